@@ -1,0 +1,1 @@
+"""The launcher: makes the environment, starts the engines and frontends, and watches them."""
