@@ -1,0 +1,1 @@
+"""Measurements of V-Gate and of other OpenAI-compatible servers."""
