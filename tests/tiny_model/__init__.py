@@ -1,0 +1,49 @@
+"""A tiny Qwen2 model with random weights, so that tests need no download.
+
+It answers in milliseconds on a CPU, yet every file has the form of a real checkpoint: a byte-level
+BPE tokenizer with special tokens, a ChatML template with tool calls, two EOS ids. Its text means
+nothing; it is deterministic, it varies, and it is the same on every Python and every machine.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tests.tiny_model.tokenizer import write_tokenizer
+from tests.tiny_model.weights import MODEL_CONFIG, write_weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["make_tiny_model"]
+
+
+def make_tiny_model(directory: Path, *, weights: bool = True) -> Path:
+    """Write the model into `directory`, created if needed, and return it.
+
+    Args:
+        directory: Where the files go; files of the same names are overwritten.
+        weights: False leaves out model.safetensors, which is enough for everything that only
+            reads the configuration, the tokenizer or the chat template.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    special_ids = write_tokenizer(directory, vocab_size=MODEL_CONFIG["vocab_size"])
+    end_of_text, end_of_turn = special_ids["<|endoftext|>"], special_ids["<|im_end|>"]
+    config = {**MODEL_CONFIG, "bos_token_id": end_of_text, "eos_token_id": end_of_turn}
+    # No temperature, top_p or top_k here: servers take them as defaults, and a request that sends
+    # none of them would then no longer mean what the OpenAI API says.
+    generation_config = {
+        "bos_token_id": end_of_text,
+        "eos_token_id": [end_of_turn, end_of_text],
+        "pad_token_id": end_of_text,
+    }
+    _write_json(directory / "config.json", config)
+    _write_json(directory / "generation_config.json", generation_config)
+    if weights:
+        write_weights(directory / "model.safetensors")
+    return directory
+
+
+def _write_json(path: Path, value: dict[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
