@@ -1,0 +1,155 @@
+"""The only definition of the configuration's keys, their bounds and their defaults.
+
+Keys carry their units. A test holds the shipped ``config.yaml`` to this tree.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from vgate.log import Level
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+NonEmptyStr = Annotated[str, Meta(min_length=1)]
+
+MIB = 1024 * 1024
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections: frozen, and unknown keys are refused."""
+
+
+class Server(Section):
+    """Where and how HTTP is served."""
+
+    host: NonEmptyStr = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8000
+    workers: Annotated[int, Meta(ge=0, le=256)] = 0
+    run_dir: str | None = None
+    drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
+
+    @property
+    def worker_count(self) -> int:
+        """Frontend processes: as configured, or one for every two cores, 1 to 4."""
+        return self.workers or max(1, min(4, (os.cpu_count() or 1) // 2))
+
+
+class Model(Section):
+    """The model and how vLLM runs it."""
+
+    model_id: NonEmptyStr = "Qwen/Qwen2.5-1.5B-Instruct-AWQ"
+    served_model_name: NonEmptyStr | Annotated[list[NonEmptyStr], Meta(min_length=1)] | None = None
+    quantization: NonEmptyStr | None = None
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    max_model_len: PositiveInt = 2048
+    tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    distributed_executor_backend: Literal["mp", "ray"] | None = None
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    revision: NonEmptyStr | None = None
+    trust_remote_code: bool = False
+    chat_template: NonEmptyStr | None = None
+    generation_config: Literal["auto", "vllm"] = "auto"
+    engine_args: dict[str, Any] = {}
+
+    @property
+    def served_names(self) -> list[str]:
+        """Names that requests may use; the first is the one answers carry."""
+        names = self.served_model_name
+        if names is None:
+            return [self.model_id]
+        return [names] if isinstance(names, str) else list(names)
+
+
+class Batch(Section):
+    """How the scheduler fills the batch."""
+
+    max_batch_size: PositiveInt = 8
+    max_wait_time_ms: Annotated[float, Meta(ge=0, le=10_000)] = 50
+    max_queue_size: PositiveInt = 1024
+
+
+class Timeouts(Section):
+    """How long a request may take."""
+
+    request_s: PositiveFloat = 600
+    queue_s: PositiveFloat = 120
+
+
+class Supervision(Section):
+    """When the launcher takes a process for hung or broken."""
+
+    load_timeout_s: PositiveFloat = 1800
+    hang_timeout_s: PositiveFloat = 120
+    max_restarts: Annotated[int, Meta(ge=0)] = 5
+    restart_window_s: PositiveFloat = 300
+
+
+class Cache(Section):
+    """The result cache."""
+
+    enabled: bool = True
+    maxsize: Annotated[int, Meta(ge=0)] = 1000
+
+
+class Logging(Section):
+    """What is logged and in which shape."""
+
+    level: Level = "info"
+    json_format: bool = False
+
+
+class ApiKey(Section):
+    """One client's key."""
+
+    key: NonEmptyStr
+    name: NonEmptyStr
+    rate_limit: PositiveInt | None = None
+
+
+class RateLimiting(Section):
+    """Requests a key may make per window."""
+
+    enabled: bool = True
+    default_limit: PositiveInt = 60
+    window_seconds: PositiveFloat = 60
+
+
+class Security(Section):
+    """Who may use the server."""
+
+    enabled: bool = False
+    api_keys: list[ApiKey] = []
+    rate_limiting: RateLimiting = RateLimiting()
+    exempt_paths: list[str] = msgspec.field(
+        default_factory=lambda: ["/health", "/ready", "/metrics"]
+    )
+
+
+class DryRun(Section):
+    """How the dry-run engine simulates a GPU."""
+
+    step_ms: Annotated[float, Meta(ge=0, le=60_000)] = 10
+    prefill_tokens_per_s: PositiveFloat = 20_000
+    kv_cache_tokens: PositiveInt = 65_536
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    version: str | float = "1.0"
+    server: Server = Server()
+    model: Model = Model()
+    batch: Batch = Batch()
+    timeouts: Timeouts = Timeouts()
+    supervision: Supervision = Supervision()
+    cache: Cache = Cache()
+    logging: Logging = Logging()
+    security: Security = Security()
+    dry_run: DryRun = DryRun()

@@ -1,0 +1,155 @@
+"""The one tree of errors that V-Gate shows to a client or sends over the wire.
+
+Every error has a stable ``code``, an HTTP ``status`` and an OpenAI ``type``. An error crosses the
+wire as its code and message and is rebuilt on the other side by `from_code`; it becomes HTTP in
+one place, `vgate.frontend.openai.errors`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VGateError(Exception):
+    """Base of all errors that a client may see.
+
+    Args:
+        message: What went wrong and what to do, for the client.
+        param: The request field at fault, as a path such as ``messages[0].content``.
+        retry_after_s: Seconds after which trying again makes sense, if that is known.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(VGateError):
+    """The request can't be served as it is; sending it again won't help."""
+
+    code = "invalid_request"
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidJSONError(InvalidRequestError):
+    """The body isn't JSON in UTF-8."""
+
+    code = "invalid_json"
+
+
+class InvalidValueError(InvalidRequestError):
+    """A field is missing, has a wrong type or is out of range."""
+
+    code = "invalid_value"
+
+
+class UnknownParameterError(InvalidRequestError):
+    """A field that no supported request has."""
+
+    code = "unknown_parameter"
+
+
+class UnsupportedParameterError(InvalidRequestError):
+    """A known field that this server does not support with that value."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceededError(InvalidRequestError):
+    """Prompt and requested tokens do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """No model of that name is served."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class NotFoundError(InvalidRequestError):
+    """No such path."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """The path exists, with another method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """The client did not send its whole body in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """The body is larger than ``server.max_body_bytes``."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class OverloadedError(VGateError):
+    """The queue is full; the request was refused before it waited."""
+
+    code = "overloaded"
+    status = 503
+    type = "overloaded_error"
+
+
+class QueueTimeoutError(OverloadedError):
+    """The request waited ``timeouts.queue_s`` without being started."""
+
+    code = "queue_timeout"
+
+
+class EngineUnavailableError(OverloadedError):
+    """No engine is ready: it is loading, restarting, or has just died."""
+
+    code = "engine_unavailable"
+
+
+class ShuttingDownError(OverloadedError):
+    """The server drains and takes no new requests."""
+
+    code = "shutting_down"
+
+
+class DeadlineExceededError(VGateError):
+    """The request ran into ``timeouts.request_s``."""
+
+    code = "deadline_exceeded"
+    status = 504
+    type = "timeout_error"
+
+
+class InternalError(VGateError):
+    """A fault of ours; the log has the details under the request id."""
+
+
+def _subclasses(cls: type[VGateError]) -> list[type[VGateError]]:
+    return [cls, *(sub for direct in cls.__subclasses__() for sub in _subclasses(direct))]
+
+
+_BY_CODE = {cls.code: cls for cls in _subclasses(VGateError)}
+
+
+def from_code(code: str, message: str, retry_after_s: float | None = None) -> VGateError:
+    """Rebuild an error that crossed the wire; an unknown code becomes an `InternalError`."""
+    return _BY_CODE.get(code, InternalError)(message, retry_after_s=retry_after_s)

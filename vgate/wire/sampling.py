@@ -1,0 +1,68 @@
+"""The one definition of every sampling parameter, with its bounds.
+
+The API's request structs inherit `SamplingParams`, so a parameter is accepted, checked, sent and
+mapped by having one field here (and one line in the vLLM backend where vLLM's name differs).
+
+``None`` means "not given": the model's own default, which `SamplingParams.over` fills in before the
+request crosses the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+# The largest seed that vLLM takes (a signed 64-bit integer).
+_SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """How tokens are chosen and when a generation ends.
+
+    The bounds of the first four and of the penalties are OpenAI's (API reference, "Create chat
+    completion"), the others vLLM's (``vllm/sampling_params.py``).
+    """
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Meta(ge=_SEED_MIN, le=_SEED_MAX)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
+    ignore_eos: bool | None = None
+
+    def over(self, defaults: SamplingParams) -> SamplingParams:
+        """Return plain SamplingParams with `defaults` wherever a parameter was not given."""
+        return SamplingParams(
+            **{
+                name: default if (value := getattr(self, name)) is None else value
+                for name, default in zip(
+                    FIELDS, (getattr(defaults, name) for name in FIELDS), strict=True
+                )
+            }
+        )
+
+
+FIELDS = SamplingParams.__struct_fields__
+
+# What is used where neither the request nor the model's generation_config.json says anything.
+DEFAULTS = SamplingParams(
+    temperature=1.0,
+    top_p=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    top_k=0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    min_tokens=0,
+    ignore_eos=False,
+)

@@ -1,0 +1,237 @@
+"""The only file that knows ZeroMQ: who binds, who connects, and how a lost peer shows.
+
+`Router` is the bound side (the engine for frontends, the launcher for its children), `Dealer` the
+connecting side. Sockets must be made after a fork, in the process that uses them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+MS_PER_S = 1000
+
+# Messages kept for a peer that doesn't read. A frontend gets one message a step, so this is tens
+# of seconds of a stopped process; past it the peer is given up instead of filling our memory.
+_SEND_QUEUE_MESSAGES = 20_000
+_RECONNECT_FIRST_MS = 20
+_RECONNECT_MAX_MS = 250
+# How long closing a socket may wait to hand over its last messages.
+_LINGER_MS = 200
+# Messages handled before the event loop gets a turn.
+_READ_BATCH = 256
+_MAX_IPC_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1, unix(7)
+
+
+class EndpointError(Exception):
+    """An endpoint can't be used; the message says why."""
+
+
+class Router:
+    """A bound socket that many `Dealer`s connect to, used from one thread.
+
+    Raises:
+        EndpointError: The endpoint can't be bound.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        # Sending to a peer that is gone or doesn't read must fail instead of being dropped in
+        # silence: that is how the engine learns that a frontend died.
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        _check_path(endpoint)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            message = f"cannot bind {endpoint}: {error.strerror}"
+            raise EndpointError(message) from None
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def watch(self, fd: int) -> None:
+        """Have `wait` return as well when this file descriptor becomes readable."""
+        self._poller.register(fd, zmq.POLLIN)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until something can be received; False if nothing came in time."""
+        return bool(self._poller.poll(max(0, round(timeout_s * MS_PER_S))))
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """Return the next (peer, payload), or None if there is none now."""
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        # A peer that sends more or fewer frames than ours do is answered by the decoder.
+        return frames[0], frames[-1] if len(frames) > 1 else b""
+
+    def send(self, peer: bytes, payload: bytes) -> bool:
+        """Send without waiting; False if the peer is gone or has stopped reading."""
+        try:
+            self._socket.send_multipart((peer, payload), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket and its context, handing over what was sent for a moment."""
+        self._socket.close()
+        self._context.term()
+
+
+class Dealer:
+    """A connecting socket with an identity of its own.
+
+    It connects by itself as soon as the other side is bound. When the connection is lost the owner
+    closes it and makes a new one: a new identity, and nothing of the old one's queue is delivered
+    to whoever binds the endpoint next.
+    """
+
+    def __init__(self, endpoint: str, name: str) -> None:
+        _check_path(endpoint)
+        self._context = zmq.Context.instance()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, f"{name}-{os.urandom(6).hex()}".encode())
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_FIRST_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.connect(endpoint)
+
+    def send(self, payload: bytes) -> None:
+        """Queue a message; it goes out when the connection stands."""
+        self._socket.send(payload, zmq.NOBLOCK)
+
+    def receive(self) -> bytes | None:
+        """Return the next message, or None if there is none now."""
+        try:
+            return self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def disconnected(self) -> bool:
+        """Say whether the connection was lost since the last call."""
+        lost = False
+        while self._monitor.poll(0):
+            recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            lost = True
+        return lost
+
+    def close(self, *, linger_ms: int = _LINGER_MS) -> None:
+        """Close the socket; `linger_ms` 0 drops what was not sent yet."""
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(linger_ms)
+
+    @property
+    def fds(self) -> tuple[int, int]:
+        """File descriptors that signal messages and a lost connection."""
+        return self._socket.FD, self._monitor.FD
+
+    @property
+    def readable(self) -> bool:
+        """Whether a message waits."""
+        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+
+
+class AsyncDealer:
+    """A `Dealer` on an event loop, by callbacks and without a task.
+
+    Args:
+        loop: The loop that owns it.
+        endpoint: Where to connect.
+        name: Start of the identity, for logs.
+        on_batch: Gets all messages that wait, at most a bounded number at once, in order.
+        on_lost: Called once when the connection is lost; the owner closes and makes a new one.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoint: str,
+        name: str,
+        *,
+        on_batch: Callable[[list[bytes]], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._dealer = Dealer(endpoint, name)
+        self._on_batch = on_batch
+        self._on_lost = on_lost
+        self._open = True
+        self._message_fd, self._monitor_fd = self._dealer.fds
+        loop.add_reader(self._message_fd, self._read)
+        loop.add_reader(self._monitor_fd, self._check)
+        # The descriptors are edge-triggered (zmq_getsockopt(3), ZMQ_FD): what arrived before they
+        # were watched would not signal again.
+        loop.call_soon(self._read)
+
+    def send(self, payload: bytes) -> None:
+        """Queue a message. Sending may swallow the signal of an arrival, so look for one."""
+        self._dealer.send(payload)
+        if self._dealer.readable:
+            self._loop.call_soon(self._read)
+
+    def _read(self) -> None:
+        if not self._open:
+            return
+        batch: list[bytes] = []
+        receive = self._dealer.receive
+        while len(batch) < _READ_BATCH:
+            payload = receive()
+            if payload is None:
+                break
+            batch.append(payload)
+        else:
+            self._loop.call_soon(self._read)
+        if batch:
+            self._on_batch(batch)
+
+    def _check(self) -> None:
+        if not self._open or not self._dealer.disconnected():
+            return
+        # What the peer sent before it died still counts, and it was read into our queue before
+        # the disconnection was noticed (both by the same I/O thread, in that order).
+        while self._open and self._dealer.readable:
+            self._read()
+        if self._open:
+            self._on_lost()
+
+    def close(self, *, drop: bool = False) -> None:
+        """Stop watching and close; `drop` discards what was not sent yet."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._message_fd)
+        self._loop.remove_reader(self._monitor_fd)
+        if drop:
+            self._dealer.close(linger_ms=0)
+        else:
+            self._dealer.close()
+
+
+def _check_path(endpoint: str) -> None:
+    path = endpoint.removeprefix("ipc://")
+    if path == endpoint:
+        return
+    if len(os.fsencode(path)) > _MAX_IPC_PATH_BYTES:
+        message = (
+            f"the socket path {path} is longer than {_MAX_IPC_PATH_BYTES} bytes; "
+            "set server.run_dir to a shorter directory"
+        )
+        raise EndpointError(message)
+    if not Path(path).parent.is_dir():
+        message = f"the directory of {path} does not exist"
+        raise EndpointError(message)
