@@ -1,0 +1,27 @@
+"""Backends by name. A factory imports its backend inside its body, so that only the process that
+runs it pays for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vgate.config import Config
+from vgate.engine.backends.base import Backend, ReportPhase
+
+
+def _dry_run(config: Config, report_phase: ReportPhase) -> Backend:
+    from vgate.engine.backends.dry_run import DryRunBackend
+
+    return DryRunBackend(config, report_phase)
+
+
+def _vllm(config: Config, report_phase: ReportPhase) -> Backend:
+    from vgate.engine.backends.vllm import VLLMBackend
+
+    return VLLMBackend(config, report_phase)
+
+
+REGISTRY: dict[str, Callable[[Config, ReportPhase], Backend]] = {
+    "dry_run": _dry_run,
+    "vllm": _vllm,
+}

@@ -1,0 +1,73 @@
+"""The protocol between the loop and what runs the model. It knows neither ZeroMQ nor vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+from vgate.engine.request import Request
+from vgate.wire.messages import FinishReason, ModelInfo
+
+ReportPhase = Callable[[str], None]
+
+
+class BackendError(Exception):
+    """The backend can't start; the message says why and what to do.
+
+    Args:
+        message: For the operator.
+        permanent: Starting again would fail in the same way.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = True) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+class Output(NamedTuple):
+    """What one step brought for one request.
+
+    Attributes:
+        key: The request's key.
+        token_ids: New tokens; with a stop token among them where one ended it.
+        finish_reason: Set once, in the last output of a request.
+        cached_tokens: Prompt tokens found in the prefix cache, in the first output.
+    """
+
+    key: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+    cached_tokens: int
+
+
+class Backend(Protocol):
+    """Runs sequences in continuous batching. Used from one thread.
+
+    Any exception out of `step` is fatal: the state of the model is unknown and the process ends.
+    """
+
+    @property
+    def model(self) -> ModelInfo:
+        """The loaded model."""
+
+    def add(self, request: Request) -> None:
+        """Start a sequence.
+
+        Raises:
+            VGateError: The request can't be run; nothing of it stays behind.
+        """
+
+    def abort(self, keys: list[str]) -> None:
+        """Stop sequences; no output follows for them. Unknown keys are ignored."""
+
+    def has_work(self) -> bool:
+        """Say whether `step` has something to do."""
+
+    def step(self) -> Iterable[Output] | None:
+        """Run the model once over the batch; None if it could not run now (try again soon)."""
+
+    def kv_cache_usage(self) -> float:
+        """Return the share of the KV cache in use, 0 to 1."""
+
+    def shutdown(self) -> None:
+        """Free what the backend holds."""

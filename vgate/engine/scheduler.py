@@ -1,0 +1,221 @@
+"""The batch scheduler: who enters the batch, and when. Pure: no clock, no sockets, no vLLM.
+
+It stands in front of vLLM's continuous batching, whose own waiting queue it keeps empty, so that
+the order stays ours:
+
+- *By KV tokens*: a request enters only while the tokens that the batch is expected to hold at its
+  fullest fit the KV cache. Past that edge vLLM preempts and recomputes, and throughput collapses.
+- *Fair*: each tenant has a virtual token counter; the waiting tenant that was served least, in
+  proportion to its weight, is next (Sheng et al., "Fairness in Serving Large Language Models",
+  OSDI 2024). Within a tenant it is first come, first served.
+- *Bounded*: a full queue refuses at once and says when to try again.
+- *Gathering*: an idle engine that sees a burst waits for the rest of it, as long as its requests
+  keep arriving within about a millisecond of each other and at most `max_wait_s`; a lone request
+  starts at once. While a batch runs, newcomers join at the next step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from vgate.engine.request import Request
+from vgate.errors import OverloadedError
+
+# Requests of one burst arrive at most this far apart.
+BURST_GAP_S = 0.001
+# Expected length of an answer before any has finished; then a moving average of those that have.
+_FIRST_ESTIMATE_TOKENS = 256.0
+_ESTIMATE_MOMENTUM = 0.95
+# An output token costs the engine about twice what a prompt token does (the paper's weights).
+_OUTPUT_TOKEN_COST = 2.0
+_RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
+_RATE_HALF_LIFE_S = 10.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the scheduler keeps to.
+
+    Attributes:
+        max_num_seqs: Most sequences that run at once.
+        kv_cache_tokens: Tokens that the KV cache holds.
+        max_queue_size: Most requests that wait.
+        max_wait_s: Longest gathering of a burst.
+    """
+
+    max_num_seqs: int
+    kv_cache_tokens: int
+    max_queue_size: int
+    max_wait_s: float
+
+
+class _Tenant:
+    """A tenant's queue and how much it was served, in weighted tokens.
+
+    Tenants are the configured API keys, so they are few and none is ever forgotten.
+    """
+
+    __slots__ = ("queue", "served")
+
+    def __init__(self) -> None:
+        self.queue: deque[Request] = deque()
+        self.served = 0.0
+
+
+class BatchScheduler:
+    """Holds the waiting requests and the account of the running ones."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._tenants: dict[str, _Tenant] = {}
+        self._waiting: dict[str, Request] = {}
+        self._running: dict[str, Request] = {}
+        self._estimate_tokens = _FIRST_ESTIMATE_TOKENS
+        self._burst_began: float | None = None
+        self._last_arrival = float("-inf")
+        self._finished_weight = 0.0
+        self._finished_at: float | None = None
+        # No queue deadline is earlier than this; spares a walk over the queue at every step.
+        self._next_deadline = math.inf
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not started."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch."""
+        return len(self._running)
+
+    def submit(self, request: Request, now: float) -> None:
+        """Queue a request.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        if len(self._waiting) >= self._limits.max_queue_size:
+            message = f"the queue is full ({self._limits.max_queue_size} requests wait)"
+            raise OverloadedError(message, retry_after_s=self.retry_after_s())
+        tenant = self._tenants.get(request.tenant)
+        if tenant is None:
+            tenant = self._tenants[request.tenant] = _Tenant()
+        if not tenant.queue:
+            # A tenant that comes back after a pause gets no credit for it: it starts level with
+            # the least served of those that wait.
+            active = [t.served for t in self._tenants.values() if t.queue]
+            tenant.served = max(tenant.served, min(active, default=tenant.served))
+        tenant.queue.append(request)
+        self._waiting[request.key] = request
+        self._next_deadline = min(self._next_deadline, request.queue_deadline)
+        if not self._running:
+            # Two arrivals close together make a burst; its begin bounds the gathering.
+            if now - self._last_arrival > BURST_GAP_S:
+                self._burst_began = None
+            elif self._burst_began is None:
+                self._burst_began = self._last_arrival
+        self._last_arrival = now
+
+    def gather_s(self, now: float) -> float:
+        """Seconds that an idle engine should still wait for more of a burst; 0 to start now."""
+        if self._running or self._burst_began is None:
+            return 0.0
+        if len(self._waiting) >= self._limits.max_num_seqs:
+            return 0.0
+        gap_ends = self._last_arrival + BURST_GAP_S
+        return max(0.0, min(gap_ends, self._burst_began + self._limits.max_wait_s) - now)
+
+    def admit(self, now: float) -> list[Request]:
+        """Take out of the queue what enters the batch now, in order."""
+        if not self._waiting or self.gather_s(now) > 0:
+            return []
+        self._burst_began = None
+        admitted = []
+        committed = sum(map(self._expected_tokens, self._running.values()))
+        while self._waiting and len(self._running) < self._limits.max_num_seqs:
+            tenant = self._least_served()
+            request = tenant.queue[0]
+            expected = self._expected_tokens(request)
+            # A request alone may always run: vLLM fits any prompt up to max_model_len.
+            if self._running and committed + expected > self._limits.kv_cache_tokens:
+                break
+            committed += expected
+            tenant.queue.popleft()
+            del self._waiting[request.key]
+            self._running[request.key] = request
+            request.reserved_tokens = expected
+            tenant.served += self._cost(request, expected - len(request.prompt))
+            admitted.append(request)
+        return admitted
+
+    def finish(self, request: Request, now: float) -> None:
+        """Take a running request that ended out of the account."""
+        if self._running.pop(request.key, None) is None:
+            return
+        self._finished_weight = self._decayed_rate(now) + 1.0
+        self._finished_at = now
+        generated = request.generated_tokens
+        self._estimate_tokens += (1 - _ESTIMATE_MOMENTUM) * (generated - self._estimate_tokens)
+        if tenant := self._tenants.get(request.tenant):
+            # It was charged for what was expected of it; settle by what it really took.
+            expected = request.reserved_tokens - len(request.prompt)
+            tenant.served += self._cost(request, generated) - self._cost(request, expected)
+
+    def cancel(self, key: str) -> Request | None:
+        """Take out a request that waits or runs, without counting it as finished."""
+        if request := self._waiting.pop(key, None):
+            self._tenants[request.tenant].queue.remove(request)
+            return request
+        return self._running.pop(key, None)
+
+    def expire(self, now: float) -> list[Request]:
+        """Take out the waiting requests whose time to be started is over."""
+        if now < self._next_deadline:
+            return []
+        late = [request for request in self._waiting.values() if request.queue_deadline <= now]
+        for request in late:
+            self.cancel(request.key)
+        deadlines = (request.queue_deadline for request in self._waiting.values())
+        self._next_deadline = min(deadlines, default=math.inf)
+        return late
+
+    @property
+    def next_deadline(self) -> float:
+        """A time before which no queue deadline passes; infinity if none waits."""
+        return self._next_deadline
+
+    def of_peer(self, peer: bytes) -> Iterator[Request]:
+        """Yield everything a frontend has here, waiting or running."""
+        yield from [r for r in self._waiting.values() if r.peer == peer]
+        yield from [r for r in self._running.values() if r.peer == peer]
+
+    def all(self) -> list[Request]:
+        """Return everything that waits or runs."""
+        return [*self._waiting.values(), *self._running.values()]
+
+    def retry_after_s(self) -> float:
+        """Seconds until the queue has probably drained, from the rate at which requests finish."""
+        # A steady rate r gives a weight of r * half-life / ln 2.
+        rate = self._finished_weight * math.log(2) / _RATE_HALF_LIFE_S
+        seconds = len(self._waiting) / rate if rate else _RETRY_AFTER_MIN_S
+        return min(_RETRY_AFTER_MAX_S, max(_RETRY_AFTER_MIN_S, seconds))
+
+    def _least_served(self) -> _Tenant:
+        return min((t for t in self._tenants.values() if t.queue), key=lambda t: t.served)
+
+    def _expected_tokens(self, request: Request) -> int:
+        """KV tokens that a request will probably hold at its end, at least what it holds now."""
+        answer = min(request.max_tokens, int(self._estimate_tokens))
+        return len(request.prompt) + max(answer, request.generated_tokens)
+
+    @staticmethod
+    def _cost(request: Request, output_tokens: int) -> float:
+        return (len(request.prompt) + _OUTPUT_TOKEN_COST * output_tokens) / request.weight
+
+    def _decayed_rate(self, now: float) -> float:
+        if self._finished_at is None:
+            return 0.0
+        return self._finished_weight * 2.0 ** ((self._finished_at - now) / _RATE_HALF_LIFE_S)
