@@ -1,0 +1,269 @@
+"""A frontend's connection to the engine: submits, aborts, and hands steps to the answers.
+
+Every sequence that was submitted ends exactly once: by its last delta, a failure, an abort, its
+deadline, or the loss of the engine. Nothing here is done by a task per request or per token: a
+batch of steps is one callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError, from_code
+from vgate.frontend.sequence import Answer, Sequence
+from vgate.log import Log
+from vgate.wire.codec import WireError, decode_to_frontend, encode
+from vgate.wire.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Failures,
+    Generate,
+    Goodbye,
+    Hello,
+    ModelInfo,
+    Refused,
+    Status,
+    Step,
+    Welcome,
+)
+from vgate.wire.sampling import SamplingParams
+from vgate.wire.sockets import AsyncDealer
+
+_SWEEP_S = 0.25
+_RECONNECT_S = 0.05
+_RECONNECT_REFUSED_S = 1.0
+
+log = Log("vgate.frontend")
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """What an engine needs to run one sequence.
+
+    Attributes:
+        prompt: Packed token ids.
+        sampling: Complete parameters.
+        tenant, weight: Whose it is, for fair scheduling.
+        queue_timeout_s: Longest wait for its start.
+        request_timeout_s: Longest time to its end.
+    """
+
+    prompt: bytes
+    sampling: SamplingParams
+    tenant: str
+    weight: float
+    queue_timeout_s: float
+    request_timeout_s: float
+
+
+class EngineClient:
+    """See the module. Used from the event loop only.
+
+    Args:
+        loop: The event loop.
+        endpoint: Where the engine listens.
+        name: This frontend's name, for the engine's log.
+        on_model: Called with the model at every connection.
+        on_lost: Called when the engine is gone, after all sequences were ended.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoint: str,
+        name: str,
+        *,
+        on_model: Callable[[ModelInfo], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._endpoint = endpoint
+        self._name = name
+        self._on_model = on_model
+        self._on_lost = on_lost
+        self._running: dict[int, Sequence] = {}
+        self._last_id = 0
+        self._connected = False
+        self._closed = False
+        self._refusal: str | None = None
+        self.status = Status(0, 0, 0.0)
+        self._dealer = self._connect()
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences that have not ended."""
+        return len(self._running)
+
+    @property
+    def connected(self) -> bool:
+        """Whether an engine has welcomed us and is still there."""
+        return self._connected
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the engine does not talk to us, if it said so."""
+        return self._refusal
+
+    def submit(self, submission: Submission, sequence: Sequence) -> None:
+        """Start a sequence.
+
+        Raises:
+            EngineUnavailableError: No engine is connected.
+        """
+        if not self._connected:
+            message = "the engine is not connected"
+            raise EngineUnavailableError(message, retry_after_s=1.0)
+        self._last_id += 1
+        sequence.id = self._last_id
+        sequence.deadline = self._loop.time() + submission.request_timeout_s
+        self._running[sequence.id] = sequence
+        self._dealer.send(
+            encode(
+                Generate(
+                    sequence.id,
+                    submission.prompt,
+                    submission.sampling,
+                    submission.tenant,
+                    submission.weight,
+                    submission.queue_timeout_s,
+                )
+            )
+        )
+
+    def abort(self, sequences: list[Sequence]) -> None:
+        """Stop sequences that still run; nothing more comes for them."""
+        ids = [s.id for s in sequences if self._running.pop(s.id, None) is not None]
+        if ids and self._connected:
+            self._dealer.send(encode(Abort(ids)))
+
+    def fail_all(self, error: VGateError) -> None:
+        """End every sequence with `error` and stop it in the engine."""
+        sequences = list(self._running.values())
+        self.abort(sequences)
+        self._end(sequences, lambda: error)
+
+    def close(self) -> None:
+        """Leave the engine."""
+        self._closed = True
+        self._sweeper.cancel()
+        if self._connected:
+            self._dealer.send(encode(Goodbye()))
+        self._dealer.close()
+
+    def _connect(self) -> AsyncDealer:
+        dealer = AsyncDealer(
+            self._loop,
+            self._endpoint,
+            self._name,
+            on_batch=self._on_batch,
+            on_lost=self._on_connection_lost,
+        )
+        dealer.send(encode(Hello(PROTOCOL_VERSION, self._name)))
+        return dealer
+
+    def _on_batch(self, batch: list[bytes]) -> None:
+        touched: list[Answer] = []
+        for payload in batch:
+            try:
+                message = decode_to_frontend(payload)
+            except WireError as error:
+                log.error("dropped a malformed message from the engine", error=error)
+                continue
+            if type(message) is Step:
+                self._on_step(message, touched)
+            elif type(message) is Status:
+                self.status = message
+            elif type(message) is Failures:
+                self._on_failures(message, touched)
+            elif type(message) is Welcome:
+                self._connected = True
+                self._refusal = None
+                self._on_model(message.model)
+            elif type(message) is Refused:
+                self._on_refused(message)
+        for answer in touched:
+            answer.touched = False
+            answer.flush()
+
+    def _on_step(self, step: Step, touched: list[Answer]) -> None:
+        running = self._running
+        for delta in step.deltas:
+            sequence = running.get(delta.id)
+            if sequence is None:
+                # Aborted, and the abort is still on its way.
+                continue
+            sequence.pending += delta.token_ids
+            if delta.cached_tokens:
+                sequence.cached_tokens = delta.cached_tokens
+            if delta.finish_reason is not None:
+                sequence.finish_reason = delta.finish_reason
+                del running[delta.id]
+            answer = sequence.answer
+            if not answer.touched:
+                answer.touched = True
+                touched.append(answer)
+
+    def _on_failures(self, failures: Failures, touched: list[Answer]) -> None:
+        for failure in failures.failures:
+            sequence = self._running.pop(failure.id, None)
+            if sequence is None:
+                continue
+            sequence.error = from_code(failure.code, failure.message, failure.retry_after_s)
+            answer = sequence.answer
+            if not answer.touched:
+                answer.touched = True
+                touched.append(answer)
+
+    def _on_refused(self, message: Refused) -> None:
+        self._refusal = message.reason
+        log.error("the engine refused this frontend", reason=message.reason)
+        self._lose(message.reason, _RECONNECT_REFUSED_S)
+
+    def _on_connection_lost(self) -> None:
+        self._lose("the engine stopped", _RECONNECT_S)
+
+    def _lose(self, reason: str, reconnect_s: float) -> None:
+        """End every sequence and begin a new connection, under a new identity."""
+        was_connected, self._connected = self._connected, False
+        # What waits in the old socket must not reach the next engine: nobody here would know of it.
+        self._dealer.close(drop=True)
+        lost, self._running = list(self._running.values()), {}
+        if was_connected:
+            log.warning("lost the engine", reason=reason, sequences=len(lost))
+        self._on_lost()
+        message = f"{reason} while it worked on this request; try again"
+        self._end(lost, lambda: EngineUnavailableError(message, retry_after_s=5.0))
+        self._loop.call_later(reconnect_s, self._reconnect)
+
+    def _reconnect(self) -> None:
+        if not self._closed:
+            self._dealer = self._connect()
+
+    def _sweep(self) -> None:
+        """End the sequences whose deadline has passed."""
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+        now = self._loop.time()
+        late = []
+        for sequence in self._running.values():
+            # All requests get the same time, so they are in the order of their deadlines.
+            if sequence.deadline > now:
+                break
+            late.append(sequence)
+        if not late:
+            return
+        self.abort(late)
+        message = "the request took longer than timeouts.request_s allows"
+        self._end(late, lambda: DeadlineExceededError(message))
+
+    @staticmethod
+    def _end(sequences: list[Sequence], make_error: Callable[[], VGateError]) -> None:
+        """End sequences that are out of the table; an answer hears of it once."""
+        answers: dict[int, Answer] = {}
+        for sequence in sequences:
+            sequence.error = make_error()
+            answers[id(sequence.answer)] = sequence.answer
+        for answer in answers.values():
+            answer.flush()

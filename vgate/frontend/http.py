@@ -1,0 +1,186 @@
+"""HTTP as endpoints see it, and the only file that knows RSGI.
+
+RSGI facts that this file takes care of: a stream's ``send_bytes`` accepts at once and never waits
+for the client (so the callback of a step may write, and a slow reader's bytes wait in granian,
+bounded by the length of its answer); ``client_disconnect`` is a future that must be cancelled by
+whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from vgate.errors import PayloadTooLargeError, RequestTimeoutError
+
+JSON = ("content-type", "application/json")
+EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
+
+# What is still read of a body that is too large, so that the client gets to see the answer: a
+# connection that is closed while the client sends shows it a reset instead.
+_DISCARD_BYTES = 64 * 1024 * 1024
+_BODY_TIMEOUT_S = 60
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+Headers = list[tuple[str, str]]
+
+
+class RSGIHeaders(Protocol):
+    """A request's headers."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a header by its lower-case name."""
+
+
+class RSGIScope(Protocol):
+    """What is known of a request before its body."""
+
+    proto: str
+    method: str
+    path: str
+    client: str
+    headers: RSGIHeaders
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A whole response."""
+
+    status: int
+    body: bytes
+    headers: Headers = []
+
+
+class OpenStream:
+    """A response whose body is still being written."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, transport: Any) -> None:
+        self._send = transport.send_bytes
+
+    def write(self, data: bytes) -> None:
+        """Send without waiting; after the client left it does nothing."""
+        self._send(data)
+
+    def close(self) -> None:
+        """End the body. granian ends it when the transport is freed, so let go of it now."""
+        self._send = _discard
+
+
+def _discard(_data: bytes) -> None:
+    """Write to a stream that has ended."""
+
+
+class HttpRequest:
+    """One request.
+
+    Attributes:
+        id: The client's ``X-Request-ID``, or ours.
+        log_fields: What endpoints tell about the request; goes into its log line.
+    """
+
+    __slots__ = ("_disconnect", "_protocol", "_scope", "_stream", "id", "log_fields")
+
+    def __init__(self, scope: RSGIScope, protocol: Any) -> None:
+        self._scope = scope
+        self._protocol = protocol
+        self._disconnect: Any = None
+        self._stream: OpenStream | None = None
+        self.log_fields: dict[str, Any] = {}
+        given = self.header("x-request-id")
+        valid = given is not None and _REQUEST_ID.fullmatch(given)
+        self.id = given if given is not None and valid else f"req-{os.urandom(12).hex()}"
+
+    @property
+    def method(self) -> str:
+        """The method, upper case."""
+        return self._scope.method
+
+    @property
+    def path(self) -> str:
+        """The path as sent, still percent-encoded."""
+        return self._scope.path
+
+    def header(self, name: str) -> str | None:
+        """Return a header by its lower-case name."""
+        value: str | None = self._scope.headers.get(name)
+        return value
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            PayloadTooLargeError: It is longer than the limit.
+            RequestTimeoutError: It did not come in time.
+        """
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                declared = self.header("content-length")
+                if declared is not None and declared.isdigit() and int(declared) <= limit_bytes:
+                    body: bytes = await self._protocol()
+                    return body
+                return await self._body_in_chunks(limit_bytes)
+        except TimeoutError:
+            message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
+            raise RequestTimeoutError(message) from None
+
+    async def _body_in_chunks(self, limit_bytes: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in self._protocol:
+            size += len(chunk)
+            if size <= limit_bytes:
+                chunks.append(chunk)
+            elif size > _DISCARD_BYTES:
+                break
+            else:
+                chunks.clear()
+        if size > limit_bytes:
+            message = f"the body must be at most {limit_bytes} bytes (server.max_body_bytes)"
+            raise PayloadTooLargeError(message)
+        return b"".join(chunks)
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called if the client leaves before `release`."""
+        future = self._disconnect = self._protocol.client_disconnect()
+
+        def left(_future: object) -> None:
+            if self._disconnect is not None:
+                callback()
+
+        future.add_done_callback(left, context=contextvars.copy_context())
+
+    def release(self) -> None:
+        """Stop watching the client. The future would outlive the request otherwise."""
+        if self._disconnect is not None:
+            # Cancelling calls the callback too; it must not take that for the client's leaving.
+            future, self._disconnect = self._disconnect, None
+            future.cancel()
+
+    def respond(self, response: Response) -> None:
+        """Send a whole response."""
+        headers = [*response.headers, ("x-request-id", self.id)]
+        self._protocol.response_bytes(response.status, headers, response.body)
+
+    def open_stream(self, headers: Headers) -> OpenStream:
+        """Send status 200 and headers, and leave the body open."""
+        headers = [*headers, ("x-request-id", self.id)]
+        self._stream = OpenStream(self._protocol.response_stream(200, headers))
+        return self._stream
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the answer was a stream."""
+        return self._stream is not None
+
+    def close(self) -> None:
+        """End what is open: the stream, and the watch over the client."""
+        self.release()
+        if self._stream is not None:
+            self._stream.close()

@@ -1,0 +1,1 @@
+"""OpenAI's shapes: requests, responses, stream chunks and errors. Pure."""

@@ -1,0 +1,55 @@
+"""A frontend process: granian's RSGI server around `vgate.frontend.app`.
+
+The launcher starts one process a worker; each listens on the same port (SO_REUSEPORT) and the
+kernel spreads connections over them. granian runs embedded in our loop, so that a worker is
+supervised by itself: one that crashes in a loop takes no other with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+
+import uvloop
+from granian.constants import HTTPModes
+from granian.server.embed import Server
+
+from vgate import log as logs
+from vgate.config import Runtime
+from vgate.frontend.app import App
+
+_BACKLOG = 4096
+# Requests that granian hands to the application at once; past it connections wait unread. The
+# engine's queue is what limits work, with a clear answer, so this must not be reached before it.
+_MAX_OPEN_REQUESTS = 65_536
+
+
+def run(runtime: Runtime, worker: int) -> int:
+    """Serve until SIGTERM; return the exit status."""
+    settings = runtime.config.logging
+    name = f"frontend-{worker}"
+    logs.configure(name, level=settings.level, json_format=settings.json_format)
+    uvloop.run(_serve(App(runtime, worker), runtime))
+    return 0
+
+
+async def _serve(app: App, runtime: Runtime) -> None:
+    server = Server(
+        app,
+        address=runtime.config.server.host,
+        port=runtime.config.server.port,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=_BACKLOG,
+        backpressure=_MAX_OPEN_REQUESTS,
+        log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
+    )
+    # Its lines go through our handler; at info it tells of the embedding, which we know.
+    logging.getLogger("_granian").setLevel(logging.ERROR)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    # Modules stay for good: the collector needn't look at them again.
+    gc.collect()
+    gc.freeze()
+    await server.serve()

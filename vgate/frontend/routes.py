@@ -1,0 +1,60 @@
+"""The table of endpoints: path, method, handler. Adding one is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from vgate.errors import MethodNotAllowedError, NotFoundError
+from vgate.frontend.endpoints import models
+from vgate.frontend.endpoints.chat import chat_completions
+from vgate.frontend.endpoints.health import health, ready
+from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.services import Services
+
+Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One endpoint.
+
+    Attributes:
+        path: Exact path; one that ends in "/" is the beginning of the paths it serves.
+        method: The only method it takes; GET includes HEAD.
+    """
+
+    path: str
+    method: str
+    handler: Handler
+
+
+ROUTES = (
+    Route("/v1/chat/completions", "POST", chat_completions),
+    Route("/v1/models", "GET", models.list_models),
+    Route(models.PREFIX, "GET", models.retrieve_model),
+    Route("/health", "GET", health),
+    Route("/ready", "GET", ready),
+)
+
+_EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/")}
+_PREFIXES = [route for route in ROUTES if route.path.endswith("/")]
+
+
+def match(method: str, path: str) -> Route:
+    """Find the endpoint.
+
+    Raises:
+        NotFoundError: No endpoint has the path.
+        MethodNotAllowedError: One has, with another method.
+    """
+    route = _EXACT.get(path)
+    if route is None:
+        route = next((r for r in _PREFIXES if path.startswith(r.path) and path != r.path), None)
+    if route is None:
+        message = f"there is no {path}; see {', '.join(r.path for r in ROUTES)}"
+        raise NotFoundError(message)
+    if method != route.method and not (method == "HEAD" and route.method == "GET"):
+        message = f"{path} takes {route.method}, not {method}"
+        raise MethodNotAllowedError(message)
+    return route

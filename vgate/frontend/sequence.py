@@ -1,0 +1,51 @@
+"""One generated sequence as a frontend sees it, and the answer it belongs to."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vgate.errors import VGateError
+from vgate.wire.messages import FinishReason
+
+
+class Answer(Protocol):
+    """What an HTTP request waits for: one sequence or, with ``n``, several.
+
+    Attributes:
+        touched: Set while the answer is on the list of those to flush.
+    """
+
+    touched: bool
+
+    def flush(self) -> None:
+        """Take what its sequences have got since the last call. Called once a batch of steps."""
+
+
+class Sequence:
+    """A sequence that runs in the engine.
+
+    The engine client fills `pending`, `finish_reason`, `cached_tokens` and `error`; the answer
+    empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a sequence
+    could be resumed on another engine.
+    """
+
+    __slots__ = (
+        "answer",
+        "cached_tokens",
+        "deadline",
+        "error",
+        "finish_reason",
+        "id",
+        "index",
+        "pending",
+    )
+
+    def __init__(self, answer: Answer, index: int) -> None:
+        self.answer = answer
+        self.index = index
+        self.id = 0
+        self.deadline = 0.0
+        self.pending: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.cached_tokens = 0
+        self.error: VGateError | None = None
