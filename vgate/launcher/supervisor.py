@@ -1,0 +1,240 @@
+"""The launcher's loop: starts engine and frontends, keeps them running, drains, cleans up.
+
+It owns no traffic. It hears from its children over the control socket, sees their deaths with
+waitpid, and never blocks for longer than a tick.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+from vgate.config import Runtime
+from vgate.launcher.child import Child
+from vgate.launcher.console import Console
+from vgate.launcher.restarts import RestartPolicy
+from vgate.log import Log
+from vgate.wire.codec import WireError, decode_to_launcher, encode
+from vgate.wire.control import (
+    Drain,
+    EngineBeat,
+    EngineFailed,
+    EnginePhase,
+    EngineReady,
+    EngineState,
+    FrontendBeat,
+    FromLauncher,
+    ToLauncher,
+)
+from vgate.wire.sockets import Router
+
+_TICK_S = 0.1
+_TERM_GRACE_S = 5.0
+# A frontend beats four times a second whatever it does.
+_FRONTEND_HANG_S = 30.0
+# After a drain's end the frontends still send their last errors.
+_DRAIN_SLACK_S = 1.0
+
+log = Log("vgate.launcher")
+
+
+class GaveUpError(Exception):
+    """A process can't be kept running; the message is the cause."""
+
+
+class Supervisor:
+    """Runs one instance until it is told to stop or can't go on.
+
+    Args:
+        runtime: The instance's settings, already written to its run directory.
+        console: What people see.
+    """
+
+    def __init__(self, runtime: Runtime, console: Console) -> None:
+        self._runtime = runtime
+        self._console = console
+        limits = runtime.config.supervision
+
+        def child(name: str, *command: str) -> Child:
+            policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
+            return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy)
+
+        self._engine = child("engine", "vgate.engine")
+        self._frontends = [
+            child(f"frontend-{n}", "vgate.frontend", "--worker", str(n))
+            for n in range(1, runtime.config.server.worker_count + 1)
+        ]
+        self._router = Router(runtime.control_endpoint)
+        self._frontend_peers: set[bytes] = set()
+        self._drained: set[int] = set()
+        self._state = EngineState("starting", "starting", time.time())
+        self._summary = ""
+        self._announced = False
+        self._stop_signals = 0
+
+    @property
+    def _children(self) -> list[Child]:
+        return [self._engine, *self._frontends]
+
+    def run(self) -> None:
+        """Serve until a signal comes.
+
+        Raises:
+            GaveUpError: A process died too often, or said that it can't run.
+        """
+        wakeup = self._watch_signals()
+        self._console.starting()
+        try:
+            while not self._stop_signals:
+                self._supervise(time.monotonic())
+                self._console.tick()
+                self._router.wait(_TICK_S)
+            self._drain()
+        finally:
+            self._stop_all()
+            self._router.close()
+            signal.set_wakeup_fd(-1)
+            for fd in wakeup:
+                os.close(fd)
+
+    def _watch_signals(self) -> tuple[int, int]:
+        """Have signals counted, and the loop woken by them."""
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self._stop_signals += 1
+
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        self._router.watch(read)
+        return read, write
+
+    def _supervise(self, now: float) -> None:
+        self._hear()
+        for child in self._children:
+            if (cause := child.died(now)) is not None:
+                self._on_death(child, cause, now)
+            if child.restart_at is not None and now >= child.restart_at:
+                child.start(now)
+                log.debug("process started", name=child.name, pid=child.pid)
+        self._kill_hung(now)
+        self._announce_when_ready()
+
+    def _on_death(self, child: Child, cause: str, now: float) -> None:
+        if child.restart_at is None:
+            tries = "" if child.permanent else f" {child.restarts + 1} times"
+            message = f"the {child.name} died{tries}: {cause}"
+            raise GaveUpError(message)
+        delay_s = child.restart_at - now
+        log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
+        if child is self._engine:
+            self._set_state(EngineState("restarting", f"it died ({cause})", time.time()))
+
+    def _kill_hung(self, now: float) -> None:
+        limits = self._runtime.config.supervision
+        engine = self._engine
+        if engine.pid is not None and not engine.ready:
+            if now - engine.started_at > limits.load_timeout_s:
+                engine.cause = f"did not load within {limits.load_timeout_s:.0f} s"
+                engine.kill()
+        elif engine.pid is not None and now - engine.last_beat > limits.hang_timeout_s:
+            engine.cause = f"hung: no step finished for {limits.hang_timeout_s:.0f} s"
+            engine.kill()
+        for frontend in self._frontends:
+            hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
+            if frontend.pid is not None and now - frontend.last_beat > hang_s:
+                frontend.cause = f"hung: silent for {hang_s:.0f} s"
+                frontend.kill()
+
+    def _announce_when_ready(self) -> None:
+        if not self._announced and all(child.ready for child in self._children):
+            self._announced = True
+            self._console.serving(self._summary)
+            log.info("serving", url=self._console.url, summary=self._summary)
+
+    def _hear(self) -> None:
+        while (received := self._router.receive()) is not None:
+            peer, payload = received
+            try:
+                message = decode_to_launcher(payload)
+            except WireError as error:
+                log.error("dropped a malformed control message", error=error)
+                continue
+            if isinstance(message, FrontendBeat):
+                self._on_frontend_beat(peer, message)
+            elif message.pid == self._engine.pid:
+                self._on_engine(message)
+
+    def _on_engine(self, message: ToLauncher) -> None:
+        engine = self._engine
+        engine.last_beat = time.monotonic()
+        match message:
+            case EnginePhase(phase=phase):
+                self._console.phase(phase)
+                kind = "restarting" if engine.restarts else "starting"
+                self._set_state(EngineState(kind, phase, time.time()))
+            case EngineReady(summary=summary):
+                engine.ready = True
+                self._summary = summary
+                if not self._announced:
+                    self._console.phase("starting the frontends")
+                self._set_state(EngineState("ready", summary, time.time()))
+                if self._announced:
+                    self._console.say("The engine serves again.")
+            case EngineFailed(reason=reason, permanent=permanent):
+                engine.cause, engine.permanent = reason, permanent
+                engine.ready = False
+            case EngineBeat():
+                pass
+
+    def _on_frontend_beat(self, peer: bytes, beat: FrontendBeat) -> None:
+        if peer not in self._frontend_peers:
+            self._frontend_peers.add(peer)
+            self._send(peer, self._state)
+        for frontend in self._frontends:
+            if frontend.pid == beat.pid:
+                frontend.last_beat = time.monotonic()
+                frontend.ready = beat.ready
+        if beat.draining and beat.in_flight == 0:
+            self._drained.add(beat.pid)
+
+    def _set_state(self, state: EngineState) -> None:
+        self._state = state
+        self._broadcast(state)
+
+    def _broadcast(self, message: FromLauncher) -> None:
+        for peer in list(self._frontend_peers):
+            self._send(peer, message)
+
+    def _send(self, peer: bytes, message: FromLauncher) -> None:
+        if not self._router.send(peer, encode(message)):
+            self._frontend_peers.discard(peer)
+
+    def _drain(self) -> None:
+        """Let running requests finish: readiness flips first, then everyone has until the limit."""
+        limit_s = self._runtime.config.server.drain_timeout_s
+        self._console.say(f"Stopping: running requests have {limit_s:.0f} s to finish.")
+        log.info("draining", timeout_s=limit_s)
+        self._broadcast(Drain(limit_s))
+        deadline = time.monotonic() + limit_s + _DRAIN_SLACK_S
+        while time.monotonic() < deadline and self._stop_signals < 2:
+            self._hear()
+            alive = [f.pid for f in self._frontends if f.pid and f.died(time.monotonic()) is None]
+            if all(pid in self._drained for pid in alive):
+                return
+            self._router.wait(_TICK_S)
+
+    def _stop_all(self) -> None:
+        """End the frontends, then the engine that they depend on."""
+        for group in (self._frontends, [self._engine]):
+            for child in group:
+                child.terminate()
+            deadline = time.monotonic() + _TERM_GRACE_S
+            for child in group:
+                if not child.wait(max(0.0, deadline - time.monotonic())):
+                    log.warning("process did not end in time and is killed", name=child.name)
+                    child.kill()
+                    child.wait(_TERM_GRACE_S)
