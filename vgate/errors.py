@@ -90,6 +90,10 @@ class MethodNotAllowedError(InvalidRequestError):
     code = "method_not_allowed"
     status = 405
 
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
 
 class RequestTimeoutError(InvalidRequestError):
     """The client did not send its whole body in time."""
@@ -152,4 +156,7 @@ _BY_CODE = {cls.code: cls for cls in _subclasses(VGateError)}
 
 def from_code(code: str, message: str, retry_after_s: float | None = None) -> VGateError:
     """Rebuild an error that crossed the wire; an unknown code becomes an `InternalError`."""
-    return _BY_CODE.get(code, InternalError)(message, retry_after_s=retry_after_s)
+    cls = _BY_CODE.get(code, InternalError)
+    if issubclass(cls, MethodNotAllowedError):  # about HTTP, so it never crosses the wire
+        cls = InternalError
+    return cls(message, retry_after_s=retry_after_s)

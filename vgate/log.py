@@ -92,7 +92,9 @@ class PlainFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        clock = (
+            datetime.fromtimestamp(record.created, None).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        )
         fields = "".join(f" {k}={v}" for k, v in getattr(record, _FIELDS, {}).items())
         line = f"{clock} {record.levelname:<7} {self._process}  {record.getMessage()}{fields}"
         exception = self._exception(record)

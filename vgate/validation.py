@@ -62,7 +62,7 @@ def explain(error: msgspec.ValidationError, document: Any = None) -> Problem:
         document: The builtin-typed document that was being converted; used to show the value.
     """
     match = _AT.match(str(error))
-    assert match is not None  # noqa: S101 - the pattern matches any text
+    assert match is not None  # the pattern matches any text
     what, path = match["what"], (match["path"] or "").removeprefix(".")
     if unknown := _UNKNOWN.match(what):
         return Problem(_join(path, unknown["name"]), "unknown", "")

@@ -27,7 +27,7 @@ _SECRET_KEYS = frozenset({"key", "key_sha256", "password", "token", "hf_token", 
 
 
 class ConfigError(Exception):
-    """The configuration can't be used; the message names the path, the value and what is allowed."""
+    """The configuration can't be used; the message names path, value and what is allowed."""
 
 
 def load(environ: Mapping[str, str]) -> Config:

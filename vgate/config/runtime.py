@@ -16,7 +16,7 @@ from vgate.config.schema import Config, Section
 _FILE = "runtime.json"
 
 
-class Runtime(Section):
+class Runtime(Section, frozen=True):
     """The settings of one running instance.
 
     Attributes:

@@ -24,7 +24,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all sections: frozen, and unknown keys are refused."""
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     """Where and how HTTP is served."""
 
     host: NonEmptyStr = "127.0.0.1"
@@ -40,7 +40,7 @@ class Server(Section):
         return self.workers or max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
-class Model(Section):
+class Model(Section, frozen=True):
     """The model and how vLLM runs it."""
 
     model_id: NonEmptyStr = "Qwen/Qwen2.5-1.5B-Instruct-AWQ"
@@ -67,7 +67,7 @@ class Model(Section):
         return [names] if isinstance(names, str) else list(names)
 
 
-class Batch(Section):
+class Batch(Section, frozen=True):
     """How the scheduler fills the batch."""
 
     max_batch_size: PositiveInt = 8
@@ -75,14 +75,14 @@ class Batch(Section):
     max_queue_size: PositiveInt = 1024
 
 
-class Timeouts(Section):
+class Timeouts(Section, frozen=True):
     """How long a request may take."""
 
     request_s: PositiveFloat = 600
     queue_s: PositiveFloat = 120
 
 
-class Supervision(Section):
+class Supervision(Section, frozen=True):
     """When the launcher takes a process for hung or broken."""
 
     load_timeout_s: PositiveFloat = 1800
@@ -91,21 +91,21 @@ class Supervision(Section):
     restart_window_s: PositiveFloat = 300
 
 
-class Cache(Section):
+class Cache(Section, frozen=True):
     """The result cache."""
 
     enabled: bool = True
     maxsize: Annotated[int, Meta(ge=0)] = 1000
 
 
-class Logging(Section):
+class Logging(Section, frozen=True):
     """What is logged and in which shape."""
 
     level: Level = "info"
     json_format: bool = False
 
 
-class ApiKey(Section):
+class ApiKey(Section, frozen=True):
     """One client's key."""
 
     key: NonEmptyStr
@@ -113,7 +113,7 @@ class ApiKey(Section):
     rate_limit: PositiveInt | None = None
 
 
-class RateLimiting(Section):
+class RateLimiting(Section, frozen=True):
     """Requests a key may make per window."""
 
     enabled: bool = True
@@ -121,7 +121,7 @@ class RateLimiting(Section):
     window_seconds: PositiveFloat = 60
 
 
-class Security(Section):
+class Security(Section, frozen=True):
     """Who may use the server."""
 
     enabled: bool = False
@@ -132,7 +132,7 @@ class Security(Section):
     )
 
 
-class DryRun(Section):
+class DryRun(Section, frozen=True):
     """How the dry-run engine simulates a GPU."""
 
     step_ms: Annotated[float, Meta(ge=0, le=60_000)] = 10
@@ -140,7 +140,7 @@ class DryRun(Section):
     kv_cache_tokens: PositiveInt = 65_536
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """The whole configuration."""
 
     version: str | float = "1.0"

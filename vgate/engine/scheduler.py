@@ -218,4 +218,5 @@ class BatchScheduler:
     def _decayed_rate(self, now: float) -> float:
         if self._finished_at is None:
             return 0.0
-        return self._finished_weight * 2.0 ** ((self._finished_at - now) / _RATE_HALF_LIFE_S)
+        half_lives = (now - self._finished_at) / _RATE_HALF_LIFE_S
+        return self._finished_weight * math.exp2(-half_lives)

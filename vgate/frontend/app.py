@@ -11,7 +11,7 @@ from vgate.frontend.engine_client import EngineClient
 from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope
 from vgate.frontend.launcher_link import LauncherLink
 from vgate.frontend.openai.errors import error_body, error_headers
-from vgate.frontend.routes import ROUTES, match
+from vgate.frontend.routes import match
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModelError, load_text_model
 from vgate.log import Log
@@ -77,11 +77,15 @@ class App:
             response = _error_response(error)
             http.log_fields["error"] = error.code
         except asyncio.CancelledError:
-            # Only a drain that ran out of time cancels; granian must not see it.
-            response = _error_response(ShuttingDownError("the server is shutting down"))
+            # Only a drain that ran out of time cancels; granian must not see it. A stream got
+            # its error event before.
+            if not http.streamed:
+                response = _error_response(ShuttingDownError("the server is shutting down"))
         except Exception:
             log.exception("request failed", request_id=http.id, path=http.path)
-            response = _error_response(InternalError(f"internal error; request id {http.id}"))
+            http.log_fields["error"] = InternalError.code
+            if not http.streamed:
+                response = _error_response(InternalError(f"internal error, request {http.id}"))
         finally:
             self._requests.discard(task)
             http.close()
@@ -148,5 +152,5 @@ class App:
 def _error_response(error: VGateError) -> Response:
     headers = [JSON, *error_headers(error)]
     if isinstance(error, MethodNotAllowedError):
-        headers.append(("allow", ", ".join(sorted({route.method for route in ROUTES}))))
+        headers.append(("allow", error.allow))
     return Response(error.status, error_body(error), headers)

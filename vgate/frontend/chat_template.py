@@ -77,7 +77,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+    return datetime.now().astimezone().strftime(form)
 
 
 def _tojson(

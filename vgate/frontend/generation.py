@@ -13,11 +13,14 @@ from typing import Protocol
 
 import msgspec
 
-from vgate.errors import VGateError
+from vgate.errors import InternalError, VGateError
 from vgate.frontend.detokenizer import Detokenizer
 from vgate.frontend.openai.chat import DONE, ChunkFrames, Usage, error_frame
 from vgate.frontend.sequence import Sequence
+from vgate.log import Log
 from vgate.wire.messages import FinishReason
+
+log = Log("vgate.frontend")
 
 _encode_text = msgspec.json.Encoder().encode
 
@@ -111,9 +114,9 @@ class Answer:
             self.first_token_at = self._loop.time()
         try:
             self._take()
-        except Exception as error:
-            # A fault of ours must end this request, not the callback that serves all of them.
-            self.fail(error)
+        except Exception:
+            log.exception("answer failed")
+            self.fail(InternalError("internal error; the log has the details"))
 
     def fail(self, error: Exception) -> None:
         """End the answer with an error, once; what still runs for it is stopped."""
@@ -200,8 +203,8 @@ class StreamedAnswer(Answer):
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error event, once; no [DONE] follows."""
-        if self._stream is not None and not self.done.done() and isinstance(error, VGateError):
-            self._stream.write(error_frame(error))
+        if self.started and not self.done.done() and isinstance(error, VGateError):
+            self._open().write(error_frame(error))
         super().fail(error)
 
     def _take(self) -> None:
@@ -210,9 +213,7 @@ class StreamedAnswer(Answer):
             self.fail(error)
             return
         out: list[bytes] = []
-        stream = self._stream
-        if stream is None:
-            stream = self._stream = self._open_stream()
+        if not self.started:
             out += [self._frames.role(i) for i in range(len(self.choices))]
         ended = False
         for choice in self.choices:
@@ -232,6 +233,11 @@ class StreamedAnswer(Answer):
             out.append(DONE)
         if out:
             # What came together leaves together.
-            stream.write(b"".join(out))
+            self._open().write(b"".join(out))
         if ended:
             self.done.set_result(None)
+
+    def _open(self) -> Stream:
+        if self._stream is None:
+            self._stream = self._open_stream()
+        return self._stream

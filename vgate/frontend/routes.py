@@ -56,5 +56,5 @@ def match(method: str, path: str) -> Route:
         raise NotFoundError(message)
     if method != route.method and not (method == "HEAD" and route.method == "GET"):
         message = f"{path} takes {route.method}, not {method}"
-        raise MethodNotAllowedError(message)
+        raise MethodNotAllowedError(message, allow=route.method)
     return route

@@ -1,4 +1,4 @@
-"""What a frontend needs of a model to turn messages into token ids: tokenizer, template, defaults."""
+"""What a frontend needs of a model to make token ids of messages."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
         TextModelError: A file is missing or not valid.
     """
     if info.directory is None:
-        template = ChatTemplate(dry_run_vocabulary.CHAT_TEMPLATE, {})
-        return TextModel(info, _dry_run_tokenizer(), template, DEFAULTS)
+        built_in = ChatTemplate(dry_run_vocabulary.CHAT_TEMPLATE, {})
+        return TextModel(info, _dry_run_tokenizer(), built_in, DEFAULTS)
     directory = Path(info.directory)
     path = directory / "tokenizer.json"
     try:
@@ -133,7 +133,9 @@ def _load_defaults(directory: Path, config: ModelConfig) -> SamplingParams:
         return DEFAULTS
     path = directory / "generation_config.json"
     document = _read_json(path)
-    chosen = {name: document[name] for name in _GENERATION_CONFIG_FIELDS if document.get(name) is not None}
+    chosen = {
+        name: document[name] for name in _GENERATION_CONFIG_FIELDS if document.get(name) is not None
+    }
     try:
         return msgspec.convert(chosen, SamplingParams).over(DEFAULTS)
     except msgspec.ValidationError as error:

@@ -28,4 +28,4 @@ class RestartPolicy:
         self._deaths.append(now)
         if len(self._deaths) > self._max_restarts:
             return None
-        return min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** (len(self._deaths) - 1))
+        return min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** (len(self._deaths) - 1))

@@ -24,8 +24,8 @@ from vgate.wire.control import (
     EnginePhase,
     EngineReady,
     EngineState,
-    FrontendBeat,
     FromLauncher,
+    FrontendBeat,
     ToLauncher,
 )
 from vgate.wire.sockets import Router
@@ -174,8 +174,10 @@ class Supervisor:
         match message:
             case EnginePhase(phase=phase):
                 self._console.phase(phase)
-                kind = "restarting" if engine.restarts else "starting"
-                self._set_state(EngineState(kind, phase, time.time()))
+                again = engine.restarts > 0
+                self._set_state(
+                    EngineState("restarting" if again else "starting", phase, time.time())
+                )
             case EngineReady(summary=summary):
                 engine.ready = True
                 self._summary = summary

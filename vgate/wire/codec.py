@@ -14,10 +14,10 @@ from vgate.wire.messages import ToEngine, ToFrontend
 _TOKEN_ID_BYTES = 4
 
 _encoder = msgspec.msgpack.Encoder()
-_to_engine = msgspec.msgpack.Decoder(ToEngine)
-_to_frontend = msgspec.msgpack.Decoder(ToFrontend)
-_to_launcher = msgspec.msgpack.Decoder(ToLauncher)
-_from_launcher = msgspec.msgpack.Decoder(FromLauncher)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_to_frontend: msgspec.msgpack.Decoder[ToFrontend] = msgspec.msgpack.Decoder(ToFrontend)
+_to_launcher: msgspec.msgpack.Decoder[ToLauncher] = msgspec.msgpack.Decoder(ToLauncher)
+_from_launcher: msgspec.msgpack.Decoder[FromLauncher] = msgspec.msgpack.Decoder(FromLauncher)
 
 encode = _encoder.encode
 

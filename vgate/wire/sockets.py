@@ -40,7 +40,7 @@ class Router:
     """
 
     def __init__(self, endpoint: str) -> None:
-        self._context = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
@@ -99,8 +99,7 @@ class Dealer:
 
     def __init__(self, endpoint: str, name: str) -> None:
         _check_path(endpoint)
-        self._context = zmq.Context.instance()
-        self._socket = self._context.socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, f"{name}-{os.urandom(6).hex()}".encode())
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, 0)
@@ -117,9 +116,10 @@ class Dealer:
     def receive(self) -> bytes | None:
         """Return the next message, or None if there is none now."""
         try:
-            return self._socket.recv(zmq.NOBLOCK)
+            payload: bytes = self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
             return None
+        return payload
 
     def disconnected(self) -> bool:
         """Say whether the connection was lost since the last call."""
@@ -204,10 +204,17 @@ class AsyncDealer:
             return
         # What the peer sent before it died still counts, and it was read into our queue before
         # the disconnection was noticed (both by the same I/O thread, in that order).
-        while self._open and self._dealer.readable:
+        while self._has_messages():
             self._read()
-        if self._open:
+        if self._is_open():
             self._on_lost()
+
+    def _is_open(self) -> bool:
+        # A callback may have closed us.
+        return self._open
+
+    def _has_messages(self) -> bool:
+        return self._is_open() and self._dealer.readable
 
     def close(self, *, drop: bool = False) -> None:
         """Stop watching and close; `drop` discards what was not sent yet."""

@@ -1,5 +1,7 @@
-"""Backends by name. A factory imports its backend inside its body, so that only the process that
-runs it pays for it."""
+"""Backends by name.
+
+A factory imports its backend inside its body, so that only the process that runs it pays for it.
+"""
 
 from __future__ import annotations
 

@@ -54,15 +54,20 @@ class _Sequence:
     def next(self) -> tuple[int, FinishReason | None]:
         """Emit the next token; below `min_tokens` a stop token is passed over, as in vLLM."""
         too_early = self.emitted < (self.request.sampling.min_tokens or 0)
+        token = self._next_of_reply()
         for _ in self.reply:
-            token = self.reply[self.position % len(self.reply)]
-            self.position += 1
             if not (too_early and token in self.stops):
                 break
+            token = self._next_of_reply()
         self.emitted += 1
         if token in self.stops:
             return token, "stop"
         return token, "length" if self.emitted >= self.request.max_tokens else None
+
+    def _next_of_reply(self) -> int:
+        token = self.reply[self.position % len(self.reply)]
+        self.position += 1
+        return token
 
 
 class DryRunBackend:

@@ -29,8 +29,8 @@ from vgate.wire.sampling import SamplingParams
 # "awq" gave 204 tok/s against 1,146 with Marlin, which vLLM picks where it can).
 _DETECTED_FORMATS = frozenset({"awq", "gptq"})
 _CPU_KV_CACHE_SHARE = 0.25
-_CPU_KV_CACHE_MIN_BYTES = 256 * MIB
-_CPU_KV_CACHE_MAX_BYTES = 8192 * MIB
+_CPU_KV_CACHE_MIN_BYTES = 64 * MIB
+_FLOAT32_BYTES = 4
 
 log = Log("vgate.engine.vllm")
 
@@ -231,15 +231,36 @@ def _engine_args(config: Config, directory: str) -> dict[str, Any]:
         arguments["quantization"] = model.quantization
     if _is_cpu_build():
         # vLLM's default takes 92% of the machine's memory, which frontends and others need.
-        arguments["kv_cache_memory_bytes"] = _cpu_kv_cache_bytes()
+        arguments["kv_cache_memory_bytes"] = _cpu_kv_cache_bytes(config, directory)
         arguments["enforce_eager"] = True
     return arguments | model.engine_args
 
 
-def _cpu_kv_cache_bytes() -> int:
+def _cpu_kv_cache_bytes(config: Config, directory: str) -> int:
+    """Return room for a full batch of full contexts, within a share of the free memory."""
+    document = _read_model_config(directory)
+    text = document.get("text_config", document)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     share = int(free * _CPU_KV_CACHE_SHARE)
-    return max(_CPU_KV_CACHE_MIN_BYTES, min(_CPU_KV_CACHE_MAX_BYTES, share))
+    try:
+        heads = text["num_attention_heads"]
+        head_size = text.get("head_dim") or text["hidden_size"] // heads
+        kv_heads = text.get("num_key_value_heads") or heads
+        per_token = 2 * text["num_hidden_layers"] * kv_heads * head_size * _FLOAT32_BYTES
+    except (KeyError, TypeError):
+        # An architecture that names its parts in another way: take the share.
+        return max(_CPU_KV_CACHE_MIN_BYTES, share)
+    full = config.batch.max_batch_size * config.model.max_model_len * per_token
+    return max(_CPU_KV_CACHE_MIN_BYTES, min(full, share))
+
+
+def _read_model_config(directory: str) -> dict[str, Any]:
+    try:
+        document = json.loads(Path(directory, "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        message = f"cannot read {directory}/config.json: {error}"
+        raise BackendError(message) from error
+    return document if isinstance(document, dict) else {}
 
 
 def _model_directory(model: ModelConfig, report_phase: ReportPhase) -> str:
@@ -273,8 +294,7 @@ def _model_directory(model: ModelConfig, report_phase: ReportPhase) -> str:
 def _check_quantization(model: ModelConfig, directory: str) -> None:
     if model.quantization not in _DETECTED_FORMATS:
         return
-    document = json.loads(Path(directory, "config.json").read_bytes())
-    found = (document.get("quantization_config") or {}).get("quant_method")
+    found = (_read_model_config(directory).get("quantization_config") or {}).get("quant_method")
     if found != model.quantization:
         message = (
             f"model.quantization is {model.quantization!r}, but the checkpoint in {directory} "

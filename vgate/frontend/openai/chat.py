@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from vgate.frontend.openai.errors import error_body
 from vgate.errors import VGateError
+from vgate.frontend.openai.errors import error_body
 from vgate.wire.messages import FinishReason
 
 _encode = msgspec.json.Encoder().encode

@@ -212,7 +212,7 @@ def _check_messages(messages: list[ChatMessage]) -> None:
 def _check_parts(parts: list[ContentPart], where: str) -> None:
     for index, part in enumerate(parts):
         if part.type != "text":
-            text = f"`{where}[{index}].type` must be 'text', got {part.type!r}: the model is not multimodal"
+            text = f"`{where}[{index}].type` must be 'text' for this model, got {part.type!r}"
             raise UnsupportedParameterError(text, param=f"{where}[{index}].type")
         if part.text is None:
             text = f"`{where}[{index}].text` is required"

@@ -1,0 +1,30 @@
+"""Fixtures that several suites share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.instance import Instance
+from tests.tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2 model with random weights and a trained tokenizer."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def run_dirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short directory for run directories: socket paths are limited to 107 bytes."""
+    return tmp_path_factory.mktemp("run", numbered=True)
+
+
+@pytest.fixture(scope="module")
+def dry_run(run_dirs: Path) -> Iterator[Instance]:
+    """A V-Gate instance on the dry-run engine with two frontend workers, for a whole module."""
+    with Instance(run_dirs, dry_run=True, server__workers=2, batch__max_batch_size=64) as instance:
+        yield instance

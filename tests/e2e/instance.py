@@ -1,0 +1,167 @@
+"""A real V-Gate instance for tests: its processes, its URL, its logs, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import openai
+import psutil
+
+ROOT = Path(__file__).parents[2]
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 30
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """Poll until `condition` is true and return its value; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    message = f"not within {timeout_s} s: {what}"
+    raise AssertionError(message)
+
+
+class Instance:
+    """Starts `python -m vgate.launcher` on a free port; a context manager.
+
+    Args:
+        run_dirs: Where its run directory is made.
+        dry_run: Use the dry-run engine instead of vLLM.
+        settings: Configuration as section__key=value; values that aren't text go as JSON.
+    """
+
+    def __init__(self, run_dirs: Path, *, dry_run: bool, **settings: Any) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.run_dir = run_dirs / str(self.port)
+        self._dry_run = dry_run
+        self._settings = {"server__run_dir": str(self.run_dir), **settings}
+        self._logs = tempfile.TemporaryFile()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> Self:
+        """Start the launcher without waiting for it."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("VGATE_")}
+        # vLLM's import is slow without its compiled files, and some machines forbid them.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["VGATE_CONFIG_PATH"] = os.devnull
+        environment["VGATE_SERVER__PORT"] = str(self.port)
+        for key, value in self._settings.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            environment[f"VGATE_{key.upper()}"] = text
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vgate.launcher", *(["--dry-run"] if self._dry_run else [])],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._logs,
+            stderr=subprocess.STDOUT,
+        )
+        return self
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Self:
+        """Wait until every frontend would serve a request."""
+
+        def announced() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, f"the launcher died:\n{self.logs()}"
+            return "V-Gate is ready" in self.logs()
+
+        wait_until(announced, timeout_s, f"ready; logs:\n{self.logs()}")
+        return self
+
+    def ready(self) -> bool:
+        """Ask /ready, on a connection of its own."""
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def logs(self) -> str:
+        """Return all that its processes wrote."""
+        return os.pread(self._logs.fileno(), 10_000_000, 0).decode(errors="replace")
+
+    def pid_of(self, role: str) -> int:
+        """Return the pid of "engine", "frontend-1", ..."""
+        return self.pids()[role]
+
+    def pids(self) -> dict[str, int]:
+        """Return the pids of all children by role."""
+        assert self.process is not None
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                command = child.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            if "vgate.engine" in command:
+                found["engine"] = child.pid
+            elif "vgate.frontend" in command:
+                found[f"frontend-{command[command.index('--worker') + 1]}"] = child.pid
+        return found
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """Return the official client."""
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=60, **options
+        )
+
+    def async_client(self, **options: Any) -> openai.AsyncOpenAI:
+        """Return the official asynchronous client."""
+        return openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=120, **options
+        )
+
+    @property
+    def model(self) -> str:
+        """Name of the served model."""
+        name: str = httpx.get(f"{self.url}/v1/models", timeout=5).json()["data"][0]["id"]
+        return name
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it and return its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        self.launch()
+        try:
+            return self.wait_ready()
+        except BaseException:
+            self._kill()
+            raise
+
+    def __exit__(self, *_exception: object) -> None:
+        try:
+            self.stop()
+        finally:
+            self._kill()
+            self._logs.close()
+
+    def _kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
