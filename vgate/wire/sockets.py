@@ -106,7 +106,7 @@ class Dealer:
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_FIRST_MS)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(endpoint)
 
     def send(self, payload: bytes) -> None:
@@ -143,7 +143,8 @@ class Dealer:
     @property
     def readable(self) -> bool:
         """Whether a message waits."""
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
+        return bool(events & zmq.POLLIN)
 
 
 class AsyncDealer:
