@@ -26,5 +26,11 @@ def run_dirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dry_run(run_dirs: Path) -> Iterator[Instance]:
     """A V-Gate instance on the dry-run engine with two frontend workers, for a whole module."""
-    with Instance(run_dirs, dry_run=True, server__workers=2, batch__max_batch_size=64) as instance:
+    with Instance(
+        run_dirs,
+        dry_run=True,
+        server__workers=2,
+        batch__max_batch_size=64,
+        dry_run__step_ms=2,
+    ) as instance:
         yield instance

@@ -73,15 +73,16 @@ class JSONFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        line = {
+        fixed = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "process": self._process,
             "pid": self._pid,
             "logger": record.name,
             "event": record.getMessage(),
-            **getattr(record, _FIELDS, {}),
         }
+        # What every line has is never replaced by a field of the same name.
+        line = fixed | getattr(record, _FIELDS, {}) | fixed
         if exception := self._exception(record):
             line["exception"] = exception
         return msgspec.json.encode(line, enc_hook=str).decode()
@@ -95,10 +96,18 @@ class PlainFormatter(_Formatter):
         clock = (
             datetime.fromtimestamp(record.created, None).astimezone().strftime("%H:%M:%S.%f")[:-3]
         )
-        fields = "".join(f" {k}={v}" for k, v in getattr(record, _FIELDS, {}).items())
+        fields = "".join(f" {k}={_plain(v)}" for k, v in getattr(record, _FIELDS, {}).items())
         line = f"{clock} {record.levelname:<7} {self._process}  {record.getMessage()}{fields}"
         exception = self._exception(record)
         return f"{line}\n{exception}" if exception else line
+
+
+def _plain(value: Any) -> str:
+    """Return a field on one line, without control characters: some values come from clients."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def configure(process: str, *, level: Level, json_format: bool) -> None:
@@ -108,3 +117,4 @@ def configure(process: str, *, level: Level, json_format: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)

@@ -94,5 +94,8 @@ def _sent(document: Any, path: str) -> str | None:
             return None
     if document is None:
         return None
-    text = msgspec.json.encode(value, enc_hook=str).decode(errors="replace")
+    try:
+        text = msgspec.json.encode(value, enc_hook=str).decode(errors="replace")
+    except RecursionError:
+        return None
     return text if len(text) <= _SHOWN_VALUE_CHARS else f"{text[:_SHOWN_VALUE_CHARS]}..."

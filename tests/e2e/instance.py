@@ -54,7 +54,7 @@ class Instance:
     def __init__(self, run_dirs: Path, *, dry_run: bool, **settings: Any) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.run_dir = run_dirs / str(self.port)
+        self.run_dir = Path(settings.get("server__run_dir") or run_dirs / str(self.port))
         self._dry_run = dry_run
         self._settings = {"server__run_dir": str(self.run_dir), **settings}
         self._logs = tempfile.TemporaryFile()
@@ -101,6 +101,20 @@ class Instance:
     def logs(self) -> str:
         """Return all that its processes wrote."""
         return os.pread(self._logs.fileno(), 10_000_000, 0).decode(errors="replace")
+
+    def has_problem(self) -> str | None:
+        """Return the first line of the logs that no client may cause, with what follows it."""
+        lines = self.logs().splitlines()
+        for number, line in enumerate(lines):
+            if line.startswith("Traceback") or " ERROR " in line or "panicked" in line:
+                return "\n".join(lines[number : number + 30])
+        return None
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the launcher and all that it started."""
+        assert self.process is not None
+        launcher = psutil.Process(self.process.pid)
+        return [launcher, *launcher.children(recursive=True)]
 
     def pid_of(self, role: str) -> int:
         """Return the pid of "engine", "frontend-1", ..."""
@@ -151,17 +165,18 @@ class Instance:
         try:
             return self.wait_ready()
         except BaseException:
-            self._kill()
+            self.discard()
             raise
 
     def __exit__(self, *_exception: object) -> None:
         try:
             self.stop()
         finally:
-            self._kill()
-            self._logs.close()
+            self.discard()
 
-    def _kill(self) -> None:
+    def discard(self) -> None:
+        """End it at once, whatever state it is in."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._logs.close()

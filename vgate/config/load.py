@@ -22,6 +22,13 @@ DEFAULT_PATH = "config.yaml"
 # the interpreter.
 RESERVED = frozenset({CONFIG_PATH, "VGATE_DRY_RUN", "VGATE_PYTHON", "VGATE_RUN_DIR"})
 
+# Where a wrong value is shown: everywhere but where secrets are, or might be by mistake.
+_SHOWN_SECTIONS = (
+    *(f"{name}." for name in Config.__struct_fields__ if name != "security"),
+    "security.enabled.",
+    "security.exempt_paths",
+    "security.rate_limiting.",
+)
 _MASK = "********"
 _SECRET_KEYS = frozenset({"key", "key_sha256", "password", "token", "hf_token", "api_key"})
 
@@ -148,12 +155,16 @@ def _kinds(annotation: Any) -> set[str]:
 
 def _origin(origins: dict[str, str], path: str) -> str | None:
     for key, variable in origins.items():
-        if path == key or path.startswith((f"{key}.", f"{key}[")):
+        # The fault may be in the variable's value, or in a section that only the variable names.
+        if f"{path}.".startswith((f"{key}.", f"{key}[")) or f"{key}.".startswith(f"{path}."):
             return variable
     return None
 
 
 def _sentence(problem: Problem, source: str) -> str:
+    if not f"{problem.path}.".startswith(_SHOWN_SECTIONS):
+        # What is in a wrong place may be a key.
+        problem = msgspec.structs.replace(problem, sent=None)
     hint = ""
     if problem.kind == "unknown":
         *parents, name = problem.path.split(".")

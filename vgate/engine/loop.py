@@ -178,6 +178,10 @@ class EngineLoop:
             # It was given up while it stood still, and now goes on as if nothing had happened.
             self._send(peer, Refused(PROTOCOL_VERSION, "say hello first"))
             return
+        if self._scheduler.holds(request_key(peer, message.id)):
+            # A failure would end the first of the two, which has done nothing wrong.
+            log.error("dropped a request with a number in use", peer=self._name(peer))
+            return
         now = self._clock()
         try:
             request = self._request(peer, message, now)
@@ -244,9 +248,12 @@ class EngineLoop:
         by_peer: dict[bytes, list[Delta]] = {}
         finished: list[Request] = []
         running = self._running
-        for key, token_ids, finish_reason, cached_tokens in outputs:
+        for key, token_ids, finish_reason, cached_tokens, error in outputs:
             request = running.get(key)
             if request is None:
+                continue
+            if error is not None:
+                self._fail(request, error)
                 continue
             request.generated_tokens += len(token_ids)
             delta = Delta(request.id, token_ids, finish_reason, cached_tokens)

@@ -17,7 +17,7 @@ from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.log import Log
 from vgate.wire.codec import encode
 from vgate.wire.control import EngineBeat, EngineFailed, EnginePhase, EngineReady, ToLauncher
-from vgate.wire.sockets import Dealer, Router
+from vgate.wire.sockets import Dealer, Router, flush_dealers
 
 # sysexits.h: EX_CONFIG for what a restart can't mend, EX_SOFTWARE for what it may.
 EXIT_PERMANENT = 78
@@ -53,8 +53,9 @@ class LauncherLink:
         self._send(EngineFailed(self._pid, reason, permanent))
 
     def close(self) -> None:
-        """Close the link, handing over what was sent."""
+        """Close the link, handing over what was sent: the process may end right after it."""
         self._dealer.close()
+        flush_dealers()
 
     def _send(self, message: ToLauncher) -> None:
         self._dealer.send(encode(message))
@@ -85,6 +86,7 @@ def _serve(runtime: Runtime, backend: Backend, link: LauncherLink) -> int:
         Limits(
             max_num_seqs=backend.model.max_num_seqs,
             kv_cache_tokens=backend.model.kv_cache_tokens,
+            kv_block_tokens=backend.model.kv_block_tokens,
             max_queue_size=batch.max_queue_size,
             max_wait_s=batch.max_wait_time_ms / _MS_PER_S,
         )

@@ -44,12 +44,14 @@ class Limits(msgspec.Struct, frozen=True):
         kv_cache_tokens: Tokens that the KV cache holds.
         max_queue_size: Most requests that wait.
         max_wait_s: Longest gathering of a burst.
+        kv_block_tokens: Tokens of a block of the KV cache; a sequence holds whole blocks.
     """
 
     max_num_seqs: int
     kv_cache_tokens: int
     max_queue_size: int
     max_wait_s: float
+    kv_block_tokens: int = 1
 
 
 class _Tenant:
@@ -74,6 +76,8 @@ class BatchScheduler:
         self._waiting: dict[str, Request] = {}
         self._running: dict[str, Request] = {}
         self._estimate_tokens = _FIRST_ESTIMATE_TOKENS
+        # How much the tenant had been served that was admitted last: the tenants' common clock.
+        self._served_so_far = 0.0
         self._burst_began: float | None = None
         self._last_arrival = float("-inf")
         self._finished_weight = 0.0
@@ -91,6 +95,10 @@ class BatchScheduler:
         """Requests in the batch."""
         return len(self._running)
 
+    def holds(self, key: str) -> bool:
+        """Say whether a request of that key waits or runs."""
+        return key in self._waiting or key in self._running
+
     def submit(self, request: Request, now: float) -> None:
         """Queue a request.
 
@@ -105,9 +113,11 @@ class BatchScheduler:
             tenant = self._tenants[request.tenant] = _Tenant()
         if not tenant.queue:
             # A tenant that comes back after a pause gets no credit for it: it starts level with
-            # the least served of those that wait.
-            active = [t.served for t in self._tenants.values() if t.queue]
-            tenant.served = max(tenant.served, min(active, default=tenant.served))
+            # the least served of those that are here, waiting or running.
+            running = {r.tenant for r in self._running.values()}
+            active = [t.served for n, t in self._tenants.items() if t.queue or n in running]
+            # If nobody is, it starts where service had got to.
+            tenant.served = max(tenant.served, min(active, default=self._served_so_far))
         tenant.queue.append(request)
         self._waiting[request.key] = request
         self._next_deadline = min(self._next_deadline, request.queue_deadline)
@@ -134,20 +144,22 @@ class BatchScheduler:
             return []
         self._burst_began = None
         admitted = []
-        committed = sum(map(self._expected_tokens, self._running.values()))
+        committed = sum(map(self._expected_kv_tokens, self._running.values()))
         while self._waiting and len(self._running) < self._limits.max_num_seqs:
             tenant = self._least_served()
             request = tenant.queue[0]
-            expected = self._expected_tokens(request)
+            expected = self._expected_kv_tokens(request)
             # A request alone may always run: vLLM fits any prompt up to max_model_len.
             if self._running and committed + expected > self._limits.kv_cache_tokens:
                 break
             committed += expected
+            self._served_so_far = max(self._served_so_far, tenant.served)
             tenant.queue.popleft()
             del self._waiting[request.key]
             self._running[request.key] = request
-            request.reserved_tokens = expected
-            tenant.served += self._cost(request, expected - len(request.prompt))
+            request.reserved_tokens = self._expected_tokens(request)
+            answer = request.reserved_tokens - len(request.prompt)
+            tenant.served += self._cost(request, answer)
             admitted.append(request)
         return admitted
 
@@ -159,17 +171,16 @@ class BatchScheduler:
         self._finished_at = now
         generated = request.generated_tokens
         self._estimate_tokens += (1 - _ESTIMATE_MOMENTUM) * (generated - self._estimate_tokens)
-        if tenant := self._tenants.get(request.tenant):
-            # It was charged for what was expected of it; settle by what it really took.
-            expected = request.reserved_tokens - len(request.prompt)
-            tenant.served += self._cost(request, generated) - self._cost(request, expected)
+        self._settle(request)
 
     def cancel(self, key: str) -> Request | None:
         """Take out a request that waits or runs, without counting it as finished."""
         if request := self._waiting.pop(key, None):
             self._tenants[request.tenant].queue.remove(request)
             return request
-        return self._running.pop(key, None)
+        if request := self._running.pop(key, None):
+            self._settle(request)
+        return request
 
     def expire(self, now: float) -> list[Request]:
         """Take out the waiting requests whose time to be started is over."""
@@ -203,11 +214,22 @@ class BatchScheduler:
         seconds = len(self._waiting) / rate if rate else _RETRY_AFTER_MIN_S
         return min(_RETRY_AFTER_MAX_S, max(_RETRY_AFTER_MIN_S, seconds))
 
+    def _settle(self, request: Request) -> None:
+        """Charge a request for what it really took instead of what was expected of it."""
+        expected = request.reserved_tokens - len(request.prompt)
+        taken = self._cost(request, request.generated_tokens)
+        self._tenants[request.tenant].served += taken - self._cost(request, expected)
+
     def _least_served(self) -> _Tenant:
         return min((t for t in self._tenants.values() if t.queue), key=lambda t: t.served)
 
+    def _expected_kv_tokens(self, request: Request) -> int:
+        """Room in the KV cache that a request will probably take, in whole blocks."""
+        block = self._limits.kv_block_tokens
+        return math.ceil(self._expected_tokens(request) / block) * block
+
     def _expected_tokens(self, request: Request) -> int:
-        """KV tokens that a request will probably hold at its end, at least what it holds now."""
+        """Tokens that a request will probably have at its end, at least what it has now."""
         answer = min(request.max_tokens, int(self._estimate_tokens))
         return len(request.prompt) + max(answer, request.generated_tokens)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vgate.config import Runtime
 from vgate.errors import InternalError, MethodNotAllowedError, ShuttingDownError, VGateError
+from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.engine_client import EngineClient
 from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope
 from vgate.frontend.launcher_link import LauncherLink
@@ -76,6 +77,8 @@ class App:
         except VGateError as error:
             response = _error_response(error)
             http.log_fields["error"] = error.code
+        except ClientDisconnected:
+            http.log_fields["disconnected"] = True
         except asyncio.CancelledError:
             # Only a drain that ran out of time cancels; granian must not see it. A stream got
             # its error event before.
@@ -138,9 +141,10 @@ class App:
 
     def _on_drain(self, timeout_s: float) -> None:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
-        self.services.loop.call_later(timeout_s, self._end_requests)
+        self.services.loop.call_later(timeout_s, self.end_requests)
 
-    def _end_requests(self) -> None:
+    def end_requests(self) -> None:
+        """End every request with an error, because the process ends."""
         error = ShuttingDownError("the server is shutting down", retry_after_s=5.0)
         self.services.engine.fail_all(error)
         # What is left waits for its client's body.

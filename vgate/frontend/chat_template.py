@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
 from vgate.errors import InvalidValueError
@@ -40,6 +42,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._special_tokens = special_tokens
+        environment.add_extension(_GenerationExtension)
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -63,9 +66,20 @@ class ChatTemplate:
         except _RefusedError as error:
             message = f"the model's chat template refuses these messages: {error}"
             raise InvalidValueError(message, param="messages") from None
-        except (jinja2.TemplateError, TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - a template is a program, and fails as such
             message = f"the model's chat template can't render these messages: {error}"
             raise InvalidValueError(message, param="messages") from None
+
+
+class _GenerationExtension(jinja2.ext.Extension):
+    """``{% generation %}``: marks the assistant's text for training, and changes nothing here."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Extension declares it
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """Take the block for its body."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _RefusedError(jinja2.TemplateError):

@@ -12,6 +12,9 @@ from tokenizers.decoders import DecodeStream
 # Tokens of the prompt that the stream is primed with. Only what joins onto the answer matters: a
 # piece's leading space, or the first bytes of a character.
 _PRIME_TOKENS = 16
+# A character has at most this many tokens before its last: UTF-8 has four bytes (RFC 3629).
+_MAX_CUT_TOKENS = 3
+_REPLACEMENT = "\ufffd"
 # DecodeStream raises this when bytes that were text turn out to be none
 # (https://github.com/vllm-project/vllm/issues/17448); vLLM starts a new stream then.
 _INVALID_PREFIX = "Invalid prefix encountered"
@@ -49,7 +52,8 @@ class Detokenizer:
         min_tokens: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(ids=prompt[-_PRIME_TOKENS:], skip_special_tokens=True)
+        primer = _end_of(prompt, tokenizer)
+        self._stream = DecodeStream(ids=primer, skip_special_tokens=True)
         self._stops = stops
         self._min_tokens = min_tokens
         self._held = ""
@@ -125,3 +129,16 @@ class Detokenizer:
                     longest = size
                     break
         return longest
+
+
+def _end_of(prompt: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Return the last tokens of a prompt, beginning with a whole character.
+
+    Where bytes are tokens, a character that is cut in two makes a byte-fallback decoder give up
+    all bytes that follow it, the answer's too.
+    """
+    first = max(0, len(prompt) - _PRIME_TOKENS)
+    for start in range(first, max(-1, first - _MAX_CUT_TOKENS - 1), -1):
+        if not tokenizer.decode(prompt[start:]).startswith(_REPLACEMENT):
+            return prompt[start:]
+    return prompt[first:]

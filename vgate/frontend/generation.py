@@ -15,6 +15,7 @@ import msgspec
 
 from vgate.errors import InternalError, VGateError
 from vgate.frontend.detokenizer import Detokenizer
+from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.openai.chat import DONE, ChunkFrames, Usage, error_frame
 from vgate.frontend.sequence import Sequence
 from vgate.log import Log
@@ -23,10 +24,6 @@ from vgate.wire.messages import FinishReason
 log = Log("vgate.frontend")
 
 _encode_text = msgspec.json.Encoder().encode
-
-
-class ClientDisconnected(Exception):  # noqa: N818 - it is an event, nobody's error
-    """The client is gone; nobody waits for the answer."""
 
 
 class Stream(Protocol):

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
+from vgate.frontend.disconnect import ClientDisconnected
 
 JSON = ("content-type", "application/json")
 EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
@@ -118,6 +120,7 @@ class HttpRequest:
         Raises:
             PayloadTooLargeError: It is longer than the limit.
             RequestTimeoutError: It did not come in time.
+            ClientDisconnected: The client left before it had sent all of it.
         """
         try:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
@@ -129,6 +132,8 @@ class HttpRequest:
         except TimeoutError:
             message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
             raise RequestTimeoutError(message) from None
+        except ProtocolClosed:
+            raise ClientDisconnected from None
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []

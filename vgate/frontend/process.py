@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 
 import uvloop
 from granian.constants import HTTPModes
@@ -18,6 +19,7 @@ from granian.server.embed import Server
 
 from vgate import log as logs
 from vgate.config import Runtime
+from vgate.config.schema import Server as ServerConfig
 from vgate.frontend.app import App
 
 _BACKLOG = 4096
@@ -38,7 +40,7 @@ def run(runtime: Runtime, worker: int) -> int:
 async def _serve(app: App, runtime: Runtime) -> None:
     server = Server(
         app,
-        address=runtime.config.server.host,
+        address=_address(runtime.config.server),
         port=runtime.config.server.port,
         http=HTTPModes.http1,
         websockets=False,
@@ -48,8 +50,23 @@ async def _serve(app: App, runtime: Runtime) -> None:
     )
     # Its lines go through our handler; at info it tells of the embedding, which we know.
     logging.getLogger("_granian").setLevel(logging.ERROR)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+
+    def stop() -> None:
+        # After a drain nothing is left. Without one (a second signal, a launcher that died or gave
+        # up) granian would wait for what runs, and be killed over it.
+        app.end_requests()
+        server.stop()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     # Modules stay for good: the collector needn't look at them again.
     gc.collect()
     gc.freeze()
     await server.serve()
+
+
+def _address(server: ServerConfig) -> str:
+    """Return the IP address of the configured host: granian takes no names."""
+    found = socket.getaddrinfo(
+        server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return str(found[0][4][0])

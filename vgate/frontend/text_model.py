@@ -108,19 +108,27 @@ def _template_source(
     directory: Path, tokenizer_config: dict[str, Any], override: str | None
 ) -> tuple[str | None, str]:
     """Return the template and where it is from; a file of its own comes before the config."""
-    for path in (Path(override) if override else None, directory / "chat_template.jinja"):
-        if path is not None and (path.is_file() or override == str(path)):
-            try:
-                return path.read_text(encoding="utf-8"), str(path)
-            except (OSError, UnicodeDecodeError) as error:
-                message = f"cannot read the chat template {path}: {error}"
-                raise TextModelError(message) from error
+    path = Path(override) if override else directory / "chat_template.jinja"
+    if override or path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"cannot read the chat template {path}: {error}"
+            raise TextModelError(message) from error
+    path = directory / "tokenizer_config.json"
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):
         # Several by name: [{"name": "default", "template": ...}, {"name": "tool_use", ...}].
-        by_name = {entry["name"]: entry["template"] for entry in template}
+        try:
+            by_name = {entry["name"]: entry["template"] for entry in template}
+        except (KeyError, TypeError):
+            message = f"{path}: chat_template must be text or a list of names and templates"
+            raise TextModelError(message) from None
         template = by_name.get("default")
-    return template, str(directory / "tokenizer_config.json")
+    if template is not None and not isinstance(template, str):
+        message = f"{path}: chat_template must be text, not {type(template).__name__}"
+        raise TextModelError(message)
+    return template, str(path)
 
 
 def _token_text(token: Any) -> str | None:

@@ -18,6 +18,7 @@ class Child:
         ready: It does its work now.
         last_beat: Monotonic time of its last sign of life.
         cause: What it said about its end.
+        ending_since: Monotonic time at which it said that it ends.
         permanent: It said that a restart would end in the same way.
         restart_at: Monotonic time of its next start, while it is down.
         restarts: Starts after the first.
@@ -32,6 +33,7 @@ class Child:
         self.started_at = 0.0
         self.last_beat = 0.0
         self.cause: str | None = None
+        self.ending_since: float | None = None
         self.permanent = False
         self.restart_at: float | None = 0.0
         self.restarts = -1
@@ -51,6 +53,7 @@ class Child:
         self.ready = False
         self.started_at = self.last_beat = now
         self.cause = None
+        self.ending_since = None
         self.permanent = False
         self.restart_at = None
         self.restarts += 1

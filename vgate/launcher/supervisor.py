@@ -69,6 +69,7 @@ class Supervisor:
         self._router = Router(runtime.control_endpoint)
         self._frontend_peers: set[bytes] = set()
         self._drained: set[int] = set()
+        self._drain_deadline: float | None = None
         self._state = EngineState("starting", "starting", time.time())
         self._summary = ""
         self._announced = False
@@ -119,7 +120,7 @@ class Supervisor:
                 self._on_death(child, cause, now)
             if child.restart_at is not None and now >= child.restart_at:
                 child.start(now)
-                log.debug("process started", name=child.name, pid=child.pid)
+                log.debug("process started", name=child.name, child_pid=child.pid)
         self._kill_hung(now)
         self._announce_when_ready()
 
@@ -136,7 +137,10 @@ class Supervisor:
     def _kill_hung(self, now: float) -> None:
         limits = self._runtime.config.supervision
         engine = self._engine
-        if engine.pid is not None and not engine.ready:
+        if engine.ending_since is not None and now - engine.ending_since > _TERM_GRACE_S:
+            # It has told all there is to tell, and hangs in taking the device down.
+            engine.kill()
+        elif engine.pid is not None and not engine.ready:
             if now - engine.started_at > limits.load_timeout_s:
                 engine.cause = f"did not load within {limits.load_timeout_s:.0f} s"
                 engine.kill()
@@ -189,6 +193,7 @@ class Supervisor:
             case EngineFailed(reason=reason, permanent=permanent):
                 engine.cause, engine.permanent = reason, permanent
                 engine.ready = False
+                engine.ending_since = time.monotonic()
             case EngineBeat():
                 pass
 
@@ -196,6 +201,9 @@ class Supervisor:
         if peer not in self._frontend_peers:
             self._frontend_peers.add(peer)
             self._send(peer, self._state)
+            if self._drain_deadline is not None:
+                # It was still starting when the others were told.
+                self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
         for frontend in self._frontends:
             if frontend.pid == beat.pid:
                 frontend.last_beat = time.monotonic()
@@ -220,8 +228,9 @@ class Supervisor:
         limit_s = self._runtime.config.server.drain_timeout_s
         self._console.say(f"Stopping: running requests have {limit_s:.0f} s to finish.")
         log.info("draining", timeout_s=limit_s)
+        self._drain_deadline = time.monotonic() + limit_s
         self._broadcast(Drain(limit_s))
-        deadline = time.monotonic() + limit_s + _DRAIN_SLACK_S
+        deadline = self._drain_deadline + _DRAIN_SLACK_S
         while time.monotonic() < deadline and self._stop_signals < 2:
             self._hear()
             alive = [f.pid for f in self._frontends if f.pid and f.died(time.monotonic()) is None]

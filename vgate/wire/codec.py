@@ -21,6 +21,9 @@ _from_launcher: msgspec.msgpack.Decoder[FromLauncher] = msgspec.msgpack.Decoder(
 
 encode = _encoder.encode
 
+# Bytes of strangers may also hold text that is no UTF-8, or a nesting without end.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class WireError(Exception):
     """Bytes that are no message of this direction."""
@@ -30,7 +33,7 @@ def decode_to_engine(payload: bytes) -> ToEngine:
     """Decode a frontend's message."""
     try:
         return _to_engine.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise WireError(str(error)) from None
 
 
@@ -38,7 +41,7 @@ def decode_to_frontend(payload: bytes) -> ToFrontend:
     """Decode an engine's message."""
     try:
         return _to_frontend.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise WireError(str(error)) from None
 
 
@@ -46,7 +49,7 @@ def decode_to_launcher(payload: bytes) -> ToLauncher:
     """Decode a child's control message."""
     try:
         return _to_launcher.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise WireError(str(error)) from None
 
 
@@ -54,7 +57,7 @@ def decode_from_launcher(payload: bytes) -> FromLauncher:
     """Decode the launcher's control message."""
     try:
         return _from_launcher.decode(payload)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise WireError(str(error)) from None
 
 

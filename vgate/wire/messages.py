@@ -7,9 +7,10 @@ uint32), because a list of msgpack integers costs several times more to decode.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from vgate.wire.sampling import SamplingParams
 
@@ -54,8 +55,8 @@ class Generate(Message, frozen=True):
     prompt: bytes
     sampling: SamplingParams
     tenant: str = ""
-    weight: float = 1.0
-    queue_timeout_s: float = 120.0
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
 
 
 class Abort(Message, frozen=True):
@@ -86,6 +87,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         kv_cache_tokens: Tokens that the KV cache holds.
         created: Unix time at which the engine became ready.
         backend: Name of the engine backend.
+        kv_block_tokens: Tokens of a block, in which the KV cache is given out.
     """
 
     names: list[str]
@@ -95,6 +97,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     kv_cache_tokens: int
     created: int
     backend: str
+    kv_block_tokens: int = 1
 
 
 class Welcome(Message, frozen=True):

@@ -17,7 +17,10 @@ from msgspec import Meta
 # The largest seed that vLLM takes (a signed 64-bit integer).
 _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+# Counts and token ids: what fits the engine's tensors, and msgpack.
+_INT32_MAX = 2**31 - 1
+
+TokenId = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -32,11 +35,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, Meta(ge=_SEED_MIN, le=_SEED_MAX)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=_INT32_MAX)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=_INT32_MAX)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
     ignore_eos: bool | None = None
 
@@ -50,6 +53,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                 )
             }
         )
+
+
+def nth_seed(seed: int, index: int) -> int:
+    """Return the seed of a request's choice `index`; past the largest it starts over."""
+    return (seed + index - _SEED_MIN) % (_SEED_MAX - _SEED_MIN + 1) + _SEED_MIN
 
 
 FIELDS = SamplingParams.__struct_fields__

@@ -40,6 +40,7 @@ class Router:
     """
 
     def __init__(self, endpoint: str) -> None:
+        _check_path(endpoint)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -48,7 +49,6 @@ class Router:
         # Sending to a peer that is gone or doesn't read must fail instead of being dropped in
         # silence: that is how the engine learns that a frontend died.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        _check_path(endpoint)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -147,6 +147,11 @@ class Dealer:
         return bool(events & zmq.POLLIN)
 
 
+def flush_dealers() -> None:
+    """Wait until closed dealers have handed over what they hold, or their time for it is over."""
+    zmq.Context.instance().term()
+
+
 class AsyncDealer:
     """A `Dealer` on an event loop, by callbacks and without a task.
 
@@ -176,8 +181,9 @@ class AsyncDealer:
         loop.add_reader(self._message_fd, self._read)
         loop.add_reader(self._monitor_fd, self._check)
         # The descriptors are edge-triggered (zmq_getsockopt(3), ZMQ_FD): what arrived before they
-        # were watched would not signal again.
+        # were watched would not signal again, and nothing signals before the first look.
         loop.call_soon(self._read)
+        loop.call_soon(self._check)
 
     def send(self, payload: bytes) -> None:
         """Queue a message. Sending may swallow the signal of an arrival, so look for one."""

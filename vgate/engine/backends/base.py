@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from vgate.engine.request import Request
+from vgate.errors import VGateError
 from vgate.wire.messages import FinishReason, ModelInfo
 
 ReportPhase = Callable[[str], None]
@@ -32,12 +33,14 @@ class Output(NamedTuple):
         token_ids: New tokens; with a stop token among them where one ended it.
         finish_reason: Set once, in the last output of a request.
         cached_tokens: Prompt tokens found in the prefix cache, in the first output.
+        error: Set instead of finish_reason where the backend gave up this request alone.
     """
 
     key: str
     token_ids: list[int]
     finish_reason: FinishReason | None
     cached_tokens: int
+    error: VGateError | None = None
 
 
 class Backend(Protocol):

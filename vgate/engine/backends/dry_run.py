@@ -60,7 +60,7 @@ class _Sequence:
                 break
             token = self._next_of_reply()
         self.emitted += 1
-        if token in self.stops:
+        if token in self.stops and not too_early:
             return token, "stop"
         return token, "length" if self.emitted >= self.request.max_tokens else None
 

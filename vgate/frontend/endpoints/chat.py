@@ -9,15 +9,16 @@ import msgspec
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.detokenizer import Detokenizer
+from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.engine_client import Submission
-from vgate.frontend.generation import Answer, ClientDisconnected, StreamedAnswer, WholeAnswer
+from vgate.frontend.generation import Answer, StreamedAnswer, WholeAnswer
 from vgate.frontend.http import EVENT_STREAM, JSON, HttpRequest, Response
 from vgate.frontend.openai.chat import ChatCompletion, Choice, ChunkFrames, Message
 from vgate.frontend.openai.requests import ChatRequest, decode_chat, template_messages
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModel
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.sampling import SamplingParams, nth_seed
 
 # Longer texts are tokenised on a thread (the tokenizer releases the GIL): 30,000 tokens take tens
 # of milliseconds, for which no other stream shall wait.
@@ -29,8 +30,9 @@ async def chat_completions(services: Services, http: HttpRequest) -> Response | 
     """Answer a chat request; None if the answer was streamed or nobody waits for it."""
     arrived = services.loop.time()
     request = decode_chat(await http.body(services.config.server.max_body_bytes))
-    http.log_fields["model"] = request.model
     model = services.require_model(request.model)
+    # Not before it is known to be ours: whatever else a client sends stays out of the log.
+    http.log_fields["model"] = request.model
     prompt = await _tokenize(services, model, request)
     sampling = _sampling(request, model, len(prompt))
     answer = _make_answer(services, http, request, model, prompt)
@@ -75,6 +77,7 @@ def _sampling(request: ChatRequest, model: TextModel, prompt_tokens: int) -> Sam
 
     Raises:
         ContextLengthExceededError: Prompt and requested tokens do not fit.
+        InvalidValueError: `min_tokens` alone does not fit.
     """
     limit = model.info.max_model_len
     room = limit - prompt_tokens
@@ -86,6 +89,9 @@ def _sampling(request: ChatRequest, model: TextModel, prompt_tokens: int) -> Sam
             f"tokens{asked}; shorten the messages or lower `max_tokens`"
         )
         raise ContextLengthExceededError(message, param="messages")
+    if (request.min_tokens or 0) > room:
+        message = f"`min_tokens` must be at most the {room} tokens left in the model's context"
+        raise InvalidValueError(message, param="min_tokens")
     sampling = request.over(model.defaults)
     return msgspec.structs.replace(sampling, max_tokens=wanted or room)
 
@@ -95,7 +101,7 @@ def _submission(
 ) -> Submission:
     if sampling.seed is not None and index:
         # Each choice of a seeded request is another sample, and the same one every time.
-        sampling = msgspec.structs.replace(sampling, seed=sampling.seed + index)
+        sampling = msgspec.structs.replace(sampling, seed=nth_seed(sampling.seed, index))
     timeouts = services.config.timeouts
     return Submission(
         prompt=pack_token_ids(prompt),

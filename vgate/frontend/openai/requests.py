@@ -179,7 +179,12 @@ def _text(content: str | list[ContentPart] | None) -> str:
 
 
 def _explained(error: msgspec.ValidationError, body: bytes) -> InvalidRequestError:
-    problem = explain(error, msgspec.json.decode(body))
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # The decoder stops at the first fault; what comes after it need not be JSON at all.
+        document = None
+    problem = explain(error, document)
     kind = UnknownParameterError if problem.kind == "unknown" else InvalidValueError
     return kind(str(problem), param=problem.path or None)
 

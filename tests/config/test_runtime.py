@@ -1,0 +1,51 @@
+"""What the launcher hands to its children arrives unchanged, and only they can read it."""
+
+from __future__ import annotations
+
+import stat
+
+import msgspec
+import pytest
+
+from vgate.config import Config, Runtime
+from vgate.config.schema import ApiKey, Model, Security, Server
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    config = Config(
+        server=Server(port=1234, run_dir=str(tmp_path)),
+        model=Model(served_model_name=["a", "ü"], engine_args={"x": [1, {"y": None}]}),
+        security=Security(api_keys=[ApiKey(key="k", name="n", rate_limit=3)]),
+    )
+    return Runtime(config=config, backend="dry_run", run_dir=str(tmp_path))
+
+
+def test_what_was_written_is_read(runtime, tmp_path):
+    runtime.write()
+    assert Runtime.read(str(tmp_path)) == runtime
+
+
+def test_only_its_user_can_read_it(runtime, tmp_path):
+    runtime.write()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()] == [0o600]
+
+
+def test_writing_again_replaces_it(runtime, tmp_path):
+    runtime.write()
+    changed = msgspec.structs.replace(runtime, backend="vllm")
+    changed.write()
+    assert Runtime.read(str(tmp_path)) == changed
+
+
+def test_the_endpoints_are_in_the_run_directory(runtime, tmp_path):
+    endpoints = {runtime.engine_endpoint, runtime.control_endpoint}
+    assert len(endpoints) == 2
+    assert all(endpoint.startswith(f"ipc://{tmp_path}/") for endpoint in endpoints)
+
+
+def test_a_damaged_file_is_an_error(runtime, tmp_path):
+    runtime.write()
+    (tmp_path / "runtime.json").write_text('{"backend": 1}')
+    with pytest.raises(msgspec.ValidationError):
+        Runtime.read(str(tmp_path))

@@ -1,0 +1,262 @@
+"""What clients get wrong, by mistake or on purpose: the right 4xx in OpenAI's shape, no harm."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.instance import Instance, wait_until
+from tests.e2e.traffic import CHAT, MODEL, EngineProbe, chat, endless, post, raw, status_of
+
+HELLO = json.dumps(chat("hi")).encode()
+NESTED = b"[" * 100_000 + b"]" * 100_000
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def client(dry_run: Instance):
+    with dry_run.client() as client:
+        yield client
+
+
+def check_error(response: httpx.Response, status: int, code: str, param: str | None) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    body = response.json()
+    assert set(body) == {"error", "detail"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["detail"] == body["error"]["message"]
+    assert body["error"]["type"] == "invalid_request_error"
+    assert (body["error"]["code"], body["error"]["param"]) == (code, param)
+
+
+BAD_FIELDS = [
+    ({"model": 5}, "invalid_value", "model"),
+    ({"model": ""}, "invalid_value", "model"),
+    ({"messages": []}, "invalid_value", "messages"),
+    ({"messages": "hi"}, "invalid_value", "messages"),
+    ({"messages": [{}]}, "invalid_value", "messages[0].role"),
+    ({"messages": [{"role": "king", "content": ""}]}, "invalid_value", "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "invalid_value", "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 1}]}, "invalid_value", "messages[0].content"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "unsupported_parameter",
+        "messages[0].content[0].type",
+    ),
+    ({"messages": [{"role": "tool", "content": ""}]}, "unsupported_parameter", "messages[0].role"),
+    ({"temperature": 3}, "invalid_value", "temperature"),
+    ({"temperature": "hot"}, "invalid_value", "temperature"),
+    ({"max_tokens": 0}, "invalid_value", "max_tokens"),
+    ({"max_tokens": 1.5}, "invalid_value", "max_tokens"),
+    ({"max_tokens": 5, "max_completion_tokens": 5}, "invalid_value", "max_tokens"),
+    ({"max_tokens": 10**30}, "context_length_exceeded", "messages"),
+    ({"max_tokens": 100_000}, "context_length_exceeded", "messages"),
+    ({"min_tokens": 10**30}, "invalid_value", "min_tokens"),
+    ({"min_tokens": 100_000}, "invalid_value", "min_tokens"),
+    ({"min_tokens": 9, "max_tokens": 8}, "invalid_value", "min_tokens"),
+    ({"top_k": 10**30}, "invalid_value", "top_k"),
+    ({"seed": 2**63}, "invalid_value", "seed"),
+    ({"n": 0}, "invalid_value", "n"),
+    ({"n": 17}, "invalid_value", "n"),
+    ({"stop": ""}, "invalid_value", "stop"),
+    ({"stop": ["a"] * 17}, "invalid_value", "stop"),
+    ({"stream": "yes"}, "invalid_value", "stream"),
+    ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
+    ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
+    ({"logprobs": True}, "unsupported_parameter", "logprobs"),
+    ({"logit_bias": {"1": 1}}, "unsupported_parameter", "logit_bias"),
+    ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
+    ({"reasoning_effort": "high"}, "unsupported_parameter", "reasoning_effort"),
+    ({"max_token": 5}, "unknown_parameter", "max_token"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "param"), BAD_FIELDS)
+def test_a_bad_field_is_named(dry_run: Instance, fields: dict, code: str, param: str):
+    response = httpx.post(dry_run.url + CHAT, json=chat("hi") | fields)
+    check_error(response, 400, code, param)
+
+
+BAD_BODIES = {
+    "empty": (b"", "invalid_json", None),
+    "cut": (HELLO[:-5], "invalid_json", None),
+    "no object": (b"[]", "invalid_value", None),
+    "nothing": (b"{}", "invalid_value", "model"),
+    "not a number": (HELLO[:-1] + b', "temperature": NaN}', "invalid_json", None),
+    "number out of range": (
+        HELLO[:-1] + b', "temperature": 1e999}',
+        "invalid_value",
+        "temperature",
+    ),
+    "5000 digits": (
+        HELLO[:-1] + b', "max_tokens": %s}' % (b"1" * 5000),
+        "invalid_value",
+        "max_tokens",
+    ),
+    "bad UTF-8": (HELLO.replace(b"hi", b"\xff\xfe"), "invalid_json", None),
+    "lone surrogate": (HELLO.replace(b"hi", b"\\ud800"), "invalid_json", None),
+    "UTF-16": (json.dumps(chat("hi")).encode("utf-16"), "invalid_json", None),
+    "nested": (HELLO[:-1] + b', "tools": %s}' % NESTED, "invalid_json", None),
+    "wrong, then malformed": (b'{"model": 5,,,}', "invalid_value", "model"),
+    "wrong, then bad UTF-8": (b'{"model": 5, "user": "\xff"}', "invalid_value", "model"),
+    "wrong, then nested": (b'{"model": 5, "tools": %s}' % NESTED, "invalid_value", "model"),
+    "unknown, then nested": (b'{"zzz": %s}' % NESTED, "unknown_parameter", "zzz"),
+    "nested messages": (b'{"messages": %s' % NESTED, "invalid_value", "messages[0]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_bad_body_is_explained(dry_run: Instance, name: str):
+    body, code, param = BAD_BODIES[name]
+    response = httpx.post(dry_run.url + CHAT, content=body)
+    check_error(response, 400, code, param)
+
+
+@pytest.mark.parametrize("depth", range(100, 1100, 100))
+def test_depth_alone_is_never_a_fault_of_ours(dry_run: Instance, depth: int):
+    nested = b"[" * depth + b"]" * depth
+    for body in (b'{"model": %s}', HELLO[:-1] + b', "metadata": {"a": %s}}'):
+        assert httpx.post(dry_run.url + CHAT, content=body % nested).status_code in {200, 400}
+
+
+def test_the_last_of_two_equal_fields_counts(dry_run: Instance):
+    body = HELLO[:-1] + b', "max_tokens": 2, "max_tokens": 1}'
+    answer = httpx.post(dry_run.url + CHAT, content=body).json()
+    assert answer["choices"][0]["message"]["content"] == "h"
+
+
+def test_a_prompt_too_long(dry_run: Instance, client: openai.OpenAI):
+    response = httpx.post(dry_run.url + CHAT, json=chat("x" * 5000))
+    check_error(response, 400, "context_length_exceeded", "messages")
+    # Long enough to be tokenised on a thread.
+    with pytest.raises(openai.BadRequestError, match="500003 tokens") as refused:
+        client.chat.completions.create(**chat("x" * 500_000))
+    assert refused.value.code == "context_length_exceeded"
+
+
+def test_the_official_client_raises_the_right_class(client: openai.OpenAI):
+    create = client.chat.completions.create
+    with pytest.raises(openai.NotFoundError, match="no-such-model") as missing:
+        create(**chat("hi", model="no-such-model"))
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError, match="temperature") as refused:
+        create(**chat("hi", temperature=9))
+    assert refused.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError, match="not a known field"):
+        create(**chat("hi"), extra_body={"surprise": 1})
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model=MODEL, input="hi")
+    with pytest.raises(openai.APIStatusError) as large:
+        create(**chat("x" * 20_000_000))
+    assert large.value.status_code == 413
+
+
+def test_paths_and_methods(dry_run: Instance):
+    check_error(httpx.get(dry_run.url + "/nowhere"), 404, "not_found", None)
+    check_error(httpx.get(dry_run.url + "/v1/models/"), 404, "not_found", None)
+    check_error(httpx.post(dry_run.url + CHAT + "/"), 404, "not_found", None)
+    for method, path, allowed in (("GET", CHAT, "POST"), ("DELETE", "/health", "GET")):
+        response = httpx.request(method, dry_run.url + path)
+        check_error(response, 405, "method_not_allowed", None)
+        assert response.headers["allow"] == allowed
+
+
+def test_large_bodies_are_refused_and_the_client_sees_it(dry_run: Instance):
+    body = b"x" * (20 * MIB)
+    check_error(httpx.post(dry_run.url + CHAT, content=body), 413, "payload_too_large", None)
+    chunked = (body[:MIB] for _ in range(20))
+    check_error(httpx.post(dry_run.url + CHAT, content=chunked), 413, "payload_too_large", None)
+
+
+def test_a_body_beyond_what_is_read_is_cut_off(dry_run: Instance):
+    # What is declared is refused without reading it all; what isn't ends at some point.
+    endless_body = b"100000\r\n" + b"x" * MIB + b"\r\n"
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+    with socket.create_connection(("127.0.0.1", dry_run.port), timeout=20) as connection:
+        connection.sendall(head)
+        sent, cut = 0, False
+        while sent < 512 and not cut:
+            try:
+                connection.sendall(endless_body)
+            except OSError:
+                cut = True
+            sent += 1
+    assert cut, "512 MiB were taken"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x01\x02\xff garbage\r\n\r\n",
+        bytes.fromhex("16030100a5010000a10303") + bytes(200),
+        b"GET /\xe9 HTTP/1.1\r\nHost: x\r\n\r\n",
+        post(HELLO, b"Content-Length: 5"),
+        post(HELLO, b"X-Long: " + b"x" * 2 * MIB),
+        post(HELLO, *[b"X-%d: x" % n for n in range(1000)]),
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n" % CHAT.encode(),
+        b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" % CHAT.encode(),
+    ],
+    ids=lambda data: repr(data[:24]),
+)
+def test_what_is_no_http_is_refused(dry_run: Instance, data: bytes):
+    response = raw(dry_run.port, data)
+    assert not response or 400 <= status_of(response) < 500
+
+
+@pytest.mark.parametrize("header", [b"X-Request-ID: \xe9\xff", b"X-Request-ID:", b"X: \xff"])
+def test_odd_headers_harm_nothing(dry_run: Instance, header: bytes):
+    assert status_of(raw(dry_run.port, post(HELLO, header))) == 200
+
+
+def test_a_client_that_leaves_within_its_request(dry_run: Instance):
+    for head in (b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n"):
+        request = b"POST %s HTTP/1.1\r\nHost: x\r\n%s" % (CHAT.encode(), head) + HELLO
+        raw(dry_run.port, request, half_close=True)
+        for end in (5, 30, len(request)):
+            with socket.create_connection(("127.0.0.1", dry_run.port)) as connection:
+                connection.sendall(request[:end])
+
+
+def test_a_slow_client_is_served(dry_run: Instance):
+    request = post(HELLO)
+    with socket.create_connection(("127.0.0.1", dry_run.port), timeout=10) as connection:
+        for byte in request:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.002)
+        assert status_of(connection.recv(65536)) == 200
+
+
+def test_pipelined_requests_are_answered_in_order(dry_run: Instance):
+    requests = [
+        post(json.dumps(chat(f"number {n}")).encode()).replace(b"Connection: close\r\n", b"")
+        for n in range(5)
+    ]
+    response = raw(dry_run.port, b"".join(requests) + post(HELLO))
+    assert response.count(b"HTTP/1.1 200 OK") == 6
+    places = [response.index(b"number %d" % n) for n in range(5)]
+    assert places == sorted(places)
+
+
+def test_a_pipelining_client_that_leaves_is_noticed(dry_run: Instance):
+    """Bytes that wait unread must not hide that the client is gone."""
+    with EngineProbe(dry_run.run_dir) as engine:
+        engine.welcome()
+        with socket.create_connection(("127.0.0.1", dry_run.port)) as connection:
+            connection.sendall(post(json.dumps(endless(stream=True)).encode()) + post(HELLO))
+            wait_until(lambda: engine.status().running, 10, "the first request runs")
+        engine.wait_idle()
+
+
+def test_serving_went_on_and_nothing_was_logged_as_a_problem(
+    dry_run: Instance, client: openai.OpenAI
+):
+    assert client.chat.completions.create(**chat("still here")).choices[0].message.content
+    assert dry_run.has_problem() is None

@@ -1,0 +1,228 @@
+"""Starting: configuration, ports, crash loops, and what each process loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.instance import ROOT, Instance, free_port
+from tests.e2e.traffic import CHAT, chat
+
+TIMEOUT_S = 60
+MAX_FRONTEND_MIB = 80
+HEAVY = ("torch", "vllm", "transformers", "numpy", "huggingface_hub")
+
+
+def vgate(*arguments: str, cwd: Path = ROOT, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VGATE_")}
+    environment["PYTHONPATH"] = str(ROOT)
+    for key, value in settings.items():
+        environment[f"VGATE_{key.upper()}"] = value
+    return subprocess.run(
+        [sys.executable, "-m", "vgate.launcher", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+BAD_SETTINGS = [
+    ("server", "prot", "1", ["`server.prot`", "did you mean `port`"]),
+    ("servr", "port", "1", ["`servr`", "did you mean `server`"]),
+    ("server", "port", "many", ["`server.port`", "an integer", '"many"']),
+    ("server", "port", "70000", ["`server.port`", "<= 65535", "70000"]),
+    ("batch", "max_batch_size", "0", ["`batch.max_batch_size`", ">= 1"]),
+    ("timeouts", "request_s", "-1", ["`timeouts.request_s`", "> 0"]),
+    ("logging", "level", "loud", ["`logging.level`", "loud"]),
+    ("security", "enabled", "true", ["security.enabled"]),
+]
+
+
+@pytest.mark.parametrize(("section", "key", "value", "said"), BAD_SETTINGS)
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_bad_setting_in_the_environment(
+    tmp_path: Path, command: str, section: str, key: str, value: str, said: list[str]
+):
+    variable = f"{section}__{key}"
+    result = vgate(command, "--dry-run", cwd=tmp_path, **{variable: value})
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    for words in said:
+        assert words in line
+    if section != "security":
+        assert f"VGATE_{variable.upper()}" in line
+
+
+@pytest.mark.parametrize(("section", "key", "value", "said"), BAD_SETTINGS)
+def test_a_bad_setting_in_the_file(
+    tmp_path: Path, section: str, key: str, value: str, said: list[str]
+):
+    (tmp_path / "config.yaml").write_text(f"{section}:\n  {key}: {value}\n")
+    result = vgate("--dry-run", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    for words in said:
+        assert words in line
+    if section != "security":
+        assert "config.yaml" in line
+
+
+@pytest.mark.parametrize("text", ["{", "- 1", "a: b: c", "\x00", "server: 5"])
+def test_a_file_that_is_no_configuration(tmp_path: Path, text: str):
+    path = tmp_path / "other.yaml"
+    path.write_text(text)
+    result = vgate("--dry-run", cwd=tmp_path, config_path=str(path))
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_is_not_there(tmp_path: Path):
+    result = vgate("--dry-run", config_path=str(tmp_path / "none.yaml"))
+    assert result.returncode == 2
+    assert "none.yaml" in result.stderr
+
+
+def test_check_prints_what_is_in_force_without_secrets(tmp_path: Path):
+    keys = [{"key": "sk-very-secret", "name": "me"}]
+    result = vgate("check", cwd=tmp_path, security__api_keys=json.dumps(keys), server__port="1234")
+    assert result.returncode == 0
+    assert "port: 1234" in result.stdout
+    assert "sk-very-secret" not in result.stdout + result.stderr
+    assert "'********'" in result.stdout
+
+
+def test_a_port_in_use(run_dirs: Path):
+    with socket.socket() as taken:
+        # As another server would that shares its port.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        run_dir = run_dirs / port
+        result = vgate("--dry-run", server__port=port, server__run_dir=str(run_dir))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in line
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7", "not a host"])
+def test_a_host_that_is_not_ours(run_dirs: Path, host: str):
+    result = vgate("--dry-run", server__host=host, server__port=str(free_port()))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert f"cannot listen on {host}" in line
+
+
+def test_a_run_directory_that_cannot_be_used(run_dirs: Path):
+    taken = run_dirs / "file"
+    taken.write_text("")
+    long = run_dirs / ("x" * 120)
+    for run_dir, said in ((taken, "cannot make the run directory"), (long, "107 bytes")):
+        result = vgate("--dry-run", server__run_dir=str(run_dir), server__port=str(free_port()))
+        assert result.returncode == 1
+        assert said in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+
+
+def test_two_instances_side_by_side(run_dirs: Path):
+    with (
+        Instance(run_dirs, dry_run=True, server__workers=1) as one,
+        Instance(run_dirs, dry_run=True, server__workers=1) as other,
+    ):
+        for server in (one, other):
+            assert httpx.post(server.url + CHAT, json=chat("hi")).status_code == 200
+        # A third can't have the run directory of the first.
+        settings = {"server__run_dir": str(one.run_dir), "server__port": str(free_port())}
+        result = vgate("--dry-run", **settings)
+        assert result.returncode == 1
+        assert "another V-Gate instance runs in" in result.stderr
+        other.process.kill()
+        assert httpx.post(one.url + CHAT, json=chat("hi")).status_code == 200
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"added_tokens": 5}'])
+def test_a_tokenizer_that_cannot_be_read_ends_the_start(
+    run_dirs: Path, tmp_path: Path, tiny_model_dir: Path, content: str
+):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    (model / "tokenizer.json").write_text(content)
+    run_dir = run_dirs / "broken"
+    result = vgate(
+        "--dry-run",
+        model__model_id=str(model),
+        server__port=str(free_port()),
+        server__run_dir=str(run_dir),
+    )
+    assert result.returncode == 1
+    assert str(model) in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not run_dir.exists()
+
+
+def test_an_ipv6_host_and_a_host_name(run_dirs: Path):
+    for host in ("::1", "localhost"):
+        with Instance(run_dirs, dry_run=True, server__workers=1, server__host=host) as server:
+            url = f"http://{'[::1]' if ':' in host else host}:{server.port}"
+            assert httpx.get(url + "/health").status_code == 200
+
+
+def test_a_real_tokenizer_answers_the_same(run_dirs: Path, tiny_model_dir: Path):
+    with (
+        Instance(
+            run_dirs,
+            dry_run=True,
+            server__workers=1,
+            model__model_id=str(tiny_model_dir),
+            model__served_model_name="tiny",
+        ) as server,
+        server.client() as client,
+    ):
+        text = "Hello, 世界 🙂"
+        messages = [{"role": "user", "content": text}]
+        answer = client.chat.completions.create(model="tiny", messages=messages)
+        # Its template writes the role as text, which is part of the last message then.
+        assert answer.choices[0].message.content.endswith(text)
+
+
+def test_a_frontend_is_small(dry_run: Instance):
+    for n in range(50):
+        assert httpx.post(dry_run.url + CHAT, json=chat(f"hi {n}")).status_code == 200
+    for role in ("frontend-1", "frontend-2", "engine"):
+        rss_mib = psutil.Process(dry_run.pid_of(role)).memory_info().rss / 2**20
+        print(f"\n{role}: {rss_mib:.1f} MiB")
+        assert rss_mib <= MAX_FRONTEND_MIB
+
+
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        ("vgate.frontend.process", ("vgate.engine", "vgate.launcher")),
+        ("vgate.launcher.cli", ("vgate.engine", "vgate.frontend")),
+        ("vgate.launcher.supervisor", ("vgate.engine", "vgate.frontend")),
+        ("vgate.engine.process", ("vgate.frontend", "vgate.launcher")),
+    ],
+)
+def test_a_program_loads_neither_what_is_heavy_nor_another(module: str, others: tuple[str, ...]):
+    code = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT))
+    unwanted = (*HEAVY, *others)
+    assert module in loaded
+    assert [m for m in loaded if m.startswith(tuple(f"{u}." for u in unwanted))] == []
+    assert [m for m in loaded if m in unwanted] == []

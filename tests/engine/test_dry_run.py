@@ -1,0 +1,221 @@
+"""What only the dry-run engine promises: the last message comes back, on a GPU of any size."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vgate.config import Config
+from vgate.config.schema import Batch, DryRun, Model
+from vgate.engine.backends import dry_run
+from vgate.engine.backends.base import BackendError
+from vgate.engine.backends.dry_run import DryRunBackend
+from vgate.engine.request import Request
+from vgate.wire.dry_run_vocabulary import ASSISTANT, END, SYSTEM, USER
+from vgate.wire.sampling import DEFAULTS, SamplingParams
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def slept(monkeypatch):
+    """Simulated time is noted instead of being slept."""
+    times: list[float] = []
+    monkeypatch.setattr(dry_run.time, "sleep", times.append)
+    return times
+
+
+def make_backend(model_id="built-in", **settings) -> DryRunBackend:
+    config = Config(
+        model=Model(model_id=model_id),
+        batch=Batch(max_batch_size=64),
+        dry_run=DryRun(**{"step_ms": 0, "kv_cache_tokens": 1_000_000, **settings}),
+    )
+    return DryRunBackend(config, lambda _phase: None)
+
+
+def chat(*messages: str, **sampling) -> Request:
+    """Return a request for an answer to messages, of the user and the assistant in turn."""
+    prompt: list[int] = []
+    for role, text in zip(itertools.cycle([USER, ASSISTANT]), messages, strict=False):
+        prompt += [role, *text.encode(), END]
+    prompt.append(ASSISTANT)
+    chosen = SamplingParams(**{"max_tokens": 1000, **sampling}).over(DEFAULTS)
+    return Request(b"p", next(numbers), prompt, chosen)
+
+
+def run(backend, *requests):
+    for request in requests:
+        backend.add(request)
+    answers = {request.key: [] for request in requests}
+    reasons = {}
+    for _ in range(100_000):
+        if not backend.has_work():
+            break
+        for output in backend.step():
+            assert output.key not in reasons, "a token after the end"
+            answers[output.key] += output.token_ids
+            if output.finish_reason:
+                reasons[output.key] = output.finish_reason
+    assert not backend.has_work()
+    return [(answers[request.key], reasons[request.key]) for request in requests]
+
+
+class TestEcho:
+    @pytest.mark.parametrize("text", ["Hello!", "a", "Grüße, 世界 😀", "two\n\nlines"])
+    def test_the_last_message_comes_back_once(self, text):
+        ((answer, reason),) = run(make_backend(), chat(text))
+        assert (bytes(answer[:-1]).decode(), answer[-1], reason) == (text, END, "stop")
+
+    def test_of_a_conversation_the_last_message(self):
+        ((answer, _),) = run(make_backend(), chat("first one", "answer", "last one"))
+        assert bytes(answer[:-1]) == b"last one"
+
+    @pytest.mark.parametrize("messages", [("a much longer first message", "ok", "hi")])
+    def test_also_when_earlier_messages_are_longer(self, messages):
+        ((answer, _),) = run(make_backend(), chat(*messages))
+        assert bytes(answer[:-1]) == messages[-1].encode()
+
+    def test_max_tokens_cuts_it(self):
+        ((answer, reason),) = run(make_backend(), chat("Hello!", max_tokens=3))
+        assert (bytes(answer), reason) == (b"Hel", "length")
+
+    def test_ignore_eos_repeats_it_to_the_limit(self):
+        ((answer, reason),) = run(make_backend(), chat("abc", max_tokens=8, ignore_eos=True))
+        assert (bytes(answer), reason) == (b"abcabcab", "length")
+
+    def test_min_tokens_repeats_it_without_the_end(self):
+        ((answer, reason),) = run(make_backend(), chat("abc", min_tokens=5, max_tokens=20))
+        assert (bytes(answer[:-1]), answer[-1], reason) == (b"abcabc", END, "stop")
+
+    def test_a_stop_token_ends_it(self):
+        stop = ord("l")
+        ((answer, reason),) = run(make_backend(), chat("Hello", stop_token_ids=[stop]))
+        assert (bytes(answer), reason) == (b"Hel", "stop")
+
+    def test_a_stop_token_counts_although_eos_is_ignored(self):
+        request = chat("abc", max_tokens=9, ignore_eos=True, stop_token_ids=[ord("c")])
+        ((answer, reason),) = run(make_backend(), request)
+        assert (bytes(answer), reason) == (b"abc", "stop")
+
+    def test_min_tokens_holds_even_if_every_token_stops(self):
+        request = chat("ab", min_tokens=5, max_tokens=20, stop_token_ids=[ord("a"), ord("b")])
+        ((answer, _),) = run(make_backend(), request)
+        assert len(answer) >= 5
+
+    def test_min_tokens_up_to_the_limit(self):
+        ((answer, reason),) = run(make_backend(), chat("abc", min_tokens=10, max_tokens=10))
+        assert (len(answer), reason) == (10, "length")
+
+    @pytest.mark.parametrize(
+        "prompt", [[ASSISTANT], [END], [7], [SYSTEM, END, ASSISTANT], [USER, END, USER, END]]
+    )
+    def test_any_prompt_is_answered(self, prompt):
+        sampling = SamplingParams(max_tokens=5).over(DEFAULTS)
+        request = Request(b"p", next(numbers), prompt, sampling)
+        ((answer, _),) = run(make_backend(), request)
+        assert 1 <= len(answer) <= 5
+
+    @given(st.lists(st.integers(0, 300), min_size=1, max_size=30), st.integers(1, 20))
+    def test_any_prompt_ends_in_time(self, prompt, max_tokens):
+        sampling = SamplingParams(max_tokens=max_tokens).over(DEFAULTS)
+        request = Request(b"p", next(numbers), prompt, sampling)
+        ((answer, reason),) = run(make_backend(), request)
+        assert 1 <= len(answer) <= max_tokens
+        assert reason == "stop" or len(answer) == max_tokens
+
+
+class TestTiming:
+    def test_a_step_costs_its_time_and_prefill_by_the_token(self, slept):
+        backend = make_backend(step_ms=10, prefill_tokens_per_s=1000)
+        backend.add(chat("x" * 97, max_tokens=2, ignore_eos=True))
+        backend.step()
+        backend.step()
+        assert slept == [pytest.approx(0.010 + 0.100), pytest.approx(0.010)]
+
+    def test_a_long_prompt_is_prefilled_in_chunks(self, slept):
+        backend = make_backend(prefill_tokens_per_s=1000)
+        backend.add(chat("x" * 4997, max_tokens=1))
+        assert [len(list(backend.step())) for _ in range(3)] == [0, 0, 1]
+        assert slept == [pytest.approx(t) for t in (2.048, 2.048, 0.904)]
+
+    def test_decoding_goes_on_beside_a_long_prefill(self):
+        backend = make_backend()
+        short = chat("ab", max_tokens=50, ignore_eos=True)
+        backend.add(short)
+        backend.step()
+        backend.add(chat("x" * 9000, max_tokens=1))
+        assert [output.key for output in backend.step()] == [short.key]
+
+
+class TestMemory:
+    def test_usage_follows_the_tokens(self):
+        backend = make_backend(kv_cache_tokens=100)
+        backend.add(chat("x" * 47, max_tokens=20, ignore_eos=True))
+        backend.step()
+        assert backend.kv_cache_usage() == pytest.approx(0.51)
+        backend.step()
+        assert backend.kv_cache_usage() == pytest.approx(0.52)
+
+    def test_an_overfull_cache_preempts_and_all_complete_unchanged(self):
+        requests = [chat(f"message {n}", max_tokens=60, ignore_eos=True) for n in range(8)]
+        again = [chat(f"message {n}", max_tokens=60, ignore_eos=True) for n in range(8)]
+        roomy, tight = make_backend(), make_backend(kv_cache_tokens=150)
+        preempted = []
+        step = tight.step
+
+        def watched():
+            outputs = step()
+            preempted.append(len(tight._preempted))
+            return outputs
+
+        tight.step = watched
+        assert run(tight, *requests) == run(roomy, *again)
+        assert max(preempted) > 0
+
+    def test_a_sequence_larger_than_the_cache_runs_alone(self):
+        backend = make_backend(kv_cache_tokens=10)
+        answers = run(backend, *(chat("x" * 30, max_tokens=10) for _ in range(3)))
+        assert [(len(answer), reason) for answer, reason in answers] == [(10, "length")] * 3
+
+    def test_a_preempted_sequence_can_be_aborted(self):
+        backend = make_backend(kv_cache_tokens=40)
+        requests = [chat("x" * 15, max_tokens=50, ignore_eos=True) for _ in range(3)]
+        for request in requests:
+            backend.add(request)
+        while not backend._preempted:
+            backend.step()
+        backend.abort([s.request.key for s in backend._preempted])
+        assert not backend._preempted
+        backend.abort([request.key for request in requests])
+        assert not backend.has_work()
+
+    @given(
+        st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=8),
+        st.integers(1, 120),
+    )
+    def test_any_load_completes_on_any_cache(self, loads, capacity):
+        requests = [chat("x" * size, max_tokens=n, ignore_eos=True) for size, n in loads]
+        answers = run(make_backend(kv_cache_tokens=capacity), *requests)
+        assert [len(answer) for answer, _ in answers] == [n for _, n in loads]
+
+
+class TestModel:
+    def test_without_files_it_uses_the_built_in_vocabulary(self):
+        assert make_backend().model.directory is None
+
+    def test_a_directory_gives_its_special_tokens(self, tiny_model_dir):
+        backend = make_backend(str(tiny_model_dir))
+        assert backend.model.directory == str(tiny_model_dir.resolve())
+        assert backend._eos
+        assert backend._eos <= backend._special
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"added_tokens": [1]}', "\xff"])
+    def test_a_broken_tokenizer_is_told(self, tmp_path, content):
+        (tmp_path / "tokenizer.json").write_text(content, encoding="latin-1")
+        with pytest.raises(BackendError, match="cannot read the tokenizer") as caught:
+            make_backend(str(tmp_path))
+        assert caught.value.permanent

@@ -1,0 +1,504 @@
+"""The loop against a scripted backend: every request leaves by exactly one way."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.fakes import MODEL, Bench, generate
+from vgate.engine.backends.base import Output
+from vgate.engine.loop import HEARTBEAT_S, Beat, engine_died
+from vgate.errors import InternalError, InvalidValueError, from_code
+from vgate.wire.codec import encode, pack_token_ids
+from vgate.wire.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Generate,
+    Goodbye,
+    Hello,
+    Refused,
+    Status,
+    Step,
+    Welcome,
+)
+from vgate.wire.sampling import DEFAULTS, SamplingParams
+
+A, B = b"frontend-a", b"frontend-b"
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+@pytest.fixture
+def greeted(bench):
+    bench.welcome(A, B)
+    return bench
+
+
+class TestHello:
+    def test_the_same_protocol_is_welcome(self, bench):
+        bench.say(A, Hello(PROTOCOL_VERSION, "a"))
+        bench.turn()
+        assert bench.heard(A)[0] == Welcome(PROTOCOL_VERSION, MODEL)
+
+    @pytest.mark.parametrize("protocol", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
+    def test_another_is_refused_with_both_versions(self, bench, protocol):
+        bench.say(A, Hello(protocol, "a"), generate(1))
+        bench.turn()
+        refused = bench.heard(A, Refused)
+        assert refused[0].protocol == PROTOCOL_VERSION
+        assert str(protocol) in refused[0].reason
+        assert str(PROTOCOL_VERSION) in refused[0].reason
+        assert bench.heard(A, Welcome) == []
+        assert bench.backend.added == []
+
+    def test_a_request_without_hello_is_refused(self, bench):
+        bench.say(A, generate(1))
+        bench.turn()
+        assert [type(m) for m in bench.heard(A)] == [Refused]
+        assert bench.backend.added == []
+
+    def test_hello_again_keeps_what_runs(self, greeted):
+        greeted.say(A, generate(1, max_tokens=5))
+        greeted.turn()
+        greeted.say(A, Hello(PROTOCOL_VERSION, "a"))
+        greeted.settle()
+        assert len(greeted.deltas(A, 1)) == 5
+
+
+class TestGenerate:
+    def test_tokens_come_in_order_and_the_last_says_why(self, greeted):
+        greeted.say(A, generate(1, max_tokens=3))
+        greeted.settle()
+        deltas = greeted.deltas(A, 1)
+        assert [d.token_ids for d in deltas] == [[1], [2], [3]]
+        assert [d.finish_reason for d in deltas] == [None, None, "length"]
+
+    def test_the_finish_reason_is_the_backend_s(self, greeted):
+        greeted.backend.finish = "stop"
+        greeted.say(A, generate(1))
+        greeted.settle()
+        assert greeted.deltas(A, 1)[-1].finish_reason == "stop"
+
+    def test_numbers_of_different_frontends_do_not_mix(self, greeted):
+        greeted.say(A, generate(1, max_tokens=2))
+        greeted.say(B, generate(1, max_tokens=4))
+        greeted.settle()
+        assert len(greeted.deltas(A, 1)) == 2
+        assert len(greeted.deltas(B, 1)) == 4
+
+    def test_one_message_a_frontend_and_step(self, greeted):
+        for number in (1, 2):
+            greeted.say(A, generate(number))
+            greeted.say(B, generate(number))
+        greeted.settle()
+        assert greeted.backend.steps == 3
+        for peer in (A, B):
+            steps = greeted.heard(peer, Step)
+            assert [[d.id for d in step.deltas] for step in steps] == [[1, 2]] * 3
+
+    def test_cached_tokens_are_passed_on(self, greeted):
+        greeted.say(A, generate(1))
+        greeted.backend.on_step = lambda: [
+            Output(key, [1], None, 4) for key in greeted.backend.running
+        ]
+        greeted.turn()
+        assert greeted.deltas(A, 1)[0].cached_tokens == 4
+
+    def test_a_newcomer_joins_the_running_batch_at_the_next_step(self, greeted):
+        greeted.say(A, generate(1, max_tokens=10))
+        greeted.turn(2)
+        greeted.say(B, generate(1, max_tokens=10))
+        greeted.turn()
+        assert len(greeted.backend.running) == 2
+        assert [d.token_ids for d in greeted.deltas(B, 1)] == [[1]]
+
+    def test_room_bounds_the_answer(self, greeted):
+        greeted.say(A, generate(1, prompt_tokens=95, max_tokens=50))
+        greeted.say(A, generate(2, prompt_tokens=97, max_tokens=None))
+        greeted.settle()
+        assert len(greeted.deltas(A, 1)) == MODEL.max_model_len - 95
+        assert len(greeted.deltas(A, 2)) == MODEL.max_model_len - 97
+
+    @pytest.mark.parametrize(
+        ("message", "code"),
+        [
+            (generate(1, prompt_tokens=0), "invalid_value"),
+            (generate(1, prompt_tokens=100), "context_length_exceeded"),
+            (generate(1, prompt_tokens=5000), "context_length_exceeded"),
+            (Generate(1, b"\0\0\0", SamplingParams()), "internal_error"),
+        ],
+        ids=["empty", "no room", "too long", "broken"],
+    )
+    def test_a_bad_prompt_fails_alone(self, greeted, message, code):
+        greeted.say(A, message, generate(2))
+        greeted.settle()
+        ((failure,),) = [greeted.failures(A)]
+        assert (failure.id, failure.code) == (1, code)
+        assert greeted.deltas(A, 2)[-1].finish_reason == "length"
+
+    def test_a_full_queue_fails_with_retry_after(self):
+        bench = Bench(max_num_seqs=1, max_queue_size=2)
+        bench.welcome(A)
+        bench.say(A, generate(1, max_tokens=50))
+        bench.turn()
+        bench.say(A, generate(2), generate(3), generate(4), generate(5))
+        bench.turn()
+        failures = bench.failures(A)
+        assert [(f.id, f.code) for f in failures] == [(4, "overloaded"), (5, "overloaded")]
+        assert all(f.retry_after_s >= 1 for f in failures)
+        bench.settle()
+        assert bench.deltas(A, 3)[-1].finish_reason == "length"
+
+    def test_a_number_used_twice_does_not_end_the_engine(self, greeted):
+        # A frontend's fault; it must stay with that frontend, waiting or running.
+        greeted.say(A, generate(1), generate(1))
+        greeted.turn()
+        greeted.say(A, generate(1))
+        greeted.say(B, generate(1))
+        greeted.settle()
+        assert greeted.deltas(B, 1)[-1].finish_reason == "length"
+
+    def test_a_queue_timeout_is_an_error_that_says_so(self):
+        bench = Bench(max_num_seqs=1)
+        bench.welcome(A)
+        bench.say(A, generate(1, max_tokens=90), generate(2, queue_timeout_s=0.5))
+        bench.settle()
+        ((failure,),) = [bench.failures(A)]
+        assert (failure.id, failure.code) == (2, "queue_timeout")
+        assert failure.retry_after_s is not None
+        assert bench.deltas(A, 2) == []
+        assert bench.deltas(A, 1)[-1].finish_reason == "length"
+
+    def test_tenant_and_weight_reach_the_scheduler(self, greeted):
+        greeted.say(A, generate(1, tenant="alice", weight=2.5))
+        greeted.turn()
+        (request,) = greeted.scheduler.all()
+        assert (request.tenant, request.weight) == ("alice", 2.5)
+
+
+class TestBackendErrors:
+    @pytest.mark.parametrize("error", [InvalidValueError("no"), InternalError("broken")])
+    def test_a_request_that_the_backend_refuses_fails_alone(self, greeted, error):
+        def refuse(request):
+            if request.id == 1:
+                raise error
+
+        greeted.backend.refuse = refuse
+        greeted.say(A, generate(1), generate(2))
+        greeted.settle()
+        ((failure,),) = [greeted.failures(A)]
+        assert (failure.id, failure.code, failure.message) == (1, error.code, error.message)
+        assert greeted.deltas(A, 2)[-1].finish_reason == "length"
+        assert greeted.scheduler.all() == []
+
+    def test_one_that_the_backend_gives_up_fails_alone(self, greeted):
+        greeted.say(A, generate(1), generate(2))
+        greeted.turn()
+        first, second = greeted.backend.added
+        error = InternalError("gave up")
+        greeted.backend.on_step = lambda: [
+            Output(first, [], None, 0, error),
+            Output(second, [9], None, 0),
+        ]
+        greeted.turn()
+        assert [(f.id, f.message) for f in greeted.failures(A)] == [(1, "gave up")]
+        assert [d.token_ids for d in greeted.deltas(A, 2)] == [[1], [9]]
+        assert [r.id for r in greeted.scheduler.all()] == [2]
+
+    def test_an_exception_out_of_a_step_ends_the_loop(self, greeted):
+        def crash():
+            message = "the device is gone"
+            raise RuntimeError(message)
+
+        greeted.say(A, generate(1))
+        greeted.backend.on_step = crash
+        with pytest.raises(RuntimeError, match="the device is gone"):
+            greeted.loop.run()
+
+    def test_fail_all_reports_everybody_once(self):
+        bench = Bench(max_num_seqs=2)
+        bench.welcome(A, B)
+        bench.say(A, *(generate(n, max_tokens=50) for n in (1, 2, 3)))
+        bench.say(B, generate(1, max_tokens=50))
+        bench.turn()
+        assert (bench.scheduler.running, bench.scheduler.waiting) == (2, 2)
+        bench.loop.fail_all(engine_died("of old age"))
+        assert Counter(f.id for f in bench.failures(A)) == {1: 1, 2: 1, 3: 1}
+        assert [f.id for f in bench.failures(B)] == [1]
+        for failure in bench.failures(A) + bench.failures(B):
+            error = from_code(failure.code, failure.message, failure.retry_after_s)
+            assert (error.status, error.retry_after_s) == (503, 5.0)
+            assert "of old age" in error.message
+        bench.transport.sent.clear()
+        bench.loop.fail_all(engine_died("again"))
+        assert bench.transport.sent == []
+
+    def test_a_step_that_could_not_run_is_tried_again_without_spinning(self, greeted):
+        greeted.say(A, generate(1))
+        answers = [None, None, NotImplemented, NotImplemented, NotImplemented]
+        greeted.backend.on_step = lambda: answers.pop(0)
+        greeted.transport.waits.clear()
+        greeted.settle()
+        assert sum(0 < wait <= 0.01 for wait in greeted.transport.waits) >= 2
+        assert greeted.deltas(A, 1)[-1].finish_reason == "length"
+
+    def test_outputs_of_strangers_are_ignored(self, greeted):
+        greeted.say(A, generate(1, max_tokens=2))
+        greeted.turn()
+        greeted.backend.on_step = lambda: [Output("stranger", [1], "stop", 0)]
+        greeted.turn()
+        assert len(greeted.deltas(A, 1)) == 1
+
+
+class TestLeaving:
+    def test_an_aborted_request_ends_in_silence(self, greeted):
+        greeted.say(A, generate(1, max_tokens=50), generate(2, max_tokens=5))
+        greeted.turn()
+        greeted.say(A, Abort([1]))
+        greeted.settle()
+        assert len(greeted.deltas(A, 1)) == 1
+        assert greeted.backend.aborted == greeted.backend.added[:1]
+        assert greeted.failures(A) == []
+        assert len(greeted.deltas(A, 2)) == 5
+        assert greeted.scheduler.all() == []
+
+    def test_a_waiting_request_can_be_aborted(self):
+        bench = Bench(max_num_seqs=1)
+        bench.welcome(A)
+        bench.say(A, generate(1), generate(2))
+        bench.turn()
+        bench.say(A, Abort([2]))
+        bench.settle()
+        assert len(bench.backend.added) == 1
+        assert bench.failures(A) == []
+
+    def test_an_abort_in_the_same_batch_as_its_request(self, greeted):
+        greeted.say(A, generate(1), Abort([1]))
+        greeted.settle()
+        assert greeted.backend.added == []
+        assert greeted.deltas(A, 1) == []
+
+    def test_unknown_and_finished_numbers_are_ignored(self, greeted):
+        greeted.say(A, generate(1))
+        greeted.settle()
+        greeted.say(A, Abort([1, 2, 999]))
+        greeted.turn()
+        assert greeted.backend.aborted == []
+
+    def test_nobody_can_abort_for_somebody_else(self, greeted):
+        greeted.say(A, generate(1, max_tokens=5))
+        greeted.turn()
+        greeted.say(B, Abort([1]))
+        greeted.settle()
+        assert greeted.deltas(A, 1)[-1].finish_reason == "length"
+
+    def test_goodbye_aborts_what_is_left(self):
+        bench = Bench(max_num_seqs=1)
+        bench.welcome(A, B)
+        bench.say(A, generate(1, max_tokens=50), generate(2))
+        bench.turn()
+        bench.say(A, Goodbye())
+        bench.say(B, generate(1))
+        bench.settle()
+        assert bench.backend.aborted == bench.backend.added[:1]
+        assert bench.deltas(A, 2) == []
+        assert bench.deltas(B, 1)[-1].finish_reason == "length"
+        bench.transport.sent.clear()
+        bench.clock.now += HEARTBEAT_S
+        bench.turn()
+        assert bench.heard(A) == []
+
+    def test_a_peer_that_is_gone_loses_its_requests_and_nobody_else_does(self):
+        bench = Bench(max_num_seqs=2)
+        bench.welcome(A, B)
+        bench.say(A, generate(1, max_tokens=50), generate(2, max_tokens=50))
+        bench.say(B, generate(1, max_tokens=4))
+        bench.turn()
+        bench.transport.gone.add(A)
+        bench.settle()
+        assert sorted(bench.backend.aborted) == sorted(bench.backend.added[:2])
+        assert len(bench.deltas(B, 1)) == 4
+        assert bench.scheduler.all() == []
+
+    def test_a_peer_lost_at_a_heartbeat_is_forgotten_too(self):
+        bench = Bench(max_num_seqs=1)
+        bench.welcome(A, B)
+        bench.say(A, generate(1, max_tokens=90), generate(2, max_tokens=90))
+        bench.say(B, generate(1, max_tokens=2))
+        bench.turn()
+        bench.transport.gone.add(A)
+        bench.settle()
+        assert bench.deltas(B, 1)[-1].finish_reason == "length"
+
+    def test_failures_for_a_peer_that_is_gone_are_dropped(self, greeted):
+        greeted.transport.gone.add(A)
+        greeted.say(A, generate(1, prompt_tokens=0))
+        greeted.say(B, generate(1, prompt_tokens=0))
+        greeted.turn(2)
+        assert [f.id for f in greeted.failures(B)] == [1]
+
+    def test_one_that_was_given_up_has_to_say_hello_again(self, greeted):
+        greeted.say(A, generate(1, max_tokens=50))
+        greeted.transport.gone.add(A)
+        greeted.turn()
+        greeted.transport.gone.clear()
+        greeted.transport.sent.clear()
+        greeted.say(A, generate(2))
+        greeted.turn()
+        assert [type(m) for m in greeted.heard(A)] == [Refused]
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            b"",
+            b"\xff" * 20,
+            encode(Status(0, 0, 0.0)),
+            encode(["Hello", 1, "abc"]).replace(b"abc", b"a\xffc"),
+            b"\x94\xa5Hello\x01\xa1a" + b"\x91" * 100_000 + b"\x90",
+            encode(["Generate", 1, b"", {"temperature": -5}, "", 1.0, 1.0]),
+            encode(["Generate", 1, b"\1\0\0\0", {}, "", 0.0, 1.0]),
+            encode(["Generate", 1, b"\1\0\0\0", {}, "", float("nan"), 1.0]),
+        ],
+        ids=["empty", "noise", "direction", "text", "deep", "bounds", "no weight", "nan weight"],
+    )
+    def test_it_is_dropped_and_the_loop_goes_on(self, greeted, payload):
+        greeted.say(A, payload, generate(2))
+        greeted.settle()
+        assert greeted.deltas(A, 2)[-1].finish_reason == "length"
+
+    @settings(max_examples=50)
+    @given(st.lists(st.binary(max_size=60), max_size=5))
+    def test_noise_never_ends_the_loop(self, payloads):
+        bench = Bench()
+        bench.welcome(A)
+        bench.say(A, *payloads, generate(1))
+        bench.say(b"stranger", *payloads)
+        bench.settle()
+        assert bench.deltas(A, 1)[-1].finish_reason == "length"
+
+
+class TestHeartbeat:
+    def test_every_frontend_and_the_launcher_hear_it(self):
+        bench = Bench(max_num_seqs=1)
+        bench.welcome(A, B)
+        bench.say(A, generate(1, max_tokens=90), generate(2, max_tokens=90))
+        bench.turn()
+        bench.beats.clear()
+        bench.transport.sent.clear()
+        bench.clock.now += HEARTBEAT_S
+        bench.turn()
+        assert bench.beats == [Beat(running=1, waiting=1)]
+        for peer in (A, B):
+            assert bench.heard(peer, Status) == [Status(1, 1, 0.25)]
+
+    def test_it_beats_in_time_while_idle_and_while_busy(self, greeted):
+        greeted.beats.clear()
+        began = greeted.clock.now
+        while greeted.clock.now - began < 10:
+            greeted.turn()
+        assert len(greeted.beats) == pytest.approx(10 / HEARTBEAT_S, abs=2)
+        greeted.beats.clear()
+        greeted.say(A, *(generate(n, max_tokens=90) for n in range(1, 5)))
+        began = greeted.clock.now
+        greeted.turn()
+        while greeted.backend.running:
+            greeted.turn()
+        assert len(greeted.beats) == pytest.approx((greeted.clock.now - began) / HEARTBEAT_S, abs=2)
+
+    def test_an_idle_loop_sleeps_until_the_next_beat(self, greeted):
+        greeted.clock.now += HEARTBEAT_S
+        greeted.turn()
+        greeted.transport.waits.clear()
+        greeted.turn()
+        (wait,) = greeted.transport.waits
+        assert wait == pytest.approx(HEARTBEAT_S)
+
+    def test_a_busy_loop_does_not_sleep(self, greeted):
+        greeted.say(A, generate(1, max_tokens=20))
+        greeted.turn()
+        greeted.transport.waits.clear()
+        greeted.turn(10)
+        assert greeted.transport.waits == []
+
+    def test_an_idle_loop_gathers_a_burst(self):
+        bench = Bench(max_wait_s=0.05, max_num_seqs=100)
+        bench.welcome(A)
+        bench.say(A, generate(1), generate(2))
+        bench.turn()
+        assert bench.backend.added == []
+        bench.turn(2)
+        assert len(bench.backend.added) == 2
+
+    def test_stop_ends_run_after_the_turn(self, greeted):
+        greeted.backend.on_step = lambda: (greeted.loop.stop(), NotImplemented)[1]
+        greeted.say(A, generate(1))
+        greeted.loop.run()
+        assert greeted.backend.steps == 1
+        assert len(greeted.deltas(A, 1)) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(
+                st.just("generate"),
+                st.sampled_from([A, B]),
+                st.integers(0, 120),
+                st.none() | st.integers(1, 60),
+            ),
+            st.tuples(st.just("abort"), st.sampled_from([A, B]), st.integers(1, 15)),
+            st.tuples(st.just("turn"), st.integers(1, 5)),
+            st.tuples(st.just("refuse"), st.booleans()),
+        ),
+        max_size=40,
+    )
+)
+def test_every_request_has_exactly_one_end(script):
+    bench = Bench(max_num_seqs=2, max_queue_size=4, kv_cache_tokens=150)
+    bench.welcome(A, B)
+    last: Counter[bytes] = Counter()
+    aborted = set()
+    for kind, *arguments in script:
+        if kind == "generate":
+            peer, prompt_tokens, max_tokens = arguments
+            last[peer] += 1
+            sampling = SamplingParams(max_tokens=max_tokens).over(DEFAULTS)
+            prompt = pack_token_ids([1] * prompt_tokens)
+            bench.say(peer, Generate(last[peer], prompt, sampling, queue_timeout_s=1.0))
+        elif kind == "abort":
+            peer, number = arguments
+            bench.say(peer, Abort([number]))
+            if number <= last[peer]:
+                aborted.add((peer, number))
+        elif kind == "turn":
+            bench.turn(*arguments)
+        else:
+
+            def refuse(_request, on=arguments[0]):
+                if on:
+                    message = "refused"
+                    raise InvalidValueError(message)
+
+            bench.backend.refuse = refuse
+    bench.settle()
+    for peer in (A, B):
+        for number in range(1, last[peer] + 1):
+            finishes = [d for d in bench.deltas(peer, number) if d.finish_reason]
+            failures = [f for f in bench.failures(peer) if f.id == number]
+            ends = len(finishes) + len(failures)
+            assert ends <= 1
+            assert ends == 1 or (peer, number) in aborted
+            if finishes:
+                tokens = [t for d in bench.deltas(peer, number) for t in d.token_ids]
+                assert tokens == list(range(1, len(tokens) + 1))
+    assert bench.scheduler.all() == []
+    assert bench.backend.running == {}

@@ -1,0 +1,542 @@
+"""Who enters the batch and when, on a clock that only the tests move."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from vgate.engine.request import Request
+from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler, Limits
+from vgate.errors import OverloadedError
+from vgate.wire.sampling import SamplingParams
+
+PEER = b"peer"
+numbers = itertools.count(1)
+
+
+def make_scheduler(
+    max_num_seqs=4, kv_cache_tokens=100_000, max_queue_size=1000, max_wait_s=0.05
+) -> BatchScheduler:
+    return BatchScheduler(Limits(max_num_seqs, kv_cache_tokens, max_queue_size, max_wait_s))
+
+
+def make_request(
+    prompt_tokens=10, max_tokens=10, tenant="", weight=1.0, deadline=math.inf, peer=PEER
+) -> Request:
+    request = Request(
+        peer, next(numbers), [1] * prompt_tokens, SamplingParams(max_tokens=max_tokens)
+    )
+    request.tenant, request.weight, request.queue_deadline = tenant, weight, deadline
+    return request
+
+
+def submit(scheduler, *requests, now=0.0):
+    """Submit requests too far apart from each other to be a burst."""
+    for number, request in enumerate(requests):
+        scheduler.submit(request, now + number * 2 * BURST_GAP_S)
+    return now + len(requests) * 2 * BURST_GAP_S
+
+
+def finish(scheduler, request, now, tokens=None):
+    request.generated_tokens = request.max_tokens if tokens is None else tokens
+    scheduler.finish(request, now)
+
+
+class TestQueue:
+    def test_first_come_first_served(self):
+        scheduler = make_scheduler(max_num_seqs=3)
+        requests = [make_request() for _ in range(5)]
+        now = submit(scheduler, *requests)
+        assert scheduler.admit(now) == requests[:3]
+        assert (scheduler.running, scheduler.waiting) == (3, 2)
+        assert scheduler.admit(now) == []
+        finish(scheduler, requests[1], now)
+        assert scheduler.admit(now) == [requests[3]]
+
+    def test_a_full_queue_refuses(self):
+        scheduler = make_scheduler(max_num_seqs=1, max_queue_size=2)
+        requests = [make_request() for _ in range(4)]
+        scheduler.submit(requests[0], 0.0)
+        scheduler.admit(0.0)
+        scheduler.submit(requests[1], 1.0)
+        scheduler.submit(requests[2], 1.0)
+        with pytest.raises(OverloadedError) as caught:
+            scheduler.submit(requests[3], 1.0)
+        assert caught.value.status == 503
+        assert caught.value.retry_after_s == 1.0
+        assert requests[3] not in scheduler.all()
+        # Nothing of the refused one stays behind.
+        finish(scheduler, requests[0], 2.0)
+        assert scheduler.admit(2.0) == [requests[1]]
+        scheduler.submit(requests[3], 3.0)
+
+    def test_retry_after_follows_the_drain_rate(self):
+        scheduler = make_scheduler(max_num_seqs=1, max_queue_size=60)
+        now = 0.0
+        for _ in range(200):  # two a second
+            request = make_request()
+            scheduler.submit(request, now)
+            assert scheduler.admit(now) == [request]
+            now += 0.5
+            finish(scheduler, request, now)
+        for _ in range(60):
+            scheduler.submit(make_request(), now)
+        with pytest.raises(OverloadedError) as caught:
+            scheduler.submit(make_request(), now)
+        assert caught.value.retry_after_s == pytest.approx(30, rel=0.1)
+
+    def test_retry_after_has_bounds(self):
+        scheduler = make_scheduler(max_num_seqs=1, max_queue_size=10_000)
+        assert scheduler.retry_after_s() == 1.0
+        request = make_request()
+        scheduler.submit(request, 0.0)
+        scheduler.admit(0.0)
+        finish(scheduler, request, 1.0)
+        assert scheduler.retry_after_s() == 1.0
+        for _ in range(10_000):
+            scheduler.submit(make_request(), 1.0)
+        assert scheduler.retry_after_s() == 60.0
+
+    def test_cancel_takes_out_what_waits_or_runs(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        running, waiting, other = make_request(), make_request(), make_request()
+        now = submit(scheduler, running, waiting, other)
+        scheduler.admit(now)
+        assert scheduler.cancel(waiting.key) is waiting
+        assert scheduler.cancel(waiting.key) is None
+        assert scheduler.cancel("stranger") is None
+        assert scheduler.cancel(running.key) is running
+        assert scheduler.admit(now) == [other]
+        assert scheduler.all() == [other]
+
+    def test_finishing_twice_or_after_a_cancel_counts_nothing(self):
+        scheduler = make_scheduler()
+        request = make_request()
+        scheduler.submit(request, 0.0)
+        scheduler.admit(0.0)
+        scheduler.cancel(request.key)
+        finish(scheduler, request, 1.0)
+        assert scheduler.running == 0
+        assert scheduler.retry_after_s() == 1.0
+
+    def test_of_peer_finds_what_waits_and_what_runs(self):
+        scheduler = make_scheduler(max_num_seqs=2)
+        mine = [make_request(peer=b"a") for _ in range(2)]
+        others = [make_request(peer=b"b") for _ in range(2)]
+        now = submit(scheduler, mine[0], others[0], mine[1], others[1])
+        scheduler.admit(now)
+        assert set(scheduler.of_peer(b"a")) == set(mine)
+        assert list(scheduler.of_peer(b"nobody")) == []
+
+
+class TestExpiry:
+    def test_only_what_waits_and_is_late_expires(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        runs, late, early = (make_request(deadline=d) for d in (5.0, 10.0, 20.0))
+        now = submit(scheduler, runs, late, early)
+        assert scheduler.admit(now) == [runs]
+        assert scheduler.expire(9.99) == []
+        assert scheduler.expire(10.0) == [late]
+        assert scheduler.expire(10.0) == []
+        assert scheduler.next_deadline == 20.0
+        assert scheduler.all() == [early, runs]
+        assert scheduler.expire(1e9) == [early]
+        assert scheduler.next_deadline == math.inf
+
+    def test_the_next_deadline_is_never_later_than_the_first(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        for deadline in (30.0, 10.0, 20.0):
+            scheduler.submit(make_request(deadline=deadline), 0.0)
+            assert scheduler.next_deadline <= deadline
+        assert [r.queue_deadline for r in scheduler.expire(25.0)] == [10.0, 20.0]
+
+    def test_an_expired_request_is_not_admitted(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        scheduler.submit(make_request(deadline=1.0), 0.0)
+        scheduler.expire(2.0)
+        assert scheduler.admit(2.0) == []
+
+
+class TestKVTokens:
+    def test_requests_enter_while_they_are_expected_to_fit(self):
+        scheduler = make_scheduler(max_num_seqs=100, kv_cache_tokens=100)
+        requests = [make_request(prompt_tokens=20, max_tokens=10) for _ in range(5)]
+        now = submit(scheduler, *requests)
+        assert scheduler.admit(now) == requests[:3]  # 90 of 100 tokens
+        finish(scheduler, requests[0], now)
+        assert scheduler.admit(now) == [requests[3]]
+
+    def test_a_lone_request_that_is_too_big_runs_alone(self):
+        scheduler = make_scheduler(kv_cache_tokens=100)
+        big, small = make_request(prompt_tokens=500), make_request(prompt_tokens=1)
+        now = submit(scheduler, big, small)
+        assert scheduler.admit(now) == [big]
+        assert scheduler.admit(now) == []
+        finish(scheduler, big, now)
+        assert scheduler.admit(now) == [small]
+
+    def test_a_big_request_is_not_overtaken_for_ever(self):
+        scheduler = make_scheduler(kv_cache_tokens=100, max_num_seqs=100)
+        small = [make_request(prompt_tokens=30, max_tokens=1) for _ in range(30)]
+        big = make_request(prompt_tokens=80, max_tokens=1)
+        now = submit(scheduler, small[0], big, *small[1:])
+        running = scheduler.admit(now)
+        for _ in range(3):
+            if big in running:
+                break
+            for request in running:
+                finish(scheduler, request, now)
+            running = scheduler.admit(now)
+        assert big in running
+
+    def test_what_has_outgrown_its_estimate_counts_in_full(self):
+        # The estimate starts at 256 tokens; a request that has generated more holds more.
+        scheduler = make_scheduler(kv_cache_tokens=2000)
+        grown = make_request(prompt_tokens=100, max_tokens=5000)
+        scheduler.submit(grown, 0.0)
+        assert scheduler.admit(0.0) == [grown]
+        grown.generated_tokens = 1800
+        newcomer = make_request(prompt_tokens=100, max_tokens=100)
+        scheduler.submit(newcomer, 1.0)
+        assert scheduler.admit(1.0) == []
+        grown.generated_tokens = 1600
+        assert scheduler.admit(1.0) == [newcomer]
+
+    def test_the_estimate_learns_from_answers(self):
+        scheduler = make_scheduler(kv_cache_tokens=2600, max_num_seqs=100)
+        now = 0.0
+        for _ in range(200):  # short answers, although 1000 tokens were allowed
+            request = make_request(prompt_tokens=10, max_tokens=1000)
+            scheduler.submit(request, now)
+            assert scheduler.admit(now) == [request]
+            now += 1
+            finish(scheduler, request, now, tokens=10)
+        burst = [make_request(prompt_tokens=10, max_tokens=1000) for _ in range(100)]
+        now = submit(scheduler, *burst, now=now)
+        assert len(scheduler.admit(now)) == 100
+
+
+class TestGathering:
+    def test_a_lone_request_starts_at_once(self):
+        scheduler = make_scheduler()
+        request = make_request()
+        scheduler.submit(request, 5.0)
+        assert scheduler.gather_s(5.0) == 0.0
+        assert scheduler.admit(5.0) == [request]
+
+    def test_a_second_lone_request_starts_at_once_as_well(self):
+        scheduler = make_scheduler()
+        for now in (5.0, 6.0, 7.0):
+            request = make_request()
+            scheduler.submit(request, now)
+            assert scheduler.admit(now) == [request]
+            finish(scheduler, request, now + 0.5)
+
+    def test_a_burst_is_gathered_while_it_keeps_coming(self):
+        scheduler = make_scheduler(max_num_seqs=100, max_wait_s=0.05)
+        now = 1.0
+        for _ in range(10):
+            scheduler.submit(make_request(), now)
+            now += BURST_GAP_S / 2
+        assert scheduler.admit(now) == []
+        assert 0 < scheduler.gather_s(now) <= BURST_GAP_S
+        # A millisecond of silence ends it.
+        now += BURST_GAP_S
+        assert scheduler.gather_s(now) == 0.0
+        assert len(scheduler.admit(now)) == 10
+
+    def test_gathering_has_an_end_under_a_steady_stream(self):
+        scheduler = make_scheduler(max_num_seqs=1000, max_wait_s=0.02)
+        began = now = 1.0
+        scheduler.submit(make_request(), now)
+        scheduler.submit(make_request(), now)
+        while not scheduler.admit(now):
+            scheduler.submit(make_request(), now)
+            now += BURST_GAP_S / 4
+            assert now - began < 0.03
+        assert now - began >= 0.02 - BURST_GAP_S
+
+    def test_a_full_batch_is_not_kept_waiting(self):
+        scheduler = make_scheduler(max_num_seqs=4)
+        for _ in range(4):
+            scheduler.submit(make_request(), 1.0)
+        assert len(scheduler.admit(1.0)) == 4
+
+    def test_nothing_is_gathered_while_a_batch_runs(self):
+        scheduler = make_scheduler()
+        scheduler.submit(make_request(), 1.0)
+        scheduler.admit(1.0)
+        for _ in range(2):
+            scheduler.submit(make_request(), 2.0)
+        assert scheduler.gather_s(2.0) == 0.0
+        assert len(scheduler.admit(2.0)) == 2
+
+    def test_no_wait_means_no_gathering(self):
+        scheduler = make_scheduler(max_wait_s=0.0)
+        for _ in range(2):
+            scheduler.submit(make_request(), 1.0)
+        assert len(scheduler.admit(1.0)) == 2
+
+    def test_an_earlier_burst_does_not_delay_a_later_lone_request(self):
+        scheduler = make_scheduler()
+        burst = [make_request() for _ in range(3)]
+        for request in burst:
+            scheduler.submit(request, 1.0)
+        for request in burst:
+            scheduler.cancel(request.key)
+        lone = make_request()
+        scheduler.submit(lone, 2.0)
+        assert scheduler.admit(2.0) == [lone]
+
+
+class Simulation:
+    """A loop whose every step gives each running sequence a token."""
+
+    def __init__(self, scheduler: BatchScheduler) -> None:
+        self.scheduler = scheduler
+        self.now = 0.0
+        self.running: list[Request] = []
+        self.served: Counter[str] = Counter()
+        self.finished: Counter[str] = Counter()
+        self.waits: dict[str, list[float]] = {}
+        self.abort_at: dict[str, int] = {}
+
+    def submit(self, tenant="", weight=1.0, prompt_tokens=10, max_tokens=20):
+        request = make_request(prompt_tokens, max_tokens, tenant, weight)
+        request.arrived = self.now
+        self.scheduler.submit(request, self.now)
+        return request
+
+    def step(self):
+        self.now += 0.01
+        for request in self.scheduler.admit(self.now):
+            self.running.append(request)
+            self.served[request.tenant] += len(request.prompt)
+            self.waits.setdefault(request.tenant, []).append(self.now - request.arrived)
+        for request in self.running[:]:
+            request.generated_tokens += 1
+            self.served[request.tenant] += 1
+            if request.generated_tokens == request.max_tokens:
+                self.running.remove(request)
+                self.scheduler.finish(request, self.now)
+                self.finished[request.tenant] += 1
+            elif request.generated_tokens == self.abort_at.get(request.tenant):
+                # A stop string matched in the frontend: the engine hears of it as an abort.
+                self.running.remove(request)
+                self.scheduler.cancel(request.key)
+                self.finished[request.tenant] += 1
+
+    def keep_queued(self, count, tenant, **options):
+        queued = sum(r.tenant == tenant for r in self.scheduler.all()) - sum(
+            r.tenant == tenant for r in self.running
+        )
+        for _ in range(count - queued):
+            self.submit(tenant, **options)
+
+
+class TestFairness:
+    def test_equal_tenants_get_equal_shares_whatever_they_queue(self):
+        simulation = Simulation(make_scheduler(max_num_seqs=8, max_queue_size=10_000))
+        for _ in range(2000):
+            simulation.keep_queued(500, "heavy")
+            simulation.keep_queued(10, "light")
+            simulation.step()
+        share = simulation.served["light"] / sum(simulation.served.values())
+        assert share == pytest.approx(0.5, abs=0.03)
+
+    def test_a_tenant_at_fifty_times_the_load_does_not_slow_a_light_one(self):
+        def mean_wait(heavy: bool) -> float:
+            simulation = Simulation(make_scheduler(max_num_seqs=8, max_queue_size=100_000))
+            for step in range(3000):
+                if heavy and step % 2 == 0:
+                    simulation.submit("heavy")
+                if step % 100 == 50:
+                    simulation.submit("light")
+                simulation.step()
+            assert simulation.finished["light"] >= 29
+            waits = simulation.waits["light"]
+            return sum(waits) / len(waits)
+
+        # Beside the heavy tenant it waits for a place in the batch, but never for its queue: a
+        # place gets free every 20 / 8 steps.
+        assert mean_wait(heavy=True) <= mean_wait(heavy=False) + 0.01 * 20 / 8 + 0.02
+
+    def test_shares_follow_weights(self):
+        simulation = Simulation(make_scheduler(max_num_seqs=8, max_queue_size=10_000))
+        for _ in range(3000):
+            simulation.keep_queued(20, "gold", weight=3.0)
+            simulation.keep_queued(20, "plain", weight=1.0)
+            simulation.step()
+        ratio = simulation.served["gold"] / simulation.served["plain"]
+        assert ratio == pytest.approx(3, rel=0.1)
+
+    def test_long_answers_cost_what_they_take(self):
+        # One tenant asks for few long answers, the other for many short ones. Both get the same
+        # amount of service in the paper's weights: a prompt token once, an output token twice.
+        simulation = Simulation(make_scheduler(max_num_seqs=8, max_queue_size=10_000))
+        for _ in range(6000):
+            simulation.keep_queued(20, "long", max_tokens=200)
+            simulation.keep_queued(20, "short", max_tokens=10)
+            simulation.step()
+
+        def service(tenant):
+            requests = simulation.finished[tenant]
+            return simulation.served[tenant] * 2 - requests * 10
+
+        assert service("long") / service("short") == pytest.approx(1, rel=0.1)
+
+    def test_idling_earns_no_credit_against_those_that_wait(self):
+        simulation = Simulation(make_scheduler(max_num_seqs=4, max_queue_size=10_000))
+        for _ in range(1000):
+            simulation.keep_queued(20, "busy")
+            simulation.step()
+        before = simulation.served.copy()
+        for _ in range(1000):
+            simulation.keep_queued(20, "busy")
+            simulation.keep_queued(20, "back")
+            simulation.step()
+        gained = simulation.served - before
+        assert gained["busy"] / gained["back"] == pytest.approx(1, rel=0.1)
+
+    def test_nor_against_those_whose_queue_is_empty_just_then(self):
+        # The busy tenant never has a queue when the other one comes: its requests all run.
+        simulation = Simulation(make_scheduler(max_num_seqs=4, max_queue_size=10_000))
+        for _ in range(2000):
+            if not simulation.running:
+                simulation.submit("busy")
+            simulation.step()
+        before = simulation.served.copy()
+        for _ in range(1000):
+            simulation.keep_queued(20, "newcomer")
+            simulation.keep_queued(20, "busy")
+            simulation.step()
+        gained = simulation.served - before
+        assert gained["busy"] / gained["newcomer"] == pytest.approx(1, rel=0.1)
+
+    def test_answers_that_end_by_an_abort_are_paid_for_as_well(self):
+        # A stop string is matched in the frontend, which aborts the rest. What was generated until
+        # then was service like any other, and what was not must not be charged.
+        simulation = Simulation(make_scheduler(max_num_seqs=8, max_queue_size=10_000))
+        simulation.abort_at["stops"] = 100
+        for _ in range(3000):
+            simulation.keep_queued(20, "stops", max_tokens=200)
+            simulation.keep_queued(20, "plain", max_tokens=20)
+            simulation.step()
+        ratio = simulation.served["stops"] / simulation.served["plain"]
+        assert ratio == pytest.approx(1, rel=0.3)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Any order of calls: no request is lost, none runs twice, the limits hold."""
+
+    MAX_SEQS = 3
+    MAX_QUEUE = 5
+    KV = 60
+
+    known = Bundle("known")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = make_scheduler(self.MAX_SEQS, self.KV, self.MAX_QUEUE)
+        self.now = 0.0
+        self.waiting: set[Request] = set()
+        self.running: set[Request] = set()
+        self.admitted: Counter[str] = Counter()
+
+    @rule(
+        target=known,
+        prompt_tokens=st.integers(1, 80),
+        max_tokens=st.integers(1, 30),
+        tenant=st.sampled_from("abc"),
+        weight=st.sampled_from([0.5, 1.0, 4.0]),
+        patience=st.sampled_from([0.0, 0.5, 5.0]),
+    )
+    def submit(self, prompt_tokens, max_tokens, tenant, weight, patience):
+        request = make_request(prompt_tokens, max_tokens, tenant, weight, self.now + patience)
+        full = len(self.waiting) >= self.MAX_QUEUE
+        try:
+            self.scheduler.submit(request, self.now)
+        except OverloadedError:
+            assert full
+        else:
+            assert not full
+            self.waiting.add(request)
+        return request
+
+    @rule(seconds=st.sampled_from([0.0, 0.0005, 0.01, 1.0]))
+    def advance(self, seconds):
+        self.now += seconds
+
+    @rule()
+    def admit(self):
+        gathering = self.scheduler.gather_s(self.now)
+        admitted = self.scheduler.admit(self.now)
+        for request in admitted:
+            assert request in self.waiting
+            self.waiting.remove(request)
+            self.running.add(request)
+            self.admitted[request.key] += 1
+        # An idle engine that need not gather always starts something.
+        if self.waiting and gathering == 0:
+            assert self.running
+        assert gathering == 0 or not admitted
+
+    @rule()
+    def step(self):
+        for request in self.running:
+            request.generated_tokens = min(request.max_tokens, request.generated_tokens + 1)
+
+    @rule(request=known)
+    def finish(self, request):
+        if request in self.running:
+            self.running.remove(request)
+        self.scheduler.finish(request, self.now)
+
+    @rule(request=consumes(known))
+    def cancel(self, request):
+        expected = request if request in self.waiting | self.running else None
+        assert self.scheduler.cancel(request.key) is expected
+        self.waiting.discard(request)
+        self.running.discard(request)
+
+    @rule()
+    def expire(self):
+        late = {r for r in self.waiting if r.queue_deadline <= self.now}
+        assert set(self.scheduler.expire(self.now)) == late
+        self.waiting -= late
+
+    @invariant()
+    def accounts_agree(self):
+        scheduler = self.scheduler
+        assert (scheduler.waiting, scheduler.running) == (len(self.waiting), len(self.running))
+        everything = scheduler.all()
+        assert len(everything) == len(set(everything))
+        assert set(everything) == self.waiting | self.running
+        assert len(self.running) <= self.MAX_SEQS
+        assert all(count == 1 for count in self.admitted.values())
+        assert scheduler.next_deadline <= min(
+            (r.queue_deadline for r in self.waiting), default=math.inf
+        )
+        if len(self.running) > 1:
+            held = sum(len(r.prompt) + min(r.max_tokens, 256) for r in self.running)
+            assert held <= self.KV
+
+    def teardown(self):
+        # Whatever happened, all that waits gets its turn once the rest is gone.
+        for _ in range(100):
+            for request in self.running:
+                finish(self.scheduler, request, self.now)
+            self.running.clear()
+            self.now += 1.0
+            self.admit()
+        assert not self.waiting
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=60, stateful_step_count=40)

@@ -1,0 +1,128 @@
+"""The vLLM backend on the real vLLM (CPU build): what is particular to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.e2e.instance import ROOT
+from tests.engine.vllm_program import BLOCK_TOKENS, KV_BLOCKS, NOT_DEFAULTS, SEQUENCES
+from vgate.wire.sampling import DEFAULTS, SamplingParams
+
+PROGRAM_TIMEOUT_S = 300
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)]
+
+
+@pytest.fixture(scope="module")
+def report(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("vllm-program") / "report.json"
+    # vLLM's import is slow without its compiled files.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.engine.vllm_program", str(tiny_model_dir), str(path)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PROGRAM_TIMEOUT_S,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout[-5000:]
+    result: dict[str, Any] = json.loads(path.read_bytes())
+    return result
+
+
+def test_it_says_what_it_does_and_what_it_has(report: dict[str, Any]) -> None:
+    assert report["phases"] == [
+        "importing vLLM",
+        "reading the model's configuration",
+        "loading weights",
+        "measuring memory",
+        "allocating the KV cache",
+        "warming up",
+    ]
+    assert report["model"] == [256, SEQUENCES, BLOCK_TOKENS * KV_BLOCKS]
+
+
+def test_every_sampling_parameter_arrives(report: dict[str, Any]) -> None:
+    given = msgspec.structs.asdict(NOT_DEFAULTS)
+    forgotten = [name for name, value in given.items() if value in (None, getattr(DEFAULTS, name))]
+    assert forgotten == [], "give it a value in vllm_program.NOT_DEFAULTS"
+    assert set(given) == set(SamplingParams.__struct_fields__)
+    assert report["parameters"]["mapped"] == given
+    assert report["parameters"]["logprobs"] is None
+
+
+def test_minus_one_is_a_seed_and_not_given_is_vllms_default(report: dict[str, Any]) -> None:
+    assert report["parameters"]["seed_of_minus_one"] not in (None, -1)
+    assert report["parameters"]["temperature_of_none"] == 1.0
+
+
+def test_every_finish_reason_ends_a_request(report: dict[str, Any]) -> None:
+    reasons = report["finish_reasons"]
+    assert reasons.pop("None") == [None, None]
+    assert reasons.pop("stop") == ["stop", None]
+    assert reasons.pop("length") == ["length", None]
+    assert set(reasons) >= {"abort", "error", "repetition"}
+    assert set(map(tuple, reasons.values())) == {(None, "engine_unavailable")}
+
+
+def test_a_preempted_batch_gives_what_each_gives_alone(report: dict[str, Any]) -> None:
+    found = report["preemption"]
+    assert found["preemptions"] > 0
+    assert found["as_alone"]
+    assert found["lengths"] == [150] * SEQUENCES
+    assert found["usage_after"] == 0
+
+
+def test_the_prefix_cache_counts_and_changes_nothing(report: dict[str, Any]) -> None:
+    assert report["prefix_cache"] == {"cached": [0, 3 * BLOCK_TOKENS], "as_first": True}
+
+
+def test_an_abort_frees_its_blocks_and_harms_nobody(report: dict[str, Any]) -> None:
+    assert report["abort"] == {
+        "ran": 2,
+        "usage": [True, 0],
+        "only_the_other_went_on": True,
+        "step_without_work": None,
+    }
+
+
+def test_queued_batches_give_the_same(report: dict[str, Any]) -> None:
+    assert report["batch_queue"] == {"same": True, "settled": True}
+
+
+def test_end_of_text_ends_a_generation_unless_ignored(report: dict[str, Any]) -> None:
+    found = report["ends"]
+    assert found["stopped"] > 0
+    assert found["at_eos"]
+    assert found["none_before"]
+    assert found["ignored"] > 0
+    assert found["full"]
+
+
+def test_refusals_are_the_clients_and_leave_nothing_behind(report: dict[str, Any]) -> None:
+    refusals = report["refusals"]
+    codes = {name: (refusal[0], refusal[2]) for name, refusal in refusals.items()}
+    assert codes == {
+        "too_long": ("context_length_exceeded", "messages"),
+        "empty": ("invalid_value", None),
+        "no_such_token": ("invalid_value", None),
+        "no_such_stop_token": ("invalid_value", "stop_token_ids"),
+    }
+    assert "(parameter=" not in refusals["no_such_stop_token"][1]
+    assert report["work_after_refusals"] is False
+    assert report["still_works"] == 4
+
+
+def test_a_dead_worker_ends_the_engine(report: dict[str, Any]) -> None:
+    assert report["work_after_death"] is True
+    assert "worker process" in report["death"]

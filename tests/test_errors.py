@@ -1,0 +1,64 @@
+"""The tree of errors: stable codes, and a journey over the wire that changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from vgate import errors
+from vgate.errors import InternalError, MethodNotAllowedError, VGateError, from_code
+
+
+def subclasses(cls: type[VGateError]) -> list[type[VGateError]]:
+    return [cls, *(sub for direct in cls.__subclasses__() for sub in subclasses(direct))]
+
+
+ALL = subclasses(VGateError)
+OVER_THE_WIRE = [cls for cls in ALL if cls not in {VGateError, MethodNotAllowedError}]
+
+
+def test_no_two_errors_share_a_code():
+    codes = [cls.code for cls in ALL if cls is not VGateError]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_status_and_type_agree(cls):
+    assert 400 <= cls.status < 600
+    if cls.type == "invalid_request_error":
+        assert cls.status < 500
+    else:
+        assert cls.status >= 500
+
+
+@pytest.mark.parametrize("cls", OVER_THE_WIRE)
+def test_an_error_is_rebuilt_from_its_code(cls):
+    rebuilt = from_code(cls.code, "what went wrong", 2.5)
+    assert type(rebuilt) is cls
+    assert (rebuilt.message, str(rebuilt)) == ("what went wrong", "what went wrong")
+    assert rebuilt.retry_after_s == 2.5
+
+
+@pytest.mark.parametrize("code", ["", "no_such_code", "method_not_allowed", "internal_error"])
+def test_what_cannot_be_rebuilt_is_an_internal_error(code):
+    rebuilt = from_code(code, "text")
+    assert type(rebuilt) is InternalError
+    assert (rebuilt.status, rebuilt.message, rebuilt.retry_after_s) == (500, "text", None)
+
+
+def test_the_documented_statuses():
+    # The numbers are the API: clients and load balancers act on them.
+    expected = {
+        errors.InvalidRequestError: 400,
+        errors.ModelNotFoundError: 404,
+        errors.NotFoundError: 404,
+        errors.MethodNotAllowedError: 405,
+        errors.RequestTimeoutError: 408,
+        errors.PayloadTooLargeError: 413,
+        errors.OverloadedError: 503,
+        errors.QueueTimeoutError: 503,
+        errors.EngineUnavailableError: 503,
+        errors.ShuttingDownError: 503,
+        errors.DeadlineExceededError: 504,
+        errors.InternalError: 500,
+    }
+    assert {cls: cls.status for cls in expected} == expected

@@ -1,0 +1,143 @@
+"""One line an event, in either shape, whatever the fields hold."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sys
+from datetime import datetime
+
+import pytest
+
+from vgate import log as logs
+from vgate.log import JSONFormatter, Log, PlainFormatter
+
+
+@pytest.fixture
+def root():
+    """The root logger, put back afterwards."""
+    logger = logging.getLogger()
+    handlers, level = logger.handlers[:], logger.level
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def written(root, monkeypatch):
+    """Configure logging; returns a function that gives the lines written so far."""
+    stream = io.StringIO()
+
+    def configure(level="debug", *, json_format=True):
+        # Not before the test itself runs: pytest puts its own in place for each phase.
+        monkeypatch.setattr(sys, "stderr", stream)
+        logs.configure("engine", level=level, json_format=json_format)
+        return lambda: stream.getvalue().removesuffix("\n").split("\n")
+
+    return configure
+
+
+def test_json_has_the_fixed_fields_and_the_event_s_own(written):
+    lines = written()
+    Log("vgate.test").info("request finished", request_id="r1", status=200)
+    (line,) = map(json.loads, lines())
+    assert datetime.fromisoformat(line.pop("ts")).utcoffset() is not None
+    assert line == {
+        "level": "info",
+        "process": "engine",
+        "pid": os.getpid(),
+        "logger": "vgate.test",
+        "event": "request finished",
+        "request_id": "r1",
+        "status": 200,
+    }
+
+
+def test_json_takes_any_value(written):
+    lines = written()
+    Log("vgate.test").warning("odd", error=ValueError("no"), path=b"\xff", many={1, 2})
+    (line,) = map(json.loads, lines())
+    assert line["error"] == "no"
+
+
+def test_json_keeps_one_line_for_text_with_line_breaks(written):
+    lines = written()
+    Log("vgate.test").info("x", text="a\nb\r\nc\u2028d")
+    assert len(lines()) == 1
+
+
+@pytest.mark.parametrize("json_format", [True, False])
+def test_an_exception_comes_with_its_traceback(written, json_format):
+    lines = written(json_format=json_format)
+    try:
+        message = "the cause"
+        raise KeyError(message)
+    except KeyError:
+        Log("vgate.test").exception("it failed", request_id="r1")
+    text = "\n".join(lines())
+    assert "Traceback" in text
+    assert "the cause" in text
+    assert "it failed" in lines()[0]
+
+
+@pytest.mark.parametrize("json_format", [True, False])
+def test_percent_signs_are_text(written, json_format):
+    lines = written(json_format=json_format)
+    Log("vgate.test").info("100% %s done", share="50%")
+    assert "100% %s done" in lines()[0]
+    assert "50%" in lines()[0]
+
+
+def test_plain_has_level_process_event_and_fields(written):
+    lines = written(json_format=False)
+    Log("vgate.test").error("went wrong", status=500)
+    (line,) = lines()
+    assert line.split()[1:] == ["ERROR", "engine", "went", "wrong", "status=500"]
+
+
+def test_plain_keeps_one_line_for_fields_with_line_breaks(written):
+    # Otherwise a value that a client chose could forge a line of its own.
+    lines = written(json_format=False)
+    Log("vgate.test").info("request finished", model="a\n12:00:00.000 ERROR engine  forged")
+    assert len(lines()) == 1
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_a_level_hides_what_is_below_it(written, level):
+    lines = written(level)
+    log = Log("vgate.test")
+    methods = ["debug", "info", "warning", "error"]
+    for method in methods:
+        getattr(log, method)(method)
+    shown = [json.loads(line)["event"] for line in lines()]
+    assert shown == methods[methods.index(level) :]
+
+
+def test_lines_of_other_libraries_come_out_alike(written):
+    lines = written()
+    logging.getLogger("other").warning("%d of %d", 1, 2)
+    (line,) = map(json.loads, lines())
+    assert (line["event"], line["logger"]) == ("1 of 2", "other")
+
+
+def test_a_field_does_not_replace_what_every_line_has(written):
+    lines = written()
+    Log("vgate.test").info("process started", pid=1, process="x", level="y", ts="z")
+    (line,) = map(json.loads, lines())
+    assert (line["pid"], line["process"], line["level"]) == (os.getpid(), "engine", "info")
+
+
+def test_configuring_twice_does_not_double_lines(written, root):
+    lines = written()
+    logs.configure("engine", level="info", json_format=True)
+    Log("vgate.test").info("once")
+    assert len(lines()) == 1
+    assert len(root.handlers) == 1
+
+
+@pytest.mark.parametrize("formatter", [JSONFormatter, PlainFormatter])
+def test_a_record_without_fields_is_formatted(formatter):
+    record = logging.LogRecord("n", logging.INFO, "f", 1, "text", None, None)
+    assert "text" in formatter("engine").format(record)
