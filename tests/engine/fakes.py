@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from vgate.engine.backends.base import Output
+from vgate.engine.backends.base import BackendCounts, Output
 from vgate.engine.loop import EngineLoop
 from vgate.engine.request import Request
 from vgate.engine.scheduler import BatchScheduler, Limits
@@ -128,6 +128,9 @@ class ScriptedBackend:
 
     def kv_cache_usage(self) -> float:
         return 0.25
+
+    def counts(self) -> BackendCounts:
+        return BackendCounts(preemptions=1, prefix_cache_queries=20, prefix_cache_hits=10)
 
     def shutdown(self) -> None:
         self.running.clear()

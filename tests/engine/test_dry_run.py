@@ -44,7 +44,7 @@ def chat(*messages: str, **sampling) -> Request:
         prompt += [role, *text.encode(), END]
     prompt.append(ASSISTANT)
     chosen = SamplingParams(**{"max_tokens": 1000, **sampling}).over(DEFAULTS)
-    return Request(b"p", next(numbers), prompt, chosen)
+    return Request(str(next(numbers)), prompt, chosen)
 
 
 def run(backend, *requests):
@@ -115,14 +115,14 @@ class TestEcho:
     )
     def test_any_prompt_is_answered(self, prompt):
         sampling = SamplingParams(max_tokens=5).over(DEFAULTS)
-        request = Request(b"p", next(numbers), prompt, sampling)
+        request = Request(str(next(numbers)), prompt, sampling)
         ((answer, _),) = run(make_backend(), request)
         assert 1 <= len(answer) <= 5
 
     @given(st.lists(st.integers(0, 300), min_size=1, max_size=30), st.integers(1, 20))
     def test_any_prompt_ends_in_time(self, prompt, max_tokens):
         sampling = SamplingParams(max_tokens=max_tokens).over(DEFAULTS)
-        request = Request(b"p", next(numbers), prompt, sampling)
+        request = Request(str(next(numbers)), prompt, sampling)
         ((answer, reason),) = run(make_backend(), request)
         assert 1 <= len(answer) <= max_tokens
         assert reason == "stop" or len(answer) == max_tokens
@@ -175,6 +175,17 @@ class TestMemory:
         tight.step = watched
         assert run(tight, *requests) == run(roomy, *again)
         assert max(preempted) > 0
+
+    def test_a_preempted_sequence_is_computed_again(self, slept):
+        def prefill_s(capacity):
+            slept.clear()
+            backend = make_backend(kv_cache_tokens=capacity, prefill_tokens_per_s=1)
+            run(backend, *(chat("x" * 15, max_tokens=40, ignore_eos=True) for _ in range(3)))
+            return sum(slept)
+
+        prompts = 3 * (15 + 3)
+        assert prefill_s(1000) == pytest.approx(prompts)
+        assert prefill_s(70) > prompts + 18
 
     def test_a_sequence_larger_than_the_cache_runs_alone(self):
         backend = make_backend(kv_cache_tokens=10)

@@ -186,7 +186,7 @@ class TestBackendErrors:
     @pytest.mark.parametrize("error", [InvalidValueError("no"), InternalError("broken")])
     def test_a_request_that_the_backend_refuses_fails_alone(self, greeted, error):
         def refuse(request):
-            if request.id == 1:
+            if request.key == "1":
                 raise error
 
         greeted.backend.refuse = refuse
@@ -203,13 +203,13 @@ class TestBackendErrors:
         first, second = greeted.backend.added
         error = InternalError("gave up")
         greeted.backend.on_step = lambda: [
-            Output(first, [], None, 0, error),
+            Output(first, [], None, 0, error=error),
             Output(second, [9], None, 0),
         ]
         greeted.turn()
         assert [(f.id, f.message) for f in greeted.failures(A)] == [(1, "gave up")]
         assert [d.token_ids for d in greeted.deltas(A, 2)] == [[1], [9]]
-        assert [r.id for r in greeted.scheduler.all()] == [2]
+        assert [r.subscribers for r in greeted.scheduler.all()] == [[(A, 2)]]
 
     def test_an_exception_out_of_a_step_ends_the_loop(self, greeted):
         def crash():
@@ -397,7 +397,10 @@ class TestHeartbeat:
         bench.turn()
         assert bench.beats == [Beat(running=1, waiting=1)]
         for peer in (A, B):
-            assert bench.heard(peer, Status) == [Status(1, 1, 0.25)]
+            (status,) = bench.heard(peer, Status)
+            assert (status.running, status.waiting, status.kv_cache_usage) == (1, 1, 0.25)
+            assert sum(status.stats.batch_size.counts) == 2
+            assert status.stats.preemptions == 1
 
     def test_it_beats_in_time_while_idle_and_while_busy(self, greeted):
         greeted.beats.clear()

@@ -16,7 +16,6 @@ from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler, Limits
 from vgate.errors import OverloadedError
 from vgate.wire.sampling import SamplingParams
 
-PEER = b"peer"
 numbers = itertools.count(1)
 
 
@@ -27,11 +26,10 @@ def make_scheduler(
 
 
 def make_request(
-    prompt_tokens=10, max_tokens=10, tenant="", weight=1.0, deadline=math.inf, peer=PEER
+    prompt_tokens=10, max_tokens=10, tenant="", weight=1.0, deadline=math.inf
 ) -> Request:
-    request = Request(
-        peer, next(numbers), [1] * prompt_tokens, SamplingParams(max_tokens=max_tokens)
-    )
+    sampling = SamplingParams(max_tokens=max_tokens)
+    request = Request(str(next(numbers)), [1] * prompt_tokens, sampling)
     request.tenant, request.weight, request.queue_deadline = tenant, weight, deadline
     return request
 
@@ -124,15 +122,6 @@ class TestQueue:
         finish(scheduler, request, 1.0)
         assert scheduler.running == 0
         assert scheduler.retry_after_s() == 1.0
-
-    def test_of_peer_finds_what_waits_and_what_runs(self):
-        scheduler = make_scheduler(max_num_seqs=2)
-        mine = [make_request(peer=b"a") for _ in range(2)]
-        others = [make_request(peer=b"b") for _ in range(2)]
-        now = submit(scheduler, mine[0], others[0], mine[1], others[1])
-        scheduler.admit(now)
-        assert set(scheduler.of_peer(b"a")) == set(mine)
-        assert list(scheduler.of_peer(b"nobody")) == []
 
 
 class TestExpiry:

@@ -17,7 +17,7 @@ import msgspec
 
 from vgate.config import Config
 from vgate.config.schema import Batch, Model
-from vgate.engine.backends.vllm import VLLMBackend, _output
+from vgate.engine.backends.vllm import VLLMBackend
 from vgate.engine.request import Request
 from vgate.errors import VGateError
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -61,7 +61,7 @@ class Driver:
         self._numbers = iter(range(1_000_000))
 
     def request(self, prompt: list[int], sampling: SamplingParams) -> Request:
-        return Request(b"peer", next(self._numbers), prompt, sampling)
+        return Request(str(next(self._numbers)), prompt, sampling)
 
     def greedy(self, prompt: list[int], tokens: int) -> Request:
         sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
@@ -72,7 +72,7 @@ class Driver:
         for request in requests:
             self.backend.add(request)
         for outputs in self._steps():
-            for key, tokens, finish_reason, cached_tokens, _ in outputs:
+            for key, tokens, finish_reason, cached_tokens, *_ in outputs:
                 one = found[key]
                 assert one.finish_reason is None, "an output after the last"
                 one.tokens += tokens
@@ -179,9 +179,9 @@ def ends(driver: Driver, eos: list[int]) -> dict[str, Any]:
 
 def parameters(backend: VLLMBackend) -> dict[str, Any]:
     """Every parameter must arrive under its name; -1 is a seed like any other."""
-    mapped = backend._params(NOT_DEFAULTS)
-    seed = backend._params(SamplingParams(seed=-1)).seed
-    bare = backend._params(SamplingParams())
+    mapped = backend._generation_params(NOT_DEFAULTS)
+    seed = backend._generation_params(SamplingParams(seed=-1)).seed
+    bare = backend._generation_params(SamplingParams())
     return {
         "mapped": {name: getattr(mapped, name) for name in SamplingParams.__struct_fields__},
         "seed_of_minus_one": seed,
@@ -190,13 +190,13 @@ def parameters(backend: VLLMBackend) -> dict[str, Any]:
     }
 
 
-def finish_reasons() -> dict[str, list[Any]]:
+def finish_reasons(backend: VLLMBackend) -> dict[str, list[Any]]:
     """Every reason that vLLM knows must become one of ours or an error."""
     from vllm.v1.engine import EngineCoreOutput, FinishReason
 
     found = {}
     for reason in [None, *FinishReason]:
-        output = _output(EngineCoreOutput("key", [1], finish_reason=reason))
+        output = backend._output(EngineCoreOutput("key", [1], finish_reason=reason))
         error = output.error.code if output.error else None
         found[str(reason)] = [output.finish_reason, error]
     return found
@@ -232,7 +232,7 @@ def main(model: str, report_path: str) -> None:
         "batch_queue": batch_queue(driver),
         "ends": ends(driver, generation["eos_token_id"]),
         "parameters": parameters(backend),
-        "finish_reasons": finish_reasons(),
+        "finish_reasons": finish_reasons(backend),
         "refusals": {
             "too_long": driver.refusal([1] * 256, greedy),
             "empty": driver.refusal([], greedy),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -155,15 +158,26 @@ class TestRouterAndDealer:
         dealer.close()
         until(lambda: not router.send(peer, b"x"), "the loss shows")
 
-    def test_a_peer_that_does_not_read_is_given_up(self, router, make_dealer):
-        # The queue is bounded: past it, sending fails instead of filling the memory.
-        dealer = make_dealer()
-        dealer.send(b"hello")
-        ((peer, _),) = take(router, 1)
-        payload = b"x" * 1024
-        # Its own side buffers what the kernel takes, without a bound; so fill the path to it.
-        refused = next((n for n in range(2_000_000) if not router.send(peer, payload)), None)
-        assert refused is None or refused >= 20_000
+    def test_a_peer_that_stands_still_is_given_up(self, router, endpoint):
+        # Its queue is bounded: past it, sending fails instead of filling our memory.
+        program = (
+            "import sys; from vgate.wire.sockets import Dealer; d = Dealer(sys.argv[1], 'x'); "
+        )
+        program += "d.send(b'hello'); sys.stdin.read()"
+        peer_process = subprocess.Popen(
+            [sys.executable, "-c", program, endpoint], stdin=subprocess.PIPE
+        )
+        try:
+            ((peer, _),) = take(router, 1)
+            peer_process.send_signal(signal.SIGSTOP)
+            payload = b"x" * 1024
+            accepted = next((n for n in range(100_000) if not router.send(peer, payload)), None)
+            assert accepted is not None
+            # Tens of seconds of an engine's steps fit.
+            assert accepted >= 20_000
+        finally:
+            peer_process.kill()
+            peer_process.communicate()
 
     def test_a_dealer_notices_that_the_router_is_gone(self, endpoint, make_dealer):
         router = Router(endpoint)
@@ -186,8 +200,6 @@ class TestRouterAndDealer:
             router.close()
 
     def test_another_descriptor_ends_the_wait(self, router):
-        import os
-
         read, write = os.pipe()
         try:
             router.watch(read)

@@ -1,4 +1,4 @@
-"""``python -m vgate.engine --run-dir DIR --parent PID``: started by the launcher, not by hand."""
+"""``python -m vgate.engine``: started by the launcher, not by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import sys
 
 
 def main() -> int:
-    """Start the engine of the instance in the run directory."""
+    """Start an engine of the instance in the run directory."""
     parser = argparse.ArgumentParser(prog="vgate.engine", description=__doc__)
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--engine", type=int, required=True)
     options = parser.parse_args()
     # The launcher decides when to stop; Ctrl-C at its terminal is its own affair.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -22,7 +23,7 @@ def main() -> int:
     from vgate.process import die_with_parent
 
     die_with_parent(options.parent)
-    return run(Runtime.read(options.run_dir))
+    return run(Runtime.read(options.run_dir), options.engine)
 
 
 if __name__ == "__main__":

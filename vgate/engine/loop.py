@@ -7,14 +7,16 @@ abort that its frontend asked for, or the loss of its frontend.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
-from vgate.engine.backends.base import Backend
-from vgate.engine.request import Request, request_key
+from vgate.engine.backends.base import Backend, Output
+from vgate.engine.request import Request
 from vgate.engine.scheduler import BatchScheduler
+from vgate.engine.stats import StatsCounter
+from vgate.engine.subscriptions import Subscriber, Subscriptions
 from vgate.errors import (
     ContextLengthExceededError,
     EngineUnavailableError,
@@ -29,6 +31,9 @@ from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
     Delta,
+    Embed,
+    Embedding,
+    Embeddings,
     Failure,
     Failures,
     Generate,
@@ -98,6 +103,9 @@ class EngineLoop:
         self._on_beat = on_beat
         self._peers: dict[bytes, str] = {}
         self._running: dict[str, Request] = {}
+        self._subscriptions = Subscriptions()
+        self._stats = StatsCounter()
+        self._last_key = 0
         self._failures: dict[bytes, list[Failure]] = {}
         self._next_beat = clock()
         self._stopping = False
@@ -152,10 +160,11 @@ class EngineLoop:
                 log.warning("dropped a malformed message", peer=self._name(peer), error=error)
                 continue
             match message:
-                case Generate():
-                    self._on_generate(peer, message)
+                case Generate() | Embed():
+                    self._on_request(peer, message)
                 case Abort():
-                    self._on_abort(peer, message)
+                    for number in message.ids:
+                        self._leave((peer, number))
                 case Hello():
                     self._on_hello(peer, message)
                 case Goodbye():
@@ -173,53 +182,88 @@ class EngineLoop:
         self._peers[peer] = message.name
         self._send(peer, Welcome(PROTOCOL_VERSION, self._backend.model))
 
-    def _on_generate(self, peer: bytes, message: Generate) -> None:
+    def _on_request(self, peer: bytes, message: Generate | Embed) -> None:
         if peer not in self._peers:
             # It was given up while it stood still, and now goes on as if nothing had happened.
             self._send(peer, Refused(PROTOCOL_VERSION, "say hello first"))
             return
-        if self._scheduler.holds(request_key(peer, message.id)):
+        subscriber = (peer, message.id)
+        if self._subscriptions.has(subscriber):
             # A failure would end the first of the two, which has done nothing wrong.
             log.error("dropped a request with a number in use", peer=self._name(peer))
             return
+        if isinstance(message, Generate) and self._join(message.share, subscriber):
+            return
         now = self._clock()
         try:
-            request = self._request(peer, message, now)
+            request = self._request(message, now)
             self._scheduler.submit(request, now)
         except VGateError as error:
-            self._add_failure(peer, message.id, error)
+            self._add_failure(subscriber, error)
         except WireError as error:
-            self._add_failure(peer, message.id, InternalError(str(error)))
+            self._add_failure(subscriber, InternalError(str(error)))
+        else:
+            self._subscriptions.add(request, subscriber)
 
-    def _request(self, peer: bytes, message: Generate, now: float) -> Request:
+    def _join(self, share: bytes, subscriber: Subscriber) -> bool:
+        """Have a late joiner get what there is so far, and follow from the next step on.
+
+        Nothing is lost or doubled between the two: joining happens between two steps, and a
+        request that has ended is no longer shared.
+        """
+        request = self._subscriptions.shared(share)
+        if request is None:
+            return False
+        self._subscriptions.add(request, subscriber)
+        peer, number = subscriber
+        delta = Delta(number, list(request.output), None, request.cached_tokens, joined=True)
+        self._send(peer, Step([delta]))
+        return True
+
+    def _request(self, message: Generate | Embed, now: float) -> Request:
         prompt = unpack_token_ids(message.prompt)
-        limit = self._backend.model.max_model_len
-        room = limit - len(prompt)
+        model = self._backend.model
+        asked = "generate" if isinstance(message, Generate) else "embed"
+        if model.task != asked:
+            other = f"the model {model.names[0]} can't {asked}, only {model.task}"
+            raise InvalidValueError(other, param="model")
         if not prompt:
             empty = "the prompt is empty"
-            raise InvalidValueError(empty, param="messages")
-        if room < 1:
-            too_long = f"the prompt has {len(prompt)} tokens, the model's limit is {limit}"
-            raise ContextLengthExceededError(too_long, param="messages")
-        wanted = message.sampling.max_tokens or room
-        sampling = msgspec.structs.replace(message.sampling, max_tokens=min(wanted, room))
-        request = Request(peer, message.id, prompt, sampling)
+            raise InvalidValueError(empty)
+        # A generated sequence needs room for one token more.
+        room = model.max_model_len - len(prompt)
+        if room < (asked == "generate"):
+            too_long = f"the prompt has {len(prompt)} tokens, the limit is {model.max_model_len}"
+            raise ContextLengthExceededError(too_long)
+        self._last_key += 1
+        key = str(self._last_key)
+        if isinstance(message, Generate):
+            max_tokens = min(message.sampling.max_tokens or room, room)
+            sampling = msgspec.structs.replace(message.sampling, max_tokens=max_tokens)
+            request = Request(key, prompt, sampling)
+            request.share = message.share
+        else:
+            request = Request(key, prompt, None)
+            request.dimensions = message.dimensions
         request.tenant = message.tenant
         request.weight = message.weight
         request.arrived = now
         request.queue_deadline = now + message.queue_timeout_s
         return request
 
-    def _on_abort(self, peer: bytes, message: Abort) -> None:
+    def _leave(self, subscriber: Subscriber) -> None:
+        """Take a subscriber away, and its request with the last one."""
         # An abort that crosses the request's own end finds nothing, which is right: the end was
         # sent already, and the frontend ignores deltas of requests that it gave up.
-        for number in message.ids:
-            self._cancel(request_key(peer, number))
+        request = self._subscriptions.leave(subscriber)
+        if request is not None:
+            self._drop(request)
 
-    def _cancel(self, key: str) -> None:
-        self._scheduler.cancel(key)
-        if self._running.pop(key, None):
-            self._backend.abort([key])
+    def _drop(self, request: Request) -> None:
+        """Take a request out of scheduler and backend, wherever it is."""
+        self._scheduler.cancel(request.key)
+        if self._running.pop(request.key, None):
+            self._backend.abort([request.key])
 
     def _expire(self, now: float) -> None:
         for request in self._scheduler.expire(now):
@@ -233,22 +277,30 @@ class EngineLoop:
             try:
                 self._backend.add(request)
             except VGateError as error:
-                self._scheduler.cancel(request.key)
                 self._fail(request, error)
             else:
                 self._running[request.key] = request
+                self._stats.started(now - request.arrived)
 
     def _step(self) -> None:
         if not self._backend.has_work():
             return
+        began = self._clock()
         outputs = self._backend.step()
         if outputs is None:
             self._transport.wait(_IDLE_STEP_S)
             return
+        self._stats.step(len(self._running), self._clock() - began)
+        if self._backend.model.task == "embed":
+            self._deliver_embeddings(outputs)
+        else:
+            self._deliver_tokens(outputs)
+
+    def _deliver_tokens(self, outputs: Iterable[Output]) -> None:
         by_peer: dict[bytes, list[Delta]] = {}
         finished: list[Request] = []
         running = self._running
-        for key, token_ids, finish_reason, cached_tokens, error in outputs:
+        for key, token_ids, finish_reason, cached_tokens, _, error in outputs:
             request = running.get(key)
             if request is None:
                 continue
@@ -256,27 +308,55 @@ class EngineLoop:
                 self._fail(request, error)
                 continue
             request.generated_tokens += len(token_ids)
-            delta = Delta(request.id, token_ids, finish_reason, cached_tokens)
-            deltas = by_peer.get(request.peer)
-            if deltas is None:
-                by_peer[request.peer] = [delta]
-            else:
-                deltas.append(delta)
+            if request.share:
+                request.output += token_ids
+                request.cached_tokens = request.cached_tokens or cached_tokens
+            for peer, number in request.subscribers:
+                delta = Delta(number, token_ids, finish_reason, cached_tokens)
+                deltas = by_peer.get(peer)
+                if deltas is None:
+                    by_peer[peer] = [delta]
+                else:
+                    deltas.append(delta)
             if finish_reason is not None:
                 finished.append(request)
-        if finished:
-            now = self._clock()
-            for request in finished:
-                del running[request.key]
-                self._scheduler.finish(request, now)
+        self._end(finished)
         for peer, deltas in by_peer.items():
             self._send(peer, Step(deltas))
 
-    def _fail(self, request: Request, error: VGateError) -> None:
-        self._cancel(request.key)
-        self._add_failure(request.peer, request.id, error)
+    def _deliver_embeddings(self, outputs: Iterable[Output]) -> None:
+        by_peer: dict[bytes, list[Embedding]] = {}
+        finished: list[Request] = []
+        for output in outputs:
+            request = self._running.get(output.key)
+            if request is None:
+                continue
+            if output.error is not None:
+                self._fail(request, output.error)
+            if output.vector is None:
+                continue
+            for peer, number in request.subscribers:
+                by_peer.setdefault(peer, []).append(Embedding(number, output.vector))
+            finished.append(request)
+        self._end(finished)
+        for peer, embeddings in by_peer.items():
+            self._send(peer, Embeddings(embeddings))
 
-    def _add_failure(self, peer: bytes, number: int, error: VGateError) -> None:
+    def _end(self, finished: list[Request]) -> None:
+        if finished:
+            now = self._clock()
+            for request in finished:
+                del self._running[request.key]
+                self._scheduler.finish(request, now)
+                self._subscriptions.end(request)
+
+    def _fail(self, request: Request, error: VGateError) -> None:
+        self._drop(request)
+        for subscriber in self._subscriptions.end(request):
+            self._add_failure(subscriber, error)
+
+    def _add_failure(self, subscriber: Subscriber, error: VGateError) -> None:
+        peer, number = subscriber
         failure = Failure(number, error.code, error.message, error.retry_after_s)
         self._failures.setdefault(peer, []).append(failure)
 
@@ -289,7 +369,8 @@ class EngineLoop:
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
         running, waiting = len(self._running), self._scheduler.waiting
-        status = Status(running, waiting, self._backend.kv_cache_usage())
+        stats = self._stats.snapshot(*self._backend.counts())
+        status = Status(running, waiting, self._backend.kv_cache_usage(), stats)
         for peer in list(self._peers):
             self._send(peer, status)
         self._on_beat(Beat(running, waiting))
@@ -301,9 +382,9 @@ class EngineLoop:
     def _forget(self, peer: bytes, reason: str) -> None:
         """Drop a frontend and abort all it has here. Without it nobody would read the answers."""
         if name := self._peers.pop(peer, None):
-            orphans = list(self._scheduler.of_peer(peer))
-            for request in orphans:
-                self._cancel(request.key)
+            orphans = self._subscriptions.of_peer(peer)
+            for subscriber in orphans:
+                self._leave(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
         self._failures.pop(peer, None)
 

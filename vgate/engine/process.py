@@ -61,26 +61,33 @@ class LauncherLink:
         self._dealer.send(encode(message))
 
 
-def run(runtime: Runtime) -> int:
-    """Run the engine until it is told to stop; return the exit status."""
+def run(runtime: Runtime, engine: int) -> int:
+    """Run an engine until it is told to stop; return the exit status.
+
+    Args:
+        runtime: The instance's settings.
+        engine: Number of the model that it serves.
+    """
     settings = runtime.config.logging
-    logs.configure("engine", level=settings.level, json_format=settings.json_format)
+    several = len(runtime.config.models) > 1
+    name = f"engine-{engine}" if several else "engine"
+    logs.configure(name, level=settings.level, json_format=settings.json_format)
     link = LauncherLink(runtime)
     try:
-        backend = REGISTRY[runtime.backend](runtime.config, link.phase)
+        backend = REGISTRY[runtime.backend](runtime.engine_config(engine), link.phase)
     except BackendError as error:
         log.error("engine cannot start", reason=error)
         link.failed(str(error), permanent=error.permanent)
         link.close()
         return EXIT_PERMANENT if error.permanent else EXIT_CRASHED
     try:
-        return _serve(runtime, backend, link)
+        return _serve(runtime, runtime.engine_endpoint(engine), backend, link)
     finally:
         backend.shutdown()
         link.close()
 
 
-def _serve(runtime: Runtime, backend: Backend, link: LauncherLink) -> int:
+def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink) -> int:
     batch = runtime.config.batch
     scheduler = BatchScheduler(
         Limits(
@@ -91,7 +98,7 @@ def _serve(runtime: Runtime, backend: Backend, link: LauncherLink) -> int:
             max_wait_s=batch.max_wait_time_ms / _MS_PER_S,
         )
     )
-    router = Router(runtime.engine_endpoint)
+    router = Router(endpoint)
     loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=link.beat)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -2,69 +2,70 @@
 
 from __future__ import annotations
 
+from vgate.wire.messages import Task
 from vgate.wire.sampling import SamplingParams
 
 
-def request_key(peer: bytes, number: int) -> str:
-    """Return the name by which the backend knows a frontend's request."""
-    return f"{peer.hex()}.{number}"
-
-
 class Request:
-    """One sequence from its arrival to its end.
+    """One sequence or embedding from its arrival to its end.
+
+    Args:
+        key: Unique name inside this engine; the backend knows the request by it.
+        prompt: Token ids.
+        sampling: Complete parameters, `max_tokens` included; None for an embedding.
 
     Attributes:
-        key: Unique name inside this engine; the backend knows the request by it.
-        peer: Socket identity of the frontend that asked.
-        id: The frontend's number for it.
-        prompt: Token ids.
-        sampling: Complete parameters, `max_tokens` included.
+        dimensions: Length of the embedding, if it is not the model's own.
         tenant, weight: Whose it is, for fair scheduling.
+        share: Digest under which identical requests join this one; b"" for none.
+        subscribers: Who waits for it: frontends' socket identities and numbers.
         arrived: Monotonic time of arrival, seconds.
         queue_deadline: Monotonic time at which waiting ends in an error.
         reserved_tokens: KV tokens that the scheduler counts for it while it runs.
         generated_tokens: Output tokens so far.
+        output: The output so far, kept for those who may still join.
+        cached_tokens: Prompt tokens that the prefix cache had.
     """
 
     __slots__ = (
         "arrived",
+        "cached_tokens",
+        "dimensions",
         "generated_tokens",
-        "id",
         "key",
-        "peer",
+        "output",
         "prompt",
         "queue_deadline",
         "reserved_tokens",
         "sampling",
+        "share",
+        "subscribers",
         "tenant",
         "weight",
     )
 
-    def __init__(
-        self,
-        peer: bytes,
-        number: int,
-        prompt: list[int],
-        sampling: SamplingParams,
-    ) -> None:
-        self.key = request_key(peer, number)
-        self.peer = peer
-        self.id = number
+    def __init__(self, key: str, prompt: list[int], sampling: SamplingParams | None) -> None:
+        self.key = key
         self.prompt = prompt
         self.sampling = sampling
+        self.dimensions: int | None = None
         self.tenant = ""
         self.weight = 1.0
+        self.share = b""
+        self.subscribers: list[tuple[bytes, int]] = []
         self.arrived = 0.0
         self.queue_deadline = float("inf")
         self.reserved_tokens = 0
         self.generated_tokens = 0
+        self.output: list[int] = []
+        self.cached_tokens = 0
+
+    @property
+    def task(self) -> Task:
+        """What is asked for."""
+        return "embed" if self.sampling is None else "generate"
 
     @property
     def max_tokens(self) -> int:
         """Most tokens it may generate."""
-        return self.sampling.max_tokens or 1
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens whose keys and values it holds while it runs."""
-        return len(self.prompt) + self.generated_tokens
+        return 0 if self.sampling is None else self.sampling.max_tokens or 1

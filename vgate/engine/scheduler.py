@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
 
 import msgspec
 
@@ -197,11 +196,6 @@ class BatchScheduler:
     def next_deadline(self) -> float:
         """A time before which no queue deadline passes; infinity if none waits."""
         return self._next_deadline
-
-    def of_peer(self, peer: bytes) -> Iterator[Request]:
-        """Yield everything a frontend has here, waiting or running."""
-        yield from [r for r in self._waiting.values() if r.peer == peer]
-        yield from [r for r in self._running.values() if r.peer == peer]
 
     def all(self) -> list[Request]:
         """Return everything that waits or runs."""

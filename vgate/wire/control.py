@@ -57,6 +57,7 @@ class FrontendBeat(ControlMessage, frozen=True):
         ready: It would serve a request now.
         in_flight: Requests being answered.
         draining: It has heard `Drain`, so a zero in `in_flight` is final.
+        problem: Why it will never be ready, if that is so: a model's text files can't be used.
     """
 
     worker: int
@@ -64,6 +65,7 @@ class FrontendBeat(ControlMessage, frozen=True):
     ready: bool
     in_flight: int
     draining: bool
+    problem: str | None = None
 
 
 ToLauncher = EnginePhase | EngineReady | EngineBeat | EngineFailed | FrontendBeat
@@ -73,9 +75,11 @@ ToLauncher = EnginePhase | EngineReady | EngineBeat | EngineFailed | FrontendBea
 
 
 class EngineState(ControlMessage, frozen=True):
-    """Where the engine is, for `/ready` and for refusing requests with a reason.
+    """Where an engine is, for `/ready` and for refusing requests with a reason.
 
     Attributes:
+        engine: Its number.
+        restarts: How often it was started again.
         state: What it does.
         detail: In words, such as "loading weights".
         since: Unix time of the state's begin.
@@ -84,6 +88,8 @@ class EngineState(ControlMessage, frozen=True):
     state: Literal["starting", "ready", "restarting"]
     detail: str
     since: float
+    engine: int = 0
+    restarts: int = 0
 
 
 class Drain(ControlMessage, frozen=True):

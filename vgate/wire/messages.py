@@ -18,6 +18,7 @@ from vgate.wire.sampling import SamplingParams
 PROTOCOL_VERSION = 1
 
 FinishReason = Literal["stop", "length"]
+Task = Literal["generate", "embed"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -49,11 +50,31 @@ class Generate(Message, frozen=True):
         tenant: Who it is for, in the scheduler's sense: the name of an API key, or "".
         weight: The tenant's share in fair scheduling.
         queue_timeout_s: How long it may wait to be started; then it fails.
+        share: Digest of everything that shapes the sequence, or b"" to have it alone. A request
+            whose digest is in flight already joins that one: it gets what was generated so far at
+            once and then follows.
     """
 
     id: int
     prompt: bytes
     sampling: SamplingParams
+    tenant: str = ""
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
+    share: bytes = b""
+
+
+class Embed(Message, frozen=True):
+    """Embed one text. As `Generate`, for a pooling model.
+
+    Attributes:
+        dimensions: Length of the vector, for models trained so that a vector can be cut; None for
+            the model's own.
+    """
+
+    id: int
+    prompt: bytes
+    dimensions: int | None = None
     tenant: str = ""
     weight: Annotated[float, Meta(gt=0)] = 1.0
     queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
@@ -69,7 +90,7 @@ class Goodbye(Message, frozen=True):
     """The frontend leaves; everything of its own that still runs is aborted."""
 
 
-ToEngine = Hello | Generate | Abort | Goodbye
+ToEngine = Hello | Generate | Embed | Abort | Goodbye
 
 
 # ---- engine to frontend
@@ -87,6 +108,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         kv_cache_tokens: Tokens that the KV cache holds.
         created: Unix time at which the engine became ready.
         backend: Name of the engine backend.
+        task: What the model is for.
         kv_block_tokens: Tokens of a block, in which the KV cache is given out.
     """
 
@@ -97,6 +119,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     kv_cache_tokens: int
     created: int
     backend: str
+    task: Task = "generate"
     kv_block_tokens: int = 1
 
 
@@ -122,12 +145,22 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
         token_ids: New tokens, in order. The stop token is among them where one ended it.
         finish_reason: Set in the last delta.
         cached_tokens: Prompt tokens found in the prefix cache; told in the first delta.
+        joined: This request shares a sequence that another one began; told in the first delta,
+            which comes at once and may hold no tokens yet.
     """
 
     id: int
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    joined: bool = False
+
+
+class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The embedding of one text: `vector` is float32, little-endian."""
+
+    id: int
+    vector: bytes
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -145,10 +178,50 @@ class Step(Message, frozen=True):
     deltas: list[Delta]
 
 
+class Embeddings(Message, frozen=True):
+    """The embeddings that one engine step finished for one frontend."""
+
+    embeddings: list[Embedding]
+
+
 class Failures(Message, frozen=True):
     """Requests that ended in an error."""
 
     failures: list[Failure]
+
+
+class Histogram(msgspec.Struct, frozen=True, array_like=True):
+    """Observations since the engine's start; bucket bounds are in `vgate.wire.buckets`.
+
+    Attributes:
+        counts: Observations in each bucket, the last one without an upper bound.
+        total: Sum of what was observed.
+    """
+
+    counts: list[int]
+    total: float
+
+
+class EngineStats(msgspec.Struct, frozen=True, array_like=True):
+    """What an engine has done since its start.
+
+    Attributes:
+        batch_size: Sequences in each step.
+        step_s: Seconds that each step took.
+        inter_token_s: Seconds between two tokens of a sequence: a step's time, once for each
+            sequence in it.
+        queue_s: Seconds that requests waited to be started.
+        preemptions: Sequences that lost their KV cache to others and were computed again.
+        prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
+    """
+
+    batch_size: Histogram
+    step_s: Histogram
+    inter_token_s: Histogram
+    queue_s: Histogram
+    preemptions: int
+    prefix_cache_queries: int
+    prefix_cache_hits: int
 
 
 class Status(Message, frozen=True):
@@ -158,11 +231,13 @@ class Status(Message, frozen=True):
         running: Sequences in the batch.
         waiting: Requests in the scheduler's queue.
         kv_cache_usage: Share of the KV cache in use, 0 to 1.
+        stats: What it has done.
     """
 
     running: int
     waiting: int
     kv_cache_usage: float
+    stats: EngineStats | None = None
 
 
-ToFrontend = Welcome | Refused | Step | Failures | Status
+ToFrontend = Welcome | Refused | Step | Embeddings | Failures | Status

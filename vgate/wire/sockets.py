@@ -1,4 +1,6 @@
-"""The only file that knows ZeroMQ: who binds, who connects, and how a lost peer shows.
+"""Sockets between two processes; with `exchange` all that knows ZeroMQ.
+
+Who binds, who connects, and how a lost peer shows.
 
 `Router` is the bound side (the engine for frontends, the launcher for its children), `Dealer` the
 connecting side. Sockets must be made after a fork, in the process that uses them.
@@ -7,6 +9,7 @@ connecting side. Sockets must be made after a fork, in the process that uses the
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +26,7 @@ _RECONNECT_FIRST_MS = 20
 _RECONNECT_MAX_MS = 250
 # How long closing a socket may wait to hand over its last messages.
 _LINGER_MS = 200
+_PIPE_READ_BYTES = 512
 # Messages handled before the event loop gets a turn.
 _READ_BATCH = 256
 _MAX_IPC_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1, unix(7)
@@ -40,7 +44,7 @@ class Router:
     """
 
     def __init__(self, endpoint: str) -> None:
-        _check_path(endpoint)
+        check_path(endpoint)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -59,12 +63,16 @@ class Router:
         self._poller.register(self._socket, zmq.POLLIN)
 
     def watch(self, fd: int) -> None:
-        """Have `wait` return as well when this file descriptor becomes readable."""
+        """Have `wait` return as well when a byte comes from this pipe; it takes the byte out."""
         self._poller.register(fd, zmq.POLLIN)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until something can be received; False if nothing came in time."""
-        return bool(self._poller.poll(max(0, round(timeout_s * MS_PER_S))))
+        ready = self._poller.poll(max(0, math.ceil(timeout_s * MS_PER_S)))
+        for source, _ in ready:
+            if isinstance(source, int):
+                os.read(source, _PIPE_READ_BYTES)
+        return bool(ready)
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next (peer, payload), or None if there is none now."""
@@ -98,7 +106,7 @@ class Dealer:
     """
 
     def __init__(self, endpoint: str, name: str) -> None:
-        _check_path(endpoint)
+        check_path(endpoint)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, f"{name}-{os.urandom(6).hex()}".encode())
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -236,7 +244,12 @@ class AsyncDealer:
             self._dealer.close()
 
 
-def _check_path(endpoint: str) -> None:
+def check_path(endpoint: str) -> None:
+    """See that an ipc endpoint can be bound.
+
+    Raises:
+        EndpointError: Its path is too long, or its directory isn't there.
+    """
     path = endpoint.removeprefix("ipc://")
     if path == endpoint:
         return

@@ -12,6 +12,11 @@ from vgate.engine.backends.base import Backend, ReportPhase
 
 
 def _dry_run(config: Config, report_phase: ReportPhase) -> Backend:
+    if config.model.task == "embed":
+        from vgate.engine.backends.dry_run_embedding import DryRunEmbeddingBackend
+
+        return DryRunEmbeddingBackend(config, report_phase)
+
     from vgate.engine.backends.dry_run import DryRunBackend
 
     return DryRunBackend(config, report_phase)

@@ -33,6 +33,7 @@ class Output(NamedTuple):
         token_ids: New tokens; with a stop token among them where one ended it.
         finish_reason: Set once, in the last output of a request.
         cached_tokens: Prompt tokens found in the prefix cache, in the first output.
+        vector: The embedding (float32, little-endian), which ends the request.
         error: Set instead of finish_reason where the backend gave up this request alone.
     """
 
@@ -40,7 +41,21 @@ class Output(NamedTuple):
     token_ids: list[int]
     finish_reason: FinishReason | None
     cached_tokens: int
+    vector: bytes | None = None
     error: VGateError | None = None
+
+
+class BackendCounts(NamedTuple):
+    """What a backend counts since its start.
+
+    Attributes:
+        preemptions: Sequences that lost their KV cache and were computed again.
+        prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
+    """
+
+    preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
 
 
 class Backend(Protocol):
@@ -71,6 +86,9 @@ class Backend(Protocol):
 
     def kv_cache_usage(self) -> float:
         """Return the share of the KV cache in use, 0 to 1."""
+
+    def counts(self) -> BackendCounts:
+        """Return what the backend has counted since its start."""
 
     def shutdown(self) -> None:
         """Free what the backend holds."""

@@ -16,10 +16,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from vgate.config import Config
-from vgate.engine.backends.base import BackendError, Output, ReportPhase
+from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
 from vgate.engine.request import Request
 from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import FinishReason, ModelInfo
+from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
 _MAX_PREFILL_TOKENS = 2048
@@ -31,10 +32,11 @@ _RECENT_STRETCHES = 3
 class _Sequence:
     """A running sequence: what it will say, and how far it is."""
 
-    __slots__ = ("emitted", "position", "prefilled", "reply", "request", "stops")
+    __slots__ = ("emitted", "min_tokens", "position", "prefilled", "reply", "request", "stops")
 
     def __init__(self, request: Request, reply: list[int], stops: frozenset[int]) -> None:
         self.request = request
+        self.min_tokens = (request.sampling and request.sampling.min_tokens) or 0
         self.reply = reply
         self.stops = stops
         self.prefilled = 0
@@ -53,7 +55,7 @@ class _Sequence:
 
     def next(self) -> tuple[int, FinishReason | None]:
         """Emit the next token; below `min_tokens` a stop token is passed over, as in vLLM."""
-        too_early = self.emitted < (self.request.sampling.min_tokens or 0)
+        too_early = self.emitted < self.min_tokens
         token = self._next_of_reply()
         for _ in self.reply:
             if not (too_early and token in self.stops):
@@ -81,9 +83,10 @@ class DryRunBackend:
         self._special, self._eos = _vocabulary(config.model.model_id)
         self._running: dict[str, _Sequence] = {}
         self._preempted: deque[_Sequence] = deque()
+        self._preemptions = 0
         self._model = ModelInfo(
             names=config.model.served_names,
-            directory=_local_model(config.model.model_id),
+            directory=local_model(config.model.model_id),
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=self._capacity,
@@ -98,8 +101,9 @@ class DryRunBackend:
 
     def add(self, request: Request) -> None:
         """Start a sequence."""
-        reply = self._reply_to(request)
-        self._running[request.key] = _Sequence(request, reply, self._stops(request))
+        sampling = request.sampling or SamplingParams()
+        reply = self._reply_to(request.prompt, endless=bool(sampling.ignore_eos))
+        self._running[request.key] = _Sequence(request, reply, self._stops(sampling))
 
     def abort(self, keys: list[str]) -> None:
         """Stop sequences."""
@@ -123,6 +127,10 @@ class DryRunBackend:
     def kv_cache_usage(self) -> float:
         """Return the share of the simulated KV cache in use."""
         return min(1.0, self._kv_tokens() / self._capacity)
+
+    def counts(self) -> BackendCounts:
+        """Return how often the simulated KV cache overflowed; it keeps no prefixes."""
+        return BackendCounts(preemptions=self._preemptions)
 
     def shutdown(self) -> None:
         """Drop everything."""
@@ -159,6 +167,7 @@ class DryRunBackend:
             _, sequence = self._running.popitem()
             sequence.prefilled = 0
             self._preempted.appendleft(sequence)
+            self._preemptions += 1
 
     def _resume_preempted(self) -> None:
         while self._preempted:
@@ -167,23 +176,23 @@ class DryRunBackend:
                 return
             self._running[first.request.key] = self._preempted.popleft()
 
-    def _stops(self, request: Request) -> frozenset[int]:
-        stops = frozenset(request.sampling.stop_token_ids or ())
-        return stops if request.sampling.ignore_eos else stops | self._eos
+    def _stops(self, sampling: SamplingParams) -> frozenset[int]:
+        stops = frozenset(sampling.stop_token_ids or ())
+        return stops if sampling.ignore_eos else stops | self._eos
 
-    def _reply_to(self, request: Request) -> list[int]:
+    def _reply_to(self, prompt: list[int], *, endless: bool) -> list[int]:
         """Return the tokens to repeat: the last message, then the end of the answer."""
-        prompt = request.prompt
         borders = [-1, *(i for i, t in enumerate(prompt) if t in self._special), len(prompt)]
         stretches = [prompt[a + 1 : b] for a, b in pairwise(borders)]
         before_generation_prompt = stretches[-1 - _RECENT_STRETCHES : -1] or stretches
         echo = max(before_generation_prompt, key=len) or prompt
-        if request.sampling.ignore_eos:
+        if endless:
             return list(echo)
         return [*echo, min(self._eos)]
 
 
-def _local_model(model_id: str) -> str | None:
+def local_model(model_id: str) -> str | None:
+    """Return the directory of a model whose tokenizer is on this machine, or None."""
     path = Path(model_id)
     return str(path.resolve()) if (path / "tokenizer.json").is_file() else None
 
@@ -194,7 +203,7 @@ def _vocabulary(model_id: str) -> tuple[frozenset[int], frozenset[int]]:
     Raises:
         BackendError: The model's files can't be read.
     """
-    directory = _local_model(model_id)
+    directory = local_model(model_id)
     if directory is None:
         markers = frozenset(dry_run_vocabulary.MARKERS.values())
         return markers, frozenset({dry_run_vocabulary.END})

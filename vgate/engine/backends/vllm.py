@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vgate.config import Config
-from vgate.engine.backends.base import BackendError, Output, ReportPhase
+from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
 from vgate.engine.backends.vllm_setup import (
     engine_config,
     is_permanent,
@@ -52,6 +52,7 @@ class VLLMBackend:
         report_phase("importing vLLM")
         prepare_environment(config.model)
         try:
+            from vllm import PoolingParams
             from vllm import SamplingParams as VLLMSamplingParams
             from vllm.exceptions import VLLMClientError
             from vllm.inputs.engine import tokens_input
@@ -63,10 +64,14 @@ class VLLMBackend:
             raise BackendError(message) from error
 
         self._sampling_params = VLLMSamplingParams
+        self._pooling_params = PoolingParams
         self._tokens_input = tokens_input
         self._output_kind = RequestOutputKind.DELTA
         self._refusals = (VLLMClientError, ValueError)
         self._worker_died = False
+        # vLLM's own objects of the running requests, for what it counts in them.
+        self._requests: dict[str, Any] = {}
+        self._preemptions = self._prefix_queries = self._prefix_hits = 0
         vllm_config, directory = engine_config(config, report_phase)
         try:
             self._core = EngineCore(
@@ -83,6 +88,9 @@ class VLLMBackend:
                 start_failure(error, config), permanent=is_permanent(error)
             ) from error
         self._tasks = self._core.get_supported_tasks()
+        if config.model.task not in self._tasks:
+            message = f"{config.model.model_id} can't {config.model.task}: it can {self._tasks}"
+            raise BackendError(message)
         self._model = _model_info(config, vllm_config, directory)
 
     @property
@@ -97,7 +105,7 @@ class VLLMBackend:
                 self._input_processor.process_inputs(
                     request.key,
                     self._tokens_input(request.prompt),
-                    self._params(request.sampling),
+                    self._params(request),
                     self._tasks,
                 )
             )
@@ -109,10 +117,13 @@ class VLLMBackend:
             message = f"vLLM could not take the request: {type(error).__name__}"
             raise InternalError(message) from error
         self._core.add_request(*prepared)
+        self._requests[request.key] = prepared[0]
 
     def abort(self, keys: list[str]) -> None:
         """Stop sequences."""
         self._core.abort_requests(keys)
+        for key in keys:
+            self._forget(key)
 
     def has_work(self) -> bool:
         """Say whether a sequence runs or its end has still to be settled."""
@@ -129,7 +140,7 @@ class VLLMBackend:
         by_client, executed = self._core.step_fn()
         self._core.post_step(executed)
         outputs = [
-            _output(output)
+            self._output(output)
             for of_client in (by_client or {}).values()
             for output in of_client.outputs
         ]
@@ -142,6 +153,11 @@ class VLLMBackend:
         usage: float = self._core.scheduler.get_kv_cache_usage()
         return usage
 
+    def counts(self) -> BackendCounts:
+        """Return what was counted; vLLM keeps preemptions with each request."""
+        running = sum(request.num_preemptions for request in self._requests.values())
+        return BackendCounts(self._preemptions + running, self._prefix_queries, self._prefix_hits)
+
     def shutdown(self) -> None:
         """End the workers. The process ends now: the rest of vLLM's clean-up is the kernel's."""
         self._core.model_executor.shutdown()
@@ -150,7 +166,37 @@ class VLLMBackend:
         """Note that the executor lost a process. Called from a thread of vLLM's."""
         self._worker_died = True
 
-    def _params(self, sampling: SamplingParams) -> Any:
+    def _forget(self, key: str) -> None:
+        request = self._requests.pop(key, None)
+        if request is not None:
+            self._preemptions += request.num_preemptions
+
+    def _output(self, output: Any) -> Output:
+        """Translate what one step brought for one request."""
+        key, reason, cached_tokens = output.request_id, output.finish_reason, 0
+        if (stats := output.prefill_stats) is not None:
+            cached_tokens = stats.num_cached_tokens
+            self._prefix_queries += stats.num_prompt_tokens
+            self._prefix_hits += cached_tokens
+        if reason is not None:
+            self._forget(key)
+        if output.pooling_output is not None:
+            vector = output.pooling_output.float().cpu().numpy().astype("<f4").tobytes()
+            return Output(key, [], None, cached_tokens, vector)
+        if reason in _FINISH:
+            return Output(key, output.new_token_ids, _FINISH[reason], cached_tokens)
+        # vLLM gave this one up (a lost KV transfer, a grammar that broke); the others go on.
+        message = f"vLLM ended the request before it was complete ({reason})"
+        error = EngineUnavailableError(message, retry_after_s=1.0)
+        return Output(key, [], None, cached_tokens, error=error)
+
+    def _params(self, request: Request) -> Any:
+        """Return vLLM's parameters for a request."""
+        if request.sampling is None:
+            return self._pooling_params(task="embed", dimensions=request.dimensions)
+        return self._generation_params(request.sampling)
+
+    def _generation_params(self, sampling: SamplingParams) -> Any:
         """Map our parameters to vLLM's; the names are the same."""
         given = {
             name: value
@@ -170,20 +216,6 @@ class VLLMBackend:
 
 # vllm.v1.engine.FinishReason; what is not here is an error.
 _FINISH: dict[int | None, FinishReason | None] = {None: None, 0: "stop", 1: "length"}
-
-
-def _output(output: Any) -> Output:
-    """Translate what one step brought for one request."""
-    reason = output.finish_reason
-    stats = output.prefill_stats
-    cached_tokens = stats.num_cached_tokens if stats else 0
-    if reason in _FINISH:
-        return Output(output.request_id, output.new_token_ids, _FINISH[reason], cached_tokens)
-    # vLLM gave this one up (a lost KV transfer, a grammar that broke); the others go on.
-    error = EngineUnavailableError(
-        f"vLLM ended the request before it was complete ({reason})", retry_after_s=1.0
-    )
-    return Output(output.request_id, [], None, cached_tokens, error)
 
 
 def _refusal(error: Exception) -> VGateError:
@@ -209,6 +241,7 @@ def _model_info(config: Config, vllm_config: Any, directory: str) -> ModelInfo:
         created=int(time.time()),
         backend="vllm",
         kv_block_tokens=vllm_config.cache_config.block_size,
+        task=config.model.task,
     )
 
 

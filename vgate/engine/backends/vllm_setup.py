@@ -94,8 +94,9 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
         vllm_config = EngineArgs(**_engine_args(config, directory, document)).create_engine_config()
     except Exception as error:
         raise BackendError(start_failure(error, config)) from error
-    if vllm_config.model_config.runner_type != "generate":
-        message = f"{config.model.model_id} does not generate text"
+    runner = "pooling" if config.model.task == "embed" else "generate"
+    if vllm_config.model_config.runner_type != runner:
+        message = f"{config.model.model_id} can't {config.model.task} text"
         raise BackendError(message)
     return vllm_config, directory
 
@@ -192,6 +193,7 @@ def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> di
         # would draw the same numbers.
         "seed": secrets.randbelow(_SEEDS),
         "use_tqdm_on_load": False,
+        "runner": "pooling" if model.task == "embed" else "auto",
     }
     if model.distributed_executor_backend is not None:
         arguments["distributed_executor_backend"] = model.distributed_executor_backend

@@ -1,0 +1,118 @@
+"""Identical requests in flight share one sequence."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.fakes import Bench, generate
+from vgate.wire.messages import Abort, Embed, Goodbye
+
+A, B, C = b"a", b"b", b"c"
+SHARE = b"digest"
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.welcome(A, B, C)
+    return bench
+
+
+def tokens(bench: Bench, peer: bytes, number: int) -> list[int]:
+    return [token for delta in bench.deltas(peer, number) for token in delta.token_ids]
+
+
+def ends(bench: Bench, peer: bytes, number: int) -> list[str]:
+    return [d.finish_reason for d in bench.deltas(peer, number) if d.finish_reason]
+
+
+def test_one_generation_and_the_same_for_all(bench):
+    bench.say(A, generate(1, max_tokens=5, share=SHARE))
+    bench.say(B, generate(7, max_tokens=5, share=SHARE), generate(8, max_tokens=5, share=SHARE))
+    bench.settle()
+    assert len(bench.backend.added) == 1
+    for peer, number in ((A, 1), (B, 7), (B, 8)):
+        assert tokens(bench, peer, number) == [1, 2, 3, 4, 5]
+        assert ends(bench, peer, number) == ["length"]
+    assert [d.joined for d in bench.deltas(A, 1)] == [False] * 5
+    assert bench.deltas(B, 7)[0].joined
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_late_joiner_gets_all_of_it(bench, after):
+    bench.say(A, generate(1, max_tokens=6, share=SHARE))
+    bench.turn(after)
+    bench.say(B, generate(2, max_tokens=6, share=SHARE))
+    bench.settle()
+    assert tokens(bench, B, 2) == tokens(bench, A, 1) == [1, 2, 3, 4, 5, 6]
+    assert ends(bench, B, 2) == ["length"]
+    assert len(bench.backend.added) == 1
+
+
+def test_one_that_comes_after_the_end_begins_anew(bench):
+    bench.say(A, generate(1, share=SHARE))
+    bench.settle()
+    bench.say(B, generate(2, share=SHARE))
+    bench.settle()
+    assert len(bench.backend.added) == 2
+    assert not any(d.joined for d in bench.deltas(B, 2))
+
+
+def test_without_a_digest_nothing_is_shared(bench):
+    bench.say(A, generate(1), generate(2))
+    bench.settle()
+    assert len(bench.backend.added) == 2
+
+
+@pytest.mark.parametrize("leave", [Abort([1]), Goodbye()])
+def test_the_first_one_leaving_harms_nobody(bench, leave):
+    bench.say(A, generate(1, max_tokens=6, share=SHARE))
+    bench.turn(2)
+    bench.say(B, generate(2, max_tokens=6, share=SHARE))
+    bench.turn()
+    bench.say(A, leave)
+    bench.settle()
+    assert tokens(bench, B, 2) == [1, 2, 3, 4, 5, 6]
+    assert bench.backend.aborted == []
+
+
+def test_it_ends_when_the_last_one_has_left(bench):
+    bench.say(A, generate(1, max_tokens=90, share=SHARE))
+    bench.say(B, generate(2, max_tokens=90, share=SHARE))
+    bench.turn(2)
+    bench.say(A, Abort([1]))
+    bench.turn()
+    assert bench.backend.running
+    bench.say(B, Abort([2]))
+    bench.turn()
+    assert not bench.backend.running
+    # Nobody may join what was stopped.
+    bench.say(C, generate(3, max_tokens=2, share=SHARE))
+    bench.settle()
+    assert tokens(bench, C, 3) == [1, 2]
+
+
+def test_a_frontend_that_died_harms_nobody(bench):
+    bench.say(A, generate(1, max_tokens=6, share=SHARE))
+    bench.say(B, generate(2, max_tokens=6, share=SHARE))
+    bench.turn(2)
+    bench.transport.gone.add(A)
+    bench.settle()
+    assert tokens(bench, B, 2) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_failure_reaches_all(bench):
+    bench.say(A, generate(1, prompt_tokens=5, max_tokens=90, share=SHARE))
+    bench.say(B, generate(2, prompt_tokens=5, max_tokens=90, share=SHARE))
+    bench.turn()
+    from vgate.errors import InternalError
+
+    bench.loop.fail_all(InternalError("over"))
+    assert [f.id for f in bench.failures(A)] == [1]
+    assert [f.id for f in bench.failures(B)] == [2]
+
+
+def test_an_embedding_is_not_for_a_model_that_generates(bench):
+    bench.say(A, Embed(1, b"\1\0\0\0"))
+    bench.turn()
+    assert [(f.id, f.code) for f in bench.failures(A)] == [(1, "invalid_value")]

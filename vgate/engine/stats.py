@@ -1,0 +1,61 @@
+"""Counts of what the engine does, per step and per request, never per token. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from vgate.wire import buckets
+from vgate.wire.messages import EngineStats, Histogram
+
+
+class Counting:
+    """A histogram that grows."""
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a value; one that equals a bound belongs to that bound's bucket."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._total += value * times
+
+    def snapshot(self) -> Histogram:
+        """Return the counts so far."""
+        return Histogram(list(self._counts), self._total)
+
+
+class StatsCounter:
+    """All that an engine counts."""
+
+    def __init__(self) -> None:
+        self._batch_size = Counting(buckets.BATCH_SIZE)
+        self._step_s = Counting(buckets.STEP_S)
+        self._inter_token_s = Counting(buckets.STEP_S)
+        self._queue_s = Counting(buckets.REQUEST_S)
+
+    def step(self, batch_size: int, seconds: float) -> None:
+        """Count a step."""
+        self._batch_size.observe(batch_size)
+        self._step_s.observe(seconds)
+        self._inter_token_s.observe(seconds, batch_size)
+
+    def started(self, waited_s: float) -> None:
+        """Count a request that left the queue for the batch."""
+        self._queue_s.observe(waited_s)
+
+    def snapshot(self, preemptions: int, queries: int, hits: int) -> EngineStats:
+        """Return what was counted here, with what the backend counted."""
+        return EngineStats(
+            self._batch_size.snapshot(),
+            self._step_s.snapshot(),
+            self._inter_token_s.snapshot(),
+            self._queue_s.snapshot(),
+            preemptions,
+            queries,
+            hits,
+        )

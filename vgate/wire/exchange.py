@@ -1,0 +1,119 @@
+"""Where frontends meet: what one publishes, all others get, by way of the launcher."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from vgate.wire.sockets import EndpointError, check_path
+
+_QUEUE_MESSAGES = 10_000
+_LINGER_MS = 200
+# Messages handled before the event loop gets a turn.
+_READ_BATCH = 64
+
+
+class Exchange:
+    """Where frontends meet: what one publishes, all others get. Run by the launcher.
+
+    Forwarding is ZeroMQ's own proxy in a thread; the launcher's loop does nothing for it.
+
+    Raises:
+        EndpointError: An endpoint can't be bound.
+    """
+
+    def __init__(self, publish_endpoint: str, subscribe_endpoint: str) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._in = self._bind(zmq.XSUB, publish_endpoint)
+        self._out = self._bind(zmq.XPUB, subscribe_endpoint)
+        self._thread = threading.Thread(target=self._forward, name="exchange", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End forwarding."""
+        # The proxy returns when its context ends, and its thread closes the sockets that are its
+        # own; ending the context waits for that.
+        self._context.term()
+        self._thread.join()
+
+    def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
+        check_path(endpoint)
+        bound: zmq.Socket[bytes] = self._context.socket(kind)
+        # A subscriber that stands still loses messages past this, and the exchange no memory.
+        bound.setsockopt(zmq.SNDHWM, _QUEUE_MESSAGES)
+        try:
+            bound.bind(endpoint)
+        except zmq.ZMQError as error:
+            message = f"cannot bind {endpoint}: {error.strerror}"
+            raise EndpointError(message) from None
+        return bound
+
+    def _forward(self) -> None:
+        try:
+            zmq.proxy(self._in, self._out)
+        except zmq.ContextTerminated:
+            self._in.close(0)
+            self._out.close(0)
+
+
+class AsyncPeers:
+    """A frontend's place at the `Exchange`: publishes to the others and hears them.
+
+    Args:
+        loop: The loop that owns it.
+        publish_endpoint, subscribe_endpoint: Where the exchange is.
+        on_message: Gets what another frontend published.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        publish_endpoint: str,
+        subscribe_endpoint: str,
+        on_message: Callable[[bytes], None],
+    ) -> None:
+        self._loop = loop
+        self._on_message = on_message
+        self._open = True
+        # What we publish comes back to us as to everyone, and is known by this.
+        self._origin = os.urandom(8)
+        context: zmq.Context[Any] = zmq.Context.instance()
+        self._out: zmq.Socket[bytes] = context.socket(zmq.PUB)
+        self._in: zmq.Socket[bytes] = context.socket(zmq.SUB)
+        for socket in (self._out, self._in):
+            socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._in.setsockopt(zmq.SUBSCRIBE, b"")
+        self._out.connect(publish_endpoint)
+        self._in.connect(subscribe_endpoint)
+        self._fd: int = self._in.FD
+        loop.add_reader(self._fd, self._read)
+        loop.call_soon(self._read)
+
+    def publish(self, payload: bytes) -> None:
+        """Send to all others. Best effort: who is not connected yet misses it."""
+        self._out.send_multipart((self._origin, payload), zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Leave."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._fd)
+            self._out.close()
+            self._in.close()
+
+    def _read(self) -> None:
+        for _ in range(_READ_BATCH):
+            if not self._open:
+                return
+            try:
+                frames = self._in.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if frames[0] != self._origin:
+                self._on_message(frames[-1])
+        self._loop.call_soon(self._read)
