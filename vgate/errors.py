@@ -77,6 +77,22 @@ class ModelNotFoundError(InvalidRequestError):
     status = 404
 
 
+class AuthenticationError(VGateError):
+    """There is no valid API key."""
+
+    code = "invalid_api_key"
+    status = 401
+    type = "authentication_error"
+
+
+class RateLimitedError(VGateError):
+    """A limit of the API key is reached."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    type = "rate_limit_error"
+
+
 class NotFoundError(InvalidRequestError):
     """No such path."""
 
@@ -152,6 +168,7 @@ def _subclasses(cls: type[VGateError]) -> list[type[VGateError]]:
 
 
 _BY_CODE = {cls.code: cls for cls in _subclasses(VGateError)}
+CODES = tuple(_BY_CODE)
 
 
 def from_code(code: str, message: str, retry_after_s: float | None = None) -> VGateError:

@@ -50,17 +50,34 @@ def load(environ: Mapping[str, str]) -> Config:
     document, source = _read_yaml(environ)
     origins = _overlay_environment(document, environ)
     try:
-        return msgspec.convert(document, Config)
+        config = msgspec.convert(document, Config)
     except msgspec.ValidationError as error:
         problem = explain(error, document)
         origin = _origin(origins, problem.path)
         raise ConfigError(_sentence(problem, origin or source)) from None
+    _check_names(config)
+    return config
 
 
 def masked(config: Config) -> dict[str, Any]:
     """Return the effective configuration as builtin types, with secrets hidden."""
     document: dict[str, Any] = _mask(msgspec.to_builtins(config))
     return document
+
+
+def _check_names(config: Config) -> None:
+    """See that a request's model name and a key's name mean one thing.
+
+    Raises:
+        ConfigError: A name is given twice.
+    """
+    served = [name for model in config.models for name in model.served_names]
+    keys = [key.name for key in config.security.api_keys]
+    for what, names in (("served_model_name", served), ("security.api_keys: the name", keys)):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            message = f"{what} `{twice}` is used twice; give each its own"
+            raise ConfigError(message)
 
 
 def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:

@@ -23,16 +23,41 @@ class Runtime(Section, frozen=True):
         config: The checked configuration.
         backend: Name of the engine backend.
         run_dir: Directory of the sockets, mode 0700.
+        started: Unix time of the instance's start.
     """
 
     config: Config
     backend: str
     run_dir: str
+    started: float = 0.0
+
+    def engine_endpoint(self, engine: int) -> str:
+        """Where an engine listens for frontends; engines are numbered as `config.models`."""
+        return f"ipc://{self.run_dir}/engine-{engine}.sock"
+
+    def engine_config(self, engine: int) -> Config:
+        """Return the configuration as one engine sees it, with its own model as `model`."""
+        return msgspec.structs.replace(self.config, model=self.config.models[engine])
 
     @property
-    def engine_endpoint(self) -> str:
-        """Where the engine listens for frontends."""
-        return f"ipc://{self.run_dir}/engine.sock"
+    def limits_dir(self) -> str:
+        """Where the rate limits' shared state is."""
+        return f"{self.run_dir}/limits"
+
+    @property
+    def metrics_dir(self) -> str:
+        """Where the frontends' metrics are."""
+        return f"{self.run_dir}/metrics"
+
+    @property
+    def publish_endpoint(self) -> str:
+        """Where frontends publish to each other, by way of the launcher."""
+        return f"ipc://{self.run_dir}/publish.sock"
+
+    @property
+    def subscribe_endpoint(self) -> str:
+        """Where frontends hear what was published."""
+        return f"ipc://{self.run_dir}/subscribe.sock"
 
     @property
     def control_endpoint(self) -> str:

@@ -15,6 +15,8 @@ from vgate.log import Level
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
+# The window's stamps are kept, eight bytes each.
+RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
 NonEmptyStr = Annotated[str, Meta(min_length=1)]
 
 MIB = 1024 * 1024
@@ -41,7 +43,7 @@ class Server(Section, frozen=True):
 
 
 class Model(Section, frozen=True):
-    """The model and how vLLM runs it."""
+    """A model and how vLLM runs it."""
 
     model_id: NonEmptyStr = "Qwen/Qwen2.5-1.5B-Instruct-AWQ"
     served_model_name: NonEmptyStr | Annotated[list[NonEmptyStr], Meta(min_length=1)] | None = None
@@ -56,6 +58,7 @@ class Model(Section, frozen=True):
     trust_remote_code: bool = False
     chat_template: NonEmptyStr | None = None
     generation_config: Literal["auto", "vllm"] = "auto"
+    task: Literal["generate", "embed"] = "generate"
     engine_args: dict[str, Any] = {}
 
     @property
@@ -65,6 +68,13 @@ class Model(Section, frozen=True):
         if names is None:
             return [self.model_id]
         return [names] if isinstance(names, str) else list(names)
+
+
+class AdditionalModel(Model, frozen=True, kw_only=True):
+    """A further model, in an engine process of its own; the same keys as `model`."""
+
+    model_id: NonEmptyStr
+    task: Literal["generate", "embed"]
 
 
 class Batch(Section, frozen=True):
@@ -96,6 +106,9 @@ class Cache(Section, frozen=True):
 
     enabled: bool = True
     maxsize: Annotated[int, Meta(ge=0)] = 1000
+    max_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB
+    ttl_s: PositiveFloat = 3600
+    scope: Literal["all", "deterministic"] = "all"
 
 
 class Logging(Section, frozen=True):
@@ -106,19 +119,25 @@ class Logging(Section, frozen=True):
 
 
 class ApiKey(Section, frozen=True):
-    """One client's key."""
+    """One client's key: as it is, or its SHA-256 in hexadecimal."""
 
-    key: NonEmptyStr
     name: NonEmptyStr
-    rate_limit: PositiveInt | None = None
+    key: NonEmptyStr | None = None
+    key_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    rate_limit: RequestLimit | None = None
+    tokens_per_minute: PositiveInt | None = None
+    concurrent: PositiveInt | None = None
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
 
 
 class RateLimiting(Section, frozen=True):
     """Requests a key may make per window."""
 
     enabled: bool = True
-    default_limit: PositiveInt = 60
+    default_limit: RequestLimit = 60
     window_seconds: PositiveFloat = 60
+    default_tokens_per_minute: PositiveInt | None = None
+    default_concurrent: PositiveInt | None = None
 
 
 class Security(Section, frozen=True):
@@ -126,6 +145,7 @@ class Security(Section, frozen=True):
 
     enabled: bool = False
     api_keys: list[ApiKey] = []
+    key_file: NonEmptyStr | None = None
     rate_limiting: RateLimiting = RateLimiting()
     exempt_paths: list[str] = msgspec.field(
         default_factory=lambda: ["/health", "/ready", "/metrics"]
@@ -146,6 +166,7 @@ class Config(Section, frozen=True):
     version: str | float = "1.0"
     server: Server = Server()
     model: Model = Model()
+    additional_models: list[AdditionalModel] = []
     batch: Batch = Batch()
     timeouts: Timeouts = Timeouts()
     supervision: Supervision = Supervision()
@@ -153,3 +174,8 @@ class Config(Section, frozen=True):
     logging: Logging = Logging()
     security: Security = Security()
     dry_run: DryRun = DryRun()
+
+    @property
+    def models(self) -> list[Model]:
+        """All models; each has an engine process."""
+        return [self.model, *self.additional_models]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
+import time
+from pathlib import Path
+
+import msgspec
 
 from vgate import __version__
 from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, masked
+from vgate.keys import KeyRing, KeysError, hash_key
+from vgate.launcher import keys_cli
 from vgate.launcher.run_dir import RunDir, RunDirError, default_run_dir
 from vgate.log import Log
 
@@ -17,6 +24,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _TRUE = {"1", "true", "yes", "on"}
 _FLAGS = {
     "config": "VGATE_CONFIG_PATH",
@@ -32,17 +40,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     for flag, variable in _FLAGS.items():
-        if (value := getattr(options, flag)) is not None:
+        if (value := getattr(options, flag, None)) is not None:
             os.environ[variable] = value
     try:
         config = load(os.environ)
-        _check_available(config)
+        if options.command == "keys":
+            return keys_cli.run(options, config.security.key_file)
+        config = _prepare_security(config)
     except ConfigError as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_USAGE
     if options.command == "check":
         return _check(config)
-    dry_run = options.dry_run or os.environ.get("VGATE_DRY_RUN", "").lower() in _TRUE
+    wanted = os.environ.get("VGATE_DRY_RUN", "").lower() in _TRUE
+    dry_run = getattr(options, "dry_run", False) or wanted
     return _serve(config, "dry_run" if dry_run else "vllm")
 
 
@@ -52,14 +63,25 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a model as an OpenAI-compatible endpoint, with vLLM on this machine.",
         epilog="Settings come from flags, the environment (VGATE_SECTION__KEY), config.yaml and "
         "defaults, in this order. `vgate check` prints what is in force.",
+        parents=[_settings()],
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=("serve", "check"),
-        default="serve",
-        help="serve (the default), or check the configuration and print it",
+    parser.add_argument("--version", action="version", version=f"vgate {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, what in (
+        ("serve", "serve; the default"),
+        ("check", "check the configuration and print what is in force"),
+    ):
+        commands.add_parser(name, help=what, parents=[_settings()])
+    keys = commands.add_parser(
+        "keys", help="add, list, revoke, rotate API keys", parents=[_settings()]
     )
+    keys_cli.configure(keys)
+    return parser
+
+
+def _settings() -> argparse.ArgumentParser:
+    """Return the flags that may stand before and after a command; absent ones leave no trace."""
+    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -70,29 +92,56 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="ID", help="model.model_id: a directory or a Hub name")
     parser.add_argument("--host", help="server.host")
     parser.add_argument("--port", help="server.port")
-    parser.add_argument("--version", action="version", version=f"vgate {__version__}")
     return parser
 
 
-def _check_available(config: Config) -> None:
-    """Refuse what would be configured in vain.
+def _prepare_security(config: Config) -> Config:
+    """Check the keys, and keep only their hashes from here on.
 
     Raises:
-        ConfigError: API keys are switched on.
+        ConfigError: Security is on, and there is no key or a broken one.
     """
-    if config.security.enabled:
+    security = config.security
+    if not security.enabled:
+        return config
+    key_file = Path(security.key_file).absolute() if security.key_file else None
+    try:
+        ring = KeyRing.build(security.api_keys, key_file)
+    except KeysError as error:
+        raise ConfigError(str(error)) from None
+    if not len(ring):
         message = (
-            "security.enabled: API keys and rate limits are not part of this version; it would "
-            "serve everybody. Set it to false and put the server behind something that checks keys"
+            "security.enabled is true and there are no keys, so nobody could use the server: add "
+            "one to security.api_keys, or set security.key_file and run `vgate keys add NAME`"
         )
         raise ConfigError(message)
+    hashed = [
+        key
+        if key.key is None
+        else msgspec.structs.replace(key, key=None, key_sha256=hash_key(key.key))
+        for key in security.api_keys
+    ]
+    security = msgspec.structs.replace(
+        security, api_keys=hashed, key_file=str(key_file) if key_file else None
+    )
+    return msgspec.structs.replace(config, security=security)
+
+
+def _warn_if_open(config: Config) -> None:
+    host = config.server.host
+    if not config.security.enabled and host not in _LOOPBACK:
+        log.warning(
+            "EVERYBODY who reaches this address may use the server: security.enabled is false",
+            host=host,
+        )
 
 
 def _check(config: Config) -> int:
     import yaml
 
-    print(yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True), end="")
-    print("# The configuration is valid.")
+    text = yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True)
+    with contextlib.suppress(BrokenPipeError):  # as in `vgate check | head`
+        print(f"{text}# The configuration is valid.", flush=True)
     return EXIT_OK
 
 
@@ -107,8 +156,11 @@ def _serve(config: Config, backend: str) -> int:
     try:
         _check_port(config)
         run_dir = RunDir(config.server.run_dir or default_run_dir(config.server.port))
-        runtime = Runtime(config=config, backend=backend, run_dir=str(run_dir.path))
+        runtime = Runtime(
+            config=config, backend=backend, run_dir=str(run_dir.path), started=time.time()
+        )
         runtime.write()
+        _warn_if_open(config)
         Supervisor(runtime, Console(runtime)).run()
     except (RunDirError, EndpointError, PortError) as error:
         print(f"vgate: {error}", file=sys.stderr)

@@ -44,7 +44,7 @@ class Console:
 
     def starting(self) -> None:
         """Say what is being started."""
-        what = self._runtime.config.model.model_id
+        what = ", ".join(model.model_id for model in self._runtime.config.models)
         if self._runtime.backend == "dry_run":
             what = "the dry-run engine: no model, answers repeat the last message"
         self._line(f"V-Gate {__version__} starts {what}")
@@ -69,13 +69,12 @@ class Console:
             self._last_line = now
             self._line(f"  {self._phase} ... {elapsed:.0f} s")
 
-    def serving(self, summary: str) -> None:
+    def serving(self) -> None:
         """Show that requests are served, and how to send one."""
         self._end_phase()
         name = self._runtime.config.model.served_names[0]
         body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
         elapsed = time.monotonic() - self._began
-        self._line(f"Serving {summary}")
         self._line(f"V-Gate is ready on {self.url} after {elapsed:.1f} s. Try:\n")
         self._line(
             f"  curl {self.url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"

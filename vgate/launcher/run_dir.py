@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -12,6 +13,16 @@ from typing import IO
 
 _MODE = 0o700
 _LOCK = "lock"
+# Shared state of the frontends: see vgate.config.Runtime.
+_SUBDIRECTORIES = ("limits", "metrics")
+_FILES = (
+    "engine-*.sock",
+    "control.sock",
+    "publish.sock",
+    "subscribe.sock",
+    "runtime.json",
+    "runtime.draft",
+)
 
 
 class RunDirError(Exception):
@@ -50,11 +61,16 @@ class RunDir:
         self.path.chmod(_MODE)
         self._lock = self._take_lock()
         # What a killed instance left behind.
-        for leftover in ("engine.sock", "control.sock", "runtime.json"):
-            (self.path / leftover).unlink(missing_ok=True)
+        self._clear()
+        for name in _SUBDIRECTORIES:
+            (self.path / name).mkdir(mode=_MODE)
 
     def _take_lock(self) -> IO[bytes]:
-        lock = (self.path / _LOCK).open("wb")
+        try:
+            lock = (self.path / _LOCK).open("wb")
+        except OSError as error:
+            message = f"cannot open {self.path / _LOCK}: {error.strerror}"
+            raise RunDirError(message) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -67,6 +83,17 @@ class RunDir:
         return lock
 
     def remove(self) -> None:
-        """Delete the directory and give up the lock."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete what is ours, the directory if nothing else is in it, and give up the lock."""
+        self._clear()
+        (self.path / _LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
         self._lock.close()
+
+    def _clear(self) -> None:
+        """Delete our own files. Whoever names a directory in use loses nothing else of it."""
+        for pattern in _FILES:
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
+        for name in _SUBDIRECTORIES:
+            shutil.rmtree(self.path / name, ignore_errors=True)

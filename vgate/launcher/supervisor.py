@@ -14,6 +14,7 @@ from types import FrameType
 from vgate.config import Runtime
 from vgate.launcher.child import Child
 from vgate.launcher.console import Console
+from vgate.launcher.engine import SupervisedEngine
 from vgate.launcher.restarts import RestartPolicy
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
@@ -23,11 +24,11 @@ from vgate.wire.control import (
     EngineFailed,
     EnginePhase,
     EngineReady,
-    EngineState,
     FromLauncher,
     FrontendBeat,
     ToLauncher,
 )
+from vgate.wire.exchange import Exchange
 from vgate.wire.sockets import Router
 
 _TICK_S = 0.1
@@ -61,23 +62,30 @@ class Supervisor:
             policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
             return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy)
 
-        self._engine = child("engine", "vgate.engine")
+        several = len(runtime.config.models) > 1
+        self._engines = [
+            SupervisedEngine(
+                child(f"engine-{n}" if several else "engine", "vgate.engine", "--engine", str(n)),
+                n,
+                model.served_names[0] if several else None,
+            )
+            for n, model in enumerate(runtime.config.models)
+        ]
         self._frontends = [
             child(f"frontend-{n}", "vgate.frontend", "--worker", str(n))
             for n in range(1, runtime.config.server.worker_count + 1)
         ]
         self._router = Router(runtime.control_endpoint)
+        self._exchange = Exchange(runtime.publish_endpoint, runtime.subscribe_endpoint)
         self._frontend_peers: set[bytes] = set()
         self._drained: set[int] = set()
         self._drain_deadline: float | None = None
-        self._state = EngineState("starting", "starting", time.time())
-        self._summary = ""
         self._announced = False
         self._stop_signals = 0
 
     @property
     def _children(self) -> list[Child]:
-        return [self._engine, *self._frontends]
+        return [*(engine.child for engine in self._engines), *self._frontends]
 
     def run(self) -> None:
         """Serve until a signal comes.
@@ -96,6 +104,7 @@ class Supervisor:
         finally:
             self._stop_all()
             self._router.close()
+            self._exchange.close()
             signal.set_wakeup_fd(-1)
             for fd in wakeup:
                 os.close(fd)
@@ -131,22 +140,25 @@ class Supervisor:
             raise GaveUpError(message)
         delay_s = child.restart_at - now
         log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
-        if child is self._engine:
-            self._set_state(EngineState("restarting", f"it died ({cause})", time.time()))
+        for engine in self._engines:
+            if child is engine.child:
+                self._broadcast(engine.enter("restarting", f"it died ({cause})"))
 
     def _kill_hung(self, now: float) -> None:
         limits = self._runtime.config.supervision
-        engine = self._engine
-        if engine.ending_since is not None and now - engine.ending_since > _TERM_GRACE_S:
-            # It has told all there is to tell, and hangs in taking the device down.
-            engine.kill()
-        elif engine.pid is not None and not engine.ready:
-            if now - engine.started_at > limits.load_timeout_s:
+        for engine in (engine.child for engine in self._engines):
+            if engine.pid is None:
+                continue
+            if engine.ending_since is not None:
+                if now - engine.ending_since > _TERM_GRACE_S:
+                    # It has told all there is to tell, and hangs in taking the device down.
+                    engine.kill()
+            elif not engine.ready and now - engine.started_at > limits.load_timeout_s:
                 engine.cause = f"did not load within {limits.load_timeout_s:.0f} s"
                 engine.kill()
-        elif engine.pid is not None and now - engine.last_beat > limits.hang_timeout_s:
-            engine.cause = f"hung: no step finished for {limits.hang_timeout_s:.0f} s"
-            engine.kill()
+            elif engine.ready and now - engine.last_beat > limits.hang_timeout_s:
+                engine.cause = f"hung: no step finished for {limits.hang_timeout_s:.0f} s"
+                engine.kill()
         for frontend in self._frontends:
             hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
             if frontend.pid is not None and now - frontend.last_beat > hang_s:
@@ -156,8 +168,9 @@ class Supervisor:
     def _announce_when_ready(self) -> None:
         if not self._announced and all(child.ready for child in self._children):
             self._announced = True
-            self._console.serving(self._summary)
-            log.info("serving", url=self._console.url, summary=self._summary)
+            self._console.serving()
+            models = [engine.state.detail for engine in self._engines]
+            log.info("serving", url=self._console.url, models=models)
 
     def _hear(self) -> None:
         while (received := self._router.receive()) is not None:
@@ -169,51 +182,49 @@ class Supervisor:
                 continue
             if isinstance(message, FrontendBeat):
                 self._on_frontend_beat(peer, message)
-            elif message.pid == self._engine.pid:
-                self._on_engine(message)
+            else:
+                for engine in self._engines:
+                    if engine.child.pid == message.pid:
+                        self._on_engine(engine, message)
 
-    def _on_engine(self, message: ToLauncher) -> None:
-        engine = self._engine
-        engine.last_beat = time.monotonic()
+    def _on_engine(self, engine: SupervisedEngine, message: ToLauncher) -> None:
+        child = engine.child
+        child.last_beat = time.monotonic()
         match message:
             case EnginePhase(phase=phase):
-                self._console.phase(phase)
-                again = engine.restarts > 0
-                self._set_state(
-                    EngineState("restarting" if again else "starting", phase, time.time())
-                )
+                self._console.phase(engine.label(phase))
+                again = child.restarts > 0
+                self._broadcast(engine.enter("restarting" if again else "starting", phase))
             case EngineReady(summary=summary):
-                engine.ready = True
-                self._summary = summary
-                if not self._announced:
-                    self._console.phase("starting the frontends")
-                self._set_state(EngineState("ready", summary, time.time()))
+                child.ready = True
+                self._broadcast(engine.enter("ready", summary))
                 if self._announced:
-                    self._console.say("The engine serves again.")
+                    self._console.say(f"The {child.name} serves again.")
+                else:
+                    self._console.say(f"  {summary}")
             case EngineFailed(reason=reason, permanent=permanent):
-                engine.cause, engine.permanent = reason, permanent
-                engine.ready = False
-                engine.ending_since = time.monotonic()
+                child.cause, child.permanent = reason, permanent
+                child.ready = False
+                child.ending_since = time.monotonic()
             case EngineBeat():
                 pass
 
     def _on_frontend_beat(self, peer: bytes, beat: FrontendBeat) -> None:
         if peer not in self._frontend_peers:
             self._frontend_peers.add(peer)
-            self._send(peer, self._state)
+            for engine in self._engines:
+                self._send(peer, engine.state)
             if self._drain_deadline is not None:
                 # It was still starting when the others were told.
                 self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
+        if beat.problem is not None and not self._announced:
+            raise GaveUpError(beat.problem)
         for frontend in self._frontends:
             if frontend.pid == beat.pid:
                 frontend.last_beat = time.monotonic()
                 frontend.ready = beat.ready
         if beat.draining and beat.in_flight == 0:
             self._drained.add(beat.pid)
-
-    def _set_state(self, state: EngineState) -> None:
-        self._state = state
-        self._broadcast(state)
 
     def _broadcast(self, message: FromLauncher) -> None:
         for peer in list(self._frontend_peers):
@@ -240,7 +251,7 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """End the frontends, then the engine that they depend on."""
-        for group in (self._frontends, [self._engine]):
+        for group in (self._frontends, [engine.child for engine in self._engines]):
             for child in group:
                 child.terminate()
             deadline = time.monotonic() + _TERM_GRACE_S

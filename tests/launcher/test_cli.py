@@ -1,0 +1,149 @@
+"""The command: what it prints, what it refuses, and with which exit status."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import yaml
+
+from vgate import __version__
+from vgate.launcher import cli
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path):
+    """No settings but the test's own, and none left behind."""
+    for name in os.environ:
+        if name.startswith("VGATE_"):
+            monkeypatch.delenv(name)
+    before = dict(os.environ)
+    monkeypatch.chdir(tmp_path)
+    yield monkeypatch
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What `serve` would have started."""
+    calls = []
+    monkeypatch.setattr(cli, "_serve", lambda config, backend: calls.append((config, backend)) or 0)
+    return calls
+
+
+class TestCheck:
+    def test_it_prints_what_is_in_force_as_yaml(self, capsys):
+        assert cli.main(["check", "--port", "9000"]) == 0
+        out = capsys.readouterr().out
+        assert yaml.safe_load(out)["server"]["port"] == 9000
+        assert "The configuration is valid" in out
+
+    def test_what_it_prints_can_be_used_as_a_file(self, capsys, tmp_path):
+        cli.main(["check", "--port", "9000"])
+        (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
+        os.environ.pop("VGATE_SERVER__PORT")
+        assert cli.main(["check", "--config", "again.yaml"]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["server"]["port"] == 9000
+
+    def test_secrets_are_hidden(self, capsys, tmp_path):
+        text = "security: {api_keys: [{key: sk-secret, name: alice}]}"
+        (tmp_path / "config.yaml").write_text(text)
+        cli.main(["check"])
+        printed = capsys.readouterr()
+        assert "sk-secret" not in printed.out + printed.err
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("server: {prot: 1}", "did you mean `port`?"),
+            ("server: {port: x}", "`server.port` must be an integer"),
+            ("[", "not valid YAML"),
+        ],
+    )
+    def test_a_bad_file_is_told_in_one_line(self, capsys, tmp_path, text, expected):
+        (tmp_path / "config.yaml").write_text(text)
+        assert cli.main(["check"]) == cli.EXIT_USAGE
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert expected in printed.err
+        assert printed.err.startswith("vgate: ")
+        assert printed.err.count("\n") == 1
+
+    def test_an_unknown_variable_is_refused(self, capsys, environment):
+        environment.setenv("VGATE_SERVER__PROT", "1")
+        assert cli.main(["check"]) == cli.EXIT_USAGE
+        assert "VGATE_SERVER__PROT" in capsys.readouterr().err
+
+
+class TestFlags:
+    def test_without_a_command_it_serves(self, served):
+        assert cli.main([]) == 0
+        ((config, backend),) = served
+        assert (backend, config.server.port) == ("vllm", 8000)
+
+    @pytest.mark.parametrize("arguments", [["--dry-run"], ["serve", "--dry-run"]])
+    def test_dry_run(self, served, arguments):
+        cli.main(arguments)
+        assert served[0][1] == "dry_run"
+
+    @pytest.mark.parametrize(
+        ("value", "backend"),
+        [("1", "dry_run"), ("TRUE", "dry_run"), ("0", "vllm"), ("", "vllm"), ("no", "vllm")],
+    )
+    def test_dry_run_by_variable(self, served, environment, value, backend):
+        environment.setenv("VGATE_DRY_RUN", value)
+        cli.main([])
+        assert served[0][1] == backend
+
+    def test_flags_go_over_the_environment_and_the_file(self, served, environment, tmp_path):
+        (tmp_path / "config.yaml").write_text("server: {port: 1, host: from-file}")
+        environment.setenv("VGATE_SERVER__PORT", "2")
+        cli.main(["--port", "3", "--model", "m"])
+        config = served[0][0]
+        assert (config.server.port, config.server.host) == (3, "from-file")
+        assert config.model.model_id == "m"
+
+    def test_a_bad_flag_is_told(self, capsys, served):
+        assert cli.main(["--port", "many"]) == cli.EXIT_USAGE
+        assert "many" in capsys.readouterr().err
+        assert served == []
+
+    @pytest.mark.parametrize("arguments", [["--nothing"], ["nothing"], ["--port"]])
+    def test_what_it_does_not_know_is_a_usage_error(self, capsys, arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == cli.EXIT_USAGE
+
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["--version"])
+        assert caught.value.code == 0
+        assert __version__ in capsys.readouterr().out
+
+
+class TestServe:
+    def test_a_taken_port_is_told_before_anything_is_loaded(self, capsys, environment, tmp_path):
+        environment.setenv("VGATE_SERVER__RUN_DIR", str(tmp_path / "run"))
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            assert cli.main(["--dry-run", "--port", str(port)]) == cli.EXIT_FAILED
+        assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_a_host_that_is_not_ours_is_told(self, capsys):
+        assert cli.main(["--dry-run", "--host", "192.0.2.1"]) == cli.EXIT_FAILED
+        assert "cannot listen on 192.0.2.1" in capsys.readouterr().err
+
+    def test_a_run_directory_that_is_too_long_is_told(self, capsys, environment, tmp_path):
+        long = tmp_path / ("x" * 120)
+        environment.setenv("VGATE_SERVER__RUN_DIR", str(long))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        assert cli.main(["--dry-run", "--port", str(port)]) == cli.EXIT_FAILED
+        assert "longer than 107 bytes" in capsys.readouterr().err
+        assert not long.exists()

@@ -1,0 +1,150 @@
+"""``vgate keys``: what it prints, what it writes, and two of them at once."""
+
+import argparse
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vgate.keys import KeyRing, read_key_file
+from vgate.launcher import keys_cli
+
+ROOT = Path(keys_cli.__file__).parents[2]
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    return tmp_path / "keys.jsonl"
+
+
+@pytest.fixture
+def vgate_keys(key_file, capsys):
+    """Run the command on the key file; return status, standard output and standard error."""
+
+    def run(*arguments, configured=str(key_file)):
+        parser = argparse.ArgumentParser()
+        keys_cli.configure(parser)
+        status = keys_cli.run(parser.parse_args([*map(str, arguments)]), configured)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_add_prints_the_key_once_and_keeps_its_hash(vgate_keys, key_file):
+    status, out, err = vgate_keys(
+        "add", "team a", "--rate-limit", 5, "--tokens-per-minute", 900, "--concurrent", 2,
+        "--weight", 1.5,
+    )  # fmt: skip
+    secret = out.strip()
+    assert status == 0
+    assert out == f"{secret}\n"
+    assert secret.startswith("vg-")
+    assert "`team a`" in err
+    assert secret not in err + key_file.read_text()
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    key = KeyRing.build([], key_file).find(secret)
+    assert (key.rate_limit, key.tokens_per_minute, key.concurrent, key.weight) == (5, 900, 2, 1.5)
+
+
+def test_list_shows_limits_and_no_key(vgate_keys, key_file):
+    secrets = [vgate_keys("add", name)[1].strip() for name in ("one", "two")]
+    status, out, _ = vgate_keys("list")
+    header, first, second = out.splitlines()
+    assert status == 0
+    assert header.split()[0] == "NAME"
+    for secret, row, key in zip(secrets, (first, second), read_key_file(key_file), strict=True):
+        assert row.startswith(key.name)
+        assert row.endswith(f" {key.sha256[:8]}")
+        assert key.created.removesuffix("Z").replace("T", " ") in row
+        assert "default" in row
+        assert key.sha256[:9] not in row
+        assert secret not in out
+
+
+def test_rotate_keeps_name_and_limits(vgate_keys, key_file):
+    old = vgate_keys("add", "one", "--rate-limit", 5)[1].strip()
+    vgate_keys("add", "two")
+    status, out, _ = vgate_keys("rotate", "one")
+    ring = KeyRing.build([], key_file)
+    assert status == 0
+    assert ring.find(old) is None
+    assert (ring.find(out.strip()).name, ring.find(out.strip()).rate_limit) == ("one", 5)
+    assert ring.names == ["one", "two"]
+
+
+def test_revoke_removes_one_key_and_leaves_comments(vgate_keys, key_file):
+    vgate_keys("add", "one")
+    with key_file.open("a") as file:
+        file.write("# of the other team\n")
+    vgate_keys("add", "two")
+    status, out, err = vgate_keys("revoke", "one")
+    assert (status, out) == (0, "")
+    assert "revoked" in err
+    assert [key.name for key in read_key_file(key_file)] == ["two"]
+    assert "# of the other team\n" in key_file.read_text()
+    assert not list(key_file.parent.glob(".*draft"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["add", "one"], "there is a key `one` already"),
+        (["revoke", "nobody"], "there is no key `nobody`"),
+        (["rotate", "nobody"], "there are: `one`"),
+        (["add", "x", "--rate-limit", "0"], "`rate_limit` must be an integer >= 1, got 0"),
+        (["add", "x", "--weight", "-1"], "`weight` must be"),
+        (["add", "a\nb"], "`name` must be"),
+    ],
+)
+def test_mistakes_change_nothing(vgate_keys, key_file, arguments, message):
+    vgate_keys("add", "one")
+    before = key_file.read_bytes()
+    status, out, err = vgate_keys(*arguments)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert key_file.read_bytes() == before
+
+
+def test_a_broken_file_is_not_overwritten(vgate_keys, key_file):
+    key_file.write_text("broken\n")
+    status, _, err = vgate_keys("add", "one")
+    assert status == 1
+    assert "line 1" in err
+    assert key_file.read_text() == "broken\n"
+
+
+def test_a_folder_that_is_not_there_is_an_error(vgate_keys, key_file):
+    status, _, err = vgate_keys("--key-file", key_file / "x" / "y", "add", "one")
+    assert status == 1
+    assert "cannot write it: No such file" in err
+
+
+def test_without_a_key_file_it_says_what_to_set(vgate_keys):
+    status, _, err = vgate_keys("list", configured=None)
+    assert status == 2
+    assert "security.key_file" in err
+
+
+def test_a_link_is_followed_not_replaced(vgate_keys, key_file, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(key_file)
+    vgate_keys("--key-file", link, "add", "one")
+    assert link.is_symlink()
+    assert [key.name for key in read_key_file(key_file)] == ["one"]
+
+
+def test_writers_at_the_same_time_lose_nothing(key_file):
+    program = (
+        "import sys; from pathlib import Path; from vgate.keys import ApiKey;"
+        "from vgate.launcher.key_file import KeyFile;"
+        "[KeyFile(Path(sys.argv[1])).add(ApiKey(f'{sys.argv[2]}-{n}', '0' * 64))"
+        " for n in range(10)]"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, str(key_file), str(n)], cwd=ROOT)
+        for n in range(4)
+    ]
+    assert [writer.wait(timeout=30) for writer in writers] == [0] * 4
+    assert len(read_key_file(key_file)) == 40

@@ -1,0 +1,149 @@
+"""Keys: the file, the ring that requests are held against, and noticing changes."""
+
+import os
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vgate import keys
+from vgate.keys import ApiKey, KeyFileError, KeyFileWatcher, KeyRing, KeysError, hash_key
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """As in the configuration."""
+
+    name: str
+    key: str | None = None
+    key_sha256: str | None = None
+    rate_limit: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+    weight: float = 1.0
+
+
+def line(name, key, **limits):
+    return msgspec.json.encode(ApiKey(name, hash_key(key), **limits)).decode()
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    return tmp_path / "keys.jsonl"
+
+
+def test_config_and_file_together(key_file):
+    key_file.write_text(f"# ours\n\n{line('file', 'three', weight=2.5)}\n")
+    configured = [
+        Entry(name="plain", key="one", rate_limit=7),
+        Entry(name="hashed", key_sha256=hash_key("two").upper(), concurrent=3),
+    ]
+    ring = KeyRing.build(configured, key_file)
+    assert ring.names == ["plain", "hashed", "file"]
+    assert (ring.find("one").name, ring.find("one").rate_limit) == ("plain", 7)
+    assert (ring.find("two").name, ring.find("two").concurrent) == ("hashed", 3)
+    assert ring.find("three").weight == 2.5
+    assert len(ring) == 3
+
+
+@pytest.mark.parametrize("sent", ["", "On", "one ", hash_key("one"), "\udcff", "ключ"])
+def test_what_is_not_a_key_is_unknown(sent):
+    assert KeyRing.build([Entry(name="a", key="one")], None).find(sent) is None
+
+
+@given(key=st.text(min_size=1), other=st.text())
+def test_only_the_key_itself_is_found(key, other):
+    ring = KeyRing([ApiKey("a", hash_key(key))])
+    assert ring.find(key) is not None
+    assert (ring.find(other) is not None) == (other == key)
+
+
+def test_no_plaintext_is_kept():
+    ring = KeyRing.build([Entry(name="a", key="plaintext-secret")], None)
+    assert "plaintext-secret" not in repr([vars(ring), ring.find("plaintext-secret")])
+
+
+def test_duplicates_are_refused(key_file):
+    key_file.write_text(line("a", "two"))
+    with pytest.raises(KeysError, match="two API keys have the name `a`"):
+        KeyRing.build([Entry(name="a", key="one")], key_file)
+    with pytest.raises(KeysError, match="`b` and `a` are the same key"):
+        KeyRing.build([Entry(name="b", key="two")], key_file)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({}, "give either `key` or `key_sha256`"),
+        ({"key": "a", "key_sha256": "b"}, "give either `key` or `key_sha256`"),
+        ({"key_sha256": "secret"}, "`key_sha256` must be"),
+        ({"key": "secret", "weight": 0.0}, "`weight` must be"),
+    ],
+)
+def test_a_wrong_entry_is_named_without_its_key(entry, problem):
+    with pytest.raises(KeysError) as raised:
+        KeyRing.build([Entry(name="team", **entry)], None)
+    assert f"security.api_keys[0] (`team`): {problem}" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_missing_file_holds_no_keys(key_file):
+    assert keys.read_key_file(key_file) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line_number", "problem"),
+    [
+        ("# fine\nnot json", 2, "this is not a JSON object"),
+        ('{"name": "a"}', 1, "`sha256` is required"),
+        ('{"name": "a", "sha256": "vg-secret"}', 1, "`sha256` must be"),
+        ('{"name": "a", "key": "vg-secret"}', 1, "`key` is not a known field"),
+        (line("a", "x") + "\n" + line("a", "y"), 2, "the name `a` is in line 1 already"),
+        (line("a", "x") + "\n\n" + line("b", "x"), 3, "is in line 1 already"),
+        (line("a", "x").replace("}", ',"weight":-1}'), 1, "`weight` must be"),
+        ("[" * 5000, 1, "this is not a JSON object"),
+    ],
+)
+def test_a_broken_line_is_named(key_file, text, line_number, problem):
+    key_file.write_text(text)
+    with pytest.raises(KeyFileError) as raised:
+        keys.read_key_file(key_file)
+    assert (raised.value.path, raised.value.line) == (key_file, line_number)
+    assert f"{key_file}, line {line_number}" in str(raised.value)
+    assert problem in raised.value.problem
+    assert "secret" not in str(raised.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(key_file):
+    key_file.mkdir()
+    with pytest.raises(KeyFileError, match=r"keys\.jsonl: Is a directory"):
+        keys.read_key_file(key_file)
+    key_file.rmdir()
+    key_file.write_bytes(b"\xff")
+    with pytest.raises(KeyFileError, match="not text in UTF-8"):
+        keys.read_key_file(key_file)
+
+
+def test_the_watcher_tells_every_change_once(key_file):
+    watcher = KeyFileWatcher(key_file)
+    assert not watcher.changed()
+    key_file.write_text("a")
+    assert watcher.changed()
+    assert not watcher.changed()
+    draft = key_file.with_suffix(".draft")
+    draft.write_text("b")
+    os.utime(draft, ns=(key_file.stat().st_atime_ns, key_file.stat().st_mtime_ns))
+    draft.replace(key_file)
+    assert watcher.changed()
+    key_file.unlink()
+    assert watcher.changed()
+    assert not watcher.changed()
+
+
+def test_generated_keys_are_long_and_differ():
+    made = {keys.generate_key() for _ in range(100)}
+    assert len(made) == 100
+    for key in made:
+        assert key.startswith("vg-")
+        assert len(key) >= 3 + 32
+        assert set(key) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")

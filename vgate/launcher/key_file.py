@@ -1,0 +1,105 @@
+"""Edits the key file: one writer at a time, and readers see the file before or after, whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from vgate.keys import ApiKey, KeyFileError, KeysError, generate_key, hash_key, read_lines
+
+_HEADER = "# API keys of V-Gate: hashes only. `vgate keys` changes this file.\n"
+_MODE = 0o600
+
+Lines = list[tuple[str, ApiKey | None]]
+
+
+class KeyFile:
+    """The key file as its editor. Lines that are not edited stay as they are, comments too.
+
+    Every method raises `KeyFileError` if the file is broken or can't be written, and `KeysError`
+    if there is no such key or one too many.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Where the path is a link, the file it means is replaced, not the link.
+        self._path = path.resolve()
+
+    def add(self, key: ApiKey) -> str:
+        """Add a key with the name and limits of `key`; return the key itself, which is not kept."""
+        with self._edit() as lines:
+            if any(known is not None and known.name == key.name for _, known in lines):
+                message = f"there is a key `{key.name}` already; rotate or revoke it"
+                raise KeysError(message)
+            secret, line = _renew(key)
+            lines.append(line)
+        return secret
+
+    def revoke(self, name: str) -> None:
+        """Remove a key."""
+        with self._edit() as lines:
+            del lines[self._find(lines, name)]
+
+    def rotate(self, name: str) -> str:
+        """Give a key's name and limits to a new key, and return that."""
+        with self._edit() as lines:
+            index = self._find(lines, name)
+            key = lines[index][1]
+            assert key is not None  # it was found by its name
+            secret, lines[index] = _renew(key)
+        return secret
+
+    def _find(self, lines: Lines, name: str) -> int:
+        for index, (_, key) in enumerate(lines):
+            if key is not None and key.name == name:
+                return index
+        known = ", ".join(f"`{key.name}`" for _, key in lines if key is not None)
+        message = f"there is no key `{name}` in {self._path}; there are: {known or 'none'}"
+        raise KeysError(message)
+
+    @contextmanager
+    def _edit(self) -> Iterator[Lines]:
+        """Read the lines, let them be changed, and write them, under the lock."""
+        # A file of its own, as the key file's inode changes. The lock dies with its holder.
+        lock = self._path.with_name(f".{self._path.name}.lock")
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        except OSError as error:
+            raise self._error(error) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lines = read_lines(self._path)
+            yield lines
+            try:
+                self._write(lines)
+            except OSError as error:
+                raise self._error(error) from None
+        finally:
+            os.close(descriptor)
+
+    def _write(self, lines: Lines) -> None:
+        text = "".join(f"{line}\n" for line, _ in lines)
+        draft = self._path.with_name(f".{self._path.name}.draft")
+        draft.unlink(missing_ok=True)  # of a killed writer, perhaps with another mode
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text if text.startswith("#") else _HEADER + text)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash of the machine may leave an empty file
+        draft.replace(self._path)
+
+    def _error(self, error: OSError) -> KeyFileError:
+        return KeyFileError(self._path, None, f"cannot write it: {error.strerror or error}")
+
+
+def _renew(key: ApiKey) -> tuple[str, tuple[str, ApiKey]]:
+    """Return a new secret, and the line of `key` with its hash."""
+    secret = generate_key()
+    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    key = msgspec.structs.replace(key, sha256=hash_key(secret), created=created)
+    return secret, (msgspec.json.encode(key).decode(), key)

@@ -1,0 +1,113 @@
+"""``vgate keys``: add, list, revoke and rotate the API keys of the key file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from vgate.keys import ApiKey, KeysError, read_key_file
+from vgate.launcher.key_file import KeyFile
+from vgate.validation import explain
+
+_FAILED = 1
+_USAGE = 2
+_SHOWN_HASH_CHARS = 8
+_NO_HASH = "0" * 64  # until the key is made
+_COLUMNS = ("NAME", "RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "CREATED", "SHA-256")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Make `parser` the one of ``vgate keys``; `run` does what it parsed."""
+    parser.description = (
+        "Manage API keys. A running server takes changes up at once; requests that run go on."
+    )
+    parser.add_argument("--key-file", metavar="FILE", help="default: security.key_file")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="make a key and print it, this once")
+    add.add_argument("name", metavar="NAME", help="whose it is; shown in logs and metrics")
+    add.add_argument("--rate-limit", type=int, metavar="N", help="requests per window")
+    add.add_argument("--tokens-per-minute", type=int, metavar="N", help="prompt and answer")
+    add.add_argument("--concurrent", type=int, metavar="N", help="requests at a time")
+    add.add_argument(
+        "--weight", type=float, default=1.0, metavar="W", help="share beside other keys (1)"
+    )
+    actions.add_parser("list", help="show names, limits and the first digits of the hashes")
+    for action, what in (
+        ("revoke", "refuse a key from now on"),
+        ("rotate", "replace a key, with the same name and limits; the old one ends at once"),
+    ):
+        actions.add_parser(action, help=what).add_argument("name", metavar="NAME")
+
+
+def run(options: argparse.Namespace, key_file: str | None) -> int:
+    """Do what was parsed; return the exit status.
+
+    Args:
+        options: What the parser of `configure` returned.
+        key_file: ``security.key_file``; ``--key-file`` goes before it.
+    """
+    named = options.key_file or key_file
+    if not named:
+        _tell("no key file: set security.key_file, or give --key-file")
+        return _USAGE
+    path = Path(named)
+    try:
+        if options.action == "list":
+            sys.stdout.write(_table(read_key_file(path)))
+        elif options.action == "revoke":
+            KeyFile(path).revoke(options.name)
+            _tell(f"`{options.name}` is revoked")
+        elif options.action == "rotate":
+            _show(KeyFile(path).rotate(options.name), options.name)
+        else:
+            _show(KeyFile(path).add(_wanted(options)), options.name)
+    except KeysError as error:
+        _tell(str(error))
+        return _FAILED
+    return 0
+
+
+def _wanted(options: argparse.Namespace) -> ApiKey:
+    names = ("name", "rate_limit", "tokens_per_minute", "concurrent", "weight")
+    document = {name: getattr(options, name) for name in names}
+    try:
+        return msgspec.convert({**document, "sha256": _NO_HASH}, ApiKey)
+    except msgspec.ValidationError as error:
+        problem = explain(error, document)
+    raise KeysError(str(problem))
+
+
+def _show(secret: str, name: str) -> None:
+    """Print the key alone on standard output, so that a script can take it."""
+    sys.stdout.write(f"{secret}\n")
+    sys.stdout.flush()
+    _tell(f"this is the key `{name}`. Store it now: only its hash is kept, it can't be shown again")
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"vgate: {message}\n")
+
+
+def _table(keys: list[ApiKey]) -> str:
+    rows = [_COLUMNS, *map(_row, keys)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _row(key: ApiKey) -> tuple[str, ...]:
+    return (
+        key.name,
+        "default" if key.rate_limit is None else str(key.rate_limit),
+        "-" if key.tokens_per_minute is None else str(key.tokens_per_minute),
+        "-" if key.concurrent is None else str(key.concurrent),
+        f"{key.weight:g}",
+        (key.created or "-").removesuffix("Z").replace("T", " "),
+        key.sha256[:_SHOWN_HASH_CHARS],
+    )
