@@ -174,9 +174,7 @@ class TestTemplate:
 
     @pytest.mark.parametrize("token", ["<s>", {"content": "<s>", "lstrip": False}])
     def test_special_tokens_are_text_or_objects(self, directory, token):
-        edit(
-            directory / "tokenizer_config.json", chat_template="{{ bos_token }}", bos_token=token
-        )
+        edit(directory / "tokenizer_config.json", chat_template="{{ bos_token }}", bos_token=token)
         assert load(directory).template.render([]) == "<s>"
 
     def test_a_missing_special_token_is_empty(self, directory):
@@ -184,19 +182,14 @@ class TestTemplate:
         assert load(directory).template.render([]) == "[]"
 
 
-class TestDefaults:
-    GIVEN = {
-        "temperature": 0.6,
-        "top_p": 0.9,
-        "top_k": 20,
-        "min_p": 0.1,
-        "repetition_penalty": 1.1,
-    }
+GIVEN = {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
 
+
+class TestDefaults:
     def test_they_come_from_generation_config(self, directory):
-        edit(directory / "generation_config.json", **self.GIVEN, max_new_tokens=5, do_sample=True)
+        edit(directory / "generation_config.json", **GIVEN, max_new_tokens=5, do_sample=True)
         defaults = load(directory).defaults
-        for name, value in self.GIVEN.items():
+        for name, value in GIVEN.items():
             assert getattr(defaults, name) == value
         assert defaults.max_tokens is None
         assert defaults.presence_penalty == 0.0
@@ -206,7 +199,7 @@ class TestDefaults:
         assert load(directory).defaults == DEFAULTS
 
     def test_configured_away(self, directory):
-        edit(directory / "generation_config.json", **self.GIVEN)
+        edit(directory / "generation_config.json", **GIVEN)
         assert load(directory, generation_config="vllm").defaults == DEFAULTS
 
     def test_without_the_file(self, directory):

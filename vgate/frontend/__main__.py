@@ -1,4 +1,4 @@
-"""``python -m vgate.frontend --run-dir DIR --parent PID --worker N``: started by the launcher."""
+"""``python -m vgate.frontend``: started by the launcher, not by hand."""
 
 from __future__ import annotations
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vgate.config import Runtime
-from vgate.errors import InternalError, MethodNotAllowedError, ShuttingDownError, VGateError
+from vgate.errors import (
+    InternalError,
+    ModelNotFoundError,
+    NotFoundError,
+    ShuttingDownError,
+    VGateError,
+)
+from vgate.frontend import metrics
+from vgate.frontend.access import Access
 from vgate.frontend.disconnect import ClientDisconnected
-from vgate.frontend.engine_client import EngineClient
 from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope
 from vgate.frontend.launcher_link import LauncherLink
+from vgate.frontend.limits import Limiter
 from vgate.frontend.openai.errors import error_body, error_headers
-from vgate.frontend.routes import match
+from vgate.frontend.result_cache import ResultCache
+from vgate.frontend.routes import Route, label_of, match
+from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
-from vgate.frontend.text_model import TextModelError, load_text_model
 from vgate.log import Log
-from vgate.wire.messages import ModelInfo
+from vgate.wire.exchange import AsyncPeers
 
 log = Log("vgate.frontend")
 
-# Asked for every few seconds by probes; a line for each would hide the others.
-_QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_DRAIN_RETRY_AFTER_S = 5.0
+_STATUS_CLIENT_CLOSED = 499  # nginx's "client closed request"
 
 
 class App:
@@ -36,75 +48,112 @@ class App:
         self._runtime = runtime
         self._worker = worker
         self._requests: set[asyncio.Task[Any] | None] = set()
-        self._loading: asyncio.Task[None] | None = None
+        self._peers: AsyncPeers
         self.services: Services
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Connect to engine and launcher. Called in the worker, while its loop stands still."""
+        """Connect to engines, launcher and peers, while the worker's loop stands still."""
         runtime = self._runtime
-        engine = EngineClient(
-            loop,
-            runtime.engine_endpoint,
-            f"frontend-{self._worker}",
-            on_model=self._on_model,
-            on_lost=self._on_engine_lost,
-        )
         launcher = LauncherLink(
             loop,
             runtime.control_endpoint,
             self._worker,
             ready=lambda: self.services.not_ready_because() is None,
             in_flight=lambda: len(self._requests),
+            problem=lambda: next((m.problem for m in self.services.models if m.problem), None),
             on_drain=self._on_drain,
         )
-        self.services = Services(loop, runtime.config, engine, launcher)
+        models = [
+            ServedModel(
+                loop,
+                model,
+                runtime.engine_endpoint(number),
+                f"frontend-{self._worker}",
+                state=partial(launcher.engine, number),
+                on_change=launcher.beat,
+            )
+            for number, model in enumerate(runtime.config.models)
+        ]
+        cache = ResultCache(runtime.config.cache, clock=time.monotonic)
+        self._peers = AsyncPeers(
+            loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
+        )
+        cache.publish = self._peers.publish
+        cache.on_evicted = metrics.CACHE_EVICTIONS.inc
+        metrics.show_zeros()
+        limiter = Limiter(Path(runtime.limits_dir), self._worker)
+        # A worker of our number may have died in the middle of requests.
+        limiter.reset_worker(self._worker)
+        access = Access(loop, runtime.config.security, limiter)
+        self.services = Services(loop, runtime, launcher, models, cache, access)
         launcher.start()
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
-        """Leave engine and launcher."""
-        self.services.engine.close()
+        """Leave engines, launcher and peers."""
+        for model in self.services.models:
+            model.engine.close()
         self.services.launcher.close()
+        self.services.access.close()
+        self._peers.close()
 
     async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
         """Serve a request."""
         http = HttpRequest(scope, protocol)
         task = asyncio.current_task()
         self._requests.add(task)
-        started = self.services.loop.time()
+        started = time.monotonic()
+        route: Route | None = None
         response: Response | None = None
         try:
-            response = await match(http.method, http.path).handler(self.services, http)
-        except VGateError as error:
-            response = _error_response(error)
-            http.log_fields["error"] = error.code
+            route = match(http.method, http.path)
+            self._admit(http)
+            response = await route.handler(self.services, http)
         except ClientDisconnected:
             http.log_fields["disconnected"] = True
+        except VGateError as error:
+            response = _error_response(http, error)
         except asyncio.CancelledError:
             # Only a drain that ran out of time cancels; granian must not see it. A stream got
             # its error event before.
             if not http.streamed:
-                response = _error_response(ShuttingDownError("the server is shutting down"))
+                response = _error_response(http, _shutting_down())
         except Exception:
             log.exception("request failed", request_id=http.id, path=http.path)
             http.log_fields["error"] = InternalError.code
             if not http.streamed:
-                response = _error_response(InternalError(f"internal error, request {http.id}"))
+                response = _error_response(
+                    http, InternalError(f"internal error, request {http.id}")
+                )
         finally:
             self._requests.discard(task)
+            if http.admission is not None:
+                http.admission.release()
             http.close()
         if response is not None:
             http.respond(response)
-        self._log(http, response, started)
+        self._record(http, route, response, time.monotonic() - started)
         if self.services.launcher.draining and not self._requests:
             self.services.launcher.beat()
 
-    def _log(self, http: HttpRequest, response: Response | None, started: float) -> None:
-        if http.path in _QUIET_PATHS:
-            return
-        if http.log_fields.get("disconnected"):
-            status = 499  # nginx's "client closed request"
+    def _admit(self, http: HttpRequest) -> None:
+        access = self.services.access
+        key = access.authenticate(http)
+        if key is not None:
+            http.log_fields["key"] = key.name
+            http.admission = access.admit(http, key)
+
+    def _record(
+        self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float
+    ) -> None:
+        if http.log_fields.pop("disconnected", False):
+            status = _STATUS_CLIENT_CLOSED
         else:
             status = 200 if response is None else response.status
+        error = http.log_fields.get("error")
+        endpoint = label_of(route)
+        metrics.record(metrics.Finished(endpoint, http.method, status, seconds, error))
+        if route is not None and route.quiet:
+            return
         log.info(
             "request finished",
             request_id=http.id,
@@ -112,32 +161,9 @@ class App:
             path=http.path,
             status=status,
             streamed=http.streamed,
-            duration_ms=round((self.services.loop.time() - started) * 1000, 1),
+            duration_ms=round(seconds * 1000, 1),
             **http.log_fields,
         )
-
-    def _on_model(self, info: ModelInfo) -> None:
-        services = self.services
-        current = services.text_model
-        if current is not None and current.info.directory == info.directory:
-            current.info = info
-            services.launcher.beat()
-            return
-        self._loading = services.loop.create_task(self._load(info))
-
-    async def _load(self, info: ModelInfo) -> None:
-        services = self.services
-        try:
-            services.text_model = await services.loop.run_in_executor(
-                None, load_text_model, info, services.config.model
-            )
-        except TextModelError as error:
-            log.error("cannot serve the model's text", reason=error)
-            services.text_model_problem = str(error)
-        services.launcher.beat()
-
-    def _on_engine_lost(self) -> None:
-        self.services.launcher.beat()
 
     def _on_drain(self, timeout_s: float) -> None:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
@@ -145,16 +171,22 @@ class App:
 
     def end_requests(self) -> None:
         """End every request with an error, because the process ends."""
-        error = ShuttingDownError("the server is shutting down", retry_after_s=5.0)
-        self.services.engine.fail_all(error)
+        for model in self.services.models:
+            model.engine.fail_all(_shutting_down())
         # What is left waits for its client's body.
         for task in self._requests:
             if task is not None:
                 self.services.loop.call_later(0.1, task.cancel)
 
 
-def _error_response(error: VGateError) -> Response:
-    headers = [JSON, *error_headers(error)]
-    if isinstance(error, MethodNotAllowedError):
-        headers.append(("allow", error.allow))
-    return Response(error.status, error_body(error), headers)
+def _shutting_down() -> ShuttingDownError:
+    message = "the server is shutting down"
+    return ShuttingDownError(message, retry_after_s=_DRAIN_RETRY_AFTER_S)
+
+
+def _error_response(http: HttpRequest, error: VGateError) -> Response:
+    http.log_fields["error"] = error.code
+    if http.admission is not None and isinstance(error, NotFoundError | ModelNotFoundError):
+        # What isn't there costs nothing, and isn't counted.
+        http.admission.withdraw()
+    return Response(error.status, error_body(error), [JSON, *error_headers(error)])

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError, from_code
 from vgate.frontend.sequence import Answer, Sequence
 from vgate.log import Log
@@ -19,6 +17,8 @@ from vgate.wire.codec import WireError, decode_to_frontend, encode
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
+    Embed,
+    Embeddings,
     Failures,
     Generate,
     Goodbye,
@@ -29,7 +29,6 @@ from vgate.wire.messages import (
     Step,
     Welcome,
 )
-from vgate.wire.sampling import SamplingParams
 from vgate.wire.sockets import AsyncDealer
 
 _SWEEP_S = 0.25
@@ -37,25 +36,6 @@ _RECONNECT_S = 0.05
 _RECONNECT_REFUSED_S = 1.0
 
 log = Log("vgate.frontend")
-
-
-class Submission(msgspec.Struct, frozen=True):
-    """What an engine needs to run one sequence.
-
-    Attributes:
-        prompt: Packed token ids.
-        sampling: Complete parameters.
-        tenant, weight: Whose it is, for fair scheduling.
-        queue_timeout_s: Longest wait for its start.
-        request_timeout_s: Longest time to its end.
-    """
-
-    prompt: bytes
-    sampling: SamplingParams
-    tenant: str
-    weight: float
-    queue_timeout_s: float
-    request_timeout_s: float
 
 
 class EngineClient:
@@ -107,31 +87,29 @@ class EngineClient:
         """Why the engine does not talk to us, if it said so."""
         return self._refusal
 
-    def submit(self, submission: Submission, sequence: Sequence) -> None:
+    def next_id(self) -> int:
+        """Return a number for a sequence, never used before on this connection or another."""
+        self._last_id += 1
+        return self._last_id
+
+    def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
         """Start a sequence.
+
+        Args:
+            sequence: Gets what comes for it.
+            message: What to run; its id is from `next_id`.
+            timeout_s: Longest time to its end.
 
         Raises:
             EngineUnavailableError: No engine is connected.
         """
         if not self._connected:
-            message = "the engine is not connected"
-            raise EngineUnavailableError(message, retry_after_s=1.0)
-        self._last_id += 1
-        sequence.id = self._last_id
-        sequence.deadline = self._loop.time() + submission.request_timeout_s
+            reason = "the engine is not connected"
+            raise EngineUnavailableError(reason, retry_after_s=1.0)
+        sequence.id = message.id
+        sequence.deadline = self._loop.time() + timeout_s
         self._running[sequence.id] = sequence
-        self._dealer.send(
-            encode(
-                Generate(
-                    sequence.id,
-                    submission.prompt,
-                    submission.sampling,
-                    submission.tenant,
-                    submission.weight,
-                    submission.queue_timeout_s,
-                )
-            )
-        )
+        self._dealer.send(encode(message))
 
     def abort(self, sequences: list[Sequence]) -> None:
         """Stop sequences that still run; nothing more comes for them."""
@@ -176,6 +154,8 @@ class EngineClient:
                 self._on_step(message, touched)
             elif type(message) is Status:
                 self.status = message
+            elif type(message) is Embeddings:
+                self._on_embeddings(message, touched)
             elif type(message) is Failures:
                 self._on_failures(message, touched)
             elif type(message) is Welcome:
@@ -183,7 +163,9 @@ class EngineClient:
                 self._refusal = None
                 self._on_model(message.model)
             elif type(message) is Refused:
+                # The connection is given up with it, and what else it brought.
                 self._on_refused(message)
+                break
         for answer in touched:
             answer.touched = False
             answer.flush()
@@ -198,6 +180,8 @@ class EngineClient:
             sequence.pending += delta.token_ids
             if delta.cached_tokens:
                 sequence.cached_tokens = delta.cached_tokens
+            if delta.joined:
+                sequence.joined = True
             if delta.finish_reason is not None:
                 sequence.finish_reason = delta.finish_reason
                 del running[delta.id]
@@ -206,16 +190,20 @@ class EngineClient:
                 answer.touched = True
                 touched.append(answer)
 
+    def _on_embeddings(self, message: Embeddings, touched: list[Answer]) -> None:
+        for embedding in message.embeddings:
+            sequence = self._running.pop(embedding.id, None)
+            if sequence is not None:
+                sequence.vector = embedding.vector
+                _touch(sequence.answer, touched)
+
     def _on_failures(self, failures: Failures, touched: list[Answer]) -> None:
         for failure in failures.failures:
             sequence = self._running.pop(failure.id, None)
             if sequence is None:
                 continue
             sequence.error = from_code(failure.code, failure.message, failure.retry_after_s)
-            answer = sequence.answer
-            if not answer.touched:
-                answer.touched = True
-                touched.append(answer)
+            _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:
         self._refusal = message.reason
@@ -267,3 +255,9 @@ class EngineClient:
             answers[id(sequence.answer)] = sequence.answer
         for answer in answers.values():
             answer.flush()
+
+
+def _touch(answer: Answer, touched: list[Answer]) -> None:
+    if not answer.touched:
+        answer.touched = True
+        touched.append(answer)

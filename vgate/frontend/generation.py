@@ -8,6 +8,7 @@ callbacks and wake the request's coroutine once, at the end.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from vgate.errors import InternalError, VGateError
 from vgate.frontend.detokenizer import Detokenizer
 from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.openai.chat import DONE, ChunkFrames, Usage, error_frame
+from vgate.frontend.result_cache import CachedAnswer, CachedChoice
 from vgate.frontend.sequence import Sequence
 from vgate.log import Log
 from vgate.wire.messages import FinishReason
@@ -62,6 +64,8 @@ class Choice:
         elif ended is not None:
             text += detokenizer.finish()
             self.finish_reason = ended
+        if text:
+            self.pieces.append(text)
         return text
 
 
@@ -87,7 +91,6 @@ class Answer:
         self.done: asyncio.Future[None] = loop.create_future()
         self.choices = [Choice(Sequence(self, i), d) for i, d in enumerate(detokenizers)]
         self.prompt_tokens = prompt_tokens
-        self._loop = loop
         self._abort = abort
         self._left = len(self.choices)
 
@@ -103,12 +106,34 @@ class Answer:
         cached = max(choice.sequence.cached_tokens for choice in self.choices)
         return Usage.of(self.prompt_tokens, completion, cached)
 
+    @property
+    def joined(self) -> bool:
+        """Whether it shares the sequences of an identical request."""
+        return any(choice.sequence.joined for choice in self.choices)
+
+    def text(self, index: int) -> str:
+        """Return the text of a choice so far."""
+        return "".join(self.choices[index].pieces)
+
+    def result(self) -> CachedAnswer:
+        """Return the complete answer."""
+        usage = self.usage
+        return CachedAnswer(
+            [
+                CachedChoice(self.text(index), choice.finish_reason or "stop")
+                for index, choice in enumerate(self.choices)
+            ],
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.prompt_tokens_details.cached_tokens,
+        )
+
     def flush(self) -> None:
         """Take what the engine sent since the last call."""
         if self.done.done():
             return
-        if self.first_token_at is None:
-            self.first_token_at = self._loop.time()
+        if self.first_token_at is None and any(c.sequence.pending for c in self.choices):
+            self.first_token_at = time.monotonic()
         try:
             self._take()
         except Exception:
@@ -154,13 +179,9 @@ class WholeAnswer(Answer):
             if choice.done or not (choice.detokenizer.watching or sequence.finish_reason):
                 # Nothing to look for yet: the tokens wait, and cost nothing until the end.
                 continue
-            choice.pieces.append(choice.take())
+            choice.take()
             if choice.finish_reason is not None and self._end(choice):
                 self.done.set_result(None)
-
-    def text(self, index: int) -> str:
-        """Return the text of a choice."""
-        return "".join(self.choices[index].pieces)
 
 
 class StreamedAnswer(Answer):
@@ -211,6 +232,9 @@ class StreamedAnswer(Answer):
             return
         out: list[bytes] = []
         if not self.started:
+            if self.first_token_at is None:
+                # Joined a sequence that has no token yet.
+                return
             out += [self._frames.role(i) for i in range(len(self.choices))]
         ended = False
         for choice in self.choices:

@@ -19,6 +19,7 @@ import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
+from vgate.frontend.admission import Admission
 from vgate.frontend.disconnect import ClientDisconnected
 
 JSON = ("content-type", "application/json")
@@ -84,16 +85,28 @@ class HttpRequest:
 
     Attributes:
         id: The client's ``X-Request-ID``, or ours.
+        admission: What its API key has granted it; None where nothing is limited.
         log_fields: What endpoints tell about the request; goes into its log line.
     """
 
-    __slots__ = ("_disconnect", "_protocol", "_scope", "_stream", "id", "log_fields")
+    __slots__ = (
+        "_disconnect",
+        "_headers",
+        "_protocol",
+        "_scope",
+        "_stream",
+        "admission",
+        "id",
+        "log_fields",
+    )
 
     def __init__(self, scope: RSGIScope, protocol: Any) -> None:
         self._scope = scope
         self._protocol = protocol
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
+        self._headers: dict[str, str] = {}
+        self.admission: Admission | None = None
         self.log_fields: dict[str, Any] = {}
         given = self.header("x-request-id")
         valid = given is not None and _REQUEST_ID.fullmatch(given)
@@ -106,7 +119,7 @@ class HttpRequest:
 
     @property
     def path(self) -> str:
-        """The path as sent, still percent-encoded."""
+        """The path, percent-decoded: it may hold any character."""
         return self._scope.path
 
     def header(self, name: str) -> str | None:
@@ -168,14 +181,18 @@ class HttpRequest:
             future, self._disconnect = self._disconnect, None
             future.cancel()
 
+    def set_header(self, name: str, value: str) -> None:
+        """Have the response carry a header; `name` is lower case."""
+        self._headers[name] = value
+
     def respond(self, response: Response) -> None:
         """Send a whole response."""
-        headers = [*response.headers, ("x-request-id", self.id)]
+        headers = [*response.headers, *self._headers.items(), ("x-request-id", self.id)]
         self._protocol.response_bytes(response.status, headers, response.body)
 
     def open_stream(self, headers: Headers) -> OpenStream:
         """Send status 200 and headers, and leave the body open."""
-        headers = [*headers, ("x-request-id", self.id)]
+        headers = [*headers, *self._headers.items(), ("x-request-id", self.id)]
         self._stream = OpenStream(self._protocol.response_stream(200, headers))
         return self._stream
 

@@ -26,6 +26,7 @@ class LauncherLink:
         worker: This frontend's number.
         ready: Says whether a request would be served now.
         in_flight: Says how many requests are being answered.
+        problem: Says why the frontend will never be ready, if that is so.
         on_drain: Called once with the seconds left, when the launcher wants an end.
     """
 
@@ -37,6 +38,7 @@ class LauncherLink:
         *,
         ready: Callable[[], bool],
         in_flight: Callable[[], int],
+        problem: Callable[[], str | None],
         on_drain: Callable[[float], None],
     ) -> None:
         self._loop = loop
@@ -44,9 +46,11 @@ class LauncherLink:
         self._pid = os.getpid()
         self._ready = ready
         self._in_flight = in_flight
+        self._problem = problem
         self._on_drain = on_drain
         self._draining = False
-        self.engine = EngineState("starting", "starting", time.time())
+        self._engines: dict[int, EngineState] = {}
+        self._began = time.time()
         self._dealer = AsyncDealer(
             loop, endpoint, f"frontend-{worker}", on_batch=self._on_batch, on_lost=self._on_lost
         )
@@ -55,6 +59,11 @@ class LauncherLink:
     def start(self) -> None:
         """Begin to report."""
         self.beat()
+
+    def engine(self, number: int) -> EngineState:
+        """Return where an engine is; "starting" until the launcher has told."""
+        state = self._engines.get(number)
+        return state or EngineState("starting", "starting", self._began, number)
 
     @property
     def draining(self) -> bool:
@@ -67,7 +76,12 @@ class LauncherLink:
             self._beating.cancel()
         self._beating = self._loop.call_later(_BEAT_S, self.beat)
         beat = FrontendBeat(
-            self._worker, self._pid, self._ready(), self._in_flight(), self._draining
+            self._worker,
+            self._pid,
+            self._ready(),
+            self._in_flight(),
+            self._draining,
+            self._problem(),
         )
         self._dealer.send(encode(beat))
 
@@ -86,7 +100,7 @@ class LauncherLink:
                 continue
             match message:
                 case EngineState():
-                    self.engine = message
+                    self._engines[message.engine] = message
                 case Drain():
                     if not self._draining:
                         self._draining = True

@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import resource
 import signal
 import socket
+from typing import Any
 
 import uvloop
 from granian.constants import HTTPModes
@@ -20,7 +23,6 @@ from granian.server.embed import Server
 from vgate import log as logs
 from vgate.config import Runtime
 from vgate.config.schema import Server as ServerConfig
-from vgate.frontend.app import App
 
 _BACKLOG = 4096
 # Requests that granian hands to the application at once; past it connections wait unread. The
@@ -30,6 +32,11 @@ _MAX_OPEN_REQUESTS = 65_536
 
 def run(runtime: Runtime, worker: int) -> int:
     """Serve until SIGTERM; return the exit status."""
+    # Read when the metrics are first imported, which is why the application is imported after it.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = runtime.metrics_dir
+    from vgate.frontend.app import App
+
+    _raise_file_limit()
     settings = runtime.config.logging
     name = f"frontend-{worker}"
     logs.configure(name, level=settings.level, json_format=settings.json_format)
@@ -37,7 +44,7 @@ def run(runtime: Runtime, worker: int) -> int:
     return 0
 
 
-async def _serve(app: App, runtime: Runtime) -> None:
+async def _serve(app: Any, runtime: Runtime) -> None:
     server = Server(
         app,
         address=_address(runtime.config.server),
@@ -55,13 +62,19 @@ async def _serve(app: App, runtime: Runtime) -> None:
         # After a drain nothing is left. Without one (a second signal, a launcher that died or gave
         # up) granian would wait for what runs, and be killed over it.
         app.end_requests()
-        server.stop()
+        server.stop()  # type: ignore[no-untyped-call]
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     # Modules stay for good: the collector needn't look at them again.
     gc.collect()
     gc.freeze()
     await server.serve()
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system does; a shell's default is often 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _address(server: ServerConfig) -> str:

@@ -9,8 +9,12 @@ import msgspec
 from vgate.errors import MethodNotAllowedError, NotFoundError
 from vgate.frontend.endpoints import models
 from vgate.frontend.endpoints.chat import chat_completions
+from vgate.frontend.endpoints.embeddings import embeddings
 from vgate.frontend.endpoints.health import health, ready
+from vgate.frontend.endpoints.metrics import show_metrics
+from vgate.frontend.endpoints.stats import stats
 from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.metrics import OTHER
 from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
@@ -22,23 +26,34 @@ class Route(msgspec.Struct, frozen=True):
     Attributes:
         path: Exact path; one that ends in "/" is the beginning of the paths it serves.
         method: The only method it takes; GET includes HEAD.
+        quiet: Asked for every few seconds by probes, so a line in the log for each would hide
+            the others.
     """
 
     path: str
     method: str
     handler: Handler
+    quiet: bool = False
 
 
 ROUTES = (
     Route("/v1/chat/completions", "POST", chat_completions),
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
-    Route("/health", "GET", health),
-    Route("/ready", "GET", ready),
+    Route("/v1/embeddings", "POST", embeddings),
+    Route("/health", "GET", health, quiet=True),
+    Route("/ready", "GET", ready, quiet=True),
+    Route("/metrics", "GET", show_metrics, quiet=True),
+    Route("/stats", "GET", stats, quiet=True),
 )
 
 _EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/")}
 _PREFIXES = [route for route in ROUTES if route.path.endswith("/")]
+
+
+def label_of(route: Route | None) -> str:
+    """Return the name under which a request is counted: one of few, whatever clients send."""
+    return OTHER if route is None else route.path
 
 
 def match(method: str, path: str) -> Route:

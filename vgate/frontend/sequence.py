@@ -24,9 +24,9 @@ class Answer(Protocol):
 class Sequence:
     """A sequence that runs in the engine.
 
-    The engine client fills `pending`, `finish_reason`, `cached_tokens` and `error`; the answer
-    empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a sequence
-    could be resumed on another engine.
+    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `joined` and `error`; the
+    answer empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
+    sequence could be resumed on another engine.
     """
 
     __slots__ = (
@@ -37,7 +37,9 @@ class Sequence:
         "finish_reason",
         "id",
         "index",
+        "joined",
         "pending",
+        "vector",
     )
 
     def __init__(self, answer: Answer, index: int) -> None:
@@ -48,4 +50,8 @@ class Sequence:
         self.pending: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.cached_tokens = 0
+        # It shares the sequence of an identical request.
+        self.joined = False
         self.error: VGateError | None = None
+        # An embedding's result, which ends it.
+        self.vector: bytes | None = None

@@ -4,71 +4,69 @@ from __future__ import annotations
 
 import asyncio
 
-from vgate.config import Config
-from vgate.errors import EngineUnavailableError, ModelNotFoundError, ShuttingDownError
-from vgate.frontend.engine_client import EngineClient
+from vgate.config import Runtime
+from vgate.errors import ModelNotFoundError, ShuttingDownError
+from vgate.frontend.access import Access
 from vgate.frontend.launcher_link import LauncherLink
-from vgate.frontend.text_model import TextModel
+from vgate.frontend.result_cache import ResultCache
+from vgate.frontend.served_model import ServedModel
 
-_RETRY_AFTER_S = {"starting": 10.0, "restarting": 5.0, "ready": 1.0}
+_DRAIN_RETRY_AFTER_S = 5.0
 
 
 class Services:
-    """The services of one frontend process."""
+    """The services of one frontend process.
+
+    Attributes:
+        loop: The event loop.
+        runtime: The instance's settings.
+        config: The configuration.
+        launcher: The link to the launcher.
+        models: The served models, the main one first.
+        cache: The result cache.
+        access: API keys and limits.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        config: Config,
-        engine: EngineClient,
+        runtime: Runtime,
         launcher: LauncherLink,
+        models: list[ServedModel],
+        cache: ResultCache,
+        access: Access,
     ) -> None:
         self.loop = loop
-        self.config = config
-        self.engine = engine
+        self.runtime = runtime
+        self.config = runtime.config
         self.launcher = launcher
-        self.text_model: TextModel | None = None
-        # Why the text model can't be used, if it can't.
-        self.text_model_problem: str | None = None
+        self.models = models
+        self.cache = cache
+        self.access = access
+        self._by_name = {name: model for model in models for name in model.names}
 
     def not_ready_because(self) -> str | None:
-        """Say why a request would not be served now; None if it would."""
+        """Say why a request would not be served now; None if it would, by every model."""
         if self.launcher.draining:
             return "the server is shutting down"
-        if self.engine.connected:
-            if self.text_model is not None:
-                return None
-            return self.text_model_problem or "the tokenizer is being loaded"
-        state = self.launcher.engine
-        if state.state == "ready":
-            return self.engine.refusal or "the engine is being connected"
-        return f"the engine is {state.state}: {state.detail}"
+        for model in self.models:
+            reason = model.not_ready_because()
+            if reason is not None:
+                return reason if len(self.models) == 1 else f"{model.names[0]}: {reason}"
+        return None
 
-    def require_model(self, name: str | None = None) -> TextModel:
-        """Return the served model.
-
-        Args:
-            name: The name that a request gives; None for the model whatever its name.
+    def model(self, name: str) -> ServedModel:
+        """Return the model that a request names.
 
         Raises:
             ShuttingDownError: The server drains.
-            EngineUnavailableError: No engine is ready.
             ModelNotFoundError: No model of that name is served.
         """
         if self.launcher.draining:
             message = "the server is shutting down"
-            raise ShuttingDownError(message, retry_after_s=_RETRY_AFTER_S["restarting"])
-        if name is not None and name not in self.served_names:
-            served = ", ".join(self.served_names)
-            message = f"the model `{name}` does not exist; served: {served}"
+            raise ShuttingDownError(message, retry_after_s=_DRAIN_RETRY_AFTER_S)
+        model = self._by_name.get(name)
+        if model is None:
+            message = f"the model `{name}` does not exist; served: {', '.join(self._by_name)}"
             raise ModelNotFoundError(message, param="model")
-        reason = self.not_ready_because()
-        if reason is not None or self.text_model is None:
-            retry_after_s = _RETRY_AFTER_S[self.launcher.engine.state]
-            raise EngineUnavailableError(reason or "not ready", retry_after_s=retry_after_s)
-        return self.text_model
-
-    @property
-    def served_names(self) -> list[str]:
-        """Names under which the model is served, known before the engine is ready."""
-        return self.config.model.served_names
+        return model

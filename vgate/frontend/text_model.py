@@ -46,6 +46,11 @@ class TextModel:
         self.template = template
         self.defaults = defaults
 
+    def encode_plain(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise texts with the special tokens that the model expects around them."""
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=True)
+        return [encoding.ids for encoding in encodings]
+
     def encode(self, text: str) -> list[int]:
         """Tokenise rendered text; the template has written all special tokens itself."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids

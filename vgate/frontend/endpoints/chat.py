@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``: decode, render, tokenise, submit, answer."""
+"""``POST /v1/chat/completions``: decode, render, tokenise, generate, answer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ import time
 import msgspec
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
+from vgate.frontend import serving
 from vgate.frontend.detokenizer import Detokenizer
 from vgate.frontend.disconnect import ClientDisconnected
-from vgate.frontend.engine_client import Submission
-from vgate.frontend.generation import Answer, StreamedAnswer, WholeAnswer
-from vgate.frontend.http import EVENT_STREAM, JSON, HttpRequest, Response
-from vgate.frontend.openai.chat import ChatCompletion, Choice, ChunkFrames, Message
-from vgate.frontend.openai.requests import ChatRequest, decode_chat, template_messages
+from vgate.frontend.generation import StreamedAnswer, WholeAnswer
+from vgate.frontend.http import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
+from vgate.frontend.openai.chat import DONE, ChatCompletion, Choice, ChunkFrames, Message, Usage
+from vgate.frontend.openai.requests import (
+    ChatRequest,
+    decode_chat,
+    shaping_fields,
+    template_messages,
+)
+from vgate.frontend.result_cache import CachedAnswer, digest_of
+from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
+from vgate.frontend.serving import Job
 from vgate.frontend.text_model import TextModel
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.sampling import SamplingParams, nth_seed
+from vgate.wire.sampling import SamplingParams
 
 # Longer texts are tokenised on a thread (the tokenizer releases the GIL): 30,000 tokens take tens
 # of milliseconds, for which no other stream shall wait.
@@ -27,36 +35,51 @@ _STREAM_HEADERS = [EVENT_STREAM, ("cache-control", "no-cache"), ("x-accel-buffer
 
 
 async def chat_completions(services: Services, http: HttpRequest) -> Response | None:
-    """Answer a chat request; None if the answer was streamed or nobody waits for it."""
-    arrived = services.loop.time()
+    """Answer a chat request; None if the answer was streamed."""
+    arrived = time.monotonic()
     request = decode_chat(await http.body(services.config.server.max_body_bytes))
-    model = services.require_model(request.model)
+    model = services.model(request.model)
     # Not before it is known to be ours: whatever else a client sends stays out of the log.
     http.log_fields["model"] = request.model
-    prompt = await _tokenize(services, model, request)
-    sampling = _sampling(request, model, len(prompt))
-    answer = _make_answer(services, http, request, model, prompt)
-    http.on_disconnect(answer.give_up)
-    try:
-        for sequence in answer.sequences:
-            submission = _submission(services, prompt, sampling, sequence.index)
-            services.engine.submit(submission, sequence)
-        await answer.done
-    except ClientDisconnected:
-        http.log_fields["disconnected"] = True
+    job = await _job(services, http, request, model, arrived)
+    found = serving.look_up(services, http, job)
+    if request.stream:
+        await _stream(services, http, request, job, found)
         return None
-    except BaseException as error:
-        # Also when a later choice could not be submitted: the earlier ones must not run on.
-        services.engine.abort(answer.sequences)
-        if isinstance(answer, StreamedAnswer) and answer.started and isinstance(error, Exception):
-            # The client has its status; the error went into the stream.
-            http.log_fields["error"] = getattr(error, "code", type(error).__name__)
-            return None
-        raise
-    finally:
-        http.release()
-        _log(http, answer, arrived)
-    return _whole_response(answer, model) if isinstance(answer, WholeAnswer) else None
+    if found is None:
+        answer = WholeAnswer(
+            services.loop, _detokenizers(request, job), len(job.prompt), model.engine.abort
+        )
+        await serving.run(services, http, job, answer)
+        serving.note_sharing(http, answer, job)
+        found = answer.result()
+    return _whole_response(found, model.names[0])
+
+
+async def _job(
+    services: Services, http: HttpRequest, request: ChatRequest, model: ServedModel, arrived: float
+) -> Job:
+    text = model.require_text()
+    if model.config.task != "generate":
+        message = f"the model `{request.model}` does not generate text; use /v1/embeddings"
+        raise InvalidValueError(message, param="model")
+    prompt = await _tokenize(services, text, request)
+    sampling = _sampling(request, text, len(prompt))
+    digest = b""
+    if services.cache.covers(sampling):
+        config = model.config
+        # The messages as well as their tokens: a text that imitates the template's markers gives
+        # the tokens of another conversation, and still isn't that conversation.
+        digest = digest_of(
+            "chat",
+            config.model_id,
+            config.revision,
+            pack_token_ids(prompt),
+            sampling,
+            shaping_fields(request),
+        )
+    read, write = serving.cache_directives(http)
+    return Job(model, text, prompt, sampling, digest, read, write, arrived)
 
 
 async def _tokenize(services: Services, model: TextModel, request: ChatRequest) -> list[int]:
@@ -96,67 +119,77 @@ def _sampling(request: ChatRequest, model: TextModel, prompt_tokens: int) -> Sam
     return msgspec.structs.replace(sampling, max_tokens=wanted or room)
 
 
-def _submission(
-    services: Services, prompt: list[int], sampling: SamplingParams, index: int
-) -> Submission:
-    if sampling.seed is not None and index:
-        # Each choice of a seeded request is another sample, and the same one every time.
-        sampling = msgspec.structs.replace(sampling, seed=nth_seed(sampling.seed, index))
-    timeouts = services.config.timeouts
-    return Submission(
-        prompt=pack_token_ids(prompt),
-        sampling=sampling,
-        tenant="",
-        weight=1.0,
-        queue_timeout_s=timeouts.queue_s,
-        request_timeout_s=timeouts.request_s,
-    )
-
-
-def _make_answer(
-    services: Services, http: HttpRequest, request: ChatRequest, model: TextModel, prompt: list[int]
-) -> Answer:
-    detokenizers = [
-        Detokenizer(model.tokenizer, prompt, request.stops, request.min_tokens or 0)
+def _detokenizers(request: ChatRequest, job: Job) -> list[Detokenizer]:
+    return [
+        Detokenizer(job.text.tokenizer, job.prompt, request.stops, request.min_tokens or 0)
         for _ in range(request.n or 1)
     ]
-    loop, abort = services.loop, services.engine.abort
-    if not request.stream:
-        return WholeAnswer(loop, detokenizers, len(prompt), abort)
-    return StreamedAnswer(
-        loop,
-        detokenizers,
-        len(prompt),
-        abort,
-        frames=ChunkFrames(
-            _completion_id(),
-            int(time.time()),
-            model.info.names[0],
-            with_usage=request.include_usage,
-        ),
-        open_stream=lambda: http.open_stream(_STREAM_HEADERS),
+
+
+async def _stream(
+    services: Services,
+    http: HttpRequest,
+    request: ChatRequest,
+    job: Job,
+    found: CachedAnswer | None,
+) -> None:
+    frames = ChunkFrames(
+        _completion_id(), int(time.time()), job.model.names[0], with_usage=request.include_usage
+    )
+    if found is not None:
+        stream = http.open_stream(_STREAM_HEADERS)
+        stream.write(_all_frames(frames, found, include_usage=request.include_usage))
+        return
+    answer = StreamedAnswer(
+        services.loop,
+        _detokenizers(request, job),
+        len(job.prompt),
+        job.model.engine.abort,
+        frames=frames,
+        open_stream=lambda: _open(http, answer, job),
         include_usage=request.include_usage,
     )
+    try:
+        await serving.run(services, http, job, answer)
+    except ClientDisconnected:
+        raise
+    except Exception as error:
+        if not answer.started:
+            raise
+        # The client has its status; the error went into the stream.
+        http.log_fields["error"] = getattr(error, "code", type(error).__name__)
 
 
-def _whole_response(answer: WholeAnswer, model: TextModel) -> Response:
+def _open(http: HttpRequest, answer: StreamedAnswer, job: Job) -> OpenStream:
+    serving.note_sharing(http, answer, job)
+    return http.open_stream(_STREAM_HEADERS)
+
+
+def _all_frames(frames: ChunkFrames, answer: CachedAnswer, *, include_usage: bool) -> bytes:
+    """Return the events of a stored answer: a chunk a choice, since all of it is there."""
+    choices = list(enumerate(answer.choices))
+    out = [frames.role(index) for index, _ in choices]
+    for index, choice in choices:
+        if choice.text:
+            out += (frames.prefix(index), msgspec.json.encode(choice.text), frames.suffix)
+        out.append(frames.finish(index, choice.finish_reason))
+    if include_usage:
+        out.append(frames.usage(_usage(answer)))
+    return b"".join([*out, DONE])
+
+
+def _whole_response(answer: CachedAnswer, model: str) -> Response:
     choices = [
-        Choice(index, Message(answer.text(index)), choice.finish_reason or "stop")
+        Choice(index, Message(choice.text), choice.finish_reason)
         for index, choice in enumerate(answer.choices)
     ]
-    completion = ChatCompletion(
-        _completion_id(), int(time.time()), model.info.names[0], choices, answer.usage
-    )
+    completion = ChatCompletion(_completion_id(), int(time.time()), model, choices, _usage(answer))
     return Response(200, msgspec.json.encode(completion), [JSON])
+
+
+def _usage(answer: CachedAnswer) -> Usage:
+    return Usage.of(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
 
 
 def _completion_id() -> str:
     return f"chatcmpl-{os.urandom(12).hex()}"
-
-
-def _log(http: HttpRequest, answer: Answer, arrived: float) -> None:
-    usage = answer.usage
-    http.log_fields["prompt_tokens"] = usage.prompt_tokens
-    http.log_fields["completion_tokens"] = usage.completion_tokens
-    if answer.first_token_at is not None:
-        http.log_fields["ttft_ms"] = round((answer.first_token_at - arrived) * 1000, 1)

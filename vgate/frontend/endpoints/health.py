@@ -21,14 +21,17 @@ async def health(_services: Services, _request: HttpRequest) -> Response:
 async def ready(services: Services, _request: HttpRequest) -> Response:
     """Answer 200 if a request would be served now, and 503 with the reason if not."""
     reason = services.not_ready_because()
-    engine = services.launcher.engine
     body = {
         "ready": reason is None,
         "reason": reason,
-        "engine": {
-            "state": engine.state,
-            "detail": engine.detail,
-            "for_s": round(time.time() - engine.since, 1),
-        },
+        "engines": [
+            {
+                "model": model.names[0],
+                "state": model.state.state,
+                "detail": model.state.detail,
+                "for_s": round(time.time() - model.state.since, 1),
+            }
+            for model in services.models
+        ],
     }
     return Response(503 if reason else 200, msgspec.json.encode(body), [JSON])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Literal
-from urllib.parse import unquote
 
 import msgspec
 
@@ -43,17 +42,21 @@ async def retrieve_model(services: Services, request: HttpRequest) -> Response:
     Raises:
         ModelNotFoundError: No model of that name is served.
     """
-    name = unquote(request.path.removeprefix(PREFIX))
+    name = request.path.removeprefix(PREFIX)
     for card in _cards(services):
         if card.id == name:
             return Response(200, msgspec.json.encode(card), [JSON])
-    message = f"the model `{name}` does not exist; served: {', '.join(services.served_names)}"
+    names = ", ".join(card.id for card in _cards(services))
+    message = f"the model `{name}` does not exist; served: {names}"
     raise ModelNotFoundError(message, param="model")
 
 
 def _cards(services: Services) -> list[ModelCard]:
-    config, text_model = services.config.model, services.text_model
-    created = text_model.info.created if text_model else 0
-    max_model_len = text_model.info.max_model_len if text_model else config.max_model_len
-    names = services.served_names
-    return [ModelCard(name, created, names[0], max_model_len) for name in names]
+    cards = []
+    for model in services.models:
+        info = model.text.info if model.text else None
+        created = info.created if info else 0
+        max_model_len = info.max_model_len if info else model.config.max_model_len
+        root = model.names[0]
+        cards += [ModelCard(name, created, root, max_model_len) for name in model.names]
+    return cards

@@ -6,7 +6,7 @@ ignored that changes the answer; what is left to check needs the model.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,10 @@ from vgate.errors import (
     UnsupportedParameterError,
 )
 from vgate.validation import explain
+from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
 from vgate.wire.sampling import SamplingParams
+
+_Request = TypeVar("_Request")
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -132,17 +135,22 @@ class ChatRequest(Unsupported, kw_only=True, frozen=True, forbid_unknown_fields=
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
+# How an answer is delivered, and what is taken without effect. `model` may be an alias.
+_NOT_SHAPING: dict[str, Any] = dict.fromkeys(
+    ("stream", "stream_options", *Accepted.__struct_fields__[len(SAMPLING_FIELDS) :])
+) | {"model": ""}
+
 _decoder = msgspec.json.Decoder(ChatRequest)
 
 
-def decode_chat(body: bytes) -> ChatRequest:
-    """Decode and check a chat request.
+def decode_request(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Request:
+    """Decode a request's body.
 
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
     try:
-        request = _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _explained(error, body) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -151,10 +159,28 @@ def decode_chat(body: bytes) -> ChatRequest:
     except RecursionError:
         message = "the body is nested too deeply"
         raise InvalidJSONError(message) from None
+
+
+def decode_chat(body: bytes) -> ChatRequest:
+    """Decode and check a chat request.
+
+    Raises:
+        InvalidRequestError: With the field at fault, what was sent and what is allowed.
+    """
+    request = decode_request(_decoder, body)
     _check_unsupported(request)
     _check_messages(request.messages)
     _check_combinations(request)
     return request
+
+
+def shaping_fields(request: ChatRequest) -> ChatRequest:
+    """Return the request without what does not shape the answer's text.
+
+    Two requests for which this is equal (as are their prompts, complete parameters and model) get
+    the same answer. A new field shapes the answer until it is named here.
+    """
+    return msgspec.structs.replace(request, **_NOT_SHAPING)
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:

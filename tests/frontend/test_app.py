@@ -1,0 +1,440 @@
+"""The app through its narrowest door: RSGI calls in memory, and a real engine loop behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.frontend.gateway import Gateway, Protocol, chat_body, until
+from vgate.config.schema import Batch, DryRun, Model, Server, Timeouts
+from vgate.frontend.routes import ROUTES
+from vgate.wire.control import Drain, FrontendBeat
+
+SLOW = DryRun(step_ms=5, prefill_tokens_per_s=1e9)
+
+
+@pytest.fixture
+def serve(tmp_path_factory):
+    """Run a scenario on a gateway; `engine=False` leaves the engine out."""
+
+    def run(scenario: Callable[[Gateway], Awaitable[None]], *, engine=True, **sections):
+        async def main():
+            async with (
+                asyncio.timeout(60),
+                Gateway(tmp_path_factory.mktemp("g"), **sections) as gateway,
+            ):
+                if engine:
+                    await gateway.start_engine()
+                await scenario(gateway)
+
+        asyncio.run(main())
+
+    return run
+
+
+def text_of(answer: Protocol) -> str:
+    text: str = answer.json["choices"][0]["message"]["content"]
+    return text
+
+
+def streamed_text(answer: Protocol) -> str:
+    assert answer.events[-1] == "[DONE]"
+    deltas = [json.loads(e)["choices"] for e in answer.events[:-1]]
+    return "".join(c[0]["delta"].get("content", "") for c in deltas if c)
+
+
+class TestRoutes:
+    def test_what_there_is(self):
+        assert [(r.method, r.path) for r in ROUTES] == [
+            ("POST", "/v1/chat/completions"),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/"),
+            ("POST", "/v1/embeddings"),
+            ("GET", "/health"),
+            ("GET", "/ready"),
+            ("GET", "/metrics"),
+            ("GET", "/stats"),
+        ]
+
+    def test_unknown_paths(self, serve):
+        async def scenario(gateway):
+            for path in ("/", "/v1", "/v1/models/", "/health/", "/v1/chat/completions/x", "/é"):
+                answer = await gateway.request("GET", path)
+                assert (answer.status, answer.error["code"]) == (404, "not_found"), path
+
+        serve(scenario)
+
+    def test_other_methods_are_told_which_one_is_right(self, serve):
+        async def scenario(gateway):
+            for path, allow in (
+                ("/v1/chat/completions", "POST"),
+                ("/v1/models", "GET"),
+                ("/v1/models/x", "GET"),
+                ("/health", "GET"),
+            ):
+                for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
+                    if method == allow:
+                        continue
+                    answer = await gateway.request(method, path)
+                    assert answer.status == 405
+                    assert answer.error["code"] == "method_not_allowed"
+                    assert answer.headers["allow"].split(", ")[0] == allow
+
+        serve(scenario)
+
+    def test_head_is_get(self, serve):
+        async def scenario(gateway):
+            for path in ("/health", "/ready", "/v1/models"):
+                assert (await gateway.request("HEAD", path)).status == 200
+            assert (await gateway.request("HEAD", "/v1/chat/completions")).status == 405
+
+        serve(scenario)
+
+    def test_health_lives_without_an_engine(self, serve):
+        async def scenario(gateway):
+            answer = await gateway.request("GET", "/health")
+            assert (answer.status, answer.json["status"]) == (200, "ok")
+
+        serve(scenario, engine=False)
+
+    def test_models(self, serve):
+        async def scenario(gateway):
+            answer = await gateway.request("GET", "/v1/models")
+            assert [card["id"] for card in answer.json["data"]] == ["org/a", "b"]
+            assert all(card["object"] == "model" for card in answer.json["data"])
+            for name, path in (("org/a", "org/a"), ("b", "b")):
+                card = (await gateway.request("GET", f"/v1/models/{path}")).json
+                assert (card["id"], card["root"], card["max_model_len"]) == (name, "org/a", 99)
+            missing = await gateway.request("GET", "/v1/models/c")
+            assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+
+        serve(scenario, model=Model(served_model_name=["org/a", "b"], max_model_len=99))
+
+
+class TestRequestIds:
+    def test_every_answer_has_one(self, serve):
+        async def scenario(gateway):
+            answers = [
+                await gateway.request("GET", "/health"),
+                await gateway.request("GET", "/nothing"),
+                await gateway.chat(),
+                await gateway.chat(stream=True),
+                await gateway.chat(temperature=9),
+            ]
+            ids = {answer.headers["x-request-id"] for answer in answers}
+            assert len(ids) == len(answers)
+            assert all(number.startswith("req-") for number in ids)
+
+        serve(scenario)
+
+    @pytest.mark.parametrize("given_", ["abc", "A-1_2.3/4:5", "x" * 128, "!~"])
+    def test_a_client_s_own_is_kept(self, serve, given_):
+        async def scenario(gateway):
+            answer = await gateway.request("GET", "/health", x_request_id=given_)
+            assert answer.headers["x-request-id"] == given_
+
+        serve(scenario, engine=False)
+
+    @pytest.mark.parametrize(
+        "given_", ["", "x" * 129, "a b", "a\nb", "é", "a\x00", "\x7f", "abc\n"]
+    )
+    def test_but_not_if_it_could_do_harm(self, serve, given_):
+        async def scenario(gateway):
+            answer = await gateway.request("GET", "/health", x_request_id=given_)
+            assert answer.headers["x-request-id"].startswith("req-")
+
+        serve(scenario, engine=False)
+
+
+class TestBodies:
+    LIMIT = Server(max_body_bytes=1024)
+
+    def test_up_to_the_limit(self, serve):
+        async def scenario(gateway):
+            body = chat_body(gateway, "x")
+            body += b" " * (1024 - len(body))
+            for sent in (body, [body], [body[:100], body[100:]]):
+                answer = await gateway.request("POST", "/v1/chat/completions", sent)
+                assert answer.status == 200
+
+        serve(scenario, server=self.LIMIT)
+
+    @pytest.mark.parametrize("declared", [True, False])
+    def test_past_the_limit(self, serve, declared):
+        async def scenario(gateway):
+            body = chat_body(gateway, "x") + b" " * 1024
+            headers = {"content_length": str(len(body))} if declared else {}
+            answer = await gateway.request("POST", "/v1/chat/completions", [body], **headers)
+            assert (answer.status, answer.error["code"]) == (413, "payload_too_large")
+
+        serve(scenario, server=self.LIMIT)
+
+    def test_what_is_too_large_is_read_up_to_a_bound(self, serve):
+        async def scenario(gateway):
+            chunks = [b"x" * (1 << 20)] * 200
+            answer = await gateway.request("POST", "/v1/chat/completions", chunks)
+            assert answer.status == 413
+            protocol, task = gateway.begin("POST", "/v1/chat/completions", chunks)
+            await task
+            assert 64 << 20 <= protocol.read <= 66 << 20
+
+        serve(scenario, server=self.LIMIT)
+
+    def test_a_client_that_leaves_while_sending_gets_nothing(self, serve):
+        async def scenario(gateway):
+            protocol, task = gateway.begin("POST", "/v1/chat/completions", [b"{", None])
+            await task
+            assert protocol.status is None
+
+        serve(scenario)
+
+
+class TestNotReady:
+    @pytest.mark.parametrize(
+        ("state", "retry_after"), [("starting", "10"), ("restarting", "5"), ("ready", "1")]
+    )
+    def test_a_request_is_refused_with_the_reason(self, serve, state, retry_after):
+        async def scenario(gateway):
+            gateway.tell_state(state, "loading weights")
+            await until(
+                lambda: gateway.app.services.launcher.engine(0).detail == "loading weights", "heard"
+            )
+            for stream in (False, True):
+                answer = await gateway.chat(stream=stream)
+                assert (answer.status, answer.error["code"]) == (503, "engine_unavailable")
+                assert answer.headers["retry-after"] == retry_after
+            ready = await gateway.request("GET", "/ready")
+            assert (ready.status, ready.json["ready"]) == (503, False)
+            assert ready.json["reason"]
+            if state != "ready":
+                assert "loading weights" in answer.error["message"]
+                assert ready.json["engines"][0]["state"] == state
+
+        serve(scenario, engine=False)
+
+    def test_bad_requests_and_names_are_told_first(self, serve):
+        async def scenario(gateway):
+            assert (await gateway.chat(temperature=9)).status == 400
+            assert (await gateway.chat(model="other")).status == 404
+
+        serve(scenario, engine=False)
+
+    def test_it_becomes_ready_and_says_so(self, serve):
+        async def scenario(gateway):
+            await gateway.start_engine()
+            ready = await gateway.request("GET", "/ready")
+            assert (ready.status, ready.json["ready"], ready.json["reason"]) == (200, True, None)
+            gateway.hear()
+
+            def told():
+                gateway.hear()
+                return any(isinstance(m, FrontendBeat) and m.ready for m in gateway.heard)
+
+            await until(told, "the launcher hears of it")
+
+        serve(scenario, engine=False)
+
+    def test_a_model_whose_files_are_broken(self, serve, tmp_path):
+        (tmp_path / "tokenizer.json").write_text(
+            json.dumps({"added_tokens": [{"id": 1, "special": True}]})
+        )
+
+        async def scenario(gateway):
+            from tests.frontend.gateway import Engine
+
+            gateway.engine = Engine(gateway.runtime)
+            gateway.engine.start()
+            await until(lambda: gateway.app.services.models[0].problem, "the problem")
+            answer = await gateway.chat()
+            assert answer.status == 503
+            assert "tokenizer.json" in answer.error["message"]
+
+        serve(scenario, engine=False, model=Model(model_id=str(tmp_path)))
+
+
+class TestChat:
+    @pytest.mark.parametrize("text", ["Hello!", "é世😀 " * 20, "line\nline\n\n"])
+    def test_whole_and_streamed_agree(self, serve, text):
+        async def scenario(gateway):
+            whole = await gateway.chat(text)
+            streamed = await gateway.chat(text, stream=True, stream_options={"include_usage": True})
+            assert (whole.status, streamed.status) == (200, 200)
+            assert text_of(whole) == streamed_text(streamed) == text
+            usage = json.loads(streamed.events[-2])["usage"]
+            assert usage == whole.json["usage"]
+            assert usage["completion_tokens"] == len(text.encode()) + 1
+            assert streamed.headers["content-type"].startswith("text/event-stream")
+            assert whole.headers["content-type"] == "application/json"
+
+        serve(scenario)
+
+    def test_stop_strings_and_n(self, serve):
+        async def scenario(gateway):
+            answer = await gateway.chat("one two three", n=3, stop=["two"])
+            choices = answer.json["choices"]
+            assert [c["message"]["content"] for c in choices] == ["one "] * 3
+            assert [c["finish_reason"] for c in choices] == ["stop"] * 3
+            await until(lambda: gateway.engine.idle, "the engine stops what nobody reads")
+
+        serve(scenario, dry_run=SLOW)
+
+    def test_the_largest_seed_with_several_choices(self, serve):
+        async def scenario(gateway):
+            answer = await gateway.chat("x", n=4, seed=2**63 - 1)
+            assert answer.status == 200
+
+        serve(scenario)
+
+    def test_the_context_is_a_limit(self, serve):
+        async def scenario(gateway):
+            for fields, param in (
+                ({"text": "x" * 200}, "messages"),
+                ({"max_tokens": 100}, "messages"),
+                ({"min_tokens": 1000}, "min_tokens"),
+            ):
+                answer = await gateway.chat(**fields)
+                assert (answer.status, answer.error["param"]) == (400, param)
+            full = await gateway.chat("x", ignore_eos=True)
+            assert full.json["usage"]["total_tokens"] == 100
+            assert full.json["choices"][0]["finish_reason"] == "length"
+
+        serve(scenario, model=Model(max_model_len=100))
+
+    def test_another_model(self, serve):
+        async def scenario(gateway):
+            answer = await gateway.chat(model="other")
+            assert (answer.status, answer.error["param"]) == (404, "model")
+
+        serve(scenario)
+
+    def test_a_full_queue(self, serve):
+        async def scenario(gateway):
+            slow = [gateway.begin_chat("x", ignore_eos=True, max_tokens=100) for _ in range(6)]
+            await asyncio.gather(*(task for _, task in slow))
+            refused = [p for p, _ in slow if p.status == 503]
+            assert refused
+            for answer in refused:
+                assert answer.error["code"] == "overloaded"
+                assert int(answer.headers["retry-after"]) >= 1
+            assert any(p.status == 200 for p, _ in slow)
+
+        serve(scenario, batch=Batch(max_batch_size=1, max_queue_size=2), dry_run=SLOW)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_wait_that_is_too_long(self, serve, stream):
+        async def scenario(gateway):
+            _, running = gateway.begin_chat("x", ignore_eos=True, max_tokens=1000)
+            await until(lambda: gateway.engine.scheduler.running, "it runs")
+            answer = await gateway.chat("y", stream=stream)
+            assert (answer.status, answer.error["code"]) == (503, "queue_timeout")
+            running.cancel()
+            await asyncio.wait([running])
+
+        serve(scenario, batch=Batch(max_batch_size=1), dry_run=SLOW, timeouts=Timeouts(queue_s=0.1))
+
+    def test_a_deadline_that_passes(self, serve):
+        async def scenario(gateway):
+            whole = await gateway.chat("x", ignore_eos=True, max_tokens=1900)
+            assert (whole.status, whole.error["code"]) == (504, "deadline_exceeded")
+            streamed = await gateway.chat("x", ignore_eos=True, max_tokens=1900, stream=True)
+            assert streamed.status == 200
+            assert json.loads(streamed.events[-1])["error"]["code"] == "deadline_exceeded"
+            await until(lambda: gateway.engine.idle, "the engine stops as well")
+
+        serve(scenario, dry_run=SLOW, timeouts=Timeouts(request_s=0.2))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+class TestLeaving:
+    def test_a_client_that_leaves_is_aborted(self, serve, stream):
+        async def scenario(gateway):
+            protocol, task = gateway.begin_chat(
+                "x", n=2, ignore_eos=True, max_tokens=1900, stream=stream
+            )
+            await until(lambda: gateway.engine.scheduler.running == 2, "both run")
+            if stream:
+                await until(lambda: protocol.status, "the stream opens")
+            protocol.disconnected.set_result(None)
+            await asyncio.wait_for(task, 20)
+            await until(lambda: gateway.engine.idle, "the engine stops")
+            assert protocol.status == (200 if stream else None)
+            assert "[DONE]" not in protocol.body.decode()
+
+        serve(scenario, dry_run=SLOW)
+
+    def test_the_watch_over_the_client_ends_with_the_answer(self, serve, stream):
+        async def scenario(gateway):
+            protocol = await gateway.chat("x", stream=stream)
+            assert protocol.disconnected.cancelled()
+
+        serve(scenario)
+
+    def test_an_engine_that_dies_is_an_error_at_once(self, serve, stream):
+        async def scenario(gateway):
+            protocol, task = gateway.begin_chat(
+                "x", ignore_eos=True, max_tokens=1900, stream=stream
+            )
+            await until(lambda: gateway.engine.scheduler.running, "it runs")
+            if stream:
+                await until(lambda: protocol.status, "the stream opens")
+            await gateway.engine.stop()
+            await asyncio.wait_for(task, 10)
+            if stream:
+                assert json.loads(protocol.events[-1])["error"]["code"] == "engine_unavailable"
+            else:
+                assert (protocol.status, protocol.error["code"]) == (503, "engine_unavailable")
+                assert "retry-after" in protocol.headers
+            assert (await gateway.chat()).status == 503
+            # Its successor is found without help.
+            await gateway.start_engine()
+            assert text_of(await gateway.chat("again")) == "again"
+
+        serve(scenario, dry_run=SLOW)
+
+    def test_a_drain_refuses_the_new_and_lets_the_old_finish(self, serve, stream):
+        async def scenario(gateway):
+            protocol, task = gateway.begin_chat("x" * 50, stream=stream)
+            await until(lambda: gateway.engine.scheduler.running, "it runs")
+            gateway.tell(Drain(30.0))
+            await until(lambda: gateway.app.services.launcher.draining, "the drain is heard")
+            refused = await gateway.chat()
+            assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+            assert (await gateway.request("GET", "/ready")).status == 503
+            await asyncio.wait_for(task, 20)
+            assert (streamed_text(protocol) if stream else text_of(protocol)) == "x" * 50
+
+        serve(scenario, dry_run=SLOW)
+
+    def test_a_drain_that_runs_out_ends_all(self, serve, stream):
+        async def scenario(gateway):
+            protocol, task = gateway.begin_chat(
+                "x", ignore_eos=True, max_tokens=1900, stream=stream
+            )
+            await until(lambda: gateway.engine.scheduler.running, "it runs")
+            if stream:
+                await until(lambda: protocol.status, "the stream opens")
+            gateway.tell(Drain(0.05))
+            await asyncio.wait_for(task, 10)
+            error = json.loads(protocol.events[-1])["error"] if stream else protocol.error
+            assert error["code"] == "shutting_down"
+            await until(lambda: gateway.engine.idle, "the engine stops")
+
+        serve(scenario, dry_run=SLOW)
+
+
+def test_a_fault_of_ours_is_a_500_with_the_request_id_and_no_details(serve, monkeypatch):
+    async def scenario(gateway):
+        def fault(*_arguments):
+            message = "secret details"
+            raise ZeroDivisionError(message)
+
+        monkeypatch.setattr(type(gateway.app.services), "model", fault)
+        answer = await gateway.chat()
+        assert (answer.status, answer.error["code"]) == (500, "internal_error")
+        assert answer.headers["x-request-id"] in answer.error["message"]
+        assert "secret" not in answer.body.decode()
+
+    serve(scenario)

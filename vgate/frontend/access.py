@@ -1,0 +1,188 @@
+"""Who may use the server, and how much: keys and limits, for one frontend process."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from vgate.config.schema import Security
+from vgate.errors import AuthenticationError, RateLimitedError
+from vgate.frontend import metrics
+from vgate.frontend.admission import Admission
+from vgate.frontend.http import HttpRequest
+from vgate.frontend.limits import Decision, KeyLimits, Limiter, Quota
+from vgate.keys import ApiKey, KeyFileWatcher, KeyRing, KeysError
+from vgate.log import Log
+
+_POLL_S = 0.25
+_SCHEME = "bearer "
+
+log = Log("vgate.frontend")
+
+
+class Access:
+    """Authenticates and limits; without security it lets everybody in.
+
+    Args:
+        loop: The event loop.
+        security: The configuration's section.
+        limiter: The shared counts.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, security: Security, limiter: Limiter
+    ) -> None:
+        self._loop = loop
+        self._security = security
+        self._limiter = limiter
+        self._exempt = frozenset(security.exempt_paths)
+        self._key_file = Path(security.key_file) if security.key_file else None
+        self._watcher = KeyFileWatcher(self._key_file) if self._key_file else None
+        self._keys = self._read_keys() if security.enabled else None
+        self._poll: asyncio.TimerHandle | None = None
+        if self._keys is not None and self._watcher is not None:
+            self._poll = loop.call_later(_POLL_S, self._reload)
+
+    def authenticate(self, http: HttpRequest) -> ApiKey | None:
+        """Return whose request this is; None if the path or the server is open to all.
+
+        Raises:
+            AuthenticationError: There is no key, or it isn't one of ours.
+        """
+        if self._keys is None or http.path in self._exempt:
+            return None
+        header = http.header("authorization")
+        if header is None:
+            message = "an API key is required: send `Authorization: Bearer KEY`"
+            raise AuthenticationError(message)
+        if header[: len(_SCHEME)].lower() != _SCHEME:
+            message = "the Authorization header must be `Bearer KEY`"
+            raise AuthenticationError(message)
+        key = self._keys.find(header[len(_SCHEME) :].strip())
+        if key is None:
+            message = "the API key is not valid"
+            raise AuthenticationError(message)
+        return key
+
+    def admit(self, http: HttpRequest, key: ApiKey) -> Admission:
+        """Count a request against its key's limits, and tell the client how they stand.
+
+        Raises:
+            RateLimitedError: A limit refuses it.
+        """
+        decision = self._limiter.admit(_key_id(key), self._limits_of(key))
+        _set_headers(http, decision)
+        if decision.ticket is None:
+            raise _refusal(key, decision)
+        return Admission(self._limiter, key, decision.ticket)
+
+    def reserve_tokens(self, http: HttpRequest, tokens: int) -> None:
+        """Reserve the tokens that an admitted request may use.
+
+        Raises:
+            RateLimitedError: The limit refuses it; the request does not count then.
+        """
+        admission = http.admission
+        if admission is None:
+            return
+        decision = admission.reserve_tokens(tokens)
+        _set_headers(http, decision)
+        if not decision.allowed:
+            raise _refusal(admission.key, decision)
+
+    def usage(self) -> list[dict[str, Any]]:
+        """Return how each key's limits stand, over all workers."""
+        if self._keys is None:
+            return []
+        rows = []
+        for key in self._keys:
+            limits, used = self._limits_of(key), self._limiter.usage(_key_id(key))
+            rows.append(
+                {
+                    "key": key.name,
+                    "requests": used.requests,
+                    "rate_limit": limits.requests,
+                    "window_s": limits.window_s,
+                    "tokens": used.tokens,
+                    "tokens_per_minute": limits.tokens_per_minute,
+                    "concurrent": used.concurrent,
+                    "concurrent_limit": limits.concurrent,
+                }
+            )
+        return rows
+
+    def close(self) -> None:
+        """Let go of the shared counts."""
+        if self._poll is not None:
+            self._poll.cancel()
+        self._limiter.close()
+
+    def _limits_of(self, key: ApiKey) -> KeyLimits:
+        limiting = self._security.rate_limiting
+        if not limiting.enabled:
+            return KeyLimits()
+        return KeyLimits(
+            requests=key.rate_limit or limiting.default_limit,
+            window_s=limiting.window_seconds,
+            tokens_per_minute=key.tokens_per_minute or limiting.default_tokens_per_minute,
+            concurrent=key.concurrent or limiting.default_concurrent,
+        )
+
+    def _read_keys(self) -> KeyRing:
+        keys = KeyRing.build(self._security.api_keys, self._key_file)
+        for key in keys:
+            metrics.show_zeros_of_key(key.name)
+        return keys
+
+    def _reload(self) -> None:
+        """Take a changed key file; if it is broken the old keys stay."""
+        self._poll = self._loop.call_later(_POLL_S, self._reload)
+        if self._watcher is None or not self._watcher.changed():
+            return
+        try:
+            self._keys = self._read_keys()
+        except KeysError as error:
+            log.error("kept the old keys, the new ones can't be used", reason=error)
+        else:
+            log.info("keys reloaded", keys=len(self._keys))
+
+
+def _key_id(key: ApiKey) -> str:
+    """Return the name of a key's counts: they stay with the name when the key is rotated."""
+    return f"key:{key.name}"
+
+
+def _refusal(key: ApiKey, decision: Decision) -> RateLimitedError:
+    metrics.RATE_LIMITED.labels(key.name, decision.reason or "").inc()
+    texts = {
+        "requests": "too many requests",
+        "tokens": "too many tokens",
+        "concurrent": "too many requests at once",
+    }
+    limit = texts.get(decision.reason or "", "over a limit")
+    if decision.never:
+        message = f"the request may use more tokens than the key's limit allows at all ({limit})"
+    else:
+        message = f"{limit} for this API key; try again in {decision.retry_after_s or 1:.0f} s"
+    return RateLimitedError(message, retry_after_s=decision.retry_after_s)
+
+
+def _set_headers(http: HttpRequest, decision: Decision) -> None:
+    """Say how the limits stand: the earlier V-Gate's names, and OpenAI's beside them."""
+    if quota := decision.requests:
+        http.set_header("x-ratelimit-limit", str(quota.limit))
+        http.set_header("x-ratelimit-remaining", str(quota.remaining))
+        http.set_header("x-ratelimit-reset", str(math.ceil(quota.reset_at)))
+        _set_openai_headers(http, "requests", quota)
+    if quota := decision.tokens:
+        _set_openai_headers(http, "tokens", quota)
+
+
+def _set_openai_headers(http: HttpRequest, kind: str, quota: Quota) -> None:
+    http.set_header(f"x-ratelimit-limit-{kind}", str(quota.limit))
+    http.set_header(f"x-ratelimit-remaining-{kind}", str(quota.remaining))
+    seconds = max(0.0, quota.reset_at - time.time())
+    http.set_header(f"x-ratelimit-reset-{kind}", f"{seconds:.3f}s")
