@@ -56,8 +56,13 @@ class Instance:
         self.url = f"http://127.0.0.1:{self.port}"
         self.run_dir = Path(settings.get("server__run_dir") or run_dirs / str(self.port))
         self._dry_run = dry_run
-        self._settings = {"server__run_dir": str(self.run_dir), **settings}
-        self._logs = tempfile.TemporaryFile()
+        # Most suites look at generations, which a cache would spare; those of the cache ask for it.
+        self._settings = {
+            "server__run_dir": str(self.run_dir),
+            "cache__enabled": False,
+            **settings,
+        }
+        self._logs = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `discard`
         self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> Self:
@@ -130,10 +135,30 @@ class Instance:
             except psutil.NoSuchProcess:
                 continue
             if "vgate.engine" in command:
-                found["engine"] = child.pid
+                number = command[command.index("--engine") + 1]
+                found["engine" if number == "0" else f"engine-{number}"] = child.pid
             elif "vgate.frontend" in command:
                 found[f"frontend-{command[command.index('--worker') + 1]}"] = child.pid
         return found
+
+    def stats(self, key: str) -> dict[str, Any]:
+        """Return /stats' limits by the name of their key; `key` is who asks."""
+        headers = {"Authorization": f"Bearer {key}"}
+        body = httpx.get(f"{self.url}/stats", headers=headers, timeout=10).json()
+        return {row["key"]: row for row in body["limits"]}
+
+    def batching(self, key: str) -> int:
+        """Return the sequence steps of the main engine so far, once it has nothing to do."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        seen: list[int] = []
+
+        def settled() -> bool:
+            body = httpx.get(f"{self.url}/stats", headers=headers, timeout=10).json()
+            seen.append(body["engines"][0]["batching"].get("sequence_steps", 0))
+            return len(seen) > 20 and len(set(seen[-20:])) == 1
+
+        wait_until(settled, 30, "the engine is idle")
+        return seen[-1]
 
     def client(self, **options: Any) -> openai.OpenAI:
         """Return the official client."""

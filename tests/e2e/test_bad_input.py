@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.e2e.instance import Instance, wait_until
-from tests.e2e.traffic import CHAT, MODEL, EngineProbe, chat, endless, post, raw, status_of
+from tests.e2e.traffic import CHAT, EngineProbe, chat, endless, post, raw, status_of
 
 HELLO = json.dumps(chat("hi")).encode()
 NESTED = b"[" * 100_000 + b"]" * 100_000
@@ -152,7 +152,7 @@ def test_the_official_client_raises_the_right_class(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError, match="not a known field"):
         create(**chat("hi"), extra_body={"surprise": 1})
     with pytest.raises(openai.NotFoundError):
-        client.embeddings.create(model=MODEL, input="hi")
+        client.moderations.create(input="hi")
     with pytest.raises(openai.APIStatusError) as large:
         create(**chat("x" * 20_000_000))
     assert large.value.status_code == 413

@@ -221,7 +221,7 @@ def test_health_and_readiness(dry_run: Instance):
     ready = httpx.get(dry_run.url + "/ready")
     assert ready.status_code == 200
     assert ready.json()["ready"] is True
-    assert ready.json()["engine"]["state"] == "ready"
+    assert ready.json()["engines"][0]["state"] == "ready"
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", f"/v1/models/{MODEL}"])

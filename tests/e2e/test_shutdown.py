@@ -118,7 +118,7 @@ def test_a_client_that_never_sends_its_body_does_not_hold_it_up(run_dirs: Path):
         check_ended(server, processes, PROMPT_S)
 
 
-@pytest.mark.parametrize("progress", ["engine", "frontend-1", "frontend-2", "engine.sock"])
+@pytest.mark.parametrize("progress", ["engine", "frontend-1", "frontend-2", "engine-0.sock"])
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_while_it_starts(run_dirs: Path, sig: signal.Signals, progress: str):
     server = Instance(run_dirs, dry_run=True, server__workers=2).launch()

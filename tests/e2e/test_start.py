@@ -226,3 +226,14 @@ def test_a_program_loads_neither_what_is_heavy_nor_another(module: str, others: 
     assert module in loaded
     assert [m for m in loaded if m.startswith(tuple(f"{u}." for u in unwanted))] == []
     assert [m for m in loaded if m in unwanted] == []
+
+
+def test_a_tokenizer_that_is_none_ends_the_start_with_the_cause(tmp_path, run_dirs):
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": [{"id": 1, "special": true}]}')
+    instance = Instance(run_dirs, dry_run=True, model__model_id=str(tmp_path)).launch()
+    try:
+        assert instance.process is not None
+        assert instance.process.wait(30) == 1
+        assert "tokenizer.json" in instance.logs()
+    finally:
+        instance.discard()

@@ -66,7 +66,7 @@ def test_another_version_is_refused(dry_run: Instance, protocol: int):
         assert isinstance(engine.receive(), Refused)
 
 
-@pytest.mark.parametrize("socket", ["engine.sock", "control.sock"])
+@pytest.mark.parametrize("socket", ["engine-0.sock", "control.sock"])
 def test_garbage_kills_nothing(dry_run: Instance, socket: str):
     pids = dry_run.pids()
     dealer = Dealer(f"ipc://{dry_run.run_dir}/{socket}", "stranger")

@@ -145,7 +145,7 @@ class EngineProbe:
     """One more frontend, as far as the engine knows: it hears the engine's heartbeat."""
 
     def __init__(self, run_dir: Path, protocol: int = PROTOCOL_VERSION) -> None:
-        self.dealer = Dealer(f"ipc://{run_dir}/engine.sock", "probe")
+        self.dealer = Dealer(f"ipc://{run_dir}/engine-0.sock", "probe")
         self.send(Hello(protocol, "probe"))
 
     def send(self, message: Any) -> None:
@@ -173,7 +173,7 @@ class EngineProbe:
 
     def wait_idle(self, timeout_s: float = 20) -> None:
         """Wait until the engine has nothing to do."""
-        wait_until(lambda: self.idle(self.status()), timeout_s, f"idle: {self.status()}")
+        wait_until(lambda: self.idle(self.status()), timeout_s, "the engine is idle")
 
     @staticmethod
     def idle(status: Status) -> bool:

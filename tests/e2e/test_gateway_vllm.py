@@ -1,0 +1,105 @@
+"""Sharing, cache and embeddings on the real engine, over several workers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.instance import Instance
+from tests.e2e.test_gateway import text_of
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(330)]
+
+REQUESTS = 200
+
+
+@pytest.fixture(scope="module")
+def gateway(run_dirs: Path, tiny_model_dir: Path) -> Iterator[Instance]:
+    """Two engines, one for each task, behind four workers."""
+    with Instance(
+        run_dirs,
+        dry_run=False,
+        server__workers=4,
+        cache__enabled=True,
+        model__model_id=str(tiny_model_dir),
+        model__served_model_name="tiny",
+        model__dtype="float32",
+        additional_models=[
+            {
+                "model_id": str(tiny_model_dir),
+                "task": "embed",
+                "served_model_name": "tiny-embed",
+                "dtype": "float32",
+            }
+        ],
+    ) as instance:
+        yield instance
+
+
+def test_two_hundred_identical_requests_are_one_generation(gateway: Instance) -> None:
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Tell me something long"}],
+        "max_tokens": 256,
+        "ignore_eos": True,
+        "temperature": 1.0,
+    }
+    before = gateway.batching("")
+
+    async def run() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=REQUESTS)
+        async with httpx.AsyncClient(timeout=120, limits=limits) as session:
+            url = f"{gateway.url}/v1/chat/completions"
+            requests = (
+                session.post(url, json={**body, "stream": n % 2 == 0}) for n in range(REQUESTS)
+            )
+            return await asyncio.gather(*requests)
+
+    answers = asyncio.run(run())
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({text_of(answer) for answer in answers}) == 1
+    outcomes = Counter(answer.headers["x-vgate-cache"] for answer in answers)
+    assert outcomes["miss"] == 1
+    assert sum(outcomes.values()) == REQUESTS
+    # Prefill and 256 tokens of one sequence, whoever asked.
+    assert 256 <= gateway.batching("") - before <= 258
+
+
+def test_embeddings(gateway: Instance) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
+        texts = ["The cat sat on the mat.", "Stock markets fell."]
+        both = client.embeddings.create(model="tiny-embed", input=texts)
+        vectors = [item.embedding for item in both.data]
+        assert [len(vector) for vector in vectors] == [64, 64]
+        assert both.usage.prompt_tokens > 5
+        for vector in vectors:
+            assert math.isclose(math.hypot(*vector), 1.0, abs_tol=1e-4)
+        assert vectors[0] != pytest.approx(vectors[1], abs=1e-3)
+        alone = client.embeddings.create(model="tiny-embed", input=texts[0])
+        assert alone.data[0].embedding == pytest.approx(vectors[0], abs=1e-5)
+    raw = httpx.post(
+        f"{gateway.url}/v1/embeddings",
+        json={"model": "tiny-embed", "input": texts[0], "encoding_format": "base64"},
+        timeout=60,
+    ).json()["data"][0]["embedding"]
+    assert list(array("f", base64.b64decode(raw))) == pytest.approx(vectors[0], abs=1e-5)
+
+
+def test_what_the_engine_counts_is_shown(gateway: Instance) -> None:
+    text = httpx.get(f"{gateway.url}/metrics", timeout=10).text
+    lines = dict(
+        line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")
+    )
+    assert float(lines['vgate_prefix_cache_queries_total{model="tiny"}']) > 0
+    assert float(lines['vgate_batch_size_count{model="tiny"}']) > 0
+    assert float(lines['vgate_batch_size_count{model="tiny-embed"}']) > 0
+    assert lines['vgate_engine_restarts_total{model="tiny"}'] == "0.0"
