@@ -99,6 +99,7 @@ def machine(tmp_path, monkeypatch):
         ([], {}, False, "vllm-cpu"),
         (["--dry-run"], {}, True, "light"),
         (["--config", "a.yaml", "check"], {}, True, "light"),
+        (["keys", "add", "alice"], {}, True, "light"),
         (["--help"], {}, False, "light"),
         (["-h"], {}, False, "light"),
         (["--version"], {}, False, "light"),
