@@ -200,7 +200,7 @@ class TestNotReady:
         async def scenario(gateway):
             gateway.tell_state(state, "loading weights")
             await until(
-                lambda: gateway.app.services.launcher.engine(0).detail == "loading weights", "heard"
+                lambda: gateway.app.services.models[0].state.detail == "loading weights", "heard"
             )
             for stream in (False, True):
                 answer = await gateway.chat(stream=stream)

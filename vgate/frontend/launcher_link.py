@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable
 
 from vgate.log import Log
@@ -50,7 +49,6 @@ class LauncherLink:
         self._on_drain = on_drain
         self._draining = False
         self._engines: dict[int, EngineState] = {}
-        self._began = time.time()
         self._dealer = AsyncDealer(
             loop, endpoint, f"frontend-{worker}", on_batch=self._on_batch, on_lost=self._on_lost
         )
@@ -60,10 +58,9 @@ class LauncherLink:
         """Begin to report."""
         self.beat()
 
-    def engine(self, number: int) -> EngineState:
-        """Return where an engine is; "starting" until the launcher has told."""
-        state = self._engines.get(number)
-        return state or EngineState("starting", "starting", self._began, number)
+    def engine(self, number: int) -> EngineState | None:
+        """Return where an engine is; None until the launcher has told."""
+        return self._engines.get(number)
 
     @property
     def draining(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from vgate.config.schema import Model
@@ -13,6 +14,8 @@ from vgate.log import Log
 from vgate.wire.control import EngineState
 from vgate.wire.messages import ModelInfo
 
+_SOON_S = 2.0
+_SOON_POLL_S = 0.01
 _RETRY_AFTER_S = {"starting": 10.0, "restarting": 5.0, "ready": 1.0}
 
 log = Log("vgate.frontend")
@@ -26,7 +29,7 @@ class ServedModel:
         config: The model's section of the configuration.
         endpoint: Where its engine listens.
         name: This frontend's name, for the engine's log.
-        state: Says what the launcher told of the engine.
+        state: Says what the launcher told of the engine, if it has.
         on_change: Called when it becomes ready or ceases to be.
 
     Attributes:
@@ -42,12 +45,13 @@ class ServedModel:
         endpoint: str,
         name: str,
         *,
-        state: Callable[[], EngineState],
+        state: Callable[[], EngineState | None],
         on_change: Callable[[], None],
     ) -> None:
         self._loop = loop
         self.config = config
         self._state = state
+        self._not_told = EngineState("starting", "starting", time.time())
         self._on_change = on_change
         self.text: TextModel | None = None
         self.problem: str | None = None
@@ -61,8 +65,8 @@ class ServedModel:
 
     @property
     def state(self) -> EngineState:
-        """What the launcher told of the engine."""
-        return self._state()
+        """What the launcher told of the engine; "starting" until it has."""
+        return self._state() or self._not_told
 
     def not_ready_because(self) -> str | None:
         """Say why a request would not be served now; None if it would."""
@@ -74,6 +78,28 @@ class ServedModel:
         if state.state == "ready":
             return "the engine is being connected"
         return f"the engine is {state.state}: {state.detail}"
+
+    async def text_soon(self) -> TextModel:
+        """Return the text side, waiting for a moment if the engine serves and only we don't yet.
+
+        A worker listens before it has met the launcher and the engine, and loses the engine before
+        the launcher has told what became of it. Both take milliseconds, for which no client should
+        get an error.
+
+        Raises:
+            EngineUnavailableError: It is not ready.
+        """
+        give_up_at = time.monotonic() + _SOON_S
+        while self.not_ready_because() is not None and self._comes_soon():
+            if time.monotonic() >= give_up_at:
+                break
+            await asyncio.sleep(_SOON_POLL_S)
+        return self.require_text()
+
+    def _comes_soon(self) -> bool:
+        told = self._state()
+        hopeless = self.problem or self.engine.refusal
+        return not hopeless and (told is None or told.state == "ready")
 
     def require_text(self) -> TextModel:
         """Return the text side of a model that is ready.

@@ -59,7 +59,7 @@ async def chat_completions(services: Services, http: HttpRequest) -> Response | 
 async def _job(
     services: Services, http: HttpRequest, request: ChatRequest, model: ServedModel, arrived: float
 ) -> Job:
-    text = model.require_text()
+    text = await model.text_soon()
     if model.config.task != "generate":
         message = f"the model `{request.model}` does not generate text; use /v1/embeddings"
         raise InvalidValueError(message, param="model")
