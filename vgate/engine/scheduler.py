@@ -94,10 +94,6 @@ class BatchScheduler:
         """Requests in the batch."""
         return len(self._running)
 
-    def holds(self, key: str) -> bool:
-        """Say whether a request of that key waits or runs."""
-        return key in self._waiting or key in self._running
-
     def submit(self, request: Request, now: float) -> None:
         """Queue a request.
 

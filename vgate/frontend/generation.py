@@ -135,7 +135,10 @@ class Answer:
         if self.first_token_at is None and any(c.sequence.pending for c in self.choices):
             self.first_token_at = time.monotonic()
         try:
-            self._take()
+            if (error := self._error()) is not None:
+                self.fail(error)
+            else:
+                self._take()
         except Exception:
             log.exception("answer failed")
             self.fail(InternalError("internal error; the log has the details"))
@@ -170,10 +173,6 @@ class WholeAnswer(Answer):
     """An answer for a request that is not streamed."""
 
     def _take(self) -> None:
-        error = self._error()
-        if error is not None:
-            self.fail(error)
-            return
         for choice in self.choices:
             sequence = choice.sequence
             if choice.done or not (choice.detokenizer.watching or sequence.finish_reason):
@@ -226,10 +225,6 @@ class StreamedAnswer(Answer):
         super().fail(error)
 
     def _take(self) -> None:
-        error = self._error()
-        if error is not None:
-            self.fail(error)
-            return
         out: list[bytes] = []
         if not self.started:
             if self.first_token_at is None:

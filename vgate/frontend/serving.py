@@ -18,7 +18,6 @@ from vgate.frontend.result_cache import CachedAnswer
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModel
-from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Generate
 from vgate.wire.sampling import SamplingParams, nth_seed
 
@@ -31,6 +30,7 @@ class Job(msgspec.Struct, frozen=True):
     Attributes:
         model, text: The model and its text side.
         prompt: Token ids.
+        packed: The same as the engine gets them.
         sampling: Complete parameters.
         digest: Of everything that shapes the answer; b"" if it is neither cached nor shared.
         read_cache, write_cache: What the client's Cache-Control allows.
@@ -40,6 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     model: ServedModel
     text: TextModel
     prompt: list[int]
+    packed: bytes
     sampling: SamplingParams
     digest: bytes
     read_cache: bool
@@ -136,7 +137,7 @@ def _message(services: Services, http: HttpRequest, job: Job, index: int) -> Gen
     tenant, weight = tenant_of(http)
     return Generate(
         id=job.model.engine.next_id(),
-        prompt=pack_token_ids(job.prompt),
+        prompt=job.packed,
         sampling=sampling,
         tenant=tenant,
         weight=weight,

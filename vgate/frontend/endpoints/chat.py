@@ -28,9 +28,6 @@ from vgate.frontend.text_model import TextModel
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.sampling import SamplingParams
 
-# Longer texts are tokenised on a thread (the tokenizer releases the GIL): 30,000 tokens take tens
-# of milliseconds, for which no other stream shall wait.
-_TOKENIZE_INLINE_CHARS = 16_384
 _STREAM_HEADERS = [EVENT_STREAM, ("cache-control", "no-cache"), ("x-accel-buffering", "no")]
 
 
@@ -65,6 +62,7 @@ async def _job(
         raise InvalidValueError(message, param="model")
     prompt = await _tokenize(services, text, request)
     sampling = _sampling(request, text, len(prompt))
+    packed = pack_token_ids(prompt)
     digest = b""
     if services.cache.covers(sampling):
         config = model.config
@@ -74,12 +72,12 @@ async def _job(
             "chat",
             config.model_id,
             config.revision,
-            pack_token_ids(prompt),
+            packed,
             sampling,
             shaping_fields(request),
         )
     read, write = serving.cache_directives(http)
-    return Job(model, text, prompt, sampling, digest, read, write, arrived)
+    return Job(model, text, prompt, packed, sampling, digest, read, write, arrived)
 
 
 async def _tokenize(services: Services, model: TextModel, request: ChatRequest) -> list[int]:
@@ -90,9 +88,7 @@ async def _tokenize(services: Services, model: TextModel, request: ChatRequest) 
         )
         raise InvalidValueError(message, param="messages")
     text = model.template.render(template_messages(request.messages))
-    if len(text) <= _TOKENIZE_INLINE_CHARS:
-        return model.encode(text)
-    return await services.loop.run_in_executor(None, model.encode, text)
+    return await services.tokenize(model.encode, text, len(text))
 
 
 def _sampling(request: ChatRequest, model: TextModel, prompt_tokens: int) -> SamplingParams:

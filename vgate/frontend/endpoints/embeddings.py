@@ -21,8 +21,6 @@ from vgate.frontend.text_model import TextModel
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
-_TOKENIZE_INLINE_CHARS = 16_384
-
 
 class EmbeddingAnswer:
     """Waits for all embeddings of a request."""
@@ -84,10 +82,7 @@ async def _tokenize(
     """
     prompts, texts = _split(request.input)
     if texts:
-        if sum(map(len, texts)) <= _TOKENIZE_INLINE_CHARS:
-            prompts = text.encode_plain(texts)
-        else:
-            prompts = await services.loop.run_in_executor(None, text.encode_plain, texts)
+        prompts = await services.tokenize(text.encode_plain, texts, sum(map(len, texts)))
     limit = text.info.max_model_len
     for index, prompt in enumerate(prompts):
         if len(prompt) > limit:
