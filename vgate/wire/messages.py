@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -40,6 +40,47 @@ class Hello(Message, frozen=True):
     name: str
 
 
+class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
+    """A form that the generated text must have.
+
+    Attributes:
+        kind: How `value` describes it; the names are those of vLLM's StructuredOutputsParams.
+        value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
+            structural tag (JSON as text); "" for any JSON object.
+        disable_any_whitespace: For JSON: the shortest form only.
+        whitespace_pattern: For JSON: a regular expression for what may be between its parts.
+    """
+
+    kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
+    value: str | list[str] = ""
+    disable_any_whitespace: bool = False
+    whitespace_pattern: str | None = None
+
+
+class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):
+    """What shapes a sequence or what is told of it, beside the sampling parameters.
+
+    Attributes:
+        logprobs: For each generated token its log probability and those of so many most likely
+            tokens at its place; None for none at all.
+        prompt_logprobs: The same for the prompt's tokens.
+        bad_words: Token sequences that are never generated.
+        structured: The form of the text.
+        adapter: Name of the LoRA adapter; "" for the model itself.
+        cache_salt: Prefix-cache entries are shared only between requests with the same one.
+    """
+
+    logprobs: Annotated[int, Meta(ge=0)] | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0)] | None = None
+    bad_words: list[list[TokenId]] = []
+    structured: StructuredOutput | None = None
+    adapter: str = ""
+    cache_salt: str = ""
+
+
+NO_OPTIONS = GenerateOptions()
+
+
 class Generate(Message, frozen=True):
     """Generate one sequence.
 
@@ -53,6 +94,8 @@ class Generate(Message, frozen=True):
         share: Digest of everything that shapes the sequence, or b"" to have it alone. A request
             whose digest is in flight already joins that one: it gets what was generated so far at
             once and then follows.
+        options: What else shapes it.
+        priority: Lower starts sooner, before what is fair between tenants.
     """
 
     id: int
@@ -62,6 +105,8 @@ class Generate(Message, frozen=True):
     weight: Annotated[float, Meta(gt=0)] = 1.0
     queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
     share: bytes = b""
+    options: GenerateOptions = NO_OPTIONS
+    priority: int = 0
 
 
 class Embed(Message, frozen=True):
@@ -110,6 +155,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
         backend: Name of the engine backend.
         task: What the model is for.
         kv_block_tokens: Tokens of a block, in which the KV cache is given out.
+        vocab_size: Token ids are below it; 0 if that isn't known.
+        max_logprobs: Most likely tokens that a request may ask for at each place.
     """
 
     names: list[str]
@@ -121,6 +168,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     backend: str
     task: Task = "generate"
     kv_block_tokens: int = 1
+    vocab_size: int = 0
+    max_logprobs: int = 20
 
 
 class Welcome(Message, frozen=True):
@@ -137,6 +186,21 @@ class Refused(Message, frozen=True):
     reason: str
 
 
+class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Log probabilities at one place of a sequence.
+
+    Attributes:
+        token_ids: The token that is there, and then the most likely ones in their order. The
+            former may be among the latter again.
+        logprobs: Of each of them, natural logarithms.
+        rank: Of the token that is there, the most likely one's being 1.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    rank: int
+
+
 class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one step brought for one request.
 
@@ -147,6 +211,9 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
         cached_tokens: Prompt tokens found in the prefix cache; told in the first delta.
         joined: This request shares a sequence that another one began; told in the first delta,
             which comes at once and may hold no tokens yet.
+        logprobs: One for each of `token_ids`, if they were asked for.
+        prompt_logprobs: One for each token of the prompt, if they were asked for; told in the
+            first delta with tokens. Nothing precedes the first token, so it has None.
     """
 
     id: int
@@ -154,6 +221,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     joined: bool = False
+    logprobs: list[Logprobs] | None = None
+    prompt_logprobs: list[Logprobs | None] | None = None
 
 
 class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -21,6 +21,7 @@ _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 _INT32_MAX = 2**31 - 1
 
 TokenId = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -42,6 +43,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     min_tokens: Annotated[int, Meta(ge=0, le=_INT32_MAX)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
     ignore_eos: bool | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1)] | None = None
 
     def over(self, defaults: SamplingParams) -> SamplingParams:
         """Return plain SamplingParams with `defaults` wherever a parameter was not given."""

@@ -1,0 +1,1 @@
+"""Generated text to reasoning, content and tool calls."""
