@@ -6,25 +6,24 @@ things and in nothing else.
 
 from __future__ import annotations
 
+import secrets
+import string
 from functools import partial
-from typing import Any
 
 import msgspec
 
-from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
-from vgate.frontend import serving
+from vgate.errors import InvalidValueError, UnsupportedParameterError
+from vgate.frontend import parameters, serving
+from vgate.frontend.chat_template import ChatTemplate
 from vgate.frontend.choice import Reading, tool_call_id
 from vgate.frontend.http import HttpRequest
-from vgate.frontend.openai.conversation import template_messages
-from vgate.frontend.openai.requests import (
-    ChatRequest,
-    check_against_model,
-    reasoning_kwargs,
-    shaping_fields,
-)
+from vgate.frontend.openai.chat import ChatForm
+from vgate.frontend.openai.conversation import message_text, template_messages
+from vgate.frontend.openai.generation_request import shaping_fields
+from vgate.frontend.openai.logprobs import LogprobTexts
+from vgate.frontend.openai.requests import ChatRequest, check_against_model, reasoning_kwargs
 from vgate.frontend.openai.structured import structured_output
 from vgate.frontend.openai.tools import ToolUse, tool_use
-from vgate.frontend.parsing.base import OutputParser
 from vgate.frontend.parsing.detect import TOOL_PARSERS
 from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
 from vgate.frontend.parsing.reasoning import ReasoningParser, initial_state
@@ -34,7 +33,32 @@ from vgate.frontend.services import Services
 from vgate.frontend.serving import Job, Prompt
 from vgate.frontend.text_model import TextModel
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.messages import GenerateOptions
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A request that is rendered and tokenised.
+
+    Attributes:
+        model, adapter, text: What it goes to.
+        tools: How it may call tools.
+        rendered, prompt: The conversation as text and as token ids.
+    """
+
+    model: ServedModel
+    adapter: str
+    text: TextModel
+    tools: ToolUse
+    rendered: str
+    prompt: list[int]
+
+
+async def chat_prompt(services: Services, http: HttpRequest, request: ChatRequest) -> list[int]:
+    """Return the token ids of a chat request's prompt.
+
+    Raises:
+        VGateError: It can't be rendered.
+    """
+    return (await _asked(services, http, request)).prompt
 
 
 async def chat_job(
@@ -45,18 +69,158 @@ async def chat_job(
     Raises:
         VGateError: It can't be served.
     """
-    model, adapter = services.model(request.model)
+    asked = await _asked(services, http, request)
+    sampling = parameters.sampling_of(request, asked.text, [asked.prompt], "messages")
+    options = parameters.options_of(
+        request,
+        asked.text,
+        adapter=asked.adapter,
+        logprobs=request.wanted_logprobs,
+        prompt_logprobs=request.prompt_logprobs,
+        structured=structured_output(request) or asked.tools.structured(),
+    )
+    packed = pack_token_ids(asked.prompt)
+    digest = b""
+    if services.cache.covers(sampling):
+        config = asked.model.config
+        # The messages as well as their tokens: a text that imitates the template's markers gives
+        # the tokens of another conversation, and still isn't that conversation.
+        digest = digest_of(
+            "chat",
+            config.model_id,
+            config.revision,
+            packed,
+            sampling,
+            options,
+            shaping_fields(request),
+        )
+    read, write = serving.cache_directives(http)
+    return Job(
+        model=asked.model,
+        text=asked.text,
+        name=asked.adapter or asked.model.names[0],
+        prompts=[Prompt(asked.prompt, packed)],
+        choices_each=request.choices,
+        sampling=sampling,
+        options=options,
+        priority=parameters.priority_of(http, request.priority),
+        reading=_reading(request, asked),
+        digest=digest,
+        read_cache=read,
+        write_cache=write,
+        arrived=arrived,
+    )
+
+
+def chat_form(request: ChatRequest, job: Job) -> ChatForm:
+    """Return what the client of a chat request wants to see."""
+    last = request.messages[-1]
+    told = job.options.logprobs is not None or job.options.prompt_logprobs is not None
+    as_ids = bool(request.return_tokens_as_token_ids)
+    return ChatForm(
+        model=job.name,
+        include_usage=request.include_usage,
+        continuous_usage=request.continuous_usage,
+        logprobs=LogprobTexts(job.text.token_texts, as_token_ids=as_ids) if told else None,
+        top_logprobs=job.options.logprobs or 0,
+        prompt_logprobs=job.options.prompt_logprobs,
+        prompt_token_ids=job.prompts[0].token_ids if request.return_token_ids else None,
+        prefix=message_text(last) if request.echo and last.role == "assistant" else "",
+        reasons=job.reading.reasoning is not None,
+    )
+
+
+async def _asked(services: Services, http: HttpRequest, request: ChatRequest) -> _Asked:
+    model, adapter = services.model(request.model), services.adapter(request.model)
     # Not before it is known to be ours: whatever else a client sends stays out of the log.
     http.log_fields["model"] = request.model
     text = await model.text_soon()
-    check_generates(model, request.model)
+    parameters.check_task(model, request.model, "generate")
     check_against_model(request, text.info)
     tools = tool_use(request)
-    rendered = _render(model, text, request, tools)
-    prompt = await services.tokenize(
-        partial(text.encode, add_special_tokens=bool(request.add_special_tokens)),
-        rendered,
-        len(rendered),
+    template = _template(model, text, request, tools)
+    rendered = template.render(
+        template_messages(request.messages),
+        tools=tools.tools or None,
+        documents=request.documents,
+        add_generation_prompt=request.add_generation_prompt is not False,
+        continue_final_message=bool(request.continue_final_message),
+        kwargs={**reasoning_kwargs(request, template), **(request.chat_template_kwargs or {})},
     )
-    prompt = truncated(prompt, request.truncate_prompt_tokens, text)
-    return await _job(...)
+    encode = partial(text.encode, add_special_tokens=bool(request.add_special_tokens))
+    prompt = await services.tokenize(encode, rendered, len(rendered))
+    prompt = parameters.truncated(prompt, request, text)
+    return _Asked(model, adapter, text, tools, rendered, prompt)
+
+
+def _template(
+    model: ServedModel, text: TextModel, request: ChatRequest, tools: ToolUse
+) -> ChatTemplate:
+    """Return the template for a request, one that ignores nothing of it."""
+    template = text.template
+    if request.chat_template is not None:
+        if not model.config.allow_request_chat_template:
+            message = (
+                "`chat_template` is not allowed by this server; the operator can allow it with "
+                "model.allow_request_chat_template"
+            )
+            raise UnsupportedParameterError(message, param="chat_template")
+        template = text.compile(request.chat_template)
+    elif tools.tools and text.tool_template is not None:
+        template = text.tool_template
+    if template is None:
+        message = (
+            f"the model `{request.model}` has no chat template; "
+            "set model.chat_template to a file with one"
+        )
+        raise InvalidValueError(message, param="messages")
+    for name, given in (("tools", bool(tools.tools)), ("documents", bool(request.documents))):
+        if given and name not in template.variables:
+            message = f"the chat template of `{request.model}` does not take {name}"
+            raise UnsupportedParameterError(message, param=name)
+    if tools.mode == "auto" and text.tool_parser is None:
+        message = (
+            f"it is not known how `{request.model}` writes tool calls; set model.tool_parser, or "
+            "use `tool_choice` \"required\""
+        )
+        raise UnsupportedParameterError(message, param="tools")
+    return template
+
+
+def _reading(request: ChatRequest, asked: _Asked) -> Reading:
+    """Return how the answer's tokens are read."""
+    text, tools = asked.text, asked.tools
+    skip_special_tokens = request.skip_special_tokens is not False
+    parser = new_call_id = None
+    if tools.mode == "named":
+        parser = partial(NamedCall, tools.name)
+    elif tools.mode == "required":
+        parser = partial(RequiredCalls)
+    elif tools.mode == "auto" and text.tool_parser is not None:
+        chosen = TOOL_PARSERS[text.tool_parser]
+        parser = partial(chosen, tools.functions, first_call_only=not tools.parallel)
+        skip_special_tokens = skip_special_tokens and not chosen.needs_special_tokens
+    if text.tool_parser == "mistral":
+        new_call_id = _mistral_call_id
+    reasoning = None
+    if text.reasons:
+        reasoning = partial(ReasoningParser, initial_state(asked.rendered))
+    return Reading(
+        tokenizer=text.tokenizer,
+        skip_special_tokens=skip_special_tokens,
+        stops=request.stops,
+        include_stop=bool(request.include_stop_str_in_output),
+        min_tokens=request.min_tokens or 0,
+        stop_token_ids=frozenset(request.stop_token_ids or ()),
+        reasoning=reasoning,
+        tools=parser,
+        hide_reasoning=request.include_reasoning is False,
+        calls_are_stops=tools.mode == "named",
+        new_call_id=new_call_id or tool_call_id,
+        keep_token_ids=bool(request.return_token_ids),
+    )
+
+
+def _mistral_call_id() -> str:
+    """Return a name for a tool call that Mistral's templates take: nine letters and digits."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))

@@ -9,6 +9,7 @@ import msgspec
 from vgate.errors import MethodNotAllowedError, NotFoundError
 from vgate.frontend.endpoints import models
 from vgate.frontend.endpoints.chat import chat_completions
+from vgate.frontend.endpoints.completions import completions
 from vgate.frontend.endpoints.embeddings import embeddings
 from vgate.frontend.endpoints.health import health, ready
 from vgate.frontend.endpoints.metrics import show_metrics
@@ -38,6 +39,7 @@ class Route(msgspec.Struct, frozen=True):
 
 ROUTES = (
     Route("/v1/chat/completions", "POST", chat_completions),
+    Route("/v1/completions", "POST", completions),
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
     Route("/v1/embeddings", "POST", embeddings),

@@ -21,6 +21,7 @@ from vgate.frontend.sequence import Sequence
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.frontend.stream_format import StreamFormat
+from vgate.frontend.text_model import TextModel
 from vgate.wire.messages import NO_OPTIONS, Generate, GenerateOptions
 from vgate.wire.sampling import SamplingParams, nth_seed
 
@@ -39,7 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is checked and tokenised.
 
     Attributes:
-        model: What it goes to.
+        model, text: What it goes to, and its text side.
         name: The name under which the model is asked: its own, or an adapter's.
         prompts: One, or several that are answered together.
         choices_each: Answers to each prompt.
@@ -51,6 +52,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model: ServedModel
+    text: TextModel
     name: str
     prompts: list[Prompt]
     choices_each: int
