@@ -31,6 +31,8 @@ class TextModel:
         info: What the engine told of it.
         tokenizer: Its tokenizer; thread-safe.
         template: Its chat template; None if it has none.
+        tool_template: Its chat template for requests with tools; most often the same.
+        special_tokens: ``bos_token`` and the like, as text, for templates that clients send.
         defaults: Its sampling defaults, complete.
     """
 
@@ -40,11 +42,15 @@ class TextModel:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         defaults: SamplingParams,
+        tool_template: ChatTemplate | None = None,
+        special_tokens: dict[str, str] | None = None,
     ) -> None:
         self.info = info
         self.tokenizer = tokenizer
         self.template = template
         self.defaults = defaults
+        self.tool_template = tool_template or template
+        self.special_tokens = special_tokens or {}
 
     def encode_plain(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts with the special tokens that the model expects around them."""
@@ -55,6 +61,22 @@ class TextModel:
         """Tokenise rendered text; the template has written all special tokens itself."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_bad_words(self, words: list[str]) -> list[list[int]]:
+        """Tokenise words that are never to be generated, as vLLM does.
+
+        Where a word begins a text and where it follows a space it is most often a different token;
+        both are taken if the latter is as long as the former.
+        """
+        sequences = []
+        for word in words:
+            at_start = self.encode(word.lstrip())
+            after_space = self.encode(f" {word.lstrip()}")
+            if at_start:
+                sequences.append(at_start)
+                if len(after_space) == len(at_start) and after_space[0] != at_start[0]:
+                    sequences.append(after_space)
+        return sequences
 
 
 def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
@@ -77,8 +99,22 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer_config = _read_json(directory / "tokenizer_config.json")
-    template = _load_template(directory, tokenizer_config, config.chat_template)
-    return TextModel(info, tokenizer, template, _load_defaults(directory, config))
+    special_tokens = _special_tokens(tokenizer_config)
+    templates = {
+        name: _compiled(source, special_tokens, where)
+        for name, (source, where) in _template_sources(
+            directory, tokenizer_config, config.chat_template
+        ).items()
+        if name in {"default", "tool_use"}
+    }
+    return TextModel(
+        info,
+        tokenizer,
+        templates.get("default"),
+        _load_defaults(directory, config),
+        templates.get("tool_use"),
+        special_tokens,
+    )
 
 
 def _dry_run_tokenizer() -> Tokenizer:
@@ -91,37 +127,44 @@ def _dry_run_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _load_template(
-    directory: Path, tokenizer_config: dict[str, Any], override: str | None
-) -> ChatTemplate | None:
-    source, name = _template_source(directory, tokenizer_config, override)
-    if source is None:
-        return None
-    special_tokens = {
+def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:
+    return {
         token: text
         for token in _SPECIAL_TOKEN_NAMES
         if (text := _token_text(tokenizer_config.get(token))) is not None
     }
+
+
+def _compiled(source: str, special_tokens: dict[str, str], where: str) -> ChatTemplate:
     try:
         return ChatTemplate(source, special_tokens)
     except TemplateSyntaxError as error:
-        message = f"the chat template in {name} is not valid: {error}"
+        message = f"the chat template in {where} is not valid: {error}"
         raise TextModelError(message) from error
 
 
-def _template_source(
+def _template_sources(
     directory: Path, tokenizer_config: dict[str, Any], override: str | None
-) -> tuple[str | None, str]:
-    """Return the template and where it is from; a file of its own comes before the config."""
-    path = Path(override) if override else directory / "chat_template.jinja"
-    if override or path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"cannot read the chat template {path}: {error}"
-            raise TextModelError(message) from error
-    path = directory / "tokenizer_config.json"
+) -> dict[str, tuple[str, str]]:
+    """Return the templates by name, each with where it is from.
+
+    A configured file replaces all; files of the model's own come before its tokenizer_config.json.
+    """
+    if override:
+        return {"default": (_read_text(Path(override)), override)}
+    path = directory / "chat_template.jinja"
+    if not path.is_file():
+        return _configured_sources(directory / "tokenizer_config.json", tokenizer_config)
+    tool_use = directory / "additional_chat_templates" / "tool_use.jinja"
+    named = {"default": path, **({"tool_use": tool_use} if tool_use.is_file() else {})}
+    return {name: (_read_text(file), str(file)) for name, file in named.items()}
+
+
+def _configured_sources(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, tuple[str, str]]:
     template = tokenizer_config.get("chat_template")
+    if template is None:
+        return {}
+    by_name = {"default": template}
     if isinstance(template, list):
         # Several by name: [{"name": "default", "template": ...}, {"name": "tool_use", ...}].
         try:
@@ -129,11 +172,19 @@ def _template_source(
         except (KeyError, TypeError):
             message = f"{path}: chat_template must be text or a list of names and templates"
             raise TextModelError(message) from None
-        template = by_name.get("default")
-    if template is not None and not isinstance(template, str):
-        message = f"{path}: chat_template must be text, not {type(template).__name__}"
-        raise TextModelError(message)
-    return template, str(path)
+    for source in by_name.values():
+        if not isinstance(source, str):
+            message = f"{path}: chat_template must be text, not {type(source).__name__}"
+            raise TextModelError(message)
+    return {name: (source, str(path)) for name, source in by_name.items()}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read the chat template {path}: {error}"
+        raise TextModelError(message) from error
 
 
 def _token_text(token: Any) -> str | None:

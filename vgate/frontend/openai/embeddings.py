@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.frontend.openai.requests import decode_request
+from vgate.frontend.openai.decoding import decode_request
 from vgate.wire.sampling import TokenId
 
 # OpenAI's limit (API reference, "Create embeddings").
