@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.frontend.gateway import Gateway, Protocol, chat_body, until
+from tests.frontend.gateway import Protocol, chat_body, until
 from vgate.config.schema import Batch, DryRun, Model, Server, Timeouts
 from vgate.frontend.routes import ROUTES
 from vgate.wire.control import Drain, FrontendBeat
 
 SLOW = DryRun(step_ms=5, prefill_tokens_per_s=1e9)
-
-
-@pytest.fixture
-def serve(tmp_path_factory):
-    """Run a scenario on a gateway; `engine=False` leaves the engine out."""
-
-    def run(scenario: Callable[[Gateway], Awaitable[None]], *, engine=True, **sections):
-        async def main():
-            async with (
-                asyncio.timeout(60),
-                Gateway(tmp_path_factory.mktemp("g"), **sections) as gateway,
-            ):
-                if engine:
-                    await gateway.start_engine()
-                await scenario(gateway)
-
-        asyncio.run(main())
-
-    return run
 
 
 def text_of(answer: Protocol) -> str:
@@ -53,6 +33,9 @@ class TestRoutes:
             ("GET", "/v1/models"),
             ("GET", "/v1/models/"),
             ("POST", "/v1/embeddings"),
+            ("POST", "/tokenize"),
+            ("POST", "/detokenize"),
+            ("GET", "/version"),
             ("GET", "/health"),
             ("GET", "/ready"),
             ("GET", "/metrics"),
