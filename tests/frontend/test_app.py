@@ -83,19 +83,6 @@ class TestRoutes:
 
         serve(scenario, engine=False)
 
-    def test_models(self, serve):
-        async def scenario(gateway):
-            answer = await gateway.request("GET", "/v1/models")
-            assert [card["id"] for card in answer.json["data"]] == ["org/a", "b"]
-            assert all(card["object"] == "model" for card in answer.json["data"])
-            for name, path in (("org/a", "org/a"), ("b", "b")):
-                card = (await gateway.request("GET", f"/v1/models/{path}")).json
-                assert (card["id"], card["root"], card["max_model_len"]) == (name, "org/a", 99)
-            missing = await gateway.request("GET", "/v1/models/c")
-            assert (missing.status, missing.error["code"]) == (404, "model_not_found")
-
-        serve(scenario, model=Model(served_model_name=["org/a", "b"], max_model_len=99))
-
 
 class TestRequestIds:
     def test_every_answer_has_one(self, serve):

@@ -69,6 +69,11 @@ class Model(Section, frozen=True):
             return [self.model_id]
         return [names] if isinstance(names, str) else list(names)
 
+    @property
+    def adapter_names(self) -> list[str]:
+        """Names of the LoRA adapters that requests may use as models."""
+        return []
+
 
 class AdditionalModel(Model, frozen=True, kw_only=True):
     """A further model, in an engine process of its own; the same keys as `model`."""
