@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend import parameters, serving
-from vgate.frontend.chat_template import ChatTemplate
+from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.choice import Reading, tool_call_id
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.openai.chat import ChatForm
-from vgate.frontend.openai.conversation import message_text, template_messages
+from vgate.frontend.openai.conversation import template_messages
 from vgate.frontend.openai.generation_request import shaping_fields
 from vgate.frontend.openai.logprobs import LogprobTexts
-from vgate.frontend.openai.requests import ChatRequest, check_against_model, reasoning_kwargs
+from vgate.frontend.openai.model_checks import check_against_model, truncated
+from vgate.frontend.openai.reasoning import template_kwargs
+from vgate.frontend.openai.requests import ChatRequest
 from vgate.frontend.openai.structured import structured_output
 from vgate.frontend.openai.tools import ToolUse, tool_use
+from vgate.frontend.parsing.base import OutputParser
 from vgate.frontend.parsing.detect import TOOL_PARSERS
 from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
 from vgate.frontend.parsing.reasoning import ReasoningParser, initial_state
@@ -74,10 +78,9 @@ async def chat_job(
     options = parameters.options_of(
         request,
         asked.text,
-        adapter=asked.adapter,
-        logprobs=request.wanted_logprobs,
-        prompt_logprobs=request.prompt_logprobs,
-        structured=structured_output(request) or asked.tools.structured(),
+        asked.adapter,
+        # A response format is for what the model says, and with a demanded call it says nothing.
+        asked.tools.structured() or structured_output(request),
     )
     packed = pack_token_ids(asked.prompt)
     digest = b""
@@ -114,7 +117,6 @@ async def chat_job(
 
 def chat_form(request: ChatRequest, job: Job) -> ChatForm:
     """Return what the client of a chat request wants to see."""
-    last = request.messages[-1]
     told = job.options.logprobs is not None or job.options.prompt_logprobs is not None
     as_ids = bool(request.return_tokens_as_token_ids)
     return ChatForm(
@@ -125,7 +127,7 @@ def chat_form(request: ChatRequest, job: Job) -> ChatForm:
         top_logprobs=job.options.logprobs or 0,
         prompt_logprobs=job.options.prompt_logprobs,
         prompt_token_ids=job.prompts[0].token_ids if request.return_token_ids else None,
-        prefix=message_text(last) if request.echo and last.role == "assistant" else "",
+        prefix=request.echo_text,
         reasons=job.reading.reasoning is not None,
     )
 
@@ -141,23 +143,22 @@ async def _asked(services: Services, http: HttpRequest, request: ChatRequest) ->
     template = _template(model, text, request, tools)
     rendered = template.render(
         template_messages(request.messages),
-        tools=tools.tools or None,
+        tools=tools.tools,
         documents=request.documents,
-        add_generation_prompt=request.add_generation_prompt is not False,
+        add_generation_prompt=request.generation_prompt,
         continue_final_message=bool(request.continue_final_message),
-        kwargs={**reasoning_kwargs(request, template), **(request.chat_template_kwargs or {})},
+        kwargs=template_kwargs(request, tools, template),
     )
-    encode = partial(text.encode, add_special_tokens=bool(request.add_special_tokens))
+    encode = text.encode_special if request.add_special_tokens else text.encode
     prompt = await services.tokenize(encode, rendered, len(rendered))
-    prompt = parameters.truncated(prompt, request, text)
+    prompt = truncated(request, prompt, text.info.max_model_len)
     return _Asked(model, adapter, text, tools, rendered, prompt)
 
 
 def _template(
     model: ServedModel, text: TextModel, request: ChatRequest, tools: ToolUse
 ) -> ChatTemplate:
-    """Return the template for a request, one that ignores nothing of it."""
-    template = text.template
+    """Return the template for a request."""
     if request.chat_template is not None:
         if not model.config.allow_request_chat_template:
             message = (
@@ -165,19 +166,18 @@ def _template(
                 "model.allow_request_chat_template"
             )
             raise UnsupportedParameterError(message, param="chat_template")
-        template = text.compile(request.chat_template)
-    elif tools.tools and text.tool_template is not None:
-        template = text.tool_template
+        try:
+            return ChatTemplate(request.chat_template, text.special_tokens)
+        except TemplateSyntaxError as error:
+            message = f"`chat_template` is not valid: {error}"
+            raise InvalidValueError(message, param="chat_template") from None
+    template = text.tool_template if tools.tools else text.template
     if template is None:
         message = (
             f"the model `{request.model}` has no chat template; "
             "set model.chat_template to a file with one"
         )
         raise InvalidValueError(message, param="messages")
-    for name, given in (("tools", bool(tools.tools)), ("documents", bool(request.documents))):
-        if given and name not in template.variables:
-            message = f"the chat template of `{request.model}` does not take {name}"
-            raise UnsupportedParameterError(message, param=name)
     if tools.mode == "auto" and text.tool_parser is None:
         message = (
             f"it is not known how `{request.model}` writes tool calls; set model.tool_parser, or "
@@ -191,20 +191,22 @@ def _reading(request: ChatRequest, asked: _Asked) -> Reading:
     """Return how the answer's tokens are read."""
     text, tools = asked.text, asked.tools
     skip_special_tokens = request.skip_special_tokens is not False
-    parser = new_call_id = None
+    parser: Callable[[], OutputParser] | None = None
+    markers: tuple[str, ...] = ()
     if tools.mode == "named":
-        parser = partial(NamedCall, tools.name)
+        parser = partial(NamedCall, tools.name or "")
     elif tools.mode == "required":
-        parser = partial(RequiredCalls)
+        parser = partial(RequiredCalls, tools.functions, first_call_only=not tools.parallel)
     elif tools.mode == "auto" and text.tool_parser is not None:
         chosen = TOOL_PARSERS[text.tool_parser]
         parser = partial(chosen, tools.functions, first_call_only=not tools.parallel)
         skip_special_tokens = skip_special_tokens and not chosen.needs_special_tokens
-    if text.tool_parser == "mistral":
-        new_call_id = _mistral_call_id
+        markers = chosen.markers
     reasoning = None
     if text.reasons:
-        reasoning = partial(ReasoningParser, initial_state(asked.rendered))
+        start = initial_state(asked.rendered)
+        # A model may call a tool without having ended its reasoning.
+        reasoning = partial(ReasoningParser, start, implicit_ends=markers)
     return Reading(
         tokenizer=text.tokenizer,
         skip_special_tokens=skip_special_tokens,
@@ -214,9 +216,9 @@ def _reading(request: ChatRequest, asked: _Asked) -> Reading:
         stop_token_ids=frozenset(request.stop_token_ids or ()),
         reasoning=reasoning,
         tools=parser,
-        hide_reasoning=request.include_reasoning is False,
+        hide_reasoning=not request.shows_reasoning,
         calls_are_stops=tools.mode == "named",
-        new_call_id=new_call_id or tool_call_id,
+        new_call_id=_mistral_call_id if text.tool_parser == "mistral" else tool_call_id,
         keep_token_ids=bool(request.return_token_ids),
     )
 

@@ -6,7 +6,9 @@ import msgspec
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.http import HttpRequest
+from vgate.frontend.openai.completion_request import CompletionRequest
 from vgate.frontend.openai.generation_request import GenerationRequest
+from vgate.frontend.openai.requests import ChatRequest
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.text_model import TextModel
 from vgate.wire.messages import GenerateOptions, StructuredOutput, Task
@@ -27,20 +29,6 @@ def check_task(model: ServedModel, name: str, task: Task) -> None:
         raise InvalidValueError(message, param="model")
 
 
-def truncated(prompt: list[int], request: GenerationRequest, text: TextModel) -> list[int]:
-    """Return the prompt, cut as the request wants it: -1 is to what the model takes."""
-    keep = request.truncate_prompt_tokens
-    if keep is None:
-        return prompt
-    if keep < 0:
-        keep = text.info.max_model_len - max(1, request.token_limit or 1)
-    if len(prompt) <= keep:
-        return prompt
-    if request.truncation_side == "right":
-        return prompt[:keep]
-    return prompt[len(prompt) - keep :]
-
-
 def sampling_of(
     request: GenerationRequest, text: TextModel, prompts: list[list[int]], param: str
 ) -> SamplingParams:
@@ -57,20 +45,18 @@ def sampling_of(
         InvalidValueError: `min_tokens` alone does not fit, or a prompt is empty.
     """
     limit = text.info.max_model_len
-    longest, shortest = max(map(len, prompts)), min(map(len, prompts))
+    longest = max(map(len, prompts))
     room = limit - longest
     wanted = request.token_limit
     if room < 1 or (wanted or 1) > room:
         asked = f" and {wanted} were requested for the answer" if wanted else ""
+        has = "the messages have" if param == "messages" else "the prompt has"
         message = (
-            f"the model's context is {limit} tokens, but the {param} have {longest} "
-            f"tokens{asked}; shorten the {param} or lower `max_tokens`"
-            if param == "messages"
-            else f"the model's context is {limit} tokens, but the prompt has {longest} "
-            f"tokens{asked}; shorten the prompt or lower `max_tokens`"
+            f"the model's context is {limit} tokens, but {has} {longest} tokens{asked}; "
+            f"shorten the {param} or lower `max_tokens`"
         )
         raise ContextLengthExceededError(message, param=param)
-    if not shortest:
+    if not all(prompts):
         message = f"`{param}` must have at least one token"
         raise InvalidValueError(message, param=param)
     if (request.min_tokens or 0) > room:
@@ -81,23 +67,16 @@ def sampling_of(
 
 
 def options_of(
-    request: GenerationRequest,
+    request: ChatRequest | CompletionRequest,
     text: TextModel,
-    *,
     adapter: str,
-    logprobs: int | None,
-    prompt_logprobs: int | None,
     structured: StructuredOutput | None,
 ) -> GenerateOptions:
-    """Return what shapes an answer beside the sampling parameters.
-
-    Raises:
-        InvalidValueError: A bad word is no token.
-    """
+    """Return what shapes an answer beside the sampling parameters."""
     return GenerateOptions(
-        logprobs,
-        prompt_logprobs,
-        _bad_words(request.bad_words or [], text),
+        request.wanted_logprobs,
+        request.wanted_prompt_logprobs,
+        text.encode_bad_words(request.bad_words or []),
         structured,
         adapter,
         request.cache_salt or "",
@@ -120,20 +99,3 @@ def priority_of(http: HttpRequest, priority: int | None) -> int:
         )
         raise InvalidValueError(message, param="priority")
     return priority
-
-
-def _bad_words(words: list[str], text: TextModel) -> list[list[int]]:
-    """Return the token sequences of some words, at the beginning of a text and inside of it.
-
-    As vLLM does it (vllm/sampling_params.py, update_from_tokenizer).
-    """
-    found: list[list[int]] = []
-    for place, word in enumerate(words):
-        plain, spaced = text.encode(word.lstrip()), text.encode(" " + word.lstrip())
-        if not plain:
-            message = f"`bad_words[{place}]` must have at least one token"
-            raise InvalidValueError(message, param=f"bad_words[{place}]")
-        found.append(plain)
-        if spaced and spaced[0] != plain[0] and len(spaced) == len(plain):
-            found.append(spaced)
-    return found

@@ -14,6 +14,8 @@ from vgate.frontend.endpoints.embeddings import embeddings
 from vgate.frontend.endpoints.health import health, ready
 from vgate.frontend.endpoints.metrics import show_metrics
 from vgate.frontend.endpoints.stats import stats
+from vgate.frontend.endpoints.tokenize import detokenize, tokenize
+from vgate.frontend.endpoints.version import version
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.metrics import OTHER
 from vgate.frontend.services import Services
@@ -43,6 +45,9 @@ ROUTES = (
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
     Route("/v1/embeddings", "POST", embeddings),
+    Route("/tokenize", "POST", tokenize),
+    Route("/detokenize", "POST", detokenize),
+    Route("/version", "GET", version),
     Route("/health", "GET", health, quiet=True),
     Route("/ready", "GET", ready, quiet=True),
     Route("/metrics", "GET", show_metrics, quiet=True),

@@ -11,6 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
+from vgate.frontend.token_texts import TokenTexts
 from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -34,6 +36,9 @@ class TextModel:
         tool_template: Its chat template for requests with tools; most often the same.
         special_tokens: ``bos_token`` and the like, as text, for templates that clients send.
         defaults: Its sampling defaults, complete.
+        tool_parser: How it writes tool calls; None if that isn't known.
+        reasons: Whether it writes reasoning between marks.
+        token_texts: Its vocabulary, token by token.
     """
 
     def __init__(
@@ -51,11 +56,24 @@ class TextModel:
         self.defaults = defaults
         self.tool_template = tool_template or template
         self.special_tokens = special_tokens or {}
+        self.tool_parser: str | None = None
+        self.reasons = False
+        self.token_texts = TokenTexts(tokenizer)
 
     def encode_plain(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts with the special tokens that the model expects around them."""
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
+
+    def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise texts as they are."""
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_special(self, text: str) -> list[int]:
+        """Tokenise one text with the special tokens that the model expects around it."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=True).ids
+        return ids
 
     def encode(self, text: str) -> list[int]:
         """Tokenise rendered text; the template has written all special tokens itself."""
@@ -85,6 +103,18 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
     Raises:
         TextModelError: A file is missing or not valid.
     """
+    text = _load_files(info, config)
+    tools, plain = text.tool_template, text.template
+    text.tool_parser = None if config.tool_parser == "none" else config.tool_parser
+    if config.tool_parser == "auto":
+        text.tool_parser = detect_tool_parser(tools.source) if tools else None
+    text.reasons = config.reasoning_parser == "think"
+    if config.reasoning_parser == "auto":
+        text.reasons = plain is not None and detect_reasoning(plain.source)
+    return text
+
+
+def _load_files(info: ModelInfo, config: ModelConfig) -> TextModel:
     if info.directory is None:
         built_in = ChatTemplate(dry_run_vocabulary.CHAT_TEMPLATE, {})
         return TextModel(info, _dry_run_tokenizer(), built_in, DEFAULTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 
 import msgspec
 
@@ -14,14 +13,13 @@ from vgate.frontend.openai.completion_request import CompletionRequest, decode_c
 from vgate.frontend.openai.completions import CompletionDialect, CompletionForm
 from vgate.frontend.openai.generation_request import shaping_fields
 from vgate.frontend.openai.logprobs import LogprobTexts
-from vgate.frontend.openai.requests import check_against_model
+from vgate.frontend.openai.model_checks import check_against_model, truncated
 from vgate.frontend.openai.structured import structured_output
 from vgate.frontend.result_cache import digest_of
 from vgate.frontend.services import Services
 from vgate.frontend.serving import Job, Prompt
 from vgate.frontend.text_model import TextModel
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.messages import GenerateOptions
 from vgate.wire.sampling import SamplingParams
 
 
@@ -44,13 +42,12 @@ async def _tokenize(
     services: Services, text: TextModel, request: CompletionRequest
 ) -> list[list[int]]:
     """Return the token ids of each prompt."""
-    prompts, texts = request.token_prompts, request.text_prompts
+    texts = [prompt for prompt in request.prompts if isinstance(prompt, str)]
+    prompts = [prompt for prompt in request.prompts if not isinstance(prompt, str)]
     if texts:
-        encode = partial(
-            text.encode_batch, add_special_tokens=request.add_special_tokens is not False
-        )
+        encode = text.encode_texts if request.add_special_tokens is False else text.encode_plain
         prompts = await services.tokenize(encode, texts, sum(map(len, texts)))
-    return [parameters.truncated(prompt, request, text) for prompt in prompts]
+    return [truncated(request, prompt, text.info.max_model_len) for prompt in prompts]
 
 
 def _job(
@@ -63,7 +60,7 @@ def _job(
 ) -> Job:
     model, adapter = services.model(request.model), services.adapter(request.model)
     sampling = _sampling(request, text, prompts)
-    options = _options(request, text, adapter)
+    options = parameters.options_of(request, text, adapter, structured_output(request))
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
     if services.cache.covers(sampling):
@@ -98,25 +95,10 @@ def _job(
 def _sampling(
     request: CompletionRequest, text: TextModel, prompts: list[list[int]]
 ) -> SamplingParams:
-    if request.prompt_only:
-        # The engine gives at least one token; it is thrown away.
+    if not request.token_limit:
+        # Only the prompt is wanted back; the engine gives at least one token, and it is thrown away.
         request = msgspec.structs.replace(request, max_tokens=1)
     return parameters.sampling_of(request, text, prompts, "prompt")
-
-
-def _options(request: CompletionRequest, text: TextModel, adapter: str) -> GenerateOptions:
-    prompt_logprobs = request.prompt_logprobs
-    if request.echo and request.wanted_logprobs is not None:
-        # The prompt is part of the answer, and its tokens have log probabilities too.
-        prompt_logprobs = max(prompt_logprobs or 0, request.wanted_logprobs)
-    return parameters.options_of(
-        request,
-        text,
-        adapter=adapter,
-        logprobs=request.wanted_logprobs,
-        prompt_logprobs=prompt_logprobs,
-        structured=structured_output(request),
-    )
 
 
 def _reading(request: CompletionRequest, text: TextModel) -> Reading:
@@ -128,24 +110,18 @@ def _reading(request: CompletionRequest, text: TextModel) -> Reading:
         min_tokens=request.min_tokens or 0,
         stop_token_ids=frozenset(request.stop_token_ids or ()),
         keep_token_ids=bool(request.return_token_ids),
-        prompt_only=request.prompt_only,
+        prompt_only=not request.token_limit,
     )
 
 
 def _form(request: CompletionRequest, job: Job) -> CompletionForm:
     told = job.options.logprobs is not None or job.options.prompt_logprobs is not None
     as_ids = bool(request.return_tokens_as_token_ids)
-    prompts = [prompt.token_ids for prompt in job.prompts]
-    skip_special_tokens = job.reading.skip_special_tokens
-    texts = request.text_prompts or [
-        job.text.tokenizer.decode(prompt, skip_special_tokens=skip_special_tokens)
-        for prompt in (prompts if request.echo else ())
-    ]
     return CompletionForm(
         model=job.name,
         choices_each=job.choices_each,
-        prompts=prompts,
-        echo=texts if request.echo else None,
+        prompts=[prompt.token_ids for prompt in job.prompts],
+        echo=_texts(request, job) if request.echo else None,
         include_usage=request.include_usage,
         continuous_usage=request.continuous_usage,
         texts=LogprobTexts(job.text.token_texts, as_token_ids=as_ids) if told else None,
@@ -153,3 +129,14 @@ def _form(request: CompletionRequest, job: Job) -> CompletionForm:
         prompt_logprobs=request.prompt_logprobs,
         return_token_ids=bool(request.return_token_ids),
     )
+
+
+def _texts(request: CompletionRequest, job: Job) -> list[str]:
+    """Return the prompts as text."""
+    skip_special_tokens = job.reading.skip_special_tokens
+    return [
+        given
+        if isinstance(given, str) and request.truncate_prompt_tokens is None
+        else job.text.tokenizer.decode(prompt.token_ids, skip_special_tokens=skip_special_tokens)
+        for given, prompt in zip(request.prompts, job.prompts, strict=True)
+    ]

@@ -1,0 +1,81 @@
+"""``POST /tokenize`` and ``POST /detokenize``: a model's tokens of a text, and their text."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+
+from vgate.errors import InvalidValueError
+from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.openai.requests import ChatRequest, template_messages
+from vgate.frontend.openai.tokenize import (
+    DetokenizeResponse,
+    TokenizeChat,
+    TokenizeResponse,
+    decode_detokenize,
+    decode_tokenize,
+)
+from vgate.frontend.services import Services
+from vgate.frontend.text_model import TextModel
+from vgate.frontend.token_ids import check_token_ids
+
+# A token stands for about so many characters; decoding it costs as much as encoding them.
+_CHARS_PER_TOKEN = 4
+
+
+async def tokenize(services: Services, http: HttpRequest) -> Response:
+    """Answer with the token ids of a text or of a conversation, as the model would get them."""
+    body = await http.body(services.config.server.max_body_bytes)
+    request = decode_tokenize(body, services.models[0].names[0])
+    if isinstance(request, TokenizeChat):
+        text = await _text_of(services, http, request.chat.model)
+        prompt, options = _render(text, request.chat), request.options
+    else:
+        text = await _text_of(services, http, request.model)
+        prompt, options = request.prompt, request.options
+    answer = partial(
+        _tokens_of,
+        text,
+        special=options.add_special_tokens,
+        strings=bool(options.return_token_strs),
+    )
+    return Response(200, await services.tokenize(answer, prompt, len(prompt)), [JSON])
+
+
+async def detokenize(services: Services, http: HttpRequest) -> Response:
+    """Answer with the text of token ids."""
+    request = decode_detokenize(await http.body(services.config.server.max_body_bytes))
+    text = await _text_of(services, http, request.model)
+    check_token_ids(text, request.tokens, "tokens")
+    chars = _CHARS_PER_TOKEN * len(request.tokens)
+    body = await services.tokenize(partial(_prompt_of, text), request.tokens, chars)
+    return Response(200, body, [JSON])
+
+
+async def _text_of(services: Services, http: HttpRequest, name: str | None) -> TextModel:
+    """Return the text side of the named model, or of the main one."""
+    model = services.models[0] if name is None else services.model(name)
+    http.log_fields["model"] = name or model.names[0]
+    return await model.text_soon()
+
+
+def _render(text: TextModel, chat: ChatRequest) -> str:
+    """Return a conversation as its chat request would send it."""
+    if text.template is None:
+        message = f"the model `{chat.model}` has no chat template; send `prompt` instead"
+        raise InvalidValueError(message, param="messages")
+    return text.template.render(template_messages(chat.messages))
+
+
+def _tokens_of(text: TextModel, prompt: str, *, special: bool, strings: bool) -> bytes:
+    ids = text.encode_plain([prompt])[0] if special else text.encode(prompt)
+    pieces = [text.tokenizer.id_to_token(token) for token in ids] if strings else None
+    return msgspec.json.encode(
+        TokenizeResponse(len(ids), text.info.max_model_len, ids, pieces),
+    )
+
+
+def _prompt_of(text: TextModel, tokens: list[int]) -> bytes:
+    prompt = text.tokenizer.decode(tokens, skip_special_tokens=False)
+    return msgspec.json.encode(DetokenizeResponse(prompt))
