@@ -30,6 +30,7 @@ class TestRoutes:
     def test_what_there_is(self):
         assert [(r.method, r.path) for r in ROUTES] == [
             ("POST", "/v1/chat/completions"),
+            ("POST", "/v1/completions"),
             ("GET", "/v1/models"),
             ("GET", "/v1/models/"),
             ("POST", "/v1/embeddings"),

@@ -157,8 +157,9 @@ class Choice:
         return text
 
     def take(self) -> Piece | None:
-        """Turn what has come into a piece, or None if there is nothing to show; sets `end_reason`
-        with the last of it.
+        """Turn what has come into a piece, or None if there is nothing to show.
+
+        Sets `end_reason` with the last of it.
         """
         sequence = self.sequence
         tokens, sequence.pending = sequence.pending, []

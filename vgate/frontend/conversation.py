@@ -181,7 +181,7 @@ def _template(
     if tools.mode == "auto" and text.tool_parser is None:
         message = (
             f"it is not known how `{request.model}` writes tool calls; set model.tool_parser, or "
-            "use `tool_choice` \"required\""
+            'use `tool_choice` "required"'
         )
         raise UnsupportedParameterError(message, param="tools")
     return template

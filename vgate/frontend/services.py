@@ -50,9 +50,7 @@ class Services:
         self.cache = cache
         self.access = access
         self._by_name = {
-            name: model
-            for model in models
-            for name in [*model.names, *model.config.adapter_names]
+            name: model for model in models for name in [*model.names, *model.config.adapter_names]
         }
         self._adapters = {name for model in models for name in model.config.adapter_names}
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from vgate.errors import VGateError
 from vgate.frontend.finished import Counts, EndReason
 from vgate.wire.messages import Logprobs
 
 
-class ToolCallPart(NamedTuple):
+class ToolCallPart(msgspec.Struct, frozen=True):
     """A part of a tool call: `id` and `name` in its first part only."""
 
     index: int
@@ -37,8 +39,9 @@ class Piece(NamedTuple):
 
 
 class StreamFormat(Protocol):
-    """Turns what happens to an answer into server-sent events, each method's result being whole
-    events. One instance serves one answer, and may keep state.
+    """Turns what happens to an answer into server-sent events.
+
+    What each method returns are whole events. One instance serves one answer, and may keep state.
 
     The order of calls is: `begin`; for each choice `open`, any number of `text` and `piece`, then
     `finish`; `end` when all have finished. `error` may come at any time instead, and is the last.

@@ -19,7 +19,7 @@ from vgate.frontend.finished import Counts, EndReason, FinishedAnswer, FinishedC
 from vgate.frontend.openai.errors import error_body
 from vgate.frontend.openai.logprobs import ChatLogprobs, LogprobTexts, PromptLogprob
 from vgate.frontend.openai.usage import Usage
-from vgate.frontend.stream_format import Piece
+from vgate.frontend.stream_format import Piece, ToolCallPart
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
@@ -211,9 +211,7 @@ class ChatFormat:
         if piece.token_ids is not None:
             token_ids = b',"token_ids":' + _encode(piece.token_ids)
         delta = _encode(_delta(piece))
-        return (
-            self._head + choice % (index, delta, logprobs or b"null", token_ids) + self._tail()
-        )
+        return self._head + choice % (index, delta, logprobs or b"null", token_ids) + self._tail()
 
     def finish(self, index: int, end_reason: EndReason, stop_reason: int | str | None) -> bytes:
         """Return the last chunk of a choice."""
@@ -247,15 +245,15 @@ def _delta(piece: Piece) -> dict[str, object]:
     if piece.text or not (piece.reasoning or piece.tool_calls):
         delta["content"] = piece.text
     if piece.tool_calls:
-        delta["tool_calls"] = [_call_part(*part) for part in piece.tool_calls]
+        delta["tool_calls"] = [_call_part(part) for part in piece.tool_calls]
     return delta
 
 
-def _call_part(index: int, call_id: str | None, name: str | None, arguments: str) -> object:
-    if name is None:
-        return {"index": index, "function": {"arguments": arguments}}
-    function = {"name": name, "arguments": arguments}
-    return {"index": index, "id": call_id, "type": "function", "function": function}
+def _call_part(part: ToolCallPart) -> dict[str, object]:
+    if part.name is None:
+        return {"index": part.index, "function": {"arguments": part.arguments}}
+    function = {"name": part.name, "arguments": part.arguments}
+    return {"index": part.index, "id": part.id, "type": "function", "function": function}
 
 
 def completion_id() -> str:

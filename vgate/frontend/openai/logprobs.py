@@ -60,9 +60,7 @@ class LogprobTexts:
 
     def __init__(self, texts: TokenTexts, *, as_token_ids: bool = False) -> None:
         self._texts = texts
-        self._name: Callable[[int], str] = (
-            "token_id:{}".format if as_token_ids else texts.text_of
-        )
+        self._name: Callable[[int], str] = "token_id:{}".format if as_token_ids else texts.text_of
 
     def chat(self, places: list[Logprobs], top: int) -> ChatLogprobs:
         """Return the tokens, each with the `top` most likely ones at its place."""
