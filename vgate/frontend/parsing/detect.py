@@ -27,8 +27,8 @@ _OTHER_TAGS = ("<arg_key>", "<tool_sep>", "<tool_calls>")
 # A key of a JSON object, in a template's plain text or in a quoted string of it.
 _ARGUMENTS_KEY = re.compile(r'\\?"arguments\\?"')
 _PARAMETERS_KEY = re.compile(r'\\?"parameters\\?"\s*:')
-# How templates of this family describe a call: [func_name1(params_name1=params_value1, ...
-_PYTHONIC_CALL = re.compile(r"\[func_?(?:name)?1?\(\s*param")
+# How templates of this family describe a call. Others have it between tags.
+_PYTHONIC_CALL = re.compile(r"(?<!>)\[func_name1\(params_name1=")
 
 
 def detect_tool_parser(template_source: str) -> str | None:

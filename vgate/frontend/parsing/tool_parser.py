@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from vgate.frontend.parsing.incremental import IncrementalParser, Markers, Steps
+
+_NAME = re.compile(r"[\w.:/-]")
+_MAX_NAME_CHARS = 256
 
 
 class ToolParser(IncrementalParser):
@@ -102,14 +106,18 @@ class ToolParser(IncrementalParser):
             return ""
         return marker
 
-    def _skip_marker(self, *texts: str) -> Steps[str]:
-        """Take whitespace and one of these, or else leave the whitespace recorded."""
+    def _skip_marker(self, markers: Markers) -> Steps[str]:
+        """Take whitespace and a marker, or else leave the whitespace recorded."""
         self._reader.record()
         yield from self._reader.spaces()
-        marker = yield from self._reader.match_any(Markers(*texts))
+        marker = yield from self._reader.match_any(markers)
         if marker:
             self._reader.accept()
         return marker
+
+    def _read_name(self) -> Steps[str]:
+        """Take a tool's name; empty if none comes next."""
+        return (yield from self._reader.word(_NAME, _MAX_NAME_CHARS))
 
     def _begin_call(self, name: str) -> None:
         """Tell a call's name; what was recorded was its markup."""
