@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from vgate.frontend.parsing.incremental import Steps
+from vgate.frontend.parsing.incremental import Markers, Steps
 from vgate.frontend.parsing.json_scan import JsonScan
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -14,8 +12,9 @@ _CALL_BEGIN = "<｜tool▁call▁begin｜>"  # noqa: RUF001
 _CALL_END = "<｜tool▁call▁end｜>"  # noqa: RUF001
 _SEPARATOR = "<｜tool▁sep｜>"  # noqa: RUF001
 _END_OF_TURN = "<｜end▁of▁sentence｜>"  # noqa: RUF001
-_NAME = re.compile(r"[\w.:/-]")
-_MAX_NAME_CHARS = 256
+_FENCE = Markers("```")
+_AFTER_ARGUMENTS = Markers(_CALL_END)
+_AFTER_CALL = Markers(_CALL_BEGIN, _CALLS_END)
 
 
 class DeepSeekV3ToolParser(ToolParser):
@@ -37,7 +36,7 @@ class DeepSeekV3ToolParser(ToolParser):
             if not (yield from reader.match(_CALL_BEGIN)):
                 return False
         while (yield from self._read_call()):
-            marker = yield from self._skip_marker(_CALL_BEGIN, _CALLS_END)
+            marker = yield from self._skip_marker(_AFTER_CALL)
             if marker != _CALL_BEGIN:
                 return True
             reader.record(marker)
@@ -45,12 +44,12 @@ class DeepSeekV3ToolParser(ToolParser):
 
     def _read_call(self) -> Steps[bool]:
         reader = self._reader
-        name = yield from reader.word(_NAME, _MAX_NAME_CHARS)
+        name = yield from self._read_name()
         if not (yield from reader.match(_SEPARATOR)):
             return False
         yield from reader.spaces()
         if (yield from reader.peek()) != "{":
-            name = yield from reader.word(_NAME, _MAX_NAME_CHARS)
+            name = yield from self._read_name()
             yield from reader.spaces()
             if not (yield from reader.match("```json")):
                 return False
@@ -59,6 +58,6 @@ class DeepSeekV3ToolParser(ToolParser):
             return False
         self._begin_call(name)
         if (yield from reader.scan(JsonScan(), self._argue)):
-            yield from self._skip_marker("```")
-            yield from self._skip_marker(_CALL_END)
+            yield from self._skip_marker(_FENCE)
+            yield from self._skip_marker(_AFTER_ARGUMENTS)
         return True

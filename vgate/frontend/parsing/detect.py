@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from vgate.frontend.parsing.deepseek_v3 import DeepSeekV3ToolParser
 from vgate.frontend.parsing.hermes import HermesToolParser
@@ -26,26 +27,43 @@ _OTHER_TAGS = ("<arg_key>", "<tool_sep>", "<tool_calls>")
 # A key of a JSON object, in a template's plain text or in a quoted string of it.
 _ARGUMENTS_KEY = re.compile(r'\\?"arguments\\?"')
 _PARAMETERS_KEY = re.compile(r'\\?"parameters\\?"\s*:')
+# How templates of this family describe a call. Others have it between tags.
+_PYTHONIC_CALL = re.compile(r"(?<!>)\[func_name1\(params_name1=")
 
 
 def detect_tool_parser(template_source: str) -> str | None:
     """Return the name of the tool parser for a chat template, or None if it is none of ours."""
-    has = template_source.__contains__
-    if has("[TOOL_CALLS]"):
-        return "mistral"
-    if has("<｜tool▁calls▁begin｜>") and has("<｜tool▁sep｜>"):
-        return "deepseek_v3"
-    if has("<tool_call>"):
-        if has("<function=") and has("<parameter="):
-            return "qwen3_coder"
-        if _ARGUMENTS_KEY.search(template_source) and not any(map(has, _OTHER_TAGS)):
-            return "hermes"
-        return None
-    if re.search(r"\[func_name1?\(\s*param", template_source):
-        return "pythonic"
-    if has("<|start_header_id|>") and _PARAMETERS_KEY.search(template_source):
-        return "llama3_json"
+    for name, speaks in _FAMILIES.items():
+        if speaks(template_source):
+            return name
     return None
+
+
+def _speaks_qwen3_coder(template: str) -> bool:
+    return all(tag in template for tag in ("<tool_call>", "<function=", "<parameter="))
+
+
+def _speaks_hermes(template: str) -> bool:
+    return (
+        "<tool_call>" in template
+        and _ARGUMENTS_KEY.search(template) is not None
+        and not any(tag in template for tag in _OTHER_TAGS)
+    )
+
+
+def _speaks_llama3_json(template: str) -> bool:
+    return "<|start_header_id|>" in template and _PARAMETERS_KEY.search(template) is not None
+
+
+# In this order: a format that is part of another's comes after it.
+_FAMILIES: dict[str, Callable[[str], bool]] = {
+    "mistral": lambda template: MistralToolParser.markers[0] in template,
+    "deepseek_v3": lambda template: DeepSeekV3ToolParser.markers[0] in template,
+    "qwen3_coder": _speaks_qwen3_coder,
+    "hermes": _speaks_hermes,
+    "pythonic": lambda template: _PYTHONIC_CALL.search(template) is not None,
+    "llama3_json": _speaks_llama3_json,
+}
 
 
 def detect_reasoning(template_source: str) -> bool:

@@ -33,7 +33,9 @@ class NamedCall(IncrementalParser):
 class RequiredCalls(JsonToolParser):
     """Reads ``[{"name": ..., "parameters": {...}}, ...]``; what follows the list is content."""
 
-    def __init__(self, tools: list[dict[str, Any]] | None = None, *, first_call_only: bool = False):
+    def __init__(
+        self, tools: list[dict[str, Any]] | None = None, *, first_call_only: bool = False
+    ) -> None:
         super().__init__(tools or [], first_call_only=first_call_only)
 
     def _read_opening(self) -> Steps[bool]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vgate.frontend.parsing.incremental import Steps
+from vgate.frontend.parsing.incremental import Markers, Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
+
+_END = Markers("</tool_call>")
 
 
 class HermesToolParser(JsonToolParser):
@@ -18,5 +20,5 @@ class HermesToolParser(JsonToolParser):
         yield from self._reader.spaces()
         called = yield from self._read_json_call()
         if called:
-            yield from self._skip_marker("</tool_call>")
+            yield from self._skip_marker(_END)
         return called

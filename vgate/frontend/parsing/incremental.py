@@ -86,6 +86,7 @@ class Reader:
 
     @property
     def unread(self) -> str:
+        """Text that is not taken."""
         return self._text[self._position :]
 
     def push(self, text: str) -> None:
@@ -133,7 +134,13 @@ class Reader:
 
     def match(self, literal: str) -> Steps[bool]:
         """Take `literal` if it comes next, or nothing."""
-        return bool((yield from self.match_any(Markers(literal))))
+        while True:
+            if self._text.startswith(literal, self._position):
+                self._take(self._position + len(literal))
+                return True
+            if self.at_end or not literal.startswith(self.unread):
+                return False
+            yield
 
     def match_any(self, markers: Markers) -> Steps[str]:
         """Take the marker that comes next and return it, or nothing."""

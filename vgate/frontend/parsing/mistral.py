@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
 from vgate.frontend.parsing.json_scan import JsonScan
-
-_NAME = re.compile(r"[\w.:/-]")
-_MAX_NAME_CHARS = 256
 
 
 class MistralToolParser(JsonToolParser):
@@ -32,10 +27,10 @@ class MistralToolParser(JsonToolParser):
 
     def _read_named_call(self) -> Steps[bool]:
         reader = self._reader
-        name = yield from reader.word(_NAME, _MAX_NAME_CHARS)
+        name = yield from self._read_name()
         yield from reader.spaces()
         if (yield from reader.match("[CALL_ID]")):
-            yield from reader.word(_NAME, _MAX_NAME_CHARS)
+            yield from self._read_name()
         yield from reader.match("[ARGS]")
         yield from reader.spaces()
         if not name or (yield from reader.peek()) != "{":

@@ -7,12 +7,11 @@ import re
 import warnings
 from typing import Any
 
-from vgate.frontend.parsing.incremental import Steps
+from vgate.frontend.parsing.incremental import Markers, Steps
 from vgate.frontend.parsing.json_text import to_json
 from vgate.frontend.parsing.tool_parser import ToolParser
 
-_NAME = re.compile(r"[\w.]")
-_MAX_NAME_CHARS = 256
+_END = Markers("]")
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _STRUCTURE = re.compile(r"""["'()\[\]{}]""")
 _STRING_STOPS = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
@@ -37,14 +36,14 @@ class PythonicToolParser(ToolParser):
             yield from reader.spaces()
             if not (yield from self._read_call()):
                 return False
-            if (yield from self._skip_marker("]")):
+            if (yield from self._skip_marker(_END)):
                 return True
             if not (yield from reader.match(",")):
                 return True
 
     def _read_call(self) -> Steps[bool]:
         reader = self._reader
-        name = yield from reader.word(_NAME, _MAX_NAME_CHARS)
+        name = yield from self._read_name()
         if name not in self._tools or not (yield from reader.match("(")):
             return False
         parts: list[str] = []
@@ -120,7 +119,9 @@ def _as_json(call: str) -> str | None:
         if not isinstance(node, ast.Call) or node.args:
             return None
         arguments = {keyword.arg: _value_of(keyword.value) for keyword in node.keywords}
-        return None if None in arguments else to_json(arguments)
+        if None in arguments or len(arguments) < len(node.keywords):
+            return None
+        return to_json(arguments)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None
 
@@ -140,10 +141,10 @@ def _value_of(node: ast.expr) -> Any:
             return [_value_of(item) for item in items]
         case ast.Dict(keys=keys, values=values):
             return {_key_of(key): _value_of(value) for key, value in zip(keys, values, strict=True)}
-        case ast.UnaryOp(
-            op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=number)
-        ) if type(number) in {int, float}:
-            return -number if isinstance(sign, ast.USub) else number
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.UnaryOp(op=ast.UAdd(), operand=ast.Constant(value=int() | float() as number)):
+            return +number
         case _:
             raise ValueError("not a literal")
 

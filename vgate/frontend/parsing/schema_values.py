@@ -1,4 +1,4 @@
-"""Values of tool arguments that a model wrote as plain text, read as the tool's JSON schema says."""
+"""Values that a model wrote as plain text, read as the tool's JSON schema says."""
 
 from __future__ import annotations
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from vgate.frontend.parsing.incremental import IncrementalParser, Markers, Steps
+
+_NAME = re.compile(r"[\w.:/-]")
+_MAX_NAME_CHARS = 256
 
 
 class ToolParser(IncrementalParser):
@@ -47,6 +51,7 @@ class ToolParser(IncrementalParser):
 
     @property
     def called(self) -> bool:
+        """Whether a call has begun."""
         return self._begun > 0
 
     def _run(self) -> Steps[None]:
@@ -64,8 +69,8 @@ class ToolParser(IncrementalParser):
 
         Returns as `_read_calls` does.
         """
+        yield from ()
         return True
-        yield
 
     def _read_calls(self, marker: str) -> Steps[bool]:
         """Read the calls after a marker, with the record running.
@@ -101,14 +106,18 @@ class ToolParser(IncrementalParser):
             return ""
         return marker
 
-    def _skip_marker(self, *texts: str) -> Steps[str]:
-        """Take whitespace and one of these; if it is none of them, leave the whitespace recorded."""
+    def _skip_marker(self, markers: Markers) -> Steps[str]:
+        """Take whitespace and a marker, or else leave the whitespace recorded."""
         self._reader.record()
         yield from self._reader.spaces()
-        marker = yield from self._reader.match_any(Markers(*texts))
+        marker = yield from self._reader.match_any(markers)
         if marker:
             self._reader.accept()
         return marker
+
+    def _read_name(self) -> Steps[str]:
+        """Take a tool's name; empty if none comes next."""
+        return (yield from self._reader.word(_NAME, _MAX_NAME_CHARS))
 
     def _begin_call(self, name: str) -> None:
         """Tell a call's name; what was recorded was its markup."""
