@@ -33,7 +33,7 @@ class MessageToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     function: CalledFunction | None = None
     type: str = "function"
     custom: Any = None
-    index: int | None = None
+    index: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +118,7 @@ def _reasoning(message: ChatMessage) -> str | None:
 
 def _check_message(message: ChatMessage, where: str) -> None:
     _check_role(message, where)
+    check_json(message.annotations, f"{where}.annotations")
     if message.content is None:
         # A model that calls tools, thinks or refuses need not say anything.
         if not (message.tool_calls or message.refusal or _reasoning(message)):

@@ -66,6 +66,8 @@ def check_json(value: Any, where: str) -> None:
     Raises:
         InvalidValueError: It is too deep or has an integer of more than 64 bits.
     """
+    if value is None:
+        return
     level = [value]
     for _ in range(MAX_NESTING + 1):
         inner: list[Any] = []
@@ -103,5 +105,5 @@ def _guess(name: str, of: Any) -> str:
         return f"; use `{_RENAMED[name]}`"
     if len(name) > _LONGEST_GUESSED:
         return ""
-    close = difflib.get_close_matches(name, of.__struct_fields__, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name, getattr(of, "__struct_fields__", ()), n=1, cutoff=0.75)
     return f"; did you mean `{close[0]}`?" if close else ""

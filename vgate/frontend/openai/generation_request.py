@@ -112,7 +112,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": ({},),
     "media_io_kwargs": ({},),
     "mm_payload": ("tensors",),
-    "return_mm_kwargs": (True, False),
+    "return_mm_kwargs": (True,),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -215,6 +215,9 @@ def check_common(request: GenerationRequest) -> None:
     if request.truncation_side is not None and request.truncate_prompt_tokens is None:
         message = "`truncation_side` needs `truncate_prompt_tokens`"
         raise InvalidValueError(message, param="truncation_side")
+    if request.truncate_prompt_tokens == 0:
+        message = "`truncate_prompt_tokens` must be -1 or at least 1, got 0"
+        raise InvalidValueError(message, param="truncate_prompt_tokens")
     limit = request.token_limit
     if limit is not None and (request.min_tokens or 0) > limit:
         message = f"`min_tokens` must be at most the token limit {limit}, got {request.min_tokens}"

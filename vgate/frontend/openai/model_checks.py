@@ -42,7 +42,7 @@ def truncated(request: GenerationRequest, tokens: list[int], max_model_len: int)
     if length is None:
         return tokens
     if length < 0:
-        length = max_model_len - 1
+        length = max(1, max_model_len - 1)
     if len(tokens) <= length:
         return tokens
     return tokens[:length] if request.truncation_side == "right" else tokens[len(tokens) - length :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
-from vgate.frontend.chat_template import RESERVED, ChatTemplate
+from vgate.frontend.chat_template import ChatTemplate
 from vgate.frontend.openai.requests import ChatRequest
 from vgate.frontend.openai.tools import ToolUse
 
@@ -52,7 +52,7 @@ def template_kwargs(request: ChatRequest, tools: ToolUse, template: ChatTemplate
             message = f"`{name}`: the model's chat template does not support {name}"
             raise UnsupportedParameterError(message, param=name)
     for name in given:
-        if name not in template.variables or name in RESERVED:
+        if name not in template.variables:
             where = f"chat_template_kwargs.{name}"
             message = f"`{where}` is not a variable of the model's chat template"
             raise UnsupportedParameterError(message, param=where)

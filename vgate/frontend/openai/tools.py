@@ -19,8 +19,8 @@ from vgate.wire.messages import StructuredOutput
 if TYPE_CHECKING:
     from vgate.frontend.openai.requests import ChatRequest
 
-# OpenAI's bound (API reference, "Create chat completion").
-MAX_TOOLS = 128
+# OpenAI's bound is 128 (API reference, "Create chat completion"); agents of other APIs have more.
+MAX_TOOLS = 512
 
 # OpenAI has letters, digits, "_" and "-", up to 64; other APIs' and gateways' names have more.
 ToolName = Annotated[str, Meta(pattern=r"^[\w.:/-]{1,128}\Z")]
