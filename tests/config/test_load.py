@@ -13,6 +13,12 @@ from vgate.config.load import RESERVED
 from vgate.config.schema import ApiKey
 
 
+ADAPTER_OF_ANOTHER_MODEL = """
+model: {lora_adapters: [{name: b, path: p}]}
+additional_models: [{model_id: b, task: embed}]
+"""
+
+
 @pytest.fixture
 def load_yaml(tmp_path):
     path = tmp_path / "config.yaml"
@@ -116,8 +122,7 @@ class TestChecks:
             "model: {model_id: m, lora_adapters: [{name: m, path: p}]}",
             "model: {served_model_name: [a, b], lora_adapters: [{name: b, path: p}]}",
             "model: {lora_adapters: [{name: b, path: p}, {name: b, path: q}]}",
-            "{model: {lora_adapters: [{name: b, path: p}]}, "
-            "additional_models: [{model_id: b, task: embed}]}",
+            ADAPTER_OF_ANOTHER_MODEL,
         ],
     )
     def test_an_adapter_has_a_name_of_its_own(self, load_yaml, text):

@@ -206,7 +206,9 @@ class EngineClient:
             sequence = self._running.pop(failure.id, None)
             if sequence is None:
                 continue
-            sequence.error = from_code(failure.code, failure.message, failure.retry_after_s)
+            sequence.error = from_code(
+                failure.code, failure.message, failure.retry_after_s, failure.param
+            )
             _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:

@@ -239,6 +239,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     code: str
     message: str
     retry_after_s: float | None = None
+    param: str | None = None
 
 
 class Step(Message, frozen=True):
