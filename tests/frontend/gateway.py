@@ -238,3 +238,9 @@ def chat_body(gateway: Gateway, text: str, **fields: Any) -> bytes:
         **fields,
     }
     return json.dumps(request).encode()
+
+
+async def post(gateway: Gateway, path: str, body: Any, **headers: str) -> Protocol:
+    """Send a body: bytes as they are, anything else as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await gateway.request("POST", path, content, **headers)

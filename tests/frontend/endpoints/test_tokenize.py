@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import vgate
 from tests.frontend.conftest import model_info
-from tests.frontend.gateway import Gateway, Protocol
+from tests.frontend.gateway import post
 from vgate.config.schema import Model
 from vgate.frontend.openai.tokenize import TokenizeChat, TokenizeText, decode_tokenize
 from vgate.frontend.text_model import load_text_model
@@ -20,26 +18,6 @@ from vgate.frontend.token_ids import check_token_ids
 
 HI = [{"role": "user", "content": "hi"}]
 USER, END, ASSISTANT = 258, 256, 259
-
-
-async def post(gateway: Gateway, path: str, body: Any) -> Protocol:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await gateway.request("POST", path, content)
-
-
-@pytest.fixture(scope="session")
-def framed_dir(tmp_path_factory):
-    """A model that wants special tokens around a text, and has no chat template."""
-    directory = tmp_path_factory.mktemp("framed")
-    words = {word: n for n, word in enumerate(["[CLS]", "[SEP]", "[UNK]", *"abcdefgh"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
-    )
-    tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "config.json").write_text("{}")
-    return directory
 
 
 class TestText:

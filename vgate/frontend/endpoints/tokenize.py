@@ -19,6 +19,7 @@ from vgate.frontend.openai.tokenize import (
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModel
 from vgate.frontend.token_ids import check_token_ids
+from vgate.frontend.truncation import encode_texts
 
 # A token stands for about so many characters; decoding it costs as much as encoding them.
 _CHARS_PER_TOKEN = 4
@@ -69,7 +70,7 @@ def _render(text: TextModel, chat: ChatRequest) -> str:
 
 
 def _tokens_of(text: TextModel, prompt: str, *, special: bool, strings: bool) -> bytes:
-    ids = text.encode_plain([prompt])[0] if special else text.encode(prompt)
+    (ids,) = encode_texts(text, [prompt], None, special=special)
     pieces = [text.tokenizer.id_to_token(token) for token in ids] if strings else None
     return msgspec.json.encode(
         TokenizeResponse(len(ids), text.info.max_model_len, ids, pieces),
