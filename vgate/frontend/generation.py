@@ -22,6 +22,8 @@ from vgate.log import Log
 
 log = Log("vgate.frontend")
 
+_FAULT = "answer failed"
+
 # Makes the choice that reads a sequence.
 MakeChoice = Callable[[Sequence], Choice]
 
@@ -103,12 +105,8 @@ class Answer:
             else:
                 self._take()
         except Exception:
-            self._fault()
-
-    def _fault(self) -> None:
-        """End the answer by a fault of ours, which is nobody else's."""
-        log.exception("answer failed")
-        self.fail(InternalError("internal error; the log has the details"))
+            log.exception(_FAULT)
+            self.fail(_fault())
 
     def fail(self, error: Exception) -> None:
         """End the answer with an error, once; what still runs for it is stopped."""
@@ -203,7 +201,8 @@ class StreamedAnswer(Answer):
                 if text := choice.take_text():
                     stream.write(self._format.text(0, text))
             except Exception:
-                self._fault()
+                log.exception(_FAULT)
+                self.fail(_fault())
         else:
             super().flush()
 
@@ -249,6 +248,11 @@ class StreamedAnswer(Answer):
         if self._stream is None:
             self._stream = self._open_stream()
         return self._stream
+
+
+def _fault() -> InternalError:
+    """Return the end of an answer by a fault of ours, which is nobody else's."""
+    return InternalError("internal error; the log has the details")
 
 
 def replay(stream_format: StreamFormat, answer: FinishedAnswer) -> bytes:
