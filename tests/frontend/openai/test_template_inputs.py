@@ -9,8 +9,8 @@ import pytest
 
 from vgate.errors import InvalidRequestError
 from vgate.frontend.chat_template import ChatTemplate
-from vgate.frontend.openai.template_inputs import client_template, reasoning_kwargs, template_kwargs
 from vgate.frontend.openai.requests import decode_chat
+from vgate.frontend.openai.template_inputs import client_template, reasoning_kwargs, template_kwargs
 from vgate.frontend.openai.tools import tool_use
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
