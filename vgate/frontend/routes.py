@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import msgspec
 
@@ -12,6 +13,7 @@ from vgate.frontend.endpoints.chat import chat_completions
 from vgate.frontend.endpoints.completions import completions
 from vgate.frontend.endpoints.embeddings import embeddings
 from vgate.frontend.endpoints.health import health, ready
+from vgate.frontend.endpoints.messages import count_tokens, messages
 from vgate.frontend.endpoints.metrics import show_metrics
 from vgate.frontend.endpoints.stats import stats
 from vgate.frontend.endpoints.tokenize import detokenize, tokenize
@@ -22,6 +24,9 @@ from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
 
+# Whose clients read a path's errors.
+ErrorForm = Literal["openai", "anthropic"]
+
 
 class Route(msgspec.Struct, frozen=True):
     """One endpoint.
@@ -31,12 +36,14 @@ class Route(msgspec.Struct, frozen=True):
         method: The only method it takes, or several with commas between; GET includes HEAD.
         quiet: Asked for every few seconds by probes, so a line in the log for each would hide
             the others.
+        errors: In which form its errors are said, and those of paths below it.
     """
 
     path: str
     method: str
     handler: Handler
     quiet: bool = False
+    errors: ErrorForm = "openai"
 
 
 ROUTES = (
@@ -44,6 +51,8 @@ ROUTES = (
     Route("/v1/completions", "POST", completions),
     Route("/v1/responses", "POST", responses.responses),
     Route(responses.PREFIX, "GET, DELETE, POST", responses.stored_response),
+    Route("/v1/messages", "POST", messages, errors="anthropic"),
+    Route("/v1/messages/count_tokens", "POST", count_tokens, errors="anthropic"),
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
     Route("/v1/embeddings", "POST", embeddings),
@@ -63,6 +72,13 @@ _PREFIXES = [route for route in ROUTES if route.path.endswith("/")]
 def label_of(route: Route | None) -> str:
     """Return the name under which a request is counted: one of few, whatever clients send."""
     return OTHER if route is None else route.path
+
+
+def error_form(path: str) -> ErrorForm:
+    """Return in which form errors are said to a client of a path, whether there is one or not."""
+    return next(
+        (r.errors for r in ROUTES if path == r.path or path.startswith(f"{r.path}/")), "openai"
+    )
 
 
 def match(method: str, path: str) -> Route:

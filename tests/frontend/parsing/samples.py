@@ -86,9 +86,7 @@ PARSERS: dict[str, Callable[[], OutputParser]] = {
 }
 
 DEEPSEEK_BEGIN = "<｜tool▁calls▁begin｜>"
-DEEPSEEK_CALL = (
-    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
-)
+DEEPSEEK_CALL = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
 DEEPSEEK_END = "<｜tool▁calls▁end｜>"
 DEEPSEEK_V31_CALL = "<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>"
 
@@ -102,7 +100,10 @@ def deepseek(template: str, *calls: tuple[str, str], between: str = "") -> str:
 
 
 PARIS = ("get_weather", '{"city": "Paris", "days": 3}')
-OSLO = ("get_weather", '{"city": "Oslo </tool_call> [TOOL_CALLS]", "place": {"a": [1, {"b": "}\\""}]}}')
+OSLO = (
+    "get_weather",
+    '{"city": "Oslo </tool_call> [TOOL_CALLS]", "place": {"a": [1, {"b": "}\\""}]}}',
+)
 NOW = ("get_time", "{}")
 
 # Well-formed outputs. Words in capitals with a digit are what must never be lost.
@@ -132,7 +133,7 @@ SAMPLES: list[tuple[str, str, Said]] = [
     ),
     (
         "qwen3_coder",
-        "SAY1\n<tool_call>\n<function=get_weather>\n<parameter=city>\nPARIS2\n\"x\"\n</parameter>\n"
+        'SAY1\n<tool_call>\n<function=get_weather>\n<parameter=city>\nPARIS2\n"x"\n</parameter>\n'
         "<parameter=days>\n3\n</parameter>\n<parameter=hourly>true</parameter>\n"
         '<parameter=place>{"a": ["b<"]}</parameter>\n<parameter=unit>null</parameter>\n'
         "</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n</tool_call>\n",
@@ -152,9 +153,7 @@ SAMPLES: list[tuple[str, str, Said]] = [
         "qwen3_coder",
         "<function=get_weather><parameter=city>\n\nOSLO1\n\n<parameter=other>5</parameter></function>"
         "<function=get_time></tool_call> SAY1",
-        Said(
-            " SAY1", calls=(("get_weather", '{"city": "\\nOSLO1\\n", "other": "5"}'), NOW)
-        ),
+        Said(" SAY1", calls=(("get_weather", '{"city": "\\nOSLO1\\n", "other": "5"}'), NOW)),
     ),
     (
         "llama3_json",
@@ -183,7 +182,10 @@ SAMPLES: list[tuple[str, str, Said]] = [
         "[get_weather(city='PARIS1\"', days=-3, place={'a': [1.5, None, true]}), get_time()]\n",
         Said(
             calls=(
-                ("get_weather", '{"city": "PARIS1\\"", "days": -3, "place": {"a": [1.5, null, true]}}'),
+                (
+                    "get_weather",
+                    '{"city": "PARIS1\\"", "days": -3, "place": {"a": [1.5, null, true]}}',
+                ),
                 NOW,
             )
         ),
@@ -195,7 +197,8 @@ SAMPLES: list[tuple[str, str, Said]] = [
     ),
     (
         "deepseek_v3",
-        "SAY1" + deepseek(DEEPSEEK_CALL, ("get_weather", '{"city": "PARIS2"}'), NOW, between="\n")
+        "SAY1"
+        + deepseek(DEEPSEEK_CALL, ("get_weather", '{"city": "PARIS2"}'), NOW, between="\n")
         + "<｜end▁of▁sentence｜>",
         Said("SAY1", calls=(("get_weather", '{"city": "PARIS2"}'), NOW)),
     ),

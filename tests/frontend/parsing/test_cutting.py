@@ -15,7 +15,7 @@ KNOWN = SAMPLES + MALFORMED
 # What is made of several samples or damaged: without the longest, which would only be slow.
 SHORT = [(name, text) for name, text, _ in KNOWN if len(text) < 1000]
 # What markers, JSON and Python are made of, so that edits hit what matters.
-ALPHABET = st.sampled_from(list('<>/{}[]()"\'\\:,;=|｜` \nnta_1é😀'))
+ALPHABET = st.sampled_from(list("<>/{}[]()\"'\\:,;=|｜` \nnta_1é😀"))
 SENTINEL = re.compile(r"[A-ZÉ]+\d")
 
 

@@ -33,6 +33,11 @@ def _compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatT
     return ChatTemplate(source, dict(special_tokens))
 
 
+def can_set_effort(template: ChatTemplate) -> bool:
+    """Whether a template can be told how much to think, or whether to."""
+    return not template.variables.isdisjoint(("reasoning_effort", *_SWITCHES))
+
+
 def reasoning_kwargs(request: ChatRequest, template: ChatTemplate) -> dict[str, Any]:
     """Return the template's variables that say how much to think.
 
