@@ -106,6 +106,16 @@ MALFORMED: list[tuple[str, str, Said]] = [
         "<function=get_time>oh <parameter=a\n></function>",
         Said("oh <parameter=a\n>", calls=(NOW,)),
     ),
+    (
+        "hermes",
+        '<tool_call>{"name": "f", "arguments": {}, "x"</tool_call><tool_call>{"name": "g"}',
+        Said(', "x"', calls=(("f", "{}"), ("g", "{}"))),
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "f", "arguments": {}, "x"<tool_call>{"name": "g"}',
+        Said(', "x"', calls=(("f", "{}"), ("g", "{}"))),
+    ),
     # Forgivable: no arguments at all, and an object that was written as a string.
     ("hermes", '<tool_call>{"name": "get_time"}</tool_call>', Said(calls=(NOW,))),
     (
