@@ -12,7 +12,6 @@ from vgate.config import Config, ConfigError, load
 from vgate.config.load import RESERVED
 from vgate.config.schema import ApiKey
 
-
 ADAPTER_OF_ANOTHER_MODEL = """
 model: {lora_adapters: [{name: b, path: p}]}
 additional_models: [{model_id: b, task: embed}]

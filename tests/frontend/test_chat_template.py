@@ -190,9 +190,18 @@ def test_ordinary_operators_work(source, rendered):
 
 
 @pytest.mark.parametrize(
-    "source", ["{% if x %}" * 5000, "{{ " + "(" * 100_000, "{{ " + "-" * 100_000]
+    "source",
+    [
+        "{% if x %}" * 5000,
+        "{{ " + "(" * 100_000,
+        "{{ " + "-" * 100_000,
+        "{{ a" + ".b" * 20_000 + " }}",
+        "{% for i in x %}" * 30 + "{% endfor %}" * 30,
+        "{{ " + "1" * 5000 + " }}",
+    ],
+    ids=range(6),
 )
-def test_a_template_that_is_nested_too_deeply_is_told(source):
+def test_a_template_that_can_not_be_compiled_is_told(source):
     with pytest.raises(TemplateSyntaxError):
         ChatTemplate(source, {})
 

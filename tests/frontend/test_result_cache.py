@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
-from vgate.frontend.openai.requests import decode_chat, shaping_fields, template_messages
 from vgate.frontend.finished import Counts, FinishedAnswer, FinishedChoice
+from vgate.frontend.openai.requests import decode_chat, shaping_fields, template_messages
 from vgate.frontend.result_cache import (
     ResultCache,
     digest_of,

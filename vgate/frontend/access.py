@@ -153,9 +153,7 @@ def _secret(http: HttpRequest) -> str:
     if header is None:
         secret = http.header("x-api-key")
         if secret is None:
-            message = (
-                "an API key is required: send `Authorization: Bearer KEY` or `x-api-key: KEY`"
-            )
+            message = "an API key is required: send `Authorization: Bearer KEY` or `x-api-key: KEY`"
             raise AuthenticationError(message)
         return secret.strip()
     if header[: len(_SCHEME)].lower() != _SCHEME:

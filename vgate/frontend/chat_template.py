@@ -71,9 +71,12 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             message = f"line {error.lineno}: {error.message}"
             raise TemplateSyntaxError(message) from error
-        except RecursionError:
+        except (RecursionError, MemoryError):
             message = "it is nested too deeply"
             raise TemplateSyntaxError(message) from None
+        except (SyntaxError, ValueError, OverflowError) as error:
+            # What jinja lets pass and Python does not, such as very long numbers.
+            raise TemplateSyntaxError(str(error)) from error
         self.variables = frozenset(jinja2.meta.find_undeclared_variables(parsed))
 
     def render(

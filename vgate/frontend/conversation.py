@@ -15,7 +15,7 @@ import msgspec
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend import parameters, serving
-from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.chat_template import ChatTemplate
 from vgate.frontend.choice import Reading, tool_call_id
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.openai.chat import ChatForm
@@ -23,9 +23,9 @@ from vgate.frontend.openai.conversation import template_messages
 from vgate.frontend.openai.generation_request import shaping_fields
 from vgate.frontend.openai.logprobs import LogprobTexts
 from vgate.frontend.openai.model_checks import check_against_model, truncated
-from vgate.frontend.openai.reasoning import template_kwargs
 from vgate.frontend.openai.requests import ChatRequest
 from vgate.frontend.openai.structured import structured_output
+from vgate.frontend.openai.template_inputs import client_template, template_kwargs
 from vgate.frontend.openai.tools import ToolUse, tool_use
 from vgate.frontend.parsing.base import OutputParser
 from vgate.frontend.parsing.detect import TOOL_PARSERS
@@ -166,11 +166,7 @@ def _template(
                 "model.allow_request_chat_template"
             )
             raise UnsupportedParameterError(message, param="chat_template")
-        try:
-            return ChatTemplate(request.chat_template, text.special_tokens)
-        except TemplateSyntaxError as error:
-            message = f"`chat_template` is not valid: {error}"
-            raise InvalidValueError(message, param="chat_template") from None
+        return client_template(request.chat_template, text.special_tokens)
     template = text.tool_template if tools.tools else text.template
     if template is None:
         message = (

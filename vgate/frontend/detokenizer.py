@@ -41,6 +41,8 @@ class Detokenizer:
 
     def feed(self, token_ids: list[int]) -> str:
         """Take tokens; return their text as far as it is certain, which may be empty."""
+        if len(token_ids) == 1:
+            return self.text_of(token_ids[0])
         return "".join([self.text_of(token_id) for token_id in token_ids])
 
     def text_of(self, token_id: int) -> str:

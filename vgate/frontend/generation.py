@@ -22,6 +22,8 @@ from vgate.log import Log
 
 log = Log("vgate.frontend")
 
+_FAULT = "answer failed"
+
 # Makes the choice that reads a sequence.
 MakeChoice = Callable[[Sequence], Choice]
 
@@ -103,8 +105,8 @@ class Answer:
             else:
                 self._take()
         except Exception:
-            log.exception("answer failed")
-            self.fail(InternalError("internal error; the log has the details"))
+            log.exception(_FAULT)
+            self.fail(_fault())
 
     def fail(self, error: Exception) -> None:
         """End the answer with an error, once; what still runs for it is stopped."""
@@ -175,16 +177,40 @@ class StreamedAnswer(Answer):
         self._open_stream = open_stream
         self._stream: Stream | None = None
         self._unopened = set(range(len(self.choices)))
+        # The answer whose tokens are text and nothing else, which nearly all are.
+        first = self.choices[0]
+        alone = len(self.choices) == 1 and first.plain and not first.watching
+        self._simple = first if alone else None
 
     @property
     def started(self) -> bool:
         """Whether the client has got a status and part of the answer."""
         return self._stream is not None
 
+    def flush(self) -> None:
+        """Take what the engine sent since the last call."""
+        choice, stream = self._simple, self._stream
+        if (
+            choice is not None
+            and stream is not None
+            and choice.sequence.finish_reason is None
+            and choice.sequence.error is None
+        ):
+            # The short way for nearly every token; `_take` would do the same.
+            try:
+                if text := choice.take_text():
+                    stream.write(self._format.text(0, text))
+            except Exception:
+                log.exception(_FAULT)
+                self.fail(_fault())
+        else:
+            super().flush()
+
     def fail(self, error: Exception) -> None:
         """End the stream with an error event, once; nothing follows that would look like an end."""
         if self.started and not self.done.done() and isinstance(error, VGateError):
             self._open().write(self._format.error(error))
+        self._simple = None
         super().fail(error)
 
     def _take(self) -> None:
@@ -222,6 +248,11 @@ class StreamedAnswer(Answer):
         if self._stream is None:
             self._stream = self._open_stream()
         return self._stream
+
+
+def _fault() -> InternalError:
+    """Return the end of an answer by a fault of ours, which is nobody else's."""
+    return InternalError("internal error; the log has the details")
 
 
 def replay(stream_format: StreamFormat, answer: FinishedAnswer) -> bytes:

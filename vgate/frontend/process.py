@@ -34,6 +34,8 @@ def run(runtime: Runtime, worker: int) -> int:
     """Serve until SIGTERM; return the exit status."""
     # Read when the metrics are first imported, which is why the application is imported after it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = runtime.metrics_dir
+    # Frontends scale by processes; a thread pool in each would only fight over the cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from vgate.frontend.app import App
 
     _raise_file_limit()

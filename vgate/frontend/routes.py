@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from vgate.errors import MethodNotAllowedError, NotFoundError
-from vgate.frontend.endpoints import models
+from vgate.frontend.endpoints import models, responses
 from vgate.frontend.endpoints.chat import chat_completions
 from vgate.frontend.endpoints.completions import completions
 from vgate.frontend.endpoints.embeddings import embeddings
@@ -33,7 +33,7 @@ class Route(msgspec.Struct, frozen=True):
 
     Attributes:
         path: Exact path; one that ends in "/" is the beginning of the paths it serves.
-        method: The only method it takes; GET includes HEAD.
+        method: The only method it takes, or several with commas between; GET includes HEAD.
         quiet: Asked for every few seconds by probes, so a line in the log for each would hide
             the others.
         errors: In which form its errors are said, and those of paths below it.
@@ -49,6 +49,8 @@ class Route(msgspec.Struct, frozen=True):
 ROUTES = (
     Route("/v1/chat/completions", "POST", chat_completions),
     Route("/v1/completions", "POST", completions),
+    Route("/v1/responses", "POST", responses.responses),
+    Route(responses.PREFIX, "GET, DELETE, POST", responses.stored_response),
     Route("/v1/messages", "POST", messages, errors="anthropic"),
     Route("/v1/messages/count_tokens", "POST", count_tokens, errors="anthropic"),
     Route("/v1/models", "GET", models.list_models),
@@ -92,7 +94,8 @@ def match(method: str, path: str) -> Route:
     if route is None:
         message = f"there is no {path}; see {', '.join(r.path for r in ROUTES)}"
         raise NotFoundError(message)
-    if method != route.method and not (method == "HEAD" and route.method == "GET"):
+    methods = route.method.split(", ")
+    if method not in methods and not (method == "HEAD" and "GET" in methods):
         message = f"{path} takes {route.method}, not {method}"
         raise MethodNotAllowedError(message, allow=route.method)
     return route

@@ -72,12 +72,16 @@ class TextModel:
 
     def encode_special(self, text: str) -> list[int]:
         """Tokenise one text with the special tokens that the model expects around it."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=True).ids
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=True)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode(self, text: str) -> list[int]:
         """Tokenise rendered text; the template has written all special tokens itself."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        # Unlike `encode`, this leaves out the offsets, which nobody here needs: a fifth of the time
+        # for a short text, a third for a long one.
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_bad_words(self, words: list[str]) -> list[list[int]]:

@@ -96,7 +96,7 @@ def _sampling(
     request: CompletionRequest, text: TextModel, prompts: list[list[int]]
 ) -> SamplingParams:
     if not request.token_limit:
-        # Only the prompt is wanted back; the engine gives at least one token, and it is thrown away.
+        # Only the prompt is wanted back. The engine gives at least one token; it is thrown away.
         request = msgspec.structs.replace(request, max_tokens=1)
     return parameters.sampling_of(request, text, prompts, "prompt")
 

@@ -19,7 +19,7 @@ from vgate.frontend.anthropic.thinking import reasoning_effort
 from vgate.frontend.anthropic.translate import Translation
 from vgate.frontend.conversation import chat_job, chat_prompt
 from vgate.frontend.http import JSON, HttpRequest, Response
-from vgate.frontend.openai.reasoning import can_set_effort
+from vgate.frontend.openai.template_inputs import can_set_effort
 from vgate.frontend.services import Services
 
 

@@ -27,7 +27,7 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
     """``POST /v1/completions``."""
 
     prompt: _Text | _List
-    max_tokens: Count | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
     logprobs: Count | None = None
 
     @property

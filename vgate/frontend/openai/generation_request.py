@@ -25,7 +25,8 @@ MAX_STOPS = 16
 MAX_BAD_WORDS = 128
 
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
-Count = Annotated[int, Meta(ge=0)]
+_INT32_MAX = 2**31 - 1
+Count = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,7 +141,7 @@ class GenerationRequest(Refused, kw_only=True, frozen=True):
     prompt_logprobs: Count | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=_INT32_MAX)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -149,7 +150,7 @@ class GenerationRequest(Refused, kw_only=True, frozen=True):
     return_tokens_as_token_ids: bool | None = None
     # vLLM's rule: cache backends use it in their keys (vllm/entrypoints/generate/base/protocol.py).
     cache_salt: Annotated[str, Meta(max_length=128, pattern=r"^[^@/\\\x00]+\Z")] | None = None
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    priority: Annotated[int, Meta(ge=-_INT32_MAX, le=_INT32_MAX)] | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 `decode_chat` returns a request in which every field has a right type and range and nothing would be
 ignored that changes the answer; what is left to check needs the model (`check_against_model`) or
-its chat template (`reasoning.template_kwargs`).
+its chat template (`template_inputs.template_kwargs`).
 """
 
 from __future__ import annotations

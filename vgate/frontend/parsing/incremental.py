@@ -53,9 +53,9 @@ class Markers:
         """Return the first marker in `text` from `start`."""
         return self._any.search(text, start)
 
-    def begin_of_cut_one(self, text: str, start: int) -> int:
-        """Return where a marker begins that `text` ends in the middle of, or the text's length."""
-        for first in self._first.finditer(text, max(start, len(text) - self._longest + 1)):
+    def begin_of_last(self, text: str, start: int) -> int:
+        """Return where a marker begins that `text` ends with, cut or whole, or the text's length."""
+        for first in self._first.finditer(text, max(start, len(text) - self._longest)):
             if self.may_begin(text[first.start() :]):
                 return first.start()
         return len(text)
@@ -165,7 +165,7 @@ class Reader:
             if self.at_end:
                 self._give(len(self._text), sink)
                 return ""
-            self._give(markers.begin_of_cut_one(self._text, self._position), sink)
+            self._give(markers.begin_of_last(self._text, self._position), sink)
             yield
 
     def scan(self, scan: Scan, sink: Sink) -> Steps[bool]:

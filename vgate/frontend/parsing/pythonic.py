@@ -11,7 +11,7 @@ from vgate.frontend.parsing.incremental import Markers, Steps
 from vgate.frontend.parsing.json_text import to_json
 from vgate.frontend.parsing.tool_parser import ToolParser
 
-_END = Markers("]")
+_AFTER_CALL = Markers(",", "]")
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _STRUCTURE = re.compile(r"""["'()\[\]{}]""")
 _STRING_STOPS = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
@@ -32,14 +32,17 @@ class PythonicToolParser(ToolParser):
         yield from reader.spaces()
         if not (yield from reader.match("[")):
             return False
-        while True:
+        yield from reader.spaces()
+        while (yield from self._read_call()):
+            separator = yield from self._skip_marker(_AFTER_CALL)
+            if separator != ",":
+                return True
+            reader.record(separator)
             yield from reader.spaces()
-            if not (yield from self._read_call()):
-                return False
-            if (yield from self._skip_marker(_END)):
+            if (yield from reader.match("]")):
+                reader.accept()
                 return True
-            if not (yield from reader.match(",")):
-                return True
+        return False
 
     def _read_call(self) -> Steps[bool]:
         reader = self._reader

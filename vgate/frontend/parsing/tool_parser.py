@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from vgate.frontend.parsing.base import Parsed
 from vgate.frontend.parsing.incremental import IncrementalParser, Markers, Steps
 
 _NAME = re.compile(r"[\w.:/-]")
@@ -46,7 +47,9 @@ class ToolParser(IncrementalParser):
         super().__init__()
         self._tools = {tool.get("name"): tool for tool in tools}
         self._first_call_only = first_call_only
-        self._stops = Markers(*self.markers, *self.ends_of_turn)
+        self._markers = Markers(*self.markers)
+        self._ends_of_turn = Markers(*self.ends_of_turn)
+        self._ending = ""
         self._begun = 0
 
     @property
@@ -54,15 +57,29 @@ class ToolParser(IncrementalParser):
         """Whether a call has begun."""
         return self._begun > 0
 
+    def feed(self, text: str) -> Parsed:
+        """Take more text; return what is certain now."""
+        if self.ends_of_turn:
+            text = self._ending + text
+            size = self._ends_of_turn.begin_of_last(text, 0)
+            text, self._ending = text[:size], text[size:]
+        return super().feed(text)
+
+    def finish(self) -> Parsed:
+        """Return what was held back, at the end of the text."""
+        if self._ending not in self.ends_of_turn:
+            self._reader.push(self._ending)
+        return super().finish()
+
     def _run(self) -> Steps[None]:
         clean = yield from self._read_opening()
         while True:
             if not clean:
                 self._say(self._reader.rejected())
-            marker = yield from self._next_marker(self._stops, clean=clean)
+            marker = yield from self._next_marker(self._markers, clean=clean)
             if not marker:
                 return
-            clean = marker not in self.ends_of_turn and (yield from self._read_calls(marker))
+            clean = yield from self._read_calls(marker)
 
     def _read_opening(self) -> Steps[bool]:
         """Read calls that need no marker because the text begins with them.
@@ -101,9 +118,6 @@ class ToolParser(IncrementalParser):
             marker = yield from reader.until(markers, self._say)
             if marker:
                 reader.record(marker)
-        if marker in self.ends_of_turn and not (yield from reader.peek()):
-            reader.accept()
-            return ""
         return marker
 
     def _skip_marker(self, markers: Markers) -> Steps[str]:

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
-from vgate.frontend.chat_template import ChatTemplate
+from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.openai.requests import ChatRequest
 from vgate.frontend.openai.tools import ToolUse
 
 # How templates name the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
 _SWITCHES = ("enable_thinking", "thinking")
+
+
+def client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
+    """Compile a template that a client sent: milliseconds for a usual one, a second for the longest.
+
+    Raises:
+        InvalidValueError: It is not valid.
+    """
+    try:
+        return _compiled(source, tuple(special_tokens.items()))
+    except TemplateSyntaxError as error:
+        message = f"`chat_template` is not valid: {error}"
+        raise InvalidValueError(message, param="chat_template") from None
+
+
+# Clients send the same one with every request.
+@lru_cache(maxsize=16)
+def _compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
+    return ChatTemplate(source, dict(special_tokens))
 
 
 def can_set_effort(template: ChatTemplate) -> bool:

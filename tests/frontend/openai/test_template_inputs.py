@@ -9,8 +9,8 @@ import pytest
 
 from vgate.errors import InvalidRequestError
 from vgate.frontend.chat_template import ChatTemplate
-from vgate.frontend.openai.reasoning import reasoning_kwargs, template_kwargs
 from vgate.frontend.openai.requests import decode_chat
+from vgate.frontend.openai.template_inputs import client_template, reasoning_kwargs, template_kwargs
 from vgate.frontend.openai.tools import tool_use
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -53,6 +53,22 @@ class TestEffort:
 
     def test_a_template_that_knows_neither_is_no_place_for_it(self, effort):
         assert refused("{{ messages }}", reasoning_effort=effort) == "reasoning_effort"
+
+
+class TestClientTemplate:
+    def test_it_has_the_model_s_special_tokens(self):
+        template = client_template("{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>"})
+        assert template.render([{"role": "user", "content": "Hi"}]) == "<s>Hi"
+
+    def test_it_is_compiled_once(self):
+        assert client_template("x", {"a": "b"}) is client_template("x", {"a": "b"})
+        assert client_template("x", {"a": "b"}) is not client_template("x", {"a": "c"})
+
+    @pytest.mark.parametrize("source", ["{% if %}", "{{", "{{ " + "(" * 60_000])
+    def test_a_bad_one_is_the_client_s_error(self, source):
+        with pytest.raises(InvalidRequestError) as caught:
+            client_template(source, {})
+        assert (caught.value.status, caught.value.param) == (400, "chat_template")
 
 
 def test_without_an_effort_nothing_is_said():
