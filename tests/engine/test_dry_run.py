@@ -221,8 +221,9 @@ class TestModel:
     def test_a_directory_gives_its_special_tokens(self, tiny_model_dir):
         backend = make_backend(str(tiny_model_dir))
         assert backend.model.directory == str(tiny_model_dir.resolve())
-        assert backend._eos
-        assert backend._eos <= backend._special
+        assert backend._vocabulary.eos
+        assert backend._vocabulary.eos <= backend._vocabulary.special
+        assert backend.model.vocab_size == 2048
 
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"added_tokens": [1]}', "\xff"])
     def test_a_broken_tokenizer_is_told(self, tmp_path, content):

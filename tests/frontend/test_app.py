@@ -31,6 +31,10 @@ class TestRoutes:
         assert [(r.method, r.path) for r in ROUTES] == [
             ("POST", "/v1/chat/completions"),
             ("POST", "/v1/completions"),
+            ("POST", "/v1/responses"),
+            ("GET, DELETE, POST", "/v1/responses/"),
+            ("POST", "/v1/messages"),
+            ("POST", "/v1/messages/count_tokens"),
             ("GET", "/v1/models"),
             ("GET", "/v1/models/"),
             ("POST", "/v1/embeddings"),

@@ -3,73 +3,31 @@
 It simulates what a scheduler and a client can notice: a step costs time, prefill costs time per
 token and is chunked, the KV cache is finite and overfilling it preempts. It answers with the last
 message of the conversation, so an answer depends on nothing but the prompt and anybody can check
-it: the text once, or over and over while `ignore_eos` or `min_tokens` ask for more.
+it: the text once, or over and over while `ignore_eos` or `min_tokens` ask for more. Where a form is
+asked for and the message has another, it says the simplest of that form. A LoRA adapter is accepted
+and changes nothing.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
 
 from vgate.config import Config
-from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
+from vgate.engine.backends import checks, dry_run_logprobs
+from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
+from vgate.engine.backends.checks import structured_param
+from vgate.engine.backends.dry_run_sequence import Rules, Sequence
+from vgate.engine.backends.dry_run_structured import text_of
+from vgate.engine.backends.dry_run_text import Vocabulary
 from vgate.engine.request import Request
-from vgate.wire import dry_run_vocabulary
-from vgate.wire.messages import FinishReason, ModelInfo
+from vgate.errors import InvalidValueError
+from vgate.wire.messages import Logprobs, ModelInfo, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
 _MAX_PREFILL_TOKENS = 2048
-# Stretches of plain text before the generation prompt among which the last message is: a template
-# may put its own text, such as a line break, between two messages.
-_RECENT_STRETCHES = 3
-
-
-class _Sequence:
-    """A running sequence: what it will say, and how far it is."""
-
-    __slots__ = ("emitted", "min_tokens", "position", "prefilled", "reply", "request", "stops")
-
-    def __init__(self, request: Request, reply: list[int], stops: frozenset[int]) -> None:
-        self.request = request
-        self.min_tokens = (request.sampling and request.sampling.min_tokens) or 0
-        self.reply = reply
-        self.stops = stops
-        self.prefilled = 0
-        self.emitted = 0
-        self.position = 0
-
-    @property
-    def prefill_tokens(self) -> int:
-        """Tokens to prefill: the prompt, and after a preemption what was generated too."""
-        return len(self.request.prompt) + self.emitted
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens in the KV cache."""
-        return max(self.prefilled, len(self.request.prompt) + self.emitted)
-
-    def next(self) -> tuple[int, FinishReason | None]:
-        """Emit the next token; below `min_tokens` a stop token is passed over, as in vLLM."""
-        too_early = self.emitted < self.min_tokens
-        token = self._next_of_reply()
-        for _ in self.reply:
-            if not (too_early and token in self.stops):
-                break
-            token = self._next_of_reply()
-        self.emitted += 1
-        if token in self.stops and not too_early:
-            return token, "stop"
-        return token, "length" if self.emitted >= self.request.max_tokens else None
-
-    def _next_of_reply(self) -> int:
-        token = self.reply[self.position % len(self.reply)]
-        self.position += 1
-        return token
 
 
 class DryRunBackend:
@@ -80,18 +38,20 @@ class DryRunBackend:
         self._step_s = config.dry_run.step_ms / 1000
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._capacity = config.dry_run.kv_cache_tokens
-        self._special, self._eos = _vocabulary(config.model.model_id)
-        self._running: dict[str, _Sequence] = {}
-        self._preempted: deque[_Sequence] = deque()
+        self._vocabulary = Vocabulary(config.model.model_id)
+        self._adapters = config.model.adapter_names
+        self._running: dict[str, Sequence] = {}
+        self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
         self._model = ModelInfo(
             names=config.model.served_names,
-            directory=local_model(config.model.model_id),
+            directory=self._vocabulary.directory,
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=self._capacity,
             created=int(time.time()),
             backend="dry_run",
+            vocab_size=self._vocabulary.size,
         )
 
     @property
@@ -100,10 +60,16 @@ class DryRunBackend:
         return self._model
 
     def add(self, request: Request) -> None:
-        """Start a sequence."""
-        sampling = request.sampling or SamplingParams()
-        reply = self._reply_to(request.prompt, endless=bool(sampling.ignore_eos))
-        self._running[request.key] = _Sequence(request, reply, self._stops(sampling))
+        """Start a sequence.
+
+        Raises:
+            InvalidRequestError: An option can't be followed.
+        """
+        options = request.options
+        checks.check(request.sampling or SamplingParams(), options, self._model)
+        if options.adapter and options.adapter not in self._adapters:
+            raise checks.unknown_adapter(options.adapter, self._adapters)
+        self._running[request.key] = self._sequence(request)
 
     def abort(self, keys: list[str]) -> None:
         """Stop sequences."""
@@ -151,12 +117,27 @@ class DryRunBackend:
         for key, sequence in list(self._running.items()):
             if sequence.prefilled < sequence.prefill_tokens:
                 continue
+            before = sequence.emitted
             token, finish_reason = sequence.next()
             # The new token's keys and values are computed by the next step.
             sequence.prefilled += 1
             if finish_reason:
                 del self._running[key]
-            yield Output(key, [token], finish_reason, 0)
+            logprobs, prompt_logprobs = self._logprobs(sequence.request, token, before)
+            yield Output(key, [token], finish_reason, 0, None, None, logprobs, prompt_logprobs)
+
+    def _logprobs(
+        self, request: Request, token: int, emitted: int
+    ) -> tuple[list[Logprobs] | None, list[Logprobs | None] | None]:
+        """Return the log probabilities of a new token, and with the first those of the prompt."""
+        options, prompt, size = request.options, request.prompt, self._vocabulary.size
+        logprobs = prompt_logprobs = None
+        if options.logprobs is not None:
+            place = len(prompt) + emitted
+            logprobs = [dry_run_logprobs.at(place, token, options.logprobs, size)]
+        if options.prompt_logprobs is not None and emitted == 0:
+            prompt_logprobs = dry_run_logprobs.of_prompt(prompt, options.prompt_logprobs, size)
+        return logprobs, prompt_logprobs
 
     def _kv_tokens(self) -> int:
         return sum(sequence.kv_tokens for sequence in self._running.values())
@@ -176,52 +157,38 @@ class DryRunBackend:
                 return
             self._running[first.request.key] = self._preempted.popleft()
 
-    def _stops(self, sampling: SamplingParams) -> frozenset[int]:
+    def _sequence(self, request: Request) -> Sequence:
+        """Decide what to say: the last message, then the end of the answer."""
+        sampling = request.sampling or SamplingParams()
+        options, vocabulary = request.options, self._vocabulary
+        end = min(vocabulary.eos)
         stops = frozenset(sampling.stop_token_ids or ())
-        return stops if sampling.ignore_eos else stops | self._eos
-
-    def _reply_to(self, prompt: list[int], *, endless: bool) -> list[int]:
-        """Return the tokens to repeat: the last message, then the end of the answer."""
-        borders = [-1, *(i for i, t in enumerate(prompt) if t in self._special), len(prompt)]
-        stretches = [prompt[a + 1 : b] for a, b in pairwise(borders)]
-        before_generation_prompt = stretches[-1 - _RECENT_STRETCHES : -1] or stretches
-        echo = max(before_generation_prompt, key=len) or prompt
-        if endless:
-            return list(echo)
-        return [*echo, min(self._eos)]
-
-
-def local_model(model_id: str) -> str | None:
-    """Return the directory of a model whose tokenizer is on this machine, or None."""
-    path = Path(model_id)
-    return str(path.resolve()) if (path / "tokenizer.json").is_file() else None
+        if not sampling.ignore_eos:
+            stops |= vocabulary.eos
+        rules = None
+        if sampling.logit_bias or sampling.allowed_token_ids or options.bad_words:
+            rules = Rules(sampling, options.bad_words, vocabulary.size)
+        reply = vocabulary.last_message(request.prompt)
+        if options.structured is not None:
+            text = vocabulary.decode(reply)
+            # A template may write the role in a line before the message.
+            structured = text_of(options.structured, [text, text.partition("\n")[2]])
+            reply = vocabulary.encode(structured)
+            _check_reply(options.structured, sampling, [*reply, end], rules)
+        elif sampling.ignore_eos:
+            return Sequence(request, list(reply), stops, rules)
+        return Sequence(request, [*reply, end], stops, rules)
 
 
-def _vocabulary(model_id: str) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the special tokens and those that end an answer.
+def _check_reply(
+    structured: StructuredOutput, sampling: SamplingParams, reply: list[int], rules: Rules | None
+) -> None:
+    """See that a text of a form can be said as it is: it is the only one that there is.
 
     Raises:
-        BackendError: The model's files can't be read.
+        InvalidValueError: Another parameter forbids it.
     """
-    directory = local_model(model_id)
-    if directory is None:
-        markers = frozenset(dry_run_vocabulary.MARKERS.values())
-        return markers, frozenset({dry_run_vocabulary.END})
-    try:
-        added = json.loads(Path(directory, "tokenizer.json").read_bytes())["added_tokens"]
-        special = frozenset(token["id"] for token in added if token["special"])
-        eos = _eos_token_ids(Path(directory)) or special
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"cannot read the tokenizer in {directory}: {error}"
-        raise BackendError(message) from error
-    return special, eos
-
-
-def _eos_token_ids(directory: Path) -> frozenset[int]:
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if path.is_file():
-            eos = json.loads(path.read_bytes()).get("eos_token_id")
-            if eos is not None:
-                return frozenset(eos if isinstance(eos, list) else [eos])
-    return frozenset()
+    longest = len(reply) - 1
+    if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.permit_all(reply)):
+        message = "the dry-run engine's answer of that form is forbidden by another parameter"
+        raise InvalidValueError(message, param=structured_param(structured))

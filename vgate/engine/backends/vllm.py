@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from vgate.config import Config
+from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
 from vgate.engine.backends.vllm_failures import is_permanent, start_failure
 from vgate.engine.backends.vllm_files import read_adapters
@@ -99,6 +100,8 @@ class VLLMBackend:
 
     def add(self, request: Request) -> None:
         """Start a sequence; one with a grammar as soon as that is ready."""
+        if request.sampling is not None:
+            checks.check(request.sampling, request.options, self._model)
         if request.options.structured is not None:
             self._preparing[request.key] = self._grammars.submit(self._prepare, request)
         else:

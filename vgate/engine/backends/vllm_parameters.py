@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
+from vgate.engine.backends.checks import structured_param, unknown_adapter
 from vgate.engine.request import Request
 from vgate.errors import (
     ContextLengthExceededError,
     InvalidValueError,
-    ModelNotFoundError,
     UnsupportedParameterError,
     VGateError,
 )
@@ -23,24 +23,8 @@ from vgate.wire.sampling import SamplingParams
 # other. Any fixed number will do: two seeds may well give the same sample.
 _VLLM_NO_SEED = -1
 _SEED_INSTEAD = 2**63 - 1
-# What vLLM's runner on a GPU has room for in each sequence (vllm/v1/worker/gpu/sample/bad_words.py
-# and logit_bias.py). One more would be an error inside a step, and the end of the engine.
-_MAX_BAD_WORDS = 128
-_MAX_BAD_WORDS_TOKENS = 1024
-_MAX_TOKENS_NAMED = 1024
-
 # Time and source line, with which xgrammar begins what it says.
 _XGRAMMAR_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
-_PARAM_OF_KIND = {
-    "json": "response_format",
-    "json_object": "response_format",
-    "structural_tag": "response_format",
-}
-
-
-def structured_param(structured: StructuredOutput) -> str:
-    """Return the field of the API that a form of the text comes from."""
-    return _PARAM_OF_KIND.get(structured.kind, "structured_outputs")
 
 
 class Parameters:
@@ -60,7 +44,6 @@ class Parameters:
         self._structured_params = StructuredOutputsParams
         self._pooling_params = PoolingParams
         self._output_kind = RequestOutputKind.DELTA
-        self._vocab_size: int = vllm_config.model_config.get_vocab_size()
         self._compact: bool = vllm_config.structured_outputs_config.disable_any_whitespace
         self._adapters = {adapter.lora_name: adapter for adapter in adapters}
 
@@ -84,9 +67,7 @@ class Parameters:
             return None
         adapter = self._adapters.get(name)
         if adapter is None:
-            known = ", ".join(f"`{known}`" for known in self._adapters) or "none"
-            message = f"there is no LoRA adapter `{name}`; there are: {known}"
-            raise ModelNotFoundError(message, param="model")
+            raise unknown_adapter(name, self._adapters)
         return adapter
 
     def generation(self, sampling: SamplingParams, options: GenerateOptions) -> Any:
@@ -98,58 +79,27 @@ class Parameters:
         }
         if sampling.seed == _VLLM_NO_SEED:
             given["seed"] = _SEED_INSTEAD
-        for name in ("logit_bias", "allowed_token_ids"):
-            if len(given.get(name, ())) > _MAX_TOKENS_NAMED:
-                message = f"`{name}` may name at most {_MAX_TOKENS_NAMED} tokens"
-                raise InvalidValueError(message, param=name)
         params = self._sampling_params(
             **given,
             logprobs=options.logprobs,
             prompt_logprobs=options.prompt_logprobs,
-            structured_outputs=self._structured(options.structured, sampling),
+            structured_outputs=self._structured(options.structured),
             # Frontends detokenise and match stop strings; every new token is sent.
             detokenize=False,
             output_kind=self._output_kind,
             skip_clone=True,
         )
         if options.bad_words:
-            self._check_bad_words(options.bad_words)
             # vLLM's own field takes text, which it would tokenise into this one.
             params._bad_words_token_ids = options.bad_words  # noqa: SLF001
         return params
 
-    def _check_bad_words(self, bad_words: list[list[int]]) -> None:
-        problem = None
-        if not all(bad_words):
-            problem = "has an entry without tokens"
-        elif len(bad_words) > _MAX_BAD_WORDS:
-            problem = f"has {len(bad_words)} entries, the most is {_MAX_BAD_WORDS}"
-        elif (tokens := sum(map(len, bad_words))) > _MAX_BAD_WORDS_TOKENS:
-            problem = f"has {tokens} tokens, the most is {_MAX_BAD_WORDS_TOKENS}"
-        elif (largest := max(map(max, bad_words))) >= self._vocab_size:
-            problem = f"has token {largest}, the vocabulary ends at {self._vocab_size - 1}"
-        if problem:
-            message = f"`bad_words` {problem}"
-            raise InvalidValueError(message, param="bad_words")
-
-    def _structured(self, structured: StructuredOutput | None, sampling: SamplingParams) -> Any:
+    def _structured(self, structured: StructuredOutput | None) -> Any:
         if structured is None:
             return None
-        param = structured_param(structured)
-        if structured.whitespace_pattern is not None:
-            message = "`whitespace_pattern` is not supported by this engine"
-            raise UnsupportedParameterError(message, param=param)
         if structured.disable_any_whitespace and not self._compact:
             message = "`disable_any_whitespace` is switched off by this server's configuration"
-            raise UnsupportedParameterError(message, param=param)
-        if sampling.ignore_eos:
-            # vLLM would go on with any text after the form is complete.
-            message = f"`ignore_eos` can't be had together with `{param}`"
-            raise InvalidValueError(message, param="ignore_eos")
-        if isinstance(structured.value, list) != (structured.kind == "choice"):
-            wanted = "a list of texts" if structured.kind == "choice" else "text"
-            message = f"`{structured.kind}` takes {wanted}"
-            raise InvalidValueError(message, param=param)
+            raise UnsupportedParameterError(message, param=structured_param(structured))
         value = True if structured.kind == "json_object" else structured.value
         return self._structured_params(**{structured.kind: value})
 

@@ -99,6 +99,11 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
     check_quantization(config.model, directory, document)
     arguments = _engine_args(config, directory, document) | _lora_args(config.model)
     arguments |= config.model.engine_args
+    if config.model.lora_adapters and is_cpu_build():
+        # vLLM's CPU kernels (vllm/lora/ops/torch_ops) take the last place for sequences without an
+        # adapter: it must stay empty, or these would get another one's adapter.
+        arguments["max_loras"] = len(config.model.lora_adapters) + 1
+        arguments["max_cpu_loras"] = arguments["max_loras"]
     try:
         structured = _structured_outputs(arguments.get("structured_outputs_config"))
         arguments["structured_outputs_config"] = structured

@@ -15,7 +15,7 @@ _SWITCHES = ("enable_thinking", "thinking")
 
 
 def client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
-    """Compile a template that a client sent: milliseconds for a usual one, a second for the longest.
+    """Compile a client's template: milliseconds for a usual one, a second for the longest.
 
     Raises:
         InvalidValueError: It is not valid.
