@@ -10,6 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.frontend.openai.responses_cases import (
+    INVALID,
+    LOGPROBS,
+    REFUSED,
+    SCHEMA,
+    SERVED,
+    TIME,
+    UNKNOWN,
+    USER,
+    WEATHER,
+    WITHOUT_EFFECT,
+)
 from vgate.errors import (
     ContextLengthExceededError,
     InvalidRequestError,
@@ -25,10 +37,6 @@ from vgate.frontend.openai.responses_request import ResponsesRequest
 from vgate.wire.sampling import DEFAULTS, FIELDS
 
 MINIMAL: dict[str, Any] = {"model": "m", "input": "Hi"}
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
-WEATHER = {"type": "function", "name": "weather", "parameters": SCHEMA}
-TIME = {"type": "function", "name": "time", "description": "Tells it.", "strict": True}
-LOGPROBS = "message.output_text.logprobs"
 
 
 def asked(**fields: Any) -> Asked:
@@ -39,10 +47,10 @@ def chat(**fields: Any) -> dict[str, Any]:
     """Return what differs of the chat request from one with nothing but a model."""
     given: dict[str, Any] = msgspec.to_builtins(asked(**fields).chat)
     empty = msgspec.to_builtins(msgspec.convert({"model": "m", "messages": [USER]}, ChatRequest))
-    return {name: value for name, value in given.items() if value != empty.get(name)}
-
-
-USER = {"role": "user", "content": "Hi"}
+    given = {name: value for name, value in given.items() if value != empty.get(name)}
+    if "stream_options" in given:
+        given["stream_options"] = {k: v for k, v in given["stream_options"].items() if v}
+    return given
 
 
 def messages(*items: Any, **fields: Any) -> list[dict[str, Any]]:
@@ -61,178 +69,6 @@ def refusal(**fields: Any) -> VGateError:
 
 def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
-
-
-SERVED: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"max_output_tokens": 5}, {"max_completion_tokens": 5}),
-    ({"temperature": 0.5, "top_p": 0.9}, {"temperature": 0.5, "top_p": 0.9}),
-    ({"presence_penalty": 1, "frequency_penalty": -1}, {"presence_penalty": 1.0, "frequency_penalty": -1.0}),
-    ({"seed": 7, "top_k": 3, "min_p": 0.1}, {"seed": 7, "top_k": 3, "min_p": 0.1}),
-    ({"repetition_penalty": 1.1, "ignore_eos": True}, {"repetition_penalty": 1.1, "ignore_eos": True}),
-    ({"min_tokens": 2, "stop_token_ids": [5]}, {"min_tokens": 2, "stop_token_ids": [5]}),
-    ({"logit_bias": {"5": 1}, "allowed_token_ids": [5]}, {"logit_bias": {5: 1.0}, "allowed_token_ids": [5]}),
-    ({"stop": ["x"], "include_stop_str_in_output": True}, {"stop": ["x"], "include_stop_str_in_output": True}),
-    ({"bad_words": ["x"], "cache_salt": "s", "priority": 1}, {"bad_words": ["x"], "cache_salt": "s", "priority": 1}),
-    ({"skip_special_tokens": False, "spaces_between_special_tokens": False}, {"skip_special_tokens": False, "spaces_between_special_tokens": False}),
-    ({"include_reasoning": False}, {"include_reasoning": False}),
-    ({"chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs": {"enable_thinking": False}}),
-    ({"stream": True, "stream_options": {"include_obfuscation": True}}, {"stream": True, "stream_options": {"include_usage": None, "continuous_usage_stats": None, "include_obfuscation": None}}),
-    ({"parallel_tool_calls": False}, {"parallel_tool_calls": False}),
-    ({"reasoning": {"effort": "low", "summary": "auto", "context": "auto", "mode": "standard"}}, {"reasoning_effort": "low"}),
-    ({"include": [LOGPROBS]}, {"logprobs": True, "top_logprobs": 0}),
-    ({"include": [LOGPROBS], "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
-    ({"text": {"format": {"type": "text"}, "verbosity": "medium"}}, {}),
-    ({"truncation": "disabled", "background": False, "enable_response_messages": False}, {}),
-    ({"tool_choice": "none"}, {"tool_choice": "none"}),
-]  # fmt: skip
-WITHOUT_EFFECT: dict[str, Any] = {
-    "store": True,
-    "metadata": {"a": "b"},
-    "user": "u",
-    "safety_identifier": "s",
-    "service_tier": "flex",
-    "prompt_cache_key": "k",
-    "prompt_cache_retention": "24h",
-    "prompt_cache_options": {"mode": "implicit"},
-    "session_id": "s",
-    "max_tool_calls": 3,
-    "include": [
-        "reasoning.encrypted_content",
-        "file_search_call.results",
-        "web_search_call.results",
-        "web_search_call.action.sources",
-        "message.input_image.image_url",
-        "computer_call_output.output.image_url",
-        "code_interpreter_call.outputs",
-    ],
-    "instructions": "",
-    "tools": [],
-}
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"background": True}, "background"),
-    ({"background_options": {"completion_window": "2h"}}, "background_options"),
-    ({"previous_response_id": "resp_1"}, "previous_response_id"),
-    ({"conversation": "conv_1"}, "conversation"),
-    ({"prompt": {"id": "p"}}, "prompt"),
-    ({"context_management": []}, "context_management"),
-    ({"access_programs": {}}, "access_programs"),
-    ({"image": {}}, "image"),
-    ({"moderation": {"model": "x"}}, "moderation"),
-    ({"truncation": "auto"}, "truncation"),
-    ({"enable_response_messages": True}, "enable_response_messages"),
-    ({"previous_input_messages": []}, "previous_input_messages"),
-    ({"messages": [USER]}, "messages"),
-    ({"max_tokens": 5}, "max_tokens"),
-    ({"max_completion_tokens": 5}, "max_completion_tokens"),
-    ({"response_format": {"type": "text"}}, "response_format"),
-    ({"reasoning_effort": "low"}, "reasoning_effort"),
-    ({"logprobs": True}, "logprobs"),
-    ({"n": 1}, "n"),
-    ({"watermarking": True}, "watermarking"),
-    ({"vllm_xargs": {"a": 1}}, "vllm_xargs"),
-    ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
-    ({"ec_transfer_params": {"a": 1}}, "ec_transfer_params"),
-    ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs"),
-    ({"media_io_kwargs": {"a": {}}}, "media_io_kwargs"),
-    ({"mm_payload": "none"}, "mm_payload"),
-    ({"return_mm_kwargs": False}, "return_mm_kwargs"),
-    ({"request_id": "r"}, "request_id"),
-    ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
-    ({"reasoning": {"generate_summary": "concise"}}, "reasoning.generate_summary"),
-    ({"reasoning": {"context": "all_turns"}}, "reasoning.context"),
-    ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
-    ({"text": {"verbosity": "low"}}, "text.verbosity"),
-    ({"tools": [{"type": "web_search", "search_context_size": "low"}]}, "tools[0].type"),
-    ({"tools": [WEATHER, {"type": "custom", "name": "x"}]}, "tools[1].type"),
-    ({"tools": [{**WEATHER, "defer_loading": True}]}, "tools[0].defer_loading"),
-    ({"tools": [{**WEATHER, "async": True}]}, "tools[0].async"),
-    ({"tools": [{**WEATHER, "output_schema": {}}]}, "tools[0].output_schema"),
-    ({"tools": [{**WEATHER, "allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
-    ({"tools": [WEATHER], "tool_choice": {"type": "mcp", "server_label": "x"}}, "tool_choice.type"),
-    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}}, "tool_choice.tools[0].type"),
-    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
-    ({"input": [USER, {"id": "msg_1"}]}, "input[1].type"),
-    ({"input": [{"type": "web_search_call", "id": "x", "status": "completed"}]}, "input[0].type"),
-    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"role": "user", "content": [{"type": "refusal", "refusal": "x"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image"}]}]}, "input[0].output[0].type"),
-    ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "namespace": "n"}]}, "input[0].namespace"),
-    ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "caller": {"type": "program"}}]}, "input[0].caller"),
-    ({"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}]}, "input[0].encrypted_content"),
-]  # fmt: skip
-INVALID: list[tuple[dict[str, Any], str]] = [
-    ({"model": ""}, "model"),
-    ({"model": 1}, "model"),
-    ({"input": []}, "input"),
-    ({"input": 1}, "input"),
-    ({"input": ["Hi"]}, "input[0]"),
-    ({"input": [{}]}, "input[0].type"),
-    ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
-    ({"input": [{"role": "user"}]}, "input[0].content"),
-    ({"input": [{"role": "user", "content": [{"text": "x"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
-    ({"input": [{"role": "user", "content": [{"type": "input_text", "text": 1}]}]}, "input[0].content[0].text"),
-    ({"input": [{"role": "user", "content": "x", "status": "odd"}]}, "input[0].status"),
-    ({"input": [{"type": "function_call", "call_id": "c", "arguments": "{}"}]}, "input[0].name"),
-    ({"input": [{"type": "function_call", "call_id": "c", "name": "", "arguments": "{}"}]}, "input[0].name"),
-    ({"input": [{"type": "function_call", "call_id": "", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
-    ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]}, "input[0].arguments"),
-    ({"input": [USER, {"role": "assistant", "content": "x"}, {"type": "function_call", "call_id": "c", "name": "f", "arguments": "[]"}]}, "input[2].arguments"),
-    ({"instructions": "Be.", "input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "1"}]}, "input[0].arguments"),
-    ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
-    ({"input": [{"type": "function_call_output", "call_id": "", "output": "x"}]}, "input[0].call_id"),
-    ({"input": [{"type": "reasoning", "content": [{"type": "odd", "text": "x"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
-    ({"instructions": 1}, "instructions"),
-    ({"max_output_tokens": 0}, "max_output_tokens"),
-    ({"max_output_tokens": 1, "min_tokens": 2}, "min_tokens"),
-    ({"temperature": 3}, "temperature"),
-    ({"stop": [""]}, "stop[0]"),
-    ({"priority": "x"}, "priority"),
-    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
-    ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
-    ({"top_logprobs": 3}, "top_logprobs"),
-    ({"top_logprobs": -1, "include": [LOGPROBS]}, "top_logprobs"),
-    ({"include": ["odd"]}, "include[0]"),
-    ({"truncation": "odd"}, "truncation"),
-    ({"metadata": {"a": 1}}, "metadata[...]"),
-    ({"metadata": {"a": "x" * 513}}, "metadata[...]"),
-    ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
-    ({"reasoning": {"effort": "odd"}}, "reasoning.effort"),
-    ({"text": {"format": {"type": "odd"}}}, "text.format.type"),
-    ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
-    ({"text": {"format": {"type": "json_schema", "name": "", "schema": {}}}}, "text.format.name"),
-    ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
-    ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"a": 2**70}}}}, "text.format.schema"),
-    ({"text": {"format": {"type": "json_object"}}, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
-    ({"tools": [{"name": "weather"}]}, "tools[0].type"),
-    ({"tools": [{"type": "function"}]}, "tools[0].name"),
-    ({"tools": [{**WEATHER, "name": "no space"}]}, "tools[0].name"),
-    ({"tools": [{**WEATHER, "parameters": {"a": 2**70}}]}, "tools[0].parameters"),
-    ({"tool_choice": "odd"}, "tool_choice"),
-    ({"tool_choice": "required"}, "tool_choice"),
-    ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice.name"),
-    ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "time"}}, "tool_choice.name"),
-    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "odd", "tools": []}}, "tool_choice.mode"),
-    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}, "tool_choice.tools"),
-    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "time"}]}}, "tool_choice.tools"),
-    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
-]  # fmt: skip
-UNKNOWN: list[tuple[dict[str, Any], str]] = [
-    ({"odd": 1}, "odd"),
-    ({"reasoning": {"odd": 1}}, "reasoning.odd"),
-    ({"text": {"odd": 1}}, "text.odd"),
-    ({"text": {"format": {"type": "text", "odd": 1}}}, "text.format.odd"),
-    ({"stream_options": {"include_usage": True}}, "stream_options.include_usage"),
-    ({"tools": [{**WEATHER, "function": {}}]}, "tools[0].function"),
-    ({"input": [USER, {**USER, "odd": 1}]}, "input[1].odd"),
-    ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "odd": 1}]}]},
-     "input[0].content[0].odd"),
-    ({"structured_outputs": {"odd": 1}}, "structured_outputs.odd"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "expected"), SERVED)
@@ -331,10 +167,19 @@ class TestTools:
 
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a":1}'}
 CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
-THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [],
-           "content": [{"type": "reasoning_text", "text": "Hm"}]}  # fmt: skip
-SAID = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
-        "content": [{"type": "output_text", "text": "Ho", "annotations": [], "logprobs": []}]}  # fmt: skip
+THOUGHT = {
+    "type": "reasoning",
+    "id": "rs_1",
+    "summary": [],
+    "content": [{"type": "reasoning_text", "text": "Hm"}],
+}
+SAID = {
+    "type": "message",
+    "id": "msg_1",
+    "status": "completed",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "Ho", "annotations": [], "logprobs": []}],
+}
 
 
 def calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -426,25 +271,31 @@ class TestErrorsOfTheModel:
     """What is only found with the model at hand speaks of the client's fields too."""
 
     @pytest.mark.parametrize(
-        ("message", "param", "expected", "path"),
+        ("of_chat", "of_client"),
         [
-            ("shorten or lower `max_tokens`", "messages", "shorten or lower `max_output_tokens`", "input"),
-            ("`reasoning_effort`: no", "reasoning_effort", "`reasoning.effort`: no", "reasoning.effort"),
-            ("`messages[0].content` x", "messages[0].content", "`instructions` x", "instructions"),
-            ("`messages[2].content[1].text`", "messages[2].content[1].text", "`input[1].content[1].text`", "input[1].content[1].text"),
-            ("`tools[0].function.parameters.$defs`", "tools[0].function.parameters.$defs", "`tools[0].parameters.$defs`", "tools[0].parameters.$defs"),
-            ("`top_logprobs` at most 3", "top_logprobs", "`top_logprobs` at most 3", "top_logprobs"),
-            ("the model `Org/Name-7B` is not", None, "the model `Org/Name-7B` is not", None),
+            ("messages", "input"),
+            ("messages[0].content", "instructions"),
+            ("messages[2].content[1].text", "input[1].content[1].text"),
+            ("max_tokens", "max_output_tokens"),
+            ("reasoning_effort", "reasoning.effort"),
+            ("tools[0].function.parameters.$defs", "tools[0].parameters.$defs"),
+            ("top_logprobs", "top_logprobs"),
         ],
-    )  # fmt: skip
-    def test_restated(self, message, param, expected, path):
+    )
+    def test_restated(self, of_chat, of_client):
         parts = [{"type": "input_text", "text": "x"}]
-        sources = asked(
-            instructions="Be.", input=[USER, {"role": "user", "content": parts}], tools=[WEATHER]
-        ).sources
+        items = [USER, {"role": "user", "content": parts}]
+        sources = asked(instructions="Be.", input=items, tools=[WEATHER]).sources
         with pytest.raises(ContextLengthExceededError) as caught, sources.restating():
-            raise ContextLengthExceededError(message, param=param)
-        assert (caught.value.message, caught.value.param) == (expected, path)
+            raise ContextLengthExceededError(f"shorten `{of_chat}`", param=of_chat)
+        assert caught.value.message == f"shorten `{of_client}`"
+        assert caught.value.param == of_client
+
+    def test_what_is_no_field_stays(self):
+        message = "the model `Org/Name-7B` is not `messages-7b`"
+        with pytest.raises(InvalidValueError) as caught, asked().sources.restating():
+            raise InvalidValueError(message)
+        assert (caught.value.message, caught.value.param) == (message, None)
 
 
 class TestEcho:
@@ -510,4 +361,4 @@ def test_anything_else_is_refused_properly(items, fields):
         decode_asked(body)
     except InvalidRequestError as error:
         name = (error.param or "model").split(".")[0].split("[")[0]
-        assert name in ResponsesRequest.__struct_fields__  # noqa: PT017
+        assert name in ResponsesRequest.__struct_fields__
