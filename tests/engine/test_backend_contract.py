@@ -524,6 +524,8 @@ SCHEMA = {
     "required": ["ok", "size", "tags"],
     "additionalProperties": False,
 }
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model_dir: Path) -> Tokenizer:
     return Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
