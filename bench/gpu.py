@@ -1,6 +1,6 @@
 """`python -m bench.gpu`: V-Gate against `vllm serve` on a model of usual size, with a GPU.
 
-The model has the shape of Qwen2.5-1.5B and dummy weights: nothing is downloaded, the times are those
+The model has the shape of Qwen2.5-1.5B and dummy weights: nothing is downloaded, times are those
 of a real one, and what it says means nothing. Besides tokens/s it reports how long the device
 stood idle between steps. `--device cpu --shape tiny` tries all of it without a GPU.
 """

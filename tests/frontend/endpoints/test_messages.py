@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, until
-from vgate.config.schema import Cache, DryRun, Model, RateLimiting, Security
-from vgate.keys import ApiKey
+from vgate.config.schema import ApiKey, Cache, DryRun, Model, RateLimiting, Security
+from vgate.frontend.chat_template import ChatTemplate
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -186,11 +186,11 @@ def test_no_thinking(serve):
     serve(scenario)
 
 
-def test_a_model_that_does_not_think(serve, tmp_path):
-    template = tmp_path / "template.jinja"
-    template.write_text(PLAIN_TEMPLATE)
-
+def test_a_model_that_does_not_think(serve):
     async def scenario(gateway):
+        text = gateway.app.services.models[0].text
+        text.template = text.tool_template = ChatTemplate(PLAIN_TEMPLATE, {})
+        text.reasons = False
         for thinking in ({"type": "disabled"}, {"type": "adaptive"}):
             assert (await ask(gateway, thinking=thinking)).status == 200
         refused = await ask(
@@ -204,8 +204,7 @@ def test_a_model_that_does_not_think(serve, tmp_path):
         assert refused.status == 400
         assert "tools" in refused.error["message"]
 
-    model = Model(chat_template=str(template))
-    serve(scenario, model=model)
+    serve(scenario)
 
 
 def test_tokens_are_counted_without_generating(serve):
