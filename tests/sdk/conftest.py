@@ -41,7 +41,7 @@ def guarded(run_dirs: Path) -> Iterator[Instance]:
         batch__max_batch_size=1,
         batch__max_queue_size=1,
         dry_run__step_ms=5,
-        timeouts__request_s=8,
+        timeouts__request_s=5,
         security__enabled=True,
         security__api_keys=[
             {"name": "user", "key": KEY, "rate_limit": 1_000_000},
