@@ -13,9 +13,13 @@ _UNITS = {
     "requests_per_s": "requests/s",
     "output_tokens_per_s": "tokens/s",
     "cpu_us_per_token": "CPU us/token",
+    "cpu_us_per_added_token": "CPU us/added token",
     "cpu_us_per_request": "CPU us/request",
     "rss_mib": "RSS MiB",
     "peak_rss_mib": "peak RSS MiB",
+    "idle_share": "device idle, share",
+    "idle_gap_us": "device idle between steps, us",
+    "steps": "calls that gave the device work",
     "generator_cpu_share": "load generator, cores",
     "long_prompts_per_s": "long prompts/s",
 }

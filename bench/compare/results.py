@@ -167,12 +167,16 @@ def _figures(samples: Sequence[Measures]) -> dict[str, Figure]:
 
 
 def _ratios(reference: Sequence[Measures], other: Sequence[Measures]) -> dict[str, Figure]:
-    """Return the ratios of the measures that every repetition of both has, and none is zero."""
+    """Return the ratios of the repetitions in which both have the measure, and it is not zero."""
     ratios = {}
-    pairs = list(zip(reference, other, strict=False))
     for name in dict.fromkeys(name for sample in other for name in sample):
-        if pairs and all(ours.get(name) and theirs.get(name) for ours, theirs in pairs):
-            ratios[name] = Figure.of([ours[name] / theirs[name] for ours, theirs in pairs])
+        found = [
+            ours[name] / theirs[name]
+            for ours, theirs in zip(reference, other, strict=False)
+            if ours.get(name) and theirs.get(name)
+        ]
+        if found:
+            ratios[name] = Figure.of(found)
     return ratios
 
 

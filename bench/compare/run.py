@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bench.compare.cli import Options
-from bench.compare.clock import Clock
+from bench.compare.clock import Clock, OutOfTimeError
 from bench.compare.contenders import Setup
 from bench.compare.models import Models
 from bench.compare.peers import Peers
@@ -45,14 +45,15 @@ def compare(options: Options) -> Comparison:
         work = Path(directory)
         setup = Setup(models=Models(work), peers=peers, work=work, vllm_rs=options.vllm_rs)
         stage = Stage(plan, setup, clock, progress)
-        results = _run_all(stage, options)
+        with clock.alarm():
+            results = _run_all(stage, options)
     return Comparison(
         started_at=started_at,
         seconds=round(clock.elapsed_s, 1),
         mode="quick" if options.quick else "full",
         repetitions=options.repetitions,
         host=host,
-        versions=_versions(peers),
+        versions=versions_of(peers),
         skipped=stage.skipped,
         scenarios=results,
         starts=stage.starts,
@@ -64,11 +65,13 @@ def _run_all(stage: Stage, options: Options) -> list[ScenarioResult]:
     wanted = [(name, SCENARIOS[name]) for name in options.scenarios]
     try:
         for number, (name, scenario) in enumerate(wanted):
-            later = sum(_least_s(other, options) for _, other in wanted[number + 1 :])
-            stage.clock.reserved_s = later
+            to_come_s = sum(_least_s(other, options) for _, other in wanted[number:])
+            stage.clock.begin_part(_least_s(scenario, options) / to_come_s)
             stage.result = ScenarioResult(name=name, title=scenario.title)
             results.append(stage.result)
             _run_one(stage, scenario, _least_s(scenario, options))
+    except OutOfTimeError:
+        stage.note("The time was over in the middle of it.")
     except KeyboardInterrupt:
         stage.fail("stopped by Ctrl-C")
     return results
@@ -111,7 +114,8 @@ def host_of() -> dict[str, str | int | float]:
     }
 
 
-def _versions(peers: Peers) -> dict[str, str]:
+def versions_of(peers: Peers) -> dict[str, str]:
+    """Return the versions of all that takes part."""
     found = {"vgate": __version__, "python": sys.version.split()[0]}
     for name in _PACKAGES:
         try:

@@ -65,13 +65,17 @@ class Stage:
             return None
         try:
             service = CONTENDERS[name](self.setup, settings)
+            more = self.setup.environment.get(name, {})
+            service = msgspec.structs.replace(service, environment=service.environment | more)
             self.progress.say(f"starting {name}")
             running = stack.enter_context(Running(service))
         except UnavailableError as error:
-            return self._leave_out(name, str(error))
+            self._leave_out(name, str(error))
+            return None
         except FailedError as error:
             self.progress.say(error.log)
-            return self._leave_out(name, str(error))
+            self._leave_out(name, str(error))
+            return None
         processes = running.processes
         self.starts.append(
             Start(
@@ -135,7 +139,26 @@ class Stage:
         """
         if not contenders:
             return None
-        samples, failures = self._take_turns(name, contenders, turn)
+        case: Case | None = None
+        samples: dict[str, list[Measures]] = {contender.name: [] for contender in contenders}
+        failures: dict[str, list[str]] = {contender.name: [] for contender in contenders}
+        try:
+            self._take_turns(name, contenders, turn, samples, failures)
+        finally:
+            # Also when time is over or somebody has lost patience: whole repetitions count.
+            whole = min(len(taken) for taken in samples.values())
+            if whole or any(failures.values()):
+                case = self._keep(name, described, shown, samples, failures)
+        return case
+
+    def _keep(
+        self,
+        name: str,
+        described: dict[str, str | int | float | bool],
+        shown: Sequence[str],
+        samples: dict[str, list[Measures]],
+        failures: dict[str, list[str]],
+    ) -> Case:
         case = Case(
             name=name,
             load=described,
@@ -147,29 +170,32 @@ class Stage:
         return case
 
     def _take_turns(
-        self, name: str, taking: Sequence[Running], one_turn: Callable[[Running], Sample]
-    ) -> tuple[dict[str, list[Measures]], dict[str, list[str]]]:
-        samples: dict[str, list[Measures]] = {contender.name: [] for contender in taking}
-        failures: dict[str, list[str]] = {contender.name: [] for contender in taking}
+        self,
+        name: str,
+        contenders: Sequence[Running],
+        turn: Callable[[Running], Sample],
+        samples: dict[str, list[Measures]],
+        failures: dict[str, list[str]],
+    ) -> None:
+        """Fill in what the turns give: A B C, A B C, ..., while there is time."""
         longest_s = 0.0
         for repetition in range(self.plan.repetitions):
             if repetition and not self.clock.allows(longest_s):
                 self.note(f"{name}: {repetition} of {self.plan.repetitions} repetitions in time")
                 break
             began_s = self.clock.elapsed_s
-            for contender in taking:
+            for contender in contenders:
                 self.progress.say(
                     f"{name}: {repetition + 1} of {self.plan.repetitions}: {contender.name}"
                 )
                 try:
-                    sample = one_turn(contender)
+                    sample = turn(contender)
                 except FailedError as error:
                     failures[contender.name].append(str(error))
-                    continue
+                    sample = Sample({}, [])  # the next turns stay beside those of the others
                 samples[contender.name].append(sample.measures)
                 failures[contender.name] += sample.failures
             longest_s = max(longest_s, self.clock.elapsed_s - began_s)
-        return samples, failures
 
     def fail(self, text: str) -> None:
         """Keep a wrong answer that belongs to no case."""

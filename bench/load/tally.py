@@ -125,10 +125,14 @@ class Checks:
     def _check_echo(self, answer: CompletionAnswer, prompt: str) -> None:
         for text in answer.digest():
             # In some chat templates nothing but text stands between a message and its role.
-            unit = f"{_ROLE}{prompt}" if text.startswith(_ROLE) else prompt
-            if not text or not (unit * (len(text) // len(unit) + 1)).startswith(text):
+            units = (prompt, f"{_ROLE}{prompt}")
+            if not text or not any(_repeats(text, unit) for unit in units):
                 answer.fail(CHECK_ECHO, f"not the prompt, repeated: {text[:60]!r}")
 
     def _check_chunks(self, answer: CompletionAnswer, expected: int) -> None:
         if answer.chunks != expected:
             answer.fail(CHECK_CHUNKS, f"{answer.chunks} chunks with content, not {expected}")
+
+
+def _repeats(text: str, unit: str) -> bool:
+    return (unit * (len(text) // len(unit) + 1)).startswith(text)

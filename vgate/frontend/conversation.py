@@ -140,8 +140,21 @@ async def _asked(services: Services, http: HttpRequest, request: ChatRequest) ->
     parameters.check_task(model, request.model, "generate")
     check_against_model(request, text.info)
     tools = tool_use(request)
+    rendered = render_chat(model, text, request, tools)
+    encode = text.encode_special if request.add_special_tokens else text.encode
+    prompt = await services.tokenize(encode, rendered, len(rendered))
+    prompt = truncated(request, prompt, text.info.max_model_len)
+    return _Asked(model, adapter, text, tools, rendered, prompt)
+
+
+def render_chat(model: ServedModel, text: TextModel, request: ChatRequest, tools: ToolUse) -> str:
+    """Return a conversation as the model's template writes it.
+
+    Raises:
+        InvalidRequestError: The template can't, or would ignore part of it.
+    """
     template = _template(model, text, request, tools)
-    rendered = template.render(
+    return template.render(
         template_messages(request.messages),
         tools=tools.tools,
         documents=request.documents,
@@ -149,10 +162,6 @@ async def _asked(services: Services, http: HttpRequest, request: ChatRequest) ->
         continue_final_message=bool(request.continue_final_message),
         kwargs=template_kwargs(request, tools, template),
     )
-    encode = text.encode_special if request.add_special_tokens else text.encode
-    prompt = await services.tokenize(encode, rendered, len(rendered))
-    prompt = truncated(request, prompt, text.info.max_model_len)
-    return _Asked(model, adapter, text, tools, rendered, prompt)
 
 
 def _template(
@@ -174,18 +183,22 @@ def _template(
             "set model.chat_template to a file with one"
         )
         raise InvalidValueError(message, param="messages")
+    return template
+
+
+def _reading(request: ChatRequest, asked: _Asked) -> Reading:
+    """Return how the answer's tokens are read.
+
+    Raises:
+        UnsupportedParameterError: It isn't known how the model writes tool calls.
+    """
+    text, tools = asked.text, asked.tools
     if tools.mode == "auto" and text.tool_parser is None:
         message = (
             f"it is not known how `{request.model}` writes tool calls; set model.tool_parser, or "
             'use `tool_choice` "required"'
         )
         raise UnsupportedParameterError(message, param="tools")
-    return template
-
-
-def _reading(request: ChatRequest, asked: _Asked) -> Reading:
-    """Return how the answer's tokens are read."""
-    text, tools = asked.text, asked.tools
     skip_special_tokens = request.skip_special_tokens is not False
     parser: Callable[[], OutputParser] | None = None
     markers: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -45,6 +46,7 @@ class Setup(msgspec.Struct, kw_only=True):
         device: Where vLLM's model runs: "cpu" or "cuda".
         model: A model directory in place of the tiny one, for the engine's contenders.
         engine_arguments: More arguments for vLLM, the same for all.
+        environment: More variables, by the contender's name.
     """
 
     models: Models
@@ -53,7 +55,8 @@ class Setup(msgspec.Struct, kw_only=True):
     vllm_rs: Path | None = None
     device: str = "cpu"
     model: Path | None = None
-    engine_arguments: dict[str, str | int | float | bool] = {}
+    engine_arguments: dict[str, Any] = {}
+    environment: dict[str, dict[str, str | None]] = {}
 
     @property
     def engine_model(self) -> Path:

@@ -1,5 +1,6 @@
 """vLLM's own servers on the same engine settings: its Python one in two forms, and its Rust one."""
 
+import json
 import os
 import sys
 from typing import Any
@@ -69,7 +70,7 @@ def flags(arguments: dict[str, Any]) -> list[str]:
         elif value is False:
             found.append(f"--no-{name.replace('_', '-')}")
         else:
-            found += [flag, str(value)]
+            found += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
     return found
 
 

@@ -98,7 +98,7 @@ class TestConversation:
         async def scenario(gateway):
             answer = await post(gateway, "/tokenize", {"messages": HI})
             assert (answer.status, answer.error["param"]) == (400, "messages")
-            assert "send `prompt`" in answer.error["message"]
+            assert "has no chat template" in answer.error["message"]
 
         serve(scenario, model=Model(model_id=str(framed_dir), task="embed"))
 

@@ -99,9 +99,7 @@ def test_a_bad_message_is_named(message, param):
         ({"id": "1", "function": {"name": "f", "arguments": 5}}, "function.arguments"),
         ({"id": "1", "type": "custom", "custom": {"name": "f", "input": "x"}}, "type"),
         ({"id": "1", "function": {"name": "f"}, "extra": 1}, "extra"),
-        *((call(text), "function.arguments") for text in ("{", "[]", "5", "null", '{"a": NaN}')),
         (call('{"a": %s}' % ("[" * 90 + "]" * 90)), "function.arguments"),
-        (call('{"a":' * 100_000 + "1" + "}" * 100_000), "function.arguments"),
         (call('{"a": 123456789012345678901234567890}'), "function.arguments"),
     ],
 )
@@ -161,6 +159,12 @@ def test_what_templates_get_of_tool_calls():
         "function": {"name": "f", "arguments": {}},
     }
     assert tool == {"role": "tool", "content": "sunny", "tool_call_id": "call_1"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "5", "null", '{"a": NaN}', '{"a":' * 100_000])
+def test_arguments_that_are_no_object_stay_text(text):
+    # An agent tells its model of a call that went wrong, and has to show it.
+    assert shown(calling(call(text)))[0]["tool_calls"][0]["function"]["arguments"] == text
 
 
 def test_arguments_may_be_an_object():

@@ -152,7 +152,7 @@ class TestBounds:
             ("max_tokens", [1, 100], [0, -1, 1.5, "1"]),
             ("max_completion_tokens", [1, 100], [0, -1, 1.5]),
             ("min_tokens", [0, 5], [-1, 10**40]),
-            ("stop_token_ids", [[], [0, 5], [1] * 64], [[-1], [2**31], [1] * 65, 5]),
+            ("stop_token_ids", [[], [0, 5], [1] * 1024], [[-1], [2**31], [1] * 1025, 5]),
             ("ignore_eos", [True, False], [1, "true"]),
             (
                 "stop",

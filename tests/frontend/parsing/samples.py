@@ -86,7 +86,10 @@ PARSERS: dict[str, Callable[[], OutputParser]] = {
 }
 
 DEEPSEEK_BEGIN = "<｜tool▁calls▁begin｜>"
-DEEPSEEK_CALL = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>"
+DEEPSEEK_CALL = (
+    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n"
+    "```json\n{arguments}\n```<｜tool▁call▁end｜>"
+)
 DEEPSEEK_END = "<｜tool▁calls▁end｜>"
 DEEPSEEK_V31_CALL = "<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>"
 
@@ -121,29 +124,37 @@ SAMPLES: list[tuple[str, str, Said]] = [
     ),
     (
         "hermes",
-        '\n\n<tool_call>{"id": "x", "name": "get_weather", "arguments": {"city": "ÉVRY2 😀\\n"}}'
-        "</tool_call>\nAnd SAY2 <more>",
+        (
+            '\n\n<tool_call>{"id": "x", "name": "get_weather", "arguments": '
+            '{"city": "ÉVRY2 😀\\n"}}</tool_call>\nAnd SAY2 <more>'
+        ),
         Said("\nAnd SAY2 <more>", calls=(("get_weather", '{"city": "ÉVRY2 😀\\n"}'),)),
     ),
     (
         "hermes_first",
-        '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
-        '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>SAY1',
+        (
+            '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
+            '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>SAY1'
+        ),
         Said("SAY1", calls=(NOW,)),
     ),
     (
         "qwen3_coder",
-        'SAY1\n<tool_call>\n<function=get_weather>\n<parameter=city>\nPARIS2\n"x"\n</parameter>\n'
-        "<parameter=days>\n3\n</parameter>\n<parameter=hourly>true</parameter>\n"
-        '<parameter=place>{"a": ["b<"]}</parameter>\n<parameter=unit>null</parameter>\n'
-        "</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n</tool_call>\n",
+        (
+            'SAY1\n<tool_call>\n<function=get_weather>\n<parameter=city>\nPARIS2\n"x"\n</parameter>\n'
+            "<parameter=days>\n3\n</parameter>\n<parameter=hourly>true</parameter>\n"
+            '<parameter=place>{"a": ["b<"]}</parameter>\n<parameter=unit>null</parameter>\n'
+            "</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n</tool_call>\n"
+        ),
         Said(
             "SAY1\n",
             calls=(
                 (
                     "get_weather",
-                    '{"city": "PARIS2\\n\\"x\\"", "days": 3, "hourly": true, '
-                    '"place": {"a": ["b<"]}, "unit": null}',
+                    (
+                        '{"city": "PARIS2\\n\\"x\\"", "days": 3, "hourly": true, '
+                        '"place": {"a": ["b<"]}, "unit": null}'
+                    ),
                 ),
                 NOW,
             ),
@@ -151,14 +162,18 @@ SAMPLES: list[tuple[str, str, Said]] = [
     ),
     (
         "qwen3_coder",
-        "<function=get_weather><parameter=city>\n\nOSLO1\n\n<parameter=other>5</parameter></function>"
-        "<function=get_time></tool_call> SAY1",
+        (
+            "<function=get_weather><parameter=city>\n\nOSLO1\n\n<parameter=other>5</parameter></function>"
+            "<function=get_time></tool_call> SAY1"
+        ),
         Said(" SAY1", calls=(("get_weather", '{"city": "\\nOSLO1\\n", "other": "5"}'), NOW)),
     ),
     (
         "llama3_json",
-        '{"name": "get_weather", "parameters": {"city": "PARIS1"}}; {"type": "function", "name": '
-        '"get_time", "parameters": {}}<|eot_id|>',
+        (
+            '{"name": "get_weather", "parameters": {"city": "PARIS1"}}; {"type": "function", '
+            '"name": "get_time", "parameters": {}}<|eot_id|>'
+        ),
         Said(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
     ),
     (
@@ -168,8 +183,10 @@ SAMPLES: list[tuple[str, str, Said]] = [
     ),
     (
         "mistral",
-        '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "PARIS1"}, "id": "abc"}, '
-        '{"name": "get_time", "arguments": {}}]</s>',
+        (
+            '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "PARIS1"}, "id": "abc"}, '
+            '{"name": "get_time", "arguments": {}}]</s>'
+        ),
         Said(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
     ),
     (
@@ -217,14 +234,18 @@ SAMPLES: list[tuple[str, str, Said]] = [
     ("named", "", Said()),
     (
         "required",
-        '[{"name": "get_weather", "parameters": {"city": "PARIS1"}} , {"parameters": {}, '
-        '"name": "get_time"}]\n',
+        (
+            '[{"name": "get_weather", "parameters": {"city": "PARIS1"}} , {"parameters": {}, '
+            '"name": "get_time"}]\n'
+        ),
         Said(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
     ),
     (
         "thinking_hermes",
-        '<think>\nTHINK1 <tool_call>\n</think>\n\n<tool_call>\n{"name": "get_time", "arguments": {}}\n'
-        "</tool_call>",
+        (
+            "<think>\nTHINK1 <tool_call>\n</think>\n\n<tool_call>\n"
+            '{"name": "get_time", "arguments": {}}\n</tool_call>'
+        ),
         Said("", "\nTHINK1 <tool_call>\n", (NOW,)),
     ),
     (
@@ -237,121 +258,4 @@ SAMPLES: list[tuple[str, str, Said]] = [
         'THINK1</think>\n[{"name": "get_time", "parameters": {}}]',
         Said("", "THINK1", (NOW,)),
     ),
-]
-
-# Outputs that are no calls at all, or stop being some: the parser, the text, what it says.
-MALFORMED: list[tuple[str, str, Said]] = [
-    (name, text, Said(text))
-    for name, text in [
-        ("hermes", '<tool_call>{"name": "get_wea'),
-        ("hermes", '<tool_call>\n{"name": "get_weather", "arguments":'),
-        ("hermes", '<tool_call>{"nom": "get_weather", "arguments": {}}</tool_call>'),
-        ("hermes", '<tool_call>{"name": 5, "arguments": {}}</tool_call>'),
-        ("hermes", '<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>'),
-        ("hermes", '<tool_call>{"name": "", "arguments": {}}</tool_call>'),
-        ("hermes", '<tool_call>{"name": "f", "arguments": }</tool_call>'),
-        ("hermes", '<tool_call>{"name": "f", "other": {}}</tool_call>'),
-        ("hermes", '<tool_call>{"arguments": {"city": "Paris"}}</tool_call>'),
-        ("hermes", '<tool_call>{"arguments": {]}, "name": "f"}</tool_call>'),
-        ("hermes", "<tool_call>get_weather(city='Paris')</tool_call>"),
-        ("hermes", "a <tool_call> \n <tool_call>"),
-        ("hermes", " \n "),
-        ("hermes", " \n <tool_ca"),
-        ("qwen3_coder", '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>'),
-        ("qwen3_coder", "<tool_call>\n<function=>\n</function>"),
-        ("qwen3_coder", "<function=get weather>"),
-        ("qwen3_coder", "<tool_call><function=get_wea"),
-        ("llama3_json", '{"name": "Alice", "parameters": {"age": 3}}'),
-        ("llama3_json", '{"answer": [1, 2, {"name": "get_time", "parameters": {}}]}'),
-        ("llama3_json", 'Use {"name": "get_time", "parameters": {}} for it'),
-        ("llama3_json", '<|python_tag|>brave_search.call(query="x")'),
-        ("llama3_json", "a<|eot_id|>b"),
-        ("mistral", "[TOOL_CALLS][]"),
-        ("mistral", "[TOOL_CALLS]get_weather"),
-        ("mistral", "[TOOL_CALLS][ARGS]{}"),
-        ("mistral", "[TOOL_CALLS][1, 2]"),
-        ("pythonic", "[1, 2, 3]"),
-        ("pythonic", "[link](https://example.com)"),
-        ("pythonic", "[unheard_of(a=1)]"),
-        ("pythonic", "[get_weather('Paris')]"),
-        ("pythonic", "[get_weather(city=open('x'))]"),
-        ("pythonic", "[get_weather(city='a', city='b')]"),
-        ("pythonic", "[get_weather(**{'city': 'a'})]"),
-        ("pythonic", "[get_weather(city=b'a')]"),
-        ("pythonic", "[get_weather(days=1e999)]"),
-        ("pythonic", "[get_weather(city='Pa"),
-        ("pythonic", "[get_weather(city=[1)]"),
-        ("pythonic", "[get_weather(city=" + "[" * 5000 + "]" * 5000 + ")]"),
-        ("deepseek_v3", "<｜tool▁calls▁begin｜>nothing<｜tool▁calls▁end｜>"),
-        ("deepseek_v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n{}"),
-        ("deepseek_v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n[]\n```"),
-        ("required", '{"name": "get_time"}'),
-        ("required", "no list"),
-        ("required", "[]"),
-    ]
-] + [
-    # Cut off in the arguments: what came of them stays.
-    ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "b', Said(calls=(("f", '{"a": "b'),))),
-    ("required", '[{"name": "f", "parameters": {"a', Said(calls=(("f", '{"a'),))),
-    ("mistral", '[TOOL_CALLS]f{"a": 1', Said(calls=(("f", '{"a": 1'),))),
-    (
-        "qwen3_coder",
-        "<function=get_weather><parameter=city>Pa\n",
-        Said(calls=(("get_weather", '{"city": "Pa\\n'),)),
-    ),
-    (
-        "qwen3_coder",
-        "<function=get_weather><parameter=days>1",
-        Said(calls=(("get_weather", '{"days": 1'),)),
-    ),
-    ("pythonic", "[get_time(), get_wea", Said(", get_wea", calls=(NOW,))),
-    # Broken after the call began: the rest is content, and is searched for calls.
-    (
-        "hermes",
-        '<tool_call>{"name": "f", "arguments": {"a": [1}}</tool_call>',
-        Said("}}</tool_call>", calls=(("f", '{"a": [1'),)),
-    ),
-    (
-        "hermes",
-        '<tool_call>{"name": "f", "arguments": {}, "city": "Paris"}</tool_call>',
-        Said(', "city": "Paris"}</tool_call>', calls=(("f", "{}"),)),
-    ),
-    (
-        "hermes",
-        '<tool_call>{"name": "f", "arguments": {}</tool_call>',
-        Said(calls=(("f", "{}"),)),
-    ),
-    (
-        "hermes",
-        '<tool_call>bad<tool_call>{"name": "f", "arguments": {}}',
-        Said("<tool_call>bad", calls=(("f", "{}"),)),
-    ),
-    (
-        "mistral",
-        '[TOOL_CALLS][{"name": "f", "arguments": {}}, oh',
-        Said(", oh", calls=(("f", "{}"),)),
-    ),
-    (
-        "llama3_json",
-        '{"name": "get_time", "parameters": {}}; {"name": "x"}',
-        Said('; {"name": "x"}', calls=(NOW,)),
-    ),
-    (
-        "qwen3_coder",
-        "<function=get_time>oh <parameter=a\n></function>",
-        Said("oh <parameter=a\n>", calls=(NOW,)),
-    ),
-    # Forgivable: no arguments at all, and an object that was written as a string.
-    ("hermes", '<tool_call>{"name": "get_time"}</tool_call>', Said(calls=(NOW,))),
-    (
-        "hermes",
-        '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>',
-        Said(calls=(("f", '{"a": 1}'),)),
-    ),
-    (
-        "hermes",
-        '<tool_call>{"name": "f", "arguments": "a b"}</tool_call>',
-        Said(calls=(("f", '"a b"'),)),
-    ),
-    ("hermes", '<tool_call>{"name": "f", "arguments": 5}', Said(calls=(("f", "5"),))),
 ]

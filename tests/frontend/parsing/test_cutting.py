@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.frontend.parsing.samples import MALFORMED, PARSERS, SAMPLES, gather, whole
+from tests.frontend.parsing.malformed import MALFORMED
+from tests.frontend.parsing.samples import PARSERS, SAMPLES, gather, whole
 from vgate.frontend.parsing.detect import TOOL_PARSERS
 
 KNOWN = SAMPLES + MALFORMED
@@ -21,7 +23,7 @@ SENTINEL = re.compile(r"[A-ZÉ]+\d")
 
 def cut(text, places):
     edges = [0, *sorted(places), len(text)]
-    return [text[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    return [text[begin:end] for begin, end in itertools.pairwise(edges)]
 
 
 def without_end_of_turn(name, text):
@@ -95,7 +97,7 @@ def damaged_samples(draw):
     return name, text
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=500)
 @given(sample=damaged_samples(), data=st.data())
 def test_damaged_text_is_never_lost(sample, data):
     """Every sentinel that is left comes out somewhere; without a call all text is content."""

@@ -218,6 +218,8 @@ def _check(request: CountTokensRequest) -> None:
             message = f"`{where}` {str(tool.type)[:80]!r} is not supported; only 'custom' is"
             raise UnsupportedParameterError(message, param=where)
         _refuse(tool, _REFUSED_OF_TOOLS, f"tools[{index}].")
+    if isinstance(request.tool_choice, ChooseAny | ChooseTool) and not request.tools:
+        raise InvalidValueError("`tool_choice` needs `tools`", param="tool_choice")
     for index, block in enumerate(request.system if isinstance(request.system, list) else ()):
         _refuse(block, _REFUSED_OF_BLOCKS, f"system[{index}].")
     for index, turn in enumerate(request.messages):

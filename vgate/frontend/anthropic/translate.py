@@ -45,7 +45,7 @@ class Translation:
         fields: The chat request's fields.
 
     Raises:
-        InvalidValueError: The conversation ends with a tool call.
+        InvalidValueError: The conversation ends with an assistant's message that can't go on.
     """
 
     def __init__(self, request: CountTokensRequest, effort: str | None = None) -> None:
@@ -127,8 +127,11 @@ class Translation:
             where = self._places[f"{path}.tool_calls[0]"]
             message = f"`{where}` is a tool call, so a message with its tool_result must follow"
             raise InvalidValueError(message, param=where)
+        if not any(block["text"] for block in _as_blocks(last.get("content", ""))):
+            where = f"{self._places[path]}.content"
+            message = f"`{where}` must have text for the answer to go on from"
+            raise InvalidValueError(message, param=where)
         self.fields |= {"continue_final_message": True, "add_generation_prompt": False}
-        self._places["continue_final_message"] = f"{self._places[path]}.content"
 
     def _add_sampling(self, request: MessagesRequest) -> None:
         chosen = {
@@ -140,6 +143,10 @@ class Translation:
             "top_p": request.top_p,
         }
         self.fields |= {name: value for name, value in chosen.items() if value is not None}
+
+
+def _as_blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:

@@ -6,9 +6,8 @@ from functools import partial
 
 import msgspec
 
-from vgate.errors import InvalidValueError
+from vgate.frontend.conversation import render_chat
 from vgate.frontend.http import JSON, HttpRequest, Response
-from vgate.frontend.openai.requests import ChatRequest, template_messages
 from vgate.frontend.openai.tokenize import (
     DetokenizeResponse,
     TokenizeChat,
@@ -16,6 +15,8 @@ from vgate.frontend.openai.tokenize import (
     decode_detokenize,
     decode_tokenize,
 )
+from vgate.frontend.openai.tools import tool_use
+from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModel
 from vgate.frontend.token_ids import check_token_ids
@@ -30,10 +31,11 @@ async def tokenize(services: Services, http: HttpRequest) -> Response:
     body = await http.body(services.config.server.max_body_bytes)
     request = decode_tokenize(body, services.models[0].names[0])
     if isinstance(request, TokenizeChat):
-        text = await _text_of(services, http, request.chat.model)
-        prompt, options = _render(text, request.chat), request.options
+        chat = request.chat
+        model, text = await _text_of(services, http, chat.model)
+        prompt, options = render_chat(model, text, chat, tool_use(chat)), request.options
     else:
-        text = await _text_of(services, http, request.model)
+        _, text = await _text_of(services, http, request.model)
         prompt, options = request.prompt, request.options
     answer = partial(
         _tokens_of,
@@ -47,26 +49,20 @@ async def tokenize(services: Services, http: HttpRequest) -> Response:
 async def detokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the text of token ids."""
     request = decode_detokenize(await http.body(services.config.server.max_body_bytes))
-    text = await _text_of(services, http, request.model)
+    _, text = await _text_of(services, http, request.model)
     check_token_ids(text, request.tokens, "tokens")
     chars = _CHARS_PER_TOKEN * len(request.tokens)
     body = await services.tokenize(partial(_prompt_of, text), request.tokens, chars)
     return Response(200, body, [JSON])
 
 
-async def _text_of(services: Services, http: HttpRequest, name: str | None) -> TextModel:
-    """Return the text side of the named model, or of the main one."""
+async def _text_of(
+    services: Services, http: HttpRequest, name: str | None
+) -> tuple[ServedModel, TextModel]:
+    """Return the named model, or the main one, and its text side."""
     model = services.models[0] if name is None else services.model(name)
     http.log_fields["model"] = name or model.names[0]
-    return await model.text_soon()
-
-
-def _render(text: TextModel, chat: ChatRequest) -> str:
-    """Return a conversation as its chat request would send it."""
-    if text.template is None:
-        message = f"the model `{chat.model}` has no chat template; send `prompt` instead"
-        raise InvalidValueError(message, param="messages")
-    return text.template.render(template_messages(chat.messages))
+    return model, await model.text_soon()
 
 
 def _tokens_of(text: TextModel, prompt: str, *, special: bool, strings: bool) -> bytes:

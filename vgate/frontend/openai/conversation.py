@@ -164,22 +164,26 @@ def _check_call(call: MessageToolCall, where: str) -> None:
     if call.function is None:
         raise _required(f"{where}.function")
     where = f"{where}.function.arguments"
-    try:
-        arguments = _arguments(call.function.arguments)
-    except (msgspec.DecodeError, RecursionError) as error:
-        text = f"`{where}` must be a JSON object as text: {error}"
-        raise InvalidValueError(text, param=where) from None
-    check_json(arguments, where)
+    check_json(_arguments(call.function.arguments), where)
 
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def _arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any]:
-    """Return arguments as an object; a call without any may leave them out."""
-    if isinstance(arguments, str):
-        return _decode_object(arguments) if arguments.strip() else {}
-    return arguments or {}
+def _arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
+    """Return arguments as an object; a call without any may leave them out.
+
+    Text that is no object stays what it is: models write such calls, and an agent that tells its
+    model of the mistake shows it the call.
+    """
+    if not isinstance(arguments, str):
+        return arguments or {}
+    if not arguments.strip():
+        return {}
+    try:
+        return _decode_object(arguments)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return arguments
 
 
 def _required(where: str) -> InvalidRequestError:

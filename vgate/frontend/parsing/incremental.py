@@ -54,7 +54,7 @@ class Markers:
         return self._any.search(text, start)
 
     def begin_of_last(self, text: str, start: int) -> int:
-        """Return where a marker begins that `text` ends with, cut or whole, or the text's length."""
+        """Return where the marker begins that `text` ends with, cut or whole, or its length."""
         for first in self._first.finditer(text, max(start, len(text) - self._longest)):
             if self.may_begin(text[first.start() :]):
                 return first.start()

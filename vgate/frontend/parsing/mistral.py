@@ -8,9 +8,10 @@ from vgate.frontend.parsing.json_scan import JsonScan
 
 
 class MistralToolParser(JsonToolParser):
-    """Reads ``[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]``, or the same without the list,
-    and ``[TOOL_CALLS]name{...}``, whose name ``[CALL_ID]id`` and ``[ARGS]`` may follow.
-    """  # noqa: D205 - one sentence
+    """Reads ``[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`` and ``[TOOL_CALLS]name{...}``.
+
+    A single object may stand without its list, and ``[CALL_ID]id`` and ``[ARGS]`` after the name.
+    """
 
     needs_special_tokens = True
     markers = ("[TOOL_CALLS]",)
