@@ -36,7 +36,16 @@ _PLAIN = [
     "<|end|>",
     "\x00\x7f",
 ]
-_STRINGS = ["Paris", 'a "b" \\ c', "Zürich\n", "東京 🗼", "</tool_call>", "<think>", "", "\x07\u2029"]
+_STRINGS = [
+    "Paris",
+    'a "b" \\ c',
+    "Zürich\n",
+    "東京 🗼",
+    "</tool_call>",
+    "<think>",
+    "",
+    "\x07\u2029",
+]
 _SAMPLES = {
     name: [text for parser, text, _ in SAMPLES + MALFORMED if parser == name and len(text) < 300]
     for name in {*MODELS.values()}
