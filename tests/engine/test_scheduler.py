@@ -512,9 +512,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant=st.sampled_from("abc"),
         weight=st.sampled_from([0.5, 1.0, 4.0]),
         patience=st.sampled_from([0.0, 0.5, 5.0]),
+        priority=st.integers(-1, 1),
     )
-    def submit(self, prompt_tokens, max_tokens, tenant, weight, patience):
-        request = make_request(prompt_tokens, max_tokens, tenant, weight, self.now + patience)
+    def submit(self, prompt_tokens, max_tokens, tenant, weight, patience, priority):
+        deadline = self.now + patience
+        request = make_request(prompt_tokens, max_tokens, tenant, weight, deadline, priority)
         full = len(self.waiting) >= self.MAX_QUEUE
         try:
             self.scheduler.submit(request, self.now)
@@ -524,6 +526,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not full
             self.waiting.add(request)
         return request
+
+    @rule(request=known, priority=st.integers(-2, 2))
+    def hasten(self, request, priority):
+        before = request.priority
+        self.scheduler.hasten(request, priority)
+        waits = request in self.waiting
+        assert request.priority == (min(before, priority) if waits else before)
 
     @rule(seconds=st.sampled_from([0.0, 0.0005, 0.01, 1.0]))
     def advance(self, seconds):
@@ -535,6 +544,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         admitted = self.scheduler.admit(self.now)
         for request in admitted:
             assert request in self.waiting
+            assert request.priority == min(waiting.priority for waiting in self.waiting)
             self.waiting.remove(request)
             self.running.add(request)
             self.admitted[request.key] += 1
