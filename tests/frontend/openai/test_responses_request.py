@@ -116,7 +116,7 @@ def documented() -> list[tuple[str, str, Any]]:
     """Return the fields that the documentation has, what becomes of them, and an example."""
     docs = Path(__file__).parents[3] / "docs"
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(docs.glob("api*.md")))
-    (section,) = re.findall(r"^## Responses: .*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    (section,) = re.findall(r"^# Responses: .*?(?=^# |\Z)", text, re.DOTALL | re.MULTILINE)
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| `(.*?)` \|", section, re.MULTILINE)
     return [(name, kind, json.loads(example)) for name, kind, example in rows]
 
