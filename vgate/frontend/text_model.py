@@ -39,6 +39,7 @@ class TextModel:
         tool_parser: How it writes tool calls; None if that isn't known.
         reasons: Whether it writes reasoning between marks.
         token_texts: Its vocabulary, token by token.
+        tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class TextModel:
         self.tool_parser: str | None = None
         self.reasons = False
         self.token_texts = TokenTexts(tokenizer)
+        templates = [template for template in (template, self.tool_template) if template]
+        self.tells_time = any("strftime_now" in template.source for template in templates)
 
     def encode_plain(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts with the special tokens that the model expects around them."""
