@@ -10,7 +10,8 @@ import json
 from random import Random
 from typing import Any, NamedTuple
 
-from tests.frontend.parsing.samples import MALFORMED, SAMPLES, TOOLS
+from tests.frontend.parsing.malformed import MALFORMED
+from tests.frontend.parsing.samples import SAMPLES, TOOLS
 
 MAIN = "main"
 # Further models, one for each tool parser that isn't the main one's.
