@@ -101,7 +101,8 @@ def _run_one(stage: Stage, scenario: Scenario, least_s: float) -> None:
         scenario.run(stage)
     except FailedError as error:
         stage.fail(str(error))
-    result.seconds = round(stage.clock.elapsed_s - began_s, 1)
+    finally:
+        result.seconds = round(stage.clock.elapsed_s - began_s, 1)
 
 
 def _least_s(scenario: Scenario, options: Options) -> float:
