@@ -232,7 +232,7 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
     http.on_disconnect(answer.give_up)
     try:
         for sequence in answer.sequences:
-            message = _message(services, http, job, sequence.index)
+            message = _message(services, http, job, sequence.index, whole=answer.whole)
             job.model.engine.submit(sequence, message, services.config.timeouts.request_s)
         await answer.done
     except ClientDisconnected:
@@ -260,7 +260,9 @@ def tenant_of(http: HttpRequest) -> tuple[str, float]:
     return (http.admission.key.name, http.admission.key.weight) if http.admission else ("", 1.0)
 
 
-def _message(services: Services, http: HttpRequest, job: Job, index: int) -> Generate:
+def _message(
+    services: Services, http: HttpRequest, job: Job, index: int, *, whole: bool
+) -> Generate:
     sampling, nth = job.sampling, index % job.choices_each
     if sampling.seed is not None and nth:
         # Each choice of a seeded request is another sample, and the same one every time.
@@ -278,6 +280,7 @@ def _message(services: Services, http: HttpRequest, job: Job, index: int) -> Gen
         share=job.digest + index.to_bytes(4, "little") if shared else b"",
         options=job.options,
         priority=job.priority,
+        whole=whole,
     )
 
 
