@@ -20,7 +20,7 @@ TEXTS = {
     "controls": 'quotes " and \\ and </script> and \u2028 and \x01 and \t and \x7f',
     "events": "data: [DONE]\n\ndata: {}\n\nevent: error\n\n",
     "spaces": "  leading and trailing \n\n",
-    "code": "```python\nprint(f\"{x!r}\")\n```",
+    "code": '```python\nprint(f"{x!r}")\n```',
     "rare": "\U0001f9ff \ufeff \u200b \U0010ffff",
 }
 

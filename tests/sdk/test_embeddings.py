@@ -108,9 +108,7 @@ def test_a_model_for_text_embeds_nothing(client: openai.OpenAI):
 
 def test_an_embedder_writes_nothing(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError, match="does not generate") as refused:
-        client.chat.completions.create(
-            model=EMBEDDER, messages=[{"role": "user", "content": "hi"}]
-        )
+        client.chat.completions.create(model=EMBEDDER, messages=[{"role": "user", "content": "hi"}])
     assert refused.value.param == "model"
 
 

@@ -85,7 +85,11 @@ def full(client: openai.OpenAI, url: str) -> Iterator[Any]:
         ({"logit_bias": {"x": 1}}, "invalid_value", "logit_bias"),
         ({"audio": {"voice": "x", "format": "wav"}}, "unsupported_parameter", "audio"),
         ({"modalities": ["audio"]}, "unsupported_parameter", "modalities"),
-        ({"prediction": {"type": "content", "content": "x"}}, "unsupported_parameter", "prediction"),
+        (
+            {"prediction": {"type": "content", "content": "x"}},
+            "unsupported_parameter",
+            "prediction",
+        ),
         ({"verbosity": "low"}, "unsupported_parameter", "verbosity"),
         ({"web_search_options": {}}, "unsupported_parameter", "web_search_options"),
         ({"extra_body": {"max_token": 5}}, "unknown_parameter", "max_token"),
@@ -174,12 +178,14 @@ def test_a_right_key(keyed: openai.OpenAI):
 
 
 def test_a_limit_that_is_reached(guarded: Instance):
-    with openai.OpenAI(
-        base_url=f"{guarded.url}/v1", api_key=LIMITED_KEY, max_retries=0
-    ) as client:
-        with pytest.raises(openai.RateLimitError) as refused:
+    with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=LIMITED_KEY, max_retries=0) as client:
+
+        def ask_for_much() -> None:
             for _ in range(100):
                 client.models.list()
+
+        with pytest.raises(openai.RateLimitError) as refused:
+            ask_for_much()
         error = refused.value
         assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_error")
         assert error.response.headers["retry-after"] == "1"

@@ -40,9 +40,7 @@ def test_the_request_id(client: openai.OpenAI):
     assert client.models.list()._request_id
     assert client.embeddings.create(model=EMBEDDER, input="x")._request_id
     headers = {"X-Request-ID": "mine-7"}
-    answer = client.chat.completions.create(
-        model=MODEL, messages=user("hi"), extra_headers=headers
-    )
+    answer = client.chat.completions.create(model=MODEL, messages=user("hi"), extra_headers=headers)
     assert answer._request_id == "mine-7"
 
 
@@ -114,9 +112,7 @@ def test_a_stream_that_is_closed_ends_its_generation(gateway: Instance, client: 
     wait_idle(gateway)
 
 
-def test_a_stream_helper_that_is_left_ends_its_generation(
-    gateway: Instance, client: openai.OpenAI
-):
+def test_a_stream_helper_that_is_left_ends_its_generation(gateway: Instance, client: openai.OpenAI):
     with client.chat.completions.stream(**ENDLESS) as stream:
         next(iter(stream))
         wait_busy(gateway)
