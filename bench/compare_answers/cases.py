@@ -51,7 +51,7 @@ def cases() -> list[Case]:
 def _chat(group: str, name: str, text: str = "Tell me about a lighthouse", **fields: Any) -> Case:
     messages = fields.pop("messages", [{"role": "user", "content": text}])
     body = {"model": "tiny", "messages": messages, "max_tokens": 48, "temperature": 0, **fields}
-    return Case(group, name, CHAT, body)
+    return Case(group, name, CHAT, {key: value for key, value in body.items() if value is not None})
 
 
 def _completion(group: str, name: str, prompt: Any, **fields: Any) -> Case:
@@ -71,8 +71,7 @@ def _greedy() -> list[Case]:
         _chat("greedy", "conversation", messages=_CONVERSATION),
         _chat("greedy", "one token", max_tokens=1),
         _chat("greedy", "500 tokens", max_tokens=500, ignore_eos=True),
-        _chat("greedy", "max_completion_tokens", max_completion_tokens=9),
-        _chat("greedy", "two choices", n=2),
+        _chat("greedy", "max_completion_tokens", max_tokens=None, max_completion_tokens=9),
     ]
 
 
@@ -86,6 +85,7 @@ def _sampling() -> list[Case]:
         sampled("top_p", top_p=0.7),
         sampled("top_k", top_k=5),
         sampled("min_p", min_p=0.1),
+        sampled("two choices", n=2),
         _chat("sampling", "presence and frequency", presence_penalty=1.0, frequency_penalty=0.7),
         _chat("sampling", "repetition", repetition_penalty=1.3),
         _chat("sampling", "logit_bias", logit_bias={"100": 100}, max_tokens=8),
@@ -98,7 +98,7 @@ def _stops() -> list[Case]:
         _chat("stop", "a letter", stop="e"),
         _chat("stop", "several, streamed", stop=["qu", "a"], stream=True),
         _chat("stop", "kept in the text", stop=["e"], include_stop_str_in_output=True),
-        _chat("stop", "token ids", stop_token_ids=list(range(300, 700))),
+        _chat("stop", "token ids", stop_token_ids=list(range(300, 1900, 25))),
         _chat("stop", "special tokens shown", skip_special_tokens=False, min_tokens=4),
     ]
 
@@ -147,11 +147,6 @@ def _structured() -> list[Case]:
         "type": "json_schema",
         "json_schema": {"name": "thing", "schema": _SCHEMA, "strict": True},
     }
-    tool = {
-        "type": "function",
-        "function": {"name": "lookup", "description": "Look up", "parameters": _SCHEMA},
-    }
-    named = {"type": "function", "function": {"name": "lookup"}}
     return [
         formatted("json_schema", schema),
         formatted("json_schema, strict", strict),
@@ -159,5 +154,4 @@ def _structured() -> list[Case]:
         formatted("json_object", {"type": "json_object"}),
         _chat("structured", "regex", structured_outputs={"regex": "[a-c]{3}-[0-9]{2}"}),
         _chat("structured", "choice", structured_outputs={"choice": ["north", "south"]}),
-        _chat("structured", "named tool", tools=[tool], tool_choice=named, max_tokens=96),
     ]

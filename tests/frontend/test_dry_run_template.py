@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from vgate.config import Config
 from vgate.engine.backends.dry_run import DryRunBackend
+from vgate.engine.request import Request
+from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 HI = {"role": "user", "content": "Hi"}
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "é" * 100}}]
@@ -82,6 +85,11 @@ def test_the_engine_repeats_the_last_message(
     built_in, tools, messages: list[dict[str, Any]], options: dict[str, Any], said: str
 ):
     prompt = built_in.encode(built_in.template.render(messages, tools=tools, **options))
-    backend = DryRunBackend(Config(), lambda _phase: None)
-    reply = backend._reply_to(prompt, endless=False)
-    assert built_in.tokenizer.decode(reply) == said
+    config = msgspec.convert({"dry_run": {"step_ms": 0}}, Config)
+    backend = DryRunBackend(config, lambda _phase: None)
+    backend.add(Request("r", prompt, DEFAULTS.over(SamplingParams(max_tokens=100))))
+    tokens = []
+    while backend.has_work():
+        for output in backend.step():
+            tokens += output.token_ids
+    assert built_in.tokenizer.decode(tokens) == said

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from msgspec import structs
+
 from vgate.engine.backends.base import Output
 from vgate.engine.request import Request
 from vgate.engine.subscriptions import Subscriber
 from vgate.errors import VGateError
-from vgate.wire.messages import Delta, Embedding, Embeddings, Failure, Failures, Step
+from vgate.wire.messages import (
+    Delta,
+    Embedding,
+    Embeddings,
+    Failure,
+    Failures,
+    Logprobs,
+    Step,
+)
 
 
 class Delivery(NamedTuple):
@@ -36,8 +46,8 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
     by_peer: dict[bytes, list[Delta]] = {}
     finished: list[Request] = []
     failed: list[tuple[Request, VGateError]] = []
-    for output in outputs:
-        key, token_ids, finish_reason, cached_tokens, _, error, logprobs, prompt_logprobs = output
+    # This loop runs once for every token that the engine generates.
+    for key, token_ids, finish_reason, cached_tokens, _, error, logprobs, of_prompt in outputs:
         request = running.get(key)
         if request is None:
             continue
@@ -46,19 +56,11 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
             continue
         request.generated_tokens += len(token_ids)
         if request.share:
-            _keep(request, output)
+            _keep(request, token_ids, cached_tokens, logprobs, of_prompt)
         for peer, number in request.subscribers:
-            if logprobs is None and prompt_logprobs is None:
-                delta = Delta(number, token_ids, finish_reason, cached_tokens)
-            else:
-                delta = Delta(
-                    number,
-                    token_ids,
-                    finish_reason,
-                    cached_tokens,
-                    logprobs=logprobs,
-                    prompt_logprobs=prompt_logprobs,
-                )
+            delta = Delta(number, token_ids, finish_reason, cached_tokens)
+            if logprobs is not None or of_prompt is not None:
+                delta = structs.replace(delta, logprobs=logprobs, prompt_logprobs=of_prompt)
             deltas = by_peer.get(peer)
             if deltas is None:
                 by_peer[peer] = [delta]
@@ -126,13 +128,19 @@ class PendingFailures:
         return {peer: Failures(failures) for peer, failures in by_peer.items()}
 
 
-def _keep(request: Request, output: Output) -> None:
+def _keep(
+    request: Request,
+    token_ids: list[int],
+    cached_tokens: int,
+    logprobs: list[Logprobs] | None,
+    prompt_logprobs: list[Logprobs | None] | None,
+) -> None:
     """Remember a shared request's output."""
-    request.output += output.token_ids
-    request.cached_tokens = request.cached_tokens or output.cached_tokens
-    if output.logprobs is not None:
+    request.output += token_ids
+    request.cached_tokens = request.cached_tokens or cached_tokens
+    if logprobs is not None:
         if request.output_logprobs is None:
             request.output_logprobs = []
-        request.output_logprobs += output.logprobs
-    if output.prompt_logprobs is not None:
-        request.prompt_logprobs = output.prompt_logprobs
+        request.output_logprobs += logprobs
+    if prompt_logprobs is not None:
+        request.prompt_logprobs = prompt_logprobs

@@ -93,7 +93,7 @@ class Usage(msgspec.Struct, frozen=True):
 class Check:
     """Checks limits one by one, inside the critical section, and gathers what refuses.
 
-    `look` is the last thing that it does there: what it saw is made into a `decision` outside, since
+    `look` is the last thing that it does there: what it saw is made a `decision` outside, since
     whoever holds the lock keeps all workers from deciding.
 
     Args:

@@ -30,7 +30,6 @@ _PYTHON_KINDS = (
     ("VLLM::", "engine"),
     ("openai.api_server", "frontend"),
 )
-_ONE_PROCESS_KINDS = (("openai.api_server", "frontend+engine"),)
 _RUST_KINDS = (
     ("VLLM::", "engine"),
     ("vllm.entrypoints", "launcher"),
@@ -76,19 +75,19 @@ def flags(arguments: dict[str, Any]) -> list[str]:
 
 def vllm_serve(setup: Setup, settings: Settings) -> Service:
     """Return vLLM's Python server with its default processes."""
-    return _python("vllm-serve", setup, settings, one_process=False)
+    return _python("vllm-serve", setup, settings, worker=True)
 
 
 def vllm_serve_1p(setup: Setup, settings: Settings) -> Service:
-    """Return vLLM's Python server with the engine in the server's process."""
-    return _python("vllm-serve-1p", setup, settings, one_process=True)
+    """Return vLLM's Python server with the model in the engine's process: no worker beside it."""
+    return _python("vllm-serve-1p", setup, settings, worker=False)
 
 
-def _python(name: str, setup: Setup, settings: Settings, *, one_process: bool) -> Service:
+def _python(name: str, setup: Setup, settings: Settings, *, worker: bool) -> Service:
     require_vllm()
     port = free_port()
     environment = environment_of(setup)
-    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if one_process else None
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = None if worker else "0"
     return Service(
         name=name,
         command=[
@@ -100,7 +99,7 @@ def _python(name: str, setup: Setup, settings: Settings, *, one_process: bool) -
         environment=environment,
         port=port,
         ready_path="/health",
-        kinds=_ONE_PROCESS_KINDS if one_process else _PYTHON_KINDS,
+        kinds=_PYTHON_KINDS,
         model=_MODEL,
     )
 

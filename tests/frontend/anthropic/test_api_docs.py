@@ -13,7 +13,7 @@ from vgate.errors import UnsupportedParameterError
 from vgate.frontend.anthropic.requests import MessagesRequest, decode_messages
 from vgate.frontend.anthropic.translate import Translation
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "api-messages.part.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "api-messages.md"
 SECTION = "Messages: `POST /v1/messages`"
 ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| `(?P<example>.*?)` \|")
 MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}

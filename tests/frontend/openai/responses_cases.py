@@ -11,6 +11,8 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 WEATHER = {"type": "function", "name": "weather", "parameters": SCHEMA}
 TIME = {"type": "function", "name": "time", "description": "Tells it.", "strict": True}
 LOGPROBS = "message.output_text.logprobs"
+# More than 64 bits.
+HUGE = f'{{"a": {2**70}}}'
 
 
 def same(**fields: Any) -> tuple[Fields, Fields]:
@@ -173,9 +175,10 @@ INVALID: list[tuple[Fields, str]] = [
     (item("function_call", call_id="c", arguments="{}"), "input[0].name"),
     (call(name=""), "input[0].name"),
     (call(call_id=""), "input[0].call_id"),
-    (call(arguments=5), "input[0].arguments"),
-    ({"input": [USER, USER, *call(arguments=[])["input"]]}, "input[2].arguments"),
-    ({"instructions": "Be.", **call(arguments=1)}, "input[0].arguments"),
+    (call(arguments=HUGE), "input[0].arguments"),
+    ({"input": [USER, USER, *call(arguments=HUGE)["input"]]}, "input[2].arguments"),
+    ({"instructions": "Be.", **call(arguments=HUGE)}, "input[0].arguments"),
+    (call(arguments={}), "input[0].arguments"),
     (item("function_call_output", output="x"), "input[0].call_id"),
     (item("function_call_output", call_id="", output="x"), "input[0].call_id"),
     (item("reasoning", content=[{"type": "odd", "text": "x"}]), "input[0].content[0].type"),

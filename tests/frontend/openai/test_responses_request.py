@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,7 +35,7 @@ from vgate.errors import (
 from vgate.frontend.openai.requests import ChatRequest
 from vgate.frontend.openai.responses_chat import Asked, decode_asked
 from vgate.frontend.openai.responses_echo import response_to
-from vgate.frontend.openai.responses_request import ResponsesRequest
+from vgate.frontend.openai.responses_request import Accepted, ResponsesRequest
 from vgate.wire.sampling import DEFAULTS, FIELDS
 
 MINIMAL: dict[str, Any] = {"model": "m", "input": "Hi"}
@@ -108,6 +110,30 @@ def test_every_field_is_in_one_of_these_tables():
     told = {name for fields, _ in [*SERVED, *REFUSED, *INVALID] for name in fields}
     assert set(ResponsesRequest.__struct_fields__) <= told | set(WITHOUT_EFFECT)
     assert set(FIELDS) - {"max_tokens"} <= {name for fields, _ in SERVED for name in fields}
+
+
+def documented() -> list[tuple[str, str, Any]]:
+    """Return the fields that the documentation has, what becomes of them, and an example."""
+    docs = Path(__file__).parents[3] / "docs"
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(docs.glob("api*.md")))
+    (section,) = re.findall(r"^# Responses: .*?(?=^# |\Z)", text, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| `(.*?)` \|", section, re.MULTILINE)
+    return [(name, kind, json.loads(example)) for name, kind, example in rows]
+
+
+def test_every_field_is_documented():
+    names = [name for name, _, _ in documented()]
+    assert sorted(names) == sorted(ResponsesRequest.__struct_fields__)
+
+
+@pytest.mark.parametrize(("name", "kind", "example"), documented())
+def test_a_field_is_what_the_documentation_says(name, kind, example):
+    fields = {name: example, **({"stream": True} if name == "stream_options" else {})}
+    if kind == "refused":
+        assert refusal(**fields).param == name
+    else:
+        asked(**fields)
+    assert (kind == "accepted") == (name in Accepted.__struct_fields__[len(FIELDS) :])
 
 
 def test_refusals_say_what_to_do_instead():
@@ -250,6 +276,10 @@ class TestInput:
         assert built == {"role": "assistant", "reasoning_content": "Hm\nSo"}
         (kept,) = messages({**THOUGHT, "encrypted_content": "x"})
         assert kept["reasoning_content"] == "Hm"
+
+    def test_a_call_that_was_cut_goes_back_as_it_is(self):
+        (built,) = messages({**CALL, "arguments": '{"a":', "status": "incomplete"})
+        assert built["tool_calls"][0]["function"]["arguments"] == '{"a":'
 
     def test_results(self):
         parts = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]

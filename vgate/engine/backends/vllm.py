@@ -221,5 +221,12 @@ class VLLMBackend:
             cached_tokens = stats.num_cached_tokens
             self._prefix_queries += stats.num_prompt_tokens
             self._prefix_hits += cached_tokens
+        if (
+            reason is None
+            and output.new_logprobs is None
+            and output.new_prompt_logprobs_tensors is None
+        ):
+            # Nearly all are of this kind, one for every token.
+            return Output(key, output.new_token_ids, None, cached_tokens)
         request = self._requests.get(key) if reason is None else self._forget(key)
         return translated(output, request, cached_tokens)

@@ -27,9 +27,9 @@ def translated(output: Any, request: Any, cached_tokens: int) -> Output:
     if reason not in _FINISH:
         return Output(key, [], None, cached_tokens, error=_given_up(reason, request))
     logprobs = prompt_logprobs = None
-    if (arrays := output.new_logprobs) is not None:
+    if request is not None and (arrays := output.new_logprobs) is not None:
         logprobs = _of_tokens(arrays, request.sampling_params.logprobs)
-    if (tensors := output.new_prompt_logprobs_tensors) is not None:
+    if request is not None and (tensors := output.new_prompt_logprobs_tensors) is not None:
         prompt_logprobs = _of_prompt(tensors, request.sampling_params.prompt_logprobs)
     token_ids, finish_reason = output.new_token_ids, _FINISH[reason]
     return Output(

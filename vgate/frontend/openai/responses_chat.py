@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -38,6 +39,8 @@ _SOURCES = {
     "tool_choice.function": "tool_choice",
     "tool_choice.allowed_tools": "tool_choice",
 }
+
+_as_in_chat = attrgetter(*AS_IN_CHAT)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -94,16 +97,20 @@ def _conversation(request: ResponsesRequest, sources: Sources) -> dict[str, Any]
 
 def _given(request: ResponsesRequest) -> dict[str, Any]:
     """Return the fields that are the same in both APIs, and those with another name."""
-    fields = {name: getattr(request, name) for name in ("model", "stream", *AS_IN_CHAT)}
-    fields["max_completion_tokens"] = request.max_output_tokens
+    fields = {
+        name: value
+        for name, value in zip(AS_IN_CHAT, _as_in_chat(request), strict=True)
+        if value is not None
+    }
+    if request.max_output_tokens is not None:
+        fields["max_completion_tokens"] = request.max_output_tokens
     if request.stream_options is not None:
         fields["stream_options"] = {}
-    if request.reasoning is not None:
+    if request.reasoning is not None and request.reasoning.effort is not None:
         fields["reasoning_effort"] = request.reasoning.effort
     if request.wants_logprobs:
         fields |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
-    given = {name: value for name, value in fields.items() if value is not None}
-    return given | request.sampling
+    return fields
 
 
 def _written(request: ResponsesRequest) -> dict[str, Any]:

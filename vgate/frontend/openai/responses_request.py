@@ -6,6 +6,7 @@ What a chat completion request has too is only carried here; it is checked as on
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -122,7 +123,13 @@ class AsInChat(Accepted, kw_only=True, frozen=True):
     moderation: Any = None
 
 
-AS_IN_CHAT = AsInChat.__struct_fields__[len(Accepted.__struct_fields__) :]
+# With the sampling parameters; not with `max_tokens`, which has another name here.
+AS_IN_CHAT = (
+    "model",
+    "stream",
+    *(name for name in SAMPLING_FIELDS if name != "max_tokens"),
+    *AsInChat.__struct_fields__[len(Accepted.__struct_fields__) :],
+)
 
 
 class Refused(AsInChat, kw_only=True, frozen=True):
@@ -147,6 +154,8 @@ class Refused(AsInChat, kw_only=True, frozen=True):
 
 
 _REFUSED = ("max_tokens", *Refused.__struct_fields__[len(AsInChat.__struct_fields__) :])
+_refused_values = attrgetter(*_REFUSED)
+_NONE_REFUSED = (None,) * len(_REFUSED)
 _FALSE_IS_NEUTRAL = ("background", "enable_response_messages")
 _NOTHING_KEPT = "nothing is stored; send the whole conversation in `input`"
 _INSTEAD = {
@@ -187,12 +196,6 @@ class ResponsesRequest(Refused, kw_only=True, frozen=True, forbid_unknown_fields
         """Whether to tell the log probabilities of the text's tokens."""
         return OUTPUT_LOGPROBS in (self.include or ())
 
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """The sampling parameters that were given."""
-        given = ((name, getattr(self, name)) for name in SAMPLING_FIELDS)
-        return {name: value for name, value in given if value is not None}
-
 
 _decoder = msgspec.json.Decoder(ResponsesRequest)
 
@@ -204,18 +207,24 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
     request = decode_request(_decoder, body)
-    for name in _REFUSED:
-        value = getattr(request, name)
-        if value is None or (value is False and name in _FALSE_IS_NEUTRAL):
-            continue
-        raise _unsupported(name, f"; {_INSTEAD[name]}" if name in _INSTEAD else "")
+    values = _refused_values(request)
+    if values != _NONE_REFUSED:
+        _check_refused(values)
     if request.truncation == "auto":
         raise _unsupported("truncation", " when it is 'auto'; shorten `input`")
     if request.top_logprobs and not request.wants_logprobs:
         text = f"`top_logprobs` needs {OUTPUT_LOGPROBS!r} in `include`"
         raise InvalidValueError(text, param="top_logprobs")
-    _check_reasoning(request.reasoning or ReasoningOptions())
+    if request.reasoning is not None:
+        _check_reasoning(request.reasoning)
     return request
+
+
+def _check_refused(values: tuple[Any, ...]) -> None:
+    for name, value in zip(_REFUSED, values, strict=True):
+        if value is None or (value is False and name in _FALSE_IS_NEUTRAL):
+            continue
+        raise _unsupported(name, f"; {_INSTEAD[name]}" if name in _INSTEAD else "")
 
 
 def _check_reasoning(reasoning: ReasoningOptions) -> None:

@@ -77,6 +77,7 @@ class ResponsesFormat:
         "_open",
         "_response",
         "_shown",
+        "_text_head",
         "_texts",
         "counts",
     )
@@ -89,6 +90,8 @@ class ResponsesFormat:
         self._next = 0
         self._done: list[Item] = []
         self._open: _Open | None = None
+        # The open item's `delta`, once it is a message whose deltas are nothing but text.
+        self._text_head: bytes | None = None
         # Of the open item: its text so far, and the log probabilities that were told of it.
         self._texts: list[str] = []
         self._shown: list[TokenLogprob] = []
@@ -105,16 +108,13 @@ class ResponsesFormat:
 
     def text(self, _index: int, text: str) -> bytes:
         """Return the event of more text, and before the first one those that begin its item."""
-        begun = b"" if self._open is not None and self._open.kind == _TEXT else self._open_message()
-        if self._logprobs is None:
-            return begun + self._delta(text)
-        assert self._open is not None
+        head = self._text_head
+        if head is None:
+            return self._more_text(text)
         self._texts.append(text)
-        shown = self._logprobs.take(text, self.counts().reasoning)
-        self._shown += shown
-        place = self._place(self._open.empty)
-        more = self._event(f"{_TEXT}.delta", **place, content_index=0, delta=text, logprobs=shown)
-        return begun + more
+        number = self._next
+        self._next = number + 1
+        return b'%b%b,"sequence_number":%d}\n\n' % (head, _encode(text), number)
 
     def piece(self, index: int, piece: Piece) -> bytes:
         """Return the events of a piece that is more than text."""
@@ -152,6 +152,19 @@ class ResponsesFormat:
         told = self._event("error", code=error.code, message=error.message, param=error.param)
         output = self._done if self._open is None else [*self._done, self._item("incomplete")]
         return told + self._event("response.failed", response=self._response.failed(output, error))
+
+    def _more_text(self, text: str) -> bytes:
+        begun = b"" if self._open is not None and self._open.kind == _TEXT else self._open_message()
+        assert self._open is not None
+        if self._logprobs is None:
+            self._text_head = self._open.delta
+            return begun + self._delta(text)
+        self._texts.append(text)
+        shown = self._logprobs.take(text, self.counts().reasoning)
+        self._shown += shown
+        place = self._place(self._open.empty)
+        more = self._event(f"{_TEXT}.delta", **place, content_index=0, delta=text, logprobs=shown)
+        return begun + more
 
     def _open_message(self) -> bytes:
         item = Message(new_id("msg"), "in_progress", [])
@@ -194,7 +207,7 @@ class ResponsesFormat:
         self._texts.append(text)
         number = self._next
         self._next += 1
-        return b'%s%s,"sequence_number":%d}\n\n' % (self._open.delta, _encode(text), number)
+        return b'%b%b,"sequence_number":%d}\n\n' % (self._open.delta, _encode(text), number)
 
     def _close(self, status: ItemStatus) -> bytes:
         """Return the events that end the open item."""
@@ -214,7 +227,7 @@ class ResponsesFormat:
             self._event("response.output_item.done", output_index=place["output_index"], item=item)
         )
         self._done.append(item)
-        self._open, self._texts, self._shown = None, [], []
+        self._open, self._text_head, self._texts, self._shown = None, None, [], []
         return b"".join(out)
 
     def _item(self, status: ItemStatus) -> Item:
