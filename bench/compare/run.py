@@ -1,5 +1,6 @@
 """A comparison from its options to its results."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -16,7 +17,7 @@ from bench.compare.peers import Peers
 from bench.compare.progress import Progress
 from bench.compare.results import Comparison, ScenarioResult
 from bench.compare.scenarios import SCENARIOS, Scenario
-from bench.compare.service import FailedError
+from bench.compare.service import FailedError, UnavailableError
 from bench.compare.stage import Plan, Stage
 from vgate import __version__
 
@@ -30,9 +31,9 @@ def compare(options: Options) -> Comparison:
 
     A Ctrl-C ends the comparison with what was found until then.
     """
+    peers = _peers(options)
     clock = Clock(options.total_s)
     progress = Progress(clock)
-    peers = Peers(options.peers, progress, may_install=options.install)
     plan = Plan(
         quick=options.quick,
         repetitions=options.repetitions,
@@ -58,6 +59,17 @@ def compare(options: Options) -> Comparison:
         scenarios=results,
         starts=stage.starts,
     )
+
+
+def _peers(options: Options) -> Peers:
+    """Install what is missing before the clock starts: it is done once, and may take minutes."""
+    peers = Peers(options.peers, Progress(Clock(0)), may_install=options.install)
+    for name in ("fastapi",) if options.quick else ("fastapi", "litellm"):
+        if not options.contenders or name in options.contenders:
+            # The scenario that wants it will say why it is left out.
+            with contextlib.suppress(UnavailableError):
+                peers.python(name)
+    return peers
 
 
 def _run_all(stage: Stage, options: Options) -> list[ScenarioResult]:
@@ -89,7 +101,8 @@ def _run_one(stage: Stage, scenario: Scenario, least_s: float) -> None:
         scenario.run(stage)
     except FailedError as error:
         stage.fail(str(error))
-    result.seconds = round(stage.clock.elapsed_s - began_s, 1)
+    finally:
+        result.seconds = round(stage.clock.elapsed_s - began_s, 1)
 
 
 def _least_s(scenario: Scenario, options: Options) -> float:

@@ -75,6 +75,7 @@ class Running:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.start_s = 0.0
+        self._started = 0.0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the context
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -90,12 +91,23 @@ class Running:
         return by_kind(self._process.pid, self.service.kinds)
 
     def __enter__(self) -> Self:
+        if self._process is None:
+            self.launch()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def launch(self) -> None:
+        """Start it without waiting; entering the context waits."""
         environment = dict(os.environ)
         for name, value in self.service.environment.items():
             environment.pop(name, None)
             if value is not None:
                 environment[name] = value
-        started = monotonic()
+        self._started = monotonic()
         # A session of its own: Ctrl-C reaches only the comparison, which then ends the contenders.
         self._process = subprocess.Popen(
             self.service.command,
@@ -106,25 +118,25 @@ class Running:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            self._wait_ready(started + self.service.ready_timeout_s)
-        except BaseException:
-            self.stop()
-            raise
-        self.start_s = monotonic() - started
-        return self
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()
 
-    def _wait_ready(self, deadline: float) -> None:
+    def wait_ready(self) -> None:
+        """Return once it would serve a request.
+
+        Raises:
+            FailedError: It has ended, or needs too long.
+        """
         assert self._process is not None
+        deadline = self._started + self.service.ready_timeout_s
         while not self._ready():
             if self._process.poll() is not None:
                 raise FailedError(f"{self.name} has ended while starting", self.log_tail())
             if monotonic() > deadline:
                 raise FailedError(f"{self.name} is not ready in time", self.log_tail())
             sleep(_POLL_S)
+        self.start_s = monotonic() - self._started
 
     def _ready(self) -> bool:
         connection = http.client.HTTPConnection(

@@ -1,4 +1,4 @@
-"""A client for suites of thousands of requests: raw bytes out, whole answers in, connections kept."""
+"""A client for suites of thousands of requests: bytes out, whole answers in, connections kept."""
 
 from __future__ import annotations
 

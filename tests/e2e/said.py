@@ -175,6 +175,9 @@ def _response_whole(body: Any) -> Said:
             assert item["type"] == "function_call"
             assert item["call_id"]
             choice["calls"].append([item["name"], item["arguments"]])
+    if "\ufffd" in choice["text"]:
+        # Which tokens a replaced character has come from can't be told from the text.
+        choice["logprobs"] = None
     cut = [item["status"] for item in body["output"] if item["status"] != "completed"]
     assert cut == (["incomplete"] if body["status"] == "incomplete" else [])
     rest = {name: value for name, value in body.items() if name not in _RESPONSE_OWN}

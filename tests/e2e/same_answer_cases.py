@@ -204,9 +204,9 @@ def _chat(rng: Random) -> Case:
 
 
 def _forget_what_forms_forbid(body: dict[str, Any]) -> None:
-    """The dry-run engine has one text of a form, so nothing may forbid that."""
+    """The dry-run engine has one text of a form, and a form has an end."""
     if body.get("tool_choice", "auto") != "auto" or "response_format" in body or "text" in body:
-        for name in ("min_tokens", "bad_words", "logit_bias"):
+        for name in ("min_tokens", "bad_words", "logit_bias", "ignore_eos"):
             body.pop(name, None)
 
 
@@ -217,7 +217,7 @@ def _completion(rng: Random) -> Case:
         prompts = [[*text.encode()][rng.randint(0, 2) :] or [65] for text in texts]
     body: dict[str, Any] = {"model": MAIN}
     _limits(rng, texts[0], body, "max_tokens")
-    body.setdefault("max_tokens", 100)
+    body.setdefault("max_tokens", max(100, body.get("min_tokens", 0)))
     _shown(rng, body)
     if rng.random() < 0.4:
         body["echo"] = True

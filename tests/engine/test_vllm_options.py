@@ -168,3 +168,18 @@ def test_a_grammar_holds_after_the_reasoning(report: dict[str, Any]) -> None:
         assert "</think>" not in found[name]
         assert "yes" not in found[name]
         assert len(found[name]) > len("yes<|im_end|>")
+
+
+def test_the_operator_s_settings_of_grammars_win(report: dict[str, Any]) -> None:
+    assert report["settings"]["structured"] == [
+        ["xgrammar", True, ""],
+        ["xgrammar", False, ""],
+        ["auto", False, ""],
+        ["guidance", True, "qwen3"],
+    ]
+
+
+def test_a_model_thinks_by_its_template_unless_the_operator_says_otherwise(
+    report: dict[str, Any],
+) -> None:
+    assert report["settings"]["thinks"] == [True, False, True]

@@ -19,8 +19,10 @@ from tokenizers import Tokenizer
 from tests.engine.vllm_offline import read_cases
 from vgate.config import Config
 from vgate.config.schema import Batch, LoraAdapter, Model
+from vgate.engine.backends import vllm_setup
 from vgate.engine.backends.base import Output
 from vgate.engine.backends.vllm import VLLMBackend
+from vgate.engine.backends.vllm_reasoning import thinks
 from vgate.engine.request import Request
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -117,6 +119,27 @@ def reasoning(driver: Driver) -> dict[str, str]:
     }
 
 
+def settings(config: Config, vllm_config: Any) -> dict[str, Any]:
+    """What vLLM is told of grammars, by what the operator says; and whether the model thinks."""
+    given: list[dict[str, Any] | None] = [
+        None,
+        {"disable_any_whitespace": False},
+        {"backend": "auto"},
+        {"backend": "guidance", "reasoning_parser": "qwen3"},
+    ]
+    told = [vllm_setup._structured_outputs(one) for one in given]
+    parsers: list[Any] = ["auto", "none", "think"]
+    return {
+        "structured": [
+            [one.backend, one.disable_any_whitespace, one.reasoning_parser] for one in told
+        ],
+        "thinks": [
+            thinks(msgspec.structs.replace(config.model, reasoning_parser=parser), vllm_config)
+            for parser in parsers
+        ],
+    }
+
+
 def main(model: str, adapters: str, request_path: str, report_path: str) -> None:
     """Load the model, run everything, write the report."""
     config = Config(
@@ -138,6 +161,7 @@ def main(model: str, adapters: str, request_path: str, report_path: str) -> None
     form = StructuredOutput("json", json.dumps(SCHEMA))
     report = {
         "phases": phases,
+        "settings": settings(config, backend._core.vllm_config),
         "cases": cases(driver, read_cases(request_path)),
         "reasoning": reasoning(driver),
         "json": [

@@ -23,12 +23,12 @@ TOOLS = [{"name": "f", "parameters": {"type": "object"}}]
 class Fed:
     """A choice fed by hand, and what it showed."""
 
-    def __init__(self, built_in, *, start="auto", tools=True, logprobs=False, **reading):
+    def __init__(self, built_in, *, start="auto", tools=True, logprobs=False, ends=(), **reading):
         self.sequence = Sequence(None, 0)
         self.logprobs = logprobs
         reading = Reading(
             tokenizer=built_in.tokenizer,
-            reasoning=partial(ReasoningParser, start) if start else None,
+            reasoning=partial(ReasoningParser, start, implicit_ends=ends) if start else None,
             tools=partial(HermesToolParser, TOOLS) if tools else None,
             new_call_id=lambda: "id",
             **reading,
@@ -73,6 +73,15 @@ def test_all_of_it(fed):
     assert finished.end_reason == "tool_calls"
     assert reasoning_tokens == len("<think>hm</think>")
     assert tokens == len(f"<think>hm</think>ok{CALL}") + 1
+
+
+@pytest.mark.parametrize("thought", ["", "hm", "é</thi", "<tool_<"])
+def test_a_call_that_ends_reasoning_is_none_of_its_tokens(fed, thought):
+    text = f"<think>{thought}{CALL}"
+    finished, tokens, reasoning_tokens = fed(ends=("<tool_call>",)).all(text).outcome()
+    assert (finished.reasoning, len(finished.tool_calls)) == (thought, 1)
+    assert reasoning_tokens == len(f"<think>{thought}".encode())
+    assert tokens == len(text.encode()) + 1
 
 
 TEXTS = st.lists(

@@ -8,6 +8,7 @@ into steps changes nothing about the outcome.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -21,6 +22,9 @@ from vgate.frontend.sequence import Sequence
 from vgate.frontend.stop_strings import StopStrings
 from vgate.frontend.stream_format import Piece, ToolCallPart
 from vgate.wire.messages import Logprobs
+
+# Tokens that the longest mark of a tool call may have: a few for each of its characters.
+_MARK_TOKENS = 128
 
 
 def tool_call_id() -> str:
@@ -87,6 +91,7 @@ class Choice:
         "_reading",
         "_reasoning",
         "_reasoning_parser",
+        "_recent",
         "_stops",
         "_text",
         "_token_ids",
@@ -127,6 +132,8 @@ class Choice:
         self._calls: list[_Call] = []
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
         self._token_ids: list[int] | None = [] if reading.keep_token_ids else None
+        # Lengths of the last tokens' texts.
+        self._recent: deque[int] = deque(maxlen=_MARK_TOKENS)
         self.tokens = self.reasoning_tokens = 0
         self.end_reason: EndReason | None = None
         self.stop_reason: int | str | None = None
@@ -229,8 +236,25 @@ class Choice:
         inside = parser.in_reasoning
         parsed = parser.feed(piece)
         if inside or parser.in_reasoning or parsed.reasoning:
+            self._recent.append(len(piece))
             self.reasoning_tokens = self.tokens
+            if parsed.content:
+                # What has ended the reasoning is content, and took tokens that looked like more.
+                self.reasoning_tokens -= self._recent_tokens_of(parsed.content)
         return parsed.reasoning, parsed.content
+
+    def _recent_tokens_of(self, content: str) -> int:
+        """Return how many of the last tokens are nothing but the content that they end with."""
+        left = len(content)
+        count = 0
+        for size in reversed(self._recent):
+            left -= size
+            if left < 0:
+                break
+            count += 1
+            if left == 0:
+                break
+        return count
 
     def _released(self) -> tuple[str, str]:
         """Return the reasoning and the text that were held back, at the end."""

@@ -38,16 +38,21 @@ def streamed_chat(stage: Stage) -> None:
     """Run each number of clients with each length."""
     settings = Settings(max_num_seqs=64, max_model_len=2048)
     names = CONTENDERS[:2] if stage.plan.quick else CONTENDERS
-    with stage.running(*names, settings=settings) as contenders:
-        if not contenders:
-            return
-        _compare_texts(stage, contenders)
-        # Clients, tokens, requests: the shortest run that still has a second round for most.
-        plans = [(32, 64, 128), (32, 256, 64), (128, 64, 256), (128, 256, 128)]
-        for clients, tokens, requests in [(32, 64, 64)] if stage.plan.quick else plans:
-            load = Load(clients=clients, requests=requests, output_tokens=tokens, warmup=8)
-            stage.case(f"{clients} clients, {tokens} tokens", load, contenders, _SHOWN)
-    _judge(stage)
+    try:
+        with stage.running(*names, settings=settings) as contenders:
+            if contenders:
+                _measure(stage, contenders)
+    finally:
+        _judge(stage)  # also what was measured until the time was over
+
+
+def _measure(stage: Stage, contenders: Sequence[Running]) -> None:
+    _compare_texts(stage, contenders)
+    # Clients, tokens, requests: the shortest runs that have a second round where it matters.
+    plans = [(32, 64, 128), (32, 256, 64), (128, 64, 256), (128, 256, 128)]
+    for clients, tokens, requests in [(32, 64, 64)] if stage.plan.quick else plans:
+        load = Load(clients=clients, requests=requests, output_tokens=tokens, warmup=8)
+        stage.case(f"{clients} clients, {tokens} tokens", load, contenders, _SHOWN)
 
 
 def _judge(stage: Stage) -> None:

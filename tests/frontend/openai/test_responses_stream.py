@@ -328,6 +328,47 @@ class TestEvents:
         assert [token["token"] for token in first["content"][0]["logprobs"]] == ["a"]
         assert [token["token"] for token in second["content"][0]["logprobs"]] == ["b"]
 
+    def test_text_within_calls_waits_for_their_ends(self):
+        form = form_of()
+        stream = form.begin()
+        for text, index, name, arguments in (
+            ("", 0, "f", '{"a"'),
+            ("x", 0, None, ": 1"),
+            ("y", 0, None, "}"),
+            ("", 1, "g", "{"),
+            ("z", 1, None, "}"),
+        ):
+            part = ToolCallPart(index, name and "c", name, arguments)
+            stream += form.piece(0, Piece(text, "", (part,)))
+        final = check_stream(stream + form.finish(0, "length", None) + form.end())
+        assert [
+            (item.get("arguments") or item["content"][0]["text"], item["status"])
+            for item in final["output"]
+        ] == [
+            ('{"a": 1}', "completed"),
+            ("xy", "completed"),
+            ("{}", "completed"),
+            ("z", "incomplete"),
+        ]
+
+    def test_text_within_a_call_is_in_a_broken_stream(self):
+        form = form_of()
+        part = ToolCallPart(0, "c", "f", "{")
+        stream = form.begin() + form.piece(0, Piece("", "", (part,))) + form.piece(0, Piece("x"))
+        *_, failed = events_of(stream + form.error(EngineUnavailableError("it died")))
+        statuses = [(item["type"], item["status"]) for item in failed["response"]["output"]]
+        assert statuses == [("function_call", "completed"), ("message", "incomplete")]
+
+    def test_beside_calls_only_the_texts_own_tokens_are_told(self, logprob_texts):
+        dialect = ResponsesDialect(ResponseForm(response(), logprob_texts))
+        form = dialect.stream_format()
+        form.counts = lambda: Counts(7, 3)
+        part = ToolCallPart(0, "c", "f", "{}")
+        stream = form.begin() + form.piece(0, Piece("", "", (part,)))
+        stream += form.piece(0, Piece("b", "", (), places("b!")))
+        *_, message = check_stream(stream + form.finish(0, "stop", None) + form.end())["output"]
+        assert [token["token"] for token in message["content"][0]["logprobs"]] == ["b"]
+
     @pytest.mark.parametrize(
         ("error", "code"),
         [

@@ -67,7 +67,11 @@ class _Open(NamedTuple):
 
 
 class ResponsesFormat:
-    """Builds the events of one stream; see `vgate.frontend.stream_format.StreamFormat`."""
+    """Builds the events of one stream; see `vgate.frontend.stream_format.StreamFormat`.
+
+    Text that comes while a tool call is open waits for the call's end: more of its arguments may
+    follow.
+    """
 
     __slots__ = (
         "_done",
@@ -79,6 +83,7 @@ class ResponsesFormat:
         "_shown",
         "_text_head",
         "_texts",
+        "_waiting",
         "counts",
     )
 
@@ -95,6 +100,7 @@ class ResponsesFormat:
         # Of the open item: its text so far, and the log probabilities that were told of it.
         self._texts: list[str] = []
         self._shown: list[TokenLogprob] = []
+        self._waiting: list[str] = []
         self._end_reason: EndReason = "stop"
 
     def begin(self) -> bytes:
@@ -125,7 +131,9 @@ class ResponsesFormat:
             if self._open is None or self._open.kind != _REASONING:
                 out.append(self._open_reasoning())
             out.append(self._delta(piece.reasoning))
-        if piece.text:
+        if piece.text and self._open is not None and self._open.kind == _ARGUMENTS:
+            self._waiting.append(piece.text)
+        elif piece.text:
             out.append(self.text(index, piece.text))
         for part in piece.tool_calls:
             if part.name is not None:
@@ -137,8 +145,10 @@ class ResponsesFormat:
     def finish(self, _index: int, end_reason: EndReason, _stop_reason: int | str | None) -> bytes:
         """Return the end of the last item. An answer without any has an empty message."""
         self._end_reason = end_reason
-        begun = b"" if self._open is not None else self._open_message()
-        if self._logprobs is not None and self._open is not None and self._open.kind == _TEXT:
+        begun = self._release() if self._open is not None else self._open_message()
+        called = any(isinstance(item, FunctionCall) for item in self._done)
+        only_text = not called and self._open is not None and self._open.kind == _TEXT
+        if self._logprobs is not None and only_text:
             self._shown += self._logprobs.rest(self.counts().reasoning)
         return begun + self._close("incomplete" if end_reason == "length" else "completed")
 
@@ -149,7 +159,8 @@ class ResponsesFormat:
 
     def error(self, error: VGateError) -> bytes:
         """Return the two events that end a broken stream: what happened, and what there is."""
-        told = self._event("error", code=error.code, message=error.message, param=error.param)
+        told = self._release()
+        told += self._event("error", code=error.code, message=error.message, param=error.param)
         output = self._done if self._open is None else [*self._done, self._item("incomplete")]
         return told + self._event("response.failed", response=self._response.failed(output, error))
 
@@ -175,8 +186,17 @@ class ResponsesFormat:
         return self._begin_item(_REASONING, item, ReasoningText(""))
 
     def _open_call(self, part: ToolCallPart) -> bytes:
+        begun = self._release()
         item = FunctionCall(new_id("fc"), "in_progress", part.id or "", part.name or "", "")
-        return self._begin_item(_ARGUMENTS, item)
+        return begun + self._begin_item(_ARGUMENTS, item)
+
+    def _release(self) -> bytes:
+        """Return the text that has waited for a call's end: in a message, which ends the call."""
+        if not self._waiting:
+            return b""
+        waited = "".join(self._waiting)
+        self._waiting.clear()
+        return self.text(0, waited)
 
     def _begin_item(
         self, kind: str, item: Item, part: OutputText | ReasoningText | None = None, **fields: Any
