@@ -21,6 +21,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_minute: int | None = None
     concurrent: int | None = None
     weight: float = 1.0
+    min_priority: int = 0
 
 
 def line(name, key, **limits):
@@ -33,16 +34,17 @@ def key_file(tmp_path):
 
 
 def test_config_and_file_together(key_file):
-    key_file.write_text(f"# ours\n\n{line('file', 'three', weight=2.5)}\n")
+    key_file.write_text(f"# ours\n\n{line('file', 'three', weight=2.5, min_priority=-3)}\n")
     configured = [
         Entry(name="plain", key="one", rate_limit=7),
-        Entry(name="hashed", key_sha256=hash_key("two").upper(), concurrent=3),
+        Entry(name="hashed", key_sha256=hash_key("two").upper(), concurrent=3, min_priority=-7),
     ]
     ring = KeyRing.build(configured, key_file)
     assert ring.names == ["plain", "hashed", "file"]
     assert (ring.find("one").name, ring.find("one").rate_limit) == ("plain", 7)
     assert (ring.find("two").name, ring.find("two").concurrent) == ("hashed", 3)
     assert ring.find("three").weight == 2.5
+    assert [key.min_priority for key in ring] == [0, -7, -3]
     assert len(ring) == 3
 
 
@@ -78,6 +80,7 @@ def test_duplicates_are_refused(key_file):
         ({"key": "a", "key_sha256": "b"}, "give either `key` or `key_sha256`"),
         ({"key_sha256": "secret"}, "`key_sha256` must be"),
         ({"key": "secret", "weight": 0.0}, "`weight` must be"),
+        ({"key": "secret", "min_priority": 2**31}, "`min_priority` must be"),
     ],
 )
 def test_a_wrong_entry_is_named_without_its_key(entry, problem):

@@ -26,6 +26,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True):
     inner: Inner = Inner()
     items: list[Inner] = []
     table: dict[str, int] = {}
+    numbered: dict[Annotated[int, Meta(ge=0)], int] = {}
 
 
 def problem_with(document: Any):
@@ -106,6 +107,16 @@ def test_without_the_document_no_value_is_shown():
 
 def test_a_key_that_is_no_text_is_named_as_such():
     assert "key" in str(problem_with({"needed": "", 5: 6}))
+
+
+@pytest.mark.parametrize("key", ["x", "-1"])
+def test_a_bad_key_is_named_by_its_object(key):
+    document = {"needed": "", "numbered": {key: 1}}
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(document, Document, str_keys=True)
+    problem = explain(caught.value, document)
+    assert (problem.path, problem.kind) == ("numbered", "value")
+    assert str(problem).startswith("`numbered` must be an object whose keys are each an integer")
 
 
 json_values = st.recursive(

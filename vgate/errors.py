@@ -171,9 +171,11 @@ _BY_CODE = {cls.code: cls for cls in _subclasses(VGateError)}
 CODES = tuple(_BY_CODE)
 
 
-def from_code(code: str, message: str, retry_after_s: float | None = None) -> VGateError:
+def from_code(
+    code: str, message: str, retry_after_s: float | None = None, param: str | None = None
+) -> VGateError:
     """Rebuild an error that crossed the wire; an unknown code becomes an `InternalError`."""
     cls = _BY_CODE.get(code, InternalError)
     if issubclass(cls, MethodNotAllowedError):  # about HTTP, so it never crosses the wire
         cls = InternalError
-    return cls(message, retry_after_s=retry_after_s)
+    return cls(message, param=param, retry_after_s=retry_after_s)

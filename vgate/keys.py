@@ -41,6 +41,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         tokens_per_minute: None is no limit.
         concurrent: Requests at a time; None is no limit.
         weight: Share of the engine beside other keys that wait.
+        min_priority: The most urgent priority that its requests may ask for; lower starts sooner.
     """
 
     name: KeyName
@@ -50,6 +51,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     tokens_per_minute: PositiveInt | None = None
     concurrent: PositiveInt | None = None
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+    min_priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
 
 
 class ConfiguredKey(Protocol):
@@ -69,6 +71,8 @@ class ConfiguredKey(Protocol):
     def concurrent(self) -> int | None: ...  # noqa: D102
     @property
     def weight(self) -> float: ...  # noqa: D102
+    @property
+    def min_priority(self) -> int: ...  # noqa: D102
 
 
 class KeysError(Exception):
@@ -246,6 +250,7 @@ def _from_config(index: int, entry: ConfiguredKey) -> ApiKey:
         "tokens_per_minute": entry.tokens_per_minute,
         "concurrent": entry.concurrent,
         "weight": entry.weight,
+        "min_priority": entry.min_priority,
     }
     try:
         return msgspec.convert(document, ApiKey)

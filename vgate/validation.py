@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-_AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>key in )?`\$(?P<path>.*)`)?$", re.DOTALL)
+_AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[(\.\.\.)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
@@ -68,6 +68,8 @@ def explain(error: msgspec.ValidationError, document: Any = None) -> Problem:
         return Problem(_join(path, unknown["name"]), "unknown", "")
     if missing := _MISSING.match(what):
         return Problem(_join(path, missing["name"]), "missing", "")
+    if match["key"]:
+        return Problem(path, "value", f"an object whose keys are each {_expected(what)}")
     return Problem(path, "value", _expected(what), _sent(document, path))
 
 

@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--check", action="store_true", help="usage must be there, and exact with --ignore-eos")
     add("--expect-same", action="store_true", help="all answers must have the same text")
+    add("--expect-echo", action="store_true", help="the text must be the prompt, over and over")
+    add("--expect-chunks", type=_positive, metavar="N", help="so many chunks with content each")
     add("--pid", type=_watched, action="append", default=[], metavar="NAME=PID",
         help="also measure this process's CPU time and memory (repeatable)")  # fmt: skip
     add("--json", metavar="FILE", help="write settings and results there")
@@ -174,7 +176,12 @@ def _options(given: argparse.Namespace, headers: list[tuple[str, str]]) -> Optio
             timeout_s=given.timeout,
             keepalive=not given.no_keepalive,
         ),
-        check=CheckOptions(usage=given.check, same=given.expect_same),
+        check=CheckOptions(
+            usage=given.check,
+            same=given.expect_same,
+            echo=given.expect_echo,
+            chunks=given.expect_chunks,
+        ),
         watch=tuple(given.pid),
         header_names=tuple(name for name, _ in headers),
         allow_remote=given.allow_remote,

@@ -42,7 +42,8 @@ class Sender:
         except asyncio.CancelledError:
             tally.interrupt(answer)
             raise
-        self._checks.apply(answer)
+        prompt = self._bodies.prompt(index) if self._checks.need_prompt else None
+        self._checks.apply(answer, prompt)
         tally.add(answer)
         return connected
 

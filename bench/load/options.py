@@ -55,10 +55,16 @@ class PaceOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer must satisfy beyond being complete."""
+    """What an answer must satisfy beyond being complete.
+
+    `chunks` is how many chunks with content a streamed choice must have; `echo` asks that the text
+    is the prompt, over and over, as the dry-run engine answers.
+    """
 
     usage: bool = False
     same: bool = False
+    echo: bool = False
+    chunks: int | None = None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

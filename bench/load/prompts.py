@@ -22,7 +22,7 @@ _WORD_TEXT = (
     "music market sense nation plan college interest death course someone experience behind "
     "window river mountain letter summer winter garden paper north south east west light"
 )
-_WORDS = _WORD_TEXT.split()
+WORDS = _WORD_TEXT.split()
 _HEAD_WORDS = 8  # 128^8 heads: two runs with different seeds do not meet
 _STRIDE = 0x9E3779B97F4A7C15  # odd, so that index * stride never repeats modulo a power of two
 _TEXT_WORDS = 8192
@@ -42,7 +42,7 @@ class Prompts:
         self._options = options
         self._offset = random.Random(options.seed).getrandbits(64)
         choose = random.Random(options.seed ^ _STRIDE)
-        self._text = choose.choices(_WORDS, k=_TEXT_WORDS)
+        self._text = choose.choices(WORDS, k=_TEXT_WORDS)
         self._from_file = _read(Path(options.file)) if options.file else None
 
     @property
@@ -61,11 +61,11 @@ class Prompts:
         # a slice of one prepared text costs less than choosing every word anew.
         size = self._options.tokens
         head_size = min(size, _HEAD_WORDS)
-        code = (self._offset + index * _STRIDE) % len(_WORDS) ** head_size
+        code = (self._offset + index * _STRIDE) % len(WORDS) ** head_size
         head = []
         for _ in range(head_size):
-            code, digit = divmod(code, len(_WORDS))
-            head.append(_WORDS[digit])
+            code, digit = divmod(code, len(WORDS))
+            head.append(WORDS[digit])
         missing = size - head_size
         start = (index * 37) % _TEXT_WORDS
         tail = self._text[start : start + missing]
@@ -105,6 +105,10 @@ class Bodies:
         self._chat = options.endpoint == "chat"
         self._common = _common_fields(model, options)
         self._encode = msgspec.json.Encoder().encode
+
+    def prompt(self, index: int) -> str | None:
+        """Return the text of the prompt of the request with this index, if it is plain text."""
+        return self._prompts.get(index).prompt
 
     def get(self, index: int) -> bytes:
         """Return the JSON body of the request with this index."""

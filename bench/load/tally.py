@@ -8,6 +8,10 @@ from bench.load.options import Options
 
 CHECK_USAGE = "check_usage"
 CHECK_SAME = "check_same"
+CHECK_ECHO = "check_echo"
+CHECK_CHUNKS = "check_chunks"
+
+_ROLE = "user\n"
 
 
 class ErrorCount(msgspec.Struct):
@@ -77,21 +81,30 @@ class Checks:
         self._check = options.check
         self._reference: tuple[str, ...] | None = None
 
+    @property
+    def need_prompt(self) -> bool:
+        """Whether `apply` has to be given the prompt."""
+        return self._check.echo
+
     def new_answer(self, started: float, gaps: Histogram) -> CompletionAnswer:
         """Return an empty answer, which keeps its text only if that will be compared."""
-        text: dict[int, list[str]] | None = {} if self._check.same else None
+        text: dict[int, list[str]] | None = {} if self._check.same or self._check.echo else None
         if self._body.stream:
             return StreamAnswer(started, self._body.choices, text, gaps)
         return CompletionAnswer(started, self._body.choices, text)
 
-    def apply(self, answer: CompletionAnswer) -> None:
-        """Fail the answer if it is complete and yet not what it must be."""
+    def apply(self, answer: CompletionAnswer, prompt: str | None = None) -> None:
+        """Fail the answer if it is complete and yet not what it must be for that prompt."""
         if answer.error is not None:
             return
         if self._check.usage:
             self._check_usage(answer)
         if self._check.same:
             self._check_same(answer)
+        if self._check.echo and prompt is not None:
+            self._check_echo(answer, prompt)
+        if self._check.chunks is not None:
+            self._check_chunks(answer, self._check.chunks * self._body.choices)
 
     def _check_usage(self, answer: CompletionAnswer) -> None:
         if answer.usage is None:
@@ -108,3 +121,18 @@ class Checks:
             self._reference = text
         elif text != self._reference:
             answer.fail(CHECK_SAME, "the text differs from the first answer's")
+
+    def _check_echo(self, answer: CompletionAnswer, prompt: str) -> None:
+        for text in answer.digest():
+            # In some chat templates nothing but text stands between a message and its role.
+            units = (prompt, f"{_ROLE}{prompt}")
+            if not text or not any(_repeats(text, unit) for unit in units):
+                answer.fail(CHECK_ECHO, f"not the prompt, repeated: {text[:60]!r}")
+
+    def _check_chunks(self, answer: CompletionAnswer, expected: int) -> None:
+        if answer.chunks != expected:
+            answer.fail(CHECK_CHUNKS, f"{answer.chunks} chunks with content, not {expected}")
+
+
+def _repeats(text: str, unit: str) -> bool:
+    return (unit * (len(text) // len(unit) + 1)).startswith(text)

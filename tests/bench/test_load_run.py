@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,6 +208,23 @@ def test_every_fault_is_a_failure_of_its_kind(fault: str, kind: str, first: str)
 def test_answers_that_differ_fail_where_they_must_be_the_same() -> None:
     summary = load("--no-stream --requests 3 --expect-same", TinyServer())
     assert (summary.completed, summary.errors["check_same"].count) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "arguments", "fails"),
+    [
+        ("ab", "--expect-echo --expect-chunks 4", None),
+        ("aba", "--expect-echo", "check_echo"),
+        ("ab", "--expect-chunks 5", "check_chunks"),
+    ],
+)
+def test_an_echo_is_the_prompt_over_and_over(
+    tmp_path: Path, prompt: str, arguments: str, fails: str | None
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": prompt}))
+    summary = load(f"--requests 2 --prompts {prompts} {arguments}", TinyServer())
+    assert list(summary.errors) == ([fails] if fails else [])
 
 
 def test_a_target_that_is_not_there_is_refused_in_one_line(

@@ -12,6 +12,11 @@ from vgate.config import Config, ConfigError, load
 from vgate.config.load import RESERVED
 from vgate.config.schema import ApiKey
 
+ADAPTER_OF_ANOTHER_MODEL = """
+model: {lora_adapters: [{name: b, path: p}]}
+additional_models: [{model_id: b, task: embed}]
+"""
+
 
 @pytest.fixture
 def load_yaml(tmp_path):
@@ -94,6 +99,14 @@ class TestChecks:
             ("logging: {level: loud}", "`logging.level` must be valid"),
             ("batch: {max_wait_time_ms: -1}", "`batch.max_wait_time_ms`"),
             ("timeouts: {request_s: 0}", "`timeouts.request_s`"),
+            ("model: {tool_parser: xml}", "`model.tool_parser` must be valid"),
+            ("model: {reasoning_parser: qwen3}", "`model.reasoning_parser` must be valid"),
+            ("model: {lora_adapters: [{name: a}]}", "`model.lora_adapters[0].path` is required"),
+            (
+                "model: {lora_adapters: [{name: a, path: p, rank: 8}]}",
+                "`model.lora_adapters[0].rank` is not a known field",
+            ),
+            ("security: {api_keys: [{name: a, min_priority: x}]}", "min_priority` must be"),
             ("security: {api_keys: [{key: a}]}", "`security.api_keys[0].name` is required"),
         ],
     )
@@ -101,6 +114,26 @@ class TestChecks:
         message = refusal(load_yaml, text)
         assert expected in message
         assert "config.yaml" in message
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "model: {model_id: m, lora_adapters: [{name: m, path: p}]}",
+            "model: {served_model_name: [a, b], lora_adapters: [{name: b, path: p}]}",
+            "model: {lora_adapters: [{name: b, path: p}, {name: b, path: q}]}",
+            ADAPTER_OF_ANOTHER_MODEL,
+        ],
+    )
+    def test_an_adapter_has_a_name_of_its_own(self, load_yaml, text):
+        assert "is used twice; give each its own" in refusal(load_yaml, text)
+
+    def test_a_model_that_embeds_takes_no_adapters(self, load_yaml):
+        text = "model: {task: embed, lora_adapters: [{name: a, path: p}]}"
+        assert "embeds text, and takes no adapters" in refusal(load_yaml, text)
+
+    def test_adapters_are_read(self, load_yaml):
+        config = load_yaml("model: {lora_adapters: [{name: a, path: /a}, {name: b, path: /b}]}")
+        assert config.model.adapter_names == ["a", "b"]
 
     @pytest.mark.parametrize(
         "text", ["{1: 1}", "{null: 1}", "server: {1: 1}", "server: {port: {null: 1}}"]

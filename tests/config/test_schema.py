@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from vgate.config import Config
 from vgate.config.schema import Model, Section, Server
@@ -18,6 +20,11 @@ def sections() -> list[type[Section]]:
 def test_the_defaults_pass_their_own_checks():
     # msgspec checks on conversion only, so a default out of its bounds would go unseen.
     assert msgspec.convert(msgspec.to_builtins(Config()), Config) == Config()
+
+
+def test_the_shipped_file_has_every_key_with_its_default():
+    document = yaml.safe_load(Path(__file__).parents[2].joinpath("config.yaml").read_text())
+    assert document == msgspec.to_builtins(Config())
 
 
 @pytest.mark.parametrize("section", sections())

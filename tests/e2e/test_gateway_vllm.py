@@ -39,6 +39,7 @@ def gateway(run_dirs: Path, tiny_model_dir: Path) -> Iterator[Instance]:
                 "task": "embed",
                 "served_model_name": "tiny-embed",
                 "dtype": "float32",
+                "engine_args": {"hf_overrides": {"matryoshka_dimensions": [16, 32]}},
             }
         ],
     ) as instance:
@@ -92,6 +93,38 @@ def test_embeddings(gateway: Instance) -> None:
         timeout=60,
     ).json()["data"][0]["embedding"]
     assert list(array("f", base64.b64decode(raw))) == pytest.approx(vectors[0], abs=1e-5)
+
+
+def test_dimensions_that_the_model_was_trained_for(gateway: Instance) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
+        (whole,) = client.embeddings.create(model="tiny-embed", input="The cat").data
+        (short,) = client.embeddings.create(model="tiny-embed", input="The cat", dimensions=16).data
+        scale = math.hypot(*whole.embedding[:16])
+        wanted = [value / scale for value in whole.embedding[:16]]
+        assert short.embedding == pytest.approx(wanted, abs=1e-4)
+        for dimensions in (20, 1000):
+            with pytest.raises(openai.BadRequestError, match=str(dimensions)) as caught:
+                client.embeddings.create(model="tiny-embed", input="x", dimensions=dimensions)
+            assert caught.value.param == "dimensions"
+
+
+def test_what_is_embedded_is_what_was_tokenized(gateway: Instance) -> None:
+    def post(path: str, **body: object) -> httpx.Response:
+        body["model"] = "tiny-embed"
+        return httpx.post(gateway.url + path, json=body, timeout=60)
+
+    text = "The cat sat on the mat."
+    tokens = post("/tokenize", prompt=text).json()["tokens"]
+    assert post("/detokenize", tokens=tokens).json() == {"prompt": text}
+    given = post("/v1/embeddings", input=[tokens, tokens[:3]], encoding_format="float").json()
+    of_text = post("/v1/embeddings", input=text).json()["data"][0]["embedding"]
+    cut = post("/v1/embeddings", input=text, truncate_prompt_tokens=3).json()
+    assert given["data"][0]["embedding"] == pytest.approx(of_text, abs=1e-5)
+    assert given["data"][1]["embedding"] == pytest.approx(cut["data"][0]["embedding"], abs=1e-5)
+    assert cut["usage"]["prompt_tokens"] == 3
+    answer = post("/v1/embeddings", input=[tokens, [1, 10**6]])
+    assert answer.json()["error"]["param"] == "input[1][1]"
+    assert post("/v1/embeddings", input=text).status_code == 200
 
 
 def test_what_the_engine_counts_is_shown(gateway: Instance) -> None:

@@ -18,6 +18,7 @@ from vgate.wire.messages import (
     FinishReason,
     Generate,
     Hello,
+    Logprobs,
     ModelInfo,
     Step,
     ToEngine,
@@ -123,8 +124,20 @@ class ScriptedBackend:
             if last:
                 del self.running[key]
             reason = self.finish if last else None
-            outputs.append(Output(key, [self.emitted[key]], reason, 0))
+            told = self._logprobs(request)
+            outputs.append(Output(key, [self.emitted[key]], reason, 0, None, None, *told))
         return outputs
+
+    def _logprobs(self, request: Request):
+        """Tell of each token its number, and of each of the prompt its place."""
+        options, number = request.options, self.emitted[request.key]
+        logprobs = prompt_logprobs = None
+        if options.logprobs is not None:
+            logprobs = [Logprobs([number], [-float(number)], 1)]
+        if options.prompt_logprobs is not None and number == 1:
+            places = range(1, len(request.prompt))
+            prompt_logprobs = [None, *(Logprobs([7], [-float(place)], 1) for place in places)]
+        return logprobs, prompt_logprobs
 
     def kv_cache_usage(self) -> float:
         return 0.25

@@ -7,23 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import math
 import os
+import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
+from tests.tiny_model import make_tiny_adapter
 from vgate.config import Config
-from vgate.config.schema import Batch, DryRun, Model
+from vgate.config.schema import Batch, DryRun, LoraAdapter, Model
 from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, Output
 from vgate.engine.request import Request
 from vgate.errors import VGateError
+from vgate.wire.messages import GenerateOptions, Logprobs, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, FIELDS, SamplingParams
 
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 8
 MAX_STEPS = 5000
+VOCAB_SIZE = 2048
+# A grammar is compiled in a thread; until then a step does nothing.
+GRAMMAR_TIMEOUT_S = 60
 
 numbers = itertools.count(1)
 pytestmark = pytest.mark.timeout(300)
@@ -37,13 +47,19 @@ pytestmark = pytest.mark.timeout(300)
         pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]),
     ],
 )
-def engine(request: pytest.FixtureRequest, tiny_model_dir: Path) -> Iterator[Backend]:
+def engine(
+    request: pytest.FixtureRequest,
+    tiny_model_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Backend]:
     """One engine a process: vLLM does not start a second one."""
+    adapter = make_tiny_adapter(tmp_path_factory.mktemp("adapter"))
     config = Config(
         model=Model(
             model_id=str(tiny_model_dir),
             served_model_name=["tiny", "alias"],
             max_model_len=MAX_MODEL_LEN,
+            lora_adapters=[LoraAdapter(name="tuned", path=str(adapter))],
         ),
         batch=Batch(max_batch_size=MAX_NUM_SEQS),
         dry_run=DryRun(step_ms=0, prefill_tokens_per_s=1e9, kv_cache_tokens=100_000),
@@ -66,9 +82,15 @@ def backend(engine: Backend) -> Iterator[Backend]:
     assert not engine.has_work()
 
 
-def make_request(prompt: Iterable[int] = range(100, 140), **sampling: object) -> Request:
+def make_request(
+    prompt: Iterable[int] = range(100, 140),
+    options: GenerateOptions | None = None,
+    **sampling: object,
+) -> Request:
     chosen = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **sampling})
-    return Request(str(next(numbers)), list(prompt), chosen.over(DEFAULTS))
+    request = Request(str(next(numbers)), list(prompt), chosen.over(DEFAULTS))
+    request.options = options or GenerateOptions()
+    return request
 
 
 def run(backend: Backend, *requests: Request, steps: int | None = None) -> dict[str, list[Output]]:
@@ -77,12 +99,36 @@ def run(backend: Backend, *requests: Request, steps: int | None = None) -> dict[
     for request in requests:
         backend.add(request)
     number = 0
+    deadline = time.monotonic() + GRAMMAR_TIMEOUT_S
     while backend.has_work() and number != steps:
+        brought = backend.step()
+        if brought is None:
+            assert time.monotonic() < deadline, "the backend never ran the model"
+            time.sleep(0.001)
+            continue
         number += 1
         assert number < MAX_STEPS, "the backend never came to rest"
-        for output in backend.step() or ():
+        for output in brought:
             outputs.setdefault(output.key, []).append(output)
     return outputs
+
+
+def refusal(backend: Backend, request: Request) -> VGateError:
+    """Return why a request is refused, at once or later, and see that it harms nobody."""
+    neighbour = make_request(max_tokens=12, ignore_eos=True)
+    run(backend, neighbour, steps=2)
+    try:
+        outputs = run(backend, request)
+    except VGateError as error:
+        refused, outputs = error, run(backend)
+    else:
+        (only,) = outputs[request.key]
+        assert only.error is not None
+        assert (only.token_ids, only.finish_reason) == ([], None)
+        refused = only.error
+    assert_well_ended(outputs[neighbour.key], "length")
+    assert refused.status in {400, 404}
+    return refused
 
 
 def tokens(outputs: list[Output]) -> list[int]:
@@ -103,6 +149,8 @@ class TestModel:
         assert model.max_num_seqs == MAX_NUM_SEQS
         assert model.kv_cache_tokens >= MAX_MODEL_LEN
         assert model.created > 0
+        assert model.vocab_size == VOCAB_SIZE
+        assert model.max_logprobs == 20
         assert model.directory is not None
         assert Path(model.directory).samefile(tiny_model_dir)
 
@@ -280,6 +328,8 @@ EXTREMES = {
     "min_tokens": [0, 8],
     "stop_token_ids": [[], [0], [2**31 - 1], list(range(64))],
     "ignore_eos": [True, False],
+    "logit_bias": [{}, {0: -100.0}, {0: 100.0}, {2**31 - 1: 1.0}, dict.fromkeys(range(2000), 1.0)],
+    "allowed_token_ids": [[0], [7, 7], [VOCAB_SIZE], list(range(VOCAB_SIZE))],
 }
 
 
@@ -317,3 +367,302 @@ class TestParameters:
             backend.add(request)
         outputs = run(backend)
         assert_well_ended(outputs[neighbour.key], "length")
+
+
+def logprobs_of(outputs: list[Output]) -> list[Logprobs]:
+    return [one for output in outputs for one in output.logprobs or []]
+
+
+def assert_probabilities(place: Logprobs, count: int) -> None:
+    """The token itself, then the most likely ones in their order."""
+    assert len(place.token_ids) == len(place.logprobs) == count + 1
+    assert all(type(token) is int for token in place.token_ids)
+    assert all(type(logprob) is float for logprob in place.logprobs)
+    assert type(place.rank) is int
+    top_ids, top = place.token_ids[1:], place.logprobs[1:]
+    assert len(set(top_ids)) == count
+    assert top == sorted(top, reverse=True)
+    assert sum(map(math.exp, top)) <= 1 + 1e-3
+    assert (place.token_ids[0] in top_ids) == (place.rank <= count)
+
+
+class TestLogprobs:
+    def test_none_are_told_unless_asked_for(self, backend):
+        request = make_request()
+        for output in run(backend, request)[request.key]:
+            assert output.logprobs is None
+            assert output.prompt_logprobs is None
+
+    @pytest.mark.parametrize("count", [0, 1, 5, 20])
+    def test_one_for_each_token(self, backend, count):
+        request = make_request(options=GenerateOptions(logprobs=count), ignore_eos=True)
+        outputs = run(backend, request)[request.key]
+        assert [len(output.logprobs) for output in outputs] == [
+            len(output.token_ids) for output in outputs
+        ]
+        places = logprobs_of(outputs)
+        assert [place.token_ids[0] for place in places] == tokens(outputs)
+        for place in places:
+            assert_probabilities(place, count)
+            assert place.rank == 1  # it is greedy
+        assert all(output.prompt_logprobs is None for output in outputs)
+
+    def test_each_gets_as_many_as_it_asked_for(self, backend):
+        counts = [None, 0, 7, 2]
+        requests = [make_request(options=GenerateOptions(logprobs=count)) for count in counts]
+        outputs = run(backend, *requests)
+        for request, count in zip(requests, counts, strict=True):
+            widths = {len(place.token_ids) for place in logprobs_of(outputs[request.key])}
+            assert widths == (set() if count is None else {count + 1})
+
+    def test_a_stop_token_has_its_own(self, backend):
+        free = make_request(ignore_eos=True)
+        stop = tokens(run(backend, free)[free.key])[4]
+        request = make_request(options=GenerateOptions(logprobs=1), stop_token_ids=[stop])
+        outputs = run(backend, request)[request.key]
+        assert_well_ended(outputs, "stop")
+        assert logprobs_of(outputs)[-1].token_ids[0] == stop
+
+    @pytest.mark.parametrize("count", [0, 3])
+    @pytest.mark.parametrize("size", [1, 2, 300])
+    def test_a_prompt_has_one_for_each_token_but_the_first(self, backend, count, size):
+        prompt = [(7 * n) % 1000 for n in range(size)]
+        # The second time the prompt may be in the cache.
+        for _ in range(2):
+            request = make_request(prompt, GenerateOptions(prompt_logprobs=count), ignore_eos=True)
+            first, *others = run(backend, request)[request.key]
+            assert first.token_ids
+            assert first.prompt_logprobs[0] is None
+            places = first.prompt_logprobs[1:]
+            assert [place.token_ids[0] for place in places] == prompt[1:]
+            for place in places:
+                assert_probabilities(place, count)
+            assert all(output.prompt_logprobs is None for output in others)
+            assert all(output.logprobs is None for output in (first, *others))
+
+    def test_the_same_request_gets_the_same(self, backend):
+        options = GenerateOptions(logprobs=3, prompt_logprobs=2)
+        first, second = (make_request(options=options) for _ in range(2))
+        one = run(backend, first)[first.key]
+        other = run(backend, second)[second.key]
+        assert one[0].prompt_logprobs[1].token_ids == other[0].prompt_logprobs[1].token_ids
+        for here, there in zip(logprobs_of(one), logprobs_of(other), strict=True):
+            assert here.token_ids == there.token_ids
+            assert here.logprobs == pytest.approx(there.logprobs, abs=1e-3)
+
+    @pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
+    def test_too_many_are_refused(self, backend, name):
+        refused = refusal(backend, make_request(options=GenerateOptions(**{name: 21})))
+        assert (refused.code, refused.param) == ("invalid_value", name)
+        assert "at most 20" in refused.message
+
+
+class TestTokenRules:
+    @pytest.fixture
+    def said(self, backend) -> list[int]:
+        request = make_request(max_tokens=20, ignore_eos=True)
+        return tokens(run(backend, request)[request.key])
+
+    def generate(self, backend, options=None, **sampling) -> list[int]:
+        request = make_request(options=options, max_tokens=20, ignore_eos=True, **sampling)
+        outputs = run(backend, request)[request.key]
+        assert_well_ended(outputs, "length")
+        return tokens(outputs)
+
+    def test_only_allowed_tokens_come(self, backend, said):
+        allowed = [said[3], 5, 9]
+        assert set(self.generate(backend, allowed_token_ids=allowed)) <= set(allowed)
+        assert self.generate(backend, allowed_token_ids=[3]) == [3] * 20
+
+    def test_a_bias_bans_and_forces(self, backend, said):
+        assert said[2] not in self.generate(backend, logit_bias={said[2]: -100.0})
+        assert self.generate(backend, logit_bias={1234: 100.0}) == [1234] * 20
+
+    def test_bad_words_do_not_come(self, backend, said):
+        changed = self.generate(backend, GenerateOptions(bad_words=[[said[0]], [said[5]]]))
+        assert not {said[0], said[5]} & set(changed)
+
+    def test_of_a_bad_phrase_only_the_last_token_is_kept_out(self, backend, said):
+        changed = self.generate(backend, GenerateOptions(bad_words=[said[2:5]]))
+        assert changed[:4] == said[:4]
+        assert changed[4] != said[4]
+
+    def test_a_forced_end_ends_it(self, backend):
+        end = json.loads(Path(backend.model.directory, "config.json").read_bytes())["eos_token_id"]
+        request = make_request(logit_bias={end: 100.0}, max_tokens=20)
+        outputs = run(backend, request)[request.key]
+        assert_well_ended(outputs, "stop")
+        assert tokens(outputs) == [end]
+
+    @pytest.mark.parametrize(
+        ("param", "options", "sampling"),
+        [
+            ("logit_bias", {}, {"logit_bias": {VOCAB_SIZE: 1.0}}),
+            ("logit_bias", {}, {"logit_bias": dict.fromkeys(range(1025), 1.0)}),
+            ("allowed_token_ids", {}, {"allowed_token_ids": [VOCAB_SIZE]}),
+            ("allowed_token_ids", {}, {"allowed_token_ids": list(range(1025))}),
+            ("bad_words", {"bad_words": [[]]}, {}),
+            ("bad_words", {"bad_words": [[1], [2, VOCAB_SIZE]]}, {}),
+            ("bad_words", {"bad_words": [[n] for n in range(129)]}, {}),
+            ("bad_words", {"bad_words": [list(range(1025))]}, {}),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, backend, param, options, sampling):
+        request = make_request(options=GenerateOptions(**options), **sampling)
+        refused = refusal(backend, request)
+        assert (refused.code, refused.param) == ("invalid_value", param)
+        assert f"`{param}`" in refused.message
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "ok": {"type": "boolean"},
+        "size": {"enum": ["s", "m"]},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 4}, "maxItems": 2},
+    },
+    "required": ["ok", "size", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+
+
+# What the last message says: the dry-run engine can follow a regular expression that it matches.
+MESSAGE = "415-abc"
+
+
+class TestStructured:
+    def request(self, tokenizer, structured, message=MESSAGE, **sampling) -> Request:
+        template = f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = tokenizer.encode(template).ids
+        options = GenerateOptions(structured=structured)
+        return make_request(prompt, options, **{"max_tokens": 200, **sampling})
+
+    def text(self, backend, tokenizer, structured, **sampling) -> str:
+        request = self.request(tokenizer, structured, **sampling)
+        outputs = run(backend, request)[request.key]
+        assert_well_ended(outputs, "stop")
+        return tokenizer.decode(tokens(outputs))
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_json_has_the_form_of_its_schema(self, backend, tokenizer, temperature):
+        structured = StructuredOutput("json", json.dumps(SCHEMA))
+        text = self.text(backend, tokenizer, structured, temperature=temperature, seed=1)
+        value = json.loads(text)
+        assert set(value) == {"ok", "size", "tags"}
+        assert type(value["ok"]) is bool
+        assert value["size"] in {"s", "m"}
+        assert all(type(tag) is str and len(tag) <= 4 for tag in value["tags"])
+        assert len(value["tags"]) <= 2
+
+    def test_json_is_compact(self, backend, tokenizer):
+        schema = json.dumps({**SCHEMA, "properties": {n: {"const": 1} for n in ("a", "b")}})
+        schema = schema.replace('["ok", "size", "tags"]', '["a", "b"]')
+        structured = StructuredOutput("json", schema, disable_any_whitespace=True)
+        assert self.text(backend, tokenizer, structured) == '{"a":1,"b":1}'
+
+    def test_a_json_object_is_one(self, backend, tokenizer):
+        # A model with random weights would write one without end.
+        braces = {tokenizer.encode(brace).ids[0]: 99.0 for brace in "{}"}
+        request = self.request(tokenizer, StructuredOutput("json_object"), logit_bias=braces)
+        outputs = run(backend, request)[request.key]
+        assert_well_ended(outputs, "stop")
+        assert type(json.loads(tokenizer.decode(tokens(outputs)))) is dict
+
+    def test_a_choice_is_one_of_them(self, backend, tokenizer):
+        structured = StructuredOutput("choice", ["yes", "no", 'per"haps'])
+        assert self.text(backend, tokenizer, structured) in {"yes", "no", 'per"haps'}
+
+    def test_a_regular_expression_matches(self, backend, tokenizer):
+        structured = StructuredOutput("regex", "[0-9]{3}-[a-c]{3}")
+        assert re.fullmatch("[0-9]{3}-[a-c]{3}", self.text(backend, tokenizer, structured))
+
+    def test_different_forms_share_a_batch(self, backend, tokenizer):
+        choices = [["aa"], ["bb"], ["cc"]]
+        requests = [self.request(tokenizer, StructuredOutput("choice", one)) for one in choices]
+        outputs = run(backend, *requests, make_request())
+        texts = [tokenizer.decode(tokens(outputs[request.key])) for request in requests]
+        assert texts == ["aa", "bb", "cc"]
+
+    def test_logprobs_are_told_with_it(self, backend, tokenizer):
+        request = self.request(tokenizer, StructuredOutput("choice", ["yes"]))
+        request.options = GenerateOptions(logprobs=2, structured=request.options.structured)
+        outputs = run(backend, request)[request.key]
+        assert [place.token_ids[0] for place in logprobs_of(outputs)] == tokens(outputs)
+
+    @pytest.mark.parametrize(
+        ("kind", "value", "param"),
+        [
+            ("json", "{", "response_format"),
+            ("json", "[]", "response_format"),
+            ("json", '{"type": "nonsense"}', "response_format"),
+            ("json", '{"$ref": "#/nowhere"}', "response_format"),
+            ("json", '{"type": "string", "contentEncoding": 1, "pattern": "("}', "response_format"),
+            ("json", "[" * 3000 + "]" * 3000, "response_format"),
+            ("json", ["{}"], "response_format"),
+            ("regex", "(", "structured_outputs"),
+            ("regex", "a\0b", "structured_outputs"),
+            ("choice", [], "structured_outputs"),
+            ("choice", "yes", "structured_outputs"),
+            ("grammar", "", "structured_outputs"),
+            ("grammar", "nonsense", "structured_outputs"),
+            ("structural_tag", "{}", "response_format"),
+        ],
+    )
+    def test_a_broken_form_is_refused(self, backend, tokenizer, kind, value, param):
+        request = self.request(tokenizer, StructuredOutput(kind, value))
+        refused = refusal(backend, request)
+        assert refused.code in {"invalid_value", "unsupported_parameter"}
+        assert refused.param == param
+
+    @pytest.mark.parametrize(
+        ("structured", "sampling"),
+        [
+            (StructuredOutput("json_object", whitespace_pattern=" "), {}),
+            (StructuredOutput("choice", ["yes"]), {"ignore_eos": True}),
+            (StructuredOutput("choice", ["yes"]), {"allowed_token_ids": [5]}),
+        ],
+    )
+    def test_what_can_t_be_had_together_is_refused(self, backend, tokenizer, structured, sampling):
+        refusal(backend, self.request(tokenizer, structured, **sampling))
+
+    def test_an_abort_while_its_grammar_is_made(self, backend, tokenizer):
+        request = self.request(tokenizer, StructuredOutput("json", json.dumps(SCHEMA)))
+        backend.add(request)
+        assert backend.has_work()
+        backend.abort([request.key])
+        assert run(backend) == {}
+
+
+class TestAdapters:
+    def test_an_adapter_answers(self, backend):
+        request = make_request(options=GenerateOptions(adapter="tuned"), ignore_eos=True)
+        assert len(tokens(run(backend, request)[request.key])) == 8
+
+    def test_it_changes_nothing_for_those_beside_it(self, backend):
+        alone = make_request(max_tokens=20, ignore_eos=True)
+        expected = tokens(run(backend, alone)[alone.key])
+        tuned = GenerateOptions(adapter="tuned")
+        requests = [
+            make_request(max_tokens=20, ignore_eos=True, options=options)
+            for options in (None, tuned, None, tuned)
+        ]
+        outputs = run(backend, *requests)
+        plain, _, other, _ = (tokens(outputs[request.key]) for request in requests)
+        assert (plain, other) == (expected, expected)
+
+    def test_one_that_is_not_there_is_refused(self, backend):
+        refused = refusal(backend, make_request(options=GenerateOptions(adapter="other")))
+        assert (refused.code, refused.param) == ("model_not_found", "model")
+        assert "`other`" in refused.message
+        assert "`tuned`" in refused.message
+
+
+def test_a_cache_salt_changes_nothing_that_is_said(backend):
+    plain, salted = make_request(), make_request(options=GenerateOptions(cache_salt="mine"))
+    outputs = run(backend, plain, salted)
+    assert tokens(outputs[plain.key]) == tokens(outputs[salted.key])

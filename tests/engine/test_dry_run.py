@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from vgate.config import Config
 from vgate.config.schema import Batch, DryRun, Model
-from vgate.engine.backends import dry_run
 from vgate.engine.backends.base import BackendError
-from vgate.engine.backends.dry_run import DryRunBackend
+from vgate.engine.backends.dry_run import backend as dry_run
+from vgate.engine.backends.dry_run.backend import DryRunBackend
 from vgate.engine.request import Request
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, SYSTEM, USER
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -221,8 +221,9 @@ class TestModel:
     def test_a_directory_gives_its_special_tokens(self, tiny_model_dir):
         backend = make_backend(str(tiny_model_dir))
         assert backend.model.directory == str(tiny_model_dir.resolve())
-        assert backend._eos
-        assert backend._eos <= backend._special
+        assert backend._vocabulary.eos
+        assert backend._vocabulary.eos <= backend._vocabulary.special
+        assert backend.model.vocab_size == 2048
 
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"added_tokens": [1]}', "\xff"])
     def test_a_broken_tokenizer_is_told(self, tmp_path, content):

@@ -26,11 +26,12 @@ def make_scheduler(
 
 
 def make_request(
-    prompt_tokens=10, max_tokens=10, tenant="", weight=1.0, deadline=math.inf
+    prompt_tokens=10, max_tokens=10, tenant="", weight=1.0, deadline=math.inf, priority=0
 ) -> Request:
     sampling = SamplingParams(max_tokens=max_tokens)
     request = Request(str(next(numbers)), [1] * prompt_tokens, sampling)
     request.tenant, request.weight, request.queue_deadline = tenant, weight, deadline
+    request.priority = priority
     return request
 
 
@@ -122,6 +123,72 @@ class TestQueue:
         finish(scheduler, request, 1.0)
         assert scheduler.running == 0
         assert scheduler.retry_after_s() == 1.0
+
+
+class TestPriority:
+    def served(self, scheduler, now) -> list[Request]:
+        """Run everything that waits, one at a time."""
+        order = []
+        while scheduler.waiting:
+            (request,) = scheduler.admit(now)
+            order.append(request)
+            finish(scheduler, request, now)
+        return order
+
+    def test_the_lowest_value_is_first_then_the_earliest(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        priorities = [0, 5, -1, 0, -1, 5]
+        requests = [make_request(priority=priority) for priority in priorities]
+        now = submit(scheduler, *requests)
+        assert self.served(scheduler, now) == [requests[n] for n in (2, 4, 0, 3, 1, 5)]
+
+    def test_it_goes_before_what_is_fair_between_tenants(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        greedy = [make_request(tenant="greedy", priority=-1, max_tokens=500) for _ in range(5)]
+        modest = [make_request(tenant="modest") for _ in range(2)]
+        now = submit(scheduler, *modest, *greedy)
+        assert self.served(scheduler, now) == [*greedy, *modest]
+
+    def test_among_equals_the_least_served_tenant_is_next(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        heavy = [make_request(tenant="a", priority=3, max_tokens=200) for _ in range(3)]
+        light = [make_request(tenant="b", priority=3, max_tokens=10) for _ in range(3)]
+        now = submit(scheduler, *heavy, *light)
+        assert self.served(scheduler, now) == [heavy[0], *light, *heavy[1:]]
+
+    def test_a_tenant_s_own_urgent_request_overtakes_its_others_alone(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        late = make_request(tenant="a", priority=1)
+        usual, other = make_request(tenant="a"), make_request(tenant="b")
+        now = submit(scheduler, late, usual, other)
+        assert self.served(scheduler, now) == [usual, other, late]
+
+    def test_what_runs_is_left_alone(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        running, urgent = make_request(), make_request(priority=-9)
+        now = submit(scheduler, running)
+        assert scheduler.admit(now) == [running]
+        now = submit(scheduler, urgent, now=now)
+        assert scheduler.admit(now) == []
+        assert running in scheduler.all()
+
+    def test_one_that_waits_can_be_hastened_and_not_slowed(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        requests = [make_request() for _ in range(3)]
+        now = submit(scheduler, *requests)
+        scheduler.hasten(requests[1], 4)
+        scheduler.hasten(requests[2], -4)
+        assert self.served(scheduler, now) == [requests[n] for n in (2, 0, 1)]
+        scheduler.hasten(requests[0], -9)  # it is gone
+        assert scheduler.all() == []
+
+    def test_the_cancelled_and_the_late_leave_their_place(self):
+        scheduler = make_scheduler(max_num_seqs=1)
+        requests = [make_request(priority=-n, deadline=100.0 - n) for n in range(4)]
+        now = submit(scheduler, *requests)
+        assert scheduler.cancel(requests[2].key) is requests[2]
+        assert scheduler.expire(97.0) == [requests[3]]
+        assert self.served(scheduler, now) == [requests[1], requests[0]]
 
 
 class TestExpiry:
@@ -445,9 +512,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         tenant=st.sampled_from("abc"),
         weight=st.sampled_from([0.5, 1.0, 4.0]),
         patience=st.sampled_from([0.0, 0.5, 5.0]),
+        priority=st.integers(-1, 1),
     )
-    def submit(self, prompt_tokens, max_tokens, tenant, weight, patience):
-        request = make_request(prompt_tokens, max_tokens, tenant, weight, self.now + patience)
+    def submit(self, prompt_tokens, max_tokens, tenant, weight, patience, priority):
+        deadline = self.now + patience
+        request = make_request(prompt_tokens, max_tokens, tenant, weight, deadline, priority)
         full = len(self.waiting) >= self.MAX_QUEUE
         try:
             self.scheduler.submit(request, self.now)
@@ -457,6 +526,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not full
             self.waiting.add(request)
         return request
+
+    @rule(request=known, priority=st.integers(-2, 2))
+    def hasten(self, request, priority):
+        before = request.priority
+        self.scheduler.hasten(request, priority)
+        waits = request in self.waiting
+        assert request.priority == (min(before, priority) if waits else before)
 
     @rule(seconds=st.sampled_from([0.0, 0.0005, 0.01, 1.0]))
     def advance(self, seconds):
@@ -468,6 +544,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         admitted = self.scheduler.admit(self.now)
         for request in admitted:
             assert request in self.waiting
+            assert request.priority == min(waiting.priority for waiting in self.waiting)
             self.waiting.remove(request)
             self.running.add(request)
             self.admitted[request.key] += 1

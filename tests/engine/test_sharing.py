@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine.fakes import Bench, generate
-from vgate.wire.messages import Abort, Embed, Goodbye
+from vgate.wire.messages import Abort, Embed, GenerateOptions, Goodbye, Step
 
 A, B, C = b"a", b"b", b"c"
 SHARE = b"digest"
@@ -116,3 +116,73 @@ def test_an_embedding_is_not_for_a_model_that_generates(bench):
     bench.say(A, Embed(1, b"\1\0\0\0"))
     bench.turn()
     assert [(f.id, f.code) for f in bench.failures(A)] == [(1, "invalid_value")]
+
+
+TOLD = GenerateOptions(logprobs=0, prompt_logprobs=0)
+
+
+def logprobs(bench: Bench, peer: bytes, number: int) -> list[float]:
+    return [
+        value
+        for delta in bench.deltas(peer, number)
+        for place in delta.logprobs or []
+        for value in place.logprobs
+    ]
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_late_joiner_gets_all_logprobs(bench, after):
+    bench.say(A, generate(1, max_tokens=6, share=SHARE, options=TOLD))
+    bench.turn(after)
+    bench.say(B, generate(2, max_tokens=6, share=SHARE, options=TOLD))
+    bench.settle()
+    assert len(bench.backend.added) == 1
+    assert logprobs(bench, B, 2) == logprobs(bench, A, 1) == [-1, -2, -3, -4, -5, -6]
+    of_prompt = [d.prompt_logprobs for d in bench.deltas(B, 2) if d.prompt_logprobs]
+    assert of_prompt == [bench.deltas(A, 1)[0].prompt_logprobs]
+    assert [place and place.logprobs for place in of_prompt[0]] == [None, [-1], [-2], [-3], [-4]]
+    # They come with the first tokens.
+    first = next(d for d in bench.deltas(B, 2) if d.token_ids)
+    assert first.prompt_logprobs == of_prompt[0]
+
+
+def test_each_delta_has_a_logprob_for_each_token(bench):
+    bench.say(A, generate(1, max_tokens=4, share=SHARE, options=TOLD))
+    bench.turn(2)
+    bench.say(B, generate(2, max_tokens=4, share=SHARE, options=TOLD))
+    bench.settle()
+    for delta in bench.deltas(A, 1) + bench.deltas(B, 2):
+        assert len(delta.logprobs or []) == len(delta.token_ids)
+
+
+def test_nothing_is_told_or_kept_unless_asked_for(bench):
+    bench.say(A, generate(1, max_tokens=4, share=SHARE))
+    bench.turn(2)
+    (request,) = bench.backend.running.values()
+    assert (request.output_logprobs, request.prompt_logprobs) == (None, None)
+    bench.say(B, generate(2, max_tokens=4, share=SHARE))
+    bench.settle()
+    for delta in bench.deltas(A, 1) + bench.deltas(B, 2):
+        assert (delta.logprobs, delta.prompt_logprobs) == (None, None)
+
+
+def test_one_that_is_not_shared_keeps_nothing(bench):
+    bench.say(A, generate(1, max_tokens=4, options=TOLD))
+    bench.turn(2)
+    (request,) = bench.backend.running.values()
+    assert (request.output, request.output_logprobs, request.prompt_logprobs) == ([], None, None)
+
+
+def test_a_more_urgent_joiner_hastens_what_waits(bench):
+    bench.say(A, *(generate(number, max_tokens=50) for number in range(4)))
+    bench.say(A, generate(10, max_tokens=1), generate(11, max_tokens=1, share=SHARE))
+    bench.turn()
+    bench.say(B, generate(1, max_tokens=1, share=SHARE, priority=-1))
+    bench.turn()
+    waiting = bench.scheduler.all()
+    assert [request.priority for request in waiting if request.share] == [-1]
+    bench.say(A, Abort([0]))
+    bench.turn(3)
+    assert tokens(bench, B, 1) == tokens(bench, A, 11) == tokens(bench, A, 10) == [1]
+    order = [step.deltas[-1].id for step in bench.heard(A, Step) if step.deltas[-1].id >= 10]
+    assert order == [11, 10]

@@ -57,8 +57,11 @@ def test_every_sampling_parameter_arrives(report: dict[str, Any]) -> None:
     forgotten = [name for name, value in given.items() if value in (None, getattr(DEFAULTS, name))]
     assert forgotten == [], "give it a value in vllm_program.NOT_DEFAULTS"
     assert set(given) == set(SamplingParams.__struct_fields__)
+    # JSON has no numbers for keys.
+    given["logit_bias"] = {str(token): bias for token, bias in given["logit_bias"].items()}
     assert report["parameters"]["mapped"] == given
     assert report["parameters"]["logprobs"] is None
+    assert report["parameters"]["told"] == [4, 2, [[1], [2, 3]]]
 
 
 def test_minus_one_is_a_seed_and_not_given_is_vllms_default(report: dict[str, Any]) -> None:

@@ -17,9 +17,10 @@ import msgspec
 
 from vgate.config import Config
 from vgate.config.schema import Batch, Model
-from vgate.engine.backends.vllm import VLLMBackend
+from vgate.engine.backends.vllm.backend import VLLMBackend
 from vgate.engine.request import Request
 from vgate.errors import VGateError
+from vgate.wire.messages import NO_OPTIONS, GenerateOptions
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 BLOCK_TOKENS = 32
@@ -41,7 +42,10 @@ NOT_DEFAULTS = SamplingParams(
     min_tokens=3,
     stop_token_ids=[5, 6],
     ignore_eos=True,
+    logit_bias={3: -1.5, 4: 2.0},
+    allowed_token_ids=[3, 4, 5, 6, 7],
 )
+OPTIONS = GenerateOptions(logprobs=4, prompt_logprobs=2, bad_words=[[1], [2, 3]])
 
 
 class Generated(msgspec.Struct):
@@ -179,11 +183,14 @@ def ends(driver: Driver, eos: list[int]) -> dict[str, Any]:
 
 def parameters(backend: VLLMBackend) -> dict[str, Any]:
     """Every parameter must arrive under its name; -1 is a seed like any other."""
-    mapped = backend._generation_params(NOT_DEFAULTS)
-    seed = backend._generation_params(SamplingParams(seed=-1)).seed
-    bare = backend._generation_params(SamplingParams())
+    generation = backend._parameters.generation
+    mapped = generation(NOT_DEFAULTS, NO_OPTIONS)
+    seed = generation(SamplingParams(seed=-1), NO_OPTIONS).seed
+    bare = generation(SamplingParams(), NO_OPTIONS)
+    told = generation(SamplingParams(), OPTIONS)
     return {
         "mapped": {name: getattr(mapped, name) for name in SamplingParams.__struct_fields__},
+        "told": [told.logprobs, told.prompt_logprobs, told.bad_words_token_ids],
         "seed_of_minus_one": seed,
         "temperature_of_none": bare.temperature,
         "logprobs": mapped.logprobs,

@@ -15,7 +15,7 @@ from granian.rsgi import ProtocolClosed
 
 from vgate.config import Config, Runtime
 from vgate.config.schema import Batch, Cache, DryRun, Section
-from vgate.engine.backends.dry_run import DryRunBackend
+from vgate.engine.backends import REGISTRY
 from vgate.engine.loop import EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.frontend.app import App
@@ -121,12 +121,12 @@ class Protocol:
 
 
 class Engine(threading.Thread):
-    """An engine loop with the dry-run backend."""
+    """An engine loop with the dry-run backend for the main model's task."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(daemon=True)
         self._router = Router(runtime.engine_endpoint(0))
-        self.backend = DryRunBackend(runtime.config, lambda _phase: None)
+        self.backend = REGISTRY["dry_run"](runtime.config, lambda _phase: None)
         batch = runtime.config.batch
         self.scheduler = BatchScheduler(
             Limits(batch.max_batch_size, 65_536, batch.max_queue_size, 0.0)
@@ -238,3 +238,9 @@ def chat_body(gateway: Gateway, text: str, **fields: Any) -> bytes:
         **fields,
     }
     return json.dumps(request).encode()
+
+
+async def post(gateway: Gateway, path: str, body: Any, **headers: str) -> Protocol:
+    """Send a body: bytes as they are, anything else as JSON."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await gateway.request("POST", path, content, **headers)

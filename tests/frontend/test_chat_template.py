@@ -10,7 +10,7 @@ import pytest
 from tests.tiny_model.rendering import plain_environment, read_template
 from tests.tiny_model.samples import CONVERSATIONS, TEXTS
 from vgate.errors import InvalidValueError
-from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.chat_template import RESERVED, ChatTemplate, TemplateSyntaxError
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -19,17 +19,21 @@ def render(source, messages=USER, **special_tokens):
     return ChatTemplate(source, special_tokens).render(messages)
 
 
-@pytest.mark.parametrize(
-    "messages", [c["messages"] for c in CONVERSATIONS if "tools" not in c], ids=len
-)
-def test_a_real_template_renders_as_with_jinja_alone(tiny_model_dir, messages):
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=str)
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_a_real_template_renders_as_with_jinja_alone(
+    tiny_model_dir, conversation, add_generation_prompt
+):
     source = read_template(tiny_model_dir)
+    messages, tools = conversation["messages"], conversation.get("tools")
     expected = (
         plain_environment()
         .from_string(source)
-        .render(messages=messages, add_generation_prompt=True, tools=None)
+        .render(messages=messages, add_generation_prompt=add_generation_prompt, tools=tools)
     )
-    assert render(source, messages) == expected
+    template = ChatTemplate(source, {})
+    rendered = template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+    assert rendered == expected
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -78,9 +82,128 @@ def test_special_tokens_are_known_by_name():
     assert render("{{ bos_token }}x") == "x"
 
 
-def test_what_a_request_never_has_is_none():
+@pytest.mark.parametrize("nothing", [None, []])
+def test_what_a_request_does_not_have_is_none(nothing):
     source = "{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}"
-    assert render(source) == "TrueTrueTrue"
+    template = ChatTemplate(source, {})
+    assert template.render(USER, tools=nothing, documents=nothing) == "TrueTrueTrue"
+
+
+def test_tools_documents_and_further_variables():
+    source = "{{ tools[0].a }}{{ documents[0].b }}{{ c }}{{ bos_token }}{{ eos_token }}"
+    template = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
+    rendered = template.render(
+        USER, tools=[{"a": 1}], documents=[{"b": 2}], kwargs={"c": 3, "bos_token": "[s]"}
+    )
+    assert rendered == "123[s]</s>"
+
+
+def test_further_variables_never_replace_what_has_a_place():
+    hidden = {"messages": [], "tools": 1, "documents": 1, "add_generation_prompt": 1}
+    assert set(hidden) < RESERVED
+    template = ChatTemplate("{{ messages | length }}{{ tools }}{{ add_generation_prompt }}", {})
+    assert template.render(USER, kwargs=hidden) == "1NoneTrue"
+
+
+@pytest.mark.parametrize(
+    ("source", "variables"),
+    [
+        ("x", set()),
+        ("{{ messages }}{{ a.b }}", {"messages", "a"}),
+        ("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}", {"tools"}),
+        ("{% set a = a if a is defined else 1 %}", {"a"}),
+        ("{% set a = 1 %}{{ a }}{% for b in c %}{{ b }}{{ loop.index }}{% endfor %}", {"c"}),
+        ("{% macro m(x) %}{{ x }}{{ y }}{% endmacro %}{{ m(1) }}", {"y"}),
+    ],
+)
+def test_the_names_that_a_template_refers_to(source, variables):
+    template = ChatTemplate(source, {})
+    assert template.variables == variables
+    assert template.source == source
+
+
+CONTINUED = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I am "}]
+TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+
+
+class TestContinuing:
+    def go_on(self, source, messages=CONTINUED):
+        return ChatTemplate(source, {}).render(
+            messages, add_generation_prompt=False, continue_final_message=True
+        )
+
+    def test_the_prompt_ends_with_the_message(self):
+        assert self.go_on(TURNS) == "<user>Hi</><assistant>I am "
+
+    def test_a_template_that_strips_messages_strips_this_one(self):
+        source = TURNS.replace("m.content", "m.content | trim")
+        assert self.go_on(source) == "<user>Hi</><assistant>I am"
+
+    def test_what_follows_the_messages_goes_too(self):
+        assert self.go_on(TURNS + "the end") == "<user>Hi</><assistant>I am "
+
+    def test_the_same_text_earlier_does_not_matter(self):
+        messages = [*CONTINUED, *CONTINUED]
+        assert self.go_on(TURNS, messages) == "<user>Hi</><assistant>I am </>" * 1 + (
+            "<user>Hi</><assistant>I am "
+        )
+
+    def test_messages_stay_as_they_are(self):
+        self.go_on(TURNS)
+        assert CONTINUED[1] == {"role": "assistant", "content": "I am "}
+
+    @pytest.mark.parametrize("source", ["nothing", "{{ messages[0].content }}"])
+    def test_a_template_that_does_not_show_the_message(self, source):
+        with pytest.raises(InvalidValueError) as caught:
+            self.go_on(source)
+        assert caught.value.param == "continue_final_message"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' * 100000000000 }}",
+        "{{ 100000000000 * 'x' }}",
+        "{{ [0] * 100000000000 }}",
+        "{{ 9 ** 9 ** 9 ** 9 ** 9 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{% for i in range(99999) %}{{ 'x' * 100000 }}{% endfor %}",
+    ],
+)
+def test_much_is_not_made_of_little(source):
+    with pytest.raises(InvalidValueError):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "rendered"),
+    [
+        ("{{ '-' * 5 }}{{ 2 * 3 }}{{ 2.5 * 2 }}", "-----65.0"),
+        ("{{ 2 ** 10 }}{{ 7 % 4 }}", "10243"),
+        ("{{ '%s-%05d %%' % ('a', 7) }}", "a-00007 %"),
+        ("{{ '%.2f' | format(0.5) }}", "0.50"),
+    ],
+)
+def test_ordinary_operators_work(source, rendered):
+    assert render(source) == rendered
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if x %}" * 5000,
+        "{{ " + "(" * 100_000,
+        "{{ " + "-" * 100_000,
+        "{{ a" + ".b" * 20_000 + " }}",
+        "{% for i in x %}" * 30 + "{% endfor %}" * 30,
+        "{{ " + "1" * 5000 + " }}",
+    ],
+    ids=range(6),
+)
+def test_a_template_that_can_not_be_compiled_is_told(source):
+    with pytest.raises(TemplateSyntaxError):
+        ChatTemplate(source, {})
 
 
 def test_a_refusal_of_the_template_is_the_client_s_error():

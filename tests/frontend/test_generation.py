@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError, InternalError
+from vgate.frontend.choice import Choice, Reading
 from vgate.frontend.detokenizer import Detokenizer
 from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.generation import StreamedAnswer, WholeAnswer
-from vgate.frontend.openai.chat import ChunkFrames
+from vgate.frontend.openai.chat import ChatForm, ChatFormat
 
 END = 256
 
@@ -31,16 +32,15 @@ def make(loop, built_in):
 
     def make_(kind, *, n=1, stops=(), min_tokens=0, usage=True):
         aborted, written = [], []
-        detokenizers = [Detokenizer(built_in.tokenizer, [], stops, min_tokens) for _ in range(n)]
-        arguments = (loop, detokenizers, 10, aborted.extend)
+        reading = Reading(tokenizer=built_in.tokenizer, stops=stops, min_tokens=min_tokens)
+        arguments = (loop, lambda s: Choice(s, [], reading), [10], n, aborted.extend)
         if kind == "whole":
             answer = WholeAnswer(*arguments)
         else:
             answer = StreamedAnswer(
                 *arguments,
-                frames=ChunkFrames("id", 1, "m", with_usage=usage),
+                stream_format=ChatFormat("id", 1, ChatForm(model="m", include_usage=usage)),
                 open_stream=lambda: Sink(written),
-                include_usage=usage,
             )
         return Fed(answer, aborted, written)
 
@@ -94,11 +94,10 @@ class Fed:
         answer = self.answer
         assert answer.done.result() is None
         if isinstance(answer, WholeAnswer):
-            count = len(answer.choices)
-            texts = [answer.text(i) for i in range(count)]
-            reasons = [choice.finish_reason for choice in answer.choices]
-            usage = answer.usage
-            return texts, reasons, (usage.prompt_tokens, usage.completion_tokens)
+            result = answer.result()
+            texts = [choice.text for choice in result.choices]
+            reasons = [choice.end_reason for choice in result.choices]
+            return texts, reasons, (result.counts.prompt, result.counts.completion)
         *chunks, done = self.events
         assert done == "[DONE]"
         chunks = [json.loads(chunk) for chunk in chunks]
@@ -236,7 +235,7 @@ class TestEnds:
         fed.flush()
         fed.feed(0, list(b"b"), "length")
         fed.flush()
-        assert fed.answer.usage.prompt_tokens_details.cached_tokens == 8
+        assert fed.answer.counts.cached == 8
 
     def test_after_the_end_nothing_changes(self, make, kind):
         fed = make(kind)
@@ -280,14 +279,13 @@ class TestErrors:
     def test_a_fault_of_ours_ends_this_answer_alone(self, make, kind, monkeypatch):
         fed = make(kind)
 
-        def fault(_tokens):
+        def fault(*_):
             message = "a bug"
             raise ZeroDivisionError(message)
 
-        fed.answer.choices[0].detokenizer = type(
-            "Broken", (), {"feed": staticmethod(fault), "watching": True, "stopped": False}
-        )()
-        fed.feed(0, list(b"a"))
+        monkeypatch.setattr(Choice, "_said", fault)
+        monkeypatch.setattr(Detokenizer, "feed", fault)
+        fed.feed(0, list(b"a"), "length")
         fed.flush()  # must not raise: it is called for everybody
         assert isinstance(fed.error, (ZeroDivisionError, InternalError))
         assert fed.aborted == fed.answer.sequences

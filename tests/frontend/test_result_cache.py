@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
+from vgate.frontend.finished import Counts, FinishedAnswer, FinishedChoice
 from vgate.frontend.openai.requests import decode_chat, shaping_fields, template_messages
 from vgate.frontend.result_cache import (
-    CachedAnswer,
-    CachedChoice,
     ResultCache,
     digest_of,
     is_deterministic,
@@ -27,8 +26,8 @@ from vgate.wire.sampling import DEFAULTS, SamplingParams
 PAIRS = 5_000
 
 
-def answer(text: str = "text") -> CachedAnswer:
-    return CachedAnswer([CachedChoice(text, "stop")], 3, 4, 0)
+def answer(text: str = "text") -> FinishedAnswer:
+    return FinishedAnswer([FinishedChoice(text, "stop")], Counts(3, 4))
 
 
 class Clock:

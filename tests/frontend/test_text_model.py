@@ -157,12 +157,47 @@ class TestTemplate:
         edit(directory / "tokenizer_config.json", chat_template=templates)
         assert load(directory).template.render([]) == "plain"
 
+    def test_and_another_for_tools(self, directory):
+        templates = [
+            {"name": "tool_use", "template": "tools"},
+            {"name": "default", "template": "plain"},
+            {"name": "rag", "template": "{% broken"},
+        ]
+        edit(directory / "tokenizer_config.json", chat_template=templates)
+        assert load(directory).tool_template.render([]) == "tools"
+
+    def test_which_is_most_often_the_same(self, directory):
+        model = load(directory)
+        assert model.tool_template is model.template is not None
+
     def test_several_without_a_default(self, directory):
         edit(
             directory / "tokenizer_config.json",
             chat_template=[{"name": "tool_use", "template": "tools"}],
         )
-        assert load(directory).template is None
+        model = load(directory)
+        assert model.template is None
+        assert model.tool_template.render([]) == "tools"
+
+    def test_files_of_several(self, directory):
+        more = directory / "additional_chat_templates"
+        more.mkdir()
+        (more / "tool_use.jinja").write_text("tools")
+        (more / "rag.jinja").write_text("{% broken")
+        (directory / "chat_template.jinja").write_text("plain")
+        model = load(directory)
+        assert model.template.render([]) == "plain"
+        assert model.tool_template.render([]) == "tools"
+
+    def test_a_configured_one_is_for_tools_too(self, directory, tmp_path_factory):
+        templates = [
+            {"name": "tool_use", "template": "tools"},
+            {"name": "default", "template": "plain"},
+        ]
+        edit(directory / "tokenizer_config.json", chat_template=templates)
+        override = tmp_path_factory.mktemp("t") / "mine.jinja"
+        override.write_text("mine")
+        assert load(directory, chat_template=str(override)).tool_template.render([]) == "mine"
 
     @pytest.mark.parametrize(
         "template", ["{% if %}", 5, {"a": 1}, [{"template": "x"}], ["x"], [{"name": "default"}]]
@@ -176,6 +211,12 @@ class TestTemplate:
     def test_special_tokens_are_text_or_objects(self, directory, token):
         edit(directory / "tokenizer_config.json", chat_template="{{ bos_token }}", bos_token=token)
         assert load(directory).template.render([]) == "<s>"
+
+    def test_special_tokens_are_kept_for_templates_of_clients(self, directory):
+        edit(directory / "tokenizer_config.json", bos_token={"content": "<s>"}, unk_token=None)
+        tokens = load(directory).special_tokens
+        assert tokens["bos_token"] == "<s>"
+        assert "unk_token" not in tokens
 
     def test_a_missing_special_token_is_empty(self, directory):
         edit(directory / "tokenizer_config.json", chat_template="[{{ bos_token }}]", bos_token=None)
@@ -211,3 +252,26 @@ class TestDefaults:
         edit(directory / "generation_config.json", temperature=value)
         with pytest.raises(TextModelError, match=r"generation_config\.json"):
             load(directory)
+
+
+class TestBadWords:
+    def test_a_word_has_a_token_at_the_start_and_one_after_a_space(self, tiny):
+        # Words of the training text are one token each way.
+        word = next(
+            text
+            for text in tiny.tokenizer.get_vocab()
+            if text.isalpha()
+            and text.isascii()
+            and len(text) > 2
+            and tiny.tokenizer.token_to_id(f"Ġ{text}") is not None
+        )
+        [at_start], [after_space] = tiny.encode_bad_words([word])
+        assert tiny.tokenizer.decode([at_start]) == word
+        assert tiny.tokenizer.decode([after_space]) == f" {word}"
+        assert tiny.encode_bad_words([f"  {word}"]) == [[at_start], [after_space]]
+
+    def test_what_is_longer_after_a_space_is_taken_once(self, built_in):
+        assert built_in.encode_bad_words(["ab", "é"]) == [list(b"ab"), list("é".encode())]
+
+    def test_spaces_alone_are_no_word(self, built_in):
+        assert built_in.encode_bad_words([" ", ""]) == []

@@ -11,24 +11,27 @@ import json
 from typing import TYPE_CHECKING
 
 from tests.tiny_model.tokenizer import write_tokenizer
-from tests.tiny_model.weights import MODEL_CONFIG, write_weights
+from tests.tiny_model.weights import MODEL_CONFIG, write_adapter_weights, write_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["make_tiny_model"]
+__all__ = ["make_tiny_adapter", "make_tiny_model"]
 
 
-def make_tiny_model(directory: Path, *, weights: bool = True) -> Path:
+def make_tiny_model(directory: Path, *, weights: bool = True, thinking: bool = False) -> Path:
     """Write the model into `directory`, created if needed, and return it.
 
     Args:
         directory: Where the files go; files of the same names are overwritten.
         weights: False leaves out model.safetensors, which is enough for everything that only
             reads the configuration, the tokenizer or the chat template.
+        thinking: The vocabulary and the template of a model that thinks, as Qwen3's: `<think>` and
+            `</think>` are tokens, and with `enable_thinking=False` the template closes them.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    special_ids = write_tokenizer(directory, vocab_size=MODEL_CONFIG["vocab_size"])
+    vocab_size = MODEL_CONFIG["vocab_size"]
+    special_ids = write_tokenizer(directory, vocab_size=vocab_size, thinking=thinking)
     end_of_text, end_of_turn = special_ids["<|endoftext|>"], special_ids["<|im_end|>"]
     config = {**MODEL_CONFIG, "bos_token_id": end_of_text, "eos_token_id": end_of_turn}
     # No temperature, top_p or top_k here: servers take them as defaults, and a request that sends
@@ -42,6 +45,23 @@ def make_tiny_model(directory: Path, *, weights: bool = True) -> Path:
     _write_json(directory / "generation_config.json", generation_config)
     if weights:
         write_weights(directory / "model.safetensors")
+    return directory
+
+
+def make_tiny_adapter(directory: Path, *, rank: int = 4, seed: int = 1) -> Path:
+    """Write a LoRA adapter of the model into `directory`, created if needed, and return it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+    }
+    _write_json(directory / "adapter_config.json", config)
+    write_adapter_weights(directory / "adapter_model.safetensors", rank=rank, seed=seed)
     return directory
 
 

@@ -11,6 +11,7 @@ from tokenizers.trainers import BpeTrainer
 
 from tests.tiny_model.corpus import training_texts
 
+THINKING_TOKENS = ("<think>", "</think>")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 # Qwen2's own split pattern, as in its published tokenizer.json. It has to be this one, and the
@@ -26,13 +27,25 @@ _SPLIT_PATTERN = (
     r"|\s+"
 )
 _CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+# As Qwen3's template ends where a request asks it not to think.
+_CLOSED_THINKING = (
+    "{%- if add_generation_prompt and enable_thinking is defined and not enable_thinking -%}"
+    '{{- "<think>\\n\\n</think>\\n\\n" -}}'
+    "{%- endif -%}"
+)
 
 
-def write_tokenizer(directory: Path, *, vocab_size: int) -> dict[str, int]:
+def write_tokenizer(directory: Path, *, vocab_size: int, thinking: bool = False) -> dict[str, int]:
     """Write tokenizer.json and tokenizer_config.json; return the ids of the special tokens."""
-    tokenizer = train_tokenizer(vocab_size)
+    tokenizer = train_tokenizer(vocab_size, THINKING_TOKENS if thinking else ())
+    template = _CHAT_TEMPLATE.read_text(encoding="utf-8")
+    if thinking:
+        template = f"{template.rstrip()}{_CLOSED_THINKING}\n"
     tokenizer.save(str(directory / "tokenizer.json"))
     special_ids = {token: _id_of(tokenizer, token) for token in SPECIAL_TOKENS}
+    ordinary_ids = {
+        token: _id_of(tokenizer, token) for token in (THINKING_TOKENS if thinking else ())
+    }
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "add_bos_token": False,
@@ -49,23 +62,28 @@ def write_tokenizer(directory: Path, *, vocab_size: int) -> dict[str, int]:
                 "normalized": False,
                 "rstrip": False,
                 "single_word": False,
-                "special": True,
+                "special": token in special_ids,
             }
-            for token, token_id in special_ids.items()
+            for token, token_id in {**special_ids, **ordinary_ids}.items()
         },
         "clean_up_tokenization_spaces": False,
         "errors": "replace",
         "model_max_length": 4096,
         "split_special_tokens": False,
-        "chat_template": _CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        "chat_template": template,
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
     return special_ids
 
 
-def train_tokenizer(vocab_size: int) -> Tokenizer:
-    """Train a tokenizer of exactly `vocab_size` tokens, the special ones last as in Qwen2."""
+def train_tokenizer(vocab_size: int, ordinary: tuple[str, ...] = ()) -> Tokenizer:
+    """Train a tokenizer of exactly `vocab_size` tokens, the special ones last as in Qwen2.
+
+    Args:
+        vocab_size: All tokens.
+        ordinary: Further tokens, after the special ones.
+    """
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -76,7 +94,7 @@ def train_tokenizer(vocab_size: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL_TOKENS),
+        vocab_size=vocab_size - len(SPECIAL_TOKENS) - len(ordinary),
         # All 256 bytes are tokens, seen in training or not: any text can be encoded.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -85,6 +103,7 @@ def train_tokenizer(vocab_size: int) -> Tokenizer:
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
     )
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ordinary])
     if tokenizer.get_vocab_size() != vocab_size:
         message = f"the text gave {tokenizer.get_vocab_size()} tokens, wanted {vocab_size}"
         raise RuntimeError(message)

@@ -63,13 +63,22 @@ class _Tensor(NamedTuple):
 
 def write_weights(path: Path) -> None:
     """Write the checkpoint; the same bytes on every machine."""
+    _write(path, _tensors(), _SEED)
+
+
+def write_adapter_weights(path: Path, *, rank: int, seed: int) -> None:
+    """Write a LoRA adapter of the attention's queries and values; the same bytes everywhere."""
+    _write(path, _adapter_tensors(rank), seed)
+
+
+def _write(path: Path, tensors: list[_Tensor], seed: int) -> None:
     # Random.random() alone is promised to repeat across Python versions, so the weights are
     # uniform; gauss() would also depend on the platform's logarithm and cosine.
-    source = random.Random(_SEED)
+    source = random.Random(seed)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     blocks: list[bytes] = []
     offset = 0
-    for tensor in _tensors():
+    for tensor in tensors:
         data = _bfloat16(_values(tensor, source))
         header[tensor.name] = {
             "dtype": "BF16",
@@ -115,6 +124,22 @@ def _tensors() -> list[_Tensor]:
         _Tensor("model.norm.weight", (hidden,), None),
         _Tensor("lm_head.weight", (vocab, hidden), std),
     ]
+
+
+def _adapter_tensors(rank: int) -> list[_Tensor]:
+    hidden: int = MODEL_CONFIG["hidden_size"]
+    head = hidden // MODEL_CONFIG["num_attention_heads"]
+    outputs = {"q_proj": hidden, "v_proj": MODEL_CONFIG["num_key_value_heads"] * head}
+    tensors = []
+    for layer in range(MODEL_CONFIG["num_hidden_layers"]):
+        for name, size in outputs.items():
+            at = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            # Together they weigh about what the model's own weights do: the text changes.
+            tensors += [
+                _Tensor(f"{at}.lora_A.weight", (rank, hidden), hidden**-0.5),
+                _Tensor(f"{at}.lora_B.weight", (size, rank), rank**-0.5),
+            ]
+    return tensors
 
 
 def _values(tensor: _Tensor, source: random.Random) -> array[float]:

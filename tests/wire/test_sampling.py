@@ -21,6 +21,8 @@ OTHER = {
     "min_tokens": 3,
     "stop_token_ids": [1],
     "ignore_eos": True,
+    "logit_bias": {3: -1.5},
+    "allowed_token_ids": [2, 3],
 }
 # A value with which a parameter is given, though it is false in Python's sense.
 FALSY = {
@@ -33,6 +35,7 @@ FALSY = {
     "min_tokens": 0,
     "stop_token_ids": [],
     "ignore_eos": False,
+    "logit_bias": {},
 }
 
 
@@ -70,7 +73,13 @@ def test_a_request_merges_to_plain_parameters():
 
 def test_the_defaults_leave_open_only_what_has_none():
     missing = {name for name in FIELDS if getattr(DEFAULTS, name) is None}
-    assert missing == {"seed", "max_tokens", "stop_token_ids"}
+    assert missing == {
+        "seed",
+        "max_tokens",
+        "stop_token_ids",
+        "logit_bias",
+        "allowed_token_ids",
+    }
 
 
 def test_the_defaults_are_within_the_bounds():
@@ -90,7 +99,7 @@ def test_the_defaults_are_within_the_bounds():
         ("repetition_penalty", [0.1, 2], [0, 2.1]),
         ("max_tokens", [1], [0, -1]),
         ("min_tokens", [0], [-1, 2**70]),
-        ("stop_token_ids", [[], [0, 2**31 - 1], [1] * 64], [[-1], [2**31], [1] * 65, ["a"]]),
+        ("stop_token_ids", [[], [0, 2**31 - 1], [1] * 1024], [[-1], [2**31], [1] * 1025, ["a"]]),
         ("ignore_eos", [True, False], [0, "true"]),
     ],
 )

@@ -72,11 +72,20 @@ def _check_names(config: Config) -> None:
         ConfigError: A name is given twice.
     """
     served = [name for model in config.models for name in model.served_names]
+    adapters = [name for model in config.models for name in model.adapter_names]
     keys = [key.name for key in config.security.api_keys]
-    for what, names in (("served_model_name", served), ("security.api_keys: the name", keys)):
+    for what, names in (
+        ("served_model_name", served),
+        ("lora_adapters: the model name", adapters + served),
+        ("security.api_keys: the name", keys),
+    ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             message = f"{what} `{twice}` is used twice; give each its own"
+            raise ConfigError(message)
+    for model in config.models:
+        if model.lora_adapters and model.task != "generate":
+            message = f"lora_adapters: {model.served_names[0]} embeds text, and takes no adapters"
             raise ConfigError(message)
 
 

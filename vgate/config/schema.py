@@ -18,6 +18,12 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 # The window's stamps are kept, eight bytes each.
 RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
 NonEmptyStr = Annotated[str, Meta(min_length=1)]
+# Lower starts sooner.
+Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+# How tool calls are written in a model's text.
+ToolParserName = Literal[
+    "auto", "none", "hermes", "qwen3_coder", "llama3_json", "mistral", "pythonic", "deepseek_v3"
+]
 
 MIB = 1024 * 1024
 
@@ -42,6 +48,18 @@ class Server(Section, frozen=True):
         return self.workers or max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
+class LoraAdapter(Section, frozen=True):
+    """A LoRA adapter, served beside its model under a name of its own.
+
+    Attributes:
+        name: What requests call it.
+        path: Directory with adapter_config.json and adapter_model.safetensors.
+    """
+
+    name: NonEmptyStr
+    path: NonEmptyStr
+
+
 class Model(Section, frozen=True):
     """A model and how vLLM runs it."""
 
@@ -59,6 +77,10 @@ class Model(Section, frozen=True):
     chat_template: NonEmptyStr | None = None
     generation_config: Literal["auto", "vllm"] = "auto"
     task: Literal["generate", "embed"] = "generate"
+    tool_parser: ToolParserName = "auto"
+    reasoning_parser: Literal["auto", "none", "think"] = "auto"
+    allow_request_chat_template: bool = False
+    lora_adapters: list[LoraAdapter] = []
     engine_args: dict[str, Any] = {}
 
     @property
@@ -68,6 +90,11 @@ class Model(Section, frozen=True):
         if names is None:
             return [self.model_id]
         return [names] if isinstance(names, str) else list(names)
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """Names that requests may use for the model with an adapter."""
+        return [adapter.name for adapter in self.lora_adapters]
 
 
 class AdditionalModel(Model, frozen=True, kw_only=True):
@@ -128,6 +155,7 @@ class ApiKey(Section, frozen=True):
     tokens_per_minute: PositiveInt | None = None
     concurrent: PositiveInt | None = None
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+    min_priority: Priority = 0
 
 
 class RateLimiting(Section, frozen=True):

@@ -12,30 +12,30 @@ from typing import Protocol
 
 import msgspec
 
+from vgate.engine.arrival import to_request
 from vgate.engine.backends.base import Backend, Output
+from vgate.engine.delivery import (
+    PendingFailures,
+    catch_up,
+    deliver_embeddings,
+    deliver_tokens,
+)
 from vgate.engine.request import Request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.stats import StatsCounter
 from vgate.engine.subscriptions import Subscriber, Subscriptions
 from vgate.errors import (
-    ContextLengthExceededError,
     EngineUnavailableError,
     InternalError,
-    InvalidValueError,
     QueueTimeoutError,
     VGateError,
 )
 from vgate.log import Log
-from vgate.wire.codec import WireError, decode_to_engine, encode, unpack_token_ids
+from vgate.wire.codec import WireError, decode_to_engine, encode
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
-    Delta,
     Embed,
-    Embedding,
-    Embeddings,
-    Failure,
-    Failures,
     Generate,
     Goodbye,
     Hello,
@@ -106,7 +106,7 @@ class EngineLoop:
         self._subscriptions = Subscriptions()
         self._stats = StatsCounter()
         self._last_key = 0
-        self._failures: dict[bytes, list[Failure]] = {}
+        self._failures = PendingFailures()
         self._next_beat = clock()
         self._stopping = False
 
@@ -192,64 +192,35 @@ class EngineLoop:
             # A failure would end the first of the two, which has done nothing wrong.
             log.error("dropped a request with a number in use", peer=self._name(peer))
             return
-        if isinstance(message, Generate) and self._join(message.share, subscriber):
+        if isinstance(message, Generate) and self._join(message, subscriber):
             return
         now = self._clock()
+        self._last_key += 1
         try:
-            request = self._request(message, now)
+            request = to_request(message, str(self._last_key), self._backend.model, now)
             self._scheduler.submit(request, now)
         except VGateError as error:
-            self._add_failure(subscriber, error)
+            self._failures.add(subscriber, error)
         except WireError as error:
-            self._add_failure(subscriber, InternalError(str(error)))
+            self._failures.add(subscriber, InternalError(str(error)))
         else:
             self._subscriptions.add(request, subscriber)
+            if isinstance(message, Generate) and message.whole:
+                request.told[subscriber] = 0
 
-    def _join(self, share: bytes, subscriber: Subscriber) -> bool:
+    def _join(self, message: Generate, subscriber: Subscriber) -> bool:
         """Have a late joiner get what there is so far, and follow from the next step on.
 
         Nothing is lost or doubled between the two: joining happens between two steps, and a
         request that has ended is no longer shared.
         """
-        request = self._subscriptions.shared(share)
+        request = self._subscriptions.shared(message.share)
         if request is None:
             return False
         self._subscriptions.add(request, subscriber)
-        peer, number = subscriber
-        delta = Delta(number, list(request.output), None, request.cached_tokens, joined=True)
-        self._send(peer, Step([delta]))
+        self._scheduler.hasten(request, message.priority)
+        self._send(subscriber[0], Step([catch_up(request, subscriber, whole=message.whole)]))
         return True
-
-    def _request(self, message: Generate | Embed, now: float) -> Request:
-        prompt = unpack_token_ids(message.prompt)
-        model = self._backend.model
-        asked = "generate" if isinstance(message, Generate) else "embed"
-        if model.task != asked:
-            other = f"the model {model.names[0]} can't {asked}, only {model.task}"
-            raise InvalidValueError(other, param="model")
-        if not prompt:
-            empty = "the prompt is empty"
-            raise InvalidValueError(empty)
-        # A generated sequence needs room for one token more.
-        room = model.max_model_len - len(prompt)
-        if room < (asked == "generate"):
-            too_long = f"the prompt has {len(prompt)} tokens, the limit is {model.max_model_len}"
-            raise ContextLengthExceededError(too_long)
-        self._last_key += 1
-        key = str(self._last_key)
-        if isinstance(message, Generate):
-            max_tokens = min(message.sampling.max_tokens or room, room)
-            sampling = msgspec.structs.replace(message.sampling, max_tokens=max_tokens)
-            request = Request(key, prompt, sampling)
-            request.share = message.share
-        else:
-            request = Request(key, prompt, None)
-            request.dimensions = message.dimensions
-        request.tenant = message.tenant
-        request.weight = message.weight
-        request.arrived = now
-        request.queue_deadline = now + message.queue_timeout_s
-        return request
 
     def _leave(self, subscriber: Subscriber) -> None:
         """Take a subscriber away, and its request with the last one."""
@@ -291,56 +262,16 @@ class EngineLoop:
             self._transport.wait(_IDLE_STEP_S)
             return
         self._stats.step(len(self._running), self._clock() - began)
-        if self._backend.model.task == "embed":
-            self._deliver_embeddings(outputs)
-        else:
-            self._deliver_tokens(outputs)
+        self._deliver(outputs)
 
-    def _deliver_tokens(self, outputs: Iterable[Output]) -> None:
-        by_peer: dict[bytes, list[Delta]] = {}
-        finished: list[Request] = []
-        running = self._running
-        for key, token_ids, finish_reason, cached_tokens, _, error in outputs:
-            request = running.get(key)
-            if request is None:
-                continue
-            if error is not None:
-                self._fail(request, error)
-                continue
-            request.generated_tokens += len(token_ids)
-            if request.share:
-                request.output += token_ids
-                request.cached_tokens = request.cached_tokens or cached_tokens
-            for peer, number in request.subscribers:
-                delta = Delta(number, token_ids, finish_reason, cached_tokens)
-                deltas = by_peer.get(peer)
-                if deltas is None:
-                    by_peer[peer] = [delta]
-                else:
-                    deltas.append(delta)
-            if finish_reason is not None:
-                finished.append(request)
+    def _deliver(self, outputs: Iterable[Output]) -> None:
+        deliver = deliver_embeddings if self._backend.model.task == "embed" else deliver_tokens
+        messages, finished, failed = deliver(outputs, self._running)
+        for request, error in failed:
+            self._fail(request, error)
         self._end(finished)
-        for peer, deltas in by_peer.items():
-            self._send(peer, Step(deltas))
-
-    def _deliver_embeddings(self, outputs: Iterable[Output]) -> None:
-        by_peer: dict[bytes, list[Embedding]] = {}
-        finished: list[Request] = []
-        for output in outputs:
-            request = self._running.get(output.key)
-            if request is None:
-                continue
-            if output.error is not None:
-                self._fail(request, output.error)
-            if output.vector is None:
-                continue
-            for peer, number in request.subscribers:
-                by_peer.setdefault(peer, []).append(Embedding(number, output.vector))
-            finished.append(request)
-        self._end(finished)
-        for peer, embeddings in by_peer.items():
-            self._send(peer, Embeddings(embeddings))
+        for peer, message in messages.items():
+            self._send(peer, message)
 
     def _end(self, finished: list[Request]) -> None:
         if finished:
@@ -353,18 +284,11 @@ class EngineLoop:
     def _fail(self, request: Request, error: VGateError) -> None:
         self._drop(request)
         for subscriber in self._subscriptions.end(request):
-            self._add_failure(subscriber, error)
-
-    def _add_failure(self, subscriber: Subscriber, error: VGateError) -> None:
-        peer, number = subscriber
-        failure = Failure(number, error.code, error.message, error.retry_after_s)
-        self._failures.setdefault(peer, []).append(failure)
+            self._failures.add(subscriber, error)
 
     def _flush_failures(self) -> None:
-        if self._failures:
-            failures, self._failures = self._failures, {}
-            for peer, of_peer in failures.items():
-                self._send(peer, Failures(of_peer))
+        for peer, failures in self._failures.take().items():
+            self._send(peer, failures)
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
@@ -386,7 +310,7 @@ class EngineLoop:
             for subscriber in orphans:
                 self._leave(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
-        self._failures.pop(peer, None)
+        self._failures.forget(peer)
 
     def _name(self, peer: bytes) -> str:
         return self._peers.get(peer, peer.hex())

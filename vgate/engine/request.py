@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vgate.wire.messages import Task
+from vgate.wire.messages import NO_OPTIONS, GenerateOptions, Logprobs, Task
 from vgate.wire.sampling import SamplingParams
 
 
@@ -15,15 +15,21 @@ class Request:
         sampling: Complete parameters, `max_tokens` included; None for an embedding.
 
     Attributes:
+        options: What else shapes the sequence, or is told of it.
         dimensions: Length of the embedding, if it is not the model's own.
         tenant, weight: Whose it is, for fair scheduling.
+        priority: Lower starts sooner.
+        order: Its place among the requests of its tenant and priority; set by the scheduler.
         share: Digest under which identical requests join this one; b"" for none.
         subscribers: Who waits for it: frontends' socket identities and numbers.
+        told: Those of them who want it whole, and how many tokens they have been told.
         arrived: Monotonic time of arrival, seconds.
         queue_deadline: Monotonic time at which waiting ends in an error.
         reserved_tokens: KV tokens that the scheduler counts for it while it runs.
         generated_tokens: Output tokens so far.
         output: The output so far, kept for those who may still join.
+        output_logprobs, prompt_logprobs: As `output`; None if they were not asked for, or are not
+            there yet.
         cached_tokens: Prompt tokens that the prefix cache had.
     """
 
@@ -33,14 +39,20 @@ class Request:
         "dimensions",
         "generated_tokens",
         "key",
+        "options",
+        "order",
         "output",
+        "output_logprobs",
+        "priority",
         "prompt",
+        "prompt_logprobs",
         "queue_deadline",
         "reserved_tokens",
         "sampling",
         "share",
         "subscribers",
         "tenant",
+        "told",
         "weight",
     )
 
@@ -48,16 +60,22 @@ class Request:
         self.key = key
         self.prompt = prompt
         self.sampling = sampling
+        self.options: GenerateOptions = NO_OPTIONS
         self.dimensions: int | None = None
         self.tenant = ""
         self.weight = 1.0
+        self.priority = 0
+        self.order = 0
         self.share = b""
         self.subscribers: list[tuple[bytes, int]] = []
+        self.told: dict[tuple[bytes, int], int] = {}
         self.arrived = 0.0
         self.queue_deadline = float("inf")
         self.reserved_tokens = 0
         self.generated_tokens = 0
         self.output: list[int] = []
+        self.output_logprobs: list[Logprobs] | None = None
+        self.prompt_logprobs: list[Logprobs | None] | None = None
         self.cached_tokens = 0
 
     @property

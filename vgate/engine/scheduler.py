@@ -8,6 +8,10 @@ the order stays ours:
 - *Fair*: each tenant has a virtual token counter; the waiting tenant that was served least, in
   proportion to its weight, is next (Sheng et al., "Fairness in Serving Large Language Models",
   OSDI 2024). Within a tenant it is first come, first served.
+- *Urgent first*: what has a lower priority value goes before all that has a higher one, of whatever
+  tenant; fairness is among equals, and counts what a tenant got at any priority. So urgent requests
+  without end starve the others until these time out. That is what a priority is for, and why a key
+  has to be allowed to ask for it. It holds for starting: what runs is never stopped for it.
 - *Bounded*: a full queue refuses at once and says when to try again.
 - *Gathering*: an idle engine that sees a burst waits for the rest of it, as long as its requests
   keep arriving within about a millisecond of each other and at most `max_wait_s`; a lone request
@@ -17,7 +21,7 @@ the order stays ours:
 from __future__ import annotations
 
 import math
-from collections import deque
+from bisect import insort
 
 import msgspec
 
@@ -62,7 +66,8 @@ class _Tenant:
     __slots__ = ("queue", "served")
 
     def __init__(self) -> None:
-        self.queue: deque[Request] = deque()
+        # The most urgent first, then in order of arrival.
+        self.queue: list[Request] = []
         self.served = 0.0
 
 
@@ -73,6 +78,7 @@ class BatchScheduler:
         self._limits = limits
         self._tenants: dict[str, _Tenant] = {}
         self._waiting: dict[str, Request] = {}
+        self._arrivals = 0
         self._running: dict[str, Request] = {}
         self._estimate_tokens = _FIRST_ESTIMATE_TOKENS
         # How much the tenant had been served that was admitted last: the tenants' common clock.
@@ -113,7 +119,9 @@ class BatchScheduler:
             active = [t.served for n, t in self._tenants.items() if t.queue or n in running]
             # If nobody is, it starts where service had got to.
             tenant.served = max(tenant.served, min(active, default=self._served_so_far))
-        tenant.queue.append(request)
+        self._arrivals += 1
+        request.order = self._arrivals
+        insort(tenant.queue, request, key=_turn)
         self._waiting[request.key] = request
         self._next_deadline = min(self._next_deadline, request.queue_deadline)
         if not self._running:
@@ -123,6 +131,14 @@ class BatchScheduler:
             elif self._burst_began is None:
                 self._burst_began = self._last_arrival
         self._last_arrival = now
+
+    def hasten(self, request: Request, priority: int) -> None:
+        """Raise a request to a priority, if it waits at a less urgent one."""
+        if request.key in self._waiting and priority < request.priority:
+            queue = self._tenants[request.tenant].queue
+            queue.remove(request)
+            request.priority = priority
+            insort(queue, request, key=_turn)
 
     def gather_s(self, now: float) -> float:
         """Seconds that an idle engine should still wait for more of a burst; 0 to start now."""
@@ -141,7 +157,7 @@ class BatchScheduler:
         admitted = []
         committed = sum(map(self._expected_kv_tokens, self._running.values()))
         while self._waiting and len(self._running) < self._limits.max_num_seqs:
-            tenant = self._least_served()
+            tenant = self._next_tenant()
             request = tenant.queue[0]
             expected = self._expected_kv_tokens(request)
             # A request alone may always run: vLLM fits any prompt up to max_model_len.
@@ -149,7 +165,7 @@ class BatchScheduler:
                 break
             committed += expected
             self._served_so_far = max(self._served_so_far, tenant.served)
-            tenant.queue.popleft()
+            del tenant.queue[0]
             del self._waiting[request.key]
             self._running[request.key] = request
             request.reserved_tokens = self._expected_tokens(request)
@@ -210,8 +226,9 @@ class BatchScheduler:
         taken = self._cost(request, request.generated_tokens)
         self._tenants[request.tenant].served += taken - self._cost(request, expected)
 
-    def _least_served(self) -> _Tenant:
-        return min((t for t in self._tenants.values() if t.queue), key=lambda t: t.served)
+    def _next_tenant(self) -> _Tenant:
+        waiting = (tenant for tenant in self._tenants.values() if tenant.queue)
+        return min(waiting, key=lambda tenant: (tenant.queue[0].priority, tenant.served))
 
     def _expected_kv_tokens(self, request: Request) -> int:
         """Room in the KV cache that a request will probably take, in whole blocks."""
@@ -232,3 +249,8 @@ class BatchScheduler:
             return 0.0
         half_lives = (now - self._finished_at) / _RATE_HALF_LIFE_S
         return self._finished_weight * math.exp2(-half_lives)
+
+
+def _turn(request: Request) -> tuple[int, int]:
+    """Sort key of a tenant's queue."""
+    return request.priority, request.order

@@ -54,14 +54,7 @@ class Access:
         """
         if self._keys is None or http.path in self._exempt:
             return None
-        header = http.header("authorization")
-        if header is None:
-            message = "an API key is required: send `Authorization: Bearer KEY`"
-            raise AuthenticationError(message)
-        if header[: len(_SCHEME)].lower() != _SCHEME:
-            message = "the Authorization header must be `Bearer KEY`"
-            raise AuthenticationError(message)
-        key = self._keys.find(header[len(_SCHEME) :].strip())
+        key = self._keys.find(_secret(http))
         if key is None:
             message = "the API key is not valid"
             raise AuthenticationError(message)
@@ -148,6 +141,25 @@ class Access:
             log.error("kept the old keys, the new ones can't be used", reason=error)
         else:
             log.info("keys reloaded", keys=len(self._keys))
+
+
+def _secret(http: HttpRequest) -> str:
+    """Return the API key that a request carries; Anthropic's clients have a header for it.
+
+    Raises:
+        AuthenticationError: It carries none.
+    """
+    header = http.header("authorization")
+    if header is None:
+        secret = http.header("x-api-key")
+        if secret is None:
+            message = "an API key is required: send `Authorization: Bearer KEY` or `x-api-key: KEY`"
+            raise AuthenticationError(message)
+        return secret.strip()
+    if header[: len(_SCHEME)].lower() != _SCHEME:
+        message = "the Authorization header must be `Bearer KEY`"
+        raise AuthenticationError(message)
+    return header[len(_SCHEME) :].strip()
 
 
 def _key_id(key: ApiKey) -> str:

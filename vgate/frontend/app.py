@@ -18,13 +18,14 @@ from vgate.errors import (
 )
 from vgate.frontend import metrics
 from vgate.frontend.access import Access
+from vgate.frontend.anthropic import errors as anthropic_errors
 from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope
 from vgate.frontend.launcher_link import LauncherLink
 from vgate.frontend.limits import Limiter
 from vgate.frontend.openai.errors import error_body, error_headers
 from vgate.frontend.result_cache import ResultCache
-from vgate.frontend.routes import Route, label_of, match
+from vgate.frontend.routes import Route, error_form, label_of, match
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.log import Log
@@ -189,4 +190,9 @@ def _error_response(http: HttpRequest, error: VGateError) -> Response:
     if http.admission is not None and isinstance(error, NotFoundError | ModelNotFoundError):
         # What isn't there costs nothing, and isn't counted.
         http.admission.withdraw()
-    return Response(error.status, error_body(error), [JSON, *error_headers(error)])
+    if error_form(http.path) == "anthropic":
+        http.set_header(anthropic_errors.REQUEST_ID_HEADER, http.id)
+        body = anthropic_errors.error_body(error, http.id)
+    else:
+        body = error_body(error)
+    return Response(error.status, body, [JSON, *error_headers(error)])

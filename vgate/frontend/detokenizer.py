@@ -1,4 +1,4 @@
-"""Token ids to text, step by step, with stop strings. Pure.
+"""Token ids to text, step by step. Pure.
 
 The text equals what vLLM's own detokenizer gives for the same ids: both feed a `DecodeStream` that
 knows the end of the prompt, and neither shows bytes that never became a character.
@@ -7,7 +7,7 @@ knows the end of the prompt, and neither shows bytes that never became a charact
 from __future__ import annotations
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from tokenizers.decoders import ByteLevel, DecodeStream
 
 # Tokens of the prompt that the stream is primed with. Only what joins onto the answer matters: a
 # piece's leading space, or the first bytes of a character.
@@ -26,109 +26,50 @@ class Detokenizer:
     Args:
         tokenizer: The model's tokenizer.
         prompt: The prompt's token ids.
-        stops: Strings that end the answer; the text before the first match is all that is given.
-        min_tokens: Stop strings are looked for after so many tokens.
-
-    Attributes:
-        tokens: Tokens taken so far; with a matched stop string those up to the one completing it.
-        stopped: Whether a stop string was found.
+        skip_special_tokens: Whether the text leaves special tokens out.
     """
 
-    __slots__ = (
-        "_held",
-        "_min_tokens",
-        "_stops",
-        "_stream",
-        "_tokenizer",
-        "stopped",
-        "tokens",
-    )
+    __slots__ = ("_byte_level", "_primer", "_skip_special_tokens", "_stream", "_tokenizer")
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        prompt: list[int],
-        stops: tuple[str, ...] = (),
-        min_tokens: int = 0,
+        self, tokenizer: Tokenizer, prompt: list[int], *, skip_special_tokens: bool = True
     ) -> None:
         self._tokenizer = tokenizer
-        primer = _end_of(prompt, tokenizer)
-        self._stream = DecodeStream(ids=primer, skip_special_tokens=True)
-        self._stops = stops
-        self._min_tokens = min_tokens
-        self._held = ""
-        self.tokens = 0
-        self.stopped = False
-
-    @property
-    def watching(self) -> bool:
-        """Whether there are stop strings to look for at every token."""
-        return bool(self._stops)
+        self._skip_special_tokens = skip_special_tokens
+        # Where tokens are bytes and nothing else, the text of several is that of each together.
+        self._byte_level = isinstance(tokenizer.decoder, ByteLevel)
+        self._primer = _end_of(prompt, tokenizer)
+        self._stream = DecodeStream(ids=self._primer, skip_special_tokens=skip_special_tokens)
 
     def feed(self, token_ids: list[int]) -> str:
-        """Take tokens; return the text that is certain now, which may be empty."""
-        if self._stops:
-            return self._feed_watching(token_ids)
-        self.tokens += len(token_ids)
-        return "".join([self._text_of(token_id) for token_id in token_ids])
+        """Take tokens; return their text as far as it is certain, which may be empty."""
+        if len(token_ids) == 1:
+            return self.text_of(token_ids[0])
+        return "".join([self.text_of(token_id) for token_id in token_ids])
 
-    def skip(self) -> None:
-        """Take a token that is part of the answer's count but not of its text: a stop token."""
-        self.tokens += 1
+    def whole(self, token_ids: list[int]) -> str:
+        """Take all tokens at once, as the only ones; return their text.
 
-    def finish(self) -> str:
-        """Return what was held back in case it became a stop string."""
-        held, self._held = self._held, ""
-        return held
+        The same as feeding them one by one, in a quarter of the time.
+        """
+        if self._byte_level:
+            skip = self._skip_special_tokens
+            before = self._tokenizer.decode(self._primer, skip_special_tokens=skip)
+            text = self._tokenizer.decode(self._primer + token_ids, skip_special_tokens=skip)
+            # Bytes that are no characters, or that the prompt began, are the stream's to judge.
+            if _REPLACEMENT not in text and _REPLACEMENT not in before:
+                return text[len(before) :]
+        return self.feed(token_ids)
 
-    def _text_of(self, token_id: int) -> str:
+    def text_of(self, token_id: int) -> str:
+        """Take one token; return its text as far as it is certain."""
         try:
             return self._stream.step(self._tokenizer, token_id) or ""
         except Exception as error:
             if not str(error).startswith(_INVALID_PREFIX):
                 raise
-            self._stream = DecodeStream(skip_special_tokens=True)
+            self._stream = DecodeStream(skip_special_tokens=self._skip_special_tokens)
             return self._stream.step(self._tokenizer, token_id) or ""
-
-    def _feed_watching(self, token_ids: list[int]) -> str:
-        certain = []
-        for token_id in token_ids:
-            if self.stopped:
-                break
-            self.tokens += 1
-            piece = self._text_of(token_id)
-            if not piece:
-                continue
-            text = self._held + piece
-            end = self._first_stop(text) if self.tokens > self._min_tokens else None
-            if end is not None:
-                self.stopped = True
-                self._held = ""
-                certain.append(text[:end])
-            else:
-                held = self._held_chars(text)
-                self._held = text[len(text) - held :]
-                certain.append(text[: len(text) - held])
-        return "".join(certain)
-
-    def _first_stop(self, text: str) -> int | None:
-        """Return where the stop string that completes first begins; ties go to list order."""
-        best: tuple[int, int] | None = None
-        for stop in self._stops:
-            begin = text.find(stop)
-            if begin >= 0 and (best is None or begin + len(stop) < best[0]):
-                best = (begin + len(stop), begin)
-        return None if best is None else best[1]
-
-    def _held_chars(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop string begins with."""
-        longest = 0
-        for stop in self._stops:
-            for size in range(min(len(stop) - 1, len(text)), longest, -1):
-                if text.endswith(stop[:size]):
-                    longest = size
-                    break
-        return longest
 
 
 def _end_of(prompt: list[int], tokenizer: Tokenizer) -> list[int]:

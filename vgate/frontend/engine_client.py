@@ -182,6 +182,10 @@ class EngineClient:
                 sequence.cached_tokens = delta.cached_tokens
             if delta.joined:
                 sequence.joined = True
+            if delta.logprobs is not None:
+                sequence.logprobs += delta.logprobs
+            if delta.prompt_logprobs is not None:
+                sequence.prompt_logprobs = delta.prompt_logprobs
             if delta.finish_reason is not None:
                 sequence.finish_reason = delta.finish_reason
                 del running[delta.id]
@@ -202,7 +206,9 @@ class EngineClient:
             sequence = self._running.pop(failure.id, None)
             if sequence is None:
                 continue
-            sequence.error = from_code(failure.code, failure.message, failure.retry_after_s)
+            sequence.error = from_code(
+                failure.code, failure.message, failure.retry_after_s, failure.param
+            )
             _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:

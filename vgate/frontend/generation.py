@@ -1,8 +1,8 @@
 """The two kinds of answers: one collected whole, one written to the client as it comes.
 
-Both turn tokens into text with the same `Detokenizer` in the same way, so that streaming changes
-nothing about the text, the finish reason or the counts. They are driven by the engine client's
-callbacks and wake the request's coroutine once, at the end.
+Both read tokens with the same `Choice` in the same way, so that streaming changes nothing about the
+text, the end reason or the counts. They are driven by the engine client's callbacks and wake the
+request's coroutine once, at the end.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from vgate.errors import InternalError, VGateError
-from vgate.frontend.detokenizer import Detokenizer
+from vgate.frontend.choice import Choice
 from vgate.frontend.disconnect import ClientDisconnected
-from vgate.frontend.openai.chat import DONE, ChunkFrames, Usage, error_frame
-from vgate.frontend.result_cache import CachedAnswer, CachedChoice
+from vgate.frontend.finished import Counts, FinishedAnswer
 from vgate.frontend.sequence import Sequence
+from vgate.frontend.stream_format import Piece, StreamFormat, ToolCallPart
 from vgate.log import Log
-from vgate.wire.messages import FinishReason
 
 log = Log("vgate.frontend")
 
-_encode_text = msgspec.json.Encoder().encode
+_FAULT = "answer failed"
+
+# Makes the choice that reads a sequence.
+MakeChoice = Callable[[Sequence], Choice]
 
 
 class Stream(Protocol):
@@ -35,62 +35,32 @@ class Stream(Protocol):
         """Send bytes without waiting."""
 
 
-class Choice:
-    """One sequence of an answer, with its text."""
-
-    __slots__ = ("detokenizer", "done", "finish_reason", "pieces", "sequence")
-
-    def __init__(self, sequence: Sequence, detokenizer: Detokenizer) -> None:
-        self.sequence = sequence
-        self.detokenizer = detokenizer
-        self.pieces: list[str] = []
-        self.finish_reason: FinishReason | None = None
-        self.done = False
-
-    def take(self) -> str:
-        """Turn what has come into text; sets `finish_reason` with the last of it."""
-        sequence, detokenizer = self.sequence, self.detokenizer
-        pending, sequence.pending = sequence.pending, []
-        ended = sequence.finish_reason
-        if ended == "stop" and pending:
-            # The engine stopped at a stop token: it counts, and it isn't text.
-            text = detokenizer.feed(pending[:-1])
-            if not detokenizer.stopped:
-                detokenizer.skip()
-        else:
-            text = detokenizer.feed(pending)
-        if detokenizer.stopped:
-            self.finish_reason = "stop"
-        elif ended is not None:
-            text += detokenizer.finish()
-            self.finish_reason = ended
-        if text:
-            self.pieces.append(text)
-        return text
-
-
 class Answer:
     """What all answers share: their sequences, the end, and giving up.
 
     Args:
         loop: The event loop.
-        detokenizers: One for each choice that the client asked for.
-        prompt_tokens: Length of the prompt.
+        make_choice: Makes the choice of a sequence, whose index says which.
+        prompt_tokens: Lengths of the prompts.
+        choices_each: Choices for each prompt.
         abort: Stops sequences in the engine.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        detokenizers: list[Detokenizer],
-        prompt_tokens: int,
+        make_choice: MakeChoice,
+        prompt_tokens: list[int],
+        choices_each: int,
         abort: Callable[[list[Sequence]], None],
     ) -> None:
         self.touched = False
         self.first_token_at: float | None = None
         self.done: asyncio.Future[None] = loop.create_future()
-        self.choices = [Choice(Sequence(self, i), d) for i, d in enumerate(detokenizers)]
-        self.prompt_tokens = prompt_tokens
+        count = len(prompt_tokens) * choices_each
+        self.choices = [make_choice(Sequence(self, index)) for index in range(count)]
+        self._prompt_tokens = prompt_tokens
+        self._choices_each = choices_each
         self._abort = abort
         self._left = len(self.choices)
 
@@ -100,33 +70,33 @@ class Answer:
         return [choice.sequence for choice in self.choices]
 
     @property
-    def usage(self) -> Usage:
+    def counts(self) -> Counts:
         """Token counts so far."""
-        completion = sum(choice.detokenizer.tokens for choice in self.choices)
-        cached = max(choice.sequence.cached_tokens for choice in self.choices)
-        return Usage.of(self.prompt_tokens, completion, cached)
+        choices, each = self.choices, self._choices_each
+        return Counts(
+            sum(self._prompt_tokens),
+            sum(choice.tokens for choice in choices),
+            # A prompt is looked up once for each of its choices, and read once.
+            sum(
+                max(choice.sequence.cached_tokens for choice in choices[first : first + each])
+                for first in range(0, len(choices), each)
+            ),
+            sum(choice.reasoning_tokens for choice in choices),
+        )
 
     @property
     def joined(self) -> bool:
         """Whether it shares the sequences of an identical request."""
         return any(choice.sequence.joined for choice in self.choices)
 
-    def text(self, index: int) -> str:
-        """Return the text of a choice so far."""
-        return "".join(self.choices[index].pieces)
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is done with tokens until the last has come."""
+        return False
 
-    def result(self) -> CachedAnswer:
+    def result(self) -> FinishedAnswer:
         """Return the complete answer."""
-        usage = self.usage
-        return CachedAnswer(
-            [
-                CachedChoice(self.text(index), choice.finish_reason or "stop")
-                for index, choice in enumerate(self.choices)
-            ],
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.prompt_tokens_details.cached_tokens,
-        )
+        return FinishedAnswer([choice.finished() for choice in self.choices], self.counts)
 
     def flush(self) -> None:
         """Take what the engine sent since the last call."""
@@ -140,8 +110,8 @@ class Answer:
             else:
                 self._take()
         except Exception:
-            log.exception("answer failed")
-            self.fail(InternalError("internal error; the log has the details"))
+            log.exception(_FAULT)
+            self.fail(_fault())
 
     def fail(self, error: Exception) -> None:
         """End the answer with an error, once; what still runs for it is stopped."""
@@ -172,14 +142,22 @@ class Answer:
 class WholeAnswer(Answer):
     """An answer for a request that is not streamed."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is done with tokens until the last has come."""
+        # A stop string must be found when it comes: the engine would go on.
+        return not any(choice.watching for choice in self.choices)
+
     def _take(self) -> None:
         for choice in self.choices:
-            sequence = choice.sequence
-            if choice.done or not (choice.detokenizer.watching or sequence.finish_reason):
+            if choice.done or not (choice.watching or choice.sequence.finish_reason):
                 # Nothing to look for yet: the tokens wait, and cost nothing until the end.
                 continue
-            choice.take()
-            if choice.finish_reason is not None and self._end(choice):
+            if choice.plain:
+                choice.take_text()
+            else:
+                choice.take()
+            if choice.end_reason is not None and self._end(choice):
                 self.done.set_result(None)
 
 
@@ -189,64 +167,88 @@ class StreamedAnswer(Answer):
     The response is opened with the first token: until then an error is an HTTP status.
 
     Args:
-        frames: Builds the events.
+        stream_format: Builds the events.
         open_stream: Sends the status and headers.
-        include_usage: Whether the client wants the usage at the end.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        detokenizers: list[Detokenizer],
-        prompt_tokens: int,
+        make_choice: MakeChoice,
+        prompt_tokens: list[int],
+        choices_each: int,
         abort: Callable[[list[Sequence]], None],
         *,
-        frames: ChunkFrames,
+        stream_format: StreamFormat,
         open_stream: Callable[[], Stream],
-        include_usage: bool,
     ) -> None:
-        super().__init__(loop, detokenizers, prompt_tokens, abort)
-        self._frames = frames
-        self._prefixes = [frames.prefix(i) for i in range(len(self.choices))]
-        self._suffix = frames.suffix
+        super().__init__(loop, make_choice, prompt_tokens, choices_each, abort)
+        self._format = stream_format
+        stream_format.counts = lambda: self.counts
         self._open_stream = open_stream
-        self._include_usage = include_usage
         self._stream: Stream | None = None
+        self._unopened = set(range(len(self.choices)))
+        # The answer whose tokens are text and nothing else, which nearly all are.
+        first = self.choices[0]
+        alone = len(self.choices) == 1 and first.plain and not first.watching
+        self._simple = first if alone else None
 
     @property
     def started(self) -> bool:
         """Whether the client has got a status and part of the answer."""
         return self._stream is not None
 
+    def flush(self) -> None:
+        """Take what the engine sent since the last call."""
+        choice, stream = self._simple, self._stream
+        if (
+            choice is not None
+            and stream is not None
+            and choice.sequence.finish_reason is None
+            and choice.sequence.error is None
+        ):
+            # The short way for nearly every token; `_take` would do the same.
+            try:
+                if text := choice.take_text():
+                    stream.write(self._format.text(0, text))
+            except Exception:
+                log.exception(_FAULT)
+                self.fail(_fault())
+        else:
+            super().flush()
+
     def fail(self, error: Exception) -> None:
-        """End the stream with an error event, once; no [DONE] follows."""
+        """End the stream with an error event, once; nothing follows that would look like an end."""
         if self.started and not self.done.done() and isinstance(error, VGateError):
-            self._open().write(error_frame(error))
+            self._open().write(self._format.error(error))
+        self._simple = None
         super().fail(error)
 
     def _take(self) -> None:
-        out: list[bytes] = []
-        if not self.started:
-            if self.first_token_at is None:
-                # Joined a sequence that has no token yet.
-                return
-            out += [self._frames.role(i) for i in range(len(self.choices))]
+        if not self.started and self.first_token_at is None:
+            # Joined a sequence that has no token yet.
+            return
+        out = [] if self.started else [self._format.begin()]
         ended = False
         for choice in self.choices:
             sequence = choice.sequence
             if choice.done or not (sequence.pending or sequence.finish_reason):
                 continue
             index = sequence.index
-            text = choice.take()
-            if text:
-                out += (self._prefixes[index], _encode_text(text), self._suffix)
-            if choice.finish_reason is not None:
-                out.append(self._frames.finish(index, choice.finish_reason))
+            if self._unopened and index in self._unopened:
+                self._unopened.remove(index)
+                out.append(self._format.open(index, sequence.prompt_logprobs))
+            if choice.plain:
+                text = choice.take_text()
+                if text:
+                    out.append(self._format.text(index, text))
+            elif (piece := choice.take()) is not None:
+                out.append(self._format.piece(index, piece))
+            if choice.end_reason is not None:
                 ended = self._end(choice)
+                out.append(self._format.finish(index, choice.end_reason, choice.stop_reason))
         if ended:
-            if self._include_usage:
-                out.append(self._frames.usage(self.usage))
-            out.append(DONE)
+            out.append(self._format.end())
         if out:
             # What came together leaves together.
             self._open().write(b"".join(out))
@@ -257,3 +259,26 @@ class StreamedAnswer(Answer):
         if self._stream is None:
             self._stream = self._open_stream()
         return self._stream
+
+
+def _fault() -> InternalError:
+    """Return the end of an answer by a fault of ours, which is nobody else's."""
+    return InternalError("internal error; the log has the details")
+
+
+def replay(stream_format: StreamFormat, answer: FinishedAnswer) -> bytes:
+    """Return the events of a finished answer: a piece for each choice, since all of it is there."""
+    stream_format.counts = lambda: answer.counts
+    out = [stream_format.begin()]
+    for index, choice in enumerate(answer.choices):
+        out.append(stream_format.open(index, choice.prompt_logprobs))
+        calls = tuple(
+            ToolCallPart(place, call.id, call.name, call.arguments)
+            for place, call in enumerate(choice.tool_calls)
+        )
+        piece = Piece(choice.text, choice.reasoning, calls, choice.logprobs, choice.token_ids)
+        if any(piece):
+            out.append(stream_format.piece(index, piece))
+        out.append(stream_format.finish(index, choice.end_reason, choice.stop_reason))
+    out.append(stream_format.end())
+    return b"".join(out)

@@ -93,29 +93,44 @@ class Usage(msgspec.Struct, frozen=True):
 class Check:
     """Checks limits one by one, inside the critical section, and gathers what refuses.
 
+    `look` is the last thing that it does there: what it saw is made a `decision` outside, since
+    whoever holds the lock keeps all workers from deciding.
+
     Args:
         file: The key's counts, locked.
         limits: The limits in force.
         now_ns: CLOCK_MONOTONIC.
-        wall_s: Unix time.
     """
 
-    __slots__ = ("_file", "_limits", "_never", "_retry_after_ns", "_wall_s", "now_ns", "reason")
+    __slots__ = (
+        "_file",
+        "_limits",
+        "_never",
+        "_requests",
+        "_retry_after_ns",
+        "_tokens",
+        "now_ns",
+        "reason",
+        "window_ns",
+    )
 
-    def __init__(self, file: LimitFile, limits: KeyLimits, now_ns: int, wall_s: float) -> None:
+    def __init__(self, file: LimitFile, limits: KeyLimits, now_ns: int) -> None:
         self._file = file
         self._limits = limits
-        self._wall_s = wall_s
         self._never = False
         self._retry_after_ns = 0
+        # How the logs stand: what is in them, and since when.
+        self._requests: tuple[int, int | None] | None = None
+        self._tokens: tuple[int, int | None] | None = None
         self.now_ns = now_ns
+        self.window_ns = limits.window_ns
         self.reason: Reason | None = None
 
     def requests(self) -> None:
         """One more request in the window."""
         limit = self._limits.requests
         if limit is not None:
-            self._log("requests", self._file.requests, 1, limit, self._limits.window_ns)
+            self._log("requests", self._file.requests, 1, limit, self.window_ns)
 
     def tokens(self, cost: int) -> None:
         """`cost` more tokens in the window."""
@@ -128,6 +143,14 @@ class Check:
         limit = self._limits.concurrent
         if limit is not None and self._file.running >= limit:
             self._refuse("concurrent", _CONCURRENT_RETRY_NS, never=limit < 1)
+
+    def look(self) -> None:
+        """See how the limits stand now."""
+        file, now_ns = self._file, self.now_ns
+        if self._limits.requests is not None:
+            self._requests = file.requests.expire(now_ns - self.window_ns), file.requests.oldest()
+        if self._limits.tokens_per_minute is not None:
+            self._tokens = file.tokens.expire(now_ns - TOKEN_WINDOW_NS), file.tokens.oldest()
 
     def _log(self, reason: Reason, log: SlidingLog, cost: int, limit: int, window_ns: int) -> None:
         excess = log.expire(self.now_ns - window_ns) + cost - limit
@@ -144,24 +167,28 @@ class Check:
         self._retry_after_ns = max(self._retry_after_ns, retry_after_ns)
         self._never = self._never or never
 
-    def decision(self, ticket: Ticket | None) -> Decision:
-        """Say what came of it, with the quotas as they are now."""
-        refused = self.reason is not None
-        limits, file = self._limits, self._file
+    def decision(self, ticket: Ticket | None, wall_s: float) -> Decision:
+        """Say what came of it; `wall_s` is Unix time. Outside the critical section."""
+        limits, refused = self._limits, self.reason is not None
         return Decision(
             allowed=not refused,
             reason=self.reason,
             retry_after_s=self._retry_after_ns / _NS if refused and not self._never else None,
             never=self._never,
-            requests=self._quota(file.requests, limits.requests, limits.window_ns),
-            tokens=self._quota(file.tokens, limits.tokens_per_minute, TOKEN_WINDOW_NS),
-            ticket=ticket,
+            requests=self._quota(self._requests, limits.requests, self.window_ns, wall_s),
+            tokens=self._quota(self._tokens, limits.tokens_per_minute, TOKEN_WINDOW_NS, wall_s),
+            ticket=None if refused else ticket,
         )
 
-    def _quota(self, log: SlidingLog, limit: int | None, window_ns: int) -> Quota | None:
-        if limit is None:
+    def _quota(
+        self,
+        stands: tuple[int, int | None] | None,
+        limit: int | None,
+        window_ns: int,
+        wall_s: float,
+    ) -> Quota | None:
+        if stands is None or limit is None:
             return None
-        total = log.expire(self.now_ns - window_ns)
-        oldest_ns = log.oldest()
+        total, oldest_ns = stands
         left_ns = 0 if oldest_ns is None else oldest_ns + window_ns - self.now_ns
-        return Quota(limit, max(0, limit - total), self._wall_s + left_ns / _NS)
+        return Quota(limit, max(0, limit - total), wall_s + left_ns / _NS)

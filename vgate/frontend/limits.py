@@ -95,23 +95,27 @@ class Limiter:
         if limits.unlimited:
             return Decision(allowed=True, ticket=ticket)
         with self._file(key_id) as file:
-            check = Check(file, limits, self._clock_ns(), self._wall_s())
+            check = Check(file, limits, self._clock_ns())
             check.requests()
             check.tokens(1 if cost_tokens is None else cost_tokens)
             check.concurrent()
-            if check.reason is not None:
-                return check.decision(None)
-            # What can fail, for want of disk, comes before anything is taken.
-            if limits.requests is not None:
-                # Twice, as what was given back may leave empty entries among the others.
-                file.make_room(file.requests, 2 * limits.requests)
-            if cost_tokens is not None:
-                _take_tokens(file, ticket, check.now_ns, cost_tokens)
-            if limits.requests is not None:
-                file.window_ns = limits.window_ns
-                ticket.request_ns = file.requests.add(check.now_ns, 1, limits.window_ns)
-            ticket.epoch = file.start(self._worker)
-            return check.decision(ticket)
+            if check.reason is None:
+                self._take(file, check, ticket, cost_tokens)
+            check.look()
+        return check.decision(ticket, self._wall_s())
+
+    def _take(self, file: LimitFile, check: Check, ticket: Ticket, cost_tokens: int | None) -> None:
+        limits = ticket.limits
+        # What can fail, for want of disk, comes before anything is taken.
+        if limits.requests is not None:
+            # Twice, as what was given back may leave empty entries among the others.
+            file.make_room(file.requests, 2 * limits.requests)
+        if cost_tokens is not None:
+            _take_tokens(file, ticket, check.now_ns, cost_tokens)
+        if limits.requests is not None:
+            file.window_ns = check.window_ns
+            ticket.request_ns = file.requests.add(check.now_ns, 1, check.window_ns)
+        ticket.epoch = file.start(self._worker)
 
     def reserve_tokens(self, ticket: Ticket, cost_tokens: int) -> Decision:
         """Reserve an admitted request's tokens; if they are refused, `withdraw` the request."""
@@ -119,24 +123,26 @@ class Limiter:
         if limits.tokens_per_minute is None or ticket.tokens_ns is not None:
             return Decision(allowed=True, ticket=ticket)
         with self._file(ticket.key_id) as file:
-            check = Check(file, limits, self._clock_ns(), self._wall_s())
+            check = Check(file, limits, self._clock_ns())
             check.tokens(cost_tokens)
             if check.reason is None:
                 _take_tokens(file, ticket, check.now_ns, cost_tokens)
-                return check.decision(ticket)
-            self._give_back(file, ticket)
-            return check.decision(None)
+            else:
+                self._give_back(file, ticket)
+            check.look()
+        return check.decision(ticket, self._wall_s())
 
     def peek(self, key_id: str, limits: KeyLimits) -> Decision:
         """Say what `admit` would, and how the limits stand, without counting anything."""
         if limits.unlimited:
             return Decision(allowed=True)
         with self._file(key_id) as file:
-            check = Check(file, limits, self._clock_ns(), self._wall_s())
+            check = Check(file, limits, self._clock_ns())
             check.requests()
             check.tokens(1)
             check.concurrent()
-            return check.decision(None)
+            check.look()
+        return check.decision(None, self._wall_s())
 
     def settle(self, ticket: Ticket, used_tokens: int) -> None:
         """Replace what was reserved by what was used. Only the first call for a ticket counts."""

@@ -14,28 +14,12 @@ from typing import Any
 import msgspec
 
 from vgate.config.schema import Cache as CacheConfig
-from vgate.wire.messages import FinishReason
+from vgate.frontend.finished import FinishedAnswer
 from vgate.wire.sampling import SamplingParams
 
 DIGEST_BYTES = 32
 # What an entry costs besides its payload: the digest, the tuple, the table's slot.
 _ENTRY_OVERHEAD_BYTES = 256
-
-
-class CachedChoice(msgspec.Struct, frozen=True, array_like=True):
-    """One choice of a finished answer."""
-
-    text: str
-    finish_reason: FinishReason
-
-
-class CachedAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """A finished answer, for streams and whole responses alike. Counts are the original's."""
-
-    choices: list[CachedChoice]
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -55,7 +39,7 @@ class CacheCounts(msgspec.Struct):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_answer = msgspec.msgpack.Decoder(CachedAnswer).decode
+_decode_answer = msgspec.msgpack.Decoder(FinishedAnswer).decode
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
@@ -109,7 +93,7 @@ class ResultCache:
             return False
         return self._config.scope == "all" or is_deterministic(sampling)
 
-    def get(self, digest: bytes) -> CachedAnswer | None:
+    def get(self, digest: bytes) -> FinishedAnswer | None:
         """Return an answer, and count a hit or a miss."""
         found = self._entries.get(digest)
         if found is not None:
@@ -123,7 +107,7 @@ class ResultCache:
         self.counts.misses += 1
         return None
 
-    def put(self, digest: bytes, answer: CachedAnswer) -> None:
+    def put(self, digest: bytes, answer: FinishedAnswer) -> None:
         """Store an answer that is complete, and send it to the other frontends."""
         payload = _encode(answer)
         if self._store(digest, payload):

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import msgspec
 
 from vgate.errors import MethodNotAllowedError, NotFoundError
-from vgate.frontend.endpoints import models
+from vgate.frontend.endpoints import models, responses
 from vgate.frontend.endpoints.chat import chat_completions
+from vgate.frontend.endpoints.completions import completions
 from vgate.frontend.endpoints.embeddings import embeddings
 from vgate.frontend.endpoints.health import health, ready
+from vgate.frontend.endpoints.messages import count_tokens, messages
 from vgate.frontend.endpoints.metrics import show_metrics
 from vgate.frontend.endpoints.stats import stats
+from vgate.frontend.endpoints.tokenize import detokenize, tokenize
+from vgate.frontend.endpoints.version import version
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.metrics import OTHER
 from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
+
+# Whose clients read a path's errors.
+ErrorForm = Literal["openai", "anthropic"]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -25,22 +33,32 @@ class Route(msgspec.Struct, frozen=True):
 
     Attributes:
         path: Exact path; one that ends in "/" is the beginning of the paths it serves.
-        method: The only method it takes; GET includes HEAD.
+        method: The only method it takes, or several with commas between; GET includes HEAD.
         quiet: Asked for every few seconds by probes, so a line in the log for each would hide
             the others.
+        errors: In which form its errors are said, and those of paths below it.
     """
 
     path: str
     method: str
     handler: Handler
     quiet: bool = False
+    errors: ErrorForm = "openai"
 
 
 ROUTES = (
     Route("/v1/chat/completions", "POST", chat_completions),
+    Route("/v1/completions", "POST", completions),
+    Route("/v1/responses", "POST", responses.responses),
+    Route(responses.PREFIX, "GET, DELETE, POST", responses.stored_response),
+    Route("/v1/messages", "POST", messages, errors="anthropic"),
+    Route("/v1/messages/count_tokens", "POST", count_tokens, errors="anthropic"),
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
     Route("/v1/embeddings", "POST", embeddings),
+    Route("/tokenize", "POST", tokenize),
+    Route("/detokenize", "POST", detokenize),
+    Route("/version", "GET", version),
     Route("/health", "GET", health, quiet=True),
     Route("/ready", "GET", ready, quiet=True),
     Route("/metrics", "GET", show_metrics, quiet=True),
@@ -56,6 +74,13 @@ def label_of(route: Route | None) -> str:
     return OTHER if route is None else route.path
 
 
+def error_form(path: str) -> ErrorForm:
+    """Return in which form errors are said to a client of a path, whether there is one or not."""
+    return next(
+        (r.errors for r in ROUTES if path == r.path or path.startswith(f"{r.path}/")), "openai"
+    )
+
+
 def match(method: str, path: str) -> Route:
     """Find the endpoint.
 
@@ -69,7 +94,8 @@ def match(method: str, path: str) -> Route:
     if route is None:
         message = f"there is no {path}; see {', '.join(r.path for r in ROUTES)}"
         raise NotFoundError(message)
-    if method != route.method and not (method == "HEAD" and route.method == "GET"):
+    methods = route.method.split(", ")
+    if method not in methods and not (method == "HEAD" and "GET" in methods):
         message = f"{path} takes {route.method}, not {method}"
         raise MethodNotAllowedError(message, allow=route.method)
     return route

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from vgate.errors import VGateError
-from vgate.wire.messages import FinishReason
+from vgate.wire.messages import FinishReason, Logprobs
 
 
 class Answer(Protocol):
@@ -24,8 +24,9 @@ class Answer(Protocol):
 class Sequence:
     """A sequence that runs in the engine.
 
-    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `joined` and `error`; the
-    answer empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
+    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `joined`, `error` and, if
+    they were asked for, `logprobs` (one for each pending token) and `prompt_logprobs`; the answer
+    empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
     sequence could be resumed on another engine.
     """
 
@@ -38,7 +39,9 @@ class Sequence:
         "id",
         "index",
         "joined",
+        "logprobs",
         "pending",
+        "prompt_logprobs",
         "vector",
     )
 
@@ -48,6 +51,8 @@ class Sequence:
         self.id = 0
         self.deadline = 0.0
         self.pending: list[int] = []
+        self.logprobs: list[Logprobs] = []
+        self.prompt_logprobs: list[Logprobs | None] | None = None
         self.finish_reason: FinishReason | None = None
         self.cached_tokens = 0
         # It shares the sequence of an identical request.

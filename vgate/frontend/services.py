@@ -10,6 +10,8 @@ from vgate.config import Runtime
 from vgate.errors import ModelNotFoundError, ShuttingDownError
 from vgate.frontend.access import Access
 from vgate.frontend.launcher_link import LauncherLink
+from vgate.frontend.openai.requests import ChatRequest
+from vgate.frontend.recent_requests import RecentRequests
 from vgate.frontend.result_cache import ResultCache
 from vgate.frontend.served_model import ServedModel
 
@@ -31,6 +33,7 @@ class Services:
         models: The served models, the main one first.
         cache: The result cache.
         access: API keys and limits.
+        recent_chats: Chat requests whose answers are in the cache.
     """
 
     def __init__(
@@ -49,7 +52,11 @@ class Services:
         self.models = models
         self.cache = cache
         self.access = access
-        self._by_name = {name: model for model in models for name in model.names}
+        self.recent_chats: RecentRequests[ChatRequest] = RecentRequests()
+        self._by_name = {
+            name: model for model in models for name in [*model.names, *model.config.adapter_names]
+        }
+        self._adapters = {name for model in models for name in model.config.adapter_names}
 
     def not_ready_because(self) -> str | None:
         """Say why a request would not be served now; None if it would, by every model."""
@@ -60,6 +67,10 @@ class Services:
             if reason is not None:
                 return reason if len(self.models) == 1 else f"{model.names[0]}: {reason}"
         return None
+
+    def adapter(self, name: str) -> str:
+        """Return the LoRA adapter that a served name stands for; "" for a model itself."""
+        return name if name in self._adapters else ""
 
     async def tokenize(self, encode: Callable[[_Text], _Ids], text: _Text, chars: int) -> _Ids:
         """Return `encode(text)`, on a thread if the text is long.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from vgate.errors import VGateError
 from vgate.frontend.finished import Counts, EndReason
 from vgate.wire.messages import Logprobs
 
 
-class ToolCallPart(NamedTuple):
+class ToolCallPart(msgspec.Struct, frozen=True):
     """A part of a tool call: `id` and `name` in its first part only."""
 
     index: int
@@ -37,11 +39,12 @@ class Piece(NamedTuple):
 
 
 class StreamFormat(Protocol):
-    """Turns what happens to an answer into server-sent events, each method's result being whole
-    events. One instance serves one answer, and may keep state.
+    """Turns what happens to an answer into server-sent events.
 
-    The order of calls is: `begin`; for each choice any number of `text` and `piece`, then `finish`;
-    `end` when all have finished. `error` may come at any time instead, and is the last.
+    What each method returns are whole events. One instance serves one answer, and may keep state.
+
+    The order of calls is: `begin`; for each choice `open`, any number of `text` and `piece`, then
+    `finish`; `end` when all have finished. `error` may come at any time instead, and is the last.
 
     Attributes:
         counts: Set by the answer before `begin`; tells the token counts so far.
@@ -50,7 +53,15 @@ class StreamFormat(Protocol):
     counts: Callable[[], Counts]
 
     def begin(self) -> bytes:
-        """Return what precedes the first token."""
+        """Return what precedes everything else."""
+
+    def open(self, index: int, prompt_logprobs: list[Logprobs | None] | None) -> bytes:
+        """Return what precedes the first token of choice `index`.
+
+        Args:
+            index: Which choice.
+            prompt_logprobs: One for each token of its prompt, if they were asked for.
+        """
 
     def text(self, index: int, text: str) -> bytes:
         """Return text of choice `index`. The hot path: called for nearly every token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
+from vgate.frontend.token_texts import TokenTexts
 from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -31,7 +34,13 @@ class TextModel:
         info: What the engine told of it.
         tokenizer: Its tokenizer; thread-safe.
         template: Its chat template; None if it has none.
+        tool_template: Its chat template for requests with tools; most often the same.
+        special_tokens: ``bos_token`` and the like, as text, for templates that clients send.
         defaults: Its sampling defaults, complete.
+        tool_parser: How it writes tool calls; None if that isn't known.
+        reasons: Whether it writes reasoning between marks.
+        token_texts: Its vocabulary, token by token.
+        tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
     def __init__(
@@ -40,21 +49,60 @@ class TextModel:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         defaults: SamplingParams,
+        tool_template: ChatTemplate | None = None,
+        special_tokens: dict[str, str] | None = None,
     ) -> None:
         self.info = info
         self.tokenizer = tokenizer
         self.template = template
         self.defaults = defaults
+        self.tool_template = tool_template or template
+        self.special_tokens = special_tokens or {}
+        self.tool_parser: str | None = None
+        self.reasons = False
+        self.token_texts = TokenTexts(tokenizer)
+        templates = [template for template in (template, self.tool_template) if template]
+        self.tells_time = any("strftime_now" in template.source for template in templates)
 
     def encode_plain(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts with the special tokens that the model expects around them."""
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
 
+    def encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise texts as they are."""
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_special(self, text: str) -> list[int]:
+        """Tokenise one text with the special tokens that the model expects around it."""
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=True)
+        ids: list[int] = encoding.ids
+        return ids
+
     def encode(self, text: str) -> list[int]:
         """Tokenise rendered text; the template has written all special tokens itself."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        # Unlike `encode`, this leaves out the offsets, which nobody here needs: a fifth of the time
+        # for a short text, a third for a long one.
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
+
+    def encode_bad_words(self, words: list[str]) -> list[list[int]]:
+        """Tokenise words that are never to be generated, as vLLM does.
+
+        Where a word begins a text and where it follows a space it is most often a different token;
+        both are taken if the latter is as long as the former.
+        """
+        sequences = []
+        for word in words:
+            at_start = self.encode(word.lstrip())
+            after_space = self.encode(f" {word.lstrip()}")
+            if at_start:
+                sequences.append(at_start)
+                if len(after_space) == len(at_start) and after_space[0] != at_start[0]:
+                    sequences.append(after_space)
+        return sequences
 
 
 def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
@@ -63,6 +111,29 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
     Raises:
         TextModelError: A file is missing or not valid.
     """
+    text = _load_files(info, config)
+    tools, plain = text.tool_template, text.template
+    text.tool_parser = None if config.tool_parser == "none" else config.tool_parser
+    if config.tool_parser == "auto":
+        text.tool_parser = detect_tool_parser(tools.source) if tools else None
+    text.reasons = config.reasoning_parser == "think"
+    if config.reasoning_parser == "auto":
+        text.reasons = plain is not None and detect_reasoning(plain.source)
+    _give_memory_back()
+    return text
+
+
+def _give_memory_back() -> None:
+    """Return to the system what reading the tokenizer took and left.
+
+    glibc keeps it: of a process with 150,000 tokens 55 of 120 MB.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _load_files(info: ModelInfo, config: ModelConfig) -> TextModel:
     if info.directory is None:
         built_in = ChatTemplate(dry_run_vocabulary.CHAT_TEMPLATE, {})
         return TextModel(info, _dry_run_tokenizer(), built_in, DEFAULTS)
@@ -77,8 +148,22 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer_config = _read_json(directory / "tokenizer_config.json")
-    template = _load_template(directory, tokenizer_config, config.chat_template)
-    return TextModel(info, tokenizer, template, _load_defaults(directory, config))
+    special_tokens = _special_tokens(tokenizer_config)
+    templates = {
+        name: _compiled(source, special_tokens, where)
+        for name, (source, where) in _template_sources(
+            directory, tokenizer_config, config.chat_template
+        ).items()
+        if name in {"default", "tool_use"}
+    }
+    return TextModel(
+        info,
+        tokenizer,
+        templates.get("default"),
+        _load_defaults(directory, config),
+        templates.get("tool_use"),
+        special_tokens,
+    )
 
 
 def _dry_run_tokenizer() -> Tokenizer:
@@ -91,37 +176,44 @@ def _dry_run_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _load_template(
-    directory: Path, tokenizer_config: dict[str, Any], override: str | None
-) -> ChatTemplate | None:
-    source, name = _template_source(directory, tokenizer_config, override)
-    if source is None:
-        return None
-    special_tokens = {
+def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:
+    return {
         token: text
         for token in _SPECIAL_TOKEN_NAMES
         if (text := _token_text(tokenizer_config.get(token))) is not None
     }
+
+
+def _compiled(source: str, special_tokens: dict[str, str], where: str) -> ChatTemplate:
     try:
         return ChatTemplate(source, special_tokens)
     except TemplateSyntaxError as error:
-        message = f"the chat template in {name} is not valid: {error}"
+        message = f"the chat template in {where} is not valid: {error}"
         raise TextModelError(message) from error
 
 
-def _template_source(
+def _template_sources(
     directory: Path, tokenizer_config: dict[str, Any], override: str | None
-) -> tuple[str | None, str]:
-    """Return the template and where it is from; a file of its own comes before the config."""
-    path = Path(override) if override else directory / "chat_template.jinja"
-    if override or path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"cannot read the chat template {path}: {error}"
-            raise TextModelError(message) from error
-    path = directory / "tokenizer_config.json"
+) -> dict[str, tuple[str, str]]:
+    """Return the templates by name, each with where it is from.
+
+    A configured file replaces all; files of the model's own come before its tokenizer_config.json.
+    """
+    if override:
+        return {"default": (_read_text(Path(override)), override)}
+    path = directory / "chat_template.jinja"
+    if not path.is_file():
+        return _configured_sources(directory / "tokenizer_config.json", tokenizer_config)
+    tool_use = directory / "additional_chat_templates" / "tool_use.jinja"
+    named = {"default": path, **({"tool_use": tool_use} if tool_use.is_file() else {})}
+    return {name: (_read_text(file), str(file)) for name, file in named.items()}
+
+
+def _configured_sources(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, tuple[str, str]]:
     template = tokenizer_config.get("chat_template")
+    if template is None:
+        return {}
+    by_name = {"default": template}
     if isinstance(template, list):
         # Several by name: [{"name": "default", "template": ...}, {"name": "tool_use", ...}].
         try:
@@ -129,11 +221,19 @@ def _template_source(
         except (KeyError, TypeError):
             message = f"{path}: chat_template must be text or a list of names and templates"
             raise TextModelError(message) from None
-        template = by_name.get("default")
-    if template is not None and not isinstance(template, str):
-        message = f"{path}: chat_template must be text, not {type(template).__name__}"
-        raise TextModelError(message)
-    return template, str(path)
+    for source in by_name.values():
+        if not isinstance(source, str):
+            message = f"{path}: chat_template must be text, not {type(source).__name__}"
+            raise TextModelError(message)
+    return {name: (source, str(path)) for name, source in by_name.items()}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read the chat template {path}: {error}"
+        raise TextModelError(message) from error
 
 
 def _token_text(token: Any) -> str | None:

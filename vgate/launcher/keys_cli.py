@@ -16,7 +16,8 @@ _FAILED = 1
 _USAGE = 2
 _SHOWN_HASH_CHARS = 8
 _NO_HASH = "0" * 64  # until the key is made
-_COLUMNS = ("NAME", "RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "CREATED", "SHA-256")
+_LAST = ("CREATED", "SHA-256")
+_COLUMNS = ("NAME", "RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "PRIORITY", *_LAST)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--concurrent", type=int, metavar="N", help="requests at a time")
     add.add_argument(
         "--weight", type=float, default=1.0, metavar="W", help="share beside other keys (1)"
+    )
+    add.add_argument(
+        "--min-priority",
+        type=int,
+        default=0,
+        metavar="P",
+        help="most urgent priority that its requests may ask for (0); lower goes first",
     )
     actions.add_parser("list", help="show names, limits and the first digits of the hashes")
     for action, what in (
@@ -71,7 +79,7 @@ def run(options: argparse.Namespace, key_file: str | None) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> ApiKey:
-    names = ("name", "rate_limit", "tokens_per_minute", "concurrent", "weight")
+    names = ("name", "rate_limit", "tokens_per_minute", "concurrent", "weight", "min_priority")
     document = {name: getattr(options, name) for name in names}
     try:
         return msgspec.convert({**document, "sha256": _NO_HASH}, ApiKey)
@@ -108,6 +116,7 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         "-" if key.tokens_per_minute is None else str(key.tokens_per_minute),
         "-" if key.concurrent is None else str(key.concurrent),
         f"{key.weight:g}",
+        str(key.min_priority),
         (key.created or "-").removesuffix("Z").replace("T", " "),
         key.sha256[:_SHOWN_HASH_CHARS],
     )

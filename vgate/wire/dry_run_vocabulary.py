@@ -18,10 +18,27 @@ MARKERS = {
     "<|assistant|>": ASSISTANT,
 }
 
+# Tools come first, so that what the engine repeats is always the last message.
 CHAT_TEMPLATE = (
+    "{%- if tools -%}"
+    "<|system|>Tools that can be called, each as"
+    ' <tool_call>{"name": ..., "arguments": ...}</tool_call>:'
+    "{%- for tool in tools -%}{{ '\\n' ~ (tool | tojson) }}{%- endfor -%}<|end|>"
+    "{%- endif -%}"
     "{%- for message in messages -%}"
     "<|{{ message.role if message.role in ('system', 'assistant') else 'user' }}|>"
-    "{{ message.content }}<|end|>"
+    "{%- if message.reasoning_content -%}"
+    "<think>{{ message.reasoning_content }}</think>"
+    "{%- endif -%}"
+    "{{ message.content }}"
+    "{%- for call in message.tool_calls or [] -%}"
+    '<tool_call>{"name": {{ call.function.name | tojson }},'
+    ' "arguments": {{ call.function.arguments | tojson }}}</tool_call>'
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
+    "<|end|>"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}"
+    "<|assistant|>"
+    "{%- if enable_thinking is defined and not enable_thinking -%}<think></think>{%- endif -%}"
+    "{%- endif -%}"
 )

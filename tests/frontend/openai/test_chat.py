@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError
-from vgate.frontend.openai.chat import (
-    DONE,
-    ChatCompletion,
-    Choice,
-    ChunkFrames,
-    Message,
-    Usage,
-    error_frame,
-)
+from vgate.frontend.finished import Counts, FinishedAnswer, FinishedChoice, ToolCall
+from vgate.frontend.generation import replay
+from vgate.frontend.openai.chat import DONE, ChatDialect, ChatForm, ChatFormat
+from vgate.frontend.openai.logprobs import LogprobTexts
+from vgate.frontend.openai.usage import Usage
+from vgate.frontend.stream_format import Piece, ToolCallPart
+from vgate.frontend.token_texts import TokenTexts
+from vgate.wire.messages import Logprobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -48,7 +47,7 @@ def expected(choices, *, with_usage, usage=None, name="m"):
 @pytest.mark.parametrize("with_usage", [True, False])
 class TestFrames:
     def frames(self, with_usage, name="m"):
-        return ChunkFrames("chatcmpl-1", 7, name, with_usage=with_usage)
+        return ChatFormat("chatcmpl-1", 7, ChatForm(model=name, include_usage=with_usage))
 
     @pytest.mark.parametrize("index", [0, 15])
     def test_the_first(self, with_usage, index):
@@ -58,7 +57,7 @@ class TestFrames:
             "logprobs": None,
             "finish_reason": None,
         }
-        frame = self.frames(with_usage).role(index)
+        frame = self.frames(with_usage).open(index, None)
         assert data_of(frame) == expected([choice], with_usage=with_usage)
 
     @given(text=texts)
@@ -70,38 +69,58 @@ class TestFrames:
             "logprobs": None,
             "finish_reason": None,
         }
-        frame = frames.prefix(3) + msgspec.json.encode(text) + frames.suffix
+        frames.open(3, None)
+        frame = frames.text(3, text)
         assert data_of(frame) == expected([choice], with_usage=with_usage)
 
     @pytest.mark.parametrize("reason", ["stop", "length"])
     def test_the_last(self, with_usage, reason):
         choice = {"index": 2, "delta": {}, "logprobs": None, "finish_reason": reason}
-        frame = self.frames(with_usage).finish(2, reason)
+        choice["stop_reason"] = None
+        frame = self.frames(with_usage).finish(2, reason, None)
         assert data_of(frame) == expected([choice], with_usage=with_usage)
 
     @given(name=texts)
     def test_any_model_name(self, with_usage, name):
-        frame = self.frames(with_usage, name).finish(0, "stop")
+        frame = self.frames(with_usage, name).finish(0, "stop", None)
         assert data_of(frame)["model"] == name
 
     @pytest.mark.parametrize("name", ["100%s %d%%", '"', "\\", "\n", "</script>", "\u2028"])
     def test_names_that_look_like_format(self, with_usage, name):
-        for frame in (self.frames(with_usage, name).role(0),):
+        for frame in (self.frames(with_usage, name).open(0, None),):
             assert data_of(frame)["model"] == name
 
 
-def test_the_usage_chunk_has_no_choice():
-    frames = ChunkFrames("chatcmpl-1", 7, "m", with_usage=True)
-    usage = Usage.of(10, 5, 3)
-    assert data_of(frames.usage(usage)) == expected(
-        [], with_usage=True, usage=msgspec.to_builtins(usage)
-    )
+def chunks_of(data: bytes):
+    """Read a stream that ends well."""
+    *frames, done, rest = data.split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    return [data_of(frame + b"\n\n") for frame in frames]
 
 
-def test_usage_adds_up():
-    usage = Usage.of(10, 5, 3)
-    assert usage.total_tokens == 15
-    assert usage.prompt_tokens_details.cached_tokens == 3
+class TestUsage:
+    def test_it_has_a_chunk_without_choices(self):
+        frames = ChatFormat("chatcmpl-1", 7, ChatForm(model="m", include_usage=True))
+        frames.counts = lambda: Counts(10, 5, 3, 2)
+        (chunk,) = chunks_of(frames.end())
+        assert chunk == expected(
+            [], with_usage=True, usage=msgspec.to_builtins(Usage.of(Counts(10, 5, 3, 2)))
+        )
+
+    def test_it_adds_up(self):
+        usage = Usage.of(Counts(10, 5, 3, 2))
+        assert usage.total_tokens == 15
+        assert usage.prompt_tokens_details.cached_tokens == 3
+        assert usage.completion_tokens_details.reasoning_tokens == 2
+
+    def test_in_every_chunk_it_is_what_has_come_so_far(self):
+        form = ChatForm(model="m", include_usage=True, continuous_usage=True)
+        frames = ChatFormat("chatcmpl-1", 7, form)
+        counts = iter(range(10))
+        frames.counts = lambda: Counts(10, next(counts))
+        data = frames.open(0, None) + frames.text(0, "a") + frames.finish(0, "stop", None)
+        seen = [chunk["usage"]["completion_tokens"] for chunk in chunks_of(data + frames.end())]
+        assert seen == [0, 1, 2, 3]
 
 
 def test_done_is_openai_s():
@@ -109,17 +128,22 @@ def test_done_is_openai_s():
 
 
 def test_an_error_is_an_event():
-    frame = error_frame(EngineUnavailableError("line\nbreak"))
-    error = data_of(frame)["error"]
+    frames = ChatFormat("chatcmpl-1", 7, ChatForm(model="m"))
+    error = data_of(frames.error(EngineUnavailableError("line\nbreak")))["error"]
     assert (error["message"], error["code"]) == ("line\nbreak", "engine_unavailable")
 
 
+def whole(choice, form=None):
+    dialect = ChatDialect(form or ChatForm(model="m"))
+    return json.loads(dialect.whole(FinishedAnswer([choice], Counts(1, 2))))
+
+
 def test_a_whole_response_has_openai_s_fields():
-    completion = ChatCompletion("i", 7, "m", [Choice(0, Message("x"), "stop")], Usage.of(1, 2, 0))
-    assert json.loads(msgspec.json.encode(completion)) == {
-        "id": "i",
+    completion = whole(FinishedChoice("x", "stop"))
+    assert completion.pop("id").startswith("chatcmpl-")
+    assert completion.pop("created") > 0
+    assert completion == {
         "object": "chat.completion",
-        "created": 7,
         "model": "m",
         "service_tier": None,
         "system_fingerprint": None,
@@ -128,6 +152,7 @@ def test_a_whole_response_has_openai_s_fields():
                 "index": 0,
                 "message": {"role": "assistant", "content": "x", "refusal": None},
                 "finish_reason": "stop",
+                "stop_reason": None,
                 "logprobs": None,
             }
         ],
@@ -136,5 +161,93 @@ def test_a_whole_response_has_openai_s_fields():
             "completion_tokens": 2,
             "total_tokens": 3,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
+
+
+class TestMessages:
+    def test_a_call_alone_says_nothing(self):
+        choice = FinishedChoice("", "tool_calls", tool_calls=[ToolCall("c1", "f", '{"a":1}')])
+        message = whole(choice)["choices"][0]["message"]
+        assert message["content"] is None
+        assert message["tool_calls"] == [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+        ]
+
+    def test_reasoning_has_both_names(self):
+        form = ChatForm(model="m", reasons=True)
+        message = whole(FinishedChoice("x", "stop", reasoning="hm"), form)["choices"][0]["message"]
+        assert message["reasoning_content"] == message["reasoning"] == "hm"
+
+    def test_an_echo_precedes_the_answer(self):
+        form = ChatForm(model="m", prefix="once ")
+        assert whole(FinishedChoice("more", "stop"), form)["choices"][0]["message"]["content"] == (
+            "once more"
+        )
+
+
+class TestPieces:
+    def delta(self, piece, form=None):
+        frames = ChatFormat("chatcmpl-1", 7, form or ChatForm(model="m"))
+        return data_of(frames.piece(0, piece))["choices"][0]
+
+    def test_parts_of_a_call(self):
+        first = ToolCallPart(0, "c1", "f", "")
+        more = ToolCallPart(0, None, None, '{"a"')
+        assert self.delta(Piece("", tool_calls=(first, more)))["delta"] == {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": ""},
+                },
+                {"index": 0, "function": {"arguments": '{"a"'}},
+            ]
+        }
+
+    def test_reasoning(self):
+        delta = self.delta(Piece("", reasoning="hm"))["delta"]
+        assert delta == {"reasoning_content": "hm", "reasoning": "hm"}
+
+    def test_log_probabilities(self, built_in):
+        form = ChatForm(
+            model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)), top_logprobs=1
+        )
+        place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
+        choice = self.delta(Piece("a", logprobs=[place]), form)
+        assert choice["logprobs"]["content"] == [
+            {
+                "token": "a",
+                "logprob": -1.0,
+                "bytes": [97],
+                "top_logprobs": [{"token": "b", "logprob": -0.5, "bytes": [98]}],
+            }
+        ]
+
+    def test_minus_infinity_is_a_number(self, built_in):
+        form = ChatForm(model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)))
+        place = Logprobs([ord("a")], [float("-inf")], 9)
+        choice = self.delta(Piece("a", logprobs=[place]), form)
+        assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
+
+
+@given(text=texts, reasoning=texts, arguments=st.lists(texts, max_size=2))
+def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, arguments):
+    calls = [ToolCall(f"c{i}", "f", text) for i, text in enumerate(arguments)]
+    choice = FinishedChoice(text, "tool_calls" if calls else "stop", reasoning, calls)
+    answer = FinishedAnswer([choice], Counts(3, 4, 1))
+    form = ChatForm(model="m", include_usage=True, reasons=True)
+    dialect = ChatDialect(form)
+    chunks = chunks_of(replay(dialect.stream_format(), answer))
+    message = json.loads(dialect.whole(answer))["choices"][0]["message"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert "".join(d.get("content", "") for d in deltas) == (message["content"] or "")
+    assert "".join(d.get("reasoning", "") for d in deltas) == (message["reasoning"] or "")
+    streamed = [call for d in deltas for call in d.get("tool_calls", [])]
+    assert [{k: v for k, v in c.items() if k != "index"} for c in streamed] == message.get(
+        "tool_calls", []
+    )
+    assert chunks[-2]["choices"][0]["finish_reason"] == choice.end_reason
+    assert chunks[-1]["usage"]["total_tokens"] == 7

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.errors import InvalidRequestError, VGateError
+from vgate.frontend.chat_template import RESERVED
 from vgate.frontend.openai.requests import (
     MAX_CHOICES,
     MAX_STOPS,
     ChatRequest,
+    check_chat,
     decode_chat,
-    template_messages,
+    shaping_fields,
 )
-from vgate.wire.sampling import FIELDS
 
 HI = {"role": "user", "content": "Hi"}
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [HI]}
@@ -34,78 +36,71 @@ def refusal(body: bytes | None = None, **fields: Any) -> VGateError:
     return caught.value
 
 
-ACCEPTED = {
-    "user": "u",
-    "metadata": {"a": "b"},
-    "store": True,
-    "service_tier": "auto",
-    "safety_identifier": "s",
-    "prompt_cache_key": "k",
-    "prompt_cache_retention": "24h",
-    "parallel_tool_calls": False,
-}
-REFUSED = {
-    "tools": [[{"type": "function"}]],
-    "tool_choice": ["required", {"type": "function"}],
-    "functions": [[{"name": "f"}]],
-    "function_call": [{"name": "f"}],
-    "response_format": [{"type": "json_object"}, {"type": "json_schema"}, "text"],
-    "logprobs": [True],
-    "top_logprobs": [5],
-    "logit_bias": [{"5": 1}],
-    "modalities": [["text", "audio"], ["audio"]],
-    "audio": [{"voice": "v"}],
-    "prediction": [{"type": "content"}],
-    "reasoning_effort": ["low"],
-    "verbosity": ["low"],
-    "web_search_options": [{}],
-    "moderation": [{}],
-}
 NEUTRAL = {
-    "tools": [[]],
-    "tool_choice": ["none", "auto"],
+    "best_of": [1],
+    "suffix": [""],
+    "use_beam_search": [False],
+    "length_penalty": [1, 1.0],
+    "early_stopping": [False],
+    "logits_processors": [[]],
+    "logprob_token_ids": [[]],
+    "thinking_token_budget": [-1],
+    "watermarking": [False],
+    "stream_interval": [1],
+    "return_token_offsets": [False],
+    "return_prompt_text": [False],
+    "routed_experts_prompt_start": [0],
+    "kv_transfer_params": [{}],
+    "ec_transfer_params": [{}],
+    "vllm_xargs": [{}],
+    "mm_processor_kwargs": [{}],
+    "media_io_kwargs": [{}],
+    "mm_payload": ["tensors"],
+    "return_mm_kwargs": [True],
     "functions": [[]],
     "function_call": ["none", "auto"],
+    "modalities": [["text"]],
+    "tools": [[]],
+    "tool_choice": ["none", "auto"],
     "response_format": [{"type": "text"}],
     "logprobs": [False],
     "top_logprobs": [0],
     "logit_bias": [{}],
-    "modalities": [["text"]],
-}
-SERVED = {
-    *("model", "messages", "max_completion_tokens", "stop", "n", "stream", "stream_options"),
-    *FIELDS,
 }
 
 
 class TestFields:
-    def test_every_field_is_sorted_into_one_of_the_kinds(self):
-        kinds = [set(ACCEPTED), set(REFUSED), SERVED]
-        assert set().union(*kinds) == set(ChatRequest.__struct_fields__)
-        assert sum(map(len, kinds)) == len(ChatRequest.__struct_fields__)
-
     def test_the_least(self):
         request = decode()
         assert (request.model, request.stops, request.token_limit) == ("m", (), None)
         assert not request.include_usage
 
-    @pytest.mark.parametrize("name", sorted(ACCEPTED))
-    def test_what_concerns_openai_s_platform_is_taken(self, name):
-        decode(**{name: ACCEPTED[name]})
-
-    @pytest.mark.parametrize(
-        ("name", "value"), [(name, value) for name, values in REFUSED.items() for value in values]
-    )
-    def test_what_would_change_the_answer_is_refused_by_name(self, name, value):
-        error = refusal(**{name: value})
-        assert (error.code, error.param) == ("unsupported_parameter", name)
-        assert f"`{name}`" in error.message
-
     @pytest.mark.parametrize(
         ("name", "value"), [(name, value) for name, values in NEUTRAL.items() for value in values]
     )
-    def test_its_neutral_values_pass(self, name, value):
+    def test_neutral_values_of_what_is_refused_pass(self, name, value):
         decode(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("best_of", True),
+            ("use_beam_search", 0),
+            ("length_penalty", 0.9),
+            ("functions", {}),
+            ("modalities", ["audio"]),
+            ("function_call", {"name": "none"}),
+        ],
+    )
+    def test_what_is_only_like_a_neutral_value_is_refused(self, name, value):
+        error = refusal(**{name: value})
+        assert (error.code, error.param) == ("unsupported_parameter", name)
+
+    @pytest.mark.parametrize(
+        ("name", "instead"), [("functions", "`tools`"), ("function_call", "`tool_choice`")]
+    )
+    def test_a_refusal_says_what_to_use_instead(self, name, instead):
+        assert instead in refusal(**{name: [{"name": "f"}]}).message
 
     @pytest.mark.parametrize("name", sorted(set(ChatRequest.__struct_fields__) - {"model"}))
     def test_null_means_not_given(self, name):
@@ -114,10 +109,26 @@ class TestFields:
         else:
             assert decode(**{name: None}) == decode()
 
-    @pytest.mark.parametrize("name", ["temprature", "best_of", "guided_json", "", "a.b", "é"])
+    @pytest.mark.parametrize("name", ["temprature", "guided_json", "", "a.b", "é"])
     def test_an_unknown_field_is_refused_by_name(self, name):
         error = refusal(**{name: 1})
         assert (error.code, error.param) == ("unknown_parameter", name or None)
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("temprature", "did you mean `temperature`?"),
+            ("max_token", "did you mean `max_tokens`?"),
+            ("tool_choise", "did you mean `tool_choice`?"),
+            ("guided_json", "use `structured_outputs.json`"),
+        ],
+    )
+    def test_what_was_probably_meant_is_said(self, name, meant):
+        assert meant in refusal(**{name: 1}).message
+
+    @pytest.mark.parametrize("name", ["xyz", "t" * 100_000, "messages" * 9])
+    def test_nothing_is_guessed_of_what_is_far_from_everything(self, name):
+        assert "did you mean" not in refusal(**{name: 1}).message
 
     @pytest.mark.parametrize("name", ["model", "messages"])
     def test_what_is_required(self, name):
@@ -141,7 +152,7 @@ class TestBounds:
             ("max_tokens", [1, 100], [0, -1, 1.5, "1"]),
             ("max_completion_tokens", [1, 100], [0, -1, 1.5]),
             ("min_tokens", [0, 5], [-1, 10**40]),
-            ("stop_token_ids", [[], [0, 5], [1] * 64], [[-1], [2**31], [1] * 65, 5]),
+            ("stop_token_ids", [[], [0, 5], [1] * 1024], [[-1], [2**31], [1] * 1025, 5]),
             ("ignore_eos", [True, False], [1, "true"]),
             (
                 "stop",
@@ -153,6 +164,19 @@ class TestBounds:
             ("model", ["x"], ["", 5, None]),
             ("messages", [[HI], [HI] * 100], [[], "Hi", {}, [5], [[]], [None]]),
             ("metadata", [{}, {"a": 1}], [[], "x"]),
+            ("logit_bias", [{"0": 100, "5": -100}], [{"-1": 1}, {"x": 1}, {"5": 101}, {"5": "1"}]),
+            ("allowed_token_ids", [[1]], [[], [-1], ["1"]]),
+            ("bad_words", [[], ["x"] * 128], [[""], ["x"] * 129, "x", ["x" * 1025]]),
+            ("top_logprobs", [0], [-1, 1.5, True]),
+            ("prompt_logprobs", [0, 5], [-1, "1"]),
+            ("truncate_prompt_tokens", [-1, 1], [-2, 0, 1.5]),
+            ("cache_salt", ["x", "é" * 128], ["", "x" * 129, "a@b", "a/b", "a\\b", "a\0", "a\n\0"]),
+            ("priority", [-5, 0, 5], [2**31, 1.5]),
+            ("reasoning_effort", ["none", "xhigh", "max"], ["", "lots", 5]),
+            ("chat_template", ["x"], ["", "x" * 65_537, 5]),
+            ("chat_template_kwargs", [{}, {"a": [1, None]}], [[], "x"]),
+            ("documents", [[], [{"text": "x"}]], [{}, ["x"], [{}] * 1025]),
+            ("echo", [True, False], [1, "true"]),
             ("user", [""], [5]),
         ],
     )
@@ -192,6 +216,45 @@ class TestCombinations:
         error = refusal(stream=True, stream_options={"usage": True})
         assert error.param == "stream_options.usage"
 
+    def test_the_usage_of_every_chunk(self):
+        both = {"include_usage": True, "continuous_usage_stats": True}
+        assert decode(stream=True, stream_options=both).continuous_usage
+        assert not decode(stream=True, stream_options={"include_usage": True}).continuous_usage
+        only = {"continuous_usage_stats": True}
+        assert not decode(stream=True, stream_options=only).continuous_usage
+
+    @pytest.mark.parametrize(
+        ("fields", "wanted"),
+        [
+            ({}, None),
+            ({"logprobs": False}, None),
+            ({"logprobs": False, "top_logprobs": 0}, None),
+            ({"logprobs": True}, 0),
+            ({"logprobs": True, "top_logprobs": 5}, 5),
+        ],
+    )
+    def test_log_probabilities(self, fields, wanted):
+        assert decode(**fields).wanted_logprobs == wanted
+
+    def test_the_most_likely_tokens_need_log_probabilities(self):
+        assert refusal(top_logprobs=5).param == "top_logprobs"
+        assert refusal(top_logprobs=5, logprobs=False).param == "top_logprobs"
+
+    def test_log_probabilities_of_the_prompt_are_not_streamed(self):
+        assert decode(prompt_logprobs=1).wanted_prompt_logprobs == 1
+        assert refusal(prompt_logprobs=1, stream=True).param == "prompt_logprobs"
+
+    def test_a_side_needs_a_length(self):
+        decode(truncation_side="right", truncate_prompt_tokens=5)
+        assert refusal(truncation_side="right").param == "truncation_side"
+
+    def test_choices(self):
+        assert [decode(n=n).choices for n in (None, 1, 3)] == [1, 1, 3]
+
+    def test_reasoning_is_shown_unless_it_is_not_wanted(self):
+        shown = [decode(include_reasoning=v).shows_reasoning for v in (None, True, False)]
+        assert shown == [True, True, False]
+
     def test_min_tokens_has_to_fit_the_limit(self):
         decode(min_tokens=5, max_tokens=5)
         assert refusal(min_tokens=6, max_tokens=5).param == "min_tokens"
@@ -204,77 +267,157 @@ class TestCombinations:
         assert decode(stop=stop).stops == stops
 
 
-class TestMessages:
-    @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
-    def test_roles(self, role):
-        decode(messages=[{"role": role, "content": "x"}])
+class TestContinuing:
+    TALK = (HI, {"role": "assistant", "content": "I am"})
 
-    @pytest.mark.parametrize("role", ["tool", "function"])
-    def test_roles_of_tools_are_refused(self, role):
-        error = refusal(messages=[HI, {"role": role, "content": "x"}])
-        assert (error.code, error.param) == ("unsupported_parameter", "messages[1].role")
+    def test_a_new_message_begins_unless_the_last_goes_on(self):
+        assert decode().generation_prompt
+        assert not decode(add_generation_prompt=False).generation_prompt
+        assert not decode(continue_final_message=True).generation_prompt
+        assert decode(continue_final_message=False).generation_prompt
+        neither = decode(continue_final_message=True, add_generation_prompt=False)
+        assert not neither.generation_prompt
 
-    @pytest.mark.parametrize("role", ["User", "", "bot", None, 5])
-    def test_other_roles_are_invalid(self, role):
-        assert refusal(messages=[{"role": role, "content": "x"}]).param == "messages[0].role"
+    def test_not_both(self):
+        error = refusal(continue_final_message=True, add_generation_prompt=True)
+        assert error.param == "continue_final_message"
+
+    def test_there_must_be_something_to_continue(self):
+        messages = [HI, {"role": "assistant", "content": ""}]
+        error = refusal(continue_final_message=True, messages=messages)
+        assert error.param == "continue_final_message"
 
     @pytest.mark.parametrize(
-        ("message", "param"),
+        ("fields", "text"),
         [
-            ({"content": "x"}, "messages[0].role"),
-            ({"role": "user"}, "messages[0].content"),
-            ({"role": "user", "content": None}, "messages[0].content"),
-            ({"role": "user", "content": 5}, "messages[0].content"),
-            ({"role": "user", "content": "x", "extra": 1}, "messages[0].extra"),
-            ({"role": "user", "content": [5]}, "messages[0].content[0]"),
-            ({"role": "user", "content": [{}]}, "messages[0].content[0].type"),
-            ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
-            (
-                {"role": "user", "content": [{"type": "text", "text": None}]},
-                "messages[0].content[0].text",
-            ),
-            (
-                {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]},
-                "messages[0].tool_calls",
-            ),
-            (
-                {"role": "assistant", "content": "x", "function_call": {}},
-                "messages[0].function_call",
-            ),
-            ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio"),
-            ({"role": "user", "content": "x", "tool_call_id": "1"}, "messages[0].tool_call_id"),
+            ({}, ""),
+            ({"echo": True}, "I am"),
+            ({"echo": True, "continue_final_message": True}, "I am"),
+            ({"echo": True, "messages": [HI]}, ""),
+            ({"echo": True, "messages": [HI], "add_generation_prompt": False}, "Hi"),
         ],
     )
-    def test_a_bad_message_is_named(self, message, param):
-        assert refusal(messages=[message]).param == param
+    def test_echo(self, fields, text):
+        assert decode(**{"messages": list(self.TALK), **fields}).echo_text == text
 
-    @pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "refusal", ""])
-    def test_other_media_are_refused(self, kind):
-        parts = [{"type": "text", "text": "x"}, {"type": kind, kind or "x": {"url": "data:"}}]
-        error = refusal(messages=[{"role": "user", "content": parts}])
-        assert (error.code, error.param) == (
-            "unsupported_parameter",
-            "messages[0].content[1].type",
-        )
 
-    def test_what_templates_get(self):
-        request = decode(
-            messages=[
-                {"role": "developer", "content": "rules"},
-                {"role": "user", "content": "text", "name": "alice"},
-                {
-                    "role": "user",
-                    "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
-                },
-                {"role": "assistant", "content": "", "refusal": None, "tool_calls": None},
+class TestTemplateFields:
+    @pytest.mark.parametrize("name", sorted(RESERVED))
+    def test_variables_that_are_fields_are_refused(self, name):
+        error = refusal(chat_template_kwargs={name: 1})
+        assert error.param == f"chat_template_kwargs.{name}"
+
+    @pytest.mark.parametrize("name", ["chat_template_kwargs", "documents"])
+    @pytest.mark.parametrize("value", [10**30, -(10**30), "deep"])
+    def test_what_could_not_be_carried_is_refused(self, name, value):
+        deep: Any = 1
+        for _ in range(100):
+            deep = [deep]
+        inner = {"a": [deep if value == "deep" else value]}
+        error = refusal(**{name: [inner] if name == "documents" else inner})
+        assert (error.code, error.param) == ("invalid_value", name)
+
+
+class TestShaping:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"stream": True},
+            {"stream": True, "stream_options": {"include_usage": True}},
+            {"priority": 5},
+            {"model": "alias"},
+            {"user": "u", "metadata": {"a": "b"}},
+        ],
+    )
+    def test_what_does_not_shape(self, fields):
+        assert shaping_fields(decode(**fields)) == shaping_fields(decode())
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"cache_salt": "x"},
+            {"return_token_ids": True},
+            {"logprobs": True},
+            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            {"tool_choice": "none"},
+            {"response_format": {"type": "json_object"}},
+            {"chat_template_kwargs": {"a": 1}},
+            {"include_reasoning": False},
+            {"stop": "x"},
+            {"n": 2},
+        ],
+    )
+    def test_what_does(self, fields):
+        assert shaping_fields(decode(**fields)) != shaping_fields(decode())
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        value=st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+            ),
+            max_leaves=8,
+        ),
+        place=st.sampled_from(
+            [
+                lambda v: {"chat_template_kwargs": {"a": v}},
+                lambda v: {"documents": [{"a": v}]},
+                lambda v: {"tools": [{"type": "function", "function": _function(v)}]},
+                lambda v: {"response_format": _schema(v)},
+                lambda v: {"response_format": {"type": "structural_tag", "format": v}},
+                lambda v: {"structured_outputs": {"json": {"a": v}}},
+                lambda v: {"messages": [_call({"a": v})]},
+                lambda v: {"messages": [{**HI, "annotations": v}]},
+                lambda v: {"tools": [TOOL], "tool_choice": _allowed(v)},
+                lambda v: {"metadata": {"a": v}},
             ]
-        )
-        assert template_messages(request.messages) == [
-            {"role": "system", "content": "rules"},
-            {"role": "user", "content": "text", "name": "alice"},
-            {"role": "user", "content": "a\nb"},
-            {"role": "assistant", "content": ""},
-        ]
+        ),
+    )
+    def test_what_is_served_can_be_digested(self, value, place):
+        try:
+            request = decode(**place(value))
+        except InvalidRequestError:
+            return
+        msgspec.msgpack.encode(shaping_fields(request))
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+def _function(value):
+    return {"name": "f", "parameters": {"a": value}}
+
+
+def _schema(value):
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": {"a": value}}}
+
+
+def _call(arguments):
+    function = {"name": "f", "arguments": arguments}
+    call = {"id": "1", "type": "function", "function": function}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+def _allowed(value):
+    tools = [{"type": "function", "function": {"name": "f", "a": value}}]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}}
+
+
+class TestInCode:
+    """Other APIs build chat requests of their own."""
+
+    def test_a_converted_request_is_checked_like_a_decoded_one(self):
+        document = {**MINIMAL, "tools": [TOOL], "tool_choice": "required"}
+        request = msgspec.convert(document, ChatRequest)
+        check_chat(request)
+        assert request == decode(tools=[TOOL], tool_choice="required")
+
+    def test_and_refused_like_one(self):
+        request = msgspec.convert({**MINIMAL, "suffix": "x"}, ChatRequest)
+        with pytest.raises(InvalidRequestError):
+            check_chat(request)
 
 
 class TestBytes:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from vgate.engine.request import Request
 from vgate.errors import VGateError
-from vgate.wire.messages import FinishReason, ModelInfo
+from vgate.wire.messages import FinishReason, Logprobs, ModelInfo
 
 ReportPhase = Callable[[str], None]
 
@@ -35,6 +35,9 @@ class Output(NamedTuple):
         cached_tokens: Prompt tokens found in the prefix cache, in the first output.
         vector: The embedding (float32, little-endian), which ends the request.
         error: Set instead of finish_reason where the backend gave up this request alone.
+        logprobs: One for each of `token_ids`, if the request asked for them.
+        prompt_logprobs: One for each token of the prompt but None for the first, if the request
+            asked for them; in the first output with tokens.
     """
 
     key: str
@@ -43,6 +46,8 @@ class Output(NamedTuple):
     cached_tokens: int
     vector: bytes | None = None
     error: VGateError | None = None
+    logprobs: list[Logprobs] | None = None
+    prompt_logprobs: list[Logprobs | None] | None = None
 
 
 class BackendCounts(NamedTuple):
@@ -70,6 +75,8 @@ class Backend(Protocol):
 
     def add(self, request: Request) -> None:
         """Start a sequence.
+
+        What takes long to check (a grammar) may be refused later, by an output with an error.
 
         Raises:
             VGateError: The request can't be run; nothing of it stays behind.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
-from vgate.errors import ContextLengthExceededError, InvalidValueError, VGateError
+from vgate.errors import (
+    ContextLengthExceededError,
+    DeadlineExceededError,
+    InvalidValueError,
+    VGateError,
+)
 from vgate.frontend import metrics, serving
-from vgate.frontend.disconnect import ClientDisconnected
+from vgate.frontend.embedding_answer import EmbeddingAnswer
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.openai.embeddings import (
     MAX_INPUTS,
@@ -18,36 +23,17 @@ from vgate.frontend.sequence import Sequence
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModel
+from vgate.frontend.token_ids import check_token_ids
+from vgate.frontend.truncation import Truncation, encode_texts
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
-
-class EmbeddingAnswer:
-    """Waits for all embeddings of a request."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
-        self.touched = False
-        self.done: asyncio.Future[None] = loop.create_future()
-        self.sequences = [Sequence(self, index) for index in range(count)]
-
-    def flush(self) -> None:
-        """See whether all have come, or one has failed."""
-        if self.done.done():
-            return
-        error = next((s.error for s in self.sequences if s.error), None)
-        if error is not None:
-            self.fail(error)
-        elif all(s.vector is not None for s in self.sequences):
-            self.done.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        """End with an error, once."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def give_up(self) -> None:
-        """End because the client is gone."""
-        self.fail(ClientDisconnected())
+# What is under way of one request: enough to keep the engine's batches full, and no more, so that a
+# request of 2,048 inputs neither fills the queue nor is refused because it would.
+_LEAST_WINDOW = 32
+_BATCHES_AHEAD = 4
+# Encoding more takes milliseconds, for which no stream shall wait.
+_ENCODE_INLINE_BYTES = 65_536
 
 
 async def embeddings(services: Services, http: HttpRequest) -> Response:
@@ -65,10 +51,10 @@ async def embeddings(services: Services, http: HttpRequest) -> Response:
     services.access.reserve_tokens(http, total)
     vectors = await _embed(services, http, request, model, prompts)
     metrics.PROMPT_TOKENS.labels(model.names[0]).inc(total)
-    body = encode_response(
-        vectors, model.names[0], total, as_base64=request.encoding_format == "base64"
-    )
-    return Response(200, body, [JSON])
+    encode = partial(encode_response, vectors, model.names[0], total, request.encoding)
+    if sum(map(len, vectors)) > _ENCODE_INLINE_BYTES:
+        return Response(200, await services.loop.run_in_executor(None, encode), [JSON])
+    return Response(200, encode(), [JSON])
 
 
 async def _tokenize(
@@ -77,21 +63,51 @@ async def _tokenize(
     """Return the token ids of each input.
 
     Raises:
-        InvalidValueError: Too many inputs, or different kinds of them.
+        InvalidValueError: Too many inputs, different kinds of them, or unknown token ids.
         ContextLengthExceededError: One is too long.
     """
-    prompts, texts = _split(request.input)
-    if texts:
-        prompts = await services.tokenize(text.encode_plain, texts, sum(map(len, texts)))
     limit = text.info.max_model_len
-    for index, prompt in enumerate(prompts):
+    truncation = _truncation(request, limit)
+    prompts, texts = _split(request.input)
+    names = _names(request.input, len(prompts) + len(texts))
+    if texts:
+        encode = partial(
+            encode_texts, text, truncation=truncation, special=request.add_special_tokens
+        )
+        prompts = await services.tokenize(encode, texts, sum(map(len, texts)))
+    else:
+        for name, prompt in zip(names, prompts, strict=True):
+            check_token_ids(text, prompt, name)
+        if truncation is not None:
+            prompts = [truncation.cut(prompt) for prompt in prompts]
+    for name, prompt in zip(names, prompts, strict=True):
         if len(prompt) > limit:
-            message = f"input {index} has {len(prompt)} tokens, the model's limit is {limit}"
-            raise ContextLengthExceededError(message, param="input")
+            message = (
+                f"`{name}` has {len(prompt)} tokens, the model's limit is {limit}; "
+                "`truncate_prompt_tokens` cuts what is longer"
+            )
+            raise ContextLengthExceededError(message, param=name)
         if not prompt:
-            message = f"input {index} has no tokens"
-            raise InvalidValueError(message, param="input")
+            message = f"`{name}` has no tokens"
+            raise InvalidValueError(message, param=name)
     return prompts
+
+
+def _truncation(request: EmbeddingRequest, limit: int) -> Truncation | None:
+    keep = request.truncate_prompt_tokens
+    if keep is None:
+        return None
+    if keep > limit:
+        message = f"`truncate_prompt_tokens` must be at most the model's limit {limit}, got {keep}"
+        raise InvalidValueError(message, param="truncate_prompt_tokens")
+    # vLLM keeps the first tokens for pooling models, and so the one that many of them pool.
+    return Truncation(limit if keep < 0 else keep, request.truncation_side or "right")
+
+
+def _names(given: object, count: int) -> list[str]:
+    """Return what each input is called in an error."""
+    is_one = isinstance(given, str) or (isinstance(given, list) and isinstance(given[0], int))
+    return ["input"] if is_one else [f"input[{index}]" for index in range(count)]
 
 
 def _split(given: object) -> tuple[list[list[int]], list[str]]:
@@ -119,27 +135,43 @@ async def _embed(
     model: ServedModel,
     prompts: list[list[int]],
 ) -> list[bytes]:
-    answer = EmbeddingAnswer(services.loop, len(prompts))
     tenant, weight = serving.tenant_of(http)
     timeouts = services.config.timeouts
+
+    def submit(sequence: Sequence) -> None:
+        message = Embed(
+            id=model.engine.next_id(),
+            prompt=pack_token_ids(prompts[sequence.index]),
+            dimensions=request.dimensions,
+            tenant=tenant,
+            weight=weight,
+            queue_timeout_s=timeouts.queue_s,
+        )
+        model.engine.submit(sequence, message, timeouts.request_s)
+
+    answer = EmbeddingAnswer(services.loop, len(prompts), _window(services), submit)
+    # The engine client knows only how long each of them takes.
+    late = DeadlineExceededError("the request took longer than timeouts.request_s allows")
+    deadline = services.loop.call_later(timeouts.request_s, answer.fail, late)
     http.on_disconnect(answer.give_up)
     try:
-        for sequence, prompt in zip(answer.sequences, prompts, strict=True):
-            message = Embed(
-                id=model.engine.next_id(),
-                prompt=pack_token_ids(prompt),
-                dimensions=request.dimensions,
-                tenant=tenant,
-                weight=weight,
-                queue_timeout_s=timeouts.queue_s,
-            )
-            model.engine.submit(sequence, message, timeouts.request_s)
+        answer.start()
         await answer.done
     except BaseException as error:
         model.engine.abort(answer.sequences)
         if http.admission is not None and isinstance(error, VGateError):
             http.admission.settle(0)
+        if isinstance(error, InvalidValueError) and "dimensions" in error.message:
+            # Which ones a model allows is known to its engine alone; an error crosses the wire
+            # without the field's name.
+            raise InvalidValueError(error.message, param="dimensions") from None
         raise
     finally:
+        deadline.cancel()
         http.release()
     return [sequence.vector or b"" for sequence in answer.sequences]
+
+
+def _window(services: Services) -> int:
+    batch = services.config.batch
+    return min(batch.max_queue_size, max(_LEAST_WINDOW, _BATCHES_AHEAD * batch.max_batch_size))

@@ -1,50 +1,82 @@
 """Chat completion responses and stream chunks.
 
-A stream's chunks differ in a text or a word only, so a frame is put together from encoded parts
-instead of encoding an object per token.
+A stream's chunks most often differ in a text only, so such a frame is put together from encoded
+parts instead of encoding an object per token.
 """
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vgate.errors import VGateError
+from vgate.frontend.finished import Counts, EndReason, FinishedAnswer, FinishedChoice
 from vgate.frontend.openai.errors import error_body
-from vgate.wire.messages import FinishReason
+from vgate.frontend.openai.logprobs import ChatLogprobs, LogprobTexts, PromptLogprob
+from vgate.frontend.openai.usage import Usage
+from vgate.frontend.stream_format import Piece, ToolCallPart
+from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"data: [DONE]\n\n"
 
 
-class PromptTokensDetails(msgspec.Struct, frozen=True):
-    """How the prompt was processed."""
+class ChatForm(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client wants to see of its answer.
 
-    cached_tokens: int
+    Attributes:
+        model: The name that the answer carries.
+        include_usage, continuous_usage: Whether a stream ends with the usage, and whether every
+            chunk has it.
+        logprobs: Writes log probabilities; None if they weren't asked for.
+        top_logprobs: How many at each place.
+        prompt_logprobs: How many at each place of the prompt; None if they weren't asked for.
+        prompt_token_ids: The prompt, if it was asked for.
+        prefix: Text that goes before every answer (``echo``).
+        reasons: Whether reasoning is split off.
+    """
+
+    model: str
+    include_usage: bool = False
+    continuous_usage: bool = False
+    logprobs: LogprobTexts | None = None
+    top_logprobs: int = 0
+    prompt_logprobs: int | None = None
+    prompt_token_ids: list[int] | None = None
+    prefix: str = ""
+    reasons: bool = False
 
 
-class Usage(msgspec.Struct, frozen=True):
-    """Token counts of a request; with several choices, of all of them."""
+class Function(msgspec.Struct, frozen=True):
+    """What a tool call calls."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    name: str
+    arguments: str
 
-    @classmethod
-    def of(cls, prompt: int, completion: int, cached: int) -> Usage:
-        """Count."""
-        return cls(prompt, completion, prompt + completion, PromptTokensDetails(cached))
+
+class MessageToolCall(msgspec.Struct, frozen=True):
+    """A tool call of a message."""
+
+    id: str
+    function: Function
+    type: Literal["function"] = "function"
 
 
 class Message(msgspec.Struct, frozen=True):
     """An assistant's message."""
 
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[MessageToolCall] | UnsetType = UNSET
+    reasoning_content: str | UnsetType | None = UNSET
+    reasoning: str | UnsetType | None = UNSET
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -52,8 +84,10 @@ class Choice(msgspec.Struct, frozen=True):
 
     index: int
     message: Message
-    finish_reason: FinishReason
-    logprobs: None = None
+    finish_reason: EndReason
+    logprobs: ChatLogprobs | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct, frozen=True):
@@ -67,52 +101,161 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     object: Literal["chat.completion"] = "chat.completion"
     service_tier: None = None
     system_fingerprint: None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
-class ChunkFrames:
-    """Builds the server-sent events of one stream.
+class ChatDialect:
+    """Says answers as chat completions."""
 
-    Args:
-        completion_id, created, model: The same in all chunks.
-        with_usage: Whether chunks carry ``usage``: null in all but the last, as OpenAI sends it.
-    """
+    def __init__(self, form: ChatForm) -> None:
+        self._form = form
 
-    __slots__ = ("_head", "_tail", "_usage")
+    def stream_format(self) -> ChatFormat:
+        """Return what streams one answer."""
+        return ChatFormat(completion_id(), int(time.time()), self._form)
 
-    def __init__(self, completion_id: str, created: int, model: str, *, with_usage: bool) -> None:
+    def whole(self, answer: FinishedAnswer) -> bytes:
+        """Return the body of an answer that is not streamed."""
+        form = self._form
+        prompt_logprobs = answer.choices[0].prompt_logprobs
+        completion = ChatCompletion(
+            completion_id(),
+            int(time.time()),
+            form.model,
+            [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
+            Usage.of(answer.counts),
+            prompt_logprobs=UNSET
+            if form.prompt_logprobs is None or form.logprobs is None or prompt_logprobs is None
+            else form.logprobs.prompt(prompt_logprobs, form.prompt_logprobs),
+            prompt_token_ids=UNSET if form.prompt_token_ids is None else form.prompt_token_ids,
+        )
+        return _encode(completion)
+
+    def _choice(self, index: int, choice: FinishedChoice) -> Choice:
+        form = self._form
+        logprobs = None
+        if choice.logprobs is not None and form.logprobs is not None:
+            logprobs = form.logprobs.chat(choice.logprobs, form.top_logprobs)
+        token_ids = UNSET if choice.token_ids is None else choice.token_ids
+        message = _message(choice, form)
+        return Choice(index, message, choice.end_reason, logprobs, choice.stop_reason, token_ids)
+
+
+def _message(choice: FinishedChoice, form: ChatForm) -> Message:
+    calls = [
+        MessageToolCall(call.id, Function(call.name, call.arguments)) for call in choice.tool_calls
+    ]
+    reasoning = (choice.reasoning or None) if form.reasons else UNSET
+    text = form.prefix + choice.text
+    return Message(
+        # Beside tool calls or reasoning, having said nothing is null.
+        text if text or not (calls or reasoning) else None,
+        tool_calls=calls or UNSET,
+        reasoning_content=reasoning,
+        reasoning=reasoning,
+    )
+
+
+class ChatFormat:
+    """Builds the events of one stream; see `vgate.frontend.stream_format.StreamFormat`."""
+
+    __slots__ = ("_form", "_head", "_prefixes", "_suffix", "_usage", "counts")
+
+    counts: Callable[[], Counts]
+
+    def __init__(self, completion_id: str, created: int, form: ChatForm) -> None:
+        self._form = form
         head = (
             b'data: {"id":%s,"object":"chat.completion.chunk","created":%d,"model":%s,'
             b'"system_fingerprint":null,"choices":['
         )
-        self._head = head % (_encode(completion_id), created, _encode(model))
-        self._usage = b',"usage":' if with_usage else b""
-        null = b"null" if with_usage else b""
-        self._tail = b"]" + self._usage + null + b"}\n\n"
+        self._head = head % (_encode(completion_id), created, _encode(form.model))
+        # OpenAI's chunks carry "usage": null before the one that has it.
+        self._usage = b',"usage":null' if form.include_usage else b""
+        self._suffix = b'},"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
+        self._prefixes: dict[int, bytes] = {}
 
-    def prefix(self, index: int) -> bytes:
-        """Return what precedes the text of every content chunk of a choice."""
-        return self._head + b'{"index":%d,"delta":{"content":' % index
+    def begin(self) -> bytes:
+        """Return nothing: the choices say it all."""
+        return b""
 
-    @property
-    def suffix(self) -> bytes:
-        """What follows the text of a content chunk."""
-        return b'},"logprobs":null,"finish_reason":null}' + self._tail
+    def open(self, index: int, _prompt_logprobs: list[Logprobs | None] | None) -> bytes:
+        """Return the chunk with the role."""
+        self._prefixes[index] = self._head + b'{"index":%d,"delta":{"content":' % index
+        form = self._form
+        prompt = b""
+        if form.prompt_token_ids is not None and index == 0:
+            prompt = b',"prompt_token_ids":' + _encode(form.prompt_token_ids)
+        delta = b'{"index":%d,"delta":{"role":"assistant","content":%s},"logprobs":null,'
+        return (
+            self._head
+            + delta % (index, _encode(form.prefix))
+            + b'"finish_reason":null}]'
+            + self._tail(prompt)
+        )
 
-    def role(self, index: int) -> bytes:
-        """Return the first chunk of a choice."""
-        delta = b'{"index":%d,"delta":{"role":"assistant","content":""},' % index
-        return self._head + delta + b'"logprobs":null,"finish_reason":null}' + self._tail
+    def text(self, index: int, text: str) -> bytes:
+        """Return a chunk of text."""
+        if self._form.continuous_usage:
+            return self.piece(index, Piece(text))
+        return self._prefixes[index] + _encode(text) + self._suffix
 
-    def finish(self, index: int, reason: FinishReason) -> bytes:
+    def piece(self, index: int, piece: Piece) -> bytes:
+        """Return a chunk that is more than text."""
+        form = self._form
+        choice = b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":null%s}]'
+        logprobs = token_ids = b""
+        if piece.logprobs and form.logprobs is not None:
+            logprobs = _encode(form.logprobs.chat(piece.logprobs, form.top_logprobs))
+        if piece.token_ids is not None:
+            token_ids = b',"token_ids":' + _encode(piece.token_ids)
+        delta = _encode(_delta(piece))
+        return self._head + choice % (index, delta, logprobs or b"null", token_ids) + self._tail()
+
+    def finish(self, index: int, end_reason: EndReason, stop_reason: int | str | None) -> bytes:
         """Return the last chunk of a choice."""
-        choice = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%s"}'
-        return self._head + choice % (index, reason.encode()) + self._tail
+        choice = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
+        end = choice % (index, end_reason.encode(), _encode(stop_reason))
+        return self._head + end + self._tail()
 
-    def usage(self, usage: Usage) -> bytes:
-        """Return the chunk with the usage."""
-        return self._head + b"]" + self._usage + _encode(usage) + b"}\n\n"
+    def end(self) -> bytes:
+        """Return the usage, if it is wanted, and the end."""
+        if not self._form.include_usage:
+            return DONE
+        return self._head + b'],"usage":' + _encode(Usage.of(self.counts())) + b"}\n\n" + DONE
+
+    def error(self, error: VGateError) -> bytes:
+        """Return the event that ends a broken stream. No [DONE] follows it."""
+        return b"data: " + error_body(error) + b"\n\n"
+
+    def _tail(self, more: bytes = b"") -> bytes:
+        """Return what follows the choices."""
+        usage = self._usage
+        if self._form.continuous_usage:
+            usage = b',"usage":' + _encode(Usage.of(self.counts()))
+        return more + usage + b"}\n\n"
 
 
-def error_frame(error: VGateError) -> bytes:
-    """Return the event that ends a broken stream. No [DONE] follows it."""
-    return b"data: " + error_body(error) + b"\n\n"
+def _delta(piece: Piece) -> dict[str, object]:
+    delta: dict[str, object] = {}
+    if piece.reasoning:
+        # The first name is DeepSeek's and most clients', the second vLLM's newer one.
+        delta["reasoning_content"] = delta["reasoning"] = piece.reasoning
+    if piece.text or not (piece.reasoning or piece.tool_calls):
+        delta["content"] = piece.text
+    if piece.tool_calls:
+        delta["tool_calls"] = [_call_part(part) for part in piece.tool_calls]
+    return delta
+
+
+def _call_part(part: ToolCallPart) -> dict[str, object]:
+    if part.name is None:
+        return {"index": part.index, "function": {"arguments": part.arguments}}
+    function = {"name": part.name, "arguments": part.arguments}
+    return {"index": part.index, "id": part.id, "type": "function", "function": function}
+
+
+def completion_id() -> str:
+    """Return a new id of a chat completion."""
+    return f"chatcmpl-{os.urandom(12).hex()}"

@@ -1,128 +1,72 @@
-"""Requests as OpenAI defines them, decoded and checked.
+"""Chat requests as OpenAI defines them, with vLLM's additions; decoded and checked.
 
 `decode_chat` returns a request in which every field has a right type and range and nothing would be
-ignored that changes the answer; what is left to check needs the model.
+ignored that changes the answer; what is left to check needs the model (`check_against_model`) or
+its chat template (`template_inputs.template_kwargs`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import (
-    InvalidJSONError,
-    InvalidRequestError,
-    InvalidValueError,
-    UnknownParameterError,
-    UnsupportedParameterError,
+from vgate.errors import InvalidValueError
+from vgate.frontend.chat_template import RESERVED
+from vgate.frontend.openai.conversation import (
+    ChatMessage,
+    check_messages,
+    message_text,
+    template_messages,
 )
-from vgate.validation import explain
-from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
-from vgate.wire.sampling import SamplingParams
+from vgate.frontend.openai.decoding import check_json, decode_request
+from vgate.frontend.openai.generation_request import (
+    MAX_CHOICES,
+    MAX_STOPS,
+    Count,
+    GenerationRequest,
+    check_common,
+    shaping_fields,
+)
+from vgate.frontend.openai.model_checks import check_against_model
+from vgate.frontend.openai.structured import structured_output
+from vgate.frontend.openai.tools import MAX_TOOLS, Tool, ToolChoice, check_tools
 
-_Request = TypeVar("_Request")
+__all__ = [
+    "MAX_CHOICES",
+    "MAX_STOPS",
+    "ChatMessage",
+    "ChatRequest",
+    "check_against_model",
+    "check_chat",
+    "decode_chat",
+    "decode_request",
+    "shaping_fields",
+    "template_messages",
+]
 
-MAX_CHOICES = 16
-MAX_STOPS = 16
-
-StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
-
-
-class ContentPart(msgspec.Struct, frozen=True):
-    """A part of a message's content; only text can be served."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    refusal: str | None = None
-    tool_calls: Any = None
-    tool_call_id: str | None = None
-    function_call: Any = None
-    audio: Any = None
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+MAX_DOCUMENTS = 1024
 
 
-class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream carries besides text."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-class Accepted(SamplingParams, kw_only=True, frozen=True):
-    """Fields that concern OpenAI's platform and not the answer: taken, without effect."""
-
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
-
-
-class Unsupported(Accepted, kw_only=True, frozen=True):
-    """Fields that would change the answer and aren't served; only their neutral values pass."""
-
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    response_format: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    reasoning_effort: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
-    moderation: Any = None
-
-
-_UNSUPPORTED = Unsupported.__struct_fields__[len(Accepted.__struct_fields__) :]
-
-# Values with which an unsupported field changes nothing.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-}
-
-
-class ChatRequest(Unsupported, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``POST /v1/chat/completions``."""
 
-    model: Annotated[str, Meta(min_length=1)]
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    logprobs: bool | None = None
+    top_logprobs: Count | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    include_reasoning: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template: Annotated[str, Meta(min_length=1, max_length=65_536)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: Annotated[list[dict[str, Any]], Meta(max_length=MAX_DOCUMENTS)] | None = None
 
     @property
     def token_limit(self) -> int | None:
@@ -130,35 +74,37 @@ class ChatRequest(Unsupported, kw_only=True, frozen=True, forbid_unknown_fields=
         return self.max_completion_tokens or self.max_tokens
 
     @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
+    def wanted_logprobs(self) -> int | None:
+        """How many most likely tokens to tell at each place; None for no log probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def wanted_prompt_logprobs(self) -> int | None:
+        """The same for the prompt's tokens."""
+        return self.prompt_logprobs
 
-# How an answer is delivered, and what is taken without effect. `model` may be an alias.
-_NOT_SHAPING: dict[str, Any] = dict.fromkeys(
-    ("stream", "stream_options", *Accepted.__struct_fields__[len(SAMPLING_FIELDS) :])
-) | {"model": ""}
+    @property
+    def shows_reasoning(self) -> bool:
+        """Whether the client wants to see what the model thought."""
+        return self.include_reasoning is not False
+
+    @property
+    def generation_prompt(self) -> bool:
+        """Whether the prompt ends with the beginning of a new message."""
+        if self.add_generation_prompt is None:
+            return not self.continue_final_message
+        return self.add_generation_prompt
+
+    @property
+    def echo_text(self) -> str:
+        """What `echo` puts before the answer: the last message, if it has the answer's role."""
+        last = self.messages[-1]
+        # Without a generation prompt the answer goes on in the last message's role, as in vLLM.
+        same_role = last.role == "assistant" or not self.generation_prompt
+        return message_text(last) if self.echo and same_role else ""
+
 
 _decoder = msgspec.json.Decoder(ChatRequest)
-
-
-def decode_request(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Request:
-    """Decode a request's body.
-
-    Raises:
-        InvalidRequestError: With the field at fault, what was sent and what is allowed.
-    """
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _explained(error, body) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"the body is not valid JSON in UTF-8: {error}"
-        raise InvalidJSONError(message) from None
-    except RecursionError:
-        message = "the body is nested too deeply"
-        raise InvalidJSONError(message) from None
 
 
 def decode_chat(body: bytes) -> ChatRequest:
@@ -168,96 +114,51 @@ def decode_chat(body: bytes) -> ChatRequest:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
     request = decode_request(_decoder, body)
-    _check_unsupported(request)
-    _check_messages(request.messages)
-    _check_combinations(request)
+    check_chat(request)
     return request
 
 
-def shaping_fields(request: ChatRequest) -> ChatRequest:
-    """Return the request without what does not shape the answer's text.
+def check_chat(request: ChatRequest) -> None:
+    """Check what the types can't say of a chat request.
 
-    Two requests for which this is equal (as are their prompts, complete parameters and model) get
-    the same answer. A new field shapes the answer until it is named here.
+    Raises:
+        InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
-    return msgspec.structs.replace(request, **_NOT_SHAPING)
-
-
-def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    """Return messages as chat templates know them: roles they have, and content as one text."""
-    return [
-        {
-            # OpenAI renamed "system" for its newer models; templates know the old name.
-            "role": "system" if message.role == "developer" else message.role,
-            "content": _text(message.content),
-            **({"name": message.name} if message.name is not None else {}),
-        }
-        for message in messages
-    ]
-
-
-def _text(content: str | list[ContentPart] | None) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.text or "" for part in content)
-
-
-def _explained(error: msgspec.ValidationError, body: bytes) -> InvalidRequestError:
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The decoder stops at the first fault; what comes after it need not be JSON at all.
-        document = None
-    problem = explain(error, document)
-    kind = UnknownParameterError if problem.kind == "unknown" else InvalidValueError
-    return kind(str(problem), param=problem.path or None)
-
-
-def _check_unsupported(request: ChatRequest) -> None:
-    for name in _UNSUPPORTED:
-        value = getattr(request, name)
-        if value is not None and value not in _NEUTRAL.get(name, ()):
-            message = f"`{name}` is not supported by this server"
-            raise UnsupportedParameterError(message, param=name)
-
-
-def _check_messages(messages: list[ChatMessage]) -> None:
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        for name in ("tool_calls", "tool_call_id", "function_call", "audio"):
-            if getattr(message, name) is not None:
-                text = f"`{where}.{name}` is not supported by this server"
-                raise UnsupportedParameterError(text, param=f"{where}.{name}")
-        if message.role in {"tool", "function"}:
-            text = f"`{where}.role` {message.role!r} is not supported by this server"
-            raise UnsupportedParameterError(text, param=f"{where}.role")
-        if message.content is None:
-            text = f"`{where}.content` is required"
-            raise InvalidValueError(text, param=f"{where}.content")
-        if not isinstance(message.content, str):
-            _check_parts(message.content, f"{where}.content")
-
-
-def _check_parts(parts: list[ContentPart], where: str) -> None:
-    for index, part in enumerate(parts):
-        if part.type != "text":
-            text = f"`{where}[{index}].type` must be 'text' for this model, got {part.type!r}"
-            raise UnsupportedParameterError(text, param=f"{where}[{index}].type")
-        if part.text is None:
-            text = f"`{where}[{index}].text` is required"
-            raise InvalidValueError(text, param=f"{where}[{index}].text")
-
-
-def _check_combinations(request: ChatRequest) -> None:
+    check_common(request)
+    check_messages(request.messages)
+    check_tools(request.tools, request.tool_choice)
+    _check_structured(request)
+    _check_template(request)
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         message = "set only one of `max_tokens` and `max_completion_tokens`"
         raise InvalidValueError(message, param="max_tokens")
-    if request.stream_options is not None and not request.stream:
-        message = "`stream_options` is only allowed with `stream: true`"
-        raise InvalidValueError(message, param="stream_options")
-    limit = request.token_limit
-    if limit is not None and (request.min_tokens or 0) > limit:
-        message = f"`min_tokens` must be at most the token limit {limit}, got {request.min_tokens}"
-        raise InvalidValueError(message, param="min_tokens")
+    if request.top_logprobs and not request.logprobs:
+        message = "`top_logprobs` needs `logprobs: true`"
+        raise InvalidValueError(message, param="top_logprobs")
+
+
+def _check_structured(request: ChatRequest) -> None:
+    if request.response_format is None and request.structured_outputs is None:
+        return
+    structured_output(request)
+    choice = request.tool_choice
+    demanded = choice == "required" or isinstance(choice, ToolChoice)
+    # A response format is for what the model says, and with a demanded call it says nothing.
+    if demanded and request.structured_outputs is not None:
+        message = "set only one of `structured_outputs` and a `tool_choice` that demands a call"
+        raise InvalidValueError(message, param="structured_outputs")
+
+
+def _check_template(request: ChatRequest) -> None:
+    if request.continue_final_message and request.add_generation_prompt:
+        message = "set only one of `continue_final_message` and `add_generation_prompt`"
+        raise InvalidValueError(message, param="continue_final_message")
+    if request.continue_final_message and not message_text(request.messages[-1]):
+        message = "`continue_final_message` needs text in the last message"
+        raise InvalidValueError(message, param="continue_final_message")
+    for name in request.chat_template_kwargs or ():
+        if name in RESERVED:
+            where = f"chat_template_kwargs.{name}"
+            raise InvalidValueError(f"`{where}` has a field of its own in requests", param=where)
+    for name in ("chat_template_kwargs", "documents"):
+        check_json(getattr(request, name), name)

@@ -14,7 +14,7 @@ from array import array
 
 from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
-from vgate.engine.backends.dry_run import local_model
+from vgate.engine.backends.dry_run.text import Vocabulary
 from vgate.engine.request import Request
 from vgate.errors import InvalidValueError
 from vgate.wire.messages import ModelInfo
@@ -33,15 +33,17 @@ class DryRunEmbeddingBackend:
         self._step_s = config.dry_run.step_ms / 1000
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._waiting: dict[str, Request] = {}
+        vocabulary = Vocabulary(config.model.model_id)
         self._model = ModelInfo(
             names=config.model.served_names,
-            directory=local_model(config.model.model_id),
+            directory=vocabulary.directory,
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=config.dry_run.kv_cache_tokens,
             created=int(time.time()),
             backend="dry_run",
             task="embed",
+            vocab_size=vocabulary.size,
         )
 
     @property

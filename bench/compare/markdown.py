@@ -1,0 +1,139 @@
+"""A comparison as a Markdown document."""
+
+from collections.abc import Sequence
+
+from bench.compare.results import Case, Comparison, Figure, Row, ScenarioResult, Start
+
+_SIGNIFICANT = 3
+_UNITS = {
+    "ttft_ms": "TTFT ms",
+    "tpot_ms": "TPOT ms",
+    "itl_ms": "ITL ms",
+    "e2e_ms": "E2E ms",
+    "requests_per_s": "requests/s",
+    "output_tokens_per_s": "tokens/s",
+    "cpu_us_per_token": "CPU us/token",
+    "cpu_us_per_added_token": "CPU us/added token",
+    "cpu_us_per_request": "CPU us/request",
+    "rss_mib": "RSS MiB",
+    "peak_rss_mib": "peak RSS MiB",
+    "idle_share": "device idle, share",
+    "idle_gap_us": "device idle between steps, us",
+    "steps": "calls that gave the device work",
+    "generator_cpu_share": "load generator, cores",
+    "long_prompts_per_s": "long prompts/s",
+}
+
+
+def document(comparison: Comparison) -> str:
+    """Return the document."""
+    host = comparison.host
+    lines = [
+        "# V-Gate side by side",
+        "",
+        f"{comparison.started_at}, {comparison.mode} mode, {comparison.seconds:.0f} s.",
+        f"{host['cpus']} x {host['cpu']}, {host['memory_gib']} GiB, Linux {host['kernel']},",
+        f"load average {host['load_average_before']} before.",
+        "",
+        ", ".join(f"{name} {version}" for name, version in comparison.versions.items()) + ".",
+        "",
+        "A figure is the median of its repetitions, with the least and the greatest in brackets.",
+        "V-Gate's ratio is its value over the other's, taken in each repetition.",
+    ]
+    lines += [f"- {name} is left out: {_one_line(why)}" for name, why in comparison.skipped.items()]
+    for failure in comparison.failures:
+        lines += ["", f"**Wrong:** {_one_line(failure)}"]
+    for scenario in comparison.scenarios:
+        lines += ["", *_scenario(scenario)]
+    if comparison.starts:
+        lines += ["", *_starts(comparison.starts)]
+    return "\n".join(lines) + "\n"
+
+
+def _scenario(scenario: ScenarioResult) -> list[str]:
+    lines = [f"## {scenario.title} (`{scenario.name}`, {scenario.seconds:.0f} s)"]
+    for note in scenario.notes:
+        lines += ["", _one_line(note)]
+    for case in scenario.cases:
+        lines += ["", *case_table(case)]
+    if scenario.targets:
+        lines += ["", "| target | wanted | found | met |", "|---|---|---|---|"]
+        for one in scenario.targets:
+            met = "yes" if one.met else "**no**"
+            lines.append(_table_row([one.what, one.limit, _number(one.value), met]))
+    return lines
+
+
+def case_table(case: Case) -> list[str]:
+    """Return the table of a case: a row for each measure, a column for each contender."""
+    turns = "repetition" if case.repetitions == 1 else "repetitions"
+    lines = [f"### {case.name} ({case.repetitions} {turns})", ""]
+    shown = [name for name in case.shown if any(name in row.measures for row in case.rows)]
+    headers = [""]
+    for row in case.rows:
+        headers.append(row.contender)
+        headers += ["V-Gate's ratio"] if row.ratios else []
+    lines += [_table_row(headers), _table_row(["---"] * len(headers))]
+    lines += [_table_row([_title(name), *_cells(case.rows, name)]) for name in shown]
+    for row in case.rows:
+        lines += (
+            ["", f"**{row.contender} failed:** {_one_line(row.failures[0])}"]
+            if row.failures
+            else []
+        )
+    return lines
+
+
+def _cells(rows: Sequence[Row], name: str) -> list[str]:
+    cells = []
+    for row in rows:
+        cells.append(_figure(row.measures.get(name)))
+        if row.ratios:
+            cells.append(_figure(row.ratios.get(name)))
+    return cells
+
+
+def _starts(starts: Sequence[Start]) -> list[str]:
+    lines = ["## Starts", "", "From the command to readiness; memory at that moment, by kind."]
+    lines += [
+        "",
+        "| contender | starts | median s | CPU s | RSS MiB (peak) |",
+        "|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(start.contender for start in starts):
+        own = [start for start in starts if start.contender == name]
+        seconds = Figure.of([start.seconds for start in own])
+        cpu = Figure.of([start.cpu_s for start in own])
+        memory = ", ".join(
+            f"{one.kind} {one.rss_mib:.0f} ({one.peak_rss_mib:.0f})" for one in own[-1].memory
+        )
+        lines.append(f"| {name} | {len(own)} | {_figure(seconds)} | {_figure(cpu)} | {memory} |")
+    return lines
+
+
+def _title(name: str) -> str:
+    measure, _, rest = name.partition(".")
+    return f"{_UNITS.get(measure, measure)} {rest.replace('.', ', ')}".strip()
+
+
+def _figure(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    if len(figure.values) == 1:
+        return _number(figure.median)
+    return f"{_number(figure.median)} ({_number(figure.min)}-{_number(figure.max)})"
+
+
+def _number(value: float) -> str:
+    """Return three significant digits, and whole numbers from a hundred on."""
+    if abs(value) >= 10**_SIGNIFICANT / 10:
+        return f"{value:,.0f}"
+    return f"{value:.{_SIGNIFICANT}g}"
+
+
+def _table_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())

@@ -1,0 +1,132 @@
+"""`python -m bench.compare_answers`: V-Gate and vLLM's server, answer by answer.
+
+Exit status 0 if all are equal, 1 if one differs, 2 if they could not be compared.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.compare.clock import Clock
+from bench.compare.contenders import CONTENDERS, Settings, Setup
+from bench.compare.models import Models
+from bench.compare.peers import Peers
+from bench.compare.progress import Progress
+from bench.compare.service import FailedError, Running, UnavailableError
+from bench.compare_answers.answers import Answer, ask
+from bench.compare_answers.cases import Case, cases
+from bench.compare_answers.difference import Difference, first_difference
+
+EQUAL, DIFFERENT, REFUSED = "equal", "DIFFERENT", "refused by both"
+_TOTAL_S = 600.0
+# A model with random weights would fill every gap in a structure with whitespace, endlessly.
+_ENGINE = {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}}
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What came of one case."""
+
+    group: str
+    name: str
+    outcome: str
+    difference: Difference | None = None
+
+
+def judge(case: Case, ours: Answer, theirs: Answer) -> Verdict:
+    """Compare two answers to one request."""
+    if ours.status != 200 and ours.status == theirs.status:
+        return Verdict(case.group, case.name, REFUSED)
+    if ours.status != theirs.status:
+        difference = Difference("status", _said(ours), _said(theirs))
+        return Verdict(case.group, case.name, DIFFERENT, difference)
+    found = first_difference(ours.content, theirs.content)
+    return Verdict(case.group, case.name, DIFFERENT if found else EQUAL, found)
+
+
+def _said(answer: Answer) -> str:
+    return str(answer.status) if answer.status == 200 else f"{answer.status}: {answer.content}"
+
+
+def table(verdicts: Sequence[Verdict], other: str) -> str:
+    """Return a Markdown table."""
+    lines = [f"| request | outcome | where | vgate | {other} |", "|---|---|---|---|---|"]
+    for one in verdicts:
+        difference = one.difference or Difference("", "", "")
+        cells = (
+            f"{one.group}: {one.name}",
+            one.outcome,
+            difference.path,
+            difference.ours,
+            difference.theirs,
+        )
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    counts = dict.fromkeys((EQUAL, DIFFERENT, REFUSED), 0)
+    for one in verdicts:
+        counts[one.outcome] += 1
+    lines += ["", ", ".join(f"{count} {outcome}" for outcome, count in counts.items())]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())[:160]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare, print the table; return the exit status."""
+    options = _parser().parse_args(arguments)
+    wanted = [case for case in cases() if options.only in f"{case.group}: {case.name}"]
+    if not wanted:
+        print(f"bench.compare_answers: no case has {options.only!r} in it", file=sys.stderr)
+        return 2
+    progress = Progress(Clock(_TOTAL_S))
+    with tempfile.TemporaryDirectory(prefix="vgate-answers-") as directory:
+        work = Path(directory)
+        setup = Setup(
+            models=Models(work),
+            peers=Peers(work, progress, may_install=False),
+            work=work,
+            vllm_rs=options.vllm_rs,
+            model=options.model and options.model.resolve(),
+            engine_arguments=_ENGINE,
+        )
+        settings = Settings(max_num_seqs=16, max_model_len=2048)
+        try:
+            progress.say("starting vgate")
+            with Running(CONTENDERS["vgate"](setup, settings)) as ours:
+                progress.say(f"starting {options.against}")
+                with Running(CONTENDERS[options.against](setup, settings)) as theirs:
+                    verdicts = [_compared(case, ours, theirs, progress) for case in wanted]
+        except (UnavailableError, FailedError) as error:
+            print(f"bench.compare_answers: {error}", file=sys.stderr)
+            print(getattr(error, "log", ""), file=sys.stderr)
+            return 2
+    print(table(verdicts, options.against))
+    if options.json:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(verdicts), indent=1))
+    return 1 if any(one.outcome == DIFFERENT for one in verdicts) else 0
+
+
+def _compared(case: Case, ours: Running, theirs: Running, progress: Progress) -> Verdict:
+    verdict = judge(case, ask(ours.service, case), ask(theirs.service, case))
+    progress.say(f"{case.group}: {case.name}: {verdict.outcome}")
+    return verdict
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.compare_answers", description=__doc__)
+    add = parser.add_argument
+    peers = ("vllm-serve", "vllm-serve-1p", "vllm-rs")
+    add("--against", choices=peers, default="vllm-serve", help="default vllm-serve")
+    add("--only", default="", metavar="TEXT", help="cases with this in their name")
+    add("--model", type=Path, metavar="DIR", help="a model in place of the tiny one")
+    add("--vllm-rs", type=Path, metavar="FILE", help="vLLM's Rust frontend")
+    add("--json", type=Path, metavar="FILE", help="write the verdicts there as well")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

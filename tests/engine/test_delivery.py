@@ -1,0 +1,157 @@
+"""One message for each frontend out of what a step brought."""
+
+from __future__ import annotations
+
+from vgate.engine.backends.base import Output
+from vgate.engine.delivery import PendingFailures, catch_up, deliver_embeddings, deliver_tokens
+from vgate.engine.request import Request
+from vgate.errors import InvalidValueError, OverloadedError
+from vgate.wire.messages import (
+    Delta,
+    Embedding,
+    Embeddings,
+    Failure,
+    Failures,
+    Logprobs,
+    Step,
+)
+from vgate.wire.sampling import SamplingParams
+
+A, B = b"a", b"b"
+PLACE = Logprobs([5, 6], [-0.5, -1.0], 1)
+
+
+def running(**subscribers: list[tuple[bytes, int]]) -> dict[str, Request]:
+    requests = {key: Request(key, [1, 2], SamplingParams()) for key in subscribers}
+    for key, request in requests.items():
+        request.subscribers = subscribers[key]
+    return requests
+
+
+def test_tokens_go_to_all_who_wait_for_them() -> None:
+    requests = running(x=[(A, 1), (B, 7)], y=[(A, 2)])
+    outputs = [Output("x", [3], None, 4), Output("y", [5, 6], "stop", 0)]
+    delivery = deliver_tokens(outputs, requests)
+    assert delivery.messages == {
+        A: Step([Delta(1, [3], None, 4), Delta(2, [5, 6], "stop")]),
+        B: Step([Delta(7, [3], None, 4)]),
+    }
+    assert delivery.finished == [requests["y"]]
+    assert delivery.failed == []
+    assert [requests[key].generated_tokens for key in "xy"] == [1, 2]
+
+
+def test_logprobs_go_with_their_tokens() -> None:
+    output = Output("x", [5], None, 0, logprobs=[PLACE], prompt_logprobs=[None, PLACE])
+    ((delta,),) = (
+        message.deltas
+        for message in deliver_tokens([output], running(x=[(A, 1)])).messages.values()
+    )
+    assert (delta.logprobs, delta.prompt_logprobs) == ([PLACE], [None, PLACE])
+
+
+def test_what_the_backend_gave_up_is_told_apart() -> None:
+    requests, error = running(x=[(A, 1)], y=[(A, 2)]), InvalidValueError("no")
+    outputs = [Output("x", [], None, 0, error=error), Output("y", [1], None, 0)]
+    for deliver in (deliver_tokens, deliver_embeddings):
+        delivery = deliver(outputs, requests)
+        assert delivery.failed == [(requests["x"], error)]
+        assert delivery.finished == []
+
+
+def test_outputs_of_strangers_are_dropped() -> None:
+    output = Output("z", [1], "stop", 0, b"vector")
+    for deliver in (deliver_tokens, deliver_embeddings):
+        assert deliver([output], {}) == ({}, [], [])
+
+
+def test_an_embedding_ends_its_request() -> None:
+    requests = running(x=[(A, 1), (B, 2)])
+    delivery = deliver_embeddings([Output("x", [], None, 0, b"vector")], requests)
+    assert delivery.messages == {
+        A: Embeddings([Embedding(1, b"vector")]),
+        B: Embeddings([Embedding(2, b"vector")]),
+    }
+    assert delivery.finished == [requests["x"]]
+
+
+def test_a_shared_request_keeps_what_a_joiner_has_to_catch_up_with() -> None:
+    requests = running(x=[(A, 1)])
+    requests["x"].share = b"digest"
+    told = Output("x", [5], None, 3, logprobs=[PLACE], prompt_logprobs=[None, PLACE])
+    for output in (told, Output("x", [6, 7], None, 0, logprobs=[PLACE, PLACE])):
+        deliver_tokens([output], requests)
+    delta = catch_up(requests["x"], (A, 9), whole=False)
+    assert delta == Delta(9, [5, 6, 7], None, 3, True, [PLACE] * 3, [None, PLACE])
+    # What follows does not change what was sent.
+    deliver_tokens([Output("x", [8], None, 0, logprobs=[PLACE])], requests)
+    assert (delta.token_ids, delta.logprobs) == ([5, 6, 7], [PLACE] * 3)
+
+
+def test_failures_are_gathered_by_frontend() -> None:
+    failures = PendingFailures()
+    assert failures.take() == {}
+    failures.add((A, 1), InvalidValueError("wrong", param="top_p"))
+    failures.add((A, 2), OverloadedError("full", retry_after_s=2.0))
+    failures.add((B, 1), OverloadedError("full"))
+    failures.forget(B)
+    assert failures.take() == {
+        A: Failures(
+            [
+                Failure(1, "invalid_value", "wrong", None, "top_p"),
+                Failure(2, "overloaded", "full", 2.0),
+            ]
+        )
+    }
+    assert failures.take() == {}
+
+
+class TestWhole:
+    """One who wants a request whole is told its first token, and the rest at its end."""
+
+    def request(self) -> dict[str, Request]:
+        requests = running(x=[(A, 1), (B, 7)])
+        requests["x"].told = {(A, 1): 0}
+        return requests
+
+    def test_the_rest_comes_at_the_end(self) -> None:
+        requests = self.request()
+        told = []
+        for number, finish in enumerate([None, None, None, "length"]):
+            output = Output("x", [number], finish, 5 if number == 0 else 0)
+            told.append(deliver_tokens([output], requests).messages)
+        assert [step.get(A) for step in told] == [
+            Step([Delta(1, [0], None, 5)]),
+            None,
+            None,
+            Step([Delta(1, [1, 2, 3], "length")]),
+        ]
+        # Others follow it token by token.
+        assert [step[B].deltas[0].token_ids for step in told] == [[0], [1], [2], [3]]
+
+    def test_with_its_log_probabilities(self) -> None:
+        requests = self.request()
+        outputs = [
+            Output("x", [1], None, 0, logprobs=[PLACE], prompt_logprobs=[None]),
+            Output("x", [2], None, 0, logprobs=[PLACE]),
+            Output("x", [3], "stop", 0, logprobs=[PLACE]),
+        ]
+        steps = [deliver_tokens([output], requests).messages.get(A) for output in outputs]
+        assert steps[0] == Step([Delta(1, [1], logprobs=[PLACE], prompt_logprobs=[None])])
+        assert steps[1] is None
+        assert steps[2] == Step([Delta(1, [2, 3], "stop", logprobs=[PLACE, PLACE])])
+
+    def test_an_end_with_the_first_token_is_one_delta(self) -> None:
+        messages = deliver_tokens([Output("x", [9], "stop", 0)], self.request()).messages
+        assert messages[A] == Step([Delta(1, [9], "stop")])
+
+    def test_who_joins_late_gets_what_there_is_and_then_the_rest(self) -> None:
+        requests = self.request()
+        deliver_tokens([Output("x", [1], None, 0)], requests)
+        deliver_tokens([Output("x", [2], None, 0)], requests)
+        delta = catch_up(requests["x"], (A, 2), whole=True)
+        assert (delta.token_ids, delta.joined) == ([1, 2], True)
+        requests["x"].subscribers.append((A, 2))
+        assert A not in deliver_tokens([Output("x", [3], None, 0)], requests).messages
+        last = deliver_tokens([Output("x", [4], "length", 0)], requests).messages[A]
+        assert last == Step([Delta(1, [2, 3, 4], "length"), Delta(2, [3, 4], "length")])

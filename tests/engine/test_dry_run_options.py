@@ -1,0 +1,326 @@
+"""What the dry-run engine makes of forms, token rules and logprobs; the contract has the rest."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vgate.config import Config
+from vgate.config.schema import DryRun, Model
+from vgate.engine.backends.dry_run import logprobs as made_up
+from vgate.engine.backends.dry_run.backend import DryRunBackend
+from vgate.engine.backends.dry_run.sequence import Rules
+from vgate.engine.backends.dry_run.structured import text_of
+from vgate.engine.request import Request
+from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
+from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
+from vgate.wire.messages import GenerateOptions, StructuredOutput
+from vgate.wire.sampling import DEFAULTS, SamplingParams
+
+CALLS = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "enum": ["get_weather"]},
+                    "parameters": {
+                        "type": "object",
+                        "title": "Weather",
+                        "properties": {
+                            "city": {"type": "string", "description": "where"},
+                            "days": {"type": "integer", "minimum": 1},
+                        },
+                        "required": ["city"],
+                    },
+                },
+                "required": ["name", "parameters"],
+            }
+        ]
+    },
+}
+
+
+def answer(text: str, options: GenerateOptions, **sampling: object) -> str:
+    """Return what the engine says to a message, its end taken off."""
+    settings = DryRun(step_ms=0, prefill_tokens_per_s=1e9)
+    backend = DryRunBackend(
+        Config(model=Model(model_id="built-in"), dry_run=settings), lambda _phase: None
+    )
+    prompt = [USER, *text.encode(), END, ASSISTANT]
+    chosen = SamplingParams(**{"max_tokens": 1000, **sampling}).over(DEFAULTS)
+    request = Request("1", prompt, chosen)
+    request.options = options
+    backend.add(request)
+    said: list[int] = []
+    while backend.has_work():
+        for output in backend.step():
+            said += output.token_ids
+    return bytes(token for token in said if token < END).decode()
+
+
+def json_of(schema: object, message: str = "Hello!", **fields: bool) -> str:
+    structured = StructuredOutput("json", json.dumps(schema), **fields)
+    return answer(message, GenerateOptions(structured=structured))
+
+
+class TestJson:
+    @pytest.mark.parametrize(
+        ("schema", "text"),
+        [
+            (CALLS, '[{"name":"get_weather","parameters":{"city":""}}]'),
+            ({"type": "object"}, "{}"),
+            ({"type": "array", "items": {"type": "null"}, "minItems": 2}, "[null,null]"),
+            ({"type": "string", "minLength": 3}, '"aaa"'),
+            ({"type": "integer"}, "0"),
+            ({"type": "integer", "minimum": 3}, "3"),
+            ({"type": "integer", "exclusiveMinimum": 3, "maximum": 4}, "4"),
+            ({"type": "integer", "maximum": -3}, "-3"),
+            ({"type": "integer", "exclusiveMaximum": -2.5}, "-3"),
+            ({"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 2}, "1.5"),
+            ({"type": ["integer", "null"], "minimum": 1}, "1"),
+            ({"type": "boolean"}, "false"),
+            ({"enum": ["b", "a"]}, '"b"'),
+            ({"type": "integer", "enum": ["b", 7]}, "7"),
+            ({"const": {"x": [1]}}, '{"x":[1]}'),
+            ({"required": ["é"], "additionalProperties": {"type": "boolean"}}, '{"é":false}'),
+            ({"oneOf": [{"type": "number"}, {"type": "integer"}, {"type": "string"}]}, '""'),
+            ({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"const": 1}}}, "1"),
+            (True, "null"),
+        ],
+    )
+    def test_a_small_instance_of_a_schema(self, schema, text):
+        assert json_of(schema) == text
+
+    def test_of_a_schema_that_refers_to_itself(self):
+        tree = {
+            "type": "object",
+            "properties": {
+                "left": {"anyOf": [{"$ref": "#"}, {"type": "null"}]},
+                "right": {"type": "array", "items": {"$ref": "#"}},
+            },
+            "required": ["left", "right"],
+        }
+        value = json.loads(json_of(tree))
+        while value is not None:
+            assert set(value) == {"left", "right"}
+            assert value["right"] == []
+            value = value["left"]
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            '[{"name": "get_weather", "parameters": {"city": "Ulm", "days": 2}}]',
+            ' [{"name":"get_weather","parameters":{"city":"Oslo"}}]\n',
+        ],
+    )
+    def test_a_message_that_conforms_comes_back_as_it_is(self, message):
+        assert json_of(CALLS, message) == message.strip()
+
+    def test_compact_if_that_is_asked_for(self):
+        text = '{"a": [1, 2], "ü": true}'
+        assert json_of({"type": "object"}, text, disable_any_whitespace=True) == (
+            '{"a":[1,2],"ü":true}'
+        )
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            '[{"name": "other", "parameters": {"city": "Ulm"}}]',
+            '[{"name": "get_weather", "parameters": {}}]',
+            '[{"name": "get_weather", "parameters": {"city": 1}}]',
+            '[{"name": "get_weather", "parameters": {"city": "Ulm", "days": 0}}]',
+            "[]",
+            "{",
+            "Hello",
+        ],
+    )
+    def test_another_message_does_not(self, message):
+        assert json_of(CALLS, message) == '[{"name":"get_weather","parameters":{"city":""}}]'
+
+    @pytest.mark.parametrize(
+        "keyword", ["pattern", "format", "allOf", "patternProperties", "uniqueItems", "not", "if"]
+    )
+    def test_what_it_does_not_know_is_named(self, keyword):
+        schema = {"type": "object", "properties": {"x": {keyword: {}}}}
+        with pytest.raises(UnsupportedParameterError, match=f"keyword `{keyword}`") as caught:
+            json_of(schema)
+        assert caught.value.param == "response_format"
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            False,
+            {"type": "object", "required": ["x"], "additionalProperties": False},
+            {"type": "integer", "minimum": 2, "maximum": 1},
+            {"type": "integer", "minimum": 10**400, "maximum": 10**400 + 1},
+            {"$ref": "#"},
+            {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]},
+            {"type": "array", "minItems": 10**9},
+            {"type": [["a"]]},
+            {"required": [[]]},
+            {"properties": {"x": 5}},
+            {"enum": 3},
+            {"$ref": "#/properties/x/enum", "properties": {"x": {"enum": [1]}}},
+        ],
+    )
+    def test_one_without_an_instance_is_refused(self, schema):
+        with pytest.raises(InvalidValueError):
+            json_of(schema)
+
+
+SCHEMAS = st.recursive(
+    st.one_of(
+        st.builds(lambda low: {"type": "integer", "minimum": low}, st.integers(-9, 9)),
+        st.builds(lambda high: {"type": "number", "exclusiveMaximum": high}, st.integers(-9, 9)),
+        st.builds(lambda size: {"type": "string", "minLength": size}, st.integers(0, 5)),
+        st.builds(lambda ones: {"enum": ones}, st.lists(st.text(max_size=3), min_size=1)),
+        st.sampled_from([{"type": "boolean"}, {"type": "null"}, {}, True]),
+    ),
+    lambda inner: st.one_of(
+        st.builds(
+            lambda items, size: {"type": "array", "items": items, "minItems": size},
+            inner,
+            st.integers(0, 3),
+        ),
+        st.builds(lambda ones: {"anyOf": ones}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(
+            lambda known: {
+                "type": "object",
+                "properties": known,
+                "required": sorted(known),
+                "additionalProperties": False,
+            },
+            st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@given(SCHEMAS)
+def test_an_instance_conforms_in_the_eyes_of_others(schema):
+    jsonschema = pytest.importorskip("jsonschema")
+    text = text_of(StructuredOutput("json", json.dumps(schema)), ["no JSON"])
+    jsonschema.validate(json.loads(text), schema)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(SCHEMAS, JSON)
+def test_a_message_comes_back_just_if_others_say_that_it_conforms(schema, value):
+    jsonschema = pytest.importorskip("jsonschema")
+    message = json.dumps(value, indent=1)
+    text = text_of(StructuredOutput("json", json.dumps(schema)), [message])
+    valid = jsonschema.Draft202012Validator(schema).is_valid(value)
+    assert (json.loads(text) == value) or not valid
+    if valid:
+        assert text == message
+
+
+@given(st.text(max_size=40) | st.builds(json.dumps, JSON))
+def test_any_schema_is_followed_or_refused(text):
+    try:
+        json.loads(text_of(StructuredOutput("json", text), []))
+    except InvalidRequestError as error:
+        assert error.param == "response_format"  # noqa: PT017 - both ends are right
+
+
+class TestOtherForms:
+    def said(self, kind: str, value: str | list[str], message: str) -> str:
+        options = GenerateOptions(structured=StructuredOutput(kind, value))
+        return answer(message, options)
+
+    @pytest.mark.parametrize(
+        ("message", "text"),
+        [("Hello!", "{}"), ('{"a": 1}', '{"a": 1}'), ("[1]", "{}"), ("5", "{}")],
+    )
+    def test_a_json_object(self, message, text):
+        assert self.said("json_object", "", message) == text
+
+    @pytest.mark.parametrize(("message", "text"), [("b", "b"), ("c", "a"), ("", "a")])
+    def test_a_choice(self, message, text):
+        assert self.said("choice", ["a", "b"], message) == text
+
+    def test_a_regular_expression_that_the_message_matches(self):
+        assert self.said("regex", "[a-z]+ [0-9]", "room 7") == "room 7"
+        with pytest.raises(InvalidValueError, match="can only follow a regular expression"):
+            self.said("regex", "[a-z]+", "room 7")
+
+    @pytest.mark.parametrize("kind", ["grammar", "structural_tag"])
+    def test_what_it_cannot_follow_is_refused(self, kind):
+        with pytest.raises(UnsupportedParameterError, match=f"can't follow `{kind}`"):
+            self.said(kind, "x", "x")
+
+    @pytest.mark.parametrize(
+        "sampling",
+        [
+            {"min_tokens": 4},
+            {"logit_bias": {ord("e"): -100.0}},
+            {"logit_bias": {ord("x"): 100.0}},
+            {"allowed_token_ids": list(b"yes")},
+        ],
+    )
+    def test_another_parameter_may_not_break_it(self, sampling):
+        options = GenerateOptions(structured=StructuredOutput("choice", ["yes"]))
+        with pytest.raises(InvalidValueError, match="forbidden by another parameter"):
+            answer("Hello", options, **sampling)
+        assert answer("Hello", options, allowed_token_ids=[*b"yes", END]) == "yes"
+
+
+class TestRules:
+    @pytest.mark.parametrize(
+        ("sampling", "bad_words", "text"),
+        [
+            ({"logit_bias": {ord("l"): -100.0}}, [], "heo"),
+            ({"logit_bias": {ord("l"): -99.0, ord("x"): 99.0}}, [], "hello"),
+            ({"allowed_token_ids": [*b"eh", END]}, [], "he"),
+            ({}, ["l"], "heo"),
+            ({}, ["ll"], "helo"),
+            ({}, ["ll", "lo"], "hel"),
+            ({}, ["x", "hex"], "hello"),
+            ({"max_tokens": 3, "logit_bias": {ord("x"): 100.0}}, [], "xxx"),
+            ({"max_tokens": 3, "allowed_token_ids": [*b"zy"]}, [], "yyy"),
+            ({"max_tokens": 4, "logit_bias": {ord("x"): 100.0}}, ["xx"], "xhxe"),
+        ],
+    )
+    def test_the_message_comes_back_without_what_is_forbidden(self, sampling, bad_words, text):
+        words = [list(word.encode()) for word in bad_words]
+        assert answer("hello", GenerateOptions(bad_words=words), **sampling) == text
+
+    @given(st.lists(st.integers(0, 3), max_size=12), st.data())
+    def test_a_bad_word_never_comes(self, reply, data):
+        words = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), max_size=3))
+        rules = Rules(SamplingParams(), words, 4)
+        said: list[int] = []
+        for token in reply:
+            if rules.permit(token, said):
+                said.append(token)
+        found = {tuple(said[a : a + n]) for n in (1, 2, 3) for a in range(len(said) - n + 1)}
+        assert not found & {tuple(word) for word in words}
+
+
+@given(st.integers(0, 5000), st.integers(0, 299), st.integers(0, 20))
+def test_logprobs_are_of_a_distribution(place, token, count):
+    told = made_up.at(place, token, count, 300)
+    assert told == made_up.at(place, token, count, 300)
+    assert len(told.token_ids) == len(told.logprobs) == count + 1
+    assert (told.token_ids[0], told.rank) == (token, 1)
+    top = told.logprobs[1:]
+    assert top == sorted(top, reverse=True)
+    assert sum(map(math.exp, top)) <= 1
+    assert told.logprobs[:1] == (top[:1] or told.logprobs[:1])
+    assert all(0 <= one < 300 for one in told.token_ids)

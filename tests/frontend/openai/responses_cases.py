@@ -1,0 +1,232 @@
+"""Requests of the Responses API: each field served, taken without effect, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Fields = dict[str, Any]
+
+USER = {"role": "user", "content": "Hi"}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+WEATHER = {"type": "function", "name": "weather", "parameters": SCHEMA}
+TIME = {"type": "function", "name": "time", "description": "Tells it.", "strict": True}
+LOGPROBS = "message.output_text.logprobs"
+# More than 64 bits.
+HUGE = f'{{"a": {2**70}}}'
+
+
+def same(**fields: Any) -> tuple[Fields, Fields]:
+    """Fields that a chat request has with the same names."""
+    return fields, fields
+
+
+def part(**fields: Any) -> Fields:
+    """A part of a user's message."""
+    return {"input": [{"role": "user", "content": [fields]}]}
+
+
+def item(kind: str, **fields: Any) -> Fields:
+    return {"input": [{"type": kind, **fields}]}
+
+
+def call(**fields: Any) -> Fields:
+    return item("function_call", **{"call_id": "c", "name": "f", "arguments": "{}", **fields})
+
+
+def tool(**fields: Any) -> Fields:
+    return {"tools": [{**WEATHER, **fields}]}
+
+
+def choice(kind: str, **fields: Any) -> Fields:
+    return {"tools": [WEATHER], "tool_choice": {"type": kind, **fields}}
+
+
+def allowed(*tools: Fields, mode: str = "auto") -> Fields:
+    return choice("allowed_tools", mode=mode, tools=list(tools))
+
+
+def form(kind: str, **fields: Any) -> Fields:
+    return {"text": {"format": {"type": kind, **fields}}}
+
+
+# The request's fields, and those of the chat request.
+SERVED: list[tuple[Fields, Fields]] = [
+    same(temperature=0.5, top_p=0.9),
+    same(presence_penalty=1.0, frequency_penalty=-1.0, repetition_penalty=1.1),
+    same(seed=7, top_k=3, min_p=0.1),
+    same(min_tokens=2, stop_token_ids=[5], ignore_eos=True),
+    same(allowed_token_ids=[5]),
+    same(stop=["x"], include_stop_str_in_output=True),
+    same(bad_words=["x"], cache_salt="s", priority=1),
+    same(skip_special_tokens=False, spaces_between_special_tokens=False),
+    same(include_reasoning=False, chat_template_kwargs={"enable_thinking": False}),
+    same(parallel_tool_calls=False),
+    same(tool_choice="none"),
+    ({"logit_bias": {"5": 1}}, {"logit_bias": {5: 1.0}}),
+    ({"max_output_tokens": 5}, {"max_completion_tokens": 5}),
+    ({"stream": True, "stream_options": {}}, {"stream": True, "stream_options": {}}),
+    (
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        {"stream": True, "stream_options": {}},
+    ),
+    ({"reasoning": {"effort": "low"}}, {"reasoning_effort": "low"}),
+    ({"reasoning": {"summary": "auto", "context": "auto", "mode": "standard"}}, {}),
+    ({"include": [LOGPROBS]}, {"logprobs": True, "top_logprobs": 0}),
+    ({"include": [LOGPROBS], "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+    (form("text"), {}),
+    ({"text": {"verbosity": "medium"}}, {}),
+    ({"truncation": "disabled", "background": False, "enable_response_messages": False}, {}),
+]
+WITHOUT_EFFECT: Fields = {
+    "store": True,
+    "metadata": {"a": "b"},
+    "user": "u",
+    "safety_identifier": "s",
+    "service_tier": "flex",
+    "prompt_cache_key": "k",
+    "prompt_cache_retention": "24h",
+    "prompt_cache_options": {"mode": "implicit"},
+    "session_id": "s",
+    "max_tool_calls": 3,
+    "include": [
+        "reasoning.encrypted_content",
+        "file_search_call.results",
+        "web_search_call.results",
+        "web_search_call.action.sources",
+        "message.input_image.image_url",
+        "computer_call_output.output.image_url",
+        "code_interpreter_call.outputs",
+    ],
+    "instructions": "",
+    "tools": [],
+}
+# The fields, and the path that the error names.
+REFUSED: list[tuple[Fields, str]] = [
+    ({"background": True}, "background"),
+    ({"background_options": {"completion_window": "2h"}}, "background_options"),
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"conversation": "conv_1"}, "conversation"),
+    ({"prompt": {"id": "p"}}, "prompt"),
+    ({"context_management": []}, "context_management"),
+    ({"access_programs": {}}, "access_programs"),
+    ({"image": {}}, "image"),
+    ({"moderation": {"model": "x"}}, "moderation"),
+    ({"truncation": "auto"}, "truncation"),
+    ({"enable_response_messages": True}, "enable_response_messages"),
+    ({"previous_input_messages": []}, "previous_input_messages"),
+    ({"messages": [USER]}, "messages"),
+    ({"max_tokens": 5}, "max_tokens"),
+    ({"max_completion_tokens": 5}, "max_completion_tokens"),
+    ({"response_format": {"type": "text"}}, "response_format"),
+    ({"reasoning_effort": "low"}, "reasoning_effort"),
+    ({"logprobs": True}, "logprobs"),
+    ({"n": 1}, "n"),
+    ({"watermarking": True}, "watermarking"),
+    ({"vllm_xargs": {"a": 1}}, "vllm_xargs"),
+    ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
+    ({"ec_transfer_params": {"a": 1}}, "ec_transfer_params"),
+    ({"mm_processor_kwargs": {"a": 1}}, "mm_processor_kwargs"),
+    ({"media_io_kwargs": {"a": {}}}, "media_io_kwargs"),
+    ({"mm_payload": "none"}, "mm_payload"),
+    ({"return_mm_kwargs": "x"}, "return_mm_kwargs"),
+    ({"request_id": "r"}, "request_id"),
+    ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
+    ({"reasoning": {"generate_summary": "concise"}}, "reasoning.generate_summary"),
+    ({"reasoning": {"context": "all_turns"}}, "reasoning.context"),
+    ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+    ({"text": {"verbosity": "low"}}, "text.verbosity"),
+    ({"tools": [{"type": "web_search", "search_context_size": "low"}]}, "tools[0].type"),
+    ({"tools": [WEATHER, {"type": "custom", "name": "x"}]}, "tools[1].type"),
+    (tool(defer_loading=True), "tools[0].defer_loading"),
+    (tool(**{"async": True}), "tools[0].async"),
+    (tool(output_schema={}), "tools[0].output_schema"),
+    (tool(allowed_callers=["programmatic"]), "tools[0].allowed_callers"),
+    (choice("mcp", server_label="x"), "tool_choice.type"),
+    (allowed({"type": "mcp"}), "tool_choice.tools[0].type"),
+    (item("item_reference", id="msg_1"), "input[0].type"),
+    ({"input": [USER, {"id": "msg_1"}]}, "input[1].type"),
+    (item("web_search_call", id="x", status="completed"), "input[0].type"),
+    (part(type="input_image", image_url="x"), "input[0].content[0].type"),
+    (part(type="input_file", file_id="x"), "input[0].content[0].type"),
+    (part(type="input_audio"), "input[0].content[0].type"),
+    (part(type="output_text", text="x"), "input[0].content[0].type"),
+    (part(type="refusal", refusal="x"), "input[0].content[0].type"),
+    (
+        item("function_call_output", call_id="c", output=[{"type": "input_image"}]),
+        "input[0].output[0].type",
+    ),
+    (call(namespace="n"), "input[0].namespace"),
+    (call(caller={"type": "program"}), "input[0].caller"),
+    (item("reasoning", summary=[], encrypted_content="x"), "input[0].encrypted_content"),
+]
+INVALID: list[tuple[Fields, str]] = [
+    ({"model": ""}, "model"),
+    ({"model": 1}, "model"),
+    ({"input": []}, "input"),
+    ({"input": 1}, "input"),
+    ({"input": ["Hi"]}, "input[0]"),
+    ({"input": [{}]}, "input[0].type"),
+    ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+    ({"input": [{"role": "user"}]}, "input[0].content"),
+    ({"input": [{**USER, "status": "odd"}]}, "input[0].status"),
+    (part(text="x"), "input[0].content[0].type"),
+    (part(type="input_text"), "input[0].content[0].text"),
+    (part(type="input_text", text=1), "input[0].content[0].text"),
+    (item("function_call", call_id="c", arguments="{}"), "input[0].name"),
+    (call(name=""), "input[0].name"),
+    (call(call_id=""), "input[0].call_id"),
+    (call(arguments=HUGE), "input[0].arguments"),
+    ({"input": [USER, USER, *call(arguments=HUGE)["input"]]}, "input[2].arguments"),
+    ({"instructions": "Be.", **call(arguments=HUGE)}, "input[0].arguments"),
+    (call(arguments={}), "input[0].arguments"),
+    (item("function_call_output", output="x"), "input[0].call_id"),
+    (item("function_call_output", call_id="", output="x"), "input[0].call_id"),
+    (item("reasoning", content=[{"type": "odd", "text": "x"}]), "input[0].content[0].type"),
+    (item("reasoning", summary=[]), "input"),
+    ({"instructions": 1}, "instructions"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"max_output_tokens": 1, "min_tokens": 2}, "min_tokens"),
+    ({"temperature": 3}, "temperature"),
+    ({"stop": [""]}, "stop[0]"),
+    ({"priority": "x"}, "priority"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"top_logprobs": -1, "include": [LOGPROBS]}, "top_logprobs"),
+    ({"include": ["odd"]}, "include[0]"),
+    ({"truncation": "odd"}, "truncation"),
+    ({"metadata": {"a": 1}}, "metadata[...]"),
+    ({"metadata": {"a": "x" * 513}}, "metadata[...]"),
+    ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
+    ({"reasoning": {"effort": "odd"}}, "reasoning.effort"),
+    (form("odd"), "text.format.type"),
+    (form("json_schema", schema={}), "text.format.name"),
+    (form("json_schema", name="", schema={}), "text.format.name"),
+    (form("json_schema", name="n"), "text.format.schema"),
+    (form("json_schema", name="n", schema={"a": 2**70}), "text.format.schema"),
+    ({**form("json_object"), "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ({"tools": [{"name": "weather"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].name"),
+    (tool(name="no space"), "tools[0].name"),
+    (tool(parameters={"a": 2**70}), "tools[0].parameters"),
+    ({"tool_choice": "odd"}, "tool_choice"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    (choice("function"), "tool_choice.name"),
+    (choice("function", name="time"), "tool_choice.name"),
+    (allowed(mode="odd"), "tool_choice.mode"),
+    (allowed(), "tool_choice.tools"),
+    (allowed({"type": "function", "name": "time"}), "tool_choice.tools"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+]
+UNKNOWN: list[tuple[Fields, str]] = [
+    ({"odd": 1}, "odd"),
+    ({"reasoning": {"odd": 1}}, "reasoning.odd"),
+    ({"text": {"odd": 1}}, "text.odd"),
+    (form("text", odd=1), "text.format.odd"),
+    ({"stream_options": {"include_usage": True}}, "stream_options.include_usage"),
+    (tool(function={}), "tools[0].function"),
+    (allowed(WEATHER), "tool_choice.tools[0].parameters"),
+    ({"input": [USER, {**USER, "odd": 1}]}, "input[1].odd"),
+    (part(type="input_text", text="x", odd=1), "input[0].content[0].odd"),
+    ({"structured_outputs": {"odd": 1}}, "structured_outputs.odd"),
+]

@@ -1,0 +1,122 @@
+"""What a parser says depends on the text alone: not on where it is cut, and nothing is lost."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.frontend.parsing.malformed import MALFORMED
+from tests.frontend.parsing.samples import PARSERS, SAMPLES, gather, whole
+from vgate.frontend.parsing.detect import TOOL_PARSERS
+
+KNOWN = SAMPLES + MALFORMED
+# What is made of several samples or damaged: without the longest, which would only be slow.
+SHORT = [(name, text) for name, text, _ in KNOWN if len(text) < 1000]
+# What markers, JSON and Python are made of, so that edits hit what matters.
+ALPHABET = st.sampled_from(list("<>/{}[]()\"'\\:,;=|｜` \nnta_1é😀"))
+SENTINEL = re.compile(r"[A-ZÉ]+\d")
+
+
+def cut(text, places):
+    edges = [0, *sorted(places), len(text)]
+    return [text[begin:end] for begin, end in itertools.pairwise(edges)]
+
+
+def without_end_of_turn(name, text):
+    for end in TOOL_PARSERS[name].ends_of_turn:
+        if text.endswith(end):
+            return text.removesuffix(end)
+    return text
+
+
+def places_in(text):
+    return st.sets(st.integers(0, len(text)), max_size=12)
+
+
+@pytest.mark.parametrize(("name", "text", "said"), KNOWN)
+def test_text_says_what_is_expected(name, text, said):
+    assert whole(PARSERS[name](), text) == said
+
+
+@pytest.mark.parametrize(("name", "text", "said"), KNOWN)
+def test_char_by_char_says_the_same(name, text, said):
+    assert gather(PARSERS[name](), text) == said
+
+
+@pytest.mark.parametrize(("name", "text"), SHORT)
+def test_every_single_cut_says_the_same(name, text):
+    said = whole(PARSERS[name](), text)
+    for place in range(len(text) + 1):
+        assert gather(PARSERS[name](), cut(text, {place})) == said
+
+
+@pytest.mark.parametrize(("name", "text"), SHORT)
+def test_every_truncation_cut_char_by_char_says_the_same(name, text):
+    for size in range(len(text)):
+        assert gather(PARSERS[name](), text[:size]) == whole(PARSERS[name](), text[:size])
+
+
+@settings(deadline=None)
+@given(data=st.data(), sample=st.sampled_from(SHORT))
+def test_any_cuts_say_the_same(data, sample):
+    name, text = sample
+    pieces = cut(text, data.draw(places_in(text)))
+    assert gather(PARSERS[name](), pieces) == whole(PARSERS[name](), text)
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), name=st.sampled_from(sorted(PARSERS)))
+def test_any_text_in_any_cuts_says_the_same(data, name):
+    """Pieces of this parser's samples and of nothing in particular, in any order."""
+    texts = [text for other, text in SHORT if other == name]
+    marked = [piece for text in texts for piece in re.split(r"(<[^>]*>|[\[{}\]();,])", text)]
+    parts = st.lists(st.sampled_from(marked or ["x"]) | st.text(ALPHABET, max_size=3), max_size=25)
+    text = "".join(data.draw(parts))
+    pieces = cut(text, data.draw(places_in(text)))
+    said = gather(PARSERS[name](), pieces)
+    assert said == whole(PARSERS[name](), text)
+    assert gather(PARSERS[name](), text) == said
+
+
+@st.composite
+def damaged_samples(draw):
+    """A well-formed output with a few characters changed, none of them in a sentinel."""
+    name, text, _ = draw(st.sampled_from(SAMPLES))
+    for _ in range(draw(st.integers(1, 3))):
+        kept = {at for word in SENTINEL.finditer(text) for at in range(word.start(), word.end())}
+        at = draw(st.integers(0, len(text)))
+        inserted = draw(ALPHABET | st.just(""))
+        deletes = at not in kept and draw(st.booleans())
+        if at in kept and at - 1 in kept:
+            continue
+        text = text[:at] + inserted + text[at + deletes :]
+    return name, text
+
+
+@settings(deadline=None, max_examples=500)
+@given(sample=damaged_samples(), data=st.data())
+def test_damaged_text_is_never_lost(sample, data):
+    """Every sentinel that is left comes out somewhere; without a call all text is content."""
+    name, text = sample
+    said = whole(PARSERS[name](), text)
+    for word in SENTINEL.findall(text):
+        assert word in said.everything
+    if name in TOOL_PARSERS and not said.calls:
+        assert said.content == without_end_of_turn(name, text)
+    pieces = cut(text, data.draw(places_in(text)))
+    assert gather(PARSERS[name](), pieces) == said
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]) | ALPHABET))
+@example("{" * 3000)
+@example("[" * 3000)
+@example("<tool_call>" * 300)
+def test_arbitrary_text_never_raises(text):
+    for make in PARSERS.values():
+        said = whole(make(), text)
+        assert said.calls or said.reasoning or said.content or not text.strip()

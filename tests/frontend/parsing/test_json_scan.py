@@ -1,0 +1,59 @@
+"""A value's end is where a JSON parser finds it, however the text is cut."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vgate.frontend.parsing.json_scan import JsonScan
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+def scan(text, sizes):
+    """Feed pieces of the given sizes, then the rest; return where the value ends and the scan."""
+    found, at, scanner = 0, 0, JsonScan()
+    for size in [*sizes, len(text)]:
+        piece = text[at : at + size]
+        at += len(piece)
+        found += scanner.feed(piece)
+        if scanner.ended:
+            break
+    return found, scanner
+
+
+@given(
+    value=VALUES,
+    ascii_only=st.booleans(),
+    indent=st.none() | st.just(1),
+    after=st.sampled_from([",", " ", "}", "]", "\n{", ' "']),
+    sizes=st.lists(st.integers(1, 5)),
+)
+def test_end_is_where_a_json_parser_finds_it(value, ascii_only, indent, after, sizes):
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    end, scanner = scan(text + after, sizes)
+    assert (end, scanner.ended, scanner.broken) == (len(text), True, False)
+
+
+@given(value=VALUES, sizes=st.lists(st.integers(1, 5)), data=st.data())
+def test_part_of_a_value_has_no_end(value, sizes, data):
+    text = json.dumps([value])
+    part = text[: data.draw(st.integers(0, len(text) - 1))]
+    end, scanner = scan(part, sizes)
+    assert (end, scanner.ended) == (len(part), False)
+
+
+@pytest.mark.parametrize(
+    ("text", "end"), [("[}", 1), ('{"a": [1}', 8), ("]", 0), (",", 0), (" 1", 0), (":", 0)]
+)
+def test_what_cant_go_on_is_broken_there(text, end):
+    for sizes in ([], [1] * 20):
+        found, scanner = scan(text, sizes)
+        assert (found, scanner.ended, scanner.broken) == (end, True, True)

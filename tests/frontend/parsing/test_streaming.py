@@ -1,0 +1,156 @@
+"""Text comes out as soon as it is certain, and its cost grows with its length and no faster."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.frontend.parsing.samples import PARSERS, TOOLS, gather
+from vgate.frontend.parsing.base import NOTHING
+from vgate.frontend.parsing.detect import TOOL_PARSERS
+
+WORDS = "The quick brown fox, 5 < 6 [and] {more}; jumps over the lazy dog\n" * 3
+
+
+@pytest.mark.parametrize("name", [*TOOL_PARSERS, "auto", "outside"])
+def test_content_is_never_held_back(name):
+    parser = PARSERS[name]()
+    said = ""
+    for size, character in enumerate(WORDS, 1):
+        said += parser.feed(character).content
+        # Only a character that a marker begins with, or a space that would stand alone, waits.
+        assert said == WORDS[:size] or character in "<["
+
+
+def test_reasoning_is_never_held_back():
+    parser = PARSERS["inside"]()
+    for character in WORDS:
+        assert parser.feed(character).reasoning or character == "<"
+
+
+# What precedes the arguments, and what follows them.
+AROUND_ARGUMENTS = [
+    ("hermes", '<tool_call>{"name": "f", "arguments": ', "}</tool_call>"),
+    ("llama3_json", '{"name": "get_weather", "parameters": ', "}"),
+    ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": ', "}]"),
+    ("mistral", "[TOOL_CALLS]f[ARGS]", ""),
+    ("deepseek_v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n", "\n```"),
+    ("deepseek_v3", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+    ("required", '[{"name": "f", "parameters": ', "}]"),
+    ("named", "", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "before", "after"), AROUND_ARGUMENTS)
+def test_every_character_of_json_arguments_comes_at_once(name, before, after):
+    arguments = json.dumps({"a": ['\\ " } ]', {"b": 1.5, "c": None}], "d": "é" * 9}, indent=1)
+    parser = PARSERS[name]()
+    parser.feed(before)
+    for character in arguments:
+        (delta,) = parser.feed(character).tool_calls
+        assert delta.arguments == character
+    assert parser.feed(after) == NOTHING
+    assert parser.finish() == NOTHING
+
+
+def test_a_text_parameter_streams_but_for_its_last_newline():
+    parser = PARSERS["qwen3_coder"]()
+    parser.feed("<function=get_weather><parameter=city>\n")
+    for character in 'Paris "é" {}':
+        (delta,) = parser.feed(character).tool_calls
+        assert json.loads(f'"{delta.arguments.removeprefix(chr(34))}"') == character
+    assert parser.feed("\n") == NOTHING
+    assert parser.feed("x").tool_calls[0].arguments == "\\nx"
+    assert parser.feed("</parameter>").tool_calls[0].arguments == '"'
+
+
+def test_a_parameter_of_another_type_comes_when_it_is_complete():
+    parser = PARSERS["qwen3_coder"]()
+    parser.feed("<function=get_weather><parameter=days>")
+    assert parser.feed("12") == NOTHING
+    assert parser.feed("</parameter>").tool_calls[0].arguments == "12"
+
+
+def test_a_python_call_comes_when_it_is_complete():
+    parser = PARSERS["pythonic"]()
+    assert parser.feed("[get_weather(city='Paris'") == NOTHING
+    assert parser.feed(")").tool_calls[0].arguments == '{"city": "Paris"}'
+
+
+def long_texts(size):
+    """Texts of about `size` characters that would cost the square of it if read again and again."""
+    call = '{"name": "get_time", "arguments": {}}'
+    return {
+        "content": ("hermes", "a <b " * (size // 5)),
+        "spaces": ("hermes", " " * size),
+        "spaces in a call": ("hermes", '<tool_call>{"name":' + " " * size),
+        "reasoning": ("inside", "a <" * (size // 3)),
+        "string argument": ("hermes", '<tool_call>{"name":"f","arguments":"' + "a\\" * (size // 2)),
+        "name last": ("hermes", '<tool_call>{"arguments":{"a":"' + "b" * size + '"},"name":"f"}'),
+        "never ending name": ("hermes", '<tool_call>{"name":"' + "a" * size),
+        "nesting": ("hermes", '<tool_call>{"name":"f","arguments":' + "[" * size),
+        "calls": ("hermes", f"<tool_call>{call}</tool_call>\n" * (size // 60)),
+        "broken calls": ("hermes", '<tool_call>{"name"' * (size // 18)),
+        "list": ("required", "[" + ", ".join([call] * (size // 40))),
+        "text parameter": ("qwen3_coder", "<function=f><parameter=a>" + "\n<" * (size // 2)),
+        "number": ("qwen3_coder", "<function=get_weather><parameter=days>" + "1" * size),
+        "parameters": (
+            "qwen3_coder",
+            "<function=f>" + "<parameter=a>b</parameter>\n" * (size // 27),
+        ),
+        "python string": ("pythonic", "[get_weather(city='" + "a" * size + "')]"),
+        "python calls": ("pythonic", "[" + "get_time(), " * (size // 12)),
+        "ends of turn": ("llama3_json", "<|eot_id|>" * (size // 10)),
+        "names": ("mistral", "[TOOL_CALLS]" + "a" * size),
+    }
+
+
+def work(name, text):
+    """Count what char by char feeding does: calls of any function, and characters read again."""
+    parser = PARSERS[name]()
+    count = 0
+
+    def counting(frame, event, argument):
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    again = 0
+    sys.setprofile(counting)
+    try:
+        for character in text:
+            parser.feed(character)
+            again += len(parser._reader.unread)
+        parser.finish()
+    finally:
+        sys.setprofile(None)
+    return count + again
+
+
+@pytest.mark.parametrize("case", long_texts(100))
+def test_work_grows_with_the_text_and_no_faster(case):
+    name, short = long_texts(3000)[case]
+    _, long = long_texts(12_000)[case]
+    assert work(name, long) < 1.2 * work(name, short) * len(long) / len(short)
+
+
+@pytest.mark.parametrize("case", long_texts(100))
+def test_long_texts_say_the_same_however_cut(case):
+    name, text = long_texts(100_000)[case]
+    by_char = gather(PARSERS[name](), text[:20_000])
+    assert by_char == gather(PARSERS[name](), [text[:20_000]])
+    gather(PARSERS[name](), [text[at : at + 7] for at in range(0, len(text), 7)])
+
+
+def test_only_the_first_call_is_told_if_so_asked():
+    for name, text in (
+        ("mistral", "[TOOL_CALLS]f{}[TOOL_CALLS]g{}"),
+        ("pythonic", "[get_time(), get_weather()]"),
+        ("qwen3_coder", "<function=f></function><function=g><parameter=a>b</parameter></function>"),
+    ):
+        parser = TOOL_PARSERS[name](TOOLS, first_call_only=True)
+        said = gather(parser, text)
+        assert len(said.calls) == 1
+        assert said.content == ""
+        assert parser.called

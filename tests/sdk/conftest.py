@@ -1,0 +1,59 @@
+"""The instances that the suites of the official SDKs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.e2e.instance import Instance
+from tests.sdk.conversation import ALIAS, EMBEDDER, KEY, LIMITED_KEY, MODEL
+
+
+@pytest.fixture(scope="session")
+def gateway(run_dirs: Path) -> Iterator[Instance]:
+    """A fast dry-run instance for everybody: a text model with two names, and an embedder."""
+    with Instance(
+        run_dirs,
+        dry_run=True,
+        server__workers=2,
+        model__served_model_name=[MODEL, ALIAS],
+        model__max_model_len=32_768,
+        batch__max_batch_size=64,
+        dry_run__step_ms=0.2,
+        dry_run__prefill_tokens_per_s=10_000_000,
+        additional_models=[{"model_id": EMBEDDER, "task": "embed"}],
+    ) as instance:
+        yield instance
+        assert instance.has_problem() is None
+
+
+@pytest.fixture(scope="session")
+def guarded(run_dirs: Path) -> Iterator[Instance]:
+    """A slow instance with keys, a limit, and room for one request and one that waits."""
+    with Instance(
+        run_dirs,
+        dry_run=True,
+        server__workers=1,
+        model__served_model_name=MODEL,
+        batch__max_batch_size=1,
+        batch__max_queue_size=1,
+        dry_run__step_ms=5,
+        timeouts__request_s=5,
+        security__enabled=True,
+        security__api_keys=[
+            {"name": "user", "key": KEY, "rate_limit": 1_000_000},
+            {"name": "limited", "key": LIMITED_KEY, "rate_limit": 2},
+        ],
+        security__rate_limiting__window_seconds=1,
+    ) as instance:
+        yield instance
+        assert instance.has_problem() is None
+
+
+@pytest.fixture(scope="session")
+def client(gateway: Instance) -> Iterator[openai.OpenAI]:
+    with gateway.client() as client:
+        yield client

@@ -1,0 +1,195 @@
+"""The dry-run backend: continuous batching on a simulated GPU, for CI, demos and benchmarks.
+
+It simulates what a scheduler and a client can notice: a step costs time, prefill costs time per
+token and is chunked, the KV cache is finite and overfilling it preempts. It answers with the last
+message of the conversation, so an answer depends on nothing but the prompt and anybody can check
+it: the text once, or over and over while `ignore_eos` or `min_tokens` ask for more. Where a form is
+asked for and the message has another, it says the simplest of that form. A LoRA adapter is accepted
+and changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from vgate.config import Config
+from vgate.engine.backends import checks
+from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
+from vgate.engine.backends.checks import structured_param
+from vgate.engine.backends.dry_run import logprobs as logprobs_module
+from vgate.engine.backends.dry_run.sequence import Rules, Sequence
+from vgate.engine.backends.dry_run.structured import text_of
+from vgate.engine.backends.dry_run.text import Vocabulary
+from vgate.engine.request import Request
+from vgate.errors import InvalidValueError
+from vgate.wire.messages import Logprobs, ModelInfo, StructuredOutput
+from vgate.wire.sampling import SamplingParams
+
+# Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
+_MAX_PREFILL_TOKENS = 2048
+
+
+class DryRunBackend:
+    """See the module. Timing and capacity come from the configuration's `dry_run` section."""
+
+    def __init__(self, config: Config, report_phase: ReportPhase) -> None:
+        report_phase("starting the dry-run engine")
+        self._step_s = config.dry_run.step_ms / 1000
+        self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
+        self._capacity = config.dry_run.kv_cache_tokens
+        self._vocabulary = Vocabulary(config.model.model_id)
+        self._adapters = config.model.adapter_names
+        self._running: dict[str, Sequence] = {}
+        self._preempted: deque[Sequence] = deque()
+        self._preemptions = 0
+        self._model = ModelInfo(
+            names=config.model.served_names,
+            directory=self._vocabulary.directory,
+            max_model_len=config.model.max_model_len,
+            max_num_seqs=config.batch.max_batch_size,
+            kv_cache_tokens=self._capacity,
+            created=int(time.time()),
+            backend="dry_run",
+            vocab_size=self._vocabulary.size,
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model it pretends to be."""
+        return self._model
+
+    def add(self, request: Request) -> None:
+        """Start a sequence.
+
+        Raises:
+            InvalidRequestError: An option can't be followed.
+        """
+        options = request.options
+        checks.check(request.sampling or SamplingParams(), options, self._model)
+        if options.adapter and options.adapter not in self._adapters:
+            raise checks.unknown_adapter(options.adapter, self._adapters)
+        self._running[request.key] = self._sequence(request)
+
+    def abort(self, keys: list[str]) -> None:
+        """Stop sequences."""
+        for key in keys:
+            self._running.pop(key, None)
+        gone = set(keys)
+        self._preempted = deque(s for s in self._preempted if s.request.key not in gone)
+
+    def has_work(self) -> bool:
+        """Say whether a sequence runs."""
+        return bool(self._running or self._preempted)
+
+    def step(self) -> list[Output]:
+        """Simulate one step: prefill what is new within the budget, then decode all the rest."""
+        self._resume_preempted()
+        self._preempt_overfull()
+        prefilled = self._prefill()
+        time.sleep(self._step_s + prefilled * self._prefill_s)
+        return list(self._decode())
+
+    def kv_cache_usage(self) -> float:
+        """Return the share of the simulated KV cache in use."""
+        return min(1.0, self._kv_tokens() / self._capacity)
+
+    def counts(self) -> BackendCounts:
+        """Return how often the simulated KV cache overflowed; it keeps no prefixes."""
+        return BackendCounts(preemptions=self._preemptions)
+
+    def shutdown(self) -> None:
+        """Drop everything."""
+        self._running.clear()
+        self._preempted.clear()
+
+    def _prefill(self) -> int:
+        budget = _MAX_PREFILL_TOKENS
+        for sequence in self._running.values():
+            missing = max(0, sequence.prefill_tokens - sequence.prefilled)
+            if missing and budget:
+                chunk = min(missing, budget)
+                sequence.prefilled += chunk
+                budget -= chunk
+        return _MAX_PREFILL_TOKENS - budget
+
+    def _decode(self) -> Iterator[Output]:
+        for key, sequence in list(self._running.items()):
+            if sequence.prefilled < sequence.prefill_tokens:
+                continue
+            before = sequence.emitted
+            token, finish_reason = sequence.next()
+            # The new token's keys and values are computed by the next step.
+            sequence.prefilled += 1
+            if finish_reason:
+                del self._running[key]
+            logprobs, prompt_logprobs = self._logprobs(sequence.request, token, before)
+            yield Output(key, [token], finish_reason, 0, None, None, logprobs, prompt_logprobs)
+
+    def _logprobs(
+        self, request: Request, token: int, emitted: int
+    ) -> tuple[list[Logprobs] | None, list[Logprobs | None] | None]:
+        """Return the log probabilities of a new token, and with the first those of the prompt."""
+        options, prompt, size = request.options, request.prompt, self._vocabulary.size
+        logprobs = prompt_logprobs = None
+        if options.logprobs is not None:
+            place = len(prompt) + emitted
+            logprobs = [logprobs_module.at(place, token, options.logprobs, size)]
+        if options.prompt_logprobs is not None and emitted == 0:
+            prompt_logprobs = logprobs_module.of_prompt(prompt, options.prompt_logprobs, size)
+        return logprobs, prompt_logprobs
+
+    def _kv_tokens(self) -> int:
+        return sum(sequence.kv_tokens for sequence in self._running.values())
+
+    def _preempt_overfull(self) -> None:
+        """Put the newest sequences back until the rest fits, as vLLM does; one always runs."""
+        while len(self._running) > 1 and self._kv_tokens() > self._capacity:
+            _, sequence = self._running.popitem()
+            sequence.prefilled = 0
+            self._preempted.appendleft(sequence)
+            self._preemptions += 1
+
+    def _resume_preempted(self) -> None:
+        while self._preempted:
+            first = self._preempted[0]
+            if self._running and self._kv_tokens() + first.prefill_tokens > self._capacity:
+                return
+            self._running[first.request.key] = self._preempted.popleft()
+
+    def _sequence(self, request: Request) -> Sequence:
+        """Decide what to say: the last message, then the end of the answer."""
+        sampling = request.sampling or SamplingParams()
+        options, vocabulary = request.options, self._vocabulary
+        end = min(vocabulary.eos)
+        stops = frozenset(sampling.stop_token_ids or ())
+        if not sampling.ignore_eos:
+            stops |= vocabulary.eos
+        rules = None
+        if sampling.logit_bias or sampling.allowed_token_ids or options.bad_words:
+            rules = Rules(sampling, options.bad_words, vocabulary.size)
+        reply = vocabulary.last_message(request.prompt)
+        if options.structured is not None:
+            text = vocabulary.decode(reply)
+            # A template may write the role in a line before the message.
+            structured = text_of(options.structured, [text, text.partition("\n")[2]])
+            reply = vocabulary.encode(structured)
+            _check_reply(options.structured, sampling, [*reply, end], rules)
+        elif sampling.ignore_eos:
+            return Sequence(request, list(reply), stops, rules)
+        return Sequence(request, [*reply, end], stops, rules)
+
+
+def _check_reply(
+    structured: StructuredOutput, sampling: SamplingParams, reply: list[int], rules: Rules | None
+) -> None:
+    """See that a text of a form can be said as it is: it is the only one that there is.
+
+    Raises:
+        InvalidValueError: Another parameter forbids it.
+    """
+    longest = len(reply) - 1
+    if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.permit_all(reply)):
+        message = "the dry-run engine's answer of that form is forbidden by another parameter"
+        raise InvalidValueError(message, param=structured_param(structured))

@@ -1,0 +1,95 @@
+"""What the dry-run engine reads and writes: a model's vocabulary, or the built-in one."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from vgate.engine.backends.base import BackendError
+from vgate.wire import dry_run_vocabulary
+
+# Stretches of plain text before the generation prompt among which the last message is: a template
+# may put its own text, such as a line break, between two messages.
+_RECENT_STRETCHES = 3
+
+
+class Vocabulary:
+    """The tokens, and what they spell.
+
+    Attributes:
+        directory: The model's files; None for the built-in vocabulary.
+        special: Tokens that templates put around messages.
+        eos: Those that end an answer.
+        size: Token ids are below it.
+
+    Raises:
+        BackendError: The model's files can't be read.
+    """
+
+    def __init__(self, model_id: str) -> None:
+        self.directory = local_model(model_id)
+        self._tokenizer: Any = None
+        if self.directory is None:
+            self.special = frozenset(dry_run_vocabulary.MARKERS.values())
+            self.eos = frozenset({dry_run_vocabulary.END})
+            self.size = max(self.special) + 1
+            return
+        directory = Path(self.directory)
+        try:
+            document = json.loads((directory / "tokenizer.json").read_bytes())
+            added = document["added_tokens"]
+            self.special = frozenset(token["id"] for token in added if token["special"])
+            self.eos = _eos_token_ids(directory) or self.special
+            tokens = (document.get("model") or {}).get("vocab") or ()
+            self.size = max(len(tokens), *(token["id"] + 1 for token in added), 1)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"cannot read the tokenizer in {directory}: {error}"
+            raise BackendError(message) from error
+
+    def last_message(self, prompt: list[int]) -> list[int]:
+        """Return the tokens of the conversation's last message."""
+        borders = [-1, *(i for i, t in enumerate(prompt) if t in self.special), len(prompt)]
+        stretches = [prompt[a + 1 : b] for a, b in pairwise(borders)]
+        before_generation_prompt = stretches[-1 - _RECENT_STRETCHES : -1] or stretches
+        return max(before_generation_prompt, key=len) or prompt
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        if self.directory is None:
+            return list(text.encode())
+        ids: list[int] = self._load().encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens."""
+        if self.directory is None:
+            plain = bytes(token for token in tokens if token < dry_run_vocabulary.BYTE_TOKENS)
+            return plain.decode(errors="replace")
+        text: str = self._load().decode(tokens)
+        return text
+
+    def _load(self) -> Any:
+        """Return the tokenizer, which only forms of the text need."""
+        if self._tokenizer is None:
+            from tokenizers import Tokenizer
+
+            self._tokenizer = Tokenizer.from_file(f"{self.directory}/tokenizer.json")
+        return self._tokenizer
+
+
+def local_model(model_id: str) -> str | None:
+    """Return the directory of a model whose tokenizer is on this machine, or None."""
+    path = Path(model_id)
+    return str(path.resolve()) if (path / "tokenizer.json").is_file() else None
+
+
+def _eos_token_ids(directory: Path) -> frozenset[int]:
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        if path.is_file():
+            eos = json.loads(path.read_bytes()).get("eos_token_id")
+            if eos is not None:
+                return frozenset(eos if isinstance(eos, list) else [eos])
+    return frozenset()

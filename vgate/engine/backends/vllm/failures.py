@@ -1,0 +1,78 @@
+"""Why vLLM did not start, in words that say what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+from vgate.config import Config
+from vgate.config.schema import Model as ModelConfig
+
+# What vLLM says when memory is short that may be free at the next try.
+_MEMORY_TAKEN = ("out of memory", "free memory on device", "available memory on node")
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Memory may be free again at the next try; a wrong model or option stays wrong."""
+    text = str(error).lower()
+    return not any(phrase in text for phrase in _MEMORY_TAKEN)
+
+
+def start_failure(error: BaseException, config: Config) -> str:
+    """Say why vLLM did not start and what to do about it, where that is known."""
+    text = _problem(error, config.model)
+    too_long = re.search(
+        r"max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)", text
+    )
+    if too_long:
+        asked, possible = too_long.groups()
+        return (
+            f"model.max_model_len is {asked}, but the model's own context is {possible} tokens: "
+            "set it to that or less"
+        )
+    if not is_permanent(error) and not is_cpu_build():
+        return (
+            f"{text}\nThe GPU's memory does not hold the model: free it of other "
+            "programs, lower model.max_model_len, or serve a smaller or quantized model. If "
+            "memory is left over, raise model.gpu_memory_utilization."
+        )
+    if "KV cache" in text:
+        memory = (
+            "model.engine_args.kv_cache_memory_bytes"
+            if is_cpu_build()
+            else "model.gpu_memory_utilization"
+        )
+        return f"{text}\nLower model.max_model_len or batch.max_batch_size, or raise {memory}."
+    return f"vLLM can't serve {config.model.model_id}: {text}"
+
+
+def _problem(error: BaseException, model: ModelConfig) -> str:
+    """Return vLLM's own words, without the frame that pydantic puts around them."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return first_paragraph(error)
+    first = error.errors()[0]
+    text: str = first["msg"].removeprefix("Value error, ").strip().split("\n\n", 1)[0]
+    if first["type"] == "value_error":
+        return text
+    name = ".".join(map(str, first["loc"]))
+    if name not in model.engine_args:
+        # vLLM's sections leave out what its arguments are prefixed with: kv_cache_dtype is
+        # cache_dtype there.
+        name = next((key for key in model.engine_args if key.endswith(name)), name)
+    where = f"model.engine_args.{name}" if name in model.engine_args else name
+    return f"{where}: {text}, got {first['input']!r}"
+
+
+def first_paragraph(error: BaseException) -> str:
+    """Return what an error says, without its details."""
+    return str(error).strip().split("\n\n", 1)[0] or type(error).__name__
+
+
+def is_cpu_build() -> bool:
+    """Say whether the installed torch has no GPU support."""
+    try:
+        return "cpu" in importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return False

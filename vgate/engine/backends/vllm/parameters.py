@@ -1,0 +1,117 @@
+"""From our requests to vLLM's: sampling parameters, options, and what to say of refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from vgate.engine.backends.checks import structured_param, unknown_adapter
+from vgate.engine.request import Request
+from vgate.errors import (
+    ContextLengthExceededError,
+    InvalidValueError,
+    UnsupportedParameterError,
+    VGateError,
+)
+from vgate.wire.messages import GenerateOptions, StructuredOutput
+from vgate.wire.sampling import SamplingParams
+
+# vLLM takes -1 for "no seed" (vllm/sampling_params.py, __post_init__), yet it is a seed like any
+# other. Any fixed number will do: two seeds may well give the same sample.
+_VLLM_NO_SEED = -1
+_SEED_INSTEAD = 2**63 - 1
+# Time and source line, with which xgrammar begins what it says.
+_XGRAMMAR_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+
+
+class Parameters:
+    """Makes vLLM's parameters of requests.
+
+    Args:
+        vllm_config: vLLM's configuration.
+        adapters: vLLM's LoRARequests.
+    """
+
+    def __init__(self, vllm_config: Any, adapters: Iterable[Any]) -> None:
+        from vllm import PoolingParams
+        from vllm import SamplingParams as VLLMSamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        self._sampling_params = VLLMSamplingParams
+        self._structured_params = StructuredOutputsParams
+        self._pooling_params = PoolingParams
+        self._output_kind = RequestOutputKind.DELTA
+        self._compact: bool = vllm_config.structured_outputs_config.disable_any_whitespace
+        self._adapters = {adapter.lora_name: adapter for adapter in adapters}
+
+    def of(self, request: Request) -> Any:
+        """Return vLLM's parameters for a request.
+
+        Raises:
+            InvalidRequestError: An option is wrong, or can't be had here.
+        """
+        if request.sampling is None:
+            return self._pooling_params(task="embed", dimensions=request.dimensions)
+        return self.generation(request.sampling, request.options)
+
+    def adapter(self, name: str) -> Any:
+        """Return vLLM's name for an adapter; None for the model itself.
+
+        Raises:
+            ModelNotFoundError: There is no such adapter.
+        """
+        if not name:
+            return None
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            raise unknown_adapter(name, self._adapters)
+        return adapter
+
+    def generation(self, sampling: SamplingParams, options: GenerateOptions) -> Any:
+        """Map our parameters to vLLM's; the names are the same."""
+        given = {
+            name: value
+            for name, value in msgspec.structs.asdict(sampling).items()
+            if value is not None
+        }
+        if sampling.seed == _VLLM_NO_SEED:
+            given["seed"] = _SEED_INSTEAD
+        params = self._sampling_params(
+            **given,
+            logprobs=options.logprobs,
+            prompt_logprobs=options.prompt_logprobs,
+            structured_outputs=self._structured(options.structured),
+            # Frontends detokenise and match stop strings; every new token is sent.
+            detokenize=False,
+            output_kind=self._output_kind,
+            skip_clone=True,
+        )
+        if options.bad_words:
+            # vLLM's own field takes text, which it would tokenise into this one.
+            params._bad_words_token_ids = options.bad_words  # noqa: SLF001
+        return params
+
+    def _structured(self, structured: StructuredOutput | None) -> Any:
+        if structured is None:
+            return None
+        if structured.disable_any_whitespace and not self._compact:
+            message = "`disable_any_whitespace` is switched off by this server's configuration"
+            raise UnsupportedParameterError(message, param=structured_param(structured))
+        value = True if structured.kind == "json_object" else structured.value
+        return self._structured_params(**{structured.kind: value})
+
+
+def refusal(error: Exception, request: Request) -> VGateError:
+    """Turn vLLM's refusal of a request into ours."""
+    # str() of vLLM's own adds the parameter and the whole value.
+    message = str(error.args[0]) if error.args else str(error)
+    if "longer than the maximum model length" in message or "max_model_len" in message:
+        return ContextLengthExceededError(message, param="messages")
+    param = getattr(error, "parameter", None)
+    if param is None and (structured := request.options.structured) is not None:
+        param = structured_param(structured)
+        message = f"`{param}` can't be followed: {_XGRAMMAR_PLACE.sub('', message).strip()}"
+    return InvalidValueError(message, param=param)

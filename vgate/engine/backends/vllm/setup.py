@@ -1,0 +1,224 @@
+"""From our configuration to vLLM's: environment and arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import secrets
+from typing import Any
+
+from vgate.config import Config
+from vgate.config.schema import MIB
+from vgate.config.schema import Model as ModelConfig
+from vgate.engine.backends.base import BackendError, ReportPhase
+from vgate.engine.backends.vllm.failures import is_cpu_build, start_failure
+from vgate.engine.backends.vllm.files import (
+    DETECTED_FORMATS,
+    check_quantization,
+    local_directory,
+    model_directory,
+    read_adapters,
+    read_model_config,
+)
+from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, thinks
+
+# vLLM's arguments that have a setting of their own, without which the frontends would not know.
+_OWN_SETTINGS = {
+    "model": "model.model_id",
+    "served_model_name": "model.served_model_name",
+    "revision": "model.revision",
+    "max_model_len": "model.max_model_len",
+    "max_num_seqs": "batch.max_batch_size",
+    "gpu_memory_utilization": "model.gpu_memory_utilization",
+    "tensor_parallel_size": "model.tensor_parallel_size",
+    "pipeline_parallel_size": "model.pipeline_parallel_size",
+    "dtype": "model.dtype",
+    "trust_remote_code": "model.trust_remote_code",
+    "enable_lora": "model.lora_adapters",
+}
+# JSON without white space between its parts. vLLM allows any, and small models then sometimes write
+# blanks until they run out of tokens. The backend is named because with "auto" the first request
+# chooses it for all: a schema's keyword that it doesn't know would be ignored from then on.
+_STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
+# Ranks that vLLM has kernels for (vllm/config/lora.py, MaxLoRARanks).
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters that one batch may mix; each takes GPU memory of its own. The others wait in memory.
+_MAX_LORAS = 8
+_CPU_KV_CACHE_SHARE = 0.25
+_CPU_KV_CACHE_MIN_BYTES = 64 * MIB
+_FLOAT32_BYTES = 4
+_SEEDS = 2**31
+
+
+def prepare_environment(model: ModelConfig) -> None:
+    """Set what vLLM and torch read at import. A variable that the operator set stays.
+
+    Raises:
+        BackendError: The model is a directory that doesn't exist; said before the slow import.
+    """
+    defaults = {
+        "VLLM_CONFIGURE_LOGGING": "0",  # its lines come out in our shape
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    workers = model.tensor_parallel_size * model.pipeline_parallel_size
+    if workers == 1 and model.distributed_executor_backend is None:
+        # The worker runs in this process: its loop needs no second process to talk to.
+        defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if local_directory(model) is not None:
+        defaults["HF_HUB_OFFLINE"] = "1"
+    if is_cpu_build():
+        # One core is left for the frontends. With as many threads as cores the two sides take
+        # turns waiting for each other, and decoding collapses.
+        defaults["OMP_NUM_THREADS"] = str(max(1, (len(os.sched_getaffinity(0)) - 1) // workers))
+        if workers > 1:
+            # vLLM binds each worker to a NUMA node of its own, and refuses to start without one.
+            defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        if model.engine_args.get("enforce_eager", True):
+            # Nothing is compiled then; without a C++ compiler trying to would fail.
+            defaults["TORCHDYNAMO_DISABLE"] = "1"
+        if model.distributed_executor_backend != "ray":
+            defaults["VLLM_HOST_IP"] = "127.0.0.1"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
+    """Return vLLM's configuration and the model's local directory.
+
+    Raises:
+        BackendError: vLLM refuses the configuration, or the model can't be had.
+    """
+    from vllm import EngineArgs
+
+    _check_engine_args(config.model, {field.name for field in dataclasses.fields(EngineArgs)})
+    directory = model_directory(config.model, report_phase)
+    report_phase("reading the model's configuration")
+    document = read_model_config(directory)
+    check_quantization(config.model, directory, document)
+    arguments = _engine_args(config, directory, document) | _lora_args(config.model)
+    arguments |= config.model.engine_args
+    if config.model.lora_adapters and is_cpu_build():
+        # vLLM's CPU kernels (vllm/lora/ops/torch_ops) take the last place for sequences without an
+        # adapter: it must stay empty, or these would get another one's adapter.
+        arguments["max_loras"] = len(config.model.lora_adapters) + 1
+        arguments["max_cpu_loras"] = arguments["max_loras"]
+    try:
+        structured = _structured_outputs(arguments.get("structured_outputs_config"))
+        arguments["structured_outputs_config"] = structured
+        vllm_config = EngineArgs(**arguments).create_engine_config()
+        _set_reasoning(config.model, vllm_config)
+    except Exception as error:
+        raise BackendError(start_failure(error, config)) from error
+    runner = "pooling" if config.model.task == "embed" else "generate"
+    if vllm_config.model_config.runner_type != runner:
+        message = f"{config.model.model_id} can't {config.model.task} text"
+        raise BackendError(message)
+    return vllm_config, directory
+
+
+def _check_engine_args(model: ModelConfig, known: set[str]) -> None:
+    for name in model.engine_args:
+        if name in _OWN_SETTINGS:
+            message = f"model.engine_args.{name}: set {_OWN_SETTINGS[name]} instead"
+            raise BackendError(message)
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            message = f"model.engine_args.{name}: vLLM has no such argument{hint}"
+            raise BackendError(message)
+
+
+def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> dict[str, Any]:
+    model = config.model
+    arguments: dict[str, Any] = {
+        "model": directory,
+        "served_model_name": model.served_names,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": config.batch.max_batch_size,
+        "gpu_memory_utilization": model.gpu_memory_utilization,
+        "tensor_parallel_size": model.tensor_parallel_size,
+        "pipeline_parallel_size": model.pipeline_parallel_size,
+        "dtype": model.dtype,
+        "trust_remote_code": model.trust_remote_code,
+        # vLLM's default is 0: after every start, and on every replica, requests without a seed
+        # would draw the same numbers.
+        "seed": secrets.randbelow(_SEEDS),
+        "use_tqdm_on_load": False,
+        "runner": "pooling" if model.task == "embed" else "auto",
+    }
+    if model.distributed_executor_backend is not None:
+        arguments["distributed_executor_backend"] = model.distributed_executor_backend
+    if model.quantization is not None and model.quantization not in DETECTED_FORMATS:
+        arguments["quantization"] = model.quantization
+    if is_cpu_build():
+        # vLLM's default takes 92% of the machine's memory, which frontends and others need.
+        arguments["kv_cache_memory_bytes"] = _cpu_kv_cache_bytes(config, document)
+        arguments["enforce_eager"] = True
+    return arguments
+
+
+def _lora_args(model: ModelConfig) -> dict[str, Any]:
+    adapters = read_adapters(model)
+    if not adapters:
+        return {}
+    largest = max(adapters, key=lambda adapter: adapter.rank)
+    rank = next((rank for rank in _LORA_RANKS if rank >= largest.rank), None)
+    if rank is None:
+        message = (
+            f"model.lora_adapters: `{largest.name}` has rank {largest.rank}, "
+            f"the most is {_LORA_RANKS[-1]}"
+        )
+        raise BackendError(message)
+    return {
+        "enable_lora": True,
+        "max_lora_rank": rank,
+        "max_loras": min(len(adapters), _MAX_LORAS),
+        # All stay loaded: a file that has gone is then no matter, and no step waits for a disk.
+        "max_cpu_loras": len(adapters),
+    }
+
+
+def _structured_outputs(given: Any) -> Any:
+    """Return vLLM's settings of grammars: the operator's over ours."""
+    from vllm.config import StructuredOutputsConfig
+
+    if not isinstance(given, dict):
+        given = {}
+    backend = given.get("backend", _STRUCTURED_OUTPUTS["backend"])
+    # The other backends refuse to be asked.
+    compact = {} if backend in {"xgrammar", "guidance"} else {"disable_any_whitespace": False}
+    return StructuredOutputsConfig(**(_STRUCTURED_OUTPUTS | compact | given))
+
+
+def _set_reasoning(model: ModelConfig, vllm_config: Any) -> None:
+    """Have a grammar begin after the reasoning of a model that thinks; the operator's own wins."""
+    structured = vllm_config.structured_outputs_config
+    if model.task == "generate" and not structured.reasoning_parser and thinks(model, vllm_config):
+        structured.reasoning_parser = PLAIN_PARSER
+
+
+def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
+    """Return room for a full batch of full contexts, within a share of the free memory.
+
+    It is the room of one worker; each of them has its part of the model.
+    """
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+
+    # What vLLM will compare it with: it counts reclaimable memory and a container's limit.
+    free = get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
+    model = config.model
+    workers = model.tensor_parallel_size * model.pipeline_parallel_size
+    share: int = int(free * _CPU_KV_CACHE_SHARE) // workers
+    try:
+        text = document.get("text_config") or document
+        heads = text["num_attention_heads"]
+        head_size = text.get("head_dim") or text["hidden_size"] // heads
+        kv_heads = text.get("num_key_value_heads") or heads
+        per_token: int = 2 * text["num_hidden_layers"] * kv_heads * head_size * _FLOAT32_BYTES
+    except (AttributeError, KeyError, TypeError):
+        # An architecture that names its parts in another way: take the share.
+        return max(_CPU_KV_CACHE_MIN_BYTES, share)
+    full = config.batch.max_batch_size * model.max_model_len * per_token
+    return max(_CPU_KV_CACHE_MIN_BYTES, min(full, share))

@@ -1,0 +1,47 @@
+"""Errors as Anthropic's clients expect them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vgate.errors import VGateError
+
+# The client libraries read the request's id here.
+REQUEST_ID_HEADER = "request-id"
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The ``error`` object."""
+
+    type: str
+    message: str
+
+
+class ErrorResponse(msgspec.Struct, frozen=True):
+    """The body of an error, and what a stream's ``error`` event carries."""
+
+    error: ErrorBody
+    request_id: str
+    type: str = "error"
+
+
+def error_type(error: VGateError) -> str:
+    """Return Anthropic's type of an error."""
+    other = "invalid_request_error" if error.status < 500 else "api_error"
+    return _TYPES.get(error.status, other)
+
+
+def error_body(error: VGateError, request_id: str) -> bytes:
+    """Encode an error as a response body."""
+    body = ErrorBody(error_type(error), error.message)
+    return msgspec.json.encode(ErrorResponse(body, request_id))

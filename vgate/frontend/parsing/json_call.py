@@ -1,0 +1,167 @@
+"""Tool calls that are JSON objects: ``{"name": ..., "arguments": ...}``."""
+
+from __future__ import annotations
+
+import json
+
+from vgate.frontend.parsing.incremental import Steps
+from vgate.frontend.parsing.json_scan import JsonScan
+from vgate.frontend.parsing.json_text import read_string
+from vgate.frontend.parsing.tool_parser import ToolParser
+
+_ARGUMENTS = ("arguments", "parameters")
+# What may follow the arguments. Models add the first two, and some put the name last.
+_FOLLOWING = ("id", "type", "name")
+
+
+class _Call:
+    """What is known of a call while its object is read.
+
+    Attributes:
+        name: Its name, once that has come.
+        held: Arguments that came before the name.
+        begun: Whether it was told.
+        bare: Whether it has no members but the name and what nobody needs.
+    """
+
+    __slots__ = ("bare", "begun", "held", "name")
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.held: str | None = None
+        self.begun = False
+        self.bare = True
+
+
+class JsonToolParser(ToolParser):
+    """Reads calls that are JSON objects, alone or in a list.
+
+    ``parameters`` is another word for ``arguments``; a call with neither, and nothing else but a
+    name, has no arguments. Members come in any order. Other ones before the arguments are left out;
+    after them they are content, since it is a misplaced bracket that puts text there. Arguments
+    that are a string holding an object are told as that object.
+    """
+
+    def _read_json_list(self) -> Steps[bool]:
+        """Read ``[call, ...]``; returns as `_read_calls` does."""
+        reader = self._reader
+        if not (yield from reader.match("[")):
+            return False
+        while True:
+            yield from reader.spaces()
+            if not (yield from self._read_json_call()):
+                return False
+            reader.record()
+            yield from reader.spaces()
+            if (yield from reader.match("]")):
+                reader.accept()
+                return True
+            if not (yield from reader.match(",")):
+                return True
+
+    def _read_json_call(self) -> Steps[bool]:
+        """Read one call; returns as `_read_calls` does, with at most whitespace in the record."""
+        reader = self._reader
+        call = _Call()
+        complete = yield from self._read_members(call)
+        if complete and not call.begun and call.name is not None and call.bare:
+            self._begin(call)
+            self._argue("{}")
+        elif call.begun and complete:
+            reader.accept()
+        elif call.begun:
+            rest = reader.rejected()
+            if rest.strip():
+                self._say(rest)
+            else:
+                reader.record(rest)
+        return call.begun
+
+    def _read_members(self, call: _Call) -> Steps[bool]:
+        """Read an object; return whether it came to its end."""
+        reader = self._reader
+        if not (yield from reader.match("{")):
+            return False
+        while True:
+            yield from reader.spaces()
+            key = yield from self._read_string()
+            if key is None or (call.begun and key not in _FOLLOWING):
+                return False
+            yield from reader.spaces()
+            if not (yield from reader.match(":")):
+                return False
+            yield from reader.spaces()
+            if not (yield from self._read_member(call, key)):
+                return False
+            yield from reader.spaces()
+            if (yield from reader.match("}")):
+                return True
+            if not (yield from reader.match(",")):
+                return False
+
+    def _read_member(self, call: _Call, key: str) -> Steps[bool]:
+        """Read a member's value; return whether the call can go on."""
+        if key == "name" and call.name is None:
+            call.name = yield from self._read_string()
+            if not call.name or not self._knows(call.name):
+                return False
+            if call.held is not None:
+                self._begin(call)
+                self._argue(call.held)
+                self._reader.record()
+            return True
+        if key in _ARGUMENTS and call.held is None:
+            call.bare = False
+            return (yield from self._read_arguments(call))
+        call.bare &= key in _FOLLOWING
+        return (yield from self._reader.scan(JsonScan(), _ignore))
+
+    def _read_arguments(self, call: _Call) -> Steps[bool]:
+        first = yield from self._reader.peek()
+        if first in ("", ",", ":", "}", "]"):
+            return False
+        if call.name is not None and first != '"':
+            self._begin(call)
+            ended = yield from self._reader.scan(JsonScan(), self._argue)
+            self._reader.record()
+            return ended
+        parts: list[str] = []
+        if not (yield from self._reader.scan(JsonScan(), parts.append)):
+            return False
+        call.held = _without_quotes("".join(parts))
+        if call.name is not None:
+            self._begin(call)
+            self._argue(call.held)
+            self._reader.record()
+        return True
+
+    def _read_string(self) -> Steps[str | None]:
+        """Read a string; return None if something else comes."""
+        if (yield from self._reader.peek()) != '"':
+            return None
+        parts: list[str] = []
+        yield from self._reader.scan(JsonScan(), parts.append)
+        return read_string("".join(parts))
+
+    def _begin(self, call: _Call) -> None:
+        assert call.name is not None
+        self._begin_call(call.name)
+        call.begun = True
+
+
+def _without_quotes(arguments: str) -> str:
+    """Return the object that a string holds, or what was given."""
+    if not arguments.startswith('"'):
+        return arguments
+    text = read_string(arguments)
+    if text is None:
+        return arguments
+    try:
+        holds_object = isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return arguments
+    return text if holds_object else arguments
+
+
+def _ignore(text: str) -> None:
+    """Take text that is recorded, or that nobody needs."""

@@ -1,0 +1,94 @@
+"""Where a JSON value ends, found while it arrives. Each character is looked at once."""
+
+from __future__ import annotations
+
+import re
+
+_CLOSERS = {"{": "}", "[": "]"}
+_STRUCTURE = re.compile(r'["{}\[\]]')
+_STRING_STOP = re.compile(r'["\\]')
+# What ends a number, true, false or null.
+_AFTER_SCALAR = re.compile(r'[\s,:"{}\[\]]')
+
+
+class JsonScan:
+    """Finds the end of one JSON value, minding strings, escapes and nesting and nothing else.
+
+    Anything may stand between brackets that match, so a value that ended is not yet valid JSON.
+
+    Attributes:
+        ended: Whether the end was found. A number's is only found in what follows it.
+        broken: Whether no value can go on as the text does: a bracket closes what was not opened,
+            or there is no value at all.
+    """
+
+    __slots__ = ("_begun", "_closers", "_escaped", "_in_scalar", "_in_string", "broken", "ended")
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._closers: list[str] = []
+        self._in_string = False
+        self._escaped = False
+        self._in_scalar = False
+        self.ended = False
+        self.broken = False
+
+    def feed(self, text: str, start: int = 0) -> int:
+        """Go on with `text` from `start`; return how far the value reaches in it."""
+        at = start
+        while at < len(text) and not self.ended:
+            if self._in_string:
+                at = self._in_string_from(text, at)
+            elif self._in_scalar:
+                at = self._in_scalar_from(text, at)
+            elif self._begun:
+                at = self._in_container_from(text, at)
+            else:
+                at = self._begin(text, at)
+        return at
+
+    def _begin(self, text: str, at: int) -> int:
+        self._begun = True
+        if text[at] in '"{[':
+            return self._in_container_from(text, at)
+        if _AFTER_SCALAR.match(text, at):
+            self.ended = self.broken = True
+            return at
+        self._in_scalar = True
+        return at + 1
+
+    def _in_scalar_from(self, text: str, at: int) -> int:
+        stop = _AFTER_SCALAR.search(text, at)
+        self.ended = stop is not None
+        return stop.start() if stop else len(text)
+
+    def _in_string_from(self, text: str, at: int) -> int:
+        if self._escaped:
+            self._escaped = False
+            return at + 1
+        stop = _STRING_STOP.search(text, at)
+        if stop is None:
+            return len(text)
+        if stop.group() == "\\":
+            self._escaped = True
+        else:
+            self._in_string = False
+            self.ended = not self._closers
+        return stop.end()
+
+    def _in_container_from(self, text: str, at: int) -> int:
+        stop = _STRUCTURE.search(text, at)
+        if stop is None:
+            return len(text)
+        character = stop.group()
+        if character == '"':
+            self._in_string = True
+        elif character in _CLOSERS:
+            self._closers.append(_CLOSERS[character])
+        elif character == self._closers[-1]:
+            self._closers.pop()
+            self.ended = not self._closers
+        else:
+            self.ended = self.broken = True
+            return stop.start()
+        return stop.end()

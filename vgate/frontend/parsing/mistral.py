@@ -1,0 +1,41 @@
+"""Mistral's tool calls, in the forms of its older and its newer tokenizers."""
+
+from __future__ import annotations
+
+from vgate.frontend.parsing.incremental import Steps
+from vgate.frontend.parsing.json_call import JsonToolParser
+from vgate.frontend.parsing.json_scan import JsonScan
+
+
+class MistralToolParser(JsonToolParser):
+    """Reads ``[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`` and ``[TOOL_CALLS]name{...}``.
+
+    A single object may stand without its list, and ``[CALL_ID]id`` and ``[ARGS]`` after the name.
+    """
+
+    needs_special_tokens = True
+    markers = ("[TOOL_CALLS]",)
+    ends_of_turn = ("</s>",)
+
+    def _read_calls(self, marker: str) -> Steps[bool]:
+        yield from self._reader.spaces()
+        first = yield from self._reader.peek()
+        if first == "[":
+            return (yield from self._read_json_list())
+        if first == "{":
+            return (yield from self._read_json_call())
+        return (yield from self._read_named_call())
+
+    def _read_named_call(self) -> Steps[bool]:
+        reader = self._reader
+        name = yield from self._read_name()
+        yield from reader.spaces()
+        if (yield from reader.match("[CALL_ID]")):
+            yield from self._read_name()
+        yield from reader.match("[ARGS]")
+        yield from reader.spaces()
+        if not name or (yield from reader.peek()) != "{":
+            return False
+        self._begin_call(name)
+        yield from reader.scan(JsonScan(), self._argue)
+        return True

@@ -1,0 +1,158 @@
+"""Tool calls that are a Python list of calls, as Llama 4 and some of Llama 3.2 write them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from typing import Any
+
+from vgate.frontend.parsing.incremental import Markers, Steps
+from vgate.frontend.parsing.json_text import to_json
+from vgate.frontend.parsing.tool_parser import ToolParser
+
+_AFTER_CALL = Markers(",", "]")
+_CLOSERS = {"(": ")", "[": "]", "{": "}"}
+_STRUCTURE = re.compile(r"""["'()\[\]{}]""")
+_STRING_STOPS = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
+# Models mix JSON's words into Python.
+_JSON_WORDS = {"true": True, "false": False, "null": None}
+
+
+class PythonicToolParser(ToolParser):
+    """Reads ``[name(key=value, ...), ...]`` at the beginning of the text.
+
+    Only a list whose first name is one of the tools' is taken for calls. Values are literals. A
+    call is told when it is complete: what a Python value is shows at its end.
+    """
+
+    def _read_opening(self) -> Steps[bool]:
+        reader = self._reader
+        reader.record()
+        yield from reader.spaces()
+        if not (yield from reader.match("[")):
+            return False
+        yield from reader.spaces()
+        while (yield from self._read_call()):
+            separator = yield from self._skip_marker(_AFTER_CALL)
+            if separator != ",":
+                return True
+            reader.record(separator)
+            yield from reader.spaces()
+            if (yield from reader.match("]")):
+                reader.accept()
+                return True
+        return False
+
+    def _read_call(self) -> Steps[bool]:
+        reader = self._reader
+        name = yield from self._read_name()
+        if name not in self._tools or not (yield from reader.match("(")):
+            return False
+        parts: list[str] = []
+        if not (yield from reader.scan(_CallScan(), parts.append)):
+            return False
+        arguments = _as_json("f(" + "".join(parts))
+        if arguments is None:
+            return False
+        self._begin_call(name)
+        self._argue(arguments)
+        return True
+
+
+class _CallScan:
+    """Finds the bracket that closes a call whose opening one was just read.
+
+    Attributes:
+        ended: Whether it was found.
+        broken: Whether a bracket came that doesn't match.
+    """
+
+    __slots__ = ("_closers", "_escaped", "_quote", "broken", "ended")
+
+    def __init__(self) -> None:
+        self._closers = [")"]
+        self._quote = ""
+        self._escaped = False
+        self.ended = False
+        self.broken = False
+
+    def feed(self, text: str, start: int = 0) -> int:
+        """Go on with `text` from `start`; return how far the call reaches in it.
+
+        Three quotes are read as an empty string and a quote, which comes to the same unless a
+        single quote is in between.
+        """
+        at = start
+        while at < len(text) and not self.ended:
+            if self._escaped:
+                self._escaped = False
+                at += 1
+                continue
+            stop = (_STRING_STOPS[self._quote] if self._quote else _STRUCTURE).search(text, at)
+            if stop is None:
+                return len(text)
+            at = stop.end()
+            self._take(stop.group())
+            if self.broken:
+                return stop.start()
+        return at
+
+    def _take(self, character: str) -> None:
+        if character == "\\":
+            self._escaped = True
+        elif self._quote:
+            self._quote = ""
+        elif character in _STRING_STOPS:
+            self._quote = character
+        elif character in _CLOSERS:
+            self._closers.append(_CLOSERS[character])
+        elif character == self._closers.pop():
+            self.ended = not self._closers
+        else:
+            self.ended = self.broken = True
+
+
+def _as_json(call: str) -> str | None:
+    """Return a call's arguments as JSON; None if they aren't named literals."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python doesn't know
+            node = ast.parse(call, mode="eval").body
+        if not isinstance(node, ast.Call) or node.args:
+            return None
+        arguments = {keyword.arg: _value_of(keyword.value) for keyword in node.keywords}
+        if None in arguments or len(arguments) < len(node.keywords):
+            return None
+        return to_json(arguments)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _value_of(node: ast.expr) -> Any:
+    """Return the value of a literal.
+
+    Raises:
+        ValueError: It is none, or has no place in JSON.
+    """
+    match node:
+        case ast.Constant(value=None | str() | int() | float() as value):
+            return value
+        case ast.Name(id=word) if word in _JSON_WORDS:
+            return _JSON_WORDS[word]
+        case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+            return [_value_of(item) for item in items]
+        case ast.Dict(keys=keys, values=values):
+            return {_key_of(key): _value_of(value) for key, value in zip(keys, values, strict=True)}
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+            return -number
+        case ast.UnaryOp(op=ast.UAdd(), operand=ast.Constant(value=int() | float() as number)):
+            return +number
+        case _:
+            raise ValueError("not a literal")
+
+
+def _key_of(node: ast.expr | None) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    raise ValueError("not a key")

@@ -1,0 +1,127 @@
+"""Values that a model wrote as plain text, read as the tool's JSON schema says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+# What tool authors write for the types of JSON schema.
+_ALIASES = {
+    "str": "string",
+    "text": "string",
+    "varchar": "string",
+    "char": "string",
+    "enum": "string",
+    "int": "integer",
+    "int32": "integer",
+    "int64": "integer",
+    "uint": "integer",
+    "uint32": "integer",
+    "uint64": "integer",
+    "long": "integer",
+    "short": "integer",
+    "unsigned": "integer",
+    "float": "number",
+    "float32": "number",
+    "float64": "number",
+    "double": "number",
+    "bool": "boolean",
+    "dict": "object",
+    "arr": "array",
+    "list": "array",
+    "sequence": "array",
+}
+_TYPE_OF = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
+
+
+def types_of(schema: Any) -> set[str]:
+    """Return the types that a value may have; only "string" if the schema doesn't say."""
+    return _named_types(schema) or {"string"}
+
+
+def value_of(text: str, types: set[str]) -> Any:
+    """Return what `text` is as the first of `types` that it can be.
+
+    The order is null, integer, number, boolean, object and array, string, whatever the schema's.
+    Text that is none of them is what it is as JSON, or itself.
+    """
+    for kind, read in _READERS.items():
+        if kind in types:
+            try:
+                return read(text)
+            except (ValueError, RecursionError):
+                continue
+    if "string" in types:
+        return text
+    try:
+        return _json(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _named_types(schema: Any) -> set[str]:
+    if not isinstance(schema, dict):
+        return set()
+    named = schema.get("type")
+    names = named if isinstance(named, list) else [named]
+    types = {_known(name) for name in names if isinstance(name, str)}
+    allowed = schema.get("enum")
+    if isinstance(allowed, list):
+        types.update(_TYPE_OF[type(value)] for value in allowed if type(value) in _TYPE_OF)
+    for combination in ("anyOf", "oneOf", "allOf"):
+        choices = schema.get(combination)
+        if isinstance(choices, list):
+            types.update(*map(types_of, choices))
+    return types
+
+
+def _known(name: str) -> str:
+    name = name.strip().lower()
+    return _ALIASES.get(name, name)
+
+
+def _null(text: str) -> None:
+    if text.lower() != "null":
+        raise ValueError(text)
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return int(number) if number == int(number) else number
+
+
+def _boolean(text: str) -> bool:
+    word = text.strip().lower()
+    if word in ("true", "1"):
+        return True
+    if word in ("false", "0"):
+        return False
+    raise ValueError(text)
+
+
+def _json(text: str) -> Any:
+    value = json.loads(text)
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "null": _null,
+    "integer": int,
+    "number": _number,
+    "boolean": _boolean,
+    "object": _json,
+    "array": _json,
+}

@@ -1,0 +1,69 @@
+"""Finds the stop strings in text that comes in pieces. Pure."""
+
+from __future__ import annotations
+
+
+class StopStrings:
+    """Looks for strings that end an answer.
+
+    Text that may be the beginning of one is held back until that is certain.
+
+    Args:
+        stops: What to look for.
+        include: Whether the stop string belongs to the text.
+
+    Attributes:
+        found: The one that ended the answer.
+    """
+
+    __slots__ = ("_held", "_include", "_stops", "found")
+
+    def __init__(self, stops: tuple[str, ...], *, include: bool = False) -> None:
+        self._stops = stops
+        self._include = include
+        self._held = ""
+        self.found: str | None = None
+
+    def feed(self, piece: str, *, armed: bool = True) -> str:
+        """Take text, and nothing after a match; return what is certain now.
+
+        Args:
+            piece: The text of one token.
+            armed: Whether a match that completes in this piece counts.
+        """
+        if not piece:
+            return ""
+        text = self._held + piece
+        match = self._first(text) if armed else None
+        if match is not None:
+            begin, self.found = match
+            self._held = ""
+            return text[: begin + len(self.found)] if self._include else text[:begin]
+        held = self._held_chars(text)
+        certain = len(text) - held
+        self._held = text[certain:]
+        return text[:certain]
+
+    def finish(self) -> str:
+        """Return what was held back in case it became a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _first(self, text: str) -> tuple[int, str] | None:
+        """Return where the stop string that completes first begins; ties go to list order."""
+        best: tuple[int, str] | None = None
+        for stop in self._stops:
+            begin = text.find(stop)
+            if begin >= 0 and (best is None or begin + len(stop) < best[0] + len(best[1])):
+                best = (begin, stop)
+        return best
+
+    def _held_chars(self, text: str) -> int:
+        """Length of the longest end of `text` that a stop string begins with."""
+        longest = 0
+        for stop in self._stops:
+            for size in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:size]):
+                    longest = size
+                    break
+        return longest
