@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -20,7 +19,8 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
 from vgate.frontend.admission import Admission
-from vgate.frontend.disconnect import ClientDisconnected
+from vgate.frontend.disconnect import ClientDisconnected, DisconnectWatch
+from vgate.frontend.ids import new_id
 
 JSON = ("content-type", "application/json")
 EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
@@ -91,7 +91,9 @@ class HttpRequest:
 
     __slots__ = (
         "_disconnect",
+        "_disconnects",
         "_headers",
+        "_on_disconnect",
         "_protocol",
         "_scope",
         "_stream",
@@ -100,9 +102,11 @@ class HttpRequest:
         "log_fields",
     )
 
-    def __init__(self, scope: RSGIScope, protocol: Any) -> None:
+    def __init__(self, scope: RSGIScope, protocol: Any, disconnects: DisconnectWatch) -> None:
         self._scope = scope
         self._protocol = protocol
+        self._disconnects = disconnects
+        self._on_disconnect: Callable[[], None] | None = None
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
         self._headers: dict[str, str] = {}
@@ -110,7 +114,7 @@ class HttpRequest:
         self.log_fields: dict[str, Any] = {}
         given = self.header("x-request-id")
         valid = given is not None and _REQUEST_ID.fullmatch(given)
-        self.id = given if given is not None and valid else f"req-{os.urandom(12).hex()}"
+        self.id = given if given is not None and valid else new_id("req-")
 
     @property
     def method(self) -> str:
@@ -166,16 +170,25 @@ class HttpRequest:
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Have `callback` called if the client leaves before `release`."""
+        self._on_disconnect = callback
+        self._disconnects.add(self)
+
+    def watch(self) -> None:
+        """Begin to watch the client. Called by `DisconnectWatch`."""
         future = self._disconnect = self._protocol.client_disconnect()
 
         def left(_future: object) -> None:
-            if self._disconnect is not None:
-                callback()
+            if self._disconnect is not None and self._on_disconnect is not None:
+                self._on_disconnect()
 
         future.add_done_callback(left, context=contextvars.copy_context())
 
     def release(self) -> None:
         """Stop watching the client. The future would outlive the request otherwise."""
+        if self._on_disconnect is None:
+            return
+        self._on_disconnect = None
+        self._disconnects.discard(self)
         if self._disconnect is not None:
             # Cancelling calls the callback too; it must not take that for the client's leaving.
             future, self._disconnect = self._disconnect, None

@@ -19,6 +19,10 @@ from zmq.utils.monitor import recv_monitor_message
 
 MS_PER_S = 1000
 
+# Plain numbers: zmq's own are enumerations, whose operators run Python at every message.
+_NOBLOCK = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)
+
 # Messages kept for a peer that doesn't read. A frontend gets one message a step, so this is tens
 # of seconds of a stopped process; past it the peer is given up instead of filling our memory.
 _SEND_QUEUE_MESSAGES = 20_000
@@ -77,7 +81,7 @@ class Router:
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next (peer, payload), or None if there is none now."""
         try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            frames = self._socket.recv_multipart(_NOBLOCK)
         except zmq.Again:
             return None
         # A peer that sends more or fewer frames than ours do is answered by the decoder.
@@ -86,7 +90,7 @@ class Router:
     def send(self, peer: bytes, payload: bytes) -> bool:
         """Send without waiting; False if the peer is gone or has stopped reading."""
         try:
-            self._socket.send_multipart((peer, payload), zmq.NOBLOCK)
+            self._socket.send_multipart((peer, payload), _NOBLOCK)
         except zmq.ZMQError:
             return False
         return True
@@ -119,12 +123,12 @@ class Dealer:
 
     def send(self, payload: bytes) -> None:
         """Queue a message; it goes out when the connection stands."""
-        self._socket.send(payload, zmq.NOBLOCK)
+        self._socket.send(payload, _NOBLOCK)
 
     def receive(self) -> bytes | None:
         """Return the next message, or None if there is none now."""
         try:
-            payload: bytes = self._socket.recv(zmq.NOBLOCK)
+            payload: bytes = self._socket.recv(_NOBLOCK)
         except zmq.Again:
             return None
         return payload
@@ -152,7 +156,7 @@ class Dealer:
     def readable(self) -> bool:
         """Whether a message waits."""
         events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
-        return bool(events & zmq.POLLIN)
+        return bool(events & _POLLIN)
 
 
 def flush_dealers() -> None:
@@ -185,6 +189,7 @@ class AsyncDealer:
         self._on_batch = on_batch
         self._on_lost = on_lost
         self._open = True
+        self._reading = False
         self._message_fd, self._monitor_fd = self._dealer.fds
         loop.add_reader(self._message_fd, self._read)
         loop.add_reader(self._monitor_fd, self._check)
@@ -197,20 +202,28 @@ class AsyncDealer:
         """Queue a message. Sending may swallow the signal of an arrival, so look for one."""
         self._dealer.send(payload)
         if self._dealer.readable:
+            self._read_soon()
+
+    def _read_soon(self) -> None:
+        if not self._reading:
+            self._reading = True
             self._loop.call_soon(self._read)
 
     def _read(self) -> None:
+        self._reading = False
         if not self._open:
             return
         batch: list[bytes] = []
-        receive = self._dealer.receive
-        while len(batch) < _READ_BATCH:
-            payload = receive()
+        dealer = self._dealer
+        # Asking whether there is a message costs less than not getting one.
+        while dealer.readable:
+            payload = dealer.receive()
             if payload is None:
                 break
             batch.append(payload)
-        else:
-            self._loop.call_soon(self._read)
+            if len(batch) == _READ_BATCH:
+                self._read_soon()
+                break
         if batch:
             self._on_batch(batch)
 
