@@ -81,7 +81,8 @@ class App:
         self._peers = AsyncPeers(
             loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
         )
-        cache.publish = self._peers.publish
+        if runtime.config.server.worker_count > 1:
+            cache.publish = self._peers.publish
         cache.on_evicted = metrics.CACHE_EVICTIONS.inc
         metrics.show_zeros()
         limiter = Limiter(Path(runtime.limits_dir), self._worker)

@@ -63,6 +63,8 @@ class Router:
             self.close()
             message = f"cannot bind {endpoint}: {error.strerror}"
             raise EndpointError(message) from None
+        # Of a message with several payloads, those that were not asked for yet, last first.
+        self._received: tuple[bytes, list[bytes]] = (b"", [])
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
@@ -72,6 +74,8 @@ class Router:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until something can be received; False if nothing came in time."""
+        if self._received[1]:
+            return True
         ready = self._poller.poll(max(0, math.ceil(timeout_s * MS_PER_S)))
         for source, _ in ready:
             if isinstance(source, int):
@@ -80,12 +84,16 @@ class Router:
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next (peer, payload), or None if there is none now."""
-        try:
-            frames = self._socket.recv_multipart(_NOBLOCK)
-        except zmq.Again:
-            return None
-        # A peer that sends more or fewer frames than ours do is answered by the decoder.
-        return frames[0], frames[-1] if len(frames) > 1 else b""
+        peer, payloads = self._received
+        if not payloads:
+            try:
+                peer, *payloads = self._socket.recv_multipart(_NOBLOCK)
+            except zmq.Again:
+                return None
+            payloads.reverse()
+            self._received = peer, payloads
+        # A peer that sends no payload is answered by the decoder.
+        return peer, payloads.pop() if payloads else b""
 
     def send(self, peer: bytes, payload: bytes) -> bool:
         """Send without waiting; False if the peer is gone or has stopped reading."""
@@ -121,9 +129,9 @@ class Dealer:
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(endpoint)
 
-    def send(self, payload: bytes) -> None:
-        """Queue a message; it goes out when the connection stands."""
-        self._socket.send(payload, _NOBLOCK)
+    def send(self, *payloads: bytes) -> None:
+        """Queue messages; they go out together when the connection stands."""
+        self._socket.send_multipart(payloads, _NOBLOCK)
 
     def receive(self) -> bytes | None:
         """Return the next message, or None if there is none now."""
@@ -190,6 +198,7 @@ class AsyncDealer:
         self._on_lost = on_lost
         self._open = True
         self._reading = False
+        self._outbox: list[bytes] = []
         self._message_fd, self._monitor_fd = self._dealer.fds
         loop.add_reader(self._message_fd, self._read)
         loop.add_reader(self._monitor_fd, self._check)
@@ -199,8 +208,20 @@ class AsyncDealer:
         loop.call_soon(self._check)
 
     def send(self, payload: bytes) -> None:
-        """Queue a message. Sending may swallow the signal of an arrival, so look for one."""
-        self._dealer.send(payload)
+        """Queue a message; it leaves at the end of this turn of the loop, with all others of it.
+
+        Each sending wakes ZeroMQ's thread, which costs several times what the message does.
+        """
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(payload)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if not (self._open and outbox):
+            return
+        self._dealer.send(*outbox)
+        # Sending may swallow the signal of an arrival, so look for one.
         if self._dealer.readable:
             self._read_soon()
 
@@ -248,6 +269,8 @@ class AsyncDealer:
         """Stop watching and close; `drop` discards what was not sent yet."""
         if not self._open:
             return
+        if not drop:
+            self._flush()
         self._open = False
         self._loop.remove_reader(self._message_fd)
         self._loop.remove_reader(self._monitor_fd)
