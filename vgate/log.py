@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -52,8 +53,13 @@ class Log:
     def _write(
         self, level: int, event: str, fields: dict[str, Any], *, exc_info: bool = False
     ) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(level, "%s", event, exc_info=exc_info, extra={_FIELDS: fields})
+        logger = self._logger
+        if logger.isEnabledFor(level):
+            # What `logger.log` does, without looking through the stack for who called it.
+            caught = sys.exc_info() if exc_info else None
+            record = logging.LogRecord(logger.name, level, "", 0, event, (), caught)
+            record.__dict__[_FIELDS] = fields
+            logger.handle(record)
 
 
 class _Formatter(logging.Formatter):
@@ -91,11 +97,16 @@ class JSONFormatter(_Formatter):
 class PlainFormatter(_Formatter):
     """A line for people: time, level, process, event, then ``name=value`` fields."""
 
+    def __init__(self, process: str) -> None:
+        super().__init__(process)
+        self._second = (0, "")
+
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        clock = (
-            datetime.fromtimestamp(record.created, None).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        )
+        second, milliseconds = divmod(int(record.created * 1000), 1000)
+        if second != self._second[0]:
+            self._second = second, time.strftime("%H:%M:%S", time.localtime(second))
+        clock = f"{self._second[1]}.{milliseconds:03}"
         fields = "".join(f" {k}={_plain(v)}" for k, v in getattr(record, _FIELDS, {}).items())
         line = f"{clock} {record.levelname:<7} {self._process}  {record.getMessage()}{fields}"
         exception = self._exception(record)
@@ -117,4 +128,7 @@ def configure(process: str, *, level: Level, json_format: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # No line tells them (logging's how-to, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    setattr(logging, "logAsyncioTasks", False)  # noqa: B010 - Python 3.11 doesn't have it
     logging.captureWarnings(capture=True)

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.engine_loop.child import Settings, answers
 from bench.engine_loop.workload import vocabulary_size
-from vgate.engine.backends.vllm_setup import engine_config, prepare_environment
+from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.engine_loop.child import Settings, answers
 from vgate import log as logs
-from vgate.engine.backends.vllm import VLLMBackend
+from vgate.engine.backends.vllm.backend import VLLMBackend
 from vgate.engine.loop import EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.wire.sockets import Router

@@ -81,7 +81,7 @@ def test_a_shared_request_keeps_what_a_joiner_has_to_catch_up_with() -> None:
     told = Output("x", [5], None, 3, logprobs=[PLACE], prompt_logprobs=[None, PLACE])
     for output in (told, Output("x", [6, 7], None, 0, logprobs=[PLACE, PLACE])):
         deliver_tokens([output], requests)
-    delta = catch_up(requests["x"], 9)
+    delta = catch_up(requests["x"], (A, 9), whole=False)
     assert delta == Delta(9, [5, 6, 7], None, 3, True, [PLACE] * 3, [None, PLACE])
     # What follows does not change what was sent.
     deliver_tokens([Output("x", [8], None, 0, logprobs=[PLACE])], requests)
@@ -104,3 +104,54 @@ def test_failures_are_gathered_by_frontend() -> None:
         )
     }
     assert failures.take() == {}
+
+
+class TestWhole:
+    """One who wants a request whole is told its first token, and the rest at its end."""
+
+    def request(self) -> dict[str, Request]:
+        requests = running(x=[(A, 1), (B, 7)])
+        requests["x"].told = {(A, 1): 0}
+        return requests
+
+    def test_the_rest_comes_at_the_end(self) -> None:
+        requests = self.request()
+        told = []
+        for number, finish in enumerate([None, None, None, "length"]):
+            output = Output("x", [number], finish, 5 if number == 0 else 0)
+            told.append(deliver_tokens([output], requests).messages)
+        assert [step.get(A) for step in told] == [
+            Step([Delta(1, [0], None, 5)]),
+            None,
+            None,
+            Step([Delta(1, [1, 2, 3], "length")]),
+        ]
+        # Others follow it token by token.
+        assert [step[B].deltas[0].token_ids for step in told] == [[0], [1], [2], [3]]
+
+    def test_with_its_log_probabilities(self) -> None:
+        requests = self.request()
+        outputs = [
+            Output("x", [1], None, 0, logprobs=[PLACE], prompt_logprobs=[None]),
+            Output("x", [2], None, 0, logprobs=[PLACE]),
+            Output("x", [3], "stop", 0, logprobs=[PLACE]),
+        ]
+        steps = [deliver_tokens([output], requests).messages.get(A) for output in outputs]
+        assert steps[0] == Step([Delta(1, [1], logprobs=[PLACE], prompt_logprobs=[None])])
+        assert steps[1] is None
+        assert steps[2] == Step([Delta(1, [2, 3], "stop", logprobs=[PLACE, PLACE])])
+
+    def test_an_end_with_the_first_token_is_one_delta(self) -> None:
+        messages = deliver_tokens([Output("x", [9], "stop", 0)], self.request()).messages
+        assert messages[A] == Step([Delta(1, [9], "stop")])
+
+    def test_who_joins_late_gets_what_there_is_and_then_the_rest(self) -> None:
+        requests = self.request()
+        deliver_tokens([Output("x", [1], None, 0)], requests)
+        deliver_tokens([Output("x", [2], None, 0)], requests)
+        delta = catch_up(requests["x"], (A, 2), whole=True)
+        assert (delta.token_ids, delta.joined) == ([1, 2], True)
+        requests["x"].subscribers.append((A, 2))
+        assert A not in deliver_tokens([Output("x", [3], None, 0)], requests).messages
+        last = deliver_tokens([Output("x", [4], "length", 0)], requests).messages[A]
+        assert last == Step([Delta(1, [2, 3, 4], "length"), Delta(2, [3, 4], "length")])

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from vgate.config import Config
 from vgate.config.schema import Batch, DryRun, Model
-from vgate.engine.backends import dry_run
 from vgate.engine.backends.base import BackendError
-from vgate.engine.backends.dry_run import DryRunBackend
+from vgate.engine.backends.dry_run import backend as dry_run
+from vgate.engine.backends.dry_run.backend import DryRunBackend
 from vgate.engine.request import Request
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, SYSTEM, USER
 from vgate.wire.sampling import DEFAULTS, SamplingParams

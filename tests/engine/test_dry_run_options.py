@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from vgate.config import Config
 from vgate.config.schema import DryRun, Model
-from vgate.engine.backends import dry_run_logprobs
-from vgate.engine.backends.dry_run import DryRunBackend
-from vgate.engine.backends.dry_run_sequence import Rules
-from vgate.engine.backends.dry_run_structured import text_of
+from vgate.engine.backends.dry_run import logprobs as made_up
+from vgate.engine.backends.dry_run.backend import DryRunBackend
+from vgate.engine.backends.dry_run.sequence import Rules
+from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.request import Request
 from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
@@ -315,8 +315,8 @@ class TestRules:
 
 @given(st.integers(0, 5000), st.integers(0, 299), st.integers(0, 20))
 def test_logprobs_are_of_a_distribution(place, token, count):
-    told = dry_run_logprobs.at(place, token, count, 300)
-    assert told == dry_run_logprobs.at(place, token, count, 300)
+    told = made_up.at(place, token, count, 300)
+    assert told == made_up.at(place, token, count, 300)
     assert len(told.token_ids) == len(told.logprobs) == count + 1
     assert (told.token_ids[0], told.rank) == (token, 1)
     top = told.logprobs[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vgate.engine.backends.vllm_reasoning import ReasoningMarks
+from vgate.engine.backends.vllm.reasoning import ReasoningMarks
 
 OPEN, CLOSE, BORDER = 1, 2, 3
 WORD = 9

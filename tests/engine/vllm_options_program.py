@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 from tests.engine.vllm_offline import read_cases
 from vgate.config import Config
 from vgate.config.schema import Batch, LoraAdapter, Model
-from vgate.engine.backends import vllm_setup
 from vgate.engine.backends.base import Output
-from vgate.engine.backends.vllm import VLLMBackend
-from vgate.engine.backends.vllm_reasoning import thinks
+from vgate.engine.backends.vllm import setup
+from vgate.engine.backends.vllm.backend import VLLMBackend
+from vgate.engine.backends.vllm.reasoning import thinks
 from vgate.engine.request import Request
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -127,7 +127,7 @@ def settings(config: Config, vllm_config: Any) -> dict[str, Any]:
         {"backend": "auto"},
         {"backend": "guidance", "reasoning_parser": "qwen3"},
     ]
-    told = [vllm_setup._structured_outputs(one) for one in given]
+    told = [setup._structured_outputs(one) for one in given]
     parsers: list[Any] = ["auto", "none", "think"]
     return {
         "structured": [

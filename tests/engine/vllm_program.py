@@ -17,7 +17,7 @@ import msgspec
 
 from vgate.config import Config
 from vgate.config.schema import Batch, Model
-from vgate.engine.backends.vllm import VLLMBackend
+from vgate.engine.backends.vllm.backend import VLLMBackend
 from vgate.engine.request import Request
 from vgate.errors import VGateError
 from vgate.wire.messages import NO_OPTIONS, GenerateOptions

@@ -118,3 +118,22 @@ class TestText:
         first, *rest = "é".encode()
         detokenizer = Detokenizer(built_in.tokenizer, [first])
         assert everything(detokenizer, [[*rest, ord("a")]]).endswith("a")
+
+
+class TestWhole:
+    @settings(deadline=None, max_examples=300)
+    @given(data=st.data())
+    def test_any_tokens_at_once_are_what_they_are_one_by_one(self, model, data):
+        ids, prompt = data.draw(token_ids(model)), data.draw(token_ids(model))
+        for skip in (True, False):
+            whole = Detokenizer(model.tokenizer, prompt, skip_special_tokens=skip)
+            stepped = Detokenizer(model.tokenizer, prompt, skip_special_tokens=skip)
+            assert whole.whole(ids) == stepped.feed(ids)
+
+    @pytest.mark.parametrize("text", SAMPLES)
+    def test_texts(self, model, text):
+        ids = model.encode(text)
+        for cut in (0, len(ids) // 2, len(ids) - 1):
+            whole = Detokenizer(model.tokenizer, ids[:cut])
+            stepped = Detokenizer(model.tokenizer, ids[:cut])
+            assert whole.whole(ids[cut:]) == stepped.feed(ids[cut:])

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from vgate.config import Config
-from vgate.engine.backends.dry_run import DryRunBackend
+from vgate.engine.backends.dry_run.backend import DryRunBackend
 from vgate.engine.request import Request
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.instance import Instance
+from tests.e2e.instance import Instance, wait_until
 from tests.sdk.conversation import KEY, LIMITED_KEY, MODEL, user
 
 
@@ -40,18 +39,19 @@ def busy(client: openai.OpenAI) -> Iterator[Any]:
         stream.close()
 
 
+def waits(url: str) -> bool:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    stats = httpx.get(f"{url}/stats", headers=headers, timeout=10).json()
+    return bool(stats["engines"][0]["waiting"])
+
+
 @contextmanager
 def full(client: openai.OpenAI, url: str) -> Iterator[Any]:
     """Have the queue full too."""
     with busy(client) as stream:
         waiting = threading.Thread(target=ask, args=(client,))
         waiting.start()
-        headers = {"Authorization": f"Bearer {KEY}"}
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            stats = httpx.get(f"{url}/stats", headers=headers).json()
-            if stats["engines"][0]["waiting"]:
-                break
+        wait_until(lambda: waits(url), 10, "a request waits")
         yield stream
         stream.close()
         waiting.join()
@@ -179,9 +179,13 @@ def test_a_right_key(keyed: openai.OpenAI):
 
 def test_a_limit_that_is_reached(guarded: Instance):
     with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=LIMITED_KEY, max_retries=0) as client:
-        with pytest.raises(openai.RateLimitError) as refused:
+
+        def ask_for_much() -> None:
             for _ in range(100):
                 client.models.list()
+
+        with pytest.raises(openai.RateLimitError) as refused:
+            ask_for_much()
         error = refused.value
         assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_error")
         assert error.response.headers["retry-after"] == "1"

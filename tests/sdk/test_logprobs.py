@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
@@ -35,6 +37,7 @@ def test_the_most_likely_ones(client: openai.OpenAI, top: int):
         assert len(token.top_logprobs) == top
         logprobs = [other.logprob for other in token.top_logprobs]
         assert logprobs == sorted(logprobs, reverse=True)
+        assert sum(map(math.exp, logprobs)) <= 1
         if top:
             assert (token.token, token.logprob) == (
                 token.top_logprobs[0].token,

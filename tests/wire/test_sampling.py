@@ -99,7 +99,7 @@ def test_the_defaults_are_within_the_bounds():
         ("repetition_penalty", [0.1, 2], [0, 2.1]),
         ("max_tokens", [1], [0, -1]),
         ("min_tokens", [0], [-1, 2**70]),
-        ("stop_token_ids", [[], [0, 2**31 - 1], [1] * 64], [[-1], [2**31], [1] * 65, ["a"]]),
+        ("stop_token_ids", [[], [0, 2**31 - 1], [1] * 1024], [[-1], [2**31], [1] * 1025, ["a"]]),
         ("ignore_eos", [True, False], [0, "true"]),
     ],
 )

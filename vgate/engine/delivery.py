@@ -17,6 +17,7 @@ from vgate.wire.messages import (
     Embeddings,
     Failure,
     Failures,
+    FinishReason,
     Logprobs,
     Step,
 )
@@ -55,12 +56,17 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
             failed.append((request, error))
             continue
         request.generated_tokens += len(token_ids)
-        if request.share:
+        if request.share or request.told:
             _keep(request, token_ids, cached_tokens, logprobs, of_prompt)
         for peer, number in request.subscribers:
-            delta = Delta(number, token_ids, finish_reason, cached_tokens)
-            if logprobs is not None or of_prompt is not None:
-                delta = structs.replace(delta, logprobs=logprobs, prompt_logprobs=of_prompt)
+            if (peer, number) in request.told:
+                if finish_reason is None and request.told[peer, number]:
+                    continue
+                delta = _untold(request, (peer, number), finish_reason)
+            else:
+                delta = Delta(number, token_ids, finish_reason, cached_tokens)
+                if logprobs is not None or of_prompt is not None:
+                    delta = structs.replace(delta, logprobs=logprobs, prompt_logprobs=of_prompt)
             deltas = by_peer.get(peer)
             if deltas is None:
                 by_peer[peer] = [delta]
@@ -90,8 +96,17 @@ def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]
     return Delivery(messages, finished, failed)
 
 
-def catch_up(request: Request, number: int) -> Delta:
-    """Return the first delta of one who joins a shared request: all that there is so far."""
+def catch_up(request: Request, subscriber: Subscriber, *, whole: bool) -> Delta:
+    """Return the first delta of one who joins a shared request: all that there is so far.
+
+    Args:
+        request: What they join.
+        subscriber: Who.
+        whole: They want no more of it until its end.
+    """
+    if whole:
+        request.told[subscriber] = len(request.output)
+    _, number = subscriber
     logprobs = request.output_logprobs
     return Delta(
         number,
@@ -128,6 +143,20 @@ class PendingFailures:
         return {peer: Failures(failures) for peer, failures in by_peer.items()}
 
 
+def _untold(request: Request, subscriber: Subscriber, finish_reason: FinishReason | None) -> Delta:
+    """Return what one who wants the request whole has not been told."""
+    told, logprobs = request.told[subscriber], request.output_logprobs
+    request.told[subscriber] = len(request.output)
+    return Delta(
+        subscriber[1],
+        request.output[told:],
+        finish_reason,
+        0 if told else request.cached_tokens,
+        logprobs=None if logprobs is None else logprobs[told:],
+        prompt_logprobs=None if told else request.prompt_logprobs,
+    )
+
+
 def _keep(
     request: Request,
     token_ids: list[int],
@@ -135,7 +164,7 @@ def _keep(
     logprobs: list[Logprobs] | None,
     prompt_logprobs: list[Logprobs | None] | None,
 ) -> None:
-    """Remember a shared request's output."""
+    """Remember a request's output."""
     request.output += token_ids
     request.cached_tokens = request.cached_tokens or cached_tokens
     if logprobs is not None:

@@ -205,6 +205,8 @@ class EngineLoop:
             self._failures.add(subscriber, InternalError(str(error)))
         else:
             self._subscriptions.add(request, subscriber)
+            if isinstance(message, Generate) and message.whole:
+                request.told[subscriber] = 0
 
     def _join(self, message: Generate, subscriber: Subscriber) -> bool:
         """Have a late joiner get what there is so far, and follow from the next step on.
@@ -217,8 +219,7 @@ class EngineLoop:
             return False
         self._subscriptions.add(request, subscriber)
         self._scheduler.hasten(request, message.priority)
-        peer, number = subscriber
-        self._send(peer, Step([catch_up(request, number)]))
+        self._send(subscriber[0], Step([catch_up(request, subscriber, whole=message.whole)]))
         return True
 
     def _leave(self, subscriber: Subscriber) -> None:

@@ -22,6 +22,7 @@ class Request:
         order: Its place among the requests of its tenant and priority; set by the scheduler.
         share: Digest under which identical requests join this one; b"" for none.
         subscribers: Who waits for it: frontends' socket identities and numbers.
+        told: Those of them who want it whole, and how many tokens they have been told.
         arrived: Monotonic time of arrival, seconds.
         queue_deadline: Monotonic time at which waiting ends in an error.
         reserved_tokens: KV tokens that the scheduler counts for it while it runs.
@@ -51,6 +52,7 @@ class Request:
         "share",
         "subscribers",
         "tenant",
+        "told",
         "weight",
     )
 
@@ -66,6 +68,7 @@ class Request:
         self.order = 0
         self.share = b""
         self.subscribers: list[tuple[bytes, int]] = []
+        self.told: dict[tuple[bytes, int], int] = {}
         self.arrived = 0.0
         self.queue_deadline = float("inf")
         self.reserved_tokens = 0

@@ -68,6 +68,8 @@ class ChatTemplate:
         try:
             parsed = environment.parse(source)
             self._template = environment.from_string(parsed)
+            # jinja2's own chain of mappings is copied, item by item, for every rendering.
+            self._template.globals = dict(self._template.globals)
         except jinja2.TemplateSyntaxError as error:
             message = f"line {error.lineno}: {error.message}"
             raise TemplateSyntaxError(message) from error

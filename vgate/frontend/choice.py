@@ -213,8 +213,10 @@ class Choice:
             # The engine stopped at a stop token: it counts, and it isn't text.
             ends_at -= 1
         if stops is None and self._reasoning_parser is None:
+            alone = self.tokens == 0 and self.sequence.finish_reason is not None
             self.tokens += len(tokens)
-            return "", detokenizer.feed(tokens[:ends_at])
+            take = detokenizer.whole if alone else detokenizer.feed
+            return "", take(tokens[:ends_at])
         reasoning, text = [], []
         for position, token in enumerate(tokens):
             if stops is not None and stops.found:

@@ -89,6 +89,11 @@ class Answer:
         """Whether it shares the sequences of an identical request."""
         return any(choice.sequence.joined for choice in self.choices)
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is done with tokens until the last has come."""
+        return False
+
     def result(self) -> FinishedAnswer:
         """Return the complete answer."""
         return FinishedAnswer([choice.finished() for choice in self.choices], self.counts)
@@ -136,6 +141,12 @@ class Answer:
 
 class WholeAnswer(Answer):
     """An answer for a request that is not streamed."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is done with tokens until the last has come."""
+        # A stop string must be found when it comes: the engine would go on.
+        return not any(choice.watching for choice in self.choices)
 
     def _take(self) -> None:
         for choice in self.choices:

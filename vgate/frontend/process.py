@@ -30,10 +30,14 @@ _BACKLOG = 4096
 _MAX_OPEN_REQUESTS = 65_536
 
 
+_GC_NEW_OBJECTS = 10_000
+
+
 def run(runtime: Runtime, worker: int) -> int:
     """Serve until SIGTERM; return the exit status."""
     # Read when the metrics are first imported, which is why the application is imported after it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = runtime.metrics_dir
+    _number_metrics()
     # Frontends scale by processes; a thread pool in each would only fight over the cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from vgate.frontend.app import App
@@ -44,6 +48,18 @@ def run(runtime: Runtime, worker: int) -> int:
     logs.configure(name, level=settings.level, json_format=settings.json_format)
     uvloop.run(_serve(App(runtime, worker), runtime))
     return 0
+
+
+def _number_metrics() -> None:
+    """Have prometheus_client know this process's number for good.
+
+    It asks the kernel at every count, in case of a fork, and nothing here forks (its readme,
+    "Multiprocess Mode", has this for servers that number their workers).
+    """
+    from prometheus_client import values
+
+    number = os.getpid()
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: number)  # type: ignore[no-untyped-call]
 
 
 async def _serve(app: Any, runtime: Runtime) -> None:
@@ -70,6 +86,9 @@ async def _serve(app: Any, runtime: Runtime) -> None:
     # Modules stay for good: the collector needn't look at them again.
     gc.collect()
     gc.freeze()
+    # A request leaves a few cycles; looking for them after every 700 new objects costs more than
+    # they do.
+    gc.set_threshold(_GC_NEW_OBJECTS, 20, 20)
     await server.serve()
 
 

@@ -10,6 +10,8 @@ from vgate.config import Runtime
 from vgate.errors import ModelNotFoundError, ShuttingDownError
 from vgate.frontend.access import Access
 from vgate.frontend.launcher_link import LauncherLink
+from vgate.frontend.openai.requests import ChatRequest
+from vgate.frontend.recent_requests import RecentRequests
 from vgate.frontend.result_cache import ResultCache
 from vgate.frontend.served_model import ServedModel
 
@@ -31,6 +33,7 @@ class Services:
         models: The served models, the main one first.
         cache: The result cache.
         access: API keys and limits.
+        recent_chats: Chat requests whose answers are in the cache.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Services:
         self.models = models
         self.cache = cache
         self.access = access
+        self.recent_chats: RecentRequests[ChatRequest] = RecentRequests()
         self._by_name = {
             name: model for model in models for name in [*model.names, *model.config.adapter_names]
         }

@@ -7,6 +7,7 @@ only translate their own request into a `Job`, and an answer into their own resp
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -94,16 +95,40 @@ class Dialect(Protocol):
         """Return the body of an answer that is not streamed."""
 
 
+def renewed(job: Job, http: HttpRequest, arrived: float, priority: int) -> Job:
+    """Return a job as another request for the same asks it."""
+    read, write = cache_directives(http)
+    return msgspec.structs.replace(
+        job, read_cache=read, write_cache=write, arrived=arrived, priority=priority
+    )
+
+
 async def serve(
-    services: Services, http: HttpRequest, job: Job, dialect: Dialect, *, stream: bool
+    services: Services,
+    http: HttpRequest,
+    job: Job,
+    dialect: Dialect,
+    *,
+    stream: bool,
+    on_hit: Callable[[], None] | None = None,
 ) -> Response | None:
     """Answer a job; None if the answer was streamed.
+
+    Args:
+        services: The services of this process.
+        http: The request.
+        job: What it asks.
+        dialect: How its API says answers.
+        stream: Whether to stream.
+        on_hit: Called if the cache has the answer.
 
     Raises:
         ClientDisconnected: Nobody waits for the answer any more.
         VGateError: There is no answer, and the client has got nothing yet.
     """
     found = _look_up(services, http, job)
+    if found is not None and on_hit is not None:
+        on_hit()
     if stream:
         await _stream(services, http, job, dialect.stream_format(), found)
         return None
@@ -207,7 +232,7 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
     http.on_disconnect(answer.give_up)
     try:
         for sequence in answer.sequences:
-            message = _message(services, http, job, sequence.index)
+            message = _message(services, http, job, sequence.index, whole=answer.whole)
             job.model.engine.submit(sequence, message, services.config.timeouts.request_s)
         await answer.done
     except ClientDisconnected:
@@ -235,7 +260,9 @@ def tenant_of(http: HttpRequest) -> tuple[str, float]:
     return (http.admission.key.name, http.admission.key.weight) if http.admission else ("", 1.0)
 
 
-def _message(services: Services, http: HttpRequest, job: Job, index: int) -> Generate:
+def _message(
+    services: Services, http: HttpRequest, job: Job, index: int, *, whole: bool
+) -> Generate:
     sampling, nth = job.sampling, index % job.choices_each
     if sampling.seed is not None and nth:
         # Each choice of a seeded request is another sample, and the same one every time.
@@ -253,6 +280,7 @@ def _message(services: Services, http: HttpRequest, job: Job, index: int) -> Gen
         share=job.digest + index.to_bytes(4, "little") if shared else b"",
         options=job.options,
         priority=job.priority,
+        whole=whole,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class TextModel:
         tool_parser: How it writes tool calls; None if that isn't known.
         reasons: Whether it writes reasoning between marks.
         token_texts: Its vocabulary, token by token.
+        tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class TextModel:
         self.tool_parser: str | None = None
         self.reasons = False
         self.token_texts = TokenTexts(tokenizer)
+        templates = [template for template in (template, self.tool_template) if template]
+        self.tells_time = any("strftime_now" in template.source for template in templates)
 
     def encode_plain(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts with the special tokens that the model expects around them."""
@@ -115,7 +119,18 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
     text.reasons = config.reasoning_parser == "think"
     if config.reasoning_parser == "auto":
         text.reasons = plain is not None and detect_reasoning(plain.source)
+    _give_memory_back()
     return text
+
+
+def _give_memory_back() -> None:
+    """Return to the system what reading the tokenizer took and left.
+
+    glibc keeps it: of a process with 150,000 tokens 55 of 120 MB.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _load_files(info: ModelInfo, config: ModelConfig) -> TextModel:

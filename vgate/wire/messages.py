@@ -96,6 +96,8 @@ class Generate(Message, frozen=True):
             once and then follows.
         options: What else shapes it.
         priority: Lower starts sooner, before what is fair between tenants.
+        whole: Tell the first token and then nothing until the end, when all the rest comes: nobody
+            looks at what is between.
     """
 
     id: int
@@ -107,6 +109,7 @@ class Generate(Message, frozen=True):
     share: bytes = b""
     options: GenerateOptions = NO_OPTIONS
     priority: int = 0
+    whole: bool = False
 
 
 class Embed(Message, frozen=True):

@@ -21,7 +21,7 @@ MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content
 
 def rows() -> dict[str, tuple[str, Any]]:
     text = DOCUMENT.read_text(encoding="utf-8")
-    section = text.partition(f"## {SECTION}\n")[2].partition("\n## ")[0]
+    section = text.partition(f"# {SECTION}\n")[2].partition("\n## ")[0]
     found = [match for line in section.splitlines() if (match := ROW.match(line))]
     assert len({match["name"] for match in found}) == len(found)
     return {match["name"]: (match["kind"], json.loads(match["example"])) for match in found}

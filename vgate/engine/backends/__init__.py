@@ -13,17 +13,17 @@ from vgate.engine.backends.base import Backend, ReportPhase
 
 def _dry_run(config: Config, report_phase: ReportPhase) -> Backend:
     if config.model.task == "embed":
-        from vgate.engine.backends.dry_run_embedding import DryRunEmbeddingBackend
+        from vgate.engine.backends.dry_run.embedding import DryRunEmbeddingBackend
 
         return DryRunEmbeddingBackend(config, report_phase)
 
-    from vgate.engine.backends.dry_run import DryRunBackend
+    from vgate.engine.backends.dry_run.backend import DryRunBackend
 
     return DryRunBackend(config, report_phase)
 
 
 def _vllm(config: Config, report_phase: ReportPhase) -> Backend:
-    from vgate.engine.backends.vllm import VLLMBackend
+    from vgate.engine.backends.vllm.backend import VLLMBackend
 
     return VLLMBackend(config, report_phase)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from vgate.frontend import serving
-from vgate.frontend.conversation import chat_form, chat_job
+from vgate.frontend.conversation import chat_form, chat_job, lasts, renewed_job
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.openai.chat import ChatDialect
 from vgate.frontend.openai.requests import decode_chat
@@ -15,7 +15,19 @@ from vgate.frontend.services import Services
 async def chat_completions(services: Services, http: HttpRequest) -> Response | None:
     """Answer a chat request; None if the answer was streamed."""
     arrived = time.monotonic()
-    request = decode_chat(await http.body(services.config.server.max_body_bytes))
-    job = await chat_job(services, http, request, arrived)
+    body = await http.body(services.config.server.max_body_bytes)
+    recent = services.recent_chats.get(body)
+    if recent is None:
+        request = decode_chat(body)
+        job = await chat_job(services, http, request, arrived)
+    else:
+        request, job = recent.request, await renewed_job(services, http, recent, arrived)
     dialect = ChatDialect(chat_form(request, job))
-    return await serving.serve(services, http, job, dialect, stream=bool(request.stream))
+
+    def on_hit() -> None:
+        if recent is None and lasts(request, job):
+            services.recent_chats.put(body, request, job)
+
+    return await serving.serve(
+        services, http, job, dialect, stream=bool(request.stream), on_hit=on_hit
+    )

@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Iterator
 
 from vgate.config import Config
-from vgate.engine.backends import checks, dry_run_logprobs
+from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.checks import structured_param
-from vgate.engine.backends.dry_run_sequence import Rules, Sequence
-from vgate.engine.backends.dry_run_structured import text_of
-from vgate.engine.backends.dry_run_text import Vocabulary
+from vgate.engine.backends.dry_run import logprobs as logprobs_module
+from vgate.engine.backends.dry_run.sequence import Rules, Sequence
+from vgate.engine.backends.dry_run.structured import text_of
+from vgate.engine.backends.dry_run.text import Vocabulary
 from vgate.engine.request import Request
 from vgate.errors import InvalidValueError
 from vgate.wire.messages import Logprobs, ModelInfo, StructuredOutput
@@ -134,9 +135,9 @@ class DryRunBackend:
         logprobs = prompt_logprobs = None
         if options.logprobs is not None:
             place = len(prompt) + emitted
-            logprobs = [dry_run_logprobs.at(place, token, options.logprobs, size)]
+            logprobs = [logprobs_module.at(place, token, options.logprobs, size)]
         if options.prompt_logprobs is not None and emitted == 0:
-            prompt_logprobs = dry_run_logprobs.of_prompt(prompt, options.prompt_logprobs, size)
+            prompt_logprobs = logprobs_module.of_prompt(prompt, options.prompt_logprobs, size)
         return logprobs, prompt_logprobs
 
     def _kv_tokens(self) -> int:

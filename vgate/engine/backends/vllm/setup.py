@@ -12,8 +12,8 @@ from vgate.config import Config
 from vgate.config.schema import MIB
 from vgate.config.schema import Model as ModelConfig
 from vgate.engine.backends.base import BackendError, ReportPhase
-from vgate.engine.backends.vllm_failures import is_cpu_build, start_failure
-from vgate.engine.backends.vllm_files import (
+from vgate.engine.backends.vllm.failures import is_cpu_build, start_failure
+from vgate.engine.backends.vllm.files import (
     DETECTED_FORMATS,
     check_quantization,
     local_directory,
@@ -21,7 +21,7 @@ from vgate.engine.backends.vllm_files import (
     read_adapters,
     read_model_config,
 )
-from vgate.engine.backends.vllm_reasoning import PLAIN_PARSER, thinks
+from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, thinks
 
 # vLLM's arguments that have a setting of their own, without which the frontends would not know.
 _OWN_SETTINGS = {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vgate.config.schema import LoraAdapter
 from vgate.config.schema import Model as ModelConfig
 from vgate.engine.backends.base import BackendError, ReportPhase
-from vgate.engine.backends.vllm_failures import first_paragraph
+from vgate.engine.backends.vllm.failures import first_paragraph
 
 # Formats that vLLM must find by itself: naming them would force their slow kernels (on an RTX 3060
 # "awq" gave 204 tok/s against 1,146 with Marlin, which vLLM picks where it can).

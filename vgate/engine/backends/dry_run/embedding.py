@@ -14,7 +14,7 @@ from array import array
 
 from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
-from vgate.engine.backends.dry_run_text import Vocabulary
+from vgate.engine.backends.dry_run.text import Vocabulary
 from vgate.engine.request import Request
 from vgate.errors import InvalidValueError
 from vgate.wire.messages import ModelInfo

@@ -16,13 +16,13 @@ from typing import Any
 from vgate.config import Config
 from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
-from vgate.engine.backends.vllm_failures import is_permanent, start_failure
-from vgate.engine.backends.vllm_files import read_adapters
-from vgate.engine.backends.vllm_model import model_info, reporting_executor
-from vgate.engine.backends.vllm_outputs import translated
-from vgate.engine.backends.vllm_parameters import Parameters, refusal
-from vgate.engine.backends.vllm_reasoning import PLAIN_PARSER, ReasoningMarks
-from vgate.engine.backends.vllm_setup import engine_config, prepare_environment
+from vgate.engine.backends.vllm.failures import is_permanent, start_failure
+from vgate.engine.backends.vllm.files import read_adapters
+from vgate.engine.backends.vllm.model import model_info, reporting_executor
+from vgate.engine.backends.vllm.outputs import translated
+from vgate.engine.backends.vllm.parameters import Parameters, refusal
+from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, ReasoningMarks
+from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
 from vgate.engine.request import Request
 from vgate.errors import InternalError, VGateError
 from vgate.log import Log

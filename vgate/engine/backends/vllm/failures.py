@@ -53,7 +53,7 @@ def _problem(error: BaseException, model: ModelConfig) -> str:
     if not isinstance(error, ValidationError):
         return first_paragraph(error)
     first = error.errors()[0]
-    text = first["msg"].removeprefix("Value error, ").strip().split("\n\n", 1)[0]
+    text: str = first["msg"].removeprefix("Value error, ").strip().split("\n\n", 1)[0]
     if first["type"] == "value_error":
         return text
     name = ".".join(map(str, first["loc"]))

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from vgate.engine.backends.checks import structured_param
-from vgate.engine.backends.dry_run_instance import instance_of
-from vgate.engine.backends.dry_run_schema import Schema
+from vgate.engine.backends.dry_run.instance import instance_of
+from vgate.engine.backends.dry_run.schema import Schema
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.wire.messages import StructuredOutput
 

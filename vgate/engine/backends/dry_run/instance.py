@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from vgate.engine.backends.dry_run_schema import BOUNDS, Schema, as_list
+from vgate.engine.backends.dry_run.schema import BOUNDS, Schema, as_list
 
 # Keywords that say what a schema without `type` is about.
 _TYPE_OF_KEYWORD = {

@@ -1,0 +1,1 @@
+"""The simulated engine: no GPU, no weights, and answers that a test can dictate."""
