@@ -420,3 +420,30 @@ def test_tensor_parallel_workers_serve_and_end_with_the_engine(
         left = instance.processes()
         instance.stop()
     assert [process for process in left if not ended(process)] == []
+
+
+def test_seeds_with_more_prompts_than_a_step_reads(served: Instance, client: openai.OpenAI) -> None:
+    # Each is longer than vLLM's default budget of a step, 2048 tokens, too.
+    messages = [{"role": "user", "content": "the rain and the salt " * 500}]
+    pids = served.pids()
+
+    async def run() -> list[str]:
+        async with served.async_client() as clients:
+            answers = await asyncio.gather(
+                *(
+                    clients.chat.completions.create(
+                        model=MODEL,
+                        messages=[*messages, {"role": "user", "content": str(number % 4)}],
+                        seed=number % 4,
+                        max_tokens=8,
+                    )
+                    for number in range(8)
+                )
+            )
+            return [text_of(answer) for answer in answers]
+
+    texts = asyncio.run(run())
+    assert texts[:4] == texts[4:]
+    prompt = ask(client, messages, seed=1).usage.prompt_tokens
+    assert prompt > 2048
+    assert served.pids() == pids
