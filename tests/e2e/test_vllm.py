@@ -283,8 +283,10 @@ def test_a_too_long_prompt_is_refused(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_only_vllm_can_refuse_is_a_400(client: openai.OpenAI, *, stream: bool) -> None:
-    with pytest.raises(openai.BadRequestError, match="out-of-vocab"):
-        list(ask(client, CONVERSATIONS[0], stream=stream, extra_body={"stop_token_ids": [99_999]}))
+    outputs = {"structured_outputs": {"grammar": "root ::= ("}}
+    with pytest.raises(openai.BadRequestError, match="rammar") as refused:
+        list(ask(client, CONVERSATIONS[0], stream=stream, extra_body=outputs))
+    assert refused.value.param == "structured_outputs"
 
 
 def test_a_repeated_long_prompt_comes_from_the_prefix_cache(client: openai.OpenAI) -> None:
