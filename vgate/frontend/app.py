@@ -109,9 +109,12 @@ class App:
         route: Route | None = None
         response: Response | None = None
         try:
-            route = match(http.method, http.path)
-            self._admit(http)
-            response = await route.handler(self.services, http)
+            try:
+                route = match(http.method, http.path)
+                self._admit(http)
+                response = await route.handler(self.services, http)
+            finally:
+                await http.discard_body()
         except ClientDisconnected:
             http.log_fields["disconnected"] = True
         except VGateError as error:

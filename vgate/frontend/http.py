@@ -29,6 +29,7 @@ EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
 # connection that is closed while the client sends shows it a reset instead.
 _DISCARD_BYTES = 64 * 1024 * 1024
 _BODY_TIMEOUT_S = 60
+_DISCARD_TIMEOUT_S = 5
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Headers = list[tuple[str, str]]
@@ -90,6 +91,7 @@ class HttpRequest:
     """
 
     __slots__ = (
+        "_body_taken",
         "_disconnect",
         "_disconnects",
         "_headers",
@@ -107,6 +109,7 @@ class HttpRequest:
         self._protocol = protocol
         self._disconnects = disconnects
         self._on_disconnect: Callable[[], None] | None = None
+        self._body_taken = False
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
         self._headers: dict[str, str] = {}
@@ -139,6 +142,7 @@ class HttpRequest:
             RequestTimeoutError: It did not come in time.
             ClientDisconnected: The client left before it had sent all of it.
         """
+        self._body_taken = True
         try:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 declared = self.header("content-length")
@@ -151,6 +155,33 @@ class HttpRequest:
             raise RequestTimeoutError(message) from None
         except ProtocolClosed:
             raise ClientDisconnected from None
+
+    async def discard_body(self) -> None:
+        """Read a body that nobody wants, so that the connection can carry another request.
+
+        Without that, hyper closes the connection after the answer and tells nobody before: the
+        client sends its next request in vain. What is too much to read is at least announced.
+        """
+        if self._body_taken or not self._has_body():
+            return
+        self._body_taken = True
+        if self.header("expect") is None:
+            try:
+                async with asyncio.timeout(_DISCARD_TIMEOUT_S):
+                    size = 0
+                    async for chunk in self._protocol:
+                        size += len(chunk)
+                        if size > _DISCARD_BYTES:
+                            break
+                    else:
+                        return
+            except (TimeoutError, ProtocolClosed):
+                pass
+        self.set_header("connection", "close")
+
+    def _has_body(self) -> bool:
+        length = self.header("content-length")
+        return self.header("transfer-encoding") is not None or length not in {None, "0"}
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []
