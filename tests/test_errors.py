@@ -62,3 +62,10 @@ def test_the_documented_statuses():
         errors.InternalError: 500,
     }
     assert {cls: cls.status for cls in expected} == expected
+
+
+def test_what_a_client_sent_is_not_repeated_at_length():
+    error = VGateError("no model `" + "m" * 10**6, param="p" * 10**6)
+    assert error.message.startswith("no model `mmm")
+    assert len(error.message) == len(error.param or "") == 1003
+    assert VGateError("m" * 1000).message == "m" * 1000

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+# Messages may quote what a client sent, and paths have its names: neither is repeated at length.
+_LONGEST = 1000
+
 
 class VGateError(Exception):
     """Base of all errors that a client may see.
@@ -27,9 +30,13 @@ class VGateError(Exception):
         self, message: str, *, param: str | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _shortened(message)
+        self.param = None if param is None else _shortened(param)
         self.retry_after_s = retry_after_s
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class InvalidRequestError(VGateError):

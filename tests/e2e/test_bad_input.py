@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -11,6 +12,7 @@ import openai
 import pytest
 
 from tests.e2e.instance import Instance, wait_until
+from tests.e2e.keep_alive import Client, http_request, json_post
 from tests.e2e.traffic import CHAT, EngineProbe, chat, endless, post, raw, status_of
 
 HELLO = json.dumps(chat("hi")).encode()
@@ -266,3 +268,30 @@ def test_serving_went_on_and_nothing_was_logged_as_a_problem(
 ):
     assert client.chat.completions.create(**chat("still here")).choices[0].message.content
     assert dry_run.has_problem() is None
+
+
+@pytest.mark.parametrize("length", [{}, {"transfer-encoding": "chunked"}])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("PUT", CHAT, 405), ("POST", "/nothing", 404), ("POST", "/v1/responses/r/cancel", 404)],
+)
+def test_a_body_that_nobody_reads_costs_no_connection(
+    dry_run: Instance, method: str, path: str, status: int, length: dict[str, str]
+):
+    body = b"x" * MIB
+    if length:
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (MIB, body)
+
+    async def ask() -> list[int]:
+        with Client(dry_run.port) as client:
+            requests = [http_request(method, path, body, length), json_post(CHAT, HELLO)] * 3
+            return [(await client.send(request)).status for request in requests]
+
+    assert asyncio.run(ask()) == [status, 200] * 3
+
+
+def test_a_body_that_is_not_sent_yet_is_not_asked_for(dry_run: Instance):
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    answer = raw(dry_run.port, head)
+    assert status_of(answer) == 404
+    assert b"connection: close" in answer.lower()

@@ -29,8 +29,10 @@ SETTINGS: dict[str, Any] = {
     "server__workers": 2,
     "model__served_model_name": MAIN,
     "additional_models": [
-        {"model_id": name, "task": "generate", "tool_parser": name} for name in PARSERS
+        {"model_id": name, "task": "generate", "tool_parser": name, "max_model_len": 8192}
+        for name in PARSERS
     ],
+    "model__max_model_len": 8192,
     "batch__max_batch_size": 64,
     "dry_run__step_ms": 0.2,
     "dry_run__prefill_tokens_per_s": 10_000_000,

@@ -283,8 +283,10 @@ def test_a_too_long_prompt_is_refused(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_only_vllm_can_refuse_is_a_400(client: openai.OpenAI, *, stream: bool) -> None:
-    with pytest.raises(openai.BadRequestError, match="out-of-vocab"):
-        list(ask(client, CONVERSATIONS[0], stream=stream, extra_body={"stop_token_ids": [99_999]}))
+    outputs = {"structured_outputs": {"grammar": "root ::= ("}}
+    with pytest.raises(openai.BadRequestError, match="rammar") as refused:
+        list(ask(client, CONVERSATIONS[0], stream=stream, extra_body=outputs))
+    assert refused.value.param == "structured_outputs"
 
 
 def test_a_repeated_long_prompt_comes_from_the_prefix_cache(client: openai.OpenAI) -> None:
@@ -420,3 +422,30 @@ def test_tensor_parallel_workers_serve_and_end_with_the_engine(
         left = instance.processes()
         instance.stop()
     assert [process for process in left if not ended(process)] == []
+
+
+def test_seeds_with_more_prompts_than_a_step_reads(served: Instance, client: openai.OpenAI) -> None:
+    # Each is longer than vLLM's default budget of a step, 2048 tokens, too.
+    messages = [{"role": "user", "content": "the rain and the salt " * 500}]
+    pids = served.pids()
+
+    async def run() -> list[str]:
+        async with served.async_client() as clients:
+            answers = await asyncio.gather(
+                *(
+                    clients.chat.completions.create(
+                        model=MODEL,
+                        messages=[*messages, {"role": "user", "content": str(number % 4)}],
+                        seed=number % 4,
+                        max_tokens=8,
+                    )
+                    for number in range(8)
+                )
+            )
+            return [text_of(answer) for answer in answers]
+
+    texts = asyncio.run(run())
+    assert texts[:4] == texts[4:]
+    prompt = ask(client, messages, seed=1).usage.prompt_tokens
+    assert prompt > 2048
+    assert served.pids() == pids

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.frontend.gateway import Protocol, chat_body, until
-from vgate.config.schema import Batch, DryRun, Model, Server, Timeouts
+from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Timeouts
 from vgate.frontend.routes import ROUTES
 from vgate.wire.control import Drain, FrontendBeat
 
@@ -332,6 +332,7 @@ class TestLeaving:
             await until(lambda: gateway.engine.scheduler.running == 2, "both run")
             if stream:
                 await until(lambda: protocol.status, "the stream opens")
+            await until(lambda: protocol.disconnected, "the client is watched")
             protocol.disconnected.set_result(None)
             await asyncio.wait_for(task, 20)
             await until(lambda: gateway.engine.idle, "the engine stops")
@@ -342,10 +343,21 @@ class TestLeaving:
 
     def test_the_watch_over_the_client_ends_with_the_answer(self, serve, stream):
         async def scenario(gateway):
-            protocol = await gateway.chat("x", stream=stream)
+            protocol, task = gateway.begin_chat("x" * 10, stream=stream)
+            await until(lambda: protocol.disconnected, "the client is watched")
+            await asyncio.wait_for(task, 20)
             assert protocol.disconnected.cancelled()
 
-        serve(scenario)
+        serve(scenario, dry_run=SLOW)
+
+    def test_who_is_answered_at_once_is_not_watched(self, serve, stream):
+        async def scenario(gateway):
+            for _ in range(2):
+                protocol = await gateway.chat("the same", stream=stream, temperature=0)
+            assert protocol.headers["x-vgate-cache"] == "hit"
+            assert protocol.disconnected is None
+
+        serve(scenario, cache=Cache())
 
     def test_an_engine_that_dies_is_an_error_at_once(self, serve, stream):
         async def scenario(gateway):

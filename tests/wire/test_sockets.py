@@ -211,12 +211,31 @@ class TestRouterAndDealer:
             os.close(read)
             os.close(write)
 
-    def test_a_message_of_several_frames_does_not_raise(self, router, make_dealer):
-        dealer = make_dealer()
-        dealer._socket.send_multipart([b"a", b"b", b"c"])
-        dealer.send(b"next")
-        payloads = [payload for _, payload in take(router, 2)]
-        assert payloads[1] == b"next"
+    def test_what_is_sent_together_arrives_one_by_one_and_in_order(self, router, make_dealer):
+        one, other = make_dealer(), make_dealer()
+        one.send(b"a", b"b", b"c")
+        assert [payload for _, payload in take(router, 3)] == [b"a", b"b", b"c"]
+        one.send(b"d", b"e")
+        ((peer, first),) = take(router, 1)
+        other.send(b"x")
+        # What was begun comes before what is next, and the wait knows of it.
+        assert router.wait(0)
+        assert (first, router.receive()) == (b"d", (peer, b"e"))
+        assert [payload for _, payload in take(router, 1)] == [b"x"]
+
+    def test_what_a_turn_of_the_loop_sends_leaves_together(self, router, endpoint):
+        async def main(loop):
+            ears = Ears(loop, endpoint)
+            sent = []
+            ears.dealer._dealer.send = lambda *payloads: sent.append(payloads)
+            for n in range(3):
+                ears.dealer.send(b"%d" % n)
+            assert sent == []
+            await asyncio.sleep(0)
+            assert sent == [(b"0", b"1", b"2")]
+            ears.dealer.close(drop=True)
+
+        run(main)
 
 
 class TestEndpoints:
@@ -363,6 +382,7 @@ class TestAsyncDealer:
         async def main(loop):
             ears = Ears(loop, endpoint)
             ears.dealer.send(b"hello")
+            await asyncio.sleep(0)
             # The loop stands still while the answer arrives.
             ((peer, _),) = take(router, 1)
             router.send(peer, b"early")
@@ -378,6 +398,7 @@ class TestAsyncDealer:
         async def main(loop):
             ears = Ears(loop, endpoint)
             ears.dealer.send(b"hello")
+            await asyncio.sleep(0)
             ((peer, _),) = take(router, 1)
             for n in range(count):
                 router.send(peer, str(n).encode())

@@ -19,7 +19,7 @@ from vgate.errors import (
 from vgate.frontend import metrics
 from vgate.frontend.access import Access
 from vgate.frontend.anthropic import errors as anthropic_errors
-from vgate.frontend.disconnect import ClientDisconnected
+from vgate.frontend.disconnect import ClientDisconnected, DisconnectWatch
 from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope
 from vgate.frontend.launcher_link import LauncherLink
 from vgate.frontend.limits import Limiter
@@ -50,6 +50,7 @@ class App:
         self._worker = worker
         self._requests: set[asyncio.Task[Any] | None] = set()
         self._peers: AsyncPeers
+        self._disconnects: DisconnectWatch
         self.services: Services
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -75,11 +76,13 @@ class App:
             )
             for number, model in enumerate(runtime.config.models)
         ]
+        self._disconnects = DisconnectWatch(loop)
         cache = ResultCache(runtime.config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
             loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
         )
-        cache.publish = self._peers.publish
+        if runtime.config.server.worker_count > 1:
+            cache.publish = self._peers.publish
         cache.on_evicted = metrics.CACHE_EVICTIONS.inc
         metrics.show_zeros()
         limiter = Limiter(Path(runtime.limits_dir), self._worker)
@@ -99,16 +102,19 @@ class App:
 
     async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
         """Serve a request."""
-        http = HttpRequest(scope, protocol)
+        http = HttpRequest(scope, protocol, self._disconnects)
         task = asyncio.current_task()
         self._requests.add(task)
         started = time.monotonic()
         route: Route | None = None
         response: Response | None = None
         try:
-            route = match(http.method, http.path)
-            self._admit(http)
-            response = await route.handler(self.services, http)
+            try:
+                route = match(http.method, http.path)
+                self._admit(http)
+                response = await route.handler(self.services, http)
+            finally:
+                await http.discard_body()
         except ClientDisconnected:
             http.log_fields["disconnected"] = True
         except VGateError as error:

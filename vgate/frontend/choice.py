@@ -7,7 +7,6 @@ into steps changes nothing about the outcome.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from tokenizers import Tokenizer
 
 from vgate.frontend.detokenizer import Detokenizer
 from vgate.frontend.finished import EndReason, FinishedChoice, ToolCall
+from vgate.frontend.ids import new_id
 from vgate.frontend.parsing.base import OutputParser, ToolCallDelta
 from vgate.frontend.parsing.reasoning import ReasoningParser
 from vgate.frontend.sequence import Sequence
@@ -29,7 +29,7 @@ _MARK_TOKENS = 128
 
 def tool_call_id() -> str:
     """Return a new name for a tool call."""
-    return f"call_{os.urandom(12).hex()}"
+    return new_id("call_")
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -20,7 +19,8 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
 from vgate.frontend.admission import Admission
-from vgate.frontend.disconnect import ClientDisconnected
+from vgate.frontend.disconnect import ClientDisconnected, DisconnectWatch
+from vgate.frontend.ids import new_id
 
 JSON = ("content-type", "application/json")
 EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
@@ -29,6 +29,7 @@ EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
 # connection that is closed while the client sends shows it a reset instead.
 _DISCARD_BYTES = 64 * 1024 * 1024
 _BODY_TIMEOUT_S = 60
+_DISCARD_TIMEOUT_S = 5
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Headers = list[tuple[str, str]]
@@ -90,8 +91,11 @@ class HttpRequest:
     """
 
     __slots__ = (
+        "_body_taken",
         "_disconnect",
+        "_disconnects",
         "_headers",
+        "_on_disconnect",
         "_protocol",
         "_scope",
         "_stream",
@@ -100,9 +104,12 @@ class HttpRequest:
         "log_fields",
     )
 
-    def __init__(self, scope: RSGIScope, protocol: Any) -> None:
+    def __init__(self, scope: RSGIScope, protocol: Any, disconnects: DisconnectWatch) -> None:
         self._scope = scope
         self._protocol = protocol
+        self._disconnects = disconnects
+        self._on_disconnect: Callable[[], None] | None = None
+        self._body_taken = False
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
         self._headers: dict[str, str] = {}
@@ -110,7 +117,7 @@ class HttpRequest:
         self.log_fields: dict[str, Any] = {}
         given = self.header("x-request-id")
         valid = given is not None and _REQUEST_ID.fullmatch(given)
-        self.id = given if given is not None and valid else f"req-{os.urandom(12).hex()}"
+        self.id = given if given is not None and valid else new_id("req-")
 
     @property
     def method(self) -> str:
@@ -135,6 +142,7 @@ class HttpRequest:
             RequestTimeoutError: It did not come in time.
             ClientDisconnected: The client left before it had sent all of it.
         """
+        self._body_taken = True
         try:
             async with asyncio.timeout(_BODY_TIMEOUT_S):
                 declared = self.header("content-length")
@@ -147,6 +155,33 @@ class HttpRequest:
             raise RequestTimeoutError(message) from None
         except ProtocolClosed:
             raise ClientDisconnected from None
+
+    async def discard_body(self) -> None:
+        """Read a body that nobody wants, so that the connection can carry another request.
+
+        Without that, hyper closes the connection after the answer and tells nobody before: the
+        client sends its next request in vain. What is too much to read is at least announced.
+        """
+        if self._body_taken or not self._has_body():
+            return
+        self._body_taken = True
+        if self.header("expect") is None:
+            try:
+                async with asyncio.timeout(_DISCARD_TIMEOUT_S):
+                    size = 0
+                    async for chunk in self._protocol:
+                        size += len(chunk)
+                        if size > _DISCARD_BYTES:
+                            break
+                    else:
+                        return
+            except (TimeoutError, ProtocolClosed):
+                pass
+        self.set_header("connection", "close")
+
+    def _has_body(self) -> bool:
+        length = self.header("content-length")
+        return self.header("transfer-encoding") is not None or length not in {None, "0"}
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []
@@ -166,16 +201,25 @@ class HttpRequest:
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Have `callback` called if the client leaves before `release`."""
+        self._on_disconnect = callback
+        self._disconnects.add(self)
+
+    def watch(self) -> None:
+        """Begin to watch the client. Called by `DisconnectWatch`."""
         future = self._disconnect = self._protocol.client_disconnect()
 
         def left(_future: object) -> None:
-            if self._disconnect is not None:
-                callback()
+            if self._disconnect is not None and self._on_disconnect is not None:
+                self._on_disconnect()
 
         future.add_done_callback(left, context=contextvars.copy_context())
 
     def release(self) -> None:
         """Stop watching the client. The future would outlive the request otherwise."""
+        if self._on_disconnect is None:
+            return
+        self._on_disconnect = None
+        self._disconnects.discard(self)
         if self._disconnect is not None:
             # Cancelling calls the callback too; it must not take that for the client's leaving.
             future, self._disconnect = self._disconnect, None

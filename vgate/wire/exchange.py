@@ -80,6 +80,7 @@ class AsyncPeers:
         self._loop = loop
         self._on_message = on_message
         self._open = True
+        self._outbox: list[bytes] = []
         # What we publish comes back to us as to everyone, and is known by this.
         self._origin = os.urandom(8)
         context: zmq.Context[Any] = zmq.Context.instance()
@@ -95,12 +96,21 @@ class AsyncPeers:
         loop.call_soon(self._read)
 
     def publish(self, payload: bytes) -> None:
-        """Send to all others. Best effort: who is not connected yet misses it."""
-        self._out.send_multipart((self._origin, payload), zmq.NOBLOCK)
+        """Send to all others, soon. Best effort: who is not connected yet misses it."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(payload)
+
+    def _flush(self) -> None:
+        """Send what this turn of the loop published: waking ZeroMQ is what costs."""
+        outbox, self._outbox = self._outbox, []
+        if self._open and outbox:
+            self._out.send_multipart((self._origin, *outbox), zmq.NOBLOCK)
 
     def close(self) -> None:
         """Leave."""
         if self._open:
+            self._flush()
             self._open = False
             self._loop.remove_reader(self._fd)
             self._out.close()
@@ -115,5 +125,6 @@ class AsyncPeers:
             except zmq.Again:
                 return
             if frames[0] != self._origin:
-                self._on_message(frames[-1])
+                for payload in frames[1:]:
+                    self._on_message(payload)
         self._loop.call_soon(self._read)

@@ -19,6 +19,10 @@ from zmq.utils.monitor import recv_monitor_message
 
 MS_PER_S = 1000
 
+# Plain numbers: zmq's own are enumerations, whose operators run Python at every message.
+_NOBLOCK = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)
+
 # Messages kept for a peer that doesn't read. A frontend gets one message a step, so this is tens
 # of seconds of a stopped process; past it the peer is given up instead of filling our memory.
 _SEND_QUEUE_MESSAGES = 20_000
@@ -59,6 +63,8 @@ class Router:
             self.close()
             message = f"cannot bind {endpoint}: {error.strerror}"
             raise EndpointError(message) from None
+        # Of a message with several payloads, those that were not asked for yet, last first.
+        self._received: tuple[bytes, list[bytes]] = (b"", [])
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
@@ -68,6 +74,8 @@ class Router:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until something can be received; False if nothing came in time."""
+        if self._received[1]:
+            return True
         ready = self._poller.poll(max(0, math.ceil(timeout_s * MS_PER_S)))
         for source, _ in ready:
             if isinstance(source, int):
@@ -76,17 +84,21 @@ class Router:
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next (peer, payload), or None if there is none now."""
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
-        # A peer that sends more or fewer frames than ours do is answered by the decoder.
-        return frames[0], frames[-1] if len(frames) > 1 else b""
+        peer, payloads = self._received
+        if not payloads:
+            try:
+                peer, *payloads = self._socket.recv_multipart(_NOBLOCK)
+            except zmq.Again:
+                return None
+            payloads.reverse()
+            self._received = peer, payloads
+        # A peer that sends no payload is answered by the decoder.
+        return peer, payloads.pop() if payloads else b""
 
     def send(self, peer: bytes, payload: bytes) -> bool:
         """Send without waiting; False if the peer is gone or has stopped reading."""
         try:
-            self._socket.send_multipart((peer, payload), zmq.NOBLOCK)
+            self._socket.send_multipart((peer, payload), _NOBLOCK)
         except zmq.ZMQError:
             return False
         return True
@@ -117,14 +129,14 @@ class Dealer:
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(endpoint)
 
-    def send(self, payload: bytes) -> None:
-        """Queue a message; it goes out when the connection stands."""
-        self._socket.send(payload, zmq.NOBLOCK)
+    def send(self, *payloads: bytes) -> None:
+        """Queue messages; they go out together when the connection stands."""
+        self._socket.send_multipart(payloads, _NOBLOCK)
 
     def receive(self) -> bytes | None:
         """Return the next message, or None if there is none now."""
         try:
-            payload: bytes = self._socket.recv(zmq.NOBLOCK)
+            payload: bytes = self._socket.recv(_NOBLOCK)
         except zmq.Again:
             return None
         return payload
@@ -152,7 +164,7 @@ class Dealer:
     def readable(self) -> bool:
         """Whether a message waits."""
         events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
-        return bool(events & zmq.POLLIN)
+        return bool(events & _POLLIN)
 
 
 def flush_dealers() -> None:
@@ -185,6 +197,8 @@ class AsyncDealer:
         self._on_batch = on_batch
         self._on_lost = on_lost
         self._open = True
+        self._reading = False
+        self._outbox: list[bytes] = []
         self._message_fd, self._monitor_fd = self._dealer.fds
         loop.add_reader(self._message_fd, self._read)
         loop.add_reader(self._monitor_fd, self._check)
@@ -194,23 +208,43 @@ class AsyncDealer:
         loop.call_soon(self._check)
 
     def send(self, payload: bytes) -> None:
-        """Queue a message. Sending may swallow the signal of an arrival, so look for one."""
-        self._dealer.send(payload)
+        """Queue a message; it leaves at the end of this turn of the loop, with all others of it.
+
+        Each sending wakes ZeroMQ's thread, which costs several times what the message does.
+        """
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(payload)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if not (self._open and outbox):
+            return
+        self._dealer.send(*outbox)
+        # Sending may swallow the signal of an arrival, so look for one.
         if self._dealer.readable:
+            self._read_soon()
+
+    def _read_soon(self) -> None:
+        if not self._reading:
+            self._reading = True
             self._loop.call_soon(self._read)
 
     def _read(self) -> None:
+        self._reading = False
         if not self._open:
             return
         batch: list[bytes] = []
-        receive = self._dealer.receive
-        while len(batch) < _READ_BATCH:
-            payload = receive()
+        dealer = self._dealer
+        # Asking whether there is a message costs less than not getting one.
+        while dealer.readable:
+            payload = dealer.receive()
             if payload is None:
                 break
             batch.append(payload)
-        else:
-            self._loop.call_soon(self._read)
+            if len(batch) == _READ_BATCH:
+                self._read_soon()
+                break
         if batch:
             self._on_batch(batch)
 
@@ -235,6 +269,8 @@ class AsyncDealer:
         """Stop watching and close; `drop` discards what was not sent yet."""
         if not self._open:
             return
+        if not drop:
+            self._flush()
         self._open = False
         self._loop.remove_reader(self._message_fd)
         self._loop.remove_reader(self._monitor_fd)

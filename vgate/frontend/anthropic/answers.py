@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import msgspec
@@ -11,6 +10,7 @@ from vgate.frontend.anthropic.stream import MessagesFormat
 from vgate.frontend.anthropic.tool_input import tool_input
 from vgate.frontend.anthropic.words import SIGNATURE, StopReason, Usage, stop_of
 from vgate.frontend.finished import FinishedAnswer, FinishedChoice
+from vgate.frontend.ids import new_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -98,4 +98,4 @@ def _content(choice: FinishedChoice) -> list[Text | Thinking | ToolUse]:
 
 
 def _message_id() -> str:
-    return f"msg_{os.urandom(12).hex()}"
+    return new_id("msg_")

@@ -6,7 +6,6 @@ parts instead of encoding an object per token.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -16,6 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from vgate.errors import VGateError
 from vgate.frontend.finished import Counts, EndReason, FinishedAnswer, FinishedChoice
+from vgate.frontend.ids import new_id
 from vgate.frontend.openai.errors import error_body
 from vgate.frontend.openai.logprobs import ChatLogprobs, LogprobTexts, PromptLogprob
 from vgate.frontend.openai.usage import Usage
@@ -258,4 +258,4 @@ def _call_part(part: ToolCallPart) -> dict[str, object]:
 
 def completion_id() -> str:
     """Return a new id of a chat completion."""
-    return f"chatcmpl-{os.urandom(12).hex()}"
+    return new_id("chatcmpl-")

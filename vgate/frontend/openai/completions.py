@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -12,6 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from vgate.errors import VGateError
 from vgate.frontend.finished import Counts, EndReason, FinishedAnswer, FinishedChoice
+from vgate.frontend.ids import new_id
 from vgate.frontend.openai.chat import DONE
 from vgate.frontend.openai.errors import error_body
 from vgate.frontend.openai.logprobs import CompletionLogprobs, LogprobTexts, PromptLogprob
@@ -222,4 +222,4 @@ class CompletionFormat:
 
 
 def _completion_id() -> str:
-    return f"cmpl-{os.urandom(12).hex()}"
+    return new_id("cmpl-")

@@ -6,13 +6,13 @@ items here.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, Literal
 
 import msgspec
 
 from vgate.errors import RateLimitedError, VGateError
+from vgate.frontend import ids
 from vgate.frontend.finished import Counts, EndReason, FinishedAnswer, FinishedChoice
 from vgate.frontend.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.openai.responses_logprobs import TextLogprobs
@@ -241,4 +241,4 @@ def whole_response(answer: FinishedAnswer, form: ResponseForm) -> bytes:
 
 def new_id(kind: str) -> str:
     """Return a new id of a response or an item."""
-    return f"{kind}_{os.urandom(16).hex()}"
+    return ids.new_id(f"{kind}_")

@@ -156,6 +156,10 @@ def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> di
         # vLLM's default takes 92% of the machine's memory, which frontends and others need.
         arguments["kv_cache_memory_bytes"] = _cpu_kv_cache_bytes(config, document)
         arguments["enforce_eager"] = True
+        # Of a prompt that is read in parts, each part draws a number that vLLM takes back, which
+        # torch's generators for the CPU can't do: with a seed the engine died of it
+        # (vllm/v1/worker/gpu_model_runner.py, _bookkeeping_sync).
+        arguments["enable_chunked_prefill"] = False
     return arguments
 
 

@@ -1,0 +1,220 @@
+"""Forms that are demanded of a model without any sense: vLLM's CPU build, a tiny random model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.e2e.instance import Instance
+from tests.e2e.keep_alive import Client, json_post
+from tests.e2e.random_schemas import random_schema
+from tests.e2e.said import Said, said
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+MODEL = "tiny"
+CHAT = "/v1/chat/completions"
+SCHEMAS = [random_schema(seed) for seed in range(100)]
+CLIENTS = 8
+
+
+@pytest.fixture(scope="module")
+def served(run_dirs: Path, tiny_model_dir: Path) -> Iterator[Instance]:
+    with Instance(
+        run_dirs,
+        dry_run=False,
+        server__workers=2,
+        model__model_id=str(tiny_model_dir),
+        model__served_model_name=MODEL,
+        model__dtype="float32",
+        model__max_model_len=4096,
+        batch__max_batch_size=16,
+    ) as instance:
+        yield instance
+        assert not instance.has_problem()
+
+
+def ask_all(served: Instance, requests: list[dict[str, Any]], path: str = CHAT) -> list[Said]:
+    """Send requests, every other one streamed, and return what was answered in their order."""
+    answers: dict[int, Said] = {}
+    work = iter(enumerate(requests))
+
+    async def client() -> None:
+        with Client(served.port) as connection:
+            for number, request in work:
+                messages = [{"role": "user", "content": f"Say something, number {number}."}]
+                body = {"model": MODEL, "messages": messages, "seed": number, **request}
+                if number % 2:
+                    body |= {"stream": True, "stream_options": {"include_usage": True}}
+                reply = await connection.send(json_post(path, body), timeout_s=300)
+                assert reply.status == 200, (reply.body, request)
+                answers[number] = said(path, reply)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(client())
+
+    asyncio.run(run())
+    return [answers[number] for number in range(len(requests))]
+
+
+def check(text: str, schema: dict[str, Any]) -> None:
+    # In strings whose length has bounds, xgrammar lets control characters through as they are.
+    document = json.loads(text, strict=False)
+    jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+
+
+def tool(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+def test_the_schemas_are_different_and_demand_something():
+    assert len({json.dumps(schema) for schema in SCHEMAS}) == len(SCHEMAS)
+    for schema in SCHEMAS:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    text = json.dumps(SCHEMAS)
+    for word in ("$ref", "anyOf", "enum", "const", "pattern", "minItems", "minLength", "minimum"):
+        assert text.count(f'"{word}"') > 10
+
+
+def test_json_is_by_its_schema(served: Instance):
+    requests: list[dict[str, Any]] = []
+    for number, schema in enumerate(SCHEMAS):
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+        outputs = {"json": json.dumps(schema) if number % 8 else schema}
+        requests.append(
+            {"response_format": form} if number % 4 < 2 else {"structured_outputs": outputs}
+        )
+    answers = ask_all(served, requests)
+    for schema, answer in zip(SCHEMAS, answers, strict=True):
+        (choice,) = answer["choices"]
+        assert choice["finish_reason"] == "stop", (schema, choice)
+        check(choice["text"], schema)
+    assert len({answer["choices"][0]["text"] for answer in answers}) > 80
+
+
+FORMS = [
+    ({"regex": r"[a-z]{3,8}@[a-z]{2,5}\.(com|org)"}, r"[a-z]{3,8}@[a-z]{2,5}\.(com|org)"),
+    ({"regex": r"\d{4}-(0[1-9]|1[0-2])"}, r"\d{4}-(0[1-9]|1[0-2])"),
+    ({"regex": "(ü|ß🚂){1,5}"}, "(ü|ß🚂){1,5}"),
+    ({"choice": ["yes", "no", "maybe not"]}, "yes|no|maybe not"),
+    ({"choice": ['"', "\\", "東京"]}, r'"|\\|東京'),
+    (
+        {"grammar": 'root ::= verb " " [0-9]{1,3}\nverb ::= "go" | "wait"'},
+        "(go|wait) [0-9]{1,3}",
+    ),
+    ({"grammar": 'start: "a" b "c"\nb: "1" | "2" b'}, "a2*1c"),
+]
+
+
+@pytest.mark.parametrize(("outputs", "expected"), FORMS, ids=map(str, range(len(FORMS))))
+def test_other_forms(served: Instance, outputs: dict[str, Any], expected: str):
+    requests = [{"structured_outputs": outputs, "max_tokens": 500} for _ in range(6)]
+    for answer in ask_all(served, requests):
+        (choice,) = answer["choices"]
+        assert choice["finish_reason"] == "stop"
+        assert re.fullmatch(expected, choice["text"]), choice["text"]
+
+
+def test_a_named_tool_gets_arguments_by_its_schema(served: Instance):
+    requests = [
+        {
+            "tools": [tool(schema, "wanted"), tool(SCHEMAS[0], "other")],
+            "tool_choice": {"type": "function", "function": {"name": "wanted"}},
+            "n": 2,
+        }
+        for schema in SCHEMAS[:40]
+    ]
+    for schema, answer in zip(SCHEMAS, ask_all(served, requests), strict=False):
+        assert len(answer["choices"]) == 2
+        for choice in answer["choices"]:
+            assert (choice["text"], choice["finish_reason"]) == ("", "stop")
+            ((name, arguments),) = choice["calls"]
+            assert name == "wanted"
+            check(arguments, schema)
+
+
+def test_required_calls_are_by_the_schemas_of_their_tools(served: Instance):
+    pairs = [(schema, SCHEMAS[-1 - n]) for n, schema in enumerate(SCHEMAS[:40])]
+    requests = [
+        {
+            "tools": [tool(_apart(one, "one"), "one"), tool(_apart(other, "other"), "other")],
+            "tool_choice": "required",
+            "parallel_tool_calls": number % 4 < 2,
+            "n": 2,
+        }
+        for number, (one, other) in enumerate(pairs)
+    ]
+    called = set()
+    most = 0
+    for number, answer in enumerate(ask_all(served, requests)):
+        assert len(answer["choices"]) == 2
+        for choice in answer["choices"]:
+            assert (choice["text"], choice["finish_reason"]) == ("", "tool_calls")
+            assert len(choice["calls"]) >= 1
+            assert len(choice["calls"]) == 1 or number % 4 < 2
+            most = max(most, len(choice["calls"]))
+            for name, arguments in choice["calls"]:
+                check(arguments, dict(zip(("one", "other"), pairs[number], strict=True))[name])
+                called.add(name)
+    assert called == {"one", "other"}
+    assert most > 1
+
+
+def _apart(schema: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return a schema whose definitions have names that no other tool's have."""
+    text = json.dumps(schema)
+    for before in ('"part', "$defs/part"):
+        text = text.replace(before, before.replace("part", prefix))
+    moved: dict[str, Any] = json.loads(text)
+    return moved
+
+
+def test_the_other_apis_follow_forms_too(served: Instance):
+    # These APIs' requests have no seed, or give arguments as an object: see `check`.
+    schema = next(schema for schema in SCHEMAS if "minLength" not in json.dumps(schema))
+    form = {"type": "json_schema", "name": "n", "schema": schema}
+    function = {"type": "function", "name": "wanted", "parameters": schema}
+    for body in (
+        {"text": {"format": form}},
+        {"tools": [function], "tool_choice": {"type": "function", "name": "wanted"}},
+    ):
+        for answer in ask_others(served, "/v1/responses", {"input": "Say something.", **body}):
+            assert answer["status"] == "completed"
+            (choice,) = answer["choices"]
+            check(choice["calls"][0][1] if choice["calls"] else choice["text"], schema)
+    used = {"name": "wanted", "input_schema": schema}
+    body = {
+        "messages": [{"role": "user", "content": "Say something."}],
+        "max_tokens": 2000,
+        "tools": [used],
+        "tool_choice": {"type": "tool", "name": "wanted"},
+    }
+    for answer in ask_others(served, "/v1/messages", body):
+        ((name, arguments),) = answer["choices"][0]["calls"]
+        assert name == "wanted"
+        check(json.dumps(arguments), schema)
+
+
+def ask_others(served: Instance, path: str, body: dict[str, Any]) -> list[Said]:
+    """Send a request to another API, whole and streamed."""
+
+    async def run() -> list[Said]:
+        with Client(served.port) as client:
+            answers = []
+            for stream in (False, True):
+                sent = {"model": MODEL, "stream": stream, **body}
+                reply = await client.send(json_post(path, sent), timeout_s=300)
+                assert reply.status == 200, reply.body
+                answers.append(said(path, reply))
+            return answers
+
+    return asyncio.run(run())
