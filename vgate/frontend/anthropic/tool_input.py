@@ -18,6 +18,8 @@ _TOKEN = re.compile(rf'{_STRING}"|[{{}}\[\],:]|[^\s{{}}\[\],:"]+', re.DOTALL)
 _LEFT = rf'(?:{_STRING}(?:"|\\)?|[-+.\w]*)'
 _TAIL = re.compile(rf'\s*(?:,\s*)?(?:{_STRING}"\s*:\s*{_LEFT}|{_LEFT})\s*', re.DOTALL)
 _CLOSERS = {"{": "}", "[": "]"}
+# Deeper is no tool's input. Decoders have limits of their own, which differ from Python to Python.
+_MAX_NESTING = 200
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -55,6 +57,8 @@ def _completed(text: str) -> str | None:
         at, word = token.end(), token[0]
         if word in _CLOSERS:
             open_.append(_CLOSERS[word])
+            if len(open_) > _MAX_NESTING:
+                return None
         elif word in {"}", "]"}:
             if not open_ or open_.pop() != word:
                 return None
