@@ -115,7 +115,7 @@ def _work_forever(limiter, limits, counts):
     while True:
         ticket = limiter.admit("k", limits, 10).ticket
         counts[0] += 1
-        limiter.settle(ticket, 5)
+        limiter.release(ticket, 5)
         if random.random() < 0.5:
             limiter.withdraw(ticket)
             counts[1] += 1

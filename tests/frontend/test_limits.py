@@ -83,8 +83,7 @@ def test_no_limits_touch_no_file(make, tmp_path):
     limiter = make()
     ticket = limiter.admit("k", KeyLimits(), 10).ticket
     assert limiter.reserve_tokens(ticket, 5).allowed
-    limiter.settle(ticket, 5)
-    limiter.release(ticket)
+    limiter.release(ticket, 5)
     limiter.withdraw(ticket)
     assert limiter.peek("k", KeyLimits()).allowed
     assert list((tmp_path / "limits").iterdir()) == []
@@ -97,8 +96,8 @@ def test_tokens_are_reserved_then_settled(make, clock):
     refused = limiter.admit("k", limits, 30)
     assert (refused.reason, refused.never) == ("tokens", False)
     assert refused.retry_after_s == pytest.approx(60)
-    limiter.settle(first.ticket, 50)
-    limiter.settle(first.ticket, 0)
+    limiter.release(first.ticket, 50)
+    limiter.release(first.ticket, 0)
     assert limiter.usage("k").tokens == 50
     assert limiter.admit("k", limits, 30).allowed
     clock.advance(60)
@@ -110,7 +109,7 @@ def test_settling_after_the_window_changes_nothing(make, clock):
     old = limiter.admit("k", limits, 80).ticket
     clock.advance(61)
     limiter.admit("k", limits, 70)
-    limiter.settle(old, 10)
+    limiter.release(old, 10)
     assert limiter.usage("k").tokens == 70
 
 
@@ -356,20 +355,17 @@ class AgainstModel(RuleBasedStateMachine):
         self.tokens.pop(number, None)
         del self.tickets[number]
 
-    @rule(data=st.data(), part=st.floats(0, 1))
-    def settle(self, data, part):
-        if (picked := self.pick(data)) and picked[2].tokens_ns is not None:
-            number, worker, ticket, _ = picked
+    @rule(data=st.data(), part=st.none() | st.floats(0, 1))
+    def release(self, data, part):
+        if not (picked := self.pick(data)):
+            return
+        number, worker, ticket, _ = picked
+        used = None
+        if part is not None and ticket.tokens_ns is not None:
             entry = self.tokens[number]
-            entry[1] = int(entry[1] * part)
-            self.workers[worker].settle(ticket, entry[1])
-
-    @rule(data=st.data())
-    def release(self, data):
-        if picked := self.pick(data):
-            number, worker, ticket, _ = picked
-            self.workers[worker].release(ticket)
-            self.running.pop(number, None)
+            entry[1] = used = int(entry[1] * part)
+        self.workers[worker].release(ticket, used)
+        self.running.pop(number, None)
 
     @rule(worker=st.integers(0, 2))
     def die_and_return(self, worker):

@@ -91,7 +91,7 @@ STEPS = {
     "admit into a larger log": lambda limiter, _: limiter.admit("k", MORE, 10),
     "reserve": lambda limiter, ticket: limiter.reserve_tokens(ticket, 10),
     "refused reserve": lambda limiter, ticket: limiter.reserve_tokens(ticket, 99),
-    "settle": lambda limiter, ticket: limiter.settle(ticket, 3),
+    "release and settle": lambda limiter, ticket: limiter.release(ticket, 3),
     "release": lambda limiter, ticket: limiter.release(ticket),
     "withdraw": lambda limiter, ticket: limiter.withdraw(ticket),
 }

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from pathlib import Path
 from typing import Any
 
 from vgate.config.schema import Security
 from vgate.errors import AuthenticationError, RateLimitedError
 from vgate.frontend import metrics
-from vgate.frontend.admission import Admission
+from vgate.frontend.admission import Admission, limit_headers
 from vgate.frontend.http import HttpRequest
-from vgate.frontend.limits import Decision, KeyLimits, Limiter, Quota
+from vgate.frontend.limits import Decision, KeyLimits, Limiter
 from vgate.keys import ApiKey, KeyFileWatcher, KeyRing, KeysError
 from vgate.log import Log
 
@@ -41,6 +39,8 @@ class Access:
         self._exempt = frozenset(security.exempt_paths)
         self._key_file = Path(security.key_file) if security.key_file else None
         self._watcher = KeyFileWatcher(self._key_file) if self._key_file else None
+        # By the names of the keys that requests came with since these were read.
+        self._limits: dict[str, KeyLimits] = {}
         self._keys = self._read_keys() if security.enabled else None
         self._poll: asyncio.TimerHandle | None = None
         if self._keys is not None and self._watcher is not None:
@@ -67,10 +67,11 @@ class Access:
             RateLimitedError: A limit refuses it.
         """
         decision = self._limiter.admit(_key_id(key), self._limits_of(key))
-        _set_headers(http, decision)
         if decision.ticket is None:
+            for name, value in limit_headers(decision):
+                http.set_header(name, value)
             raise _refusal(key, decision)
-        return Admission(self._limiter, key, decision.ticket)
+        return Admission(self._limiter, key, decision.ticket, decision)
 
     def reserve_tokens(self, http: HttpRequest, tokens: int) -> None:
         """Reserve the tokens that an admitted request may use.
@@ -82,7 +83,6 @@ class Access:
         if admission is None:
             return
         decision = admission.reserve_tokens(tokens)
-        _set_headers(http, decision)
         if not decision.allowed:
             raise _refusal(admission.key, decision)
 
@@ -114,6 +114,12 @@ class Access:
         self._limiter.close()
 
     def _limits_of(self, key: ApiKey) -> KeyLimits:
+        limits = self._limits.get(key.name)
+        if limits is None:
+            limits = self._limits[key.name] = self._configured_limits(key)
+        return limits
+
+    def _configured_limits(self, key: ApiKey) -> KeyLimits:
         limiting = self._security.rate_limiting
         if not limiting.enabled:
             return KeyLimits()
@@ -137,6 +143,7 @@ class Access:
             return
         try:
             self._keys = self._read_keys()
+            self._limits.clear()
         except KeysError as error:
             log.error("kept the old keys, the new ones can't be used", reason=error)
         else:
@@ -180,21 +187,3 @@ def _refusal(key: ApiKey, decision: Decision) -> RateLimitedError:
     else:
         message = f"{limit} for this API key; try again in {decision.retry_after_s or 1:.0f} s"
     return RateLimitedError(message, retry_after_s=decision.retry_after_s)
-
-
-def _set_headers(http: HttpRequest, decision: Decision) -> None:
-    """Say how the limits stand: the earlier V-Gate's names, and OpenAI's beside them."""
-    if quota := decision.requests:
-        http.set_header("x-ratelimit-limit", str(quota.limit))
-        http.set_header("x-ratelimit-remaining", str(quota.remaining))
-        http.set_header("x-ratelimit-reset", str(math.ceil(quota.reset_at)))
-        _set_openai_headers(http, "requests", quota)
-    if quota := decision.tokens:
-        _set_openai_headers(http, "tokens", quota)
-
-
-def _set_openai_headers(http: HttpRequest, kind: str, quota: Quota) -> None:
-    http.set_header(f"x-ratelimit-limit-{kind}", str(quota.limit))
-    http.set_header(f"x-ratelimit-remaining-{kind}", str(quota.remaining))
-    seconds = max(0.0, quota.reset_at - time.time())
-    http.set_header(f"x-ratelimit-reset-{kind}", f"{seconds:.3f}s")

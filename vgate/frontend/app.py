@@ -19,8 +19,9 @@ from vgate.errors import (
 from vgate.frontend import metrics
 from vgate.frontend.access import Access
 from vgate.frontend.anthropic import errors as anthropic_errors
+from vgate.frontend.deadlines import Deadlines
 from vgate.frontend.disconnect import ClientDisconnected, DisconnectWatch
-from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope
+from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope, Waits
 from vgate.frontend.launcher_link import LauncherLink
 from vgate.frontend.limits import Limiter
 from vgate.frontend.openai.errors import error_body, error_headers
@@ -48,9 +49,9 @@ class App:
     def __init__(self, runtime: Runtime, worker: int) -> None:
         self._runtime = runtime
         self._worker = worker
-        self._requests: set[asyncio.Task[Any] | None] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
         self._peers: AsyncPeers
-        self._disconnects: DisconnectWatch
+        self._waits: Waits
         self.services: Services
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,7 +77,7 @@ class App:
             )
             for number, model in enumerate(runtime.config.models)
         ]
-        self._disconnects = DisconnectWatch(loop)
+        self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
         cache = ResultCache(runtime.config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
             loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
@@ -102,8 +103,9 @@ class App:
 
     async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
         """Serve a request."""
-        http = HttpRequest(scope, protocol, self._disconnects)
-        task = asyncio.current_task()
+        task = asyncio.current_task(self.services.loop)
+        assert task is not None
+        http = HttpRequest(scope, protocol, self._waits, task)
         self._requests.add(task)
         started = time.monotonic()
         route: Route | None = None
@@ -182,8 +184,7 @@ class App:
             model.engine.fail_all(_shutting_down())
         # What is left waits for its client's body.
         for task in self._requests:
-            if task is not None:
-                self.services.loop.call_later(0.1, task.cancel)
+            self.services.loop.call_later(0.1, task.cancel)
 
 
 def _shutting_down() -> ShuttingDownError:

@@ -19,6 +19,7 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
 from vgate.frontend.admission import Admission
+from vgate.frontend.deadlines import Deadlines
 from vgate.frontend.disconnect import ClientDisconnected, DisconnectWatch
 from vgate.frontend.ids import new_id
 
@@ -81,8 +82,15 @@ def _discard(_data: bytes) -> None:
     """Write to a stream that has ended."""
 
 
+class Waits(msgspec.Struct, frozen=True):
+    """What a worker's requests share while they wait for their clients."""
+
+    disconnects: DisconnectWatch
+    deadlines: Deadlines
+
+
 class HttpRequest:
-    """One request.
+    """One request, handled by the task that it is made in.
 
     Attributes:
         id: The client's ``X-Request-ID``, or ours.
@@ -92,6 +100,7 @@ class HttpRequest:
 
     __slots__ = (
         "_body_taken",
+        "_deadlines",
         "_disconnect",
         "_disconnects",
         "_headers",
@@ -99,15 +108,20 @@ class HttpRequest:
         "_protocol",
         "_scope",
         "_stream",
+        "_task",
         "admission",
         "id",
         "log_fields",
     )
 
-    def __init__(self, scope: RSGIScope, protocol: Any, disconnects: DisconnectWatch) -> None:
+    def __init__(
+        self, scope: RSGIScope, protocol: Any, waits: Waits, task: asyncio.Task[Any]
+    ) -> None:
         self._scope = scope
         self._protocol = protocol
-        self._disconnects = disconnects
+        self._disconnects = waits.disconnects
+        self._deadlines = waits.deadlines
+        self._task = task
         self._on_disconnect: Callable[[], None] | None = None
         self._body_taken = False
         self._disconnect: Any = None
@@ -143,18 +157,19 @@ class HttpRequest:
             ClientDisconnected: The client left before it had sent all of it.
         """
         self._body_taken = True
+        declared = self.header("content-length")
+        self._deadlines.begin(self._task, _BODY_TIMEOUT_S)
         try:
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
-                declared = self.header("content-length")
-                if declared is not None and declared.isdigit() and int(declared) <= limit_bytes:
-                    body: bytes = await self._protocol()
-                    return body
-                return await self._body_in_chunks(limit_bytes)
-        except TimeoutError:
-            message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
-            raise RequestTimeoutError(message) from None
+            if declared is not None and declared.isdigit() and int(declared) <= limit_bytes:
+                body: bytes = await self._protocol()
+                return body
+            return await self._body_in_chunks(limit_bytes)
         except ProtocolClosed:
             raise ClientDisconnected from None
+        finally:
+            if self._deadlines.end(self._task):
+                message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
+                raise RequestTimeoutError(message) from None
 
     async def discard_body(self) -> None:
         """Read a body that nobody wants, so that the connection can carry another request.
@@ -165,19 +180,27 @@ class HttpRequest:
         if self._body_taken or not self._has_body():
             return
         self._body_taken = True
-        if self.header("expect") is None:
-            try:
-                async with asyncio.timeout(_DISCARD_TIMEOUT_S):
-                    size = 0
-                    async for chunk in self._protocol:
-                        size += len(chunk)
-                        if size > _DISCARD_BYTES:
-                            break
-                    else:
-                        return
-            except (TimeoutError, ProtocolClosed):
-                pass
-        self.set_header("connection", "close")
+        if self.header("expect") is not None or not await self._discarded():
+            self.set_header("connection", "close")
+
+    async def _discarded(self) -> bool:
+        """Read the body; False if it was too much or came too late."""
+        size = 0
+        self._deadlines.begin(self._task, _DISCARD_TIMEOUT_S)
+        try:
+            async for chunk in self._protocol:
+                size += len(chunk)
+                if size > _DISCARD_BYTES:
+                    return False
+        except ProtocolClosed:
+            return False
+        except asyncio.CancelledError:
+            if self._deadlines.end(self._task):
+                return False
+            raise
+        finally:
+            self._deadlines.end(self._task)
+        return True
 
     def _has_body(self) -> bool:
         length = self.header("content-length")
@@ -231,14 +254,19 @@ class HttpRequest:
 
     def respond(self, response: Response) -> None:
         """Send a whole response."""
-        headers = [*response.headers, *self._headers.items(), ("x-request-id", self.id)]
-        self._protocol.response_bytes(response.status, headers, response.body)
+        self._protocol.response_bytes(
+            response.status, self._all_headers(response.headers), response.body
+        )
 
     def open_stream(self, headers: Headers) -> OpenStream:
         """Send status 200 and headers, and leave the body open."""
-        headers = [*headers, *self._headers.items(), ("x-request-id", self.id)]
-        self._stream = OpenStream(self._protocol.response_stream(200, headers))
+        transport = self._protocol.response_stream(200, self._all_headers(headers))
+        self._stream = OpenStream(transport)
         return self._stream
+
+    def _all_headers(self, headers: Headers) -> Headers:
+        limits = self.admission.headers() if self.admission is not None else ()
+        return [*headers, *limits, *self._headers.items(), ("x-request-id", self.id)]
 
     @property
     def streamed(self) -> bool:

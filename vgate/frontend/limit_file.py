@@ -5,6 +5,10 @@ open files of one process (which ``fcntl`` record locks do not), and taking and 
 1.3 us where a lock file made with ``O_EXCL`` costs 11 us and outlives its holder. A mutex in the
 memory itself would save 0.5 us and need the C library's robust mutexes through ctypes.
 
+It is called without letting go of Python's own lock (GIL), which ``fcntl.flock`` does each time:
+granian's thread waits for that lock to hand over the next request, so each of the four to eight
+calls of a request would be two changes of thread. Only who has to wait for another process lets go.
+
 **After a death** the kernel has all stores that the holder made, in program order, and none after.
 ``_DIRTY`` tells the next holder, who recounts what is cached. What is not cached is changed one
 word at a time, each of them a state that is right (see `vgate.frontend.sliding_log`).
@@ -15,6 +19,8 @@ process with SIGBUS.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -41,6 +47,12 @@ _HEADER_WORDS = 512
 _WORD_BYTES = 8
 _FORMAT = 0x7667_6C69_6D00_0001  # changes with the layout
 _COUNT_MASK = (1 << 32) - 1
+
+_libc_flock = ctypes.PyDLL(None, use_errno=True).flock
+_libc_flock.argtypes = (ctypes.c_int, ctypes.c_int)
+_LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
+_UNLOCK = fcntl.LOCK_UN
+_BUSY = (errno.EWOULDBLOCK, errno.EINTR)
 
 
 class LimitFile:
@@ -86,7 +98,7 @@ class LimitFile:
         words[_MAGIC] = _FORMAT
 
     def __enter__(self) -> Self:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        _lock(self._fd)
         try:
             if self._words[_SIZE] > self._mapped:  # another worker made it larger
                 self._map()
@@ -94,7 +106,7 @@ class LimitFile:
                 self._recount()
             self._words[_DIRTY] = 1
         except BaseException:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            _unlock(self._fd)
             raise
         return self
 
@@ -108,7 +120,7 @@ class LimitFile:
             if kind is None:  # otherwise it stays dirty, and the next holder recounts
                 self._words[_DIRTY] = 0
         finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            _unlock(self._fd)
 
     def _recount(self) -> None:
         self.requests.recount()
@@ -177,3 +189,16 @@ class LimitFile:
     def close(self) -> None:
         """Let go of the file; the memory goes with the last reference."""
         os.close(self._fd)
+
+
+def _lock(fd: int) -> None:
+    """Take the lock; see the module."""
+    if _libc_flock(fd, _LOCK_NOW):
+        if ctypes.get_errno() not in _BUSY:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
+
+def _unlock(fd: int) -> None:
+    """Leave the lock: that never waits."""
+    _libc_flock(fd, _UNLOCK)

@@ -144,21 +144,24 @@ class Limiter:
             check.look()
         return check.decision(None, self._wall_s())
 
-    def settle(self, ticket: Ticket, used_tokens: int) -> None:
-        """Replace what was reserved by what was used. Only the first call for a ticket counts."""
-        if ticket.tokens_ns is None:
-            return
-        with self._file(ticket.key_id) as file:
-            file.tokens.adjust(ticket.tokens_ns, max(0, used_tokens) - ticket.tokens)
-        ticket.tokens_ns = None
+    def release(self, ticket: Ticket, used_tokens: int | None = None) -> None:
+        """End the request for the concurrency limit; idempotent.
 
-    def release(self, ticket: Ticket) -> None:
-        """End the request for the concurrency limit; idempotent."""
-        if ticket.epoch is None:
+        Args:
+            ticket: What it has taken.
+            used_tokens: Replaces what was reserved, if it is known; the first call counts.
+        """
+        settles = used_tokens is not None and ticket.tokens_ns is not None
+        if ticket.epoch is None and not settles:
             return
         with self._file(ticket.key_id) as file:
-            file.finish(self._worker, ticket.epoch)
+            if used_tokens is not None and ticket.tokens_ns is not None:
+                file.tokens.adjust(ticket.tokens_ns, max(0, used_tokens) - ticket.tokens)
+            if ticket.epoch is not None:
+                file.finish(self._worker, ticket.epoch)
         ticket.epoch = None
+        if settles:
+            ticket.tokens_ns = None
 
     def withdraw(self, ticket: Ticket) -> None:
         """Undo the admission: the request was refused for another reason. Idempotent."""

@@ -82,7 +82,9 @@ async def _serve(app: Any, runtime: Runtime) -> None:
         app.end_requests()
         server.stop()  # type: ignore[no-untyped-call]
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    logs.gather_lines(loop)
     # Modules stay for good: the collector needn't look at them again.
     gc.collect()
     gc.freeze()

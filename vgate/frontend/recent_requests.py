@@ -14,7 +14,7 @@ import msgspec
 from vgate.wire.messages import ModelInfo
 
 if TYPE_CHECKING:
-    from vgate.frontend.serving import Job
+    from vgate.frontend.serving import Dialect, Job
 
 _Request = TypeVar("_Request")
 
@@ -28,6 +28,7 @@ class Prepared(msgspec.Struct, Generic[_Request], frozen=True):
 
     request: _Request
     job: Job
+    dialect: Dialect
     info: ModelInfo
 
 
@@ -50,10 +51,10 @@ class RecentRequests(Generic[_Request]):
         self._prepared.move_to_end(body)
         return found
 
-    def put(self, body: bytes, request: _Request, job: Job) -> None:
+    def put(self, body: bytes, request: _Request, job: Job, dialect: Dialect) -> None:
         """Keep what was made of a body."""
         if len(body) > _MAX_BODY_BYTES:
             return
-        self._prepared[body] = Prepared(request, job, job.text.info)
+        self._prepared[body] = Prepared(request, job, dialect, job.text.info)
         if len(self._prepared) > _MAX_ENTRIES:
             self._prepared.popitem(last=False)

@@ -10,6 +10,7 @@ from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.openai.chat import ChatDialect
 from vgate.frontend.openai.requests import decode_chat
 from vgate.frontend.services import Services
+from vgate.frontend.serving import Dialect
 
 
 async def chat_completions(services: Services, http: HttpRequest) -> Response | None:
@@ -20,13 +21,14 @@ async def chat_completions(services: Services, http: HttpRequest) -> Response | 
     if recent is None:
         request = decode_chat(body)
         job = await chat_job(services, http, request, arrived)
+        dialect: Dialect = ChatDialect(chat_form(request, job))
     else:
-        request, job = recent.request, await renewed_job(services, http, recent, arrived)
-    dialect = ChatDialect(chat_form(request, job))
+        request, dialect = recent.request, recent.dialect
+        job = await renewed_job(services, http, recent, arrived)
 
     def on_hit() -> None:
         if recent is None and lasts(request, job):
-            services.recent_chats.put(body, request, job)
+            services.recent_chats.put(body, request, job, dialect)
 
     return await serving.serve(
         services, http, job, dialect, stream=bool(request.stream), on_hit=on_hit
