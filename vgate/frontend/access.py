@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -128,6 +129,8 @@ class Access:
         keys = KeyRing.build(self._security.api_keys, self._key_file)
         for key in keys:
             metrics.show_zeros_of_key(key.name)
+            with contextlib.suppress(OSError):  # a request that can't be counted tells of it
+                self._limiter.prepare(_key_id(key), self._limits_of(key))
         return keys
 
     def _reload(self) -> None:
