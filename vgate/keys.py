@@ -32,8 +32,10 @@ _NO_KEY = hashlib.sha256(b"").digest()
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-# One line of a terminal or a log.
-KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")]
+# The window's stamps are kept, eight bytes each.
+RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
+# One line of a terminal or a log; a lone surrogate is an argument that is no text.
+KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}$")]
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -52,7 +54,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     name: KeyName
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
     created: str | None = None
-    rate_limit: PositiveInt | None = None
+    rate_limit: RequestLimit | None = None
     tokens_per_minute: PositiveInt | None = None
     concurrent: PositiveInt | None = None
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0

@@ -14,8 +14,9 @@ from vgate.errors import AuthenticationError, RateLimitedError
 from vgate.frontend import metrics
 from vgate.frontend.admission import Admission
 from vgate.frontend.http import HttpRequest
+from vgate.frontend.key_source import KeySource
 from vgate.frontend.limits import Decision, KeyLimits, Limiter, Quota
-from vgate.keys import ApiKey, KeyFileWatcher, KeyRing, KeysError
+from vgate.keys import ApiKey, KeyRing, KeysError
 from vgate.log import Log
 
 _POLL_S = 0.25
@@ -31,20 +32,24 @@ class Access:
         loop: The event loop.
         security: The configuration's section.
         limiter: The shared counts.
+        kept_keys: Where the last good keys are kept.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, security: Security, limiter: Limiter
+        self,
+        loop: asyncio.AbstractEventLoop,
+        security: Security,
+        limiter: Limiter,
+        kept_keys: Path,
     ) -> None:
         self._loop = loop
         self._security = security
         self._limiter = limiter
         self._exempt = frozenset(security.exempt_paths)
-        self._key_file = Path(security.key_file) if security.key_file else None
-        self._watcher = KeyFileWatcher(self._key_file) if self._key_file else None
-        self._keys = self._read_keys() if security.enabled else None
+        self._source = KeySource(security, kept_keys)
+        self._keys = self._prepared(self._source.first()) if security.enabled else None
         self._poll: asyncio.TimerHandle | None = None
-        if self._keys is not None and self._watcher is not None:
+        if self._keys is not None and self._source.changes:
             self._poll = loop.call_later(_POLL_S, self._reload)
 
     def authenticate(self, http: HttpRequest) -> ApiKey | None:
@@ -125,8 +130,7 @@ class Access:
             concurrent=key.concurrent or limiting.default_concurrent,
         )
 
-    def _read_keys(self) -> KeyRing:
-        keys = KeyRing.build(self._security.api_keys, self._key_file)
+    def _prepared(self, keys: KeyRing) -> KeyRing:
         for key in keys:
             metrics.show_zeros_of_key(key.name)
             with contextlib.suppress(OSError):  # a request that can't be counted tells of it
@@ -134,12 +138,12 @@ class Access:
         return keys
 
     def _reload(self) -> None:
-        """Take a changed key file; if it is broken the old keys stay."""
+        """Take a changed key file; if it is broken or gone the old keys stay."""
         self._poll = self._loop.call_later(_POLL_S, self._reload)
-        if self._watcher is None or not self._watcher.changed():
+        if not self._source.changed():
             return
         try:
-            self._keys = self._read_keys()
+            self._keys = self._prepared(self._source.read())
         except KeysError as error:
             log.error("kept the old keys, the new ones can't be used", reason=error)
         else:
