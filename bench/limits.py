@@ -81,6 +81,7 @@ def run_once(options: Options) -> Repetition:
             # What a process pays once, and what a fork pays for each page that it first touches.
             for _ in range(_WARMUP):
                 limiter.admit("another", limits)
+            limiter.prepare(_KEY, limits)  # as a worker does when it reads the keys
             wait()
             _ask(limiter, limits, words, each)
 

@@ -65,6 +65,24 @@ def test_no_plaintext_is_kept():
     assert "plaintext-secret" not in repr([vars(ring), ring.find("plaintext-secret")])
 
 
+def test_the_hash_of_nothing_lets_nobody_in(key_file):
+    key_file.write_text(line("unset", ""))
+    for configured, file in (
+        ([Entry(name="unset", key_sha256=hash_key(""))], None),
+        ([], key_file),
+    ):
+        with pytest.raises(KeysError, match="`unset` is that of an empty key"):
+            KeyRing.build(configured, file)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", " one", "one ", "o\tne", "one\n", "\x7f"])
+def test_a_key_that_no_header_can_carry_is_refused(key):
+    with pytest.raises(KeysError, match="no client can send") as raised:
+        KeyRing.build([Entry(name="a", key=key)], None)
+    assert key.strip() not in str(raised.value)
+    assert KeyRing.build([Entry(name="a", key="o ne~!")], None).find("o ne~!") is not None
+
+
 def test_duplicates_are_refused(key_file):
     key_file.write_text(line("a", "two"))
     with pytest.raises(KeysError, match="two API keys have the name `a`"):

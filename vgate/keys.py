@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,10 +26,16 @@ from vgate.validation import explain
 
 _PREFIX = "vg-"
 _RANDOM_BYTES = 32
+_NO_KEY = hashlib.sha256(b"").digest()
+# What a header's value may be (RFC 9110, 5.5), without the bytes beyond ASCII that few clients send
+# alike, and without the space around it, which is not part of it.
+_SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-# One line of a terminal or a log.
-KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")]
+# The window's stamps are kept, eight bytes each.
+RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
+# One line of a terminal or a log; a lone surrogate is an argument that is no text.
+KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}$")]
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -47,7 +54,7 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     name: KeyName
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
     created: str | None = None
-    rate_limit: PositiveInt | None = None
+    rate_limit: RequestLimit | None = None
     tokens_per_minute: PositiveInt | None = None
     concurrent: PositiveInt | None = None
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
@@ -99,7 +106,7 @@ class KeyRing:
     """The keys in force; never changed, but replaced by another.
 
     Raises:
-        KeysError: Two keys have the same name, or are the same.
+        KeysError: Two keys have the same name, or are the same, or one is empty.
     """
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
@@ -107,6 +114,10 @@ class KeyRing:
         names: set[str] = set()
         for key in keys:
             digest = bytes.fromhex(key.sha256)
+            if digest == _NO_KEY:
+                # An unset variable was hashed; whoever sends an empty key would be let in.
+                message = f"the hash of the API key `{key.name}` is that of an empty key"
+                raise KeysError(message)
             if key.name in names:
                 message = f"two API keys have the name `{key.name}`"
                 raise KeysError(message)
@@ -241,6 +252,12 @@ def _from_config(index: int, entry: ConfiguredKey) -> ApiKey:
     where = f"security.api_keys[{index}] (`{entry.name}`)"
     if (entry.key is None) == (entry.key_sha256 is None):
         message = f"{where}: give either `key` or `key_sha256`"
+        raise KeysError(message)
+    if entry.key is not None and not _SENDABLE.fullmatch(entry.key):
+        message = (
+            f"{where}: no client can send this key; it may have visible ASCII characters, and "
+            "spaces between them"
+        )
         raise KeysError(message)
     digest = hash_key(entry.key) if entry.key is not None else str(entry.key_sha256).lower()
     document = {

@@ -98,6 +98,6 @@ def _sent(document: Any, path: str) -> str | None:
         return None
     try:
         text = msgspec.json.encode(value, enc_hook=str).decode(errors="replace")
-    except RecursionError:
+    except (RecursionError, UnicodeEncodeError):
         return None
     return text if len(text) <= _SHOWN_VALUE_CHARS else f"{text[:_SHOWN_VALUE_CHARS]}..."

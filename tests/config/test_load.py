@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config import Config, ConfigError, load
+from vgate.config.earlier import REPLACED
 from vgate.config.load import RESERVED
 from vgate.config.schema import ApiKey
 
@@ -78,6 +79,21 @@ class TestFile:
     def test_python_objects_are_not_made(self, load_yaml):
         text = "server: !!python/object/apply:os.getcwd []"
         assert "not valid YAML" in refusal(load_yaml, text)
+
+
+class TestEarlierVGate:
+    @pytest.mark.parametrize("level", ["INFO", "Info", "info"])
+    def test_a_level_is_taken_in_any_case(self, load_yaml, level):
+        assert load_yaml(f"logging: {{level: {level}}}").logging.level == "info"
+        assert load_yaml("", VGATE_LOGGING__LEVEL=level).logging.level == "info"
+
+    @pytest.mark.parametrize(("path", "instead"), REPLACED.items())
+    def test_a_key_that_is_gone_says_what_is_instead(self, load_yaml, path, instead):
+        section, _, key = path.partition(".")
+        message = refusal(load_yaml, f"{section}: {{{key or 'enabled'}: true}}")
+        assert f"`{path}` is not a known field any more; {instead}" in message
+        variable = f"VGATE_{path.upper().replace('.', '__')}"
+        assert variable in refusal(load_yaml, "", **{variable: "true"})
 
 
 class TestChecks:

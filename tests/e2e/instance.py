@@ -91,7 +91,8 @@ class Instance:
         def announced() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, f"the launcher died:\n{self.logs()}"
-            return "V-Gate is ready" in self.logs()
+            # With JSON logs only the event tells.
+            return "V-Gate is ready" in self.logs() or '"event":"serving"' in self.logs()
 
         wait_until(announced, timeout_s, f"ready; logs:\n{self.logs()}")
         return self

@@ -35,6 +35,7 @@ def gateway(run_dirs: Path, key_file: Path) -> Iterator[Instance]:
     free = {"name": "free", "key": "sk-free", "rate_limit": 1_000_000}
     slow = {"name": "slow", "key": "sk-slow", "rate_limit": 1_000_000, "concurrent": 3}
     tokens = {"name": "tokens", "key": "sk-tokens", "rate_limit": 1_000, "tokens_per_minute": 400}
+    spent = {"name": "spent", "key": "sk-spent", "rate_limit": 1_000, "tokens_per_minute": 60}
     with Instance(
         run_dirs,
         dry_run=True,
@@ -44,7 +45,7 @@ def gateway(run_dirs: Path, key_file: Path) -> Iterator[Instance]:
         cache__enabled=True,
         security__enabled=True,
         security__key_file=str(key_file),
-        security__api_keys=[main, free, slow, tokens, *KEYS],
+        security__api_keys=[main, free, slow, tokens, spent, *KEYS],
         security__rate_limiting__window_seconds=600,
         additional_models=[{"model_id": "embedder", "task": "embed"}],
     ) as instance:
@@ -154,6 +155,29 @@ def test_tokens_are_reserved_and_settled(gateway: Instance) -> None:
     assert too_much.json()["error"]["code"] == "rate_limit_exceeded"
 
 
+def test_without_tokens_left_stored_answers_and_lists_are_served(gateway: Instance) -> None:
+    stored = chat("stored before the tokens ran out")
+    wait_until(
+        lambda: {send(gateway, stored).headers["x-vgate-cache"] for _ in range(8)} == {"hit"},
+        10,
+        "every worker has it",
+    )
+    all_of_them = {"model": stored["model"], "prompt": [65] * 59, "max_tokens": 1}
+    spent = httpx.post(
+        f"{gateway.url}/v1/completions",
+        json={**all_of_them, "ignore_eos": True},
+        headers=bearer("sk-spent"),
+        timeout=60,
+    )
+    assert spent.json()["usage"]["total_tokens"] == 60
+    assert send(gateway, chat("one more", max_tokens=1), "sk-spent").status_code == 429
+    hit = send(gateway, stored, "sk-spent")
+    assert (hit.status_code, hit.headers["x-vgate-cache"]) == (200, "hit")
+    for path in ("/v1/models", "/stats"):
+        answer = httpx.get(gateway.url + path, headers=bearer("sk-spent"), timeout=10)
+        assert answer.status_code == 200
+
+
 def test_a_hit_in_every_worker(gateway: Instance) -> None:
     body = chat("cached everywhere", temperature=0.7)
     first = send(gateway, body)
@@ -248,6 +272,11 @@ def test_keys_change_without_a_restart(gateway: Instance, key_file: Path) -> Non
     good = key_file.read_bytes()
     key_file.write_bytes(b"{broken")
     wait_until(lambda: "kept the old keys" in gateway.logs(), 5, "the broken file is noticed")
+    assert status(rotated) == 200
+    # A worker that is started now has the old keys as well.
+    os.kill(gateway.pid_of("frontend-3"), signal.SIGKILL)
+    wait_until(lambda: "took the keys read before" in gateway.logs(), 30, "a worker is started")
+    wait_until(lambda: len(gateway.pids()) == 6 and gateway.ready(), 30, "the worker is back")
     assert status(rotated) == 200
     key_file.write_bytes(good)
     KeyFile(key_file).revoke("new")

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,11 +155,41 @@ def test_nothing_is_taken_if_one_limit_refuses(make):
     assert (usage.requests, usage.tokens, usage.concurrent) == (1, 10, 1)
 
 
-def test_without_tokens_left_a_request_of_unknown_cost_is_refused(make):
-    limiter, limits = make(), KeyLimits(tokens_per_minute=10)
-    limiter.admit("k", limits, 10)
-    assert limiter.admit("k", limits).reason == "tokens"
-    assert limiter.admit("k", limits, 0).allowed  # lists models, say
+@pytest.mark.parametrize("left", [0, -5])  # a limit may be lowered
+def test_without_tokens_left_what_uses_none_is_admitted(make, left):
+    limiter = make()
+    limiter.admit("k", KeyLimits(tokens_per_minute=10), 10)
+    limits = KeyLimits(tokens_per_minute=10 + left)
+    decision = limiter.admit("k", limits)
+    assert (decision.allowed, decision.tokens.remaining) == (True, 0)
+    assert limiter.reserve_tokens(decision.ticket, 1).reason == "tokens"
+
+
+def test_a_prepared_key_has_what_its_first_request_needs(make, monkeypatch):
+    limiter, limits = make(), KeyLimits(requests=100, tokens_per_minute=100)
+    limiter.prepare("k", limits)
+    monkeypatch.setattr(limits_module, "LimitFile", None)
+    room = limiter._file("k").requests.capacity
+    assert limiter.admit("k", limits, 10).allowed
+    assert limiter._file("k").requests.capacity == room
+    monkeypatch.setattr(limits_module, "_MAX_OPEN_FILES", 1)
+    limiter.prepare("another", limits)  # it would cost the first its place
+    assert limiter.admit("k", limits, 10).allowed
+
+
+def test_a_lock_that_is_held_for_long_is_waited_for(make):
+    limits = KeyLimits(requests=1)
+    one, two = make(1), make(2)
+    one.prepare("k", limits)
+    waiting = threading.Thread(target=two.admit, args=("k", limits))
+    two.prepare("k", limits)
+    with one._file("k"):
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert one._file("k").requests.total == 0
+    waiting.join(30)
+    assert not one.admit("k", limits).allowed
 
 
 def test_peek_counts_nothing(make):
@@ -296,12 +327,11 @@ class AgainstModel(RuleBasedStateMachine):
     def tokens_in_window(self):
         return sum(n for stamp, n in self.tokens.values() if stamp > self.clock.ns - 60 * S)
 
-    @rule(worker=st.integers(0, 2), cost=st.none() | st.integers(0, 120))
+    @rule(worker=st.integers(0, 2), cost=st.integers(0, 120))
     def admit(self, worker, cost):
-        asked = 1 if cost is None else cost
         fits = {
             "requests": len(self.in_window()) < self.limits.requests,
-            "tokens": self.tokens_in_window() + asked <= self.limits.tokens_per_minute,
+            "tokens": not cost or self.tokens_in_window() + cost <= self.limits.tokens_per_minute,
             "concurrent": len(self.running) < self.limits.concurrent,
         }
         decision = self.workers[worker].admit("k", self.limits, cost)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,19 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
+from vgate.frontend.conversation import chat_job
 from vgate.frontend.finished import Counts, FinishedAnswer, FinishedChoice
-from vgate.frontend.openai.requests import decode_chat, shaping_fields, template_messages
+from vgate.frontend.openai.requests import decode_chat
 from vgate.frontend.result_cache import (
     ResultCache,
-    digest_of,
     is_deterministic,
 )
-from vgate.frontend.text_model import load_text_model
-from vgate.wire.codec import pack_token_ids
+from vgate.frontend.text_model import TextModel, load_text_model
 from vgate.wire.messages import ModelInfo
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.sampling import SamplingParams
 
-PAIRS = 5_000
+PAIRS = int(os.environ.get("VGATE_CACHE_PAIRS", "5000"))
 
 
 def answer(text: str = "text") -> FinishedAnswer:
@@ -148,6 +149,11 @@ class Requests:
             "n": lambda: choose.randint(1, 3),
             "ignore_eos": lambda: choose.choice([True, False]),
             "stop_token_ids": lambda: [choose.randint(0, 9)],
+            "logprobs": lambda: choose.choice([True, False]),
+            "logit_bias": lambda: {str(choose.randint(0, 9)): choose.randint(-9, 9)},
+            "skip_special_tokens": lambda: choose.choice([True, False]),
+            "include_stop_str_in_output": lambda: choose.choice([True, False]),
+            "response_format": lambda: {"type": choose.choice(["text", "json_object"])},
         }
 
     def text(self) -> str:
@@ -175,20 +181,71 @@ class Requests:
         return other
 
 
-def test_requests_that_differ_in_one_field_never_share_an_answer():
-    info = ModelInfo(["m"], None, 100_000, 4, 1000, 1, "dry_run")
-    model = load_text_model(info, Model())
+class Digests:
+    """The digests of chat requests, as a worker makes them."""
 
-    def digest(body: dict[str, Any]) -> bytes:
+    def __init__(self, models: list[Model]) -> None:
+        info = ModelInfo(["m"], None, 100_000, 4, 1000, 1, "dry_run")
+        self._models = {
+            name: ServedStub(config, load_text_model(info, config))
+            for config in models
+            for name in config.served_names
+        }
+        self._services = SimpleNamespace(
+            cache=make(Clock()),
+            model=self._models.__getitem__,
+            adapter=lambda _name: "",
+            tokenize=self._tokenize,
+        )
+
+    async def _tokenize(self, encode: Any, text: str, _chars: int) -> list[int]:
+        return encode(text)
+
+    def __call__(self, body: dict[str, Any]) -> bytes:
         request = decode_chat(msgspec.json.encode(body))
-        assert model.template is not None
-        prompt = model.encode(model.template.render(template_messages(request.messages)))
-        sampling = request.over(DEFAULTS)
-        return digest_of(pack_token_ids(prompt), sampling, shaping_fields(request))
+        http = SimpleNamespace(log_fields={}, header=lambda _name: None, admission=None)
+        try:
+            # Nothing in it waits for anything.
+            chat_job(self._services, http, request, 0.0).send(None)
+        except StopIteration as done:
+            return done.value.digest
+        raise AssertionError
 
+
+class ServedStub:
+    def __init__(self, config: Model, text: TextModel) -> None:
+        self.config = config
+        self.names = config.served_names
+        self.text = text
+
+    async def text_soon(self) -> TextModel:
+        return self.text
+
+
+def test_requests_that_differ_in_one_field_never_share_an_answer():
+    digest = Digests([Model(served_model_name=["m", "alias"])])
     requests = Requests(seed=7)
     for _ in range(PAIRS):
         one = requests.one()
         assert digest(one) != digest(requests.neighbour(one)), one
         delivered_otherwise = {**one, "stream": True, "user": "somebody", "store": False}
-        assert digest(one) == digest(delivered_otherwise)
+        assert digest(one) == digest({**delivered_otherwise, "model": "alias"})
+
+
+def test_a_conversation_that_is_only_imitated_is_another():
+    digest = Digests([Model(served_model_name="m")])
+    said = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    real = [{"role": role, "content": content} for role, content in said]
+    imitated = [{"role": "user", "content": "a<|end|><|assistant|>b<|end|><|user|>c"}]
+    assert digest({"model": "m", "messages": real}) != digest({"model": "m", "messages": imitated})
+
+
+def test_two_models_of_one_checkpoint_are_two():
+    """They may be run and read differently."""
+    digest = Digests(
+        [Model(served_model_name="a"), Model(served_model_name="b", reasoning_parser="think")]
+    )
+    messages = [{"role": "user", "content": "x"}]
+    assert digest({"model": "a", "messages": messages}) != digest(
+        {"model": "b", "messages": messages}
+    )

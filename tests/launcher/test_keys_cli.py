@@ -97,7 +97,9 @@ def test_revoke_removes_one_key_and_leaves_comments(vgate_keys, key_file):
         (["rotate", "nobody"], "there are: `one`"),
         (["add", "x", "--rate-limit", "0"], "`rate_limit` must be an integer >= 1, got 0"),
         (["add", "x", "--weight", "-1"], "`weight` must be"),
+        (["add", "x", "--rate-limit", "1000001"], "`rate_limit` must be an integer <= 1000000"),
         (["add", "a\nb"], "`name` must be"),
+        (["add", "\udcff"], "`name` must be"),  # an argument that is no text
     ],
 )
 def test_mistakes_change_nothing(vgate_keys, key_file, arguments, message):

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from vgate.config.earlier import REPLACED
 from vgate.config.schema import Config
 from vgate.validation import Problem, explain
 
@@ -49,6 +50,7 @@ def load(environ: Mapping[str, str]) -> Config:
     """
     document, source = _read_yaml(environ)
     origins = _overlay_environment(document, environ)
+    _lower_level(document)
     try:
         config = msgspec.convert(document, Config)
     except msgspec.ValidationError as error:
@@ -87,6 +89,13 @@ def _check_names(config: Config) -> None:
         if model.lora_adapters and model.task != "generate":
             message = f"lora_adapters: {model.served_names[0]} embeds text, and takes no adapters"
             raise ConfigError(message)
+
+
+def _lower_level(document: dict[str, Any]) -> None:
+    """Take the level in any case: logging's own names for them are upper case."""
+    section = document.get("logging")
+    if isinstance(section, dict) and isinstance(level := section.get("level"), str):
+        section["level"] = level.lower()
 
 
 def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
@@ -192,7 +201,9 @@ def _sentence(problem: Problem, source: str) -> str:
         # What is in a wrong place may be a key.
         problem = msgspec.structs.replace(problem, sent=None)
     hint = ""
-    if problem.kind == "unknown":
+    if problem.kind == "unknown" and problem.path in REPLACED:
+        hint = f" any more; {REPLACED[problem.path]}"
+    elif problem.kind == "unknown":
         *parents, name = problem.path.split(".")
         known = _names_in(Config, parents)
         close = difflib.get_close_matches(name, known, n=1)

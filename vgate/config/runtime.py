@@ -45,6 +45,11 @@ class Runtime(Section, frozen=True):
         return f"{self.run_dir}/limits"
 
     @property
+    def kept_keys(self) -> str:
+        """Where frontends keep the last keys that could be used."""
+        return f"{self.run_dir}/kept-keys/keys.jsonl"
+
+    @property
     def metrics_dir(self) -> str:
         """Where the frontends' metrics are."""
         return f"{self.run_dir}/metrics"

@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from vgate.keys import RequestLimit
 from vgate.log import Level
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
-# The window's stamps are kept, eight bytes each.
-RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
 NonEmptyStr = Annotated[str, Meta(min_length=1)]
 # Lower starts sooner.
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]

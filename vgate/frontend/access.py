@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from vgate.errors import AuthenticationError, RateLimitedError
 from vgate.frontend import metrics
 from vgate.frontend.admission import Admission, limit_headers
 from vgate.frontend.http import HttpRequest
+from vgate.frontend.key_source import KeySource
 from vgate.frontend.limits import Decision, KeyLimits, Limiter
-from vgate.keys import ApiKey, KeyFileWatcher, KeyRing, KeysError
+from vgate.keys import ApiKey, KeyRing, KeysError
 from vgate.log import Log
 
 _POLL_S = 0.25
@@ -28,22 +30,26 @@ class Access:
         loop: The event loop.
         security: The configuration's section.
         limiter: The shared counts.
+        kept_keys: Where the last good keys are kept.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, security: Security, limiter: Limiter
+        self,
+        loop: asyncio.AbstractEventLoop,
+        security: Security,
+        limiter: Limiter,
+        kept_keys: Path,
     ) -> None:
         self._loop = loop
         self._security = security
         self._limiter = limiter
         self._exempt = frozenset(security.exempt_paths)
-        self._key_file = Path(security.key_file) if security.key_file else None
-        self._watcher = KeyFileWatcher(self._key_file) if self._key_file else None
-        # By the names of the keys that requests came with since these were read.
+        self._source = KeySource(security, kept_keys)
+        # By the names of the keys.
         self._limits: dict[str, KeyLimits] = {}
-        self._keys = self._read_keys() if security.enabled else None
+        self._keys = self._prepared(self._source.first()) if security.enabled else None
         self._poll: asyncio.TimerHandle | None = None
-        if self._keys is not None and self._watcher is not None:
+        if self._keys is not None and self._source.changes:
             self._poll = loop.call_later(_POLL_S, self._reload)
 
     def authenticate(self, http: HttpRequest) -> ApiKey | None:
@@ -66,7 +72,7 @@ class Access:
         Raises:
             RateLimitedError: A limit refuses it.
         """
-        decision = self._limiter.admit(_key_id(key), self._limits_of(key))
+        decision = self._limiter.admit(_key_id(key), self._limits[key.name])
         if decision.ticket is None:
             for name, value in limit_headers(decision):
                 http.set_header(name, value)
@@ -92,7 +98,7 @@ class Access:
             return []
         rows = []
         for key in self._keys:
-            limits, used = self._limits_of(key), self._limiter.usage(_key_id(key))
+            limits, used = self._limits[key.name], self._limiter.usage(_key_id(key))
             rows.append(
                 {
                     "key": key.name,
@@ -114,12 +120,6 @@ class Access:
         self._limiter.close()
 
     def _limits_of(self, key: ApiKey) -> KeyLimits:
-        limits = self._limits.get(key.name)
-        if limits is None:
-            limits = self._limits[key.name] = self._configured_limits(key)
-        return limits
-
-    def _configured_limits(self, key: ApiKey) -> KeyLimits:
         limiting = self._security.rate_limiting
         if not limiting.enabled:
             return KeyLimits()
@@ -130,20 +130,22 @@ class Access:
             concurrent=key.concurrent or limiting.default_concurrent,
         )
 
-    def _read_keys(self) -> KeyRing:
-        keys = KeyRing.build(self._security.api_keys, self._key_file)
+    def _prepared(self, keys: KeyRing) -> KeyRing:
+        limits = {key.name: self._limits_of(key) for key in keys}
         for key in keys:
             metrics.show_zeros_of_key(key.name)
+            with contextlib.suppress(OSError):  # a request that can't be counted tells of it
+                self._limiter.prepare(_key_id(key), limits[key.name])
+        self._limits = limits
         return keys
 
     def _reload(self) -> None:
-        """Take a changed key file; if it is broken the old keys stay."""
+        """Take a changed key file; if it is broken or gone the old keys stay."""
         self._poll = self._loop.call_later(_POLL_S, self._reload)
-        if self._watcher is None or not self._watcher.changed():
+        if not self._source.changed():
             return
         try:
-            self._keys = self._read_keys()
-            self._limits.clear()
+            self._keys = self._prepared(self._source.read())
         except KeysError as error:
             log.error("kept the old keys, the new ones can't be used", reason=error)
         else:

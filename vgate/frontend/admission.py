@@ -28,8 +28,11 @@ class Admission:
 
     def reserve_tokens(self, tokens: int) -> Decision:
         """Reserve what the request may use at most."""
-        self.decision = self._limiter.reserve_tokens(self._ticket, tokens)
-        return self.decision
+        decision = self._limiter.reserve_tokens(self._ticket, tokens)
+        if decision.requests or decision.tokens:
+            # It was looked again, which a key without a limit on tokens needs no look for.
+            self.decision = decision
+        return decision
 
     def settle(self, used_tokens: int) -> None:
         """Note what was used; the rest of what was reserved is given back with the end."""

@@ -89,7 +89,7 @@ class App:
         limiter = Limiter(Path(runtime.limits_dir), self._worker)
         # A worker of our number may have died in the middle of requests.
         limiter.reset_worker(self._worker)
-        access = Access(loop, runtime.config.security, limiter)
+        access = Access(loop, runtime.config.security, limiter, Path(runtime.kept_keys))
         self.services = Services(loop, runtime, launcher, models, cache, access)
         launcher.start()
 

@@ -86,13 +86,11 @@ async def chat_job(
     packed = pack_token_ids(asked.prompt)
     digest = b""
     if services.cache.covers(sampling):
-        config = asked.model.config
         # The messages as well as their tokens: a text that imitates the template's markers gives
         # the tokens of another conversation, and still isn't that conversation.
         digest = digest_of(
             "chat",
-            config.model_id,
-            config.revision,
+            asked.model.names[0],
             packed,
             sampling,
             options,

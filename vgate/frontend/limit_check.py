@@ -133,9 +133,9 @@ class Check:
             self._log("requests", self._file.requests, 1, limit, self.window_ns)
 
     def tokens(self, cost: int) -> None:
-        """`cost` more tokens in the window."""
+        """`cost` more tokens in the window; none always fit, also where a limit was lowered."""
         limit = self._limits.tokens_per_minute
-        if limit is not None:
+        if limit is not None and cost:
             self._log("tokens", self._file.tokens, cost, limit, TOKEN_WINDOW_NS)
 
     def concurrent(self) -> None:

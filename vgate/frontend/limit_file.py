@@ -20,7 +20,6 @@ process with SIGBUS.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
@@ -48,11 +47,15 @@ _WORD_BYTES = 8
 _FORMAT = 0x7667_6C69_6D00_0001  # changes with the layout
 _COUNT_MASK = (1 << 32) - 1
 
-_libc_flock = ctypes.PyDLL(None, use_errno=True).flock
+_libc_flock = ctypes.PyDLL(None).flock
 _libc_flock.argtypes = (ctypes.c_int, ctypes.c_int)
 _LOCK_NOW = fcntl.LOCK_EX | fcntl.LOCK_NB
-_UNLOCK = fcntl.LOCK_UN
-_BUSY = (errno.EWOULDBLOCK, errno.EINTR)
+
+# How often a lock that is held is tried before its end is slept for, and the processor left to
+# others in between. Its holder has it for 3 us; going to sleep and being woken, often in vain, as
+# another was faster, takes 40 us. If it lasts, the holder is not running, and needs a processor.
+_SPINS = 30
+_YIELDS = 20
 
 
 class LimitFile:
@@ -98,7 +101,7 @@ class LimitFile:
         words[_MAGIC] = _FORMAT
 
     def __enter__(self) -> Self:
-        _lock(self._fd)
+        self._lock()
         try:
             if self._words[_SIZE] > self._mapped:  # another worker made it larger
                 self._map()
@@ -106,9 +109,21 @@ class LimitFile:
                 self._recount()
             self._words[_DIRTY] = 1
         except BaseException:
-            _unlock(self._fd)
+            self._unlock()
             raise
         return self
+
+    def _lock(self) -> None:
+        for attempt in range(_SPINS + _YIELDS):
+            if not _libc_flock(self._fd, _LOCK_NOW):
+                return
+            if attempt >= _SPINS:
+                os.sched_yield()
+        # Also if it failed for another reason than being held: this raises it.
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def _unlock(self) -> None:
+        _libc_flock(self._fd, fcntl.LOCK_UN)
 
     def __exit__(
         self,
@@ -120,7 +135,7 @@ class LimitFile:
             if kind is None:  # otherwise it stays dirty, and the next holder recounts
                 self._words[_DIRTY] = 0
         finally:
-            _unlock(self._fd)
+            self._unlock()
 
     def _recount(self) -> None:
         self.requests.recount()
@@ -189,16 +204,3 @@ class LimitFile:
     def close(self) -> None:
         """Let go of the file; the memory goes with the last reference."""
         os.close(self._fd)
-
-
-def _lock(fd: int) -> None:
-    """Take the lock; see the module."""
-    if _libc_flock(fd, _LOCK_NOW):
-        if ctypes.get_errno() not in _BUSY:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-
-def _unlock(fd: int) -> None:
-    """Leave the lock: that never waits."""
-    _libc_flock(fd, _UNLOCK)

@@ -7,9 +7,9 @@
 - *Concurrency*: at most ``concurrent`` at a time.
 
 A refused request counts against nothing. Because its tokens are known only after its body was
-decoded, a request is admitted in two steps, `Limiter.admit` and `Limiter.reserve_tokens`; in
-between it counts, and if the second refuses, the first is undone. A request that is admitted and
-then turns out to be invalid counts, as it has cost work.
+decoded, and a stored answer uses none, a request is admitted in two steps, `Limiter.admit` and
+`Limiter.reserve_tokens`; in between it counts, and if the second refuses, the first is undone. A
+request that is admitted and then turns out to be invalid counts, as it has cost work.
 
 Limits are given with every call, so a changed one is in force at once, and what was counted stays:
 a lower limit refuses until enough has left the window, a higher one admits at once. A longer
@@ -45,6 +45,8 @@ __all__ = ["Decision", "KeyLimits", "Limiter", "Quota", "Ticket", "Usage"]
 _TOKEN_ENTRIES = 4096
 # Each open file takes two descriptors (Python's mmap keeps its own), and a process often has 1024.
 _MAX_OPEN_FILES = 128
+# Room for more, up to 4 MiB, is made for keys that are used.
+_PREPARED_REQUESTS = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -81,15 +83,22 @@ class Limiter:
         self._boot = int.from_bytes(blake2b(boot, digest_size=7).digest())
         self._files: dict[str, LimitFile] = {}
 
-    def admit(self, key_id: str, limits: KeyLimits, cost_tokens: int | None = None) -> Decision:
+    def prepare(self, key_id: str, limits: KeyLimits) -> None:
+        """Open a key's file, so that its first request need not wait for that."""
+        if limits.unlimited or len(self._files) >= _MAX_OPEN_FILES:
+            return
+        with self._file(key_id) as file:
+            if limits.requests is not None and limits.requests <= _PREPARED_REQUESTS:
+                _make_room(file, limits.requests)
+
+    def admit(self, key_id: str, limits: KeyLimits, cost_tokens: int = 0) -> Decision:
         """Admit a request and count it, or refuse it: all limits at once, all or nothing.
 
         Args:
             key_id: Whose limits; any text, the same for all workers.
             limits: The limits in force.
-            cost_tokens: The most tokens that it can use, 0 if it is of a kind that uses none. None
-                is at least one, to be reserved by `reserve_tokens`: if none is left, no work is
-                spent on finding out how many it would be.
+            cost_tokens: The most tokens that it can use. 0 if it uses none, or if that is not known
+                yet and `reserve_tokens` follows: the token limit does not refuse it then.
         """
         ticket = Ticket(key_id, limits)
         if limits.unlimited:
@@ -97,21 +106,19 @@ class Limiter:
         with self._file(key_id) as file:
             check = Check(file, limits, self._clock_ns())
             check.requests()
-            check.tokens(1 if cost_tokens is None else cost_tokens)
+            check.tokens(cost_tokens)
             check.concurrent()
             if check.reason is None:
                 self._take(file, check, ticket, cost_tokens)
             check.look()
         return check.decision(ticket, self._wall_s())
 
-    def _take(self, file: LimitFile, check: Check, ticket: Ticket, cost_tokens: int | None) -> None:
+    def _take(self, file: LimitFile, check: Check, ticket: Ticket, cost_tokens: int) -> None:
         limits = ticket.limits
         # What can fail, for want of disk, comes before anything is taken.
         if limits.requests is not None:
-            # Twice, as what was given back may leave empty entries among the others.
-            file.make_room(file.requests, 2 * limits.requests)
-        if cost_tokens is not None:
-            _take_tokens(file, ticket, check.now_ns, cost_tokens)
+            _make_room(file, limits.requests)
+        _take_tokens(file, ticket, check.now_ns, cost_tokens)
         if limits.requests is not None:
             file.window_ns = check.window_ns
             ticket.request_ns = file.requests.add(check.now_ns, 1, check.window_ns)
@@ -217,6 +224,11 @@ class Limiter:
             file = LimitFile(path, boot=self._boot, now_ns=self._clock_ns())
             self._files[key_id] = file
         return file
+
+
+def _make_room(file: LimitFile, requests: int) -> None:
+    # Twice, as what was given back may leave empty entries among the others.
+    file.make_room(file.requests, 2 * requests)
 
 
 def _take_tokens(file: LimitFile, ticket: Ticket, now_ns: int, cost: int) -> None:

@@ -94,6 +94,9 @@ class Services:
             raise ShuttingDownError(message, retry_after_s=_DRAIN_RETRY_AFTER_S)
         model = self._by_name.get(name)
         if model is None:
-            message = f"the model `{name}` does not exist; served: {', '.join(self._by_name)}"
+            message = (
+                f"the model `{name}` does not exist; served: {', '.join(self._by_name)} "
+                "(the server's `model.served_model_name` gives a model other names)"
+            )
             raise ModelNotFoundError(message, param="model")
         return model

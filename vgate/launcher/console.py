@@ -24,9 +24,9 @@ class Console:
     same events.
     """
 
-    def __init__(self, runtime: Runtime, out: TextIO = sys.stdout) -> None:
+    def __init__(self, runtime: Runtime, out: TextIO | None = None) -> None:
         self._runtime = runtime
-        self._out = out
+        self._out = out = out or sys.stdout
         self._silent = runtime.config.logging.json_format
         self._tty = out.isatty()
         self._phase: str | None = None

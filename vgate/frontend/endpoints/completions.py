@@ -64,11 +64,9 @@ def _job(
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
     if services.cache.covers(sampling):
-        config = model.config
         digest = digest_of(
             "completion",
-            config.model_id,
-            config.revision,
+            model.names[0],
             packed,
             sampling,
             options,
