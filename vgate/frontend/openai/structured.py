@@ -48,10 +48,15 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     structural_tag: _Text | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
-    whitespace_pattern: _Text | None = None
+    whitespace_pattern: str | None = None
 
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+_REFUSED_OPTIONS = {
+    "disable_additional_properties": "say it in the schema",
+    # vLLM's xgrammar and guidance pass it over.
+    "whitespace_pattern": "JSON is compact",
+}
 
 
 def structured_output(request: GenerationRequest) -> StructuredOutput | None:
@@ -70,9 +75,9 @@ def structured_output(request: GenerationRequest) -> StructuredOutput | None:
     return _of_structured_outputs(outputs)
 
 
-def schema_form(schema: dict[str, Any]) -> StructuredOutput:
-    """Return the form of a text that is JSON by a schema."""
-    return StructuredOutput("json", json.dumps(schema, ensure_ascii=False))
+def schema_form(schema: dict[str, Any], field: str) -> StructuredOutput:
+    """Return the form of a text that is JSON by a schema, which is in that field."""
+    return StructuredOutput("json", json.dumps(schema, ensure_ascii=False), field=field)
 
 
 def _of_response_format(form: ResponseFormat) -> StructuredOutput | None:
@@ -87,7 +92,7 @@ def _of_response_format(form: ResponseFormat) -> StructuredOutput | None:
         where = "response_format.json_schema" + (".schema" if form.json_schema else "")
         raise InvalidValueError(f"`{where}` is required", param=where)
     check_json(form.json_schema.schema, "response_format.json_schema.schema")
-    return schema_form(form.json_schema.schema)
+    return schema_form(form.json_schema.schema, "response_format")
 
 
 def _check_belongs(form: ResponseFormat) -> None:
@@ -125,28 +130,26 @@ def _of_structured_outputs(outputs: StructuredOutputs) -> StructuredOutput:
         message = f"`{where}` needs exactly one of {', '.join(_KINDS)}{got}"
         raise InvalidValueError(message, param=where)
     kind = given[0]
-    if outputs.disable_additional_properties:
-        name = f"{where}.disable_additional_properties"
-        message = f"`{name}` is not supported by this server; say it in the schema"
-        raise UnsupportedParameterError(message, param=name)
     _check_options(outputs, kind)
-    value = _value(outputs, kind, f"{where}.{kind}")
+    field = f"{where}.{kind}"
     return StructuredOutput(
         kind,  # type: ignore[arg-type]
-        value,
+        _value(outputs, kind, field),
         bool(outputs.disable_any_whitespace),
-        outputs.whitespace_pattern,
+        field,
     )
 
 
 def _check_options(outputs: StructuredOutputs, kind: str) -> None:
-    if kind in {"json", "json_object"}:
-        return
-    for name in ("disable_any_whitespace", "whitespace_pattern"):
+    for name, instead in _REFUSED_OPTIONS.items():
         if getattr(outputs, name):
             where = f"structured_outputs.{name}"
-            message = f"`{where}` is only allowed with json or json_object"
-            raise InvalidValueError(message, param=where)
+            message = f"`{where}` is not supported by this server; {instead}"
+            raise UnsupportedParameterError(message, param=where)
+    if outputs.disable_any_whitespace and kind not in {"json", "json_object"}:
+        where = "structured_outputs.disable_any_whitespace"
+        message = f"`{where}` is only allowed with json or json_object"
+        raise InvalidValueError(message, param=where)
 
 
 def _value(outputs: StructuredOutputs, kind: str, where: str) -> str | list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from vgate.engine.backends.checks import structured_param, unknown_adapter
+from vgate.engine.backends.checks import unknown_adapter
 from vgate.engine.request import Request
 from vgate.errors import (
     ContextLengthExceededError,
@@ -99,7 +99,7 @@ class Parameters:
             return None
         if structured.disable_any_whitespace and not self._compact:
             message = "`disable_any_whitespace` is switched off by this server's configuration"
-            raise UnsupportedParameterError(message, param=structured_param(structured))
+            raise UnsupportedParameterError(message, param=structured.field)
         value = True if structured.kind == "json_object" else structured.value
         return self._structured_params(**{structured.kind: value})
 
@@ -112,6 +112,6 @@ def refusal(error: Exception, request: Request) -> VGateError:
         return ContextLengthExceededError(message, param="messages")
     param = getattr(error, "parameter", None)
     if param is None and (structured := request.options.structured) is not None:
-        param = structured_param(structured)
+        param = structured.field
         message = f"`{param}` can't be followed: {_XGRAMMAR_PLACE.sub('', message).strip()}"
     return InvalidValueError(message, param=param)
