@@ -18,8 +18,9 @@ from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
 from vgate.engine.backends.vllm.failures import is_permanent, start_failure
 from vgate.engine.backends.vllm.files import read_adapters
+from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.model import model_info, reporting_executor
-from vgate.engine.backends.vllm.outputs import Running, translated
+from vgate.engine.backends.vllm.outputs import Running, too_slow, translated
 from vgate.engine.backends.vllm.parameters import Parameters, refusal
 from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, ReasoningMarks
 from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
@@ -58,6 +59,8 @@ class VLLMBackend:
         # One thread, as grammars share what the first one makes.
         self._grammars = ThreadPoolExecutor(1, "grammars")
         self._preparing: dict[str, tuple[Request, Future[Any]]] = {}
+        # Running ones whose grammar has taken too long.
+        self._too_slow: set[str] = set()
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
         vllm_config, directory = engine_config(config, report_phase)
         adapters = [
@@ -72,6 +75,7 @@ class VLLMBackend:
                 log_stats=False,
                 executor_fail_callback=self._on_worker_death,
             )
+            time_grammars(self._core.structured_output_manager, self._too_slow.add)
             self._input_processor = InputProcessor(vllm_config)
             for adapter in adapters:
                 # A broken one is found out now, not inside a step.
@@ -185,9 +189,19 @@ class VLLMBackend:
             for of_client in (by_client or {}).values()
             for output in of_client.outputs
         ]
+        if self._too_slow:
+            outputs = self._without_slow(outputs)
         # What vLLM brings without a run of the model is empty but for its own bookkeeping, so the
         # outputs say whether anything happened.
         return outputs if outputs or executed else None
+
+    def _without_slow(self, outputs: list[Output]) -> list[Output]:
+        """End the sequences whose grammar takes too long; return what the step brought instead."""
+        ended = [too_slow(self._running[key]) for key in self._too_slow if key in self._running]
+        self._too_slow.clear()
+        keys = [output.key for output in ended]
+        self.abort(keys)
+        return [output for output in outputs if output.key not in keys] + ended
 
     def kv_cache_usage(self) -> float:
         """Return the share of KV blocks in use."""

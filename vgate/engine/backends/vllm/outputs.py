@@ -62,6 +62,15 @@ def _given_up(reason: Any, running: Running | None) -> VGateError:
     return EngineUnavailableError(message, retry_after_s=1.0)
 
 
+def too_slow(running: Running) -> Output:
+    """Return the end of a sequence whose grammar takes too long."""
+    form = running.request.options.structured
+    assert form is not None
+    message = f"`{form.field}` takes too long to follow: it can be read in too many ways"
+    error = InvalidValueError(message, param=form.field)
+    return Output(running.request.key, [], None, 0, error=error)
+
+
 def _of_tokens(arrays: Any, count: int) -> list[Logprobs]:
     """Return one `Logprobs` for each new token.
 
