@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.openai.decoding import check_json
+from vgate.frontend.openai.form_size import check_schema_size, check_text_size
 from vgate.wire.messages import StructuredOutput
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ def structured_output(request: GenerationRequest) -> StructuredOutput | None:
 
 
 def schema_form(schema: dict[str, Any], field: str) -> StructuredOutput:
-    """Return the form of a text that is JSON by a schema, which is in that field."""
+    """Return the form of a text that is JSON by a schema, which is in that field.
+
+    Raises:
+        InvalidValueError: The schema is too large.
+    """
+    check_schema_size(schema, field)
     return StructuredOutput("json", json.dumps(schema, ensure_ascii=False), field=field)
 
 
@@ -118,6 +124,7 @@ def _structural_tag(form: ResponseFormat) -> StructuredOutput:
         message = "`response_format` needs either `format`, or `structures` and `triggers`"
         raise InvalidValueError(message, param="response_format")
     check_json(given, "response_format")
+    check_schema_size(given, "response_format")
     text = json.dumps({"type": "structural_tag", **given}, ensure_ascii=False)
     return StructuredOutput("structural_tag", text)
 
@@ -161,9 +168,14 @@ def _value(outputs: StructuredOutputs, kind: str, where: str) -> str | list[str]
     if kind == "json":
         schema = _parsed(value, where) if isinstance(value, str) else value
         check_json(schema, where)
+        check_schema_size(schema, where)
         return json.dumps(schema, ensure_ascii=False)
     if kind == "structural_tag":
-        check_json(_parsed(value, where), where)
+        tag = _parsed(value, where)
+        check_json(tag, where)
+        check_schema_size(tag, where)
+    else:
+        check_text_size(value if isinstance(value, list) else [value], where)
     if kind == "regex" and "\0" in value:
         raise InvalidValueError(f"`{where}` must not have a NUL character", param=where)
     text: str | list[str] = value
