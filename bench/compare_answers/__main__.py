@@ -18,6 +18,7 @@ from bench.compare.peers import Peers
 from bench.compare.progress import Progress
 from bench.compare.service import FailedError, Running, UnavailableError
 from bench.compare_answers.answers import Answer, ask
+from bench.compare_answers.by_design import comparable
 from bench.compare_answers.cases import Case, cases
 from bench.compare_answers.difference import Difference, first_difference
 
@@ -43,7 +44,9 @@ def judge(case: Case, ours: Answer, theirs: Answer) -> Verdict:
     if ours.status != theirs.status:
         difference = Difference("status", _said(ours), _said(theirs))
         return Verdict(case.group, case.name, DIFFERENT, difference)
-    found = first_difference(ours.content, theirs.content)
+    found = None
+    if ours.status == 200:
+        found = first_difference(*comparable(ours.content, theirs.content, case.body))
     return Verdict(case.group, case.name, DIFFERENT if found else EQUAL, found)
 
 

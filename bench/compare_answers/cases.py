@@ -51,12 +51,20 @@ def cases() -> list[Case]:
 def _chat(group: str, name: str, text: str = "Tell me about a lighthouse", **fields: Any) -> Case:
     messages = fields.pop("messages", [{"role": "user", "content": text}])
     body = {"model": "tiny", "messages": messages, "max_tokens": 48, "temperature": 0, **fields}
+    _name_tokens_by_id(body)
     return Case(group, name, CHAT, {key: value for key, value in body.items() if value is not None})
 
 
 def _completion(group: str, name: str, prompt: Any, **fields: Any) -> Case:
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 32, "temperature": 0, **fields}
+    _name_tokens_by_id(body)
     return Case(group, name, COMPLETIONS, body)
+
+
+def _name_tokens_by_id(body: dict[str, Any]) -> None:
+    """Ask for what can be compared of log probabilities, see `bench.compare_answers.by_design`."""
+    if body.get("logprobs") is not None:
+        body["return_tokens_as_token_ids"] = True
 
 
 def _greedy() -> list[Case]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.instance import Instance, wait_until
 from tests.e2e.keep_alive import Client, http_request, json_post
-from tests.e2e.traffic import CHAT, EngineProbe, chat, endless, post, raw, status_of
+from tests.e2e.traffic import CHAT, MODEL, EngineProbe, chat, endless, post, raw, status_of
 
 HELLO = json.dumps(chat("hi")).encode()
 NESTED = b"[" * 100_000 + b"]" * 100_000
@@ -90,6 +90,73 @@ BAD_FIELDS = [
 def test_a_bad_field_is_named(dry_run: Instance, fields: dict, code: str, param: str):
     response = httpx.post(dry_run.url + CHAT, json=chat("hi") | fields)
     check_error(response, 400, code, param)
+
+
+NONSENSE = {"type": "nonsense"}
+TURNS = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+TOOLS = [
+    {"type": "function", "function": {"name": "e"}},
+    {"type": "function", "function": {"name": "f", "parameters": NONSENSE}},
+]
+FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": NONSENSE}}
+# What only the engine can find wrong, and where the client has said it.
+FOR_THE_ENGINE = [
+    (CHAT, {**TURNS, "response_format": FORM}, "response_format"),
+    (CHAT, {**TURNS, "structured_outputs": {"json": NONSENSE}}, "structured_outputs.json"),
+    (CHAT, {**TURNS, "structured_outputs": {"regex": "x("}}, "structured_outputs.regex"),
+    (CHAT, {**TURNS, "tools": TOOLS, "tool_choice": "required"}, "tools"),
+    (
+        CHAT,
+        {**TURNS, "tools": TOOLS, "tool_choice": {"function": {"name": "f"}}},
+        "tools[1].function.parameters",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": "a", "structured_outputs": {"grammar": "root ::= x"}},
+        "structured_outputs.grammar",
+    ),
+    (
+        "/v1/responses",
+        {
+            "input": "hi",
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": NONSENSE}},
+        },
+        "text.format",
+    ),
+    (
+        "/v1/responses",
+        {"input": "hi", "structured_outputs": {"json": NONSENSE}},
+        "structured_outputs.json",
+    ),
+    (
+        "/v1/responses",
+        {
+            "input": "hi",
+            "tools": [{"type": "function", "name": "f", "parameters": NONSENSE}],
+            "tool_choice": {"type": "function", "name": "f"},
+        },
+        "tools[0].parameters",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "fields", "param"), FOR_THE_ENGINE)
+def test_what_the_engine_refuses_is_named(dry_run: Instance, path: str, fields: dict, param: str):
+    for stream in (False, True):
+        body = {"model": MODEL, "stream": stream, **fields}
+        response = httpx.post(dry_run.url + path, json=body)
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["param"] == param
+        assert f"`{param}`" in error["message"]
+
+
+def test_what_the_engine_refuses_is_named_to_anthropic_s_clients(dry_run: Instance):
+    form = {"type": "json_schema", "schema": NONSENSE}
+    body = {"model": MODEL, **TURNS, "output_config": {"format": form}}
+    response = httpx.post(dry_run.url + "/v1/messages", json=body)
+    assert response.status_code == 400
+    assert "`output_config.format`" in response.json()["error"]["message"]
 
 
 BAD_BODIES = {

@@ -124,6 +124,40 @@ def test_other_forms(served: Instance, outputs: dict[str, Any], expected: str):
         assert re.fullmatch(expected, choice["text"]), choice["text"]
 
 
+AMBIGUOUS = [
+    {"grammar": 'root ::= s\ns ::= "" | [a-z ] s | s [a-z ] | s s'},
+    {"grammar": "root ::= s\ns ::= [a-z ] | s s | s s s | s s s s"},
+]
+
+
+@pytest.mark.parametrize("outputs", AMBIGUOUS, ids=["nullable", "four"])
+def test_a_grammar_that_takes_too_long_holds_nobody_up(served: Instance, outputs: dict[str, str]):
+    slow = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Go on."}],
+        "structured_outputs": outputs,
+        "min_tokens": 900,
+        "max_tokens": 1000,
+    }
+    quick = [{"structured_outputs": {"choice": ["yes"]}}, {"max_tokens": 5, "ignore_eos": True}]
+
+    async def run() -> None:
+        with Client(served.port) as one, Client(served.port) as other:
+            waiting = asyncio.ensure_future(one.send(json_post(CHAT, slow), timeout_s=60))
+            while not waiting.done():
+                for body in quick:
+                    sent = {**slow, "structured_outputs": None, "min_tokens": None, **body}
+                    reply = await other.send(json_post(CHAT, sent), timeout_s=30)
+                    assert reply.status == 200, reply.body
+            refused = await waiting
+            assert refused.status == 400, refused.body
+            error = json.loads(refused.body)["error"]
+            assert error["param"] == "structured_outputs.grammar"
+            assert "too long" in error["message"]
+
+    asyncio.run(run())
+
+
 def test_a_named_tool_gets_arguments_by_its_schema(served: Instance):
     requests = [
         {

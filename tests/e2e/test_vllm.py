@@ -286,7 +286,7 @@ def test_what_only_vllm_can_refuse_is_a_400(client: openai.OpenAI, *, stream: bo
     outputs = {"structured_outputs": {"grammar": "root ::= ("}}
     with pytest.raises(openai.BadRequestError, match="rammar") as refused:
         list(ask(client, CONVERSATIONS[0], stream=stream, extra_body=outputs))
-    assert refused.value.param == "structured_outputs"
+    assert refused.value.param == "structured_outputs.grammar"
 
 
 def test_a_repeated_long_prompt_comes_from_the_prefix_cache(client: openai.OpenAI) -> None:

@@ -595,40 +595,44 @@ class TestStructured:
         assert [place.token_ids[0] for place in logprobs_of(outputs)] == tokens(outputs)
 
     @pytest.mark.parametrize(
-        ("kind", "value", "param"),
+        ("kind", "value"),
         [
-            ("json", "{", "response_format"),
-            ("json", "[]", "response_format"),
-            ("json", '{"type": "nonsense"}', "response_format"),
-            ("json", '{"$ref": "#/nowhere"}', "response_format"),
-            ("json", '{"type": "string", "contentEncoding": 1, "pattern": "("}', "response_format"),
-            ("json", "[" * 3000 + "]" * 3000, "response_format"),
-            ("json", ["{}"], "response_format"),
-            ("regex", "(", "structured_outputs"),
-            ("regex", "a\0b", "structured_outputs"),
-            ("choice", [], "structured_outputs"),
-            ("choice", "yes", "structured_outputs"),
-            ("grammar", "", "structured_outputs"),
-            ("grammar", "nonsense", "structured_outputs"),
-            ("structural_tag", "{}", "response_format"),
+            ("json", "{"),
+            ("json", "[]"),
+            ("json", '{"type": "nonsense"}'),
+            ("json", '{"$ref": "#/nowhere"}'),
+            ("json", '{"$ref": "https://example.com/schema"}'),
+            ("json", '{"type": "string", "not": {"const": "x"}}'),
+            ("json", '{"type": "object", "if": {"required": ["a"]}, "then": {"required": ["b"]}}'),
+            ("json", '{"type": "object", "dependentRequired": {"a": ["b"]}}'),
+            ("json", '{"type": "string", "contentEncoding": 1, "pattern": "("}'),
+            ("json", "[" * 3000 + "]" * 3000),
+            ("json", ["{}"]),
+            ("regex", "("),
+            ("regex", "a\0b"),
+            ("choice", []),
+            ("choice", "yes"),
+            ("grammar", ""),
+            ("grammar", "nonsense"),
+            ("structural_tag", "{}"),
         ],
     )
-    def test_a_broken_form_is_refused(self, backend, tokenizer, kind, value, param):
-        request = self.request(tokenizer, StructuredOutput(kind, value))
+    def test_a_broken_form_is_refused(self, backend, tokenizer, kind, value):
+        request = self.request(tokenizer, StructuredOutput(kind, value, field="of_the_client"))
         refused = refusal(backend, request)
         assert refused.code in {"invalid_value", "unsupported_parameter"}
-        assert refused.param == param
+        assert refused.param == "of_the_client"
+        assert "`of_the_client`" in refused.message
 
     @pytest.mark.parametrize(
-        ("structured", "sampling"),
-        [
-            (StructuredOutput("json_object", whitespace_pattern=" "), {}),
-            (StructuredOutput("choice", ["yes"]), {"ignore_eos": True}),
-            (StructuredOutput("choice", ["yes"]), {"allowed_token_ids": [5]}),
-        ],
+        ("sampling", "param"),
+        [({"ignore_eos": True}, "ignore_eos"), ({"allowed_token_ids": [5]}, "of_the_client")],
     )
-    def test_what_can_t_be_had_together_is_refused(self, backend, tokenizer, structured, sampling):
-        refusal(backend, self.request(tokenizer, structured, **sampling))
+    def test_what_can_t_be_had_together_is_refused(self, backend, tokenizer, sampling, param):
+        structured = StructuredOutput("choice", ["yes"], field="of_the_client")
+        refused = refusal(backend, self.request(tokenizer, structured, **sampling))
+        assert refused.param == param
+        assert f"`{param}`" in refused.message
 
     def test_an_abort_while_its_grammar_is_made(self, backend, tokenizer):
         request = self.request(tokenizer, StructuredOutput("json", json.dumps(SCHEMA)))

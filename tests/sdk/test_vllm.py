@@ -248,8 +248,8 @@ def test_embeddings(client: openai.OpenAI):
     [
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
         ({"extra_body": {"stop_token_ids": [10**6]}}, "stop_token_ids"),
-        ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs"),
-        ({"extra_body": {"structured_outputs": {"grammar": "::="}}}, "structured_outputs"),
+        ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs.regex"),
+        ({"extra_body": {"structured_outputs": {"grammar": "::="}}}, "structured_outputs.grammar"),
         ({"max_tokens": 10**6}, "messages"),
     ],
     ids=str,

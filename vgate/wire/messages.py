@@ -15,7 +15,7 @@ from msgspec import Meta
 from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -48,13 +48,13 @@ class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
         value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
             structural tag (JSON as text); "" for any JSON object.
         disable_any_whitespace: For JSON: the shortest form only.
-        whitespace_pattern: For JSON: a regular expression for what may be between its parts.
+        field: What in the request demands it, for errors.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
     value: str | list[str] = ""
     disable_any_whitespace: bool = False
-    whitespace_pattern: str | None = None
+    field: str = "response_format"
 
 
 class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):

@@ -100,3 +100,40 @@ def test_every_case_has_one_right_answer_and_its_own_name() -> None:
 
 def test_nothing_to_compare_is_refused() -> None:
     assert main(["--only", "no case is called this"]) == 2
+
+
+def place(token: str, logprob: float, *most: tuple[str, float]) -> dict[str, object]:
+    top = [{"token": name, "logprob": value} for name, value in most]
+    return {"token": token, "logprob": logprob, "top_logprobs": top}
+
+
+def places(*content: object) -> Answer:
+    return Answer(200, {"choices": [{"logprobs": {"content": list(content)}}]})
+
+
+def test_what_differs_on_purpose_is_not_compared() -> None:
+    ours = places(place("c", -3.0, ("a", -1.0), ("b", -2.0)))
+    theirs = places(place("c", -3.0, ("c", -3.0), ("a", -1.0)))
+    assert judge(CASE, ours, theirs).outcome == EQUAL
+    echo = Answer(200, {"choices": [{"text": "a", "prompt_token_ids": [1], "stop_reason": 7}]})
+    plain = Answer(200, {"choices": [{"text": "a"}]})
+    assert judge(CASE, plain, echo).outcome == EQUAL
+    one = Answer(200, {"choices": [{"logprobs": {"tokens": ["x"], "text_offset": [1]}}]})
+    other = Answer(200, {"choices": [{"logprobs": {"tokens": ["x"], "text_offset": [2]}}]})
+    assert judge(CASE, one, other).outcome == EQUAL
+
+
+def test_all_else_is_compared() -> None:
+    ours = places(place("c", -3.0, ("a", -1.0), ("b", -2.0)))
+    for theirs in (
+        places(place("c", -3.0, ("c", -3.0), ("a", -1.1))),
+        places(place("c", -3.1, ("c", -3.1), ("a", -1.0))),
+        places(place("d", -3.0, ("d", -3.0), ("a", -1.0))),
+        places(place("c", -3.0, ("a", -1.0))),
+    ):
+        assert judge(CASE, ours, theirs).outcome == DIFFERENT
+    asked = Case("group", "name", CHAT, {"stop_token_ids": [7], "return_token_ids": True})
+    plain = Answer(200, {"choices": [{"text": "a"}]})
+    for more in ({"stop_reason": 7}, {"prompt_token_ids": [1]}):
+        told = Answer(200, {"choices": [{"text": "a", **more}]})
+        assert judge(asked, plain, told).outcome == DIFFERENT

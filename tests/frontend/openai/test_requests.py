@@ -58,6 +58,7 @@ NEUTRAL = {
     "mm_payload": ["tensors"],
     "return_mm_kwargs": [True],
     "functions": [[]],
+    "verbosity": ["medium"],
     "function_call": ["none", "auto"],
     "modalities": [["text"]],
     "tools": [[]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vgate.errors import InvalidValueError, ModelNotFoundError, UnsupportedParameterError
+from vgate.errors import InvalidValueError, ModelNotFoundError
 from vgate.wire.messages import GenerateOptions, ModelInfo, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
@@ -13,17 +13,6 @@ from vgate.wire.sampling import SamplingParams
 MAX_BAD_WORDS = 128
 MAX_BAD_WORDS_TOKENS = 1024
 MAX_TOKENS_NAMED = 1024
-
-_PARAM_OF_KIND = {
-    "json": "response_format",
-    "json_object": "response_format",
-    "structural_tag": "response_format",
-}
-
-
-def structured_param(structured: StructuredOutput) -> str:
-    """Return the field of the API that a form of the text comes from."""
-    return _PARAM_OF_KIND.get(structured.kind, "structured_outputs")
 
 
 def check(sampling: SamplingParams, options: GenerateOptions, model: ModelInfo) -> None:
@@ -84,19 +73,15 @@ def _check_bad_words(bad_words: list[list[int]], model: ModelInfo) -> None:
 
 
 def _check_structured(structured: StructuredOutput, sampling: SamplingParams) -> None:
-    param = structured_param(structured)
-    if structured.whitespace_pattern is not None:
-        # vLLM's xgrammar and guidance pass it over.
-        message = "`whitespace_pattern` is not supported"
-        raise UnsupportedParameterError(message, param=param)
+    param = structured.field
     if sampling.ignore_eos:
         # vLLM would go on with any text after the form is complete.
         message = f"`ignore_eos` can't be had together with `{param}`"
         raise InvalidValueError(message, param="ignore_eos")
     if isinstance(structured.value, list) != (structured.kind == "choice"):
         wanted = "a list of texts" if structured.kind == "choice" else "text"
-        message = f"`{structured.kind}` takes {wanted}"
+        message = f"`{param}` takes {wanted}"
         raise InvalidValueError(message, param=param)
     if structured.kind == "choice" and not structured.value:
-        message = "`choice` needs at least one text"
+        message = f"`{param}` needs at least one text"
         raise InvalidValueError(message, param=param)

@@ -32,10 +32,10 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
     chat = translation.chat_request()
     try:
         job = await chat_job(services, http, chat, arrived)
-    except InvalidRequestError as error:
+        dialect = MessagesDialect(job.name, http.id)
+        return await serving.serve(services, http, job, dialect, stream=bool(request.stream))
+    except InvalidRequestError as error:  # of the engine's as well
         raise translation.restated(error) from None
-    dialect = MessagesDialect(job.name, http.id)
-    return await serving.serve(services, http, job, dialect, stream=bool(request.stream))
 
 
 async def count_tokens(services: Services, http: HttpRequest) -> Response:

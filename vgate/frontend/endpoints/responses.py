@@ -22,15 +22,16 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
     arrived = time.monotonic()
     asked = decode_asked(await http.body(services.config.server.max_body_bytes))
+    # The engine may refuse what is asked as well.
     with asked.sources.restating():
         job = await chat_job(services, http, asked.chat, arrived)
-    told = job.options.logprobs is not None
-    form = ResponseForm(
-        response_to(asked, job.name, job.sampling),
-        LogprobTexts(job.text.token_texts) if told else None,
-    )
-    stream = bool(asked.request.stream)
-    return await serving.serve(services, http, job, ResponsesDialect(form), stream=stream)
+        told = job.options.logprobs is not None
+        form = ResponseForm(
+            response_to(asked, job.name, job.sampling),
+            LogprobTexts(job.text.token_texts) if told else None,
+        )
+        stream = bool(asked.request.stream)
+        return await serving.serve(services, http, job, ResponsesDialect(form), stream=stream)
 
 
 async def stored_response(_services: Services, http: HttpRequest) -> Response:

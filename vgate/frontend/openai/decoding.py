@@ -34,7 +34,6 @@ _RENAMED = {
     "guided_regex": "structured_outputs.regex",
     "guided_choice": "structured_outputs.choice",
     "guided_grammar": "structured_outputs.grammar",
-    "guided_whitespace_pattern": "structured_outputs.whitespace_pattern",
     "max_new_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
     "repeat_penalty": "repetition_penalty",

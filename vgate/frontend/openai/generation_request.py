@@ -117,6 +117,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
+    "verbosity": ("medium",),
 }
 _INSTEAD = {
     "functions": "use `tools`",

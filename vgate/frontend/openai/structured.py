@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.openai.decoding import check_json
+from vgate.frontend.openai.form_size import check_schema_size, check_text_size
 from vgate.wire.messages import StructuredOutput
 
 if TYPE_CHECKING:
@@ -48,10 +49,15 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     structural_tag: _Text | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
-    whitespace_pattern: _Text | None = None
+    whitespace_pattern: str | None = None
 
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+_REFUSED_OPTIONS = {
+    "disable_additional_properties": "say it in the schema",
+    # vLLM's xgrammar and guidance pass it over.
+    "whitespace_pattern": "JSON is compact",
+}
 
 
 def structured_output(request: GenerationRequest) -> StructuredOutput | None:
@@ -70,9 +76,14 @@ def structured_output(request: GenerationRequest) -> StructuredOutput | None:
     return _of_structured_outputs(outputs)
 
 
-def schema_form(schema: dict[str, Any]) -> StructuredOutput:
-    """Return the form of a text that is JSON by a schema."""
-    return StructuredOutput("json", json.dumps(schema, ensure_ascii=False))
+def schema_form(schema: dict[str, Any], field: str) -> StructuredOutput:
+    """Return the form of a text that is JSON by a schema, which is in that field.
+
+    Raises:
+        InvalidValueError: The schema is too large.
+    """
+    check_schema_size(schema, field)
+    return StructuredOutput("json", json.dumps(schema, ensure_ascii=False), field=field)
 
 
 def _of_response_format(form: ResponseFormat) -> StructuredOutput | None:
@@ -87,7 +98,7 @@ def _of_response_format(form: ResponseFormat) -> StructuredOutput | None:
         where = "response_format.json_schema" + (".schema" if form.json_schema else "")
         raise InvalidValueError(f"`{where}` is required", param=where)
     check_json(form.json_schema.schema, "response_format.json_schema.schema")
-    return schema_form(form.json_schema.schema)
+    return schema_form(form.json_schema.schema, "response_format")
 
 
 def _check_belongs(form: ResponseFormat) -> None:
@@ -113,6 +124,7 @@ def _structural_tag(form: ResponseFormat) -> StructuredOutput:
         message = "`response_format` needs either `format`, or `structures` and `triggers`"
         raise InvalidValueError(message, param="response_format")
     check_json(given, "response_format")
+    check_schema_size(given, "response_format")
     text = json.dumps({"type": "structural_tag", **given}, ensure_ascii=False)
     return StructuredOutput("structural_tag", text)
 
@@ -125,28 +137,26 @@ def _of_structured_outputs(outputs: StructuredOutputs) -> StructuredOutput:
         message = f"`{where}` needs exactly one of {', '.join(_KINDS)}{got}"
         raise InvalidValueError(message, param=where)
     kind = given[0]
-    if outputs.disable_additional_properties:
-        name = f"{where}.disable_additional_properties"
-        message = f"`{name}` is not supported by this server; say it in the schema"
-        raise UnsupportedParameterError(message, param=name)
     _check_options(outputs, kind)
-    value = _value(outputs, kind, f"{where}.{kind}")
+    field = f"{where}.{kind}"
     return StructuredOutput(
         kind,  # type: ignore[arg-type]
-        value,
+        _value(outputs, kind, field),
         bool(outputs.disable_any_whitespace),
-        outputs.whitespace_pattern,
+        field,
     )
 
 
 def _check_options(outputs: StructuredOutputs, kind: str) -> None:
-    if kind in {"json", "json_object"}:
-        return
-    for name in ("disable_any_whitespace", "whitespace_pattern"):
+    for name, instead in _REFUSED_OPTIONS.items():
         if getattr(outputs, name):
             where = f"structured_outputs.{name}"
-            message = f"`{where}` is only allowed with json or json_object"
-            raise InvalidValueError(message, param=where)
+            message = f"`{where}` is not supported by this server; {instead}"
+            raise UnsupportedParameterError(message, param=where)
+    if outputs.disable_any_whitespace and kind not in {"json", "json_object"}:
+        where = "structured_outputs.disable_any_whitespace"
+        message = f"`{where}` is only allowed with json or json_object"
+        raise InvalidValueError(message, param=where)
 
 
 def _value(outputs: StructuredOutputs, kind: str, where: str) -> str | list[str]:
@@ -158,9 +168,14 @@ def _value(outputs: StructuredOutputs, kind: str, where: str) -> str | list[str]
     if kind == "json":
         schema = _parsed(value, where) if isinstance(value, str) else value
         check_json(schema, where)
+        check_schema_size(schema, where)
         return json.dumps(schema, ensure_ascii=False)
     if kind == "structural_tag":
-        check_json(_parsed(value, where), where)
+        tag = _parsed(value, where)
+        check_json(tag, where)
+        check_schema_size(tag, where)
+    else:
+        check_text_size(value if isinstance(value, list) else [value], where)
     if kind == "regex" and "\0" in value:
         raise InvalidValueError(f"`{where}` must not have a NUL character", param=where)
     text: str | list[str] = value

@@ -96,9 +96,12 @@ class ToolUse(msgspec.Struct, frozen=True):
         """
         if self.mode == "named":
             # Of two of the same name the last, as in vLLM.
-            return schema_form({f["name"]: _parameters(f) for f in self.functions}[self.name])
+            places = {function["name"]: place for place, function in enumerate(self.functions)}
+            place = places[self.name]
+            field = f"tools[{place}].function.parameters"
+            return schema_form(_parameters(self.functions[place]), field)
         if self.mode == "required":
-            return schema_form(_calls_schema(self.functions, parallel=self.parallel))
+            return schema_form(_calls_schema(self.functions, parallel=self.parallel), "tools")
         return None
 
 

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from vgate.config import Config
 from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
-from vgate.engine.backends.checks import structured_param
 from vgate.engine.backends.dry_run import logprobs as logprobs_module
 from vgate.engine.backends.dry_run.sequence import Rules, Sequence
 from vgate.engine.backends.dry_run.structured import text_of
@@ -191,5 +190,6 @@ def _check_reply(
     """
     longest = len(reply) - 1
     if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.permit_all(reply)):
-        message = "the dry-run engine's answer of that form is forbidden by another parameter"
-        raise InvalidValueError(message, param=structured_param(structured))
+        field = structured.field
+        message = f"`{field}`: the dry-run engine's answer is forbidden by another parameter"
+        raise InvalidValueError(message, param=field)

@@ -6,10 +6,9 @@ import json
 import re
 from typing import Any
 
-from vgate.engine.backends.checks import structured_param
 from vgate.engine.backends.dry_run.instance import instance_of
 from vgate.engine.backends.dry_run.schema import Schema
-from vgate.errors import InvalidValueError, UnsupportedParameterError
+from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.wire.messages import StructuredOutput
 
 _NOT_JSON = object()
@@ -26,7 +25,15 @@ def text_of(structured: StructuredOutput, messages: list[str]) -> str:
     Raises:
         InvalidRequestError: The form is wrong, or the engine can't follow it.
     """
-    param = structured_param(structured)
+    try:
+        return _text_of(structured, messages)
+    except InvalidRequestError as error:
+        message = f"`{structured.field}` can't be followed: {error.message}"
+        raise type(error)(message, param=structured.field) from None
+
+
+def _text_of(structured: StructuredOutput, messages: list[str]) -> str:
+    param = structured.field
     value = structured.value
     match structured.kind:
         case "json":

@@ -18,8 +18,9 @@ from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
 from vgate.engine.backends.vllm.failures import is_permanent, start_failure
 from vgate.engine.backends.vllm.files import read_adapters
+from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.model import model_info, reporting_executor
-from vgate.engine.backends.vllm.outputs import translated
+from vgate.engine.backends.vllm.outputs import Running, too_slow, translated
 from vgate.engine.backends.vllm.parameters import Parameters, refusal
 from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, ReasoningMarks
 from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
@@ -54,11 +55,12 @@ class VLLMBackend:
         self._tokens_input = tokens_input
         self._refusals = (VLLMClientError, ValueError)
         self._worker_died = False
-        # vLLM's own objects of the running requests, for what it counts in them.
-        self._requests: dict[str, Any] = {}
+        self._running: dict[str, Running] = {}
         # One thread, as grammars share what the first one makes.
         self._grammars = ThreadPoolExecutor(1, "grammars")
-        self._preparing: dict[str, Future[Any]] = {}
+        self._preparing: dict[str, tuple[Request, Future[Any]]] = {}
+        # Running ones whose grammar has taken too long.
+        self._too_slow: set[str] = set()
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
         vllm_config, directory = engine_config(config, report_phase)
         adapters = [
@@ -73,6 +75,7 @@ class VLLMBackend:
                 log_stats=False,
                 executor_fail_callback=self._on_worker_death,
             )
+            time_grammars(self._core.structured_output_manager, self._too_slow.add)
             self._input_processor = InputProcessor(vllm_config)
             for adapter in adapters:
                 # A broken one is found out now, not inside a step.
@@ -103,9 +106,10 @@ class VLLMBackend:
         if request.sampling is not None:
             checks.check(request.sampling, request.options, self._model)
         if request.options.structured is not None:
-            self._preparing[request.key] = self._grammars.submit(self._prepare, request)
+            preparing = self._grammars.submit(self._prepare, request)
+            self._preparing[request.key] = request, preparing
         else:
-            self._start(request.key, self._prepare(request))
+            self._start(request, self._prepare(request))
 
     def _prepare(self, request: Request) -> Any:
         """Have vLLM check a request; return what its core takes.
@@ -135,19 +139,19 @@ class VLLMBackend:
             message = f"vLLM could not take the request: {type(error).__name__}"
             raise InternalError(message) from error
 
-    def _start(self, key: str, prepared: Any) -> None:
+    def _start(self, request: Request, prepared: Any) -> None:
         self._core.add_request(*prepared)
-        self._requests[key] = prepared[0]
+        self._running[request.key] = Running(request, prepared[0])
 
     def _start_prepared(self) -> list[Output]:
         """Start what has its grammar; return the end of what can't have it."""
         refused = []
-        for key, preparing in list(self._preparing.items()):
+        for key, (request, preparing) in list(self._preparing.items()):
             if not preparing.done():
                 continue
             del self._preparing[key]
             try:
-                self._start(key, preparing.result())
+                self._start(request, preparing.result())
             except VGateError as error:
                 refused.append(Output(key, [], None, 0, error=error))
         return refused
@@ -157,8 +161,8 @@ class VLLMBackend:
         self._core.abort_requests(keys)
         for key in keys:
             self._forget(key)
-            if (preparing := self._preparing.pop(key, None)) is not None:
-                preparing.cancel()
+            if (waiting := self._preparing.pop(key, None)) is not None:
+                waiting[1].cancel()
 
     def has_work(self) -> bool:
         """Say whether a sequence runs or its end has still to be settled."""
@@ -185,9 +189,19 @@ class VLLMBackend:
             for of_client in (by_client or {}).values()
             for output in of_client.outputs
         ]
+        if self._too_slow:
+            outputs = self._without_slow(outputs)
         # What vLLM brings without a run of the model is empty but for its own bookkeeping, so the
         # outputs say whether anything happened.
         return outputs if outputs or executed else None
+
+    def _without_slow(self, outputs: list[Output]) -> list[Output]:
+        """End the sequences whose grammar takes too long; return what the step brought instead."""
+        ended = [too_slow(self._running[key]) for key in self._too_slow if key in self._running]
+        self._too_slow.clear()
+        keys = [output.key for output in ended]
+        self.abort(keys)
+        return [output for output in outputs if output.key not in keys] + ended
 
     def kv_cache_usage(self) -> float:
         """Return the share of KV blocks in use."""
@@ -196,7 +210,7 @@ class VLLMBackend:
 
     def counts(self) -> BackendCounts:
         """Return what was counted; vLLM keeps preemptions with each request."""
-        running = sum(request.num_preemptions for request in self._requests.values())
+        running = sum(one.counted.num_preemptions for one in self._running.values())
         return BackendCounts(self._preemptions + running, self._prefix_queries, self._prefix_hits)
 
     def shutdown(self) -> None:
@@ -208,11 +222,11 @@ class VLLMBackend:
         """Note that the executor lost a process. Called from a thread of vLLM's."""
         self._worker_died = True
 
-    def _forget(self, key: str) -> Any:
-        request = self._requests.pop(key, None)
-        if request is not None:
-            self._preemptions += request.num_preemptions
-        return request
+    def _forget(self, key: str) -> Running | None:
+        running = self._running.pop(key, None)
+        if running is not None:
+            self._preemptions += running.counted.num_preemptions
+        return running
 
     def _output(self, output: Any) -> Output:
         """Translate what one step brought for one request."""
@@ -228,5 +242,5 @@ class VLLMBackend:
         ):
             # Nearly all are of this kind, one for every token.
             return Output(key, output.new_token_ids, None, cached_tokens)
-        request = self._requests.get(key) if reason is None else self._forget(key)
-        return translated(output, request, cached_tokens)
+        running = self._running.get(key) if reason is None else self._forget(key)
+        return translated(output, running, cached_tokens)

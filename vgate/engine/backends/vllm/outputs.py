@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from vgate.engine.backends.base import Output
+from vgate.engine.request import Request
 from vgate.errors import EngineUnavailableError, InvalidValueError, VGateError
 from vgate.wire.messages import FinishReason, Logprobs
 
@@ -12,12 +13,24 @@ from vgate.wire.messages import FinishReason, Logprobs
 _FINISH: dict[int | None, FinishReason | None] = {None: None, 0: "stop", 1: "length"}
 
 
-def translated(output: Any, request: Any, cached_tokens: int) -> Output:
+class Running(NamedTuple):
+    """A sequence that vLLM has.
+
+    Attributes:
+        request: What is asked.
+        counted: vLLM's own object of it, for what it counts there.
+    """
+
+    request: Request
+    counted: Any
+
+
+def translated(output: Any, running: Running | None, cached_tokens: int) -> Output:
     """Translate an output.
 
     Args:
         output: vLLM's EngineCoreOutput.
-        request: vLLM's own object of the request; None if it is unknown.
+        running: What it is of; None if it is unknown.
         cached_tokens: Prompt tokens found in the prefix cache.
     """
     key, reason = output.request_id, output.finish_reason
@@ -25,26 +38,37 @@ def translated(output: Any, request: Any, cached_tokens: int) -> Output:
         vector = output.pooling_output.float().cpu().numpy().astype("<f4").tobytes()
         return Output(key, [], None, cached_tokens, vector)
     if reason not in _FINISH:
-        return Output(key, [], None, cached_tokens, error=_given_up(reason, request))
+        return Output(key, [], None, cached_tokens, error=_given_up(reason, running))
     logprobs = prompt_logprobs = None
-    if request is not None and (arrays := output.new_logprobs) is not None:
-        logprobs = _of_tokens(arrays, request.sampling_params.logprobs)
-    if request is not None and (tensors := output.new_prompt_logprobs_tensors) is not None:
-        prompt_logprobs = _of_prompt(tensors, request.sampling_params.prompt_logprobs)
+    if running is not None:
+        options = running.request.options
+        if (arrays := output.new_logprobs) is not None:
+            logprobs = _of_tokens(arrays, options.logprobs or 0)
+        if (tensors := output.new_prompt_logprobs_tensors) is not None:
+            prompt_logprobs = _of_prompt(tensors, options.prompt_logprobs or 0)
     token_ids, finish_reason = output.new_token_ids, _FINISH[reason]
     return Output(
         key, token_ids, finish_reason, cached_tokens, None, None, logprobs, prompt_logprobs
     )
 
 
-def _given_up(reason: Any, request: Any) -> VGateError:
+def _given_up(reason: Any, running: Running | None) -> VGateError:
     """Say why vLLM ended one request before it was complete; the others go on."""
-    if request is not None and request.use_structured_output:
+    if running is not None and (form := running.request.options.structured) is not None:
         # Its grammar can't be compiled, or the other parameters allow no token that fits it.
-        message = "the form that is asked for can't be followed together with the other parameters"
-        return InvalidValueError(message, param="response_format")
+        message = f"`{form.field}` can't be followed, at least not with the other parameters"
+        return InvalidValueError(message, param=form.field)
     message = f"vLLM ended the request before it was complete ({reason})"
     return EngineUnavailableError(message, retry_after_s=1.0)
+
+
+def too_slow(running: Running) -> Output:
+    """Return the end of a sequence whose grammar takes too long."""
+    form = running.request.options.structured
+    assert form is not None
+    message = f"`{form.field}` takes too long to follow: it can be read in too many ways"
+    error = InvalidValueError(message, param=form.field)
+    return Output(running.request.key, [], None, 0, error=error)
 
 
 def _of_tokens(arrays: Any, count: int) -> list[Logprobs]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from vgate.engine.backends.checks import structured_param, unknown_adapter
+from vgate.engine.backends.checks import unknown_adapter
+from vgate.engine.backends.vllm.schemas import passed_over
 from vgate.engine.request import Request
 from vgate.errors import (
     ContextLengthExceededError,
@@ -44,7 +45,9 @@ class Parameters:
         self._structured_params = StructuredOutputsParams
         self._pooling_params = PoolingParams
         self._output_kind = RequestOutputKind.DELTA
-        self._compact: bool = vllm_config.structured_outputs_config.disable_any_whitespace
+        settings = vllm_config.structured_outputs_config
+        self._compact: bool = settings.disable_any_whitespace
+        self._passes_over = settings.backend == "xgrammar"
         self._adapters = {adapter.lora_name: adapter for adapter in adapters}
 
     def of(self, request: Request) -> Any:
@@ -99,9 +102,23 @@ class Parameters:
             return None
         if structured.disable_any_whitespace and not self._compact:
             message = "`disable_any_whitespace` is switched off by this server's configuration"
-            raise UnsupportedParameterError(message, param=structured_param(structured))
+            raise UnsupportedParameterError(message, param=structured.field)
+        if self._passes_over and structured.kind in {"json", "structural_tag"}:
+            _check_schema(structured)
         value = True if structured.kind == "json_object" else structured.value
         return self._structured_params(**{structured.kind: value})
+
+
+def _check_schema(structured: StructuredOutput) -> None:
+    """See that all of a schema will be followed; what is no schema is left to vLLM to refuse."""
+    try:
+        schema = msgspec.json.decode(str(structured.value))
+    except (ValueError, RecursionError):
+        return
+    if (part := passed_over(schema)) is not None:
+        field = structured.field
+        message = f"`{field}` can't be followed: a schema's {part} is not supported"
+        raise UnsupportedParameterError(message, param=field)
 
 
 def refusal(error: Exception, request: Request) -> VGateError:
@@ -112,6 +129,6 @@ def refusal(error: Exception, request: Request) -> VGateError:
         return ContextLengthExceededError(message, param="messages")
     param = getattr(error, "parameter", None)
     if param is None and (structured := request.options.structured) is not None:
-        param = structured_param(structured)
+        param = structured.field
         message = f"`{param}` can't be followed: {_XGRAMMAR_PLACE.sub('', message).strip()}"
     return InvalidValueError(message, param=param)
