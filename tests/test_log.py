@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
 import sys
+import threading
 from datetime import datetime
 
 import pytest
@@ -141,3 +143,57 @@ def test_configuring_twice_does_not_double_lines(written, root):
 def test_a_record_without_fields_is_formatted(formatter):
     record = logging.LogRecord("n", logging.INFO, "f", 1, "text", None, None)
     assert "text" in formatter("engine").format(record)
+
+
+def test_lines_of_one_turn_of_a_loop_leave_together(written):
+    lines = written("info", json_format=False)
+    log = Log("vgate.test")
+
+    async def scenario():
+        logs.gather_lines(asyncio.get_running_loop())
+        log.info("first")
+        log.info("second")
+        assert lines() == [""]
+        await asyncio.sleep(0)
+        assert [line.split()[-1] for line in lines()] == ["first", "second"]
+
+    asyncio.run(scenario())
+
+
+def test_errors_and_lines_of_other_threads_do_not_wait(written):
+    lines = written("info", json_format=False)
+    log = Log("vgate.test")
+
+    async def scenario():
+        logs.gather_lines(asyncio.get_running_loop())
+        log.info("waits")
+        log.error("fails")
+        assert [line.split()[-1] for line in lines()] == ["waits", "fails"]
+        other = threading.Thread(target=log.info, args=("elsewhere",))
+        other.start()
+        other.join()
+        assert lines()[-1].endswith("elsewhere")
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_is_written_at_the_end(written):
+    lines = written("info", json_format=False)
+
+    async def scenario():
+        logs.gather_lines(asyncio.get_running_loop())
+        asyncio.get_running_loop().call_soon(Log("vgate.test").info, "last")
+
+    asyncio.run(scenario())
+    logging.shutdown()
+    assert lines()[-1].endswith("last")
+
+
+def test_other_handlers_get_the_events_as_well(written, root):
+    written()
+    heard = []
+    other = logging.Handler()
+    other.emit = lambda record: heard.append((record.getMessage(), record.vgate_fields))
+    root.addHandler(other)
+    Log("vgate.test").info("event", status=200)
+    assert heard == [("event", {"status": 200})]
