@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from tests.frontend.gateway import Protocol, chat_body, until
+from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, until
 from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Timeouts
+from vgate.frontend import deadlines, http
 from vgate.frontend.routes import ROUTES
 from vgate.wire.control import Drain, FrontendBeat
 
@@ -423,5 +424,26 @@ def test_a_fault_of_ours_is_a_500_with_the_request_id_and_no_details(serve, monk
         assert (answer.status, answer.error["code"]) == (500, "internal_error")
         assert answer.headers["x-request-id"] in answer.error["message"]
         assert "secret" not in answer.body.decode()
+
+    serve(scenario)
+
+
+class Stalled(Protocol):
+    """A client that announces a body and does not send it."""
+
+    async def __call__(self) -> bytes:
+        return await asyncio.get_running_loop().create_future()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_without_end(serve, monkeypatch):
+    monkeypatch.setattr(http, "_BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(deadlines, "_SWEEP_S", 0.005)
+
+    async def scenario(gateway):
+        stalled = Stalled([])
+        scope = Scope("POST", "/v1/chat/completions", {"content-length": "10"})
+        await asyncio.wait_for(gateway.app.__rsgi__(scope, stalled), DEADLINE_S)
+        assert stalled.status == 408
+        assert (await gateway.chat()).status == 200
 
     serve(scenario)
