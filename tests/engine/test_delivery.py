@@ -42,6 +42,22 @@ def test_tokens_go_to_all_who_wait_for_them() -> None:
     assert [requests[key].generated_tokens for key in "xy"] == [1, 2]
 
 
+def test_a_token_and_nothing_else_goes_into_the_columns() -> None:
+    requests = running(x=[(A, 1), (B, 7)], y=[(A, 2)], z=[(A, 3)], u=[(A, 4)], v=[(A, 5)])
+    outputs = [
+        Output("x", [30], None, 0),
+        Output("y", [31, 32], None, 0),
+        Output("z", [33], None, 8),
+        Output("u", [34], "length", 0),
+        Output("v", [35], None, 0),
+    ]
+    more = [Delta(2, [31, 32]), Delta(3, [33], None, 8), Delta(4, [34], "length")]
+    assert deliver_tokens(outputs, requests).messages == {
+        A: Step([1, 5], [30, 35], more),
+        B: Step([7], [30], []),
+    }
+
+
 def test_logprobs_go_with_their_tokens() -> None:
     output = Output("x", [5], None, 0, logprobs=[PLACE], prompt_logprobs=[None, PLACE])
     ((delta,),) = (

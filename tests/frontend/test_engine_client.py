@@ -140,7 +140,7 @@ def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
             _, message = await play.hear(Generate)
             assert message.id == sequence.id
         play.send(
-            Step([first.id, other.id], [1, 3], [Delta(second.id, [2], None, 7)]),
+            Step([first.id, 999, other.id], [1, 9, 3], [Delta(second.id, [2], None, 7)]),
             b"\xff malformed",
             Status(3, 0, 0.5),
         )
