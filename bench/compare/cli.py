@@ -34,7 +34,9 @@ def parse(arguments: Sequence[str]) -> Options:
     given = _parser().parse_args(arguments)
     quick: bool = given.quick
     names = given.scenario or [
-        name for name, scenario in SCENARIOS.items() if not quick or scenario.quick_s is not None
+        name
+        for name, scenario in SCENARIOS.items()
+        if not scenario.extra and (not quick or scenario.quick_s is not None)
     ]
     return Options(
         quick=quick,

@@ -58,6 +58,7 @@ class Client:
         while left:
             message = self._receive()
             if isinstance(message, Step):
+                tokens += len(message.tokens)
                 for delta in message.deltas:
                     tokens += len(delta.token_ids)
                     left -= delta.finish_reason is not None

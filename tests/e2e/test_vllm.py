@@ -22,6 +22,7 @@ from tests.e2e.instance import Instance, wait_until
 from tests.e2e.offline import generate_offline
 from tests.e2e.traffic import EngineProbe
 from tests.tiny_model.rendering import plain_environment, read_template
+from tests.wire.steps import deltas_of
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Failures, Generate, Step
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -338,7 +339,7 @@ def test_the_engine_answers_each_bad_request_and_goes_on(
             if isinstance(message, Failures):
                 codes.update({failure.id: failure.code for failure in message.failures})
             elif isinstance(message, Step):
-                for delta in message.deltas:
+                for delta in deltas_of(message):
                     assert delta.id == 5
                     tokens += delta.token_ids
                     finish_reason = delta.finish_reason

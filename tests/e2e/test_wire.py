@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.instance import Instance, wait_until
 from tests.e2e.traffic import CHAT, MODEL, EngineProbe, chat, endless
+from tests.wire.steps import deltas_of
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.dry_run_vocabulary import END, USER
 from vgate.wire.messages import (
@@ -116,7 +117,7 @@ def test_nonsense_in_a_message_kills_nothing(dry_run: Instance, engine: EnginePr
     text = b""
     while b"hello" not in text:
         if isinstance(step := engine.receive(), Step):
-            text += bytes(t for d in step.deltas if d.id == 2 for t in d.token_ids if t < END)
+            text += bytes(t for d in deltas_of(step) if d.id == 2 for t in d.token_ids if t < END)
     check_alive(dry_run, pids)
 
 

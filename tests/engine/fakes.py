@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import BackendCounts, Output
 from vgate.engine.loop import EngineLoop
 from vgate.engine.request import Request
@@ -207,7 +208,7 @@ class Bench:
 
     def deltas(self, peer: bytes, number: int) -> list[Delta]:
         """Return a request's deltas."""
-        return [d for step in self.heard(peer, Step) for d in step.deltas if d.id == number]
+        return [d for step in self.heard(peer, Step) for d in deltas_of(step) if d.id == number]
 
     def failures(self, peer: bytes) -> list[Failure]:
         """Return the failures that a frontend was sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.engine.delivery import PendingFailures, catch_up, deliver_embeddings, deliver_tokens
 from vgate.engine.request import Request
@@ -33,12 +34,28 @@ def test_tokens_go_to_all_who_wait_for_them() -> None:
     outputs = [Output("x", [3], None, 4), Output("y", [5, 6], "stop", 0)]
     delivery = deliver_tokens(outputs, requests)
     assert delivery.messages == {
-        A: Step([Delta(1, [3], None, 4), Delta(2, [5, 6], "stop")]),
-        B: Step([Delta(7, [3], None, 4)]),
+        A: Step(deltas=[Delta(1, [3], None, 4), Delta(2, [5, 6], "stop")]),
+        B: Step(deltas=[Delta(7, [3], None, 4)]),
     }
     assert delivery.finished == [requests["y"]]
     assert delivery.failed == []
     assert [requests[key].generated_tokens for key in "xy"] == [1, 2]
+
+
+def test_a_token_and_nothing_else_goes_into_the_columns() -> None:
+    requests = running(x=[(A, 1), (B, 7)], y=[(A, 2)], z=[(A, 3)], u=[(A, 4)], v=[(A, 5)])
+    outputs = [
+        Output("x", [30], None, 0),
+        Output("y", [31, 32], None, 0),
+        Output("z", [33], None, 8),
+        Output("u", [34], "length", 0),
+        Output("v", [35], None, 0),
+    ]
+    more = [Delta(2, [31, 32]), Delta(3, [33], None, 8), Delta(4, [34], "length")]
+    assert deliver_tokens(outputs, requests).messages == {
+        A: Step([1, 5], [30, 35], more),
+        B: Step([7], [30], []),
+    }
 
 
 def test_logprobs_go_with_their_tokens() -> None:
@@ -121,13 +138,13 @@ class TestWhole:
             output = Output("x", [number], finish, 5 if number == 0 else 0)
             told.append(deliver_tokens([output], requests).messages)
         assert [step.get(A) for step in told] == [
-            Step([Delta(1, [0], None, 5)]),
+            Step(deltas=[Delta(1, [0], None, 5)]),
             None,
             None,
-            Step([Delta(1, [1, 2, 3], "length")]),
+            Step(deltas=[Delta(1, [1, 2, 3], "length")]),
         ]
         # Others follow it token by token.
-        assert [step[B].deltas[0].token_ids for step in told] == [[0], [1], [2], [3]]
+        assert [deltas_of(step[B])[0].token_ids for step in told] == [[0], [1], [2], [3]]
 
     def test_with_its_log_probabilities(self) -> None:
         requests = self.request()
@@ -137,13 +154,13 @@ class TestWhole:
             Output("x", [3], "stop", 0, logprobs=[PLACE]),
         ]
         steps = [deliver_tokens([output], requests).messages.get(A) for output in outputs]
-        assert steps[0] == Step([Delta(1, [1], logprobs=[PLACE], prompt_logprobs=[None])])
+        assert steps[0] == Step(deltas=[Delta(1, [1], logprobs=[PLACE], prompt_logprobs=[None])])
         assert steps[1] is None
-        assert steps[2] == Step([Delta(1, [2, 3], "stop", logprobs=[PLACE, PLACE])])
+        assert steps[2] == Step(deltas=[Delta(1, [2, 3], "stop", logprobs=[PLACE, PLACE])])
 
     def test_an_end_with_the_first_token_is_one_delta(self) -> None:
         messages = deliver_tokens([Output("x", [9], "stop", 0)], self.request()).messages
-        assert messages[A] == Step([Delta(1, [9], "stop")])
+        assert messages[A] == Step(deltas=[Delta(1, [9], "stop")])
 
     def test_who_joins_late_gets_what_there_is_and_then_the_rest(self) -> None:
         requests = self.request()
@@ -154,4 +171,4 @@ class TestWhole:
         requests["x"].subscribers.append((A, 2))
         assert A not in deliver_tokens([Output("x", [3], None, 0)], requests).messages
         last = deliver_tokens([Output("x", [4], "length", 0)], requests).messages[A]
-        assert last == Step([Delta(1, [2, 3, 4], "length"), Delta(2, [3, 4], "length")])
+        assert last == Step(deltas=[Delta(1, [2, 3, 4], "length"), Delta(2, [3, 4], "length")])

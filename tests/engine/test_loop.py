@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.fakes import MODEL, Bench, generate
+from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.engine.loop import HEARTBEAT_S, Beat, engine_died
 from vgate.errors import InternalError, InvalidValueError, from_code
@@ -100,7 +101,7 @@ class TestGenerate:
         assert greeted.backend.steps == 3
         for peer in (A, B):
             steps = greeted.heard(peer, Step)
-            assert [[d.id for d in step.deltas] for step in steps] == [[1, 2]] * 3
+            assert [[d.id for d in deltas_of(step)] for step in steps] == [[1, 2]] * 3
 
     def test_cached_tokens_are_passed_on(self, greeted):
         greeted.say(A, generate(1))

@@ -294,6 +294,16 @@ class TestGathering:
             assert scheduler.admit(now) == [request]
             finish(scheduler, request, now + 0.5)
 
+    def test_who_asks_again_right_after_an_answer_starts_at_once(self):
+        scheduler = make_scheduler()
+        now = 5.0
+        for _ in range(3):
+            request = make_request()
+            scheduler.submit(request, now)
+            assert scheduler.admit(now) == [request]
+            finish(scheduler, request, now + BURST_GAP_S / 4)
+            now += BURST_GAP_S / 2
+
     def test_a_burst_is_gathered_while_it_keeps_coming(self):
         scheduler = make_scheduler(max_num_seqs=100, max_wait_s=0.05)
         now = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.engine.fakes import Bench, generate
+from tests.wire.steps import deltas_of
 from vgate.wire.messages import Abort, Embed, GenerateOptions, Goodbye, Step
 
 A, B, C = b"a", b"b", b"c"
@@ -184,5 +185,5 @@ def test_a_more_urgent_joiner_hastens_what_waits(bench):
     bench.say(A, Abort([0]))
     bench.turn(3)
     assert tokens(bench, B, 1) == tokens(bench, A, 11) == tokens(bench, A, 10) == [1]
-    order = [step.deltas[-1].id for step in bench.heard(A, Step) if step.deltas[-1].id >= 10]
+    order = [last for step in bench.heard(A, Step) if (last := deltas_of(step)[-1].id) >= 10]
     assert order == [11, 10]

@@ -26,7 +26,7 @@ class Reader:
         self.choice = Choice(
             self.sequence,
             [],
-            Reading(tokenizer=model.tokenizer, stops=stops, min_tokens=min_tokens, **reading),
+            Reading(texts=model.known_texts, stops=stops, min_tokens=min_tokens, **reading),
         )
 
     def feed(self, ids, finish=None):

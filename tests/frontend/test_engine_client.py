@@ -140,7 +140,7 @@ def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
             _, message = await play.hear(Generate)
             assert message.id == sequence.id
         play.send(
-            Step([Delta(first.id, [1]), Delta(second.id, [2], None, 7), Delta(other.id, [3])]),
+            Step([first.id, 999, other.id], [1, 9, 3], [Delta(second.id, [2], None, 7)]),
             b"\xff malformed",
             Status(3, 0, 0.5),
         )
@@ -148,7 +148,7 @@ def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
         assert (first.pending, second.pending, other.pending) == ([1], [2], [3])
         assert second.cached_tokens == 7
         assert first.answer.flushes == other.answer.flushes == 1
-        play.send(Step([Delta(first.id, [4], "length"), Delta(second.id, [5], "stop")]))
+        play.send(Step(deltas=[Delta(first.id, [4], "length"), Delta(second.id, [5], "stop")]))
         await until(lambda: second.finish_reason, "the end")
         assert (first.finish_reason, second.finish_reason) == ("length", "stop")
         assert play.client.in_flight == 1
@@ -176,7 +176,7 @@ def test_an_abort_is_sent_once_and_silences_what_follows(play):
         play.client.abort(sequences)
         _, message = await play.hear(Abort)
         assert message == Abort([s.id for s in sequences])
-        play.send(Step([Delta(sequences[0].id, [1], "stop")]), Status(7, 0, 0.0))
+        play.send(Step(deltas=[Delta(sequences[0].id, [1], "stop")]), Status(7, 0, 0.0))
         await until(lambda: play.client.status.running == 7, "the status")
         assert sequences[0].pending == []
         assert play.client.in_flight == 0

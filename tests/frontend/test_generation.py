@@ -32,7 +32,7 @@ def make(loop, built_in):
 
     def make_(kind, *, n=1, stops=(), min_tokens=0, usage=True):
         aborted, written = [], []
-        reading = Reading(tokenizer=built_in.tokenizer, stops=stops, min_tokens=min_tokens)
+        reading = Reading(texts=built_in.known_texts, stops=stops, min_tokens=min_tokens)
         arguments = (loop, lambda s: Choice(s, [], reading), [10], n, aborted.extend)
         if kind == "whole":
             answer = WholeAnswer(*arguments)

@@ -72,7 +72,7 @@ failures = st.builds(messages.Failure, int64s, texts, texts, st.none() | floats)
 to_frontend = st.one_of(
     st.builds(messages.Welcome, int64s, model_infos),
     st.builds(messages.Refused, int64s, texts),
-    st.builds(messages.Step, st.lists(deltas)),
+    st.builds(messages.Step, st.lists(int64s), st.lists(uint32s), st.lists(deltas)),
     st.builds(messages.Failures, st.lists(failures)),
     st.builds(messages.Status, int64s, int64s, floats),
 )

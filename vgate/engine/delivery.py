@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from msgspec import structs
-
 from vgate.engine.backends.base import Output
 from vgate.engine.request import Request
 from vgate.engine.subscriptions import Subscriber
@@ -44,7 +42,7 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
         outputs: Of one step.
         running: The requests in the batch by key; outputs of others are dropped.
     """
-    by_peer: dict[bytes, list[Delta]] = {}
+    by_peer: dict[bytes, Step] = {}
     finished: list[Request] = []
     failed: list[tuple[Request, VGateError]] = []
     # This loop runs once for every token that the engine generates.
@@ -55,26 +53,43 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
         if error is not None:
             failed.append((request, error))
             continue
-        request.generated_tokens += len(token_ids)
-        if request.share or request.told:
+        count = len(token_ids)
+        request.generated_tokens += count
+        told = request.told
+        if told or request.share:
             _keep(request, token_ids, cached_tokens, logprobs, of_prompt)
-        for peer, number in request.subscribers:
-            if (peer, number) in request.told:
-                if finish_reason is None and request.told[peer, number]:
-                    continue
-                delta = _untold(request, (peer, number), finish_reason)
-            else:
-                delta = Delta(number, token_ids, finish_reason, cached_tokens)
-                if logprobs is not None or of_prompt is not None:
-                    delta = structs.replace(delta, logprobs=logprobs, prompt_logprobs=of_prompt)
-            deltas = by_peer.get(peer)
-            if deltas is None:
-                by_peer[peer] = [delta]
-            else:
-                deltas.append(delta)
         if finish_reason is not None:
             finished.append(request)
-    return Delivery({peer: Step(deltas) for peer, deltas in by_peer.items()}, finished, failed)
+        plain = (
+            count == 1
+            and finish_reason is None
+            and not cached_tokens
+            and logprobs is None
+            and of_prompt is None
+        )
+        for peer, number in request.subscribers:
+            step = by_peer.get(peer)
+            if step is None:
+                step = by_peer[peer] = Step([], [], [])
+            if told and (peer, number) in told:
+                if finish_reason is not None or not told[peer, number]:
+                    step.deltas.append(_untold(request, (peer, number), finish_reason))
+            elif plain:
+                step.ids.append(number)
+                step.tokens.append(token_ids[0])
+            else:
+                step.deltas.append(
+                    Delta(
+                        number,
+                        token_ids,
+                        finish_reason,
+                        cached_tokens,
+                        logprobs=logprobs,
+                        prompt_logprobs=of_prompt,
+                    )
+                )
+    messages = {peer: step for peer, step in by_peer.items() if step.ids or step.deltas}
+    return Delivery(messages, finished, failed)
 
 
 def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:

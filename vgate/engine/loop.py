@@ -219,7 +219,7 @@ class EngineLoop:
             return False
         self._subscriptions.add(request, subscriber)
         self._scheduler.hasten(request, message.priority)
-        self._send(subscriber[0], Step([catch_up(request, subscriber, whole=message.whole)]))
+        self._send(subscriber[0], Step(deltas=[catch_up(request, subscriber, whole=message.whole)]))
         return True
 
     def _leave(self, subscriber: Subscriber) -> None:

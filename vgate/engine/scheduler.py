@@ -119,17 +119,18 @@ class BatchScheduler:
             active = [t.served for n, t in self._tenants.items() if t.queue or n in running]
             # If nobody is, it starts where service had got to.
             tenant.served = max(tenant.served, min(active, default=self._served_so_far))
+        if not self._running:
+            # Two arrivals close together make a burst; its begin bounds the gathering. A lone
+            # request starts at once: the next one of a client that was answered is none either.
+            if not self._waiting or now - self._last_arrival > BURST_GAP_S:
+                self._burst_began = None
+            elif self._burst_began is None:
+                self._burst_began = self._last_arrival
         self._arrivals += 1
         request.order = self._arrivals
         insort(tenant.queue, request, key=_turn)
         self._waiting[request.key] = request
         self._next_deadline = min(self._next_deadline, request.queue_deadline)
-        if not self._running:
-            # Two arrivals close together make a burst; its begin bounds the gathering.
-            if now - self._last_arrival > BURST_GAP_S:
-                self._burst_began = None
-            elif self._burst_began is None:
-                self._burst_began = self._last_arrival
         self._last_arrival = now
 
     def hasten(self, request: Request, priority: int) -> None:
@@ -154,6 +155,9 @@ class BatchScheduler:
         if not self._waiting or self.gather_s(now) > 0:
             return []
         self._burst_began = None
+        if len(self._running) >= self._limits.max_num_seqs:
+            # The usual state of a busy engine, asked after every step.
+            return []
         admitted = []
         committed = sum(map(self._expected_kv_tokens, self._running.values()))
         while self._waiting and len(self._running) < self._limits.max_num_seqs:

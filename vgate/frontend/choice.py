@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable
 
 import msgspec
-from tokenizers import Tokenizer
 
 from vgate.frontend.detokenizer import Detokenizer
 from vgate.frontend.finished import EndReason, FinishedChoice, ToolCall
 from vgate.frontend.ids import new_id
+from vgate.frontend.known_texts import KnownTexts
 from vgate.frontend.parsing.base import OutputParser, ToolCallDelta
 from vgate.frontend.parsing.reasoning import ReasoningParser
 from vgate.frontend.sequence import Sequence
@@ -36,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of a request's choices are read.
 
     Attributes:
-        tokenizer: The model's.
+        texts: What is known of the model's vocabulary.
         skip_special_tokens: Whether the text leaves special tokens out.
         stops, include_stop, min_tokens: Strings that end a choice, whether they belong to it, and
             after how many tokens they are looked for.
@@ -51,7 +51,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             nevertheless, and thrown away.
     """
 
-    tokenizer: Tokenizer
+    texts: KnownTexts
     skip_special_tokens: bool = True
     stops: tuple[str, ...] = ()
     include_stop: bool = False
@@ -112,7 +112,7 @@ class Choice:
         self.sequence = sequence
         self._reading = reading
         self._detokenizer = Detokenizer(
-            reading.tokenizer, prompt, skip_special_tokens=reading.skip_special_tokens
+            reading.texts, prompt, skip_special_tokens=reading.skip_special_tokens
         )
         self._stops = (
             StopStrings(reading.stops, include=reading.include_stop) if reading.stops else None

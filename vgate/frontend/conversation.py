@@ -237,7 +237,7 @@ def _reading(request: ChatRequest, asked: _Asked) -> Reading:
         # A model may call a tool without having ended its reasoning.
         reasoning = partial(ReasoningParser, start, implicit_ends=markers)
     return Reading(
-        tokenizer=text.tokenizer,
+        texts=text.known_texts,
         skip_special_tokens=skip_special_tokens,
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),

@@ -172,10 +172,20 @@ class EngineClient:
 
     def _on_step(self, step: Step, touched: list[Answer]) -> None:
         running = self._running
+        # This loop runs once for every token of every stream.
+        for number, token in zip(step.ids, step.tokens, strict=False):
+            sequence = running.get(number)
+            if sequence is None:
+                # Aborted, and the abort is still on its way.
+                continue
+            sequence.pending.append(token)
+            answer = sequence.answer
+            if not answer.touched:
+                answer.touched = True
+                touched.append(answer)
         for delta in step.deltas:
             sequence = running.get(delta.id)
             if sequence is None:
-                # Aborted, and the abort is still on its way.
                 continue
             sequence.pending += delta.token_ids
             if delta.cached_tokens:
@@ -189,10 +199,7 @@ class EngineClient:
             if delta.finish_reason is not None:
                 sequence.finish_reason = delta.finish_reason
                 del running[delta.id]
-            answer = sequence.answer
-            if not answer.touched:
-                answer.touched = True
-                touched.append(answer)
+            _touch(sequence.answer, touched)
 
     def _on_embeddings(self, message: Embeddings, touched: list[Answer]) -> None:
         for embedding in message.embeddings:

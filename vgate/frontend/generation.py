@@ -46,6 +46,19 @@ class Answer:
         abort: Stops sequences in the engine.
     """
 
+    # Streams are many, and each is looked at after every step, by when nothing of it is in the
+    # processor's caches: the fewer places it has in memory the better.
+    __slots__ = (
+        "_abort",
+        "_choices_each",
+        "_left",
+        "_prompt_tokens",
+        "choices",
+        "done",
+        "first_token_at",
+        "touched",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -142,6 +155,8 @@ class Answer:
 class WholeAnswer(Answer):
     """An answer for a request that is not streamed."""
 
+    __slots__ = ()
+
     @property
     def whole(self) -> bool:
         """Whether nothing is done with tokens until the last has come."""
@@ -170,6 +185,8 @@ class StreamedAnswer(Answer):
         stream_format: Builds the events.
         open_stream: Sends the status and headers.
     """
+
+    __slots__ = ("_format", "_open_stream", "_simple", "_stream", "_unopened")
 
     def __init__(
         self,

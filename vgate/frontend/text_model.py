@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.known_texts import KnownTexts
 from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
 from vgate.frontend.token_texts import TokenTexts
 from vgate.wire import dry_run_vocabulary
@@ -40,6 +41,7 @@ class TextModel:
         tool_parser: How it writes tool calls; None if that isn't known.
         reasons: Whether it writes reasoning between marks.
         token_texts: Its vocabulary, token by token.
+        known_texts: The same as answers are read with.
         tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
@@ -61,6 +63,7 @@ class TextModel:
         self.tool_parser: str | None = None
         self.reasons = False
         self.token_texts = TokenTexts(tokenizer)
+        self.known_texts = KnownTexts(tokenizer)
         templates = [template for template in (template, self.tool_template) if template]
         self.tells_time = any("strftime_now" in template.source for template in templates)
 

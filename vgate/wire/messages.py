@@ -246,9 +246,20 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(Message, frozen=True):
-    """All that one engine step brought for one frontend."""
+    """All that one engine step brought for one frontend.
 
-    deltas: list[Delta]
+    Nearly always that is one token for a sequence and nothing else. Such come in two columns, which
+    cost less to make and to read than a list of objects does.
+
+    Attributes:
+        ids: The frontend's numbers of the sequences that got one token and nothing else.
+        tokens: Those tokens, in the same order.
+        deltas: What came for all others.
+    """
+
+    ids: list[int] = []
+    tokens: list[int] = []
+    deltas: list[Delta] = []
 
 
 class Embeddings(Message, frozen=True):

@@ -86,6 +86,9 @@ class Router:
         """Return the next (peer, payload), or None if there is none now."""
         peer, payloads = self._received
         if not payloads:
+            # Asking whether there is a message costs less than not getting one.
+            if not self._readable():
+                return None
             try:
                 peer, *payloads = self._socket.recv_multipart(_NOBLOCK)
             except zmq.Again:
@@ -94,6 +97,10 @@ class Router:
             self._received = peer, payloads
         # A peer that sends no payload is answered by the decoder.
         return peer, payloads.pop() if payloads else b""
+
+    def _readable(self) -> bool:
+        events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
+        return bool(events & _POLLIN)
 
     def send(self, peer: bytes, payload: bytes) -> bool:
         """Send without waiting; False if the peer is gone or has stopped reading."""

@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         cache: Whether finished answers may be given again.
         output_tokens: Length of an answer, where it is made up.
         body: The answer, where it is a constant.
+        compiled: Whether vLLM compiles its model instead of running it eagerly.
     """
 
     step_ms: float = 0.0
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache: bool = False
     output_tokens: int = 64
     body: str = ""
+    compiled: bool = False
 
 
 class Setup(msgspec.Struct, kw_only=True):

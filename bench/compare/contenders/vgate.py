@@ -40,7 +40,7 @@ def vgate(setup: Setup, settings: Settings) -> Service:
     # They name what V-Gate has keys of its own for.
     arguments.pop("max_model_len")
     arguments.pop("max_num_seqs")
-    return _service("vgate", settings, own, environment_of(setup))
+    return _service("vgate", settings, own, environment_of(setup, settings))
 
 
 def vgate_dry_run(setup: Setup, settings: Settings) -> Service:

@@ -37,9 +37,12 @@ _RUST_KINDS = (
 )
 
 
-def environment_of(setup: Setup) -> dict[str, str | None]:
+def environment_of(setup: Setup, settings: Settings) -> dict[str, str | None]:
     """Return the environment of every contender with an engine."""
-    return dict(ENGINE_ENVIRONMENT if setup.device == "cpu" else _GPU_ENVIRONMENT)
+    environment = dict(ENGINE_ENVIRONMENT if setup.device == "cpu" else _GPU_ENVIRONMENT)
+    if settings.compiled:
+        environment["TORCHDYNAMO_DISABLE"] = None
+    return environment
 
 
 def engine_arguments(setup: Setup, settings: Settings) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def engine_arguments(setup: Setup, settings: Settings) -> dict[str, Any]:
     if setup.device == "cpu":
         arguments |= {
             "dtype": "float32",
-            "enforce_eager": True,
+            "enforce_eager": not settings.compiled,
             "kv_cache_memory_bytes": _KV_CACHE_BYTES,
         }
     else:
@@ -86,7 +89,7 @@ def vllm_serve_1p(setup: Setup, settings: Settings) -> Service:
 def _python(name: str, setup: Setup, settings: Settings, *, worker: bool) -> Service:
     require_vllm()
     port = free_port()
-    environment = environment_of(setup)
+    environment = environment_of(setup, settings)
     environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = None if worker else "0"
     return Service(
         name=name,
@@ -115,7 +118,7 @@ def vllm_rs(setup: Setup, settings: Settings) -> Service:
     if not os.access(setup.vllm_rs, os.X_OK):
         raise UnavailableError(f"{setup.vllm_rs} is no program")
     port = free_port()
-    environment = environment_of(setup)
+    environment = environment_of(setup, settings)
     # It starts "python3" and asks for the metadata of a package named vllm; the CPU build has
     # another name, and its platform is known by the version's suffix.
     environment["PATH"] = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', '')}"  # noqa: PTH120 - a virtual environment's link must not be resolved

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 from collections.abc import Sequence
 
 from bench.compare.contenders import Settings
@@ -11,6 +12,7 @@ from bench.compare.stage import Stage, figure, ratio
 from bench.compare_answers.difference import first_difference
 
 CONTENDERS = ("vgate", "vllm-serve", "vllm-serve-1p", "vllm-rs")
+_COMPILED = ("vgate", "vllm-serve-1p")
 _PROBES = (
     "The rain in spring",
     "Tell me about a lighthouse",
@@ -36,22 +38,48 @@ _SHOWN = (
 
 def streamed_chat(stage: Stage) -> None:
     """Run each number of clients with each length."""
-    settings = Settings(max_num_seqs=64, max_model_len=2048)
     names = CONTENDERS[:2] if stage.plan.quick else CONTENDERS
+    # Clients, tokens, requests: the shortest runs that have a second round where it matters.
+    plans = [(32, 64, 128), (32, 256, 64), (128, 64, 256), (128, 256, 128)]
+    _run(stage, names, [(32, 64, 64)] if stage.plan.quick else plans, compiled=False)
+
+
+def compiled_chat(stage: Stage) -> None:
+    """The same with compiled models: the best configuration of V-Gate and of vLLM's server."""
+    if shutil.which("g++") is None:
+        stage.note("Left out: vLLM compiles with g++, which is not installed.")
+        return
+    _run(stage, _COMPILED, [(32, 64, 256), (128, 64, 512)], compiled=True)
+
+
+def _run(
+    stage: Stage, names: Sequence[str], plans: Sequence[tuple[int, int, int]], *, compiled: bool
+) -> None:
+    settings = Settings(max_num_seqs=64, max_model_len=2048, compiled=compiled)
+    stage.note(
+        "All requests are greedy (temperature 0): drawing from 2,048 probabilities for each token "
+        "would take the model as long as all the rest, and is not what is compared."
+    )
     try:
         with stage.running(*names, settings=settings) as contenders:
             if contenders:
-                _measure(stage, contenders)
+                _measure(stage, contenders, plans)
     finally:
         _judge(stage)  # also what was measured until the time was over
 
 
-def _measure(stage: Stage, contenders: Sequence[Running]) -> None:
+def _measure(
+    stage: Stage, contenders: Sequence[Running], plans: Sequence[tuple[int, int, int]]
+) -> None:
     _compare_texts(stage, contenders)
-    # Clients, tokens, requests: the shortest runs that have a second round where it matters.
-    plans = [(32, 64, 128), (32, 256, 64), (128, 64, 256), (128, 256, 128)]
-    for clients, tokens, requests in [(32, 64, 64)] if stage.plan.quick else plans:
-        load = Load(clients=clients, requests=requests, output_tokens=tokens, warmup=8)
+    for clients, tokens, requests in plans:
+        load = Load(
+            clients=clients,
+            requests=requests,
+            output_tokens=tokens,
+            temperature=0.0,
+            warmup=8,
+        )
         stage.case(f"{clients} clients, {tokens} tokens", load, contenders, _SHOWN)
 
 

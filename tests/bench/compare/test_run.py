@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from bench.compare.cli import parse
 from bench.compare.clock import Clock
 from bench.compare.constant_load import (
     WrongAnswerError,
@@ -19,13 +20,14 @@ from bench.compare.constant_load import (
     request_bytes,
 )
 from bench.compare.contenders import CONTENDERS, Settings, Setup
-from bench.compare.contenders.vllm import flags
+from bench.compare.contenders.vllm import engine_arguments, environment_of, flags
 from bench.compare.load import Load
 from bench.compare.models import VOCABULARY, Models
 from bench.compare.peers import Peers
 from bench.compare.progress import Progress
 from bench.compare.results import ScenarioResult
 from bench.compare.scenarios.growth import write_conversations
+from bench.compare.scenarios.streamed_chat import compiled_chat
 from bench.compare.service import Running, Service, UnavailableError
 from bench.compare.stage import Plan, Stage, figure
 from bench.load.prompts import WORDS
@@ -139,6 +141,30 @@ def test_flags_are_a_command_line() -> None:
         *("--max-num-seqs", "4", "--enforce-eager", "--no-enable-prefix-caching"),
         *("--x", '{"a": 1}'),
     ]
+
+
+def test_what_takes_long_is_run_only_when_asked_for() -> None:
+    assert "compiled-chat" not in parse([]).scenarios
+    assert "streamed-chat" in parse([]).scenarios
+    assert parse(["--scenario", "compiled-chat"]).scenarios == ("compiled-chat",)
+
+
+def test_compiled_models_are_compiled_for_everybody(setup: Setup) -> None:
+    for compiled in (True, False):
+        settings = Settings(compiled=compiled)
+        assert engine_arguments(setup, settings)["enforce_eager"] is not compiled
+        # Compiling is switched off in this variable, which the caller may have set.
+        disabled = environment_of(setup, settings)["TORCHDYNAMO_DISABLE"]
+        assert disabled == (None if compiled else "1")
+
+
+def test_compiled_chat_needs_a_compiler(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    clock = Clock(60)
+    stage = Stage(Plan(), setup, clock, Progress(clock))
+    compiled_chat(stage)
+    assert "g++" in stage.result.notes[0]
+    assert stage.starts == []
 
 
 def test_conversations_end_with_the_user_and_differ(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def _sampling(
 
 def _reading(request: CompletionRequest, text: TextModel) -> Reading:
     return Reading(
-        tokenizer=text.tokenizer,
+        texts=text.known_texts,
         skip_special_tokens=request.skip_special_tokens is not False,
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),

@@ -178,7 +178,15 @@ def _message(choice: FinishedChoice, form: ChatForm) -> Message:
 class ChatFormat:
     """Builds the events of one stream; see `vgate.frontend.stream_format.StreamFormat`."""
 
-    __slots__ = ("_form", "_head", "_prefixes", "_suffix", "_usage", "counts")
+    __slots__ = (
+        "_form",
+        "_head",
+        "_index",
+        "_prefix",
+        "_suffix",
+        "_usage",
+        "counts",
+    )
 
     counts: Callable[[], Counts]
 
@@ -192,7 +200,9 @@ class ChatFormat:
         # OpenAI's chunks carry "usage": null before the one that has it.
         self._usage = b',"usage":null' if form.include_usage else b""
         self._suffix = b'},"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
-        self._prefixes: dict[int, bytes] = {}
+        # Of the choice whose text came last; -1 where a chunk is more than prefix, text and suffix.
+        self._index = -1
+        self._prefix = b""
 
     def begin(self) -> bytes:
         """Return nothing: the choices say it all."""
@@ -200,7 +210,6 @@ class ChatFormat:
 
     def open(self, index: int, _prompt_logprobs: list[Logprobs | None] | None) -> bytes:
         """Return the chunk with the role."""
-        self._prefixes[index] = self._head + b'{"index":%d,"delta":{"content":' % index
         form = self._form
         prompt = b""
         if form.prompt_token_ids is not None and index == 0:
@@ -215,9 +224,12 @@ class ChatFormat:
 
     def text(self, index: int, text: str) -> bytes:
         """Return a chunk of text."""
-        if self._form.continuous_usage:
-            return self.piece(index, Piece(text))
-        return self._prefixes[index] + _encode(text) + self._suffix
+        if index != self._index:
+            if self._form.continuous_usage:
+                return self.piece(index, Piece(text))
+            self._index = index
+            self._prefix = self._head + b'{"index":%d,"delta":{"content":' % index
+        return self._prefix + _encode(text) + self._suffix
 
     def piece(self, index: int, piece: Piece) -> bytes:
         """Return a chunk that is more than text."""

@@ -28,6 +28,8 @@ from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
 _MAX_PREFILL_TOKENS = 2048
+# The kernel makes any sleep last 50 us and more (prctl(2), PR_SET_TIMERSLACK), none at all too.
+_SHORTEST_PAUSE_S = 1e-6
 
 
 class DryRunBackend:
@@ -87,7 +89,9 @@ class DryRunBackend:
         self._resume_preempted()
         self._preempt_overfull()
         prefilled = self._prefill()
-        time.sleep(self._step_s + prefilled * self._prefill_s)
+        pause_s = self._step_s + prefilled * self._prefill_s
+        if pause_s >= _SHORTEST_PAUSE_S:
+            time.sleep(pause_s)
         return list(self._decode())
 
     def kv_cache_usage(self) -> float:
