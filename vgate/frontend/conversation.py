@@ -161,8 +161,10 @@ async def _asked(services: Services, http: HttpRequest, request: ChatRequest) ->
     check_against_model(request, text.info)
     tools = tool_use(request)
     rendered = render_chat(model, text, request, tools)
-    encode = text.encode_special if request.add_special_tokens else text.encode
-    prompt = await services.tokenize(encode, rendered, len(rendered))
+    if request.add_special_tokens:
+        prompt = await services.tokenize(text.encode_special, rendered, len(rendered))
+    else:
+        prompt = await services.tokenize_rendered(text, rendered)
     prompt = truncated(request, prompt, text.info.max_model_len)
     return _Asked(model, adapter, text, tools, rendered, prompt)
 

@@ -14,6 +14,7 @@ from vgate.frontend.openai.requests import ChatRequest
 from vgate.frontend.recent_requests import RecentRequests
 from vgate.frontend.result_cache import ResultCache
 from vgate.frontend.served_model import ServedModel
+from vgate.frontend.text_model import TextModel
 
 _DRAIN_RETRY_AFTER_S = 5.0
 _TOKENIZE_INLINE_CHARS = 16_384
@@ -81,6 +82,18 @@ class Services:
         if chars <= _TOKENIZE_INLINE_CHARS:
             return encode(text)
         return await self.loop.run_in_executor(None, encode, text)
+
+    async def tokenize_rendered(self, text: TextModel, rendered: str) -> list[int]:
+        """Return the token ids of rendered text; as `tokenize`."""
+        pieces = text.pieces
+        if len(rendered) <= _TOKENIZE_INLINE_CHARS:
+            return pieces.encode(rendered)
+        cut = pieces.split(rendered)
+        unknown = pieces.unknown(cut)
+        if pieces.work(unknown) <= _TOKENIZE_INLINE_CHARS:
+            return pieces.join(cut, {})
+        ids = await self.loop.run_in_executor(None, pieces.encode_each, unknown)
+        return pieces.join(cut, dict(zip(unknown, ids, strict=True)))
 
     def model(self, name: str) -> ServedModel:
         """Return the model that a request names.

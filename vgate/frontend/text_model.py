@@ -14,6 +14,7 @@ from vgate.config.schema import Model as ModelConfig
 from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.known_texts import KnownTexts
 from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
+from vgate.frontend.piece_encoder import PieceEncoder
 from vgate.frontend.token_texts import TokenTexts
 from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import ModelInfo
@@ -42,6 +43,7 @@ class TextModel:
         reasons: Whether it writes reasoning between marks.
         token_texts: Its vocabulary, token by token.
         known_texts: The same as answers are read with.
+        pieces: Tokenises rendered text.
         tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
@@ -64,6 +66,7 @@ class TextModel:
         self.reasons = False
         self.token_texts = TokenTexts(tokenizer)
         self.known_texts = KnownTexts(tokenizer)
+        self.pieces = PieceEncoder(tokenizer)
         templates = [template for template in (template, self.tool_template) if template]
         self.tells_time = any("strftime_now" in template.source for template in templates)
 
@@ -85,11 +88,7 @@ class TextModel:
 
     def encode(self, text: str) -> list[int]:
         """Tokenise rendered text; the template has written all special tokens itself."""
-        # Unlike `encode`, this leaves out the offsets, which nobody here needs: a fifth of the time
-        # for a short text, a third for a long one.
-        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        return ids
+        return self.pieces.encode(text)
 
     def encode_bad_words(self, words: list[str]) -> list[list[int]]:
         """Tokenise words that are never to be generated, as vLLM does.

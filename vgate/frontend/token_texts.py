@@ -39,7 +39,7 @@ class TokenTexts:
             return b""
         if self._byte_level:
             try:
-                return bytes(_BYTE_OF[char] for char in token)
+                return bytes(BYTE_OF[char] for char in token)
             except KeyError:
                 return token.encode()
         if match := _BYTE_TOKEN.fullmatch(token):
@@ -66,4 +66,5 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet
 
 
-_BYTE_OF = _byte_alphabet()
+# The bytes by their characters in byte-level vocabularies.
+BYTE_OF = _byte_alphabet()

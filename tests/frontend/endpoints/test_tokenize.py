@@ -73,6 +73,25 @@ class TestText:
 
 
 class TestConversation:
+    @pytest.mark.parametrize("word", ["word ", "né "])
+    @pytest.mark.parametrize("turns", [2, 400])
+    def test_a_long_conversation(self, serve, tiny_model_dir, tiny, word, turns):
+        # On a thread, at once, or from memory: the tokens are the same.
+        messages = [
+            {"role": ("user", "assistant")[turn % 2], "content": f"{turn} {word * 20_000}"[:size]}
+            for turn in range(turns)
+            for size in [70_000 if turns == 2 else 100]
+        ]
+
+        async def scenario(gateway):
+            for more in (0, 1, 1, 2):
+                said = [*messages, *messages[:more]]
+                answer = await post(gateway, "/tokenize", {"messages": said})
+                rendered = tiny.template.render(said)
+                assert answer.json["tokens"] == tiny.tokenizer.encode(rendered).ids
+
+        serve(scenario, model=Model(model_id=str(tiny_model_dir)))
+
     def test_it_is_what_the_chat_endpoint_sends(self, serve, tiny_model_dir):
         async def scenario(gateway):
             answer = await post(gateway, "/tokenize", {"messages": HI, "return_token_strs": True})
