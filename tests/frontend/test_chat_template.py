@@ -6,11 +6,18 @@ import re
 from datetime import datetime
 
 import pytest
+from jinja2 import Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tests.tiny_model.rendering import plain_environment, read_template
 from tests.tiny_model.samples import CONVERSATIONS, TEXTS
 from vgate.errors import InvalidValueError
-from vgate.frontend.chat_template import RESERVED, ChatTemplate, TemplateSyntaxError
+from vgate.frontend.chat_template import (
+    RESERVED,
+    ChatTemplate,
+    TemplateSyntaxError,
+    _environment,
+)
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -259,6 +266,20 @@ def test_the_sandbox_holds(source):
 def test_a_broken_template_is_told_with_its_line(source):
     with pytest.raises(TemplateSyntaxError, match="line 2"):
         ChatTemplate(f"first\n{source}", {})
+
+
+@pytest.mark.parametrize(
+    "attribute", ["role", "none", "absent", "items", "get", "__class__", "fromkeys", "mro", "clear"]
+)
+def test_attributes_of_messages_are_what_the_sandbox_says(attribute):
+    message = {"role": "user", "content": "Hi", "none": None, "items": "mine", "mro": "mine"}
+    ours = _environment().getattr(message, attribute)
+    plain = ImmutableSandboxedEnvironment().getattr(message, attribute)
+    assert type(ours) is type(plain)
+    if isinstance(plain, Undefined):
+        assert ours._undefined_message == plain._undefined_message
+    else:
+        assert ours == plain
 
 
 def test_rendering_leaves_nothing_behind():

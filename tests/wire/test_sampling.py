@@ -63,6 +63,11 @@ def test_zero_and_false_are_given(name):
     assert getattr(merged, name) == FALSY[name]
 
 
+def test_a_length_comes_before_both():
+    given, defaults = SamplingParams(max_tokens=5, top_k=3), SamplingParams(max_tokens=7)
+    assert given.over(defaults, max_tokens=9) == SamplingParams(max_tokens=9, top_k=3)
+
+
 def test_a_request_merges_to_plain_parameters():
     class Request(SamplingParams, kw_only=True, frozen=True):
         model: str = ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.openai.completion_request import CompletionRequest
@@ -62,8 +60,7 @@ def sampling_of(
     if (request.min_tokens or 0) > room:
         message = f"`min_tokens` must be at most the {room} tokens left in the model's context"
         raise InvalidValueError(message, param="min_tokens")
-    sampling = request.over(text.defaults)
-    return msgspec.structs.replace(sampling, max_tokens=wanted or room)
+    return request.over(text.defaults, max_tokens=wanted or room)
 
 
 def options_of(

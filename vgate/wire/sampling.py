@@ -9,6 +9,7 @@ request crosses the wire.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated
 
 import msgspec
@@ -46,16 +47,21 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     logit_bias: dict[TokenId, Bias] | None = None
     allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1)] | None = None
 
-    def over(self, defaults: SamplingParams) -> SamplingParams:
-        """Return plain SamplingParams with `defaults` wherever a parameter was not given."""
-        return SamplingParams(
-            **{
-                name: default if (value := getattr(self, name)) is None else value
-                for name, default in zip(
-                    FIELDS, (getattr(defaults, name) for name in FIELDS), strict=True
-                )
-            }
-        )
+    def over(self, defaults: SamplingParams, *, max_tokens: int | None = None) -> SamplingParams:
+        """Return plain SamplingParams with `defaults` wherever a parameter was not given.
+
+        Args:
+            defaults: Plain SamplingParams.
+            max_tokens: Comes before both, if it is given.
+        """
+        given = {
+            name: value
+            for name, value in zip(FIELDS, _values(self), strict=True)
+            if value is not None
+        }
+        if max_tokens is not None:
+            given["max_tokens"] = max_tokens
+        return msgspec.structs.replace(defaults, **given)
 
 
 def nth_seed(seed: int, index: int) -> int:
@@ -64,6 +70,7 @@ def nth_seed(seed: int, index: int) -> int:
 
 
 FIELDS = SamplingParams.__struct_fields__
+_values = attrgetter(*FIELDS)
 
 # What is used where neither the request nor the model's generation_config.json says anything.
 DEFAULTS = SamplingParams(

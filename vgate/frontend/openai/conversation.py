@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -52,6 +53,12 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     annotations: Any = None
 
 
+# What a message may have beside its role and text, which nearly none has.
+_more = attrgetter(*(set(ChatMessage.__struct_fields__) - {"role", "content"}))
+_NO_MORE = (None,) * (len(ChatMessage.__struct_fields__) - 2)
+# Roles whose messages need more, or that are refused.
+_WITH_MORE = frozenset({"tool", "function"})
+
 # Fields of one role only.
 _OF_ASSISTANT = ("tool_calls", "reasoning", "reasoning_content", "refusal")
 
@@ -63,7 +70,8 @@ def check_messages(messages: list[ChatMessage]) -> None:
         InvalidRequestError: With the path of the field at fault.
     """
     for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
+        if not _is_text(message) or message.role in _WITH_MORE:
+            _check_message(message, f"messages[{index}]")
 
 
 def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
@@ -84,10 +92,17 @@ def message_text(message: ChatMessage) -> str:
     return "\n".join((part.text if part.type == "text" else part.refusal) or "" for part in content)
 
 
+def _is_text(message: ChatMessage) -> bool:
+    """Say whether a message is a text and nothing else."""
+    return isinstance(message.content, str) and _more(message) == _NO_MORE
+
+
 def _template_message(message: ChatMessage) -> dict[str, Any]:
     # OpenAI renamed "system" for its newer models; templates know the old name.
     role = "system" if message.role == "developer" else message.role
     shown: dict[str, Any] = {"role": role, "content": message_text(message)}
+    if _is_text(message):
+        return shown
     if message.tool_calls:
         shown["tool_calls"] = [
             {
