@@ -16,6 +16,7 @@ from vgate.frontend.known_texts import KnownTexts
 from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
 from vgate.frontend.piece_encoder import PieceEncoder
 from vgate.frontend.token_texts import TokenTexts
+from vgate.frontend.tokenizer_file import read_tokenizer
 from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -142,7 +143,7 @@ def _load_files(info: ModelInfo, config: ModelConfig) -> TextModel:
     directory = Path(info.directory)
     path = directory / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = read_tokenizer(path)
     except Exception as error:
         message = f"cannot read {path}: {error}"
         raise TextModelError(message) from error
