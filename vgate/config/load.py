@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from vgate.config.earlier import REPLACED
 from vgate.config.schema import Config
@@ -99,6 +98,9 @@ def _lower_level(document: dict[str, Any]) -> None:
 
 
 def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    # Only the launcher reads it: in a frontend this would be a megabyte that nothing needs.
+    import yaml
+
     named = environ.get(CONFIG_PATH)
     path = Path(named or DEFAULT_PATH)
     if not named and not path.exists():

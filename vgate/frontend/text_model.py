@@ -114,6 +114,8 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
     Raises:
         TextModelError: A file is missing or not valid.
     """
+    # What the process left so far makes room for the most that this takes.
+    _give_memory_back()
     text = _load_files(info, config)
     tools, plain = text.tool_template, text.template
     text.tool_parser = None if config.tool_parser == "none" else config.tool_parser

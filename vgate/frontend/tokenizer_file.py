@@ -102,6 +102,8 @@ class _Merges(Sequence[tuple[str, str]]):
                 if not space or " " in right:
                     raise _UnusualError
                 yield left, right
+        # The model is made once they are read, which takes most.
+        self._raw = b""
 
     def _counted(self) -> int:
         """Return how many there are, each directly behind the other and nothing after them."""
