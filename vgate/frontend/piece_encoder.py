@@ -57,10 +57,21 @@ class PieceEncoder:
         return [piece for piece in dict.fromkeys(pieces[::2]) if piece not in self._kept]
 
     def work(self, pieces: Iterable[str]) -> int:
-        """Return the work of tokenising pieces, as characters that the tokenizer would get."""
+        """Return the work of tokenising pieces by words where that can be.
+
+        In characters for the tokenizer, which does the rest.
+        """
         if self._words is None:
             return sum(map(len, pieces))
         return sum(len(p) // _WORDS_FASTER if p.isascii() else len(p) for p in pieces)
+
+    def by_words(self, pieces: Iterable[str]) -> dict[str, list[int]]:
+        """Return the tokens of those pieces that have few words which are new."""
+        words = self._words
+        if words is None:
+            return {}
+        found = ((piece, words.encode(piece)) for piece in pieces if piece.isascii())
+        return {piece: ids for piece, ids in found if ids is not None}
 
     def encode_each(self, pieces: list[str]) -> list[list[int]]:
         """Tokenise pieces on any thread; others run meanwhile."""

@@ -90,10 +90,14 @@ class Services:
             return pieces.encode(rendered)
         cut = pieces.split(rendered)
         unknown = pieces.unknown(cut)
+        known = {}
         if pieces.work(unknown) <= _TOKENIZE_INLINE_CHARS:
-            return pieces.join(cut, {})
-        ids = await self.loop.run_in_executor(None, pieces.encode_each, unknown)
-        return pieces.join(cut, dict(zip(unknown, ids, strict=True)))
+            known = pieces.by_words(unknown)
+            unknown = [piece for piece in unknown if piece not in known]
+        if sum(map(len, unknown)) > _TOKENIZE_INLINE_CHARS:
+            ids = await self.loop.run_in_executor(None, pieces.encode_each, unknown)
+            known.update(zip(unknown, ids, strict=True))
+        return pieces.join(cut, known)
 
     def model(self, name: str) -> ServedModel:
         """Return the model that a request names.

@@ -16,6 +16,7 @@ from vgate.frontend.openai.tokenize import TokenizeChat, TokenizeText, decode_to
 from vgate.frontend.text_model import load_text_model
 from vgate.frontend.token_ids import check_token_ids
 
+NEW_WORDS = "".join(f"x{number:x}y " for number in range(200))
 HI = [{"role": "user", "content": "hi"}]
 USER, END, ASSISTANT = 258, 256, 259
 
@@ -73,14 +74,17 @@ class TestText:
 
 
 class TestConversation:
-    @pytest.mark.parametrize("word", ["word ", "né "])
+    @pytest.mark.parametrize("word", ["word ", "né ", NEW_WORDS])
     @pytest.mark.parametrize("turns", [2, 400])
-    def test_a_long_conversation(self, serve, tiny_model_dir, tiny, word, turns):
+    @pytest.mark.parametrize("chars", [50_000, 200_000])
+    def test_a_long_conversation(self, serve, tiny_model_dir, tiny, word, turns, chars):
         # On a thread, at once, or from memory: the tokens are the same.
         messages = [
-            {"role": ("user", "assistant")[turn % 2], "content": f"{turn} {word * 20_000}"[:size]}
+            {
+                "role": ("user", "assistant")[turn % 2],
+                "content": f"{turn} {word * (chars // turns)}"[: chars // turns],
+            }
             for turn in range(turns)
-            for size in [70_000 if turns == 2 else 100]
         ]
 
         async def scenario(gateway):
