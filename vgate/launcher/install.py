@@ -38,6 +38,7 @@ TITLES = {
     "vllm-cpu": "vLLM for the CPU (about 1.5 GB on disk)",
     "vllm-cuda": "vLLM for NVIDIA GPUs (several GB)",
     "test": "the test tools",
+    "models": "the models that tests load",
 }
 POLL_S = 0.1
 
