@@ -196,10 +196,14 @@ class Digests:
             model=self._models.__getitem__,
             adapter=lambda _name: "",
             tokenize=self._tokenize,
+            tokenize_rendered=self._tokenize_rendered,
         )
 
     async def _tokenize(self, encode: Any, text: str, _chars: int) -> list[int]:
         return encode(text)
+
+    async def _tokenize_rendered(self, text: Any, rendered: str) -> list[int]:
+        return text.encode(rendered)
 
     def __call__(self, body: dict[str, Any]) -> bytes:
         request = decode_chat(msgspec.json.encode(body))
