@@ -41,8 +41,14 @@ def served(run_dirs: Path, tiny_model_dir: Path) -> Iterator[Instance]:
         assert not instance.has_problem()
 
 
-def ask_all(served: Instance, requests: list[dict[str, Any]], path: str = CHAT) -> list[Said]:
-    """Send requests, every other one streamed, and return what was answered in their order."""
+def ask_all(served: Instance, requests: list[dict[str, Any]], streamed: int = 1) -> list[Said]:
+    """Send requests and return what was answered in their order.
+
+    Args:
+        served: Who is asked.
+        requests: What goes into the bodies.
+        streamed: Those with an even number (0), or an odd one (1), are streamed.
+    """
     answers: dict[int, Said] = {}
     work = iter(enumerate(requests))
 
@@ -51,11 +57,11 @@ def ask_all(served: Instance, requests: list[dict[str, Any]], path: str = CHAT) 
             for number, request in work:
                 messages = [{"role": "user", "content": f"Say something, number {number}."}]
                 body = {"model": MODEL, "messages": messages, "seed": number, **request}
-                if number % 2:
+                if number % 2 == streamed:
                     body |= {"stream": True, "stream_options": {"include_usage": True}}
-                reply = await connection.send(json_post(path, body), timeout_s=300)
+                reply = await connection.send(json_post(CHAT, body), timeout_s=300)
                 assert reply.status == 200, (reply.body, request)
-                answers[number] = said(path, reply)
+                answers[number] = said(CHAT, reply)
 
     async def run() -> None:
         async with asyncio.TaskGroup() as group:
@@ -85,7 +91,9 @@ def test_the_schemas_are_different_and_demand_something():
         assert text.count(f'"{word}"') > 10
 
 
-def test_json_is_by_its_schema(served: Instance):
+@pytest.mark.parametrize("streamed", [0, 1])
+def test_json_is_by_its_schema(served: Instance, streamed: int):
+    """All schemas are asked for whole and streamed, the halves in turns."""
     requests: list[dict[str, Any]] = []
     for number, schema in enumerate(SCHEMAS):
         form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
@@ -93,7 +101,7 @@ def test_json_is_by_its_schema(served: Instance):
         requests.append(
             {"response_format": form} if number % 4 < 2 else {"structured_outputs": outputs}
         )
-    answers = ask_all(served, requests)
+    answers = ask_all(served, requests, streamed)
     for schema, answer in zip(SCHEMAS, answers, strict=True):
         (choice,) = answer["choices"]
         assert choice["finish_reason"] == "stop", (schema, choice)
