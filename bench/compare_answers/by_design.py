@@ -5,8 +5,7 @@
   single tokens are left out.
 - The most likely tokens: V-Gate tells the N most likely ones, as OpenAI does. vLLM's list begins
   with the token that was chosen, wherever it ranks, and so loses the last one.
-- What nobody asked for: vLLM adds the prompt's token ids or log probabilities to an echo, and the
-  id of the model's own second end token as `stop_reason`.
+- What nobody asked for: vLLM adds the prompt's token ids or log probabilities to an echo.
 - `max_tokens: 0`: vLLM counts the token that it throws away.
 """
 
@@ -43,9 +42,6 @@ def _drop_unasked(choice: dict[str, Any], body: dict[str, Any]) -> None:
         choice.pop("prompt_token_ids", None)
     if body.get("prompt_logprobs") is None:
         choice.pop("prompt_logprobs", None)
-    reason = choice.get("stop_reason")
-    if isinstance(reason, int) and reason not in body.get("stop_token_ids", ()):
-        del choice["stop_reason"]
 
 
 def _align_most_likely(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

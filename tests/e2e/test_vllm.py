@@ -211,6 +211,17 @@ def test_a_stop_token_ends_it_and_counts(
     assert text_of(answer) == prompts.tokenizer.decode(ids[:place])
 
 
+@pytest.mark.parametrize(("end", "named"), [("<|im_end|>", False), ("<|endoftext|>", True)])
+def test_an_end_that_is_not_the_tokenizers_own_is_named(
+    client: openai.OpenAI, prompts: Prompts, end: str, named: bool
+) -> None:
+    token = prompts.tokenizer.token_to_id(end)
+    answer = ask(client, CONVERSATIONS[0], logit_bias={str(token): 100})
+    (choice,) = answer.choices
+    assert (choice.message.content, choice.finish_reason) == ("", "stop")
+    assert choice.stop_reason == (token if named else None)
+
+
 def test_max_tokens_ends_it_with_length(client: openai.OpenAI) -> None:
     answer = ask(client, CONVERSATIONS[0], max_tokens=5, extra_body={"ignore_eos": True})
     assert answer.choices[0].finish_reason == "length"

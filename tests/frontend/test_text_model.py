@@ -6,10 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.frontend.conftest import model_info
 from vgate.config.schema import Model
+from vgate.frontend.openai.requests import ChatRequest
+from vgate.frontend.parameters import named_ends
 from vgate.frontend.text_model import TextModelError, load_text_model
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.sampling import DEFAULTS
@@ -125,6 +128,44 @@ class TestDirectory:
         (directory / name).write_bytes(content.encode("latin-1"))
         with pytest.raises(TextModelError, match=name):
             load(directory)
+
+
+class TestEnds:
+    def test_the_models_other_ends_are_told_from_the_tokenizers_own(self, tiny):
+        turn, text = map(tiny.tokenizer.token_to_id, ("<|im_end|>", "<|endoftext|>"))
+        assert (tiny.end, tiny.other_ends) == (turn, {text})
+
+    @pytest.mark.parametrize("ends", [None, [], "x", ["x", {}], {"a": 1}])
+    def test_there_may_be_none(self, directory, ends):
+        edit(directory / "generation_config.json", eos_token_id=ends)
+        assert load(directory).other_ends == frozenset()
+
+    def test_those_of_a_file_that_is_not_to_be_used_do_not_count(self, directory):
+        assert load(directory, generation_config="vllm").other_ends == frozenset()
+
+    @pytest.mark.parametrize(
+        ("asked", "ignore_eos", "named"),
+        [
+            (None, None, {0}),
+            ([5], None, {0, 5}),
+            ([5, "own"], None, {0, 5}),
+            ([5, "own"], True, {5, "own"}),
+            (None, True, set()),
+        ],
+    )
+    def test_an_answer_names_every_end_but_the_usual_one(self, tiny, asked, ignore_eos, named):
+        places = {"own": tiny.end, 0: next(iter(tiny.other_ends))}
+        ids = None if asked is None else [places.get(token, token) for token in asked]
+        request = msgspec.convert(
+            {
+                "model": "m",
+                "messages": USER_SAYS_HI,
+                "stop_token_ids": ids,
+                "ignore_eos": ignore_eos,
+            },
+            ChatRequest,
+        )
+        assert named_ends(request, tiny) == {places.get(token, token) for token in named}
 
 
 class TestTemplate:

@@ -40,7 +40,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         skip_special_tokens: Whether the text leaves special tokens out.
         stops, include_stop, min_tokens: Strings that end a choice, whether they belong to it, and
             after how many tokens they are looked for.
-        stop_token_ids: Tokens that end a choice besides the model's own.
+        named_ends: Tokens that are told as the reason when they end a choice.
         reasoning, tools: Make the parsers; None where there is nothing to parse.
         hide_reasoning: The client doesn't want to see it.
         calls_are_stops: A tool call ends a choice with "stop", as OpenAI has it for one that the
@@ -56,7 +56,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[str, ...] = ()
     include_stop: bool = False
     min_tokens: int = 0
-    stop_token_ids: frozenset[int] = frozenset()
+    named_ends: frozenset[int] = frozenset()
     reasoning: Callable[[], ReasoningParser] | None = None
     tools: Callable[[], OutputParser] | None = None
     hide_reasoning: bool = False
@@ -281,7 +281,7 @@ class Choice:
             self.end_reason = "length"
         elif reason is not None:
             self.end_reason = reason
-            if reason == "stop" and tokens and tokens[-1] in self._reading.stop_token_ids:
+            if reason == "stop" and tokens and tokens[-1] in self._reading.named_ends:
                 self.stop_reason = tokens[-1]
         if self._calls and self.end_reason == "stop" and not self._reading.calls_are_stops:
             self.end_reason = "tool_calls"

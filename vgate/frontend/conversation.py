@@ -244,7 +244,7 @@ def _reading(request: ChatRequest, asked: _Asked) -> Reading:
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),
         min_tokens=request.min_tokens or 0,
-        stop_token_ids=frozenset(request.stop_token_ids or ()),
+        named_ends=parameters.named_ends(request, text),
         reasoning=reasoning,
         tools=parser,
         hide_reasoning=not request.shows_reasoning,

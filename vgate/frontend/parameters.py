@@ -63,6 +63,17 @@ def sampling_of(
     return request.over(text.defaults, max_tokens=wanted or room)
 
 
+def named_ends(request: GenerationRequest, text: TextModel) -> frozenset[int]:
+    """Return the tokens that a client is told when one of them has ended an answer.
+
+    As vLLM has it: all that can but the tokenizer's own, which is the usual end.
+    """
+    asked = frozenset(request.stop_token_ids or ())
+    if request.ignore_eos:
+        return asked
+    return (asked | text.other_ends) - {text.end}
+
+
 def options_of(
     request: ChatRequest | CompletionRequest,
     text: TextModel,

@@ -45,6 +45,8 @@ class TextModel:
         token_texts: Its vocabulary, token by token.
         known_texts: The same as answers are read with.
         pieces: Tokenises rendered text.
+        end: The token that the tokenizer's files call the end of a text, if they do.
+        other_ends: Tokens that end an answer besides, by the model's generation_config.json.
         tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
@@ -56,6 +58,7 @@ class TextModel:
         defaults: SamplingParams,
         tool_template: ChatTemplate | None = None,
         special_tokens: dict[str, str] | None = None,
+        ends: frozenset[int] = frozenset(),
     ) -> None:
         self.info = info
         self.tokenizer = tokenizer
@@ -68,6 +71,9 @@ class TextModel:
         self.token_texts = TokenTexts(tokenizer)
         self.known_texts = KnownTexts(tokenizer)
         self.pieces = PieceEncoder(tokenizer)
+        end = self.special_tokens.get("eos_token")
+        self.end = None if end is None else tokenizer.token_to_id(end)
+        self.other_ends = ends - {self.end}
         templates = [template for template in (template, self.tool_template) if template]
         self.tells_time = any("strftime_now" in template.source for template in templates)
 
@@ -164,13 +170,16 @@ def _load_files(info: ModelInfo, config: ModelConfig) -> TextModel:
         ).items()
         if name in {"default", "tool_use"}
     }
+    path = directory / "generation_config.json"
+    generation_config = {} if config.generation_config == "vllm" else _read_json(path)
     return TextModel(
         info,
         tokenizer,
         templates.get("default"),
-        _load_defaults(directory, config),
+        _defaults(generation_config, path),
         templates.get("tool_use"),
         special_tokens,
+        _ends(generation_config),
     )
 
 
@@ -249,19 +258,23 @@ def _token_text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _load_defaults(directory: Path, config: ModelConfig) -> SamplingParams:
-    if config.generation_config == "vllm":
-        return DEFAULTS
-    path = directory / "generation_config.json"
-    document = _read_json(path)
+def _defaults(generation_config: dict[str, Any], path: Path) -> SamplingParams:
     chosen = {
-        name: document[name] for name in _GENERATION_CONFIG_FIELDS if document.get(name) is not None
+        name: generation_config[name]
+        for name in _GENERATION_CONFIG_FIELDS
+        if generation_config.get(name) is not None
     }
     try:
         return msgspec.convert(chosen, SamplingParams).over(DEFAULTS)
     except msgspec.ValidationError as error:
         message = f"{path}: {error}"
         raise TextModelError(message) from error
+
+
+def _ends(generation_config: dict[str, Any]) -> frozenset[int]:
+    ends = generation_config.get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [ends]
+    return frozenset(token for token in listed if isinstance(token, int))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

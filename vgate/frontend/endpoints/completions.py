@@ -106,7 +106,7 @@ def _reading(request: CompletionRequest, text: TextModel) -> Reading:
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),
         min_tokens=request.min_tokens or 0,
-        stop_token_ids=frozenset(request.stop_token_ids or ()),
+        named_ends=parameters.named_ends(request, text),
         keep_token_ids=bool(request.return_token_ids),
         prompt_only=not request.token_limit,
     )

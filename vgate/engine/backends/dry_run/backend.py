@@ -165,7 +165,7 @@ class DryRunBackend:
         """Decide what to say: the last message, then the end of the answer."""
         sampling = request.sampling or SamplingParams()
         options, vocabulary = request.options, self._vocabulary
-        end = min(vocabulary.eos)
+        end = vocabulary.end
         stops = frozenset(sampling.stop_token_ids or ())
         if not sampling.ignore_eos:
             stops |= vocabulary.eos

@@ -22,6 +22,7 @@ class Vocabulary:
         directory: The model's files; None for the built-in vocabulary.
         special: Tokens that templates put around messages.
         eos: Those that end an answer.
+        end: The one of them that the engine ends its own with.
         size: Token ids are below it.
 
     Raises:
@@ -34,6 +35,7 @@ class Vocabulary:
         if self.directory is None:
             self.special = frozenset(dry_run_vocabulary.MARKERS.values())
             self.eos = frozenset({dry_run_vocabulary.END})
+            self.end = dry_run_vocabulary.END
             self.size = max(self.special) + 1
             return
         directory = Path(self.directory)
@@ -42,6 +44,8 @@ class Vocabulary:
             added = document["added_tokens"]
             self.special = frozenset(token["id"] for token in added if token["special"])
             self.eos = _eos_token_ids(directory) or self.special
+            own = _own_end(directory, added)
+            self.end = own if own in self.eos else min(self.eos)
             tokens = (document.get("model") or {}).get("vocab") or ()
             self.size = max(len(tokens), *(token["id"] + 1 for token in added), 1)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -83,6 +87,14 @@ def local_model(model_id: str) -> str | None:
     """Return the directory of a model whose tokenizer is on this machine, or None."""
     path = Path(model_id)
     return str(path.resolve()) if (path / "tokenizer.json").is_file() else None
+
+
+def _own_end(directory: Path, added: list[Any]) -> int | None:
+    """Return the token that the tokenizer calls the end of a text, if it does."""
+    path = directory / "tokenizer_config.json"
+    end = json.loads(path.read_bytes()).get("eos_token") if path.is_file() else None
+    text = end.get("content") if isinstance(end, dict) else end
+    return next((token["id"] for token in added if token["content"] == text), None)
 
 
 def _eos_token_ids(directory: Path) -> frozenset[int]:
