@@ -52,7 +52,8 @@ def test_it_is_a_list_of_stamps_and_amounts(steps, begins_at, moves_at):
             while model and model[-1][1] == 0:
                 model.pop()
         assert log.total == sum(amount for _, amount in model)
-        assert log.oldest() == (model[0][0] if model else None)
+        oldest = model[0][0] if model else None
+        assert log.stands(0) == (sum(amount for _, amount in model), oldest)
         freed = 0
         for stamp, amount in model:
             if amount:

@@ -86,6 +86,12 @@ class Answer:
     def counts(self) -> Counts:
         """Token counts so far."""
         choices, each = self.choices, self._choices_each
+        if len(choices) == 1:
+            alone = choices[0]
+            cached_tokens = alone.sequence.cached_tokens
+            return Counts(
+                self._prompt_tokens[0], alone.tokens, cached_tokens, alone.reasoning_tokens
+            )
         return Counts(
             sum(self._prompt_tokens),
             sum(choice.tokens for choice in choices),
@@ -140,7 +146,10 @@ class Answer:
         raise NotImplementedError
 
     def _error(self) -> VGateError | None:
-        return next((c.sequence.error for c in self.choices if c.sequence.error), None)
+        for choice in self.choices:
+            if choice.sequence.error is not None:
+                return choice.sequence.error
+        return None
 
     def _end(self, choice: Choice) -> bool:
         """Note that a choice is complete; True if it was the last."""

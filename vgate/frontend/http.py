@@ -94,6 +94,8 @@ class HttpRequest:
 
     Attributes:
         id: The client's ``X-Request-ID``, or ours.
+        method: The method, upper case.
+        path: The path, percent-decoded: it may hold any character.
         admission: What its API key has granted it; None where nothing is limited.
         log_fields: What endpoints tell about the request; goes into its log line.
     """
@@ -103,21 +105,25 @@ class HttpRequest:
         "_deadlines",
         "_disconnect",
         "_disconnects",
+        "_header",
         "_headers",
         "_on_disconnect",
         "_protocol",
-        "_scope",
         "_stream",
         "_task",
         "admission",
         "id",
         "log_fields",
+        "method",
+        "path",
     )
 
     def __init__(
         self, scope: RSGIScope, protocol: Any, waits: Waits, task: asyncio.Task[Any]
     ) -> None:
-        self._scope = scope
+        self._header = scope.headers.get
+        self.method = scope.method
+        self.path = scope.path
         self._protocol = protocol
         self._disconnects = waits.disconnects
         self._deadlines = waits.deadlines
@@ -133,19 +139,9 @@ class HttpRequest:
         valid = given is not None and _REQUEST_ID.fullmatch(given)
         self.id = given if given is not None and valid else new_id("req-")
 
-    @property
-    def method(self) -> str:
-        """The method, upper case."""
-        return self._scope.method
-
-    @property
-    def path(self) -> str:
-        """The path, percent-decoded: it may hold any character."""
-        return self._scope.path
-
     def header(self, name: str) -> str | None:
         """Return a header by its lower-case name."""
-        value: str | None = self._scope.headers.get(name)
+        value: str | None = self._header(name)
         return value
 
     async def body(self, limit_bytes: int) -> bytes:

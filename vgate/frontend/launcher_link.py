@@ -27,6 +27,9 @@ class LauncherLink:
         in_flight: Says how many requests are being answered.
         problem: Says why the frontend will never be ready, if that is so.
         on_drain: Called once with the seconds left, when the launcher wants an end.
+
+    Attributes:
+        draining: Whether the server is going down.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class LauncherLink:
         self._in_flight = in_flight
         self._problem = problem
         self._on_drain = on_drain
-        self._draining = False
+        self.draining = False
         self._engines: dict[int, EngineState] = {}
         self._dealer = AsyncDealer(
             loop, endpoint, f"frontend-{worker}", on_batch=self._on_batch, on_lost=self._on_lost
@@ -62,11 +65,6 @@ class LauncherLink:
         """Return where an engine is; None until the launcher has told."""
         return self._engines.get(number)
 
-    @property
-    def draining(self) -> bool:
-        """Whether the server is going down."""
-        return self._draining
-
     def beat(self) -> None:
         """Tell the launcher how we are, and again after a while. Called early on a change."""
         if self._beating is not None:
@@ -77,7 +75,7 @@ class LauncherLink:
             self._pid,
             self._ready(),
             self._in_flight(),
-            self._draining,
+            self.draining,
             self._problem(),
         )
         self._dealer.send(encode(beat))
@@ -99,8 +97,8 @@ class LauncherLink:
                 case EngineState():
                     self._engines[message.engine] = message
                 case Drain():
-                    if not self._draining:
-                        self._draining = True
+                    if not self.draining:
+                        self.draining = True
                         self._on_drain(message.timeout_s)
                     self.beat()
 

@@ -148,9 +148,9 @@ class Check:
         """See how the limits stand now."""
         file, now_ns = self._file, self.now_ns
         if self._limits.requests is not None:
-            self._requests = file.requests.expire(now_ns - self.window_ns), file.requests.oldest()
+            self._requests = file.requests.stands(now_ns - self.window_ns)
         if self._limits.tokens_per_minute is not None:
-            self._tokens = file.tokens.expire(now_ns - TOKEN_WINDOW_NS), file.tokens.oldest()
+            self._tokens = file.tokens.stands(now_ns - TOKEN_WINDOW_NS)
 
     def _log(self, reason: Reason, log: SlidingLog, cost: int, limit: int, window_ns: int) -> None:
         excess = log.expire(self.now_ns - window_ns) + cost - limit

@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 from granian.constants import HTTPModes
@@ -23,6 +23,9 @@ from granian.server.embed import Server
 from vgate import log as logs
 from vgate.config import Runtime
 from vgate.config.schema import Server as ServerConfig
+
+if TYPE_CHECKING:
+    from vgate.frontend.gathered_counts import Gatherer
 
 _BACKLOG = 4096
 # Requests that granian hands to the application at once; past it connections wait unread. The
@@ -37,7 +40,7 @@ def run(runtime: Runtime, worker: int) -> int:
     """Serve until SIGTERM; return the exit status."""
     # Read when the metrics are first imported, which is why the application is imported after it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = runtime.metrics_dir
-    _number_metrics()
+    counts = _gather_counts()
     # Frontends scale by processes; a thread pool in each would only fight over the cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from vgate.frontend.app import App
@@ -46,23 +49,27 @@ def run(runtime: Runtime, worker: int) -> int:
     settings = runtime.config.logging
     name = f"frontend-{worker}"
     logs.configure(name, level=settings.level, json_format=settings.json_format)
-    uvloop.run(_serve(App(runtime, worker), runtime))
+    uvloop.run(_serve(App(runtime, worker), runtime, counts))
+    counts.write()
     return 0
 
 
-def _number_metrics() -> None:
-    """Have prometheus_client know this process's number for good.
+def _gather_counts() -> Gatherer:
+    """Have prometheus_client count in a way that costs less.
 
-    It asks the kernel at every count, in case of a fork, and nothing here forks (its readme,
-    "Multiprocess Mode", has this for servers that number their workers).
+    It also asks the kernel for the process's number at every count, in case of a fork, and nothing
+    here forks (its readme, "Multiprocess Mode", has this for servers that number their workers).
     """
     from prometheus_client import values
 
-    number = os.getpid()
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: number)  # type: ignore[no-untyped-call]
+    from vgate.frontend.gathered_counts import Gatherer
+
+    counts = Gatherer(os.getpid())
+    values.ValueClass = counts.value
+    return counts
 
 
-async def _serve(app: Any, runtime: Runtime) -> None:
+async def _serve(app: Any, runtime: Runtime, counts: Gatherer) -> None:
     server = Server(
         app,
         address=_address(runtime.config.server),
@@ -85,6 +92,7 @@ async def _serve(app: Any, runtime: Runtime) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop)
     logs.gather_lines(loop)
+    counts.gather(loop.call_soon)
     # Modules stay for good: the collector needn't look at them again.
     gc.collect()
     gc.freeze()

@@ -45,6 +45,12 @@ class Route(msgspec.Struct, frozen=True):
     quiet: bool = False
     errors: ErrorForm = "openai"
 
+    @property
+    def methods(self) -> list[str]:
+        """Every method that it takes."""
+        named = self.method.split(", ")
+        return [*named, "HEAD"] if "GET" in named else named
+
 
 ROUTES = (
     Route("/v1/chat/completions", "POST", chat_completions),
@@ -66,6 +72,7 @@ ROUTES = (
 )
 
 _EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/")}
+_METHODS = {route.path: frozenset(route.methods) for route in ROUTES}
 _PREFIXES = [route for route in ROUTES if route.path.endswith("/")]
 
 
@@ -94,8 +101,7 @@ def match(method: str, path: str) -> Route:
     if route is None:
         message = f"there is no {path}; see {', '.join(r.path for r in ROUTES)}"
         raise NotFoundError(message)
-    methods = route.method.split(", ")
-    if method not in methods and not (method == "HEAD" and "GET" in methods):
+    if method not in _METHODS[route.path]:
         message = f"{path} takes {route.method}, not {method}"
         raise MethodNotAllowedError(message, allow=route.method)
     return route

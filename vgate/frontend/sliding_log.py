@@ -79,7 +79,9 @@ class SlidingLog:
         """
         words, base = self._words, self._base
         head, tail = words[base + _HEAD], words[base + _TAIL]
-        if head == tail or words[self._stamp_at(tail)] > until_ns:
+        # In full, as it is looked up several times a request: `words[self._stamp_at(tail)]`.
+        region = words[base + _REGION]
+        if head == tail or words[(region >> 32) + tail % (region & _CAPACITY_MASK)] > until_ns:
             return words[base + _TOTAL]
         youngest = words[self._stamp_at(head - 1)]
         if youngest <= until_ns:
@@ -136,11 +138,12 @@ class SlidingLog:
             head -= 1
             words[base + _HEAD] = head
 
-    def oldest(self) -> int | None:
-        """Return the stamp of the oldest entry that is left."""
+    def stands(self, until_ns: int) -> tuple[int, int | None]:
+        """Drop as `expire` does; return the sum of the rest and the stamp of its oldest entry."""
+        total = self.expire(until_ns)
         words, base = self._words, self._base
         tail = words[base + _TAIL]
-        return None if tail == words[base + _HEAD] else words[self._stamp_at(tail)]
+        return total, None if tail == words[base + _HEAD] else words[self._stamp_at(tail)]
 
     def stamp_freeing(self, amount: int) -> int | None:
         """Return the stamp of the entry with whose leaving `amount` will have left.

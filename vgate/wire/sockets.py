@@ -21,6 +21,8 @@ MS_PER_S = 1000
 
 # Plain numbers: zmq's own are enumerations, whose operators run Python at every message.
 _NOBLOCK = int(zmq.NOBLOCK)
+_MORE_NOBLOCK = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 
 # Messages kept for a peer that doesn't read. A frontend gets one message a step, so this is tens
@@ -99,13 +101,14 @@ class Router:
         return peer, payloads.pop() if payloads else b""
 
     def _readable(self) -> bool:
-        events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
+        events: int = self._socket.getsockopt(_EVENTS)  # type: ignore[assignment]
         return bool(events & _POLLIN)
 
     def send(self, peer: bytes, payload: bytes) -> bool:
         """Send without waiting; False if the peer is gone or has stopped reading."""
         try:
-            self._socket.send_multipart((peer, payload), _NOBLOCK)
+            self._socket.send(peer, _MORE_NOBLOCK)
+            self._socket.send(payload, _NOBLOCK)
         except zmq.ZMQError:
             return False
         return True
@@ -138,7 +141,10 @@ class Dealer:
 
     def send(self, *payloads: bytes) -> None:
         """Queue messages; they go out together when the connection stands."""
-        self._socket.send_multipart(payloads, _NOBLOCK)
+        *others, last = payloads
+        for payload in others:
+            self._socket.send(payload, _MORE_NOBLOCK)
+        self._socket.send(last, _NOBLOCK)
 
     def receive(self) -> bytes | None:
         """Return the next message, or None if there is none now."""
@@ -170,7 +176,7 @@ class Dealer:
     @property
     def readable(self) -> bool:
         """Whether a message waits."""
-        events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
+        events: int = self._socket.getsockopt(_EVENTS)  # type: ignore[assignment]
         return bool(events & _POLLIN)
 
 

@@ -45,7 +45,8 @@ class Vocabulary:
             self.special = frozenset(token["id"] for token in added if token["special"])
             self.eos = _eos_token_ids(directory) or self.special
             own = _own_end(directory, added)
-            self.end = own if own in self.eos else min(self.eos)
+            # A model that embeds may have none, and needs none.
+            self.end = own if own in self.eos else min(self.eos, default=0)
             tokens = (document.get("model") or {}).get("vocab") or ()
             self.size = max(len(tokens), *(token["id"] + 1 for token in added), 1)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
