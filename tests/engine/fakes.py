@@ -102,7 +102,7 @@ class ScriptedBackend:
         assert request.key not in self.running
         self.added.append(request.key)
         self.running[request.key] = request
-        self.emitted[request.key] = 0
+        self.emitted[request.key] = len(request.continued)
 
     def abort(self, keys: list[str]) -> None:
         self.aborted += keys

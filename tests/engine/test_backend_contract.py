@@ -141,6 +141,58 @@ def assert_well_ended(outputs: list[Output], reason: str) -> None:
     assert all(output.error is None for output in outputs)
 
 
+class TestGoingOn:
+    """A sequence that another engine began."""
+
+    @pytest.mark.parametrize("at", [1, 7, 19])
+    @pytest.mark.parametrize(
+        "sampling",
+        [
+            {"ignore_eos": True},
+            {"min_tokens": 15, "repetition_penalty": 1.3},
+            {"ignore_eos": True, "logit_bias": {105: -100, 110: -100}, "seed": 5},
+        ],
+        ids=["plain", "min_tokens", "bias"],
+    )
+    def test_it_goes_on_as_it_would_have(self, backend, sampling, at):
+        options = GenerateOptions(logprobs=2, prompt_logprobs=1)
+        whole = make_request(options=options, max_tokens=20, **sampling)
+        expected = run(backend, whole)[whole.key]
+        if len(tokens(expected)) <= at:
+            pytest.skip("its answer is shorter")
+        rest = make_request(options=options, max_tokens=20, **sampling)
+        rest.continued = tokens(expected)[:at]
+        got = run(backend, rest)[rest.key]
+        assert tokens(got) == tokens(expected)[at:]
+        assert_well_ended(got, expected[-1].finish_reason)
+        # Those of the prompt were told with the first token.
+        assert all(output.prompt_logprobs is None for output in got)
+        places = [place for output in got for place in output.logprobs]
+        before = [place for output in expected for place in output.logprobs][at:]
+        assert [place.token_ids for place in places] == [place.token_ids for place in before]
+        for place, other in zip(places, before, strict=True):
+            assert place.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+    def test_min_tokens_counts_what_was_generated_before(self, backend):
+        # Without a token that may come but the end, it comes as soon as it may.
+        end = 2
+        asked = {"max_tokens": 12, "min_tokens": 8, "stop_token_ids": [end, 105]}
+        whole = make_request(logit_bias={105: 100}, **asked)
+        expected = tokens(run(backend, whole)[whole.key])
+        rest = make_request(logit_bias={105: 100}, **asked)
+        rest.continued = expected[:5]
+        assert tokens(run(backend, rest)[rest.key]) == expected[5:]
+        assert len(expected) == 9
+
+    def test_it_ends_at_the_context_s_end(self, backend):
+        prompt = range(100, 100 + MAX_MODEL_LEN - 4)
+        rest = make_request(prompt, max_tokens=4, ignore_eos=True)
+        rest.continued = [100, 101, 102]
+        outputs = run(backend, rest)[rest.key]
+        assert len(tokens(outputs)) == 1
+        assert_well_ended(outputs, "length")
+
+
 class TestModel:
     def test_it_describes_what_was_configured(self, backend, tiny_model_dir):
         model = backend.model

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from tests.engine.fakes import MODEL, Bench, generate
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
-from vgate.engine.loop import HEARTBEAT_S, Beat, engine_died
-from vgate.errors import InternalError, InvalidValueError, from_code
+from vgate.engine.loop import HEARTBEAT_S, Beat
+from vgate.errors import InternalError, InvalidValueError
 from vgate.wire.codec import encode, pack_token_ids
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
+    Ending,
     Generate,
     Goodbye,
     Hello,
@@ -222,23 +223,45 @@ class TestBackendErrors:
         with pytest.raises(RuntimeError, match="the device is gone"):
             greeted.loop.run()
 
-    def test_fail_all_reports_everybody_once(self):
-        bench = Bench(max_num_seqs=2)
-        bench.welcome(A, B)
-        bench.say(A, *(generate(n, max_tokens=50) for n in (1, 2, 3)))
-        bench.say(B, generate(1, max_tokens=50))
-        bench.turn()
-        assert (bench.scheduler.running, bench.scheduler.waiting) == (2, 2)
-        bench.loop.fail_all(engine_died("of old age"))
-        assert Counter(f.id for f in bench.failures(A)) == {1: 1, 2: 1, 3: 1}
-        assert [f.id for f in bench.failures(B)] == [1]
-        for failure in bench.failures(A) + bench.failures(B):
-            error = from_code(failure.code, failure.message, failure.retry_after_s)
-            assert (error.status, error.retry_after_s) == (503, 5.0)
-            assert "of old age" in error.message
-        bench.transport.sent.clear()
-        bench.loop.fail_all(engine_died("again"))
-        assert bench.transport.sent == []
+    def test_the_end_is_told_to_every_frontend_after_what_failed_before_it(self, greeted):
+        greeted.say(A, generate(1, max_tokens=50), generate(2, prompt_tokens=1000))
+        greeted.turn()
+        greeted.say(A, generate(3, prompt_tokens=1000))
+        greeted.loop._drain()
+        greeted.loop.end("of old age")
+        assert [f.id for f in greeted.failures(A)] == [2, 3]
+        assert greeted.heard(A)[-1] == greeted.heard(B)[-1] == Ending("of old age")
+
+    def test_one_that_goes_on_is_told_what_is_new_and_has_what_is_left(self, greeted):
+        begun = pack_token_ids([1, 2, 3])
+        greeted.say(A, generate(1, max_tokens=5, generated=begun))
+        greeted.turn()
+        (request,) = greeted.scheduler.all()
+        assert (request.continued, request.generated_tokens) == ([1, 2, 3], 4)
+        greeted.settle()
+        deltas = greeted.deltas(A, 1)
+        assert [delta.token_ids for delta in deltas] == [[4], [5]]
+        assert deltas[-1].finish_reason == "length"
+
+    def test_one_that_goes_on_has_no_more_room_than_before(self, greeted):
+        begun = pack_token_ids([7] * 4)
+        prompt_tokens = MODEL.max_model_len - 5
+        greeted.say(A, generate(1, prompt_tokens, None, generated=begun))
+        greeted.settle()
+        (last,) = greeted.deltas(A, 1)
+        assert (last.token_ids, last.finish_reason) == ([5], "length")
+
+    def test_one_that_has_all_already_is_refused(self, greeted):
+        greeted.say(A, generate(1, max_tokens=3, generated=pack_token_ids([1, 2, 3])))
+        greeted.turn()
+        assert [f.code for f in greeted.failures(A)] == ["internal_error"]
+
+    def test_a_full_queue_takes_what_another_engine_had(self):
+        bench = Bench(max_num_seqs=1, max_queue_size=1)
+        bench.welcome(A)
+        bench.say(A, generate(1), *(generate(n, resumed=True) for n in (2, 3)), generate(4))
+        bench.settle()
+        assert [f.id for f in bench.failures(A)] == [4]
 
     def test_a_step_that_could_not_run_is_tried_again_without_spinning(self, greeted):
         greeted.say(A, generate(1))

@@ -6,6 +6,8 @@ import pytest
 
 from tests.engine.fakes import Bench, generate
 from tests.wire.steps import deltas_of
+from vgate.engine.backends.base import Output
+from vgate.errors import InternalError
 from vgate.wire.messages import Abort, Embed, GenerateOptions, Goodbye, Step
 
 A, B, C = b"a", b"b", b"c"
@@ -106,9 +108,9 @@ def test_a_failure_reaches_all(bench):
     bench.say(A, generate(1, prompt_tokens=5, max_tokens=90, share=SHARE))
     bench.say(B, generate(2, prompt_tokens=5, max_tokens=90, share=SHARE))
     bench.turn()
-    from vgate.errors import InternalError
-
-    bench.loop.fail_all(InternalError("over"))
+    (key,) = bench.backend.running
+    bench.backend.on_step = lambda: [Output(key, [], None, 0, error=InternalError("over"))]
+    bench.turn()
     assert [f.id for f in bench.failures(A)] == [1]
     assert [f.id for f in bench.failures(B)] == [2]
 

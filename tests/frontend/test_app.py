@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, until
-from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Timeouts
+from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Supervision, Timeouts
 from vgate.frontend import deadlines, http
 from vgate.frontend.routes import ROUTES
 from vgate.wire.control import Drain, FrontendBeat
@@ -360,7 +360,7 @@ class TestLeaving:
 
         serve(scenario, cache=Cache())
 
-    def test_an_engine_that_dies_is_an_error_at_once(self, serve, stream):
+    def test_without_resuming_an_engine_that_dies_is_an_error_at_once(self, serve, stream):
         async def scenario(gateway):
             protocol, task = gateway.begin_chat(
                 "x", ignore_eos=True, max_tokens=1900, stream=stream
@@ -379,6 +379,40 @@ class TestLeaving:
             # Its successor is found without help.
             await gateway.start_engine()
             assert text_of(await gateway.chat("again")) == "again"
+
+        serve(scenario, dry_run=SLOW, supervision=Supervision(resume_requests=False))
+
+    def test_an_engine_that_dies_is_a_pause(self, serve, stream):
+        async def scenario(gateway):
+            protocol, task = gateway.begin_chat("x" * 30, stream=stream, stop=["xy"])
+            await until(lambda: gateway.engine.scheduler.running, "it runs")
+            if stream:
+                await until(lambda: protocol.status, "the stream opens")
+            await gateway.engine.stop()
+            assert (await gateway.chat()).status == 503
+            assert not task.done()
+            await gateway.start_engine()
+            await asyncio.wait_for(task, 20)
+            assert (streamed_text(protocol) if stream else text_of(protocol)) == "x" * 30
+
+        serve(scenario, dry_run=SLOW)
+
+    def test_a_drain_ends_what_waits_for_another_engine(self, serve, stream):
+        async def scenario(gateway):
+            protocol, task = gateway.begin_chat("x" * 50, stream=stream)
+            await until(lambda: gateway.engine.scheduler.running, "it runs")
+            if stream:
+                await until(lambda: protocol.status, "the stream opens")
+            await gateway.engine.stop()
+            gateway.engine = None
+            engine = gateway.app.services.models[0].engine
+            await until(lambda: not engine.connected, "the loss is noticed")
+            gateway.tell(Drain(30.0))
+            await asyncio.wait_for(task, 10)
+            if stream:
+                assert json.loads(protocol.events[-1])["error"]["code"] == "shutting_down"
+            else:
+                assert (protocol.status, protocol.error["code"]) == (503, "shutting_down")
 
         serve(scenario, dry_run=SLOW)
 

@@ -125,6 +125,7 @@ class Supervision(Section, frozen=True):
     hang_timeout_s: PositiveFloat = 120
     max_restarts: Annotated[int, Meta(ge=0)] = 5
     restart_window_s: PositiveFloat = 300
+    resume_requests: bool = True
 
 
 class Cache(Section, frozen=True):

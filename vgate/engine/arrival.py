@@ -6,7 +6,7 @@ import msgspec
 
 from vgate.engine.request import Request
 from vgate.errors import ContextLengthExceededError, InvalidValueError
-from vgate.wire.codec import unpack_token_ids
+from vgate.wire.codec import WireError, unpack_token_ids
 from vgate.wire.messages import Embed, Generate, ModelInfo
 
 
@@ -21,7 +21,7 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
 
     Raises:
         InvalidRequestError: The model can't do that.
-        WireError: The prompt is no packed token ids.
+        WireError: The prompt is no packed token ids, or it has all that it may have already.
     """
     prompt = unpack_token_ids(message.prompt)
     asked = "generate" if isinstance(message, Generate) else "embed"
@@ -40,6 +40,11 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
         max_tokens = min(message.sampling.max_tokens or room, room)
         sampling = msgspec.structs.replace(message.sampling, max_tokens=max_tokens)
         request = Request(key, prompt, sampling)
+        request.continued = unpack_token_ids(message.generated)
+        request.generated_tokens = len(request.continued)
+        if request.generated_tokens >= max_tokens:
+            complete = f"{request.generated_tokens} tokens were generated, the most is {max_tokens}"
+            raise WireError(complete)
         request.share = message.share
         request.options = message.options
         request.priority = message.priority
@@ -48,6 +53,7 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
         request.dimensions = message.dimensions
     request.tenant = message.tenant
     request.weight = message.weight
+    request.resumed = message.resumed
     request.arrived = now
     request.queue_deadline = now + message.queue_timeout_s
     return request

@@ -2,7 +2,7 @@
 
 One thread, and pure: the transport, the backend, the clock and the reports are handed in. Every
 request that arrives leaves by exactly one of these: a delta with a finish reason, a failure, an
-abort that its frontend asked for, or the loss of its frontend.
+abort that its frontend asked for, or the loss of its frontend or of the engine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.stats import StatsCounter
 from vgate.engine.subscriptions import Subscriber, Subscriptions
 from vgate.errors import (
-    EngineUnavailableError,
     InternalError,
     QueueTimeoutError,
     VGateError,
@@ -36,6 +35,7 @@ from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
     Embed,
+    Ending,
     Generate,
     Goodbye,
     Hello,
@@ -111,7 +111,7 @@ class EngineLoop:
         self._stopping = False
 
     def run(self) -> None:
-        """Turn until `stop` is called. An exception out of the backend ends it, see `fail_all`."""
+        """Turn until `stop` is called. An exception out of the backend ends it, see `end`."""
         while not self._stopping:
             self.turn()
 
@@ -132,11 +132,11 @@ class EngineLoop:
         if now >= self._next_beat:
             self._beat(now)
 
-    def fail_all(self, error: VGateError) -> None:
-        """End every request with `error`, because the process ends."""
-        for request in self._scheduler.all():
-            self._fail(request, error)
+    def end(self, reason: str) -> None:
+        """Tell every frontend that the process ends; they know what to do with their requests."""
         self._flush_failures()
+        for peer in list(self._peers):
+            self._send(peer, Ending(reason))
 
     def _idle_s(self) -> float:
         """How long the loop may sleep while the backend has nothing to do."""
@@ -314,8 +314,3 @@ class EngineLoop:
 
     def _name(self, peer: bytes) -> str:
         return self._peers.get(peer, peer.hex())
-
-
-def engine_died(reason: str) -> VGateError:
-    """Return the error that requests end with when the engine can't go on."""
-    return EngineUnavailableError(f"the engine stopped: {reason}", retry_after_s=5.0)

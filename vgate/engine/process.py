@@ -12,7 +12,7 @@ from vgate import log as logs
 from vgate.config import Runtime
 from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, BackendError
-from vgate.engine.loop import Beat, EngineLoop, engine_died
+from vgate.engine.loop import Beat, EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.engine.time_slice import lengthen_slice
 from vgate.log import Log
@@ -115,14 +115,14 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink
     try:
         loop.run()
     except Exception as error:
-        # The model's state is unknown now. Every client hears of it before the process ends.
+        # The model's state is unknown now. Every frontend hears of it before the process ends.
         log.exception("engine crashed")
         reason = f"{type(error).__name__}: {error}"
-        loop.fail_all(engine_died(reason))
+        loop.end(reason)
         link.failed(reason, permanent=False)
         return EXIT_CRASHED
     else:
-        loop.fail_all(engine_died("it was told to stop"))
+        loop.end("it was told to stop")
         return 0
     finally:
         router.close()

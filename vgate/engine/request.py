@@ -26,8 +26,10 @@ class Request:
         arrived: Monotonic time of arrival, seconds.
         queue_deadline: Monotonic time at which waiting ends in an error.
         reserved_tokens: KV tokens that the scheduler counts for it while it runs.
-        generated_tokens: Output tokens so far.
-        output: The output so far, kept for those who may still join.
+        continued: Its first output tokens, where another engine generated them and died.
+        resumed: Another engine had taken it.
+        generated_tokens: Output tokens so far, with the `continued` ones.
+        output: The output so far of this engine, kept for those who may still join.
         output_logprobs, prompt_logprobs: As `output`; None if they were not asked for, or are not
             there yet.
         cached_tokens: Prompt tokens that the prefix cache had.
@@ -36,6 +38,7 @@ class Request:
     __slots__ = (
         "arrived",
         "cached_tokens",
+        "continued",
         "dimensions",
         "generated_tokens",
         "key",
@@ -48,6 +51,7 @@ class Request:
         "prompt_logprobs",
         "queue_deadline",
         "reserved_tokens",
+        "resumed",
         "sampling",
         "share",
         "subscribers",
@@ -72,6 +76,8 @@ class Request:
         self.arrived = 0.0
         self.queue_deadline = float("inf")
         self.reserved_tokens = 0
+        self.continued: list[int] = []
+        self.resumed = False
         self.generated_tokens = 0
         self.output: list[int] = []
         self.output_logprobs: list[Logprobs] | None = None

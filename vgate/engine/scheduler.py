@@ -12,7 +12,8 @@ the order stays ours:
   tenant; fairness is among equals, and counts what a tenant got at any priority. So urgent requests
   without end starve the others until these time out. That is what a priority is for, and why a key
   has to be allowed to ask for it. It holds for starting: what runs is never stopped for it.
-- *Bounded*: a full queue refuses at once and says when to try again.
+- *Bounded*: a full queue refuses at once and says when to try again. What an engine that died had
+  taken is taken again: its frontends had no more than that engine's queue and batch held.
 - *Gathering*: an idle engine that sees a burst waits for the rest of it, as long as its requests
   keep arriving within about a millisecond of each other and at most `max_wait_s`; a lone request
   starts at once. While a batch runs, newcomers join at the next step.
@@ -106,7 +107,7 @@ class BatchScheduler:
         Raises:
             OverloadedError: The queue is full.
         """
-        if len(self._waiting) >= self._limits.max_queue_size:
+        if len(self._waiting) >= self._limits.max_queue_size and not request.resumed:
             message = f"the queue is full ({self._limits.max_queue_size} requests wait)"
             raise OverloadedError(message, retry_after_s=self.retry_after_s())
         tenant = self._tenants.get(request.tenant)

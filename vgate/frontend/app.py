@@ -74,6 +74,7 @@ class App:
                 f"frontend-{self._worker}",
                 state=partial(launcher.engine, number),
                 on_change=launcher.beat,
+                resume=runtime.config.supervision.resume_requests,
             )
             for number, model in enumerate(runtime.config.models)
         ]
@@ -176,6 +177,9 @@ class App:
 
     def _on_drain(self, timeout_s: float) -> None:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
+        # The launcher starts no engine any more.
+        for model in self.services.models:
+            model.engine.expect_no_other(_shutting_down())
         self.services.loop.call_later(timeout_s, self.end_requests)
 
     def end_requests(self) -> None:

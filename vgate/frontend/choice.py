@@ -151,6 +151,7 @@ class Choice:
         """Turn what has come into text; sets `end_reason` with the last of it."""
         sequence = self.sequence
         tokens, sequence.pending = sequence.pending, []
+        sequence.generated += tokens
         if self._stops is None and sequence.finish_reason is None:
             self.tokens += len(tokens)
             text = self._detokenizer.feed(tokens)
@@ -170,6 +171,7 @@ class Choice:
         """
         sequence = self.sequence
         tokens, sequence.pending = sequence.pending, []
+        sequence.generated += tokens
         logprobs, sequence.logprobs = sequence.logprobs, []
         if self._reading.prompt_only:
             self._note_end(tokens)

@@ -63,6 +63,11 @@ class EmbeddingAnswer:
         if not self._under_way and not self.done.done():
             self.done.set_result(None)
 
+    def restart(self, sequence: Sequence) -> bool:
+        """Have one begun anew: a vector comes at once or not at all."""
+        sequence.clear()
+        return True
+
     def fail(self, error: Exception) -> None:
         """End with an error, once."""
         if not self.done.done():

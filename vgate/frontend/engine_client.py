@@ -1,8 +1,8 @@
 """A frontend's connection to the engine: submits, aborts, and hands steps to the answers.
 
 Every sequence that was submitted ends exactly once: by its last delta, a failure, an abort, its
-deadline, or the loss of the engine. Nothing here is done by a task per request or per token: a
-batch of steps is one callback.
+deadline, or the loss of the engine unless another one can go on with it (`resumption`). Nothing
+here is done by a task per request or per token: a batch of steps is one callback.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError, from_code
+from vgate.frontend.resumption import Survivors, count_resumed, resubmission
 from vgate.frontend.sequence import Answer, Sequence
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
@@ -19,6 +20,7 @@ from vgate.wire.messages import (
     Abort,
     Embed,
     Embeddings,
+    Ending,
     Failures,
     Generate,
     Goodbye,
@@ -46,7 +48,8 @@ class EngineClient:
         endpoint: Where the engine listens.
         name: This frontend's name, for the engine's log.
         on_model: Called with the model at every connection.
-        on_lost: Called when the engine is gone, after all sequences were ended.
+        on_lost: Called when the engine is gone, before its sequences end.
+        survivors: Where sequences wait for the next engine.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class EngineClient:
         *,
         on_model: Callable[[ModelInfo], None],
         on_lost: Callable[[], None],
+        survivors: Survivors,
     ) -> None:
         self._loop = loop
         self._endpoint = endpoint
         self._name = name
         self._on_model = on_model
         self._on_lost = on_lost
+        self._survivors = survivors
         self._running: dict[int, Sequence] = {}
         self._last_id = 0
         self._connected = False
@@ -75,7 +80,7 @@ class EngineClient:
     @property
     def in_flight(self) -> int:
         """Sequences that have not ended."""
-        return len(self._running)
+        return len(self._running) + len(self._survivors.waiting)
 
     @property
     def connected(self) -> bool:
@@ -106,22 +111,31 @@ class EngineClient:
         if not self._connected:
             reason = "the engine is not connected"
             raise EngineUnavailableError(reason, retry_after_s=1.0)
-        sequence.id = message.id
         sequence.deadline = self._loop.time() + timeout_s
+        self._start(sequence, message)
+
+    def _start(self, sequence: Sequence, message: Generate | Embed) -> None:
+        sequence.id = message.id
+        sequence.message = message
         self._running[sequence.id] = sequence
         self._dealer.send(encode(message))
 
     def abort(self, sequences: list[Sequence]) -> None:
-        """Stop sequences that still run; nothing more comes for them."""
+        """Stop sequences that still run or wait to; nothing more comes for them."""
+        self._survivors.discard(sequences)
         ids = [s.id for s in sequences if self._running.pop(s.id, None) is not None]
         if ids and self._connected:
             self._dealer.send(encode(Abort(ids)))
 
     def fail_all(self, error: VGateError) -> None:
         """End every sequence with `error` and stop it in the engine."""
-        sequences = list(self._running.values())
+        sequences = [*self._survivors.waiting.values(), *self._running.values()]
         self.abort(sequences)
         self._end(sequences, lambda: error)
+
+    def expect_no_other(self, error: VGateError) -> None:
+        """Have nothing wait for another engine any more; end what does with `error`."""
+        self._end(self._survivors.close(), lambda: error)
 
     def close(self) -> None:
         """Leave the engine."""
@@ -144,6 +158,7 @@ class EngineClient:
 
     def _on_batch(self, batch: list[bytes]) -> None:
         touched: list[Answer] = []
+        ending: str | None = None
         for payload in batch:
             try:
                 message = decode_to_frontend(payload)
@@ -159,9 +174,10 @@ class EngineClient:
             elif type(message) is Failures:
                 self._on_failures(message, touched)
             elif type(message) is Welcome:
-                self._connected = True
-                self._refusal = None
-                self._on_model(message.model)
+                self._on_welcome(message.model)
+            elif type(message) is Ending:
+                ending = message.reason
+                break
             elif type(message) is Refused:
                 # The connection is given up with it, and what else it brought.
                 self._on_refused(message)
@@ -169,6 +185,26 @@ class EngineClient:
         for answer in touched:
             answer.touched = False
             answer.flush()
+        if ending is not None:
+            # After the answers have taken what came before it.
+            self._lose(f"the engine stopped: {ending}", _RECONNECT_S)
+
+    def _on_welcome(self, model: ModelInfo) -> None:
+        self._connected = True
+        self._refusal = None
+        self._on_model(model)
+        same, waiting = self._survivors.is_same(model), self._survivors.take()
+        if not waiting:
+            return
+        if not same:
+            message = "the engine stopped while it worked on this request, and serves another model"
+            self._end(waiting, lambda: EngineUnavailableError(message, retry_after_s=1.0))
+            return
+        # Before all requests to come, so the table stays in the order of deadlines.
+        for sequence in waiting:
+            self._start(sequence, resubmission(sequence, self.next_id()))
+        count_resumed(waiting)
+        log.info("engine is back", resubmitted=len(waiting))
 
     def _on_step(self, step: Step, touched: list[Answer]) -> None:
         running = self._running
@@ -188,7 +224,8 @@ class EngineClient:
             if sequence is None:
                 continue
             sequence.pending += delta.token_ids
-            if delta.cached_tokens:
+            # Of a sequence that goes on, the first engine has told.
+            if delta.cached_tokens and not sequence.generated:
                 sequence.cached_tokens = delta.cached_tokens
             if delta.joined:
                 sequence.joined = True
@@ -221,22 +258,27 @@ class EngineClient:
     def _on_refused(self, message: Refused) -> None:
         self._refusal = message.reason
         log.error("the engine refused this frontend", reason=message.reason)
-        self._lose(message.reason, _RECONNECT_REFUSED_S)
+        # The engine lives and has nothing of ours, or never will have.
+        self._lose(message.reason, _RECONNECT_REFUSED_S, refused=True)
 
     def _on_connection_lost(self) -> None:
         self._lose("the engine stopped", _RECONNECT_S)
 
-    def _lose(self, reason: str, reconnect_s: float) -> None:
-        """End every sequence and begin a new connection, under a new identity."""
+    def _lose(self, reason: str, reconnect_s: float, *, refused: bool = False) -> None:
+        """End every sequence that can't go on, and begin a new connection, under a new identity."""
         was_connected, self._connected = self._connected, False
         # What waits in the old socket must not reach the next engine: nobody here would know of it.
         self._dealer.close(drop=True)
+        had = self.in_flight
         lost, self._running = list(self._running.values()), {}
-        if was_connected:
-            log.warning("lost the engine", reason=reason, sequences=len(lost))
+        ended = [*self._survivors.take(), *lost] if refused else self._survivors.keep(lost)
         self._on_lost()
         message = f"{reason} while it worked on this request; try again"
-        self._end(lost, lambda: EngineUnavailableError(message, retry_after_s=5.0))
+        # An answer of several that loses one takes its others out of the waiting ones.
+        self._end(ended, lambda: EngineUnavailableError(message, retry_after_s=5.0))
+        if was_connected:
+            going_on = len(self._survivors.waiting)
+            log.warning("lost the engine", reason=reason, going_on=going_on, ended=had - going_on)
         self._loop.call_later(reconnect_s, self._reconnect)
 
     def _reconnect(self) -> None:
@@ -248,11 +290,12 @@ class EngineClient:
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         now = self._loop.time()
         late = []
-        for sequence in self._running.values():
-            # All requests get the same time, so they are in the order of their deadlines.
-            if sequence.deadline > now:
-                break
-            late.append(sequence)
+        for table in (self._survivors.waiting, self._running):
+            for sequence in table.values():
+                # All requests get the same time, so they are in the order of their deadlines.
+                if sequence.deadline > now:
+                    break
+                late.append(sequence)
         if not late:
             return
         self.abort(late)

@@ -52,6 +52,7 @@ class Answer:
         "_abort",
         "_choices_each",
         "_left",
+        "_make_choice",
         "_prompt_tokens",
         "choices",
         "done",
@@ -72,6 +73,7 @@ class Answer:
         self.done: asyncio.Future[None] = loop.create_future()
         count = len(prompt_tokens) * choices_each
         self.choices = [make_choice(Sequence(self, index)) for index in range(count)]
+        self._make_choice = make_choice
         self._prompt_tokens = prompt_tokens
         self._choices_each = choices_each
         self._abort = abort
@@ -132,6 +134,10 @@ class Answer:
             log.exception(_FAULT)
             self.fail(_fault())
 
+    def restart(self, sequence: Sequence) -> bool:
+        """Forget what came of a sequence, which begins anew; False if the client has seen of it."""
+        raise NotImplementedError
+
     def fail(self, error: Exception) -> None:
         """End the answer with an error, once; what still runs for it is stopped."""
         if not self.done.done():
@@ -171,6 +177,14 @@ class WholeAnswer(Answer):
         """Whether nothing is done with tokens until the last has come."""
         # A stop string must be found when it comes: the engine would go on.
         return not any(choice.watching for choice in self.choices)
+
+    def restart(self, sequence: Sequence) -> bool:
+        """Have a sequence begin anew: the client sees nothing before the end."""
+        sequence.clear()
+        # One that looks for stop strings has read tokens.
+        self.choices[sequence.index] = self._make_choice(sequence)
+        self.first_token_at = None
+        return True
 
     def _take(self) -> None:
         for choice in self.choices:
@@ -242,6 +256,15 @@ class StreamedAnswer(Answer):
                 self.fail(_fault())
         else:
             super().flush()
+
+    def restart(self, sequence: Sequence) -> bool:
+        """Have a sequence begin anew, unless tokens of it were read: those were shown at once."""
+        if sequence.generated:
+            # What was not read will be generated again.
+            sequence.pending, sequence.logprobs = [], []
+            return False
+        sequence.clear()
+        return True
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error event, once; nothing follows that would look like an end."""

@@ -73,6 +73,11 @@ COALESCED = Counter(
     "Requests that joined an identical one in flight.",
     registry=_registry,
 )
+RESUMED = Counter(
+    "vgate_resumed_requests",
+    "Requests that were given to another engine because theirs died.",
+    registry=_registry,
+)
 REJECTED = Counter(
     "vgate_rejected_requests",
     "Requests that ended in an error, by its code.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from vgate.errors import VGateError
-from vgate.wire.messages import FinishReason, Logprobs
+from vgate.wire.messages import Embed, FinishReason, Generate, Logprobs
 
 
 class Answer(Protocol):
@@ -20,6 +20,9 @@ class Answer(Protocol):
     def flush(self) -> None:
         """Take what its sequences have got since the last call. Called once a batch of steps."""
 
+    def restart(self, sequence: Sequence) -> bool:
+        """Forget what came of a sequence, which begins anew; False if the client has seen of it."""
+
 
 class Sequence:
     """A sequence that runs in the engine.
@@ -27,19 +30,27 @@ class Sequence:
     The engine client fills `pending`, `finish_reason`, `cached_tokens`, `joined`, `error` and, if
     they were asked for, `logprobs` (one for each pending token) and `prompt_logprobs`; the answer
     empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
-    sequence could be resumed on another engine.
+    sequence can be resumed on another engine.
+
+    Attributes:
+        message: What the engine was asked for.
+        generated: The tokens that were pending once and have been read.
+        deaths: Engines that died over it.
     """
 
     __slots__ = (
         "answer",
         "cached_tokens",
         "deadline",
+        "deaths",
         "error",
         "finish_reason",
+        "generated",
         "id",
         "index",
         "joined",
         "logprobs",
+        "message",
         "pending",
         "prompt_logprobs",
         "vector",
@@ -50,13 +61,20 @@ class Sequence:
         self.index = index
         self.id = 0
         self.deadline = 0.0
-        self.pending: list[int] = []
-        self.logprobs: list[Logprobs] = []
-        self.prompt_logprobs: list[Logprobs | None] | None = None
+        self.deaths = 0
+        self.message: Generate | Embed | None = None
         self.finish_reason: FinishReason | None = None
-        self.cached_tokens = 0
-        # It shares the sequence of an identical request.
-        self.joined = False
         self.error: VGateError | None = None
         # An embedding's result, which ends it.
         self.vector: bytes | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what has come."""
+        self.pending: list[int] = []
+        self.generated: list[int] = []
+        self.logprobs: list[Logprobs] = []
+        self.prompt_logprobs: list[Logprobs | None] | None = None
+        self.cached_tokens = 0
+        # It shares the sequence of an identical request.
+        self.joined = False

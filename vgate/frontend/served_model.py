@@ -9,6 +9,7 @@ from collections.abc import Callable
 from vgate.config.schema import Model
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.engine_client import EngineClient
+from vgate.frontend.resumption import Survivors
 from vgate.frontend.text_model import TextModel, TextModelError, load_text_model
 from vgate.log import Log
 from vgate.wire.control import EngineState
@@ -31,6 +32,7 @@ class ServedModel:
         name: This frontend's name, for the engine's log.
         state: Says what the launcher told of the engine, if it has.
         on_change: Called when it becomes ready or ceases to be.
+        resume: Whether requests outlive their engine.
 
     Attributes:
         engine: The connection.
@@ -47,6 +49,7 @@ class ServedModel:
         *,
         state: Callable[[], EngineState | None],
         on_change: Callable[[], None],
+        resume: bool,
     ) -> None:
         self._loop = loop
         self.config = config
@@ -56,7 +59,16 @@ class ServedModel:
         self.text: TextModel | None = None
         self.problem: str | None = None
         self._loading: asyncio.Task[None] | None = None
-        self.engine = EngineClient(loop, endpoint, name, on_model=self._on_model, on_lost=on_change)
+        # What custom logits processors look at is theirs alone to know.
+        continued = not config.engine_args.get("logits_processors")
+        self.engine = EngineClient(
+            loop,
+            endpoint,
+            name,
+            on_model=self._on_model,
+            on_lost=on_change,
+            survivors=Survivors(enabled=resume, continued=continued),
+        )
 
     @property
     def names(self) -> list[str]:

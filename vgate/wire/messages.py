@@ -15,7 +15,7 @@ from msgspec import Meta
 from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -98,6 +98,9 @@ class Generate(Message, frozen=True):
         priority: Lower starts sooner, before what is fair between tenants.
         whole: Tell the first token and then nothing until the end, when all the rest comes: nobody
             looks at what is between.
+        generated: Token ids, packed, that an engine generated of it before it died. They count as
+            generated, are not told again, and the sequence goes on after them.
+        resumed: An engine that died had taken it, so a full queue doesn't refuse it.
     """
 
     id: int
@@ -110,6 +113,8 @@ class Generate(Message, frozen=True):
     options: GenerateOptions = NO_OPTIONS
     priority: int = 0
     whole: bool = False
+    generated: bytes = b""
+    resumed: bool = False
 
 
 class Embed(Message, frozen=True):
@@ -126,6 +131,7 @@ class Embed(Message, frozen=True):
     tenant: str = ""
     weight: Annotated[float, Meta(gt=0)] = 1.0
     queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
+    resumed: bool = False
 
 
 class Abort(Message, frozen=True):
@@ -274,6 +280,12 @@ class Failures(Message, frozen=True):
     failures: list[Failure]
 
 
+class Ending(Message, frozen=True):
+    """The engine's process ends, and nothing more comes from it: the same as its death."""
+
+    reason: str
+
+
 class Histogram(msgspec.Struct, frozen=True, array_like=True):
     """Observations since the engine's start; bucket bounds are in `vgate.wire.buckets`.
 
@@ -324,4 +336,4 @@ class Status(Message, frozen=True):
     stats: EngineStats | None = None
 
 
-ToFrontend = Welcome | Refused | Step | Embeddings | Failures | Status
+ToFrontend = Welcome | Refused | Step | Embeddings | Failures | Ending | Status

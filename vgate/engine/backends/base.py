@@ -74,7 +74,7 @@ class Backend(Protocol):
         """The loaded model."""
 
     def add(self, request: Request) -> None:
-        """Start a sequence.
+        """Start a sequence, after its `continued` tokens if it has some: these are not told again.
 
         What takes long to check (a grammar) may be refused later, by an output with an error.
 

@@ -71,7 +71,9 @@ class DryRunBackend:
         checks.check(request.sampling or SamplingParams(), options, self._model)
         if options.adapter and options.adapter not in self._adapters:
             raise checks.unknown_adapter(options.adapter, self._adapters)
-        self._running[request.key] = self._sequence(request)
+        sequence = self._sequence(request)
+        sequence.skip(len(request.continued))
+        self._running[request.key] = sequence
 
     def abort(self, keys: list[str]) -> None:
         """Stop sequences."""

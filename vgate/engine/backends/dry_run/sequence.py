@@ -114,6 +114,11 @@ class Sequence:
         """Tokens in the KV cache."""
         return max(self.prefilled, len(self.request.prompt) + self.emitted)
 
+    def skip(self, count: int) -> None:
+        """Go on after the first tokens, which were said elsewhere."""
+        for _ in range(count):
+            self.next()
+
     def next(self) -> tuple[int, FinishReason | None]:
         """Emit the next token; below `min_tokens` a stop token is passed over, as in vLLM."""
         too_early = self.emitted < self.min_tokens

@@ -121,7 +121,9 @@ class VLLMBackend:
         try:
             prepared = self._input_processor.process_inputs(
                 request.key,
-                self._tokens_input(request.prompt, cache_salt=options.cache_salt or None),
+                self._tokens_input(
+                    [*request.prompt, *request.continued], cache_salt=options.cache_salt or None
+                ),
                 self._parameters.of(request),
                 self._tasks,
                 lora_request=self._parameters.adapter(options.adapter),

@@ -58,7 +58,7 @@ class Parameters:
         """
         if request.sampling is None:
             return self._pooling_params(task="embed", dimensions=request.dimensions)
-        return self.generation(request.sampling, request.options)
+        return self.generation(*remaining(request.sampling, request))
 
     def adapter(self, name: str) -> Any:
         """Return vLLM's name for an adapter; None for the model itself.
@@ -107,6 +107,23 @@ class Parameters:
             _check_schema(structured)
         value = True if structured.kind == "json_object" else structured.value
         return self._structured_params(**{structured.kind: value})
+
+
+def remaining(sampling: SamplingParams, request: Request) -> tuple[SamplingParams, GenerateOptions]:
+    """Return the parameters of what is still to be generated of a request.
+
+    To vLLM what another engine generated is a part of the prompt, whose log probabilities were told
+    with the first token.
+    """
+    done = len(request.continued)
+    if not done:
+        return sampling, request.options
+    sampling = msgspec.structs.replace(
+        sampling,
+        max_tokens=request.max_tokens - done,
+        min_tokens=max(0, (sampling.min_tokens or 0) - done),
+    )
+    return sampling, msgspec.structs.replace(request.options, prompt_logprobs=None)
 
 
 def _check_schema(structured: StructuredOutput) -> None:
