@@ -141,7 +141,7 @@ class TestStops:
         assert finished.text == "a STOP"
 
     def test_a_stop_token_that_was_asked_for_is_named(self, fed):
-        choice = fed(stop_token_ids=frozenset({END})).all("a")
+        choice = fed(named_ends=frozenset({END})).all("a")
         assert choice.outcome()[0].stop_reason == END
 
     def test_the_models_own_end_has_no_name(self, fed):

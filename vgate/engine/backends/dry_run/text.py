@@ -95,7 +95,7 @@ def _own_end(directory: Path, added: list[Any]) -> int | None:
     path = directory / "tokenizer_config.json"
     end = json.loads(path.read_bytes()).get("eos_token") if path.is_file() else None
     text = end.get("content") if isinstance(end, dict) else end
-    return next((token["id"] for token in added if token["content"] == text), None)
+    return next((token["id"] for token in added if token.get("content") == text), None)
 
 
 def _eos_token_ids(directory: Path) -> frozenset[int]:
