@@ -105,7 +105,7 @@ def test_running_requests_go_on_in_the_next_engine(run_dirs: Path, sig: signal.S
             )
             for number, text in enumerate(texts[40:])
         ]
-        wait_until(lambda: engine.status().waiting >= 20, 10, "the queue fills")
+        wait_until(lambda: engine.status().waiting == 60 - 32, 10, "the queue fills")
         os.kill(server.pid_of("engine"), sig)
         for stream, text in zip(streams, texts, strict=False):
             stream.wait()
@@ -135,13 +135,14 @@ def text_of(answer: dict[str, Any]) -> str:
 
 
 def test_a_stream_that_can_not_go_on_exactly_ends_in_an_error(run_dirs: Path):
-    with instance(run_dirs) as server:
+    with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
         bodies = [{"seed": 1}, {"presence_penalty": 0.5}, {"bad_words": ["zebra"]}]
         streams = [
             Request(server.url, endless(stream=True, temperature=1, **body)).wait_for_text()
             for body in bodies
         ]
         whole = Request(server.url, endless(max_tokens=50, seed=1, temperature=1))
+        wait_until(lambda: engine.status().running == 4, 10, "all run")
         os.kill(server.pid_of("engine"), signal.SIGKILL)
         for stream in streams:
             check_cut_off(stream.wait(), "engine_unavailable")
@@ -150,9 +151,10 @@ def test_a_stream_that_can_not_go_on_exactly_ends_in_an_error(run_dirs: Path):
 
 
 def test_a_request_that_two_engines_died_over_is_given_up(run_dirs: Path):
-    with instance(run_dirs) as server:
+    with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
         stream = Request(server.url, endless(stream=True)).wait_for_text()
         whole = Request(server.url, endless())
+        wait_until(lambda: engine.status().running == 2, 10, "both run")
         for _ in range(2):
             pid = server.pid_of("engine")
             heard = len(stream.text)
