@@ -1,4 +1,4 @@
-"""Processes that die or hang: every client hears of it, and serving resumes by itself."""
+"""Processes that die or hang: requests go on or their clients hear of it, and serving resumes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -54,8 +55,11 @@ def check_unavailable(request: Request) -> None:
     assert int(request.headers["retry-after"]) >= 1
 
 
-def test_the_engine_is_killed(run_dirs: Path, record_property):
-    with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
+def test_without_resuming_every_client_hears_of_the_engine_s_death(run_dirs: Path, record_property):
+    with (
+        instance(run_dirs, supervision__resume_requests=False) as server,
+        EngineProbe(server.run_dir) as engine,
+    ):
         streams = [Request(server.url, endless(stream=True)).wait_for_text() for _ in range(4)]
         waiting = [Request(server.url, chat("hi", stream=True)) for _ in range(8)]
         waiting += [Request(server.url, chat("hi")) for _ in range(8)]
@@ -82,6 +86,89 @@ def test_the_engine_is_killed(run_dirs: Path, record_property):
         assert "Traceback" not in server.logs()
 
 
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+def test_running_requests_go_on_in_the_next_engine(run_dirs: Path, sig: signal.Signals):
+    settings = {"batch__max_batch_size": 32, "supervision__hang_timeout_s": 4}
+    with instance(run_dirs, **settings) as server, EngineProbe(server.run_dir) as engine:
+        usage = {"stream_options": {"include_usage": True}}
+        texts = [f"number {number} goes on and on " for number in range(60)]
+        streams = [
+            Request(server.url, endless(text, stream=True, max_tokens=200, stop=["never"], **usage))
+            for text in texts[:20]
+        ]
+        for stream in streams:
+            stream.wait_for_text()
+        whole = [Request(server.url, endless(text, max_tokens=150)) for text in texts[20:40]]
+        queued = [
+            Request(
+                server.url, chat(text, stream=number % 2 == 0, **(usage if number % 2 == 0 else {}))
+            )
+            for number, text in enumerate(texts[40:])
+        ]
+        wait_until(lambda: engine.status().waiting == 60 - 32, 10, "the queue fills")
+        os.kill(server.pid_of("engine"), sig)
+        for stream, text in zip(streams, texts, strict=False):
+            stream.wait()
+            assert stream.error is stream.broken is None
+            assert (stream.done, stream.finish_reason) == (True, "length")
+            assert stream.text == (text * 10)[:200]
+            assert stream.usage["completion_tokens"] == 200
+        for request, text in zip(whole, texts[20:], strict=False):
+            assert request.wait().status == 200, request.answer
+            assert text_of(request.answer) == (text * 10)[:150]
+            assert request.answer["usage"]["completion_tokens"] == 150
+        for request, text in zip(queued, texts[40:], strict=True):
+            assert request.wait().status == 200, request.answer
+            counts = request.usage if request.done else request.answer["usage"]
+            assert (request.text if request.done else text_of(request.answer)) == text
+            assert counts["completion_tokens"] == len(text) + 1
+        assert "lost the engine" in server.logs()
+        assert "engine is back" in server.logs()
+        metrics = httpx.get(server.url + "/metrics").text
+        assert "vgate_resumed_requests_total 60.0" in metrics
+        wait_served(server)
+
+
+def text_of(answer: dict[str, Any]) -> str:
+    text: str = answer["choices"][0]["message"]["content"]
+    return text
+
+
+def test_a_stream_that_can_not_go_on_exactly_ends_in_an_error(run_dirs: Path):
+    with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
+        bodies = [{"seed": 1}, {"presence_penalty": 0.5}, {"bad_words": ["zebra"]}]
+        streams = [
+            Request(server.url, endless(stream=True, temperature=1, **body)).wait_for_text()
+            for body in bodies
+        ]
+        whole = Request(server.url, endless(max_tokens=50, seed=1, temperature=1))
+        wait_until(lambda: engine.status().running == 4, 10, "all run")
+        os.kill(server.pid_of("engine"), signal.SIGKILL)
+        for stream in streams:
+            check_cut_off(stream.wait(), "engine_unavailable")
+        assert whole.wait().status == 200
+        wait_served(server)
+
+
+def test_a_request_that_two_engines_died_over_is_given_up(run_dirs: Path):
+    with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
+        stream = Request(server.url, endless(stream=True)).wait_for_text()
+        whole = Request(server.url, endless())
+        wait_until(lambda: engine.status().running == 2, 10, "both run")
+        for _ in range(2):
+            pid = server.pid_of("engine")
+            heard = len(stream.text)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(
+                lambda: len(stream.text) > heard + 5 or not stream.is_alive(),  # noqa: B023
+                RECOVERED_S,
+                "it goes on or ends",
+            )
+        check_cut_off(stream.wait(), "engine_unavailable")
+        check_unavailable(whole.wait())
+        wait_served(server)
+
+
 def test_a_request_while_the_engine_is_away(run_dirs: Path):
     with instance(run_dirs, server__workers=1) as server:
         engine = psutil.Process(server.pid_of("engine"))
@@ -97,7 +184,8 @@ def test_a_request_while_the_engine_is_away(run_dirs: Path):
 
 
 def test_a_hung_engine_is_replaced(run_dirs: Path):
-    with instance(run_dirs, supervision__hang_timeout_s=4) as server:
+    settings = {"supervision__hang_timeout_s": 4, "supervision__resume_requests": False}
+    with instance(run_dirs, **settings) as server:
         pid = server.pid_of("engine")
         stream = Request(server.url, endless(stream=True)).wait_for_text()
         os.kill(pid, signal.SIGSTOP)
@@ -171,6 +259,9 @@ def test_requests_are_served_while_a_frontend_is_away(run_dirs: Path):
 def test_a_process_that_dies_over_and_over_ends_the_server(run_dirs: Path, role: str):
     with instance(run_dirs, supervision__max_restarts=2) as server:
         processes = server.processes()
+        stream = None
+        if role == "engine":
+            stream = Request(server.url, endless(stream=True)).wait_for_text()
         for death in range(3):
             pid = wait_until(lambda: server.pids().get(role), RECOVERED_S, "it comes back")
             os.kill(pid, signal.SIGKILL)
@@ -180,6 +271,11 @@ def test_a_process_that_dies_over_and_over_ends_the_server(run_dirs: Path, role:
         assert f"the {role} died 3 times: killed by SIGKILL" in server.logs().splitlines()[-1]
         check_gone(server, processes)
         assert not server.run_dir.exists()
+        if stream is not None:
+            # It was still waiting for an engine, or had met the second one's death.
+            stream.wait()
+            check_cut_off(stream, stream.error["error"]["code"])
+            assert stream.error["error"]["code"] in {"shutting_down", "engine_unavailable"}
 
 
 def check_gone(server: Instance, processes: list[psutil.Process]) -> None:

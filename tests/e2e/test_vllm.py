@@ -374,6 +374,38 @@ def test_a_killed_engine_comes_back(
     assert_as_offline(asyncio.run(ask_all(served)), offline)
 
 
+@pytest.mark.parametrize("extra", [{}, {"logprobs": True, "top_logprobs": 3}, {"stop": None}])
+def test_a_stream_goes_on_in_the_next_engine(
+    served: Instance, client: openai.OpenAI, extra: dict[str, Any]
+) -> None:
+    asked: dict[str, Any] = {"max_tokens": 1200, "extra_body": {"ignore_eos": True}, **extra}
+    if "stop" in extra:
+        text = text_of(ask(client, CONVERSATIONS[1], **{**asked, "stop": ["\0never"]}))
+        # One that comes late, if it can be told apart.
+        stops = [text[at : at + 12] for at in range(len(text) - 40, len(text) // 2, -7)]
+        asked["stop"] = [max(stops, key=text.index)]
+    whole = ask(client, CONVERSATIONS[1], **asked)
+    backs = served.logs().count("engine is back")
+    stream = ask(
+        client, CONVERSATIONS[1], stream=True, stream_options={"include_usage": True}, **asked
+    )
+    chunks = [next(stream) for _ in range(20)]
+    os.kill(served.pid_of("engine"), signal.SIGKILL)
+    chunks += list(stream)
+    assert served.logs().count("engine is back") == backs + 1
+    choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    assert "".join(choice.delta.content or "" for choice in choices) == text_of(whole)
+    assert choices[-1].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    if "logprobs" in extra:
+        got = [place for choice in choices if choice.logprobs for place in choice.logprobs.content]
+        expected = whole.choices[0].logprobs.content
+        assert [place.token for place in got] == [place.token for place in expected]
+        for place, other in zip(got, expected, strict=True):
+            assert place.logprob == pytest.approx(other.logprob, abs=1e-3)
+    wait_until(served.ready, RESTART_TIMEOUT_S, "ready again")
+
+
 def failed_start(run_dirs: Path, **settings: Any) -> tuple[int, str]:
     """Start an instance that can't run; return its exit status and logs."""
     instance = Instance(run_dirs, dry_run=False, server__workers=1, **{**SETTINGS, **settings})
