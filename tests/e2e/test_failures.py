@@ -88,7 +88,12 @@ def test_without_resuming_every_client_hears_of_the_engine_s_death(run_dirs: Pat
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_running_requests_go_on_in_the_next_engine(run_dirs: Path, sig: signal.Signals):
-    settings = {"batch__max_batch_size": 32, "supervision__hang_timeout_s": 4}
+    # Slow enough for all to be there before the first one ends.
+    settings = {
+        "batch__max_batch_size": 32,
+        "dry_run__step_ms": 50,
+        "supervision__hang_timeout_s": 4,
+    }
     with instance(run_dirs, **settings) as server, EngineProbe(server.run_dir) as engine:
         usage = {"stream_options": {"include_usage": True}}
         texts = [f"number {number} goes on and on " for number in range(60)]
