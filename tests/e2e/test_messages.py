@@ -281,9 +281,20 @@ class TestWithKeys:
 
     def test_an_engine_that_dies(self, secured: Instance):
         with client_of(secured, api_key=KEY) as client:
-            stream = client.messages.create(**asked("x" * 1000, max_tokens=1000), stream=True)
+            stream = client.messages.create(**asked("x" * 200, max_tokens=1000), stream=True)
             assert next(stream).type == "message_start"
             os.kill(secured.pid_of("engine"), signal.SIGKILL)
+            events = list(stream)
+        deltas = [event.delta for event in events if event.type == "content_block_delta"]
+        assert "".join(delta.text for delta in deltas) == "x" * 200
+        assert events[-1].type == "message_stop"
+
+    def test_an_engine_that_dies_where_nothing_goes_on(self, run_dirs):
+        off = {"supervision__resume_requests": False, "dry_run__step_ms": 20}
+        with Instance(run_dirs, dry_run=True, **off) as instance, client_of(instance) as client:
+            stream = client.messages.create(**asked("x" * 1000, max_tokens=1000), stream=True)
+            assert next(stream).type == "message_start"
+            os.kill(instance.pid_of("engine"), signal.SIGKILL)
             with pytest.raises(anthropic.APIStatusError) as caught:
                 list(stream)
         assert caught.value.type == "overloaded_error"

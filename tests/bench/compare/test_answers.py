@@ -115,7 +115,7 @@ def test_what_differs_on_purpose_is_not_compared() -> None:
     ours = places(place("c", -3.0, ("a", -1.0), ("b", -2.0)))
     theirs = places(place("c", -3.0, ("c", -3.0), ("a", -1.0)))
     assert judge(CASE, ours, theirs).outcome == EQUAL
-    echo = Answer(200, {"choices": [{"text": "a", "prompt_token_ids": [1], "stop_reason": 7}]})
+    echo = Answer(200, {"choices": [{"text": "a", "prompt_token_ids": [1]}]})
     plain = Answer(200, {"choices": [{"text": "a"}]})
     assert judge(CASE, plain, echo).outcome == EQUAL
     one = Answer(200, {"choices": [{"logprobs": {"tokens": ["x"], "text_offset": [1]}}]})
@@ -137,3 +137,5 @@ def test_all_else_is_compared() -> None:
     for more in ({"stop_reason": 7}, {"prompt_token_ids": [1]}):
         told = Answer(200, {"choices": [{"text": "a", **more}]})
         assert judge(asked, plain, told).outcome == DIFFERENT
+    own_end = Answer(200, {"choices": [{"text": "a", "stop_reason": 7}]})
+    assert judge(CASE, plain, own_end).outcome == DIFFERENT
