@@ -43,7 +43,7 @@ class FinishedChoice(msgspec.Struct, frozen=True, array_like=True):
         end_reason: Why it ended.
         reasoning: What it thought before.
         tool_calls: Tools to call.
-        stop_reason: The stop string or stop token id that ended it; None for the model's own end.
+        stop_reason: The stop string or stop token id that ended it; None for the usual end.
         logprobs: One for each token, if they were asked for.
         token_ids: All tokens, if they were asked for.
         prompt_logprobs: One for each token of its prompt, if they were asked for.

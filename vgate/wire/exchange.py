@@ -10,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from vgate.wire.sockets import EndpointError, check_path
+from vgate.wire.sockets import EndpointError, check_path, send_frames
 
 _QUEUE_MESSAGES = 10_000
 _LINGER_MS = 200
@@ -105,7 +105,7 @@ class AsyncPeers:
         """Send what this turn of the loop published: waking ZeroMQ is what costs."""
         outbox, self._outbox = self._outbox, []
         if self._open and outbox:
-            self._out.send_multipart((self._origin, *outbox), zmq.NOBLOCK)
+            send_frames(self._out, (self._origin, *outbox))
 
     def close(self) -> None:
         """Leave."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq
@@ -36,6 +36,23 @@ _PIPE_READ_BYTES = 512
 # Messages handled before the event loop gets a turn.
 _READ_BATCH = 256
 _MAX_IPC_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1, unix(7)
+
+
+def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
+    """Send one message of several frames without waiting.
+
+    pyzmq's `send_multipart` puts its flags together with zmq's enumerations for each frame.
+    """
+    *others, last = frames
+    for frame in others:
+        socket.send(frame, _MORE_NOBLOCK)
+    socket.send(last, _NOBLOCK)
+
+
+def has_message(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message waits: asking costs less than not getting one."""
+    events: int = socket.getsockopt(_EVENTS)  # type: ignore[assignment]
+    return bool(events & _POLLIN)
 
 
 class EndpointError(Exception):
@@ -88,8 +105,7 @@ class Router:
         """Return the next (peer, payload), or None if there is none now."""
         peer, payloads = self._received
         if not payloads:
-            # Asking whether there is a message costs less than not getting one.
-            if not self._readable():
+            if not has_message(self._socket):
                 return None
             try:
                 peer, *payloads = self._socket.recv_multipart(_NOBLOCK)
@@ -100,15 +116,10 @@ class Router:
         # A peer that sends no payload is answered by the decoder.
         return peer, payloads.pop() if payloads else b""
 
-    def _readable(self) -> bool:
-        events: int = self._socket.getsockopt(_EVENTS)  # type: ignore[assignment]
-        return bool(events & _POLLIN)
-
     def send(self, peer: bytes, payload: bytes) -> bool:
         """Send without waiting; False if the peer is gone or has stopped reading."""
         try:
-            self._socket.send(peer, _MORE_NOBLOCK)
-            self._socket.send(payload, _NOBLOCK)
+            send_frames(self._socket, (peer, payload))
         except zmq.ZMQError:
             return False
         return True
@@ -141,10 +152,7 @@ class Dealer:
 
     def send(self, *payloads: bytes) -> None:
         """Queue messages; they go out together when the connection stands."""
-        *others, last = payloads
-        for payload in others:
-            self._socket.send(payload, _MORE_NOBLOCK)
-        self._socket.send(last, _NOBLOCK)
+        send_frames(self._socket, payloads)
 
     def receive(self) -> bytes | None:
         """Return the next message, or None if there is none now."""
@@ -176,8 +184,7 @@ class Dealer:
     @property
     def readable(self) -> bool:
         """Whether a message waits."""
-        events: int = self._socket.getsockopt(_EVENTS)  # type: ignore[assignment]
-        return bool(events & _POLLIN)
+        return has_message(self._socket)
 
 
 def flush_dealers() -> None:
@@ -249,7 +256,6 @@ class AsyncDealer:
             return
         batch: list[bytes] = []
         dealer = self._dealer
-        # Asking whether there is a message costs less than not getting one.
         while dealer.readable:
             payload = dealer.receive()
             if payload is None:

@@ -117,13 +117,13 @@ class VLLMBackend:
         Raises:
             VGateError: The request can't be run.
         """
-        options = request.options
+        options, tokens = request.options, request.prompt
+        if request.continued:
+            tokens = tokens + request.continued
         try:
             prepared = self._input_processor.process_inputs(
                 request.key,
-                self._tokens_input(
-                    [*request.prompt, *request.continued], cache_salt=options.cache_salt or None
-                ),
+                self._tokens_input(tokens, cache_salt=options.cache_salt or None),
                 self._parameters.of(request),
                 self._tasks,
                 lora_request=self._parameters.adapter(options.adapter),
