@@ -30,7 +30,7 @@ def test_it_is_a_list_of_stamps_and_amounts(steps, begins_at, moves_at):
     for _ in range(begins_at):
         now_ns += 1
         log.add(now_ns, 1, WINDOW_NS)
-    log.expire(now_ns)
+    log.stands(now_ns)
     now_ns += 1
     for number, (step, first, second) in enumerate(steps):
         if number == moves_at:
@@ -43,7 +43,7 @@ def test_it_is_a_list_of_stamps_and_amounts(steps, begins_at, moves_at):
             else:
                 model.append([now_ns, first])
         elif step == "expire":
-            log.expire(now_ns - first)
+            log.stands(now_ns - first)
             model = [entry for entry in model if entry[0] > now_ns - first]
         elif step == "adjust" and first < len(model):
             change = max(-second, -model[first][1])
@@ -67,7 +67,7 @@ def test_it_is_a_list_of_stamps_and_amounts(steps, begins_at, moves_at):
 def test_what_has_left_or_was_forgotten_is_not_adjusted():
     log = new_log()
     first = log.add(10, 5, WINDOW_NS)
-    log.expire(10)
+    log.stands(10)
     log.add(20, 7, WINDOW_NS)
     log.adjust(first, -5)
     assert log.total == 7
@@ -83,8 +83,8 @@ def test_without_room_the_last_entry_takes_more_and_leaves_later():
     for stamp in range(10):
         log.add(stamp, 1, WINDOW_NS)
     assert log.total == 10
-    assert log.expire(8) == 4  # those of 6, 7, 8 and 9 leave with the last
-    assert log.expire(9) == 0
+    assert log.stands(8) == (4, 9)  # those of 6, 7, 8 and 9 leave with the last
+    assert log.stands(9) == (0, None)
 
 
 def test_a_clock_that_goes_back_keeps_the_order():

@@ -10,7 +10,7 @@ from typing import Any
 from vgate.config.schema import Security
 from vgate.errors import AuthenticationError, RateLimitedError
 from vgate.frontend import metrics
-from vgate.frontend.admission import Admission, limit_headers
+from vgate.frontend.admission import Admission, key_id
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.key_source import KeySource
 from vgate.frontend.limits import Decision, KeyLimits, Limiter
@@ -66,31 +66,40 @@ class Access:
             raise AuthenticationError(message)
         return key
 
-    def admit(self, http: HttpRequest, key: ApiKey) -> Admission:
-        """Count a request against its key's limits, and tell the client how they stand.
+    def begin(self, http: HttpRequest, key: ApiKey, *, wait: bool) -> None:
+        """Begin to hold a request against its key's limits.
+
+        Args:
+            http: The request.
+            key: Whose it is.
+            wait: Whether to count it not now but with its tokens, see `reserve_tokens`, unless it
+                is going to be refused anyway.
 
         Raises:
             RateLimitedError: A limit refuses it.
         """
-        decision = self._limiter.admit(_key_id(key), self._limits[key.name])
-        if decision.ticket is None:
-            for name, value in limit_headers(decision):
-                http.set_header(name, value)
-            raise _refusal(key, decision)
-        return Admission(self._limiter, key, decision.ticket, decision)
+        admission = http.admission = Admission(self._limiter, key, self._limits[key.name])
+        if not (wait and admission.can_wait):
+            _allow(admission, admission.admit())
 
     def reserve_tokens(self, http: HttpRequest, tokens: int) -> None:
-        """Reserve the tokens that an admitted request may use.
+        """Count a request, if that was not done, and the tokens that it may use.
 
         Raises:
-            RateLimitedError: The limit refuses it; the request does not count then.
+            RateLimitedError: A limit refuses it; it does not count at all then.
+        """
+        if http.admission is not None:
+            _allow(http.admission, http.admission.admit(tokens))
+
+    def count(self, http: HttpRequest) -> None:
+        """Count a request that uses no tokens and is at its end, if that was not done.
+
+        Raises:
+            RateLimitedError: A limit refuses it.
         """
         admission = http.admission
-        if admission is None:
-            return
-        decision = admission.reserve_tokens(tokens)
-        if not decision.allowed:
-            raise _refusal(admission.key, decision)
+        if admission is not None and admission.decision is None:
+            _allow(admission, admission.admit(runs=False))
 
     def usage(self) -> list[dict[str, Any]]:
         """Return how each key's limits stand, over all workers."""
@@ -98,7 +107,7 @@ class Access:
             return []
         rows = []
         for key in self._keys:
-            limits, used = self._limits[key.name], self._limiter.usage(_key_id(key))
+            limits, used = self._limits[key.name], self._limiter.usage(key_id(key))
             rows.append(
                 {
                     "key": key.name,
@@ -135,7 +144,7 @@ class Access:
         for key in keys:
             metrics.show_zeros_of_key(key.name)
             with contextlib.suppress(OSError):  # a request that can't be counted tells of it
-                self._limiter.prepare(_key_id(key), limits[key.name])
+                self._limiter.prepare(key_id(key), limits[key.name])
         self._limits = limits
         return keys
 
@@ -171,9 +180,9 @@ def _secret(http: HttpRequest) -> str:
     return header[len(_SCHEME) :].strip()
 
 
-def _key_id(key: ApiKey) -> str:
-    """Return the name of a key's counts: they stay with the name when the key is rotated."""
-    return f"key:{key.name}"
+def _allow(admission: Admission, decision: Decision) -> None:
+    if not decision.allowed:
+        raise _refusal(admission.key, decision)
 
 
 def _refusal(key: ApiKey, decision: Decision) -> RateLimitedError:

@@ -5,29 +5,54 @@ from __future__ import annotations
 import math
 import time
 
-from vgate.frontend.limits import Decision, Limiter, Quota, Ticket
+from vgate.frontend.limits import Decision, KeyLimits, Limiter, Quota, Ticket
 from vgate.keys import ApiKey
 
 
 class Admission:
-    """What a request has been granted; lives as long as the request.
+    """What a request asks of its key's limits; lives as long as the request.
+
+    Each asking is a critical section that all workers share, so a request is decided on once where
+    that will do: with its tokens, when these are known, or at its end, when it has used none.
+
+    Args:
+        limiter: The shared counts.
+        key: Whose request it is.
+        limits: The key's.
 
     Attributes:
         key: Whose request it is.
-        decision: How the key's limits stood when they were last asked.
+        decision: How the key's limits stood when they were last asked; None before that.
     """
 
-    __slots__ = ("_limiter", "_ticket", "_used_tokens", "decision", "key")
+    __slots__ = ("_key_id", "_limiter", "_limits", "_ticket", "_used_tokens", "decision", "key")
 
-    def __init__(self, limiter: Limiter, key: ApiKey, ticket: Ticket, decision: Decision) -> None:
+    def __init__(self, limiter: Limiter, key: ApiKey, limits: KeyLimits) -> None:
         self._limiter = limiter
-        self._ticket = ticket
+        self._key_id = key_id(key)
+        self._limits = limits
+        self._ticket: Ticket | None = None
         self._used_tokens: int | None = None
         self.key = key
-        self.decision = decision
+        self.decision: Decision | None = None
 
-    def reserve_tokens(self, tokens: int) -> Decision:
-        """Reserve what the request may use at most."""
+    @property
+    def can_wait(self) -> bool:
+        """Whether to decide later: what is refused whatever it asks should be so at once."""
+        return not self._limiter.looks_full(self._key_id, self._limits)
+
+    def admit(self, tokens: int = 0, *, runs: bool = True) -> Decision:
+        """Decide on the request, or, if that was done, on tokens that it may use besides.
+
+        Args:
+            tokens: The most that it may use.
+            runs: Whether it goes on until its `release`.
+        """
+        if self._ticket is None:
+            decision = self._limiter.admit(self._key_id, self._limits, tokens, runs=runs)
+            self._ticket = decision.ticket
+            self.decision = decision
+            return decision
         decision = self._limiter.reserve_tokens(self._ticket, tokens)
         if decision.requests or decision.tokens:
             # It was looked again, which a key without a limit on tokens needs no look for.
@@ -40,15 +65,22 @@ class Admission:
 
     def withdraw(self) -> None:
         """Make it as if the request had not been made."""
-        self._limiter.withdraw(self._ticket)
+        if self._ticket is not None:
+            self._limiter.withdraw(self._ticket)
 
     def release(self) -> None:
         """End the request."""
-        self._limiter.release(self._ticket, self._used_tokens)
+        if self._ticket is not None:
+            self._limiter.release(self._ticket, self._used_tokens)
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the headers that say how the limits stand."""
-        return limit_headers(self.decision)
+        return [] if self.decision is None else limit_headers(self.decision)
+
+
+def key_id(key: ApiKey) -> str:
+    """Return the name of a key's counts: they stay with the name when the key is rotated."""
+    return f"key:{key.name}"
 
 
 def limit_headers(decision: Decision) -> list[tuple[str, str]]:

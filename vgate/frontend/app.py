@@ -114,10 +114,12 @@ class App:
         try:
             try:
                 route = match(http.method, http.path)
-                self._admit(http)
+                self._admit(http, route)
                 response = await route.handler(self.services, http)
             finally:
                 await http.discard_body()
+                # Nobody gets an answer for nothing, and an error has cost work.
+                self.services.access.count(http)
         except ClientDisconnected:
             http.log_fields["disconnected"] = True
         except VGateError as error:
@@ -145,12 +147,12 @@ class App:
         if self.services.launcher.draining and not self._requests:
             self.services.launcher.beat()
 
-    def _admit(self, http: HttpRequest) -> None:
+    def _admit(self, http: HttpRequest, route: Route) -> None:
         access = self.services.access
         key = access.authenticate(http)
         if key is not None:
             http.log_fields["key"] = key.name
-            http.admission = access.admit(http, key)
+            access.begin(http, key, wait=route.counts_tokens and http.comes_at_once)
 
     def _record(
         self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float

@@ -55,13 +55,19 @@ class Detokenizer:
 
         The same as feeding them one by one, in less time.
         """
-        if self._stream is None and self._known.byte_level:
-            skip = self._skip_special_tokens
-            text: str = self._known.tokenizer.decode(token_ids, skip_special_tokens=skip)
-            # Bytes that are no characters are the stream's to judge.
-            if REPLACEMENT not in text:
-                return text
-        return self.feed(token_ids)
+        if self._stream is not None or not self._known.byte_level:
+            return self.feed(token_ids)
+        table = self._table
+        texts = [table.get(token_id) for token_id in token_ids]
+        if None not in texts:
+            return "".join(texts)  # type: ignore[arg-type]
+        for token_id in token_ids:
+            if token_id not in table:
+                self._look_up(token_id)
+        skip = self._skip_special_tokens
+        text: str = self._known.tokenizer.decode(token_ids, skip_special_tokens=skip)
+        # Bytes that are no characters are the stream's to judge.
+        return self.feed(token_ids) if REPLACEMENT in text else text
 
     def text_of(self, token_id: int) -> str:
         """Take one token; return its text as far as it is certain."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -29,6 +30,8 @@ EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
 # What is still read of a body that is too large, so that the client gets to see the answer: a
 # connection that is closed while the client sends shows it a reset instead.
 _DISCARD_BYTES = 64 * 1024 * 1024
+# A body of so many bytes comes with its headers, or nearly.
+_SMALL_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 60
 _DISCARD_TIMEOUT_S = 5
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -103,6 +106,7 @@ class HttpRequest:
     __slots__ = (
         "_body_taken",
         "_deadlines",
+        "_declared",
         "_disconnect",
         "_disconnects",
         "_header",
@@ -130,6 +134,7 @@ class HttpRequest:
         self._task = task
         self._on_disconnect: Callable[[], None] | None = None
         self._body_taken = False
+        self._declared: float | None = None
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
         self._headers: dict[str, str] = {}
@@ -144,6 +149,20 @@ class HttpRequest:
         value: str | None = self._header(name)
         return value
 
+    @property
+    def comes_at_once(self) -> bool:
+        """Whether its body is said to be so small that reading it first costs nobody much."""
+        return self._declared_bytes() <= _SMALL_BYTES
+
+    def _declared_bytes(self) -> float:
+        """Return the length that the client gave its body; infinity if it gave none."""
+        declared = self._declared
+        if declared is None:
+            length = self.header("content-length")
+            known = length is not None and length.isdigit()
+            declared = self._declared = int(length or 0) if known else math.inf
+        return declared
+
     async def body(self, limit_bytes: int) -> bytes:
         """Read the whole body.
 
@@ -153,10 +172,9 @@ class HttpRequest:
             ClientDisconnected: The client left before it had sent all of it.
         """
         self._body_taken = True
-        declared = self.header("content-length")
         self._deadlines.begin(self._task, _BODY_TIMEOUT_S)
         try:
-            if declared is not None and declared.isdigit() and int(declared) <= limit_bytes:
+            if self._declared_bytes() <= limit_bytes:
                 body: bytes = await self._protocol()
                 return body
             return await self._body_in_chunks(limit_bytes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import msgspec
 
 from vgate.frontend.limit_file import LimitFile
-from vgate.frontend.sliding_log import SlidingLog
+from vgate.frontend.sliding_log import SlidingLog, Stands, entries_for
 
 Reason = Literal["requests", "tokens", "concurrent"]
 
@@ -15,9 +16,11 @@ _NS = 1_000_000_000
 TOKEN_WINDOW_NS = 60 * _NS
 # When a running request of the key ends is unknown; this only spaces the tries.
 _CONCURRENT_RETRY_NS = _NS
+# Token entries that are kept apart: 68 requests a second of one key before they are gathered.
+TOKEN_ENTRIES = entries_for(4096)
 
 
-class KeyLimits(msgspec.Struct, frozen=True):
+class KeyLimits(msgspec.Struct, frozen=True, dict=True):
     """What one key may do; None is no limit."""
 
     requests: int | None = None
@@ -25,15 +28,21 @@ class KeyLimits(msgspec.Struct, frozen=True):
     tokens_per_minute: int | None = None
     concurrent: int | None = None
 
-    @property
+    @cached_property
     def window_ns(self) -> int:
         """The request window."""
         return max(1, round(self.window_s * _NS))
 
-    @property
+    @cached_property
     def unlimited(self) -> bool:
         """Whether there is nothing to count."""
         return self.requests is None and self.tokens_per_minute is None and self.concurrent is None
+
+    @cached_property
+    def request_entries(self) -> int:
+        """Capacity of a log that keeps so many requests apart."""
+        # Twice, as what was given back may leave empty entries among the others.
+        return entries_for(2 * (self.requests or 1))
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -93,8 +102,8 @@ class Usage(msgspec.Struct, frozen=True):
 class Check:
     """Checks limits one by one, inside the critical section, and gathers what refuses.
 
-    `look` is the last thing that it does there: what it saw is made a `decision` outside, since
-    whoever holds the lock keeps all workers from deciding.
+    How the logs stand is seen with that, and followed when something is taken; it is made a
+    `decision` outside, since whoever holds the lock keeps all workers from deciding.
 
     Args:
         file: The key's counts, locked.
@@ -111,7 +120,6 @@ class Check:
         "_tokens",
         "now_ns",
         "reason",
-        "window_ns",
     )
 
     def __init__(self, file: LimitFile, limits: KeyLimits, now_ns: int) -> None:
@@ -119,24 +127,30 @@ class Check:
         self._limits = limits
         self._never = False
         self._retry_after_ns = 0
-        # How the logs stand: what is in them, and since when.
-        self._requests: tuple[int, int | None] | None = None
-        self._tokens: tuple[int, int | None] | None = None
+        self._requests: Stands | None = None
+        self._tokens: Stands | None = None
         self.now_ns = now_ns
-        self.window_ns = limits.window_ns
         self.reason: Reason | None = None
 
-    def requests(self) -> None:
-        """One more request in the window."""
+    def requests(self, cost: int = 1) -> None:
+        """One more request in the window, or none more."""
         limit = self._limits.requests
-        if limit is not None:
-            self._log("requests", self._file.requests, 1, limit, self.window_ns)
+        if limit is None:
+            return
+        log, window_ns = self._file.requests, self._limits.window_ns
+        stands = self._requests = log.stands(self.now_ns - window_ns)
+        if cost and stands[0] + cost > limit:
+            self._refuse_by("requests", log, cost, stands[0] + cost - limit, limit)
 
     def tokens(self, cost: int) -> None:
         """`cost` more tokens in the window; none always fit, also where a limit was lowered."""
         limit = self._limits.tokens_per_minute
-        if limit is not None and cost:
-            self._log("tokens", self._file.tokens, cost, limit, TOKEN_WINDOW_NS)
+        if limit is None:
+            return
+        log = self._file.tokens
+        stands = self._tokens = log.stands(self.now_ns - TOKEN_WINDOW_NS)
+        if cost and stands[0] + cost > limit:
+            self._refuse_by("tokens", log, cost, stands[0] + cost - limit, limit)
 
     def concurrent(self) -> None:
         """One more running request."""
@@ -144,22 +158,31 @@ class Check:
         if limit is not None and self._file.running >= limit:
             self._refuse("concurrent", _CONCURRENT_RETRY_NS, never=limit < 1)
 
-    def look(self) -> None:
-        """See how the limits stand now."""
-        file, now_ns = self._file, self.now_ns
-        if self._limits.requests is not None:
-            self._requests = file.requests.stands(now_ns - self.window_ns)
-        if self._limits.tokens_per_minute is not None:
-            self._tokens = file.tokens.stands(now_ns - TOKEN_WINDOW_NS)
+    def take_request(self) -> int:
+        """Count the request; return its stamp."""
+        file, limits, stands = self._file, self._limits, self._requests
+        assert stands is not None
+        file.window_ns = limits.window_ns
+        stamp_ns = file.requests.add(self.now_ns, 1, limits.window_ns)
+        self._requests = stands[0] + 1, stamp_ns if stands[1] is None else stands[1]
+        return stamp_ns
 
-    def _log(self, reason: Reason, log: SlidingLog, cost: int, limit: int, window_ns: int) -> None:
-        excess = log.expire(self.now_ns - window_ns) + cost - limit
-        if excess <= 0:
-            return
+    def take_tokens(self, cost: int) -> int:
+        """Count tokens; return their stamp."""
+        stands = self._tokens
+        assert stands is not None
+        stamp_ns = self._file.tokens.add(self.now_ns, cost, TOKEN_WINDOW_NS)
+        self._tokens = stands[0] + cost, stamp_ns if stands[1] is None else stands[1]
+        return stamp_ns
+
+    def _refuse_by(
+        self, reason: Reason, log: SlidingLog, cost: int, excess: int, limit: int
+    ) -> None:
         frees_ns = None if cost > limit else log.stamp_freeing(excess)
         if frees_ns is None:
             self._refuse(reason, 0, never=True)
         else:
+            window_ns = self._limits.window_ns if reason == "requests" else TOKEN_WINDOW_NS
             self._refuse(reason, frees_ns + window_ns - self.now_ns, never=False)
 
     def _refuse(self, reason: Reason, retry_after_ns: int, *, never: bool) -> None:
@@ -170,25 +193,17 @@ class Check:
     def decision(self, ticket: Ticket | None, wall_s: float) -> Decision:
         """Say what came of it; `wall_s` is Unix time. Outside the critical section."""
         limits, refused = self._limits, self.reason is not None
-        return Decision(
-            allowed=not refused,
-            reason=self.reason,
-            retry_after_s=self._retry_after_ns / _NS if refused and not self._never else None,
-            never=self._never,
-            requests=self._quota(self._requests, limits.requests, self.window_ns, wall_s),
-            tokens=self._quota(self._tokens, limits.tokens_per_minute, TOKEN_WINDOW_NS, wall_s),
-            ticket=None if refused else ticket,
-        )
+        requests = tokens = None
+        if self._requests is not None and limits.requests is not None:
+            requests = self._quota(self._requests, limits.requests, limits.window_ns, wall_s)
+        if self._tokens is not None and limits.tokens_per_minute is not None:
+            tokens = self._quota(self._tokens, limits.tokens_per_minute, TOKEN_WINDOW_NS, wall_s)
+        if not refused:
+            return Decision(True, None, None, False, requests, tokens, ticket)
+        retry_after_s = None if self._never else self._retry_after_ns / _NS
+        return Decision(False, self.reason, retry_after_s, self._never, requests, tokens)
 
-    def _quota(
-        self,
-        stands: tuple[int, int | None] | None,
-        limit: int | None,
-        window_ns: int,
-        wall_s: float,
-    ) -> Quota | None:
-        if stands is None or limit is None:
-            return None
+    def _quota(self, stands: Stands, limit: int, window_ns: int, wall_s: float) -> Quota:
         total, oldest_ns = stands
         left_ns = 0 if oldest_ns is None else oldest_ns + window_ns - self.now_ns
-        return Quota(limit, max(0, limit - total), wall_s + left_ns / _NS)
+        return Quota(limit, limit - total if total < limit else 0, wall_s + left_ns / _NS)

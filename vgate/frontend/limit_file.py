@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vgate.frontend.sliding_log import HEADER_WORDS, SlidingLog, entries_for, words_for
+from vgate.frontend.sliding_log import HEADER_WORDS, SlidingLog, words_for
 
 MAX_WORKER = 256
 
@@ -101,7 +101,8 @@ class LimitFile:
         words[_MAGIC] = _FORMAT
 
     def __enter__(self) -> Self:
-        self._lock()
+        if _libc_flock(self._fd, _LOCK_NOW):
+            self._wait_for_lock()
         try:
             if self._words[_SIZE] > self._mapped:  # another worker made it larger
                 self._map()
@@ -113,7 +114,7 @@ class LimitFile:
             raise
         return self
 
-    def _lock(self) -> None:
+    def _wait_for_lock(self) -> None:
         for attempt in range(_SPINS + _YIELDS):
             if not _libc_flock(self._fd, _LOCK_NOW):
                 return
@@ -135,7 +136,8 @@ class LimitFile:
             if kind is None:  # otherwise it stays dirty, and the next holder recounts
                 self._words[_DIRTY] = 0
         finally:
-            self._unlock()
+            # As `_unlock`, in place.
+            _libc_flock(self._fd, fcntl.LOCK_UN)
 
     def _recount(self) -> None:
         self.requests.recount()
@@ -144,13 +146,12 @@ class LimitFile:
         slots = words[_SLOTS : _SLOTS + MAX_WORKER + 1]
         words[_RUNNING] = sum(slot & _COUNT_MASK for slot in slots)
 
-    def make_room(self, log: SlidingLog, exact_entries: int) -> None:
-        """See to it that `log` keeps so many entries apart. It never shrinks.
+    def make_room(self, log: SlidingLog, capacity: int) -> None:
+        """See to it that `log` has room for so many entries. It never shrinks.
 
         A larger ring is made at the end of the file and the old one is left behind: the file and
         its lock stay the same for everybody, and the switch is one store.
         """
-        capacity = entries_for(exact_entries)
         if log.capacity >= capacity:
             return
         at = self._words[_SIZE]

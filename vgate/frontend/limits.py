@@ -29,6 +29,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from vgate.frontend.limit_check import (
+    TOKEN_ENTRIES,
     TOKEN_WINDOW_NS,
     Check,
     Decision,
@@ -41,8 +42,6 @@ from vgate.frontend.limit_file import MAX_WORKER, LimitFile
 
 __all__ = ["Decision", "KeyLimits", "Limiter", "Quota", "Ticket", "Usage"]
 
-# Token entries that are kept apart: 68 requests a second of one key before they are gathered.
-_TOKEN_ENTRIES = 4096
 # Each open file takes two descriptors (Python's mmap keeps its own), and a process often has 1024.
 _MAX_OPEN_FILES = 128
 # Room for more, up to 4 MiB, is made for keys that are used.
@@ -89,9 +88,23 @@ class Limiter:
             return
         with self._file(key_id) as file:
             if limits.requests is not None and limits.requests <= _PREPARED_REQUESTS:
-                _make_room(file, limits.requests)
+                file.make_room(file.requests, limits.request_entries)
 
-    def admit(self, key_id: str, limits: KeyLimits, cost_tokens: int = 0) -> Decision:
+    def looks_full(self, key_id: str, limits: KeyLimits) -> bool:
+        """Say whether a request would probably be refused, whatever tokens it may use.
+
+        Asked without the lock, so it must not decide anything but when to decide.
+        """
+        if limits.requests is None and limits.concurrent is None:
+            return False
+        file = self._file(key_id)
+        if limits.requests is not None and file.requests.total >= limits.requests:
+            return True
+        return limits.concurrent is not None and file.running >= limits.concurrent
+
+    def admit(
+        self, key_id: str, limits: KeyLimits, cost_tokens: int = 0, *, runs: bool = True
+    ) -> Decision:
         """Admit a request and count it, or refuse it: all limits at once, all or nothing.
 
         Args:
@@ -99,6 +112,7 @@ class Limiter:
             limits: The limits in force.
             cost_tokens: The most tokens that it can use. 0 if it uses none, or if that is not known
                 yet and `reserve_tokens` follows: the token limit does not refuse it then.
+            runs: Whether it goes on until it is released; one that is answered already does not.
         """
         ticket = Ticket(key_id, limits)
         if limits.unlimited:
@@ -109,20 +123,15 @@ class Limiter:
             check.tokens(cost_tokens)
             check.concurrent()
             if check.reason is None:
-                self._take(file, check, ticket, cost_tokens)
-            check.look()
+                # What can fail, for want of disk, comes before anything is taken.
+                if limits.requests is not None:
+                    file.make_room(file.requests, limits.request_entries)
+                _take_tokens(file, ticket, check, cost_tokens)
+                if limits.requests is not None:
+                    ticket.request_ns = check.take_request()
+                if runs:
+                    ticket.epoch = file.start(self._worker)
         return check.decision(ticket, self._wall_s())
-
-    def _take(self, file: LimitFile, check: Check, ticket: Ticket, cost_tokens: int) -> None:
-        limits = ticket.limits
-        # What can fail, for want of disk, comes before anything is taken.
-        if limits.requests is not None:
-            _make_room(file, limits.requests)
-        _take_tokens(file, ticket, check.now_ns, cost_tokens)
-        if limits.requests is not None:
-            file.window_ns = check.window_ns
-            ticket.request_ns = file.requests.add(check.now_ns, 1, check.window_ns)
-        ticket.epoch = file.start(self._worker)
 
     def reserve_tokens(self, ticket: Ticket, cost_tokens: int) -> Decision:
         """Reserve an admitted request's tokens; if they are refused, `withdraw` the request."""
@@ -133,10 +142,10 @@ class Limiter:
             check = Check(file, limits, self._clock_ns())
             check.tokens(cost_tokens)
             if check.reason is None:
-                _take_tokens(file, ticket, check.now_ns, cost_tokens)
+                _take_tokens(file, ticket, check, cost_tokens)
             else:
                 self._give_back(file, ticket)
-            check.look()
+            check.requests(0)
         return check.decision(ticket, self._wall_s())
 
     def peek(self, key_id: str, limits: KeyLimits) -> Decision:
@@ -148,7 +157,6 @@ class Limiter:
             check.requests()
             check.tokens(1)
             check.concurrent()
-            check.look()
         return check.decision(None, self._wall_s())
 
     def release(self, ticket: Ticket, used_tokens: int | None = None) -> None:
@@ -182,8 +190,8 @@ class Limiter:
         with self._file(key_id) as file:
             now_ns = self._clock_ns()
             return Usage(
-                requests=file.requests.expire(now_ns - file.window_ns),
-                tokens=file.tokens.expire(now_ns - TOKEN_WINDOW_NS),
+                requests=file.requests.stands(now_ns - file.window_ns)[0],
+                tokens=file.tokens.stands(now_ns - TOKEN_WINDOW_NS)[0],
                 concurrent=file.running,
             )
 
@@ -226,14 +234,9 @@ class Limiter:
         return file
 
 
-def _make_room(file: LimitFile, requests: int) -> None:
-    # Twice, as what was given back may leave empty entries among the others.
-    file.make_room(file.requests, 2 * requests)
-
-
-def _take_tokens(file: LimitFile, ticket: Ticket, now_ns: int, cost: int) -> None:
+def _take_tokens(file: LimitFile, ticket: Ticket, check: Check, cost: int) -> None:
     if ticket.limits.tokens_per_minute is None or not cost:
         return
-    file.make_room(file.tokens, _TOKEN_ENTRIES)
-    ticket.tokens_ns = file.tokens.add(now_ns, cost, TOKEN_WINDOW_NS)
+    file.make_room(file.tokens, TOKEN_ENTRIES)
+    ticket.tokens_ns = check.take_tokens(cost)
     ticket.tokens = cost

@@ -37,6 +37,7 @@ class Route(msgspec.Struct, frozen=True):
         quiet: Asked for every few seconds by probes, so a line in the log for each would hide
             the others.
         errors: In which form its errors are said, and those of paths below it.
+        counts_tokens: It counts its requests together with the tokens that they may use.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Route(msgspec.Struct, frozen=True):
     handler: Handler
     quiet: bool = False
     errors: ErrorForm = "openai"
+    counts_tokens: bool = False
 
     @property
     def methods(self) -> list[str]:
@@ -53,15 +55,15 @@ class Route(msgspec.Struct, frozen=True):
 
 
 ROUTES = (
-    Route("/v1/chat/completions", "POST", chat_completions),
-    Route("/v1/completions", "POST", completions),
-    Route("/v1/responses", "POST", responses.responses),
+    Route("/v1/chat/completions", "POST", chat_completions, counts_tokens=True),
+    Route("/v1/completions", "POST", completions, counts_tokens=True),
+    Route("/v1/responses", "POST", responses.responses, counts_tokens=True),
     Route(responses.PREFIX, "GET, DELETE, POST", responses.stored_response),
-    Route("/v1/messages", "POST", messages, errors="anthropic"),
+    Route("/v1/messages", "POST", messages, errors="anthropic", counts_tokens=True),
     Route("/v1/messages/count_tokens", "POST", count_tokens, errors="anthropic"),
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
-    Route("/v1/embeddings", "POST", embeddings),
+    Route("/v1/embeddings", "POST", embeddings, counts_tokens=True),
     Route("/tokenize", "POST", tokenize),
     Route("/detokenize", "POST", detokenize),
     Route("/version", "GET", version),

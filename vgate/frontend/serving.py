@@ -202,6 +202,7 @@ def _look_up(services: Services, http: HttpRequest, job: Job) -> FinishedAnswer 
     if found is None:
         metrics.CACHE_MISSES.inc()
         return None
+    services.access.count(http)
     metrics.CACHE_HITS.inc()
     _note_cache(http, "hit")
     http.log_fields["prompt_tokens"] = found.counts.prompt

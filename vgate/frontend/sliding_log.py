@@ -32,6 +32,9 @@ _MAX_EXACT_ENTRIES = 262_144 - COARSE_ENTRIES
 
 _CAPACITY_MASK = (1 << 32) - 1
 
+# How a log stands: the sum of its amounts, and the stamp of the oldest, if there is one.
+Stands = tuple[int, int | None]
+
 
 def entries_for(exact: int) -> int:
     """Return the capacity of a log that keeps at least `exact` entries apart from each other."""
@@ -69,20 +72,30 @@ class SlidingLog:
 
     @property
     def total(self) -> int:
-        """Sum of all amounts, as of the last `expire`."""
+        """Sum of all amounts, as of the last time that what is old was dropped."""
         return self._words[self._base + _TOTAL]
 
-    def expire(self, until_ns: int) -> int:
-        """Drop what is stamped `until_ns` or earlier, and return the sum of the rest.
+    def stands(self, until_ns: int) -> Stands:
+        """Drop what is stamped `until_ns` or earlier, and say how the rest stands.
 
         `until_ns` is in the past: nothing is entered at or before it any more.
         """
         words, base = self._words, self._base
-        head, tail = words[base + _HEAD], words[base + _TAIL]
+        tail = words[base + _TAIL]
+        if tail == words[base + _HEAD]:
+            return words[base + _TOTAL], None
         # In full, as it is looked up several times a request: `words[self._stamp_at(tail)]`.
         region = words[base + _REGION]
-        if head == tail or words[(region >> 32) + tail % (region & _CAPACITY_MASK)] > until_ns:
-            return words[base + _TOTAL]
+        oldest_ns = words[(region >> 32) + tail % (region & _CAPACITY_MASK)]
+        if oldest_ns > until_ns:
+            return words[base + _TOTAL], oldest_ns
+        total, tail = self._drop(until_ns)
+        return total, None if tail == words[base + _HEAD] else words[self._stamp_at(tail)]
+
+    def _drop(self, until_ns: int) -> tuple[int, int]:
+        """Drop what is so old, of which there is some; return the new sum and tail."""
+        words, base = self._words, self._base
+        head, tail = words[base + _HEAD], words[base + _TAIL]
         youngest = words[self._stamp_at(head - 1)]
         if youngest <= until_ns:
             kept, total = head, 0
@@ -93,7 +106,7 @@ class SlidingLog:
         words[base + _DROPPED] = youngest
         words[base + _TOTAL] = total
         words[base + _TAIL] = kept
-        return total
+        return total, kept
 
     def add(self, now_ns: int, amount: int, window_ns: int) -> int:
         """Enter `amount` and return its stamp, by which `adjust` finds it again."""
@@ -137,13 +150,6 @@ class SlidingLog:
         while head > tail and words[self._stamp_at(head - 1) + self.capacity] == 0:
             head -= 1
             words[base + _HEAD] = head
-
-    def stands(self, until_ns: int) -> tuple[int, int | None]:
-        """Drop as `expire` does; return the sum of the rest and the stamp of its oldest entry."""
-        total = self.expire(until_ns)
-        words, base = self._words, self._base
-        tail = words[base + _TAIL]
-        return total, None if tail == words[base + _HEAD] else words[self._stamp_at(tail)]
 
     def stamp_freeing(self, amount: int) -> int | None:
         """Return the stamp of the entry with whose leaving `amount` will have left.
