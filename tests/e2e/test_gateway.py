@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gateway(run_dirs: Path, key_file: Path) -> Iterator[Instance]:
     """An instance with keys and limits over four workers."""
     main = {"name": "main", "key": "sk-main", "rate_limit": LIMIT}
+    mixed = {"name": "mixed", "key": "sk-mixed", "rate_limit": LIMIT}
+    few = {"name": "few", "key": "sk-few", "rate_limit": 4}
     free = {"name": "free", "key": "sk-free", "rate_limit": 1_000_000}
     slow = {"name": "slow", "key": "sk-slow", "rate_limit": 1_000_000, "concurrent": 3}
     tokens = {"name": "tokens", "key": "sk-tokens", "rate_limit": 1_000, "tokens_per_minute": 400}
@@ -45,7 +48,7 @@ def gateway(run_dirs: Path, key_file: Path) -> Iterator[Instance]:
         cache__enabled=True,
         security__enabled=True,
         security__key_file=str(key_file),
-        security__api_keys=[main, free, slow, tokens, spent, *KEYS],
+        security__api_keys=[main, mixed, few, free, slow, tokens, spent, *KEYS],
         security__rate_limiting__window_seconds=600,
         additional_models=[{"model_id": "embedder", "task": "embed"}],
     ) as instance:
@@ -117,6 +120,60 @@ def test_each_of_fifty_keys_gets_exactly_its_own(gateway: Instance) -> None:
     for key in KEYS:
         assert outcomes[key["key"], 200] == key["rate_limit"]
         assert outcomes[key["key"], 429] == 3
+
+
+def test_exactly_the_limit_passes_of_every_kind_of_request(gateway: Instance) -> None:
+    """Each kind is decided on at another time; each that passes sees another number left."""
+    stored = chat("stored before the storm")
+    assert send(gateway, stored).status_code == 200
+    kinds = {
+        "whole": lambda n: chat(f"whole {n}"),
+        "streamed": lambda n: chat(f"streamed {n}", stream=True),
+        "stored": lambda _: stored,
+        "shared": lambda _: chat("the same at once", max_tokens=20),
+        "invalid": lambda _: {**chat("x"), "temperature": 9},
+    }
+    work = iter([(name, make(n)) for n in range(40) for name, make in kinds.items()])
+    outcomes: Counter[tuple[str, int]] = Counter()
+    left: list[int] = []
+
+    async def client() -> None:
+        for name, body in work:
+            async with httpx.AsyncClient(timeout=60) as session:
+                url = f"{gateway.url}/v1/chat/completions"
+                answer = await session.post(url, json=body, headers=bearer("sk-mixed"))
+            outcomes[name, answer.status_code] += 1
+            if answer.status_code != 429:
+                left.append(int(answer.headers["x-ratelimit-remaining"]))
+
+    async def run() -> None:
+        await asyncio.gather(*(client() for _ in range(50)))
+
+    asyncio.run(run())
+    assert sorted(left) == list(range(LIMIT))
+    assert outcomes.total() == 40 * len(kinds)
+    for name in kinds:
+        passed = 400 if name == "invalid" else 200
+        assert outcomes[name, passed] + outcomes[name, 429] == 40
+    assert gateway.stats("sk-free")["mixed"]["concurrent"] == 0
+
+
+def test_a_request_that_is_invalid_counts(gateway: Instance) -> None:
+    invalid = {**chat("x"), "temperature": 9}
+    for left in (3, 2):
+        refused = send(gateway, invalid, "sk-few")
+        assert refused.status_code == 400
+        assert refused.headers["x-ratelimit-remaining"] == str(left)
+    # So does one whose client leaves before all of it has come.
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-few\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as left_early:
+        left_early.sendall(f"{head}content-length: 100\r\n\r\n".encode() + b"{")
+    wait_until(lambda: gateway.stats("sk-free")["few"]["requests"] == 3, 10, "it counts")
+    assert send(gateway, chat("the last"), "sk-few").headers["x-ratelimit-remaining"] == "0"
+    # Nothing else is said of it once the limit is reached.
+    refused = send(gateway, invalid, "sk-few")
+    assert refused.status_code == 429
+    assert refused.headers["x-ratelimit-remaining"] == "0"
 
 
 def test_what_is_not_found_is_not_counted(gateway: Instance) -> None:
