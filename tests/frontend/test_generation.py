@@ -40,7 +40,7 @@ def make(loop, built_in):
             answer = StreamedAnswer(
                 *arguments,
                 stream_format=ChatFormat("id", 1, ChatForm(model="m", include_usage=usage)),
-                open_stream=lambda: Sink(written),
+                open_stream=lambda _answer: Sink(written),
             )
         return Fed(answer, aborted, written)
 

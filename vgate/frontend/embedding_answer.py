@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from vgate.errors import VGateError
 from vgate.frontend.disconnect import ClientDisconnected
+from vgate.frontend.generation import without_error
 from vgate.frontend.sequence import Sequence
 
 
@@ -72,6 +73,12 @@ class EmbeddingAnswer:
         """End with an error, once."""
         if not self.done.done():
             self.done.set_exception(error)
+
+    def close(self) -> None:
+        """Let go of what holds it in turn. Nothing comes for its sequences any more."""
+        for sequence in self.sequences:
+            sequence.leave()
+        self.done = without_error(self.done)
 
     def give_up(self) -> None:
         """End because the client is gone."""

@@ -35,6 +35,18 @@ class Stream(Protocol):
         """Send bytes without waiting."""
 
 
+def without_error(done: asyncio.Future[None]) -> asyncio.Future[None]:
+    """Return an answer's future, or one that has ended as well if it holds an error's traceback.
+
+    That leads to the coroutine which waited for it, and from there to whoever has the future.
+    """
+    if not done.done() or done.cancelled() or done.exception() is None:
+        return done
+    done = done.get_loop().create_future()
+    done.cancel()
+    return done
+
+
 class Answer:
     """What all answers share: their sequences, the end, and giving up.
 
@@ -148,6 +160,12 @@ class Answer:
         """End the answer because its client is gone."""
         self.fail(ClientDisconnected())
 
+    def close(self) -> None:
+        """Let go of what holds it in turn. Nothing comes for its sequences any more."""
+        for choice in self.choices:
+            choice.sequence.leave()
+        self.done = without_error(self.done)
+
     def _take(self) -> None:
         raise NotImplementedError
 
@@ -206,7 +224,7 @@ class StreamedAnswer(Answer):
 
     Args:
         stream_format: Builds the events.
-        open_stream: Sends the status and headers.
+        open_stream: Sends the status and headers; given this.
     """
 
     __slots__ = ("_format", "_open_stream", "_simple", "_stream", "_unopened")
@@ -220,7 +238,7 @@ class StreamedAnswer(Answer):
         abort: Callable[[list[Sequence]], None],
         *,
         stream_format: StreamFormat,
-        open_stream: Callable[[], Stream],
+        open_stream: Callable[[StreamedAnswer], Stream],
     ) -> None:
         super().__init__(loop, make_choice, prompt_tokens, choices_each, abort)
         self._format = stream_format
@@ -273,6 +291,12 @@ class StreamedAnswer(Answer):
         self._simple = None
         super().fail(error)
 
+    def close(self) -> None:
+        """Let go of what holds it in turn. Nothing comes for its sequences any more."""
+        super().close()
+        counts = self.counts
+        self._format.counts = lambda: counts
+
     def _take(self) -> None:
         if not self.started and self.first_token_at is None:
             # Joined a sequence that has no token yet.
@@ -306,7 +330,7 @@ class StreamedAnswer(Answer):
 
     def _open(self) -> Stream:
         if self._stream is None:
-            self._stream = self._open_stream()
+            self._stream = self._open_stream(self)
         return self._stream
 
 

@@ -24,6 +24,22 @@ class Answer(Protocol):
         """Forget what came of a sequence, which begins anew; False if the client has seen of it."""
 
 
+class _Nobody:
+    """The answer of sequences whose answer has ended."""
+
+    touched = True
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def restart(self, _sequence: Sequence) -> bool:
+        """Refuse: nobody waits for it."""
+        return False
+
+
+_NOBODY = _Nobody()
+
+
 class Sequence:
     """A sequence that runs in the engine.
 
@@ -57,7 +73,7 @@ class Sequence:
     )
 
     def __init__(self, answer: Answer, index: int) -> None:
-        self.answer = answer
+        self.answer: Answer = answer
         self.index = index
         self.id = 0
         self.deadline = 0.0
@@ -68,6 +84,14 @@ class Sequence:
         # An embedding's result, which ends it.
         self.vector: bytes | None = None
         self.clear()
+
+    def leave(self) -> None:
+        """Let go of the answer, which has ended.
+
+        They hold each other. What is held in a circle is freed only when the garbage collector
+        comes by, which may be thousands of requests later; a long prompt would stay until then.
+        """
+        self.answer = _NOBODY
 
     def clear(self) -> None:
         """Forget what has come."""

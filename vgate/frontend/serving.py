@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -162,7 +163,8 @@ async def _stream(
         job.choices_each,
         job.model.engine.abort,
         stream_format=stream_format,
-        open_stream=lambda: _open(http, answer, job),
+        # Without naming the answer, which would hold itself.
+        open_stream=partial(_open, http, job),
     )
     try:
         await _run(services, http, job, answer)
@@ -175,7 +177,7 @@ async def _stream(
         http.log_fields["error"] = getattr(error, "code", type(error).__name__)
 
 
-def _open(http: HttpRequest, answer: StreamedAnswer, job: Job) -> OpenStream:
+def _open(http: HttpRequest, job: Job, answer: StreamedAnswer) -> OpenStream:
     _note_sharing(http, answer, job)
     return http.open_stream(_STREAM_HEADERS)
 
@@ -250,6 +252,7 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
     finally:
         http.release()
         _record(http, job, answer)
+        answer.close()
 
 
 def _most_tokens(job: Job, answer: Answer) -> int:

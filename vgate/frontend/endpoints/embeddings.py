@@ -169,6 +169,7 @@ async def _embed(
     finally:
         deadline.cancel()
         http.release()
+        answer.close()
     return [sequence.vector or b"" for sequence in answer.sequences]
 
 

@@ -1,0 +1,111 @@
+"""A request that has ended is freed at once: its objects hold each other in no circle.
+
+What does would stay until the garbage collector comes by, thousands of requests later, with its
+prompt and its tokens.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.frontend.gateway import Gateway, chat_body, post, until
+from vgate.config.schema import Cache, DryRun, Model
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {}}},
+}
+REQUESTS: dict[str, tuple[str, dict[str, Any], int]] = {
+    "chat": (CHAT, {}, 200),
+    "chat with choices": (CHAT, {"n": 3, "logprobs": True, "top_logprobs": 2}, 200),
+    "chat with a stop string": (CHAT, {"stop": ["lo"]}, 200),
+    "chat with tools": (CHAT, {"tools": [TOOL], "tool_choice": "required"}, 200),
+    "a refused chat": (CHAT, {"temperature": 9}, 400),
+    "an unknown model": (CHAT, {"model": "none"}, 404),
+    "a completion": (COMPLETIONS, {"prompt": ["one", "two"]}, 200),
+    "a response": ("/v1/responses", {"input": "hello"}, 200),
+    "a message": ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}]}, 200),
+}
+
+
+def garbage_after(requests: int) -> Counter[str]:
+    """Return V-Gate's objects that only the collector can free, of all that happened."""
+    try:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found = [f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    counted = Counter(name for name in found if name.startswith("vgate."))
+    # What a test leaves once is no matter.
+    return Counter({name: count for name, count in counted.items() if count >= requests})
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_request_leaves_nothing(serve, kind, stream):
+    path, fields, status = REQUESTS[kind]
+
+    async def scenario(gateway: Gateway) -> None:
+        body = json.loads(chat_body(gateway, "Hello!"))
+        if path != CHAT:
+            del body["messages"]
+        body |= {("max_output_tokens" if "responses" in path else "max_tokens"): 4} | fields
+        body |= {"stream": stream}
+        for _ in range(2):
+            assert (await post(gateway, path, body)).status == status
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                assert (await post(gateway, path, body)).status == status
+            assert garbage_after(5) == {}
+        finally:
+            gc.enable()
+
+    serve(scenario, model=Model(tool_parser="hermes"))
+
+
+def test_stored_answers_leave_nothing(serve):
+    async def scenario(gateway: Gateway) -> None:
+        for stream in (False, True):
+            for _ in range(2):
+                await gateway.chat(temperature=0, stream=stream)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(5):
+                    answer = await gateway.chat(temperature=0, stream=stream)
+                    assert answer.headers["x-vgate-cache"] == "hit"
+                assert garbage_after(5) == {}
+            finally:
+                gc.enable()
+
+    serve(scenario, cache=Cache())
+
+
+def test_a_client_that_leaves_leaves_nothing(serve):
+    async def scenario(gateway: Gateway) -> None:
+        async def leave() -> None:
+            protocol, task = gateway.begin_chat(stream=True, max_tokens=2000, ignore_eos=True)
+            (await until(lambda: protocol.disconnected, "it is watched")).set_result(None)
+            await task
+
+        await leave()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await leave()
+            assert garbage_after(5) == {}
+        finally:
+            gc.enable()
+
+    serve(scenario, dry_run=DryRun(step_ms=5, prefill_tokens_per_s=1e9))
