@@ -91,6 +91,28 @@ def test_stored_answers_leave_nothing(serve):
     serve(scenario, cache=Cache())
 
 
+def test_embeddings_leave_nothing(serve):
+    async def scenario(gateway: Gateway) -> None:
+        name = gateway.config.model.served_names[0]
+
+        async def embed() -> None:
+            for texts, status in ((["one", "two"], 200), ("three", 200), ([], 400)):
+                body = {"model": name, "input": texts}
+                assert (await post(gateway, "/v1/embeddings", body)).status == status
+
+        await embed()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await embed()
+            assert garbage_after(5) == {}
+        finally:
+            gc.enable()
+
+    serve(scenario, model=Model(task="embed"))
+
+
 def test_a_client_that_leaves_leaves_nothing(serve):
     async def scenario(gateway: Gateway) -> None:
         async def leave() -> None:
