@@ -7,9 +7,9 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import openai
@@ -19,6 +19,8 @@ from tests.e2e.instance import Instance, wait_until
 from tests.e2e.traffic import chat, endless
 from vgate.keys import ApiKey
 from vgate.launcher.key_file import KeyFile
+
+T = TypeVar("T")
 
 LIMIT = 100
 KEYS = [{"name": f"key-{n}", "key": f"sk-{n}", "rate_limit": 5 + n} for n in range(50)]
@@ -68,19 +70,30 @@ def send(instance: Instance, body: dict[str, Any], key: str = "sk-free", **heade
     )
 
 
-async def storm(url: str, keys: list[str], clients: int = 40) -> Counter[tuple[str, int]]:
-    """Ask for the models once for each key given, on fresh connections, all at once."""
-    outcomes: Counter[tuple[str, int]] = Counter()
-    work = iter(keys)
+async def crowd(
+    work: Iterable[T], ask: Callable[[httpx.AsyncClient, T], Awaitable[None]], clients: int = 40
+) -> None:
+    """Have clients ask for one thing after the other, on fresh connections, all at once."""
+    left = iter(work)
 
     async def client() -> None:
-        for key in work:
+        for item in left:
             # A connection each: the kernel spreads connections over the workers.
             async with httpx.AsyncClient(timeout=60) as session:
-                response = await session.get(f"{url}/v1/models", headers=bearer(key))
-                outcomes[key, response.status_code] += 1
+                await ask(session, item)
 
     await asyncio.gather(*(client() for _ in range(clients)))
+
+
+async def storm(url: str, keys: list[str]) -> Counter[tuple[str, int]]:
+    """Ask for the models once for each key given."""
+    outcomes: Counter[tuple[str, int]] = Counter()
+
+    async def ask(session: httpx.AsyncClient, key: str) -> None:
+        response = await session.get(f"{url}/v1/models", headers=bearer(key))
+        outcomes[key, response.status_code] += 1
+
+    await crowd(keys, ask)
     return outcomes
 
 
@@ -133,23 +146,19 @@ def test_exactly_the_limit_passes_of_every_kind_of_request(gateway: Instance) ->
         "shared": lambda _: chat("the same at once", max_tokens=20),
         "invalid": lambda _: {**chat("x"), "temperature": 9},
     }
-    work = iter([(name, make(n)) for n in range(40) for name, make in kinds.items()])
+    work = [(name, make(n)) for n in range(40) for name, make in kinds.items()]
     outcomes: Counter[tuple[str, int]] = Counter()
     left: list[int] = []
 
-    async def client() -> None:
-        for name, body in work:
-            async with httpx.AsyncClient(timeout=60) as session:
-                url = f"{gateway.url}/v1/chat/completions"
-                answer = await session.post(url, json=body, headers=bearer("sk-mixed"))
-            outcomes[name, answer.status_code] += 1
-            if answer.status_code != 429:
-                left.append(int(answer.headers["x-ratelimit-remaining"]))
+    async def ask(session: httpx.AsyncClient, asked: tuple[str, dict[str, Any]]) -> None:
+        name, body = asked
+        url = f"{gateway.url}/v1/chat/completions"
+        answer = await session.post(url, json=body, headers=bearer("sk-mixed"))
+        outcomes[name, answer.status_code] += 1
+        if answer.status_code != 429:
+            left.append(int(answer.headers["x-ratelimit-remaining"]))
 
-    async def run() -> None:
-        await asyncio.gather(*(client() for _ in range(50)))
-
-    asyncio.run(run())
+    asyncio.run(crowd(work, ask, clients=50))
     assert sorted(left) == list(range(LIMIT))
     assert outcomes.total() == 40 * len(kinds)
     for name in kinds:

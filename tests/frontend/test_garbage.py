@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -48,6 +49,20 @@ def garbage_after(requests: int) -> Counter[str]:
     return Counter({name: count for name, count in counted.items() if count >= requests})
 
 
+async def leaves_nothing(ask: Callable[[], Awaitable[None]]) -> None:
+    """Check that requests leave nothing, after those that leave something once."""
+    for _ in range(2):
+        await ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await ask()
+        assert garbage_after(5) == {}
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_a_request_leaves_nothing(serve, kind, stream):
@@ -59,34 +74,25 @@ def test_a_request_leaves_nothing(serve, kind, stream):
             del body["messages"]
         body |= {("max_output_tokens" if "responses" in path else "max_tokens"): 4} | fields
         body |= {"stream": stream}
-        for _ in range(2):
+
+        async def ask() -> None:
             assert (await post(gateway, path, body)).status == status
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(5):
-                assert (await post(gateway, path, body)).status == status
-            assert garbage_after(5) == {}
-        finally:
-            gc.enable()
+
+        await leaves_nothing(ask)
 
     serve(scenario, model=Model(tool_parser="hermes"))
 
 
-def test_stored_answers_leave_nothing(serve):
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_stored_answers_leave_nothing(serve, stream):
     async def scenario(gateway: Gateway) -> None:
-        for stream in (False, True):
-            for _ in range(2):
-                await gateway.chat(temperature=0, stream=stream)
-            gc.collect()
-            gc.disable()
-            try:
-                for _ in range(5):
-                    answer = await gateway.chat(temperature=0, stream=stream)
-                    assert answer.headers["x-vgate-cache"] == "hit"
-                assert garbage_after(5) == {}
-            finally:
-                gc.enable()
+        await gateway.chat(temperature=0)
+
+        async def ask() -> None:
+            answer = await gateway.chat(temperature=0, stream=stream)
+            assert answer.headers["x-vgate-cache"] == "hit"
+
+        await leaves_nothing(ask)
 
     serve(scenario, cache=Cache())
 
@@ -95,39 +101,23 @@ def test_embeddings_leave_nothing(serve):
     async def scenario(gateway: Gateway) -> None:
         name = gateway.config.model.served_names[0]
 
-        async def embed() -> None:
+        async def ask() -> None:
             for texts, status in ((["one", "two"], 200), ("three", 200), ([], 400)):
                 body = {"model": name, "input": texts}
                 assert (await post(gateway, "/v1/embeddings", body)).status == status
 
-        await embed()
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(5):
-                await embed()
-            assert garbage_after(5) == {}
-        finally:
-            gc.enable()
+        await leaves_nothing(ask)
 
     serve(scenario, model=Model(task="embed"))
 
 
 def test_a_client_that_leaves_leaves_nothing(serve):
     async def scenario(gateway: Gateway) -> None:
-        async def leave() -> None:
+        async def ask() -> None:
             protocol, task = gateway.begin_chat(stream=True, max_tokens=2000, ignore_eos=True)
             (await until(lambda: protocol.disconnected, "it is watched")).set_result(None)
             await task
 
-        await leave()
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(5):
-                await leave()
-            assert garbage_after(5) == {}
-        finally:
-            gc.enable()
+        await leaves_nothing(ask)
 
     serve(scenario, dry_run=DryRun(step_ms=5, prefill_tokens_per_s=1e9))

@@ -57,13 +57,11 @@ class Detokenizer:
         """
         if self._stream is not None or not self._known.byte_level:
             return self.feed(token_ids)
-        table = self._table
-        texts = [table.get(token_id) for token_id in token_ids]
+        texts = list(map(self._table.get, token_ids))
         if None not in texts:
             return "".join(texts)  # type: ignore[arg-type]
         for token_id in token_ids:
-            if token_id not in table:
-                self._look_up(token_id)
+            self._look_up(token_id)  # so that it is known the next time
         skip = self._skip_special_tokens
         text: str = self._known.tokenizer.decode(token_ids, skip_special_tokens=skip)
         # Bytes that are no characters are the stream's to judge.

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from vgate.errors import VGateError
 from vgate.frontend.disconnect import ClientDisconnected
-from vgate.frontend.generation import without_error
-from vgate.frontend.sequence import Sequence
+from vgate.frontend.sequence import Sequence, part
 
 
 class EmbeddingAnswer:
@@ -76,9 +75,7 @@ class EmbeddingAnswer:
 
     def close(self) -> None:
         """Let go of what holds it in turn. Nothing comes for its sequences any more."""
-        for sequence in self.sequences:
-            sequence.leave()
-        self.done = without_error(self.done)
+        self.done = part(self.sequences, self.done)
 
     def give_up(self) -> None:
         """End because the client is gone."""

@@ -16,7 +16,7 @@ from vgate.errors import InternalError, VGateError
 from vgate.frontend.choice import Choice
 from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.finished import Counts, FinishedAnswer
-from vgate.frontend.sequence import Sequence
+from vgate.frontend.sequence import Sequence, part
 from vgate.frontend.stream_format import Piece, StreamFormat, ToolCallPart
 from vgate.log import Log
 
@@ -33,18 +33,6 @@ class Stream(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes without waiting."""
-
-
-def without_error(done: asyncio.Future[None]) -> asyncio.Future[None]:
-    """Return an answer's future, or one that has ended as well if it holds an error's traceback.
-
-    That leads to the coroutine which waited for it, and from there to whoever has the future.
-    """
-    if not done.done() or done.cancelled() or done.exception() is None:
-        return done
-    done = done.get_loop().create_future()
-    done.cancel()
-    return done
 
 
 class Answer:
@@ -162,9 +150,7 @@ class Answer:
 
     def close(self) -> None:
         """Let go of what holds it in turn. Nothing comes for its sequences any more."""
-        for choice in self.choices:
-            choice.sequence.leave()
-        self.done = without_error(self.done)
+        self.done = part(self.sequences, self.done)
 
     def _take(self) -> None:
         raise NotImplementedError
@@ -294,8 +280,7 @@ class StreamedAnswer(Answer):
     def close(self) -> None:
         """Let go of what holds it in turn. Nothing comes for its sequences any more."""
         super().close()
-        counts = self.counts
-        self._format.counts = lambda: counts
+        del self._format.counts
 
     def _take(self) -> None:
         if not self.started and self.first_token_at is None:

@@ -135,22 +135,15 @@ class Check:
     def requests(self, cost: int = 1) -> None:
         """One more request in the window, or none more."""
         limit = self._limits.requests
-        if limit is None:
-            return
-        log, window_ns = self._file.requests, self._limits.window_ns
-        stands = self._requests = log.stands(self.now_ns - window_ns)
-        if cost and stands[0] + cost > limit:
-            self._refuse_by("requests", log, cost, stands[0] + cost - limit, limit)
+        if limit is not None:
+            log, window_ns = self._file.requests, self._limits.window_ns
+            self._requests = self._look("requests", log, cost, limit, window_ns)
 
     def tokens(self, cost: int) -> None:
         """`cost` more tokens in the window; none always fit, also where a limit was lowered."""
         limit = self._limits.tokens_per_minute
-        if limit is None:
-            return
-        log = self._file.tokens
-        stands = self._tokens = log.stands(self.now_ns - TOKEN_WINDOW_NS)
-        if cost and stands[0] + cost > limit:
-            self._refuse_by("tokens", log, cost, stands[0] + cost - limit, limit)
+        if limit is not None:
+            self._tokens = self._look("tokens", self._file.tokens, cost, limit, TOKEN_WINDOW_NS)
 
     def concurrent(self) -> None:
         """One more running request."""
@@ -164,7 +157,7 @@ class Check:
         assert stands is not None
         file.window_ns = limits.window_ns
         stamp_ns = file.requests.add(self.now_ns, 1, limits.window_ns)
-        self._requests = stands[0] + 1, stamp_ns if stands[1] is None else stands[1]
+        self._requests = _after(stands, 1, stamp_ns)
         return stamp_ns
 
     def take_tokens(self, cost: int) -> int:
@@ -172,18 +165,22 @@ class Check:
         stands = self._tokens
         assert stands is not None
         stamp_ns = self._file.tokens.add(self.now_ns, cost, TOKEN_WINDOW_NS)
-        self._tokens = stands[0] + cost, stamp_ns if stands[1] is None else stands[1]
+        self._tokens = _after(stands, cost, stamp_ns)
         return stamp_ns
 
-    def _refuse_by(
-        self, reason: Reason, log: SlidingLog, cost: int, excess: int, limit: int
-    ) -> None:
-        frees_ns = None if cost > limit else log.stamp_freeing(excess)
-        if frees_ns is None:
-            self._refuse(reason, 0, never=True)
-        else:
-            window_ns = self._limits.window_ns if reason == "requests" else TOKEN_WINDOW_NS
-            self._refuse(reason, frees_ns + window_ns - self.now_ns, never=False)
+    def _look(
+        self, reason: Reason, log: SlidingLog, cost: int, limit: int, window_ns: int
+    ) -> Stands:
+        """Return how a log stands; refuse if `cost` does not fit."""
+        stands = log.stands(self.now_ns - window_ns)
+        if cost and stands[0] + cost > limit:
+            excess = stands[0] + cost - limit
+            frees_ns = None if cost > limit else log.stamp_freeing(excess)
+            if frees_ns is None:
+                self._refuse(reason, 0, never=True)
+            else:
+                self._refuse(reason, frees_ns + window_ns - self.now_ns, never=False)
+        return stands
 
     def _refuse(self, reason: Reason, retry_after_ns: int, *, never: bool) -> None:
         self.reason = self.reason or reason
@@ -206,4 +203,10 @@ class Check:
     def _quota(self, stands: Stands, limit: int, window_ns: int, wall_s: float) -> Quota:
         total, oldest_ns = stands
         left_ns = 0 if oldest_ns is None else oldest_ns + window_ns - self.now_ns
-        return Quota(limit, limit - total if total < limit else 0, wall_s + left_ns / _NS)
+        return Quota(limit, max(0, limit - total), wall_s + left_ns / _NS)
+
+
+def _after(stands: Stands, amount: int, stamp_ns: int) -> Stands:
+    """Return how a log stands after one more entry."""
+    total, oldest_ns = stands
+    return total + amount, stamp_ns if oldest_ns is None else oldest_ns

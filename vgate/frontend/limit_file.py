@@ -136,8 +136,7 @@ class LimitFile:
             if kind is None:  # otherwise it stays dirty, and the next holder recounts
                 self._words[_DIRTY] = 0
         finally:
-            # As `_unlock`, in place.
-            _libc_flock(self._fd, fcntl.LOCK_UN)
+            self._unlock()
 
     def _recount(self) -> None:
         self.requests.recount()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import Protocol
 
 from vgate.errors import VGateError
@@ -85,14 +87,6 @@ class Sequence:
         self.vector: bytes | None = None
         self.clear()
 
-    def leave(self) -> None:
-        """Let go of the answer, which has ended.
-
-        They hold each other. What is held in a circle is freed only when the garbage collector
-        comes by, which may be thousands of requests later; a long prompt would stay until then.
-        """
-        self.answer = _NOBODY
-
     def clear(self) -> None:
         """Forget what has come."""
         self.pending: list[int] = []
@@ -102,3 +96,26 @@ class Sequence:
         self.cached_tokens = 0
         # It shares the sequence of an identical request.
         self.joined = False
+
+
+def part(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
+    """Have sequences let go of their answer, which has ended: nothing comes for them any more.
+
+    They hold each other. What is held in a circle is freed only when the garbage collector comes
+    by, which may be thousands of requests later; a long prompt would stay until then. So would what
+    an error's traceback leads to: the coroutine that waited for the answer.
+
+    Args:
+        sequences: The answer's.
+        done: What the answer was waited for by.
+
+    Returns:
+        What the answer keeps instead: the same, or one that has ended too and holds no error.
+    """
+    for sequence in sequences:
+        sequence.answer = _NOBODY
+    if not done.done() or done.cancelled() or done.exception() is None:
+        return done
+    done = done.get_loop().create_future()
+    done.cancel()
+    return done
