@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from vgate.frontend.access.limiter import local as limits_module
 
+from vgate.frontend.access.limiter import local as limits_module
 from vgate.frontend.access.limiter.local import KeyLimits, Limiter
 
 S = 1_000_000_000

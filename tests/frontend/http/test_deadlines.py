@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from vgate.frontend.http.deadlines import Deadlines
 from vgate.frontend.http import deadlines
+from vgate.frontend.http.deadlines import Deadlines
 
 
 @pytest.fixture(autouse=True)
