@@ -152,7 +152,7 @@ class App:
         key = access.authenticate(http)
         if key is not None:
             http.log_fields["key"] = key.name
-            access.begin(http, key, wait=route.counts_tokens and http.comes_at_once)
+            access.begin(http, key, wait=route.counts_tokens and http.is_small_body)
 
     def _record(
         self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float
@@ -181,7 +181,7 @@ class App:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
         # The launcher starts no engine any more.
         for model in self.services.models:
-            model.engine.expect_no_other(_shutting_down())
+            model.engine.fail_waiting(_shutting_down())
         self.services.loop.call_later(timeout_s, self.end_requests)
 
     def end_requests(self) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError, InternalError
 from vgate.frontend.answers.answer import StreamedAnswer, WholeAnswer
-from vgate.frontend.answers.choice import Choice, Reading
-from vgate.frontend.apis.openai.chat.response import ChatForm, ChatFormat
+from vgate.frontend.answers.choice import Choice, DecodeOptions
+from vgate.frontend.apis.openai.chat.response import ChatResponseOptions, ChatStream
 from vgate.frontend.http.disconnects import ClientDisconnected
 from vgate.frontend.text.detokenizer import Detokenizer
 
@@ -32,14 +32,16 @@ def make(loop, built_in):
 
     def make_(kind, *, n=1, stops=(), min_tokens=0, usage=True):
         aborted, written = [], []
-        reading = Reading(texts=built_in.known_texts, stops=stops, min_tokens=min_tokens)
+        reading = DecodeOptions(texts=built_in.known_texts, stops=stops, min_tokens=min_tokens)
         arguments = (loop, lambda s: Choice(s, [], reading), [10], n, aborted.extend)
         if kind == "whole":
             answer = WholeAnswer(*arguments)
         else:
             answer = StreamedAnswer(
                 *arguments,
-                stream_format=ChatFormat("id", 1, ChatForm(model="m", include_usage=usage)),
+                stream_encoder=ChatStream(
+                    "id", 1, ChatResponseOptions(model="m", include_usage=usage)
+                ),
                 open_stream=lambda _answer: Sink(written),
             )
         return Fed(answer, aborted, written)
@@ -96,7 +98,7 @@ class Fed:
         if isinstance(answer, WholeAnswer):
             result = answer.result()
             texts = [choice.text for choice in result.choices]
-            reasons = [choice.end_reason for choice in result.choices]
+            reasons = [choice.finish_reason for choice in result.choices]
             return texts, reasons, (result.counts.prompt, result.counts.completion)
         *chunks, done = self.events
         assert done == "[DONE]"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny_model.samples import TEXTS
-from vgate.frontend.answers.choice import Choice, Reading
+from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
 
 SAMPLES = [text for text in TEXTS if text]
@@ -26,7 +26,7 @@ class Reader:
         self.choice = Choice(
             self.sequence,
             [],
-            Reading(texts=model.known_texts, stops=stops, min_tokens=min_tokens, **reading),
+            DecodeOptions(texts=model.known_texts, stops=stops, min_tokens=min_tokens, **reading),
         )
 
     def feed(self, ids, finish=None):

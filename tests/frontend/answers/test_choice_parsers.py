@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vgate.frontend.answers.choice import Choice, Reading
+from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.answers.result import ToolCall
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.parsing.hermes import HermesToolParser
@@ -26,7 +26,7 @@ class Fed:
     def __init__(self, built_in, *, start="auto", tools=True, logprobs=False, ends=(), **reading):
         self.sequence = Sequence(None, 0)
         self.logprobs = logprobs
-        reading = Reading(
+        reading = DecodeOptions(
             texts=built_in.known_texts,
             reasoning=partial(ReasoningParser, start, implicit_ends=ends) if start else None,
             tools=partial(HermesToolParser, TOOLS) if tools else None,
@@ -37,7 +37,7 @@ class Fed:
         self.pieces = []
 
     def feed(self, ids, finish=None):
-        if self.choice.end_reason is not None:
+        if self.choice.finish_reason is not None:
             return
         self.sequence.pending += ids
         if self.logprobs:
@@ -70,7 +70,7 @@ def test_all_of_it(fed):
     finished, tokens, reasoning_tokens = fed().all(f"<think>hm</think>ok{CALL}").outcome()
     assert (finished.reasoning, finished.text) == ("hm", "ok")
     assert finished.tool_calls == [ToolCall("id", "f", '{"a":"b"}')]
-    assert finished.end_reason == "tool_calls"
+    assert finished.finish_reason == "tool_calls"
     assert reasoning_tokens == len("<think>hm</think>")
     assert tokens == len(f"<think>hm</think>ok{CALL}") + 1
 
@@ -125,7 +125,7 @@ class TestStops:
         choice = fed(stops=("STOP",)).all("<think>a STOP b</think>c STOP d")
         finished, _, _ = choice.outcome()
         assert (finished.reasoning, finished.text) == ("a STOP b", "c ")
-        assert (finished.end_reason, finished.stop_reason) == ("stop", "STOP")
+        assert (finished.finish_reason, finished.stop_reason) == ("stop", "STOP")
 
     def test_one_that_begins_in_reasoning_is_none(self, fed):
         finished, _, _ = fed(stops=("think>c",)).all("<think>a</think>c d").outcome()
@@ -134,14 +134,14 @@ class TestStops:
     def test_in_a_tool_call(self, fed):
         finished, _, _ = fed(stops=('"b"',)).all(CALL).outcome()
         assert finished.tool_calls == [ToolCall("id", "f", '{"a":')]
-        assert (finished.end_reason, finished.stop_reason) == ("tool_calls", '"b"')
+        assert (finished.finish_reason, finished.stop_reason) == ("tool_calls", '"b"')
 
     def test_it_may_belong_to_the_text(self, fed):
         finished, _, _ = fed(stops=("STOP",), include_stop=True).all("a STOP b").outcome()
         assert finished.text == "a STOP"
 
     def test_a_stop_token_that_was_asked_for_is_named(self, fed):
-        choice = fed(named_ends=frozenset({END})).all("a")
+        choice = fed(reported_stop_ids=frozenset({END})).all("a")
         assert choice.outcome()[0].stop_reason == END
 
     def test_the_models_own_end_has_no_name(self, fed):
@@ -150,11 +150,11 @@ class TestStops:
 
 class TestEnds:
     def test_a_call_that_was_named_ends_with_stop(self, fed):
-        assert fed(calls_are_stops=True).all(CALL).outcome()[0].end_reason == "stop"
+        assert fed(calls_are_stops=True).all(CALL).outcome()[0].finish_reason == "stop"
 
     def test_a_call_that_was_cut_ends_with_length(self, fed):
         finished, _, _ = fed().all(CALL[:40], "length").outcome()
-        assert finished.end_reason == "length"
+        assert finished.finish_reason == "length"
         assert finished.tool_calls[0].name == "f"
 
     def test_reasoning_that_was_cut(self, fed):
@@ -175,7 +175,7 @@ class TestShown:
         choice = fed(start=None, tools=False, prompt_only=True).all("x", "length")
         finished, tokens, _ = choice.outcome()
         assert (choice.pieces, finished.text, tokens) == ([], "", 0)
-        assert finished.end_reason == "length"
+        assert finished.finish_reason == "length"
 
     def test_a_call_has_one_id(self, fed):
         choice = fed().all(CALL + CALL, sizes=[1] * 200)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
-from vgate.frontend.answers.result import Counts, FinishedAnswer, FinishedChoice
+from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat
 from vgate.frontend.cache.local import (
     ResultCache,
@@ -27,8 +27,8 @@ from vgate.wire.sampling import SamplingParams
 PAIRS = int(os.environ.get("VGATE_CACHE_PAIRS", "5000"))
 
 
-def answer(text: str = "text") -> FinishedAnswer:
-    return FinishedAnswer([FinishedChoice(text, "stop")], Counts(3, 4))
+def answer(text: str = "text") -> Result:
+    return Result([ChoiceResult(text, "stop")], TokenCounts(3, 4))
 
 
 class Clock:
@@ -221,7 +221,7 @@ class ServedStub:
         self.names = config.served_names
         self.text = text
 
-    async def text_soon(self) -> TextModel:
+    async def wait_until_ready(self) -> TextModel:
         return self.text
 
 

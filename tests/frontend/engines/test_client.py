@@ -389,7 +389,7 @@ def test_what_waits_ends_once_in_every_way(play, way):
         elif way == "fail_all":
             play.client.fail_all(OverloadedError("over"))
         elif way == "no_other":
-            play.client.expect_no_other(OverloadedError("over"))
+            play.client.fail_waiting(OverloadedError("over"))
         play.inbox.clear()
         play.router = Router(play.endpoint)
         if way == "refused":

@@ -1,4 +1,4 @@
-"""Counts of one turn: written together, asked for at any time."""
+"""TokenCounts of one turn: written together, asked for at any time."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from tests.frontend.conftest import model_info
 from vgate.config.schema import Model
 from vgate.frontend.apis.openai.chat.request import ChatRequest
-from vgate.frontend.pipeline.parameters import named_ends
+from vgate.frontend.pipeline.parameters import reported_stop_ids
 from vgate.frontend.text.model import TextModelError, load_text_model
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.sampling import DEFAULTS
@@ -165,7 +165,7 @@ class TestEnds:
             },
             ChatRequest,
         )
-        assert named_ends(request, tiny) == {places.get(token, token) for token in named}
+        assert reported_stop_ids(request, tiny) == {places.get(token, token) for token in named}
 
 
 class TestTemplate:

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from vgate.errors import InternalError, VGateError
 from vgate.frontend.answers.choice import Choice
-from vgate.frontend.answers.encoder import Piece, StreamFormat, ToolCallPart
-from vgate.frontend.answers.result import Counts, FinishedAnswer
+from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder, ToolCallPart
+from vgate.frontend.answers.result import Result, TokenCounts
 from vgate.frontend.engines.sequence import Sequence, part
 from vgate.frontend.http.disconnects import ClientDisconnected
 from vgate.log import Log
@@ -85,16 +85,16 @@ class Answer:
         return [choice.sequence for choice in self.choices]
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> TokenCounts:
         """Token counts so far."""
         choices, each = self.choices, self._choices_each
         if len(choices) == 1:
             alone = choices[0]
             cached_tokens = alone.sequence.cached_tokens
-            return Counts(
+            return TokenCounts(
                 self._prompt_tokens[0], alone.tokens, cached_tokens, alone.reasoning_tokens
             )
-        return Counts(
+        return TokenCounts(
             sum(self._prompt_tokens),
             sum(choice.tokens for choice in choices),
             # A prompt is looked up once for each of its choices, and read once.
@@ -115,9 +115,9 @@ class Answer:
         """Whether nothing is done with tokens until the last has come."""
         return False
 
-    def result(self) -> FinishedAnswer:
+    def result(self) -> Result:
         """Return the complete answer."""
-        return FinishedAnswer([choice.finished() for choice in self.choices], self.counts)
+        return Result([choice.finished() for choice in self.choices], self.counts)
 
     def flush(self) -> None:
         """Take what the engine sent since the last call."""
@@ -199,7 +199,7 @@ class WholeAnswer(Answer):
                 choice.take_text()
             else:
                 choice.take()
-            if choice.end_reason is not None and self._end(choice):
+            if choice.finish_reason is not None and self._end(choice):
                 self.done.set_result(None)
 
 
@@ -209,7 +209,7 @@ class StreamedAnswer(Answer):
     The response is opened with the first token: until then an error is an HTTP status.
 
     Args:
-        stream_format: Builds the events.
+        stream_encoder: Builds the events.
         open_stream: Sends the status and headers; given this.
     """
 
@@ -223,12 +223,12 @@ class StreamedAnswer(Answer):
         choices_each: int,
         abort: Callable[[list[Sequence]], None],
         *,
-        stream_format: StreamFormat,
+        stream_encoder: StreamEncoder,
         open_stream: Callable[[StreamedAnswer], Stream],
     ) -> None:
         super().__init__(loop, make_choice, prompt_tokens, choices_each, abort)
-        self._format = stream_format
-        stream_format.counts = lambda: self.counts
+        self._format = stream_encoder
+        stream_encoder.counts = lambda: self.counts
         self._open_stream = open_stream
         self._stream: Stream | None = None
         self._unopened = set(range(len(self.choices)))
@@ -301,10 +301,10 @@ class StreamedAnswer(Answer):
                 if text:
                     out.append(self._format.text(index, text))
             elif (piece := choice.take()) is not None:
-                out.append(self._format.piece(index, piece))
-            if choice.end_reason is not None:
+                out.append(self._format.delta(index, piece))
+            if choice.finish_reason is not None:
                 ended = self._end(choice)
-                out.append(self._format.finish(index, choice.end_reason, choice.stop_reason))
+                out.append(self._format.finish(index, choice.finish_reason, choice.stop_reason))
         if ended:
             out.append(self._format.end())
         if out:
@@ -324,19 +324,19 @@ def _fault() -> InternalError:
     return InternalError("internal error; the log has the details")
 
 
-def replay(stream_format: StreamFormat, answer: FinishedAnswer) -> bytes:
+def replay(stream_encoder: StreamEncoder, answer: Result) -> bytes:
     """Return the events of a finished answer: a piece for each choice, since all of it is there."""
-    stream_format.counts = lambda: answer.counts
-    out = [stream_format.begin()]
+    stream_encoder.counts = lambda: answer.counts
+    out = [stream_encoder.begin()]
     for index, choice in enumerate(answer.choices):
-        out.append(stream_format.open(index, choice.prompt_logprobs))
+        out.append(stream_encoder.open(index, choice.prompt_logprobs))
         calls = tuple(
             ToolCallPart(place, call.id, call.name, call.arguments)
             for place, call in enumerate(choice.tool_calls)
         )
-        piece = Piece(choice.text, choice.reasoning, calls, choice.logprobs, choice.token_ids)
+        piece = ChoiceDelta(choice.text, choice.reasoning, calls, choice.logprobs, choice.token_ids)
         if any(piece):
-            out.append(stream_format.piece(index, piece))
-        out.append(stream_format.finish(index, choice.end_reason, choice.stop_reason))
-    out.append(stream_format.end())
+            out.append(stream_encoder.delta(index, piece))
+        out.append(stream_encoder.finish(index, choice.finish_reason, choice.stop_reason))
+    out.append(stream_encoder.end())
     return b"".join(out)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from vgate.frontend.answers.encoder import Piece, ToolCallPart
-from vgate.frontend.answers.result import EndReason, FinishedChoice, ToolCall
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import ChoiceResult, FinishReason, ToolCall
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import new_id
 from vgate.frontend.parsing.base import OutputParser, ToolCallDelta
@@ -32,7 +32,7 @@ def tool_call_id() -> str:
     return new_id("call_")
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of a request's choices are read.
 
     Attributes:
@@ -40,7 +40,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         skip_special_tokens: Whether the text leaves special tokens out.
         stops, include_stop, min_tokens: Strings that end a choice, whether they belong to it, and
             after how many tokens they are looked for.
-        named_ends: Tokens that are told as the reason when they end a choice.
+        reported_stop_ids: Tokens that are told as the reason when they end a choice.
         reasoning, tools: Make the parsers; None where there is nothing to parse.
         hide_reasoning: The client doesn't want to see it.
         calls_are_stops: A tool call ends a choice with "stop", as OpenAI has it for one that the
@@ -56,7 +56,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[str, ...] = ()
     include_stop: bool = False
     min_tokens: int = 0
-    named_ends: frozenset[int] = frozenset()
+    reported_stop_ids: frozenset[int] = frozenset()
     reasoning: Callable[[], ReasoningParser] | None = None
     tools: Callable[[], OutputParser] | None = None
     hide_reasoning: bool = False
@@ -72,7 +72,7 @@ class Choice:
     Args:
         sequence: Where the tokens come.
         prompt: The prompt's token ids.
-        reading: What to make of them.
+        decoding: How to read them.
         logprobs: Whether the tokens come with log probabilities.
 
     Attributes:
@@ -80,15 +80,15 @@ class Choice:
         watching: Every token must be looked at as it comes, since it may end the choice.
         tokens, reasoning_tokens: Generated so far; with a matched stop string those up to the one
             completing it.
-        end_reason, stop_reason: Set with the end.
+        finish_reason, stop_reason: Set with the end.
         done: Its end was taken note of.
     """
 
     __slots__ = (
         "_calls",
+        "_decoding",
         "_detokenizer",
         "_logprobs",
-        "_reading",
         "_reasoning",
         "_reasoning_parser",
         "_recent",
@@ -97,7 +97,7 @@ class Choice:
         "_token_ids",
         "_tools",
         "done",
-        "end_reason",
+        "finish_reason",
         "plain",
         "reasoning_tokens",
         "sequence",
@@ -107,35 +107,40 @@ class Choice:
     )
 
     def __init__(
-        self, sequence: Sequence, prompt: list[int], reading: Reading, *, logprobs: bool = False
+        self,
+        sequence: Sequence,
+        prompt: list[int],
+        decoding: DecodeOptions,
+        *,
+        logprobs: bool = False,
     ) -> None:
         self.sequence = sequence
-        self._reading = reading
+        self._decoding = decoding
         self._detokenizer = Detokenizer(
-            reading.texts, prompt, skip_special_tokens=reading.skip_special_tokens
+            decoding.texts, prompt, skip_special_tokens=decoding.skip_special_tokens
         )
         self._stops = (
-            StopStrings(reading.stops, include=reading.include_stop) if reading.stops else None
+            StopStrings(decoding.stops, include=decoding.include_stop) if decoding.stops else None
         )
-        self._reasoning_parser = reading.reasoning() if reading.reasoning else None
-        self._tools = reading.tools() if reading.tools else None
+        self._reasoning_parser = decoding.reasoning() if decoding.reasoning else None
+        self._tools = decoding.tools() if decoding.tools else None
         self.watching = self._stops is not None
         self.plain = not (
             self._reasoning_parser
             or self._tools
             or logprobs
-            or reading.keep_token_ids
-            or reading.prompt_only
+            or decoding.keep_token_ids
+            or decoding.prompt_only
         )
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[_Call] = []
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
-        self._token_ids: list[int] | None = [] if reading.keep_token_ids else None
+        self._token_ids: list[int] | None = [] if decoding.keep_token_ids else None
         # Lengths of the last tokens' texts.
         self._recent: deque[int] = deque(maxlen=_MARK_TOKENS)
         self.tokens = self.reasoning_tokens = 0
-        self.end_reason: EndReason | None = None
+        self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.done = False
 
@@ -148,7 +153,7 @@ class Choice:
         )
 
     def take_text(self) -> str:
-        """Turn what has come into text; sets `end_reason` with the last of it."""
+        """Turn what has come into text; sets `finish_reason` with the last of it."""
         sequence = self.sequence
         tokens, sequence.pending = sequence.pending, []
         sequence.generated += tokens
@@ -164,16 +169,16 @@ class Choice:
             self._text.append(text)
         return text
 
-    def take(self) -> Piece | None:
+    def take(self) -> ChoiceDelta | None:
         """Turn what has come into a piece, or None if there is nothing to show.
 
-        Sets `end_reason` with the last of it.
+        Sets `finish_reason` with the last of it.
         """
         sequence = self.sequence
         tokens, sequence.pending = sequence.pending, []
         sequence.generated += tokens
         logprobs, sequence.logprobs = sequence.logprobs, []
-        if self._reading.prompt_only:
+        if self._decoding.prompt_only:
             self._note_end(tokens)
             return None
         before = self.tokens
@@ -194,11 +199,11 @@ class Choice:
         counted = self.tokens - before
         return self._piece(reasoning, text, parts, tokens[:counted], logprobs[:counted])
 
-    def finished(self) -> FinishedChoice:
+    def finished(self) -> ChoiceResult:
         """Return all of it, at its end."""
-        return FinishedChoice(
+        return ChoiceResult(
             "".join(self._text),
-            self.end_reason or "stop",
+            self.finish_reason or "stop",
             "".join(self._reasoning),
             [ToolCall(c.id, c.name, "".join(c.arguments)) for c in self._calls],
             self.stop_reason,
@@ -211,7 +216,7 @@ class Choice:
         """Return the reasoning and the rest of some tokens' text, up to a stop string."""
         detokenizer, stops = self._detokenizer, self._stops
         ends_at = len(tokens)
-        if self.sequence.finish_reason == "stop" and not self._reading.include_stop:
+        if self.sequence.finish_reason == "stop" and not self._decoding.include_stop:
             # The engine stopped at a stop token: it counts, and it isn't text.
             ends_at -= 1
         if stops is None and self._reasoning_parser is None:
@@ -229,7 +234,7 @@ class Choice:
                 thought, piece = self._split(piece)
                 reasoning.append(thought)
             if stops is not None:
-                piece = stops.feed(piece, armed=self.tokens > self._reading.min_tokens)
+                piece = stops.feed(piece, armed=self.tokens > self._decoding.min_tokens)
             text.append(piece)
         return "".join(reasoning), "".join(text)
 
@@ -270,7 +275,7 @@ class Choice:
             parsed = self._reasoning_parser.finish()
             reasoning, text = parsed.reasoning, parsed.content
         if stops is not None:
-            text = stops.feed(text, armed=self.tokens > self._reading.min_tokens)
+            text = stops.feed(text, armed=self.tokens > self._decoding.min_tokens)
             text += stops.finish()
         return reasoning, text
 
@@ -278,20 +283,20 @@ class Choice:
         """Set why it ended, if it has; `tokens` are its last."""
         stops, reason = self._stops, self.sequence.finish_reason
         if stops is not None and stops.found:
-            self.end_reason, self.stop_reason = "stop", stops.found
-        elif self._reading.prompt_only and reason is not None:
-            self.end_reason = "length"
+            self.finish_reason, self.stop_reason = "stop", stops.found
+        elif self._decoding.prompt_only and reason is not None:
+            self.finish_reason = "length"
         elif reason is not None:
-            self.end_reason = reason
-            if reason == "stop" and tokens and tokens[-1] in self._reading.named_ends:
+            self.finish_reason = reason
+            if reason == "stop" and tokens and tokens[-1] in self._decoding.reported_stop_ids:
                 self.stop_reason = tokens[-1]
-        if self._calls and self.end_reason == "stop" and not self._reading.calls_are_stops:
-            self.end_reason = "tool_calls"
+        if self._calls and self.finish_reason == "stop" and not self._decoding.calls_are_stops:
+            self.finish_reason = "tool_calls"
 
     def _call_part(self, delta: ToolCallDelta) -> ToolCallPart:
         """Keep a part of a tool call, and name the call with its first."""
         if delta.name is not None:
-            call = _Call(self._reading.new_call_id(), delta.name)
+            call = _Call(self._decoding.new_call_id(), delta.name)
             self._calls.append(call)
             call.arguments.append(delta.arguments)
             return ToolCallPart(delta.index, call.id, call.name, delta.arguments)
@@ -305,9 +310,9 @@ class Choice:
         parts: tuple[ToolCallPart, ...],
         tokens: list[int],
         logprobs: list[Logprobs],
-    ) -> Piece | None:
+    ) -> ChoiceDelta | None:
         """Keep what came, and return what of it is to be shown."""
-        if self._reading.hide_reasoning:
+        if self._decoding.hide_reasoning:
             reasoning = ""
         if reasoning:
             self._reasoning.append(reasoning)
@@ -321,7 +326,7 @@ class Choice:
         shown_tokens = tokens if self._token_ids is not None else None
         if not (reasoning or text or parts or shown_logprobs or shown_tokens):
             return None
-        return Piece(text, reasoning, parts, shown_logprobs, shown_tokens)
+        return ChoiceDelta(text, reasoning, parts, shown_logprobs, shown_tokens)
 
 
 class _Call:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.result import Counts, EndReason
+from vgate.frontend.answers.result import FinishReason, TokenCounts
 from vgate.wire.messages import Logprobs
 
 
@@ -21,7 +21,7 @@ class ToolCallPart(msgspec.Struct, frozen=True):
     arguments: str
 
 
-class Piece(NamedTuple):
+class ChoiceDelta(NamedTuple):
     """What came at once for one choice. Most often it is text and nothing else.
 
     Attributes:
@@ -38,7 +38,7 @@ class Piece(NamedTuple):
     token_ids: list[int] | None = None
 
 
-class StreamFormat(Protocol):
+class StreamEncoder(Protocol):
     """Turns what happens to an answer into server-sent events.
 
     What each method returns are whole events. One instance serves one answer, and may keep state.
@@ -50,7 +50,7 @@ class StreamFormat(Protocol):
         counts: Set by the answer before `begin`; tells the token counts so far.
     """
 
-    counts: Callable[[], Counts]
+    counts: Callable[[], TokenCounts]
 
     def begin(self) -> bytes:
         """Return what precedes everything else."""
@@ -66,10 +66,12 @@ class StreamFormat(Protocol):
     def text(self, index: int, text: str) -> bytes:
         """Return text of choice `index`. The hot path: called for nearly every token."""
 
-    def piece(self, index: int, piece: Piece) -> bytes:
+    def delta(self, index: int, piece: ChoiceDelta) -> bytes:
         """Return a piece that is more than text."""
 
-    def finish(self, index: int, end_reason: EndReason, stop_reason: int | str | None) -> bytes:
+    def finish(
+        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+    ) -> bytes:
         """Return the end of a choice."""
 
     def end(self) -> bytes:

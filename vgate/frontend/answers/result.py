@@ -9,10 +9,10 @@ import msgspec
 from vgate.wire.messages import Logprobs
 
 # Why a choice ended, in OpenAI's words.
-EndReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class Counts(msgspec.Struct, frozen=True, array_like=True):
+class TokenCounts(msgspec.Struct, frozen=True, array_like=True):
     """Tokens of a request; with several choices, of all of them.
 
     Attributes:
@@ -35,12 +35,12 @@ class ToolCall(msgspec.Struct, frozen=True, array_like=True):
     arguments: str
 
 
-class FinishedChoice(msgspec.Struct, frozen=True, array_like=True):
+class ChoiceResult(msgspec.Struct, frozen=True, array_like=True):
     """One choice.
 
     Attributes:
         text: What the model says.
-        end_reason: Why it ended.
+        finish_reason: Why it ended.
         reasoning: What it thought before.
         tool_calls: Tools to call.
         stop_reason: The stop string or stop token id that ended it; None for the usual end.
@@ -50,7 +50,7 @@ class FinishedChoice(msgspec.Struct, frozen=True, array_like=True):
     """
 
     text: str
-    end_reason: EndReason
+    finish_reason: FinishReason
     reasoning: str = ""
     tool_calls: list[ToolCall] = []
     stop_reason: int | str | None = None
@@ -59,8 +59,8 @@ class FinishedChoice(msgspec.Struct, frozen=True, array_like=True):
     prompt_logprobs: list[Logprobs | None] | None = None
 
 
-class FinishedAnswer(msgspec.Struct, frozen=True, array_like=True):
+class Result(msgspec.Struct, frozen=True, array_like=True):
     """All choices, and what they cost."""
 
-    choices: list[FinishedChoice]
-    counts: Counts
+    choices: list[ChoiceResult]
+    counts: TokenCounts

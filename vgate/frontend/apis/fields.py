@@ -1,7 +1,7 @@
 """What becomes of each field of an API's requests: one policy table an API.
 
 A request struct is its own table. A field is *served* unless its annotation says otherwise. One
-marked `ACCEPTED` is taken without effect. One marked `refused(...)` would change the answer in a way
+marked `ACCEPTED` is taken without effect. One marked `refused(...)` would change the answer in ways
 that this server can't, so only its neutral values pass. Bounds are in the types. Validation, the
 tables in ``docs/`` and the OpenAPI document are all read off the struct.
 """

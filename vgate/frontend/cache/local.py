@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vgate.config.schema import Cache as CacheConfig
-from vgate.frontend.answers.result import FinishedAnswer
+from vgate.frontend.answers.result import Result
 from vgate.wire.sampling import SamplingParams
 
 DIGEST_BYTES = 32
@@ -37,7 +37,7 @@ class CacheCounts(msgspec.Struct):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_answer = msgspec.msgpack.Decoder(FinishedAnswer).decode
+_decode_answer = msgspec.msgpack.Decoder(Result).decode
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
@@ -91,7 +91,7 @@ class ResultCache:
             return False
         return self._config.scope == "all" or is_deterministic(sampling)
 
-    def get(self, digest: bytes) -> FinishedAnswer | None:
+    def get(self, digest: bytes) -> Result | None:
         """Return the stored answer; None if there is none or it is too old."""
         found = self._entries.get(digest)
         if found is not None:
@@ -103,7 +103,7 @@ class ResultCache:
             self.counts.expirations += 1
         return None
 
-    def put(self, digest: bytes, answer: FinishedAnswer) -> None:
+    def put(self, digest: bytes, answer: Result) -> None:
         """Store an answer that is complete, and send it to the other frontends."""
         payload = _encode(answer)
         if self._store(digest, payload):

@@ -133,7 +133,7 @@ class EngineClient:
         self.abort(sequences)
         self._end(sequences, lambda: error)
 
-    def expect_no_other(self, error: VGateError) -> None:
+    def fail_waiting(self, error: VGateError) -> None:
         """Have nothing wait for another engine any more; end what does with `error`."""
         self._end(self._survivors.close(), lambda: error)
 

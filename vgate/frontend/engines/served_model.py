@@ -91,7 +91,7 @@ class ServedModel:
             return "the engine is being connected"
         return f"the engine is {state.state}: {state.detail}"
 
-    async def text_soon(self) -> TextModel:
+    async def wait_until_ready(self) -> TextModel:
         """Return the text side, waiting for a moment if the engine serves and only we don't yet.
 
         A worker listens before it has met the launcher and the engine, and loses the engine before

@@ -150,7 +150,7 @@ class HttpRequest:
         return value
 
     @property
-    def comes_at_once(self) -> bool:
+    def is_small_body(self) -> bool:
         """Whether its body is said to be so small that reading it first costs nobody much."""
         return self._declared_bytes() <= _SMALL_BYTES
 

@@ -138,7 +138,7 @@ class Generated(msgspec.Struct, frozen=True):
 
     Attributes:
         model: Its served name.
-        prompt_tokens, completion_tokens: Counts.
+        prompt_tokens, completion_tokens: TokenCounts.
         ttft_s: Seconds to the first token, if there was one.
         decode_s: Seconds from the first token to the last.
         shared: It was another request's sequence, so its tokens count there.

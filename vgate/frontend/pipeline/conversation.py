@@ -14,10 +14,10 @@ from functools import partial
 import msgspec
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
-from vgate.frontend.answers.choice import Reading, tool_call_id
+from vgate.frontend.answers.choice import DecodeOptions, tool_call_id
 from vgate.frontend.apis.openai.chat.messages import template_messages
 from vgate.frontend.apis.openai.chat.request import ChatRequest
-from vgate.frontend.apis.openai.chat.response import ChatForm
+from vgate.frontend.apis.openai.chat.response import ChatResponseOptions
 from vgate.frontend.apis.openai.chat.template_inputs import client_template, template_kwargs
 from vgate.frontend.apis.openai.generation_request import shaping_fields
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
@@ -105,7 +105,7 @@ async def chat_job(
         sampling=sampling,
         options=options,
         priority=parameters.priority_of(http, request.priority),
-        reading=_reading(request, asked),
+        decoding=_decoding(request, asked),
         digest=digest,
         read_cache=read,
         write_cache=write,
@@ -113,11 +113,11 @@ async def chat_job(
     )
 
 
-def chat_form(request: ChatRequest, job: Job) -> ChatForm:
+def chat_options(request: ChatRequest, job: Job) -> ChatResponseOptions:
     """Return what the client of a chat request wants to see."""
     told = job.options.logprobs is not None or job.options.prompt_logprobs is not None
     as_ids = bool(request.return_tokens_as_token_ids)
-    return ChatForm(
+    return ChatResponseOptions(
         model=job.name,
         include_usage=request.include_usage,
         continuous_usage=request.continuous_usage,
@@ -126,7 +126,7 @@ def chat_form(request: ChatRequest, job: Job) -> ChatForm:
         prompt_logprobs=job.options.prompt_logprobs,
         prompt_token_ids=job.prompts[0].token_ids if request.return_token_ids else None,
         prefix=request.echo_text,
-        reasons=job.reading.reasoning is not None,
+        reasons=job.decoding.reasoning is not None,
     )
 
 
@@ -134,7 +134,7 @@ async def _asked(services: Services, http: HttpRequest, request: ChatRequest) ->
     model, adapter = services.model(request.model), services.adapter(request.model)
     # Not before it is known to be ours: whatever else a client sends stays out of the log.
     http.log_fields["model"] = request.model
-    text = await model.text_soon()
+    text = await model.wait_until_ready()
     parameters.check_task(model, request.model, "generate")
     check_against_model(request, text.info)
     tools = tool_use(request)
@@ -186,7 +186,7 @@ def _template(
     return template
 
 
-def _reading(request: ChatRequest, asked: _Asked) -> Reading:
+def _decoding(request: ChatRequest, asked: _Asked) -> DecodeOptions:
     """Return how the answer's tokens are read.
 
     Raises:
@@ -216,13 +216,13 @@ def _reading(request: ChatRequest, asked: _Asked) -> Reading:
         start = initial_state(asked.rendered)
         # A model may call a tool without having ended its reasoning.
         reasoning = partial(ReasoningParser, start, implicit_ends=markers)
-    return Reading(
+    return DecodeOptions(
         texts=text.known_texts,
         skip_special_tokens=skip_special_tokens,
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),
         min_tokens=request.min_tokens or 0,
-        named_ends=parameters.named_ends(request, text),
+        reported_stop_ids=parameters.reported_stop_ids(request, text),
         reasoning=reasoning,
         tools=parser,
         hide_reasoning=not request.shows_reasoning,

@@ -63,7 +63,7 @@ def sampling_of(
     return request.over(text.defaults, max_tokens=wanted or room)
 
 
-def named_ends(request: GenerationRequest, text: TextModel) -> frozenset[int]:
+def reported_stop_ids(request: GenerationRequest, text: TextModel) -> frozenset[int]:
     """Return the tokens that a client is told when one of them has ended an answer.
 
     As vLLM has it: all that can but the tokenizer's own, which is the usual end.

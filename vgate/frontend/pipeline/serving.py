@@ -13,9 +13,9 @@ from typing import Protocol
 import msgspec
 
 from vgate.frontend.answers.answer import Answer, StreamedAnswer, WholeAnswer, replay
-from vgate.frontend.answers.choice import Choice, Reading
-from vgate.frontend.answers.encoder import StreamFormat
-from vgate.frontend.answers.result import FinishedAnswer
+from vgate.frontend.answers.choice import Choice, DecodeOptions
+from vgate.frontend.answers.encoder import StreamEncoder
+from vgate.frontend.answers.result import Result
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.disconnects import ClientDisconnected
@@ -58,7 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     prompts: list[Prompt]
     choices_each: int
     sampling: SamplingParams
-    reading: Reading
+    decoding: DecodeOptions
     digest: bytes
     read_cache: bool
     write_cache: bool
@@ -80,18 +80,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return Choice(
             sequence,
             self.prompt_of(sequence.index).token_ids,
-            self.reading,
+            self.decoding,
             logprobs=self.options.logprobs is not None,
         )
 
 
-class Dialect(Protocol):
+class ResponseEncoder(Protocol):
     """How an API says an answer."""
 
-    def stream_format(self) -> StreamFormat:
+    def stream_encoder(self) -> StreamEncoder:
         """Return what streams one answer."""
 
-    def whole(self, answer: FinishedAnswer) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
 
 
@@ -99,7 +99,7 @@ async def serve(
     services: Services,
     http: HttpRequest,
     job: Job,
-    dialect: Dialect,
+    encoder: ResponseEncoder,
     *,
     stream: bool,
 ) -> Response | None:
@@ -109,7 +109,7 @@ async def serve(
         services: The services of this process.
         http: The request.
         job: What it asks.
-        dialect: How its API says answers.
+        encoder: How its API says answers.
         stream: Whether to stream.
 
     Raises:
@@ -118,7 +118,7 @@ async def serve(
     """
     found = _look_up(services, http, job)
     if stream:
-        await _stream(services, http, job, dialect.stream_format(), found)
+        await _stream(services, http, job, encoder.stream_encoder(), found)
         return None
     if found is None:
         answer = WholeAnswer(
@@ -130,18 +130,18 @@ async def serve(
         )
         found = await _run(services, http, job, answer)
         _note_sharing(http, answer, job)
-    return Response(200, dialect.whole(found), [JSON])
+    return Response(200, encoder.whole(found), [JSON])
 
 
 async def _stream(
     services: Services,
     http: HttpRequest,
     job: Job,
-    stream_format: StreamFormat,
-    found: FinishedAnswer | None,
+    stream_encoder: StreamEncoder,
+    found: Result | None,
 ) -> None:
     if found is not None:
-        http.open_stream(_STREAM_HEADERS).write(replay(stream_format, found))
+        http.open_stream(_STREAM_HEADERS).write(replay(stream_encoder, found))
         return
     answer = StreamedAnswer(
         services.loop,
@@ -149,7 +149,7 @@ async def _stream(
         job.prompt_tokens,
         job.choices_each,
         job.model.engine.abort,
-        stream_format=stream_format,
+        stream_encoder=stream_encoder,
         # Without naming the answer, which would hold itself.
         open_stream=partial(_open, http, job),
     )
@@ -182,7 +182,7 @@ def cache_directives(http: HttpRequest) -> tuple[bool, bool]:
     return not (no_store or "no-cache" in directives), not no_store
 
 
-def _look_up(services: Services, http: HttpRequest, job: Job) -> FinishedAnswer | None:
+def _look_up(services: Services, http: HttpRequest, job: Job) -> Result | None:
     """Return the stored answer to a job, if there is one and the client takes it."""
     if not (job.digest and job.read_cache):
         _note_cache(http, "bypass")
@@ -211,7 +211,7 @@ def _note_sharing(http: HttpRequest, answer: Answer, job: Job) -> None:
         _note_cache(http, "coalesced" if answer.joined else "miss")
 
 
-async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) -> FinishedAnswer:
+async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) -> Result:
     """Submit a job, wait for its answer to be complete, store and record it.
 
     Raises:

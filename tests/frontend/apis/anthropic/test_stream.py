@@ -15,13 +15,13 @@ from pydantic import TypeAdapter
 
 from vgate.errors import DeadlineExceededError
 from vgate.frontend.answers.answer import replay
-from vgate.frontend.answers.encoder import Piece, ToolCallPart
-from vgate.frontend.answers.result import Counts, FinishedAnswer, FinishedChoice, ToolCall
-from vgate.frontend.apis.anthropic.messages.response import MessagesDialect
-from vgate.frontend.apis.anthropic.messages.stream import MessagesFormat
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
+from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
+from vgate.frontend.apis.anthropic.messages.stream import MessagesStream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
-COUNTS = Counts(prompt=10, completion=7, cached=4, reasoning=2)
+COUNTS = TokenCounts(prompt=10, completion=7, cached=4, reasoning=2)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
@@ -29,8 +29,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 class Said(NamedTuple):
     """Calls of a stream format, and the answer that they make."""
 
-    pieces: list[Piece]
-    answer: FinishedAnswer
+    pieces: list[ChoiceDelta]
+    answer: Result
 
 
 @st.composite
@@ -53,38 +53,40 @@ def said(draw) -> Said:
         for n in range(draw(st.integers(0, 3)))
     ]
     afterwards = [draw(st.just("") | texts) for _ in calls]
-    moves: list[Piece] = []
-    moves += [Piece("", part) for part in (draw(cut(reasoning)) if reasoning else [])]
-    moves += [Piece(part) for part in (draw(cut(text)) if text else [])]
+    moves: list[ChoiceDelta] = []
+    moves += [ChoiceDelta("", part) for part in (draw(cut(reasoning)) if reasoning else [])]
+    moves += [ChoiceDelta(part) for part in (draw(cut(text)) if text else [])]
     for number, (call, after) in enumerate(zip(calls, afterwards, strict=True)):
         first, *rest = draw(cut(call.arguments))
         head = ToolCallPart(number, call.id, call.name, draw(st.sampled_from(["", first])))
         parts = [head, *(ToolCallPart(number, None, None, p) for p in rest)]
         if not head.arguments:
             parts.insert(1, ToolCallPart(number, None, None, first))
-        moves += [Piece("", "", (part,)) for part in parts]
-        moves += [Piece(part) for part in (draw(cut(after)) if after else [])]
+        moves += [ChoiceDelta("", "", (part,)) for part in parts]
+        moves += [ChoiceDelta(part) for part in (draw(cut(after)) if after else [])]
     end = draw(st.sampled_from(["stop", "length"])) if not calls else "tool_calls"
     stop = draw(st.none() | texts | st.integers(0, 9)) if end == "stop" else None
-    choice = FinishedChoice(text + "".join(afterwards), end, reasoning, calls, stop)
-    return Said(draw(joined(moves)), FinishedAnswer([choice], COUNTS))
+    choice = ChoiceResult(text + "".join(afterwards), end, reasoning, calls, stop)
+    return Said(draw(joined(moves)), Result([choice], COUNTS))
 
 
 @st.composite
-def joined(draw, moves: list[Piece]) -> list[Piece]:
+def joined(draw, moves: list[ChoiceDelta]) -> list[ChoiceDelta]:
     """Have some of what comes one after another come at once."""
-    pieces: list[Piece] = []
+    pieces: list[ChoiceDelta] = []
     for move in moves:
         if pieces and draw(st.booleans()) and can_join(pieces[-1], move):
             last = pieces.pop()
             calls = last.tool_calls + move.tool_calls
-            pieces.append(Piece(last.text + move.text, last.reasoning + move.reasoning, calls))
+            pieces.append(
+                ChoiceDelta(last.text + move.text, last.reasoning + move.reasoning, calls)
+            )
         else:
             pieces.append(move)
     return pieces
 
 
-def can_join(last: Piece, move: Piece) -> bool:
+def can_join(last: ChoiceDelta, move: ChoiceDelta) -> bool:
     """Whether a piece can hold both without changing what is said, as its order is fixed.
 
     Text after the end of a call may be in one piece with that end, and with nothing after it.
@@ -106,15 +108,15 @@ def events_of(stream: bytes) -> list[dict[str, Any]]:
     return events
 
 
-def streamed(pieces: list[Piece], answer: FinishedAnswer) -> list[dict[str, Any]]:
-    form = MessagesDialect("m", "req-1").stream_format()
+def streamed(pieces: list[ChoiceDelta], answer: Result) -> list[dict[str, Any]]:
+    form = MessagesEncoder("m", "req-1").stream_encoder()
     form.counts = lambda: answer.counts
     (choice,) = answer.choices
     out = [form.begin(), form.open(0, None)]
     for piece in pieces:
-        plain = piece == Piece(piece.text)
-        out.append(form.text(0, piece.text) if plain else form.piece(0, piece))
-    out += [form.finish(0, choice.end_reason, choice.stop_reason), form.end()]
+        plain = piece == ChoiceDelta(piece.text)
+        out.append(form.text(0, piece.text) if plain else form.delta(0, piece))
+    out += [form.finish(0, choice.finish_reason, choice.stop_reason), form.end()]
     return events_of(b"".join(out))
 
 
@@ -129,8 +131,8 @@ def accumulated(events: list[dict[str, Any]]) -> Message:
     return snapshot
 
 
-def whole(answer: FinishedAnswer) -> dict[str, Any]:
-    body = json.loads(MessagesDialect("m", "req-1").whole(answer))
+def whole(answer: Result) -> dict[str, Any]:
+    body = json.loads(MessagesEncoder("m", "req-1").whole(answer))
     Message.model_validate(body, strict=True)
     return body
 
@@ -158,7 +160,7 @@ def test_a_stream_is_the_whole_answer(case):
 
 @given(case=said())
 def test_so_is_one_from_the_cache(case):
-    events = events_of(replay(MessagesDialect("m", "req-1").stream_format(), case.answer))
+    events = events_of(replay(MessagesEncoder("m", "req-1").stream_encoder(), case.answer))
     body = whole(case.answer)
     message = accumulated(events).model_dump()
     assert normal(message) == normal(body)
@@ -188,17 +190,15 @@ def test_the_order_of_events(case):
 
 def test_a_thought_a_text_and_a_call():
     pieces = [
-        Piece("", "Hm"),
-        Piece("A", "."),
-        Piece("B"),
-        Piece("C", "", (ToolCallPart(0, "call_1", "f", '{"q"'),)),
-        Piece("", "", (ToolCallPart(0, None, None, ': "x'),)),
-        Piece(" Done.", "", (ToolCallPart(0, None, None, '"}'),)),
+        ChoiceDelta("", "Hm"),
+        ChoiceDelta("A", "."),
+        ChoiceDelta("B"),
+        ChoiceDelta("C", "", (ToolCallPart(0, "call_1", "f", '{"q"'),)),
+        ChoiceDelta("", "", (ToolCallPart(0, None, None, ': "x'),)),
+        ChoiceDelta(" Done.", "", (ToolCallPart(0, None, None, '"}'),)),
     ]
-    choice = FinishedChoice(
-        "ABC Done.", "tool_calls", "Hm.", [ToolCall("call_1", "f", '{"q": "x"}')]
-    )
-    events = streamed(pieces, FinishedAnswer([choice], COUNTS))
+    choice = ChoiceResult("ABC Done.", "tool_calls", "Hm.", [ToolCall("call_1", "f", '{"q": "x"}')])
+    events = streamed(pieces, Result([choice], COUNTS))
     usage = {
         "input_tokens": 6,
         "cache_creation_input_tokens": 0,
@@ -261,41 +261,41 @@ def test_a_thought_a_text_and_a_call():
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        (FinishedChoice("x", "stop"), ("end_turn", None)),
-        (FinishedChoice("x", "length"), ("max_tokens", None)),
-        (FinishedChoice("x", "stop", stop_reason="END"), ("stop_sequence", "END")),
-        (FinishedChoice("x", "stop", stop_reason=7), ("end_turn", None)),
+        (ChoiceResult("x", "stop"), ("end_turn", None)),
+        (ChoiceResult("x", "length"), ("max_tokens", None)),
+        (ChoiceResult("x", "stop", stop_reason="END"), ("stop_sequence", "END")),
+        (ChoiceResult("x", "stop", stop_reason=7), ("end_turn", None)),
         (
-            FinishedChoice("", "tool_calls", tool_calls=[ToolCall("a", "f", "{}")]),
+            ChoiceResult("", "tool_calls", tool_calls=[ToolCall("a", "f", "{}")]),
             ("tool_use", None),
         ),
         # A call that the client named ends with "stop" in OpenAI's words.
-        (FinishedChoice("", "stop", tool_calls=[ToolCall("a", "f", "{}")]), ("tool_use", None)),
-        (FinishedChoice("", "length", tool_calls=[ToolCall("a", "f", "{")]), ("max_tokens", None)),
+        (ChoiceResult("", "stop", tool_calls=[ToolCall("a", "f", "{}")]), ("tool_use", None)),
+        (ChoiceResult("", "length", tool_calls=[ToolCall("a", "f", "{")]), ("max_tokens", None)),
         (
-            FinishedChoice("", "tool_calls", tool_calls=[ToolCall("a", "f", "{")], stop_reason="E"),
+            ChoiceResult("", "tool_calls", tool_calls=[ToolCall("a", "f", "{")], stop_reason="E"),
             ("stop_sequence", "E"),
         ),
     ],
 )
 def test_why_it_ended(choice, expected):
-    answer = FinishedAnswer([choice], COUNTS)
+    answer = Result([choice], COUNTS)
     body = whole(answer)
     assert (body["stop_reason"], body["stop_sequence"]) == expected
-    events = events_of(replay(MessagesDialect("m", "req-1").stream_format(), answer))
+    events = events_of(replay(MessagesEncoder("m", "req-1").stream_encoder(), answer))
     (last,) = [e["delta"] for e in events if e["type"] == "message_delta"]
     assert (last["stop_reason"], last["stop_sequence"]) == expected
 
 
 def test_an_empty_answer_is_an_empty_text():
-    answer = FinishedAnswer([FinishedChoice("", "stop")], COUNTS)
+    answer = Result([ChoiceResult("", "stop")], COUNTS)
     assert whole(answer)["content"] == [{"type": "text", "text": "", "citations": None}]
     message = accumulated(streamed([], answer))
     assert [(block.type, block.text) for block in message.content] == [("text", "")]
 
 
 def test_a_broken_stream_ends_with_an_error():
-    form = MessagesFormat("msg_1", "m", "req-1")
+    form = MessagesStream("msg_1", "m", "req-1")
     form.counts = lambda: COUNTS
     stream = form.begin() + form.open(0, None) + form.text(0, "a")
     events = events_of(stream + form.error(DeadlineExceededError("too slow")))

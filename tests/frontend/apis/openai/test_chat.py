@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.answers.answer import replay
-from vgate.frontend.answers.encoder import Piece, ToolCallPart
-from vgate.frontend.answers.result import Counts, FinishedAnswer, FinishedChoice, ToolCall
-from vgate.frontend.apis.openai.chat.response import DONE, ChatDialect, ChatForm, ChatFormat
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
+from vgate.frontend.apis.openai.chat.response import (
+    DONE,
+    ChatEncoder,
+    ChatResponseOptions,
+    ChatStream,
+)
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.usage import Usage
 from vgate.frontend.text.token_texts import TokenTexts
@@ -47,7 +52,9 @@ def expected(choices, *, with_usage, usage=None, name="m"):
 @pytest.mark.parametrize("with_usage", [True, False])
 class TestFrames:
     def frames(self, with_usage, name="m"):
-        return ChatFormat("chatcmpl-1", 7, ChatForm(model=name, include_usage=with_usage))
+        return ChatStream(
+            "chatcmpl-1", 7, ChatResponseOptions(model=name, include_usage=with_usage)
+        )
 
     @pytest.mark.parametrize("index", [0, 15])
     def test_the_first(self, with_usage, index):
@@ -100,24 +107,24 @@ def chunks_of(data: bytes):
 
 class TestUsage:
     def test_it_has_a_chunk_without_choices(self):
-        frames = ChatFormat("chatcmpl-1", 7, ChatForm(model="m", include_usage=True))
-        frames.counts = lambda: Counts(10, 5, 3, 2)
+        frames = ChatStream("chatcmpl-1", 7, ChatResponseOptions(model="m", include_usage=True))
+        frames.counts = lambda: TokenCounts(10, 5, 3, 2)
         (chunk,) = chunks_of(frames.end())
         assert chunk == expected(
-            [], with_usage=True, usage=msgspec.to_builtins(Usage.of(Counts(10, 5, 3, 2)))
+            [], with_usage=True, usage=msgspec.to_builtins(Usage.of(TokenCounts(10, 5, 3, 2)))
         )
 
     def test_it_adds_up(self):
-        usage = Usage.of(Counts(10, 5, 3, 2))
+        usage = Usage.of(TokenCounts(10, 5, 3, 2))
         assert usage.total_tokens == 15
         assert usage.prompt_tokens_details.cached_tokens == 3
         assert usage.completion_tokens_details.reasoning_tokens == 2
 
     def test_in_every_chunk_it_is_what_has_come_so_far(self):
-        form = ChatForm(model="m", include_usage=True, continuous_usage=True)
-        frames = ChatFormat("chatcmpl-1", 7, form)
+        form = ChatResponseOptions(model="m", include_usage=True, continuous_usage=True)
+        frames = ChatStream("chatcmpl-1", 7, form)
         counts = iter(range(10))
-        frames.counts = lambda: Counts(10, next(counts))
+        frames.counts = lambda: TokenCounts(10, next(counts))
         data = frames.open(0, None) + frames.text(0, "a") + frames.finish(0, "stop", None)
         seen = [chunk["usage"]["completion_tokens"] for chunk in chunks_of(data + frames.end())]
         assert seen == [0, 1, 2, 3]
@@ -128,18 +135,18 @@ def test_done_is_openai_s():
 
 
 def test_an_error_is_an_event():
-    frames = ChatFormat("chatcmpl-1", 7, ChatForm(model="m"))
+    frames = ChatStream("chatcmpl-1", 7, ChatResponseOptions(model="m"))
     error = data_of(frames.error(EngineUnavailableError("line\nbreak")))["error"]
     assert (error["message"], error["code"]) == ("line\nbreak", "engine_unavailable")
 
 
 def whole(choice, form=None):
-    dialect = ChatDialect(form or ChatForm(model="m"))
-    return json.loads(dialect.whole(FinishedAnswer([choice], Counts(1, 2))))
+    encoder = ChatEncoder(form or ChatResponseOptions(model="m"))
+    return json.loads(encoder.whole(Result([choice], TokenCounts(1, 2))))
 
 
 def test_a_whole_response_has_openai_s_fields():
-    completion = whole(FinishedChoice("x", "stop"))
+    completion = whole(ChoiceResult("x", "stop"))
     assert completion.pop("id").startswith("chatcmpl-")
     assert completion.pop("created") > 0
     assert completion == {
@@ -168,7 +175,7 @@ def test_a_whole_response_has_openai_s_fields():
 
 class TestMessages:
     def test_a_call_alone_says_nothing(self):
-        choice = FinishedChoice("", "tool_calls", tool_calls=[ToolCall("c1", "f", '{"a":1}')])
+        choice = ChoiceResult("", "tool_calls", tool_calls=[ToolCall("c1", "f", '{"a":1}')])
         message = whole(choice)["choices"][0]["message"]
         assert message["content"] is None
         assert message["tool_calls"] == [
@@ -176,26 +183,26 @@ class TestMessages:
         ]
 
     def test_reasoning_has_both_names(self):
-        form = ChatForm(model="m", reasons=True)
-        message = whole(FinishedChoice("x", "stop", reasoning="hm"), form)["choices"][0]["message"]
+        form = ChatResponseOptions(model="m", reasons=True)
+        message = whole(ChoiceResult("x", "stop", reasoning="hm"), form)["choices"][0]["message"]
         assert message["reasoning_content"] == message["reasoning"] == "hm"
 
     def test_an_echo_precedes_the_answer(self):
-        form = ChatForm(model="m", prefix="once ")
-        assert whole(FinishedChoice("more", "stop"), form)["choices"][0]["message"]["content"] == (
+        form = ChatResponseOptions(model="m", prefix="once ")
+        assert whole(ChoiceResult("more", "stop"), form)["choices"][0]["message"]["content"] == (
             "once more"
         )
 
 
 class TestPieces:
     def delta(self, piece, form=None):
-        frames = ChatFormat("chatcmpl-1", 7, form or ChatForm(model="m"))
-        return data_of(frames.piece(0, piece))["choices"][0]
+        frames = ChatStream("chatcmpl-1", 7, form or ChatResponseOptions(model="m"))
+        return data_of(frames.delta(0, piece))["choices"][0]
 
     def test_parts_of_a_call(self):
         first = ToolCallPart(0, "c1", "f", "")
         more = ToolCallPart(0, None, None, '{"a"')
-        assert self.delta(Piece("", tool_calls=(first, more)))["delta"] == {
+        assert self.delta(ChoiceDelta("", tool_calls=(first, more)))["delta"] == {
             "tool_calls": [
                 {
                     "index": 0,
@@ -208,15 +215,15 @@ class TestPieces:
         }
 
     def test_reasoning(self):
-        delta = self.delta(Piece("", reasoning="hm"))["delta"]
+        delta = self.delta(ChoiceDelta("", reasoning="hm"))["delta"]
         assert delta == {"reasoning_content": "hm", "reasoning": "hm"}
 
     def test_log_probabilities(self, built_in):
-        form = ChatForm(
+        form = ChatResponseOptions(
             model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)), top_logprobs=1
         )
         place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
-        choice = self.delta(Piece("a", logprobs=[place]), form)
+        choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"] == [
             {
                 "token": "a",
@@ -227,21 +234,21 @@ class TestPieces:
         ]
 
     def test_minus_infinity_is_a_number(self, built_in):
-        form = ChatForm(model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)))
+        form = ChatResponseOptions(model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)))
         place = Logprobs([ord("a")], [float("-inf")], 9)
-        choice = self.delta(Piece("a", logprobs=[place]), form)
+        choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
 
 
 @given(text=texts, reasoning=texts, arguments=st.lists(texts, max_size=2))
 def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, arguments):
     calls = [ToolCall(f"c{i}", "f", text) for i, text in enumerate(arguments)]
-    choice = FinishedChoice(text, "tool_calls" if calls else "stop", reasoning, calls)
-    answer = FinishedAnswer([choice], Counts(3, 4, 1))
-    form = ChatForm(model="m", include_usage=True, reasons=True)
-    dialect = ChatDialect(form)
-    chunks = chunks_of(replay(dialect.stream_format(), answer))
-    message = json.loads(dialect.whole(answer))["choices"][0]["message"]
+    choice = ChoiceResult(text, "tool_calls" if calls else "stop", reasoning, calls)
+    answer = Result([choice], TokenCounts(3, 4, 1))
+    form = ChatResponseOptions(model="m", include_usage=True, reasons=True)
+    encoder = ChatEncoder(form)
+    chunks = chunks_of(replay(encoder.stream_encoder(), answer))
+    message = json.loads(encoder.whole(answer))["choices"][0]["message"]
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     assert "".join(d.get("content", "") for d in deltas) == (message["content"] or "")
     assert "".join(d.get("reasoning", "") for d in deltas) == (message["reasoning"] or "")
@@ -249,5 +256,5 @@ def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, argu
     assert [{k: v for k, v in c.items() if k != "index"} for c in streamed] == message.get(
         "tool_calls", []
     )
-    assert chunks[-2]["choices"][0]["finish_reason"] == choice.end_reason
+    assert chunks[-2]["choices"][0]["finish_reason"] == choice.finish_reason
     assert chunks[-1]["usage"]["total_tokens"] == 7

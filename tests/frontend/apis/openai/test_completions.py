@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.frontend.apis.openai.test_chat import chunks_of
-from vgate.frontend.answers.encoder import Piece
-from vgate.frontend.answers.result import Counts, FinishedAnswer, FinishedChoice
-from vgate.frontend.apis.openai.completions.response import CompletionDialect, CompletionForm
+from vgate.frontend.answers.encoder import ChoiceDelta
+from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
+from vgate.frontend.apis.openai.completions.response import (
+    CompletionEncoder,
+    CompletionResponseOptions,
+)
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.text.token_texts import TokenTexts
 from vgate.wire.messages import Logprobs
@@ -29,7 +32,7 @@ def texts(built_in):
 
 
 def form(texts=None, **fields):
-    return CompletionForm(
+    return CompletionResponseOptions(
         **{"model": "m", "choices_each": 1, "prompts": [PROMPT], "texts": texts} | fields
     )
 
@@ -52,26 +55,26 @@ def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprob
     tokens = [list(part.encode()) for part in parts]
     places = [[place_of(token) for token in part] for part in tokens]
     prompt_places = [None, place_of(PROMPT[1])] if told and echo else None
-    stream = CompletionDialect(asked).stream_format()
-    stream.counts = lambda: Counts(2, 3)
+    stream = CompletionEncoder(asked).stream_encoder()
+    stream.counts = lambda: TokenCounts(2, 3)
     data = stream.begin() + stream.open(0, prompt_places)
     for part, ids, told_of in zip(parts, tokens, places, strict=True):
         if told or token_ids:
-            piece = Piece(
+            piece = ChoiceDelta(
                 part, logprobs=told_of if told else None, token_ids=ids if token_ids else None
             )
-            data += stream.piece(0, piece)
+            data += stream.delta(0, piece)
         else:
             data += stream.text(0, part)
     chunks = chunks_of(data + stream.finish(0, "length", None) + stream.end())
-    choice = FinishedChoice(
+    choice = ChoiceResult(
         "".join(parts),
         "length",
         logprobs=[place for part in places for place in part] if told else None,
         token_ids=[token for part in tokens for token in part] if token_ids else None,
         prompt_logprobs=prompt_places,
     )
-    whole = json.loads(CompletionDialect(asked).whole(FinishedAnswer([choice], Counts(2, 3))))
+    whole = json.loads(CompletionEncoder(asked).whole(Result([choice], TokenCounts(2, 3))))
     (choice,) = whole["choices"]
     streamed = [chunk["choices"][0] for chunk in chunks]
     assert "".join(c["text"] for c in streamed) == choice["text"]
@@ -83,9 +86,9 @@ def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprob
 
 
 def test_log_probabilities_have_openai_s_lists(texts):
-    choice = FinishedChoice("é", "stop", logprobs=[place_of(b) for b in "é".encode()])
-    answer = FinishedAnswer([choice], Counts(2, 2))
-    shown = json.loads(CompletionDialect(form(texts, logprobs=1)).whole(answer))["choices"][0]
+    choice = ChoiceResult("é", "stop", logprobs=[place_of(b) for b in "é".encode()])
+    answer = Result([choice], TokenCounts(2, 2))
+    shown = json.loads(CompletionEncoder(form(texts, logprobs=1)).whole(answer))["choices"][0]
     assert shown["logprobs"] == {
         "text_offset": [0, 1],
         "token_logprobs": [-1.0, -1.0],
@@ -95,16 +98,16 @@ def test_log_probabilities_have_openai_s_lists(texts):
 
 
 def test_each_choice_echoes_its_own_prompt():
-    choices = [FinishedChoice(str(i), "stop") for i in range(4)]
+    choices = [ChoiceResult(str(i), "stop") for i in range(4)]
     asked = form(choices_each=2, prompts=[PROMPT, PROMPT], echo=["a", "b"])
-    whole = json.loads(CompletionDialect(asked).whole(FinishedAnswer(choices, Counts(4, 4))))
+    whole = json.loads(CompletionEncoder(asked).whole(Result(choices, TokenCounts(4, 4))))
     assert [c["text"] for c in whole["choices"]] == ["a0", "a1", "b2", "b3"]
 
 
 def test_prompt_log_probabilities_are_by_token(texts):
-    choice = FinishedChoice("x", "stop", prompt_logprobs=[None, place_of(PROMPT[1])])
+    choice = ChoiceResult("x", "stop", prompt_logprobs=[None, place_of(PROMPT[1])])
     asked = form(texts, prompt_logprobs=1)
-    whole = json.loads(CompletionDialect(asked).whole(FinishedAnswer([choice], Counts(2, 1))))
+    whole = json.loads(CompletionEncoder(asked).whole(Result([choice], TokenCounts(2, 1))))
     assert whole["choices"][0]["prompt_logprobs"] == [
         None,
         {

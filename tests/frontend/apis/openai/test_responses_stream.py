@@ -22,12 +22,12 @@ from tests.frontend.apis.openai.responses_events import (
 )
 from vgate.errors import EngineUnavailableError, RateLimitedError
 from vgate.frontend.answers.answer import replay
-from vgate.frontend.answers.encoder import Piece, ToolCallPart
-from vgate.frontend.answers.result import Counts, FinishedAnswer, FinishedChoice, ToolCall
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.echo import response_to
-from vgate.frontend.apis.openai.responses.response import Response, ResponseForm
-from vgate.frontend.apis.openai.responses.stream import ResponsesDialect, ResponsesFormat
+from vgate.frontend.apis.openai.responses.response import Response, ResponsesOptions
+from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, ResponsesStream
 from vgate.frontend.apis.openai.responses.translate import decode_asked
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import DEFAULTS
@@ -72,7 +72,7 @@ class Atom(msgspec.Struct, frozen=True):
 
 
 @st.composite
-def streamed_answers(draw) -> tuple[FinishedAnswer, list[tuple[Piece, int]], bool]:
+def streamed_answers(draw) -> tuple[Result, list[tuple[ChoiceDelta, int]], bool]:
     """Draw an answer, its pieces with the reasoning tokens so far, and if it has logprobs."""
 
     def cut(kind: str, text: str, index: int = -1) -> list[Atom]:
@@ -95,20 +95,20 @@ def streamed_answers(draw) -> tuple[FinishedAnswer, list[tuple[Piece, int]], boo
     if with_logprobs:
         end = [Logprobs([END_TOKEN], [-0.5], 1)]
         tokens += end
-        pieces.append((Piece("", logprobs=end), pieces[-1][1] if pieces else 0))
+        pieces.append((ChoiceDelta("", logprobs=end), pieces[-1][1] if pieces else 0))
     reasoning_tokens = len(reasoning.encode()) + bool(reasoning)
-    choice = FinishedChoice(
+    choice = ChoiceResult(
         text,
         draw(st.sampled_from(["stop", "length", "tool_calls"])),
         reasoning,
         called,
         logprobs=tokens if with_logprobs else None,
     )
-    counts = Counts(7, 100, 3, reasoning_tokens)
-    return FinishedAnswer([choice], counts), pieces, with_logprobs
+    counts = TokenCounts(7, 100, 3, reasoning_tokens)
+    return Result([choice], counts), pieces, with_logprobs
 
 
-def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[Piece, int]]:
+def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[ChoiceDelta, int]]:
     """Put atoms together to pieces; what a piece shows may come later than its tokens."""
     order = {"reasoning": 0, "text": 1, "call": 2}
     groups: list[list[Atom]] = []
@@ -118,12 +118,12 @@ def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[P
             groups[-1].append(atom)
         else:
             groups.append([atom])
-    pieces: list[tuple[Piece, int]] = []
+    pieces: list[tuple[ChoiceDelta, int]] = []
     reasoning_tokens = 0
     for group in groups:
         tokens = [place for atom in group for place in places(atom.text + atom.hidden)]
         if with_logprobs and draw(st.booleans()):
-            pieces.append((Piece("", logprobs=tokens), reasoning_tokens))
+            pieces.append((ChoiceDelta("", logprobs=tokens), reasoning_tokens))
             tokens = []
         said = {
             kind: "".join(a.text for a in group if a.kind == kind) for kind in ("reasoning", "text")
@@ -139,26 +139,26 @@ def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[P
             if a.kind == "call"
         )
         logprobs = tokens if with_logprobs else None
-        piece = Piece(said["text"], said["reasoning"], parts, logprobs)
+        piece = ChoiceDelta(said["text"], said["reasoning"], parts, logprobs)
         if any(piece):
             pieces.append((piece, reasoning_tokens))
     return pieces
 
 
 def stream_of(
-    dialect: ResponsesDialect, answer: FinishedAnswer, pieces: list[tuple[Piece, int]]
+    encoder: ResponsesEncoder, answer: Result, pieces: list[tuple[ChoiceDelta, int]]
 ) -> bytes:
     """Do to a stream format what an answer does that comes in these pieces."""
     (choice,) = answer.choices
-    form = dialect.stream_format()
+    form = encoder.stream_encoder()
     reasoning_tokens = 0
     form.counts = lambda: msgspec.structs.replace(answer.counts, reasoning=reasoning_tokens)
     out = [form.begin(), form.open(0, None)]
     for piece, reasoning_tokens in pieces:  # noqa: B007 - the counts see it
         plain = not any(piece[1:])
-        out.append(form.text(0, piece.text) if plain else form.piece(0, piece))
+        out.append(form.text(0, piece.text) if plain else form.delta(0, piece))
     reasoning_tokens = answer.counts.reasoning
-    out += [form.finish(0, choice.end_reason, choice.stop_reason), form.end()]
+    out += [form.finish(0, choice.finish_reason, choice.stop_reason), form.end()]
     return b"".join(out)
 
 
@@ -171,24 +171,22 @@ def logprob_texts(built_in) -> LogprobTexts:
 @settings(max_examples=300, deadline=None)
 def test_a_stream_ends_with_the_whole_answer(logprob_texts, drawn):
     answer, pieces, with_logprobs = drawn
-    dialect = ResponsesDialect(
-        ResponseForm(
+    encoder = ResponsesEncoder(
+        ResponsesOptions(
             response(top_logprobs=2, include=["message.output_text.logprobs"]),
             logprob_texts if with_logprobs else None,
         )
     )
-    whole = json.loads(dialect.whole(answer))
+    whole = json.loads(encoder.whole(answer))
     types.Response.model_validate(whole, strict=True)
-    final = check_stream(stream_of(dialect, answer, pieces))
+    final = check_stream(stream_of(encoder, answer, pieces))
     assert without_ids(final) == without_ids(whole)
-    replayed = check_stream(replay(dialect.stream_format(), answer))
+    replayed = check_stream(replay(encoder.stream_encoder(), answer))
     assert without_ids(replayed) == without_ids(whole)
     check_items(whole["output"], answer.choices[0], with_logprobs=with_logprobs)
 
 
-def check_items(
-    output: list[dict[str, Any]], choice: FinishedChoice, *, with_logprobs: bool
-) -> None:
+def check_items(output: list[dict[str, Any]], choice: ChoiceResult, *, with_logprobs: bool) -> None:
     """Check a whole answer's items for themselves."""
     by_kind = {kind: [item for item in output if item["type"] == kind] for kind in KINDS}
     assert [item["type"] for item in output] == sorted((i["type"] for i in output), key=KINDS.index)
@@ -202,7 +200,7 @@ def check_items(
         for item in by_kind["function_call"]
     ]
     assert called == choice.tool_calls
-    last = "incomplete" if choice.end_reason == "length" else "completed"
+    last = "incomplete" if choice.finish_reason == "length" else "completed"
     assert [item["status"] for item in output] == ["completed"] * (len(output) - 1) + [last]
     for part in said:
         # The vocabulary is single bytes, so the text's tokens are its bytes; then there is the end.
@@ -220,9 +218,9 @@ def check_items(
 # ---- certain answers
 
 
-def form_of(**fields: Any) -> ResponsesFormat:
-    form = ResponsesDialect(ResponseForm(response(**fields))).stream_format()
-    form.counts = lambda: Counts(7, 5, 3, 2)
+def form_of(**fields: Any) -> ResponsesStream:
+    form = ResponsesEncoder(ResponsesOptions(response(**fields))).stream_encoder()
+    form.counts = lambda: TokenCounts(7, 5, 3, 2)
     return form
 
 
@@ -237,13 +235,13 @@ class TestEvents:
             [
                 form.begin(),
                 form.open(0, None),
-                form.piece(0, Piece("", "Hm")),
-                form.piece(0, Piece("Ho", ".")),
+                form.delta(0, ChoiceDelta("", "Hm")),
+                form.delta(0, ChoiceDelta("Ho", ".")),
                 form.text(0, "ho"),
-                form.piece(0, Piece("", "", (ToolCallPart(0, "c0", "f", ""),))),
-                form.piece(0, Piece("", "", (ToolCallPart(0, None, None, "{}"),))),
-                form.piece(0, Piece("", "", (ToolCallPart(1, "c1", "g", "{"),))),
-                form.piece(0, Piece("", "", (ToolCallPart(1, None, None, "}"),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallPart(0, "c0", "f", ""),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallPart(0, None, None, "{}"),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallPart(1, "c1", "g", "{"),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallPart(1, None, None, "}"),))),
                 form.finish(0, "tool_calls", None),
                 form.end(),
             ]
@@ -286,7 +284,7 @@ class TestEvents:
 
     def test_a_cut_answer_is_incomplete(self):
         form = form_of()
-        pieces = form.begin() + form.piece(0, Piece("Ho", "Hm"))
+        pieces = form.begin() + form.delta(0, ChoiceDelta("Ho", "Hm"))
         final = check_stream(pieces + form.finish(0, "length", None) + form.end())
         assert final["status"] == "incomplete"
         assert final["incomplete_details"] == {"reason": "max_output_tokens"}
@@ -305,25 +303,29 @@ class TestEvents:
 
     def test_reasoning_alone_needs_no_message(self):
         form = form_of()
-        stream = form.begin() + form.piece(0, Piece("", "Hm")) + form.finish(0, "length", None)
+        stream = (
+            form.begin() + form.delta(0, ChoiceDelta("", "Hm")) + form.finish(0, "length", None)
+        )
         (item,) = check_stream(stream + form.end())["output"]
         assert (item["type"], item["status"]) == ("reasoning", "incomplete")
 
     def test_what_is_said_after_a_call_is_another_message(self):
         form = form_of()
         part = ToolCallPart(0, "c", "f", "{}")
-        stream = form.begin() + form.piece(0, Piece("a", "", (part,))) + form.text(0, "b")
+        stream = form.begin() + form.delta(0, ChoiceDelta("a", "", (part,))) + form.text(0, "b")
         final = check_stream(stream + form.finish(0, "tool_calls", None) + form.end())
         assert [item["type"] for item in final["output"]] == ["message", "function_call", "message"]
         assert types.Response.model_validate(final).output_text == "ab"
 
     def test_log_probabilities_of_two_messages(self, logprob_texts):
-        dialect = ResponsesDialect(ResponseForm(response(), logprob_texts))
-        form = dialect.stream_format()
-        form.counts = lambda: Counts(7, 3)
+        encoder = ResponsesEncoder(ResponsesOptions(response(), logprob_texts))
+        form = encoder.stream_encoder()
+        form.counts = lambda: TokenCounts(7, 3)
         part = ToolCallPart(0, "c", "f", "{}")
-        stream = form.begin() + form.piece(0, Piece("a", "", (part,), places("a")))
-        stream += form.piece(0, Piece("b", "", (), places("b"))) + form.finish(0, "stop", None)
+        stream = form.begin() + form.delta(0, ChoiceDelta("a", "", (part,), places("a")))
+        stream += form.delta(0, ChoiceDelta("b", "", (), places("b"))) + form.finish(
+            0, "stop", None
+        )
         first, _, second = check_stream(stream + form.end())["output"]
         assert [token["token"] for token in first["content"][0]["logprobs"]] == ["a"]
         assert [token["token"] for token in second["content"][0]["logprobs"]] == ["b"]
@@ -339,7 +341,7 @@ class TestEvents:
             ("z", 1, None, "}"),
         ):
             part = ToolCallPart(index, name and "c", name, arguments)
-            stream += form.piece(0, Piece(text, "", (part,)))
+            stream += form.delta(0, ChoiceDelta(text, "", (part,)))
         final = check_stream(stream + form.finish(0, "length", None) + form.end())
         assert [
             (item.get("arguments") or item["content"][0]["text"], item["status"])
@@ -354,18 +356,22 @@ class TestEvents:
     def test_text_within_a_call_is_in_a_broken_stream(self):
         form = form_of()
         part = ToolCallPart(0, "c", "f", "{")
-        stream = form.begin() + form.piece(0, Piece("", "", (part,))) + form.piece(0, Piece("x"))
+        stream = (
+            form.begin()
+            + form.delta(0, ChoiceDelta("", "", (part,)))
+            + form.delta(0, ChoiceDelta("x"))
+        )
         *_, failed = events_of(stream + form.error(EngineUnavailableError("it died")))
         statuses = [(item["type"], item["status"]) for item in failed["response"]["output"]]
         assert statuses == [("function_call", "completed"), ("message", "incomplete")]
 
     def test_beside_calls_only_the_texts_own_tokens_are_told(self, logprob_texts):
-        dialect = ResponsesDialect(ResponseForm(response(), logprob_texts))
-        form = dialect.stream_format()
-        form.counts = lambda: Counts(7, 3)
+        encoder = ResponsesEncoder(ResponsesOptions(response(), logprob_texts))
+        form = encoder.stream_encoder()
+        form.counts = lambda: TokenCounts(7, 3)
         part = ToolCallPart(0, "c", "f", "{}")
-        stream = form.begin() + form.piece(0, Piece("", "", (part,)))
-        stream += form.piece(0, Piece("b", "", (), places("b!")))
+        stream = form.begin() + form.delta(0, ChoiceDelta("", "", (part,)))
+        stream += form.delta(0, ChoiceDelta("b", "", (), places("b!")))
         *_, message = check_stream(stream + form.finish(0, "stop", None) + form.end())["output"]
         assert [token["token"] for token in message["content"][0]["logprobs"]] == ["b"]
 
@@ -378,7 +384,7 @@ class TestEvents:
     )
     def test_a_broken_stream_ends_in_failure(self, error, code):
         form = form_of()
-        stream = form.begin() + form.piece(0, Piece("Ho", "Hm")) + form.error(error)
+        stream = form.begin() + form.delta(0, ChoiceDelta("Ho", "Hm")) + form.error(error)
         told, failed = events_of(stream)[-2:]
         assert told["type"] == "error"
         assert (told["code"], told["message"]) == (error.code, error.message)
@@ -420,8 +426,8 @@ def test_the_types_of_every_event_are_known():
     ],
 )  # fmt: skip
 def test_what_a_response_repeats_is_of_openais_types(fields):
-    dialect = ResponsesDialect(ResponseForm(response(**fields)))
-    answer = FinishedAnswer([FinishedChoice("Ho", "stop")], Counts(1, 2))
-    read = types.Response.model_validate(json.loads(dialect.whole(answer)), strict=True)
+    encoder = ResponsesEncoder(ResponsesOptions(response(**fields)))
+    answer = Result([ChoiceResult("Ho", "stop")], TokenCounts(1, 2))
+    read = types.Response.model_validate(json.loads(encoder.whole(answer)), strict=True)
     assert extras_of(read) <= EXTRA
     assert read.output_text == "Ho"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vgate.frontend.answers.result import Counts
+from vgate.frontend.answers.result import TokenCounts
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens_details: CompletionTokensDetails
 
     @classmethod
-    def of(cls, counts: Counts) -> Usage:
+    def of(cls, counts: TokenCounts) -> Usage:
         """Write the counts."""
         return cls(
             counts.prompt,

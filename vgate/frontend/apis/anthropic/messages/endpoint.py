@@ -13,7 +13,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
     decode_count_tokens,
     decode_messages,
 )
-from vgate.frontend.apis.anthropic.messages.response import MessagesDialect
+from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
 from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
 from vgate.frontend.apis.anthropic.messages.translate import Translation
 from vgate.frontend.apis.openai.chat.template_inputs import can_set_effort
@@ -32,8 +32,8 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
     chat = translation.chat_request()
     try:
         job = await chat_job(services, http, chat, arrived)
-        dialect = MessagesDialect(job.name, http.id)
-        return await serving.serve(services, http, job, dialect, stream=bool(request.stream))
+        encoder = MessagesEncoder(job.name, http.id)
+        return await serving.serve(services, http, job, encoder, stream=bool(request.stream))
     except InvalidRequestError as error:  # of the engine's as well
         raise translation.restated(error) from None
 
@@ -55,7 +55,7 @@ async def _effort(services: Services, request: CountTokensRequest) -> str | None
     """Return the reasoning effort that a request asks of its model, in the model's own terms."""
     if request.thinking is None and request.output_config is None:
         return None
-    text = await services.model(request.model).text_soon()
+    text = await services.model(request.model).wait_until_ready()
     template = text.tool_template if request.tools else text.template
     adjustable = template is not None and can_set_effort(template)
     return reasoning_effort(request, adjustable=adjustable, reasons=text.reasons)

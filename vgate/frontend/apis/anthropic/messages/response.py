@@ -6,9 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from vgate.frontend.answers.result import FinishedAnswer, FinishedChoice
+from vgate.frontend.answers.result import ChoiceResult, Result
 from vgate.frontend.apis.anthropic.messages.stop_reason import SIGNATURE, StopReason, Usage, stop_of
-from vgate.frontend.apis.anthropic.messages.stream import MessagesFormat
+from vgate.frontend.apis.anthropic.messages.stream import MessagesStream
 from vgate.frontend.apis.anthropic.messages.tool_input import tool_input
 from vgate.frontend.ids import new_id
 
@@ -50,7 +50,7 @@ class Message(msgspec.Struct, frozen=True):
     role: Literal["assistant"] = "assistant"
 
 
-class MessagesDialect:
+class MessagesEncoder:
     """Says answers as messages.
 
     Args:
@@ -62,15 +62,15 @@ class MessagesDialect:
         self._model = model
         self._request_id = request_id
 
-    def stream_format(self) -> MessagesFormat:
+    def stream_encoder(self) -> MessagesStream:
         """Return what streams one answer."""
-        return MessagesFormat(_message_id(), self._model, self._request_id)
+        return MessagesStream(_message_id(), self._model, self._request_id)
 
-    def whole(self, answer: FinishedAnswer) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         (choice,) = answer.choices
         reason, sequence = stop_of(
-            choice.end_reason, choice.stop_reason, called=bool(choice.tool_calls)
+            choice.finish_reason, choice.stop_reason, called=bool(choice.tool_calls)
         )
         return _encode(
             Message(
@@ -84,7 +84,7 @@ class MessagesDialect:
         )
 
 
-def _content(choice: FinishedChoice) -> list[Text | Thinking | ToolUse]:
+def _content(choice: ChoiceResult) -> list[Text | Thinking | ToolUse]:
     content: list[Text | Thinking | ToolUse] = []
     if choice.reasoning:
         content.append(Thinking(choice.reasoning))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from vgate.frontend.answers.result import Counts, EndReason
+from vgate.frontend.answers.result import FinishReason, TokenCounts
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
@@ -31,7 +31,7 @@ class Usage(msgspec.Struct, frozen=True):
     output_tokens_details: OutputTokensDetails
 
     @classmethod
-    def of(cls, counts: Counts) -> Usage:
+    def of(cls, counts: TokenCounts) -> Usage:
         """Write the counts."""
         return cls(
             counts.prompt - counts.cached,
@@ -43,16 +43,16 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 def stop_of(
-    end_reason: EndReason, stop_reason: int | str | None, *, called: bool
+    finish_reason: FinishReason, stop_reason: int | str | None, *, called: bool
 ) -> tuple[StopReason, str | None]:
     """Return why an answer ended, and the client's stop sequence that ended it, if one did.
 
     Args:
-        end_reason: Why the choice ended.
+        finish_reason: Why the choice ended.
         stop_reason: What ended it, if not the model itself.
         called: Whether the model called tools.
     """
-    if end_reason == "length":
+    if finish_reason == "length":
         return "max_tokens", None
     if isinstance(stop_reason, str):
         return "stop_sequence", stop_reason

@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import Piece, ToolCallPart
-from vgate.frontend.answers.result import Counts, EndReason
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import FinishReason, TokenCounts
 from vgate.frontend.apis.anthropic.errors import error_body
 from vgate.frontend.apis.anthropic.messages.stop_reason import SIGNATURE, Usage, stop_of
 from vgate.wire.messages import Logprobs
@@ -31,8 +31,8 @@ _DELTAS: dict[Kind, bytes] = {
 _DELTA_END = b"}}\n\n"
 
 
-class MessagesFormat:
-    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamFormat`.
+class MessagesStream:
+    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`.
 
     A block is open until another one begins. Text that comes while a tool call is open waits for
     the call's end: more of its arguments may follow.
@@ -55,7 +55,7 @@ class MessagesFormat:
         "counts",
     )
 
-    counts: Callable[[], Counts]
+    counts: Callable[[], TokenCounts]
 
     def __init__(self, message_id: str, model: str, request_id: str) -> None:
         self._message_id = message_id
@@ -86,9 +86,9 @@ class MessagesFormat:
         """Return a delta of text."""
         if self._kind == "text":
             return self._delta + _encode(text) + _DELTA_END
-        return self.piece(index, Piece(text))
+        return self.delta(index, ChoiceDelta(text))
 
-    def piece(self, _index: int, piece: Piece) -> bytes:
+    def delta(self, _index: int, piece: ChoiceDelta) -> bytes:
         """Return the deltas of a piece."""
         out = []
         if piece.reasoning:
@@ -100,13 +100,15 @@ class MessagesFormat:
         out += [self._call(part) for part in piece.tool_calls]
         return b"".join(out)
 
-    def finish(self, _index: int, end_reason: EndReason, stop_reason: int | str | None) -> bytes:
+    def finish(
+        self, _index: int, finish_reason: FinishReason, stop_reason: int | str | None
+    ) -> bytes:
         """Return the end of the last block, why the message ended, and what it cost."""
         out = self._close()
         if not self._blocks:
             # Clients look at the first block without asking whether there is one.
             out += self._start("text", _STARTS["text"]) + self._close()
-        reason, sequence = stop_of(end_reason, stop_reason, called=self._called)
+        reason, sequence = stop_of(finish_reason, stop_reason, called=self._called)
         delta = (
             b'{"type":"message_delta","delta":{"stop_reason":"%s","stop_sequence":%s},"usage":%s}'
         )

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import Piece, ToolCallPart
-from vgate.frontend.answers.result import Counts, EndReason, FinishedAnswer, FinishedChoice
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts
 from vgate.frontend.apis.openai.errors import error_body
 from vgate.frontend.apis.openai.logprobs import ChatLogprobs, LogprobTexts, PromptLogprob
 from vgate.frontend.apis.openai.usage import Usage
@@ -27,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 
 
-class ChatForm(msgspec.Struct, frozen=True, kw_only=True):
+class ChatResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a client wants to see of its answer.
 
     Attributes:
@@ -84,7 +84,7 @@ class Choice(msgspec.Struct, frozen=True):
 
     index: int
     message: Message
-    finish_reason: EndReason
+    finish_reason: FinishReason
     logprobs: ChatLogprobs | None = None
     stop_reason: int | str | None = None
     token_ids: list[int] | UnsetType = UNSET
@@ -105,17 +105,17 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
-class ChatDialect:
+class ChatEncoder:
     """Says answers as chat completions."""
 
-    def __init__(self, form: ChatForm) -> None:
+    def __init__(self, form: ChatResponseOptions) -> None:
         self._form = form
 
-    def stream_format(self) -> ChatFormat:
+    def stream_encoder(self) -> ChatStream:
         """Return what streams one answer."""
-        return ChatFormat(completion_id(), int(time.time()), self._form)
+        return ChatStream(completion_id(), int(time.time()), self._form)
 
-    def whole(self, answer: FinishedAnswer) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         form = self._form
         prompt_logprobs = answer.choices[0].prompt_logprobs
@@ -132,17 +132,17 @@ class ChatDialect:
         )
         return _encode(completion)
 
-    def _choice(self, index: int, choice: FinishedChoice) -> Choice:
+    def _choice(self, index: int, choice: ChoiceResult) -> Choice:
         form = self._form
         logprobs = None
         if choice.logprobs is not None and form.logprobs is not None:
             logprobs = form.logprobs.chat(choice.logprobs, form.top_logprobs)
         token_ids = UNSET if choice.token_ids is None else choice.token_ids
         message = _message(choice, form)
-        return Choice(index, message, choice.end_reason, logprobs, choice.stop_reason, token_ids)
+        return Choice(index, message, choice.finish_reason, logprobs, choice.stop_reason, token_ids)
 
 
-def _message(choice: FinishedChoice, form: ChatForm) -> Message:
+def _message(choice: ChoiceResult, form: ChatResponseOptions) -> Message:
     calls = [
         MessageToolCall(call.id, Function(call.name, call.arguments)) for call in choice.tool_calls
     ]
@@ -157,8 +157,8 @@ def _message(choice: FinishedChoice, form: ChatForm) -> Message:
     )
 
 
-class ChatFormat:
-    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamFormat`."""
+class ChatStream:
+    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
 
     __slots__ = (
         "_form",
@@ -170,9 +170,9 @@ class ChatFormat:
         "counts",
     )
 
-    counts: Callable[[], Counts]
+    counts: Callable[[], TokenCounts]
 
-    def __init__(self, completion_id: str, created: int, form: ChatForm) -> None:
+    def __init__(self, completion_id: str, created: int, form: ChatResponseOptions) -> None:
         self._form = form
         head = (
             b'data: {"id":%s,"object":"chat.completion.chunk","created":%d,"model":%s,'
@@ -208,12 +208,12 @@ class ChatFormat:
         """Return a chunk of text."""
         if index != self._index:
             if self._form.continuous_usage:
-                return self.piece(index, Piece(text))
+                return self.delta(index, ChoiceDelta(text))
             self._index = index
             self._prefix = self._head + b'{"index":%d,"delta":{"content":' % index
         return self._prefix + _encode(text) + self._suffix
 
-    def piece(self, index: int, piece: Piece) -> bytes:
+    def delta(self, index: int, piece: ChoiceDelta) -> bytes:
         """Return a chunk that is more than text."""
         form = self._form
         choice = b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":null%s}]'
@@ -225,10 +225,12 @@ class ChatFormat:
         delta = _encode(_delta(piece))
         return self._head + choice % (index, delta, logprobs or b"null", token_ids) + self._tail()
 
-    def finish(self, index: int, end_reason: EndReason, stop_reason: int | str | None) -> bytes:
+    def finish(
+        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+    ) -> bytes:
         """Return the last chunk of a choice."""
         choice = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
-        end = choice % (index, end_reason.encode(), _encode(stop_reason))
+        end = choice % (index, finish_reason.encode(), _encode(stop_reason))
         return self._head + end + self._tail()
 
     def end(self) -> bytes:
@@ -249,7 +251,7 @@ class ChatFormat:
         return more + usage + b"}\n\n"
 
 
-def _delta(piece: Piece) -> dict[str, object]:
+def _delta(piece: ChoiceDelta) -> dict[str, object]:
     delta: dict[str, object] = {}
     if piece.reasoning:
         # The first name is DeepSeek's and most clients', the second vLLM's newer one.

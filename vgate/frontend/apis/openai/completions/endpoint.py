@@ -6,9 +6,12 @@ import time
 
 import msgspec
 
-from vgate.frontend.answers.choice import Reading
+from vgate.frontend.answers.choice import DecodeOptions
 from vgate.frontend.apis.openai.completions.request import CompletionRequest, decode_completion
-from vgate.frontend.apis.openai.completions.response import CompletionDialect, CompletionForm
+from vgate.frontend.apis.openai.completions.response import (
+    CompletionEncoder,
+    CompletionResponseOptions,
+)
 from vgate.frontend.apis.openai.generation_request import shaping_fields
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.model_checks import check_against_model, truncated
@@ -29,13 +32,13 @@ async def completions(services: Services, http: HttpRequest) -> Response | None:
     request = decode_completion(await http.body(services.config.server.max_body_bytes))
     model = services.model(request.model)
     http.log_fields["model"] = request.model
-    text = await model.text_soon()
+    text = await model.wait_until_ready()
     parameters.check_task(model, request.model, "generate")
     check_against_model(request, text.info)
     prompts = await _tokenize(services, text, request)
     job = _job(services, http, request, text, prompts, arrived)
-    dialect = CompletionDialect(_form(request, job))
-    return await serving.serve(services, http, job, dialect, stream=bool(request.stream))
+    encoder = CompletionEncoder(_form(request, job))
+    return await serving.serve(services, http, job, encoder, stream=bool(request.stream))
 
 
 async def _tokenize(
@@ -82,7 +85,7 @@ def _job(
         sampling=sampling,
         options=options,
         priority=parameters.priority_of(http, request.priority),
-        reading=_reading(request, text),
+        decoding=_decoding(request, text),
         digest=digest,
         read_cache=read,
         write_cache=write,
@@ -99,23 +102,23 @@ def _sampling(
     return parameters.sampling_of(request, text, prompts, "prompt")
 
 
-def _reading(request: CompletionRequest, text: TextModel) -> Reading:
-    return Reading(
+def _decoding(request: CompletionRequest, text: TextModel) -> DecodeOptions:
+    return DecodeOptions(
         texts=text.known_texts,
         skip_special_tokens=request.skip_special_tokens is not False,
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),
         min_tokens=request.min_tokens or 0,
-        named_ends=parameters.named_ends(request, text),
+        reported_stop_ids=parameters.reported_stop_ids(request, text),
         keep_token_ids=bool(request.return_token_ids),
         prompt_only=not request.token_limit,
     )
 
 
-def _form(request: CompletionRequest, job: Job) -> CompletionForm:
+def _form(request: CompletionRequest, job: Job) -> CompletionResponseOptions:
     told = job.options.logprobs is not None or job.options.prompt_logprobs is not None
     as_ids = bool(request.return_tokens_as_token_ids)
-    return CompletionForm(
+    return CompletionResponseOptions(
         model=job.name,
         choices_each=job.choices_each,
         prompts=[prompt.token_ids for prompt in job.prompts],
@@ -131,7 +134,7 @@ def _form(request: CompletionRequest, job: Job) -> CompletionForm:
 
 def _texts(request: CompletionRequest, job: Job) -> list[str]:
     """Return the prompts as text."""
-    skip_special_tokens = job.reading.skip_special_tokens
+    skip_special_tokens = job.decoding.skip_special_tokens
     return [
         given
         if isinstance(given, str) and request.truncate_prompt_tokens is None

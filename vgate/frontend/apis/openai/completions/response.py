@@ -10,8 +10,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import Piece
-from vgate.frontend.answers.result import Counts, EndReason, FinishedAnswer, FinishedChoice
+from vgate.frontend.answers.encoder import ChoiceDelta
+from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.response import DONE
 from vgate.frontend.apis.openai.errors import error_body
 from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, LogprobTexts, PromptLogprob
@@ -22,7 +22,7 @@ from vgate.wire.messages import Logprobs
 _encode = msgspec.json.Encoder().encode
 
 
-class CompletionForm(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a client wants to see of its answer.
 
     Attributes:
@@ -71,7 +71,7 @@ class CompletionChoice(msgspec.Struct, frozen=True):
 
     index: int
     text: str
-    finish_reason: EndReason
+    finish_reason: FinishReason
     logprobs: CompletionLogprobs | None = None
     stop_reason: int | str | None = None
     prompt_logprobs: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
@@ -91,17 +91,17 @@ class Completion(msgspec.Struct, frozen=True):
     system_fingerprint: None = None
 
 
-class CompletionDialect:
+class CompletionEncoder:
     """Says answers as completions."""
 
-    def __init__(self, form: CompletionForm) -> None:
+    def __init__(self, form: CompletionResponseOptions) -> None:
         self._form = form
 
-    def stream_format(self) -> CompletionFormat:
+    def stream_encoder(self) -> CompletionStream:
         """Return what streams one answer."""
-        return CompletionFormat(_completion_id(), int(time.time()), self._form)
+        return CompletionStream(_completion_id(), int(time.time()), self._form)
 
-    def whole(self, answer: FinishedAnswer) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         completion = Completion(
             _completion_id(),
@@ -112,7 +112,7 @@ class CompletionDialect:
         )
         return _encode(completion)
 
-    def _choice(self, index: int, choice: FinishedChoice) -> CompletionChoice:
+    def _choice(self, index: int, choice: ChoiceResult) -> CompletionChoice:
         form, prompt_places = self._form, choice.prompt_logprobs
         tokens = [place.token_ids[0] for place in choice.logprobs or []]
         places: list[Logprobs | None] = list(choice.logprobs or [])
@@ -124,7 +124,7 @@ class CompletionDialect:
         return CompletionChoice(
             index,
             form.echo_of(index) + choice.text,
-            choice.end_reason,
+            choice.finish_reason,
             form.logprobs_of(tokens, places, 0),
             choice.stop_reason,
             beside,
@@ -133,14 +133,14 @@ class CompletionDialect:
         )
 
 
-class CompletionFormat:
-    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamFormat`."""
+class CompletionStream:
+    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
 
     __slots__ = ("_form", "_head", "_offsets", "_prefixes", "_suffix", "_usage", "counts")
 
-    counts: Callable[[], Counts]
+    counts: Callable[[], TokenCounts]
 
-    def __init__(self, completion_id: str, created: int, form: CompletionForm) -> None:
+    def __init__(self, completion_id: str, created: int, form: CompletionResponseOptions) -> None:
         self._form = form
         head = (
             b'data: {"id":%s,"object":"text_completion","created":%d,"model":%s,'
@@ -178,7 +178,7 @@ class CompletionFormat:
             return self._chunk(index, text, b"null")
         return self._prefixes[index] + _encode(text) + self._suffix
 
-    def piece(self, index: int, piece: Piece) -> bytes:
+    def delta(self, index: int, piece: ChoiceDelta) -> bytes:
         """Return a chunk that is more than text."""
         shown, more = b"null", b""
         if piece.logprobs:
@@ -188,10 +188,12 @@ class CompletionFormat:
             more = b',"token_ids":' + _encode(piece.token_ids)
         return self._chunk(index, piece.text, shown, more)
 
-    def finish(self, index: int, end_reason: EndReason, stop_reason: int | str | None) -> bytes:
+    def finish(
+        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+    ) -> bytes:
         """Return the last chunk of a choice."""
         end = b'"","logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
-        end %= (end_reason.encode(), _encode(stop_reason))
+        end %= (finish_reason.encode(), _encode(stop_reason))
         return self._prefixes[index] + end + self._tail()
 
     def end(self) -> bytes:

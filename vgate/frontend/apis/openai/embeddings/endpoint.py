@@ -42,7 +42,7 @@ async def embeddings(services: Services, http: HttpRequest) -> Response:
     request = decode_embeddings(await http.body(services.config.server.max_body_bytes))
     model = services.model(request.model)
     http.log_fields["model"] = request.model
-    text = await model.text_soon()
+    text = await model.wait_until_ready()
     if model.config.task != "embed":
         message = f"the model `{request.model}` does not embed text; use /v1/chat/completions"
         raise InvalidValueError(message, param="model")

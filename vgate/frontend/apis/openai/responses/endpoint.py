@@ -7,8 +7,8 @@ import time
 from vgate.errors import NotFoundError
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.echo import response_to
-from vgate.frontend.apis.openai.responses.response import ResponseForm
-from vgate.frontend.apis.openai.responses.stream import ResponsesDialect
+from vgate.frontend.apis.openai.responses.response import ResponsesOptions
+from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.translate import decode_asked
 from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.pipeline import serving
@@ -26,12 +26,12 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
     with asked.sources.restating():
         job = await chat_job(services, http, asked.chat, arrived)
         told = job.options.logprobs is not None
-        form = ResponseForm(
+        form = ResponsesOptions(
             response_to(asked, job.name, job.sampling),
             LogprobTexts(job.text.token_texts) if told else None,
         )
         stream = bool(asked.request.stream)
-        return await serving.serve(services, http, job, ResponsesDialect(form), stream=stream)
+        return await serving.serve(services, http, job, ResponsesEncoder(form), stream=stream)
 
 
 async def stored_response(_services: Services, http: HttpRequest) -> Response:

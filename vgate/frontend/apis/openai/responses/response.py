@@ -13,7 +13,7 @@ import msgspec
 
 from vgate.errors import RateLimitedError, VGateError
 from vgate.frontend import ids
-from vgate.frontend.answers.result import Counts, EndReason, FinishedAnswer, FinishedChoice
+from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.logprobs import TextLogprobs
 
@@ -97,7 +97,7 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int
 
     @classmethod
-    def of(cls, counts: Counts) -> Usage:
+    def of(cls, counts: TokenCounts) -> Usage:
         """Write the counts."""
         return cls(
             counts.prompt,
@@ -170,9 +170,11 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
         """Return the response as it is at its beginning, with an id."""
         return msgspec.structs.replace(self, id=new_id("resp"), created_at=int(time.time()))
 
-    def ended(self, output: list[Item], counts: Counts, end_reason: EndReason) -> Response:
+    def ended(
+        self, output: list[Item], counts: TokenCounts, finish_reason: FinishReason
+    ) -> Response:
         """Return the response as it is at its end."""
-        cut = end_reason == "length"
+        cut = finish_reason == "length"
         return msgspec.structs.replace(
             self,
             completed_at=None if cut else int(time.time()),
@@ -189,7 +191,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class ResponseForm(msgspec.Struct, frozen=True):
+class ResponsesOptions(msgspec.Struct, frozen=True):
     """What a client gets to see.
 
     Attributes:
@@ -207,7 +209,7 @@ class ResponseForm(msgspec.Struct, frozen=True):
         return TextLogprobs(self.logprobs, self.response.top_logprobs)
 
 
-def output_of(choice: FinishedChoice, reasoning_tokens: int, form: ResponseForm) -> list[Item]:
+def output_of(choice: ChoiceResult, reasoning_tokens: int, form: ResponsesOptions) -> list[Item]:
     """Return the items of an answer; the last one is incomplete if the answer is."""
     output: list[Item] = []
     if choice.reasoning:
@@ -227,16 +229,16 @@ def output_of(choice: FinishedChoice, reasoning_tokens: int, form: ResponseForm)
         FunctionCall(new_id("fc"), "completed", call.id, call.name, call.arguments)
         for call in choice.tool_calls
     ]
-    if choice.end_reason == "length":
+    if choice.finish_reason == "length":
         output[-1] = msgspec.structs.replace(output[-1], status="incomplete")
     return output
 
 
-def whole_response(answer: FinishedAnswer, form: ResponseForm) -> bytes:
+def whole_response(answer: Result, form: ResponsesOptions) -> bytes:
     """Return the body of an answer that is not streamed."""
     choice, counts = answer.choices[0], answer.counts
     output = output_of(choice, counts.reasoning, form)
-    return _encode(form.response.begun().ended(output, counts, choice.end_reason))
+    return _encode(form.response.begun().ended(output, counts, choice.finish_reason))
 
 
 def new_id(kind: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import Piece, ToolCallPart
-from vgate.frontend.answers.result import Counts, EndReason, FinishedAnswer
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
 from vgate.frontend.apis.openai.logprobs import TokenLogprob
 from vgate.frontend.apis.openai.responses.response import (
     FunctionCall,
@@ -23,7 +23,7 @@ from vgate.frontend.apis.openai.responses.response import (
     OutputText,
     Reasoning,
     ReasoningText,
-    ResponseForm,
+    ResponsesOptions,
     new_id,
     whole_response,
 )
@@ -37,17 +37,17 @@ _REASONING = "response.reasoning_text"
 _ARGUMENTS = "response.function_call_arguments"
 
 
-class ResponsesDialect:
+class ResponsesEncoder:
     """Says answers as responses."""
 
-    def __init__(self, form: ResponseForm) -> None:
+    def __init__(self, form: ResponsesOptions) -> None:
         self._form = form
 
-    def stream_format(self) -> ResponsesFormat:
+    def stream_encoder(self) -> ResponsesStream:
         """Return what streams one answer."""
-        return ResponsesFormat(self._form)
+        return ResponsesStream(self._form)
 
-    def whole(self, answer: FinishedAnswer) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         return whole_response(answer, self._form)
 
@@ -66,8 +66,8 @@ class _Open(NamedTuple):
     delta: bytes
 
 
-class ResponsesFormat:
-    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamFormat`.
+class ResponsesStream:
+    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`.
 
     Text that comes while a tool call is open waits for the call's end: more of its arguments may
     follow.
@@ -75,7 +75,7 @@ class ResponsesFormat:
 
     __slots__ = (
         "_done",
-        "_end_reason",
+        "_finish_reason",
         "_logprobs",
         "_next",
         "_open",
@@ -87,9 +87,9 @@ class ResponsesFormat:
         "counts",
     )
 
-    counts: Callable[[], Counts]
+    counts: Callable[[], TokenCounts]
 
-    def __init__(self, form: ResponseForm) -> None:
+    def __init__(self, form: ResponsesOptions) -> None:
         self._response = form.response.begun()
         self._logprobs = form.text_logprobs()
         self._next = 0
@@ -101,7 +101,7 @@ class ResponsesFormat:
         self._texts: list[str] = []
         self._shown: list[TokenLogprob] = []
         self._waiting: list[str] = []
-        self._end_reason: EndReason = "stop"
+        self._finish_reason: FinishReason = "stop"
 
     def begin(self) -> bytes:
         """Return the two events that a response begins with."""
@@ -122,7 +122,7 @@ class ResponsesFormat:
         self._next = number + 1
         return b'%b%b,"sequence_number":%d}\n\n' % (head, _encode(text), number)
 
-    def piece(self, index: int, piece: Piece) -> bytes:
+    def delta(self, index: int, piece: ChoiceDelta) -> bytes:
         """Return the events of a piece that is more than text."""
         if self._logprobs is not None and piece.logprobs:
             self._logprobs.feed(piece.logprobs)
@@ -142,19 +142,21 @@ class ResponsesFormat:
                 out.append(self._delta(part.arguments))
         return b"".join(out)
 
-    def finish(self, _index: int, end_reason: EndReason, _stop_reason: int | str | None) -> bytes:
+    def finish(
+        self, _index: int, finish_reason: FinishReason, _stop_reason: int | str | None
+    ) -> bytes:
         """Return the end of the last item. An answer without any has an empty message."""
-        self._end_reason = end_reason
+        self._finish_reason = finish_reason
         begun = self._release() if self._open is not None else self._open_message()
         called = any(isinstance(item, FunctionCall) for item in self._done)
         only_text = not called and self._open is not None and self._open.kind == _TEXT
         if self._logprobs is not None and only_text:
             self._shown += self._logprobs.rest(self.counts().reasoning)
-        return begun + self._close("incomplete" if end_reason == "length" else "completed")
+        return begun + self._close("incomplete" if finish_reason == "length" else "completed")
 
     def end(self) -> bytes:
         """Return the event with the whole response."""
-        response = self._response.ended(self._done, self.counts(), self._end_reason)
+        response = self._response.ended(self._done, self.counts(), self._finish_reason)
         return self._event(f"response.{response.status}", response=response)
 
     def error(self, error: VGateError) -> bytes:

@@ -62,7 +62,7 @@ async def _text_of(
     """Return the named model, or the main one, and its text side."""
     model = services.models[0] if name is None else services.model(name)
     http.log_fields["model"] = name or model.names[0]
-    return model, await model.text_soon()
+    return model, await model.wait_until_ready()
 
 
 def _tokens_of(text: TextModel, prompt: str, *, special: bool, strings: bool) -> bytes:
