@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.answers.result import ToolCall
 from vgate.frontend.engines.sequence import Sequence
-from vgate.frontend.parsing.hermes import HermesToolParser
+from vgate.frontend.parsing.families.hermes import HermesToolParser
 from vgate.frontend.parsing.reasoning import ReasoningParser
 from vgate.wire.messages import Logprobs
 
