@@ -1,4 +1,4 @@
-"""Which output format a model matches, as far as its chat template shows it."""
+"""Detection of a model's output format from its chat template."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _OTHER_TAGS = ("<arg_key>", "<tool_sep>", "<tool_calls>")
 # A key of a JSON object, in a template's plain text or in a quoted string of it.
 _ARGUMENTS_KEY = re.compile(r'\\?"arguments\\?"')
 _PARAMETERS_KEY = re.compile(r'\\?"parameters\\?"\s*:')
-# How templates of this family describe a call. Others have it between tags.
+# How templates of this family describe a call. Other families put it between tags.
 _PYTHONIC_CALL = re.compile(r"(?<!>)\[func_name1\(params_name1=")
 
 
 def detect_tool_parser(template_source: str) -> str | None:
-    """Return the name of the tool parser for a chat template, or None if it is none of ours."""
+    """Return the name of the tool parser for a chat template; None if no parser fits."""
     for name, matches in _FAMILIES.items():
         if matches(template_source):
             return name
@@ -55,7 +55,7 @@ def _is_llama3_json(template: str) -> bool:
     return "<|start_header_id|>" in template and _PARAMETERS_KEY.search(template) is not None
 
 
-# In this order: a format that is part of another's comes after it.
+# The order matters: a format that is part of another one comes after it.
 _FAMILIES: dict[str, Callable[[str], bool]] = {
     "mistral": lambda template: MistralToolParser.markers[0] in template,
     "deepseek_v3": lambda template: DeepSeekV3ToolParser.markers[0] in template,
@@ -67,5 +67,5 @@ _FAMILIES: dict[str, Callable[[str], bool]] = {
 
 
 def detect_reasoning(template_source: str) -> bool:
-    """Whether a chat template knows of reasoning between think marks."""
+    """Return whether a chat template mentions reasoning between think tags."""
     return "<think>" in template_source or "</think>" in template_source

@@ -1,4 +1,4 @@
-"""Output that a grammar forced to be tool calls (`tool_choice`), so there are no markers."""
+"""Parsers for output that a constraint forces to be tool calls: there are no markers to find."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NONE = Markers()
 
 
 class NamedCall(IncrementalParser):
-    """Takes all text for the arguments of one call; no text is no call.
+    """Reads all text as the arguments of one call. Empty text is no call.
 
     Attributes:
-        called: Whether there was text.
+        called: Whether the call has begun.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,7 +31,7 @@ class NamedCall(IncrementalParser):
 
 
 class RequiredCalls(JsonToolParser):
-    """Reads ``[{"name": ..., "parameters": {...}}, ...]``; what follows the list is content."""
+    """Reads ``[{"name": ..., "parameters": {...}}, ...]``; text after the list is content."""
 
     def __init__(
         self, tools: list[dict[str, Any]] | None = None, *, first_call_only: bool = False

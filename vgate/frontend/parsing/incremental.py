@@ -1,9 +1,9 @@
-"""Parsers written as if the whole text were there, and run as it arrives.
+"""Parsers that are written as if the whole text were there, and run while it arrives.
 
-A parser is a generator that reads from a `Reader` and yields where it needs more text. It decides
-by characters alone, never by where a piece ends, so every way of cutting a text gives the same.
-What is unread stays short: whoever must hold text back takes it and keeps it, so the cost of a
-text is linear in its length.
+A parser is a generator that reads from a `Reader` and yields when it needs more text. It looks at
+characters only, never at where a part ends, so the result does not depend on how the text was cut.
+The unread text stays short: a parser that must hold text back takes it from the reader and keeps
+it, so the cost is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _SPACES = re.compile(r"\s*")
 
 
 class Scan(Protocol):
-    """Finds where something ends whose length is not known.
+    """Finds the end of a value of unknown length.
 
     Attributes:
         ended: Whether the end was found.
-        broken: Whether it was found because the text goes on as it can't.
+        broken: Whether the value ended because the next character can't belong to it.
     """
 
     ended: bool
     broken: bool
 
     def feed(self, text: str, start: int) -> int:
-        """Go on with `text` from `start`; return how far what is looked for reaches in it."""
+        """Scan `text` from `start`; return the end of the value in it, or the end of the text."""
 
 
 class Markers:
-    """Strings to look for. None may be a part of another, or the cut of a text would matter."""
+    """Strings to search for. None may contain another: then the cut of a text would matter."""
 
     __slots__ = ("_any", "_first", "_longest", "texts")
 
@@ -54,26 +54,26 @@ class Markers:
         return self._any.search(text, start)
 
     def begin_of_last(self, text: str, start: int) -> int:
-        """Return where the marker begins that `text` ends with, cut or whole, or its length."""
+        """Return the start of the marker, whole or cut, that ends `text`; its length if none does."""
         for first in self._first.finditer(text, max(start, len(text) - self._longest)):
             if self.may_begin(text[first.start() :]):
                 return first.start()
         return len(text)
 
     def may_begin(self, text: str) -> bool:
-        """Whether `text` is the beginning of a marker."""
+        """Return whether `text` is the beginning of a marker."""
         return any(marker.startswith(text) for marker in self.texts)
 
 
 class Reader:
-    """What has come of a text and is not yet taken.
+    """The text that has arrived and was not taken yet.
 
-    While it records, everything that is taken is kept as well, to be said should it prove to be no
-    tool call.
+    While it records, it also keeps what is taken, so that the text can be emitted as content if it
+    turns out not to be a tool call.
 
     Attributes:
-        unread: Text that waits for more; never much longer than the longest marker.
-        at_end: Whether no more will come.
+        unread: Text that was not taken; never much longer than the longest marker.
+        at_end: Whether the text has ended.
     """
 
     __slots__ = ("_position", "_record", "_text", "at_end")
@@ -86,7 +86,7 @@ class Reader:
 
     @property
     def unread(self) -> str:
-        """Text that is not taken."""
+        """The text that was not taken."""
         return self._text[self._position :]
 
     def push(self, text: str) -> None:
@@ -95,16 +95,16 @@ class Reader:
         self._position = 0
 
     def record(self, begun: str = "") -> None:
-        """Record what is taken from here on, after `begun`; what is recorded already stays."""
+        """Record what is taken from now on, after `begun`; an existing record continues."""
         if self._record is None:
             self._record = [begun]
 
     def accept(self) -> None:
-        """Forget the record: it was markup."""
+        """Discard the record: it was markup."""
         self._record = None
 
     def rejected(self) -> str:
-        """Return the record, and end it."""
+        """Return the record and stop recording."""
         record, self._record = self._record or [], None
         return "".join(record)
 
@@ -117,7 +117,7 @@ class Reader:
         return self._text[self._position]
 
     def word(self, pattern: re.Pattern[str], max_chars: int) -> Steps[str]:
-        """Take characters for as long as `pattern` matches the next one."""
+        """Take characters while `pattern` matches the next one, at most `max_chars`."""
         word = ""
         while len(word) < max_chars and pattern.match((yield from self.peek())):
             word += self._take(self._position + 1)
@@ -133,7 +133,7 @@ class Reader:
             yield
 
     def match(self, literal: str) -> Steps[bool]:
-        """Take `literal` if it comes next, or nothing."""
+        """Take `literal` if it comes next; return whether it did."""
         while True:
             if self._text.startswith(literal, self._position):
                 self._take(self._position + len(literal))
@@ -143,7 +143,7 @@ class Reader:
             yield
 
     def match_any(self, markers: Markers) -> Steps[str]:
-        """Take the marker that comes next and return it, or nothing."""
+        """Take the marker that comes next and return it; empty if none does."""
         while True:
             for marker in markers.texts:
                 if self._text.startswith(marker, self._position):
@@ -153,9 +153,9 @@ class Reader:
             yield
 
     def until(self, markers: Markers, sink: Sink) -> Steps[str]:
-        """Take what precedes a marker, and the marker; return it, or nothing at the end.
+        """Take the text before a marker, and the marker; return it, or empty at the end.
 
-        The text goes to `sink` as it comes, unless it may be the beginning of a marker.
+        The text goes to `sink` as it arrives, except what may be the beginning of a marker.
         """
         while True:
             found = markers.find(self._text, self._position)
@@ -169,9 +169,9 @@ class Reader:
             yield
 
     def scan(self, scan: Scan, sink: Sink) -> Steps[bool]:
-        """Take what `scan` is looking for the end of, giving it to `sink` as it comes.
+        """Take a value whose end `scan` finds, passing it to `sink` as it arrives.
 
-        Returns whether it ended, and ended well.
+        Returns whether it ended and is not broken.
         """
         while True:
             self._give(scan.feed(self._text, self._position), sink)
@@ -192,7 +192,7 @@ class Reader:
 
 
 class IncrementalParser:
-    """An output parser whose subclass reads the whole text in `_run`."""
+    """Base of output parsers: a subclass reads the whole text in `_run`."""
 
     def __init__(self) -> None:
         self._reader = Reader()
@@ -202,7 +202,7 @@ class IncrementalParser:
         self._steps = self._run()
 
     def feed(self, text: str) -> Parsed:
-        """Take more text; return what is certain now."""
+        """Take more text; return the output that is certain by now."""
         if not text:
             return NOTHING
         self._reader.push(text)
@@ -210,7 +210,7 @@ class IncrementalParser:
         return self._parsed()
 
     def finish(self) -> Parsed:
-        """Return what was held back, at the end of the text."""
+        """Return the output that was held back. The text has ended."""
         self._reader.at_end = True
         next(self._steps, None)
         return self._parsed()

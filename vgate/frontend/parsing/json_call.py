@@ -10,18 +10,18 @@ from vgate.frontend.parsing.json_text import read_string
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 _ARGUMENTS = ("arguments", "parameters")
-# What may follow the arguments. Models add the first two, and some put the name last.
+# Members that may follow the arguments. Models add the first two; some put the name last.
 _FOLLOWING = ("id", "type", "name")
 
 
 class _Call:
-    """What is known of a call while its object is read.
+    """The state of a call while its object is read.
 
     Attributes:
-        name: Its name, once that has come.
+        name: Its name, once that was read.
         held: Arguments that came before the name.
-        begun: Whether it was told.
-        bare: Whether it has no members but the name and what nobody needs.
+        begun: Whether its beginning was emitted.
+        bare: Whether it has no members but the name and ignorable ones.
     """
 
     __slots__ = ("bare", "begun", "held", "name")
@@ -36,10 +36,10 @@ class _Call:
 class JsonToolParser(ToolParser):
     """Reads calls that are JSON objects, alone or in a list.
 
-    ``parameters`` is another word for ``arguments``; a call with neither, and nothing else but a
-    name, has no arguments. Members come in any order. Other ones before the arguments are left out;
-    after them they are content, since it is a misplaced bracket that puts text there. Arguments
-    that are a string holding an object are told as that object.
+    ``parameters`` is an alias of ``arguments``; a call that has a name and neither of them has no
+    arguments. Members come in any order. Unknown members before the arguments are dropped; after
+    the arguments they are content, because a misplaced bracket put the text there. Arguments that
+    are a string holding an object are emitted as that object.
     """
 
     def _read_json_list(self) -> Steps[bool]:
@@ -78,7 +78,7 @@ class JsonToolParser(ToolParser):
         return call.begun
 
     def _read_members(self, call: _Call) -> Steps[bool]:
-        """Read an object; return whether it came to its end."""
+        """Read an object; return whether it is complete."""
         reader = self._reader
         if not (yield from reader.match("{")):
             return False
@@ -100,7 +100,7 @@ class JsonToolParser(ToolParser):
                 return False
 
     def _read_member(self, call: _Call, key: str) -> Steps[bool]:
-        """Read a member's value; return whether the call can go on."""
+        """Read a member's value; return whether the call is still valid."""
         if key == "name" and call.name is None:
             call.name = yield from self._read_string()
             if not call.name or not self._knows(call.name):
@@ -136,7 +136,7 @@ class JsonToolParser(ToolParser):
         return True
 
     def _read_string(self) -> Steps[str | None]:
-        """Read a string; return None if something else comes."""
+        """Read a string; return None if something else comes next."""
         if (yield from self._reader.peek()) != '"':
             return None
         parts: list[str] = []
@@ -150,7 +150,7 @@ class JsonToolParser(ToolParser):
 
 
 def _without_quotes(arguments: str) -> str:
-    """Return the object that a string holds, or what was given."""
+    """Return the object that a string holds; other arguments unchanged."""
     if not arguments.startswith('"'):
         return arguments
     text = read_string(arguments)
@@ -164,4 +164,4 @@ def _without_quotes(arguments: str) -> str:
 
 
 def _ignore(text: str) -> None:
-    """Take text that is recorded, or that nobody needs."""
+    """Drop text that is recorded or not needed."""

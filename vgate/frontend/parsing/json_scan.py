@@ -1,4 +1,4 @@
-"""Where a JSON value ends, found while it arrives. Each character is looked at once."""
+"""Finds the end of a JSON value while it arrives. Each character is looked at once."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 _CLOSERS = {"{": "}", "[": "]"}
 _STRUCTURE = re.compile(r'["{}\[\]]')
 _STRING_STOP = re.compile(r'["\\]')
-# What ends a number, true, false or null.
+# Ends a number, true, false or null.
 _AFTER_SCALAR = re.compile(r'[\s,:"{}\[\]]')
 
 
 class JsonScan:
-    """Finds the end of one JSON value, minding strings, escapes and nesting and nothing else.
+    """Finds the end of one JSON value by its strings, escapes and nesting only.
 
-    Anything may stand between brackets that match, so a value that ended is not yet valid JSON.
+    The text between matching brackets isn't checked, so a value that ended need not be valid JSON.
 
     Attributes:
-        ended: Whether the end was found. A number's is only found in what follows it.
-        broken: Whether no value can go on as the text does: a bracket closes what was not opened,
-            or there is no value at all.
+        ended: Whether the end was found. A number's end shows only in the character after it.
+        broken: Whether the text can't be a value: a bracket closes one that was not opened, or
+            there is no value at all.
     """
 
     __slots__ = ("_begun", "_closers", "_escaped", "_in_scalar", "_in_string", "broken", "ended")
@@ -34,7 +34,7 @@ class JsonScan:
         self.broken = False
 
     def feed(self, text: str, start: int = 0) -> int:
-        """Go on with `text` from `start`; return how far the value reaches in it."""
+        """Scan `text` from `start`; return the end of the value in it, or the end of the text."""
         at = start
         while at < len(text) and not self.ended:
             if self._in_string:

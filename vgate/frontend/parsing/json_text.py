@@ -1,4 +1,4 @@
-"""JSON text of values, and values of JSON text, that never raise and always fit into UTF-8."""
+"""Conversion between values and JSON text that is always valid UTF-8."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-# Half of a UTF-16 pair: a string may hold one (an escape makes it), UTF-8 may not.
+# Half of a UTF-16 pair: a JSON escape can make one, and UTF-8 can't hold it.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -14,8 +14,8 @@ def to_json(value: Any) -> str:
     """Return JSON text as a model would write it.
 
     Raises:
-        ValueError: JSON has no such value: infinity, or nesting without end.
-        TypeError: As ValueError.
+        ValueError: JSON can't express the value: infinity, or unbounded nesting.
+        TypeError: JSON has no such type.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -25,7 +25,7 @@ def to_json(value: Any) -> str:
 
 
 def read_string(text: str) -> str | None:
-    """Return the string that a JSON text is; None if it is none that UTF-8 can hold."""
+    """Return the string that a JSON text stands for; None if UTF-8 can't hold it."""
     try:
         value = json.loads(text, strict=False)
     except (ValueError, RecursionError):

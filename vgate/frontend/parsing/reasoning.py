@@ -1,4 +1,4 @@
-"""Reasoning between two marks, as Qwen3, QwQ and DeepSeek-R1 write it."""
+"""Reasoning between two tags, as Qwen3, QwQ and DeepSeek-R1 write it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NONE = Markers()
 def initial_state(
     rendered_prompt: str, begin: str = "<think>", end: str = "</think>"
 ) -> ReasoningStart:
-    """Return where an answer to this prompt begins, as its last mark says."""
+    """Return whether the answer to a prompt begins inside reasoning, by the prompt's last tag."""
     prompt = rendered_prompt.rstrip()
     if prompt.endswith(begin):
         return "inside"
@@ -24,16 +24,16 @@ def initial_state(
 
 
 class ReasoningParser(IncrementalParser):
-    """Splits reasoning from content. Whitespace around the marks stays where it is.
+    """Splits reasoning from content. Whitespace around the tags is kept.
 
     Args:
-        start: "inside": the prompt has begun the reasoning, and the text may repeat that;
-            "outside": there is none; "auto": there is if the text begins with `begin`, which
-            whitespace may precede.
-        begin: What reasoning begins with.
-        end: What it ends with; without it all is reasoning.
-        implicit_ends: What also ends it, and is content itself: a model may call a tool without
-            having ended its reasoning.
+        start: "inside": the prompt has opened the reasoning, and the text may repeat the tag;
+            "outside": there is no reasoning; "auto": there is if the text begins with `begin`,
+            after optional whitespace.
+        begin: The opening tag.
+        end: The closing tag; without it all text is reasoning.
+        implicit_ends: Markers that also end it and are content themselves: a model may call a
+            tool without closing its reasoning.
 
     Attributes:
         in_reasoning: Whether the next text is reasoning, as far as is certain.
@@ -64,7 +64,7 @@ class ReasoningParser(IncrementalParser):
         yield from self._reader.until(_NONE, self._emit_content)
 
     def _read_begin(self) -> Steps[None]:
-        """Leave out the mark that reasoning begins with."""
+        """Skip the opening tag."""
         self._reader.record()
         yield from self._reader.spaces()
         if (yield from self._reader.match(self._begin)):

@@ -1,4 +1,4 @@
-"""Values that a model wrote as plain text, read as the tool's JSON schema says."""
+"""Reads values that a model wrote as plain text, by the types in the tool's JSON schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-# What tool authors write for the types of JSON schema.
+# Other names that tool authors use for JSON schema's types.
 _ALIASES = {
     "str": "string",
     "text": "string",
@@ -45,15 +45,15 @@ _TYPE_OF = {
 
 
 def types_of(schema: Any) -> set[str]:
-    """Return the types that a value may have; only "string" if the schema doesn't say."""
+    """Return the types that a value may have; {"string"} if the schema names none."""
     return _named_types(schema) or {"string"}
 
 
 def value_of(text: str, types: set[str]) -> Any:
-    """Return what `text` is as the first of `types` that it can be.
+    """Return `text` as a value of the first of `types` that it can be read as.
 
-    The order is null, integer, number, boolean, object and array, string, whatever the schema's.
-    Text that is none of them is what it is as JSON, or itself.
+    The order is null, integer, number, boolean, object and array, string, whatever the schema's
+    order. Text that fits no type is read as JSON, or returned unchanged.
     """
     for kind, read in _READERS.items():
         if kind in types:

@@ -1,4 +1,4 @@
-"""What the tool parsers share: finding calls in content, and telling them."""
+"""The base of the tool parsers: finds calls in content and emits their parts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ _MAX_NAME_CHARS = 256
 class ToolParser(IncrementalParser):
     """Finds tool calls between content.
 
-    What is not a call is content, word for word. A call begins, and is told to the client, when
-    its name and the beginning of its arguments are there; what it said can't be taken back:
+    Text that is not part of a call is content, unchanged. A call begins, and is emitted, once its
+    name and the beginning of its arguments were read. What was emitted can't be taken back:
 
-    - Text that ends in the middle of a call leaves the call with what came of its arguments.
-    - From the first character on that can't belong to a call that has begun, the text is content
-      (and is searched for calls), and the call keeps what it has.
-    - Arguments are passed on as the model wrote them. They end where their JSON does; what is
+    - If the text ends inside a call, the call keeps the arguments that were read.
+    - From the first character that can't belong to a call that has begun, the text is content
+      again (and is searched for calls), and the call keeps what it has.
+    - Arguments are passed on as the model wrote them. They end where their JSON does; the text
       between matching brackets isn't checked.
 
-    A call whose text breaks before it has begun is content from its marker on, and calls are looked
-    for again where it broke. Whitespace that stands alone before a call, between calls or after the
-    last one is left out.
+    A call that breaks before it has begun is content from its marker on, and the search for calls
+    resumes where it broke. Whitespace that stands alone before, between or after calls is dropped.
 
     Args:
         tools: OpenAI's `function` objects.
@@ -34,9 +33,9 @@ class ToolParser(IncrementalParser):
 
     Attributes:
         called: Whether a call has begun.
-        needs_special_tokens: Whether markers are special tokens, which the text must then show.
-        markers: What a call begins with.
-        ends_of_turn: Special tokens that end an answer, left out at the end of the text.
+        needs_special_tokens: Whether markers are special tokens, so that the text must show them.
+        markers: The strings that a call begins with.
+        ends_of_turn: Special tokens that end an answer; dropped at the end of the text.
     """
 
     needs_special_tokens: ClassVar[bool] = False
@@ -58,7 +57,7 @@ class ToolParser(IncrementalParser):
         return self._begun > 0
 
     def feed(self, text: str) -> Parsed:
-        """Take more text; return what is certain now."""
+        """Take more text; return the output that is certain by now."""
         if self.ends_of_turn:
             text = self._ending + text
             size = self._ends_of_turn.begin_of_last(text, 0)
@@ -66,7 +65,7 @@ class ToolParser(IncrementalParser):
         return super().feed(text)
 
     def finish(self) -> Parsed:
-        """Return what was held back, at the end of the text."""
+        """Return the output that was held back. The text has ended."""
         if self._ending not in self.ends_of_turn:
             self._reader.push(self._ending)
         return super().finish()
@@ -92,17 +91,17 @@ class ToolParser(IncrementalParser):
     def _read_calls(self, marker: str) -> Steps[bool]:
         """Read the calls after a marker, with the record running.
 
-        Returns whether there were any. If not, the record is said. If so, whitespace that may be
-        the separator before the next one can be left in it.
+        Returns whether there were any. If not, the record is emitted as content. If so, whitespace
+        that may separate them from the next call can be left in the record.
         """
         raise NotImplementedError
 
     def _next_marker(self, markers: Markers, *, clean: bool) -> Steps[str]:
-        """Say content up to a marker; return it with the record running, or nothing at the end.
+        """Emit content up to a marker; return it with the record running, or empty at the end.
 
         Args:
-            markers: What to look for.
-            clean: Whether whitespace that comes next is no content if a marker or the end follows.
+            markers: The markers to search for.
+            clean: Whether whitespace that comes next is dropped if a marker or the end follows.
         """
         reader = self._reader
         marker = ""
@@ -121,7 +120,7 @@ class ToolParser(IncrementalParser):
         return marker
 
     def _skip_marker(self, markers: Markers) -> Steps[str]:
-        """Take whitespace and a marker, or else leave the whitespace recorded."""
+        """Take whitespace and a marker; without a marker leave the whitespace recorded."""
         self._reader.record()
         yield from self._reader.spaces()
         marker = yield from self._reader.match_any(markers)
@@ -130,17 +129,17 @@ class ToolParser(IncrementalParser):
         return marker
 
     def _read_name(self) -> Steps[str]:
-        """Take a tool's name; empty if none comes next."""
+        """Take a tool's name; return empty if none comes next."""
         return (yield from self._reader.word(_NAME, _MAX_NAME_CHARS))
 
     def _begin_call(self, name: str) -> None:
-        """Tell a call's name; what was recorded was its markup."""
+        """Emit a call's name; the record was its markup."""
         self._reader.accept()
         self._begun += 1
         self._emit_call(name, "")
 
     def _emit_arguments(self, text: str) -> None:
-        """Tell more of the arguments of the call that has begun."""
+        """Emit more arguments of the call that has begun."""
         if text:
             self._emit_call(None, text)
 
@@ -150,5 +149,5 @@ class ToolParser(IncrementalParser):
             self._add_to_call(index, name, arguments)
 
     def _knows(self, name: str) -> bool:
-        """Whether a call of this tool is a call; any name is where a marker leaves no doubt."""
+        """Return whether a tool of this name may be called; any may after a clear marker."""
         return True

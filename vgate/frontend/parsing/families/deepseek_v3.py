@@ -20,8 +20,8 @@ _AFTER_CALL = Markers(_CALL_BEGIN, _CALLS_END)
 class DeepSeekV3ToolParser(ToolParser):
     """Reads calls between ``tool▁calls▁begin`` and ``tool▁calls▁end``.
 
-    A call is ``function``, the separator, the name and the arguments in a fenced block; or, since
-    V3.1, the name, the separator and the bare arguments. End marks and the outer marks may be
+    A call is ``function``, the separator, the name and the arguments in a fenced block; since
+    V3.1, the name, the separator and the bare arguments. End markers and outer markers may be
     missing.
     """
 

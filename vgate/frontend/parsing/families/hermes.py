@@ -1,4 +1,4 @@
-"""Hermes' tool calls, which Qwen2.5 and Qwen3 use too: JSON between two tags."""
+"""Hermes' tool calls, also used by Qwen2.5 and Qwen3: JSON between two tags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _END = Markers("</tool_call>")
 class HermesToolParser(JsonToolParser):
     """Reads ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``.
 
-    The end tag may be missing. What is in a JSON string is no tag.
+    The end tag may be missing. A tag inside a JSON string is text.
     """
 
     markers = ("<tool_call>",)

@@ -1,4 +1,4 @@
-"""Llama 3's tool calls: JSON with nothing around it, or with ``<|python_tag|>`` before it."""
+"""Llama 3's tool calls: bare JSON, or JSON after ``<|python_tag|>``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vgate.frontend.parsing.json_call import JsonToolParser
 class Llama3JsonToolParser(JsonToolParser):
     """Reads ``{"name": ..., "parameters": {...}}``, and more of them after ``;``.
 
-    Without the tag a call must be the first thing in the text, and its name one of the tools':
-    nothing else tells it from an answer that is JSON.
+    Without the tag a call must come first in the text and name one of the tools; nothing else
+    tells it from an answer that happens to be JSON.
     """
 
     needs_special_tokens = True

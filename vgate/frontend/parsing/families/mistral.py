@@ -1,4 +1,4 @@
-"""Mistral's tool calls, in the forms of its older and its newer tokenizers."""
+"""Mistral's tool calls, in the formats of its older and newer tokenizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vgate.frontend.parsing.json_scan import JsonScan
 class MistralToolParser(JsonToolParser):
     """Reads ``[TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]`` and ``[TOOL_CALLS]name{...}``.
 
-    A single object may stand without its list, and ``[CALL_ID]id`` and ``[ARGS]`` after the name.
+    A single object may come without a list; ``[CALL_ID]id`` and ``[ARGS]`` may follow the name.
     """
 
     needs_special_tokens = True

@@ -22,8 +22,8 @@ _JSON_WORDS = {"true": True, "false": False, "null": None}
 class PythonicToolParser(ToolParser):
     """Reads ``[name(key=value, ...), ...]`` at the beginning of the text.
 
-    Only a list whose first name is one of the tools' is taken for calls. Values are literals. A
-    call is told when it is complete: what a Python value is shows at its end.
+    A list is calls only if its first name is one of the tools. Values are literals. A call is
+    emitted when it is complete, because a Python value's type shows only at its end.
     """
 
     def _read_opening(self) -> Steps[bool]:
@@ -61,7 +61,7 @@ class PythonicToolParser(ToolParser):
 
 
 class _CallScan:
-    """Finds the bracket that closes a call whose opening one was just read.
+    """Finds the closing bracket of a call whose opening bracket was just read.
 
     Attributes:
         ended: Whether it was found.
@@ -78,10 +78,10 @@ class _CallScan:
         self.broken = False
 
     def feed(self, text: str, start: int = 0) -> int:
-        """Go on with `text` from `start`; return how far the call reaches in it.
+        """Scan `text` from `start`; return the end of the call in it, or the end of the text.
 
-        Three quotes are read as an empty string and a quote, which comes to the same unless a
-        single quote is in between.
+        Three quotes are read as an empty string and a quote, which gives the same result unless
+        the string contains a quote.
         """
         at = start
         while at < len(text) and not self.ended:
@@ -114,7 +114,7 @@ class _CallScan:
 
 
 def _as_json(call: str) -> str | None:
-    """Return a call's arguments as JSON; None if they aren't named literals."""
+    """Return a call's arguments as JSON; None if they aren't all named literals."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python doesn't know
@@ -133,7 +133,7 @@ def _value_of(node: ast.expr) -> Any:
     """Return the value of a literal.
 
     Raises:
-        ValueError: It is none, or has no place in JSON.
+        ValueError: It isn't a literal, or JSON has no such value.
     """
     match node:
         case ast.Constant(value=None | str() | int() | float() as value):

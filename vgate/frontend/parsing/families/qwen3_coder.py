@@ -1,4 +1,4 @@
-"""Qwen3-Coder's tool calls: a function's parameters as tags, with plain text in them."""
+"""Qwen3-Coder's tool calls: each parameter is a tag with plain text in it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _MAX_NAME_CHARS = 256
 class Qwen3CoderToolParser(ToolParser):
     """Reads ``<tool_call><function=name><parameter=key>value</parameter></function></tool_call>``.
 
-    A newline after a parameter's tag and one before its end belong to the tags. A value is what the
-    tool's schema makes of it, and text where it doesn't say. Text streams; other values are told
-    when they are complete, or at the end of the text as they stand. In a function, text outside the
-    parameters is content. ``<tool_call>`` and all end tags may be missing.
+    A newline after a parameter's tag and one before its end tag belong to the tags. A value has
+    the type that the tool's schema gives it, and is a string if the schema doesn't say. Strings
+    stream; other values are emitted when they are complete, or as they are at the end of the text.
+    Text between parameters is content. ``<tool_call>`` and all end tags may be missing.
     """
 
     markers = (_CALL_BEGIN, _FUNCTION_BEGIN)
@@ -109,7 +109,7 @@ class Qwen3CoderToolParser(ToolParser):
 
 
 class _TextValue:
-    """Tells text as a JSON string while it comes, less one newline at its end."""
+    """Emits text as a JSON string while it arrives, without one newline at its end."""
 
     __slots__ = ("_emit", "_newline")
 
@@ -119,13 +119,13 @@ class _TextValue:
         emit('"')
 
     def write(self, text: str) -> None:
-        """Tell more."""
+        """Emit more text."""
         text = self._newline + text
         self._newline = "\n" if text.endswith("\n") else ""
         self._emit(_escaped(text.removesuffix("\n")))
 
     def end(self, *, complete: bool) -> None:
-        """Close the string, or leave it open as the text left it."""
+        """Close the string; leave it open if the text ended inside it."""
         self._emit('"' if complete else _escaped(self._newline))
 
 
