@@ -54,7 +54,7 @@ class Markers:
         return self._any.search(text, start)
 
     def begin_of_last(self, text: str, start: int) -> int:
-        """Return the start of the marker, whole or cut, that ends `text`; its length if none does."""
+        """Return the start of the marker, whole or cut, that ends `text`, or its length."""
         for first in self._first.finditer(text, max(start, len(text) - self._longest)):
             if self.may_begin(text[first.start() :]):
                 return first.start()
