@@ -14,7 +14,6 @@ from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, BackendError
 from vgate.engine.loop import Beat, EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
-from vgate.engine.time_slice import lengthen_slice
 from vgate.log import Log
 from vgate.wire.codec import encode
 from vgate.wire.control import EngineBeat, EngineFailed, EnginePhase, EngineReady, ToLauncher
@@ -109,8 +108,6 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink
     # What was loaded stays for good: the collector needn't look at it again.
     gc.collect()
     gc.freeze()
-    # Not the threads that are there by now, such as ZeroMQ's, which are to get in between.
-    lengthen_slice()
     link.ready(_summary(backend))
     try:
         loop.run()
