@@ -77,20 +77,18 @@ class TestJson:
             (CALLS, '[{"name":"get_weather","parameters":{"city":""}}]'),
             ({"type": "object"}, "{}"),
             ({"type": "array", "items": {"type": "null"}, "minItems": 2}, "[null,null]"),
-            ({"type": "string", "minLength": 3}, '"aaa"'),
+            ({"type": "string"}, '""'),
             ({"type": "integer"}, "0"),
             ({"type": "integer", "minimum": 3}, "3"),
-            ({"type": "integer", "exclusiveMinimum": 3, "maximum": 4}, "4"),
+            ({"type": "number", "minimum": 2.5}, "3"),
             ({"type": "integer", "maximum": -3}, "-3"),
-            ({"type": "integer", "exclusiveMaximum": -2.5}, "-3"),
-            ({"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 2}, "1.5"),
-            ({"type": ["integer", "null"], "minimum": 1}, "1"),
+            ({"type": ["integer", "null"], "minimum": 1}, "null"),
             ({"type": "boolean"}, "false"),
             ({"enum": ["b", "a"]}, '"b"'),
-            ({"type": "integer", "enum": ["b", 7]}, "7"),
+            ({"type": "integer", "enum": [7, 8]}, "7"),
             ({"const": {"x": [1]}}, '{"x":[1]}'),
-            ({"required": ["é"], "additionalProperties": {"type": "boolean"}}, '{"é":false}'),
-            ({"oneOf": [{"type": "number"}, {"type": "integer"}, {"type": "string"}]}, '""'),
+            ({"type": "object", "required": ["é"]}, '{"é":null}'),
+            ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "0"),
             ({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"const": 1}}}, "1"),
             (True, "null"),
         ],
@@ -102,7 +100,7 @@ class TestJson:
         tree = {
             "type": "object",
             "properties": {
-                "left": {"anyOf": [{"$ref": "#"}, {"type": "null"}]},
+                "left": {"anyOf": [{"type": "null"}, {"$ref": "#"}]},
                 "right": {"type": "array", "items": {"$ref": "#"}},
             },
             "required": ["left", "right"],
@@ -145,11 +143,11 @@ class TestJson:
         assert json_of(CALLS, message) == '[{"name":"get_weather","parameters":{"city":""}}]'
 
     @pytest.mark.parametrize(
-        "keyword", ["pattern", "format", "allOf", "patternProperties", "uniqueItems", "not", "if"]
+        "keyword", ["pattern", "format", "allOf", "oneOf", "minLength", "uniqueItems", "not", "if"]
     )
     def test_what_it_does_not_know_is_named(self, keyword):
         schema = {"type": "object", "properties": {"x": {keyword: {}}}}
-        with pytest.raises(UnsupportedParameterError, match=f"keyword `{keyword}`") as caught:
+        with pytest.raises(UnsupportedParameterError, match=f"without `{keyword}`") as caught:
             json_of(schema)
         assert caught.value.param == "response_format"
 
@@ -158,16 +156,17 @@ class TestJson:
         [
             False,
             {"type": "object", "required": ["x"], "additionalProperties": False},
+            {"type": "integer", "enum": ["b", 7]},
+            {"type": "array", "minItems": 2, "maxItems": 1},
             {"type": "integer", "minimum": 2, "maximum": 1},
-            {"type": "integer", "minimum": 10**400, "maximum": 10**400 + 1},
             {"$ref": "#"},
             {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]},
             {"type": "array", "minItems": 10**9},
             {"type": [["a"]]},
-            {"required": [[]]},
+            {"type": "object", "required": [[]]},
             {"properties": {"x": 5}},
             {"enum": 3},
-            {"$ref": "#/properties/x/enum", "properties": {"x": {"enum": [1]}}},
+            {"$ref": "#/$defs/x/enum", "$defs": {"x": {"enum": [1]}}},
         ],
     )
     def test_one_without_an_instance_is_refused(self, schema):
@@ -178,8 +177,9 @@ class TestJson:
 SCHEMAS = st.recursive(
     st.one_of(
         st.builds(lambda low: {"type": "integer", "minimum": low}, st.integers(-9, 9)),
-        st.builds(lambda high: {"type": "number", "exclusiveMaximum": high}, st.integers(-9, 9)),
-        st.builds(lambda size: {"type": "string", "minLength": size}, st.integers(0, 5)),
+        st.builds(lambda low: {"type": "number", "minimum": low}, st.floats(-9, 9)),
+        st.builds(lambda high: {"type": "number", "maximum": high}, st.integers(-9, 9)),
+        st.builds(lambda size: {"type": "string", "maxLength": size}, st.integers(0, 5)),
         st.builds(lambda ones: {"enum": ones}, st.lists(st.text(max_size=3), min_size=1)),
         st.sampled_from([{"type": "boolean"}, {"type": "null"}, {}, True]),
     ),
@@ -257,12 +257,12 @@ class TestOtherForms:
 
     def test_a_regular_expression_that_the_message_matches(self):
         assert self.said("regex", "[a-z]+ [0-9]", "room 7") == "room 7"
-        with pytest.raises(InvalidValueError, match="can only follow a regular expression"):
+        with pytest.raises(InvalidValueError, match="simulates only a regular expression"):
             self.said("regex", "[a-z]+", "room 7")
 
     @pytest.mark.parametrize("kind", ["grammar", "structural_tag"])
     def test_what_it_cannot_follow_is_refused(self, kind):
-        with pytest.raises(UnsupportedParameterError, match=f"can't follow `{kind}`"):
+        with pytest.raises(UnsupportedParameterError, match=f"does not simulate `{kind}`"):
             self.said(kind, "x", "x")
 
     @pytest.mark.parametrize(

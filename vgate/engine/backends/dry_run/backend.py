@@ -3,9 +3,9 @@
 It simulates what a scheduler and a client can notice: a step costs time, prefill costs time per
 token and is chunked, the KV cache is finite and overfilling it preempts. It answers with the last
 message of the conversation, so an answer depends on nothing but the prompt and anybody can check
-it: the text once, or over and over while `ignore_eos` or `min_tokens` ask for more. Where a form is
-asked for and the message has another, it says the simplest of that form. A LoRA adapter is accepted
-and changes nothing.
+it: the text once, or repeated while `ignore_eos` or `min_tokens` ask for more. With structured
+output, a message that does not conform is replaced by a minimal text that does; only simple
+constraints are simulated. A LoRA adapter is accepted and changes nothing.
 """
 
 from __future__ import annotations
