@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.fakes import Bench, generate
+from tests.engine.fakes import Bench, generate, held_by
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.errors import InternalError
@@ -182,7 +182,7 @@ def test_a_more_urgent_joiner_hastens_what_waits(bench):
     bench.turn()
     bench.say(B, generate(1, max_tokens=1, share=SHARE, priority=-1))
     bench.turn()
-    waiting = bench.scheduler.all()
+    waiting = held_by(bench.scheduler)
     assert [request.priority for request in waiting if request.share] == [-1]
     bench.say(A, Abort([0]))
     bench.turn(3)

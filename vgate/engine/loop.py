@@ -102,7 +102,6 @@ class EngineLoop:
         self._clock = clock
         self._on_beat = on_beat
         self._peers: dict[bytes, str] = {}
-        self._running: dict[str, Request] = {}
         self._subscriptions = Subscriptions()
         self._stats = StatsCounter()
         self._last_key = 0
@@ -232,8 +231,9 @@ class EngineLoop:
 
     def _drop(self, request: Request) -> None:
         """Take a request out of scheduler and backend, wherever it is."""
+        running = request.key in self._scheduler.running
         self._scheduler.cancel(request.key)
-        if self._running.pop(request.key, None):
+        if running:
             self._backend.abort([request.key])
 
     def _expire(self, now: float) -> None:
@@ -248,9 +248,10 @@ class EngineLoop:
             try:
                 self._backend.add(request)
             except VGateError as error:
+                # The backend has nothing of it to abort.
+                self._scheduler.cancel(request.key)
                 self._fail(request, error)
             else:
-                self._running[request.key] = request
                 self._stats.started(now - request.arrived)
 
     def _step(self) -> None:
@@ -261,12 +262,12 @@ class EngineLoop:
         if outputs is None:
             self._transport.wait(_IDLE_STEP_S)
             return
-        self._stats.step(len(self._running), self._clock() - began)
+        self._stats.step(len(self._scheduler.running), self._clock() - began)
         self._deliver(outputs)
 
     def _deliver(self, outputs: Iterable[Output]) -> None:
         deliver = deliver_embeddings if self._backend.model.task == "embed" else deliver_tokens
-        messages, finished, failed = deliver(outputs, self._running)
+        messages, finished, failed = deliver(outputs, self._scheduler.running)
         for request, error in failed:
             self._fail(request, error)
         self._end(finished)
@@ -277,7 +278,6 @@ class EngineLoop:
         if finished:
             now = self._clock()
             for request in finished:
-                del self._running[request.key]
                 self._scheduler.finish(request, now)
                 self._subscriptions.end(request)
 
@@ -292,7 +292,7 @@ class EngineLoop:
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
-        running, waiting = len(self._running), self._scheduler.waiting
+        running, waiting = len(self._scheduler.running), self._scheduler.waiting
         stats = self._stats.snapshot(*self._backend.counts())
         status = Status(running, waiting, self._backend.kv_cache_usage(), stats)
         for peer in list(self._peers):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vgate.wire.messages import NO_OPTIONS, GenerateOptions, Logprobs, Task
+from vgate.wire.messages import NO_OPTIONS, GenerateOptions, Logprobs
 from vgate.wire.sampling import SamplingParams
 
 
@@ -83,11 +83,6 @@ class Request:
         self.output_logprobs: list[Logprobs] | None = None
         self.prompt_logprobs: list[Logprobs | None] | None = None
         self.cached_tokens = 0
-
-    @property
-    def task(self) -> Task:
-        """What is asked for."""
-        return "embed" if self.sampling is None else "generate"
 
     @property
     def max_tokens(self) -> int:

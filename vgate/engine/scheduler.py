@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections.abc import Mapping
 
 import msgspec
 
@@ -97,9 +98,9 @@ class BatchScheduler:
         return len(self._waiting)
 
     @property
-    def running(self) -> int:
-        """Requests in the batch."""
-        return len(self._running)
+    def running(self) -> Mapping[str, Request]:
+        """Requests in the batch, by key."""
+        return self._running
 
     def submit(self, request: Request, now: float) -> None:
         """Queue a request.
@@ -213,10 +214,6 @@ class BatchScheduler:
     def next_deadline(self) -> float:
         """A time before which no queue deadline passes; infinity if none waits."""
         return self._next_deadline
-
-    def all(self) -> list[Request]:
-        """Return everything that waits or runs."""
-        return [*self._waiting.values(), *self._running.values()]
 
     def retry_after_s(self) -> float:
         """Seconds until the queue has probably drained, from the rate at which requests finish."""
