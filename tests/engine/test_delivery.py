@@ -5,8 +5,7 @@ from __future__ import annotations
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.engine.delivery import PendingFailures, catch_up, deliver_embeddings, deliver_tokens
-from vgate.engine.request import Request
-from vgate.errors import InvalidValueError, OverloadedError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import (
     Delta,
     Embedding,
@@ -68,7 +67,7 @@ def test_logprobs_go_with_their_tokens() -> None:
 
 
 def test_what_the_backend_gave_up_is_told_apart() -> None:
-    requests, error = running(x=[(A, 1)], y=[(A, 2)]), InvalidValueError("no")
+    requests, error = running(x=[(A, 1)], y=[(A, 2)]), RequestError("invalid_value", "no")
     outputs = [Output("x", [], None, 0, error=error), Output("y", [1], None, 0)]
     for deliver in (deliver_tokens, deliver_embeddings):
         delivery = deliver(outputs, requests)
@@ -108,9 +107,9 @@ def test_a_shared_request_keeps_what_a_joiner_has_to_catch_up_with() -> None:
 def test_failures_are_gathered_by_frontend() -> None:
     failures = PendingFailures()
     assert failures.take() == {}
-    failures.add((A, 1), InvalidValueError("wrong", param="top_p"))
-    failures.add((A, 2), OverloadedError("full", retry_after_s=2.0))
-    failures.add((B, 1), OverloadedError("full"))
+    failures.add((A, 1), RequestError("invalid_value", "wrong", "top_p"))
+    failures.add((A, 2), RequestError("overloaded", "full", retry_after_s=2.0))
+    failures.add((B, 1), RequestError("overloaded", "full"))
     failures.forget(B)
     assert failures.take() == {
         A: Failures(

@@ -15,8 +15,7 @@ from vgate.engine.backends.dry_run import logprobs as made_up
 from vgate.engine.backends.dry_run.backend import DryRunBackend
 from vgate.engine.backends.dry_run.sequence import Rules
 from vgate.engine.backends.dry_run.structured import text_of
-from vgate.engine.request import Request
-from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -147,9 +146,10 @@ class TestJson:
     )
     def test_what_it_does_not_know_is_named(self, keyword):
         schema = {"type": "object", "properties": {"x": {keyword: {}}}}
-        with pytest.raises(UnsupportedParameterError, match=f"without `{keyword}`") as caught:
+        with pytest.raises(RequestError, match=f"without `{keyword}`") as caught:
             json_of(schema)
-        assert caught.value.param == "response_format"
+        error = caught.value
+        assert (error.code, error.subject) == ("unsupported_parameter", "constraint")
 
     @pytest.mark.parametrize(
         "schema",
@@ -170,8 +170,9 @@ class TestJson:
         ],
     )
     def test_one_without_an_instance_is_refused(self, schema):
-        with pytest.raises(InvalidValueError):
+        with pytest.raises(RequestError) as caught:
             json_of(schema)
+        assert caught.value.code == "invalid_value"
 
 
 SCHEMAS = st.recursive(
@@ -235,8 +236,8 @@ def test_a_message_comes_back_just_if_others_say_that_it_conforms(schema, value)
 def test_any_schema_is_followed_or_refused(text):
     try:
         json.loads(text_of(StructuredOutput("json", text), []))
-    except InvalidRequestError as error:
-        assert error.param == "response_format"  # noqa: PT017 - both ends are right
+    except RequestError as error:
+        assert error.subject == "constraint"  # noqa: PT017 - both ends are right
 
 
 class TestOtherForms:
@@ -257,13 +258,14 @@ class TestOtherForms:
 
     def test_a_regular_expression_that_the_message_matches(self):
         assert self.said("regex", "[a-z]+ [0-9]", "room 7") == "room 7"
-        with pytest.raises(InvalidValueError, match="simulates only a regular expression"):
+        with pytest.raises(RequestError, match="simulates only a regular expression"):
             self.said("regex", "[a-z]+", "room 7")
 
     @pytest.mark.parametrize("kind", ["grammar", "structural_tag"])
     def test_what_it_cannot_follow_is_refused(self, kind):
-        with pytest.raises(UnsupportedParameterError, match=f"does not simulate `{kind}`"):
+        with pytest.raises(RequestError, match=f"does not simulate `{kind}`") as caught:
             self.said(kind, "x", "x")
+        assert caught.value.code == "unsupported_parameter"
 
     @pytest.mark.parametrize(
         "sampling",
@@ -276,7 +278,7 @@ class TestOtherForms:
     )
     def test_another_parameter_may_not_break_it(self, sampling):
         options = GenerateOptions(structured=StructuredOutput("choice", ["yes"]))
-        with pytest.raises(InvalidValueError, match="forbidden by another parameter"):
+        with pytest.raises(RequestError, match="forbidden by another parameter"):
             answer("Hello", options, **sampling)
         assert answer("Hello", options, allowed_token_ids=[*b"yes", END]) == "yes"
 

@@ -12,7 +12,7 @@ from tests.engine.fakes import MODEL, Bench, generate, held_by
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.engine.loop import HEARTBEAT_S, Beat
-from vgate.errors import InternalError, InvalidValueError
+from vgate.engine.request import RequestError
 from vgate.wire.codec import encode, pack_token_ids
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
@@ -185,7 +185,9 @@ class TestGenerate:
 
 
 class TestBackendErrors:
-    @pytest.mark.parametrize("error", [InvalidValueError("no"), InternalError("broken")])
+    @pytest.mark.parametrize(
+        "error", [RequestError("invalid_value", "no"), RequestError("internal_error", "broken")]
+    )
     def test_a_request_that_the_backend_refuses_fails_alone(self, greeted, error):
         def refuse(request):
             if request.key == "1":
@@ -195,7 +197,7 @@ class TestBackendErrors:
         greeted.say(A, generate(1), generate(2))
         greeted.settle()
         ((failure,),) = [greeted.failures(A)]
-        assert (failure.id, failure.code, failure.message) == (1, error.code, error.message)
+        assert (failure.id, failure.code, failure.reason) == (1, error.code, error.reason)
         assert greeted.deltas(A, 2)[-1].finish_reason == "length"
         assert held_by(greeted.scheduler) == []
 
@@ -203,13 +205,13 @@ class TestBackendErrors:
         greeted.say(A, generate(1), generate(2))
         greeted.turn()
         first, second = greeted.backend.added
-        error = InternalError("gave up")
+        error = RequestError("internal_error", "gave up")
         greeted.backend.on_step = lambda: [
             Output(first, [], None, 0, error=error),
             Output(second, [9], None, 0),
         ]
         greeted.turn()
-        assert [(f.id, f.message) for f in greeted.failures(A)] == [(1, "gave up")]
+        assert [(f.id, f.reason) for f in greeted.failures(A)] == [(1, "gave up")]
         assert [d.token_ids for d in greeted.deltas(A, 2)] == [[1], [9]]
         assert [r.subscribers for r in held_by(greeted.scheduler)] == [[(A, 2)]]
 
@@ -513,7 +515,7 @@ def test_every_request_has_exactly_one_end(script):
             def refuse(_request, on=arguments[0]):
                 if on:
                     message = "refused"
-                    raise InvalidValueError(message)
+                    raise RequestError("invalid_value", message)
 
             bench.backend.refuse = refuse
     bench.settle()

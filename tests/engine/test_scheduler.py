@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tests.engine.fakes import held_by
-from vgate.engine.request import Request
+from vgate.engine.request import Request, RequestError
 from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler, Limits
-from vgate.errors import OverloadedError
 from vgate.wire.sampling import SamplingParams
 
 numbers = itertools.count(1)
@@ -66,9 +65,9 @@ class TestQueue:
         scheduler.admit(0.0)
         scheduler.submit(requests[1], 1.0)
         scheduler.submit(requests[2], 1.0)
-        with pytest.raises(OverloadedError) as caught:
+        with pytest.raises(RequestError) as caught:
             scheduler.submit(requests[3], 1.0)
-        assert caught.value.status == 503
+        assert caught.value.code == "overloaded"
         assert caught.value.retry_after_s == 1.0
         assert requests[3] not in held_by(scheduler)
         # Nothing of the refused one stays behind.
@@ -87,7 +86,7 @@ class TestQueue:
             finish(scheduler, request, now)
         for _ in range(60):
             scheduler.submit(make_request(), now)
-        with pytest.raises(OverloadedError) as caught:
+        with pytest.raises(RequestError) as caught:
             scheduler.submit(make_request(), now)
         assert caught.value.retry_after_s == pytest.approx(30, rel=0.1)
 
@@ -531,7 +530,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         full = len(self.waiting) >= self.MAX_QUEUE
         try:
             self.scheduler.submit(request, self.now)
-        except OverloadedError:
+        except RequestError:
             assert full
         else:
             assert not full

@@ -7,7 +7,7 @@ import pytest
 from tests.engine.fakes import Bench, generate, held_by
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
-from vgate.errors import InternalError
+from vgate.engine.request import RequestError
 from vgate.wire.messages import Abort, Embed, GenerateOptions, Goodbye, Step
 
 A, B, C = b"a", b"b", b"c"
@@ -109,7 +109,8 @@ def test_a_failure_reaches_all(bench):
     bench.say(B, generate(2, prompt_tokens=5, max_tokens=90, share=SHARE))
     bench.turn()
     (key,) = bench.backend.running
-    bench.backend.on_step = lambda: [Output(key, [], None, 0, error=InternalError("over"))]
+    error = RequestError("internal_error", "over")
+    bench.backend.on_step = lambda: [Output(key, [], None, 0, error=error)]
     bench.turn()
     assert [f.id for f in bench.failures(A)] == [1]
     assert [f.id for f in bench.failures(B)] == [2]

@@ -186,6 +186,18 @@ def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
     play(scenario)
 
 
+def test_a_failure_names_the_request_s_field(play):
+    async def scenario(play):
+        (failed,) = play.submit(1)
+        failed.fields = {"constraint": "text.format"}
+        failure = Failure(failed.id, "invalid_value", "no", None, "constraint")
+        play.send(Failures([failure]))
+        await until(lambda: failed.error, "the failure")
+        assert (failed.error.param, failed.error.message) == ("text.format", "`text.format`: no")
+
+    play(scenario)
+
+
 def test_a_failure_ends_its_sequence(play):
     async def scenario(play):
         (failed, kept) = play.submit(2)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vgate.engine.request import Request
-from vgate.errors import ContextLengthExceededError, InvalidValueError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.codec import WireError, unpack_token_ids
 from vgate.wire.messages import Embed, Generate, ModelInfo
 
@@ -20,22 +19,20 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
         now: Monotonic seconds.
 
     Raises:
-        InvalidRequestError: The model can't do that.
+        RequestError: The model can't do that.
         WireError: The prompt is no packed token ids, or it has all that it may have already.
     """
     prompt = unpack_token_ids(message.prompt)
     asked = "generate" if isinstance(message, Generate) else "embed"
     if model.task != asked:
-        other = f"the model {model.names[0]} can't {asked}, only {model.task}"
-        raise InvalidValueError(other, param="model")
+        raise RequestError("invalid_value", f"runs the task {model.task}, not {asked}", "model")
     if not prompt:
-        empty = "the prompt is empty"
-        raise InvalidValueError(empty)
+        raise RequestError("invalid_value", "it has no tokens", "prompt")
     # A generated sequence needs room for one token more.
     room = model.max_model_len - len(prompt)
     if room < (asked == "generate"):
-        too_long = f"the prompt has {len(prompt)} tokens, the limit is {model.max_model_len}"
-        raise ContextLengthExceededError(too_long)
+        too_long = f"it has {len(prompt)} tokens, the limit is {model.max_model_len}"
+        raise RequestError("context_length_exceeded", too_long, "prompt")
     if isinstance(message, Generate):
         max_tokens = min(message.sampling.max_tokens or room, room)
         sampling = msgspec.structs.replace(message.sampling, max_tokens=max_tokens)

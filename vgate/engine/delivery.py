@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from vgate.engine.backends.base import Output
-from vgate.engine.request import Request
+from vgate.engine.request import Request, RequestError
 from vgate.engine.subscriptions import Subscriber
-from vgate.errors import VGateError
 from vgate.wire.messages import (
     Delta,
     Embedding,
@@ -32,7 +31,7 @@ class Delivery(NamedTuple):
 
     messages: Mapping[bytes, Step | Embeddings]
     finished: list[Request]
-    failed: list[tuple[Request, VGateError]]
+    failed: list[tuple[Request, RequestError]]
 
 
 def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:
@@ -44,7 +43,7 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
     """
     by_peer: dict[bytes, Step] = {}
     finished: list[Request] = []
-    failed: list[tuple[Request, VGateError]] = []
+    failed: list[tuple[Request, RequestError]] = []
     # This loop runs once for every token that the engine generates.
     for key, token_ids, finish_reason, cached_tokens, _, error, logprobs, of_prompt in outputs:
         request = running.get(key)
@@ -96,7 +95,7 @@ def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]
     """Hand out vectors; otherwise as `deliver_tokens`."""
     by_peer: dict[bytes, list[Embedding]] = {}
     finished: list[Request] = []
-    failed: list[tuple[Request, VGateError]] = []
+    failed: list[tuple[Request, RequestError]] = []
     for output in outputs:
         request = running.get(output.key)
         if request is None:
@@ -140,10 +139,10 @@ class PendingFailures:
     def __init__(self) -> None:
         self._by_peer: dict[bytes, list[Failure]] = {}
 
-    def add(self, subscriber: Subscriber, error: VGateError) -> None:
+    def add(self, subscriber: Subscriber, error: RequestError) -> None:
         """Note that one who waits gets an error instead."""
         peer, number = subscriber
-        failure = Failure(number, error.code, error.message, error.retry_after_s, error.param)
+        failure = Failure(number, error.code, error.reason, error.retry_after_s, error.subject)
         self._by_peer.setdefault(peer, []).append(failure)
 
     def forget(self, peer: bytes) -> None:

@@ -20,15 +20,10 @@ from vgate.engine.delivery import (
     deliver_embeddings,
     deliver_tokens,
 )
-from vgate.engine.request import Request
+from vgate.engine.request import Request, RequestError
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.stats import StatsCounter
 from vgate.engine.subscriptions import Subscriber, Subscriptions
-from vgate.errors import (
-    InternalError,
-    QueueTimeoutError,
-    VGateError,
-)
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode
 from vgate.wire.messages import (
@@ -198,10 +193,10 @@ class EngineLoop:
         try:
             request = to_request(message, str(self._last_key), self._backend.model, now)
             self._scheduler.submit(request, now)
-        except VGateError as error:
+        except RequestError as error:
             self._failures.add(subscriber, error)
         except WireError as error:
-            self._failures.add(subscriber, InternalError(str(error)))
+            self._failures.add(subscriber, RequestError("internal_error", str(error)))
         else:
             self._subscriptions.add(request, subscriber)
             if isinstance(message, Generate) and message.whole:
@@ -239,15 +234,15 @@ class EngineLoop:
     def _expire(self, now: float) -> None:
         for request in self._scheduler.expire(now):
             waited = now - request.arrived
-            message = f"the request waited {waited:.0f} s and was not started"
+            reason = f"the request waited {waited:.0f} s and was not started"
             retry_after_s = self._scheduler.retry_after_s()
-            self._fail(request, QueueTimeoutError(message, retry_after_s=retry_after_s))
+            self._fail(request, RequestError("queue_timeout", reason, retry_after_s=retry_after_s))
 
     def _admit(self, now: float) -> None:
         for request in self._scheduler.admit(now):
             try:
                 self._backend.add(request)
-            except VGateError as error:
+            except RequestError as error:
                 # The backend has nothing of it to abort.
                 self._scheduler.cancel(request.key)
                 self._fail(request, error)
@@ -281,7 +276,7 @@ class EngineLoop:
                 self._scheduler.finish(request, now)
                 self._subscriptions.end(request)
 
-    def _fail(self, request: Request, error: VGateError) -> None:
+    def _fail(self, request: Request, error: RequestError) -> None:
         self._drop(request)
         for subscriber in self._subscriptions.end(request):
             self._failures.add(subscriber, error)

@@ -1,9 +1,49 @@
-"""A request inside the engine process."""
+"""A request inside the engine process, and why one fails."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from vgate.wire.messages import NO_OPTIONS, GenerateOptions, Logprobs
 from vgate.wire.sampling import SamplingParams
+
+# What kind of failure it is: the codes of `vgate.errors` that an engine has a use for.
+Code = Literal[
+    "invalid_value",
+    "unsupported_parameter",
+    "context_length_exceeded",
+    "model_not_found",
+    "overloaded",
+    "queue_timeout",
+    "engine_unavailable",
+    "internal_error",
+]
+
+
+class RequestError(Exception):
+    """A request fails. Frontends phrase it for their clients; the engine only states the facts.
+
+    Args:
+        code: What kind of failure it is.
+        reason: Why, as a text that may stand after the subject's name and a colon.
+        subject: What is at fault: "model", "prompt", "constraint", or a field of `SamplingParams`,
+            `GenerateOptions` or `Embed`. None if nothing in the request is.
+        retry_after_s: Seconds after which trying again makes sense, if that is known.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        reason: str,
+        subject: str | None = None,
+        *,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.subject = subject
+        self.retry_after_s = retry_after_s
 
 
 class Request:

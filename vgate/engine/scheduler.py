@@ -27,8 +27,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from vgate.engine.request import Request
-from vgate.errors import OverloadedError
+from vgate.engine.request import Request, RequestError
 
 # Requests of one burst arrive at most this far apart.
 BURST_GAP_S = 0.001
@@ -106,11 +105,11 @@ class BatchScheduler:
         """Queue a request.
 
         Raises:
-            OverloadedError: The queue is full.
+            RequestError: The queue is full.
         """
         if len(self._waiting) >= self._limits.max_queue_size and not request.resumed:
-            message = f"the queue is full ({self._limits.max_queue_size} requests wait)"
-            raise OverloadedError(message, retry_after_s=self.retry_after_s())
+            reason = f"the queue is full ({self._limits.max_queue_size} requests)"
+            raise RequestError("overloaded", reason, retry_after_s=self.retry_after_s())
         tenant = self._tenants.get(request.tenant)
         if tenant is None:
             tenant = self._tenants[request.tenant] = _Tenant()

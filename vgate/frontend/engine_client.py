@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError, from_code
+from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError
+from vgate.frontend.failures import to_error
 from vgate.frontend.resumption import Survivors, count_resumed, resubmission
 from vgate.frontend.sequence import Answer, Sequence
 from vgate.log import Log
@@ -250,9 +251,7 @@ class EngineClient:
             sequence = self._running.pop(failure.id, None)
             if sequence is None:
                 continue
-            sequence.error = from_code(
-                failure.code, failure.message, failure.retry_after_s, failure.param
-            )
+            sequence.error = to_error(failure, sequence.fields)
             _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:

@@ -7,9 +7,10 @@ from vgate.frontend.http import HttpRequest
 from vgate.frontend.openai.completion_request import CompletionRequest
 from vgate.frontend.openai.generation_request import GenerationRequest
 from vgate.frontend.openai.requests import ChatRequest
+from vgate.frontend.openai.structured import Constraint
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.text_model import TextModel
-from vgate.wire.messages import GenerateOptions, StructuredOutput, Task
+from vgate.wire.messages import GenerateOptions, Task
 from vgate.wire.sampling import SamplingParams
 
 _ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1/embeddings"}
@@ -78,14 +79,14 @@ def options_of(
     request: ChatRequest | CompletionRequest,
     text: TextModel,
     adapter: str,
-    structured: StructuredOutput | None,
+    constraint: Constraint | None,
 ) -> GenerateOptions:
     """Return what shapes an answer beside the sampling parameters."""
     return GenerateOptions(
         request.wanted_logprobs,
         request.wanted_prompt_logprobs,
         text.encode_bad_words(request.bad_words or []),
-        structured,
+        constraint.output if constraint else None,
         adapter,
         request.cache_salt or "",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from vgate.errors import VGateError
@@ -52,6 +52,7 @@ class Sequence:
 
     Attributes:
         message: What the engine was asked for.
+        fields: The request's fields for what an engine may find at fault, see `failures`.
         generated: The tokens that were pending once and have been read.
         deaths: Engines that died over it.
     """
@@ -62,6 +63,7 @@ class Sequence:
         "deadline",
         "deaths",
         "error",
+        "fields",
         "finish_reason",
         "generated",
         "id",
@@ -81,6 +83,7 @@ class Sequence:
         self.deadline = 0.0
         self.deaths = 0
         self.message: Generate | Embed | None = None
+        self.fields: Mapping[str, str] = {}
         self.finish_reason: FinishReason | None = None
         self.error: VGateError | None = None
         # An embedding's result, which ends it.

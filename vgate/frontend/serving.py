@@ -47,6 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         prompts: One, or several that are answered together.
         choices_each: Answers to each prompt.
         sampling, options, priority: Complete parameters.
+        fields: The request's fields for what an engine may find at fault, see `failures`.
         reading: How the tokens are read.
         digest: Of everything that shapes the answer; b"" if it is neither cached nor shared.
         read_cache, write_cache: What the client's Cache-Control allows.
@@ -66,6 +67,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     arrived: float
     options: GenerateOptions = NO_OPTIONS
     priority: int = 0
+    fields: dict[str, str] = {}
 
     @property
     def prompt_tokens(self) -> list[int]:
@@ -235,6 +237,7 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
     http.on_disconnect(answer.give_up)
     try:
         for sequence in answer.sequences:
+            sequence.fields = job.fields
             message = _message(services, http, job, sequence.index, whole=answer.whole)
             job.model.engine.submit(sequence, message, services.config.timeouts.request_s)
         await answer.done

@@ -15,7 +15,7 @@ from msgspec import Meta
 from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -48,13 +48,11 @@ class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
         value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
             structural tag (JSON as text); "" for any JSON object.
         disable_any_whitespace: For JSON: the shortest form only.
-        field: What in the request demands it, for errors.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
     value: str | list[str] = ""
     disable_any_whitespace: bool = False
-    field: str = "response_format"
 
 
 class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):
@@ -242,13 +240,22 @@ class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """The end of one request by an error; `vgate.errors.from_code` makes it one again."""
+    """The end of one request by an error, as facts that the frontend phrases for its client.
+
+    Attributes:
+        id: The frontend's number.
+        code: The code of one of the errors in `vgate.errors`.
+        reason: Why, as a text that may stand after the subject's name and a colon.
+        retry_after_s: Seconds after which trying again makes sense, if that is known.
+        subject: What is at fault: "model", "prompt", "constraint", or a field of `SamplingParams`,
+            `GenerateOptions` or `Embed`. None if nothing in the request is.
+    """
 
     id: int
     code: str
-    message: str
+    reason: str
     retry_after_s: float | None = None
-    param: str | None = None
+    subject: str | None = None
 
 
 class Step(Message, frozen=True):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from vgate.engine.request import Request
-from vgate.errors import VGateError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import FinishReason, Logprobs, ModelInfo
 
 ReportPhase = Callable[[str], None]
@@ -45,7 +44,7 @@ class Output(NamedTuple):
     finish_reason: FinishReason | None
     cached_tokens: int
     vector: bytes | None = None
-    error: VGateError | None = None
+    error: RequestError | None = None
     logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs | None] | None = None
 
@@ -79,7 +78,7 @@ class Backend(Protocol):
         What takes long to check (a grammar) may be refused later, by an output with an error.
 
         Raises:
-            VGateError: The request can't be run; nothing of it stays behind.
+            RequestError: The request can't be run; nothing of it stays behind.
         """
 
     def abort(self, keys: list[str]) -> None:

@@ -14,7 +14,7 @@ from vgate.frontend.openai.completions import CompletionDialect, CompletionForm
 from vgate.frontend.openai.generation_request import shaping_fields
 from vgate.frontend.openai.logprobs import LogprobTexts
 from vgate.frontend.openai.model_checks import check_against_model, truncated
-from vgate.frontend.openai.structured import structured_output
+from vgate.frontend.openai.structured import constraint_of, field_names
 from vgate.frontend.result_cache import digest_of
 from vgate.frontend.services import Services
 from vgate.frontend.serving import Job, Prompt
@@ -60,7 +60,8 @@ def _job(
 ) -> Job:
     model, adapter = services.model(request.model), services.adapter(request.model)
     sampling = _sampling(request, text, prompts)
-    options = parameters.options_of(request, text, adapter, structured_output(request))
+    constraint = constraint_of(request)
+    options = parameters.options_of(request, text, adapter, constraint)
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
     if services.cache.covers(sampling):
@@ -81,6 +82,7 @@ def _job(
         choices_each=request.choices,
         sampling=sampling,
         options=options,
+        fields=field_names("prompt", constraint),
         priority=parameters.priority_of(http, request.priority),
         reading=_reading(request, text),
         digest=digest,

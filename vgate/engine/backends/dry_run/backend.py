@@ -21,9 +21,8 @@ from vgate.engine.backends.dry_run import logprobs as logprobs_module
 from vgate.engine.backends.dry_run.sequence import Rules, Sequence
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.text import Vocabulary
-from vgate.engine.request import Request
-from vgate.errors import InvalidValueError
-from vgate.wire.messages import Logprobs, ModelInfo, StructuredOutput
+from vgate.engine.request import Request, RequestError
+from vgate.wire.messages import Logprobs, ModelInfo
 from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
@@ -65,7 +64,7 @@ class DryRunBackend:
         """Start a sequence.
 
         Raises:
-            InvalidRequestError: An option can't be followed.
+            RequestError: An option can't be followed.
         """
         options = request.options
         checks.check(request.sampling or SamplingParams(), options, self._model)
@@ -180,22 +179,19 @@ class DryRunBackend:
             # A template may write the role in a line before the message.
             structured = text_of(options.structured, [text, text.partition("\n")[2]])
             reply = vocabulary.encode(structured)
-            _check_reply(options.structured, sampling, [*reply, end], rules)
+            _check_reply(sampling, [*reply, end], rules)
         elif sampling.ignore_eos:
             return Sequence(request, list(reply), stops, rules)
         return Sequence(request, [*reply, end], stops, rules)
 
 
-def _check_reply(
-    structured: StructuredOutput, sampling: SamplingParams, reply: list[int], rules: Rules | None
-) -> None:
-    """See that a text of a form can be said as it is: it is the only one that there is.
+def _check_reply(sampling: SamplingParams, reply: list[int], rules: Rules | None) -> None:
+    """Check that nothing forbids the only text that the engine has for a constraint.
 
     Raises:
-        InvalidValueError: Another parameter forbids it.
+        RequestError: Another parameter forbids it.
     """
     longest = len(reply) - 1
     if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.permit_all(reply)):
-        field = structured.field
-        message = f"`{field}`: the dry-run engine's answer is forbidden by another parameter"
-        raise InvalidValueError(message, param=field)
+        reason = "the dry-run engine's answer is forbidden by another parameter"
+        raise RequestError("invalid_value", reason, "constraint")

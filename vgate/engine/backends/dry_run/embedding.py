@@ -15,8 +15,7 @@ from array import array
 from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.dry_run.text import Vocabulary
-from vgate.engine.request import Request
-from vgate.errors import InvalidValueError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import ModelInfo
 
 # blake2b gives up to 512 bits; one is the sign of one dimension.
@@ -55,11 +54,11 @@ class DryRunEmbeddingBackend:
         """Take a text.
 
         Raises:
-            InvalidValueError: More dimensions are asked for than there are.
+            RequestError: More dimensions are asked for than there are.
         """
         if (request.dimensions or 1) > DIMENSIONS:
-            message = f"`dimensions` must be at most {DIMENSIONS}, got {request.dimensions}"
-            raise InvalidValueError(message, param="dimensions")
+            reason = f"must be at most {DIMENSIONS}, got {request.dimensions}"
+            raise RequestError("invalid_value", reason, "dimensions")
         self._waiting[request.key] = request
 
     def abort(self, keys: list[str]) -> None:

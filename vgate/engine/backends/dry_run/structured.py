@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
+from vgate.engine.request import RequestError
 from vgate.wire.messages import StructuredOutput
 
 _ANNOTATIONS = {"$schema", "$defs", "definitions", "title", "description", "default", "examples"}
@@ -45,16 +45,8 @@ def text_of(structured: StructuredOutput, messages: list[str]) -> str:
             own before it.
 
     Raises:
-        InvalidRequestError: The constraint is invalid, or the dry-run engine can't simulate it.
+        RequestError: The constraint is invalid, or the dry-run engine can't simulate it.
     """
-    try:
-        return _text_of(structured, messages)
-    except InvalidRequestError as error:
-        message = f"`{structured.field}` can't be followed: {error.message}"
-        raise type(error)(message, param=structured.field) from None
-
-
-def _text_of(structured: StructuredOutput, messages: list[str]) -> str:
     value, compact = structured.value, structured.disable_any_whitespace
     match structured.kind:
         case "json":
@@ -65,20 +57,19 @@ def _text_of(structured: StructuredOutput, messages: list[str]) -> str:
             return next((message for message in messages if message in value), value[0])
         case "regex":
             return _of_regex(str(value), messages)
-    message = f"the dry-run engine does not simulate `{structured.kind}`"
-    raise UnsupportedParameterError(message)
+    raise _unsupported(f"the dry-run engine does not simulate `{structured.kind}`")
 
 
 def _of_regex(pattern: str, messages: list[str]) -> str:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        message = f"the regular expression is not valid: {error}"
-        raise InvalidValueError(message) from None
+        raise _invalid(f"the regular expression is not valid: {error}") from None
     if matching := next(filter(compiled.fullmatch, messages), None):
         return matching
-    message = "the dry-run engine simulates only a regular expression that the last message matches"
-    raise InvalidValueError(message)
+    raise _invalid(
+        "the dry-run engine simulates only a regular expression that the last message matches"
+    )
 
 
 def _of_schema(document: str, messages: list[str], compact: bool) -> str:
@@ -91,8 +82,9 @@ def _of_schema(document: str, messages: list[str], compact: bool) -> str:
                 return _compact(value) if compact else message.strip()
         return _compact(_conforming(root, root, None))
     except _MALFORMED:
-        problem = "the JSON schema is malformed, or not one of those the dry-run engine simulates"
-        raise InvalidValueError(problem) from None
+        raise _invalid(
+            "the JSON schema is malformed, or not one of those that the dry-run engine simulates"
+        ) from None
 
 
 def _check(node: Any) -> None:
@@ -102,8 +94,8 @@ def _check(node: Any) -> None:
     alone = next((keyword for keyword in _ALONE if keyword in node), None)
     known = _ANNOTATIONS | ({alone, "type"} if alone else _KEYWORDS)
     for keyword in node.keys() - known:
-        message = f"the dry-run engine simulates only simple JSON schemas, without `{keyword}`"
-        raise UnsupportedParameterError(f"{message} beside `{alone}`" if alone else message)
+        reason = f"the dry-run engine simulates only simple JSON schemas, without `{keyword}`"
+        raise _unsupported(f"{reason} beside `{alone}`" if alone else reason)
     for kind in _as_list(node.get("type", [])):
         _TYPES[kind]
     children = [node[name] for name in ("items", "additionalProperties") if name in node]
@@ -211,3 +203,11 @@ def _parsed(text: str) -> Any:
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _invalid(reason: str) -> RequestError:
+    return RequestError("invalid_value", reason, "constraint")
+
+
+def _unsupported(reason: str) -> RequestError:
+    return RequestError("unsupported_parameter", reason, "constraint")
