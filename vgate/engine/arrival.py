@@ -42,7 +42,7 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
         if request.generated_tokens >= max_tokens:
             complete = f"{request.generated_tokens} tokens were generated, the most is {max_tokens}"
             raise WireError(complete)
-        request.share = message.share
+        request.dedup_key = message.dedup_key
         request.options = message.options
         request.priority = message.priority
     else:

@@ -199,8 +199,8 @@ class EngineLoop:
             self._failures.add(subscriber, RequestError("internal_error", str(error)))
         else:
             self._subscriptions.add(request, subscriber)
-            if isinstance(message, Generate) and message.whole:
-                request.told[subscriber] = 0
+            if isinstance(message, Generate) and message.buffered:
+                request.delivered[subscriber] = 0
 
     def _join(self, message: Generate, subscriber: Subscriber) -> bool:
         """Have a late joiner get what there is so far, and follow from the next step on.
@@ -208,12 +208,14 @@ class EngineLoop:
         Nothing is lost or doubled between the two: joining happens between two steps, and a
         request that has ended is no longer shared.
         """
-        request = self._subscriptions.shared(message.share)
+        request = self._subscriptions.shared(message.dedup_key)
         if request is None:
             return False
         self._subscriptions.add(request, subscriber)
         self._scheduler.hasten(request, message.priority)
-        self._send(subscriber[0], Step(deltas=[catch_up(request, subscriber, whole=message.whole)]))
+        self._send(
+            subscriber[0], Step(deltas=[catch_up(request, subscriber, buffered=message.buffered)])
+        )
         return True
 
     def _leave(self, subscriber: Subscriber) -> None:

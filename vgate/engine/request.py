@@ -60,9 +60,9 @@ class Request:
         tenant, weight: Whose it is, for fair scheduling.
         priority: Lower starts sooner.
         order: Its place among the requests of its tenant and priority; set by the scheduler.
-        share: Digest under which identical requests join this one; b"" for none.
+        dedup_key: Digest under which identical requests join this one; b"" for none.
         subscribers: Who waits for it: frontends' socket identities and numbers.
-        told: Those of them who want it whole, and how many tokens they have been told.
+        delivered: Those of them who want it whole, and how many tokens they have been told.
         arrived: Monotonic time of arrival, seconds.
         queue_deadline: Monotonic time at which waiting ends in an error.
         reserved_tokens: KV tokens that the scheduler counts for it while it runs.
@@ -79,6 +79,8 @@ class Request:
         "arrived",
         "cached_tokens",
         "continued",
+        "dedup_key",
+        "delivered",
         "dimensions",
         "generated_tokens",
         "key",
@@ -93,10 +95,8 @@ class Request:
         "reserved_tokens",
         "resumed",
         "sampling",
-        "share",
         "subscribers",
         "tenant",
-        "told",
         "weight",
     )
 
@@ -110,9 +110,9 @@ class Request:
         self.weight = 1.0
         self.priority = 0
         self.order = 0
-        self.share = b""
+        self.dedup_key = b""
         self.subscribers: list[tuple[bytes, int]] = []
-        self.told: dict[tuple[bytes, int], int] = {}
+        self.delivered: dict[tuple[bytes, int], int] = {}
         self.arrived = 0.0
         self.queue_deadline = float("inf")
         self.reserved_tokens = 0

@@ -31,8 +31,8 @@ class Subscriptions:
         """Have `subscriber` wait for `request`."""
         request.subscribers.append(subscriber)
         self._requests[subscriber] = request
-        if request.share:
-            self._shared[request.share] = request
+        if request.dedup_key:
+            self._shared[request.dedup_key] = request
 
     def leave(self, subscriber: Subscriber) -> Request | None:
         """Take a subscriber away; return its request if nobody is left who waits for it."""
@@ -58,5 +58,5 @@ class Subscriptions:
         return [subscriber for subscriber in self._requests if subscriber[0] == peer]
 
     def _forget_digest(self, request: Request) -> None:
-        if self._shared.get(request.share) is request:
-            del self._shared[request.share]
+        if self._shared.get(request.dedup_key) is request:
+            del self._shared[request.dedup_key]

@@ -228,8 +228,8 @@ class EngineClient:
             # Of a sequence that goes on, the first engine has told.
             if delta.cached_tokens and not sequence.generated:
                 sequence.cached_tokens = delta.cached_tokens
-            if delta.joined:
-                sequence.joined = True
+            if delta.coalesced:
+                sequence.coalesced = True
             if delta.logprobs is not None:
                 sequence.logprobs += delta.logprobs
             if delta.prompt_logprobs is not None:

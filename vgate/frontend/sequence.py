@@ -45,9 +45,9 @@ _NOBODY = _Nobody()
 class Sequence:
     """A sequence that runs in the engine.
 
-    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `joined`, `error` and, if
-    they were asked for, `logprobs` (one for each pending token) and `prompt_logprobs`; the answer
-    empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
+    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `coalesced`, `error` and,
+    if they were asked for, `logprobs` (one for each pending token) and `prompt_logprobs`; the
+    answer empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
     sequence can be resumed on another engine.
 
     Attributes:
@@ -60,6 +60,7 @@ class Sequence:
     __slots__ = (
         "answer",
         "cached_tokens",
+        "coalesced",
         "deadline",
         "deaths",
         "error",
@@ -68,7 +69,6 @@ class Sequence:
         "generated",
         "id",
         "index",
-        "joined",
         "logprobs",
         "message",
         "pending",
@@ -98,10 +98,10 @@ class Sequence:
         self.prompt_logprobs: list[Logprobs | None] | None = None
         self.cached_tokens = 0
         # It shares the sequence of an identical request.
-        self.joined = False
+        self.coalesced = False
 
 
-def part(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
+def detach(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
     """Have sequences let go of their answer, which has ended: nothing comes for them any more.
 
     They hold each other. What is held in a circle is freed only when the garbage collector comes

@@ -223,7 +223,7 @@ def _note_cache(http: HttpRequest, outcome: str) -> None:
 def _note_sharing(http: HttpRequest, answer: Answer, job: Job) -> None:
     """Tell whether the answer is another request's sequence. Known with the first token."""
     if job.digest and job.read_cache:
-        _note_cache(http, "coalesced" if answer.joined else "miss")
+        _note_cache(http, "coalesced" if answer.coalesced else "miss")
 
 
 async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) -> FinishedAnswer:
@@ -238,7 +238,7 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
     try:
         for sequence in answer.sequences:
             sequence.fields = job.fields
-            message = _message(services, http, job, sequence.index, whole=answer.whole)
+            message = _message(services, http, job, sequence.index, buffered=answer.buffered)
             job.model.engine.submit(sequence, message, services.config.timeouts.request_s)
         await answer.done
     except ClientDisconnected:
@@ -268,7 +268,7 @@ def tenant_of(http: HttpRequest) -> tuple[str, float]:
 
 
 def _message(
-    services: Services, http: HttpRequest, job: Job, index: int, *, whole: bool
+    services: Services, http: HttpRequest, job: Job, index: int, *, buffered: bool
 ) -> Generate:
     sampling, nth = job.sampling, index % job.choices_each
     if sampling.seed is not None and nth:
@@ -284,10 +284,10 @@ def _message(
         tenant=tenant,
         weight=weight,
         queue_timeout_s=services.config.timeouts.queue_s,
-        share=job.digest + index.to_bytes(4, "little") if shared else b"",
+        dedup_key=job.digest + index.to_bytes(4, "little") if shared else b"",
         options=job.options,
         priority=job.priority,
-        whole=whole,
+        buffered=buffered,
     )
 
 
@@ -303,10 +303,10 @@ def _record(http: HttpRequest, job: Job, answer: Answer) -> None:
         ttft_s = answer.first_token_at - job.arrived
         decode_s = now - answer.first_token_at
         http.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
-    if answer.joined:
+    if answer.coalesced:
         metrics.COALESCED.inc()
     metrics.record_generated(
         metrics.Generated(
-            job.name, counts.prompt, counts.completion, ttft_s, decode_s or 0.0, answer.joined
+            job.name, counts.prompt, counts.completion, ttft_s, decode_s or 0.0, answer.coalesced
         )
     )
