@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.config import Config
@@ -205,6 +205,7 @@ SCHEMAS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(SCHEMAS)
 def test_an_instance_conforms_in_the_eyes_of_others(schema):
     jsonschema = pytest.importorskip("jsonschema")
@@ -221,6 +222,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(SCHEMAS, JSON)
 def test_a_message_comes_back_just_if_others_say_that_it_conforms(schema, value):
     jsonschema = pytest.importorskip("jsonschema")

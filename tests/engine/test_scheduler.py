@@ -107,10 +107,10 @@ class TestQueue:
         running, waiting, other = make_request(), make_request(), make_request()
         now = submit(scheduler, running, waiting, other)
         scheduler.admit(now)
-        assert scheduler.cancel(waiting.key) is waiting
-        assert scheduler.cancel(waiting.key) is None
-        assert scheduler.cancel("stranger") is None
-        assert scheduler.cancel(running.key) is running
+        assert scheduler.remove(waiting.key) is waiting
+        assert scheduler.remove(waiting.key) is None
+        assert scheduler.remove("stranger") is None
+        assert scheduler.remove(running.key) is running
         assert scheduler.admit(now) == [other]
         assert held_by(scheduler) == [other]
 
@@ -119,7 +119,7 @@ class TestQueue:
         request = make_request()
         scheduler.submit(request, 0.0)
         scheduler.admit(0.0)
-        scheduler.cancel(request.key)
+        scheduler.remove(request.key)
         finish(scheduler, request, 1.0)
         assert not scheduler.running
         assert scheduler.retry_after_s() == 1.0
@@ -176,17 +176,17 @@ class TestPriority:
         scheduler = make_scheduler(max_num_seqs=1)
         requests = [make_request() for _ in range(3)]
         now = submit(scheduler, *requests)
-        scheduler.hasten(requests[1], 4)
-        scheduler.hasten(requests[2], -4)
+        scheduler.raise_priority(requests[1], 4)
+        scheduler.raise_priority(requests[2], -4)
         assert self.served(scheduler, now) == [requests[n] for n in (2, 0, 1)]
-        scheduler.hasten(requests[0], -9)  # it is gone
+        scheduler.raise_priority(requests[0], -9)  # it is gone
         assert held_by(scheduler) == []
 
     def test_the_cancelled_and_the_late_leave_their_place(self):
         scheduler = make_scheduler(max_num_seqs=1)
         requests = [make_request(priority=-n, deadline=100.0 - n) for n in range(4)]
         now = submit(scheduler, *requests)
-        assert scheduler.cancel(requests[2].key) is requests[2]
+        assert scheduler.remove(requests[2].key) is requests[2]
         assert scheduler.expire(97.0) == [requests[3]]
         assert self.served(scheduler, now) == [requests[1], requests[0]]
 
@@ -355,7 +355,7 @@ class TestGathering:
         for request in burst:
             scheduler.submit(request, 1.0)
         for request in burst:
-            scheduler.cancel(request.key)
+            scheduler.remove(request.key)
         lone = make_request()
         scheduler.submit(lone, 2.0)
         assert scheduler.admit(2.0) == [lone]
@@ -395,7 +395,7 @@ class Simulation:
             elif request.generated_tokens == self.abort_at.get(request.tenant):
                 # A stop string matched in the frontend: the engine hears of it as an abort.
                 self.running.remove(request)
-                self.scheduler.cancel(request.key)
+                self.scheduler.remove(request.key)
                 self.finished[request.tenant] += 1
 
     def keep_queued(self, count, tenant, **options):
@@ -540,7 +540,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(request=known, priority=st.integers(-2, 2))
     def hasten(self, request, priority):
         before = request.priority
-        self.scheduler.hasten(request, priority)
+        self.scheduler.raise_priority(request, priority)
         waits = request in self.waiting
         assert request.priority == (min(before, priority) if waits else before)
 
@@ -577,7 +577,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(request=consumes(known))
     def cancel(self, request):
         expected = request if request in self.waiting | self.running else None
-        assert self.scheduler.cancel(request.key) is expected
+        assert self.scheduler.remove(request.key) is expected
         self.waiting.discard(request)
         self.running.discard(request)
 
