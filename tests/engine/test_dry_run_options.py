@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from vgate.config import Config
 from vgate.config.schema import DryRun, Model
-from vgate.engine.backends.dry_run import logprobs as made_up
 from vgate.engine.backends.dry_run.backend import DryRunBackend
-from vgate.engine.backends.dry_run.sequence import Rules
+from vgate.engine.backends.dry_run.sequence import Rules, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.request import Request, RequestError
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
@@ -280,7 +279,7 @@ class TestOtherForms:
     )
     def test_another_parameter_may_not_break_it(self, sampling):
         options = GenerateOptions(structured=StructuredOutput("choice", ["yes"]))
-        with pytest.raises(RequestError, match="forbidden by another parameter"):
+        with pytest.raises(RequestError, match="another parameter forbids"):
             answer("Hello", options, **sampling)
         assert answer("Hello", options, allowed_token_ids=[*b"yes", END]) == "yes"
 
@@ -311,7 +310,7 @@ class TestRules:
         rules = Rules(SamplingParams(), words, 4)
         said: list[int] = []
         for token in reply:
-            if rules.permit(token, said):
+            if rules.allows(token, said):
                 said.append(token)
         found = {tuple(said[a : a + n]) for n in (1, 2, 3) for a in range(len(said) - n + 1)}
         assert not found & {tuple(word) for word in words}
@@ -319,8 +318,8 @@ class TestRules:
 
 @given(st.integers(0, 5000), st.integers(0, 299), st.integers(0, 20))
 def test_logprobs_are_of_a_distribution(place, token, count):
-    told = made_up.at(place, token, count, 300)
-    assert told == made_up.at(place, token, count, 300)
+    told = logprobs_at(place, token, count, 300)
+    assert told == logprobs_at(place, token, count, 300)
     assert len(told.token_ids) == len(told.logprobs) == count + 1
     assert (told.token_ids[0], told.rank) == (token, 1)
     top = told.logprobs[1:]

@@ -41,8 +41,8 @@ def text_of(structured: StructuredOutput, messages: list[str]) -> str:
 
     Args:
         structured: The constraint.
-        messages: What the last message may be, most likely first: a template may put a word of its
-            own before it.
+        messages: Candidates for the last message, most likely first. There are several because a
+            template may put the role before it.
 
     Raises:
         RequestError: The constraint is invalid, or the dry-run engine can't simulate it.
