@@ -1,7 +1,7 @@
-"""The one tree of errors that V-Gate shows to a client or sends over the wire.
+"""The one tree of errors that V-Gate shows to a client.
 
-Every error has a stable ``code``, an HTTP ``status`` and an OpenAI ``type``. An error crosses the
-wire as its code and message and is rebuilt on the other side by `from_code`; it becomes HTTP in
+Every error has a stable ``code``, an HTTP ``status`` and an OpenAI ``type``. Engines report
+failures as codes and facts, which `vgate.frontend.engines.failures` turns into these. They become HTTP in
 one place, `vgate.frontend.apis.openai.errors`.
 """
 
@@ -181,7 +181,7 @@ CODES = tuple(_BY_CODE)
 def from_code(
     code: str, message: str, retry_after_s: float | None = None, param: str | None = None
 ) -> VGateError:
-    """Rebuild an error that crossed the wire; an unknown code becomes an `InternalError`."""
+    """Return the error with a code; an unknown code becomes an `InternalError`."""
     cls = _BY_CODE.get(code, InternalError)
     if issubclass(cls, MethodNotAllowedError):  # about HTTP, so it never crosses the wire
         cls = InternalError

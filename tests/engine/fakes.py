@@ -30,6 +30,11 @@ from vgate.wire.sampling import DEFAULTS, SamplingParams
 MODEL = ModelInfo(["m"], None, 100, 4, 1000, 1, "scripted")
 
 
+def held_by(scheduler: BatchScheduler) -> list[Request]:
+    """Return everything that waits or runs."""
+    return [*scheduler._waiting.values(), *scheduler.running.values()]
+
+
 class Clock:
     """Monotonic seconds."""
 

@@ -23,8 +23,8 @@ from vgate.config import Config
 from vgate.config.schema import Batch, DryRun, LoraAdapter, Model
 from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, Output
-from vgate.engine.request import Request
-from vgate.errors import VGateError
+from vgate.engine.request import Request, RequestError
+from vgate.errors import from_code
 from vgate.wire.messages import GenerateOptions, Logprobs, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, FIELDS, SamplingParams
 
@@ -113,13 +113,13 @@ def run(backend: Backend, *requests: Request, steps: int | None = None) -> dict[
     return outputs
 
 
-def refusal(backend: Backend, request: Request) -> VGateError:
+def refusal(backend: Backend, request: Request) -> RequestError:
     """Return why a request is refused, at once or later, and see that it harms nobody."""
     neighbour = make_request(max_tokens=12, ignore_eos=True)
     run(backend, neighbour, steps=2)
     try:
         outputs = run(backend, request)
-    except VGateError as error:
+    except RequestError as error:
         refused, outputs = error, run(backend)
     else:
         (only,) = outputs[request.key]
@@ -127,7 +127,7 @@ def refusal(backend: Backend, request: Request) -> VGateError:
         assert (only.token_ids, only.finish_reason) == ([], None)
         refused = only.error
     assert_well_ended(outputs[neighbour.key], "length")
-    assert refused.status in {400, 404}
+    assert from_code(refused.code, refused.reason).status in {400, 404}
     return refused
 
 
@@ -402,7 +402,7 @@ class TestParameters:
         request = make_request(**{"temperature": 1.0, name: value})
         try:
             outputs = run(backend, request, steps=500)
-        except VGateError:
+        except RequestError:
             outputs = run(backend)
             assert request.key not in outputs
         else:
@@ -415,7 +415,7 @@ class TestParameters:
         neighbour = make_request(max_tokens=12, ignore_eos=True)
         run(backend, neighbour, steps=2)
         request = make_request(min_tokens=4, stop_token_ids=[stop], ignore_eos=True)
-        with contextlib.suppress(VGateError):
+        with contextlib.suppress(RequestError):
             backend.add(request)
         outputs = run(backend)
         assert_well_ended(outputs[neighbour.key], "length")
@@ -505,8 +505,8 @@ class TestLogprobs:
     @pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
     def test_too_many_are_refused(self, backend, name):
         refused = refusal(backend, make_request(options=GenerateOptions(**{name: 21})))
-        assert (refused.code, refused.param) == ("invalid_value", name)
-        assert "at most 20" in refused.message
+        assert (refused.code, refused.subject) == ("invalid_value", name)
+        assert "at most 20" in refused.reason
 
 
 class TestTokenRules:
@@ -562,8 +562,7 @@ class TestTokenRules:
     def test_what_does_not_fit_is_refused(self, backend, param, options, sampling):
         request = make_request(options=GenerateOptions(**options), **sampling)
         refused = refusal(backend, request)
-        assert (refused.code, refused.param) == ("invalid_value", param)
-        assert f"`{param}`" in refused.message
+        assert (refused.code, refused.subject) == ("invalid_value", param)
 
 
 SCHEMA = {
@@ -670,21 +669,19 @@ class TestStructured:
         ],
     )
     def test_a_broken_form_is_refused(self, backend, tokenizer, kind, value):
-        request = self.request(tokenizer, StructuredOutput(kind, value, field="of_the_client"))
+        request = self.request(tokenizer, StructuredOutput(kind, value))
         refused = refusal(backend, request)
         assert refused.code in {"invalid_value", "unsupported_parameter"}
-        assert refused.param == "of_the_client"
-        assert "`of_the_client`" in refused.message
+        assert refused.subject == "constraint"
 
     @pytest.mark.parametrize(
         ("sampling", "param"),
-        [({"ignore_eos": True}, "ignore_eos"), ({"allowed_token_ids": [5]}, "of_the_client")],
+        [({"ignore_eos": True}, "ignore_eos"), ({"allowed_token_ids": [5]}, "constraint")],
     )
     def test_what_can_t_be_had_together_is_refused(self, backend, tokenizer, sampling, param):
-        structured = StructuredOutput("choice", ["yes"], field="of_the_client")
+        structured = StructuredOutput("choice", ["yes"])
         refused = refusal(backend, self.request(tokenizer, structured, **sampling))
-        assert refused.param == param
-        assert f"`{param}`" in refused.message
+        assert refused.subject == param
 
     def test_an_abort_while_its_grammar_is_made(self, backend, tokenizer):
         request = self.request(tokenizer, StructuredOutput("json", json.dumps(SCHEMA)))
@@ -713,9 +710,9 @@ class TestAdapters:
 
     def test_one_that_is_not_there_is_refused(self, backend):
         refused = refusal(backend, make_request(options=GenerateOptions(adapter="other")))
-        assert (refused.code, refused.param) == ("model_not_found", "model")
-        assert "`other`" in refused.message
-        assert "`tuned`" in refused.message
+        assert (refused.code, refused.subject) == ("model_not_found", "adapter")
+        assert "`other`" in refused.reason
+        assert "`tuned`" in refused.reason
 
 
 def test_a_cache_salt_changes_nothing_that_is_said(backend):

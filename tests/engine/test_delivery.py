@@ -5,8 +5,7 @@ from __future__ import annotations
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.engine.delivery import PendingFailures, catch_up, deliver_embeddings, deliver_tokens
-from vgate.engine.request import Request
-from vgate.errors import InvalidValueError, OverloadedError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import (
     Delta,
     Embedding,
@@ -68,7 +67,7 @@ def test_logprobs_go_with_their_tokens() -> None:
 
 
 def test_what_the_backend_gave_up_is_told_apart() -> None:
-    requests, error = running(x=[(A, 1)], y=[(A, 2)]), InvalidValueError("no")
+    requests, error = running(x=[(A, 1)], y=[(A, 2)]), RequestError("invalid_value", "no")
     outputs = [Output("x", [], None, 0, error=error), Output("y", [1], None, 0)]
     for deliver in (deliver_tokens, deliver_embeddings):
         delivery = deliver(outputs, requests)
@@ -94,11 +93,11 @@ def test_an_embedding_ends_its_request() -> None:
 
 def test_a_shared_request_keeps_what_a_joiner_has_to_catch_up_with() -> None:
     requests = running(x=[(A, 1)])
-    requests["x"].share = b"digest"
+    requests["x"].dedup_key = b"digest"
     told = Output("x", [5], None, 3, logprobs=[PLACE], prompt_logprobs=[None, PLACE])
     for output in (told, Output("x", [6, 7], None, 0, logprobs=[PLACE, PLACE])):
         deliver_tokens([output], requests)
-    delta = catch_up(requests["x"], (A, 9), whole=False)
+    delta = catch_up(requests["x"], (A, 9), buffered=False)
     assert delta == Delta(9, [5, 6, 7], None, 3, True, [PLACE] * 3, [None, PLACE])
     # What follows does not change what was sent.
     deliver_tokens([Output("x", [8], None, 0, logprobs=[PLACE])], requests)
@@ -108,9 +107,9 @@ def test_a_shared_request_keeps_what_a_joiner_has_to_catch_up_with() -> None:
 def test_failures_are_gathered_by_frontend() -> None:
     failures = PendingFailures()
     assert failures.take() == {}
-    failures.add((A, 1), InvalidValueError("wrong", param="top_p"))
-    failures.add((A, 2), OverloadedError("full", retry_after_s=2.0))
-    failures.add((B, 1), OverloadedError("full"))
+    failures.add((A, 1), RequestError("invalid_value", "wrong", "top_p"))
+    failures.add((A, 2), RequestError("overloaded", "full", retry_after_s=2.0))
+    failures.add((B, 1), RequestError("overloaded", "full"))
     failures.forget(B)
     assert failures.take() == {
         A: Failures(
@@ -123,28 +122,28 @@ def test_failures_are_gathered_by_frontend() -> None:
     assert failures.take() == {}
 
 
-class TestWhole:
-    """One who wants a request whole is told its first token, and the rest at its end."""
+class TestBuffered:
+    """A buffered request gets its first token, and all others at its end."""
 
     def request(self) -> dict[str, Request]:
         requests = running(x=[(A, 1), (B, 7)])
-        requests["x"].told = {(A, 1): 0}
+        requests["x"].delivered = {(A, 1): 0}
         return requests
 
     def test_the_rest_comes_at_the_end(self) -> None:
         requests = self.request()
-        told = []
+        sent = []
         for number, finish in enumerate([None, None, None, "length"]):
             output = Output("x", [number], finish, 5 if number == 0 else 0)
-            told.append(deliver_tokens([output], requests).messages)
-        assert [step.get(A) for step in told] == [
+            sent.append(deliver_tokens([output], requests).messages)
+        assert [step.get(A) for step in sent] == [
             Step(deltas=[Delta(1, [0], None, 5)]),
             None,
             None,
             Step(deltas=[Delta(1, [1, 2, 3], "length")]),
         ]
         # Others follow it token by token.
-        assert [deltas_of(step[B])[0].token_ids for step in told] == [[0], [1], [2], [3]]
+        assert [deltas_of(step[B])[0].token_ids for step in sent] == [[0], [1], [2], [3]]
 
     def test_with_its_log_probabilities(self) -> None:
         requests = self.request()
@@ -166,8 +165,8 @@ class TestWhole:
         requests = self.request()
         deliver_tokens([Output("x", [1], None, 0)], requests)
         deliver_tokens([Output("x", [2], None, 0)], requests)
-        delta = catch_up(requests["x"], (A, 2), whole=True)
-        assert (delta.token_ids, delta.joined) == ([1, 2], True)
+        delta = catch_up(requests["x"], (A, 2), buffered=True)
+        assert (delta.token_ids, delta.coalesced) == ([1, 2], True)
         requests["x"].subscribers.append((A, 2))
         assert A not in deliver_tokens([Output("x", [3], None, 0)], requests).messages
         last = deliver_tokens([Output("x", [4], "length", 0)], requests).messages[A]

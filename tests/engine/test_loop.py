@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.fakes import MODEL, Bench, generate
+from tests.engine.fakes import MODEL, Bench, generate, held_by
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.engine.loop import HEARTBEAT_S, Beat
-from vgate.errors import InternalError, InvalidValueError
+from vgate.engine.request import RequestError
 from vgate.wire.codec import encode, pack_token_ids
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
@@ -180,12 +180,14 @@ class TestGenerate:
     def test_tenant_and_weight_reach_the_scheduler(self, greeted):
         greeted.say(A, generate(1, tenant="alice", weight=2.5))
         greeted.turn()
-        (request,) = greeted.scheduler.all()
+        (request,) = held_by(greeted.scheduler)
         assert (request.tenant, request.weight) == ("alice", 2.5)
 
 
 class TestBackendErrors:
-    @pytest.mark.parametrize("error", [InvalidValueError("no"), InternalError("broken")])
+    @pytest.mark.parametrize(
+        "error", [RequestError("invalid_value", "no"), RequestError("internal_error", "broken")]
+    )
     def test_a_request_that_the_backend_refuses_fails_alone(self, greeted, error):
         def refuse(request):
             if request.key == "1":
@@ -195,23 +197,23 @@ class TestBackendErrors:
         greeted.say(A, generate(1), generate(2))
         greeted.settle()
         ((failure,),) = [greeted.failures(A)]
-        assert (failure.id, failure.code, failure.message) == (1, error.code, error.message)
+        assert (failure.id, failure.code, failure.reason) == (1, error.code, error.reason)
         assert greeted.deltas(A, 2)[-1].finish_reason == "length"
-        assert greeted.scheduler.all() == []
+        assert held_by(greeted.scheduler) == []
 
     def test_one_that_the_backend_gives_up_fails_alone(self, greeted):
         greeted.say(A, generate(1), generate(2))
         greeted.turn()
         first, second = greeted.backend.added
-        error = InternalError("gave up")
+        error = RequestError("internal_error", "gave up")
         greeted.backend.on_step = lambda: [
             Output(first, [], None, 0, error=error),
             Output(second, [9], None, 0),
         ]
         greeted.turn()
-        assert [(f.id, f.message) for f in greeted.failures(A)] == [(1, "gave up")]
+        assert [(f.id, f.reason) for f in greeted.failures(A)] == [(1, "gave up")]
         assert [d.token_ids for d in greeted.deltas(A, 2)] == [[1], [9]]
-        assert [r.subscribers for r in greeted.scheduler.all()] == [[(A, 2)]]
+        assert [r.subscribers for r in held_by(greeted.scheduler)] == [[(A, 2)]]
 
     def test_an_exception_out_of_a_step_ends_the_loop(self, greeted):
         def crash():
@@ -236,7 +238,7 @@ class TestBackendErrors:
         begun = pack_token_ids([1, 2, 3])
         greeted.say(A, generate(1, max_tokens=5, generated=begun))
         greeted.turn()
-        (request,) = greeted.scheduler.all()
+        (request,) = held_by(greeted.scheduler)
         assert (request.continued, request.generated_tokens) == ([1, 2, 3], 4)
         greeted.settle()
         deltas = greeted.deltas(A, 1)
@@ -290,7 +292,7 @@ class TestLeaving:
         assert greeted.backend.aborted == greeted.backend.added[:1]
         assert greeted.failures(A) == []
         assert len(greeted.deltas(A, 2)) == 5
-        assert greeted.scheduler.all() == []
+        assert held_by(greeted.scheduler) == []
 
     def test_a_waiting_request_can_be_aborted(self):
         bench = Bench(max_num_seqs=1)
@@ -348,7 +350,7 @@ class TestLeaving:
         bench.settle()
         assert sorted(bench.backend.aborted) == sorted(bench.backend.added[:2])
         assert len(bench.deltas(B, 1)) == 4
-        assert bench.scheduler.all() == []
+        assert held_by(bench.scheduler) == []
 
     def test_a_peer_lost_at_a_heartbeat_is_forgotten_too(self):
         bench = Bench(max_num_seqs=1)
@@ -513,7 +515,7 @@ def test_every_request_has_exactly_one_end(script):
             def refuse(_request, on=arguments[0]):
                 if on:
                     message = "refused"
-                    raise InvalidValueError(message)
+                    raise RequestError("invalid_value", message)
 
             bench.backend.refuse = refuse
     bench.settle()
@@ -527,5 +529,5 @@ def test_every_request_has_exactly_one_end(script):
             if finishes:
                 tokens = [t for d in bench.deltas(peer, number) for t in d.token_ids]
                 assert tokens == list(range(1, len(tokens) + 1))
-    assert bench.scheduler.all() == []
+    assert held_by(bench.scheduler) == []
     assert bench.backend.running == {}

@@ -1,4 +1,4 @@
-"""A request's task and its bounds."""
+"""How many tokens a request may generate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,5 @@ def test_max_tokens(given_, expected):
     assert Request("1", [1], SamplingParams(max_tokens=given_)).max_tokens == expected
 
 
-def test_without_sampling_it_is_an_embedding():
-    request = Request("1", [1], None)
-    assert (request.task, request.max_tokens) == ("embed", 0)
-    assert Request("1", [1], SamplingParams()).task == "generate"
+def test_an_embedding_generates_none():
+    assert Request("1", [1], None).max_tokens == 0

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from vgate.engine.request import Request
+from tests.engine.fakes import held_by
+from vgate.engine.request import Request, RequestError
 from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler, Limits
-from vgate.errors import OverloadedError
 from vgate.wire.sampling import SamplingParams
 
 numbers = itertools.count(1)
@@ -53,7 +53,7 @@ class TestQueue:
         requests = [make_request() for _ in range(5)]
         now = submit(scheduler, *requests)
         assert scheduler.admit(now) == requests[:3]
-        assert (scheduler.running, scheduler.waiting) == (3, 2)
+        assert (len(scheduler.running), scheduler.waiting) == (3, 2)
         assert scheduler.admit(now) == []
         finish(scheduler, requests[1], now)
         assert scheduler.admit(now) == [requests[3]]
@@ -65,11 +65,11 @@ class TestQueue:
         scheduler.admit(0.0)
         scheduler.submit(requests[1], 1.0)
         scheduler.submit(requests[2], 1.0)
-        with pytest.raises(OverloadedError) as caught:
+        with pytest.raises(RequestError) as caught:
             scheduler.submit(requests[3], 1.0)
-        assert caught.value.status == 503
+        assert caught.value.code == "overloaded"
         assert caught.value.retry_after_s == 1.0
-        assert requests[3] not in scheduler.all()
+        assert requests[3] not in held_by(scheduler)
         # Nothing of the refused one stays behind.
         finish(scheduler, requests[0], 2.0)
         assert scheduler.admit(2.0) == [requests[1]]
@@ -86,7 +86,7 @@ class TestQueue:
             finish(scheduler, request, now)
         for _ in range(60):
             scheduler.submit(make_request(), now)
-        with pytest.raises(OverloadedError) as caught:
+        with pytest.raises(RequestError) as caught:
             scheduler.submit(make_request(), now)
         assert caught.value.retry_after_s == pytest.approx(30, rel=0.1)
 
@@ -107,21 +107,21 @@ class TestQueue:
         running, waiting, other = make_request(), make_request(), make_request()
         now = submit(scheduler, running, waiting, other)
         scheduler.admit(now)
-        assert scheduler.cancel(waiting.key) is waiting
-        assert scheduler.cancel(waiting.key) is None
-        assert scheduler.cancel("stranger") is None
-        assert scheduler.cancel(running.key) is running
+        assert scheduler.remove(waiting.key) is waiting
+        assert scheduler.remove(waiting.key) is None
+        assert scheduler.remove("stranger") is None
+        assert scheduler.remove(running.key) is running
         assert scheduler.admit(now) == [other]
-        assert scheduler.all() == [other]
+        assert held_by(scheduler) == [other]
 
     def test_finishing_twice_or_after_a_cancel_counts_nothing(self):
         scheduler = make_scheduler()
         request = make_request()
         scheduler.submit(request, 0.0)
         scheduler.admit(0.0)
-        scheduler.cancel(request.key)
+        scheduler.remove(request.key)
         finish(scheduler, request, 1.0)
-        assert scheduler.running == 0
+        assert not scheduler.running
         assert scheduler.retry_after_s() == 1.0
 
 
@@ -170,23 +170,23 @@ class TestPriority:
         assert scheduler.admit(now) == [running]
         now = submit(scheduler, urgent, now=now)
         assert scheduler.admit(now) == []
-        assert running in scheduler.all()
+        assert running.key in scheduler.running
 
     def test_one_that_waits_can_be_hastened_and_not_slowed(self):
         scheduler = make_scheduler(max_num_seqs=1)
         requests = [make_request() for _ in range(3)]
         now = submit(scheduler, *requests)
-        scheduler.hasten(requests[1], 4)
-        scheduler.hasten(requests[2], -4)
+        scheduler.raise_priority(requests[1], 4)
+        scheduler.raise_priority(requests[2], -4)
         assert self.served(scheduler, now) == [requests[n] for n in (2, 0, 1)]
-        scheduler.hasten(requests[0], -9)  # it is gone
-        assert scheduler.all() == []
+        scheduler.raise_priority(requests[0], -9)  # it is gone
+        assert held_by(scheduler) == []
 
     def test_the_cancelled_and_the_late_leave_their_place(self):
         scheduler = make_scheduler(max_num_seqs=1)
         requests = [make_request(priority=-n, deadline=100.0 - n) for n in range(4)]
         now = submit(scheduler, *requests)
-        assert scheduler.cancel(requests[2].key) is requests[2]
+        assert scheduler.remove(requests[2].key) is requests[2]
         assert scheduler.expire(97.0) == [requests[3]]
         assert self.served(scheduler, now) == [requests[1], requests[0]]
 
@@ -201,7 +201,7 @@ class TestExpiry:
         assert scheduler.expire(10.0) == [late]
         assert scheduler.expire(10.0) == []
         assert scheduler.next_deadline == 20.0
-        assert scheduler.all() == [early, runs]
+        assert held_by(scheduler) == [early, runs]
         assert scheduler.expire(1e9) == [early]
         assert scheduler.next_deadline == math.inf
 
@@ -355,7 +355,7 @@ class TestGathering:
         for request in burst:
             scheduler.submit(request, 1.0)
         for request in burst:
-            scheduler.cancel(request.key)
+            scheduler.remove(request.key)
         lone = make_request()
         scheduler.submit(lone, 2.0)
         assert scheduler.admit(2.0) == [lone]
@@ -395,11 +395,11 @@ class Simulation:
             elif request.generated_tokens == self.abort_at.get(request.tenant):
                 # A stop string matched in the frontend: the engine hears of it as an abort.
                 self.running.remove(request)
-                self.scheduler.cancel(request.key)
+                self.scheduler.remove(request.key)
                 self.finished[request.tenant] += 1
 
     def keep_queued(self, count, tenant, **options):
-        queued = sum(r.tenant == tenant for r in self.scheduler.all()) - sum(
+        queued = sum(r.tenant == tenant for r in held_by(self.scheduler)) - sum(
             r.tenant == tenant for r in self.running
         )
         for _ in range(count - queued):
@@ -530,7 +530,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         full = len(self.waiting) >= self.MAX_QUEUE
         try:
             self.scheduler.submit(request, self.now)
-        except OverloadedError:
+        except RequestError:
             assert full
         else:
             assert not full
@@ -540,7 +540,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(request=known, priority=st.integers(-2, 2))
     def hasten(self, request, priority):
         before = request.priority
-        self.scheduler.hasten(request, priority)
+        self.scheduler.raise_priority(request, priority)
         waits = request in self.waiting
         assert request.priority == (min(before, priority) if waits else before)
 
@@ -577,7 +577,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(request=consumes(known))
     def cancel(self, request):
         expected = request if request in self.waiting | self.running else None
-        assert self.scheduler.cancel(request.key) is expected
+        assert self.scheduler.remove(request.key) is expected
         self.waiting.discard(request)
         self.running.discard(request)
 
@@ -590,8 +590,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def accounts_agree(self):
         scheduler = self.scheduler
-        assert (scheduler.waiting, scheduler.running) == (len(self.waiting), len(self.running))
-        everything = scheduler.all()
+        assert (scheduler.waiting, len(scheduler.running)) == (len(self.waiting), len(self.running))
+        everything = held_by(scheduler)
         assert len(everything) == len(set(everything))
         assert set(everything) == self.waiting | self.running
         assert len(self.running) <= self.MAX_SEQS

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.fakes import Bench, generate
+from tests.engine.fakes import Bench, generate, held_by
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
-from vgate.errors import InternalError
+from vgate.engine.request import RequestError
 from vgate.wire.messages import Abort, Embed, GenerateOptions, Goodbye, Step
 
 A, B, C = b"a", b"b", b"c"
-SHARE = b"digest"
+DEDUP_KEY = b"digest"
 
 
 @pytest.fixture
@@ -30,22 +30,26 @@ def ends(bench: Bench, peer: bytes, number: int) -> list[str]:
 
 
 def test_one_generation_and_the_same_for_all(bench):
-    bench.say(A, generate(1, max_tokens=5, share=SHARE))
-    bench.say(B, generate(7, max_tokens=5, share=SHARE), generate(8, max_tokens=5, share=SHARE))
+    bench.say(A, generate(1, max_tokens=5, dedup_key=DEDUP_KEY))
+    bench.say(
+        B,
+        generate(7, max_tokens=5, dedup_key=DEDUP_KEY),
+        generate(8, max_tokens=5, dedup_key=DEDUP_KEY),
+    )
     bench.settle()
     assert len(bench.backend.added) == 1
     for peer, number in ((A, 1), (B, 7), (B, 8)):
         assert tokens(bench, peer, number) == [1, 2, 3, 4, 5]
         assert ends(bench, peer, number) == ["length"]
-    assert [d.joined for d in bench.deltas(A, 1)] == [False] * 5
-    assert bench.deltas(B, 7)[0].joined
+    assert [d.coalesced for d in bench.deltas(A, 1)] == [False] * 5
+    assert bench.deltas(B, 7)[0].coalesced
 
 
 @pytest.mark.parametrize("after", range(6))
 def test_a_late_joiner_gets_all_of_it(bench, after):
-    bench.say(A, generate(1, max_tokens=6, share=SHARE))
+    bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.turn(after)
-    bench.say(B, generate(2, max_tokens=6, share=SHARE))
+    bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.settle()
     assert tokens(bench, B, 2) == tokens(bench, A, 1) == [1, 2, 3, 4, 5, 6]
     assert ends(bench, B, 2) == ["length"]
@@ -53,12 +57,12 @@ def test_a_late_joiner_gets_all_of_it(bench, after):
 
 
 def test_one_that_comes_after_the_end_begins_anew(bench):
-    bench.say(A, generate(1, share=SHARE))
+    bench.say(A, generate(1, dedup_key=DEDUP_KEY))
     bench.settle()
-    bench.say(B, generate(2, share=SHARE))
+    bench.say(B, generate(2, dedup_key=DEDUP_KEY))
     bench.settle()
     assert len(bench.backend.added) == 2
-    assert not any(d.joined for d in bench.deltas(B, 2))
+    assert not any(d.coalesced for d in bench.deltas(B, 2))
 
 
 def test_without_a_digest_nothing_is_shared(bench):
@@ -69,9 +73,9 @@ def test_without_a_digest_nothing_is_shared(bench):
 
 @pytest.mark.parametrize("leave", [Abort([1]), Goodbye()])
 def test_the_first_one_leaving_harms_nobody(bench, leave):
-    bench.say(A, generate(1, max_tokens=6, share=SHARE))
+    bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.turn(2)
-    bench.say(B, generate(2, max_tokens=6, share=SHARE))
+    bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.turn()
     bench.say(A, leave)
     bench.settle()
@@ -80,8 +84,8 @@ def test_the_first_one_leaving_harms_nobody(bench, leave):
 
 
 def test_it_ends_when_the_last_one_has_left(bench):
-    bench.say(A, generate(1, max_tokens=90, share=SHARE))
-    bench.say(B, generate(2, max_tokens=90, share=SHARE))
+    bench.say(A, generate(1, max_tokens=90, dedup_key=DEDUP_KEY))
+    bench.say(B, generate(2, max_tokens=90, dedup_key=DEDUP_KEY))
     bench.turn(2)
     bench.say(A, Abort([1]))
     bench.turn()
@@ -90,14 +94,14 @@ def test_it_ends_when_the_last_one_has_left(bench):
     bench.turn()
     assert not bench.backend.running
     # Nobody may join what was stopped.
-    bench.say(C, generate(3, max_tokens=2, share=SHARE))
+    bench.say(C, generate(3, max_tokens=2, dedup_key=DEDUP_KEY))
     bench.settle()
     assert tokens(bench, C, 3) == [1, 2]
 
 
 def test_a_frontend_that_died_harms_nobody(bench):
-    bench.say(A, generate(1, max_tokens=6, share=SHARE))
-    bench.say(B, generate(2, max_tokens=6, share=SHARE))
+    bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY))
+    bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.turn(2)
     bench.transport.gone.add(A)
     bench.settle()
@@ -105,11 +109,12 @@ def test_a_frontend_that_died_harms_nobody(bench):
 
 
 def test_a_failure_reaches_all(bench):
-    bench.say(A, generate(1, prompt_tokens=5, max_tokens=90, share=SHARE))
-    bench.say(B, generate(2, prompt_tokens=5, max_tokens=90, share=SHARE))
+    bench.say(A, generate(1, prompt_tokens=5, max_tokens=90, dedup_key=DEDUP_KEY))
+    bench.say(B, generate(2, prompt_tokens=5, max_tokens=90, dedup_key=DEDUP_KEY))
     bench.turn()
     (key,) = bench.backend.running
-    bench.backend.on_step = lambda: [Output(key, [], None, 0, error=InternalError("over"))]
+    error = RequestError("internal_error", "over")
+    bench.backend.on_step = lambda: [Output(key, [], None, 0, error=error)]
     bench.turn()
     assert [f.id for f in bench.failures(A)] == [1]
     assert [f.id for f in bench.failures(B)] == [2]
@@ -135,9 +140,9 @@ def logprobs(bench: Bench, peer: bytes, number: int) -> list[float]:
 
 @pytest.mark.parametrize("after", range(6))
 def test_a_late_joiner_gets_all_logprobs(bench, after):
-    bench.say(A, generate(1, max_tokens=6, share=SHARE, options=TOLD))
+    bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY, options=TOLD))
     bench.turn(after)
-    bench.say(B, generate(2, max_tokens=6, share=SHARE, options=TOLD))
+    bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY, options=TOLD))
     bench.settle()
     assert len(bench.backend.added) == 1
     assert logprobs(bench, B, 2) == logprobs(bench, A, 1) == [-1, -2, -3, -4, -5, -6]
@@ -150,20 +155,20 @@ def test_a_late_joiner_gets_all_logprobs(bench, after):
 
 
 def test_each_delta_has_a_logprob_for_each_token(bench):
-    bench.say(A, generate(1, max_tokens=4, share=SHARE, options=TOLD))
+    bench.say(A, generate(1, max_tokens=4, dedup_key=DEDUP_KEY, options=TOLD))
     bench.turn(2)
-    bench.say(B, generate(2, max_tokens=4, share=SHARE, options=TOLD))
+    bench.say(B, generate(2, max_tokens=4, dedup_key=DEDUP_KEY, options=TOLD))
     bench.settle()
     for delta in bench.deltas(A, 1) + bench.deltas(B, 2):
         assert len(delta.logprobs or []) == len(delta.token_ids)
 
 
 def test_nothing_is_told_or_kept_unless_asked_for(bench):
-    bench.say(A, generate(1, max_tokens=4, share=SHARE))
+    bench.say(A, generate(1, max_tokens=4, dedup_key=DEDUP_KEY))
     bench.turn(2)
     (request,) = bench.backend.running.values()
     assert (request.output_logprobs, request.prompt_logprobs) == (None, None)
-    bench.say(B, generate(2, max_tokens=4, share=SHARE))
+    bench.say(B, generate(2, max_tokens=4, dedup_key=DEDUP_KEY))
     bench.settle()
     for delta in bench.deltas(A, 1) + bench.deltas(B, 2):
         assert (delta.logprobs, delta.prompt_logprobs) == (None, None)
@@ -178,12 +183,12 @@ def test_one_that_is_not_shared_keeps_nothing(bench):
 
 def test_a_more_urgent_joiner_hastens_what_waits(bench):
     bench.say(A, *(generate(number, max_tokens=50) for number in range(4)))
-    bench.say(A, generate(10, max_tokens=1), generate(11, max_tokens=1, share=SHARE))
+    bench.say(A, generate(10, max_tokens=1), generate(11, max_tokens=1, dedup_key=DEDUP_KEY))
     bench.turn()
-    bench.say(B, generate(1, max_tokens=1, share=SHARE, priority=-1))
+    bench.say(B, generate(1, max_tokens=1, dedup_key=DEDUP_KEY, priority=-1))
     bench.turn()
-    waiting = bench.scheduler.all()
-    assert [request.priority for request in waiting if request.share] == [-1]
+    waiting = held_by(bench.scheduler)
+    assert [request.priority for request in waiting if request.dedup_key] == [-1]
     bench.say(A, Abort([0]))
     bench.turn(3)
     assert tokens(bench, B, 1) == tokens(bench, A, 11) == tokens(bench, A, 10) == [1]

@@ -116,7 +116,7 @@ def test_refusals_are_the_clients_and_leave_nothing_behind(report: dict[str, Any
     refusals = report["refusals"]
     codes = {name: (refusal[0], refusal[2]) for name, refusal in refusals.items()}
     assert codes == {
-        "too_long": ("context_length_exceeded", "messages"),
+        "too_long": ("context_length_exceeded", "prompt"),
         "empty": ("invalid_value", None),
         "no_such_token": ("invalid_value", None),
         "no_such_stop_token": ("invalid_value", "stop_token_ids"),

@@ -18,8 +18,7 @@ import msgspec
 from vgate.config import Config
 from vgate.config.schema import Batch, Model
 from vgate.engine.backends.vllm.backend import VLLMBackend
-from vgate.engine.request import Request
-from vgate.errors import VGateError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import NO_OPTIONS, GenerateOptions
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
@@ -87,8 +86,8 @@ class Driver:
     def refusal(self, prompt: list[int], sampling: SamplingParams) -> list[str | None]:
         try:
             self.backend.add(self.request(prompt, sampling))
-        except VGateError as error:
-            return [error.code, error.message, error.param]
+        except RequestError as error:
+            return [error.code, error.reason, error.subject]
         return []
 
     def _steps(self) -> Iterator[Any]:

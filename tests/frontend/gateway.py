@@ -135,7 +135,7 @@ class Engine(threading.Thread):
 
     @property
     def idle(self) -> bool:
-        return not self.scheduler.all() and not self.backend.has_work()
+        return not (self.scheduler.waiting or self.scheduler.running or self.backend.has_work())
 
     def run(self) -> None:
         self._loop.run()

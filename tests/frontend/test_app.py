@@ -331,7 +331,7 @@ class TestLeaving:
             protocol, task = gateway.begin_chat(
                 "x", n=2, ignore_eos=True, max_tokens=1900, stream=stream
             )
-            await until(lambda: gateway.engine.scheduler.running == 2, "both run")
+            await until(lambda: len(gateway.engine.scheduler.running) == 2, "both run")
             if stream:
                 await until(lambda: protocol.status, "the stream opens")
             await until(lambda: protocol.disconnected, "the client is watched")

@@ -1,1 +1,1 @@
-"""The engine process: the batch scheduler and the model's loop. One process a model replica."""
+"""The engine process: the batch scheduler and the model's loop. One process for each engine."""

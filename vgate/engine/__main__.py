@@ -9,13 +9,13 @@ import sys
 
 
 def main() -> int:
-    """Start an engine of the instance in the run directory."""
+    """Run one engine of the instance in the run directory; return the exit status."""
     parser = argparse.ArgumentParser(prog="vgate.engine", description=__doc__)
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--engine", type=int, required=True)
     options = parser.parse_args()
-    # The launcher decides when to stop; Ctrl-C at its terminal is its own affair.
+    # Ctrl-C reaches every process of the terminal, and the launcher decides when an engine stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     from vgate.config import Runtime
@@ -30,6 +30,6 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is handed over and shut down. Taking torch apart would take the interpreter seconds, in
-    # which the launcher waits.
+    # Everything is sent and shut down. A regular exit would spend seconds on unloading torch while
+    # the launcher waits.
     os._exit(status)

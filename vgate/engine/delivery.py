@@ -1,4 +1,4 @@
-"""From what a backend's step brought to one message for each frontend. Pure."""
+"""From a backend's outputs to one message for each frontend. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from vgate.engine.backends.base import Output
-from vgate.engine.request import Request
+from vgate.engine.request import Request, RequestError
 from vgate.engine.subscriptions import Subscriber
-from vgate.errors import VGateError
 from vgate.wire.messages import (
     Delta,
     Embedding,
@@ -16,27 +15,26 @@ from vgate.wire.messages import (
     Failure,
     Failures,
     FinishReason,
-    Logprobs,
     Step,
 )
 
 
 class Delivery(NamedTuple):
-    """What a step brought.
+    """What to do after a step.
 
     Attributes:
-        messages: What to send, by frontend.
-        finished: Requests that have come to their end.
+        messages: The message for each frontend.
+        finished: Requests that are complete.
         failed: Requests that the backend gave up, and why.
     """
 
     messages: Mapping[bytes, Step | Embeddings]
     finished: list[Request]
-    failed: list[tuple[Request, VGateError]]
+    failed: list[tuple[Request, RequestError]]
 
 
 def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:
-    """Hand out new tokens, and keep those of shared requests for who may still join.
+    """Make the messages for a step's tokens.
 
     Args:
         outputs: Of one step.
@@ -44,9 +42,10 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
     """
     by_peer: dict[bytes, Step] = {}
     finished: list[Request] = []
-    failed: list[tuple[Request, VGateError]] = []
+    failed: list[tuple[Request, RequestError]] = []
     # This loop runs once for every token that the engine generates.
-    for key, token_ids, finish_reason, cached_tokens, _, error, logprobs, of_prompt in outputs:
+    for output in outputs:
+        key, token_ids, finish_reason, cached_tokens, _, error, logprobs, of_prompt = output
         request = running.get(key)
         if request is None:
             continue
@@ -55,9 +54,9 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
             continue
         count = len(token_ids)
         request.generated_tokens += count
-        told = request.told
-        if told or request.share:
-            _keep(request, token_ids, cached_tokens, logprobs, of_prompt)
+        delivered = request.delivered
+        if delivered or request.dedup_key:
+            _keep(request, output)
         if finish_reason is not None:
             finished.append(request)
         plain = (
@@ -71,9 +70,10 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
             step = by_peer.get(peer)
             if step is None:
                 step = by_peer[peer] = Step([], [], [])
-            if told and (peer, number) in told:
-                if finish_reason is not None or not told[peer, number]:
-                    step.deltas.append(_untold(request, (peer, number), finish_reason))
+            if delivered and (peer, number) in delivered:
+                # Buffered: the first tokens, and the rest with the last one.
+                if finish_reason is not None or not delivered[peer, number]:
+                    step.deltas.append(_undelivered(request, (peer, number), finish_reason))
             elif plain:
                 step.ids.append(number)
                 step.tokens.append(token_ids[0])
@@ -93,10 +93,10 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
 
 
 def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:
-    """Hand out vectors; otherwise as `deliver_tokens`."""
+    """Make the messages for a step's embeddings; otherwise as `deliver_tokens`."""
     by_peer: dict[bytes, list[Embedding]] = {}
     finished: list[Request] = []
-    failed: list[tuple[Request, VGateError]] = []
+    failed: list[tuple[Request, RequestError]] = []
     for output in outputs:
         request = running.get(output.key)
         if request is None:
@@ -111,80 +111,72 @@ def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]
     return Delivery(messages, finished, failed)
 
 
-def catch_up(request: Request, subscriber: Subscriber, *, whole: bool) -> Delta:
-    """Return the first delta of one who joins a shared request: all that there is so far.
+def catch_up(request: Request, subscriber: Subscriber, *, buffered: bool) -> Delta:
+    """Return the first delta of a request that is coalesced with a running one: all tokens so far.
 
     Args:
-        request: What they join.
-        subscriber: Who.
-        whole: They want no more of it until its end.
+        request: The running one.
+        subscriber: The subscriber that was added to it.
+        buffered: The subscriber gets the next delta at the end.
     """
-    if whole:
-        request.told[subscriber] = len(request.output)
-    _, number = subscriber
-    logprobs = request.output_logprobs
-    return Delta(
-        number,
-        list(request.output),
-        None,
-        request.cached_tokens,
-        joined=True,
-        logprobs=None if logprobs is None else list(logprobs),
-        prompt_logprobs=request.prompt_logprobs,
-    )
+    if buffered:
+        request.delivered[subscriber] = 0
+    return _undelivered(request, subscriber, None, coalesced=True)
 
 
 class PendingFailures:
-    """Failures of one turn, until they are sent: one message for each frontend."""
+    """Failures that have not been sent yet. Each frontend gets those of a turn in one message."""
 
     def __init__(self) -> None:
         self._by_peer: dict[bytes, list[Failure]] = {}
 
-    def add(self, subscriber: Subscriber, error: VGateError) -> None:
-        """Note that one who waits gets an error instead."""
+    def add(self, subscriber: Subscriber, error: RequestError) -> None:
+        """Add the failure of a subscriber's request."""
         peer, number = subscriber
-        failure = Failure(number, error.code, error.message, error.retry_after_s, error.param)
+        failure = Failure(number, error.code, error.reason, error.retry_after_s, error.subject)
         self._by_peer.setdefault(peer, []).append(failure)
 
     def forget(self, peer: bytes) -> None:
-        """Drop what was for a frontend that is gone."""
+        """Drop the failures of a frontend that has disconnected."""
         self._by_peer.pop(peer, None)
 
     def take(self) -> dict[bytes, Failures]:
-        """Return the messages, and begin anew."""
+        """Return the messages and clear them."""
         if not self._by_peer:
             return {}
         by_peer, self._by_peer = self._by_peer, {}
         return {peer: Failures(failures) for peer, failures in by_peer.items()}
 
 
-def _untold(request: Request, subscriber: Subscriber, finish_reason: FinishReason | None) -> Delta:
-    """Return what one who wants the request whole has not been told."""
-    told, logprobs = request.told[subscriber], request.output_logprobs
-    request.told[subscriber] = len(request.output)
+def _undelivered(
+    request: Request,
+    subscriber: Subscriber,
+    finish_reason: FinishReason | None,
+    *,
+    coalesced: bool = False,
+) -> Delta:
+    """Return the kept output that a subscriber has not got; if it is buffered, count it as sent."""
+    sent, logprobs = request.delivered.get(subscriber, 0), request.output_logprobs
+    if subscriber in request.delivered:
+        request.delivered[subscriber] = len(request.output)
     return Delta(
         subscriber[1],
-        request.output[told:],
+        request.output[sent:],
         finish_reason,
-        0 if told else request.cached_tokens,
-        logprobs=None if logprobs is None else logprobs[told:],
-        prompt_logprobs=None if told else request.prompt_logprobs,
+        0 if sent else request.cached_tokens,
+        coalesced=coalesced,
+        logprobs=None if logprobs is None else logprobs[sent:],
+        prompt_logprobs=None if sent else request.prompt_logprobs,
     )
 
 
-def _keep(
-    request: Request,
-    token_ids: list[int],
-    cached_tokens: int,
-    logprobs: list[Logprobs] | None,
-    prompt_logprobs: list[Logprobs | None] | None,
-) -> None:
-    """Remember a request's output."""
-    request.output += token_ids
-    request.cached_tokens = request.cached_tokens or cached_tokens
-    if logprobs is not None:
+def _keep(request: Request, output: Output) -> None:
+    """Keep an output for subscribers that get it later."""
+    request.output += output.token_ids
+    request.cached_tokens = request.cached_tokens or output.cached_tokens
+    if output.logprobs is not None:
         if request.output_logprobs is None:
             request.output_logprobs = []
-        request.output_logprobs += logprobs
-    if prompt_logprobs is not None:
-        request.prompt_logprobs = prompt_logprobs
+        request.output_logprobs += output.logprobs
+    if output.prompt_logprobs is not None:
+        request.prompt_logprobs = output.prompt_logprobs

@@ -1,8 +1,8 @@
-"""The engine's loop: drain the inbox, schedule, step, flush one message per frontend.
+"""The engine's loop: drain the inbox, schedule, step, send one message to each frontend.
 
-One thread, and pure: the transport, the backend, the clock and the reports are handed in. Every
-request that arrives leaves by exactly one of these: a delta with a finish reason, a failure, an
-abort that its frontend asked for, or the loss of its frontend or of the engine.
+It runs in one thread and is pure: it is given the transport, the backend and the clock. Every
+request has exactly one end: a delta with a finish reason, a failure, an abort by its frontend, or
+the loss of its frontend or of the engine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Protocol
 
 import msgspec
 
-from vgate.engine.arrival import to_request
 from vgate.engine.backends.base import Backend, Output
 from vgate.engine.delivery import (
     PendingFailures,
@@ -20,15 +19,10 @@ from vgate.engine.delivery import (
     deliver_embeddings,
     deliver_tokens,
 )
-from vgate.engine.request import Request
+from vgate.engine.request import Request, RequestError, to_request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.stats import StatsCounter
 from vgate.engine.subscriptions import Subscriber, Subscriptions
-from vgate.errors import (
-    InternalError,
-    QueueTimeoutError,
-    VGateError,
-)
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode
 from vgate.wire.messages import (
@@ -47,43 +41,43 @@ from vgate.wire.messages import (
 )
 
 HEARTBEAT_S = 0.25
-# A backend with work that did not run the model (a grammar still compiles) is asked again after
-# this long, instead of spinning.
+# How long to wait before the next step if the backend has work but could not run the model, for
+# example while a grammar compiles.
 _IDLE_STEP_S = 0.001
-# Messages read between two steps; the rest waits one step, so that a flood can't starve the batch.
+# Most messages read between two steps, so that a flood of them can't starve the batch.
 _INBOX_BATCH = 4096
 
 log = Log("vgate.engine")
 
 
 class Transport(Protocol):
-    """How the loop talks to frontends."""
+    """The loop's connection to the frontends."""
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until something can be received, at most this long."""
+        """Wait for a message, at most this long; say whether there is one."""
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next (peer, payload), or None."""
 
     def send(self, peer: bytes, payload: bytes) -> bool:
-        """Send without waiting; False if the peer is gone."""
+        """Send without waiting; False if the peer is gone or does not read."""
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """What the loop reports about itself at every heartbeat."""
+    """The loop's report at every heartbeat: sequences in the batch, requests in the queue."""
 
     running: int
     waiting: int
 
 
 class EngineLoop:
-    """See the module.
+    """Runs a backend for the frontends that connect.
 
     Args:
         backend: Runs the model.
-        scheduler: Decides who enters the batch.
-        transport: Where frontends are.
-        clock: Monotonic seconds.
+        scheduler: Decides which requests enter the batch.
+        transport: Connects to the frontends.
+        clock: Returns monotonic seconds.
         on_beat: Called at every heartbeat.
     """
 
@@ -102,7 +96,6 @@ class EngineLoop:
         self._clock = clock
         self._on_beat = on_beat
         self._peers: dict[bytes, str] = {}
-        self._running: dict[str, Request] = {}
         self._subscriptions = Subscriptions()
         self._stats = StatsCounter()
         self._last_key = 0
@@ -111,7 +104,7 @@ class EngineLoop:
         self._stopping = False
 
     def run(self) -> None:
-        """Turn until `stop` is called. An exception out of the backend ends it, see `end`."""
+        """Run until `stop` is called. An exception of the backend passes through; call `end`."""
         while not self._stopping:
             self.turn()
 
@@ -120,7 +113,7 @@ class EngineLoop:
         self._stopping = True
 
     def turn(self) -> None:
-        """Do one round."""
+        """Run one iteration, with at most one step of the backend."""
         if not self._backend.has_work():
             self._transport.wait(self._idle_s())
         self._drain()
@@ -133,13 +126,13 @@ class EngineLoop:
             self._beat(now)
 
     def end(self, reason: str) -> None:
-        """Tell every frontend that the process ends; they know what to do with their requests."""
+        """Tell every frontend that the engine ends, which ends or moves their requests."""
         self._flush_failures()
         for peer in list(self._peers):
             self._send(peer, Ending(reason))
 
     def _idle_s(self) -> float:
-        """How long the loop may sleep while the backend has nothing to do."""
+        """Return how long to wait for a message while the backend has nothing to do."""
         now = self._clock()
         until_beat = self._next_beat - now
         if self._scheduler.waiting:
@@ -164,11 +157,11 @@ class EngineLoop:
                     self._on_request(peer, message)
                 case Abort():
                     for number in message.ids:
-                        self._leave((peer, number))
+                        self._abort((peer, number))
                 case Hello():
                     self._on_hello(peer, message)
                 case Goodbye():
-                    self._forget(peer, "said goodbye")
+                    self._disconnect(peer, "said goodbye")
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         if message.protocol != PROTOCOL_VERSION:
@@ -184,73 +177,77 @@ class EngineLoop:
 
     def _on_request(self, peer: bytes, message: Generate | Embed) -> None:
         if peer not in self._peers:
-            # It was given up while it stood still, and now goes on as if nothing had happened.
+            # It was disconnected while it hung, and does not know yet.
             self._send(peer, Refused(PROTOCOL_VERSION, "say hello first"))
             return
         subscriber = (peer, message.id)
         if self._subscriptions.has(subscriber):
-            # A failure would end the first of the two, which has done nothing wrong.
+            # A failure would end the valid request with that number.
             log.error("dropped a request with a number in use", peer=self._name(peer))
             return
-        if isinstance(message, Generate) and self._join(message, subscriber):
+        if isinstance(message, Generate) and self._coalesce(message, subscriber):
             return
         now = self._clock()
         self._last_key += 1
         try:
             request = to_request(message, str(self._last_key), self._backend.model, now)
             self._scheduler.submit(request, now)
-        except VGateError as error:
+        except RequestError as error:
             self._failures.add(subscriber, error)
         except WireError as error:
-            self._failures.add(subscriber, InternalError(str(error)))
+            self._failures.add(subscriber, RequestError("internal_error", str(error)))
         else:
             self._subscriptions.add(request, subscriber)
-            if isinstance(message, Generate) and message.whole:
-                request.told[subscriber] = 0
+            if isinstance(message, Generate) and message.buffered:
+                request.delivered[subscriber] = 0
 
-    def _join(self, message: Generate, subscriber: Subscriber) -> bool:
-        """Have a late joiner get what there is so far, and follow from the next step on.
+    def _coalesce(self, message: Generate, subscriber: Subscriber) -> bool:
+        """Add a subscriber to an identical request in flight; False if there is none.
 
-        Nothing is lost or doubled between the two: joining happens between two steps, and a
-        request that has ended is no longer shared.
+        The subscriber gets the output so far, and each later step's. Nothing is lost or doubled
+        between the two, because this runs between two steps.
         """
-        request = self._subscriptions.shared(message.share)
+        request = self._subscriptions.find(message.dedup_key)
         if request is None:
             return False
         self._subscriptions.add(request, subscriber)
-        self._scheduler.hasten(request, message.priority)
-        self._send(subscriber[0], Step(deltas=[catch_up(request, subscriber, whole=message.whole)]))
+        self._scheduler.raise_priority(request, message.priority)
+        self._send(
+            subscriber[0], Step(deltas=[catch_up(request, subscriber, buffered=message.buffered)])
+        )
         return True
 
-    def _leave(self, subscriber: Subscriber) -> None:
-        """Take a subscriber away, and its request with the last one."""
-        # An abort that crosses the request's own end finds nothing, which is right: the end was
-        # sent already, and the frontend ignores deltas of requests that it gave up.
-        request = self._subscriptions.leave(subscriber)
+    def _abort(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber, and its request if that has no other one left."""
+        # If the request has just ended there is nothing to remove: its end was sent already, and
+        # the frontend ignores output of requests that it aborted.
+        request = self._subscriptions.remove(subscriber)
         if request is not None:
-            self._drop(request)
+            self._remove(request)
 
-    def _drop(self, request: Request) -> None:
-        """Take a request out of scheduler and backend, wherever it is."""
-        self._scheduler.cancel(request.key)
-        if self._running.pop(request.key, None):
+    def _remove(self, request: Request) -> None:
+        """Remove a request from the scheduler and the backend."""
+        running = request.key in self._scheduler.running
+        self._scheduler.remove(request.key)
+        if running:
             self._backend.abort([request.key])
 
     def _expire(self, now: float) -> None:
         for request in self._scheduler.expire(now):
             waited = now - request.arrived
-            message = f"the request waited {waited:.0f} s and was not started"
+            reason = f"the request waited {waited:.0f} s and was not started"
             retry_after_s = self._scheduler.retry_after_s()
-            self._fail(request, QueueTimeoutError(message, retry_after_s=retry_after_s))
+            self._fail(request, RequestError("queue_timeout", reason, retry_after_s=retry_after_s))
 
     def _admit(self, now: float) -> None:
         for request in self._scheduler.admit(now):
             try:
                 self._backend.add(request)
-            except VGateError as error:
+            except RequestError as error:
+                # The backend has not kept it, so there is nothing to abort.
+                self._scheduler.remove(request.key)
                 self._fail(request, error)
             else:
-                self._running[request.key] = request
                 self._stats.started(now - request.arrived)
 
     def _step(self) -> None:
@@ -261,12 +258,12 @@ class EngineLoop:
         if outputs is None:
             self._transport.wait(_IDLE_STEP_S)
             return
-        self._stats.step(len(self._running), self._clock() - began)
+        self._stats.step(len(self._scheduler.running), self._clock() - began)
         self._deliver(outputs)
 
     def _deliver(self, outputs: Iterable[Output]) -> None:
         deliver = deliver_embeddings if self._backend.model.task == "embed" else deliver_tokens
-        messages, finished, failed = deliver(outputs, self._running)
+        messages, finished, failed = deliver(outputs, self._scheduler.running)
         for request, error in failed:
             self._fail(request, error)
         self._end(finished)
@@ -277,12 +274,11 @@ class EngineLoop:
         if finished:
             now = self._clock()
             for request in finished:
-                del self._running[request.key]
                 self._scheduler.finish(request, now)
                 self._subscriptions.end(request)
 
-    def _fail(self, request: Request, error: VGateError) -> None:
-        self._drop(request)
+    def _fail(self, request: Request, error: RequestError) -> None:
+        self._remove(request)
         for subscriber in self._subscriptions.end(request):
             self._failures.add(subscriber, error)
 
@@ -292,7 +288,7 @@ class EngineLoop:
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
-        running, waiting = len(self._running), self._scheduler.waiting
+        running, waiting = len(self._scheduler.running), self._scheduler.waiting
         stats = self._stats.snapshot(*self._backend.counts())
         status = Status(running, waiting, self._backend.kv_cache_usage(), stats)
         for peer in list(self._peers):
@@ -301,14 +297,14 @@ class EngineLoop:
 
     def _send(self, peer: bytes, message: ToFrontend) -> None:
         if not self._transport.send(peer, encode(message)):
-            self._forget(peer, "is gone or has stopped reading")
+            self._disconnect(peer, "is gone or has stopped reading")
 
-    def _forget(self, peer: bytes, reason: str) -> None:
-        """Drop a frontend and abort all it has here. Without it nobody would read the answers."""
+    def _disconnect(self, peer: bytes, reason: str) -> None:
+        """Disconnect a frontend and abort its requests."""
         if name := self._peers.pop(peer, None):
             orphans = self._subscriptions.of_peer(peer)
             for subscriber in orphans:
-                self._leave(subscriber)
+                self._abort(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
         self._failures.forget(peer)
 

@@ -1,4 +1,4 @@
-"""The engine process: wires backend, scheduler, loop, sockets and the launcher's link together."""
+"""The engine process: connects backend, scheduler, loop, sockets and launcher."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, BackendError
 from vgate.engine.loop import Beat, EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
-from vgate.engine.time_slice import lengthen_slice
 from vgate.log import Log
 from vgate.wire.codec import encode
 from vgate.wire.control import EngineBeat, EngineFailed, EnginePhase, EngineReady, ToLauncher
 from vgate.wire.sockets import Dealer, Router, flush_dealers
 
-# sysexits.h: EX_CONFIG for what a restart can't mend, EX_SOFTWARE for what it may.
+# sysexits.h: EX_CONFIG if a restart would fail too, EX_SOFTWARE if it may help.
 EXIT_PERMANENT = 78
 EXIT_CRASHED = 70
 
@@ -30,14 +29,14 @@ log = Log("vgate.engine")
 
 
 class LauncherLink:
-    """Tells the launcher how the engine is. ZeroMQ's own thread sends while the loop is busy."""
+    """Reports the engine's state to the launcher. ZeroMQ's thread sends while the loop is busy."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._pid = os.getpid()
         self._dealer = Dealer(runtime.control_endpoint, "engine")
 
     def phase(self, phase: str) -> None:
-        """Report a phase of the start."""
+        """Report that a phase of the start begins."""
         log.info("engine starting", phase=phase)
         self._send(EnginePhase(self._pid, phase))
 
@@ -46,7 +45,7 @@ class LauncherLink:
         self._send(EngineReady(self._pid, summary))
 
     def beat(self, beat: Beat) -> None:
-        """Report that the loop turns."""
+        """Report that the loop is alive."""
         self._send(EngineBeat(self._pid, beat.running, beat.waiting))
 
     def failed(self, reason: str, *, permanent: bool) -> None:
@@ -54,7 +53,7 @@ class LauncherLink:
         self._send(EngineFailed(self._pid, reason, permanent))
 
     def close(self) -> None:
-        """Close the link, handing over what was sent: the process may end right after it."""
+        """Close the link once everything is sent. The process may end right after it."""
         self._dealer.close()
         flush_dealers()
 
@@ -63,11 +62,11 @@ class LauncherLink:
 
 
 def run(runtime: Runtime, engine: int) -> int:
-    """Run an engine until it is told to stop; return the exit status.
+    """Run an engine until SIGTERM; return the exit status.
 
     Args:
         runtime: The instance's settings.
-        engine: Number of the model that it serves.
+        engine: Its number.
     """
     settings = runtime.config.logging
     several = len(runtime.config.models) > 1
@@ -106,23 +105,21 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink
         loop.stop()
 
     signal.signal(signal.SIGTERM, stop)
-    # What was loaded stays for good: the collector needn't look at it again.
+    # Everything loaded so far stays until the end, so the collector can skip it.
     gc.collect()
     gc.freeze()
-    # Not the threads that are there by now, such as ZeroMQ's, which are to get in between.
-    lengthen_slice()
     link.ready(_summary(backend))
     try:
         loop.run()
     except Exception as error:
-        # The model's state is unknown now. Every frontend hears of it before the process ends.
+        # The model's state is unknown now. Every frontend is told before the process ends.
         log.exception("engine crashed")
         reason = f"{type(error).__name__}: {error}"
         loop.end(reason)
         link.failed(reason, permanent=False)
         return EXIT_CRASHED
     else:
-        loop.end("it was told to stop")
+        loop.end("it was stopped")
         return 0
     finally:
         router.close()

@@ -1,54 +1,54 @@
-"""The batch scheduler: who enters the batch, and when. Pure: no clock, no sockets, no vLLM.
+"""The batch scheduler decides which requests enter the batch and when. Pure: no clock, no sockets.
 
-It stands in front of vLLM's continuous batching, whose own waiting queue it keeps empty, so that
-the order stays ours:
+It stands before vLLM's continuous batching and keeps vLLM's own waiting queue empty, so that it
+alone decides the order:
 
-- *By KV tokens*: a request enters only while the tokens that the batch is expected to hold at its
-  fullest fit the KV cache. Past that edge vLLM preempts and recomputes, and throughput collapses.
-- *Fair*: each tenant has a virtual token counter; the waiting tenant that was served least, in
+- *KV tokens*: a request is admitted only while the tokens that the batch is expected to hold at its
+  peak fit the KV cache. Beyond that, vLLM preempts and recomputes, and throughput collapses.
+- *Fairness*: each tenant has a virtual token counter. The waiting tenant that was served least, in
   proportion to its weight, is next (Sheng et al., "Fairness in Serving Large Language Models",
-  OSDI 2024). Within a tenant it is first come, first served.
-- *Urgent first*: what has a lower priority value goes before all that has a higher one, of whatever
-  tenant; fairness is among equals, and counts what a tenant got at any priority. So urgent requests
-  without end starve the others until these time out. That is what a priority is for, and why a key
-  has to be allowed to ask for it. It holds for starting: what runs is never stopped for it.
-- *Bounded*: a full queue refuses at once and says when to try again. What an engine that died had
-  taken is taken again: its frontends had no more than that engine's queue and batch held.
-- *Gathering*: an idle engine that sees a burst waits for the rest of it, as long as its requests
-  keep arriving within about a millisecond of each other and at most `max_wait_s`; a lone request
-  starts at once. While a batch runs, newcomers join at the next step.
+  OSDI 2024). Within a tenant, requests start in order of arrival.
+- *Priority*: a lower value starts before all higher ones, of any tenant. Fairness holds between
+  requests of one priority, and counts the tokens that a tenant got at any. So a constant load of
+  urgent requests starves the others until they time out; this is why an API key needs permission
+  for it. Priority never stops a running request.
+- *Bounds*: a full queue rejects at once and says when to retry. Requests that an engine admitted
+  before it died are accepted anyway: there are no more than fitted its queue and batch.
+- *Gathering*: an idle engine that sees a burst waits for the rest of it, as long as requests arrive
+  within about a millisecond of each other and at most `max_wait_s`. A lone request starts at once.
+  While a batch runs, new requests join at the next step.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import insort
+from collections.abc import Mapping
 
 import msgspec
 
-from vgate.engine.request import Request
-from vgate.errors import OverloadedError
+from vgate.engine.request import Request, RequestError
 
 # Requests of one burst arrive at most this far apart.
 BURST_GAP_S = 0.001
-# Expected length of an answer before any has finished; then a moving average of those that have.
+# Expected output tokens before any request has finished; then a moving average is used.
 _FIRST_ESTIMATE_TOKENS = 256.0
 _ESTIMATE_MOMENTUM = 0.95
-# An output token costs the engine about twice what a prompt token does (the paper's weights).
+# An output token costs the engine about twice as much as a prompt token (the paper's weights).
 _OUTPUT_TOKEN_COST = 2.0
 _RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
 _RATE_HALF_LIFE_S = 10.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What the scheduler keeps to.
+    """The scheduler's limits.
 
     Attributes:
-        max_num_seqs: Most sequences that run at once.
+        max_num_seqs: Most sequences in the batch.
         kv_cache_tokens: Tokens that the KV cache holds.
-        max_queue_size: Most requests that wait.
-        max_wait_s: Longest gathering of a burst.
-        kv_block_tokens: Tokens of a block of the KV cache; a sequence holds whole blocks.
+        max_queue_size: Most requests in the queue.
+        max_wait_s: Longest time to gather a burst.
+        kv_block_tokens: Tokens in a block of the KV cache; a sequence uses whole blocks.
     """
 
     max_num_seqs: int
@@ -59,21 +59,21 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class _Tenant:
-    """A tenant's queue and how much it was served, in weighted tokens.
+    """A tenant's queue, and how much it was served in weighted tokens.
 
-    Tenants are the configured API keys, so they are few and none is ever forgotten.
+    Tenants are the configured API keys, so they are few and are kept forever.
     """
 
     __slots__ = ("queue", "served")
 
     def __init__(self) -> None:
-        # The most urgent first, then in order of arrival.
+        # By priority, then by arrival.
         self.queue: list[Request] = []
         self.served = 0.0
 
 
 class BatchScheduler:
-    """Holds the waiting requests and the account of the running ones."""
+    """Holds the waiting requests, and what each running one has reserved."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -82,68 +82,68 @@ class BatchScheduler:
         self._arrivals = 0
         self._running: dict[str, Request] = {}
         self._estimate_tokens = _FIRST_ESTIMATE_TOKENS
-        # How much the tenant had been served that was admitted last: the tenants' common clock.
+        # How much the last admitted tenant had been served: the tenants' common clock.
         self._served_so_far = 0.0
         self._burst_began: float | None = None
         self._last_arrival = float("-inf")
         self._finished_weight = 0.0
         self._finished_at: float | None = None
-        # No queue deadline is earlier than this; spares a walk over the queue at every step.
+        # No queue deadline is earlier, so `expire` need not walk over the queue at every step.
         self._next_deadline = math.inf
 
     @property
     def waiting(self) -> int:
-        """Requests that have not started."""
+        """Number of requests in the queue."""
         return len(self._waiting)
 
     @property
-    def running(self) -> int:
-        """Requests in the batch."""
-        return len(self._running)
+    def running(self) -> Mapping[str, Request]:
+        """Requests in the batch, by key."""
+        return self._running
 
     def submit(self, request: Request, now: float) -> None:
         """Queue a request.
 
         Raises:
-            OverloadedError: The queue is full.
+            RequestError: The queue is full.
         """
         if len(self._waiting) >= self._limits.max_queue_size and not request.resumed:
-            message = f"the queue is full ({self._limits.max_queue_size} requests wait)"
-            raise OverloadedError(message, retry_after_s=self.retry_after_s())
+            reason = f"the queue is full ({self._limits.max_queue_size} requests)"
+            raise RequestError("overloaded", reason, retry_after_s=self.retry_after_s())
         tenant = self._tenants.get(request.tenant)
         if tenant is None:
             tenant = self._tenants[request.tenant] = _Tenant()
         if not tenant.queue:
-            # A tenant that comes back after a pause gets no credit for it: it starts level with
-            # the least served of those that are here, waiting or running.
+            # A tenant that returns after a pause gets no credit for it: it starts level with the
+            # least served tenant that has a request, waiting or running.
             running = {r.tenant for r in self._running.values()}
             active = [t.served for n, t in self._tenants.items() if t.queue or n in running]
-            # If nobody is, it starts where service had got to.
+            # If there is none, it starts at the common clock.
             tenant.served = max(tenant.served, min(active, default=self._served_so_far))
         if not self._running:
-            # Two arrivals close together make a burst; its begin bounds the gathering. A lone
-            # request starts at once: the next one of a client that was answered is none either.
+            # Two arrivals close together make a burst, whose begin bounds the gathering. A lone
+            # request starts at once, and so does the next request of a client just answered.
             if not self._waiting or now - self._last_arrival > BURST_GAP_S:
                 self._burst_began = None
             elif self._burst_began is None:
                 self._burst_began = self._last_arrival
         self._arrivals += 1
         request.order = self._arrivals
-        insort(tenant.queue, request, key=_turn)
+        insort(tenant.queue, request, key=_queue_order)
         self._waiting[request.key] = request
         self._next_deadline = min(self._next_deadline, request.queue_deadline)
         self._last_arrival = now
 
-    def hasten(self, request: Request, priority: int) -> None:
-        """Raise a request to a priority, if it waits at a less urgent one."""
+    def raise_priority(self, request: Request, priority: int) -> None:
+        """Give a request a priority, if it waits and its own is less urgent."""
         if request.key in self._waiting and priority < request.priority:
             queue = self._tenants[request.tenant].queue
             queue.remove(request)
             request.priority = priority
-            insort(queue, request, key=_turn)
+            insort(queue, request, key=_queue_order)
 
     def gather_s(self, now: float) -> float:
-        """Seconds that an idle engine should still wait for more of a burst; 0 to start now."""
+        """Return the seconds that an idle engine should still gather a burst; 0 to start now."""
         if self._running or self._burst_began is None:
             return 0.0
         if len(self._waiting) >= self._limits.max_num_seqs:
@@ -152,12 +152,12 @@ class BatchScheduler:
         return max(0.0, min(gap_ends, self._burst_began + self._limits.max_wait_s) - now)
 
     def admit(self, now: float) -> list[Request]:
-        """Take out of the queue what enters the batch now, in order."""
+        """Move requests from the queue to the batch; return them in order."""
         if not self._waiting or self.gather_s(now) > 0:
             return []
         self._burst_began = None
         if len(self._running) >= self._limits.max_num_seqs:
-            # The usual state of a busy engine, asked after every step.
+            # The usual state of a busy engine; this is called after every step.
             return []
         admitted = []
         committed = sum(map(self._expected_kv_tokens, self._running.values()))
@@ -165,7 +165,7 @@ class BatchScheduler:
             tenant = self._next_tenant()
             request = tenant.queue[0]
             expected = self._expected_kv_tokens(request)
-            # A request alone may always run: vLLM fits any prompt up to max_model_len.
+            # A request may always run alone: vLLM fits any prompt up to max_model_len.
             if self._running and committed + expected > self._limits.kv_cache_tokens:
                 break
             committed += expected
@@ -174,13 +174,13 @@ class BatchScheduler:
             del self._waiting[request.key]
             self._running[request.key] = request
             request.reserved_tokens = self._expected_tokens(request)
-            answer = request.reserved_tokens - len(request.prompt)
-            tenant.served += self._cost(request, answer)
+            output_tokens = request.reserved_tokens - len(request.prompt)
+            tenant.served += self._cost(request, output_tokens)
             admitted.append(request)
         return admitted
 
     def finish(self, request: Request, now: float) -> None:
-        """Take a running request that ended out of the account."""
+        """Remove a running request that is complete."""
         if self._running.pop(request.key, None) is None:
             return
         self._finished_weight = self._decayed_rate(now) + 1.0
@@ -189,8 +189,8 @@ class BatchScheduler:
         self._estimate_tokens += (1 - _ESTIMATE_MOMENTUM) * (generated - self._estimate_tokens)
         self._settle(request)
 
-    def cancel(self, key: str) -> Request | None:
-        """Take out a request that waits or runs, without counting it as finished."""
+    def remove(self, key: str) -> Request | None:
+        """Remove a waiting or running request, without counting it as finished."""
         if request := self._waiting.pop(key, None):
             self._tenants[request.tenant].queue.remove(request)
             return request
@@ -199,51 +199,47 @@ class BatchScheduler:
         return request
 
     def expire(self, now: float) -> list[Request]:
-        """Take out the waiting requests whose time to be started is over."""
+        """Remove the waiting requests whose queue deadline has passed; return them."""
         if now < self._next_deadline:
             return []
-        late = [request for request in self._waiting.values() if request.queue_deadline <= now]
-        for request in late:
-            self.cancel(request.key)
+        expired = [request for request in self._waiting.values() if request.queue_deadline <= now]
+        for request in expired:
+            self.remove(request.key)
         deadlines = (request.queue_deadline for request in self._waiting.values())
         self._next_deadline = min(deadlines, default=math.inf)
-        return late
+        return expired
 
     @property
     def next_deadline(self) -> float:
-        """A time before which no queue deadline passes; infinity if none waits."""
+        """A time before which no queue deadline passes; infinity if the queue is empty."""
         return self._next_deadline
 
-    def all(self) -> list[Request]:
-        """Return everything that waits or runs."""
-        return [*self._waiting.values(), *self._running.values()]
-
     def retry_after_s(self) -> float:
-        """Seconds until the queue has probably drained, from the rate at which requests finish."""
+        """Estimate the seconds until the queue is empty, from the rate at which requests finish."""
         # A steady rate r gives a weight of r * half-life / ln 2.
         rate = self._finished_weight * math.log(2) / _RATE_HALF_LIFE_S
         seconds = len(self._waiting) / rate if rate else _RETRY_AFTER_MIN_S
         return min(_RETRY_AFTER_MAX_S, max(_RETRY_AFTER_MIN_S, seconds))
 
     def _settle(self, request: Request) -> None:
-        """Charge a request for what it really took instead of what was expected of it."""
+        """Charge a tenant for the tokens that a request used instead of the reserved ones."""
         expected = request.reserved_tokens - len(request.prompt)
-        taken = self._cost(request, request.generated_tokens)
-        self._tenants[request.tenant].served += taken - self._cost(request, expected)
+        used = self._cost(request, request.generated_tokens)
+        self._tenants[request.tenant].served += used - self._cost(request, expected)
 
     def _next_tenant(self) -> _Tenant:
         waiting = (tenant for tenant in self._tenants.values() if tenant.queue)
         return min(waiting, key=lambda tenant: (tenant.queue[0].priority, tenant.served))
 
     def _expected_kv_tokens(self, request: Request) -> int:
-        """Room in the KV cache that a request will probably take, in whole blocks."""
+        """Return the KV tokens that a request will probably need, in whole blocks."""
         block = self._limits.kv_block_tokens
         return math.ceil(self._expected_tokens(request) / block) * block
 
     def _expected_tokens(self, request: Request) -> int:
-        """Tokens that a request will probably have at its end, at least what it has now."""
-        answer = min(request.max_tokens, int(self._estimate_tokens))
-        return len(request.prompt) + max(answer, request.generated_tokens)
+        """Return the tokens that a request will probably have at its end."""
+        output_tokens = min(request.max_tokens, int(self._estimate_tokens))
+        return len(request.prompt) + max(output_tokens, request.generated_tokens)
 
     @staticmethod
     def _cost(request: Request, output_tokens: int) -> float:
@@ -256,6 +252,6 @@ class BatchScheduler:
         return self._finished_weight * math.exp2(-half_lives)
 
 
-def _turn(request: Request) -> tuple[int, int]:
-    """Sort key of a tenant's queue."""
+def _queue_order(request: Request) -> tuple[int, int]:
+    """Return the sort key of a tenant's queue."""
     return request.priority, request.order

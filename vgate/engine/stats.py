@@ -1,4 +1,4 @@
-"""Counts of what the engine does, per step and per request, never per token. Pure."""
+"""The engine's counts, updated per step and per request, never per token. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from vgate.wire import buckets
 from vgate.wire.messages import EngineStats, Histogram
 
 
-class Counting:
-    """A histogram that grows."""
+class HistogramCounter:
+    """Counts observations in the buckets of a histogram."""
 
     __slots__ = ("_bounds", "_counts", "_total")
 
@@ -20,7 +20,7 @@ class Counting:
         self._total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count a value; one that equals a bound belongs to that bound's bucket."""
+        """Count a value; one that equals a bound is in that bound's bucket."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._total += value * times
 
@@ -30,13 +30,13 @@ class Counting:
 
 
 class StatsCounter:
-    """All that an engine counts."""
+    """The counts of one engine."""
 
     def __init__(self) -> None:
-        self._batch_size = Counting(buckets.BATCH_SIZE)
-        self._step_s = Counting(buckets.STEP_S)
-        self._inter_token_s = Counting(buckets.STEP_S)
-        self._queue_s = Counting(buckets.REQUEST_S)
+        self._batch_size = HistogramCounter(buckets.BATCH_SIZE)
+        self._step_s = HistogramCounter(buckets.STEP_S)
+        self._inter_token_s = HistogramCounter(buckets.STEP_S)
+        self._queue_s = HistogramCounter(buckets.REQUEST_S)
 
     def step(self, batch_size: int, seconds: float) -> None:
         """Count a step."""
@@ -45,11 +45,11 @@ class StatsCounter:
         self._inter_token_s.observe(seconds, batch_size)
 
     def started(self, waited_s: float) -> None:
-        """Count a request that left the queue for the batch."""
+        """Count a request that was admitted to the batch after so many seconds."""
         self._queue_s.observe(waited_s)
 
     def snapshot(self, preemptions: int, queries: int, hits: int) -> EngineStats:
-        """Return what was counted here, with what the backend counted."""
+        """Return these counts together with the backend's."""
         return EngineStats(
             self._batch_size.snapshot(),
             self._step_s.snapshot(),

@@ -3,6 +3,8 @@
 One tagged union a direction. A frontend numbers its own requests; the engine knows a request by
 the frontend's socket identity and that number. Token ids of a prompt travel packed (little-endian
 uint32), because a list of msgpack integers costs several times more to decode.
+
+"Coalesced" requests are identical ones in flight that share one sequence.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from msgspec import Meta
 from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -33,7 +35,7 @@ class Hello(Message, frozen=True):
 
     Attributes:
         protocol: The sender's PROTOCOL_VERSION. First, so that any version can read it.
-        name: Who connects, for the log.
+        name: The frontend's name, for the log.
     """
 
     protocol: int
@@ -41,31 +43,29 @@ class Hello(Message, frozen=True):
 
 
 class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
-    """A form that the generated text must have.
+    """A constraint that the generated text must satisfy.
 
     Attributes:
-        kind: How `value` describes it; the names are those of vLLM's StructuredOutputsParams.
+        kind: What `value` is; the names are those of vLLM's StructuredOutputsParams.
         value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
             structural tag (JSON as text); "" for any JSON object.
         disable_any_whitespace: For JSON: the shortest form only.
-        field: What in the request demands it, for errors.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
     value: str | list[str] = ""
     disable_any_whitespace: bool = False
-    field: str = "response_format"
 
 
 class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):
-    """What shapes a sequence or what is told of it, beside the sampling parameters.
+    """What shapes a sequence, or what is reported about it, beyond the sampling parameters.
 
     Attributes:
-        logprobs: For each generated token its log probability and those of so many most likely
-            tokens at its place; None for none at all.
+        logprobs: How many of the most likely tokens to report at each position, in addition to the
+            sampled one; None for no log probabilities at all.
         prompt_logprobs: The same for the prompt's tokens.
         bad_words: Token sequences that are never generated.
-        structured: The form of the text.
+        structured: The constraint on the text.
         adapter: Name of the LoRA adapter; "" for the model itself.
         cache_salt: Prefix-cache entries are shared only between requests with the same one.
     """
@@ -87,20 +87,20 @@ class Generate(Message, frozen=True):
     Attributes:
         id: The frontend's number for it, never used twice on a connection.
         prompt: Token ids, packed.
-        sampling: Complete: nothing in it is "not given" but the seed and max_tokens.
-        tenant: Who it is for, in the scheduler's sense: the name of an API key, or "".
+        sampling: Complete: only the seed and max_tokens may be None.
+        tenant: The name of the API key, or "", for fair scheduling.
         weight: The tenant's share in fair scheduling.
-        queue_timeout_s: How long it may wait to be started; then it fails.
-        share: Digest of everything that shapes the sequence, or b"" to have it alone. A request
-            whose digest is in flight already joins that one: it gets what was generated so far at
-            once and then follows.
+        queue_timeout_s: Seconds that it may wait in the queue; then it fails.
+        dedup_key: Digest of everything that shapes the sequence, or b"" for a sequence of its own.
+            A request with the key of one in flight is coalesced with it: it gets the tokens so far
+            at once, and then each new one.
         options: What else shapes it.
-        priority: Lower starts sooner, before what is fair between tenants.
-        whole: Tell the first token and then nothing until the end, when all the rest comes: nobody
-            looks at what is between.
-        generated: Token ids, packed, that an engine generated of it before it died. They count as
-            generated, are not told again, and the sequence goes on after them.
-        resumed: An engine that died had taken it, so a full queue doesn't refuse it.
+        priority: Lower starts sooner, regardless of fairness between tenants.
+        buffered: Send two deltas only: the first token, and at the end all others. For requests
+            that are not streamed, whose frontend has no use for the tokens before.
+        generated: Token ids, packed, that another engine generated before it died. They count as
+            generated and are not sent again; the sequence continues after them.
+        resumed: It was already admitted by an engine that died, so a full queue doesn't reject it.
     """
 
     id: int
@@ -109,10 +109,10 @@ class Generate(Message, frozen=True):
     tenant: str = ""
     weight: Annotated[float, Meta(gt=0)] = 1.0
     queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
-    share: bytes = b""
+    dedup_key: bytes = b""
     options: GenerateOptions = NO_OPTIONS
     priority: int = 0
-    whole: bool = False
+    buffered: bool = False
     generated: bytes = b""
     resumed: bool = False
 
@@ -141,7 +141,7 @@ class Abort(Message, frozen=True):
 
 
 class Goodbye(Message, frozen=True):
-    """The frontend leaves; everything of its own that still runs is aborted."""
+    """The frontend disconnects; its requests are aborted."""
 
 
 ToEngine = Hello | Generate | Embed | Abort | Goodbye
@@ -151,21 +151,21 @@ ToEngine = Hello | Generate | Embed | Abort | Goodbye
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What a frontend must know of the model.
+    """What a frontend must know about the model.
 
     Attributes:
-        names: Served names; answers carry the first.
+        names: Served names; responses carry the first.
         directory: Local directory with tokenizer.json, chat template and generation_config.json;
             None for the dry-run engine's built-in vocabulary.
-        max_model_len: Most tokens of prompt and answer together.
-        max_num_seqs: Most sequences that run at once.
+        max_model_len: Most tokens of a prompt and its output together.
+        max_num_seqs: Most sequences in a batch.
         kv_cache_tokens: Tokens that the KV cache holds.
         created: Unix time at which the engine became ready.
         backend: Name of the engine backend.
         task: What the model is for.
-        kv_block_tokens: Tokens of a block, in which the KV cache is given out.
-        vocab_size: Token ids are below it; 0 if that isn't known.
-        max_logprobs: Most likely tokens that a request may ask for at each place.
+        kv_block_tokens: Tokens in a block, the unit in which the KV cache is allocated.
+        vocab_size: Token ids are below it; 0 if it is unknown.
+        max_logprobs: Most tokens whose log probabilities a request may ask for at each position.
     """
 
     names: list[str]
@@ -189,20 +189,20 @@ class Welcome(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """The engine does not talk to this connection: another version, or no hello before."""
+    """The engine refuses this connection: another protocol version, or no hello before."""
 
     protocol: int
     reason: str
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Log probabilities at one place of a sequence.
+    """Log probabilities at one position of a sequence.
 
     Attributes:
-        token_ids: The token that is there, and then the most likely ones in their order. The
-            former may be among the latter again.
-        logprobs: Of each of them, natural logarithms.
-        rank: Of the token that is there, the most likely one's being 1.
+        token_ids: The sampled token, then the most likely ones in descending probability (the
+            sampled one may appear twice).
+        logprobs: Their log probabilities (natural logarithm), in the same order.
+        rank: Rank of the sampled token; 1 is the most likely.
     """
 
     token_ids: list[int]
@@ -211,25 +211,25 @@ class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one step brought for one request.
+    """What is new of one sequence.
 
     Attributes:
         id: The frontend's number.
-        token_ids: New tokens, in order. The stop token is among them where one ended it.
+        token_ids: New tokens, in order, including the stop token that ended it.
         finish_reason: Set in the last delta.
-        cached_tokens: Prompt tokens found in the prefix cache; told in the first delta.
-        joined: This request shares a sequence that another one began; told in the first delta,
-            which comes at once and may hold no tokens yet.
-        logprobs: One for each of `token_ids`, if they were asked for.
-        prompt_logprobs: One for each token of the prompt, if they were asked for; told in the
-            first delta with tokens. Nothing precedes the first token, so it has None.
+        cached_tokens: Prompt tokens found in the prefix cache; set in the first delta.
+        coalesced: The request shares another one's sequence. Set in its first delta, which is sent
+            at once and may have no tokens yet.
+        logprobs: One for each of `token_ids`, if the request asked for them.
+        prompt_logprobs: One for each prompt token, if the request asked for them; set in the first
+            delta with tokens. The first is None, because nothing precedes that token.
     """
 
     id: int
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
-    joined: bool = False
+    coalesced: bool = False
     logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs | None] | None = None
 
@@ -242,25 +242,34 @@ class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """The end of one request by an error; `vgate.errors.from_code` makes it one again."""
+    """The end of one request by an error, as facts that the frontend phrases for its client.
+
+    Attributes:
+        id: The frontend's number.
+        code: The code of one of the errors in `vgate.errors`.
+        reason: Why, as a text that may stand after the subject's name and a colon.
+        retry_after_s: Seconds after which trying again makes sense, if that is known.
+        subject: What is at fault: "model", "prompt", "constraint", or a field of `SamplingParams`,
+            `GenerateOptions` or `Embed`. None if nothing in the request is.
+    """
 
     id: int
     code: str
-    message: str
+    reason: str
     retry_after_s: float | None = None
-    param: str | None = None
+    subject: str | None = None
 
 
 class Step(Message, frozen=True):
-    """All that one engine step brought for one frontend.
+    """One engine step's output for one frontend.
 
-    Nearly always that is one token for a sequence and nothing else. Such come in two columns, which
-    cost less to make and to read than a list of objects does.
+    Most sequences get one token and nothing else. These travel in two columns, which cost less to
+    encode and decode than a list of objects.
 
     Attributes:
-        ids: The frontend's numbers of the sequences that got one token and nothing else.
+        ids: The frontend's numbers of the sequences with one token and nothing else.
         tokens: Those tokens, in the same order.
-        deltas: What came for all others.
+        deltas: The output of all other sequences.
     """
 
     ids: list[int] = []
@@ -281,7 +290,7 @@ class Failures(Message, frozen=True):
 
 
 class Ending(Message, frozen=True):
-    """The engine's process ends, and nothing more comes from it: the same as its death."""
+    """The engine's process ends and sends nothing more. Frontends treat it as its death."""
 
     reason: str
 
@@ -299,15 +308,15 @@ class Histogram(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """What an engine has done since its start.
+    """Counts since the engine's start.
 
     Attributes:
         batch_size: Sequences in each step.
         step_s: Seconds that each step took.
-        inter_token_s: Seconds between two tokens of a sequence: a step's time, once for each
+        inter_token_s: Seconds between two tokens of a sequence: the step's time, counted for each
             sequence in it.
-        queue_s: Seconds that requests waited to be started.
-        preemptions: Sequences that lost their KV cache to others and were computed again.
+        queue_s: Seconds that requests waited in the queue.
+        preemptions: Sequences that were preempted: they lost their KV cache and were recomputed.
         prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
     """
 
@@ -321,13 +330,13 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Status(Message, frozen=True):
-    """The engine's heartbeat, sent by its loop: a hung step stops it.
+    """The engine's heartbeat. Its loop sends it, so a step that hangs stops it.
 
     Attributes:
         running: Sequences in the batch.
-        waiting: Requests in the scheduler's queue.
-        kv_cache_usage: Share of the KV cache in use, 0 to 1.
-        stats: What it has done.
+        waiting: Requests in the queue.
+        kv_cache_usage: Fraction of the KV cache in use, 0 to 1.
+        stats: Counts since the engine's start.
     """
 
     running: int

@@ -186,6 +186,18 @@ def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
     play(scenario)
 
 
+def test_a_failure_names_the_request_s_field(play):
+    async def scenario(play):
+        (failed,) = play.submit(1)
+        failed.fields = {"constraint": "text.format"}
+        failure = Failure(failed.id, "invalid_value", "no", None, "constraint")
+        play.send(Failures([failure]))
+        await until(lambda: failed.error, "the failure")
+        assert (failed.error.param, failed.error.message) == ("text.format", "`text.format`: no")
+
+    play(scenario)
+
+
 def test_a_failure_ends_its_sequence(play):
     async def scenario(play):
         (failed, kept) = play.submit(2)
@@ -306,9 +318,9 @@ def resumed_total():
 def test_sequences_go_on_in_the_next_engine_under_new_numbers(play):
     async def scenario(play):
         before = resumed_total()
-        (begun,), (fresh,) = play.submit(share=b"x"), play.submit(share=b"y")
+        (begun,), (fresh,) = play.submit(dedup_key=b"x"), play.submit(dedup_key=b"y")
         old = [begun.id, fresh.id]
-        play.send(Step([begun.id], [5], [Delta(fresh.id, [6], None, 3, joined=True)]))
+        play.send(Step([begun.id], [5], [Delta(fresh.id, [6], None, 3, coalesced=True)]))
         await play.settled()
         # The answer has read what came of the first.
         begun.generated, begun.pending = begun.pending, []
@@ -317,8 +329,8 @@ def test_sequences_go_on_in_the_next_engine_under_new_numbers(play):
         assert [m.id for m in messages] == [begun.id, fresh.id]
         assert not set(old) & {begun.id, fresh.id}
         assert [m.generated for m in messages] == [pack_token_ids([5]), b""]
-        assert [m.share for m in messages] == [b"", b"y"]
-        assert (fresh.pending, fresh.cached_tokens, fresh.joined) == ([], 0, False)
+        assert [m.dedup_key for m in messages] == [b"", b"y"]
+        assert (fresh.pending, fresh.cached_tokens, fresh.coalesced) == ([], 0, False)
         # What comes for an old number is nobody's; cached tokens were told by the first engine.
         play.send(
             Step([old[0]], [9], [Delta(begun.id, [7], "stop", 8), Delta(fresh.id, [1], "stop", 2)])

@@ -67,7 +67,7 @@ class Answer:
 def sequence(*, shown=False, sampling=DEFAULTS, number=1):
     made = Sequence(Answer(shown=shown), 0)
     made.id = number
-    made.message = Generate(number, b"\1\0\0\0", sampling, share=b"digest")
+    made.message = Generate(number, b"\1\0\0\0", sampling, dedup_key=b"digest")
     return made
 
 
@@ -104,14 +104,14 @@ class TestObstacle:
 class TestResubmission:
     def test_from_the_beginning(self):
         message = resubmission(sequence(), 9)
-        assert message == Generate(9, b"\1\0\0\0", DEFAULTS, share=b"digest", resumed=True)
+        assert message == Generate(9, b"\1\0\0\0", DEFAULTS, dedup_key=b"digest", resumed=True)
 
     def test_after_its_tokens_it_is_shared_with_nobody(self):
         begun = sequence(shown=True)
         begun.generated = [5, 6]
         message = resubmission(begun, 9)
         assert unpack_token_ids(message.generated) == [5, 6]
-        assert (message.id, message.share, message.resumed) == (9, b"", True)
+        assert (message.id, message.dedup_key, message.resumed) == (9, b"", True)
 
     def test_an_embedding(self):
         one = sequence()

@@ -1,6 +1,6 @@
-"""Backends by name.
+"""The backends by name.
 
-A factory imports its backend inside its body, so that only the process that runs it pays for it.
+A factory imports its backend in its body, so that no process loads a backend that it does not run.
 """
 
 from __future__ import annotations

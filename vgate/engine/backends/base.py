@@ -1,23 +1,22 @@
-"""The protocol between the loop and what runs the model. It knows neither ZeroMQ nor vLLM."""
+"""The interface between the engine's loop and what runs the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from vgate.engine.request import Request
-from vgate.errors import VGateError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import FinishReason, Logprobs, ModelInfo
 
 ReportPhase = Callable[[str], None]
 
 
 class BackendError(Exception):
-    """The backend can't start; the message says why and what to do.
+    """The backend can't start.
 
     Args:
-        message: For the operator.
-        permanent: Starting again would fail in the same way.
+        message: Why, and what the operator can do.
+        permanent: A restart would fail in the same way.
     """
 
     def __init__(self, message: str, *, permanent: bool = True) -> None:
@@ -26,18 +25,18 @@ class BackendError(Exception):
 
 
 class Output(NamedTuple):
-    """What one step brought for one request.
+    """One step's output for one request.
 
     Attributes:
         key: The request's key.
-        token_ids: New tokens; with a stop token among them where one ended it.
-        finish_reason: Set once, in the last output of a request.
-        cached_tokens: Prompt tokens found in the prefix cache, in the first output.
+        token_ids: New tokens, including the stop token that ended it.
+        finish_reason: Set in the last output of a request.
+        cached_tokens: Prompt tokens found in the prefix cache; set in the first output.
         vector: The embedding (float32, little-endian), which ends the request.
-        error: Set instead of finish_reason where the backend gave up this request alone.
+        error: Ends the request instead of a finish reason. The other requests are not affected.
         logprobs: One for each of `token_ids`, if the request asked for them.
-        prompt_logprobs: One for each token of the prompt but None for the first, if the request
-            asked for them; in the first output with tokens.
+        prompt_logprobs: One for each prompt token, None for the first, if the request asked for
+            them; set in the first output with tokens.
     """
 
     key: str
@@ -45,16 +44,16 @@ class Output(NamedTuple):
     finish_reason: FinishReason | None
     cached_tokens: int
     vector: bytes | None = None
-    error: VGateError | None = None
+    error: RequestError | None = None
     logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs | None] | None = None
 
 
 class BackendCounts(NamedTuple):
-    """What a backend counts since its start.
+    """A backend's counts since its start.
 
     Attributes:
-        preemptions: Sequences that lost their KV cache and were computed again.
+        preemptions: Sequences that lost their KV cache and were recomputed.
         prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
     """
 
@@ -66,7 +65,7 @@ class BackendCounts(NamedTuple):
 class Backend(Protocol):
     """Runs sequences in continuous batching. Used from one thread.
 
-    Any exception out of `step` is fatal: the state of the model is unknown and the process ends.
+    An exception from `step` ends the process, because the model's state is unknown after it.
     """
 
     @property
@@ -74,28 +73,28 @@ class Backend(Protocol):
         """The loaded model."""
 
     def add(self, request: Request) -> None:
-        """Start a sequence, after its `continued` tokens if it has some: these are not told again.
+        """Start a sequence. It continues after its `continued` tokens, which are not output again.
 
-        What takes long to check (a grammar) may be refused later, by an output with an error.
+        A check that takes long (a grammar) may fail later, with an error in an output.
 
         Raises:
-            VGateError: The request can't be run; nothing of it stays behind.
+            RequestError: The request can't run. The backend keeps nothing of it.
         """
 
     def abort(self, keys: list[str]) -> None:
-        """Stop sequences; no output follows for them. Unknown keys are ignored."""
+        """Stop sequences, without any further output. Unknown keys are ignored."""
 
     def has_work(self) -> bool:
         """Say whether `step` has something to do."""
 
     def step(self) -> Iterable[Output] | None:
-        """Run the model once over the batch; None if it could not run now (try again soon)."""
+        """Run the model once over the batch; None if it could not run yet (try again soon)."""
 
     def kv_cache_usage(self) -> float:
-        """Return the share of the KV cache in use, 0 to 1."""
+        """Return the fraction of the KV cache in use, 0 to 1."""
 
     def counts(self) -> BackendCounts:
-        """Return what the backend has counted since its start."""
+        """Return the counts since the start."""
 
     def shutdown(self) -> None:
-        """Free what the backend holds."""
+        """Free all resources."""

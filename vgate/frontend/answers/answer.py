@@ -16,7 +16,7 @@ from vgate.errors import InternalError, VGateError
 from vgate.frontend.answers.choice import Choice
 from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder, ToolCallPart
 from vgate.frontend.answers.result import Result, TokenCounts
-from vgate.frontend.engines.sequence import Sequence, part
+from vgate.frontend.engines.sequence import Sequence, detach
 from vgate.frontend.http.disconnects import ClientDisconnected
 from vgate.log import Log
 
@@ -106,12 +106,12 @@ class Answer:
         )
 
     @property
-    def joined(self) -> bool:
+    def coalesced(self) -> bool:
         """Whether it shares the sequences of an identical request."""
-        return any(choice.sequence.joined for choice in self.choices)
+        return any(choice.sequence.coalesced for choice in self.choices)
 
     @property
-    def whole(self) -> bool:
+    def buffered(self) -> bool:
         """Whether nothing is done with tokens until the last has come."""
         return False
 
@@ -150,7 +150,7 @@ class Answer:
 
     def close(self) -> None:
         """Let go of what holds it in turn. Nothing comes for its sequences any more."""
-        self.done = part(self.sequences, self.done)
+        self.done = detach(self.sequences, self.done)
 
     def _take(self) -> None:
         raise NotImplementedError
@@ -177,7 +177,7 @@ class WholeAnswer(Answer):
     __slots__ = ()
 
     @property
-    def whole(self) -> bool:
+    def buffered(self) -> bool:
         """Whether nothing is done with tokens until the last has come."""
         # A stop string must be found when it comes: the engine would go on.
         return not any(choice.watching for choice in self.choices)

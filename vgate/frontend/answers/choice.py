@@ -72,7 +72,7 @@ class Choice:
     Args:
         sequence: Where the tokens come.
         prompt: The prompt's token ids.
-        decoding: How to read them.
+        decoding: What to make of them.
         logprobs: Whether the tokens come with log probabilities.
 
     Attributes:

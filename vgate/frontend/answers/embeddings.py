@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from vgate.errors import VGateError
-from vgate.frontend.engines.sequence import Sequence, part
+from vgate.frontend.engines.sequence import Sequence, detach
 from vgate.frontend.http.disconnects import ClientDisconnected
 
 
@@ -75,7 +75,7 @@ class EmbeddingAnswer:
 
     def close(self) -> None:
         """Let go of what holds it in turn. Nothing comes for its sequences any more."""
-        self.done = part(self.sequences, self.done)
+        self.done = detach(self.sequences, self.done)
 
     def give_up(self) -> None:
         """End because the client is gone."""

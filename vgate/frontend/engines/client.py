@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError, from_code
+from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError
+from vgate.frontend.engines.failures import to_error
 from vgate.frontend.engines.resumption import Survivors, count_resumed, resubmission
 from vgate.frontend.engines.sequence import Answer, Sequence
 from vgate.log import Log
@@ -227,8 +228,8 @@ class EngineClient:
             # Of a sequence that goes on, the first engine has told.
             if delta.cached_tokens and not sequence.generated:
                 sequence.cached_tokens = delta.cached_tokens
-            if delta.joined:
-                sequence.joined = True
+            if delta.coalesced:
+                sequence.coalesced = True
             if delta.logprobs is not None:
                 sequence.logprobs += delta.logprobs
             if delta.prompt_logprobs is not None:
@@ -250,9 +251,7 @@ class EngineClient:
             sequence = self._running.pop(failure.id, None)
             if sequence is None:
                 continue
-            sequence.error = from_code(
-                failure.code, failure.message, failure.retry_after_s, failure.param
-            )
+            sequence.error = to_error(failure, sequence.fields)
             _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:

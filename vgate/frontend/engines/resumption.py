@@ -79,7 +79,7 @@ def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
         resumed=True,
         generated=pack_token_ids(sequence.generated),
         # It isn't what another one begins with.
-        share=b"",
+        dedup_key=b"",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from vgate.errors import VGateError
@@ -45,13 +45,14 @@ _NOBODY = _Nobody()
 class Sequence:
     """A sequence that runs in the engine.
 
-    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `joined`, `error` and, if
-    they were asked for, `logprobs` (one for each pending token) and `prompt_logprobs`; the answer
-    empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
+    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `coalesced`, `error` and,
+    if they were asked for, `logprobs` (one for each pending token) and `prompt_logprobs`; the
+    answer empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
     sequence can be resumed on another engine.
 
     Attributes:
         message: What the engine was asked for.
+        fields: The request's fields for what an engine may find at fault, see `failures`.
         generated: The tokens that were pending once and have been read.
         deaths: Engines that died over it.
     """
@@ -59,14 +60,15 @@ class Sequence:
     __slots__ = (
         "answer",
         "cached_tokens",
+        "coalesced",
         "deadline",
         "deaths",
         "error",
+        "fields",
         "finish_reason",
         "generated",
         "id",
         "index",
-        "joined",
         "logprobs",
         "message",
         "pending",
@@ -81,6 +83,7 @@ class Sequence:
         self.deadline = 0.0
         self.deaths = 0
         self.message: Generate | Embed | None = None
+        self.fields: Mapping[str, str] = {}
         self.finish_reason: FinishReason | None = None
         self.error: VGateError | None = None
         # An embedding's result, which ends it.
@@ -95,10 +98,10 @@ class Sequence:
         self.prompt_logprobs: list[Logprobs | None] | None = None
         self.cached_tokens = 0
         # It shares the sequence of an identical request.
-        self.joined = False
+        self.coalesced = False
 
 
-def part(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
+def detach(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
     """Have sequences let go of their answer, which has ended: nothing comes for them any more.
 
     They hold each other. What is held in a circle is freed only when the garbage collector comes

@@ -22,7 +22,7 @@ from vgate.frontend.apis.openai.chat.template_inputs import client_template, tem
 from vgate.frontend.apis.openai.generation_request import shaping_fields
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.model_checks import check_against_model, truncated
-from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.openai.structured import constraint_of, field_names
 from vgate.frontend.apis.openai.tools import ToolUse, tool_use
 from vgate.frontend.cache.local import digest_of
 from vgate.frontend.engines.served_model import ServedModel
@@ -75,13 +75,9 @@ async def chat_job(
     """
     asked = await _asked(services, http, request)
     sampling = parameters.sampling_of(request, asked.text, [asked.prompt], "messages")
-    options = parameters.options_of(
-        request,
-        asked.text,
-        asked.adapter,
-        # A response format is for what the model says, and with a demanded call it says nothing.
-        asked.tools.structured() or structured_output(request),
-    )
+    # A response format is for what the model says, and with a demanded call it says nothing.
+    constraint = asked.tools.constraint() or constraint_of(request)
+    options = parameters.options_of(request, asked.text, asked.adapter, constraint)
     packed = pack_token_ids(asked.prompt)
     digest = b""
     if services.cache.covers(sampling):
@@ -104,6 +100,7 @@ async def chat_job(
         choices_each=request.choices,
         sampling=sampling,
         options=options,
+        fields=field_names("messages", constraint),
         priority=parameters.priority_of(http, request.priority),
         decoding=_decoding(request, asked),
         digest=digest,

@@ -6,10 +6,11 @@ from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.apis.openai.generation_request import GenerationRequest
+from vgate.frontend.apis.openai.structured import Constraint
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.request import HttpRequest
 from vgate.frontend.text.model import TextModel
-from vgate.wire.messages import GenerateOptions, StructuredOutput, Task
+from vgate.wire.messages import GenerateOptions, Task
 from vgate.wire.sampling import SamplingParams
 
 _ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1/embeddings"}
@@ -78,14 +79,14 @@ def options_of(
     request: ChatRequest | CompletionRequest,
     text: TextModel,
     adapter: str,
-    structured: StructuredOutput | None,
+    constraint: Constraint | None,
 ) -> GenerateOptions:
     """Return what shapes an answer beside the sampling parameters."""
     return GenerateOptions(
         request.wanted_logprobs,
         request.wanted_prompt_logprobs,
         text.encode_bad_words(request.bad_words or []),
-        structured,
+        constraint.output if constraint else None,
         adapter,
         request.cache_salt or "",
     )

@@ -46,6 +46,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         prompts: One, or several that are answered together.
         choices_each: Answers to each prompt.
         sampling, options, priority: Complete parameters.
+        fields: The request's fields for what an engine may find at fault, see `failures`.
         reading: How the tokens are read.
         digest: Of everything that shapes the answer; b"" if it is neither cached nor shared.
         read_cache, write_cache: What the client's Cache-Control allows.
@@ -65,6 +66,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     arrived: float
     options: GenerateOptions = NO_OPTIONS
     priority: int = 0
+    fields: dict[str, str] = {}
 
     @property
     def prompt_tokens(self) -> list[int]:
@@ -208,7 +210,7 @@ def _note_cache(http: HttpRequest, outcome: str) -> None:
 def _note_sharing(http: HttpRequest, answer: Answer, job: Job) -> None:
     """Tell whether the answer is another request's sequence. Known with the first token."""
     if job.digest and job.read_cache:
-        _note_cache(http, "coalesced" if answer.joined else "miss")
+        _note_cache(http, "coalesced" if answer.coalesced else "miss")
 
 
 async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) -> Result:
@@ -222,7 +224,8 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
     http.on_disconnect(answer.give_up)
     try:
         for sequence in answer.sequences:
-            message = _message(services, http, job, sequence.index, whole=answer.whole)
+            sequence.fields = job.fields
+            message = _message(services, http, job, sequence.index, buffered=answer.buffered)
             job.model.engine.submit(sequence, message, services.config.timeouts.request_s)
         await answer.done
     except ClientDisconnected:
@@ -252,7 +255,7 @@ def tenant_of(http: HttpRequest) -> tuple[str, float]:
 
 
 def _message(
-    services: Services, http: HttpRequest, job: Job, index: int, *, whole: bool
+    services: Services, http: HttpRequest, job: Job, index: int, *, buffered: bool
 ) -> Generate:
     sampling, nth = job.sampling, index % job.choices_each
     if sampling.seed is not None and nth:
@@ -268,10 +271,10 @@ def _message(
         tenant=tenant,
         weight=weight,
         queue_timeout_s=services.config.timeouts.queue_s,
-        share=job.digest + index.to_bytes(4, "little") if shared else b"",
+        dedup_key=job.digest + index.to_bytes(4, "little") if shared else b"",
         options=job.options,
         priority=job.priority,
-        whole=whole,
+        buffered=buffered,
     )
 
 
@@ -287,10 +290,10 @@ def _record(http: HttpRequest, job: Job, answer: Answer) -> None:
         ttft_s = answer.first_token_at - job.arrived
         decode_s = now - answer.first_token_at
         http.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
-    if answer.joined:
+    if answer.coalesced:
         metrics.COALESCED.inc()
     metrics.record_generated(
         metrics.Generated(
-            job.name, counts.prompt, counts.completion, ttft_s, decode_s or 0.0, answer.joined
+            job.name, counts.prompt, counts.completion, ttft_s, decode_s or 0.0, answer.coalesced
         )
     )

@@ -9,7 +9,7 @@ import pytest
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.openai.chat.request import decode_chat
-from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.apis.openai.tools import tool_use
 
 
@@ -63,7 +63,7 @@ def decode(**fields: Any) -> Any:
 
 def refused(**fields: Any) -> InvalidValueError:
     with pytest.raises(InvalidValueError, match="too large") as caught:
-        tool_use(decode(**fields)).structured()
+        tool_use(decode(**fields)).constraint()
     assert f"`{caught.value.param}`" in caught.value.message
     return caught.value
 
@@ -72,7 +72,7 @@ def refused(**fields: Any) -> InvalidValueError:
 def test_a_schema(name: str):
     largest, larger, why = SCHEMAS[name]
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": largest}}
-    assert structured_output(decode(response_format=form))
+    assert constraint_of(decode(response_format=form))
     form["json_schema"] = {"name": "n", "schema": larger}
     error = refused(response_format=form)
     assert error.param == "response_format"
@@ -88,7 +88,7 @@ def test_a_schema(name: str):
 @pytest.mark.parametrize(("kind", "unit"), TEXTS)
 def test_a_text(kind: str, unit: Any):
     largest: Any = unit if isinstance(unit, list) else unit * 65_536
-    assert structured_output(decode(structured_outputs={kind: largest}))
+    assert constraint_of(decode(structured_outputs={kind: largest}))
     larger: Any = [*unit, "y"] if isinstance(unit, list) else largest + "y"
     error = refused(structured_outputs={kind: larger})
     assert error.param == f"structured_outputs.{kind}"
@@ -103,7 +103,7 @@ def test_demanded_calls():
 
     named = {"type": "function", "function": {"name": "f"}}
     for choice, param in ((named, "tools[0].function.parameters"), ("required", "tools")):
-        assert tool_use(decode(**asked(props(900), choice))).structured()
+        assert tool_use(decode(**asked(props(900), choice))).constraint()
         assert refused(**asked(props(1001), choice)).param == param
     # Nothing is made of the schemas of calls that are not demanded.
-    assert tool_use(decode(**asked(props(1001), "auto"))).structured() is None
+    assert tool_use(decode(**asked(props(1001), "auto"))).constraint() is None

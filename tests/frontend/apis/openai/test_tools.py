@@ -113,12 +113,12 @@ class TestUse:
     def test_none(self, fields):
         use = tool_use(decode(**fields))
         assert use == NO_TOOLS
-        assert (use.mode, use.tools, use.functions, use.structured()) == ("none", [], [], None)
+        assert (use.mode, use.tools, use.functions, use.constraint()) == ("none", [], [], None)
 
     @pytest.mark.parametrize("choice", [None, "auto"])
     def test_auto(self, choice):
         use = tool_use(decode(tools=TOOLS, tool_choice=choice))
-        assert (use.mode, use.name, use.parallel, use.structured()) == ("auto", None, True, None)
+        assert (use.mode, use.name, use.parallel, use.constraint()) == ("auto", None, True, None)
         assert [f["name"] for f in use.functions] == ["weather", "time"]
 
     def test_tools_are_shown_in_one_form(self):
@@ -150,8 +150,9 @@ class TestUse:
 
 
 def form(**fields: Any) -> Any:
-    structured = tool_use(decode(**fields)).structured()
-    assert structured is not None
+    constraint = tool_use(decode(**fields)).constraint()
+    assert constraint is not None
+    structured = constraint.output
     assert structured.kind == "json"
     return json.loads(structured.value)
 
@@ -208,12 +209,12 @@ class TestForm:
             tool_choice="required",
         )
         use = tool_use(request)
-        schema = json.loads(use.structured().value)
+        schema = json.loads(use.constraint().output.value)
         assert schema["$defs"] == {"point": point, "line": {"type": "array"}}
         assert all(c["properties"]["parameters"] == SCHEMA for c in schema["items"]["anyOf"])
         # What the model is shown stays whole.
         assert use.functions[0]["parameters"] == one
-        assert use.structured() == tool_use(request).structured()
+        assert use.constraint() == tool_use(request).constraint()
 
     @pytest.mark.parametrize(
         ("definitions", "param"),
@@ -231,7 +232,7 @@ class TestForm:
             tool_choice="required",
         )
         with pytest.raises(InvalidValueError) as caught:
-            tool_use(request).structured()
+            tool_use(request).constraint()
         assert caught.value.param == param
 
     def test_of_two_of_a_name_the_last(self):

@@ -1,1 +1,1 @@
-"""The simulated engine: no GPU, no weights, and answers that a test can dictate."""
+"""The simulated engine: no GPU, no weights, and output that a test can choose."""

@@ -1,11 +1,11 @@
 """The dry-run backend: continuous batching on a simulated GPU, for CI, demos and benchmarks.
 
-It simulates what a scheduler and a client can notice: a step costs time, prefill costs time per
-token and is chunked, the KV cache is finite and overfilling it preempts. It answers with the last
-message of the conversation, so an answer depends on nothing but the prompt and anybody can check
-it: the text once, or over and over while `ignore_eos` or `min_tokens` ask for more. Where a form is
-asked for and the message has another, it says the simplest of that form. A LoRA adapter is accepted
-and changes nothing.
+It simulates what a scheduler and a client can notice: a step takes time, prefill takes time per
+token and is chunked, the KV cache is finite and overfilling it preempts. Its output is the last
+message of the conversation, so that a test can check it without knowing a model: the text once, or
+repeated while `ignore_eos` or `min_tokens` demand more. With structured output, a message that does
+not conform is replaced by a minimal text that does; only simple constraints are simulated. A LoRA
+adapter is accepted and changes nothing.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from collections.abc import Iterator
 from vgate.config import Config
 from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
-from vgate.engine.backends.dry_run import logprobs as logprobs_module
-from vgate.engine.backends.dry_run.sequence import Rules, Sequence
+from vgate.engine.backends.dry_run.sequence import (
+    Rules,
+    Sequence,
+    logprobs_at,
+    logprobs_of_prompt,
+)
 from vgate.engine.backends.dry_run.structured import text_of
-from vgate.engine.backends.dry_run.text import Vocabulary
-from vgate.engine.request import Request
-from vgate.errors import InvalidValueError
-from vgate.wire.messages import Logprobs, ModelInfo, StructuredOutput
+from vgate.engine.backends.dry_run.vocabulary import Vocabulary
+from vgate.engine.request import Request, RequestError
+from vgate.wire.messages import Logprobs, ModelInfo
 from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
 _MAX_PREFILL_TOKENS = 2048
-# The kernel makes any sleep last 50 us and more (prctl(2), PR_SET_TIMERSLACK), none at all too.
+# The kernel makes every sleep last at least 50 us (prctl(2), PR_SET_TIMERSLACK), even one of 0.
 _SHORTEST_PAUSE_S = 1e-6
 
 
 class DryRunBackend:
-    """See the module. Timing and capacity come from the configuration's `dry_run` section."""
+    """Simulates a model that generates. Timing and capacity are the configuration's `dry_run`."""
 
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
         report_phase("starting the dry-run engine")
@@ -58,14 +61,14 @@ class DryRunBackend:
 
     @property
     def model(self) -> ModelInfo:
-        """The model it pretends to be."""
+        """The simulated model."""
         return self._model
 
     def add(self, request: Request) -> None:
         """Start a sequence.
 
         Raises:
-            InvalidRequestError: An option can't be followed.
+            RequestError: An option is not supported.
         """
         options = request.options
         checks.check(request.sampling or SamplingParams(), options, self._model)
@@ -83,11 +86,11 @@ class DryRunBackend:
         self._preempted = deque(s for s in self._preempted if s.request.key not in gone)
 
     def has_work(self) -> bool:
-        """Say whether a sequence runs."""
+        """Say whether there is a sequence."""
         return bool(self._running or self._preempted)
 
     def step(self) -> list[Output]:
-        """Simulate one step: prefill what is new within the budget, then decode all the rest."""
+        """Simulate one step: prefill new sequences within the budget, then decode all others."""
         self._resume_preempted()
         self._preempt_overfull()
         prefilled = self._prefill()
@@ -97,15 +100,15 @@ class DryRunBackend:
         return list(self._decode())
 
     def kv_cache_usage(self) -> float:
-        """Return the share of the simulated KV cache in use."""
+        """Return the fraction of the simulated KV cache in use."""
         return min(1.0, self._kv_tokens() / self._capacity)
 
     def counts(self) -> BackendCounts:
-        """Return how often the simulated KV cache overflowed; it keeps no prefixes."""
+        """Return the preemptions; no prefix cache is simulated."""
         return BackendCounts(preemptions=self._preemptions)
 
     def shutdown(self) -> None:
-        """Drop everything."""
+        """Drop all sequences."""
         self._running.clear()
         self._preempted.clear()
 
@@ -135,21 +138,21 @@ class DryRunBackend:
     def _logprobs(
         self, request: Request, token: int, emitted: int
     ) -> tuple[list[Logprobs] | None, list[Logprobs | None] | None]:
-        """Return the log probabilities of a new token, and with the first those of the prompt."""
+        """Return a new token's log probabilities, and the prompt's with the first token."""
         options, prompt, size = request.options, request.prompt, self._vocabulary.size
         logprobs = prompt_logprobs = None
         if options.logprobs is not None:
-            place = len(prompt) + emitted
-            logprobs = [logprobs_module.at(place, token, options.logprobs, size)]
+            position = len(prompt) + emitted
+            logprobs = [logprobs_at(position, token, options.logprobs, size)]
         if options.prompt_logprobs is not None and emitted == 0:
-            prompt_logprobs = logprobs_module.of_prompt(prompt, options.prompt_logprobs, size)
+            prompt_logprobs = logprobs_of_prompt(prompt, options.prompt_logprobs, size)
         return logprobs, prompt_logprobs
 
     def _kv_tokens(self) -> int:
         return sum(sequence.kv_tokens for sequence in self._running.values())
 
     def _preempt_overfull(self) -> None:
-        """Put the newest sequences back until the rest fits, as vLLM does; one always runs."""
+        """Preempt the newest sequences until the rest fits, as vLLM does; one always runs."""
         while len(self._running) > 1 and self._kv_tokens() > self._capacity:
             _, sequence = self._running.popitem()
             sequence.prefilled = 0
@@ -164,7 +167,7 @@ class DryRunBackend:
             self._running[first.request.key] = self._preempted.popleft()
 
     def _sequence(self, request: Request) -> Sequence:
-        """Decide what to say: the last message, then the end of the answer."""
+        """Choose the output of a request: the last message, then the end token."""
         sampling = request.sampling or SamplingParams()
         options, vocabulary = request.options, self._vocabulary
         end = vocabulary.end
@@ -180,22 +183,19 @@ class DryRunBackend:
             # A template may write the role in a line before the message.
             structured = text_of(options.structured, [text, text.partition("\n")[2]])
             reply = vocabulary.encode(structured)
-            _check_reply(options.structured, sampling, [*reply, end], rules)
+            _check_reply(sampling, [*reply, end], rules)
         elif sampling.ignore_eos:
             return Sequence(request, list(reply), stops, rules)
         return Sequence(request, [*reply, end], stops, rules)
 
 
-def _check_reply(
-    structured: StructuredOutput, sampling: SamplingParams, reply: list[int], rules: Rules | None
-) -> None:
-    """See that a text of a form can be said as it is: it is the only one that there is.
+def _check_reply(sampling: SamplingParams, reply: list[int], rules: Rules | None) -> None:
+    """Check that the other parameters allow the text that was made for a constraint.
 
     Raises:
-        InvalidValueError: Another parameter forbids it.
+        RequestError: Another parameter forbids it.
     """
     longest = len(reply) - 1
-    if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.permit_all(reply)):
-        field = structured.field
-        message = f"`{field}`: the dry-run engine's answer is forbidden by another parameter"
-        raise InvalidValueError(message, param=field)
+    if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.allows_all(reply)):
+        reason = "another parameter forbids the dry-run engine's only output for it"
+        raise RequestError("invalid_value", reason, "constraint")

@@ -1,8 +1,8 @@
-"""The dry-run embedding backend: unit vectors in which similar texts are near.
+"""The dry-run embedding backend: unit vectors that are close for similar texts.
 
-A text's vector is the sum of a pseudo-random sign vector for each of its distinct runs of tokens,
-so two texts are as near as they have runs in common. It needs no model, and gives the same text the
-same vector everywhere.
+A text's vector is the sum of one pseudo-random sign vector for each of its distinct token n-grams,
+so texts are closer the more n-grams they share. It needs no model, and a text has the same vector
+everywhere.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from array import array
 
 from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
-from vgate.engine.backends.dry_run.text import Vocabulary
-from vgate.engine.request import Request
-from vgate.errors import InvalidValueError
+from vgate.engine.backends.dry_run.vocabulary import Vocabulary
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import ModelInfo
 
-# blake2b gives up to 512 bits; one is the sign of one dimension.
+# One bit of a blake2b digest (at most 512 bits) is the sign in one dimension.
 DIMENSIONS = 384
 _DIGEST_BYTES = DIMENSIONS // 8
-_RUN_LENGTHS = (3, 4)
+_NGRAM_LENGTHS = (3, 4)
 
 
 class DryRunEmbeddingBackend:
-    """See the module. Timing comes from the configuration's `dry_run` section."""
+    """Simulates an embedding model. Timing is the configuration's `dry_run`."""
 
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
         report_phase("starting the dry-run engine")
@@ -48,18 +47,18 @@ class DryRunEmbeddingBackend:
 
     @property
     def model(self) -> ModelInfo:
-        """The model it pretends to be."""
+        """The simulated model."""
         return self._model
 
     def add(self, request: Request) -> None:
-        """Take a text.
+        """Queue a text for the next step.
 
         Raises:
-            InvalidValueError: More dimensions are asked for than there are.
+            RequestError: It asks for more dimensions than there are.
         """
         if (request.dimensions or 1) > DIMENSIONS:
-            message = f"`dimensions` must be at most {DIMENSIONS}, got {request.dimensions}"
-            raise InvalidValueError(message, param="dimensions")
+            reason = f"must be at most {DIMENSIONS}, got {request.dimensions}"
+            raise RequestError("invalid_value", reason, "dimensions")
         self._waiting[request.key] = request
 
     def abort(self, keys: list[str]) -> None:
@@ -68,11 +67,11 @@ class DryRunEmbeddingBackend:
             self._waiting.pop(key, None)
 
     def has_work(self) -> bool:
-        """Say whether a text waits."""
+        """Say whether a text is queued."""
         return bool(self._waiting)
 
     def step(self) -> list[Output]:
-        """Embed all that waits."""
+        """Embed all queued texts."""
         batch, self._waiting = self._waiting, {}
         tokens = sum(len(request.prompt) for request in batch.values())
         time.sleep(self._step_s + tokens * self._prefill_s)
@@ -82,34 +81,34 @@ class DryRunEmbeddingBackend:
         ]
 
     def kv_cache_usage(self) -> float:
-        """Return 0: nothing is kept."""
+        """Return 0: there is no KV cache."""
         return 0.0
 
     def counts(self) -> BackendCounts:
-        """Return zeros: nothing is preempted or found again."""
+        """Return zeros: there are no preemptions and no prefix cache."""
         return BackendCounts()
 
     def shutdown(self) -> None:
-        """Drop everything."""
+        """Drop all texts."""
         self._waiting.clear()
 
 
 def _embed(prompt: list[int], dimensions: int) -> bytes:
     """Return the vector of a text: float32, little-endian, of length 1."""
-    runs = {
+    ngrams = {
         tuple(prompt[start : start + size])
-        for size in _RUN_LENGTHS
+        for size in _NGRAM_LENGTHS
         for start in range(max(1, len(prompt) - size + 1))
     }
-    # Each run's sign vector is the bits of its digest: count the ones in each dimension.
+    # An n-gram's sign vector is the bits of its digest: count the ones in each dimension.
     ones = [0] * DIMENSIONS
-    for run in runs:
-        packed = array("I", run).tobytes()
+    for ngram in ngrams:
+        packed = array("I", ngram).tobytes()
         digest = hashlib.blake2b(packed, digest_size=_DIGEST_BYTES).digest()
         bits = int.from_bytes(digest, "big")
         for dimension in range(DIMENSIONS):
             ones[dimension] += bits >> dimension & 1
-    values = [2 * count - len(runs) for count in ones[:dimensions]]
+    values = [2 * count - len(ngrams) for count in ones[:dimensions]]
     norm = math.sqrt(sum(value * value for value in values)) or 1.0
     vector = array("f", [value / norm for value in values])
     return vector.tobytes()

@@ -1,29 +1,32 @@
-"""A sequence of the dry-run engine: what it says, token by token. Pure."""
+"""A sequence of the dry-run engine: its output, token by token. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from vgate.engine.request import Request
-from vgate.wire.messages import FinishReason
+from vgate.wire.messages import FinishReason, Logprobs
 from vgate.wire.sampling import SamplingParams
 
-# OpenAI's words for logit_bias: "values like -100 or 100 should result in a ban or exclusive
-# selection". The dry-run engine is so sure of its answer that nothing less moves it.
+# OpenAI on logit_bias: "values like -100 or 100 should result in a ban or exclusive selection".
+# The dry-run engine ignores all values between.
 _BAN, _FORCE = -100, 100
 _NO_TOKEN = -1
+# Constants of the hash that simulated log probabilities are made of.
+_MIX_TOKEN, _MIX_POSITION, _MASK = 2654435761, 40503, 0xFFFF
 
 
 class Rules:
-    """Which tokens a request lets through.
+    """The tokens that a request's parameters allow.
 
     Args:
         sampling: Has the rules about single tokens.
-        bad_words: Token sequences that never come.
-        vocab_size: Number of tokens that there are.
+        bad_words: Token sequences that are never output.
+        vocab_size: Number of tokens in the vocabulary.
 
     Attributes:
-        forced: The token that comes whenever it may; -1 if there is none.
+        forced: The token that is output wherever it is allowed; -1 if there is none.
     """
 
     def __init__(
@@ -37,53 +40,58 @@ class Rules:
         self._allowed = frozenset(allowed) if allowed else None
         self._bad_words = bad_words
 
-    def forces(self, said: list[int], not_these: frozenset[int]) -> bool:
-        """Say whether the forced token has to follow what was said."""
+    def forces(self, output: list[int], excluded: frozenset[int]) -> bool:
+        """Say whether the forced token must follow an output."""
         return (
             self.forced != _NO_TOKEN
-            and self.forced not in not_these
-            and self.permit(self.forced, said)
+            and self.forced not in excluded
+            and self.allows(self.forced, output)
         )
 
-    def permit(self, token: int, said: list[int]) -> bool:
-        """Say whether a token may follow what was said."""
+    def allows(self, token: int, output: list[int]) -> bool:
+        """Say whether a token may follow an output."""
         if token in self._banned or (self._allowed is not None and token not in self._allowed):
             return False
         return not any(
-            word[-1] == token and said[len(said) - len(word) + 1 :] == word[:-1]
+            word[-1] == token and output[len(output) - len(word) + 1 :] == word[:-1]
             for word in self._bad_words
-            if len(word) <= len(said) + 1
+            if len(word) <= len(output) + 1
         )
 
-    def permit_all(self, tokens: list[int]) -> bool:
-        """Say whether tokens may be said one after the other, and would be."""
+    def allows_all(self, tokens: list[int]) -> bool:
+        """Say whether tokens may be output in this order, and would be."""
         return self.forced == _NO_TOKEN and all(
-            self.permit(token, tokens[:place]) for place, token in enumerate(tokens)
+            self.allows(token, tokens[:place]) for place, token in enumerate(tokens)
         )
 
-    def other(self, said: list[int], not_these: frozenset[int]) -> int | None:
-        """Return the first token that may follow what was said; None if there is none."""
+    def first_allowed(self, output: list[int], excluded: frozenset[int]) -> int | None:
+        """Return the first token that may follow an output; None if there is none."""
         for token in self._candidates:
-            if token not in not_these and self.permit(token, said):
+            if token not in excluded and self.allows(token, output):
                 return token
         return None
 
 
 class Sequence:
-    """A running sequence: what it will say, and how far it is.
+    """A running sequence.
 
     Args:
         request: The request.
-        reply: The tokens to say, over and over.
+        reply: The tokens to output, repeatedly.
         stops: Tokens that end it.
-        rules: Which tokens may come; None for all.
+        rules: The tokens that are allowed; None for all.
+
+    Attributes:
+        emitted: Tokens output so far.
+        min_tokens: Stop tokens are skipped before so many.
+        prefilled: Tokens in the KV cache.
     """
 
     __slots__ = (
+        "_output",
         "_position",
         "_reply",
         "_rules",
-        "_said",
         "_stops",
         "emitted",
         "min_tokens",
@@ -101,12 +109,12 @@ class Sequence:
         self._reply = reply
         self._stops = stops
         self._rules = rules
-        self._said: list[int] = []
+        self._output: list[int] = []
         self._position = 0
 
     @property
     def prefill_tokens(self) -> int:
-        """Tokens to prefill: the prompt, and after a preemption what was generated too."""
+        """Tokens to prefill: the prompt, and after a preemption the output too."""
         return len(self.request.prompt) + self.emitted
 
     @property
@@ -115,35 +123,62 @@ class Sequence:
         return max(self.prefilled, len(self.request.prompt) + self.emitted)
 
     def skip(self, count: int) -> None:
-        """Go on after the first tokens, which were said elsewhere."""
+        """Continue after the first tokens, which another engine has output."""
         for _ in range(count):
             self.next()
 
     def next(self) -> tuple[int, FinishReason | None]:
-        """Emit the next token; below `min_tokens` a stop token is passed over, as in vLLM."""
+        """Return the next token; before `min_tokens` a stop token is skipped, as in vLLM."""
         too_early = self.emitted < self.min_tokens
         token = self._choose(self._stops if too_early else frozenset())
         self.emitted += 1
         if self._rules is not None:
-            self._said.append(token)
+            self._output.append(token)
         if token in self._stops and not too_early:
             return token, "stop"
         return token, "length" if self.emitted >= self.request.max_tokens else None
 
-    def _choose(self, not_these: frozenset[int]) -> int:
+    def _choose(self, excluded: frozenset[int]) -> int:
         rules = self._rules
-        if rules is not None and rules.forces(self._said, not_these):
+        if rules is not None and rules.forces(self._output, excluded):
             return rules.forced
         token = self._next_of_reply()
         for _ in self._reply:
-            if token not in not_these and (rules is None or rules.permit(token, self._said)):
+            if token not in excluded and (rules is None or rules.allows(token, self._output)):
                 return token
             token = self._next_of_reply()
-        # Nothing of the reply may be said now.
-        other = None if rules is None else rules.other(self._said, not_these)
+        # Nothing of the reply is allowed here.
+        other = None if rules is None else rules.first_allowed(self._output, excluded)
         return token if other is None else other
 
     def _next_of_reply(self) -> int:
         token = self._reply[self._position % len(self._reply)]
         self._position += 1
         return token
+
+
+def logprobs_at(position: int, token: int, count: int, vocab_size: int) -> Logprobs:
+    """Return simulated log probabilities, the same for the same arguments.
+
+    Args:
+        position: Number of tokens before it.
+        token: The sampled token. It gets at least half of the probability, and each of those that
+            follow it in the vocabulary half of the rest.
+        count: Number of most likely tokens to return.
+        vocab_size: Number of tokens in the vocabulary.
+    """
+    share = ((token * _MIX_TOKEN + position * _MIX_POSITION) & _MASK) / (_MASK + 1)
+    first = 0.5 + 0.4 * share
+    ids, logprobs = [token], [math.log(first)]
+    for rank in range(count):
+        ids.append((token + rank) % vocab_size)
+        logprobs.append(math.log((1 - first) * 0.5**rank if rank else first))
+    return Logprobs(ids, logprobs, 1)
+
+
+def logprobs_of_prompt(prompt: list[int], count: int, vocab_size: int) -> list[Logprobs | None]:
+    """Return simulated log probabilities of a prompt's tokens; None for the first."""
+    return [
+        logprobs_at(position, token, count, vocab_size) if position else None
+        for position, token in enumerate(prompt)
+    ]

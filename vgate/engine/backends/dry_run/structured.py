@@ -1,90 +1,213 @@
-"""What the dry-run engine says where a form is asked for: the last message if it fits. Pure."""
+"""Structured output of the dry-run engine: the last message if it conforms, else a minimal value.
+
+Only simple JSON schemas are simulated. Any other keyword is refused by name: ignoring it would
+break the promise that the output conforms. Pure.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
-from vgate.engine.backends.dry_run.instance import instance_of
-from vgate.engine.backends.dry_run.schema import Schema
-from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
+from vgate.engine.request import RequestError
 from vgate.wire.messages import StructuredOutput
 
-_NOT_JSON = object()
+_ANNOTATIONS = {"$schema", "$defs", "definitions", "title", "description", "default", "examples"}
+# One of these stands alone in its schema, but for `type` and annotations.
+_ALONE = ("$ref", "const", "enum", "anyOf")
+_KEYWORDS = {
+    *("type", "minimum", "maximum", "maxLength", "items", "minItems", "maxItems"),
+    *("properties", "required", "additionalProperties"),
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "null": (type(None),),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "array": (list,),
+    "object": (dict,),
+}
+_MAX_ITEMS = 1000
+_NONE: Any = object()
+# Raised by walking over a document that is no JSON schema, or one that recurses without end.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
 
 
 def text_of(structured: StructuredOutput, messages: list[str]) -> str:
-    """Return a text of the form.
+    """Return a text that satisfies the constraint.
 
     Args:
-        structured: The form.
-        messages: What the last message may have been, most likely first: a template may put a word
-            of its own before it.
+        structured: The constraint.
+        messages: Candidates for the last message, most likely first. There are several because a
+            template may put the role before it.
 
     Raises:
-        InvalidRequestError: The form is wrong, or the engine can't follow it.
+        RequestError: The constraint is invalid, or the dry-run engine can't simulate it.
     """
-    try:
-        return _text_of(structured, messages)
-    except InvalidRequestError as error:
-        message = f"`{structured.field}` can't be followed: {error.message}"
-        raise type(error)(message, param=structured.field) from None
-
-
-def _text_of(structured: StructuredOutput, messages: list[str]) -> str:
-    param = structured.field
-    value = structured.value
+    value, compact = structured.value, structured.disable_any_whitespace
     match structured.kind:
         case "json":
-            return _of_schema(str(value), messages, param, structured.disable_any_whitespace)
+            return _of_schema(str(value), messages, compact)
         case "json_object":
-            return _of_schema(
-                '{"type": "object"}', messages, param, structured.disable_any_whitespace
-            )
+            return _of_schema('{"type": "object"}', messages, compact)
         case "choice":
             return next((message for message in messages if message in value), value[0])
         case "regex":
-            return _of_regex(str(value), messages, param)
-    message = f"the dry-run engine can't follow `{structured.kind}`"
-    raise UnsupportedParameterError(message, param=param)
+            return _of_regex(str(value), messages)
+    raise _unsupported(f"the dry-run engine does not simulate `{structured.kind}`")
 
 
-def _of_schema(text: str, messages: list[str], param: str, compact: bool) -> str:
-    try:
-        schema = Schema(json.loads(text), param)
-        for message in messages:
-            value = _parsed(message)
-            if value is not _NOT_JSON and schema.accepts(value):
-                return _compact(value) if compact else message.strip()
-        return _compact(instance_of(schema))
-    except (ValueError, RecursionError, OverflowError):
-        problem = "the JSON schema is not JSON, or it is too deep for the dry-run engine"
-        raise InvalidValueError(problem, param=param) from None
-
-
-def _of_regex(pattern: str, messages: list[str], param: str) -> str:
+def _of_regex(pattern: str, messages: list[str]) -> str:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        message = f"the regular expression is not valid: {error}"
-        raise InvalidValueError(message, param=param) from None
-    for message in messages:
-        if compiled.fullmatch(message):
-            return message
-    message = (
-        "the dry-run engine answers with the last message, and can only follow a regular "
-        "expression that this matches"
+        raise _invalid(f"the regular expression is not valid: {error}") from None
+    if matching := next(filter(compiled.fullmatch, messages), None):
+        return matching
+    raise _invalid(
+        "the dry-run engine simulates only a regular expression that the last message matches"
     )
-    raise InvalidValueError(message, param=param)
+
+
+def _of_schema(document: str, messages: list[str], compact: bool) -> str:
+    try:
+        root = json.loads(document)
+        _check(root)
+        for message in messages:
+            value = _parsed(message)
+            if value is not _NONE and _same(_conforming(root, root, value), value):
+                return _compact(value) if compact else message.strip()
+        return _compact(_conforming(root, root, None))
+    except _MALFORMED:
+        raise _invalid(
+            "the JSON schema is malformed, or not one of those that the dry-run engine simulates"
+        ) from None
+
+
+def _check(node: Any) -> None:
+    """Check that a schema has no keyword but those that `_conforming` follows."""
+    if isinstance(node, bool):
+        return
+    alone = next((keyword for keyword in _ALONE if keyword in node), None)
+    known = _ANNOTATIONS | ({alone, "type"} if alone else _KEYWORDS)
+    for keyword in node.keys() - known:
+        reason = f"the dry-run engine simulates only simple JSON schemas, without `{keyword}`"
+        raise _unsupported(f"{reason} beside `{alone}`" if alone else reason)
+    for kind in _as_list(node.get("type", [])):
+        _TYPES[kind]
+    children = [node[name] for name in ("items", "additionalProperties") if name in node]
+    for name in ("properties", "$defs", "definitions"):
+        children += node.get(name, {}).values()
+    for child in [*children, *node.get("anyOf", [])]:
+        _check(child)
+
+
+def _conforming(root: Any, node: Any, value: Any) -> Any:
+    """Return a value as it is if it conforms to a simple schema, or else one that does.
+
+    Args:
+        root: The whole schema, which `$ref` refers to.
+        node: The part of it that the value shall conform to.
+        value: Any JSON value.
+    """
+    if node is True:
+        return value
+    if node is False:
+        raise ValueError
+    if "const" in node:
+        value = node["const"]
+    elif "enum" in node:
+        value = next((one for one in node["enum"] if _same(one, value)), node["enum"][0])
+    elif "$ref" in node:
+        value = _conforming(root, _resolve(root, node["$ref"]), value)
+    elif "anyOf" in node:
+        options = (_conforming(root, option, value) for option in node["anyOf"])
+        same = next((option for option in options if _same(option, value)), _NONE)
+        value = _conforming(root, node["anyOf"][0], value) if same is _NONE else same
+    else:
+        return _of_type(root, node, value)
+    if "type" in node and not any(_is(value, kind) for kind in _as_list(node["type"])):
+        raise ValueError
+    return value
+
+
+def _of_type(root: Any, node: dict[str, Any], value: Any) -> Any:
+    known = node.get("properties", {})
+    kinds = _as_list(node.get("type", "object" if known else list(_TYPES)))
+    match next((kind for kind in kinds if _is(value, kind)), kinds[0]):
+        case "object":
+            others = node.get("additionalProperties", True)
+            given = value if _is(value, "object") else {}
+            names = [name for name in given if others is not False or name in known]
+            names += [name for name in node.get("required", []) if name not in given]
+            return {
+                name: _conforming(root, known.get(name, others), given.get(name)) for name in names
+            }
+        case "array":
+            given = value[: node.get("maxItems")] if _is(value, "array") else []
+            least = node.get("minItems", 0)
+            if least > min(node.get("maxItems", _MAX_ITEMS), _MAX_ITEMS):
+                raise ValueError
+            given += [None] * (least - len(given))
+            return [_conforming(root, node.get("items", True), item) for item in given]
+        case "string":
+            return value[: node.get("maxLength")] if _is(value, "string") else ""
+        case "integer" | "number" as kind:
+            number = value if _is(value, kind) else 0
+            low, high = node.get("minimum", -math.inf), node.get("maximum", math.inf)
+            if not low <= number <= high:
+                number = math.ceil(low) if number < low else math.floor(high)
+            if not low <= number <= high:
+                raise ValueError
+            return number
+        case "boolean":
+            return value is True
+    return None
+
+
+def _resolve(root: Any, reference: str) -> Any:
+    document, *path = reference.split("/")
+    if document != "#":
+        raise LookupError(reference)
+    for step in path:
+        root = root[step.replace("~1", "/").replace("~0", "~")]
+    return root
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    if kind == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, _TYPES[kind])
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare as JSON does: true is not 1."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return _NOT_JSON
+        return _NONE
 
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _invalid(reason: str) -> RequestError:
+    return RequestError("invalid_value", reason, "constraint")
+
+
+def _unsupported(reason: str) -> RequestError:
+    return RequestError("unsupported_parameter", reason, "constraint")

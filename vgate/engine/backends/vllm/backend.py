@@ -24,8 +24,7 @@ from vgate.engine.backends.vllm.outputs import Running, too_slow, translated
 from vgate.engine.backends.vllm.parameters import Parameters, refusal
 from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, ReasoningMarks
 from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
-from vgate.engine.request import Request
-from vgate.errors import InternalError, VGateError
+from vgate.engine.request import Request, RequestError
 from vgate.log import Log
 from vgate.wire.messages import ModelInfo
 
@@ -115,7 +114,7 @@ class VLLMBackend:
         """Have vLLM check a request; return what its core takes.
 
         Raises:
-            VGateError: The request can't be run.
+            RequestError: The request can't be run.
         """
         options, tokens = request.options, request.prompt
         if request.continued:
@@ -131,15 +130,15 @@ class VLLMBackend:
             if options.structured is not None and self._reasoning is not None:
                 prepared.reasoning_ended = self._reasoning.ended(request.prompt)
             return self._core.preprocess_add_request(prepared)
-        except VGateError:
+        except RequestError:
             raise
         except self._refusals as error:
             raise refusal(error, request) from None
         except Exception as error:
             # The scheduler hasn't heard of it yet, so it harms nobody but itself.
             log.exception("vLLM could not take a request", key=request.key)
-            message = f"vLLM could not take the request: {type(error).__name__}"
-            raise InternalError(message) from error
+            reason = f"vLLM could not take the request: {type(error).__name__}"
+            raise RequestError("internal_error", reason) from error
 
     def _start(self, request: Request, prepared: Any) -> None:
         self._core.add_request(*prepared)
@@ -154,7 +153,7 @@ class VLLMBackend:
             del self._preparing[key]
             try:
                 self._start(request, preparing.result())
-            except VGateError as error:
+            except RequestError as error:
                 refused.append(Output(key, [], None, 0, error=error))
         return refused
 

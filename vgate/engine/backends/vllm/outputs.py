@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from vgate.engine.backends.base import Output
-from vgate.engine.request import Request
-from vgate.errors import EngineUnavailableError, InvalidValueError, VGateError
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import FinishReason, Logprobs
 
 # vllm.v1.engine.FinishReason; what is not here is an error.
@@ -52,22 +51,20 @@ def translated(output: Any, running: Running | None, cached_tokens: int) -> Outp
     )
 
 
-def _given_up(reason: Any, running: Running | None) -> VGateError:
-    """Say why vLLM ended one request before it was complete; the others go on."""
-    if running is not None and (form := running.request.options.structured) is not None:
+def _given_up(finish_reason: Any, running: Running | None) -> RequestError:
+    """Return why vLLM ended one request before it was complete; the others continue."""
+    if running is not None and running.request.options.structured is not None:
         # Its grammar can't be compiled, or the other parameters allow no token that fits it.
-        message = f"`{form.field}` can't be followed, at least not with the other parameters"
-        return InvalidValueError(message, param=form.field)
-    message = f"vLLM ended the request before it was complete ({reason})"
-    return EngineUnavailableError(message, retry_after_s=1.0)
+        reason = "no output can satisfy it together with the other parameters"
+        return RequestError("invalid_value", reason, "constraint")
+    reason = f"vLLM ended the request before it was complete ({finish_reason})"
+    return RequestError("engine_unavailable", reason, retry_after_s=1.0)
 
 
 def too_slow(running: Running) -> Output:
-    """Return the end of a sequence whose grammar takes too long."""
-    form = running.request.options.structured
-    assert form is not None
-    message = f"`{form.field}` takes too long to follow: it can be read in too many ways"
-    error = InvalidValueError(message, param=form.field)
+    """Return the failure of a sequence whose grammar takes too long."""
+    reason = "takes too long to follow, because it is too ambiguous"
+    error = RequestError("invalid_value", reason, "constraint")
     return Output(running.request.key, [], None, 0, error=error)
 
 

@@ -1,4 +1,4 @@
-"""From our requests to vLLM's: sampling parameters, options, and what to say of refusals."""
+"""From our requests to vLLM's sampling parameters, and from vLLM's refusals to ours."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ import msgspec
 
 from vgate.engine.backends.checks import unknown_adapter
 from vgate.engine.backends.vllm.schemas import passed_over
-from vgate.engine.request import Request
-from vgate.errors import (
-    ContextLengthExceededError,
-    InvalidValueError,
-    UnsupportedParameterError,
-    VGateError,
-)
+from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
@@ -54,7 +48,7 @@ class Parameters:
         """Return vLLM's parameters for a request.
 
         Raises:
-            InvalidRequestError: An option is wrong, or can't be had here.
+            RequestError: An option is wrong, or is not supported here.
         """
         if request.sampling is None:
             return self._pooling_params(task="embed", dimensions=request.dimensions)
@@ -64,7 +58,7 @@ class Parameters:
         """Return vLLM's name for an adapter; None for the model itself.
 
         Raises:
-            ModelNotFoundError: There is no such adapter.
+            RequestError: There is no such adapter.
         """
         if not name:
             return None
@@ -101,8 +95,8 @@ class Parameters:
         if structured is None:
             return None
         if structured.disable_any_whitespace and not self._compact:
-            message = "`disable_any_whitespace` is switched off by this server's configuration"
-            raise UnsupportedParameterError(message, param=structured.field)
+            reason = "compact JSON is switched off by this server's configuration"
+            raise RequestError("unsupported_parameter", reason, "constraint")
         if self._passes_over and structured.kind in {"json", "structural_tag"}:
             _check_schema(structured)
         value = True if structured.kind == "json_object" else structured.value
@@ -133,19 +127,19 @@ def _check_schema(structured: StructuredOutput) -> None:
     except (ValueError, RecursionError):
         return
     if (part := passed_over(schema)) is not None:
-        field = structured.field
-        message = f"`{field}` can't be followed: a schema's {part} is not supported"
-        raise UnsupportedParameterError(message, param=field)
+        reason = f"a schema's {part} is not supported"
+        raise RequestError("unsupported_parameter", reason, "constraint")
 
 
-def refusal(error: Exception, request: Request) -> VGateError:
+def refusal(error: Exception, request: Request) -> RequestError:
     """Turn vLLM's refusal of a request into ours."""
     # str() of vLLM's own adds the parameter and the whole value.
-    message = str(error.args[0]) if error.args else str(error)
-    if "longer than the maximum model length" in message or "max_model_len" in message:
-        return ContextLengthExceededError(message, param="messages")
-    param = getattr(error, "parameter", None)
-    if param is None and (structured := request.options.structured) is not None:
-        param = structured.field
-        message = f"`{param}` can't be followed: {_XGRAMMAR_PLACE.sub('', message).strip()}"
-    return InvalidValueError(message, param=param)
+    reason = str(error.args[0]) if error.args else str(error)
+    if "longer than the maximum model length" in reason or "max_model_len" in reason:
+        return RequestError("context_length_exceeded", reason, "prompt")
+    subject = getattr(error, "parameter", None)
+    if subject is None and request.options.structured is not None:
+        subject, reason = "constraint", _XGRAMMAR_PLACE.sub("", reason).strip()
+    elif subject is None and request.dimensions is not None:
+        subject = "dimensions"
+    return RequestError("invalid_value", reason, subject)

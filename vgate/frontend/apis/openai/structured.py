@@ -1,9 +1,9 @@
-"""The forms that a request can demand of an answer's text."""
+"""The constraints that a request can put on its answer's text."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from vgate.frontend.apis.openai.generation_request import GenerationRequest
 
 _Text = Annotated[str, Meta(min_length=1)]
+
+
+class Constraint(NamedTuple):
+    """What a text must satisfy, and the request's field that says so."""
+
+    output: StructuredOutput
+    field: str
+
+
+def field_names(prompt: str, constraint: Constraint | None) -> dict[str, str]:
+    """Return the request's fields for what an engine may find at fault, see `failures`."""
+    return {"prompt": prompt, "constraint": constraint.field if constraint else ""}
 
 
 class JsonSchemaFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,8 +72,8 @@ _REFUSED_OPTIONS = {
 }
 
 
-def structured_output(request: GenerationRequest) -> StructuredOutput | None:
-    """Return the form that a request demands of its text, apart from tool calls.
+def constraint_of(request: GenerationRequest) -> Constraint | None:
+    """Return the constraint that a request puts on its text, apart from tool calls.
 
     Raises:
         InvalidRequestError: It demands two at once, or one that can't be.
@@ -76,29 +88,29 @@ def structured_output(request: GenerationRequest) -> StructuredOutput | None:
     return _of_structured_outputs(outputs)
 
 
-def schema_form(schema: dict[str, Any], field: str) -> StructuredOutput:
-    """Return the form of a text that is JSON by a schema, which is in that field.
+def schema_constraint(schema: dict[str, Any], field: str) -> Constraint:
+    """Return the constraint that a text is JSON by a schema, which is in that field.
 
     Raises:
         InvalidValueError: The schema is too large.
     """
     check_schema_size(schema, field)
-    return StructuredOutput("json", json.dumps(schema, ensure_ascii=False), field=field)
+    return Constraint(StructuredOutput("json", json.dumps(schema, ensure_ascii=False)), field)
 
 
-def _of_response_format(form: ResponseFormat) -> StructuredOutput | None:
+def _of_response_format(form: ResponseFormat) -> Constraint | None:
     _check_belongs(form)
     if form.type == "text":
         return None
     if form.type == "json_object":
-        return StructuredOutput("json_object")
+        return Constraint(StructuredOutput("json_object"), "response_format")
     if form.type == "structural_tag":
         return _structural_tag(form)
     if form.json_schema is None or form.json_schema.schema is None:
         where = "response_format.json_schema" + (".schema" if form.json_schema else "")
         raise InvalidValueError(f"`{where}` is required", param=where)
     check_json(form.json_schema.schema, "response_format.json_schema.schema")
-    return schema_form(form.json_schema.schema, "response_format")
+    return schema_constraint(form.json_schema.schema, "response_format")
 
 
 def _check_belongs(form: ResponseFormat) -> None:
@@ -114,7 +126,7 @@ def _check_belongs(form: ResponseFormat) -> None:
             raise InvalidValueError(message, param=where)
 
 
-def _structural_tag(form: ResponseFormat) -> StructuredOutput:
+def _structural_tag(form: ResponseFormat) -> Constraint:
     """Either of the two ways to write one: a format, or structures and what triggers them."""
     parts = {"structures": form.structures, "triggers": form.triggers}
     given = {name: part for name, part in parts.items() if part is not None}
@@ -126,10 +138,10 @@ def _structural_tag(form: ResponseFormat) -> StructuredOutput:
     check_json(given, "response_format")
     check_schema_size(given, "response_format")
     text = json.dumps({"type": "structural_tag", **given}, ensure_ascii=False)
-    return StructuredOutput("structural_tag", text)
+    return Constraint(StructuredOutput("structural_tag", text), "response_format")
 
 
-def _of_structured_outputs(outputs: StructuredOutputs) -> StructuredOutput:
+def _of_structured_outputs(outputs: StructuredOutputs) -> Constraint:
     where = "structured_outputs"
     given = [name for name in _KINDS if getattr(outputs, name) is not None]
     if len(given) != 1:
@@ -139,12 +151,12 @@ def _of_structured_outputs(outputs: StructuredOutputs) -> StructuredOutput:
     kind = given[0]
     _check_options(outputs, kind)
     field = f"{where}.{kind}"
-    return StructuredOutput(
+    output = StructuredOutput(
         kind,  # type: ignore[arg-type]
         _value(outputs, kind, field),
         bool(outputs.disable_any_whitespace),
-        field,
     )
+    return Constraint(output, field)
 
 
 def _check_options(outputs: StructuredOutputs, kind: str) -> None:

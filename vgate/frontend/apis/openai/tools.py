@@ -13,8 +13,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
-from vgate.frontend.apis.openai.structured import schema_form
-from vgate.wire.messages import StructuredOutput
+from vgate.frontend.apis.openai.structured import Constraint, schema_constraint
 
 if TYPE_CHECKING:
     from vgate.frontend.apis.openai.chat.request import ChatRequest
@@ -88,7 +87,7 @@ class ToolUse(msgspec.Struct, frozen=True):
         """The functions of the tools."""
         return [tool["function"] for tool in self.tools]
 
-    def structured(self) -> StructuredOutput | None:
+    def constraint(self) -> Constraint | None:
         """Return the form that the demanded calls must have, if any are demanded.
 
         Raises:
@@ -99,9 +98,9 @@ class ToolUse(msgspec.Struct, frozen=True):
             places = {function["name"]: place for place, function in enumerate(self.functions)}
             place = places[self.name]
             field = f"tools[{place}].function.parameters"
-            return schema_form(_parameters(self.functions[place]), field)
+            return schema_constraint(_parameters(self.functions[place]), field)
         if self.mode == "required":
-            return schema_form(_calls_schema(self.functions, parallel=self.parallel), "tools")
+            return schema_constraint(_calls_schema(self.functions, parallel=self.parallel), "tools")
         return None
 
 

@@ -29,7 +29,7 @@ from vgate.frontend.apis.openai.generation_request import (
     shaping_fields,
 )
 from vgate.frontend.apis.openai.model_checks import check_against_model
-from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.apis.openai.tools import MAX_TOOLS, Tool, ToolChoice, check_tools
 from vgate.frontend.text.template import RESERVED
 
@@ -140,7 +140,7 @@ def check_chat(request: ChatRequest) -> None:
 def _check_structured(request: ChatRequest) -> None:
     if request.response_format is None and request.structured_outputs is None:
         return
-    structured_output(request)
+    constraint_of(request)
     choice = request.tool_choice
     demanded = choice == "required" or isinstance(choice, ToolChoice)
     # A response format is for what the model says, and with a demanded call it says nothing.

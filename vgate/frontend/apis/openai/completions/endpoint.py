@@ -15,7 +15,7 @@ from vgate.frontend.apis.openai.completions.response import (
 from vgate.frontend.apis.openai.generation_request import shaping_fields
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.model_checks import check_against_model, truncated
-from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.openai.structured import constraint_of, field_names
 from vgate.frontend.cache.local import digest_of
 from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.pipeline import parameters, serving
@@ -63,7 +63,8 @@ def _job(
 ) -> Job:
     model, adapter = services.model(request.model), services.adapter(request.model)
     sampling = _sampling(request, text, prompts)
-    options = parameters.options_of(request, text, adapter, structured_output(request))
+    constraint = constraint_of(request)
+    options = parameters.options_of(request, text, adapter, constraint)
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
     if services.cache.covers(sampling):
@@ -84,6 +85,7 @@ def _job(
         choices_each=request.choices,
         sampling=sampling,
         options=options,
+        fields=field_names("prompt", constraint),
         priority=parameters.priority_of(http, request.priority),
         decoding=_decoding(request, text),
         digest=digest,

@@ -10,7 +10,7 @@ from msgspec import Meta
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.openai.generation_request import Count, GenerationRequest, check_common
-from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.wire.sampling import TokenId
 
 # vLLM's bound on prompts; here it is on the answers to all of them.
@@ -79,7 +79,7 @@ def check_completion(request: CompletionRequest) -> None:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
     check_common(request)
-    structured_output(request)
+    constraint_of(request)
     if request.max_tokens == 0 and not request.echo:
         message = "`max_tokens` must be at least 1 unless `echo` is true, got 0"
         raise InvalidValueError(message, param="max_tokens")

@@ -148,6 +148,7 @@ async def _embed(
             weight=weight,
             queue_timeout_s=timeouts.queue_s,
         )
+        sequence.fields = {"prompt": "input"}
         model.engine.submit(sequence, message, timeouts.request_s)
 
     answer = EmbeddingAnswer(services.loop, len(prompts), _window(services), submit)
@@ -162,10 +163,6 @@ async def _embed(
         model.engine.abort(answer.sequences)
         if http.admission is not None and isinstance(error, VGateError):
             http.admission.settle(0)
-        if isinstance(error, InvalidValueError) and "dimensions" in error.message:
-            # Which ones a model allows is known to its engine alone; an error crosses the wire
-            # without the field's name.
-            raise InvalidValueError(error.message, param="dimensions") from None
         raise
     finally:
         deadline.cancel()

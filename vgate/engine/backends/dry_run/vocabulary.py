@@ -1,4 +1,4 @@
-"""What the dry-run engine reads and writes: a model's vocabulary, or the built-in one."""
+"""The dry-run engine's vocabulary: a model's, or the built-in one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from typing import Any
 from vgate.engine.backends.base import BackendError
 from vgate.wire import dry_run_vocabulary
 
-# Stretches of plain text before the generation prompt among which the last message is: a template
-# may put its own text, such as a line break, between two messages.
-_RECENT_STRETCHES = 3
+# The last message is the longest of so many spans of text before the generation prompt: a template
+# may put text of its own, such as a line break, between two messages.
+_RECENT_SPANS = 3
 
 
 class Vocabulary:
-    """The tokens, and what they spell.
+    """A vocabulary of tokens.
+
+    Args:
+        model_id: The configured model. If it is no directory with a tokenizer, the built-in
+            vocabulary is used.
 
     Attributes:
         directory: The model's files; None for the built-in vocabulary.
         special: Tokens that templates put around messages.
-        eos: Those that end an answer.
-        end: The one of them that the engine ends its own with.
+        eos: Tokens that end an output.
+        end: The one of them that the dry-run engine ends its output with.
         size: Token ids are below it.
 
     Raises:
@@ -45,7 +49,7 @@ class Vocabulary:
             self.special = frozenset(token["id"] for token in added if token["special"])
             self.eos = _eos_token_ids(directory) or self.special
             own = _own_end(directory, added)
-            # A model that embeds may have none, and needs none.
+            # An embedding model may have none and needs none.
             self.end = own if own in self.eos else min(self.eos, default=0)
             tokens = (document.get("model") or {}).get("vocab") or ()
             self.size = max(len(tokens), *(token["id"] + 1 for token in added), 1)
@@ -56,8 +60,8 @@ class Vocabulary:
     def last_message(self, prompt: list[int]) -> list[int]:
         """Return the tokens of the conversation's last message."""
         borders = [-1, *(i for i, t in enumerate(prompt) if t in self.special), len(prompt)]
-        stretches = [prompt[a + 1 : b] for a, b in pairwise(borders)]
-        before_generation_prompt = stretches[-1 - _RECENT_STRETCHES : -1] or stretches
+        spans = [prompt[a + 1 : b] for a, b in pairwise(borders)]
+        before_generation_prompt = spans[-1 - _RECENT_SPANS : -1] or spans
         return max(before_generation_prompt, key=len) or prompt
 
     def encode(self, text: str) -> list[int]:
@@ -76,7 +80,7 @@ class Vocabulary:
         return text
 
     def _load(self) -> Any:
-        """Return the tokenizer, which only forms of the text need."""
+        """Return the tokenizer, loaded at first use: only structured output needs it."""
         if self._tokenizer is None:
             from tokenizers import Tokenizer
 
@@ -85,13 +89,13 @@ class Vocabulary:
 
 
 def local_model(model_id: str) -> str | None:
-    """Return the directory of a model whose tokenizer is on this machine, or None."""
+    """Return the directory of a model, or None if it has no tokenizer on this machine."""
     path = Path(model_id)
     return str(path.resolve()) if (path / "tokenizer.json").is_file() else None
 
 
 def _own_end(directory: Path, added: list[Any]) -> int | None:
-    """Return the token that the tokenizer calls the end of a text, if it does."""
+    """Return the tokenizer's own end-of-text token, or None."""
     path = directory / "tokenizer_config.json"
     end = json.loads(path.read_bytes()).get("eos_token") if path.is_file() else None
     text = end.get("content") if isinstance(end, dict) else end
