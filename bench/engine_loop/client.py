@@ -82,7 +82,7 @@ class Client:
             self._poll.poll(left_s * _MS_PER_S)
         message = decode_to_frontend(payload)
         if isinstance(message, Failures):
-            raise ServedError(message.failures[0].message)
+            raise ServedError(message.failures[0].reason)
         if isinstance(message, Refused):
             raise ServedError(message.reason)
         return message
