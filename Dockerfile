@@ -6,21 +6,21 @@
 # It needs BuildKit (the builder of Docker since version 23).
 
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
-# The version of the `vllm` extra in setup.cfg: the engine drives internal API of exactly this one.
+# The version of the `vllm` extra in pyproject.toml: the engine drives internal API of exactly this one.
 ARG VLLM_VERSION=0.32.0
 ARG VLLM_IMAGE=vllm/vllm-openai:v${VLLM_VERSION}
 
 
-# The light requirements alone, so that they are installed again only when they change.
+# The dependencies alone, so that they are installed again only when they change.
 FROM ${PYTHON_IMAGE} AS requirements
-COPY setup.cfg /src/
+COPY pyproject.toml /src/
 COPY deploy/docker/requirements.py /src/
-RUN python3 /src/requirements.py light /src/setup.cfg > /requirements.txt
+RUN python3 /src/requirements.py light /src/pyproject.toml > /requirements.txt
 
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
-COPY pyproject.toml setup.cfg README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY vgate ./vgate
 RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
@@ -28,8 +28,9 @@ RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM ${PYTHON_IMAGE} AS cpu-environment
 # Without pip in it: nothing is installed into a running container.
 RUN python3 -m venv --without-pip /opt/vgate
-RUN --mount=type=bind,from=requirements,source=/requirements.txt,target=/requirements.txt \
-    python3 -m pip --python /opt/vgate/bin/python install --no-cache-dir -r /requirements.txt
+RUN --mount=type=bind,source=bin/light-requirements.txt,target=/requirements.txt \
+    python3 -m pip --python /opt/vgate/bin/python install --no-cache-dir --no-deps \
+        -r /requirements.txt
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     python3 -m pip --python /opt/vgate/bin/python install --no-cache-dir --no-deps /wheels/*.whl
 

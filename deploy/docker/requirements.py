@@ -1,11 +1,11 @@
-"""Prints requirements for the image builds: `light SETUP_CFG` or `held REQUIREMENTS`."""  # noqa: INP001 - a program, no package
+"""Prints requirements for the image builds: `light PYPROJECT` or `held REQUIREMENTS`."""  # noqa: INP001 - a program, no package
 
 from __future__ import annotations
 
-import configparser
 import re
 import sys
-from collections.abc import Iterable, Iterator
+import tomllib
+from collections.abc import Iterable
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -15,13 +15,10 @@ _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z0
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def light(setup_cfg: Path) -> Iterator[str]:
-    """Yield what V-Gate needs without any extra."""
-    settings = configparser.ConfigParser(interpolation=None)
-    settings.read_string(setup_cfg.read_text(encoding="utf-8"))
-    for line in settings["options"]["install_requires"].splitlines():
-        if text := line.partition("#")[0].strip():
-            yield text
+def light(pyproject: Path) -> list[str]:
+    """Return what V-Gate needs without any extra."""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    return list(project["dependencies"])
 
 
 def held(
@@ -55,7 +52,7 @@ def normalised(name: str) -> str:
 def main(what: str, path: Path) -> None:
     """Print one of the two lists."""
     if what == "light":
-        lines = list(light(path))
+        lines = light(path)
     else:
         installed = [(found.name, found.version) for found in distributions()]
         lines = held(path.read_text(encoding="utf-8").splitlines(), installed)

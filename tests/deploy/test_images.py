@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import subprocess
 import sys
+import tomllib
 from importlib import util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -36,10 +37,8 @@ def requirements() -> ModuleType:
     return module
 
 
-def setup_cfg() -> configparser.ConfigParser:
-    settings = configparser.ConfigParser(interpolation=None)
-    settings.read(ROOT / "setup.cfg")
-    return settings
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_every_base_image_is_pinned():
@@ -52,13 +51,13 @@ def test_every_base_image_is_pinned():
 
 
 def test_vllm_is_the_version_that_the_engine_is_written_for():
-    (extra,) = setup_cfg()["options.extras_require"]["vllm"].split()
+    (extra,) = project()["optional-dependencies"]["vllm"]
     assert stages()["vgate-gpu"].image == f"vllm/vllm-openai:v{extra.removeprefix('vllm==')}"
 
 
 def test_the_base_image_has_a_supported_python():
     version = stages()["vgate-cpu"].image.removeprefix("python:").partition("-")[0]
-    assert f"Programming Language :: Python :: {version}" in setup_cfg()["metadata"]["classifiers"]
+    assert f"Programming Language :: Python :: {version}" in project()["classifiers"]
 
 
 def test_targets_run_as_the_same_numbered_user(target: Stage):
@@ -116,10 +115,10 @@ def test_the_builder_gets_what_is_copied_and_nothing_at_the_root_besides():
                     assert {path.as_posix().removeprefix("./"), path.parent.as_posix()} & wanted
 
 
-def test_the_light_requirements_are_those_of_setup_cfg():
-    command = [sys.executable, "-I", REQUIREMENTS, "light", ROOT / "setup.cfg"]
+def test_the_light_requirements_are_the_projects_dependencies():
+    command = [sys.executable, "-I", REQUIREMENTS, "light", ROOT / "pyproject.toml"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.split() == setup_cfg()["options"]["install_requires"].split()
+    assert printed.splitlines() == project()["dependencies"]
 
 
 def test_what_is_installed_is_held_except_what_is_required(requirements: ModuleType):

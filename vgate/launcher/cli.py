@@ -17,6 +17,7 @@ from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, masked
 from vgate.keys import KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
+from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.run_dir import RunDir, RunDirError, default_run_dir
 from vgate.log import Log
 
@@ -25,7 +26,6 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-_TRUE = {"1", "true", "yes", "on"}
 _FLAGS = {
     "config": "VGATE_CONFIG_PATH",
     "host": "VGATE_SERVER__HOST",
@@ -52,8 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_USAGE
     if options.command == "check":
         return _check(config)
-    wanted = os.environ.get("VGATE_DRY_RUN", "").lower() in _TRUE
-    dry_run = getattr(options, "dry_run", False) or wanted
+    dry_run = getattr(options, "dry_run", False) or dry_run_is_set(os.environ)
     return _serve(config, "dry_run" if dry_run else "vllm")
 
 

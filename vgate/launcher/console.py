@@ -1,4 +1,4 @@
-"""What the launcher shows people: phases with elapsed time, and where to send a request."""
+"""Shows people the phases of a start, and where to send a request."""
 
 from __future__ import annotations
 
@@ -9,29 +9,21 @@ from typing import TextIO
 
 from vgate import __version__
 from vgate.config import Runtime
-from vgate.log import Log
-
-_LINE_EVERY_S = 5.0
-_CLEAR_LINE = "\r\x1b[K"
-
-log = Log("vgate.launcher")
+from vgate.launcher.progress import Phase
 
 
 class Console:
-    """Progress on standard output: a refreshed line on a terminal, plain lines elsewhere.
+    """Progress on standard output.
 
-    With JSON logs it stays silent, since then nobody reads standard output; the launcher logs the
+    With JSON logs it prints nothing, as then nobody reads standard output; the launcher logs the
     same events.
     """
 
     def __init__(self, runtime: Runtime, out: TextIO | None = None) -> None:
         self._runtime = runtime
-        self._out = out = out or sys.stdout
+        self._out = out or sys.stdout
         self._silent = runtime.config.logging.json_format
-        self._tty = out.isatty()
-        self._phase: str | None = None
-        self._phase_began = 0.0
-        self._last_line = 0.0
+        self._phase: Phase | None = None
         self._began = time.monotonic()
 
     @property
@@ -52,22 +44,13 @@ class Console:
     def phase(self, phase: str) -> None:
         """Show that a phase of the engine's start began."""
         self._end_phase()
-        self._phase, self._phase_began = phase, time.monotonic()
-        self._last_line = self._phase_began
-        self.tick()
+        if not self._silent:
+            self._phase = Phase(phase, self._out)
 
     def tick(self) -> None:
         """Show the time that the current phase takes. Called a few times a second."""
-        if self._phase is None or self._silent:
-            return
-        now = time.monotonic()
-        elapsed = now - self._phase_began
-        if self._tty:
-            self._out.write(f"{_CLEAR_LINE}  {self._phase} ... {elapsed:.0f} s")
-            self._out.flush()
-        elif now - self._last_line >= _LINE_EVERY_S:
-            self._last_line = now
-            self._line(f"  {self._phase} ... {elapsed:.0f} s")
+        if self._phase is not None:
+            self._phase.tick()
 
     def serving(self) -> None:
         """Show that requests are served, and how to send one."""
@@ -88,10 +71,8 @@ class Console:
         self._line(text)
 
     def _end_phase(self) -> None:
-        if self._phase is not None and not self._silent:
-            elapsed = time.monotonic() - self._phase_began
-            clear = _CLEAR_LINE if self._tty else ""
-            self._line(f"{clear}  {self._phase}: {elapsed:.1f} s")
+        if self._phase is not None:
+            self._phase.end()
         self._phase = None
 
     def _line(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Edits the key file: one writer at a time, and readers see the file before or after, whole."""
+"""Edits the key file. Writers take turns, and readers always see a complete file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Lines = list[tuple[str, ApiKey | None]]
 
 
 class KeyFile:
-    """The key file as its editor. Lines that are not edited stay as they are, comments too.
+    """Edits the key file, and leaves the other keys and the comments as they are.
 
     Every method raises `KeyFileError` if the file is broken or can't be written, and `KeysError`
-    if there is no such key or one too many.
+    if the key is not there, or already there.
     """
 
     def __init__(self, path: Path) -> None:
-        # Where the path is a link, the file it means is replaced, not the link.
+        # If the path is a link, its target is replaced, not the link.
         self._path = path.resolve()
 
     def add(self, key: ApiKey) -> str:
-        """Add a key with the name and limits of `key`; return the key itself, which is not kept."""
+        """Add a key with the name and limits of `key`; return its secret, which is not stored."""
         with self._edit() as lines:
             if any(known is not None and known.name == key.name for _, known in lines):
                 message = f"there is a key `{key.name}` already; rotate or revoke it"
@@ -46,11 +46,11 @@ class KeyFile:
             del lines[self._find(lines, name)]
 
     def rotate(self, name: str) -> str:
-        """Give a key's name and limits to a new key, and return that."""
+        """Replace a key by a new one with its name and limits; return the secret of that."""
         with self._edit() as lines:
             index = self._find(lines, name)
             key = lines[index][1]
-            assert key is not None  # it was found by its name
+            assert key is not None  # found by its name
             secret, lines[index] = _renew(key)
         return secret
 
@@ -64,8 +64,8 @@ class KeyFile:
 
     @contextmanager
     def _edit(self) -> Iterator[Lines]:
-        """Read the lines, let them be changed, and write them, under the lock."""
-        # A file of its own, as the key file's inode changes. The lock dies with its holder.
+        """Yield the lines to change, and write them afterwards, under the lock."""
+        # The lock is on another file, as the key file is replaced. It ends with its process.
         lock = self._path.with_name(f".{self._path.name}.lock")
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
@@ -85,12 +85,12 @@ class KeyFile:
     def _write(self, lines: Lines) -> None:
         text = "".join(f"{line}\n" for line, _ in lines)
         draft = self._path.with_name(f".{self._path.name}.draft")
-        draft.unlink(missing_ok=True)  # of a killed writer, perhaps with another mode
+        draft.unlink(missing_ok=True)  # left by a killed writer, perhaps with another mode
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text if text.startswith("#") else _HEADER + text)
             file.flush()
-            os.fsync(file.fileno())  # else a crash of the machine may leave an empty file
+            os.fsync(file.fileno())  # otherwise a crash of the machine may leave an empty file
         draft.replace(self._path)
 
     def _error(self, error: OSError) -> KeyFileError:

