@@ -40,9 +40,9 @@ def test_the_largest_rank_counts(tmp_path: Path) -> None:
         ("adapter_model.safetensors", None, "has no adapter_model.safetensors"),
         ("adapter_config.json", "{", "cannot read"),
         ("adapter_config.json", "[]", "holds no JSON object"),
-        ("adapter_config.json", "{}", "says no rank"),
-        ("adapter_config.json", '{"r": "8"}', "says no rank"),
-        ("adapter_config.json", '{"r": 0}', "says no rank"),
+        ("adapter_config.json", "{}", "has no rank"),
+        ("adapter_config.json", '{"r": "8"}', "has no rank"),
+        ("adapter_config.json", '{"r": 0}', "has no rank"),
     ],
 )
 def test_a_directory_without_an_adapter_is_refused(

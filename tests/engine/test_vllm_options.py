@@ -161,7 +161,7 @@ def test_json_is_valid_for_its_schema(report: dict[str, Any]) -> None:
 
 def test_a_grammar_holds_after_the_reasoning(report: dict[str, Any]) -> None:
     found = report["reasoning"]
-    for name in ("closed_in_the_prompt", "closed_before_a_begun_answer"):
+    for name in ("closed_in_the_prompt", "closed_before_a_begun_answer", "no_reasoning"):
         assert found[name] == "yes<|im_end|>"
     assert found["ends_at_once"] == "</think>yes<|im_end|>"
     for name in ("open", "not_begun", "closed_in_an_earlier_turn"):
@@ -179,7 +179,7 @@ def test_the_operator_s_settings_of_grammars_win(report: dict[str, Any]) -> None
     ]
 
 
-def test_a_model_thinks_by_its_template_unless_the_operator_says_otherwise(
+def test_grammars_can_begin_after_reasoning_unless_the_operator_says_otherwise(
     report: dict[str, Any],
 ) -> None:
-    assert report["settings"]["thinks"] == [True, False, True]
+    assert report["settings"]["has_marks"] == [True, False, True]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vgate.engine.backends.vllm.schemas import passed_over
+from vgate.engine.backends.vllm.schemas import ignored_part
 
 FOUND: list[tuple[str, Any]] = [
     ("not", {"not": {"type": "string"}}),
@@ -45,9 +45,9 @@ NOT_FOUND: list[Any] = [
 
 @pytest.mark.parametrize(("keyword", "schema"), FOUND)
 def test_what_would_have_no_effect(keyword: str, schema: Any):
-    assert keyword in (passed_over(schema) or "")
+    assert keyword in (ignored_part(schema) or "")
 
 
 @pytest.mark.parametrize("schema", NOT_FOUND)
 def test_what_is_only_named_like_it(schema: Any):
-    assert passed_over(schema) is None
+    assert ignored_part(schema) is None
