@@ -115,7 +115,7 @@ class VLLMBackend:
             self._start(request, self._prepare(request))
 
     def _prepare(self, request: Request) -> Any:
-        """Let vLLM check a request; return the core's form of it.
+        """Let vLLM check a request; return it as the core takes it.
 
         Raises:
             RequestError: The request can't be run.

@@ -45,20 +45,20 @@ class TimedGrammar:
 
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
         """Advance by some tokens; false if the grammar does not allow them."""
-        begun = self._clock()
+        started = self._clock()
         accepted: bool = self._grammar.accept_tokens(request_id, tokens)
-        self._count(begun, _EACH_TOKEN_S * len(tokens))
+        self._count(started, _EACH_TOKEN_S * len(tokens))
         return accepted
 
     def fill_bitmask(self, bitmask: Any, index: int) -> None:
         """Write the tokens that are allowed next."""
-        begun = self._clock()
+        started = self._clock()
         self._grammar.fill_bitmask(bitmask, index)
-        self._count(begun)
+        self._count(started)
 
-    def _count(self, begun: float, earned_s: float = 0.0) -> None:
+    def _count(self, started: float, earned_s: float = 0.0) -> None:
         before = self._left_s
-        self._left_s += earned_s - (self._clock() - begun)
+        self._left_s += earned_s - (self._clock() - started)
         if self._left_s < 0 <= before:
             self._on_too_slow()
 
