@@ -1,4 +1,4 @@
-"""The dry-run engine's own promises: it outputs the last message, on a simulated GPU of any size."""
+"""The dry-run engine's own promises: it outputs the last message, on any simulated GPU."""
 
 from __future__ import annotations
 
