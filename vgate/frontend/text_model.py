@@ -47,7 +47,6 @@ class TextModel:
         pieces: Tokenises rendered text.
         end: The token that the tokenizer's files call the end of a text, if they do.
         other_ends: Tokens that end an answer besides, by the model's generation_config.json.
-        tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
     def __init__(
@@ -74,8 +73,6 @@ class TextModel:
         end = self.special_tokens.get("eos_token")
         self.end = None if end is None else tokenizer.token_to_id(end)
         self.other_ends = ends - {self.end}
-        templates = [template for template in (template, self.tool_template) if template]
-        self.tells_time = any("strftime_now" in template.source for template in templates)
 
     # Unlike `encode_batch`, `encode_batch_fast` leaves out the offsets, which nobody here needs: a
     # fifth of the time for short texts, a third for long ones.
