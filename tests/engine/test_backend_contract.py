@@ -1,4 +1,4 @@
-"""What the loop relies on, for every backend: the simulated one and the real one.
+"""The contract between the loop and every backend, the simulated one and the real one.
 
 The vLLM lane builds its engine once, in this process, on the tiny model.
 """
@@ -154,7 +154,7 @@ class TestGoingOn:
         ],
         ids=["plain", "min_tokens", "bias"],
     )
-    def test_it_goes_on_as_it_would_have(self, backend, sampling, at):
+    def test_it_continues_as_if_nothing_had_happened(self, backend, sampling, at):
         options = GenerateOptions(logprobs=2, prompt_logprobs=1)
         whole = make_request(options=options, max_tokens=20, **sampling)
         expected = run(backend, whole)[whole.key]
@@ -259,7 +259,7 @@ class TestGeneration:
         # A frontend takes the last token of that output for the stop token.
         assert outputs[-1].token_ids[-1] == stop
 
-    def test_min_tokens_puts_the_end_off(self, backend):
+    def test_min_tokens_delays_the_end(self, backend):
         free = make_request(max_tokens=30, ignore_eos=True)
         stop = tokens(run(backend, free)[free.key])[0]
         request = make_request(max_tokens=30, min_tokens=15, stop_token_ids=[stop], ignore_eos=True)
@@ -267,7 +267,7 @@ class TestGeneration:
         assert len(tokens(outputs)) >= 15
         assert stop not in tokens(outputs)[:15]
 
-    def test_min_tokens_holds_whatever_may_stop(self, backend):
+    def test_min_tokens_holds_for_every_stop_token(self, backend):
         free = make_request(max_tokens=30, ignore_eos=True)
         said = tokens(run(backend, free)[free.key])
         stops = sorted(set(said))
@@ -275,7 +275,7 @@ class TestGeneration:
         outputs = run(backend, request)[request.key]
         assert len(tokens(outputs)) >= 15
 
-    def test_a_prompt_that_fills_the_context_but_for_one(self, backend):
+    def test_a_prompt_that_leaves_room_for_one_token(self, backend):
         request = make_request([7] * (MAX_MODEL_LEN - 1), max_tokens=1)
         outputs = run(backend, request)[request.key]
         assert len(tokens(outputs)) == 1
@@ -304,7 +304,7 @@ class TestBatch:
         assert min(counts) > 0
         assert max(counts) - min(counts) <= 2
 
-    def test_a_newcomer_joins_while_others_run(self, backend):
+    def test_a_new_request_joins_a_running_batch(self, backend):
         first = make_request(max_tokens=40, ignore_eos=True)
         run(backend, first, steps=5)
         second = make_request(max_tokens=5, ignore_eos=True)
@@ -312,14 +312,14 @@ class TestBatch:
         assert len(tokens(outputs[second.key])) == 5
         assert len(tokens(outputs[first.key])) >= 30
 
-    def test_a_key_may_be_used_again_after_its_end(self, backend):
+    def test_a_key_can_be_reused_after_the_request_ended(self, backend):
         request = make_request(ignore_eos=True)
         for _ in range(2):
             assert len(tokens(run(backend, request)[request.key])) == 8
 
 
 class TestAbort:
-    def test_nothing_follows_for_the_aborted_and_others_go_on(self, backend):
+    def test_an_aborted_sequence_outputs_nothing_more_and_others_continue(self, backend):
         leaving = make_request(max_tokens=300, ignore_eos=True)
         staying = make_request(max_tokens=20, ignore_eos=True)
         run(backend, leaving, staying, steps=3)
@@ -358,7 +358,7 @@ class TestAbort:
 
 
 class TestCacheUsage:
-    def test_it_is_a_share_and_returns_to_nothing(self, backend):
+    def test_usage_is_a_fraction_and_returns_to_zero(self, backend):
         assert backend.kv_cache_usage() == pytest.approx(0, abs=0.01)
         request = make_request([7] * 300, max_tokens=100, ignore_eos=True)
         run(backend, request, steps=10)
@@ -386,9 +386,9 @@ EXTREMES = {
 
 
 class TestParameters:
-    """Whatever passes our bounds must not break a step: it would end everybody's answers."""
+    """Values within our bounds must not break a step, which would end every request."""
 
-    def test_all_are_here(self):
+    def test_every_sampling_field_has_an_extreme(self):
         assert set(EXTREMES) == set(FIELDS)
 
     @pytest.mark.parametrize(
@@ -396,7 +396,9 @@ class TestParameters:
         [(name, value) for name, values in EXTREMES.items() for value in values],
         ids=lambda part: str(part)[:30],
     )
-    def test_an_extreme_is_run_or_refused_and_harms_nobody(self, backend, name, value):
+    def test_an_extreme_value_is_run_or_refused_and_affects_no_other_request(
+        self, backend, name, value
+    ):
         neighbour = make_request(max_tokens=12, ignore_eos=True)
         run(backend, neighbour, steps=2)
         request = make_request(**{"temperature": 1.0, name: value})
@@ -439,7 +441,7 @@ def assert_probabilities(place: Logprobs, count: int) -> None:
 
 
 class TestLogprobs:
-    def test_none_are_told_unless_asked_for(self, backend):
+    def test_there_are_none_unless_requested(self, backend):
         request = make_request()
         for output in run(backend, request)[request.key]:
             assert output.logprobs is None
@@ -459,7 +461,7 @@ class TestLogprobs:
             assert place.rank == 1  # it is greedy
         assert all(output.prompt_logprobs is None for output in outputs)
 
-    def test_each_gets_as_many_as_it_asked_for(self, backend):
+    def test_each_request_gets_its_own_number(self, backend):
         counts = [None, 0, 7, 2]
         requests = [make_request(options=GenerateOptions(logprobs=count)) for count in counts]
         outputs = run(backend, *requests)
@@ -521,7 +523,7 @@ class TestTokenRules:
         assert_well_ended(outputs, "length")
         return tokens(outputs)
 
-    def test_only_allowed_tokens_come(self, backend, said):
+    def test_only_allowed_tokens_are_output(self, backend, said):
         allowed = [said[3], 5, 9]
         assert set(self.generate(backend, allowed_token_ids=allowed)) <= set(allowed)
         assert self.generate(backend, allowed_token_ids=[3]) == [3] * 20
@@ -530,16 +532,16 @@ class TestTokenRules:
         assert said[2] not in self.generate(backend, logit_bias={said[2]: -100.0})
         assert self.generate(backend, logit_bias={1234: 100.0}) == [1234] * 20
 
-    def test_bad_words_do_not_come(self, backend, said):
+    def test_bad_words_are_not_output(self, backend, said):
         changed = self.generate(backend, GenerateOptions(bad_words=[[said[0]], [said[5]]]))
         assert not {said[0], said[5]} & set(changed)
 
-    def test_of_a_bad_phrase_only_the_last_token_is_kept_out(self, backend, said):
+    def test_only_the_last_token_of_a_bad_phrase_is_excluded(self, backend, said):
         changed = self.generate(backend, GenerateOptions(bad_words=[said[2:5]]))
         assert changed[:4] == said[:4]
         assert changed[4] != said[4]
 
-    def test_a_forced_end_ends_it(self, backend):
+    def test_a_forced_end_token_ends_it(self, backend):
         end = json.loads(Path(backend.model.directory, "config.json").read_bytes())["eos_token_id"]
         request = make_request(logit_bias={end: 100.0}, max_tokens=20)
         outputs = run(backend, request)[request.key]
@@ -559,7 +561,7 @@ class TestTokenRules:
             ("bad_words", {"bad_words": [list(range(1025))]}, {}),
         ],
     )
-    def test_what_does_not_fit_is_refused(self, backend, param, options, sampling):
+    def test_invalid_options_are_refused(self, backend, param, options, sampling):
         request = make_request(options=GenerateOptions(**options), **sampling)
         refused = refusal(backend, request)
         assert (refused.code, refused.subject) == ("invalid_value", param)
@@ -600,7 +602,7 @@ class TestStructured:
         return tokenizer.decode(tokens(outputs))
 
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
-    def test_json_has_the_form_of_its_schema(self, backend, tokenizer, temperature):
+    def test_json_conforms_to_its_schema(self, backend, tokenizer, temperature):
         structured = StructuredOutput("json", json.dumps(SCHEMA))
         text = self.text(backend, tokenizer, structured, temperature=temperature, seed=1)
         value = json.loads(text)
@@ -632,14 +634,14 @@ class TestStructured:
         structured = StructuredOutput("regex", "[0-9]{3}-[a-c]{3}")
         assert re.fullmatch("[0-9]{3}-[a-c]{3}", self.text(backend, tokenizer, structured))
 
-    def test_different_forms_share_a_batch(self, backend, tokenizer):
+    def test_different_constraints_share_a_batch(self, backend, tokenizer):
         choices = [["aa"], ["bb"], ["cc"]]
         requests = [self.request(tokenizer, StructuredOutput("choice", one)) for one in choices]
         outputs = run(backend, *requests, make_request())
         texts = [tokenizer.decode(tokens(outputs[request.key])) for request in requests]
         assert texts == ["aa", "bb", "cc"]
 
-    def test_logprobs_are_told_with_it(self, backend, tokenizer):
+    def test_logprobs_come_with_it(self, backend, tokenizer):
         request = self.request(tokenizer, StructuredOutput("choice", ["yes"]))
         request.options = GenerateOptions(logprobs=2, structured=request.options.structured)
         outputs = run(backend, request)[request.key]
@@ -668,7 +670,7 @@ class TestStructured:
             ("structural_tag", "{}"),
         ],
     )
-    def test_a_broken_form_is_refused(self, backend, tokenizer, kind, value):
+    def test_an_invalid_constraint_is_refused(self, backend, tokenizer, kind, value):
         request = self.request(tokenizer, StructuredOutput(kind, value))
         refused = refusal(backend, request)
         assert refused.code in {"invalid_value", "unsupported_parameter"}
@@ -678,12 +680,14 @@ class TestStructured:
         ("sampling", "param"),
         [({"ignore_eos": True}, "ignore_eos"), ({"allowed_token_ids": [5]}, "constraint")],
     )
-    def test_what_can_t_be_had_together_is_refused(self, backend, tokenizer, sampling, param):
+    def test_a_conflict_with_another_parameter_is_refused(
+        self, backend, tokenizer, sampling, param
+    ):
         structured = StructuredOutput("choice", ["yes"])
         refused = refusal(backend, self.request(tokenizer, structured, **sampling))
         assert refused.subject == param
 
-    def test_an_abort_while_its_grammar_is_made(self, backend, tokenizer):
+    def test_an_abort_while_its_grammar_compiles(self, backend, tokenizer):
         request = self.request(tokenizer, StructuredOutput("json", json.dumps(SCHEMA)))
         backend.add(request)
         assert backend.has_work()
@@ -692,11 +696,11 @@ class TestStructured:
 
 
 class TestAdapters:
-    def test_an_adapter_answers(self, backend):
+    def test_a_request_with_an_adapter_runs(self, backend):
         request = make_request(options=GenerateOptions(adapter="tuned"), ignore_eos=True)
         assert len(tokens(run(backend, request)[request.key])) == 8
 
-    def test_it_changes_nothing_for_those_beside_it(self, backend):
+    def test_it_does_not_affect_other_requests_in_the_batch(self, backend):
         alone = make_request(max_tokens=20, ignore_eos=True)
         expected = tokens(run(backend, alone)[alone.key])
         tuned = GenerateOptions(adapter="tuned")
@@ -708,14 +712,14 @@ class TestAdapters:
         plain, _, other, _ = (tokens(outputs[request.key]) for request in requests)
         assert (plain, other) == (expected, expected)
 
-    def test_one_that_is_not_there_is_refused(self, backend):
+    def test_an_unknown_adapter_is_refused(self, backend):
         refused = refusal(backend, make_request(options=GenerateOptions(adapter="other")))
         assert (refused.code, refused.subject) == ("model_not_found", "adapter")
         assert "`other`" in refused.reason
         assert "`tuned`" in refused.reason
 
 
-def test_a_cache_salt_changes_nothing_that_is_said(backend):
+def test_a_cache_salt_does_not_change_the_output(backend):
     plain, salted = make_request(), make_request(options=GenerateOptions(cache_salt="mine"))
     outputs = run(backend, plain, salted)
     assert tokens(outputs[plain.key]) == tokens(outputs[salted.key])

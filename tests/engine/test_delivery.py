@@ -1,4 +1,4 @@
-"""One message for each frontend out of what a step brought."""
+"""From a step's outputs to one message for each frontend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def running(**subscribers: list[tuple[bytes, int]]) -> dict[str, Request]:
     return requests
 
 
-def test_tokens_go_to_all_who_wait_for_them() -> None:
+def test_tokens_go_to_all_subscribers() -> None:
     requests = running(x=[(A, 1), (B, 7)], y=[(A, 2)])
     outputs = [Output("x", [3], None, 4), Output("y", [5, 6], "stop", 0)]
     delivery = deliver_tokens(outputs, requests)
@@ -41,7 +41,7 @@ def test_tokens_go_to_all_who_wait_for_them() -> None:
     assert [requests[key].generated_tokens for key in "xy"] == [1, 2]
 
 
-def test_a_token_and_nothing_else_goes_into_the_columns() -> None:
+def test_a_plain_token_travels_in_the_columns() -> None:
     requests = running(x=[(A, 1), (B, 7)], y=[(A, 2)], z=[(A, 3)], u=[(A, 4)], v=[(A, 5)])
     outputs = [
         Output("x", [30], None, 0),
@@ -66,7 +66,7 @@ def test_logprobs_go_with_their_tokens() -> None:
     assert (delta.logprobs, delta.prompt_logprobs) == ([PLACE], [None, PLACE])
 
 
-def test_what_the_backend_gave_up_is_told_apart() -> None:
+def test_failed_requests_are_separate() -> None:
     requests, error = running(x=[(A, 1)], y=[(A, 2)]), RequestError("invalid_value", "no")
     outputs = [Output("x", [], None, 0, error=error), Output("y", [1], None, 0)]
     for deliver in (deliver_tokens, deliver_embeddings):
@@ -75,7 +75,7 @@ def test_what_the_backend_gave_up_is_told_apart() -> None:
         assert delivery.finished == []
 
 
-def test_outputs_of_strangers_are_dropped() -> None:
+def test_outputs_of_unknown_requests_are_dropped() -> None:
     output = Output("z", [1], "stop", 0, b"vector")
     for deliver in (deliver_tokens, deliver_embeddings):
         assert deliver([output], {}) == ({}, [], [])
@@ -91,7 +91,7 @@ def test_an_embedding_ends_its_request() -> None:
     assert delivery.finished == [requests["x"]]
 
 
-def test_a_shared_request_keeps_what_a_joiner_has_to_catch_up_with() -> None:
+def test_a_request_with_a_dedup_key_keeps_its_output() -> None:
     requests = running(x=[(A, 1)])
     requests["x"].dedup_key = b"digest"
     told = Output("x", [5], None, 3, logprobs=[PLACE], prompt_logprobs=[None, PLACE])
@@ -104,7 +104,7 @@ def test_a_shared_request_keeps_what_a_joiner_has_to_catch_up_with() -> None:
     assert (delta.token_ids, delta.logprobs) == ([5, 6, 7], [PLACE] * 3)
 
 
-def test_failures_are_gathered_by_frontend() -> None:
+def test_failures_are_collected_by_frontend() -> None:
     failures = PendingFailures()
     assert failures.take() == {}
     failures.add((A, 1), RequestError("invalid_value", "wrong", "top_p"))
@@ -161,7 +161,7 @@ class TestBuffered:
         messages = deliver_tokens([Output("x", [9], "stop", 0)], self.request()).messages
         assert messages[A] == Step(deltas=[Delta(1, [9], "stop")])
 
-    def test_who_joins_late_gets_what_there_is_and_then_the_rest(self) -> None:
+    def test_a_late_subscriber_gets_the_output_so_far_and_then_the_rest(self) -> None:
         requests = self.request()
         deliver_tokens([Output("x", [1], None, 0)], requests)
         deliver_tokens([Output("x", [2], None, 0)], requests)

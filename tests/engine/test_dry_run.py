@@ -1,4 +1,4 @@
-"""What only the dry-run engine promises: the last message comes back, on a GPU of any size."""
+"""The dry-run engine's own promises: it outputs the last message, on any simulated GPU."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestEcho:
         ((answer, reason),) = run(make_backend(), chat(text))
         assert (bytes(answer[:-1]).decode(), answer[-1], reason) == (text, END, "stop")
 
-    def test_of_a_conversation_the_last_message(self):
+    def test_the_last_message_of_a_conversation(self):
         ((answer, _),) = run(make_backend(), chat("first one", "answer", "last one"))
         assert bytes(answer[:-1]) == b"last one"
 
@@ -129,7 +129,7 @@ class TestEcho:
 
 
 class TestTiming:
-    def test_a_step_costs_its_time_and_prefill_by_the_token(self, slept):
+    def test_a_step_takes_its_time_and_prefill_takes_time_per_token(self, slept):
         backend = make_backend(step_ms=10, prefill_tokens_per_s=1000)
         backend.add(chat("x" * 97, max_tokens=2, ignore_eos=True))
         backend.step()
@@ -142,7 +142,7 @@ class TestTiming:
         assert [len(list(backend.step())) for _ in range(3)] == [0, 0, 1]
         assert slept == [pytest.approx(t) for t in (2.048, 2.048, 0.904)]
 
-    def test_decoding_goes_on_beside_a_long_prefill(self):
+    def test_decoding_continues_during_a_long_prefill(self):
         backend = make_backend()
         short = chat("ab", max_tokens=50, ignore_eos=True)
         backend.add(short)
@@ -160,7 +160,7 @@ class TestMemory:
         backend.step()
         assert backend.kv_cache_usage() == pytest.approx(0.52)
 
-    def test_an_overfull_cache_preempts_and_all_complete_unchanged(self):
+    def test_an_overfull_cache_preempts_without_changing_outputs(self):
         requests = [chat(f"message {n}", max_tokens=60, ignore_eos=True) for n in range(8)]
         again = [chat(f"message {n}", max_tokens=60, ignore_eos=True) for n in range(8)]
         roomy, tight = make_backend(), make_backend(kv_cache_tokens=150)
@@ -176,7 +176,7 @@ class TestMemory:
         assert run(tight, *requests) == run(roomy, *again)
         assert max(preempted) > 0
 
-    def test_a_preempted_sequence_is_computed_again(self, slept):
+    def test_a_preempted_sequence_is_prefilled_again(self, slept):
         def prefill_s(capacity):
             slept.clear()
             backend = make_backend(kv_cache_tokens=capacity, prefill_tokens_per_s=1)
@@ -226,7 +226,7 @@ class TestModel:
         assert backend.model.vocab_size == 2048
 
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"added_tokens": [1]}', "\xff"])
-    def test_a_broken_tokenizer_is_told(self, tmp_path, content):
+    def test_a_broken_tokenizer_is_an_error(self, tmp_path, content):
         (tmp_path / "tokenizer.json").write_text(content, encoding="latin-1")
         with pytest.raises(BackendError, match="cannot read the tokenizer") as caught:
             make_backend(str(tmp_path))

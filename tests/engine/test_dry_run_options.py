@@ -1,4 +1,4 @@
-"""What the dry-run engine makes of forms, token rules and logprobs; the contract has the rest."""
+"""Structured output, token rules and logprobs of the dry-run engine, beyond the contract suite."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CALLS = {
 
 
 def answer(text: str, options: GenerateOptions, **sampling: object) -> str:
-    """Return what the engine says to a message, its end taken off."""
+    """Return the engine's output for a message, without its end token."""
     settings = DryRun(step_ms=0, prefill_tokens_per_s=1e9)
     backend = DryRunBackend(
         Config(model=Model(model_id="built-in"), dry_run=settings), lambda _phase: None
@@ -91,10 +91,10 @@ class TestJson:
             (True, "null"),
         ],
     )
-    def test_a_small_instance_of_a_schema(self, schema, text):
+    def test_a_minimal_value_of_a_schema(self, schema, text):
         assert json_of(schema) == text
 
-    def test_of_a_schema_that_refers_to_itself(self):
+    def test_a_recursive_schema(self):
         tree = {
             "type": "object",
             "properties": {
@@ -116,10 +116,10 @@ class TestJson:
             ' [{"name":"get_weather","parameters":{"city":"Oslo"}}]\n',
         ],
     )
-    def test_a_message_that_conforms_comes_back_as_it_is(self, message):
+    def test_a_conforming_message_is_output_as_it_is(self, message):
         assert json_of(CALLS, message) == message.strip()
 
-    def test_compact_if_that_is_asked_for(self):
+    def test_compact_if_requested(self):
         text = '{"a": [1, 2], "ü": true}'
         assert json_of({"type": "object"}, text, disable_any_whitespace=True) == (
             '{"a":[1,2],"ü":true}'
@@ -137,13 +137,13 @@ class TestJson:
             "Hello",
         ],
     )
-    def test_another_message_does_not(self, message):
+    def test_a_message_that_does_not_conform_is_replaced(self, message):
         assert json_of(CALLS, message) == '[{"name":"get_weather","parameters":{"city":""}}]'
 
     @pytest.mark.parametrize(
         "keyword", ["pattern", "format", "allOf", "oneOf", "minLength", "uniqueItems", "not", "if"]
     )
-    def test_what_it_does_not_know_is_named(self, keyword):
+    def test_an_unsupported_keyword_is_named(self, keyword):
         schema = {"type": "object", "properties": {"x": {keyword: {}}}}
         with pytest.raises(RequestError, match=f"without `{keyword}`") as caught:
             json_of(schema)
@@ -168,7 +168,7 @@ class TestJson:
             {"$ref": "#/$defs/x/enum", "$defs": {"x": {"enum": [1]}}},
         ],
     )
-    def test_one_without_an_instance_is_refused(self, schema):
+    def test_a_malformed_or_unsatisfiable_schema_is_refused(self, schema):
         with pytest.raises(RequestError) as caught:
             json_of(schema)
         assert caught.value.code == "invalid_value"
@@ -206,7 +206,7 @@ SCHEMAS = st.recursive(
 
 @settings(deadline=None)
 @given(SCHEMAS)
-def test_an_instance_conforms_in_the_eyes_of_others(schema):
+def test_minimal_values_conform_by_jsonschema(schema):
     jsonschema = pytest.importorskip("jsonschema")
     text = text_of(StructuredOutput("json", json.dumps(schema)), ["no JSON"])
     jsonschema.validate(json.loads(text), schema)
@@ -223,7 +223,7 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(SCHEMAS, JSON)
-def test_a_message_comes_back_just_if_others_say_that_it_conforms(schema, value):
+def test_exactly_the_messages_that_conform_by_jsonschema_are_kept(schema, value):
     jsonschema = pytest.importorskip("jsonschema")
     message = json.dumps(value, indent=1)
     text = text_of(StructuredOutput("json", json.dumps(schema)), [message])
@@ -241,7 +241,7 @@ def test_any_schema_is_followed_or_refused(text):
         assert error.subject == "constraint"  # noqa: PT017 - both ends are right
 
 
-class TestOtherForms:
+class TestOtherConstraints:
     def said(self, kind: str, value: str | list[str], message: str) -> str:
         options = GenerateOptions(structured=StructuredOutput(kind, value))
         return answer(message, options)
@@ -263,7 +263,7 @@ class TestOtherForms:
             self.said("regex", "[a-z]+", "room 7")
 
     @pytest.mark.parametrize("kind", ["grammar", "structural_tag"])
-    def test_what_it_cannot_follow_is_refused(self, kind):
+    def test_an_unsupported_kind_is_refused(self, kind):
         with pytest.raises(RequestError, match=f"does not simulate `{kind}`") as caught:
             self.said(kind, "x", "x")
         assert caught.value.code == "unsupported_parameter"
@@ -277,7 +277,7 @@ class TestOtherForms:
             {"allowed_token_ids": list(b"yes")},
         ],
     )
-    def test_another_parameter_may_not_break_it(self, sampling):
+    def test_a_parameter_that_forbids_the_output_is_refused(self, sampling):
         options = GenerateOptions(structured=StructuredOutput("choice", ["yes"]))
         with pytest.raises(RequestError, match="another parameter forbids"):
             answer("Hello", options, **sampling)
@@ -300,12 +300,12 @@ class TestRules:
             ({"max_tokens": 4, "logit_bias": {ord("x"): 100.0}}, ["xx"], "xhxe"),
         ],
     )
-    def test_the_message_comes_back_without_what_is_forbidden(self, sampling, bad_words, text):
+    def test_forbidden_tokens_are_left_out_of_the_message(self, sampling, bad_words, text):
         words = [list(word.encode()) for word in bad_words]
         assert answer("hello", GenerateOptions(bad_words=words), **sampling) == text
 
     @given(st.lists(st.integers(0, 3), max_size=12), st.data())
-    def test_a_bad_word_never_comes(self, reply, data):
+    def test_a_bad_word_is_never_output(self, reply, data):
         words = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), max_size=3))
         rules = Rules(SamplingParams(), words, 4)
         said: list[int] = []
@@ -317,7 +317,7 @@ class TestRules:
 
 
 @given(st.integers(0, 5000), st.integers(0, 299), st.integers(0, 20))
-def test_logprobs_are_of_a_distribution(place, token, count):
+def test_logprobs_are_from_a_distribution(place, token, count):
     told = logprobs_at(place, token, count, 300)
     assert told == logprobs_at(place, token, count, 300)
     assert len(told.token_ids) == len(told.logprobs) == count + 1

@@ -49,7 +49,7 @@ class TestHello:
         assert bench.heard(A)[0] == Welcome(PROTOCOL_VERSION, MODEL)
 
     @pytest.mark.parametrize("protocol", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
-    def test_another_is_refused_with_both_versions(self, bench, protocol):
+    def test_another_protocol_is_refused_with_both_versions(self, bench, protocol):
         bench.say(A, Hello(protocol, "a"), generate(1))
         bench.turn()
         refused = bench.heard(A, Refused)
@@ -74,7 +74,7 @@ class TestHello:
 
 
 class TestGenerate:
-    def test_tokens_come_in_order_and_the_last_says_why(self, greeted):
+    def test_tokens_come_in_order_and_the_last_has_the_finish_reason(self, greeted):
         greeted.say(A, generate(1, max_tokens=3))
         greeted.settle()
         deltas = greeted.deltas(A, 1)
@@ -112,7 +112,7 @@ class TestGenerate:
         greeted.turn()
         assert greeted.deltas(A, 1)[0].cached_tokens == 4
 
-    def test_a_newcomer_joins_the_running_batch_at_the_next_step(self, greeted):
+    def test_a_new_request_joins_the_running_batch_at_the_next_step(self, greeted):
         greeted.say(A, generate(1, max_tokens=10))
         greeted.turn(2)
         greeted.say(B, generate(1, max_tokens=10))
@@ -120,7 +120,7 @@ class TestGenerate:
         assert len(greeted.backend.running) == 2
         assert [d.token_ids for d in greeted.deltas(B, 1)] == [[1]]
 
-    def test_room_bounds_the_answer(self, greeted):
+    def test_the_context_limits_the_output(self, greeted):
         greeted.say(A, generate(1, prompt_tokens=95, max_tokens=50))
         greeted.say(A, generate(2, prompt_tokens=97, max_tokens=None))
         greeted.settle()
@@ -166,7 +166,7 @@ class TestGenerate:
         greeted.settle()
         assert greeted.deltas(B, 1)[-1].finish_reason == "length"
 
-    def test_a_queue_timeout_is_an_error_that_says_so(self):
+    def test_a_queue_timeout_has_its_own_code(self):
         bench = Bench(max_num_seqs=1)
         bench.welcome(A)
         bench.say(A, generate(1, max_tokens=90), generate(2, queue_timeout_s=0.5))
@@ -201,7 +201,7 @@ class TestBackendErrors:
         assert greeted.deltas(A, 2)[-1].finish_reason == "length"
         assert held_by(greeted.scheduler) == []
 
-    def test_one_that_the_backend_gives_up_fails_alone(self, greeted):
+    def test_a_request_that_fails_in_the_backend_fails_alone(self, greeted):
         greeted.say(A, generate(1), generate(2))
         greeted.turn()
         first, second = greeted.backend.added
@@ -215,7 +215,7 @@ class TestBackendErrors:
         assert [d.token_ids for d in greeted.deltas(A, 2)] == [[1], [9]]
         assert [r.subscribers for r in held_by(greeted.scheduler)] == [[(A, 2)]]
 
-    def test_an_exception_out_of_a_step_ends_the_loop(self, greeted):
+    def test_an_exception_in_a_step_ends_the_loop(self, greeted):
         def crash():
             message = "the device is gone"
             raise RuntimeError(message)
@@ -225,7 +225,7 @@ class TestBackendErrors:
         with pytest.raises(RuntimeError, match="the device is gone"):
             greeted.loop.run()
 
-    def test_the_end_is_told_to_every_frontend_after_what_failed_before_it(self, greeted):
+    def test_every_frontend_gets_earlier_failures_and_then_the_end(self, greeted):
         greeted.say(A, generate(1, max_tokens=50), generate(2, prompt_tokens=1000))
         greeted.turn()
         greeted.say(A, generate(3, prompt_tokens=1000))
@@ -234,7 +234,7 @@ class TestBackendErrors:
         assert [f.id for f in greeted.failures(A)] == [2, 3]
         assert greeted.heard(A)[-1] == greeted.heard(B)[-1] == Ending("of old age")
 
-    def test_one_that_goes_on_is_told_what_is_new_and_has_what_is_left(self, greeted):
+    def test_a_continued_request_gets_new_tokens_within_its_limit(self, greeted):
         begun = pack_token_ids([1, 2, 3])
         greeted.say(A, generate(1, max_tokens=5, generated=begun))
         greeted.turn()
@@ -245,7 +245,7 @@ class TestBackendErrors:
         assert [delta.token_ids for delta in deltas] == [[4], [5]]
         assert deltas[-1].finish_reason == "length"
 
-    def test_one_that_goes_on_has_no_more_room_than_before(self, greeted):
+    def test_a_continued_request_has_no_more_room_than_before(self, greeted):
         begun = pack_token_ids([7] * 4)
         prompt_tokens = MODEL.max_model_len - 5
         greeted.say(A, generate(1, prompt_tokens, None, generated=begun))
@@ -253,19 +253,19 @@ class TestBackendErrors:
         (last,) = greeted.deltas(A, 1)
         assert (last.token_ids, last.finish_reason) == ([5], "length")
 
-    def test_one_that_has_all_already_is_refused(self, greeted):
+    def test_a_continued_request_that_is_complete_is_refused(self, greeted):
         greeted.say(A, generate(1, max_tokens=3, generated=pack_token_ids([1, 2, 3])))
         greeted.turn()
         assert [f.code for f in greeted.failures(A)] == ["internal_error"]
 
-    def test_a_full_queue_takes_what_another_engine_had(self):
+    def test_a_full_queue_accepts_resumed_requests(self):
         bench = Bench(max_num_seqs=1, max_queue_size=1)
         bench.welcome(A)
         bench.say(A, generate(1), *(generate(n, resumed=True) for n in (2, 3)), generate(4))
         bench.settle()
         assert [f.id for f in bench.failures(A)] == [4]
 
-    def test_a_step_that_could_not_run_is_tried_again_without_spinning(self, greeted):
+    def test_a_step_that_could_not_run_is_retried_without_spinning(self, greeted):
         greeted.say(A, generate(1))
         answers = [None, None, NotImplemented, NotImplemented, NotImplemented]
         greeted.backend.on_step = lambda: answers.pop(0)
@@ -274,7 +274,7 @@ class TestBackendErrors:
         assert sum(0 < wait <= 0.01 for wait in greeted.transport.waits) >= 2
         assert greeted.deltas(A, 1)[-1].finish_reason == "length"
 
-    def test_outputs_of_strangers_are_ignored(self, greeted):
+    def test_outputs_of_unknown_requests_are_ignored(self, greeted):
         greeted.say(A, generate(1, max_tokens=2))
         greeted.turn()
         greeted.backend.on_step = lambda: [Output("stranger", [1], "stop", 0)]
@@ -317,14 +317,14 @@ class TestLeaving:
         greeted.turn()
         assert greeted.backend.aborted == []
 
-    def test_nobody_can_abort_for_somebody_else(self, greeted):
+    def test_a_frontend_can_abort_only_its_own_requests(self, greeted):
         greeted.say(A, generate(1, max_tokens=5))
         greeted.turn()
         greeted.say(B, Abort([1]))
         greeted.settle()
         assert greeted.deltas(A, 1)[-1].finish_reason == "length"
 
-    def test_goodbye_aborts_what_is_left(self):
+    def test_goodbye_aborts_all_requests_of_the_frontend(self):
         bench = Bench(max_num_seqs=1)
         bench.welcome(A, B)
         bench.say(A, generate(1, max_tokens=50), generate(2))
@@ -340,7 +340,7 @@ class TestLeaving:
         bench.turn()
         assert bench.heard(A) == []
 
-    def test_a_peer_that_is_gone_loses_its_requests_and_nobody_else_does(self):
+    def test_only_the_requests_of_a_lost_peer_are_aborted(self):
         bench = Bench(max_num_seqs=2)
         bench.welcome(A, B)
         bench.say(A, generate(1, max_tokens=50), generate(2, max_tokens=50))
@@ -352,7 +352,7 @@ class TestLeaving:
         assert len(bench.deltas(B, 1)) == 4
         assert held_by(bench.scheduler) == []
 
-    def test_a_peer_lost_at_a_heartbeat_is_forgotten_too(self):
+    def test_a_peer_lost_at_a_heartbeat_is_disconnected(self):
         bench = Bench(max_num_seqs=1)
         bench.welcome(A, B)
         bench.say(A, generate(1, max_tokens=90), generate(2, max_tokens=90))
@@ -369,7 +369,7 @@ class TestLeaving:
         greeted.turn(2)
         assert [f.id for f in greeted.failures(B)] == [1]
 
-    def test_one_that_was_given_up_has_to_say_hello_again(self, greeted):
+    def test_a_disconnected_peer_has_to_say_hello_again(self, greeted):
         greeted.say(A, generate(1, max_tokens=50))
         greeted.transport.gone.add(A)
         greeted.turn()
@@ -395,7 +395,7 @@ class TestMalformed:
         ],
         ids=["empty", "noise", "direction", "text", "deep", "bounds", "no weight", "nan weight"],
     )
-    def test_it_is_dropped_and_the_loop_goes_on(self, greeted, payload):
+    def test_a_malformed_message_is_dropped_and_the_loop_continues(self, greeted, payload):
         greeted.say(A, payload, generate(2))
         greeted.settle()
         assert greeted.deltas(A, 2)[-1].finish_reason == "length"
@@ -412,7 +412,7 @@ class TestMalformed:
 
 
 class TestHeartbeat:
-    def test_every_frontend_and_the_launcher_hear_it(self):
+    def test_every_frontend_and_the_launcher_get_it(self):
         bench = Bench(max_num_seqs=1)
         bench.welcome(A, B)
         bench.say(A, generate(1, max_tokens=90), generate(2, max_tokens=90))
@@ -428,7 +428,7 @@ class TestHeartbeat:
             assert sum(status.stats.batch_size.counts) == 2
             assert status.stats.preemptions == 1
 
-    def test_it_beats_in_time_while_idle_and_while_busy(self, greeted):
+    def test_the_heartbeat_is_on_time_while_idle_and_while_busy(self, greeted):
         greeted.beats.clear()
         began = greeted.clock.now
         while greeted.clock.now - began < 10:

@@ -1,4 +1,4 @@
-"""Who enters the batch and when, on a clock that only the tests move."""
+"""Which requests enter the batch and when, on a clock that only the tests move."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TestQueue:
         finish(scheduler, requests[1], now)
         assert scheduler.admit(now) == [requests[3]]
 
-    def test_a_full_queue_refuses(self):
+    def test_a_full_queue_rejects(self):
         scheduler = make_scheduler(max_num_seqs=1, max_queue_size=2)
         requests = [make_request() for _ in range(4)]
         scheduler.submit(requests[0], 0.0)
@@ -102,7 +102,7 @@ class TestQueue:
             scheduler.submit(make_request(), 1.0)
         assert scheduler.retry_after_s() == 60.0
 
-    def test_cancel_takes_out_what_waits_or_runs(self):
+    def test_remove_takes_waiting_and_running_requests(self):
         scheduler = make_scheduler(max_num_seqs=1)
         running, waiting, other = make_request(), make_request(), make_request()
         now = submit(scheduler, running, waiting, other)
@@ -114,7 +114,7 @@ class TestQueue:
         assert scheduler.admit(now) == [other]
         assert held_by(scheduler) == [other]
 
-    def test_finishing_twice_or_after_a_cancel_counts_nothing(self):
+    def test_finishing_twice_or_after_a_removal_counts_nothing(self):
         scheduler = make_scheduler()
         request = make_request()
         scheduler.submit(request, 0.0)
@@ -142,7 +142,7 @@ class TestPriority:
         now = submit(scheduler, *requests)
         assert self.served(scheduler, now) == [requests[n] for n in (2, 4, 0, 3, 1, 5)]
 
-    def test_it_goes_before_what_is_fair_between_tenants(self):
+    def test_it_comes_before_fairness_between_tenants(self):
         scheduler = make_scheduler(max_num_seqs=1)
         greedy = [make_request(tenant="greedy", priority=-1, max_tokens=500) for _ in range(5)]
         modest = [make_request(tenant="modest") for _ in range(2)]
@@ -156,14 +156,14 @@ class TestPriority:
         now = submit(scheduler, *heavy, *light)
         assert self.served(scheduler, now) == [heavy[0], *light, *heavy[1:]]
 
-    def test_a_tenant_s_own_urgent_request_overtakes_its_others_alone(self):
+    def test_an_urgent_request_overtakes_only_less_urgent_ones(self):
         scheduler = make_scheduler(max_num_seqs=1)
         late = make_request(tenant="a", priority=1)
         usual, other = make_request(tenant="a"), make_request(tenant="b")
         now = submit(scheduler, late, usual, other)
         assert self.served(scheduler, now) == [usual, other, late]
 
-    def test_what_runs_is_left_alone(self):
+    def test_running_requests_are_not_stopped(self):
         scheduler = make_scheduler(max_num_seqs=1)
         running, urgent = make_request(), make_request(priority=-9)
         now = submit(scheduler, running)
@@ -172,7 +172,7 @@ class TestPriority:
         assert scheduler.admit(now) == []
         assert running.key in scheduler.running
 
-    def test_one_that_waits_can_be_hastened_and_not_slowed(self):
+    def test_a_waiting_request_s_priority_can_only_be_raised(self):
         scheduler = make_scheduler(max_num_seqs=1)
         requests = [make_request() for _ in range(3)]
         now = submit(scheduler, *requests)
@@ -182,7 +182,7 @@ class TestPriority:
         scheduler.raise_priority(requests[0], -9)  # it is gone
         assert held_by(scheduler) == []
 
-    def test_the_cancelled_and_the_late_leave_their_place(self):
+    def test_removed_and_expired_requests_leave_the_queue(self):
         scheduler = make_scheduler(max_num_seqs=1)
         requests = [make_request(priority=-n, deadline=100.0 - n) for n in range(4)]
         now = submit(scheduler, *requests)
@@ -192,7 +192,7 @@ class TestPriority:
 
 
 class TestExpiry:
-    def test_only_what_waits_and_is_late_expires(self):
+    def test_only_waiting_requests_expire(self):
         scheduler = make_scheduler(max_num_seqs=1)
         runs, late, early = (make_request(deadline=d) for d in (5.0, 10.0, 20.0))
         now = submit(scheduler, runs, late, early)
@@ -220,7 +220,7 @@ class TestExpiry:
 
 
 class TestKVTokens:
-    def test_requests_enter_while_they_are_expected_to_fit(self):
+    def test_requests_are_admitted_while_they_are_expected_to_fit(self):
         scheduler = make_scheduler(max_num_seqs=100, kv_cache_tokens=100)
         requests = [make_request(prompt_tokens=20, max_tokens=10) for _ in range(5)]
         now = submit(scheduler, *requests)
@@ -228,7 +228,7 @@ class TestKVTokens:
         finish(scheduler, requests[0], now)
         assert scheduler.admit(now) == [requests[3]]
 
-    def test_a_lone_request_that_is_too_big_runs_alone(self):
+    def test_a_request_larger_than_the_cache_runs_alone(self):
         scheduler = make_scheduler(kv_cache_tokens=100)
         big, small = make_request(prompt_tokens=500), make_request(prompt_tokens=1)
         now = submit(scheduler, big, small)
@@ -237,7 +237,7 @@ class TestKVTokens:
         finish(scheduler, big, now)
         assert scheduler.admit(now) == [small]
 
-    def test_a_big_request_is_not_overtaken_for_ever(self):
+    def test_a_big_request_is_not_starved_by_small_ones(self):
         scheduler = make_scheduler(kv_cache_tokens=100, max_num_seqs=100)
         small = [make_request(prompt_tokens=30, max_tokens=1) for _ in range(30)]
         big = make_request(prompt_tokens=80, max_tokens=1)
@@ -251,7 +251,7 @@ class TestKVTokens:
             running = scheduler.admit(now)
         assert big in running
 
-    def test_what_has_outgrown_its_estimate_counts_in_full(self):
+    def test_a_request_beyond_its_estimate_counts_in_full(self):
         # The estimate starts at 256 tokens; a request that has generated more holds more.
         scheduler = make_scheduler(kv_cache_tokens=2000)
         grown = make_request(prompt_tokens=100, max_tokens=5000)
@@ -264,7 +264,7 @@ class TestKVTokens:
         grown.generated_tokens = 1600
         assert scheduler.admit(1.0) == [newcomer]
 
-    def test_the_estimate_learns_from_answers(self):
+    def test_the_estimate_follows_finished_requests(self):
         scheduler = make_scheduler(kv_cache_tokens=2600, max_num_seqs=100)
         now = 0.0
         for _ in range(200):  # short answers, although 1000 tokens were allowed
@@ -294,7 +294,7 @@ class TestGathering:
             assert scheduler.admit(now) == [request]
             finish(scheduler, request, now + 0.5)
 
-    def test_who_asks_again_right_after_an_answer_starts_at_once(self):
+    def test_a_client_s_next_request_starts_at_once(self):
         scheduler = make_scheduler()
         now = 5.0
         for _ in range(3):
@@ -304,7 +304,7 @@ class TestGathering:
             finish(scheduler, request, now + BURST_GAP_S / 4)
             now += BURST_GAP_S / 2
 
-    def test_a_burst_is_gathered_while_it_keeps_coming(self):
+    def test_a_burst_is_gathered_while_requests_arrive(self):
         scheduler = make_scheduler(max_num_seqs=100, max_wait_s=0.05)
         now = 1.0
         for _ in range(10):
@@ -317,7 +317,7 @@ class TestGathering:
         assert scheduler.gather_s(now) == 0.0
         assert len(scheduler.admit(now)) == 10
 
-    def test_gathering_has_an_end_under_a_steady_stream(self):
+    def test_gathering_is_bounded_under_constant_arrivals(self):
         scheduler = make_scheduler(max_num_seqs=1000, max_wait_s=0.02)
         began = now = 1.0
         scheduler.submit(make_request(), now)
@@ -362,7 +362,7 @@ class TestGathering:
 
 
 class Simulation:
-    """A loop whose every step gives each running sequence a token."""
+    """A loop in which each step gives each running sequence one token."""
 
     def __init__(self, scheduler: BatchScheduler) -> None:
         self.scheduler = scheduler
@@ -442,7 +442,7 @@ class TestFairness:
         ratio = simulation.served["gold"] / simulation.served["plain"]
         assert ratio == pytest.approx(3, rel=0.1)
 
-    def test_long_answers_cost_what_they_take(self):
+    def test_long_outputs_cost_what_they_use(self):
         # One tenant asks for few long answers, the other for many short ones. Both get the same
         # amount of service in the paper's weights: a prompt token once, an output token twice.
         simulation = Simulation(make_scheduler(max_num_seqs=8, max_queue_size=10_000))
@@ -457,7 +457,7 @@ class TestFairness:
 
         assert service("long") / service("short") == pytest.approx(1, rel=0.1)
 
-    def test_idling_earns_no_credit_against_those_that_wait(self):
+    def test_idling_earns_no_credit_against_waiting_tenants(self):
         simulation = Simulation(make_scheduler(max_num_seqs=4, max_queue_size=10_000))
         for _ in range(1000):
             simulation.keep_queued(20, "busy")
@@ -470,7 +470,7 @@ class TestFairness:
         gained = simulation.served - before
         assert gained["busy"] / gained["back"] == pytest.approx(1, rel=0.1)
 
-    def test_nor_against_those_whose_queue_is_empty_just_then(self):
+    def test_idling_earns_no_credit_against_running_tenants(self):
         # The busy tenant never has a queue when the other one comes: its requests all run.
         simulation = Simulation(make_scheduler(max_num_seqs=4, max_queue_size=10_000))
         for _ in range(2000):
@@ -485,7 +485,7 @@ class TestFairness:
         gained = simulation.served - before
         assert gained["busy"] / gained["newcomer"] == pytest.approx(1, rel=0.1)
 
-    def test_answers_that_end_by_an_abort_are_paid_for_as_well(self):
+    def test_aborted_requests_are_charged_too(self):
         # A stop string is matched in the frontend, which aborts the rest. What was generated until
         # then was service like any other, and what was not must not be charged.
         simulation = Simulation(make_scheduler(max_num_seqs=8, max_queue_size=10_000))

@@ -1,4 +1,4 @@
-"""The vLLM backend on the real vLLM (CPU build): what is particular to it."""
+"""The vLLM backend on the real vLLM (CPU build), beyond the contract suite."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def report(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return result
 
 
-def test_it_says_what_it_does_and_what_it_has(report: dict[str, Any]) -> None:
+def test_it_reports_its_phases_and_its_model(report: dict[str, Any]) -> None:
     assert report["phases"] == [
         "importing vLLM",
         "reading the model's configuration",
@@ -64,7 +64,7 @@ def test_every_sampling_parameter_arrives(report: dict[str, Any]) -> None:
     assert report["parameters"]["told"] == [4, 2, [[1], [2, 3]]]
 
 
-def test_minus_one_is_a_seed_and_not_given_is_vllms_default(report: dict[str, Any]) -> None:
+def test_minus_one_is_a_seed_and_none_is_vllms_default(report: dict[str, Any]) -> None:
     assert report["parameters"]["seed_of_minus_one"] not in (None, -1)
     assert report["parameters"]["temperature_of_none"] == 1.0
 
@@ -78,7 +78,7 @@ def test_every_finish_reason_ends_a_request(report: dict[str, Any]) -> None:
     assert set(map(tuple, reasons.values())) == {(None, "engine_unavailable")}
 
 
-def test_a_preempted_batch_gives_what_each_gives_alone(report: dict[str, Any]) -> None:
+def test_a_preempted_batch_has_the_same_outputs(report: dict[str, Any]) -> None:
     found = report["preemption"]
     assert found["preemptions"] > 0
     assert found["as_alone"]
@@ -90,7 +90,7 @@ def test_the_prefix_cache_counts_and_changes_nothing(report: dict[str, Any]) -> 
     assert report["prefix_cache"] == {"cached": [0, 3 * BLOCK_TOKENS], "as_first": True}
 
 
-def test_an_abort_frees_its_blocks_and_harms_nobody(report: dict[str, Any]) -> None:
+def test_an_abort_frees_its_blocks_and_affects_no_other_request(report: dict[str, Any]) -> None:
     assert report["abort"] == {
         "ran": 2,
         "usage": [True, 0],
@@ -99,7 +99,7 @@ def test_an_abort_frees_its_blocks_and_harms_nobody(report: dict[str, Any]) -> N
     }
 
 
-def test_queued_batches_give_the_same(report: dict[str, Any]) -> None:
+def test_queued_batches_have_the_same_outputs(report: dict[str, Any]) -> None:
     assert report["batch_queue"] == {"same": True, "settled": True}
 
 
@@ -112,7 +112,7 @@ def test_end_of_text_ends_a_generation_unless_ignored(report: dict[str, Any]) ->
     assert found["full"]
 
 
-def test_refusals_are_the_clients_and_leave_nothing_behind(report: dict[str, Any]) -> None:
+def test_invalid_requests_are_refused_and_leave_nothing_behind(report: dict[str, Any]) -> None:
     refusals = report["refusals"]
     codes = {name: (refusal[0], refusal[2]) for name, refusal in refusals.items()}
     assert codes == {

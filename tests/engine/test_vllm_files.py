@@ -1,4 +1,4 @@
-"""Adapters on disk, and what vLLM is told of them; runs without vLLM."""
+"""Adapters on disk, and vLLM's arguments for them; runs without vLLM."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_the_largest_rank_counts(tmp_path: Path) -> None:
         ("adapter_model.safetensors", None, "has no adapter_model.safetensors"),
         ("adapter_config.json", "{", "cannot read"),
         ("adapter_config.json", "[]", "holds no JSON object"),
-        ("adapter_config.json", "{}", "says no rank"),
-        ("adapter_config.json", '{"r": "8"}', "says no rank"),
-        ("adapter_config.json", '{"r": 0}', "says no rank"),
+        ("adapter_config.json", "{}", "has no rank"),
+        ("adapter_config.json", '{"r": "8"}', "has no rank"),
+        ("adapter_config.json", '{"r": 0}', "has no rank"),
     ],
 )
 def test_a_directory_without_an_adapter_is_refused(
@@ -59,7 +59,7 @@ def test_a_directory_without_an_adapter_is_refused(
     assert "one" in str(caught.value)
 
 
-def test_vllm_gets_room_for_all(tmp_path: Path) -> None:
+def test_vllm_has_room_for_all_adapters(tmp_path: Path) -> None:
     directories = [make_tiny_adapter(tmp_path / str(n), rank=n) for n in (2, 17, 8)]
     arguments = setup._lora_args(model(*directories))
     assert arguments == {
@@ -71,7 +71,7 @@ def test_vllm_gets_room_for_all(tmp_path: Path) -> None:
     assert setup._lora_args(Model()) == {}
 
 
-def test_a_batch_mixes_so_many_and_the_others_stay_in_memory(tmp_path: Path) -> None:
+def test_a_batch_has_at_most_so_many_adapters_and_all_stay_in_memory(tmp_path: Path) -> None:
     directories = [make_tiny_adapter(tmp_path / str(n), rank=1) for n in range(10)]
     arguments = setup._lora_args(model(*directories))
     assert (arguments["max_loras"], arguments["max_cpu_loras"]) == (8, 10)

@@ -1,4 +1,4 @@
-"""The time that following a grammar may take; without vLLM, whose part a fake plays."""
+"""The time limit of grammars, with a fake instead of vLLM."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Grammar:
 
 
 def steps(grammar: TimedGrammar, slow: list[str], most: int = 10_000) -> int:
-    """Return after how many steps it was told that the grammar is slow."""
+    """Return after how many steps the grammar was reported as slow."""
     for step in range(most):
         grammar.fill_bitmask([0], 0)
         assert grammar.accept_tokens("r", [5])
@@ -66,13 +66,13 @@ def timed(inner: Grammar, slow: list[str]) -> TimedGrammar:
 
 
 @pytest.mark.parametrize(("mask_s", "token_s"), [(0.001, 0.0), (0.0, 0.019), (0.01, 0.009)])
-def test_a_usual_one_may_go_on_for_ever(mask_s: float, token_s: float):
+def test_a_normal_grammar_has_no_time_limit(mask_s: float, token_s: float):
     slow: list[str] = []
     assert steps(timed(Grammar(Clock(), mask_s, token_s), slow), slow) == 10_000
 
 
 @pytest.mark.parametrize(("mask_s", "token_s"), [(0.5, 0.0), (0.0, 0.5), (60.0, 0.0)])
-def test_a_slow_one_is_told_once_and_within_seconds(mask_s: float, token_s: float):
+def test_a_slow_grammar_is_reported_once_and_within_seconds(mask_s: float, token_s: float):
     slow: list[str] = []
     inner = Grammar(clock := Clock(), mask_s, token_s)
     grammar = timed(inner, slow)
@@ -83,7 +83,7 @@ def test_a_slow_one_is_told_once_and_within_seconds(mask_s: float, token_s: floa
     assert slow == ["slow"]
 
 
-def test_slow_first_masks_are_no_matter():
+def test_slow_first_masks_are_allowed():
     slow: list[str] = []
     inner = Grammar(Clock(), mask_s=1.5)
     grammar = timed(inner, slow)
@@ -92,7 +92,7 @@ def test_slow_first_masks_are_no_matter():
     assert steps(grammar, slow) == 10_000
 
 
-def test_all_else_is_the_grammar_s_own():
+def test_all_other_methods_are_the_grammar_s():
     grammar = timed(inner := Grammar(Clock()), [])
     mask = [0, 0]
     grammar.fill_bitmask(mask, 1)
@@ -109,7 +109,7 @@ def test_all_else_is_the_grammar_s_own():
     assert inner.accepted == []
 
 
-def test_a_manager_makes_timed_ones():
+def test_a_manager_creates_timed_grammars():
     made = Grammar(clock := Clock())
     slow: set[str] = set()
     manager = SimpleNamespace(_create_grammar=lambda _request: made)

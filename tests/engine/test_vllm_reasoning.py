@@ -1,4 +1,4 @@
-"""Where an answer begins without reasoning; runs without vLLM."""
+"""Whether a prompt has closed the reasoning; runs without vLLM."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ class Tokenizer:
         ([], False),
     ],
 )
-def test_the_last_turn_says_whether_it_is_over(prompt: list[int], ended: bool) -> None:
+def test_the_last_turn_decides_whether_reasoning_has_ended(prompt: list[int], ended: bool) -> None:
     assert ReasoningMarks(Tokenizer()).ended(prompt) is ended

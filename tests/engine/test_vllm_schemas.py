@@ -1,4 +1,4 @@
-"""What is found in a schema that xgrammar would pass over."""
+"""Parts of schemas that xgrammar would ignore."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vgate.engine.backends.vllm.schemas import passed_over
+from vgate.engine.backends.vllm.schemas import ignored_part
 
 FOUND: list[tuple[str, Any]] = [
     ("not", {"not": {"type": "string"}}),
@@ -44,10 +44,10 @@ NOT_FOUND: list[Any] = [
 
 
 @pytest.mark.parametrize(("keyword", "schema"), FOUND)
-def test_what_would_have_no_effect(keyword: str, schema: Any):
-    assert keyword in (passed_over(schema) or "")
+def test_an_ignored_part_is_found(keyword: str, schema: Any):
+    assert keyword in (ignored_part(schema) or "")
 
 
 @pytest.mark.parametrize("schema", NOT_FOUND)
-def test_what_is_only_named_like_it(schema: Any):
-    assert passed_over(schema) is None
+def test_names_and_data_are_not_keywords(schema: Any):
+    assert ignored_part(schema) is None

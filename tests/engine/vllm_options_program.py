@@ -22,7 +22,7 @@ from vgate.config.schema import Batch, LoraAdapter, Model
 from vgate.engine.backends.base import Output
 from vgate.engine.backends.vllm import setup
 from vgate.engine.backends.vllm.backend import VLLMBackend
-from vgate.engine.backends.vllm.reasoning import thinks
+from vgate.engine.backends.vllm.reasoning import has_marks
 from vgate.engine.request import Request
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -105,11 +105,12 @@ def cases(driver: Driver, described: list[dict[str, Any]]) -> list[dict[str, Any
 def reasoning(driver: Driver) -> dict[str, str]:
     """A grammar holds for what follows the reasoning, wherever that ends."""
     turn = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
-    yes = StructuredOutput("choice", ["yes"])
+    yes = StructuredOutput("choice", ["yes"], after_reasoning=True)
     end = driver.tokenizer.token_to_id("</think>")
     return {
         "closed_in_the_prompt": driver.text(f"{turn}<think>\n\n</think>\n\n", yes),
         "closed_before_a_begun_answer": driver.text(f"{turn}<think>Hm</think>I say: ", yes),
+        "no_reasoning": driver.text(f"{turn}<think>\n", StructuredOutput("choice", ["yes"])),
         "open": driver.text(f"{turn}<think>\n", yes),
         "not_begun": driver.text(turn, yes),
         "closed_in_an_earlier_turn": driver.text(
@@ -120,7 +121,7 @@ def reasoning(driver: Driver) -> dict[str, str]:
 
 
 def settings(config: Config, vllm_config: Any) -> dict[str, Any]:
-    """What vLLM is told of grammars, by what the operator says; and whether the model thinks."""
+    """vLLM's settings for grammars by the operator's, and whether the model has reasoning marks."""
     given: list[dict[str, Any] | None] = [
         None,
         {"disable_any_whitespace": False},
@@ -133,8 +134,8 @@ def settings(config: Config, vllm_config: Any) -> dict[str, Any]:
         "structured": [
             [one.backend, one.disable_any_whitespace, one.reasoning_parser] for one in told
         ],
-        "thinks": [
-            thinks(msgspec.structs.replace(config.model, reasoning_parser=parser), vllm_config)
+        "has_marks": [
+            has_marks(msgspec.structs.replace(config.model, reasoning_parser=parser), vllm_config)
             for parser in parsers
         ],
     }

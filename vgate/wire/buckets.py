@@ -1,4 +1,4 @@
-"""Upper bounds of the histograms, the same in engines that count and frontends that show."""
+"""Upper bounds of the histograms. Engines count by them and frontends publish them."""
 
 BATCH_SIZE = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 

@@ -21,12 +21,12 @@ _from_launcher: msgspec.msgpack.Decoder[FromLauncher] = msgspec.msgpack.Decoder(
 
 encode = _encoder.encode
 
-# Bytes of strangers may also hold text that is no UTF-8, or a nesting without end.
+# Bytes from an unknown sender may also hold invalid UTF-8, or nesting without end.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class WireError(Exception):
-    """Bytes that are no message of this direction."""
+    """The bytes are not a message of this direction."""
 
 
 def decode_to_engine(payload: bytes) -> ToEngine:
@@ -70,7 +70,7 @@ def pack_token_ids(token_ids: Sequence[int]) -> bytes:
 
 
 def unpack_token_ids(packed: bytes) -> list[int]:
-    """Undo `pack_token_ids`."""
+    """Return the token ids that `pack_token_ids` packed."""
     if len(packed) % _TOKEN_ID_BYTES:
         message = f"packed token ids have {len(packed)} bytes, not a multiple of {_TOKEN_ID_BYTES}"
         raise WireError(message)

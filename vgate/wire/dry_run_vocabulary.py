@@ -1,7 +1,7 @@
 """The built-in vocabulary of the dry-run engine: the 256 bytes and a few markers.
 
-It needs no model on disk, can spell any text, and lets the engine answer readably although it
-sees only token ids. Frontends build the tokenizer from it (`vgate.frontend.tokenizer`).
+It needs no model on disk, can encode any text, and lets the engine, which only has token ids, give
+readable answers. Frontends build their tokenizer from it.
 """
 
 BYTE_TOKENS = 256
@@ -18,7 +18,7 @@ MARKERS = {
     "<|assistant|>": ASSISTANT,
 }
 
-# Tools come first, so that what the engine repeats is always the last message.
+# Tools come first, because the engine repeats the last message.
 CHAT_TEMPLATE = (
     "{%- if tools -%}"
     "<|system|>Tools that can be called, each as"

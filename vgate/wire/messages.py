@@ -49,12 +49,14 @@ class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
         kind: What `value` is; the names are those of vLLM's StructuredOutputsParams.
         value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
             structural tag (JSON as text); "" for any JSON object.
-        disable_any_whitespace: For JSON: the shortest form only.
+        disable_any_whitespace: For JSON: no whitespace between its parts.
+        after_reasoning: The model may reason first; the constraint applies to what follows.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
     value: str | list[str] = ""
     disable_any_whitespace: bool = False
+    after_reasoning: bool = False
 
 
 class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):

@@ -8,7 +8,9 @@ import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
+from vgate.frontend.apis.openai.structured import Constraint
 from vgate.frontend.pipeline import parameters
+from vgate.wire.messages import NO_OPTIONS, StructuredOutput
 
 
 def request(**fields):
@@ -60,3 +62,15 @@ class TestContext:
     def test_an_empty_prompt(self, built_in):
         with pytest.raises(InvalidValueError, match="at least one token"):
             parameters.sampling_of(request(), built_in, [[]], "prompt")
+
+
+@pytest.mark.parametrize("reasons", [True, False])
+def test_a_constraint_applies_after_a_model_s_reasoning(built_in, monkeypatch, reasons):
+    monkeypatch.setattr(built_in, "reasons", reasons)
+    constraint = Constraint(StructuredOutput("json_object"), "response_format")
+    options = parameters.options_of(request(), built_in, "", constraint)
+    assert options.structured == StructuredOutput("json_object", after_reasoning=reasons)
+
+
+def test_options_without_a_constraint(built_in):
+    assert parameters.options_of(request(), built_in, "", None) == NO_OPTIONS

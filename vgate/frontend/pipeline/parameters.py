@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
@@ -82,11 +84,14 @@ def options_of(
     constraint: Constraint | None,
 ) -> GenerateOptions:
     """Return what shapes an answer beside the sampling parameters."""
+    structured = None
+    if constraint is not None:
+        structured = msgspec.structs.replace(constraint.output, after_reasoning=text.reasons)
     return GenerateOptions(
         request.wanted_logprobs,
         request.wanted_prompt_logprobs,
         text.encode_bad_words(request.bad_words or []),
-        constraint.output if constraint else None,
+        structured,
         adapter,
         request.cache_salt or "",
     )

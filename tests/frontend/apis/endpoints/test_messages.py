@@ -215,8 +215,7 @@ def test_tokens_are_counted_without_generating(serve):
             assert counted.json == {"input_tokens": message["usage"]["input_tokens"]}
             assert counted.headers["request-id"] == counted.headers["x-request-id"]
         scheduler = gateway.engine.scheduler
-        assert not scheduler.waiting
-        assert not scheduler.running
+        assert (scheduler.waiting, len(scheduler.running)) == (0, 0)
 
     serve(scenario)
 

@@ -110,7 +110,7 @@ def _conforming(root: Any, node: Any, value: Any) -> Any:
 
     Args:
         root: The whole schema, which `$ref` refers to.
-        node: The part of it that the value shall conform to.
+        node: The part of it that the value has to conform to.
         value: Any JSON value.
     """
     if node is True:

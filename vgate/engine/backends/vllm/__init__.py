@@ -1,1 +1,1 @@
-"""The real engine, on vLLM's EngineCore. All that knows vLLM is in here."""
+"""The real engine, on vLLM's EngineCore. No other package knows vLLM."""

@@ -1,11 +1,11 @@
-"""The vLLM backend, on vLLM's in-process EngineCore. With `vllm_*.py` all that knows vLLM.
+"""The vLLM backend, on vLLM's in-process EngineCore.
 
-EngineCore is internal API of the pinned version; the backend contract suite runs this file for
-real. Requests go through vLLM's InputProcessor: fed raw, a bad one would raise inside a step and
-poison those beside it. (Measured on a tiny model: one step at 64 sequences costs 1.98 ms here
-against 3.21 ms through LLMEngine.)
+EngineCore is internal API of the pinned vLLM version; the backend contract suite runs this file
+against it. Requests pass vLLM's InputProcessor first: an invalid one given to the core would raise
+inside a step and fail the whole batch. (On a tiny model a step with 64 sequences takes 1.98 ms here
+and 3.21 ms through LLMEngine.)
 
-A grammar is checked and compiled beside the loop, since that takes milliseconds to seconds.
+Grammars are checked and compiled in a thread of their own, because that takes up to seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vgate.engine.backends.vllm.failures import is_permanent, start_failure
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.model import model_info, reporting_executor
-from vgate.engine.backends.vllm.outputs import Running, too_slow, translated
+from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
 from vgate.engine.backends.vllm.parameters import Parameters, refusal
 from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, ReasoningMarks
 from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
@@ -55,10 +55,10 @@ class VLLMBackend:
         self._refusals = (VLLMClientError, ValueError)
         self._worker_died = False
         self._running: dict[str, Running] = {}
-        # One thread, as grammars share what the first one makes.
+        # One thread, because grammars share what the first one creates.
         self._grammars = ThreadPoolExecutor(1, "grammars")
         self._preparing: dict[str, tuple[Request, Future[Any]]] = {}
-        # Running ones whose grammar has taken too long.
+        # Keys of running requests whose grammar has taken too long.
         self._too_slow: set[str] = set()
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
         vllm_config, directory = engine_config(config, report_phase)
@@ -70,14 +70,14 @@ class VLLMBackend:
             self._core = EngineCore(
                 vllm_config,
                 reporting_executor(vllm_config, report_phase),
-                # Nobody reads vLLM's statistics of every step.
+                # vLLM's per-step statistics are not used.
                 log_stats=False,
                 executor_fail_callback=self._on_worker_death,
             )
             time_grammars(self._core.structured_output_manager, self._too_slow.add)
             self._input_processor = InputProcessor(vllm_config)
             for adapter in adapters:
-                # A broken one is found out now, not inside a step.
+                # A broken adapter fails the start instead of a step.
                 report_phase(f"loading the adapter {adapter.lora_name}")
                 self._core.add_lora(adapter)
         except Exception as error:
@@ -87,7 +87,11 @@ class VLLMBackend:
             ) from error
         self._tasks = self._core.get_supported_tasks()
         if config.model.task not in self._tasks:
-            message = f"{config.model.model_id} can't {config.model.task}: it can {self._tasks}"
+            supported = ", ".join(self._tasks)
+            message = (
+                f"model {config.model.model_id} does not support the task {config.model.task} "
+                f"(supported: {supported})"
+            )
             raise BackendError(message)
         self._parameters = Parameters(vllm_config, adapters)
         self._reasoning: ReasoningMarks | None = None
@@ -101,7 +105,7 @@ class VLLMBackend:
         return self._model
 
     def add(self, request: Request) -> None:
-        """Start a sequence; one with a grammar as soon as that is ready."""
+        """Start a sequence, or one with a grammar when that is compiled."""
         if request.sampling is not None:
             checks.check(request.sampling, request.options, self._model)
         if request.options.structured is not None:
@@ -111,7 +115,7 @@ class VLLMBackend:
             self._start(request, self._prepare(request))
 
     def _prepare(self, request: Request) -> Any:
-        """Have vLLM check a request; return what its core takes.
+        """Let vLLM check a request; return it as the core takes it.
 
         Raises:
             RequestError: The request can't be run.
@@ -123,19 +127,20 @@ class VLLMBackend:
             prepared = self._input_processor.process_inputs(
                 request.key,
                 self._tokens_input(tokens, cache_salt=options.cache_salt or None),
-                self._parameters.of(request),
+                self._parameters.for_request(request),
                 self._tasks,
                 lora_request=self._parameters.adapter(options.adapter),
             )
             if options.structured is not None and self._reasoning is not None:
-                prepared.reasoning_ended = self._reasoning.ended(request.prompt)
+                may_reason = options.structured.after_reasoning
+                prepared.reasoning_ended = not may_reason or self._reasoning.ended(request.prompt)
             return self._core.preprocess_add_request(prepared)
         except RequestError:
             raise
         except self._refusals as error:
             raise refusal(error, request) from None
         except Exception as error:
-            # The scheduler hasn't heard of it yet, so it harms nobody but itself.
+            # The scheduler does not have it yet, so no other request is affected.
             log.exception("vLLM could not take a request", key=request.key)
             reason = f"vLLM could not take the request: {type(error).__name__}"
             raise RequestError("internal_error", reason) from error
@@ -145,7 +150,7 @@ class VLLMBackend:
         self._running[request.key] = Running(request, prepared[0])
 
     def _start_prepared(self) -> list[Output]:
-        """Start what has its grammar; return the end of what can't have it."""
+        """Start the requests whose grammar is compiled; return the failures of the others."""
         refused = []
         for key, (request, preparing) in list(self._preparing.items()):
             if not preparing.done():
@@ -166,10 +171,10 @@ class VLLMBackend:
                 waiting[1].cancel()
 
     def has_work(self) -> bool:
-        """Say whether a sequence runs or its end has still to be settled."""
+        """Say whether a sequence runs, waits for its grammar or has yet to be completed."""
         core = self._core
-        # A batch in flight (async scheduling, pipeline parallelism) must be taken out as well, and
-        # the death of a worker process is told by the next step.
+        # A batch in flight (async scheduling, pipeline parallelism) has to be collected as well,
+        # and the next step reports the death of a worker process.
         return (
             core.scheduler.has_requests()
             or bool(core.batch_queue)
@@ -192,12 +197,11 @@ class VLLMBackend:
         ]
         if self._too_slow:
             outputs = self._without_slow(outputs)
-        # What vLLM brings without a run of the model is empty but for its own bookkeeping, so the
-        # outputs say whether anything happened.
+        # Without a run of the model vLLM returns only bookkeeping, so outputs mean progress.
         return outputs if outputs or executed else None
 
     def _without_slow(self, outputs: list[Output]) -> list[Output]:
-        """End the sequences whose grammar takes too long; return what the step brought instead."""
+        """End the sequences whose grammar takes too long; return all outputs."""
         ended = [too_slow(self._running[key]) for key in self._too_slow if key in self._running]
         self._too_slow.clear()
         keys = [output.key for output in ended]
@@ -205,22 +209,22 @@ class VLLMBackend:
         return [output for output in outputs if output.key not in keys] + ended
 
     def kv_cache_usage(self) -> float:
-        """Return the share of KV blocks in use."""
+        """Return the fraction of KV blocks in use."""
         usage: float = self._core.scheduler.get_kv_cache_usage()
         return usage
 
     def counts(self) -> BackendCounts:
-        """Return what was counted; vLLM keeps preemptions with each request."""
+        """Return the counts; vLLM keeps the preemptions with each request."""
         running = sum(one.counted.num_preemptions for one in self._running.values())
         return BackendCounts(self._preemptions + running, self._prefix_queries, self._prefix_hits)
 
     def shutdown(self) -> None:
-        """End the workers. The process ends now: the rest of vLLM's clean-up is the kernel's."""
+        """End the workers. The process ends next, which frees everything else."""
         self._grammars.shutdown(wait=False, cancel_futures=True)
         self._core.model_executor.shutdown()
 
     def _on_worker_death(self) -> None:
-        """Note that the executor lost a process. Called from a thread of vLLM's."""
+        """Remember that a worker process died. Called from one of vLLM's threads."""
         self._worker_died = True
 
     def _forget(self, key: str) -> Running | None:
@@ -230,7 +234,7 @@ class VLLMBackend:
         return running
 
     def _output(self, output: Any) -> Output:
-        """Translate what one step brought for one request."""
+        """Translate vLLM's output of one step for one request."""
         key, reason, cached_tokens = output.request_id, output.finish_reason, 0
         if (stats := output.prefill_stats) is not None:
             cached_tokens = stats.num_cached_tokens
@@ -241,7 +245,7 @@ class VLLMBackend:
             and output.new_logprobs is None
             and output.new_prompt_logprobs_tensors is None
         ):
-            # Nearly all are of this kind, one for every token.
+            # The usual case, once for every token.
             return Output(key, output.new_token_ids, None, cached_tokens)
         running = self._running.get(key) if reason is None else self._forget(key)
-        return translated(output, running, cached_tokens)
+        return to_output(output, running, cached_tokens)

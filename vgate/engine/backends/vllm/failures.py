@@ -1,4 +1,4 @@
-"""Why vLLM did not start, in words that say what to do about it."""
+"""Explains why vLLM did not start, and what the operator can do."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import re
 from vgate.config import Config
 from vgate.config.schema import Model as ModelConfig
 
-# What vLLM says when memory is short that may be free at the next try.
+# vLLM's messages about a lack of memory, which may be free at the next try.
 _MEMORY_TAKEN = ("out of memory", "free memory on device", "available memory on node")
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Memory may be free again at the next try; a wrong model or option stays wrong."""
+    """Say whether a restart would fail too: memory may be free then, a wrong option stays wrong."""
     text = str(error).lower()
     return not any(phrase in text for phrase in _MEMORY_TAKEN)
 
 
 def start_failure(error: BaseException, config: Config) -> str:
-    """Say why vLLM did not start and what to do about it, where that is known."""
+    """Return why vLLM did not start, and what to do if that is known."""
     text = _problem(error, config.model)
     too_long = re.search(
         r"max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)", text
@@ -47,7 +47,7 @@ def start_failure(error: BaseException, config: Config) -> str:
 
 
 def _problem(error: BaseException, model: ModelConfig) -> str:
-    """Return vLLM's own words, without the frame that pydantic puts around them."""
+    """Return vLLM's own message, without what pydantic adds to it."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -58,15 +58,15 @@ def _problem(error: BaseException, model: ModelConfig) -> str:
         return text
     name = ".".join(map(str, first["loc"]))
     if name not in model.engine_args:
-        # vLLM's sections leave out what its arguments are prefixed with: kv_cache_dtype is
-        # cache_dtype there.
+        # vLLM's configuration leaves out prefixes of its arguments: kv_cache_dtype is cache_dtype
+        # there.
         name = next((key for key in model.engine_args if key.endswith(name)), name)
     where = f"model.engine_args.{name}" if name in model.engine_args else name
     return f"{where}: {text}, got {first['input']!r}"
 
 
 def first_paragraph(error: BaseException) -> str:
-    """Return what an error says, without its details."""
+    """Return an error's message without its details."""
     return str(error).strip().split("\n\n", 1)[0] or type(error).__name__
 
 

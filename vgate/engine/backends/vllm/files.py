@@ -1,4 +1,4 @@
-"""The model's and its adapters' files: where they are, and what they say of themselves."""
+"""Finds and reads the files of the model and its adapters."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vgate.config.schema import Model as ModelConfig
 from vgate.engine.backends.base import BackendError, ReportPhase
 from vgate.engine.backends.vllm.failures import first_paragraph
 
-# Formats that vLLM must find by itself: naming them would force their slow kernels (on an RTX 3060
+# Formats that vLLM must detect itself: naming them forces their slow kernels (on an RTX 3060
 # "awq" gave 204 tok/s against 1,146 with Marlin, which vLLM picks where it can).
 DETECTED_FORMATS = frozenset({"awq", "gptq"})
-# Weights in formats that vLLM doesn't load, or a second copy of those that it does.
+# Weights in formats that vLLM doesn't load, or second copies.
 _NOT_DOWNLOADED = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
 
 
@@ -33,7 +33,7 @@ def read_model_config(directory: str) -> dict[str, Any]:
 
 
 def check_quantization(model: ModelConfig, directory: str, document: dict[str, Any]) -> None:
-    """See that the checkpoint has the format that the configuration says.
+    """Check that the checkpoint has the configured format.
 
     Raises:
         BackendError: It has another.
@@ -44,7 +44,7 @@ def check_quantization(model: ModelConfig, directory: str, document: dict[str, A
     if found != model.quantization:
         message = (
             f"model.quantization is {model.quantization!r}, but the checkpoint in {directory} "
-            f"is {found or 'not quantized'}; leave model.quantization empty to use what it is"
+            f"is {found or 'not quantized'}; leave model.quantization empty to use its own"
         )
         raise BackendError(message)
 
@@ -76,7 +76,7 @@ def _read_adapter(adapter: LoraAdapter) -> Adapter:
     document = _read_json(directory / "adapter_config.json")
     ranks = [document.get("r"), *(document.get("rank_pattern") or {}).values()]
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
-        message = f"{where}: {directory}/adapter_config.json says no rank, `r`"
+        message = f"{where}: {directory}/adapter_config.json has no rank, `r`"
         raise BackendError(message)
     return Adapter(adapter.name, str(directory.resolve()), max(ranks))
 
@@ -85,7 +85,7 @@ def local_directory(model: ModelConfig) -> Path | None:
     """Return the model's directory; None if it is the name of a model on the Hub.
 
     Raises:
-        BackendError: It is a directory by its form, and there is none.
+        BackendError: It is a path, and there is no directory.
     """
     path = _expanded(model.model_id)
     if path.is_dir():
@@ -98,10 +98,10 @@ def local_directory(model: ModelConfig) -> Path | None:
 
 
 def model_directory(model: ModelConfig, report_phase: ReportPhase) -> str:
-    """Return the model's files on disk, downloading them first where they aren't.
+    """Return the model's directory; download it first if it is a Hub name.
 
     Raises:
-        BackendError: There are no such files, or the download failed.
+        BackendError: There is no such directory, or the download failed.
     """
     if (directory := local_directory(model)) is not None:
         return str(directory)

@@ -1,4 +1,4 @@
-"""How vLLM loads the model, and what the frontends are told of it."""
+"""Reports the phases of loading the model, and describes it to the frontends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model_info(config: Config, vllm_config: Any, directory: str) -> ModelInfo:
 
 
 def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
-    """Return vLLM's executor class, telling the phases of its start."""
+    """Return vLLM's executor class, made to report the phases of its start."""
     from vllm.v1.executor import Executor
 
     base: Any = Executor.get_class(vllm_config)

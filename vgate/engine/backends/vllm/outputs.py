@@ -1,4 +1,4 @@
-"""From what a step of vLLM's brought for one request to ours."""
+"""From vLLM's outputs to ours."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from vgate.engine.backends.base import Output
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import FinishReason, Logprobs
 
-# vllm.v1.engine.FinishReason; what is not here is an error.
+# vllm.v1.engine.FinishReason; all others are errors.
 _FINISH: dict[int | None, FinishReason | None] = {None: None, 0: "stop", 1: "length"}
 
 
 class Running(NamedTuple):
-    """A sequence that vLLM has.
+    """A sequence in vLLM's scheduler.
 
     Attributes:
-        request: What is asked.
-        counted: vLLM's own object of it, for what it counts there.
+        request: Ours.
+        counted: vLLM's own, which counts its preemptions.
     """
 
     request: Request
     counted: Any
 
 
-def translated(output: Any, running: Running | None, cached_tokens: int) -> Output:
+def to_output(output: Any, running: Running | None, cached_tokens: int) -> Output:
     """Translate an output.
 
     Args:
         output: vLLM's EngineCoreOutput.
-        running: What it is of; None if it is unknown.
+        running: Its sequence; None if it is unknown.
         cached_tokens: Prompt tokens found in the prefix cache.
     """
     key, reason = output.request_id, output.finish_reason
@@ -72,9 +72,9 @@ def _of_tokens(arrays: Any, count: int) -> list[Logprobs]:
     """Return one `Logprobs` for each new token.
 
     Args:
-        arrays: vLLM's LogprobsLists. A row has the token that was taken and then the most likely
-            ones, as many as anybody in the batch asked for.
-        count: Most likely ones that this request asked for.
+        arrays: vLLM's LogprobsLists. A row has the sampled token and then the most likely ones, as
+            many as any request in the batch asked for.
+        count: Number of most likely tokens that this request asked for.
     """
     width = count + 1
     return [
@@ -89,7 +89,7 @@ def _of_tokens(arrays: Any, count: int) -> list[Logprobs]:
 
 
 def _of_prompt(tensors: Any, count: int) -> list[Logprobs | None]:
-    """Return one `Logprobs` for each token of a prompt but the first, which has None.
+    """Return one `Logprobs` for each prompt token; None for the first.
 
     Args:
         tensors: vLLM's LogprobsTensors, from the second token on.

@@ -9,21 +9,21 @@ from typing import Any
 import msgspec
 
 from vgate.engine.backends.checks import unknown_adapter
-from vgate.engine.backends.vllm.schemas import passed_over
+from vgate.engine.backends.vllm.schemas import ignored_part
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
-# vLLM takes -1 for "no seed" (vllm/sampling_params.py, __post_init__), yet it is a seed like any
-# other. Any fixed number will do: two seeds may well give the same sample.
+# vLLM takes -1 for "no seed" (vllm/sampling_params.py, __post_init__), but for our clients it is a
+# valid seed. Any fixed number can replace it: two seeds may give the same sample.
 _VLLM_NO_SEED = -1
 _SEED_INSTEAD = 2**63 - 1
-# Time and source line, with which xgrammar begins what it says.
+# Time and source line before xgrammar's messages.
 _XGRAMMAR_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 class Parameters:
-    """Makes vLLM's parameters of requests.
+    """Translates our requests' parameters to vLLM's.
 
     Args:
         vllm_config: vLLM's configuration.
@@ -41,10 +41,10 @@ class Parameters:
         self._output_kind = RequestOutputKind.DELTA
         settings = vllm_config.structured_outputs_config
         self._compact: bool = settings.disable_any_whitespace
-        self._passes_over = settings.backend == "xgrammar"
+        self._ignores_keywords = settings.backend == "xgrammar"
         self._adapters = {adapter.lora_name: adapter for adapter in adapters}
 
-    def of(self, request: Request) -> Any:
+    def for_request(self, request: Request) -> Any:
         """Return vLLM's parameters for a request.
 
         Raises:
@@ -55,7 +55,7 @@ class Parameters:
         return self.generation(*remaining(request.sampling, request))
 
     def adapter(self, name: str) -> Any:
-        """Return vLLM's name for an adapter; None for the model itself.
+        """Return vLLM's LoRARequest for an adapter; None for the model itself.
 
         Raises:
             RequestError: There is no such adapter.
@@ -68,7 +68,7 @@ class Parameters:
         return adapter
 
     def generation(self, sampling: SamplingParams, options: GenerateOptions) -> Any:
-        """Map our parameters to vLLM's; the names are the same."""
+        """Translate parameters of a generation; most names are the same."""
         given = {
             name: value
             for name, value in msgspec.structs.asdict(sampling).items()
@@ -81,13 +81,13 @@ class Parameters:
             logprobs=options.logprobs,
             prompt_logprobs=options.prompt_logprobs,
             structured_outputs=self._structured(options.structured),
-            # Frontends detokenise and match stop strings; every new token is sent.
+            # Frontends detokenize and match stop strings, so they need every new token.
             detokenize=False,
             output_kind=self._output_kind,
             skip_clone=True,
         )
         if options.bad_words:
-            # vLLM's own field takes text, which it would tokenise into this one.
+            # vLLM's public field takes text, which it would tokenize into this one.
             params._bad_words_token_ids = options.bad_words  # noqa: SLF001
         return params
 
@@ -97,17 +97,17 @@ class Parameters:
         if structured.disable_any_whitespace and not self._compact:
             reason = "compact JSON is switched off by this server's configuration"
             raise RequestError("unsupported_parameter", reason, "constraint")
-        if self._passes_over and structured.kind in {"json", "structural_tag"}:
+        if self._ignores_keywords and structured.kind in {"json", "structural_tag"}:
             _check_schema(structured)
         value = True if structured.kind == "json_object" else structured.value
         return self._structured_params(**{structured.kind: value})
 
 
 def remaining(sampling: SamplingParams, request: Request) -> tuple[SamplingParams, GenerateOptions]:
-    """Return the parameters of what is still to be generated of a request.
+    """Return the parameters for the rest of a request that another engine began.
 
-    To vLLM what another engine generated is a part of the prompt, whose log probabilities were told
-    with the first token.
+    For vLLM, the tokens that are generated already are part of the prompt. The prompt's log
+    probabilities were sent with the first of them.
     """
     done = len(request.continued)
     if not done:
@@ -121,12 +121,12 @@ def remaining(sampling: SamplingParams, request: Request) -> tuple[SamplingParam
 
 
 def _check_schema(structured: StructuredOutput) -> None:
-    """See that all of a schema will be followed; what is no schema is left to vLLM to refuse."""
+    """Check that xgrammar will ignore no part of a schema; vLLM refuses what is no schema."""
     try:
         schema = msgspec.json.decode(str(structured.value))
     except (ValueError, RecursionError):
         return
-    if (part := passed_over(schema)) is not None:
+    if (part := ignored_part(schema)) is not None:
         reason = f"a schema's {part} is not supported"
         raise RequestError("unsupported_parameter", reason, "constraint")
 

@@ -1,47 +1,31 @@
-"""Where the reasoning of a model that thinks ends, so that a grammar holds for the answer alone."""
+"""Where reasoning ends, so that a grammar constrains only what follows it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.log import Log
 
-# vLLM's parser of `<think>...</think>` with nothing else to it.
+# vLLM's parser for plain `<think>...</think>`.
 PLAIN_PARSER = "deepseek_r1"
 _OPEN, _CLOSE = "<think>", "</think>"
 
 log = Log("vgate.engine.vllm")
 
 
-def thinks(model: ModelConfig, vllm_config: Any) -> bool:
-    """Say whether the model thinks before it answers, as configured or by its chat template."""
-    if model.reasoning_parser == "none":
+def has_marks(model: ModelConfig, vllm_config: Any) -> bool:
+    """Say whether a model that may reason has tokens for the marks around its reasoning."""
+    if model.reasoning_parser == "none" or vllm_config.model_config.skip_tokenizer_init:
         return False
     from vllm.tokenizers import cached_tokenizer_from_config
 
-    if vllm_config.model_config.skip_tokenizer_init:
-        return False
     tokenizer: Any = cached_tokenizer_from_config(vllm_config.model_config)
     vocabulary = tokenizer.get_vocab()
     known = _OPEN in vocabulary and _CLOSE in vocabulary
-    if model.reasoning_parser == "auto":
-        return known and _OPEN in _chat_template(model, tokenizer)
-    if not known:
-        log.warning("a grammar will hold from the first token: no token ends the reasoning")
+    if not known and model.reasoning_parser == "think":
+        log.warning("grammars apply from the first token: no token marks the end of reasoning")
     return known
-
-
-def _chat_template(model: ModelConfig, tokenizer: Any) -> str:
-    if model.chat_template is not None:
-        try:
-            return Path(model.chat_template).expanduser().read_text(encoding="utf-8")
-        except (OSError, RuntimeError, UnicodeDecodeError):
-            return ""  # the frontends say so
-    template = getattr(tokenizer, "chat_template", None)
-    # A model may have several by name.
-    return str(template) if template else ""
 
 
 class ReasoningMarks:
@@ -57,9 +41,9 @@ class ReasoningMarks:
         self._borders = frozenset(tokenizer.all_special_ids) - {self._open, self._close}
 
     def ended(self, prompt: list[int]) -> bool:
-        """Say whether the answer begins without reasoning: the prompt's last turn has closed it.
+        """Say whether the prompt's last turn has closed the reasoning.
 
-        A model that thinks does so unless told otherwise, so without a mark it has not ended.
+        Without a mark in that turn it has not: a model that reasons does so unless prevented.
         """
         for token in reversed(prompt):
             if token == self._close:

@@ -1,11 +1,12 @@
-"""JSON schemas of which xgrammar would pass a part over, without a word to the client. Pure."""
+"""Finds the parts of JSON schemas that xgrammar would silently ignore. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# vLLM itself refuses others (has_xgrammar_unsupported_json_features).
-_PASSED_OVER: dict[str, tuple[Any, ...]] = {  # with the values that demand nothing
+# Keywords that are ignored, with the values that demand nothing. vLLM refuses others itself
+# (has_xgrammar_unsupported_json_features).
+_IGNORED: dict[str, tuple[Any, ...]] = {
     "not": (False,),
     "if": (False,),
     "dependentRequired": ({},),
@@ -13,8 +14,8 @@ _PASSED_OVER: dict[str, tuple[Any, ...]] = {  # with the values that demand noth
     "dependencies": ({},),
     "$dynamicRef": (),
 }
-# Of these xgrammar follows the first and nothing else in the same schema. (`type` beside them is
-# common, and most often says what they say.)
+# xgrammar follows the first of these and ignores everything else in the same schema. (`type` beside
+# them is common and usually redundant.)
 _ALONE = ("$ref", "anyOf", "oneOf", "allOf")
 _OF_SCALARS = (
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -25,13 +26,13 @@ _OF_CONTAINERS = (
     *("minProperties", "maxProperties", "items", "prefixItems", "minItems", "maxItems"),
 )
 _BESIDE = (*_ALONE, "enum", "const", *_OF_CONTAINERS, *_OF_SCALARS)
-# What is below them is named by the schema's author, or is no schema.
+# The keys below the first are names, not keywords; the second hold data, not schemas.
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 _DATA = ("const", "enum", "default", "examples", "example")
 
 
-def passed_over(schema: Any) -> str | None:
-    """Return what of a schema would have no effect, in words, or None."""
+def ignored_part(schema: Any) -> str | None:
+    """Return a description of a part that would have no effect, or None."""
     waiting = [schema]
     while waiting:
         node = waiting.pop()
@@ -49,7 +50,7 @@ def passed_over(schema: Any) -> str | None:
 
 
 def _of(node: dict[str, Any]) -> str | None:
-    for keyword, neutral in _PASSED_OVER.items():
+    for keyword, neutral in _IGNORED.items():
         if keyword in node and node[keyword] not in neutral:
             return f"`{keyword}`"
     reference = node.get("$ref")
@@ -60,7 +61,7 @@ def _of(node: dict[str, Any]) -> str | None:
         beside = (keyword for keyword in _BESIDE if keyword in node and keyword != alone)
         return next((f"`{keyword}` beside `{alone}`" for keyword in beside), None)
     if not node.keys() & {"type", "enum", "const", *_OF_CONTAINERS}:
-        # Which type they are for would be a guess.
+        # Their type would be a guess.
         untyped = (keyword for keyword in _OF_SCALARS if keyword in node)
         return next((f"`{keyword}` without `type`" for keyword in untyped), None)
     if "required" in node and not node.keys() & {"type", "properties"}:

@@ -1,4 +1,4 @@
-"""From our configuration to vLLM's: environment and arguments."""
+"""From our configuration to vLLM's environment and arguments."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from vgate.engine.backends.vllm.files import (
     read_adapters,
     read_model_config,
 )
-from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, thinks
+from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, has_marks
 
-# vLLM's arguments that have a setting of their own, without which the frontends would not know.
+# vLLM's arguments that have a setting of ours, because other processes have to know them too.
 _OWN_SETTINGS = {
     "model": "model.model_id",
     "served_model_name": "model.served_model_name",
@@ -37,13 +37,13 @@ _OWN_SETTINGS = {
     "trust_remote_code": "model.trust_remote_code",
     "enable_lora": "model.lora_adapters",
 }
-# JSON without white space between its parts. vLLM allows any, and small models then sometimes write
-# blanks until they run out of tokens. The backend is named because with "auto" the first request
-# chooses it for all: a schema's keyword that it doesn't know would be ignored from then on.
+# JSON without whitespace between its parts: where vLLM allows it, small models sometimes write
+# nothing else until they run out of tokens. The backend is fixed because with "auto" the first
+# request chooses it for all, and a schema's keyword that it doesn't know would then be ignored.
 _STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 # Ranks that vLLM has kernels for (vllm/config/lora.py, MaxLoRARanks).
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Adapters that one batch may mix; each takes GPU memory of its own. The others wait in memory.
+# Most adapters in one batch; each takes GPU memory. The others wait in main memory.
 _MAX_LORAS = 8
 _CPU_KV_CACHE_SHARE = 0.25
 _CPU_KV_CACHE_MIN_BYTES = 64 * MIB
@@ -52,31 +52,31 @@ _SEEDS = 2**31
 
 
 def prepare_environment(model: ModelConfig) -> None:
-    """Set what vLLM and torch read at import. A variable that the operator set stays.
+    """Set the environment that vLLM and torch read at import, but no variable that is set already.
 
     Raises:
-        BackendError: The model is a directory that doesn't exist; said before the slow import.
+        BackendError: The model is a directory that doesn't exist. Checked before the slow import.
     """
     defaults = {
-        "VLLM_CONFIGURE_LOGGING": "0",  # its lines come out in our shape
+        "VLLM_CONFIGURE_LOGGING": "0",  # our log formats its lines
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
     workers = model.tensor_parallel_size * model.pipeline_parallel_size
     if workers == 1 and model.distributed_executor_backend is None:
-        # The worker runs in this process: its loop needs no second process to talk to.
+        # The worker runs in this process, so vLLM needs no process of its own.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if local_directory(model) is not None:
         defaults["HF_HUB_OFFLINE"] = "1"
     if is_cpu_build():
-        # One core is left for the frontends. With as many threads as cores the two sides take
-        # turns waiting for each other, and decoding collapses.
+        # One core is left for the frontends. With as many threads as cores, engine and frontends
+        # wait for each other, and decoding collapses.
         defaults["OMP_NUM_THREADS"] = str(max(1, (len(os.sched_getaffinity(0)) - 1) // workers))
         if workers > 1:
-            # vLLM binds each worker to a NUMA node of its own, and refuses to start without one.
+            # Otherwise vLLM binds each worker to its own NUMA node, and fails if there are too few.
             defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         if model.engine_args.get("enforce_eager", True):
-            # Nothing is compiled then; without a C++ compiler trying to would fail.
+            # Then nothing is compiled; without this, a missing C++ compiler would be an error.
             defaults["TORCHDYNAMO_DISABLE"] = "1"
         if model.distributed_executor_backend != "ray":
             defaults["VLLM_HOST_IP"] = "127.0.0.1"
@@ -88,7 +88,7 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
     """Return vLLM's configuration and the model's local directory.
 
     Raises:
-        BackendError: vLLM refuses the configuration, or the model can't be had.
+        BackendError: vLLM refuses the configuration, or the model can't be fetched.
     """
     from vllm import EngineArgs
 
@@ -100,8 +100,8 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
     arguments = _engine_args(config, directory, document) | _lora_args(config.model)
     arguments |= config.model.engine_args
     if config.model.lora_adapters and is_cpu_build():
-        # vLLM's CPU kernels (vllm/lora/ops/torch_ops) take the last place for sequences without an
-        # adapter: it must stay empty, or these would get another one's adapter.
+        # vLLM's CPU kernels (vllm/lora/ops/torch_ops) use the last slot for sequences without an
+        # adapter. It must stay empty, or these would get another sequence's adapter.
         arguments["max_loras"] = len(config.model.lora_adapters) + 1
         arguments["max_cpu_loras"] = arguments["max_loras"]
     try:
@@ -113,7 +113,7 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
         raise BackendError(start_failure(error, config)) from error
     runner = "pooling" if config.model.task == "embed" else "generate"
     if vllm_config.model_config.runner_type != runner:
-        message = f"{config.model.model_id} can't {config.model.task} text"
+        message = f"model {config.model.model_id} does not support the task {config.model.task}"
         raise BackendError(message)
     return vllm_config, directory
 
@@ -142,8 +142,8 @@ def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> di
         "pipeline_parallel_size": model.pipeline_parallel_size,
         "dtype": model.dtype,
         "trust_remote_code": model.trust_remote_code,
-        # vLLM's default is 0: after every start, and on every replica, requests without a seed
-        # would draw the same numbers.
+        # With vLLM's default, 0, requests without a seed would draw the same numbers after every
+        # start and on every replica.
         "seed": secrets.randbelow(_SEEDS),
         "use_tqdm_on_load": False,
         "runner": "pooling" if model.task == "embed" else "auto",
@@ -153,11 +153,11 @@ def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> di
     if model.quantization is not None and model.quantization not in DETECTED_FORMATS:
         arguments["quantization"] = model.quantization
     if is_cpu_build():
-        # vLLM's default takes 92% of the machine's memory, which frontends and others need.
+        # vLLM's default takes 92% of the machine's memory and leaves too little for the frontends.
         arguments["kv_cache_memory_bytes"] = _cpu_kv_cache_bytes(config, document)
         arguments["enforce_eager"] = True
-        # Of a prompt that is read in parts, each part draws a number that vLLM takes back, which
-        # torch's generators for the CPU can't do: with a seed the engine died of it
+        # For each chunk of a prompt vLLM rewinds the random generator, which torch's generators
+        # for the CPU can't do: a request with a seed would end the engine
         # (vllm/v1/worker/gpu_model_runner.py, _bookkeeping_sync).
         arguments["enable_chunked_prefill"] = False
     return arguments
@@ -179,38 +179,43 @@ def _lora_args(model: ModelConfig) -> dict[str, Any]:
         "enable_lora": True,
         "max_lora_rank": rank,
         "max_loras": min(len(adapters), _MAX_LORAS),
-        # All stay loaded: a file that has gone is then no matter, and no step waits for a disk.
+        # All stay loaded, so no step waits for a disk and a deleted file does no harm.
         "max_cpu_loras": len(adapters),
     }
 
 
 def _structured_outputs(given: Any) -> Any:
-    """Return vLLM's settings of grammars: the operator's over ours."""
+    """Return vLLM's settings for grammars: the operator's, then ours."""
     from vllm.config import StructuredOutputsConfig
 
     if not isinstance(given, dict):
         given = {}
     backend = given.get("backend", _STRUCTURED_OUTPUTS["backend"])
-    # The other backends refuse to be asked.
+    # The other backends refuse the setting.
     compact = {} if backend in {"xgrammar", "guidance"} else {"disable_any_whitespace": False}
     return StructuredOutputsConfig(**(_STRUCTURED_OUTPUTS | compact | given))
 
 
 def _set_reasoning(model: ModelConfig, vllm_config: Any) -> None:
-    """Have a grammar begin after the reasoning of a model that thinks; the operator's own wins."""
+    """Let grammars begin after reasoning, unless the operator has chosen a reasoning parser.
+
+    Each request says whether its grammar does: see `StructuredOutput.after_reasoning`.
+    """
     structured = vllm_config.structured_outputs_config
-    if model.task == "generate" and not structured.reasoning_parser and thinks(model, vllm_config):
+    if model.task != "generate" or structured.reasoning_parser:
+        return
+    if has_marks(model, vllm_config):
         structured.reasoning_parser = PLAIN_PARSER
 
 
 def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
-    """Return room for a full batch of full contexts, within a share of the free memory.
+    """Return the KV cache for a full batch of full contexts, at most a share of the free memory.
 
-    It is the room of one worker; each of them has its part of the model.
+    The size is for one worker, which holds its part of the model.
     """
     from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
 
-    # What vLLM will compare it with: it counts reclaimable memory and a container's limit.
+    # vLLM compares the size with this, which respects reclaimable memory and container limits.
     free = get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
     model = config.model
     workers = model.tensor_parallel_size * model.pipeline_parallel_size
@@ -222,7 +227,7 @@ def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
         kv_heads = text.get("num_key_value_heads") or heads
         per_token: int = 2 * text["num_hidden_layers"] * kv_heads * head_size * _FLOAT32_BYTES
     except (AttributeError, KeyError, TypeError):
-        # An architecture that names its parts in another way: take the share.
+        # The architecture names its dimensions differently: take the share.
         return max(_CPU_KV_CACHE_MIN_BYTES, share)
     full = config.batch.max_batch_size * model.max_model_len * per_token
     return max(_CPU_KV_CACHE_MIN_BYTES, min(full, share))

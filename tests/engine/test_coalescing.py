@@ -29,7 +29,7 @@ def ends(bench: Bench, peer: bytes, number: int) -> list[str]:
     return [d.finish_reason for d in bench.deltas(peer, number) if d.finish_reason]
 
 
-def test_one_generation_and_the_same_for_all(bench):
+def test_identical_requests_get_one_generation(bench):
     bench.say(A, generate(1, max_tokens=5, dedup_key=DEDUP_KEY))
     bench.say(
         B,
@@ -46,7 +46,7 @@ def test_one_generation_and_the_same_for_all(bench):
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_a_late_joiner_gets_all_of_it(bench, after):
+def test_a_late_subscriber_gets_all_of_it(bench, after):
     bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.turn(after)
     bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY))
@@ -56,7 +56,7 @@ def test_a_late_joiner_gets_all_of_it(bench, after):
     assert len(bench.backend.added) == 1
 
 
-def test_one_that_comes_after_the_end_begins_anew(bench):
+def test_a_request_after_the_end_starts_a_new_sequence(bench):
     bench.say(A, generate(1, dedup_key=DEDUP_KEY))
     bench.settle()
     bench.say(B, generate(2, dedup_key=DEDUP_KEY))
@@ -65,14 +65,14 @@ def test_one_that_comes_after_the_end_begins_anew(bench):
     assert not any(d.coalesced for d in bench.deltas(B, 2))
 
 
-def test_without_a_digest_nothing_is_shared(bench):
+def test_without_a_dedup_key_nothing_is_coalesced(bench):
     bench.say(A, generate(1), generate(2))
     bench.settle()
     assert len(bench.backend.added) == 2
 
 
 @pytest.mark.parametrize("leave", [Abort([1]), Goodbye()])
-def test_the_first_one_leaving_harms_nobody(bench, leave):
+def test_the_others_continue_when_the_first_leaves(bench, leave):
     bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.turn(2)
     bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY))
@@ -83,7 +83,7 @@ def test_the_first_one_leaving_harms_nobody(bench, leave):
     assert bench.backend.aborted == []
 
 
-def test_it_ends_when_the_last_one_has_left(bench):
+def test_it_ends_when_the_last_subscriber_leaves(bench):
     bench.say(A, generate(1, max_tokens=90, dedup_key=DEDUP_KEY))
     bench.say(B, generate(2, max_tokens=90, dedup_key=DEDUP_KEY))
     bench.turn(2)
@@ -99,7 +99,7 @@ def test_it_ends_when_the_last_one_has_left(bench):
     assert tokens(bench, C, 3) == [1, 2]
 
 
-def test_a_frontend_that_died_harms_nobody(bench):
+def test_the_others_continue_when_a_frontend_dies(bench):
     bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY))
     bench.turn(2)
@@ -108,7 +108,7 @@ def test_a_frontend_that_died_harms_nobody(bench):
     assert tokens(bench, B, 2) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_failure_reaches_all(bench):
+def test_a_failure_reaches_all_subscribers(bench):
     bench.say(A, generate(1, prompt_tokens=5, max_tokens=90, dedup_key=DEDUP_KEY))
     bench.say(B, generate(2, prompt_tokens=5, max_tokens=90, dedup_key=DEDUP_KEY))
     bench.turn()
@@ -126,7 +126,7 @@ def test_an_embedding_is_not_for_a_model_that_generates(bench):
     assert [(f.id, f.code) for f in bench.failures(A)] == [(1, "invalid_value")]
 
 
-TOLD = GenerateOptions(logprobs=0, prompt_logprobs=0)
+WITH_LOGPROBS = GenerateOptions(logprobs=0, prompt_logprobs=0)
 
 
 def logprobs(bench: Bench, peer: bytes, number: int) -> list[float]:
@@ -139,10 +139,10 @@ def logprobs(bench: Bench, peer: bytes, number: int) -> list[float]:
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_a_late_joiner_gets_all_logprobs(bench, after):
-    bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY, options=TOLD))
+def test_a_late_subscriber_gets_all_logprobs(bench, after):
+    bench.say(A, generate(1, max_tokens=6, dedup_key=DEDUP_KEY, options=WITH_LOGPROBS))
     bench.turn(after)
-    bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY, options=TOLD))
+    bench.say(B, generate(2, max_tokens=6, dedup_key=DEDUP_KEY, options=WITH_LOGPROBS))
     bench.settle()
     assert len(bench.backend.added) == 1
     assert logprobs(bench, B, 2) == logprobs(bench, A, 1) == [-1, -2, -3, -4, -5, -6]
@@ -155,15 +155,15 @@ def test_a_late_joiner_gets_all_logprobs(bench, after):
 
 
 def test_each_delta_has_a_logprob_for_each_token(bench):
-    bench.say(A, generate(1, max_tokens=4, dedup_key=DEDUP_KEY, options=TOLD))
+    bench.say(A, generate(1, max_tokens=4, dedup_key=DEDUP_KEY, options=WITH_LOGPROBS))
     bench.turn(2)
-    bench.say(B, generate(2, max_tokens=4, dedup_key=DEDUP_KEY, options=TOLD))
+    bench.say(B, generate(2, max_tokens=4, dedup_key=DEDUP_KEY, options=WITH_LOGPROBS))
     bench.settle()
     for delta in bench.deltas(A, 1) + bench.deltas(B, 2):
         assert len(delta.logprobs or []) == len(delta.token_ids)
 
 
-def test_nothing_is_told_or_kept_unless_asked_for(bench):
+def test_no_logprobs_are_kept_unless_requested(bench):
     bench.say(A, generate(1, max_tokens=4, dedup_key=DEDUP_KEY))
     bench.turn(2)
     (request,) = bench.backend.running.values()
@@ -174,14 +174,14 @@ def test_nothing_is_told_or_kept_unless_asked_for(bench):
         assert (delta.logprobs, delta.prompt_logprobs) == (None, None)
 
 
-def test_one_that_is_not_shared_keeps_nothing(bench):
-    bench.say(A, generate(1, max_tokens=4, options=TOLD))
+def test_a_request_without_a_dedup_key_keeps_nothing(bench):
+    bench.say(A, generate(1, max_tokens=4, options=WITH_LOGPROBS))
     bench.turn(2)
     (request,) = bench.backend.running.values()
     assert (request.output, request.output_logprobs, request.prompt_logprobs) == ([], None, None)
 
 
-def test_a_more_urgent_joiner_hastens_what_waits(bench):
+def test_a_more_urgent_request_raises_the_priority(bench):
     bench.say(A, *(generate(number, max_tokens=50) for number in range(4)))
     bench.say(A, generate(10, max_tokens=1), generate(11, max_tokens=1, dedup_key=DEDUP_KEY))
     bench.turn()
