@@ -1,8 +1,8 @@
 """The one tree of errors that V-Gate shows to a client.
 
 Every error has a stable ``code``, an HTTP ``status`` and an OpenAI ``type``. Engines report
-failures as codes and facts, which `vgate.frontend.engines.failures` turns into these. They become HTTP in
-one place, `vgate.frontend.apis.openai.errors`.
+failures as codes and facts, which `vgate.frontend.engines.failures` turns into these errors. Each
+API's room turns them into HTTP responses.
 """
 
 from __future__ import annotations
