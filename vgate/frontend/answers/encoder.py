@@ -1,24 +1,14 @@
-"""What an API must say to stream an answer in its own form."""
+"""How an API encodes answers: the protocols that its encoders follow, and what they are given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from vgate.errors import VGateError
-from vgate.frontend.answers.result import FinishReason, TokenCounts
+from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
-
-
-class ToolCallPart(msgspec.Struct, frozen=True):
-    """A part of a tool call: `id` and `name` in its first part only."""
-
-    index: int
-    id: str | None
-    name: str | None
-    arguments: str
 
 
 class ChoiceDelta(NamedTuple):
@@ -33,7 +23,7 @@ class ChoiceDelta(NamedTuple):
 
     text: str
     reasoning: str = ""
-    tool_calls: tuple[ToolCallPart, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: list[Logprobs] | None = None
     token_ids: list[int] | None = None
 
@@ -43,7 +33,7 @@ class StreamEncoder(Protocol):
 
     What each method returns are whole events. One instance serves one answer, and may keep state.
 
-    The order of calls is: `begin`; for each choice `open`, any number of `text` and `piece`, then
+    The order of calls is: `begin`; for each choice `open`, any number of `text` and `delta`, then
     `finish`; `end` when all have finished. `error` may come at any time instead, and is the last.
 
     Attributes:
@@ -79,3 +69,13 @@ class StreamEncoder(Protocol):
 
     def error(self, error: VGateError) -> bytes:
         """Return the end of a broken one."""
+
+
+class ResponseEncoder(Protocol):
+    """Encodes one answer as its API has it, whole or as a stream."""
+
+    def stream_encoder(self) -> StreamEncoder:
+        """Return the encoder of the answer as a stream."""
+
+    def whole(self, answer: Result) -> bytes:
+        """Return the body of an answer that is not streamed."""

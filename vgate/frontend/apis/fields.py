@@ -24,7 +24,8 @@ _Request = TypeVar("_Request", bound=msgspec.Struct)
 Kind = Literal["served", "accepted", "refused"]
 
 
-class FieldPolicy(msgspec.Struct, frozen=True):
+# Compared by identity: `typing` takes equal annotations for the same one, and 0 equals false.
+class FieldPolicy(msgspec.Struct, frozen=True, eq=False):
     """What becomes of one field.
 
     Attributes:

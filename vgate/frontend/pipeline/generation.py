@@ -4,11 +4,13 @@ Each API translates its own request into a `Generation`; the pipeline knows noth
 Errors about a generation name its fields as OpenAI's chat completions do (`messages[0].content`,
 `max_tokens`, `tools[0].function.parameters`); an API whose fields have other names translates them
 with a `vgate.frontend.apis.fields.FieldMap`.
+
+All of it is made of JSON and so can't hold itself, which spares it the garbage collector (`gc`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -16,10 +18,14 @@ from vgate.wire.messages import StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
 Role = Literal["system", "user", "assistant", "tool"]
+# Variables of chat templates that have fields of their own in a conversation.
+TEMPLATE_FIELDS = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
+)
 ToolMode = Literal["none", "auto", "required", "named"]
 
 
-class MadeCall(msgspec.Struct, frozen=True):
+class MadeCall(msgspec.Struct, frozen=True, gc=False):
     """A tool call that the model made in an earlier turn.
 
     Attributes:
@@ -31,7 +37,7 @@ class MadeCall(msgspec.Struct, frozen=True):
     arguments: dict[str, Any] | str
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One message of a conversation.
 
     Attributes:
@@ -50,7 +56,7 @@ class Message(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
-class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+class Conversation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A prompt that the model's chat template renders.
 
     Attributes:
@@ -73,7 +79,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     add_special_tokens: bool = False
 
 
-class Prompts(msgspec.Struct, frozen=True, kw_only=True):
+class Prompts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Prompts without a conversation, each a text or token ids.
 
     Attributes:
@@ -87,7 +93,7 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True):
     only: bool = False
 
 
-class ToolUse(msgspec.Struct, frozen=True):
+class ToolUse(msgspec.Struct, frozen=True, gc=False):
     """Which tools the model may call, and which it must.
 
     Attributes:
@@ -112,7 +118,7 @@ class ToolUse(msgspec.Struct, frozen=True):
 NO_TOOLS = ToolUse()
 
 
-class Truncation(msgspec.Struct, frozen=True):
+class Truncation(msgspec.Struct, frozen=True, gc=False):
     """How a prompt that is too long is cut.
 
     Attributes:
@@ -124,7 +130,14 @@ class Truncation(msgspec.Struct, frozen=True):
     side: Literal["left", "right"] = "left"
 
 
-class Generation(msgspec.Struct, frozen=True, kw_only=True):
+class Constraint(NamedTuple):
+    """A format that the text must follow, and the request's field that demands it."""
+
+    output: StructuredOutput
+    field: str
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a client asks to be generated.
 
     Attributes:
@@ -155,7 +168,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: SamplingParams
     choices: int = 1
     tools: ToolUse = NO_TOOLS
-    constraint: StructuredOutput | None = None
+    constraint: Constraint | None = None
     stops: tuple[str, ...] = ()
     include_stop: bool = False
     bad_words: list[str] = []

@@ -10,7 +10,8 @@ import pytest
 from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import Translation
-from vgate.frontend.apis.openai.chat.request import template_messages
+from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.pipeline.render import template_message
 
 HELLO = {"role": "user", "content": "Hi"}
 TOOL = {
@@ -48,7 +49,7 @@ def translated(**fields: Any) -> dict[str, Any]:
 def conversation(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
     """Return the messages as a chat template gets them."""
     request = Translation(decoded(messages=list(messages), **fields)).chat_request()
-    return template_messages(request.messages)
+    return [template_message(message) for message in generation_of(request).prompt.messages]
 
 
 def test_the_least():

@@ -9,8 +9,10 @@ import pytest
 
 from vgate.errors import InvalidRequestError, VGateError
 from vgate.frontend.apis.openai.chat.request import decode_chat
+from vgate.frontend.apis.openai.chat.translate import generation_of
 from vgate.frontend.apis.openai.completions.request import decode_completion
-from vgate.frontend.apis.openai.structured import Constraint, constraint_of
+from vgate.frontend.apis.openai.completions.translate import generation_of as of_completion
+from vgate.frontend.pipeline.generation import Constraint, Generation
 from vgate.wire.messages import StructuredOutput
 
 SCHEMA = {"type": "object", "properties": {"é": {"type": "string"}}}
@@ -19,21 +21,22 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 DEEP = json.loads('{"a":' * 80 + "1" + "}" * 80)
 
 
-def decode(**fields: Any) -> Any:
+def generation(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
-    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+    body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
+    return generation_of(decode_chat(body))
 
 
 def form(**fields: Any) -> Constraint | None:
-    of_completion = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
-    found = constraint_of(decode(**fields))
-    assert constraint_of(decode_completion(of_completion)) == found
+    completion = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
+    found = generation(**fields).constraint
+    assert of_completion(decode_completion(completion)).constraint == found
     return found
 
 
 def refusal(**fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        decode(**fields)
+        generation(**fields)
     assert caught.value.status == 400
     return caught.value
 
@@ -173,10 +176,9 @@ class TestConflicts:
         error = refusal(structured_outputs={"regex": "a"}, **fields)
         assert error.param == "structured_outputs"
         # A response format has no say then, as with OpenAI and vLLM.
-        decode(response_format={"type": "json_object"}, **fields)
+        generation(response_format={"type": "json_object"}, **fields)
 
     @pytest.mark.parametrize("choice", ["auto", "none", None])
     def test_beside_tools_that_need_not_be_called(self, choice):
-        request = decode(structured_outputs={"regex": "a"}, tools=TOOLS, tool_choice=choice)
-        outputs = StructuredOutput("regex", "a")
-        assert constraint_of(request) == (outputs, "structured_outputs.regex")
+        asked = generation(structured_outputs={"regex": "a"}, tools=TOOLS, tool_choice=choice)
+        assert asked.constraint == (StructuredOutput("regex", "a"), "structured_outputs.regex")

@@ -1,34 +1,24 @@
-"""The constraints that a request can put on its answer's text."""
+"""The constraints that a request can put on an answer's text."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
-from vgate.frontend.apis.openai.schema_limits import check_schema_size, check_text_size
+from vgate.frontend.pipeline.constraints import (
+    check_schema_size,
+    check_text_size,
+    schema_constraint,
+)
+from vgate.frontend.pipeline.generation import Constraint
 from vgate.wire.messages import StructuredOutput
 
-if TYPE_CHECKING:
-    from vgate.frontend.apis.openai.generation_request import GenerationRequest
-
 _Text = Annotated[str, Meta(min_length=1)]
-
-
-class Constraint(NamedTuple):
-    """What a text must satisfy, and the request's field that says so."""
-
-    output: StructuredOutput
-    field: str
-
-
-def field_names(prompt: str, constraint: Constraint | None) -> dict[str, str]:
-    """Return the request's fields for what an engine may find at fault, see `failures`."""
-    return {"prompt": prompt, "constraint": constraint.field if constraint else ""}
 
 
 class JsonSchemaFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,14 +62,15 @@ _REFUSED_OPTIONS = {
 }
 
 
-def constraint_of(request: GenerationRequest) -> Constraint | None:
+def constraint_of(
+    response_format: ResponseFormat | None, outputs: StructuredOutputs | None
+) -> Constraint | None:
     """Return the constraint that a request puts on its text, apart from tool calls.
 
     Raises:
-        InvalidRequestError: It demands two at once, or one that can't be.
+        InvalidRequestError: There are two at once, or one that can't be.
     """
-    form, outputs = request.response_format, request.structured_outputs
-    demanded = None if form is None else _of_response_format(form)
+    demanded = None if response_format is None else _of_response_format(response_format)
     if outputs is None:
         return demanded
     if demanded is not None:
@@ -88,51 +79,41 @@ def constraint_of(request: GenerationRequest) -> Constraint | None:
     return _of_structured_outputs(outputs)
 
 
-def schema_constraint(schema: dict[str, Any], field: str) -> Constraint:
-    """Return the constraint that a text is JSON by a schema, which is in that field.
-
-    Raises:
-        InvalidValueError: The schema is too large.
-    """
-    check_schema_size(schema, field)
-    return Constraint(StructuredOutput("json", json.dumps(schema, ensure_ascii=False)), field)
-
-
-def _of_response_format(form: ResponseFormat) -> Constraint | None:
-    _check_belongs(form)
-    if form.type == "text":
+def _of_response_format(wanted: ResponseFormat) -> Constraint | None:
+    _check_belongs(wanted)
+    if wanted.type == "text":
         return None
-    if form.type == "json_object":
+    if wanted.type == "json_object":
         return Constraint(StructuredOutput("json_object"), "response_format")
-    if form.type == "structural_tag":
-        return _structural_tag(form)
-    if form.json_schema is None or form.json_schema.schema is None:
-        where = "response_format.json_schema" + (".schema" if form.json_schema else "")
+    if wanted.type == "structural_tag":
+        return _structural_tag(wanted)
+    if wanted.json_schema is None or wanted.json_schema.schema is None:
+        where = "response_format.json_schema" + (".schema" if wanted.json_schema else "")
         raise InvalidValueError(f"`{where}` is required", param=where)
-    check_json(form.json_schema.schema, "response_format.json_schema.schema")
-    return schema_constraint(form.json_schema.schema, "response_format")
+    check_json(wanted.json_schema.schema, "response_format.json_schema.schema")
+    return schema_constraint(wanted.json_schema.schema, "response_format")
 
 
-def _check_belongs(form: ResponseFormat) -> None:
+def _check_belongs(wanted: ResponseFormat) -> None:
     for name, kind in (
         ("json_schema", "json_schema"),
         ("format", "structural_tag"),
         ("structures", "structural_tag"),
         ("triggers", "structural_tag"),
     ):
-        if getattr(form, name) is not None and form.type != kind:
+        if getattr(wanted, name) is not None and wanted.type != kind:
             where = f"response_format.{name}"
             message = f"`{where}` is only allowed with `response_format.type` {kind!r}"
             raise InvalidValueError(message, param=where)
 
 
-def _structural_tag(form: ResponseFormat) -> Constraint:
+def _structural_tag(wanted: ResponseFormat) -> Constraint:
     """Either of the two ways to write one: a format, or structures and what triggers them."""
-    parts = {"structures": form.structures, "triggers": form.triggers}
+    parts = {"structures": wanted.structures, "triggers": wanted.triggers}
     given = {name: part for name, part in parts.items() if part is not None}
-    if form.format is not None and not given:
-        given = {"format": form.format}
-    elif form.format is not None or len(given) != len(parts):
+    if wanted.format is not None and not given:
+        given = {"format": wanted.format}
+    elif wanted.format is not None or len(given) != len(parts):
         message = "`response_format` needs either `format`, or `structures` and `triggers`"
         raise InvalidValueError(message, param="response_format")
     check_json(given, "response_format")

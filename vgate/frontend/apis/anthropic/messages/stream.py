@@ -8,10 +8,11 @@ from typing import Literal
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import FinishReason, TokenCounts
 from vgate.frontend.apis.anthropic.errors import error_body
 from vgate.frontend.apis.anthropic.messages.stop_reason import SIGNATURE, Usage, stop_of
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
@@ -130,7 +131,7 @@ class MessagesStream:
             begun = self._close() + self._start(kind, _STARTS[kind])
         return begun + self._delta + _encode(text) + _DELTA_END
 
-    def _call(self, part: ToolCallPart) -> bytes:
+    def _call(self, part: ToolCallDelta) -> bytes:
         begun = b""
         if part.name is not None:
             self._called = True

@@ -19,6 +19,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
 from vgate.frontend.apis.anthropic.messages.thinking import shows_thinking
 from vgate.frontend.apis.anthropic.messages.turns import ChatMessages
 from vgate.frontend.apis.openai.chat.request import ChatRequest, check_chat
+from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.validation import explain
 
 # Fields of a chat request, and what they are in a Messages request.
@@ -66,6 +67,7 @@ class Translation:
         try:
             request = msgspec.convert(self.fields, ChatRequest)
             check_chat(request)
+            constraint_of(request.response_format, request.structured_outputs)
         except msgspec.ValidationError as error:
             problem = explain(error, self.fields)
             found = InvalidValueError(str(problem), param=problem.path or None)

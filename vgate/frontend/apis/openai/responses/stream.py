@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
 from vgate.frontend.apis.openai.logprobs import TokenLogprob
 from vgate.frontend.apis.openai.responses.response import (
@@ -27,6 +27,7 @@ from vgate.frontend.apis.openai.responses.response import (
     new_id,
     whole_response,
 )
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
@@ -187,7 +188,7 @@ class ResponsesStream:
         item = Reasoning(new_id("rs"), "in_progress", [])
         return self._begin_item(_REASONING, item, ReasoningText(""))
 
-    def _open_call(self, part: ToolCallPart) -> bytes:
+    def _open_call(self, part: ToolCallDelta) -> bytes:
         begun = self._release()
         item = FunctionCall(new_id("fc"), "in_progress", part.id or "", part.name or "", "")
         return begun + self._begin_item(_ARGUMENTS, item)

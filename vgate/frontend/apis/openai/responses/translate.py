@@ -25,6 +25,7 @@ from vgate.frontend.apis.openai.responses.tools import (
     function_tools,
     tool_choice,
 )
+from vgate.frontend.apis.openai.structured import constraint_of
 
 # Fields that have other names in chat completions; some of these are only in errors.
 _SOURCES = {
@@ -77,6 +78,7 @@ def decode_asked(body: bytes) -> Asked:
     chat = convert(document, ChatRequest, sources.name)
     with sources.restating():
         check_chat(chat)
+        constraint_of(chat.response_format, chat.structured_outputs)
     return Asked(request, tools, choice, chat, sources)
 
 
