@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError, InternalError
 from vgate.frontend.choice import Choice, Reading
-from vgate.frontend.detokenizer import Detokenizer
+from vgate.frontend.decode import Detokenizer
 from vgate.frontend.disconnect import ClientDisconnected
 from vgate.frontend.generation import StreamedAnswer, WholeAnswer
 from vgate.frontend.openai.chat import ChatForm, ChatFormat
@@ -32,7 +32,7 @@ def make(loop, built_in):
 
     def make_(kind, *, n=1, stops=(), min_tokens=0, usage=True):
         aborted, written = [], []
-        reading = Reading(texts=built_in.known_texts, stops=stops, min_tokens=min_tokens)
+        reading = Reading(texts=built_in.token_texts, stops=stops, min_tokens=min_tokens)
         arguments = (loop, lambda s: Choice(s, [], reading), [10], n, aborted.extend)
         if kind == "whole":
             answer = WholeAnswer(*arguments)

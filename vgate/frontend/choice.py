@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from vgate.frontend.detokenizer import Detokenizer
+from vgate.frontend.decode import Detokenizer, TokenTexts
 from vgate.frontend.finished import EndReason, FinishedChoice, ToolCall
 from vgate.frontend.ids import new_id
-from vgate.frontend.known_texts import KnownTexts
 from vgate.frontend.parsing.base import OutputParser, ToolCallDelta
 from vgate.frontend.parsing.reasoning import ReasoningParser
 from vgate.frontend.sequence import Sequence
@@ -51,7 +50,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
             nevertheless, and thrown away.
     """
 
-    texts: KnownTexts
+    texts: TokenTexts
     skip_special_tokens: bool = True
     stops: tuple[str, ...] = ()
     include_stop: bool = False

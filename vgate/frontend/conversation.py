@@ -162,7 +162,8 @@ async def _asked(services: Services, http: HttpRequest, request: ChatRequest) ->
     tools = tool_use(request)
     rendered = render_chat(model, text, request, tools)
     if request.add_special_tokens:
-        prompt = await services.tokenize(text.encode_special, rendered, len(rendered))
+        encode = partial(text.tokenizer.encode_batch, special=True)
+        (prompt,) = await services.tokenize(encode, [rendered], len(rendered))
     else:
         prompt = await services.tokenize_rendered(text, rendered)
     prompt = truncated(request, prompt, text.info.max_model_len)
@@ -239,7 +240,7 @@ def _reading(request: ChatRequest, asked: _Asked) -> Reading:
         # A model may call a tool without having ended its reasoning.
         reasoning = partial(ReasoningParser, start, implicit_ends=markers)
     return Reading(
-        texts=text.known_texts,
+        texts=text.token_texts,
         skip_special_tokens=skip_special_tokens,
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),

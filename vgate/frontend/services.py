@@ -84,20 +84,12 @@ class Services:
         return await self.loop.run_in_executor(None, encode, text)
 
     async def tokenize_rendered(self, text: TextModel, rendered: str) -> list[int]:
-        """Return the token ids of rendered text; as `tokenize`."""
-        pieces = text.pieces
-        if len(rendered) <= _TOKENIZE_INLINE_CHARS:
-            return pieces.encode(rendered)
-        cut = pieces.split(rendered)
-        unknown = pieces.unknown(cut)
-        known = {}
-        if pieces.work(unknown) <= _TOKENIZE_INLINE_CHARS:
-            known = pieces.by_words(unknown)
-            unknown = [piece for piece in unknown if piece not in known]
-        if sum(map(len, unknown)) > _TOKENIZE_INLINE_CHARS:
-            ids = await self.loop.run_in_executor(None, pieces.encode_each, unknown)
-            known.update(zip(unknown, ids, strict=True))
-        return pieces.join(cut, known)
+        """Return the token ids of a rendered conversation; as `tokenize`."""
+        chars = len(rendered)
+        if chars > _TOKENIZE_INLINE_CHARS:
+            # Most of a conversation that grows is remembered.
+            chars = text.tokenizer.new_chars(rendered)
+        return await self.tokenize(text.tokenizer.encode, rendered, chars)
 
     def model(self, name: str) -> ServedModel:
         """Return the model that a request names.

@@ -16,7 +16,6 @@ from vgate.frontend.openai.chat import DONE, ChatDialect, ChatForm, ChatFormat
 from vgate.frontend.openai.logprobs import LogprobTexts
 from vgate.frontend.openai.usage import Usage
 from vgate.frontend.stream_format import Piece, ToolCallPart
-from vgate.frontend.token_texts import TokenTexts
 from vgate.wire.messages import Logprobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -212,9 +211,7 @@ class TestPieces:
         assert delta == {"reasoning_content": "hm", "reasoning": "hm"}
 
     def test_log_probabilities(self, built_in):
-        form = ChatForm(
-            model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)), top_logprobs=1
-        )
+        form = ChatForm(model="m", logprobs=LogprobTexts(built_in.token_texts), top_logprobs=1)
         place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
         choice = self.delta(Piece("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"] == [
@@ -227,7 +224,7 @@ class TestPieces:
         ]
 
     def test_minus_infinity_is_a_number(self, built_in):
-        form = ChatForm(model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)))
+        form = ChatForm(model="m", logprobs=LogprobTexts(built_in.token_texts))
         place = Logprobs([ord("a")], [float("-inf")], 9)
         choice = self.delta(Piece("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0

@@ -13,7 +13,6 @@ from vgate.frontend.finished import Counts, FinishedAnswer, FinishedChoice
 from vgate.frontend.openai.completions import CompletionDialect, CompletionForm
 from vgate.frontend.openai.logprobs import LogprobTexts
 from vgate.frontend.stream_format import Piece
-from vgate.frontend.token_texts import TokenTexts
 from vgate.wire.messages import Logprobs
 
 PROMPT = list(b"ab")
@@ -25,7 +24,7 @@ def place_of(token):
 
 @pytest.fixture
 def texts(built_in):
-    return LogprobTexts(TokenTexts(built_in.tokenizer))
+    return LogprobTexts(built_in.token_texts)
 
 
 def form(texts=None, **fields):
@@ -43,7 +42,7 @@ def form(texts=None, **fields):
 )
 def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprobs, token_ids):
     asked = form(
-        LogprobTexts(TokenTexts(built_in.tokenizer)) if logprobs is not None else None,
+        LogprobTexts(built_in.token_texts) if logprobs is not None else None,
         echo=["ab"] if echo else None,
         logprobs=logprobs,
         return_token_ids=token_ids,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import msgspec
 
@@ -45,7 +46,8 @@ async def _tokenize(
     texts = [prompt for prompt in request.prompts if isinstance(prompt, str)]
     prompts = [prompt for prompt in request.prompts if not isinstance(prompt, str)]
     if texts:
-        encode = text.encode_texts if request.add_special_tokens is False else text.encode_plain
+        special = request.add_special_tokens is not False
+        encode = partial(text.tokenizer.encode_batch, special=special)
         prompts = await services.tokenize(encode, texts, sum(map(len, texts)))
     return [truncated(request, prompt, text.info.max_model_len) for prompt in prompts]
 
@@ -101,7 +103,7 @@ def _sampling(
 
 def _reading(request: CompletionRequest, text: TextModel) -> Reading:
     return Reading(
-        texts=text.known_texts,
+        texts=text.token_texts,
         skip_special_tokens=request.skip_special_tokens is not False,
         stops=request.stops,
         include_stop=bool(request.include_stop_str_in_output),

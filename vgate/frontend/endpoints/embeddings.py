@@ -23,8 +23,7 @@ from vgate.frontend.sequence import Sequence
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModel
-from vgate.frontend.token_ids import check_token_ids
-from vgate.frontend.truncation import Truncation, encode_texts
+from vgate.frontend.tokenizer import Truncation
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
@@ -72,12 +71,12 @@ async def _tokenize(
     names = _names(request.input, len(prompts) + len(texts))
     if texts:
         encode = partial(
-            encode_texts, text, truncation=truncation, special=request.add_special_tokens
+            text.tokenizer.encode_batch, truncation=truncation, special=request.add_special_tokens
         )
         prompts = await services.tokenize(encode, texts, sum(map(len, texts)))
     else:
         for name, prompt in zip(names, prompts, strict=True):
-            check_token_ids(text, prompt, name)
+            text.check_token_ids(prompt, name)
         if truncation is not None:
             prompts = [truncation.cut(prompt) for prompt in prompts]
     for name, prompt in zip(names, prompts, strict=True):

@@ -19,8 +19,6 @@ from vgate.frontend.openai.tools import tool_use
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.frontend.text_model import TextModel
-from vgate.frontend.token_ids import check_token_ids
-from vgate.frontend.truncation import encode_texts
 
 # A token stands for about so many characters; decoding it costs as much as encoding them.
 _CHARS_PER_TOKEN = 4
@@ -50,7 +48,7 @@ async def detokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the text of token ids."""
     request = decode_detokenize(await http.body(services.config.server.max_body_bytes))
     _, text = await _text_of(services, http, request.model)
-    check_token_ids(text, request.tokens, "tokens")
+    text.check_token_ids(request.tokens, "tokens")
     chars = _CHARS_PER_TOKEN * len(request.tokens)
     body = await services.tokenize(partial(_prompt_of, text), request.tokens, chars)
     return Response(200, body, [JSON])
@@ -66,7 +64,7 @@ async def _text_of(
 
 
 def _tokens_of(text: TextModel, prompt: str, *, special: bool, strings: bool) -> bytes:
-    (ids,) = encode_texts(text, [prompt], None, special=special)
+    (ids,) = text.tokenizer.encode_batch([prompt], special=special)
     pieces = [text.tokenizer.id_to_token(token) for token in ids] if strings else None
     return msgspec.json.encode(
         TokenizeResponse(len(ids), text.info.max_model_len, ids, pieces),

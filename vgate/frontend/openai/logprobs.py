@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vgate.frontend.token_texts import TokenTexts
+from vgate.frontend.decode import TokenTexts
 from vgate.wire.messages import Logprobs
 
 # JSON has no infinity; this is what OpenAI and vLLM show instead.
