@@ -11,7 +11,6 @@ from tokenizers.decoders import ByteLevel, DecodeStream
 from vgate.errors import InvalidValueError
 from vgate.frontend.piece_encoder import PieceEncoder
 from vgate.frontend.tokenizer import DecodeStep, Truncation
-from vgate.frontend.tokenizer_file import read_tokenizer
 from vgate.frontend.word_encoder import BYTE_OF
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -96,15 +95,3 @@ class LibraryTokenizer:
         if match := _BYTE_TOKEN.fullmatch(token):
             return bytes([int(match[1], 16)])
         return token.replace(_SPACE, " ").encode()
-
-
-def load_tokenizer(document: bytes) -> LibraryTokenizer:
-    """Return the tokenizer of a tokenizer.json.
-
-    Args:
-        document: The file. Pass the only reference to it: it is freed before memory use peaks.
-
-    Raises:
-        Exception: The file is not valid; the library raises no narrower type.
-    """
-    return LibraryTokenizer(read_tokenizer(document))

@@ -13,9 +13,10 @@ from vgate.config.schema import Model as ModelConfig
 from vgate.errors import InvalidValueError
 from vgate.frontend.chat_template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.decode import TokenTexts
-from vgate.frontend.library_tokenizer import load_tokenizer
+from vgate.frontend.library_tokenizer import LibraryTokenizer
 from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
 from vgate.frontend.tokenizer import Tokenizer
+from vgate.frontend.tokenizer_file import read_tokenizer
 from vgate.wire import dry_run_vocabulary, model_files
 from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import ModelFiles, read_model_files
@@ -192,7 +193,7 @@ def _text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> Text
 
 def _tokenizer(files: ModelFiles) -> Tokenizer:
     try:
-        return load_tokenizer(files.contents.pop(model_files.TOKENIZER))
+        return LibraryTokenizer(read_tokenizer(files.contents.pop(model_files.TOKENIZER)))
     except KeyError:
         reason = "there is no such file"
     except Exception as error:  # noqa: BLE001 - the library raises no narrower type
