@@ -26,8 +26,8 @@ class BytesTokenizer:
             ids += [_IDS[piece]] if place & 1 else piece.encode()
         return ids
 
-    def new_chars(self, text: str) -> int:
-        return len(text)
+    def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
+        return self.encode(text) if len(text) <= max_new_chars else None
 
     def encode_batch(
         self, texts: list[str], *, special: bool, truncation: Truncation | None = None

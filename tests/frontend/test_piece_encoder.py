@@ -166,16 +166,22 @@ class TestSameTokens:
             for _ in range(2):
                 assert model.encode(shown) == native(model.tokenizer.library, shown)
 
-    def test_only_what_is_not_remembered_is_new(self, tiny):
+    def test_only_what_is_not_remembered_counts(self, tiny):
         encoder = PieceEncoder(tiny.tokenizer.library)
         text = "<|im_start|>é word<|im_end|>other<|im_start|>é word<|im_end|>"
-        assert encoder.new_chars(text) == len("é wordother")
-        assert encoder.encode(text) == native(tiny.tokenizer.library, text)
-        assert encoder.new_chars(text) == 0
-        assert encoder.new_chars(f"{text}more") == len("more")
+        new = len("é wordother")
+        assert encoder.encode_within(text, new - 1) is None
+        assert encoder.encode_within(text, new) == native(tiny.tokenizer.library, text)
+        assert encoder.encode_within(text, 0) == native(tiny.tokenizer.library, text)
+        more = f"{text}more"
+        assert encoder.encode_within(more, 3) is None
+        assert encoder.encode_within(more, 4) == native(tiny.tokenizer.library, more)
 
-    def test_without_pieces_everything_is_new(self, tiny):
-        assert PieceEncoder(tokenizer_of(tiny, "always")).new_chars("a<|im_end|>b") == 12
+    def test_without_pieces_all_characters_count(self, tiny):
+        tokenizer = tokenizer_of(tiny, "always")
+        encoder, text = PieceEncoder(tokenizer), "a<|im_end|>b"
+        assert encoder.encode_within(text, 11) is None
+        assert encoder.encode_within(text, 12) == native(tokenizer, text)
 
     def test_from_several_threads(self, tiny, monkeypatch):
         # So few are remembered that threads drop each other's.
@@ -230,9 +236,12 @@ class TestBounds:
             assert encoder._bytes <= 10_000
         assert encoder._bytes == sum(starmap(piece_encoder._size, encoder._kept.items()))
         # The pieces that are used stay.
-        assert [encoder.new_chars(text) for text in ("shared", "text 199", "text 0")] == [0, 0, 6]
+        assert [text for text in ("shared", "text 199", "text 0") if text in encoder._kept] == [
+            "shared",
+            "text 199",
+        ]
         encoder.encode("x" * 10_000)
-        assert encoder.new_chars("shared") == 0
+        assert "shared" in encoder._kept
 
     def test_words_are_bounded(self, tiny, monkeypatch):
         monkeypatch.setattr(word_encoder, "_MAX_WORDS", 20)

@@ -89,14 +89,19 @@ class TestEncode:
     @given(text=TEXT)
     def test_both_ways_give_the_same_ids(self, tokenizer, special, text):
         for rendered in (text, f"{special}{text}{special}", f"{text}{special}{text}"):
-            new = tokenizer.new_chars(rendered)
-            assert 0 <= new <= len(rendered)
-            assert tokenizer.encode(rendered) == plain(tokenizer, rendered)
+            ids = plain(tokenizer, rendered)
+            assert tokenizer.encode_within(rendered, 5) in (ids, None)
+            assert tokenizer.encode(rendered) == ids
+            assert tokenizer.encode_within(rendered, len(rendered)) == ids
 
     def test_nothing(self, tokenizer):
         assert tokenizer.encode("") == []
-        assert tokenizer.new_chars("") == 0
+        assert tokenizer.encode_within("", 0) == []
         assert tokenizer.encode_batch([], special=True) == []
+
+    def test_a_long_text_is_not_quick(self, tokenizer, special):
+        text = f"{special}{'never seen '.join(['a'] * 20)}"
+        assert tokenizer.encode_within(text, 50) is None
 
     def test_a_special_token_is_one_token(self, tokenizer, special):
         token = tokenizer.token_to_id(special)

@@ -37,7 +37,7 @@ class LibraryTokenizer:
         # Other decoders may join tokens or change their spaces.
         self.byte_level = isinstance(decoder, ByteLevel)
         self.vocab_size: int = library.get_vocab_size(with_added_tokens=True)
-        self.encode, self.new_chars = pieces.encode, pieces.new_chars
+        self.encode, self.encode_within = pieces.encode, pieces.encode_within
         self.decode = library.decode
         self.id_to_token, self.token_to_id = library.id_to_token, library.token_to_id
         self._added = library.get_added_tokens_decoder()

@@ -46,11 +46,23 @@ class PieceEncoder:
 
     def encode(self, text: str) -> list[int]:
         """Tokenise a text."""
-        special, kept = self._special, self._kept
-        if special is None:
-            return self._native(text)
+        return self._native(text) if self._special is None else self._join(self._split(text))
+
+    def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
+        """Tokenise a text unless more of its characters are in pieces that aren't remembered."""
+        if len(text) <= max_new_chars:
+            return self.encode(text)
+        if self._special is None:
+            return None
+        pieces = self._split(text)
+        new = [piece for piece in dict.fromkeys(pieces[::2]) if piece not in self._kept]
+        return None if sum(map(len, new)) > max_new_chars else self._join(pieces)
+
+    def _join(self, pieces: list[str]) -> list[int]:
+        """Return the tokens of a text that was cut: every second piece is a special token."""
+        special, kept = self._special or {}, self._kept
         ids: list[int] = []
-        for place, piece in enumerate(self._split(text)):
+        for place, piece in enumerate(pieces):
             if place & 1:
                 ids.append(special[piece])
             elif piece:
@@ -61,13 +73,6 @@ class PieceEncoder:
                 except KeyError:
                     ids += self._learn(piece)
         return ids
-
-    def new_chars(self, text: str) -> int:
-        """Return how many characters of a text are in pieces that aren't remembered."""
-        if self._special is None:
-            return len(text)
-        pieces = dict.fromkeys(self._split(text)[::2])
-        return sum([len(piece) for piece in pieces if piece not in self._kept])
 
     def _learn(self, piece: str) -> list[int]:
         ids = None

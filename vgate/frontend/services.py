@@ -85,11 +85,11 @@ class Services:
 
     async def tokenize_rendered(self, text: TextModel, rendered: str) -> list[int]:
         """Return the token ids of a rendered conversation; as `tokenize`."""
-        chars = len(rendered)
-        if chars > _TOKENIZE_INLINE_CHARS:
-            # Most of a conversation that grows is remembered.
-            chars = text.tokenizer.new_chars(rendered)
-        return await self.tokenize(text.tokenizer.encode, rendered, chars)
+        tokenizer = text.tokenizer
+        ids = tokenizer.encode_within(rendered, _TOKENIZE_INLINE_CHARS)
+        if ids is None:
+            ids = await self.loop.run_in_executor(None, tokenizer.encode, rendered)
+        return ids
 
     def model(self, name: str) -> ServedModel:
         """Return the model that a request names.

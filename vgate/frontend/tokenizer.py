@@ -54,8 +54,16 @@ class Tokenizer(Protocol):
         remembered, so that a conversation that grows is not tokenised again from the beginning.
         """
 
-    def new_chars(self, text: str) -> int:
-        """Return how many characters of a text `encode` would have to tokenise now."""
+    def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
+        """Tokenise a rendered conversation as `encode` does, unless it takes long.
+
+        Args:
+            text: The conversation.
+            max_new_chars: Characters to tokenise at most, without the parts that are remembered.
+
+        Returns:
+            Its token ids; None, without having tokenised anything, if more characters are new.
+        """
 
     def encode_batch(
         self, texts: list[str], *, special: bool, truncation: Truncation | None = None
