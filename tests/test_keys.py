@@ -40,7 +40,7 @@ def test_config_and_file_together(key_file):
         Entry(name="hashed", key_sha256=hash_key("two").upper(), concurrent=3, min_priority=-7),
     ]
     ring = KeyRing.build(configured, key_file)
-    assert ring.names == ["plain", "hashed", "file"]
+    assert [key.name for key in ring] == ["plain", "hashed", "file"]
     assert (ring.find("one").name, ring.find("one").rate_limit) == ("plain", 7)
     assert (ring.find("two").name, ring.find("two").concurrent) == ("hashed", 3)
     assert ring.find("three").weight == 2.5

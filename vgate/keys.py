@@ -161,11 +161,6 @@ class KeyRing:
     def __iter__(self) -> Iterator[ApiKey]:
         return iter(self._by_digest.values())
 
-    @property
-    def names(self) -> list[str]:
-        """The keys' names, in their order."""
-        return [key.name for key in self._by_digest.values()]
-
 
 class KeyFileWatcher:
     """Tells that the key file is another than before, for a loop that asks now and then.

@@ -50,7 +50,7 @@ def remove_it(key_file):
 @pytest.mark.parametrize("spoil", [break_it, remove_it])
 def test_what_was_read_last_is_kept_for_workers_to_come(source, key_file, kept, secret, spoil):
     worker = source()
-    assert worker.first().names == ["configured", "file"]
+    assert [key.name for key in worker.first()] == ["configured", "file"]
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "sk-configured" not in kept.read_text()
     spoil(key_file)
@@ -58,7 +58,7 @@ def test_what_was_read_last_is_kept_for_workers_to_come(source, key_file, kept, 
     with pytest.raises(KeysError):
         worker.read()
     found = source().first()
-    assert found.names == ["configured", "file"]
+    assert [key.name for key in found] == ["configured", "file"]
     assert (found.find(secret).rate_limit, found.find(secret).weight) == (7, 2.0)
     assert found.find("sk-configured").name == "configured"
 
@@ -75,11 +75,11 @@ def test_a_file_that_was_never_there_holds_no_keys(source, key_file, secret):
     key_file.unlink()
     worker = source()
     for _ in range(2):
-        assert worker.first().names == ["configured"]
+        assert [key.name for key in worker.first()] == ["configured"]
     assert not worker.changed()
     KeyFile(key_file).add(ApiKey("late", "0" * 64))
     assert worker.changed()
-    assert worker.read().names == ["configured", "late"]
+    assert [key.name for key in worker.read()] == ["configured", "late"]
 
 
 def test_keys_that_never_could_be_used_are_an_error(source, key_file):
@@ -90,7 +90,7 @@ def test_keys_that_never_could_be_used_are_an_error(source, key_file):
 
 def test_without_a_key_file_nothing_changes_or_is_kept(kept):
     worker = KeySource(Security(enabled=True, api_keys=[CONFIGURED]), kept)
-    assert worker.first().names == ["configured"]
+    assert [key.name for key in worker.first()] == ["configured"]
     assert not worker.changes
     assert not worker.changed()
     assert not kept.exists()

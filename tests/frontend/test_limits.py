@@ -86,7 +86,7 @@ def test_no_limits_touch_no_file(make, tmp_path):
     assert limiter.reserve_tokens(ticket, 5).allowed
     limiter.release(ticket, 5)
     limiter.withdraw(ticket)
-    assert limiter.peek("k", KeyLimits()).allowed
+    assert limiter.admit("k", KeyLimits()).allowed
     assert list((tmp_path / "limits").iterdir()) == []
 
 
@@ -190,14 +190,6 @@ def test_a_lock_that_is_held_for_long_is_waited_for(make):
         assert one._file("k").requests.total == 0
     waiting.join(30)
     assert not one.admit("k", limits).allowed
-
-
-def test_peek_counts_nothing(make):
-    limiter, limits = make(), KeyLimits(requests=1, concurrent=1)
-    assert limiter.peek("k", limits).allowed
-    assert limiter.peek("k", limits).requests.remaining == 1
-    limiter.admit("k", limits)
-    assert limiter.peek("k", limits).reason == "requests"
 
 
 def test_release_is_idempotent(make):

@@ -73,7 +73,7 @@ def test_rotate_keeps_name_and_limits(vgate_keys, key_file):
     assert status == 0
     assert ring.find(old) is None
     assert (ring.find(out.strip()).name, ring.find(out.strip()).rate_limit) == ("one", 5)
-    assert ring.names == ["one", "two"]
+    assert [key.name for key in ring] == ["one", "two"]
 
 
 def test_revoke_removes_one_key_and_leaves_comments(vgate_keys, key_file):

@@ -31,7 +31,6 @@ from vgate.frontend.parsing.base import OutputParser
 from vgate.frontend.parsing.detect import TOOL_PARSERS
 from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
 from vgate.frontend.parsing.reasoning import ReasoningParser, initial_state
-from vgate.frontend.recent_requests import Prepared
 from vgate.frontend.result_cache import digest_of
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
@@ -112,27 +111,6 @@ async def chat_job(
         write_cache=write,
         arrived=arrived,
     )
-
-
-async def renewed_job(
-    services: Services, http: HttpRequest, recent: Prepared[ChatRequest], arrived: float
-) -> Job:
-    """Return the job of a request that was made before.
-
-    Raises:
-        VGateError: It can't be served now.
-    """
-    request = recent.request
-    model = services.model(request.model)
-    http.log_fields["model"] = request.model
-    await model.text_soon()
-    priority = parameters.priority_of(http, request.priority)
-    return serving.renewed(recent.job, http, arrived, priority)
-
-
-def lasts(request: ChatRequest, job: Job) -> bool:
-    """Say whether the same request will have the same prompt later."""
-    return request.chat_template is None and not job.text.tells_time
 
 
 def chat_form(request: ChatRequest, job: Job) -> ChatForm:

@@ -148,17 +148,6 @@ class Limiter:
             check.requests(0)
         return check.decision(ticket, self._wall_s())
 
-    def peek(self, key_id: str, limits: KeyLimits) -> Decision:
-        """Say what `admit` would, and how the limits stand, without counting anything."""
-        if limits.unlimited:
-            return Decision(allowed=True)
-        with self._file(key_id) as file:
-            check = Check(file, limits, self._clock_ns())
-            check.requests()
-            check.tokens(1)
-            check.concurrent()
-        return check.decision(None, self._wall_s())
-
     def release(self, ticket: Ticket, used_tokens: int | None = None) -> None:
         """End the request for the concurrency limit; idempotent.
 

@@ -32,8 +32,6 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 class CacheCounts(msgspec.Struct):
     """What has happened so far."""
 
-    hits: int = 0
-    misses: int = 0
     evictions: int = 0
     expirations: int = 0
 
@@ -94,17 +92,15 @@ class ResultCache:
         return self._config.scope == "all" or is_deterministic(sampling)
 
     def get(self, digest: bytes) -> FinishedAnswer | None:
-        """Return an answer, and count a hit or a miss."""
+        """Return the stored answer; None if there is none or it is too old."""
         found = self._entries.get(digest)
         if found is not None:
             stored_at, payload = found
             if self._clock() - stored_at < self._config.ttl_s:
                 self._entries.move_to_end(digest)
-                self.counts.hits += 1
                 return _decode_answer(payload)
             self._remove(digest)
             self.counts.expirations += 1
-        self.counts.misses += 1
         return None
 
     def put(self, digest: bytes, answer: FinishedAnswer) -> None:

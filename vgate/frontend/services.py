@@ -10,8 +10,6 @@ from vgate.config import Runtime
 from vgate.errors import ModelNotFoundError, ShuttingDownError
 from vgate.frontend.access import Access
 from vgate.frontend.launcher_link import LauncherLink
-from vgate.frontend.openai.requests import ChatRequest
-from vgate.frontend.recent_requests import RecentRequests
 from vgate.frontend.result_cache import ResultCache
 from vgate.frontend.served_model import ServedModel
 from vgate.frontend.text_model import TextModel
@@ -34,7 +32,6 @@ class Services:
         models: The served models, the main one first.
         cache: The result cache.
         access: API keys and limits.
-        recent_chats: Chat requests whose answers are in the cache.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class Services:
         self.models = models
         self.cache = cache
         self.access = access
-        self.recent_chats: RecentRequests[ChatRequest] = RecentRequests()
         self._by_name = {
             name: model for model in models for name in [*model.names, *model.config.adapter_names]
         }

@@ -7,7 +7,6 @@ only translate their own request into a `Job`, and an answer into their own resp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -96,14 +95,6 @@ class Dialect(Protocol):
         """Return the body of an answer that is not streamed."""
 
 
-def renewed(job: Job, http: HttpRequest, arrived: float, priority: int) -> Job:
-    """Return a job as another request for the same asks it."""
-    read, write = cache_directives(http)
-    return msgspec.structs.replace(
-        job, read_cache=read, write_cache=write, arrived=arrived, priority=priority
-    )
-
-
 async def serve(
     services: Services,
     http: HttpRequest,
@@ -111,7 +102,6 @@ async def serve(
     dialect: Dialect,
     *,
     stream: bool,
-    on_hit: Callable[[], None] | None = None,
 ) -> Response | None:
     """Answer a job; None if the answer was streamed.
 
@@ -121,15 +111,12 @@ async def serve(
         job: What it asks.
         dialect: How its API says answers.
         stream: Whether to stream.
-        on_hit: Called if the cache has the answer.
 
     Raises:
         ClientDisconnected: Nobody waits for the answer any more.
         VGateError: There is no answer, and the client has got nothing yet.
     """
     found = _look_up(services, http, job)
-    if found is not None and on_hit is not None:
-        on_hit()
     if stream:
         await _stream(services, http, job, dialect.stream_format(), found)
         return None

@@ -47,7 +47,6 @@ class TextModel:
         token_texts: The texts of its tokens.
         end: The token that the tokenizer's files call the end of a text, if they do.
         other_ends: Further tokens that end an answer, by the model's generation_config.json.
-        tells_time: Whether its templates write the date, so that prompts change with it.
     """
 
     def __init__(
@@ -72,8 +71,6 @@ class TextModel:
         end = self.special_tokens.get("eos_token")
         self.end = None if end is None else tokenizer.token_to_id(end)
         self.other_ends = ends - {self.end}
-        templates = [template for template in (template, self.tool_template) if template]
-        self.tells_time = any("strftime_now" in template.source for template in templates)
 
     def encode(self, text: str) -> list[int]:
         """Tokenise rendered text; the template has written all special tokens itself."""

@@ -248,26 +248,3 @@ def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, argu
     )
     assert chunks[-2]["choices"][0]["finish_reason"] == choice.end_reason
     assert chunks[-1]["usage"]["total_tokens"] == 7
-
-
-@given(sequence=st.lists(st.tuples(texts, st.sampled_from(["stop", "length"])), min_size=2))
-def test_a_kept_dialect_says_each_answer_as_a_new_one_does(sequence):
-    form = ChatForm(model="m")
-    kept = ChatDialect(form)
-    ids = set()
-    for text, end_reason in [*sequence, sequence[-1]]:
-        answer = FinishedAnswer([FinishedChoice(text, end_reason)], Counts(3, len(text)))
-        said, anew = (json.loads(d.whole(answer)) for d in (kept, ChatDialect(form)))
-        ids.add(said.pop("id"))
-        anew.pop("id")
-        said.pop("created"), anew.pop("created")
-        assert said == anew
-    assert len(ids) == len(sequence) + 1
-
-
-def test_a_long_answer_is_not_kept():
-    kept = ChatDialect(ChatForm(model="m"))
-    for text in ("x" * 100_000, "y"):
-        answer = FinishedAnswer([FinishedChoice(text, "stop")], Counts(3, 1))
-        assert json.loads(kept.whole(answer))["choices"][0]["message"]["content"] == text
-        assert (kept._said is None) == (len(text) > 1)

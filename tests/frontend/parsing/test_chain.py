@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.frontend.parsing.samples import TOOLS, Said, whole
+from tests.frontend.parsing.samples import TOOLS, Chain, Said, whole
 from vgate.frontend.parsing.base import Parsed
-from vgate.frontend.parsing.chain import Chain
 from vgate.frontend.parsing.forced import NamedCall
 from vgate.frontend.parsing.hermes import HermesToolParser
 from vgate.frontend.parsing.reasoning import ReasoningParser, initial_state

@@ -105,20 +105,11 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
-# A dialect that is kept for the next request of its kind (`vgate.frontend.recent_requests`) keeps
-# at most this much of an answer.
-_KEPT_BYTES = 16 * 1024
-_NEW_EACH_TIME = ""
-_HEAD = b'{"id":"","created":0'
-
-
 class ChatDialect:
     """Says answers as chat completions."""
 
     def __init__(self, form: ChatForm) -> None:
         self._form = form
-        # The last answer, and how it was said but for what is new each time.
-        self._said: tuple[FinishedAnswer, bytes] | None = None
 
     def stream_format(self) -> ChatFormat:
         """Return what streams one answer."""
@@ -126,20 +117,11 @@ class ChatDialect:
 
     def whole(self, answer: FinishedAnswer) -> bytes:
         """Return the body of an answer that is not streamed."""
-        if self._said is not None and self._said[0] == answer:
-            said = self._said[1]
-        else:
-            said = self._whole(answer)
-            self._said = (answer, said) if len(said) <= _KEPT_BYTES else None
-        return b'{"id":"%s","created":%d%s' % (completion_id().encode(), int(time.time()), said)
-
-    def _whole(self, answer: FinishedAnswer) -> bytes:
-        """Return what follows an answer's id and time."""
         form = self._form
         prompt_logprobs = answer.choices[0].prompt_logprobs
         completion = ChatCompletion(
-            _NEW_EACH_TIME,
-            0,
+            completion_id(),
+            int(time.time()),
             form.model,
             [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
             Usage.of(answer.counts),
@@ -148,7 +130,7 @@ class ChatDialect:
             else form.logprobs.prompt(prompt_logprobs, form.prompt_logprobs),
             prompt_token_ids=UNSET if form.prompt_token_ids is None else form.prompt_token_ids,
         )
-        return _encode(completion).removeprefix(_HEAD)
+        return _encode(completion)
 
     def _choice(self, index: int, choice: FinishedChoice) -> Choice:
         form = self._form
