@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from vgate.frontend.limits import KeyLimits, Limiter
+from vgate.frontend.access.limiter.local import KeyLimits, Limiter
 
 _KEY = "measured"
 _LONG_S = 3600.0

@@ -2,7 +2,7 @@
 
 Every error has a stable ``code``, an HTTP ``status`` and an OpenAI ``type``. An error crosses the
 wire as its code and message and is rebuilt on the other side by `from_code`; it becomes HTTP in
-one place, `vgate.frontend.openai.errors`.
+one place, `vgate.frontend.apis.openai.errors`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from tests.deploy.files import (
 )
 from tests.e2e.instance import Instance
 from vgate import errors
-from vgate.frontend import metrics
+from vgate.frontend.observe import metrics
 
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 

@@ -10,12 +10,12 @@ import msgspec
 from tests.e2e.fuzz_mutations import chunked, damaged, encode, mutated, odd_http
 from tests.e2e.fuzz_values import any_value, fields_of, struct_type
 from tests.e2e.keep_alive import http_request
-from vgate.frontend.anthropic.requests import CountTokensRequest, MessagesRequest
-from vgate.frontend.openai.completion_request import CompletionRequest
-from vgate.frontend.openai.embeddings import EmbeddingRequest
-from vgate.frontend.openai.requests import ChatRequest
-from vgate.frontend.openai.responses_request import ResponsesRequest
-from vgate.frontend.openai.tokenize import DetokenizeRequest, TokenizeText
+from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
+from vgate.frontend.apis.openai.chat.request import ChatRequest
+from vgate.frontend.apis.openai.completions.request import CompletionRequest
+from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest
+from vgate.frontend.apis.openai.responses.request import ResponsesRequest
+from vgate.frontend.apis.openai.tokenize.request import DetokenizeRequest, TokenizeText
 
 MAIN, EMBEDDER = "main", "embedder"
 # What an answer may have: a fuzzer is after the requests, not after long answers.

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.instance import Instance
 from tests.e2e.traffic import MODEL
-from tests.frontend.openai.responses_events import check_stream, without_ids
+from tests.frontend.apis.openai.responses_events import check_stream, without_ids
 
 WEATHER = {
     "type": "function",

@@ -213,7 +213,7 @@ def test_a_frontend_is_small(dry_run: Instance):
 @pytest.mark.parametrize(
     ("module", "others"),
     [
-        ("vgate.frontend.process", ("vgate.engine", "vgate.launcher")),
+        ("vgate.frontend.main", ("vgate.engine", "vgate.launcher")),
         ("vgate.launcher.cli", ("vgate.engine", "vgate.frontend")),
         ("vgate.launcher.supervisor", ("vgate.engine", "vgate.frontend")),
         ("vgate.engine.process", ("vgate.frontend", "vgate.launcher")),

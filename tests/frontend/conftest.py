@@ -10,7 +10,7 @@ import pytest
 
 from tests.frontend.gateway import Gateway
 from vgate.config.schema import Model
-from vgate.frontend.text_model import TextModel, load_text_model
+from vgate.frontend.text.model import TextModel, load_text_model
 from vgate.wire.messages import ModelInfo
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, until
 from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Supervision, Timeouts
-from vgate.frontend import deadlines, http
+from vgate.frontend.http import deadlines
+from vgate.frontend.http import request as http
 from vgate.frontend.routes import ROUTES
 from vgate.wire.control import Drain, FrontendBeat
 

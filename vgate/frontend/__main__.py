@@ -18,7 +18,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     from vgate.config import Runtime
-    from vgate.frontend.process import run
+    from vgate.frontend.main import run
     from vgate.process import die_with_parent
 
     die_with_parent(options.parent)

@@ -16,18 +16,18 @@ from vgate.errors import (
     ShuttingDownError,
     VGateError,
 )
-from vgate.frontend import metrics
-from vgate.frontend.access import Access
-from vgate.frontend.anthropic import errors as anthropic_errors
-from vgate.frontend.deadlines import Deadlines
-from vgate.frontend.disconnect import ClientDisconnected, DisconnectWatch
-from vgate.frontend.http import JSON, HttpRequest, Response, RSGIScope, Waits
-from vgate.frontend.launcher_link import LauncherLink
-from vgate.frontend.limits import Limiter
-from vgate.frontend.openai.errors import error_body, error_headers
-from vgate.frontend.result_cache import ResultCache
+from vgate.frontend.access.gate import Access
+from vgate.frontend.access.limiter.local import Limiter
+from vgate.frontend.apis.anthropic import errors as anthropic_errors
+from vgate.frontend.apis.openai.errors import error_body, error_headers
+from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.engines.launcher_link import LauncherLink
+from vgate.frontend.engines.served_model import ServedModel
+from vgate.frontend.http.deadlines import Deadlines
+from vgate.frontend.http.disconnects import ClientDisconnected, DisconnectWatch
+from vgate.frontend.http.request import JSON, HttpRequest, Response, RSGIScope, Waits
+from vgate.frontend.observe import metrics
 from vgate.frontend.routes import Route, error_form, label_of, match
-from vgate.frontend.served_model import ServedModel
 from vgate.frontend.services import Services
 from vgate.log import Log
 from vgate.wire.exchange import AsyncPeers
@@ -152,7 +152,7 @@ class App:
         key = access.authenticate(http)
         if key is not None:
             http.log_fields["key"] = key.name
-            access.begin(http, key, wait=route.counts_tokens and http.comes_at_once)
+            access.begin(http, key, wait=route.counts_tokens and http.is_small_body)
 
     def _record(
         self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float
@@ -181,7 +181,7 @@ class App:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
         # The launcher starts no engine any more.
         for model in self.services.models:
-            model.engine.expect_no_other(_shutting_down())
+            model.engine.fail_waiting(_shutting_down())
         self.services.loop.call_later(timeout_s, self.end_requests)
 
     def end_requests(self) -> None:

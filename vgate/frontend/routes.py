@@ -8,18 +8,19 @@ from typing import Literal
 import msgspec
 
 from vgate.errors import MethodNotAllowedError, NotFoundError
-from vgate.frontend.endpoints import models, responses
-from vgate.frontend.endpoints.chat import chat_completions
-from vgate.frontend.endpoints.completions import completions
-from vgate.frontend.endpoints.embeddings import embeddings
-from vgate.frontend.endpoints.health import health, ready
-from vgate.frontend.endpoints.messages import count_tokens, messages
-from vgate.frontend.endpoints.metrics import show_metrics
-from vgate.frontend.endpoints.stats import stats
-from vgate.frontend.endpoints.tokenize import detokenize, tokenize
-from vgate.frontend.endpoints.version import version
-from vgate.frontend.http import HttpRequest, Response
-from vgate.frontend.metrics import OTHER
+from vgate.frontend.apis.anthropic.messages.endpoint import count_tokens, messages
+from vgate.frontend.apis.openai import models
+from vgate.frontend.apis.openai.chat.endpoint import chat_completions
+from vgate.frontend.apis.openai.completions.endpoint import completions
+from vgate.frontend.apis.openai.embeddings.endpoint import embeddings
+from vgate.frontend.apis.openai.responses import endpoint as responses
+from vgate.frontend.apis.openai.tokenize.endpoint import detokenize, tokenize
+from vgate.frontend.apis.system.health import health, ready
+from vgate.frontend.apis.system.metrics import show_metrics
+from vgate.frontend.apis.system.stats import stats
+from vgate.frontend.apis.system.version import version
+from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.observe.metrics import OTHER
 from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]

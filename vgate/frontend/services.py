@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from vgate.config import Runtime
 from vgate.errors import ModelNotFoundError, ShuttingDownError
-from vgate.frontend.access import Access
-from vgate.frontend.launcher_link import LauncherLink
-from vgate.frontend.result_cache import ResultCache
-from vgate.frontend.served_model import ServedModel
-from vgate.frontend.text_model import TextModel
+from vgate.frontend.access.gate import Access
+from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.engines.launcher_link import LauncherLink
+from vgate.frontend.engines.served_model import ServedModel
+from vgate.frontend.text.model import TextModel
 
 _DRAIN_RETRY_AFTER_S = 5.0
 _TOKENIZE_INLINE_CHARS = 16_384

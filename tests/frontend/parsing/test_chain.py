@@ -6,8 +6,8 @@ import pytest
 
 from tests.frontend.parsing.samples import TOOLS, Chain, Said, whole
 from vgate.frontend.parsing.base import Parsed
+from vgate.frontend.parsing.families.hermes import HermesToolParser
 from vgate.frontend.parsing.forced import NamedCall
-from vgate.frontend.parsing.hermes import HermesToolParser
 from vgate.frontend.parsing.reasoning import ReasoningParser, initial_state
 
 CALL = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from vgate.frontend.parsing.deepseek_v3 import DeepSeekV3ToolParser
-from vgate.frontend.parsing.hermes import HermesToolParser
-from vgate.frontend.parsing.llama3_json import Llama3JsonToolParser
-from vgate.frontend.parsing.mistral import MistralToolParser
-from vgate.frontend.parsing.pythonic import PythonicToolParser
-from vgate.frontend.parsing.qwen3_coder import Qwen3CoderToolParser
+from vgate.frontend.parsing.families.deepseek_v3 import DeepSeekV3ToolParser
+from vgate.frontend.parsing.families.hermes import HermesToolParser
+from vgate.frontend.parsing.families.llama3_json import Llama3JsonToolParser
+from vgate.frontend.parsing.families.mistral import MistralToolParser
+from vgate.frontend.parsing.families.pythonic import PythonicToolParser
+from vgate.frontend.parsing.families.qwen3_coder import Qwen3CoderToolParser
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 TOOL_PARSERS: dict[str, type[ToolParser]] = {

@@ -1,0 +1,96 @@
+"""The keys in force are the last that could be used, for a new worker as well."""
+
+from __future__ import annotations
+
+import pytest
+
+from vgate.config.schema import ApiKey as ConfiguredKey
+from vgate.config.schema import Security
+from vgate.frontend.access.keys import KeySource
+from vgate.keys import ApiKey, KeysError
+from vgate.launcher.key_file import KeyFile
+
+CONFIGURED = ConfiguredKey(name="configured", key="sk-configured")
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    return tmp_path / "keys.jsonl"
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return tmp_path / "kept.jsonl"
+
+
+@pytest.fixture
+def source(key_file, kept):
+    """Makes the source of one worker."""
+
+    def source_():
+        security = Security(enabled=True, api_keys=[CONFIGURED], key_file=str(key_file))
+        return KeySource(security, kept)
+
+    return source_
+
+
+@pytest.fixture
+def secret(key_file):
+    return KeyFile(key_file).add(ApiKey("file", "0" * 64, rate_limit=7, weight=2.0))
+
+
+def break_it(key_file):
+    key_file.write_text("{broken")
+
+
+def remove_it(key_file):
+    key_file.unlink()
+
+
+@pytest.mark.parametrize("spoil", [break_it, remove_it])
+def test_what_was_read_last_is_kept_for_workers_to_come(source, key_file, kept, secret, spoil):
+    worker = source()
+    assert [key.name for key in worker.first()] == ["configured", "file"]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert "sk-configured" not in kept.read_text()
+    spoil(key_file)
+    assert worker.changed()
+    with pytest.raises(KeysError):
+        worker.read()
+    found = source().first()
+    assert [key.name for key in found] == ["configured", "file"]
+    assert (found.find(secret).rate_limit, found.find(secret).weight) == (7, 2.0)
+    assert found.find("sk-configured").name == "configured"
+
+
+def test_a_key_that_was_revoked_does_not_come_back(source, key_file, secret):
+    source().first()
+    KeyFile(key_file).revoke("file")
+    assert source().first().find(secret) is None
+    break_it(key_file)
+    assert source().first().find(secret) is None
+
+
+def test_a_file_that_was_never_there_holds_no_keys(source, key_file, secret):
+    key_file.unlink()
+    worker = source()
+    for _ in range(2):
+        assert [key.name for key in worker.first()] == ["configured"]
+    assert not worker.changed()
+    KeyFile(key_file).add(ApiKey("late", "0" * 64))
+    assert worker.changed()
+    assert [key.name for key in worker.read()] == ["configured", "late"]
+
+
+def test_keys_that_never_could_be_used_are_an_error(source, key_file):
+    break_it(key_file)
+    with pytest.raises(KeysError):
+        source().first()
+
+
+def test_without_a_key_file_nothing_changes_or_is_kept(kept):
+    worker = KeySource(Security(enabled=True, api_keys=[CONFIGURED]), kept)
+    assert [key.name for key in worker.first()] == ["configured"]
+    assert not worker.changes
+    assert not worker.changed()
+    assert not kept.exists()

@@ -1,0 +1,58 @@
+"""The documentation says of every field of a Messages request what becomes of it, and it is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vgate.errors import UnsupportedParameterError
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
+from vgate.frontend.apis.anthropic.messages.translate import Translation
+
+DOCUMENT = Path(__file__).parents[4] / "docs" / "api-messages.md"
+SECTION = "Messages: `POST /v1/messages`"
+ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| `(?P<example>.*?)` \|")
+MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def rows() -> dict[str, tuple[str, Any]]:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    section = text.partition(f"# {SECTION}\n")[2].partition("\n## ")[0]
+    found = [match for line in section.splitlines() if (match := ROW.match(line))]
+    assert len({match["name"] for match in found}) == len(found)
+    return {match["name"]: (match["kind"], json.loads(match["example"])) for match in found}
+
+
+ROWS = rows()
+
+
+def test_the_table_has_the_fields_of_the_code():
+    assert set(ROWS) == set(MessagesRequest.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_field_is_what_the_table_says(name):
+    kind, example = ROWS[name]
+    fields = {**MINIMAL, name: example}
+    if name == "tool_choice":
+        fields["tools"] = ROWS["tools"][1]
+    body = json.dumps(fields).encode()
+    if kind == "refused":
+        with pytest.raises(UnsupportedParameterError, match=f"`{name}`") as caught:
+            decode_messages(body)
+        assert caught.value.param == name
+        return
+    request = decode_messages(body)
+    assert getattr(request, name) is not None
+    translation = Translation(request)
+    translation.chat_request()
+    if kind == "accepted":
+        assert (
+            translation.fields == Translation(decode_messages(json.dumps(MINIMAL).encode())).fields
+        )
+    else:
+        assert kind == "served"

@@ -1,0 +1,321 @@
+"""What a Messages request may say, and how it is told what it may not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vgate.errors import (
+    InvalidJSONError,
+    InvalidRequestError,
+    InvalidValueError,
+    UnknownParameterError,
+    UnsupportedParameterError,
+)
+from vgate.frontend.apis.anthropic.messages.request import decode_count_tokens, decode_messages
+from vgate.frontend.apis.anthropic.messages.translate import Translation
+
+HELLO = {"role": "user", "content": "Hi"}
+TOOL = {"name": "look_up", "input_schema": {"type": "object"}}
+USE = {"type": "tool_use", "id": "call_1", "name": "look_up", "input": {}}
+RESULT = {"type": "tool_result", "tool_use_id": "call_1", "content": "found"}
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "max_tokens": 2000, "messages": [HELLO], **fields}).encode()
+
+
+def refusal(**fields: Any) -> InvalidRequestError:
+    """Return the error of a request, from its decoding to the chat request."""
+    with pytest.raises(InvalidRequestError) as caught:
+        Translation(decode_messages(body(**fields))).chat_request()
+    return caught.value
+
+
+def deep(levels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(levels):
+        found = {"a": found}
+    return found
+
+
+def said(*blocks: dict[str, Any], role: str = "user") -> list[dict[str, Any]]:
+    return [{"role": role, "content": list(blocks)}]
+
+
+UNSUPPORTED = {
+    "container": ({"container": "c"}, "container"),
+    "mcp_servers": ({"mcp_servers": [{"url": "u"}]}, "mcp_servers"),
+    "context_management": ({"context_management": {"edits": [{}]}}, "context_management"),
+    "diagnostics": ({"diagnostics": {"previous_message_id": None}}, "diagnostics"),
+    "inference_geo": ({"inference_geo": "us"}, "inference_geo"),
+    "speed": ({"speed": "fast"}, "speed"),
+    "image": (
+        {"messages": said({"type": "image", "source": {}})},
+        "messages[0].content[0].type",
+    ),
+    "document": (
+        {"messages": [HELLO, *said({"type": "text", "text": "x"}, {"type": "document"})]},
+        "messages[1].content[1].type",
+    ),
+    "server tool use": (
+        {"messages": said({"type": "server_tool_use", "id": "1"}, role="assistant")},
+        "messages[0].content[0].type",
+    ),
+    "image in a result": (
+        {"messages": said({**RESULT, "content": [{"type": "image", "source": {}}]})},
+        "messages[0].content[0].content[0].type",
+    ),
+    "image in system": ({"system": [{"type": "image"}]}, "system[0].type"),
+    "citations": (
+        {"messages": said({"type": "text", "text": "x", "citations": [{}]})},
+        "messages[0].content[0].citations",
+    ),
+    "citations in a result": (
+        {
+            "messages": said(
+                {**RESULT, "content": [{"type": "text", "text": "x", "citations": [{}]}]}
+            )
+        },
+        "messages[0].content[0].content[0].citations",
+    ),
+    "citations in system": (
+        {"system": [{"type": "text", "text": "x", "citations": [{}]}]},
+        "system[0].citations",
+    ),
+    "caller": (
+        {"messages": [*said({**USE, "caller": {"type": "x"}}, role="assistant"), HELLO]},
+        "messages[0].content[0].caller",
+    ),
+    "toolset": (
+        {"messages": [*said({**USE, "toolset_name": "t"}, role="assistant"), HELLO]},
+        "messages[0].content[0].toolset_name",
+    ),
+    "web search": (
+        {"tools": [TOOL, {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]},
+        "tools[1].type",
+    ),
+    "bash": ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
+    "server tool of our form": ({"tools": [{**TOOL, "type": "memory_1"}]}, "tools[0].type"),
+    "callers": (
+        {"tools": [{**TOOL, "allowed_callers": ["code_execution_20250825"]}]},
+        "tools[0].allowed_callers",
+    ),
+    "deferred": ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
+    "examples": ({"tools": [{**TOOL, "input_examples": [{}]}]}, "tools[0].input_examples"),
+    "tool_choice": ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice.type"),
+    "thinking": ({"thinking": {"type": "between_tools"}}, "thinking.type"),
+}
+
+
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_what_is_not_supported_is_refused_by_name(case):
+    fields, path = UNSUPPORTED[case]
+    error = refusal(**fields)
+    assert (type(error), error.param) == (UnsupportedParameterError, path)
+    assert f"`{path}`" in error.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"container": None, "mcp_servers": [], "context_management": {"edits": []}},
+        {"context_management": {}, "diagnostics": None, "inference_geo": None},
+        {"speed": "standard"},
+        {"tools": [{**TOOL, "allowed_callers": ["direct"], "defer_loading": False}]},
+        {"tools": [{**TOOL, "type": "custom", "input_examples": [], "cache_control": None}]},
+        {"messages": said({"type": "text", "text": "x", "citations": []})},
+        {"messages": [*said({**USE, "caller": {"type": "direct"}}, role="assistant"), HELLO]},
+        {"metadata": {"user_id": "u"}, "service_tier": "auto", "user_profile_id": "p"},
+        {"cache_control": {"type": "ephemeral", "ttl": "1h"}, "workspace_id": "w"},
+    ],
+)
+def test_what_changes_nothing_is_taken(fields):
+    plain = Translation(decode_messages(body())).fields
+    fields_of_it = Translation(decode_messages(body(**fields))).fields
+    concerned = {"messages", "tools"} if fields.keys() & {"messages", "tools"} else set()
+    assert {k: v for k, v in fields_of_it.items() if k not in concerned} == {
+        k: v for k, v in plain.items() if k not in concerned
+    }
+
+
+UNKNOWN = {
+    "n": ({"n": 2}, "n"),
+    "OpenAI's stop": ({"stop": ["x"]}, "stop"),
+    "in a block": (
+        {"messages": said({"type": "text", "text": "x", "weight": 1})},
+        "messages[0].content[0].weight",
+    ),
+    "in a message": ({"messages": [{**HELLO, "name": "x"}]}, "messages[0].name"),
+    "in a tool": ({"tools": [{**TOOL, "parameters": {}}]}, "tools[0].parameters"),
+    "in thinking": (
+        {"thinking": {"type": "disabled", "budget_tokens": 2000}},
+        "thinking.budget_tokens",
+    ),
+    "in tool_choice": (
+        {"tools": [TOOL], "tool_choice": {"type": "any", "name": "look_up"}},
+        "tool_choice.name",
+    ),
+    "in output_config": ({"output_config": {"verbosity": 1}}, "output_config.verbosity"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_nobody_knows_is_refused_by_name(case):
+    fields, path = UNKNOWN[case]
+    error = refusal(**fields)
+    assert (type(error), error.param) == (UnknownParameterError, path)
+
+
+def test_a_near_miss_is_guessed():
+    assert "did you mean `max_tokens`?" in refusal(max_token=3).message
+
+
+INVALID = {
+    "no messages": ({"messages": []}, "messages"),
+    "model": ({"model": ""}, "model"),
+    "max_tokens": ({"max_tokens": 0}, "max_tokens"),
+    "temperature": ({"temperature": 3}, "temperature"),
+    "top_p": ({"top_p": 1.5}, "top_p"),
+    "top_k": ({"top_k": -2}, "top_k"),
+    "role": ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+    "content": ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
+    "null content": ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+    "a block without a type": (
+        {"messages": said({"text": "x"})},
+        "messages[0].content[0].type",
+    ),
+    "text without text": ({"messages": said({"type": "text"})}, "messages[0].content[0].text"),
+    "a call of the user": ({"messages": said(USE)}, "messages[0].content[0].type"),
+    "thinking of the user": (
+        {"messages": said({"type": "thinking", "thinking": "x", "signature": ""})},
+        "messages[0].content[0].type",
+    ),
+    "a result of the assistant": (
+        {"messages": said(RESULT, role="assistant")},
+        "messages[0].content[0].type",
+    ),
+    "a call of the system": (
+        {"messages": [*said(USE, role="system"), HELLO]},
+        "messages[0].content[0].type",
+    ),
+    "empty stop sequence": ({"stop_sequences": ["a", ""]}, "stop_sequences[1]"),
+    "too many stop sequences": ({"stop_sequences": ["a"] * 17}, "stop_sequences"),
+    "name of a tool": ({"tools": [{**TOOL, "name": "a b"}]}, "tools[0].name"),
+    "tool without a schema": ({"tools": [{"name": "x"}]}, "tools[0].input_schema"),
+    "too deep a schema": ({"tools": [{**TOOL, "input_schema": deep(70)}]}, "tools[0].input_schema"),
+    "any without tools": ({"tool_choice": {"type": "any"}}, "tool_choice"),
+    "a tool without tools": ({"tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
+    "a tool that isn't there": (
+        {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}},
+        "tool_choice.name",
+    ),
+    "id of a call": (
+        {"messages": [*said({**USE, "id": ""}, role="assistant"), HELLO]},
+        "messages[0].content[0].id",
+    ),
+    "too deep an input": (
+        {
+            "messages": [
+                HELLO,
+                *said({"type": "text", "text": "x"}, {**USE, "input": deep(70)}, role="assistant"),
+                HELLO,
+            ]
+        },
+        "messages[1].content[1].input",
+    ),
+    "input that is no object": (
+        {"messages": [*said({**USE, "input": "x"}, role="assistant"), HELLO]},
+        "messages[0].content[0].input",
+    ),
+    "id of a result": (
+        {"messages": [HELLO, *said({**RESULT, "tool_use_id": ""})]},
+        "messages[1].content[0].tool_use_id",
+    ),
+    "a call at the end": (
+        {"messages": [HELLO, *said(USE, role="assistant")]},
+        "messages[1].content[0]",
+    ),
+    "a call before the end of the same turn": (
+        {"messages": [HELLO, *said(USE, role="assistant"), {"role": "assistant", "content": "x"}]},
+        "messages[1].content[0]",
+    ),
+    "nothing to go on from": (
+        {"messages": [HELLO, {"role": "assistant", "content": ""}]},
+        "messages[1].content",
+    ),
+    "budget too small": (
+        {"thinking": {"type": "enabled", "budget_tokens": 1023}},
+        "thinking.budget_tokens",
+    ),
+    "budget too large": (
+        {"thinking": {"type": "enabled", "budget_tokens": 2000}},
+        "thinking.budget_tokens",
+    ),
+    "no budget": ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+    "effort": ({"output_config": {"effort": "huge"}}, "output_config.effort"),
+    "format": (
+        {"output_config": {"format": {"type": "xml", "schema": {}}}},
+        "output_config.format.type",
+    ),
+    "too deep a format": (
+        {"output_config": {"format": {"type": "json_schema", "schema": deep(70)}}},
+        "output_config.format.schema",
+    ),
+    "service_tier": ({"service_tier": "gold"}, "service_tier"),
+    "stream": ({"stream": "yes"}, "stream"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_what_is_wrong_is_named_as_the_client_knows_it(case):
+    fields, path = INVALID[case]
+    error = refusal(**fields)
+    assert (type(error), error.param) == (InvalidValueError, path)
+    assert f"`{path}`" in error.message
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "max_tokens"])
+def test_required_fields(name):
+    fields = json.loads(body())
+    del fields[name]
+    with pytest.raises(InvalidValueError, match=f"`{name}` is required"):
+        decode_messages(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"metadata": ' + b'{"a":' * 5000, b'{"model": "\xff"}']
+)
+def test_a_body_that_is_no_json(text):
+    with pytest.raises(InvalidJSONError):
+        decode_messages(text)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"1", b'"x"', b"null"])
+def test_a_body_that_is_no_object(text):
+    with pytest.raises(InvalidValueError):
+        decode_messages(text)
+
+
+class TestCountTokens:
+    def test_what_shapes_a_prompt(self):
+        request = decode_count_tokens(
+            json.dumps({"model": "m", "messages": [HELLO], "system": "s", "tools": [TOOL]}).encode()
+        )
+        fields = Translation(request).fields
+        assert fields.keys() == {"model", "messages", "tools"}
+
+    @pytest.mark.parametrize("name", ["max_tokens", "temperature", "stream", "stop_sequences"])
+    def test_what_does_not_is_unknown(self, name):
+        with pytest.raises(UnknownParameterError) as caught:
+            decode_count_tokens(json.dumps({"model": "m", "messages": [HELLO], name: 1}).encode())
+        assert caught.value.param == name
+
+    def test_refusals_are_the_same(self):
+        for fields, path in UNSUPPORTED.values():
+            asked = {"model": "m", "messages": [HELLO], **fields}
+            with pytest.raises(InvalidRequestError) as caught:
+                decode_count_tokens(json.dumps(asked).encode())
+            assert caught.value.param == path

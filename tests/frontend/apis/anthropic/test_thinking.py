@@ -1,0 +1,86 @@
+"""How much to think: what a request says, and what the model can."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vgate.errors import UnsupportedParameterError
+from vgate.frontend.apis.anthropic.messages.request import decode_messages
+from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
+
+DISABLED = {"type": "disabled"}
+ADAPTIVE = {"type": "adaptive"}
+
+
+def enabled(budget_tokens: int = 1024) -> dict[str, Any]:
+    return {"type": "enabled", "budget_tokens": budget_tokens}
+
+
+def effort_of(thinking=None, effort=None, *, adjustable: bool, reasons: bool) -> str | None:
+    asked: dict[str, Any] = {
+        "model": "m",
+        "max_tokens": 100_000,
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+    if thinking is not None:
+        asked["thinking"] = thinking
+    if effort is not None:
+        asked["output_config"] = {"effort": effort}
+    request = decode_messages(json.dumps(asked).encode())
+    return reasoning_effort(request, adjustable=adjustable, reasons=reasons)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "effort", "expected"),
+    [
+        (None, None, None),
+        (None, "max", "max"),
+        (DISABLED, None, "none"),
+        (DISABLED, "high", "none"),
+        (ADAPTIVE, None, None),
+        (ADAPTIVE, "low", "low"),
+        (enabled(1024), None, "low"),
+        (enabled(4095), None, "low"),
+        (enabled(4096), None, "medium"),
+        (enabled(16_383), None, "medium"),
+        (enabled(16_384), None, "high"),
+        (enabled(1024), "max", "max"),
+    ],
+)
+def test_a_model_that_can_be_told(thinking, effort, expected):
+    assert effort_of(thinking, effort, adjustable=True, reasons=True) == expected
+
+
+@pytest.mark.parametrize("reasons", [True, False])
+@pytest.mark.parametrize("thinking", [None, ADAPTIVE])
+@pytest.mark.parametrize("effort", [None, "high"])
+def test_what_any_model_can(thinking, effort, reasons):
+    assert effort_of(thinking, effort, adjustable=False, reasons=reasons) is None
+
+
+@pytest.mark.parametrize(
+    ("thinking", "effort", "reasons", "path"),
+    [
+        (DISABLED, None, True, "thinking.type"),
+        (enabled(), None, False, "thinking.type"),
+        (None, "low", True, "output_config.effort"),
+        (ADAPTIVE, "max", False, "output_config.effort"),
+        (enabled(), "low", True, "output_config.effort"),
+    ],
+)
+def test_what_a_model_can_t_is_refused(thinking, effort, reasons, path):
+    with pytest.raises(UnsupportedParameterError) as caught:
+        effort_of(thinking, effort, adjustable=False, reasons=reasons)
+    assert caught.value.param == path
+    assert f"`{path}`" in caught.value.message
+
+
+def test_a_model_that_always_thinks_is_asked_to_think():
+    assert effort_of(enabled(), adjustable=False, reasons=True) is None
+
+
+def test_a_model_that_never_thinks_is_asked_not_to():
+    assert effort_of(DISABLED, adjustable=False, reasons=False) is None

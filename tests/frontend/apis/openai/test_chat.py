@@ -1,0 +1,259 @@
+"""Frames put together from parts are the same JSON as whole objects."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vgate.errors import EngineUnavailableError
+from vgate.frontend.answers.answer import replay
+from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
+from vgate.frontend.apis.openai.chat.response import (
+    DONE,
+    ChatEncoder,
+    ChatResponseOptions,
+    ChatStream,
+)
+from vgate.frontend.apis.openai.logprobs import LogprobTexts
+from vgate.frontend.apis.openai.usage import Usage
+from vgate.wire.messages import Logprobs
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def data_of(frame: bytes):
+    """Read one server-sent event."""
+    assert frame.startswith(b"data: ")
+    assert frame.endswith(b"\n\n")
+    line = frame[6:-2]
+    assert b"\n" not in line
+    assert b"\r" not in line
+    return json.loads(line)
+
+
+def expected(choices, *, with_usage, usage=None, name="m"):
+    chunk = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 7,
+        "model": name,
+        "system_fingerprint": None,
+        "choices": choices,
+    }
+    return {**chunk, "usage": usage} if with_usage else chunk
+
+
+@pytest.mark.parametrize("with_usage", [True, False])
+class TestFrames:
+    def frames(self, with_usage, name="m"):
+        return ChatStream(
+            "chatcmpl-1", 7, ChatResponseOptions(model=name, include_usage=with_usage)
+        )
+
+    @pytest.mark.parametrize("index", [0, 15])
+    def test_the_first(self, with_usage, index):
+        choice = {
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        frame = self.frames(with_usage).open(index, None)
+        assert data_of(frame) == expected([choice], with_usage=with_usage)
+
+    @given(text=texts)
+    def test_content(self, with_usage, text):
+        frames = self.frames(with_usage)
+        choice = {
+            "index": 3,
+            "delta": {"content": text},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        frames.open(3, None)
+        frame = frames.text(3, text)
+        assert data_of(frame) == expected([choice], with_usage=with_usage)
+
+    @pytest.mark.parametrize("reason", ["stop", "length"])
+    def test_the_last(self, with_usage, reason):
+        choice = {"index": 2, "delta": {}, "logprobs": None, "finish_reason": reason}
+        choice["stop_reason"] = None
+        frame = self.frames(with_usage).finish(2, reason, None)
+        assert data_of(frame) == expected([choice], with_usage=with_usage)
+
+    @given(name=texts)
+    def test_any_model_name(self, with_usage, name):
+        frame = self.frames(with_usage, name).finish(0, "stop", None)
+        assert data_of(frame)["model"] == name
+
+    @pytest.mark.parametrize("name", ["100%s %d%%", '"', "\\", "\n", "</script>", "\u2028"])
+    def test_names_that_look_like_format(self, with_usage, name):
+        for frame in (self.frames(with_usage, name).open(0, None),):
+            assert data_of(frame)["model"] == name
+
+
+def chunks_of(data: bytes):
+    """Read a stream that ends well."""
+    *frames, done, rest = data.split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    return [data_of(frame + b"\n\n") for frame in frames]
+
+
+class TestUsage:
+    def test_it_has_a_chunk_without_choices(self):
+        frames = ChatStream("chatcmpl-1", 7, ChatResponseOptions(model="m", include_usage=True))
+        frames.counts = lambda: TokenCounts(10, 5, 3, 2)
+        (chunk,) = chunks_of(frames.end())
+        assert chunk == expected(
+            [], with_usage=True, usage=msgspec.to_builtins(Usage.of(TokenCounts(10, 5, 3, 2)))
+        )
+
+    def test_it_adds_up(self):
+        usage = Usage.of(TokenCounts(10, 5, 3, 2))
+        assert usage.total_tokens == 15
+        assert usage.prompt_tokens_details.cached_tokens == 3
+        assert usage.completion_tokens_details.reasoning_tokens == 2
+
+    def test_in_every_chunk_it_is_what_has_come_so_far(self):
+        form = ChatResponseOptions(model="m", include_usage=True, continuous_usage=True)
+        frames = ChatStream("chatcmpl-1", 7, form)
+        counts = iter(range(10))
+        frames.counts = lambda: TokenCounts(10, next(counts))
+        data = frames.open(0, None) + frames.text(0, "a") + frames.finish(0, "stop", None)
+        seen = [chunk["usage"]["completion_tokens"] for chunk in chunks_of(data + frames.end())]
+        assert seen == [0, 1, 2, 3]
+
+
+def test_done_is_openai_s():
+    assert DONE == b"data: [DONE]\n\n"
+
+
+def test_an_error_is_an_event():
+    frames = ChatStream("chatcmpl-1", 7, ChatResponseOptions(model="m"))
+    error = data_of(frames.error(EngineUnavailableError("line\nbreak")))["error"]
+    assert (error["message"], error["code"]) == ("line\nbreak", "engine_unavailable")
+
+
+def whole(choice, form=None):
+    encoder = ChatEncoder(form or ChatResponseOptions(model="m"))
+    return json.loads(encoder.whole(Result([choice], TokenCounts(1, 2))))
+
+
+def test_a_whole_response_has_openai_s_fields():
+    completion = whole(ChoiceResult("x", "stop"))
+    assert completion.pop("id").startswith("chatcmpl-")
+    assert completion.pop("created") > 0
+    assert completion == {
+        "object": "chat.completion",
+        "model": "m",
+        "service_tier": None,
+        "system_fingerprint": None,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "x", "refusal": None},
+                "finish_reason": "stop",
+                "stop_reason": None,
+                "logprobs": None,
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 1,
+            "completion_tokens": 2,
+            "total_tokens": 3,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        },
+    }
+
+
+class TestMessages:
+    def test_a_call_alone_says_nothing(self):
+        choice = ChoiceResult("", "tool_calls", tool_calls=[ToolCall("c1", "f", '{"a":1}')])
+        message = whole(choice)["choices"][0]["message"]
+        assert message["content"] is None
+        assert message["tool_calls"] == [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+        ]
+
+    def test_reasoning_has_both_names(self):
+        form = ChatResponseOptions(model="m", reasons=True)
+        message = whole(ChoiceResult("x", "stop", reasoning="hm"), form)["choices"][0]["message"]
+        assert message["reasoning_content"] == message["reasoning"] == "hm"
+
+    def test_an_echo_precedes_the_answer(self):
+        form = ChatResponseOptions(model="m", prefix="once ")
+        assert whole(ChoiceResult("more", "stop"), form)["choices"][0]["message"]["content"] == (
+            "once more"
+        )
+
+
+class TestPieces:
+    def delta(self, piece, form=None):
+        frames = ChatStream("chatcmpl-1", 7, form or ChatResponseOptions(model="m"))
+        return data_of(frames.delta(0, piece))["choices"][0]
+
+    def test_parts_of_a_call(self):
+        first = ToolCallPart(0, "c1", "f", "")
+        more = ToolCallPart(0, None, None, '{"a"')
+        assert self.delta(ChoiceDelta("", tool_calls=(first, more)))["delta"] == {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": ""},
+                },
+                {"index": 0, "function": {"arguments": '{"a"'}},
+            ]
+        }
+
+    def test_reasoning(self):
+        delta = self.delta(ChoiceDelta("", reasoning="hm"))["delta"]
+        assert delta == {"reasoning_content": "hm", "reasoning": "hm"}
+
+    def test_log_probabilities(self, built_in):
+        form = ChatResponseOptions(
+            model="m", logprobs=LogprobTexts(built_in.token_texts), top_logprobs=1
+        )
+        place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
+        choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
+        assert choice["logprobs"]["content"] == [
+            {
+                "token": "a",
+                "logprob": -1.0,
+                "bytes": [97],
+                "top_logprobs": [{"token": "b", "logprob": -0.5, "bytes": [98]}],
+            }
+        ]
+
+    def test_minus_infinity_is_a_number(self, built_in):
+        form = ChatResponseOptions(model="m", logprobs=LogprobTexts(built_in.token_texts))
+        place = Logprobs([ord("a")], [float("-inf")], 9)
+        choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
+        assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
+
+
+@given(text=texts, reasoning=texts, arguments=st.lists(texts, max_size=2))
+def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, arguments):
+    calls = [ToolCall(f"c{i}", "f", text) for i, text in enumerate(arguments)]
+    choice = ChoiceResult(text, "tool_calls" if calls else "stop", reasoning, calls)
+    answer = Result([choice], TokenCounts(3, 4, 1))
+    form = ChatResponseOptions(model="m", include_usage=True, reasons=True)
+    encoder = ChatEncoder(form)
+    chunks = chunks_of(replay(encoder.stream_encoder(), answer))
+    message = json.loads(encoder.whole(answer))["choices"][0]["message"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert "".join(d.get("content", "") for d in deltas) == (message["content"] or "")
+    assert "".join(d.get("reasoning", "") for d in deltas) == (message["reasoning"] or "")
+    streamed = [call for d in deltas for call in d.get("tool_calls", [])]
+    assert [{k: v for k, v in c.items() if k != "index"} for c in streamed] == message.get(
+        "tool_calls", []
+    )
+    assert chunks[-2]["choices"][0]["finish_reason"] == choice.finish_reason
+    assert chunks[-1]["usage"]["total_tokens"] == 7

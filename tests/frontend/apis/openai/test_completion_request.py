@@ -1,0 +1,145 @@
+"""What a completion request may hold beyond what it shares with chat requests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vgate.errors import InvalidRequestError, VGateError
+from vgate.frontend.apis.openai.chat.request import shaping_fields
+from vgate.frontend.apis.openai.completions.request import (
+    DEFAULT_MAX_TOKENS,
+    MAX_ANSWERS,
+    CompletionRequest,
+    decode_completion,
+)
+
+
+def decode(**fields: Any) -> CompletionRequest:
+    return decode_completion(json.dumps({"model": "m", "prompt": "Hi", **fields}).encode())
+
+
+def refusal(**fields: Any) -> VGateError:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(**fields)
+    assert caught.value.status == 400
+    return caught.value
+
+
+class TestPrompt:
+    @pytest.mark.parametrize(
+        ("prompt", "prompts"),
+        [
+            ("Hi", ["Hi"]),
+            (["a", "b"], ["a", "b"]),
+            ([1, 2], [[1, 2]]),
+            ([[1, 2], [3]], [[1, 2], [3]]),
+            ([0], [[0]]),
+        ],
+    )
+    def test_prompts(self, prompt, prompts):
+        assert decode(prompt=prompt).prompts == prompts
+
+    @pytest.mark.parametrize(
+        "prompt",
+        [
+            *("", [], [""], [[]], [["a"]], ["a", 1], [1, [2]], ["a", [1]], [-1], [2**31], [1.5]),
+            *(None, 5, {}, [None], [True]),
+        ],
+    )
+    def test_bad_prompts(self, prompt):
+        assert refusal(prompt=prompt).param.startswith("prompt")
+
+    def test_it_is_required(self):
+        with pytest.raises(InvalidRequestError) as caught:
+            decode_completion(b'{"model": "m"}')
+        assert caught.value.param == "prompt"
+
+    def test_how_many_answers(self):
+        decode(prompt=["a"] * MAX_ANSWERS)
+        decode(prompt=[1] * (MAX_ANSWERS + 1))
+        decode(prompt=["a"] * (MAX_ANSWERS // 2), n=2)
+        assert refusal(prompt=["a"] * (MAX_ANSWERS + 1)).param == "prompt"
+        assert refusal(prompt=["a"] * (MAX_ANSWERS // 2 + 1), n=2).param == "prompt"
+
+
+class TestLimit:
+    def test_its_default_is_openai_s(self):
+        assert decode().token_limit == DEFAULT_MAX_TOKENS == 16
+        assert decode(max_tokens=None).token_limit == 16
+        assert decode(max_tokens=5).token_limit == 5
+
+    def test_nothing_new_only_with_an_echo(self):
+        assert decode(max_tokens=0, echo=True).token_limit == 0
+        assert refusal(max_tokens=0).param == "max_tokens"
+        assert refusal(max_tokens=0, echo=False).param == "max_tokens"
+        assert refusal(max_tokens=-1, echo=True).param == "max_tokens"
+
+    def test_min_tokens_has_to_fit_the_default_too(self):
+        decode(min_tokens=16)
+        assert refusal(min_tokens=17).param == "min_tokens"
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted", "of_prompt"),
+    [
+        ({}, None, None),
+        ({"logprobs": 0}, 0, None),
+        ({"logprobs": 5}, 5, None),
+        ({"logprobs": 5, "echo": True}, 5, 5),
+        ({"echo": True}, None, None),
+        ({"prompt_logprobs": 2}, None, 2),
+        ({"prompt_logprobs": 2, "logprobs": 5, "echo": True}, 5, 2),
+    ],
+)
+def test_log_probabilities(fields, wanted, of_prompt):
+    request = decode(**fields)
+    assert (request.wanted_logprobs, request.wanted_prompt_logprobs) == (wanted, of_prompt)
+
+
+@pytest.mark.parametrize("value", [True, -1, 1.5, "5"])
+def test_log_probabilities_are_a_number(value):
+    assert refusal(logprobs=value).param == "logprobs"
+
+
+@pytest.mark.parametrize(
+    ("name", "neutral", "other"), [("suffix", "", "x"), ("best_of", 1, 2), ("echo", False, None)]
+)
+def test_neutral_values(name, neutral, other):
+    decode(**{name: neutral})
+    if other is not None:
+        assert refusal(**{name: other}).param == name
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "top_logprobs", "reasoning_effort"])
+def test_fields_of_chats_are_unknown(name):
+    error = refusal(**{name: []})
+    assert (error.code, error.param) == ("unknown_parameter", name)
+
+
+def test_what_shapes():
+    assert shaping_fields(decode(stream=True, user="u")) == shaping_fields(decode())
+    assert shaping_fields(decode(echo=True)) != shaping_fields(decode())
+    assert shaping_fields(decode(prompt="Ho")) != shaping_fields(decode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(CompletionRequest.__struct_fields__),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        ),
+        max_leaves=6,
+    ),
+)
+def test_any_value_of_any_field_is_served_or_refused(name, value):
+    try:
+        decode(**{name: value})
+    except InvalidRequestError as error:
+        assert error.message  # noqa: PT017 - both ends are right

@@ -1,0 +1,208 @@
+"""Messages: what they may hold, and what chat templates get of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vgate.errors import InvalidRequestError, VGateError
+from vgate.frontend.apis.openai.chat.messages import template_messages
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
+
+HI = {"role": "user", "content": "Hi"}
+
+
+def decode(*messages: dict[str, Any]) -> ChatRequest:
+    return decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
+
+
+def refusal(*messages: dict[str, Any]) -> VGateError:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(*messages)
+    assert caught.value.status == 400
+    return caught.value
+
+
+def calling(*calls: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": list(calls), **fields}
+
+
+def call(arguments: Any = "{}", **fields: Any) -> dict[str, Any]:
+    return {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "f", "arguments": arguments},
+        **fields,
+    }
+
+
+def shown(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    return template_messages(decode(*messages).messages)
+
+
+class TestRoles:
+    @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
+    def test_roles(self, role):
+        decode({"role": role, "content": "x"})
+
+    def test_the_role_of_functions_is_refused(self):
+        error = refusal(HI, {"role": "function", "name": "f", "content": "x"})
+        assert (error.code, error.param) == ("unsupported_parameter", "messages[1].role")
+
+    @pytest.mark.parametrize("role", ["User", "", "bot", None, 5])
+    def test_other_roles_are_invalid(self, role):
+        assert refusal({"role": role, "content": "x"}).param == "messages[0].role"
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"content": "x"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "assistant", "content": None}, "messages[0].content"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "messages[0].content"),
+        ({"role": "user", "content": 5}, "messages[0].content"),
+        ({"role": "user", "content": "x", "extra": 1}, "messages[0].extra"),
+        ({"role": "user", "content": [5]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": None}]},
+            "messages[0].content[0].text",
+        ),
+        ({"role": "assistant", "content": "x", "function_call": {}}, "messages[0].function_call"),
+        ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio"),
+        ({"role": "user", "content": "x", "tool_call_id": "1"}, "messages[0].tool_call_id"),
+        ({"role": "user", "content": "x", "tool_calls": [call()]}, "messages[0].tool_calls"),
+        ({"role": "user", "content": "x", "reasoning": "y"}, "messages[0].reasoning"),
+        ({"role": "system", "content": "x", "refusal": "y"}, "messages[0].refusal"),
+        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
+        ({"role": "tool", "content": "x", "tool_call_id": ""}, "messages[0].tool_call_id"),
+        ({"role": "tool", "tool_call_id": "1"}, "messages[0].content"),
+    ],
+)
+def test_a_bad_message_is_named(message, param):
+    assert refusal(message).param == param
+
+
+@pytest.mark.parametrize(
+    ("bad", "param"),
+    [
+        ({"type": "function"}, "id"),
+        ({"id": "", "function": {"name": "f"}}, "id"),
+        ({"id": "1"}, "function"),
+        ({"id": "1", "function": {"arguments": "{}"}}, "function.name"),
+        ({"id": "1", "function": {"name": ""}}, "function.name"),
+        ({"id": "1", "function": {"name": "f", "arguments": 5}}, "function.arguments"),
+        ({"id": "1", "type": "custom", "custom": {"name": "f", "input": "x"}}, "type"),
+        ({"id": "1", "function": {"name": "f"}, "extra": 1}, "extra"),
+        (call('{"a": %s}' % ("[" * 90 + "]" * 90)), "function.arguments"),
+        (call('{"a": 123456789012345678901234567890}'), "function.arguments"),
+    ],
+)
+def test_a_bad_tool_call_is_named(bad, param):
+    error = refusal(HI, calling(call(), bad))
+    assert error.param == f"messages[1].tool_calls[1].{param}"
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url", ""])
+def test_other_media_are_refused(kind):
+    parts = [{"type": "text", "text": "x"}, {"type": kind, kind or "x": {"url": "data:"}}]
+    error = refusal({"role": "user", "content": parts})
+    assert (error.code, error.param) == ("unsupported_parameter", "messages[0].content[1].type")
+
+
+def test_a_part_with_a_refusal_is_an_assistant_s():
+    part = {"type": "refusal", "refusal": "no"}
+    assert shown({"role": "assistant", "content": [part]}) == [
+        {"role": "assistant", "content": "no"}
+    ]
+    assert refusal({"role": "user", "content": [part]}).param == "messages[0].content[0].type"
+    missing = {"role": "assistant", "content": [{"type": "refusal"}]}
+    assert refusal(missing).param == "messages[0].content[0].refusal"
+
+
+def test_what_templates_get_of_a_plain_conversation():
+    assert shown(
+        {"role": "developer", "content": "rules"},
+        {"role": "user", "content": "text", "name": "alice"},
+        {"role": "user", "content": [{"type": "text", "text": t} for t in "ab"]},
+        {"role": "assistant", "content": "", "refusal": None, "tool_calls": None},
+    ) == [
+        {"role": "system", "content": "rules"},
+        {"role": "user", "content": "text", "name": "alice"},
+        {"role": "user", "content": "a\nb"},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_what_templates_get_of_tool_calls():
+    made = calling(call('{"city": "Ulm", "n": [1]}'), call(None, id="call_2"), call(" "))
+    result = {
+        "role": "tool",
+        "tool_call_id": "call_1",
+        "content": [{"type": "text", "text": "sunny"}],
+    }
+    assistant, tool = shown(made, result)
+    assert assistant["content"] == ""
+    assert [c["function"]["arguments"] for c in assistant["tool_calls"]] == [
+        {"city": "Ulm", "n": [1]},
+        {},
+        {},
+    ]
+    assert assistant["tool_calls"][1] == {
+        "id": "call_2",
+        "type": "function",
+        "function": {"name": "f", "arguments": {}},
+    }
+    assert tool == {"role": "tool", "content": "sunny", "tool_call_id": "call_1"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "5", "null", '{"a": NaN}', '{"a":' * 100_000])
+def test_arguments_that_are_no_object_stay_text(text):
+    # An agent tells its model of a call that went wrong, and has to show it.
+    assert shown(calling(call(text)))[0]["tool_calls"][0]["function"]["arguments"] == text
+
+
+def test_arguments_may_be_an_object():
+    assert shown(calling(call({"a": 1})))[0]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"reasoning": "a"}, "a"),
+        ({"reasoning_content": "b"}, "b"),
+        ({"reasoning": "a", "reasoning_content": "b"}, "a"),
+        ({"reasoning": "", "reasoning_content": "b"}, ""),
+    ],
+)
+def test_reasoning_has_both_of_its_names(fields, text):
+    assert shown({"role": "assistant", "content": "x", **fields}) == [
+        {"role": "assistant", "content": "x", "reasoning": text, "reasoning_content": text}
+    ]
+
+
+def test_who_thinks_or_refuses_need_not_speak():
+    assert shown({"role": "assistant", "reasoning": "hm"})[0]["content"] == ""
+    assert shown({"role": "assistant", "content": None, "refusal": "no"})[0]["content"] == "no"
+
+
+def test_what_clients_send_back_of_an_answer_is_taken():
+    # As the openai package dumps a message, and as clients put a stream together.
+    decode(
+        HI,
+        {
+            "role": "assistant",
+            "content": None,
+            "refusal": None,
+            "annotations": [],
+            "audio": None,
+            "function_call": None,
+            "tool_calls": [{**call(), "index": 0}],
+        },
+        {"role": "tool", "tool_call_id": "not of an earlier call", "content": "x"},
+    )

@@ -1,0 +1,109 @@
+"""Forms that are as large as they may be, and those that are larger."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vgate.errors import InvalidValueError
+from vgate.frontend.apis.openai.chat.request import decode_chat
+from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.openai.tools import tool_use
+
+
+def props(count: int, **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {str(n): {} for n in range(count)}, **more}
+
+
+def names(count: int) -> list[str]:
+    return [str(n) for n in range(count)]
+
+
+SCHEMAS = {
+    "optional": (props(1000), props(1001), "1001 optional"),
+    "all required": (
+        props(3000, required=names(3000)),
+        props(8192, required=names(8192)),
+        "objects",
+    ),
+    "few optional": (
+        props(3000, required=names(2000)),
+        props(3000, required=names(1998)),
+        "1002 optional",
+    ),
+    "many objects": (
+        {"anyOf": [props(100)] * 80},
+        {"anyOf": [props(101)] * 100},
+        "objects",
+    ),
+    "several large": ({"anyOf": [props(500)] * 4}, {"anyOf": [props(500)] * 5}, "1118 optional"),
+    "a number of properties": (
+        props(100, minProperties=50),
+        props(101, minProperties=50),
+        "1015 optional",
+    ),
+    "a low number": (props(1000, maxProperties=1), props(1000, maxProperties=2), "1414 optional"),
+    "values": ({"enum": ["x" * 120] * 1000}, {"enum": ["x" * 120] * 1001}, "120120 characters"),
+    "a value": ({"const": "x" * 120_000}, {"const": "x" * 120_001}, "120001 characters"),
+    "a pattern": (
+        {"items": {"pattern": "x" * 120_000}},
+        {"items": {"pattern": "x" * 120_001}},
+        "120001 characters",
+    ),
+}
+TEXTS = [("regex", "x"), ("grammar", "x"), ("choice", ["x" * 1024] * 64)]
+
+
+def decode(**fields: Any) -> Any:
+    hello = [{"role": "user", "content": "Hi"}]
+    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+
+
+def refused(**fields: Any) -> InvalidValueError:
+    with pytest.raises(InvalidValueError, match="too large") as caught:
+        tool_use(decode(**fields)).structured()
+    assert f"`{caught.value.param}`" in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema(name: str):
+    largest, larger, why = SCHEMAS[name]
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": largest}}
+    assert structured_output(decode(response_format=form))
+    form["json_schema"] = {"name": "n", "schema": larger}
+    error = refused(response_format=form)
+    assert error.param == "response_format"
+    assert why in error.message
+    for schema in (larger, json.dumps(larger)):
+        assert refused(structured_outputs={"json": schema}).param == "structured_outputs.json"
+    tag = {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": larger}}
+    assert refused(response_format=tag).param == "response_format"
+    outputs = {"structural_tag": json.dumps(tag)}
+    assert refused(structured_outputs=outputs).param == "structured_outputs.structural_tag"
+
+
+@pytest.mark.parametrize(("kind", "unit"), TEXTS)
+def test_a_text(kind: str, unit: Any):
+    largest: Any = unit if isinstance(unit, list) else unit * 65_536
+    assert structured_output(decode(structured_outputs={kind: largest}))
+    larger: Any = [*unit, "y"] if isinstance(unit, list) else largest + "y"
+    error = refused(structured_outputs={kind: larger})
+    assert error.param == f"structured_outputs.{kind}"
+    assert "65537 characters, the most is 65536" in error.message
+
+
+def test_demanded_calls():
+    def asked(schema: dict[str, Any], choice: Any) -> Any:
+        function = {"name": "f", "parameters": schema}
+        tools = [{"type": "function", "function": function}]
+        return {"tools": tools, "tool_choice": choice}
+
+    named = {"type": "function", "function": {"name": "f"}}
+    for choice, param in ((named, "tools[0].function.parameters"), ("required", "tools")):
+        assert tool_use(decode(**asked(props(900), choice))).structured()
+        assert refused(**asked(props(1001), choice)).param == param
+    # Nothing is made of the schemas of calls that are not demanded.
+    assert tool_use(decode(**asked(props(1001), "auto"))).structured() is None

@@ -1,0 +1,114 @@
+"""What a request hands to the chat template besides messages, and what is refused there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vgate.errors import InvalidRequestError
+from vgate.frontend.apis.openai.chat.request import decode_chat
+from vgate.frontend.apis.openai.chat.template_inputs import (
+    client_template,
+    reasoning_kwargs,
+    template_kwargs,
+)
+from vgate.frontend.apis.openai.tools import tool_use
+from vgate.frontend.text.template import ChatTemplate
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def decode(**fields: Any) -> Any:
+    hello = [{"role": "user", "content": "Hi"}]
+    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+
+
+def of_template(source: str, **fields: Any) -> dict[str, Any]:
+    request = decode(**fields)
+    return template_kwargs(request, tool_use(request), ChatTemplate(source, {}))
+
+
+def refused(source: str, **fields: Any) -> str | None:
+    with pytest.raises(InvalidRequestError) as caught:
+        of_template(source, **fields)
+    assert caught.value.status == 400
+    return caught.value.param
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+class TestEffort:
+    def test_a_template_that_knows_efforts_gets_it(self, effort):
+        assert of_template("{{ reasoning_effort }}", reasoning_effort=effort) == {
+            "reasoning_effort": effort
+        }
+
+    @pytest.mark.parametrize("switch", ["enable_thinking", "thinking"])
+    def test_a_template_that_knows_a_switch_gets_it(self, effort, switch):
+        source = f"{{% if not {switch} is defined %}}{{% set {switch} = true %}}{{% endif %}}"
+        kwargs = of_template(f"{source}{{{{ {switch} }}}}", reasoning_effort=effort)
+        assert kwargs == {switch: effort != "none"}
+
+    def test_a_template_that_knows_both_gets_both(self, effort):
+        kwargs = of_template("{{ reasoning_effort }}{{ enable_thinking }}", reasoning_effort=effort)
+        assert kwargs == {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+
+    def test_a_template_that_knows_neither_is_no_place_for_it(self, effort):
+        assert refused("{{ messages }}", reasoning_effort=effort) == "reasoning_effort"
+
+
+class TestClientTemplate:
+    def test_it_has_the_model_s_special_tokens(self):
+        template = client_template("{{ bos_token }}{{ messages[0].content }}", {"bos_token": "<s>"})
+        assert template.render([{"role": "user", "content": "Hi"}]) == "<s>Hi"
+
+    def test_it_is_compiled_once(self):
+        assert client_template("x", {"a": "b"}) is client_template("x", {"a": "b"})
+        assert client_template("x", {"a": "b"}) is not client_template("x", {"a": "c"})
+
+    @pytest.mark.parametrize("source", ["{% if %}", "{{", "{{ " + "(" * 60_000])
+    def test_a_bad_one_is_the_client_s_error(self, source):
+        with pytest.raises(InvalidRequestError) as caught:
+            client_template(source, {})
+        assert (caught.value.status, caught.value.param) == (400, "chat_template")
+
+
+def test_without_an_effort_nothing_is_said():
+    template = ChatTemplate("{{ reasoning_effort }}{{ enable_thinking }}", {})
+    assert reasoning_kwargs(decode(), template) == {}
+
+
+def test_two_that_agree_or_not():
+    source = "{{ enable_thinking }}"
+    off = {"enable_thinking": False}
+    assert of_template(source, reasoning_effort="none", chat_template_kwargs=off) == off
+    param = refused(source, reasoning_effort="low", chat_template_kwargs=off)
+    assert param == "chat_template_kwargs.enable_thinking"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": TOOLS}, "tools"),
+        ({"documents": [{"text": "x"}]}, "documents"),
+        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs.a"),
+    ],
+)
+def test_what_a_template_would_ignore_is_refused(fields, param):
+    assert refused("{{ messages }}", **fields) == param
+    of_template("{{ tools }}{{ documents }}{{ a }}", **fields)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"documents": []}]
+)
+def test_what_is_not_there_is_not_ignored(fields):
+    assert of_template("{{ messages }}", **fields) == {}
+
+
+def test_the_built_in_template_knows_tools_and_thinking(built_in):
+    request = decode(tools=TOOLS, reasoning_effort="none")
+    kwargs = template_kwargs(request, tool_use(request), built_in.tool_template)
+    assert kwargs == {"enable_thinking": False}

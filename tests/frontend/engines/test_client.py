@@ -1,0 +1,406 @@
+"""The connection to the engine, against a router that the test plays the engine on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.frontend.gateway import until
+from vgate.errors import EngineUnavailableError, OverloadedError
+from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.resumption import Survivors
+from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.observe import metrics
+from vgate.wire.codec import decode_to_engine, encode, pack_token_ids
+from vgate.wire.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Delta,
+    Ending,
+    Failure,
+    Failures,
+    Generate,
+    Goodbye,
+    Hello,
+    ModelInfo,
+    Refused,
+    Status,
+    Step,
+    Welcome,
+)
+from vgate.wire.sampling import DEFAULTS
+from vgate.wire.sockets import Router
+
+INFO = ModelInfo(["m"], None, 100, 4, 1000, 1, "fake")
+PROMPT = pack_token_ids([1, 2])
+
+
+class Listener:
+    """An answer that notes what came."""
+
+    def __init__(self):
+        self.touched = False
+        self.flushes = 0
+
+    def flush(self):
+        self.flushes += 1
+
+    def restart(self, sequence):
+        if sequence.generated:
+            return False
+        sequence.clear()
+        return True
+
+
+class Play:
+    """A client, and the engine that the test speaks for."""
+
+    def __init__(self, endpoint, *, resume=True):
+        self.endpoint = endpoint
+        self.router = Router(endpoint)
+        self.loop = asyncio.get_running_loop()
+        self.models, self.losses = [], 0
+        self.inbox: list[tuple[bytes, object]] = []
+        self.client = EngineClient(
+            self.loop,
+            endpoint,
+            "f",
+            on_model=self.models.append,
+            on_lost=self.lost,
+            survivors=Survivors(enabled=resume),
+        )
+
+    def lost(self):
+        self.losses += 1
+
+    def drain(self):
+        while (received := self.router.receive()) is not None:
+            self.inbox.append((received[0], decode_to_engine(received[1])))
+
+    async def hear(self, kind):
+        """Wait for the next message of a kind; what came before it is dropped."""
+
+        def found():
+            self.drain()
+            while self.inbox:
+                peer, message = self.inbox.pop(0)
+                if isinstance(message, kind):
+                    return peer, message
+            return None
+
+        return await until(found, kind.__name__)
+
+    async def connect(self, info=INFO):
+        self.peer, _ = await self.hear(Hello)
+        self.send(Welcome(PROTOCOL_VERSION, info))
+        await until(lambda: self.client.connected, "the welcome")
+        return self
+
+    def send(self, *messages):
+        for message in messages:
+            payload = message if isinstance(message, bytes) else encode(message)
+            assert self.router.send(self.peer, payload)
+
+    async def restart(self, info=INFO):
+        """End as an engine does that is killed, and be the next one."""
+        losses = self.losses
+        self.router.close()
+        await until(lambda: self.losses > losses, "the loss")
+        self.inbox.clear()
+        self.router = Router(self.endpoint)
+        await self.connect(info)
+
+    def submit(self, count=1, answer=None, timeout_s=60.0, sampling=DEFAULTS, **fields):
+        answer = answer or Listener()
+        sequences = [Sequence(answer, index) for index in range(count)]
+        for sequence in sequences:
+            message = Generate(self.client.next_id(), PROMPT, sampling, **fields)
+            self.client.submit(sequence, message, timeout_s)
+        return sequences
+
+    async def settled(self):
+        """Wait until all that was sent has been taken."""
+        number = self.client.status.running + 1
+        self.send(Status(number, 0, 0.0))
+        await until(lambda: self.client.status.running == number, "the status")
+
+
+@pytest.fixture
+def play(tmp_path_factory):
+    def run(scenario, *, connect=True, resume=True):
+        async def main():
+            async with asyncio.timeout(60):
+                play = Play(f"ipc://{tmp_path_factory.mktemp('c')}/e.sock", resume=resume)
+                try:
+                    if connect:
+                        await play.connect()
+                    await scenario(play)
+                finally:
+                    if not play.client._closed:
+                        play.client.close()
+                    play.router.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_it_introduces_itself_and_learns_the_model(play):
+    async def scenario(play):
+        assert not play.client.connected
+        _, hello = await play.hear(Hello)
+        assert hello == Hello(PROTOCOL_VERSION, "f")
+        with pytest.raises(EngineUnavailableError):
+            play.submit()
+
+    play(scenario, connect=False)
+
+    async def connected(play):
+        assert play.models == [INFO]
+
+    play(connected)
+
+
+def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
+    async def scenario(play):
+        (first, second), (other,) = play.submit(2), play.submit()
+        for sequence in (first, second, other):
+            _, message = await play.hear(Generate)
+            assert message.id == sequence.id
+        play.send(
+            Step([first.id, 999, other.id], [1, 9, 3], [Delta(second.id, [2], None, 7)]),
+            b"\xff malformed",
+            Status(3, 0, 0.5),
+        )
+        await until(lambda: play.client.status.running == 3, "the status")
+        assert (first.pending, second.pending, other.pending) == ([1], [2], [3])
+        assert second.cached_tokens == 7
+        assert first.answer.flushes == other.answer.flushes == 1
+        play.send(Step(deltas=[Delta(first.id, [4], "length"), Delta(second.id, [5], "stop")]))
+        await until(lambda: second.finish_reason, "the end")
+        assert (first.finish_reason, second.finish_reason) == ("length", "stop")
+        assert play.client.in_flight == 1
+
+    play(scenario)
+
+
+def test_a_failure_ends_its_sequence(play):
+    async def scenario(play):
+        (failed, kept) = play.submit(2)
+        play.send(Failures([Failure(failed.id, "overloaded", "full", 3.0), Failure(999, "x", "y")]))
+        await until(lambda: failed.error, "the failure")
+        assert type(failed.error) is OverloadedError
+        assert failed.error.retry_after_s == 3.0
+        assert kept.error is None
+        assert play.client.in_flight == 1
+
+    play(scenario)
+
+
+def test_an_abort_is_sent_once_and_silences_what_follows(play):
+    async def scenario(play):
+        sequences = play.submit(2)
+        play.client.abort(sequences)
+        play.client.abort(sequences)
+        _, message = await play.hear(Abort)
+        assert message == Abort([s.id for s in sequences])
+        play.send(Step(deltas=[Delta(sequences[0].id, [1], "stop")]), Status(7, 0, 0.0))
+        await until(lambda: play.client.status.running == 7, "the status")
+        assert sequences[0].pending == []
+        assert play.client.in_flight == 0
+        play.drain()
+        assert not any(isinstance(m, Abort) for _, m in play.inbox)
+
+    play(scenario)
+
+
+def test_numbers_are_never_used_twice_even_on_a_new_connection(play):
+    async def scenario(play):
+        numbers = [s.id for s in play.submit(3)]
+        play.router.close()
+        await until(lambda: play.losses, "the loss")
+        play.router = Router(play.endpoint)
+        await play.connect()
+        numbers += [s.id for s in play.submit(3)]
+        assert len(set(numbers)) == 6
+
+    play(scenario)
+
+
+def test_without_resuming_a_lost_engine_ends_all_and_its_successor_knows_none(play):
+    async def scenario(play):
+        sequences = play.submit(3)
+        old = play.peer
+        play.router.close()
+        # The loss has not shown yet, so these wait in the socket for whoever binds next.
+        sequences += play.submit(3, sequences[0].answer)
+        await until(lambda: play.losses, "the loss")
+        assert all(type(s.error) is EngineUnavailableError for s in sequences)
+        assert sequences[0].answer.flushes == 1
+        assert not play.client.connected
+        assert play.client.in_flight == 0
+        play.router = Router(play.endpoint)
+        await play.connect()
+        assert play.peer != old
+        play.drain()
+        assert not any(isinstance(m, Generate) for _, m in play.inbox)
+        assert len(play.models) == 2
+
+    play(scenario, resume=False)
+
+
+def test_a_refusal_is_kept_as_the_reason_and_it_tries_again(play):
+    async def scenario(play):
+        play.peer, _ = await play.hear(Hello)
+        play.send(Refused(99, "another version"))
+        await until(lambda: play.client.refusal, "the refusal")
+        assert play.client.refusal == "another version"
+        await play.connect()
+        assert play.client.refusal is None
+
+    play(scenario, connect=False)
+
+
+def test_several_refusals_at_once_make_one_new_connection(play):
+    # An engine that gave this frontend up answers each of its requests with a refusal.
+    async def scenario(play):
+        sequences = play.submit(3)
+        play.client._on_batch([encode(Refused(PROTOCOL_VERSION, "say hello first"))] * 3)
+        assert play.losses == 1
+        assert all(type(s.error) is EngineUnavailableError for s in sequences)
+        await play.connect()
+        assert play.submit()[0].error is None
+
+    play(scenario)
+
+
+def test_a_deadline_that_passes_ends_the_sequence_on_both_sides(play):
+    async def scenario(play):
+        answer = Listener()
+        sequence = Sequence(answer, 0)
+        message = Generate(play.client.next_id(), PROMPT, DEFAULTS)
+        play.client.submit(sequence, message, 0.01)
+        await until(lambda: sequence.error, "the deadline")
+        assert sequence.error.status == 504
+        assert answer.flushes == 1
+        _, message = await play.hear(Abort)
+        assert message == Abort([sequence.id])
+
+    play(scenario)
+
+
+def test_closing_says_goodbye(play):
+    async def scenario(play):
+        play.client.close()
+        await play.hear(Goodbye)
+
+    play(scenario)
+
+
+def resumed_total():
+    return metrics.RESUMED._value.get()
+
+
+def test_sequences_go_on_in_the_next_engine_under_new_numbers(play):
+    async def scenario(play):
+        before = resumed_total()
+        (begun,), (fresh,) = play.submit(share=b"x"), play.submit(share=b"y")
+        old = [begun.id, fresh.id]
+        play.send(Step([begun.id], [5], [Delta(fresh.id, [6], None, 3, joined=True)]))
+        await play.settled()
+        # The answer has read what came of the first.
+        begun.generated, begun.pending = begun.pending, []
+        await play.restart()
+        messages = [(await play.hear(Generate))[1] for _ in range(2)]
+        assert [m.id for m in messages] == [begun.id, fresh.id]
+        assert not set(old) & {begun.id, fresh.id}
+        assert [m.generated for m in messages] == [pack_token_ids([5]), b""]
+        assert [m.share for m in messages] == [b"", b"y"]
+        assert (fresh.pending, fresh.cached_tokens, fresh.joined) == ([], 0, False)
+        # What comes for an old number is nobody's; cached tokens were told by the first engine.
+        play.send(
+            Step([old[0]], [9], [Delta(begun.id, [7], "stop", 8), Delta(fresh.id, [1], "stop", 2)])
+        )
+        await until(lambda: fresh.finish_reason, "the end")
+        assert (begun.pending, begun.cached_tokens, fresh.cached_tokens) == ([7], 0, 2)
+        assert play.client.in_flight == 0
+        assert resumed_total() == before + 2
+        assert begun.error is fresh.error is None
+
+    play(scenario)
+
+
+def test_an_engine_that_says_that_it_ends_is_lost_with_its_reason(play):
+    async def scenario(play):
+        seeded = msgspec.structs.replace(DEFAULTS, seed=1)
+        (kept,), (shown,) = play.submit(), play.submit(sampling=seeded)
+        shown.generated = [1]
+        play.send(Ending("RuntimeError: boom"))
+        await until(lambda: play.losses, "the loss")
+        assert "RuntimeError: boom" in shown.error.message
+        assert (kept.error, play.client.in_flight) == (None, 1)
+        play.router.close()
+        play.inbox.clear()
+        play.router = Router(play.endpoint)
+        await play.connect()
+        _, message = await play.hear(Generate)
+        assert (message.id, kept.deaths) == (kept.id, 1)
+
+    play(scenario)
+
+
+def test_a_second_death_ends_it(play):
+    async def scenario(play):
+        (sequence,) = play.submit()
+        await play.restart()
+        await play.restart()
+        assert type(sequence.error) is EngineUnavailableError
+        assert play.client.in_flight == 0
+
+    play(scenario)
+
+
+def test_another_model_does_not_get_them(play):
+    async def scenario(play):
+        (sequence,) = play.submit()
+        await play.restart(msgspec.structs.replace(INFO, max_model_len=50))
+        assert "another model" in sequence.error.message
+        await play.settled()
+        play.drain()
+        assert not any(isinstance(m, Generate) for _, m in play.inbox)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("way", ["deadline", "abort", "fail_all", "no_other", "refused"])
+def test_what_waits_ends_once_in_every_way(play, way):
+    async def scenario(play):
+        (sequence,) = play.submit(timeout_s=0.5 if way == "deadline" else 60.0)
+        play.router.close()
+        await until(lambda: play.losses, "the loss")
+        assert (sequence.error, play.client.in_flight) == (None, 1)
+        if way == "deadline":
+            await until(lambda: sequence.error, "the deadline")
+            assert sequence.error.status == 504
+        elif way == "abort":
+            play.client.abort([sequence])
+        elif way == "fail_all":
+            play.client.fail_all(OverloadedError("over"))
+        elif way == "no_other":
+            play.client.fail_waiting(OverloadedError("over"))
+        play.inbox.clear()
+        play.router = Router(play.endpoint)
+        if way == "refused":
+            play.peer, _ = await play.hear(Hello)
+            play.send(Refused(99, "another version"))
+            await until(lambda: sequence.error, "the refusal")
+        assert sequence.answer.flushes == (way != "abort")
+        assert play.client.in_flight == 0
+        await play.connect()
+        await play.settled()
+        play.drain()
+        assert not any(isinstance(m, Generate | Abort) for _, m in play.inbox)
+
+    play(scenario)

@@ -1,0 +1,184 @@
+"""What outlives an engine, and with what; the client's side is in `test_engine_client`."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from vgate.frontend.engines.resumption import CONTINUED, Survivors, obstacle, resubmission
+from vgate.frontend.engines.sequence import Sequence
+from vgate.wire.codec import unpack_token_ids
+from vgate.wire.messages import (
+    NO_OPTIONS,
+    Embed,
+    Generate,
+    GenerateOptions,
+    ModelInfo,
+    StructuredOutput,
+)
+from vgate.wire.sampling import DEFAULTS, SamplingParams
+
+# A value of each parameter that shapes a sequence.
+SHAPING = {
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "presence_penalty": 0.1,
+    "frequency_penalty": -0.1,
+    "seed": 7,
+    "top_k": 3,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "max_tokens": 9,
+    "min_tokens": 9,
+    "stop_token_ids": [3],
+    "ignore_eos": True,
+    "logit_bias": {3: 1.0},
+    "allowed_token_ids": [3],
+    "logprobs": 1,
+    "prompt_logprobs": 1,
+    "bad_words": [[3]],
+    "structured": StructuredOutput("json_object"),
+    "adapter": "a",
+    "cache_salt": "s",
+}
+OBSTACLES = {"presence_penalty", "frequency_penalty", "seed", "bad_words", "structured"}
+ALL = (*SamplingParams.__struct_fields__, *GenerateOptions.__struct_fields__)
+MODEL = ModelInfo(["m"], None, 100, 4, 1000, 1, "fake")
+
+
+def with_one(name):
+    """Return complete parameters of which one is given."""
+    value = {name: SHAPING[name]}
+    if name in SamplingParams.__struct_fields__:
+        return msgspec.structs.replace(DEFAULTS, **value), NO_OPTIONS
+    return DEFAULTS, GenerateOptions(**value)
+
+
+class Answer:
+    touched = False
+
+    def __init__(self, *, shown):
+        self.shown = shown
+
+    def restart(self, _sequence):
+        return not self.shown
+
+
+def sequence(*, shown=False, sampling=DEFAULTS, number=1):
+    made = Sequence(Answer(shown=shown), 0)
+    made.id = number
+    made.message = Generate(number, b"\1\0\0\0", sampling, share=b"digest")
+    return made
+
+
+class TestObstacle:
+    def test_every_parameter_was_thought_of(self):
+        assert set(ALL) == set(SHAPING) == CONTINUED | OBSTACLES
+        assert not CONTINUED & OBSTACLES
+
+    @pytest.mark.parametrize("name", ALL)
+    def test_each_parameter(self, name):
+        assert obstacle(*with_one(name)) == (name if name in OBSTACLES else None)
+
+    def test_what_is_not_given_is_none(self):
+        assert obstacle(DEFAULTS, NO_OPTIONS) is None
+        assert obstacle(SamplingParams(), NO_OPTIONS) is None
+
+    def test_a_seed_that_is_not_used_is_none(self):
+        assert (
+            obstacle(msgspec.structs.replace(DEFAULTS, seed=7, temperature=0), NO_OPTIONS) is None
+        )
+
+    def test_one_that_nobody_thought_of_is_one(self):
+        class Later(SamplingParams, frozen=True, kw_only=True):
+            newer: int | None = None
+
+        class Defaults(SamplingParams, frozen=True, kw_only=True):
+            newer: int | None = None
+
+        assert obstacle(Later(newer=None), NO_OPTIONS) is None
+        with pytest.raises(AttributeError, match="newer"):
+            obstacle(Later(newer=3), NO_OPTIONS)
+
+
+class TestResubmission:
+    def test_from_the_beginning(self):
+        message = resubmission(sequence(), 9)
+        assert message == Generate(9, b"\1\0\0\0", DEFAULTS, share=b"digest", resumed=True)
+
+    def test_after_its_tokens_it_is_shared_with_nobody(self):
+        begun = sequence(shown=True)
+        begun.generated = [5, 6]
+        message = resubmission(begun, 9)
+        assert unpack_token_ids(message.generated) == [5, 6]
+        assert (message.id, message.share, message.resumed) == (9, b"", True)
+
+    def test_an_embedding(self):
+        one = sequence()
+        one.message = Embed(1, b"\1\0\0\0", 3)
+        assert resubmission(one, 9) == Embed(9, b"\1\0\0\0", 3, resumed=True)
+
+
+class TestSurvivors:
+    def test_what_nobody_saw_goes_on_whatever_it_is(self):
+        seeded = msgspec.structs.replace(DEFAULTS, seed=7)
+        assert Survivors(enabled=True).keep([sequence(sampling=seeded)]) == []
+
+    def test_what_was_seen_goes_on_if_it_can(self):
+        seeded = msgspec.structs.replace(DEFAULTS, seed=7)
+        plain, other = sequence(shown=True), sequence(shown=True, sampling=seeded, number=2)
+        survivors = Survivors(enabled=True)
+        assert survivors.keep([plain, other]) == [other]
+        assert survivors.take() == [plain]
+        assert survivors.take() == []
+
+    def test_nothing_begun_goes_on_where_continuing_is_not_exact(self):
+        survivors = Survivors(enabled=True, continued=False)
+        seen, unseen = sequence(shown=True), sequence(number=2)
+        assert survivors.keep([seen, unseen]) == [seen]
+
+    def test_the_second_death_is_its_end(self):
+        survivors, one, other = Survivors(enabled=True), sequence(), sequence(number=2)
+        assert survivors.keep([one]) == []
+        assert survivors.take() == [one]
+        assert survivors.keep([one, other]) == [one]
+
+    def test_none_do_when_it_is_off_or_over(self):
+        one = sequence()
+        assert Survivors(enabled=False).keep([one]) == [one]
+        survivors, one, other = Survivors(enabled=True), sequence(), sequence(number=2)
+        survivors.keep([one])
+        assert survivors.close() == [one]
+        assert survivors.keep([other]) == [other]
+
+    def test_who_leaves_is_forgotten(self):
+        survivors, one, other = Survivors(enabled=True), sequence(), sequence(number=2)
+        survivors.keep([one, other])
+        survivors.discard([one, sequence(number=3)])
+        assert survivors.take() == [other]
+
+
+class TestSameModel:
+    def test_an_engine_is_the_same_if_it_says_the_same(self):
+        survivors = Survivors(enabled=True)
+        assert not survivors.is_same(MODEL)
+        again = msgspec.structs.replace(MODEL, created=2, kv_cache_tokens=900)
+        assert survivors.is_same(again)
+        assert not survivors.is_same(msgspec.structs.replace(MODEL, names=["n"]))
+        assert not survivors.is_same(MODEL)
+        assert not survivors.is_same(msgspec.structs.replace(MODEL, max_model_len=99))
+
+    def test_and_its_files_are_the_same(self, tmp_path):
+        model = msgspec.structs.replace(MODEL, directory=str(tmp_path))
+        (tmp_path / "tokenizer.json").write_text("{}")
+        survivors = Survivors(enabled=True)
+        survivors.is_same(model)
+        assert survivors.is_same(model)
+        (tmp_path / "tokenizer.json").write_text("{ }")
+        assert not survivors.is_same(model)
+
+    def test_files_that_are_gone_are_like_no_others(self, tmp_path):
+        model = msgspec.structs.replace(MODEL, directory=str(tmp_path / "gone"))
+        survivors = Survivors(enabled=True)
+        survivors.is_same(model)
+        assert not survivors.is_same(model)

@@ -1,0 +1,62 @@
+"""What a request may ask of a model and of its key."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from vgate.errors import ContextLengthExceededError, InvalidValueError
+from vgate.frontend.apis.openai.completions.request import CompletionRequest
+from vgate.frontend.pipeline import parameters
+
+
+def request(**fields):
+    return CompletionRequest(model="m", prompt="p", **fields)
+
+
+def keyed(least):
+    key = SimpleNamespace(min_priority=least)
+    return SimpleNamespace(admission=SimpleNamespace(key=key))
+
+
+class TestPriority:
+    def test_without_a_key_none_is_urgent(self):
+        nobody = SimpleNamespace(admission=None)
+        assert parameters.priority_of(nobody, None) == 0
+        assert parameters.priority_of(nobody, 5) == 5
+        with pytest.raises(InvalidValueError, match="at least 0"):
+            parameters.priority_of(nobody, -1)
+
+    @pytest.mark.parametrize(("least", "asked", "got"), [(-5, -5, -5), (-5, None, 0), (3, None, 3)])
+    def test_within_what_the_key_allows(self, least, asked, got):
+        assert parameters.priority_of(keyed(least), asked) == got
+
+    def test_beyond_it(self):
+        with pytest.raises(InvalidValueError) as caught:
+            parameters.priority_of(keyed(-5), -6)
+        assert caught.value.param == "priority"
+        assert "-5" in caught.value.message
+        assert "-6" in caught.value.message
+
+
+class TestContext:
+    def test_an_answer_may_take_what_is_left(self, built_in):
+        limit = built_in.info.max_model_len
+        sampling = parameters.sampling_of(
+            request(max_tokens=3), built_in, [[1] * (limit - 3)], "prompt"
+        )
+        assert sampling.max_tokens == 3
+
+    def test_the_longest_prompt_decides(self, built_in):
+        limit = built_in.info.max_model_len
+        prompts = [[1], [1] * (limit - 2)]
+        with pytest.raises(ContextLengthExceededError) as caught:
+            parameters.sampling_of(request(max_tokens=3), built_in, prompts, "prompt")
+        for number in (limit, limit - 2, 3):
+            assert str(number) in caught.value.message
+        assert caught.value.param == "prompt"
+
+    def test_an_empty_prompt(self, built_in):
+        with pytest.raises(InvalidValueError, match="at least one token"):
+            parameters.sampling_of(request(), built_in, [[]], "prompt")

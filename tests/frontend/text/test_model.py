@@ -1,0 +1,349 @@
+"""A model's text files: what is read of them, and what is said when they are broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.frontend.conftest import model_info
+from vgate.config.schema import Model
+from vgate.frontend.apis.openai.chat.request import ChatRequest
+from vgate.frontend.pipeline.parameters import reported_stop_ids
+from vgate.frontend.text.model import TextModelError, load_text_model
+from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
+from vgate.wire.model_files import NAMES, TOKENIZER, read_model_files
+from vgate.wire.sampling import DEFAULTS
+
+USER_SAYS_HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def directory(tmp_path: Path, tiny_model_dir: Path) -> Path:
+    """A copy of the tiny model's text files, to be damaged."""
+    for path in tiny_model_dir.iterdir():
+        if path.suffix in {".json", ".jinja"}:
+            shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def load(directory, **config):
+    return load_text_model(model_info(directory), Model(**config))
+
+
+def edit(path: Path, **changes):
+    document = json.loads(path.read_text()) if path.exists() else {}
+    document.update(changes)
+    path.write_text(json.dumps(document))
+
+
+class TestBuiltIn:
+    def test_it_needs_no_files(self, built_in):
+        text = built_in.template.render(USER_SAYS_HI)
+        assert built_in.encode(text) == [USER, *b"Hi", END, ASSISTANT]
+        assert built_in.defaults == DEFAULTS
+
+    @pytest.mark.parametrize("text", ["", "a", "é世😀", "\0\x01\x7f", "line\nline\r\n"])
+    def test_any_text_is_its_bytes(self, built_in, text):
+        ids = built_in.encode(text)
+        assert bytes(ids) == text.encode()
+        assert built_in.tokenizer.decode(ids) == text
+
+    @pytest.mark.parametrize("role", ["tool", "function", "anything"])
+    def test_other_roles_speak_as_the_user(self, built_in, role):
+        text = built_in.template.render([{"role": role, "content": "x"}])
+        assert text.startswith("<|user|>x")
+
+
+class TestFiles:
+    def test_they_need_not_be_on_this_machine(self, directory, tiny):
+        files = read_model_files(directory)
+        shutil.rmtree(directory)
+        model = load_text_model(model_info(directory), Model(), files)
+        rendered = model.template.render(USER_SAYS_HI)
+        assert model.encode(rendered) == tiny.encode(tiny.template.render(USER_SAYS_HI))
+        assert (model.end, model.other_ends) == (tiny.end, tiny.other_ends)
+        # Its file is as large as the tokenizer.
+        assert TOKENIZER not in files.contents
+
+    def test_only_those_that_are_needed_are_read(self, directory):
+        (directory / "model.safetensors").write_bytes(b"large")
+        assert TOKENIZER in read_model_files(directory).contents
+        assert set(read_model_files(directory).contents) <= set(NAMES)
+
+    def test_one_that_cannot_be_read_is_reported(self, directory, monkeypatch):
+        def fail(_path):
+            raise PermissionError(13, "Permission denied", "x.json")
+
+        monkeypatch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(TextModelError, match=r"cannot read .*x\.json"):
+            load(directory)
+
+    def test_a_configured_template_is_for_the_built_in_vocabulary_too(self, tmp_path):
+        (tmp_path / "mine.jinja").write_text("mine")
+        model = load(None, chat_template=str(tmp_path / "mine.jinja"))
+        assert model.template.render([]) == "mine"
+
+
+class TestDirectory:
+    def test_the_tiny_model(self, tiny):
+        ids = tiny.encode(tiny.template.render(USER_SAYS_HI))
+        assert tiny.tokenizer.decode(ids, skip_special_tokens=False).endswith(
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        )
+
+    def test_special_tokens_of_the_template_become_one_token_each(self, tiny):
+        end = tiny.tokenizer.token_to_id("<|im_end|>")
+        assert tiny.encode("<|im_end|>") == [end]
+
+    def test_nothing_is_added_to_what_the_template_wrote(self, directory):
+        path = directory / "tokenizer.json"
+        document = json.loads(path.read_text())
+        end = "<|endoftext|>"
+        number = next(t["id"] for t in document["added_tokens"] if t["content"] == end)
+        document["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": end, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {end: {"id": end, "ids": [number], "tokens": [end]}},
+        }
+        path.write_text(json.dumps(document))
+        model = load(directory)
+        assert model.tokenizer.encode_batch(["Hi"], special=True)[0][0] == number
+        assert number not in model.encode("Hi")
+
+    def test_truncation_and_padding_of_the_file_are_ignored(self, directory):
+        edit(
+            directory / "tokenizer.json",
+            truncation={
+                "direction": "Right",
+                "max_length": 4,
+                "strategy": "LongestFirst",
+                "stride": 0,
+            },
+            padding={
+                "strategy": {"Fixed": 64},
+                "direction": "Right",
+                "pad_to_multiple_of": None,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "<|endoftext|>",
+            },
+        )
+        model = load(directory)
+        text = "one two three four five six seven"
+        assert model.tokenizer.decode(model.encode(text)) == text
+
+    @pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"model": 5}', "\xff\xfe"])
+    def test_a_missing_or_broken_tokenizer_is_told(self, directory, content):
+        path = directory / "tokenizer.json"
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content.encode("latin-1"))
+        with pytest.raises(TextModelError, match=r"cannot read .*tokenizer\.json"):
+            load(directory)
+
+    @pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
+    @pytest.mark.parametrize("content", ["", "{", "\xff"])
+    def test_other_broken_files_are_told(self, directory, name, content):
+        (directory / name).write_bytes(content.encode("latin-1"))
+        with pytest.raises(TextModelError, match=name):
+            load(directory)
+
+
+class TestEnds:
+    def test_the_models_other_ends_are_told_from_the_tokenizers_own(self, tiny):
+        turn, text = map(tiny.tokenizer.token_to_id, ("<|im_end|>", "<|endoftext|>"))
+        assert (tiny.end, tiny.other_ends) == (turn, {text})
+
+    @pytest.mark.parametrize("ends", [None, [], "x", ["x", {}], {"a": 1}])
+    def test_there_may_be_none(self, directory, ends):
+        edit(directory / "generation_config.json", eos_token_id=ends)
+        assert load(directory).other_ends == frozenset()
+
+    def test_those_of_a_file_that_is_not_to_be_used_do_not_count(self, directory):
+        assert load(directory, generation_config="vllm").other_ends == frozenset()
+
+    @pytest.mark.parametrize(
+        ("asked", "ignore_eos", "named"),
+        [
+            (None, None, {0}),
+            ([5], None, {0, 5}),
+            ([5, "own"], None, {0, 5}),
+            ([5, "own"], True, {5, "own"}),
+            (None, True, set()),
+        ],
+    )
+    def test_an_answer_names_every_end_but_the_usual_one(self, tiny, asked, ignore_eos, named):
+        places = {"own": tiny.end, 0: next(iter(tiny.other_ends))}
+        ids = None if asked is None else [places.get(token, token) for token in asked]
+        request = msgspec.convert(
+            {
+                "model": "m",
+                "messages": USER_SAYS_HI,
+                "stop_token_ids": ids,
+                "ignore_eos": ignore_eos,
+            },
+            ChatRequest,
+        )
+        assert reported_stop_ids(request, tiny) == {places.get(token, token) for token in named}
+
+
+class TestTemplate:
+    def test_without_one_there_is_none(self, directory):
+        edit(directory / "tokenizer_config.json", chat_template=None)
+        assert load(directory).template is None
+        (directory / "tokenizer_config.json").unlink()
+        assert load(directory).template is None
+
+    def test_a_file_of_its_own_comes_first(self, directory):
+        (directory / "chat_template.jinja").write_text("from the file é", encoding="utf-8")
+        assert load(directory).template.render(USER_SAYS_HI) == "from the file é"
+
+    def test_a_configured_one_comes_before_all(self, directory, tmp_path_factory):
+        (directory / "chat_template.jinja").write_text("from the file")
+        override = tmp_path_factory.mktemp("t") / "mine.jinja"
+        override.write_text("mine")
+        assert load(directory, chat_template=str(override)).template.render([]) == "mine"
+
+    @pytest.mark.parametrize("name", ["missing.jinja", "./missing.jinja", "/no/such//file.jinja"])
+    def test_a_configured_one_that_is_missing_is_told(self, directory, name):
+        with pytest.raises(TextModelError, match="cannot read the chat template"):
+            load(directory, chat_template=name)
+
+    def test_of_several_the_default(self, directory):
+        templates = [
+            {"name": "tool_use", "template": "tools"},
+            {"name": "default", "template": "plain"},
+        ]
+        edit(directory / "tokenizer_config.json", chat_template=templates)
+        assert load(directory).template.render([]) == "plain"
+
+    def test_and_another_for_tools(self, directory):
+        templates = [
+            {"name": "tool_use", "template": "tools"},
+            {"name": "default", "template": "plain"},
+            {"name": "rag", "template": "{% broken"},
+        ]
+        edit(directory / "tokenizer_config.json", chat_template=templates)
+        assert load(directory).tool_template.render([]) == "tools"
+
+    def test_which_is_most_often_the_same(self, directory):
+        model = load(directory)
+        assert model.tool_template is model.template is not None
+
+    def test_several_without_a_default(self, directory):
+        edit(
+            directory / "tokenizer_config.json",
+            chat_template=[{"name": "tool_use", "template": "tools"}],
+        )
+        model = load(directory)
+        assert model.template is None
+        assert model.tool_template.render([]) == "tools"
+
+    def test_files_of_several(self, directory):
+        more = directory / "additional_chat_templates"
+        more.mkdir()
+        (more / "tool_use.jinja").write_text("tools")
+        (more / "rag.jinja").write_text("{% broken")
+        (directory / "chat_template.jinja").write_text("plain")
+        model = load(directory)
+        assert model.template.render([]) == "plain"
+        assert model.tool_template.render([]) == "tools"
+
+    def test_a_configured_one_is_for_tools_too(self, directory, tmp_path_factory):
+        templates = [
+            {"name": "tool_use", "template": "tools"},
+            {"name": "default", "template": "plain"},
+        ]
+        edit(directory / "tokenizer_config.json", chat_template=templates)
+        override = tmp_path_factory.mktemp("t") / "mine.jinja"
+        override.write_text("mine")
+        assert load(directory, chat_template=str(override)).tool_template.render([]) == "mine"
+
+    @pytest.mark.parametrize(
+        "template", ["{% if %}", 5, {"a": 1}, [{"template": "x"}], ["x"], [{"name": "default"}]]
+    )
+    def test_a_broken_one_is_told(self, directory, template):
+        edit(directory / "tokenizer_config.json", chat_template=template)
+        with pytest.raises(TextModelError, match=r"tokenizer_config\.json"):
+            load(directory)
+
+    @pytest.mark.parametrize("token", ["<s>", {"content": "<s>", "lstrip": False}])
+    def test_special_tokens_are_text_or_objects(self, directory, token):
+        edit(directory / "tokenizer_config.json", chat_template="{{ bos_token }}", bos_token=token)
+        assert load(directory).template.render([]) == "<s>"
+
+    def test_special_tokens_are_kept_for_templates_of_clients(self, directory):
+        edit(directory / "tokenizer_config.json", bos_token={"content": "<s>"}, unk_token=None)
+        tokens = load(directory).special_tokens
+        assert tokens["bos_token"] == "<s>"
+        assert "unk_token" not in tokens
+
+    def test_a_missing_special_token_is_empty(self, directory):
+        edit(directory / "tokenizer_config.json", chat_template="[{{ bos_token }}]", bos_token=None)
+        assert load(directory).template.render([]) == "[]"
+
+
+GIVEN = {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
+
+
+class TestDefaults:
+    def test_they_come_from_generation_config(self, directory):
+        edit(directory / "generation_config.json", **GIVEN, max_new_tokens=5, do_sample=True)
+        defaults = load(directory).defaults
+        for name, value in GIVEN.items():
+            assert getattr(defaults, name) == value
+        assert defaults.max_tokens is None
+        assert defaults.presence_penalty == 0.0
+
+    def test_null_means_not_given(self, directory):
+        edit(directory / "generation_config.json", temperature=None, top_k=None)
+        assert load(directory).defaults == DEFAULTS
+
+    def test_configured_away(self, directory):
+        edit(directory / "generation_config.json", **GIVEN)
+        assert load(directory, generation_config="vllm").defaults == DEFAULTS
+
+    def test_without_the_file(self, directory):
+        (directory / "generation_config.json").unlink()
+        assert load(directory).defaults == DEFAULTS
+
+    @pytest.mark.parametrize("value", ["hot", -1, [1]])
+    def test_a_value_out_of_bounds_is_told(self, directory, value):
+        edit(directory / "generation_config.json", temperature=value)
+        with pytest.raises(TextModelError, match=r"generation_config\.json"):
+            load(directory)
+
+
+class TestBadWords:
+    def test_a_word_has_a_token_at_the_start_and_one_after_a_space(self, tiny):
+        # Words of the training text are one token each way.
+        word = next(
+            text
+            for text in tiny.tokenizer.library.get_vocab()
+            if text.isalpha()
+            and text.isascii()
+            and len(text) > 2
+            and tiny.tokenizer.token_to_id(f"Ġ{text}") is not None
+        )
+        [at_start], [after_space] = tiny.encode_bad_words([word])
+        assert tiny.tokenizer.decode([at_start]) == word
+        assert tiny.tokenizer.decode([after_space]) == f" {word}"
+        assert tiny.encode_bad_words([f"  {word}"]) == [[at_start], [after_space]]
+
+    def test_what_is_longer_after_a_space_is_taken_once(self, built_in):
+        assert built_in.encode_bad_words(["ab", "é"]) == [list(b"ab"), list("é".encode())]
+
+    def test_spaces_alone_are_no_word(self, built_in):
+        assert built_in.encode_bad_words([" ", ""]) == []

@@ -1,0 +1,1 @@
+"""Who may use the server, and how much: API keys, admission and rate limits."""

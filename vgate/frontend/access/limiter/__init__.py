@@ -1,0 +1,1 @@
+"""Exact limits per API key, shared by all workers of a machine."""

@@ -1,0 +1,1 @@
+"""From a sequence's tokens to an answer, whole or streamed, in no API's format."""

@@ -1,0 +1,66 @@
+"""A finished answer in no API's form: what is cached, and what each API's response is made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from vgate.wire.messages import Logprobs
+
+# Why a choice ended, in OpenAI's words.
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class TokenCounts(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens of a request; with several choices, of all of them.
+
+    Attributes:
+        prompt, completion: Tokens read and generated.
+        cached: Those of the prompt that the engine's prefix cache had.
+        reasoning: Those of the completion that are reasoning.
+    """
+
+    prompt: int
+    completion: int
+    cached: int = 0
+    reasoning: int = 0
+
+
+class ToolCall(msgspec.Struct, frozen=True, array_like=True):
+    """A call that the model made; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ChoiceResult(msgspec.Struct, frozen=True, array_like=True):
+    """One choice.
+
+    Attributes:
+        text: What the model says.
+        finish_reason: Why it ended.
+        reasoning: What it thought before.
+        tool_calls: Tools to call.
+        stop_reason: The stop string or stop token id that ended it; None for the usual end.
+        logprobs: One for each token, if they were asked for.
+        token_ids: All tokens, if they were asked for.
+        prompt_logprobs: One for each token of its prompt, if they were asked for.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+    stop_reason: int | str | None = None
+    logprobs: list[Logprobs] | None = None
+    token_ids: list[int] | None = None
+    prompt_logprobs: list[Logprobs | None] | None = None
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True):
+    """All choices, and what they cost."""
+
+    choices: list[ChoiceResult]
+    counts: TokenCounts

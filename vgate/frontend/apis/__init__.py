@@ -1,0 +1,1 @@
+"""One package an API; `vgate.frontend.routes` lists their endpoints."""

@@ -1,0 +1,1 @@
+"""Completions: prompts as text or token ids, without a conversation."""

@@ -1,0 +1,1 @@
+"""The server's own endpoints: health, readiness, metrics, statistics, version."""

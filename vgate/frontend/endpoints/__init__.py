@@ -1,1 +1,0 @@
-"""One file an endpoint; `vgate.frontend.routes` lists them."""

@@ -1,0 +1,1 @@
+"""HTTP as the frontend sees it: requests, responses, streams, deadlines and disconnects."""

@@ -1,0 +1,1 @@
+"""What the frontend counts and measures, for Prometheus and `/stats`."""

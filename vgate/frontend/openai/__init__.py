@@ -1,1 +1,0 @@
-"""OpenAI's shapes: requests, responses, stream chunks and errors. Pure."""

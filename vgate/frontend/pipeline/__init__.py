@@ -1,0 +1,1 @@
+"""From a request to its answer: render, tokenise, look up, submit, wait, store."""

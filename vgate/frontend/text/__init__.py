@@ -1,0 +1,1 @@
+"""A model's text side: tokenizer, chat template, detokenizer and stop strings."""
