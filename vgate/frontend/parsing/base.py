@@ -1,7 +1,7 @@
-"""What all output parsers share: what they return, and how they are fed. Pure.
+"""The protocol of output parsers. Pure.
 
-A parser is fed text in pieces of any size, and what it returns, put together, depends on the whole
-text only and never on where it was cut. That is what makes a stream say the same as a whole answer.
+A parser takes text in parts of any size. Its results, joined, depend on the whole text only and
+never on where it was cut, so a stream and a non-streaming response have the same content.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
 
 
 class Parsed(NamedTuple):
-    """What a parser is certain of now.
+    """New output that later text can't change.
 
     Attributes:
-        content: Text for the client.
-        reasoning: Text that the model thought and does not say.
+        content: Text of the answer.
+        reasoning: Text of the model's reasoning.
         tool_calls: Parts of tool calls, in order.
     """
 
@@ -43,10 +43,10 @@ NOTHING = Parsed()
 
 
 class OutputParser(Protocol):
-    """Splits one sequence's text."""
+    """Splits the text of one sequence. Call `feed` for each part, then `finish` once."""
 
     def feed(self, text: str) -> Parsed:
-        """Take more text; return what is certain now."""
+        """Take more text; return the output that is certain by now."""
 
     def finish(self) -> Parsed:
-        """Return what was held back, at the end of the text."""
+        """Return the output that was held back. The text has ended."""

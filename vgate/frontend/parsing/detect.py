@@ -1,4 +1,4 @@
-"""Which output format a model speaks, as far as its chat template shows it."""
+"""Which output format a model matches, as far as its chat template shows it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _PYTHONIC_CALL = re.compile(r"(?<!>)\[func_name1\(params_name1=")
 
 def detect_tool_parser(template_source: str) -> str | None:
     """Return the name of the tool parser for a chat template, or None if it is none of ours."""
-    for name, speaks in _FAMILIES.items():
-        if speaks(template_source):
+    for name, matches in _FAMILIES.items():
+        if matches(template_source):
             return name
     return None
 
 
-def _speaks_qwen3_coder(template: str) -> bool:
+def _is_qwen3_coder(template: str) -> bool:
     return all(tag in template for tag in ("<tool_call>", "<function=", "<parameter="))
 
 
-def _speaks_hermes(template: str) -> bool:
+def _is_hermes(template: str) -> bool:
     return (
         "<tool_call>" in template
         and _ARGUMENTS_KEY.search(template) is not None
@@ -51,7 +51,7 @@ def _speaks_hermes(template: str) -> bool:
     )
 
 
-def _speaks_llama3_json(template: str) -> bool:
+def _is_llama3_json(template: str) -> bool:
     return "<|start_header_id|>" in template and _PARAMETERS_KEY.search(template) is not None
 
 
@@ -59,10 +59,10 @@ def _speaks_llama3_json(template: str) -> bool:
 _FAMILIES: dict[str, Callable[[str], bool]] = {
     "mistral": lambda template: MistralToolParser.markers[0] in template,
     "deepseek_v3": lambda template: DeepSeekV3ToolParser.markers[0] in template,
-    "qwen3_coder": _speaks_qwen3_coder,
-    "hermes": _speaks_hermes,
+    "qwen3_coder": _is_qwen3_coder,
+    "hermes": _is_hermes,
     "pythonic": lambda template: _PYTHONIC_CALL.search(template) is not None,
-    "llama3_json": _speaks_llama3_json,
+    "llama3_json": _is_llama3_json,
 }
 
 

@@ -23,9 +23,9 @@ class NamedCall(IncrementalParser):
         self.called = False
 
     def _run(self) -> Steps[None]:
-        yield from self._reader.until(_NONE, self._argue)
+        yield from self._reader.until(_NONE, self._emit_arguments)
 
-    def _argue(self, text: str) -> None:
+    def _emit_arguments(self, text: str) -> None:
         self._add_to_call(0, None if self.called else self._name, text)
         self.called = True
 

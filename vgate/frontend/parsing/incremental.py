@@ -219,11 +219,11 @@ class IncrementalParser:
         """Read the text up to its end."""
         raise NotImplementedError
 
-    def _say(self, text: str) -> None:
+    def _emit_content(self, text: str) -> None:
         if text:
             self._content.append(text)
 
-    def _think(self, text: str) -> None:
+    def _emit_reasoning(self, text: str) -> None:
         if text:
             self._reasoning.append(text)
 

@@ -66,13 +66,13 @@ class JsonToolParser(ToolParser):
         complete = yield from self._read_members(call)
         if complete and not call.begun and call.name is not None and call.bare:
             self._begin(call)
-            self._argue("{}")
+            self._emit_arguments("{}")
         elif call.begun and complete:
             reader.accept()
         elif call.begun:
             rest = reader.rejected()
             if rest.strip():
-                self._say(rest)
+                self._emit_content(rest)
             else:
                 reader.record(rest)
         return call.begun
@@ -107,7 +107,7 @@ class JsonToolParser(ToolParser):
                 return False
             if call.held is not None:
                 self._begin(call)
-                self._argue(call.held)
+                self._emit_arguments(call.held)
                 self._reader.record()
             return True
         if key in _ARGUMENTS and call.held is None:
@@ -122,7 +122,7 @@ class JsonToolParser(ToolParser):
             return False
         if call.name is not None and first != '"':
             self._begin(call)
-            ended = yield from self._reader.scan(JsonScan(), self._argue)
+            ended = yield from self._reader.scan(JsonScan(), self._emit_arguments)
             self._reader.record()
             return ended
         parts: list[str] = []
@@ -131,7 +131,7 @@ class JsonToolParser(ToolParser):
         call.held = _without_quotes("".join(parts))
         if call.name is not None:
             self._begin(call)
-            self._argue(call.held)
+            self._emit_arguments(call.held)
             self._reader.record()
         return True
 

@@ -57,11 +57,11 @@ class ReasoningParser(IncrementalParser):
         if self._start != "outside":
             yield from self._read_begin()
         if self.in_reasoning:
-            end = yield from self._reader.until(self._ends, self._think)
+            end = yield from self._reader.until(self._ends, self._emit_reasoning)
             self.in_reasoning = not end
             if end != self._end:
-                self._say(end)
-        yield from self._reader.until(_NONE, self._say)
+                self._emit_content(end)
+        yield from self._reader.until(_NONE, self._emit_content)
 
     def _read_begin(self) -> Steps[None]:
         """Leave out the mark that reasoning begins with."""
@@ -71,6 +71,6 @@ class ReasoningParser(IncrementalParser):
             self._reader.accept()
             self.in_reasoning = True
         elif self.in_reasoning:
-            self._think(self._reader.rejected())
+            self._emit_reasoning(self._reader.rejected())
         else:
-            self._say(self._reader.rejected())
+            self._emit_content(self._reader.rejected())

@@ -75,7 +75,7 @@ class ToolParser(IncrementalParser):
         clean = yield from self._read_opening()
         while True:
             if not clean:
-                self._say(self._reader.rejected())
+                self._emit_content(self._reader.rejected())
             marker = yield from self._next_marker(self._markers, clean=clean)
             if not marker:
                 return
@@ -113,9 +113,9 @@ class ToolParser(IncrementalParser):
             if not marker:
                 space = reader.rejected()
                 if (yield from reader.peek()) or space.strip() or not self.called:
-                    self._say(space)
+                    self._emit_content(space)
         if not marker:
-            marker = yield from reader.until(markers, self._say)
+            marker = yield from reader.until(markers, self._emit_content)
             if marker:
                 reader.record(marker)
         return marker
@@ -137,14 +137,14 @@ class ToolParser(IncrementalParser):
         """Tell a call's name; what was recorded was its markup."""
         self._reader.accept()
         self._begun += 1
-        self._tell(name, "")
+        self._emit_call(name, "")
 
-    def _argue(self, text: str) -> None:
+    def _emit_arguments(self, text: str) -> None:
         """Tell more of the arguments of the call that has begun."""
         if text:
-            self._tell(None, text)
+            self._emit_call(None, text)
 
-    def _tell(self, name: str | None, arguments: str) -> None:
+    def _emit_call(self, name: str | None, arguments: str) -> None:
         index = self._begun - 1
         if index == 0 or not self._first_call_only:
             self._add_to_call(index, name, arguments)

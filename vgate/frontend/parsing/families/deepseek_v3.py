@@ -57,7 +57,7 @@ class DeepSeekV3ToolParser(ToolParser):
         if not name or (yield from reader.peek()) != "{":
             return False
         self._begin_call(name)
-        if (yield from reader.scan(JsonScan(), self._argue)):
+        if (yield from reader.scan(JsonScan(), self._emit_arguments)):
             yield from self._skip_marker(_FENCE)
             yield from self._skip_marker(_AFTER_ARGUMENTS)
         return True

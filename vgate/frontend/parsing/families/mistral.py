@@ -37,5 +37,5 @@ class MistralToolParser(JsonToolParser):
         if not name or (yield from reader.peek()) != "{":
             return False
         self._begin_call(name)
-        yield from reader.scan(JsonScan(), self._argue)
+        yield from reader.scan(JsonScan(), self._emit_arguments)
         return True

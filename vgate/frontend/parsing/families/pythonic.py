@@ -56,7 +56,7 @@ class PythonicToolParser(ToolParser):
         if arguments is None:
             return False
         self._begin_call(name)
-        self._argue(arguments)
+        self._emit_arguments(arguments)
         return True
 
 

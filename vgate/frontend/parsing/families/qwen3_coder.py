@@ -52,7 +52,7 @@ class Qwen3CoderToolParser(ToolParser):
     def _read_parameters(self, function: str) -> Steps[str]:
         """Read up to the function's end; return the marker of a call that follows, recorded."""
         reader = self._reader
-        self._argue("{")
+        self._emit_arguments("{")
         marker, clean, separator = "", True, ""
         while True:
             if not marker:
@@ -63,18 +63,18 @@ class Qwen3CoderToolParser(ToolParser):
             clean = bool(key) and (yield from reader.match(">"))
             if clean:
                 reader.accept()
-                self._argue(f"{separator}{to_json(key)}: ")
+                self._emit_arguments(f"{separator}{to_json(key)}: ")
                 separator = ", "
                 marker = yield from self._read_value(types_of(self._schema_of(function, key)))
             else:
-                self._say(reader.rejected())
+                self._emit_content(reader.rejected())
                 marker = ""
 
     def _end_function(self, marker: str) -> Steps[str]:
         """Close the arguments, unless the text ended; return the marker if a call follows it."""
         if not marker:
             return ""
-        self._argue("}")
+        self._emit_arguments("}")
         if marker in self.markers:
             return marker
         self._reader.accept()
@@ -87,14 +87,16 @@ class Qwen3CoderToolParser(ToolParser):
         reader = self._reader
         yield from reader.match("\n")
         if types == {"string"}:
-            text = _TextValue(self._argue)
+            text = _TextValue(self._emit_arguments)
             marker = yield from reader.until(_AFTER_VALUE, text.write)
             text.end(complete=bool(marker))
         else:
             parts: list[str] = []
             marker = yield from reader.until(_AFTER_VALUE, parts.append)
             value = "".join(parts)
-            self._argue(to_json(value_of(value.removesuffix("\n"), types)) if marker else value)
+            self._emit_arguments(
+                to_json(value_of(value.removesuffix("\n"), types)) if marker else value
+            )
         if marker in ("", _PARAMETER_END):
             return ""
         reader.record(marker)
@@ -109,22 +111,22 @@ class Qwen3CoderToolParser(ToolParser):
 class _TextValue:
     """Tells text as a JSON string while it comes, less one newline at its end."""
 
-    __slots__ = ("_newline", "_tell")
+    __slots__ = ("_emit", "_newline")
 
-    def __init__(self, tell: Sink) -> None:
-        self._tell = tell
+    def __init__(self, emit: Sink) -> None:
+        self._emit = emit
         self._newline = ""
-        tell('"')
+        emit('"')
 
     def write(self, text: str) -> None:
         """Tell more."""
         text = self._newline + text
         self._newline = "\n" if text.endswith("\n") else ""
-        self._tell(_escaped(text.removesuffix("\n")))
+        self._emit(_escaped(text.removesuffix("\n")))
 
     def end(self, *, complete: bool) -> None:
         """Close the string, or leave it open as the text left it."""
-        self._tell('"' if complete else _escaped(self._newline))
+        self._emit('"' if complete else _escaped(self._newline))
 
 
 def _escaped(text: str) -> str:

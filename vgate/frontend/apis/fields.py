@@ -1,0 +1,155 @@
+"""What becomes of each field of an API's requests: one policy table an API.
+
+A request struct is its own table. A field is *served* unless its annotation says otherwise. One
+marked `ACCEPTED` is taken without effect. One marked `refused(...)` would change the answer in ways
+that this server can't, so only its neutral values pass. Bounds are in the types. Validation, the
+tables in ``docs/`` and the OpenAPI document are all read off the struct.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from vgate.errors import InvalidRequestError, UnsupportedParameterError
+
+_Request = TypeVar("_Request", bound=msgspec.Struct)
+
+Kind = Literal["served", "accepted", "refused"]
+
+
+class FieldPolicy(msgspec.Struct, frozen=True):
+    """What becomes of one field.
+
+    Attributes:
+        neutral: Values with which a refused field changes nothing; they pass. None always does.
+        instead: What a client should send instead, as the end of a sentence.
+    """
+
+    kind: Kind
+    neutral: tuple[Any, ...] = ()
+    instead: str = ""
+
+
+_SERVED = FieldPolicy("served")
+
+# For `Annotated`: the field concerns the platform and not the answer.
+ACCEPTED = Meta(extra={"policy": FieldPolicy("accepted")})
+
+
+def refused(*neutral: Any, instead: str = "") -> Meta:
+    """Mark a field that would change the answer and isn't served, for `Annotated`.
+
+    Args:
+        neutral: Values with which it changes nothing.
+        instead: What to send instead.
+    """
+    return Meta(extra={"policy": FieldPolicy("refused", neutral, instead)})
+
+
+def policies_of(request: type[msgspec.Struct]) -> dict[str, FieldPolicy]:
+    """Return the policy of every field of a request, in the struct's order."""
+    hints = get_type_hints(request, include_extras=True)
+    return {name: _policy_of(hints[name]) for name in request.__struct_fields__}
+
+
+def _policy_of(hint: Any) -> FieldPolicy:
+    for part in (hint, *get_args(hint)):
+        if get_origin(part) is Annotated:
+            for meta in part.__metadata__:
+                if isinstance(meta, Meta) and meta.extra and "policy" in meta.extra:
+                    policy: FieldPolicy = meta.extra["policy"]
+                    return policy
+    return _SERVED
+
+
+class RefusedFields(Generic[_Request]):
+    """Checks the refused fields of a kind of request, or of a part of one.
+
+    A request nearly never has any of them, so that is one comparison.
+    """
+
+    def __init__(self, request: type[_Request]) -> None:
+        self._policies = {
+            name: policy
+            for name, policy in policies_of(request).items()
+            if policy.kind == "refused"
+        }
+        self._values = attrgetter(*self._policies)
+        self._none = None if len(self._policies) == 1 else (None,) * len(self._policies)
+
+    def check(self, request: _Request, where: str = "") -> None:
+        """Check a request.
+
+        Args:
+            request: The request, or a part of one.
+            where: The path of the part, up to its fields' names.
+
+        Raises:
+            UnsupportedParameterError: A refused field has a value that would change the answer.
+        """
+        if self._values(request) == self._none:
+            return
+        for name, policy in self._policies.items():
+            value = getattr(request, name)
+            if value is None or any(_same(value, neutral) for neutral in policy.neutral):
+                continue
+            instead = f"; {policy.instead}" if policy.instead else ""
+            message = f"`{where}{name}` is not supported by this server{instead}"
+            raise UnsupportedParameterError(message, param=f"{where}{name}")
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Compare as JSON does: true is not 1."""
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+# From a path in what is checked to the path in what the client sent.
+Naming = Callable[[str], str]
+
+_QUOTED = re.compile(r"`([a-z_]+(?:[.\[][\w.\[\]$]*)?)`")
+
+
+class FieldMap:
+    """Where the fields of a translated request come from, for errors.
+
+    Args:
+        known: Paths in the translated request, with those in the original. The path of a field
+            inside of one follows from it.
+    """
+
+    def __init__(self, known: dict[str, str] | None = None) -> None:
+        self._known = dict(known or {})
+
+    def note(self, path: str, source: str) -> None:
+        """Note where a field of the translated request comes from."""
+        self._known[path] = source
+
+    def name(self, path: str) -> str:
+        """Return a field's path in the original."""
+        head = path
+        while head:
+            if (source := self._known.get(head)) is not None:
+                return source + path[len(head) :]
+            head = head[: max(head.rfind("."), head.rfind("["), 0)]
+        return path
+
+    def translate(self, error: InvalidRequestError) -> InvalidRequestError:
+        """Return an error about the translated request as one about the original."""
+        text = _QUOTED.sub(lambda quoted: f"`{self.name(quoted[1])}`", error.message)
+        param = None if error.param is None else self.name(error.param)
+        return type(error)(text, param=param, retry_after_s=error.retry_after_s)
+
+    @contextmanager
+    def translating(self) -> Iterator[None]:
+        """Translate errors about the translated request that are raised inside."""
+        try:
+            yield
+        except InvalidRequestError as error:
+            raise self.translate(error) from None
