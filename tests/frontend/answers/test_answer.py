@@ -14,7 +14,7 @@ from vgate.frontend.answers.answer import StreamedAnswer, WholeAnswer
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.apis.openai.chat.response import ChatResponseOptions, ChatStream
 from vgate.frontend.http.disconnects import ClientDisconnected
-from vgate.frontend.text.detokenizer import Detokenizer
+from vgate.frontend.text.decode import Detokenizer
 
 END = 256
 
@@ -32,7 +32,7 @@ def make(loop, built_in):
 
     def make_(kind, *, n=1, stops=(), min_tokens=0, usage=True):
         aborted, written = [], []
-        reading = DecodeOptions(texts=built_in.known_texts, stops=stops, min_tokens=min_tokens)
+        reading = DecodeOptions(texts=built_in.token_texts, stops=stops, min_tokens=min_tokens)
         arguments = (loop, lambda s: Choice(s, [], reading), [10], n, aborted.extend)
         if kind == "whole":
             answer = WholeAnswer(*arguments)

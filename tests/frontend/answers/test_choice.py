@@ -26,7 +26,7 @@ class Reader:
         self.choice = Choice(
             self.sequence,
             [],
-            DecodeOptions(texts=model.known_texts, stops=stops, min_tokens=min_tokens, **reading),
+            DecodeOptions(texts=model.token_texts, stops=stops, min_tokens=min_tokens, **reading),
         )
 
     def feed(self, ids, finish=None):
@@ -63,7 +63,7 @@ def everything(reader, parts):
 
 
 def token_ids(model):
-    return st.lists(st.integers(0, model.tokenizer.get_vocab_size() - 1), max_size=40)
+    return st.lists(st.integers(0, model.tokenizer.vocab_size - 1), max_size=40)
 
 
 class TestCounts:

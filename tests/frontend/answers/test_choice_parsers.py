@@ -27,7 +27,7 @@ class Fed:
         self.sequence = Sequence(None, 0)
         self.logprobs = logprobs
         reading = DecodeOptions(
-            texts=built_in.known_texts,
+            texts=built_in.token_texts,
             reasoning=partial(ReasoningParser, start, implicit_ends=ends) if start else None,
             tools=partial(HermesToolParser, TOOLS) if tools else None,
             new_call_id=lambda: "id",

@@ -16,6 +16,7 @@ from vgate.frontend.apis.openai.chat.translate import generation_of
 from vgate.frontend.pipeline.decoding import reported_stop_ids
 from vgate.frontend.text.model import TextModelError, load_text_model
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
+from vgate.wire.model_files import NAMES, TOKENIZER, read_model_files
 from vgate.wire.sampling import DEFAULTS
 
 USER_SAYS_HI = [{"role": "user", "content": "Hi"}]
@@ -58,6 +59,36 @@ class TestBuiltIn:
         assert text.startswith("<|user|>x")
 
 
+class TestFiles:
+    def test_they_need_not_be_on_this_machine(self, directory, tiny):
+        files = read_model_files(directory)
+        shutil.rmtree(directory)
+        model = load_text_model(model_info(directory), Model(), files)
+        rendered = model.template.render(USER_SAYS_HI)
+        assert model.encode(rendered) == tiny.encode(tiny.template.render(USER_SAYS_HI))
+        assert (model.end, model.other_ends) == (tiny.end, tiny.other_ends)
+        # Its file is as large as the tokenizer.
+        assert TOKENIZER not in files.contents
+
+    def test_only_those_that_are_needed_are_read(self, directory):
+        (directory / "model.safetensors").write_bytes(b"large")
+        assert TOKENIZER in read_model_files(directory).contents
+        assert set(read_model_files(directory).contents) <= set(NAMES)
+
+    def test_one_that_cannot_be_read_is_reported(self, directory, monkeypatch):
+        def fail(_path):
+            raise PermissionError(13, "Permission denied", "x.json")
+
+        monkeypatch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(TextModelError, match=r"cannot read .*x\.json"):
+            load(directory)
+
+    def test_a_configured_template_is_for_the_built_in_vocabulary_too(self, tmp_path):
+        (tmp_path / "mine.jinja").write_text("mine")
+        model = load(None, chat_template=str(tmp_path / "mine.jinja"))
+        assert model.template.render([]) == "mine"
+
+
 class TestDirectory:
     def test_the_tiny_model(self, tiny):
         ids = tiny.encode(tiny.template.render(USER_SAYS_HI))
@@ -88,7 +119,7 @@ class TestDirectory:
         }
         path.write_text(json.dumps(document))
         model = load(directory)
-        assert model.tokenizer.encode("Hi").ids[0] == number
+        assert model.tokenizer.encode_batch(["Hi"], special=True)[0][0] == number
         assert number not in model.encode("Hi")
 
     def test_truncation_and_padding_of_the_file_are_ignored(self, directory):
@@ -303,7 +334,7 @@ class TestBadWords:
         # Words of the training text are one token each way.
         word = next(
             text
-            for text in tiny.tokenizer.get_vocab()
+            for text in tiny.tokenizer.library.get_vocab()
             if text.isalpha()
             and text.isascii()
             and len(text) > 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import product
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product, starmap
 
 import pytest
 from hypothesis import example, given, settings
@@ -98,7 +99,7 @@ WITH_PIECES = set(KINDS) - {"first", "always"}
 
 def bpe(tiny, **options):
     """Return the tiny model's BPE, with what other vocabularies need."""
-    document = json.loads(tiny.tokenizer.to_str())["model"]
+    document = json.loads(tiny.tokenizer.library.to_str())["model"]
     vocab, merges = document["vocab"], [tuple(pair) for pair in document["merges"]]
     if options.pop("metaspace", False):
         vocab = {token.replace("Ġ", "▁"): number for token, number in vocab.items()}
@@ -135,7 +136,8 @@ def encoder(tokenizer):
 
 
 def native(tokenizer, text):
-    return tokenizer.encode(text, add_special_tokens=False).ids
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
 
 
 class TestSameTokens:
@@ -162,17 +164,34 @@ class TestSameTokens:
             f"<|user|>{text}<|end|>",
         ):
             for _ in range(2):
-                assert model.encode(shown) == native(model.tokenizer, shown)
+                assert model.encode(shown) == native(model.tokenizer.library, shown)
 
-    def test_of_what_was_found_elsewhere(self, tiny):
-        encoder = PieceEncoder(tiny.tokenizer)
+    def test_only_what_is_not_remembered_counts(self, tiny):
+        encoder = PieceEncoder(tiny.tokenizer.library)
         text = "<|im_start|>é word<|im_end|>other<|im_start|>é word<|im_end|>"
-        cut = encoder.split(text)
-        unknown = encoder.unknown(cut)
-        assert sorted(unknown) == ["", "other", "é word"]
-        ids = dict(zip(unknown, encoder.encode_each(unknown), strict=True))
-        assert encoder.join(cut, ids) == native(tiny.tokenizer, text)
-        assert encoder.unknown(cut) == [""]
+        new = len("é wordother")
+        assert encoder.encode_within(text, new - 1) is None
+        assert encoder.encode_within(text, new) == native(tiny.tokenizer.library, text)
+        assert encoder.encode_within(text, 0) == native(tiny.tokenizer.library, text)
+        more = f"{text}more"
+        assert encoder.encode_within(more, 3) is None
+        assert encoder.encode_within(more, 4) == native(tiny.tokenizer.library, more)
+
+    def test_without_pieces_all_characters_count(self, tiny):
+        tokenizer = tokenizer_of(tiny, "always")
+        encoder, text = PieceEncoder(tokenizer), "a<|im_end|>b"
+        assert encoder.encode_within(text, 11) is None
+        assert encoder.encode_within(text, 12) == native(tokenizer, text)
+
+    def test_from_several_threads(self, tiny, monkeypatch):
+        # So few are remembered that threads drop each other's.
+        monkeypatch.setattr(piece_encoder, "_MAX_BYTES", 3_000)
+        encoder = PieceEncoder(tiny.tokenizer.library)
+        texts = [f"<|im_end|>turn {number}<|im_end|>shared" for number in range(20)] * 20
+        expected = [native(tiny.tokenizer.library, text) for text in texts]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(encoder.encode, texts)) == expected
+        assert encoder._bytes == sum(starmap(piece_encoder._size, encoder._kept.items()))
 
     @pytest.mark.parametrize(
         "token",
@@ -199,7 +218,7 @@ class TestSameTokens:
             assert encoder.encode(text) == native(tokenizer, text)
 
     def test_with_dropout_there_are_no_pieces(self, tiny):
-        assert piece_encoder.borders(Tokenizer(bpe(tiny, dropout=0.5))) is None
+        assert piece_encoder.special_tokens(Tokenizer(bpe(tiny, dropout=0.5))) is None
 
     def test_special_tokens_may_be_meant_as_text(self, tiny):
         tokenizer = tokenizer_of(tiny, "qwen")
@@ -211,38 +230,40 @@ class TestSameTokens:
 class TestBounds:
     def test_what_is_remembered_is_bounded(self, tiny, monkeypatch):
         monkeypatch.setattr(piece_encoder, "_MAX_BYTES", 10_000)
-        encoder = PieceEncoder(tiny.tokenizer)
+        encoder = PieceEncoder(tiny.tokenizer.library)
         for number in range(200):
             encoder.encode(f"<|im_start|>text {number}<|im_end|>shared")
             assert encoder._bytes <= 10_000
-        assert encoder._bytes == sum(
-            piece_encoder._size(piece, ids) for piece, ids in encoder._kept.items()
-        )
-        # What is used stays.
-        assert encoder.unknown(["shared", "", "text 199", "", "text 0"]) == ["text 0"]
+        assert encoder._bytes == sum(starmap(piece_encoder._size, encoder._kept.items()))
+        # The pieces that are used stay.
+        assert [text for text in ("shared", "text 199", "text 0") if text in encoder._kept] == [
+            "shared",
+            "text 199",
+        ]
         encoder.encode("x" * 10_000)
-        assert encoder.unknown(["shared"]) == []
+        assert "shared" in encoder._kept
 
     def test_words_are_bounded(self, tiny, monkeypatch):
         monkeypatch.setattr(word_encoder, "_MAX_WORDS", 20)
-        words = PieceEncoder(tiny.tokenizer)._words
+        words = PieceEncoder(tiny.tokenizer.library)._words
         for number in range(100):
             text = f"word{number} {'y' * number}"
-            assert words.encode(text) == native(tiny.tokenizer, text)
+            assert words.encode(text) == native(tiny.tokenizer.library, text)
             assert len(words._known) <= 20
             assert max(map(len, words._known)) <= word_encoder._MAX_WORD_CHARS
 
     def test_a_text_of_new_words_is_the_tokenizers(self, tiny):
         text = " ".join(f"new{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(200))
-        encoder = PieceEncoder(tiny.tokenizer)
+        encoder = PieceEncoder(tiny.tokenizer.library)
         assert encoder._words.encode(text) is None
-        assert encoder.encode(text) == native(tiny.tokenizer, text)
+        assert encoder.encode(text) == native(tiny.tokenizer.library, text)
 
-    def test_work_is_less_for_words(self, tiny, built_in):
-        text = "x" * 400
-        assert PieceEncoder(tiny.tokenizer).work([text]) < len(text)
-        assert PieceEncoder(tiny.tokenizer).work([f"{text}é"]) == len(text) + 1
-        assert PieceEncoder(built_in.tokenizer).work([text]) == len(text)
+    def test_a_very_long_piece_is_the_tokenizers(self, tiny, monkeypatch):
+        # Python's expressions hold the GIL, the tokenizer doesn't.
+        monkeypatch.setattr(piece_encoder, "_MAX_WORD_CHARS", 20)
+        encoder = PieceEncoder(tiny.tokenizer.library)
+        assert encoder.encode("word " * 10) == native(tiny.tokenizer.library, "word " * 10)
+        assert not encoder._words._known
 
 
 class TestPattern:
@@ -278,4 +299,4 @@ class TestPattern:
 
     def test_one_that_cuts_otherwise_is_found_out(self, tiny, monkeypatch):
         monkeypatch.setitem(word_encoder._PROPERTIES, "N", "1-9")
-        assert word_encoder.word_encoder(tiny.tokenizer) is None
+        assert word_encoder.word_encoder(tiny.tokenizer.library) is None

@@ -18,8 +18,7 @@ from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import tool_call_id
 from vgate.frontend.parsing.base import OutputParser
 from vgate.frontend.parsing.reasoning import ReasoningParser
-from vgate.frontend.text.detokenizer import Detokenizer
-from vgate.frontend.text.known_texts import KnownTexts
+from vgate.frontend.text.decode import Detokenizer, TokenTexts
 from vgate.frontend.text.stop_strings import StopStrings
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
@@ -47,7 +46,7 @@ class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
             nevertheless, and thrown away.
     """
 
-    texts: KnownTexts
+    texts: TokenTexts
     skip_special_tokens: bool = True
     stops: tuple[str, ...] = ()
     include_stop: bool = False

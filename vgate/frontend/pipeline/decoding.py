@@ -47,7 +47,7 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         # A model may call a tool without having ended its reasoning.
         reasoning = partial(ReasoningParser, initial_state(rendered), implicit_ends=markers)
     return DecodeOptions(
-        texts=text.known_texts,
+        texts=text.token_texts,
         skip_special_tokens=skip_special_tokens,
         stops=generation.stops,
         include_stop=generation.include_stop,

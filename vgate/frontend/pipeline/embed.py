@@ -22,8 +22,7 @@ from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.pipeline.serve import Context, run, tenant_of
 from vgate.frontend.pipeline.tokenizing import tokenize
 from vgate.frontend.text.model import TextModel
-from vgate.frontend.text.token_ids import check_token_ids
-from vgate.frontend.text.truncation import Truncation, encode_texts
+from vgate.frontend.text.tokenizer import TokenLimit
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
@@ -52,16 +51,16 @@ async def input_tokens(
     cut = None
     if request.truncation is not None:
         keep = request.truncation.keep_tokens
-        cut = Truncation(limit if keep < 0 else keep, request.truncation.side)
+        cut = TokenLimit(limit if keep < 0 else keep, request.truncation.side)
     texts = [item for item in request.inputs if isinstance(item, str)]
     if texts:
         special = request.add_special_tokens
-        encode = partial(encode_texts, text, truncation=cut, special=special)
+        encode = partial(text.tokenizer.encode_batch, truncation=cut, special=special)
         prompts = await tokenize(loop, encode, texts, sum(map(len, texts)))
     else:
         prompts = [item for item in request.inputs if not isinstance(item, str)]
         for index, prompt in enumerate(prompts):
-            check_token_ids(text, prompt, f"input[{index}]")
+            text.check_token_ids(prompt, f"input[{index}]")
         if cut is not None:
             prompts = [cut.cut(prompt) for prompt in prompts]
     for index, prompt in enumerate(prompts):

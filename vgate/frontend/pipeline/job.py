@@ -8,8 +8,8 @@ from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.text.decode import TokenTexts
 from vgate.frontend.text.model import TextModel
-from vgate.frontend.text.token_texts import TokenTexts
 from vgate.wire.messages import GenerateOptions
 from vgate.wire.sampling import SamplingParams
 
@@ -73,8 +73,7 @@ class EngineJob(msgspec.Struct, frozen=True, kw_only=True):
             text: str = given[index]
             return text
         skip = self.decoding.skip_special_tokens
-        decoded: str = self.text.tokenizer.decode(self.prompts[index], skip_special_tokens=skip)
-        return decoded
+        return self.text.tokenizer.decode(self.prompts[index], skip_special_tokens=skip)
 
     def make_choice(self, sequence: Sequence) -> Choice:
         """Make the choice that reads a sequence."""

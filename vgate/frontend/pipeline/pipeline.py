@@ -20,7 +20,6 @@ from vgate.frontend.pipeline.prepare import find_model, make_job, rendered_text,
 from vgate.frontend.pipeline.render import sets_effort
 from vgate.frontend.pipeline.serve import Context, serve
 from vgate.frontend.pipeline.tokenizing import CHARS_PER_TOKEN, tokenize, tokens_of
-from vgate.frontend.text.token_ids import check_token_ids
 
 
 class EnginePipeline:
@@ -91,10 +90,9 @@ class EnginePipeline:
     async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
         _, text = await find_model(self._models, http, model)
-        check_token_ids(text, tokens, "tokens")
+        text.check_token_ids(tokens, "tokens")
         decode = partial(text.tokenizer.decode, skip_special_tokens=False)
-        decoded: str = await tokenize(self._loop, decode, tokens, CHARS_PER_TOKEN * len(tokens))
-        return decoded
+        return await tokenize(self._loop, decode, tokens, CHARS_PER_TOKEN * len(tokens))
 
     async def traits(self, model: str, *, with_tools: bool) -> Traits:
         """Return what is known of a model; its template may be another one with tools."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import NamedTuple
 
 from vgate.frontend.cache.local import ResultCache, digest_of
@@ -67,7 +68,8 @@ async def tokenised(
     if isinstance(generation.prompt, Conversation):
         rendered = rendered_text(model, text, generation)
         if generation.prompt.add_special_tokens:
-            prompts = [await tokenize(loop, text.encode_special, rendered, len(rendered))]
+            encode = partial(text.tokenizer.encode_batch, special=True)
+            prompts = await tokenize(loop, encode, [rendered], len(rendered))
         else:
             prompts = [await tokenize_rendered(loop, text, rendered)]
     else:
@@ -149,7 +151,7 @@ async def _prompts(
     texts = [prompt for prompt in given.prompts if isinstance(prompt, str)]
     if not texts:
         return [prompt for prompt in given.prompts if not isinstance(prompt, str)]
-    encode = text.encode_plain if given.add_special_tokens else text.encode_texts
+    encode = partial(text.tokenizer.encode_batch, special=given.add_special_tokens)
     return await tokenize(loop, encode, texts, sum(map(len, texts)))
 
 

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from vgate.frontend.pipeline.port import Tokens
 from vgate.frontend.text.model import TextModel
-from vgate.frontend.text.truncation import encode_texts
 
 _INLINE_CHARS = 16_384
 # Decoding a token costs as much as encoding about so many characters.
@@ -35,23 +34,14 @@ async def tokenize_rendered(
     loop: asyncio.AbstractEventLoop, text: TextModel, rendered: str
 ) -> list[int]:
     """Return the token ids of rendered text, on a thread where much of it is new."""
-    pieces = text.pieces
-    if len(rendered) <= _INLINE_CHARS:
-        return pieces.encode(rendered)
-    cut = pieces.split(rendered)
-    unknown = pieces.unknown(cut)
-    known = {}
-    if pieces.work(unknown) <= _INLINE_CHARS:
-        known = pieces.by_words(unknown)
-        unknown = [piece for piece in unknown if piece not in known]
-    if sum(map(len, unknown)) > _INLINE_CHARS:
-        ids = await loop.run_in_executor(None, pieces.encode_each, unknown)
-        known.update(zip(unknown, ids, strict=True))
-    return pieces.join(cut, known)
+    ids = text.tokenizer.encode_within(rendered, _INLINE_CHARS)
+    if ids is None:
+        ids = await loop.run_in_executor(None, text.tokenizer.encode, rendered)
+    return ids
 
 
 def tokens_of(text: TextModel, prompt: str, *, add_special_tokens: bool, spell: bool) -> Tokens:
     """Return the tokens of a text, and how the vocabulary spells them if `spell` is set."""
-    (ids,) = encode_texts(text, [prompt], None, special=add_special_tokens)
+    (ids,) = text.tokenizer.encode_batch([prompt], special=add_special_tokens)
     spellings = [text.tokenizer.id_to_token(token) for token in ids] if spell else None
     return Tokens(ids, spellings, text.info.max_model_len)

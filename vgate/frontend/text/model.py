@@ -1,4 +1,4 @@
-"""What a frontend needs of a model to make token ids of messages."""
+"""A model's text side: its tokenizer, chat template and sampling defaults."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from vgate.config.schema import Model as ModelConfig
+from vgate.errors import InvalidValueError
 from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
-from vgate.frontend.text.known_texts import KnownTexts
-from vgate.frontend.text.piece_encoder import PieceEncoder
+from vgate.frontend.text.decode import TokenTexts
+from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
-from vgate.frontend.text.token_texts import TokenTexts
+from vgate.frontend.text.tokenizer import Tokenizer
 from vgate.frontend.text.tokenizer_file import read_tokenizer
-from vgate.wire import dry_run_vocabulary
+from vgate.wire import dry_run_vocabulary, model_files
 from vgate.wire.messages import ModelInfo
+from vgate.wire.model_files import ModelFiles, read_model_files
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 # Defaults that a model's authors may set in generation_config.json.
 _GENERATION_CONFIG_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_TEMPLATE_FILES = {"default": model_files.TEMPLATE, "tool_use": model_files.TOOL_TEMPLATE}
 _SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token")
 
 
@@ -34,19 +36,17 @@ class TextModel:
     """A served model, ready to render and tokenise.
 
     Attributes:
-        info: What the engine told of it.
-        tokenizer: Its tokenizer; thread-safe.
+        info: The engine's description of it.
+        tokenizer: Its tokenizer.
         template: Its chat template; None if it has none.
         tool_template: Its chat template for requests with tools; most often the same.
         special_tokens: ``bos_token`` and the like, as text, for templates that clients send.
         defaults: Its sampling defaults, complete.
         tool_parser: How it writes tool calls; None if that isn't known.
         reasons: Whether it writes reasoning between marks.
-        token_texts: Its vocabulary, token by token.
-        known_texts: The same as answers are read with.
-        pieces: Tokenises rendered text.
+        token_texts: The texts of its tokens.
         end: The token that the tokenizer's files call the end of a text, if they do.
-        other_ends: Tokens that end an answer besides, by the model's generation_config.json.
+        other_ends: Further tokens that end an answer, by the model's generation_config.json.
     """
 
     def __init__(
@@ -68,34 +68,35 @@ class TextModel:
         self.tool_parser: str | None = None
         self.reasons = False
         self.token_texts = TokenTexts(tokenizer)
-        self.known_texts = KnownTexts(tokenizer)
-        self.pieces = PieceEncoder(tokenizer)
         end = self.special_tokens.get("eos_token")
         self.end = None if end is None else tokenizer.token_to_id(end)
         self.other_ends = ends - {self.end}
 
-    # Unlike `encode_batch`, `encode_batch_fast` leaves out the offsets, which nobody here needs: a
-    # fifth of the time for short texts, a third for long ones.
-
-    def encode_plain(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise texts with the special tokens that the model expects around them."""
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=True)
-        return [encoding.ids for encoding in encodings]
-
-    def encode_texts(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise texts as they are."""
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    def encode_special(self, text: str) -> list[int]:
-        """Tokenise one text with the special tokens that the model expects around it."""
-        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=True)
-        ids: list[int] = encoding.ids
-        return ids
-
     def encode(self, text: str) -> list[int]:
         """Tokenise rendered text; the template has written all special tokens itself."""
-        return self.pieces.encode(text)
+        return self.tokenizer.encode(text)
+
+    def check_token_ids(self, tokens: list[int], param: str) -> None:
+        """Refuse ids that the model has no embedding for; some engines would die of one.
+
+        Models often have more embeddings than their tokenizer has tokens, so the engine's number
+        counts; without one, the tokenizer's vocabulary does.
+
+        Raises:
+            InvalidValueError: Names the place of the first such id in `param`.
+        """
+        size = self.info.vocab_size or self.tokenizer.vocab_size
+        if not tokens or max(tokens) < size:
+            return
+        for index, token in enumerate(tokens):
+            if token < size:
+                continue
+            # Ids of added tokens may have gaps, and then be above the number of tokens.
+            if not self.info.vocab_size and self.tokenizer.id_to_token(token) is not None:
+                continue
+            where = f"{param}[{index}]"
+            message = f"`{where}` must be a token id of the model, 0 to {size - 1}, got {token}"
+            raise InvalidValueError(message, param=where)
 
     def encode_bad_words(self, words: list[str]) -> list[list[int]]:
         """Tokenise words that are never to be generated, as vLLM does.
@@ -114,15 +115,23 @@ class TextModel:
         return sequences
 
 
-def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
-    """Load a model's text files. Takes up to a second for a large vocabulary.
+def load_text_model(
+    info: ModelInfo, config: ModelConfig, files: ModelFiles | None = None
+) -> TextModel:
+    """Make a model's text side of its files. Takes up to a second for a large vocabulary.
+
+    Args:
+        info: The engine's description of the model.
+        config: Its section of the configuration.
+        files: Its text files; None to read them where `info` says. The tokenizer's is taken out, so
+            that it can be freed: it is as large as the tokenizer.
 
     Raises:
         TextModelError: A file is missing or not valid.
     """
-    # What the process left so far makes room for the most that this takes.
+    # Memory that the process has freed makes room for the peak.
     _give_memory_back()
-    text = _load_files(info, config)
+    text = _text_model(info, config, files or _files_of(info))
     tools, plain = text.tool_template, text.template
     text.tool_parser = None if config.tool_parser == "none" else config.tool_parser
     if config.tool_parser == "auto":
@@ -135,59 +144,59 @@ def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
 
 
 def _give_memory_back() -> None:
-    """Return to the system what reading the tokenizer took and left.
+    """Return freed memory to the system.
 
-    glibc keeps it: of a process with 150,000 tokens 55 of 120 MB.
+    glibc keeps it otherwise: 55 of 120 MB in a process that has read 150,000 tokens.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
-def _load_files(info: ModelInfo, config: ModelConfig) -> TextModel:
+def _files_of(info: ModelInfo) -> ModelFiles:
     if info.directory is None:
-        built_in = ChatTemplate(dry_run_vocabulary.CHAT_TEMPLATE, {})
-        return TextModel(info, _dry_run_tokenizer(), built_in, DEFAULTS)
-    directory = Path(info.directory)
-    path = directory / "tokenizer.json"
+        return dry_run_vocabulary.model_files()
     try:
-        tokenizer = read_tokenizer(path)
-    except Exception as error:
-        message = f"cannot read {path}: {error}"
+        return read_model_files(Path(info.directory))
+    except OSError as error:
+        message = f"cannot read the model's files: {error}"
         raise TextModelError(message) from error
-    # A truncation or padding that the file asks for is meant for training.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer_config = _read_json(directory / "tokenizer_config.json")
+
+
+def _text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
+    tokenizer = _tokenizer(files)
+    tokenizer_config = _json_object(files, model_files.TOKENIZER_CONFIG)
     special_tokens = _special_tokens(tokenizer_config)
     templates = {
         name: _compiled(source, special_tokens, where)
         for name, (source, where) in _template_sources(
-            directory, tokenizer_config, config.chat_template
+            files, tokenizer_config, config.chat_template
         ).items()
         if name in {"default", "tool_use"}
     }
-    path = directory / "generation_config.json"
-    generation_config = {} if config.generation_config == "vllm" else _read_json(path)
+    generation_config = {}
+    if config.generation_config != "vllm":
+        generation_config = _json_object(files, model_files.GENERATION_CONFIG)
     return TextModel(
         info,
         tokenizer,
         templates.get("default"),
-        _defaults(generation_config, path),
+        _defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
         templates.get("tool_use"),
         special_tokens,
         _ends(generation_config),
     )
 
 
-def _dry_run_tokenizer() -> Tokenizer:
-    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(dry_run_vocabulary.BYTE_TOKENS)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True) for text in dry_run_vocabulary.MARKERS]
-    )
-    return tokenizer
+def _tokenizer(files: ModelFiles) -> Tokenizer:
+    try:
+        return LibraryTokenizer(read_tokenizer(files.contents.pop(model_files.TOKENIZER)))
+    except KeyError:
+        reason = "there is no such file"
+    except Exception as error:  # noqa: BLE001 - the library raises no narrower type
+        reason = str(error)
+    message = f"cannot read {files.path(model_files.TOKENIZER)}: {reason}"
+    raise TextModelError(message)
 
 
 def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:
@@ -207,23 +216,26 @@ def _compiled(source: str, special_tokens: dict[str, str], where: str) -> ChatTe
 
 
 def _template_sources(
-    directory: Path, tokenizer_config: dict[str, Any], override: str | None
+    files: ModelFiles, tokenizer_config: dict[str, Any], override: str | None
 ) -> dict[str, tuple[str, str]]:
-    """Return the templates by name, each with where it is from.
+    """Return the templates by name, each with its origin.
 
-    A configured file replaces all; files of the model's own come before its tokenizer_config.json.
+    A configured file replaces all; the model's template files take precedence over its
+    tokenizer_config.json.
     """
     if override:
-        return {"default": (_read_text(Path(override)), override)}
-    path = directory / "chat_template.jinja"
-    if not path.is_file():
-        return _configured_sources(directory / "tokenizer_config.json", tokenizer_config)
-    tool_use = directory / "additional_chat_templates" / "tool_use.jinja"
-    named = {"default": path, **({"tool_use": tool_use} if tool_use.is_file() else {})}
-    return {name: (_read_text(file), str(file)) for name, file in named.items()}
+        return {"default": (_template_text(override), override)}
+    if model_files.TEMPLATE not in files.contents:
+        path = files.path(model_files.TOKENIZER_CONFIG)
+        return _configured_sources(path, tokenizer_config)
+    return {
+        name: (_template_text(files.path(file), files.contents[file]), files.path(file))
+        for name, file in _TEMPLATE_FILES.items()
+        if file in files.contents
+    }
 
 
-def _configured_sources(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _configured_sources(path: str, tokenizer_config: dict[str, Any]) -> dict[str, tuple[str, str]]:
     template = tokenizer_config.get("chat_template")
     if template is None:
         return {}
@@ -239,12 +251,18 @@ def _configured_sources(path: Path, tokenizer_config: dict[str, Any]) -> dict[st
         if not isinstance(source, str):
             message = f"{path}: chat_template must be text, not {type(source).__name__}"
             raise TextModelError(message)
-    return {name: (source, str(path)) for name, source in by_name.items()}
+    return {name: (source, path) for name, source in by_name.items()}
 
 
-def _read_text(path: Path) -> str:
+def _template_text(path: str, content: bytes | None = None) -> str:
+    """Return a template file as text.
+
+    Args:
+        path: Its path.
+        content: What it holds; None to read it.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        return (Path(path).read_bytes() if content is None else content).decode()
     except (OSError, UnicodeDecodeError) as error:
         message = f"cannot read the chat template {path}: {error}"
         raise TextModelError(message) from error
@@ -255,7 +273,7 @@ def _token_text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _defaults(generation_config: dict[str, Any], path: Path) -> SamplingParams:
+def _defaults(generation_config: dict[str, Any], path: str) -> SamplingParams:
     chosen = {
         name: generation_config[name]
         for name in _GENERATION_CONFIG_FIELDS
@@ -274,12 +292,14 @@ def _ends(generation_config: dict[str, Any]) -> frozenset[int]:
     return frozenset(token for token in listed if isinstance(token, int))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _json_object(files: ModelFiles, name: str) -> dict[str, Any]:
+    """Return a file's JSON object; an empty one without the file, or if it holds no object."""
+    content = files.contents.get(name)
+    if content is None:
         return {}
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        message = f"cannot read {path}: {error}"
+        document = json.loads(content)
+    except ValueError as error:
+        message = f"cannot read {files.path(name)}: {error}"
         raise TextModelError(message) from error
     return document if isinstance(document, dict) else {}

@@ -1,9 +1,9 @@
 """Rendered conversations to token ids, piece by piece, each piece tokenised once. Pure.
 
-A tokenizer looks for the special tokens of a text first, and then tokenises what is between them,
-each piece by itself. So the pieces may as well be tokenised one by one and be remembered: a system
-prompt and the turns of a growing conversation come again with every request. And long texts cost
-the tokenizer more a character than short ones.
+A tokenizer finds the special tokens of a text first and then tokenises what is between them, each
+piece by itself. So the pieces can be tokenised one by one and be remembered: a system prompt and
+the turns of a growing conversation come again with every request. A long text also costs more per
+character than a short one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from threading import Lock
 
 from tokenizers import Tokenizer, models
 
@@ -23,12 +24,12 @@ _ENTRY_BYTES, _TOKEN_BYTES, _CHAR_BYTES = 256, 40, 4
 _ANYWHERE = frozenset(
     {"Split", "ByteLevel", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"}
 )
-# How much faster words are looked up than tokenised.
-_WORDS_FASTER = 4
+# Looking up the words of a longer piece would hold the GIL for more than a few milliseconds.
+_MAX_WORD_CHARS = 65_536
 
 
 class PieceEncoder:
-    """See the module. For one thread, but for `encode_each`.
+    """See the module. For any number of threads.
 
     Args:
         tokenizer: The model's.
@@ -36,88 +37,64 @@ class PieceEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._special = borders(tokenizer)
+        self._special = special_tokens(tokenizer)
         self._split = _splitter(self._special or ())
         self._words = None if self._special is None else word_encoder(tokenizer)
         self._kept: OrderedDict[str, list[int]] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()
 
     def encode(self, text: str) -> list[int]:
         """Tokenise a text."""
+        return self._native(text) if self._special is None else self._join(self._split(text))
+
+    def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
+        """Tokenise a text unless more of its characters are in pieces that aren't remembered."""
+        if len(text) <= max_new_chars:
+            return self.encode(text)
         if self._special is None:
-            return self._native(text)
-        return self.join(self.split(text), {})
+            return None
+        pieces = self._split(text)
+        new = [piece for piece in dict.fromkeys(pieces[::2]) if piece not in self._kept]
+        return None if sum(map(len, new)) > max_new_chars else self._join(pieces)
 
-    def split(self, text: str) -> list[str]:
-        """Cut a text: every second piece is a special token."""
-        return [text] if self._special is None else self._split(text)
-
-    def unknown(self, pieces: list[str]) -> list[str]:
-        """Return the pieces that aren't remembered, each once."""
-        return [piece for piece in dict.fromkeys(pieces[::2]) if piece not in self._kept]
-
-    def work(self, pieces: Iterable[str]) -> int:
-        """Return the work of tokenising pieces by words where that can be.
-
-        In characters for the tokenizer, which does the rest.
-        """
-        if self._words is None:
-            return sum(map(len, pieces))
-        return sum(len(p) // _WORDS_FASTER if p.isascii() else len(p) for p in pieces)
-
-    def by_words(self, pieces: Iterable[str]) -> dict[str, list[int]]:
-        """Return the tokens of those pieces that have few words which are new."""
-        words = self._words
-        if words is None:
-            return {}
-        found = ((piece, words.encode(piece)) for piece in pieces if piece.isascii())
-        return {piece: ids for piece, ids in found if ids is not None}
-
-    def encode_each(self, pieces: list[str]) -> list[list[int]]:
-        """Tokenise pieces on any thread; others run meanwhile."""
-        return [self._native(piece) for piece in pieces]
-
-    def join(self, pieces: list[str], known: dict[str, list[int]]) -> list[int]:
-        """Return the tokens of a text that was cut.
-
-        Args:
-            pieces: The text.
-            known: Tokens of some pieces; what else isn't remembered is tokenised here.
-        """
+    def _join(self, pieces: list[str]) -> list[int]:
+        """Return the tokens of a text that was cut: every second piece is a special token."""
+        special, kept = self._special or {}, self._kept
         ids: list[int] = []
-        kept = self._kept
-        special = self._special or {}
         for place, piece in enumerate(pieces):
             if place & 1:
                 ids.append(special[piece])
-            elif (found := kept.get(piece)) is not None:
-                kept.move_to_end(piece)
-                ids += found
             elif piece:
-                found = known.get(piece)
-                if found is None:
-                    found = self._encode(piece)
-                self._keep(piece, found)
-                ids += found
+                # Another thread may drop it between the two steps.
+                try:
+                    kept.move_to_end(piece)
+                    ids += kept[piece]
+                except KeyError:
+                    ids += self._learn(piece)
         return ids
 
-    def _encode(self, piece: str) -> list[int]:
-        if self._words is not None and piece.isascii():
+    def _learn(self, piece: str) -> list[int]:
+        ids = None
+        if self._words is not None and len(piece) <= _MAX_WORD_CHARS and piece.isascii():
             ids = self._words.encode(piece)
-            if ids is not None:
-                return ids
-        return self._native(piece)
+        if ids is None:
+            ids = self._native(piece)
+        size = _size(piece, ids)
+        if size <= _MAX_BYTES // 4:
+            with self._lock:
+                self._keep(piece, ids, size)
+        return ids
 
     def _native(self, text: str) -> list[int]:
-        # Unlike `encode`, this leaves out the offsets, which nobody here needs: a fifth of the time
+        # Unlike `encode`, this computes no offsets, which nobody needs here: a fifth of the time
         # for a short text, a third for a long one.
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
 
-    def _keep(self, piece: str, ids: list[int]) -> None:
-        size = _size(piece, ids)
-        if size > _MAX_BYTES // 4:
+    def _keep(self, piece: str, ids: list[int], size: int) -> None:
+        if piece in self._kept:  # another thread has just learnt it
             return
         self._kept[piece] = ids
         self._bytes += size
@@ -125,10 +102,10 @@ class PieceEncoder:
             self._bytes -= _size(*self._kept.popitem(last=False))
 
 
-def borders(tokenizer: Tokenizer) -> dict[str, int] | None:
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int] | None:
     """Return the ids of the tokens that cut a text before anything else is done with it.
 
-    None where pieces between them can't be tokenised by themselves, or not always alike.
+    None if pieces between them can't be tokenised by themselves, or not always alike.
     """
     model = tokenizer.model
     steps = parts_of(tokenizer.pre_tokenizer)
@@ -142,7 +119,7 @@ def borders(tokenizer: Tokenizer) -> dict[str, int] | None:
     found = {}
     for number, token in tokenizer.get_added_tokens_decoder().items():
         if token.normalized:
-            # Looked for later, and in each piece by itself.
+            # Searched later, and in each piece by itself.
             continue
         if token.single_word or token.lstrip or token.rstrip or not token.content:
             return None

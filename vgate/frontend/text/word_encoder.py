@@ -14,8 +14,6 @@ from typing import Any
 
 from tokenizers import Tokenizer, models
 
-from vgate.frontend.text.token_texts import BYTE_OF
-
 # A few MB at most: a word's text and tokens, and what Python keeps beside them.
 _MAX_WORDS = 16_384
 _MAX_WORD_CHARS = 64
@@ -41,6 +39,22 @@ _ELEMENT = re.compile(
 )
 _PROPERTY = re.compile(r"\\p\{(\w+)\}")
 _ASCII = [chr(code) for code in range(128)]
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return the bytes by the characters that represent them in byte-level vocabularies.
+
+    As in GPT-2: printable Latin-1 characters represent themselves, and the characters from U+0100
+    on represent the other bytes, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(0x100 + place): byte for place, byte in enumerate(others)})
+    return alphabet
+
+
+BYTE_OF = _byte_alphabet()
 _BYTE_CHARS = {byte: char for char, byte in BYTE_OF.items()}
 
 
@@ -58,7 +72,7 @@ class WordEncoder:
         self._known: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str) -> list[int] | None:
-        """Return the tokens of ASCII text; None where the tokenizer has to tell them."""
+        """Return the tokens of ASCII text; None if only the tokenizer can."""
         words = self._find(text)
         if "".join(words) != text:
             return None
@@ -86,10 +100,7 @@ class WordEncoder:
 
 
 def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
-    """Return what tokenises ASCII text as a tokenizer does, if that can be."""
-    model = tokenizer.model
-    if not isinstance(model, models.BPE) or model.dropout:
-        return None
+    """Return an encoder that gives the same tokens as a tokenizer with a BPE, if possible."""
     if any(token.normalized for token in tokenizer.get_added_tokens_decoder().values()):
         # They are found in the normalised text, and cut words.
         return None
@@ -100,7 +111,7 @@ def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
     pattern = None if source is None else ascii_pattern(source)
     if pattern is None or not _agrees(pattern, tokenizer):
         return None
-    return WordEncoder(model, pattern)
+    return WordEncoder(tokenizer.model, pattern)
 
 
 def parts_of(part: Any) -> list[dict[str, Any]]:

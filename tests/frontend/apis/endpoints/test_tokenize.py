@@ -14,7 +14,6 @@ from tests.frontend.gateway import post
 from vgate.config.schema import Model
 from vgate.frontend.apis.openai.tokenize.request import TokenizeChat, TokenizeText, decode_tokenize
 from vgate.frontend.text.model import load_text_model
-from vgate.frontend.text.token_ids import check_token_ids
 
 NEW_WORDS = "".join(f"x{number:x}y " for number in range(200))
 HI = [{"role": "user", "content": "hi"}]
@@ -92,7 +91,7 @@ class TestConversation:
                 said = [*messages, *messages[:more]]
                 answer = await post(gateway, "/tokenize", {"messages": said})
                 rendered = tiny.template.render(said)
-                assert answer.json["tokens"] == tiny.tokenizer.encode(rendered).ids
+                assert answer.json["tokens"] == tiny.tokenizer.library.encode(rendered).ids
 
         serve(scenario, model=Model(model_id=str(tiny_model_dir)))
 
@@ -163,7 +162,7 @@ class TestBack:
     @settings(deadline=None)
     @given(text=st.text())
     def test_there_and_back(self, tiny, text):
-        normal = tiny.tokenizer.normalizer.normalize_str(text)
+        normal = tiny.tokenizer.library.normalizer.normalize_str(text)
         assert tiny.tokenizer.decode(tiny.encode(text), skip_special_tokens=False) == normal
 
 
@@ -171,14 +170,14 @@ class TestTokenIds:
     def test_the_engine_s_word_counts(self, tiny_model_dir):
         info = model_info(tiny_model_dir)
         few = load_text_model(info, Model())
-        size = few.tokenizer.get_vocab_size()
-        check_token_ids(few, [0, size - 1], "p")
+        size = few.tokenizer.vocab_size
+        few.check_token_ids([0, size - 1], "p")
         with pytest.raises(Exception, match=f"0 to {size - 1}, got {size}"):
-            check_token_ids(few, [size], "p")
+            few.check_token_ids([size], "p")
         few.info = model_info(tiny_model_dir, vocab_size=size + 5)
-        check_token_ids(few, [size + 4], "p")
+        few.check_token_ids([size + 4], "p")
         with pytest.raises(Exception, match=f"got {size + 5}"):
-            check_token_ids(few, [size + 5], "p")
+            few.check_token_ids([size + 5], "p")
 
 
 BAD = [

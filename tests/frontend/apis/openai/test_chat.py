@@ -21,7 +21,6 @@ from vgate.frontend.apis.openai.chat.response import (
 )
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.usage import Usage
-from vgate.frontend.text.token_texts import TokenTexts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
@@ -222,7 +221,7 @@ class TestPieces:
         assert delta == {"reasoning_content": "hm", "reasoning": "hm"}
 
     def test_log_probabilities(self, built_in):
-        form = options(logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)), top_logprobs=1)
+        form = options(logprobs=LogprobTexts(built_in.token_texts), top_logprobs=1)
         place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
         choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"] == [
@@ -235,7 +234,7 @@ class TestPieces:
         ]
 
     def test_minus_infinity_is_a_number(self, built_in):
-        form = options(logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)))
+        form = options(logprobs=LogprobTexts(built_in.token_texts))
         place = Logprobs([ord("a")], [float("-inf")], 9)
         choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0

@@ -16,7 +16,6 @@ from vgate.frontend.apis.openai.completions.response import (
     CompletionResponseOptions,
 )
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
-from vgate.frontend.text.token_texts import TokenTexts
 from vgate.wire.messages import Logprobs
 
 PROMPT = list(b"ab")
@@ -28,7 +27,7 @@ def place_of(token):
 
 @pytest.fixture
 def texts(built_in):
-    return LogprobTexts(TokenTexts(built_in.tokenizer))
+    return LogprobTexts(built_in.token_texts)
 
 
 def form(texts=None, **fields):
@@ -54,7 +53,7 @@ def form(texts=None, **fields):
 )
 def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprobs, token_ids):
     asked = form(
-        LogprobTexts(TokenTexts(built_in.tokenizer)) if logprobs is not None else None,
+        LogprobTexts(built_in.token_texts) if logprobs is not None else None,
         echo=["ab"] if echo else None,
         logprobs=logprobs,
         return_token_ids=token_ids,

@@ -1,4 +1,4 @@
-"""Text is the same however its tokens are cut."""
+"""Text is the same however its tokens are cut, and single tokens are exact bytes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 
 from tests.tiny_model.samples import TEXTS
-from vgate.frontend.text import known_texts
-from vgate.frontend.text.detokenizer import Detokenizer, _end_of
-from vgate.frontend.text.known_texts import KnownTexts
+from vgate.frontend.text import decode
+from vgate.frontend.text.decode import Detokenizer, TokenTexts, _end_of
 
 MODELS = ["tiny", "built_in"]
 SAMPLES = [text for text in TEXTS if text]
@@ -49,11 +48,11 @@ def one_by_one(tokenizer, ids, prompt=(), *, skip=True):
 
 
 def size_of(model):
-    return model.tokenizer.get_vocab_size()
+    return model.tokenizer.vocab_size
 
 
 def token_ids(model):
-    return st.lists(st.integers(0, model.tokenizer.get_vocab_size() - 1), max_size=40)
+    return st.lists(st.integers(0, size_of(model) - 1), max_size=40)
 
 
 class TestText:
@@ -61,8 +60,8 @@ class TestText:
     @given(data=st.data())
     def test_any_tokens_in_any_parts_give_what_a_stream_gives(self, model, data):
         ids = data.draw(token_ids(model))
-        text = everything(Detokenizer(model.known_texts, []), chop(data, ids))
-        assert text == "".join(one_by_one(model.tokenizer, ids))
+        text = everything(Detokenizer(model.token_texts, []), chop(data, ids))
+        assert text == "".join(one_by_one(model.tokenizer.library, ids))
 
     @settings(deadline=None, max_examples=300)
     @given(data=st.data(), skip=st.booleans())
@@ -71,15 +70,15 @@ class TestText:
         pool = st.sampled_from(data.draw(st.lists(st.integers(0, size_of(model)), min_size=1)))
         prompt, ids = data.draw(st.lists(pool, max_size=12)), data.draw(st.lists(pool, max_size=12))
         end = _end_of(prompt, model.tokenizer)
-        expected = one_by_one(model.tokenizer, ids, end, skip=skip)
-        detokenizer = Detokenizer(model.known_texts, prompt, skip_special_tokens=skip)
+        expected = one_by_one(model.tokenizer.library, ids, end, skip=skip)
+        detokenizer = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
         assert [detokenizer.feed([token]) for token in ids] == expected
-        again = Detokenizer(model.known_texts, prompt, skip_special_tokens=skip)
+        again = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
         assert again.whole(ids) == "".join(expected)
 
     def test_more_tokens_than_are_remembered(self, tiny, monkeypatch):
-        monkeypatch.setattr(known_texts, "_MAX_TEXTS", 3)
-        texts, ids = KnownTexts(tiny.tokenizer), tiny.encode("one two three four five six seven")
+        monkeypatch.setattr(decode, "_MAX_TEXTS", 3)
+        texts, ids = TokenTexts(tiny.tokenizer), tiny.encode("one two three four five six seven")
         assert len(ids) > 3
         for _ in range(2):
             assert everything(Detokenizer(texts, []), [[i] for i in ids]) == (
@@ -90,7 +89,7 @@ class TestText:
     @pytest.mark.parametrize("text", SAMPLES)
     def test_text_survives(self, model, text):
         ids = model.encode(text)
-        assert everything(Detokenizer(model.known_texts, []), [[i] for i in ids]) == (
+        assert everything(Detokenizer(model.token_texts, []), [[i] for i in ids]) == (
             model.tokenizer.decode(ids)
         )
 
@@ -99,7 +98,7 @@ class TestText:
     def test_any_text_survives_in_any_parts(self, model, text, data):
         ids = model.encode(text)
         expected = model.tokenizer.decode(ids)
-        assert everything(Detokenizer(model.known_texts, []), chop(data, ids)) == expected
+        assert everything(Detokenizer(model.token_texts, []), chop(data, ids)) == expected
 
     @settings(deadline=None)
     @given(data=st.data())
@@ -109,8 +108,8 @@ class TestText:
         prompt = model.encode(model.template.render([{"role": "user", "content": message}]))
         ids = model.encode(answer)
         stream = DecodeStream(ids=prompt, skip_special_tokens=True)
-        whole = "".join(stream.step(model.tokenizer, token) or "" for token in ids)
-        assert everything(Detokenizer(model.known_texts, prompt), [ids]) == whole
+        whole = "".join(stream.step(model.tokenizer.library, token) or "" for token in ids)
+        assert everything(Detokenizer(model.token_texts, prompt), [ids]) == whole
 
     @pytest.mark.parametrize("text", SAMPLES)
     @pytest.mark.parametrize("padding", range(4))
@@ -119,16 +118,16 @@ class TestText:
         message = text + "x" * padding
         prompt = model.encode(model.template.render([{"role": "user", "content": message}]))
         ids = model.encode(text)
-        answer = everything(Detokenizer(model.known_texts, prompt), [[i] for i in ids])
+        answer = everything(Detokenizer(model.token_texts, prompt), [[i] for i in ids])
         assert answer == model.tokenizer.decode(ids)
 
     def test_special_tokens_are_no_text(self, tiny):
         end = tiny.tokenizer.token_to_id("<|im_end|>")
         ids = [*tiny.encode("Hello"), end, *tiny.encode(" you")]
-        assert everything(Detokenizer(tiny.known_texts, []), [ids]) == "Hello you"
+        assert everything(Detokenizer(tiny.token_texts, []), [ids]) == "Hello you"
 
     def test_a_character_waits_for_its_last_byte(self, built_in):
-        detokenizer = Detokenizer(built_in.known_texts, [])
+        detokenizer = Detokenizer(built_in.token_texts, [])
         assert [detokenizer.feed([byte]) for byte in "é😀".encode()] == [
             "",
             "é",
@@ -139,13 +138,13 @@ class TestText:
         ]
 
     def test_bytes_that_never_become_a_character_are_not_shown(self, built_in):
-        detokenizer = Detokenizer(built_in.known_texts, [])
+        detokenizer = Detokenizer(built_in.token_texts, [])
         assert everything(detokenizer, [list(b"ok" + "😀".encode()[:3])]) == "ok"
 
     def test_a_prompt_that_ends_inside_a_character_is_continued(self, built_in):
         # As in a raw completion: the first token completes what the prompt began.
         first, *rest = "é".encode()
-        detokenizer = Detokenizer(built_in.known_texts, [first])
+        detokenizer = Detokenizer(built_in.token_texts, [first])
         assert everything(detokenizer, [[*rest, ord("a")]]).endswith("a")
 
 
@@ -155,14 +154,37 @@ class TestWhole:
     def test_any_tokens_at_once_are_what_they_are_one_by_one(self, model, data):
         ids, prompt = data.draw(token_ids(model)), data.draw(token_ids(model))
         for skip in (True, False):
-            whole = Detokenizer(model.known_texts, prompt, skip_special_tokens=skip)
-            stepped = Detokenizer(model.known_texts, prompt, skip_special_tokens=skip)
+            whole = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
+            stepped = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
             assert whole.whole(ids) == stepped.feed(ids)
 
     @pytest.mark.parametrize("text", SAMPLES)
     def test_texts(self, model, text):
         ids = model.encode(text)
         for cut in (0, len(ids) // 2, len(ids) - 1):
-            whole = Detokenizer(model.known_texts, ids[:cut])
-            stepped = Detokenizer(model.known_texts, ids[:cut])
+            whole = Detokenizer(model.token_texts, ids[:cut])
+            stepped = Detokenizer(model.token_texts, ids[:cut])
             assert whole.whole(ids[cut:]) == stepped.feed(ids[cut:])
+
+
+class TestTokenTexts:
+    @pytest.mark.parametrize("text", SAMPLES)
+    def test_the_bytes_of_a_texts_tokens_are_its_bytes(self, model, text):
+        ids = model.encode(text)
+        normalized = model.tokenizer.decode(ids, skip_special_tokens=False)
+        assert b"".join(map(model.token_texts.bytes_of, ids)).decode() == normalized
+
+    @given(text=st.text(max_size=30))
+    def test_any_text(self, built_in, text):
+        assert b"".join(map(built_in.token_texts.bytes_of, built_in.encode(text))) == text.encode()
+
+    def test_part_of_a_character(self, built_in):
+        first = "é".encode()[0]
+        assert built_in.token_texts.bytes_of(first) == bytes([first])
+        assert built_in.token_texts.text_of(first) == "\ufffd"
+
+    def test_special_tokens_are_their_names(self, built_in):
+        assert built_in.token_texts.text_of(256) == "<|end|>"
+
+    def test_an_id_that_no_token_has(self, built_in):
+        assert built_in.token_texts.text_of(1_000_000) == ""
