@@ -17,8 +17,7 @@ from vgate.errors import DeadlineExceededError
 from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
-from vgate.frontend.apis.anthropic.messages.stream import MessagesStream
+from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder, MessagesStream
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 COUNTS = TokenCounts(prompt=10, completion=7, cached=4, reasoning=2)

@@ -13,7 +13,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
     decode_count_tokens,
     decode_messages,
 )
-from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
+from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder
 from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
 from vgate.frontend.apis.anthropic.messages.translate import Translation
 from vgate.frontend.apis.openai.chat.template_inputs import can_set_effort
