@@ -45,10 +45,8 @@ class BlockStream:
         out = []
         if piece.reasoning:
             out.append(self._write("reasoning", piece.reasoning))
-        if piece.text and self._kind == "tool_call":
-            self._waiting.append(piece.text)
-        elif piece.text:
-            out.append(self._write("text", piece.text))
+        if piece.text:
+            out.append(self._write_text(piece.text))
         for part in piece.tool_calls:
             if part.name is not None:
                 self._called = True
@@ -71,6 +69,13 @@ class BlockStream:
         waited = "".join(self._waiting)
         self._waiting.clear()
         return self._write("text", waited)
+
+    def _write_text(self, text: str) -> bytes:
+        """Return text, unless it has to wait for a call's end."""
+        if self._kind == "tool_call":
+            self._waiting.append(text)
+            return b""
+        return self._write("text", text)
 
     def _write(self, kind: BlockKind, text: str) -> bytes:
         """Return text of a kind: for the open block, or else for a new one."""

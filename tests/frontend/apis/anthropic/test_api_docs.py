@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from vgate.errors import UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
-from vgate.frontend.apis.anthropic.messages.translate import Translation
+from vgate.frontend.apis.anthropic.messages.checks import decode_messages
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.translate import generation_of
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "api-messages.md"
 SECTION = "Messages: `POST /v1/messages`"
@@ -48,11 +49,8 @@ def test_a_field_is_what_the_table_says(name):
         return
     request = decode_messages(body)
     assert getattr(request, name) is not None
-    translation = Translation(request)
-    translation.chat_request()
+    generation = generation_of(request)
     if kind == "accepted":
-        assert (
-            translation.fields == Translation(decode_messages(json.dumps(MINIMAL).encode())).fields
-        )
+        assert generation == generation_of(decode_messages(json.dumps(MINIMAL).encode()))
     else:
         assert kind == "served"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ToolCallPart
 from vgate.frontend.answers.result import FinishReason, Result
 from vgate.frontend.apis.anthropic.errors import error_body
 from vgate.frontend.apis.anthropic.messages.response import (
@@ -83,11 +83,11 @@ class MessagesStream(BlockStream):
         begun = message % (_encode(self._message_id), _encode(self._model), usage)
         return _event(b"message_start", begun)
 
-    def text(self, index: int, text: str) -> bytes:
+    def text(self, _index: int, text: str) -> bytes:
         """Return a delta of text."""
         if self._kind == "text":
             return self._delta + _encode(text) + _DELTA_END
-        return self.delta(index, ChoiceDelta(text))
+        return self._write_text(text)
 
     def finish(
         self, _index: int, finish_reason: FinishReason, stop_reason: int | str | None
