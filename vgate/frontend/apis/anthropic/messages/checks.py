@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -49,7 +50,7 @@ _BLOCKS_OF: dict[str, tuple[type[BlockParam], ...]] = {
 }
 _refused_of_text = RefusedFields(TextBlockParam)
 _refused_of_tools = RefusedFields(ToolParam)
-_refused_of_blocks: dict[type[BlockParam], RefusedFields] = {
+_refused_of_blocks: dict[type[BlockParam], RefusedFields[Any]] = {
     kind: RefusedFields(kind) for kind in (TextBlockParam, ToolUseBlockParam, ToolResultBlockParam)
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -45,6 +46,8 @@ FIELDS = FieldMap(
     }
 )
 
+_Content = str | Sequence[BlockParam]
+
 # A conversation can't say that a tool failed, so the text does.
 ERROR_PREFIX = "Error: "
 
@@ -68,7 +71,8 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
         add_generation_prompt=not continues,
         continue_final_message=continues,
     )
-    sampling, stops = SamplingParams(), ()
+    sampling = SamplingParams()
+    stops: tuple[str, ...] = ()
     if isinstance(request, MessagesRequest):
         sampling = SamplingParams(
             max_tokens=request.max_tokens,
@@ -90,10 +94,8 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
 
 def _messages_of(request: CountTokensRequest) -> list[Message]:
     """Return the messages: consecutive ones of a role are one turn."""
-    said: list[tuple[str, str | list[BlockParam]]]
-    said = [(message.role, message.content) for message in request.messages]
-    if request.system:
-        said.insert(0, ("system", request.system))
+    said: list[tuple[str, _Content]] = [("system", request.system)] if request.system else []
+    said += [(message.role, message.content) for message in request.messages]
     messages: list[Message] = []
     for role, contents in groupby(said, key=itemgetter(0)):
         blocks = [block for _, content in contents for block in _blocks_of(content)]
@@ -101,11 +103,11 @@ def _messages_of(request: CountTokensRequest) -> list[Message]:
     return messages
 
 
-def _blocks_of(content: str | list[BlockParam]) -> list[BlockParam]:
+def _blocks_of(content: _Content) -> Sequence[BlockParam]:
     return [TextBlockParam(text=content)] if isinstance(content, str) else content
 
 
-def _text_of(blocks: list[BlockParam] | list[TextBlockParam]) -> str:
+def _text_of(blocks: Sequence[BlockParam]) -> str:
     return "\n".join(block.text for block in blocks if isinstance(block, TextBlockParam))
 
 

@@ -191,8 +191,8 @@ class InputConversation:
             self.unfinished = bool(turn.content) and item.status in {"in_progress", "incomplete"}
         else:
             # OpenAI renamed "system" for its newer models; templates know the old name.
-            role = "user" if item.role == "user" else "system"
-            self._add(Message(role, _text_of(item.content)))
+            text = _text_of(item.content)
+            self._add(Message("user" if item.role == "user" else "system", text))
 
     def finish(self) -> list[Message]:
         """Return the messages, complete."""

@@ -151,7 +151,7 @@ class ResponsesStream(BlockStream):
             part = OutputText("") if kind == "text" else ReasoningText("")
             begun += self._event("response.content_part.added", **place, part=part)
         name = f"{_DELTAS[kind]}.delta"
-        more = {"logprobs": []} if kind == "text" else {}
+        more: dict[str, Any] = {"logprobs": []} if kind == "text" else {}
         head = _encode({"type": name, **place, **more})[:-1] + b',"delta":'
         self._delta = b"event: %s\ndata: %s" % (name.encode(), head)
         if kind == "text" and self._logprobs is None:
