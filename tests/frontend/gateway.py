@@ -196,7 +196,7 @@ class Gateway:
         """Start an engine and wait until the worker would serve."""
         self.engine = Engine(self.runtime)
         self.engine.start()
-        await until(lambda: self.app.services.not_ready_because() is None, "the worker is ready")
+        await until(lambda: self.app.models.not_ready_because() is None, "the worker is ready")
         return self.engine
 
     def begin(

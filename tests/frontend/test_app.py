@@ -177,7 +177,7 @@ class TestNotReady:
         async def scenario(gateway):
             gateway.tell_state(state, "loading weights")
             await until(
-                lambda: gateway.app.services.models[0].state.detail == "loading weights", "heard"
+                lambda: gateway.app.models[0].state.detail == "loading weights", "heard"
             )
             for stream in (False, True):
                 answer = await gateway.chat(stream=stream)
@@ -224,7 +224,7 @@ class TestNotReady:
 
             gateway.engine = Engine(gateway.runtime)
             gateway.engine.start()
-            await until(lambda: gateway.app.services.models[0].problem, "the problem")
+            await until(lambda: gateway.app.models[0].problem, "the problem")
             answer = await gateway.chat()
             assert answer.status == 503
             assert "tokenizer.json" in answer.error["message"]
@@ -406,7 +406,7 @@ class TestLeaving:
                 await until(lambda: protocol.status, "the stream opens")
             await gateway.engine.stop()
             gateway.engine = None
-            engine = gateway.app.services.models[0].engine
+            engine = gateway.app.models[0].engine
             await until(lambda: not engine.connected, "the loss is noticed")
             gateway.tell(Drain(30.0))
             await asyncio.wait_for(task, 10)
@@ -422,7 +422,7 @@ class TestLeaving:
             protocol, task = gateway.begin_chat("x" * 50, stream=stream)
             await until(lambda: gateway.engine.scheduler.running, "it runs")
             gateway.tell(Drain(30.0))
-            await until(lambda: gateway.app.services.launcher.draining, "the drain is heard")
+            await until(lambda: gateway.app.models.draining, "the drain is heard")
             refused = await gateway.chat()
             assert (refused.status, refused.error["code"]) == (503, "shutting_down")
             assert (await gateway.request("GET", "/ready")).status == 503
@@ -454,7 +454,7 @@ def test_a_fault_of_ours_is_a_500_with_the_request_id_and_no_details(serve, monk
             message = "secret details"
             raise ZeroDivisionError(message)
 
-        monkeypatch.setattr(type(gateway.app.services), "model", fault)
+        monkeypatch.setattr(type(gateway.app.models), "find", fault)
         answer = await gateway.chat()
         assert (answer.status, answer.error["code"]) == (500, "internal_error")
         assert answer.headers["x-request-id"] in answer.error["message"]

@@ -8,23 +8,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vgate.config import Runtime
+from vgate.config import Runtime, masked
 from vgate.errors import (
     InternalError,
     ModelNotFoundError,
     NotFoundError,
-    ShuttingDownError,
     VGateError,
 )
 from vgate.frontend.access.gate import Access
 from vgate.frontend.access.limiter.local import Limiter
 from vgate.frontend.cache.local import ResultCache
 from vgate.frontend.engines.launcher_link import LauncherLink
+from vgate.frontend.engines.registry import ModelRegistry, shutting_down
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.deadlines import Deadlines
 from vgate.frontend.http.disconnects import ClientDisconnected, DisconnectWatch
 from vgate.frontend.http.request import HttpRequest, Response, RSGIScope, Waits
 from vgate.frontend.observe import metrics
+from vgate.frontend.pipeline.pipeline import EnginePipeline
 from vgate.frontend.routes import Route, error_format, label_of, match
 from vgate.frontend.services import Services
 from vgate.log import Log
@@ -32,7 +33,6 @@ from vgate.wire.exchange import AsyncPeers
 
 log = Log("vgate.frontend")
 
-_DRAIN_RETRY_AFTER_S = 5.0
 _STATUS_CLIENT_CLOSED = 499  # nginx's "client closed request"
 
 
@@ -48,20 +48,25 @@ class App:
         self._runtime = runtime
         self._worker = worker
         self._requests: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop
+        self._launcher: LauncherLink
+        self._access: Access
         self._peers: AsyncPeers
         self._waits: Waits
+        self.models: ModelRegistry
         self.services: Services
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Connect to engines, launcher and peers, while the worker's loop stands still."""
         runtime = self._runtime
-        launcher = LauncherLink(
+        self._loop = loop
+        self._launcher = launcher = LauncherLink(
             loop,
             runtime.control_endpoint,
             self._worker,
-            ready=lambda: self.services.not_ready_because() is None,
+            ready=lambda: self.models.not_ready_because() is None,
             in_flight=lambda: len(self._requests),
-            problem=lambda: next((m.problem for m in self.services.models if m.problem), None),
+            problem=lambda: next((m.problem for m in self.models if m.problem), None),
             on_drain=self._on_drain,
         )
         models = [
@@ -76,6 +81,7 @@ class App:
             )
             for number, model in enumerate(runtime.config.models)
         ]
+        self.models = ModelRegistry(models, lambda: launcher.draining)
         self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
         cache = ResultCache(runtime.config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
@@ -88,25 +94,33 @@ class App:
         limiter = Limiter(Path(runtime.limits_dir), self._worker)
         # A worker of our number may have died in the middle of requests.
         limiter.reset_worker(self._worker)
-        access = Access(loop, runtime.config.security, limiter, Path(runtime.kept_keys))
-        self.services = Services(loop, runtime, launcher, models, cache, access)
+        self._access = Access(loop, runtime.config.security, limiter, Path(runtime.kept_keys))
+        self.services = Services(
+            pipeline=EnginePipeline(loop, runtime.config, self.models, cache, self._access),
+            models=self.models,
+            cache=cache,
+            limits=self._access.usage,
+            config=masked(runtime.config),
+            backend=runtime.backend,
+            started=runtime.started,
+            max_body_bytes=runtime.config.server.max_body_bytes,
+        )
         launcher.start()
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Leave engines, launcher and peers."""
-        for model in self.services.models:
+        for model in self.models:
             model.engine.close()
-        self.services.launcher.close()
-        self.services.access.close()
+        self._launcher.close()
+        self._access.close()
         self._peers.close()
 
     async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
         """Serve a request."""
-        task = asyncio.current_task(self.services.loop)
+        task = asyncio.current_task(self._loop)
         assert task is not None
         http = HttpRequest(scope, protocol, self._waits, task)
         self._requests.add(task)
-        started = time.monotonic()
         route: Route | None = None
         response: Response | None = None
         try:
@@ -117,7 +131,7 @@ class App:
             finally:
                 await http.discard_body()
                 # Nobody gets an answer for nothing, and an error has cost work.
-                self.services.access.count(http)
+                self._access.count(http)
         except ClientDisconnected:
             http.log_fields["disconnected"] = True
         except VGateError as error:
@@ -126,7 +140,7 @@ class App:
             # Only a drain that ran out of time cancels; granian must not see it. A stream got
             # its error event before.
             if not http.streamed:
-                response = _error_response(http, _shutting_down())
+                response = _error_response(http, shutting_down())
         except Exception:
             log.exception("request failed", request_id=http.id, path=http.path)
             http.log_fields["error"] = InternalError.code
@@ -141,16 +155,15 @@ class App:
             http.close()
         if response is not None:
             http.respond(response)
-        self._record(http, route, response, time.monotonic() - started)
-        if self.services.launcher.draining and not self._requests:
-            self.services.launcher.beat()
+        self._record(http, route, response, time.monotonic() - http.arrived)
+        if self._launcher.draining and not self._requests:
+            self._launcher.beat()
 
     def _admit(self, http: HttpRequest, route: Route) -> None:
-        access = self.services.access
-        key = access.authenticate(http)
+        key = self._access.authenticate(http)
         if key is not None:
             http.log_fields["key"] = key.name
-            access.begin(http, key, wait=route.counts_tokens and http.is_small_body)
+            self._access.begin(http, key, wait=route.counts_tokens and http.is_small_body)
 
     def _record(
         self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float
@@ -178,22 +191,17 @@ class App:
     def _on_drain(self, timeout_s: float) -> None:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
         # The launcher starts no engine any more.
-        for model in self.services.models:
-            model.engine.fail_waiting(_shutting_down())
-        self.services.loop.call_later(timeout_s, self.end_requests)
+        for model in self.models:
+            model.engine.fail_waiting(shutting_down())
+        self._loop.call_later(timeout_s, self.end_requests)
 
     def end_requests(self) -> None:
         """End every request with an error, because the process ends."""
-        for model in self.services.models:
-            model.engine.fail_all(_shutting_down())
+        for model in self.models:
+            model.engine.fail_all(shutting_down())
         # What is left waits for its client's body.
         for task in self._requests:
-            self.services.loop.call_later(0.1, task.cancel)
-
-
-def _shutting_down() -> ShuttingDownError:
-    message = "the server is shutting down"
-    return ShuttingDownError(message, retry_after_s=_DRAIN_RETRY_AFTER_S)
+            self._loop.call_later(0.1, task.cancel)
 
 
 def _error_response(http: HttpRequest, error: VGateError) -> Response:

@@ -13,3 +13,8 @@ _numbers = itertools.count(1)
 def new_id(prefix: str) -> str:
     """Return a name that no other process or call returns."""
     return f"{prefix}{_PROCESS}{next(_numbers):08x}"
+
+
+def tool_call_id() -> str:
+    """Return a new name for a tool call."""
+    return new_id("call_")

@@ -50,6 +50,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     logit_bias: dict[TokenId, Bias] | None = None
     allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1)] | None = None
 
+    def plain(self, *, max_tokens: int | None) -> SamplingParams:
+        """Return plain SamplingParams of these, with another `max_tokens`."""
+        fields = dict(zip(FIELDS, _values(self), strict=True))
+        fields["max_tokens"] = max_tokens
+        return SamplingParams(**fields)
+
     def over(self, defaults: SamplingParams, *, max_tokens: int | None = None) -> SamplingParams:
         """Return plain SamplingParams with `defaults` wherever a parameter was not given.
 

@@ -15,7 +15,7 @@ import msgspec
 from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, ToolCall
 from vgate.frontend.engines.sequence import Sequence
-from vgate.frontend.ids import new_id
+from vgate.frontend.ids import tool_call_id
 from vgate.frontend.parsing.base import OutputParser, ToolCallDelta
 from vgate.frontend.parsing.reasoning import ReasoningParser
 from vgate.frontend.text.detokenizer import Detokenizer
@@ -25,11 +25,6 @@ from vgate.wire.messages import Logprobs
 
 # Tokens that the longest mark of a tool call may have: a few for each of its characters.
 _MARK_TOKENS = 128
-
-
-def tool_call_id() -> str:
-    """Return a new name for a tool call."""
-    return new_id("call_")
 
 
 class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What an API must say to stream an answer in its own form."""
+"""How an API encodes answers: the protocols that its encoders follow, and what they are given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.result import FinishReason, TokenCounts
+from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
 from vgate.wire.messages import Logprobs
 
 
@@ -79,3 +79,13 @@ class StreamEncoder(Protocol):
 
     def error(self, error: VGateError) -> bytes:
         """Return the end of a broken one."""
+
+
+class ResponseEncoder(Protocol):
+    """Encodes one answer as its API has it, whole or as a stream."""
+
+    def stream_encoder(self) -> StreamEncoder:
+        """Return the encoder of the answer as a stream."""
+
+    def whole(self, answer: Result) -> bytes:
+        """Return the body of an answer that is not streamed."""

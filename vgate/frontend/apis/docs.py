@@ -75,30 +75,30 @@ def _words(hint: object) -> str:
 
 
 def _of_type(kind: inspect.Type) -> str:
+    words = "any JSON"
     match kind:
         case inspect.Metadata(type=inner):
-            return _of_type(inner)
+            words = _of_type(inner)
         case inspect.UnionType(types=types):
-            return _union([inner for inner in types if not isinstance(inner, inspect.NoneType)])
+            words = _union([inner for inner in types if not isinstance(inner, inspect.NoneType)])
         case inspect.IntType() | inspect.FloatType():
-            name = "integer" if isinstance(kind, inspect.IntType) else "number"
-            bounds = _bounds(kind.ge, kind.le)
-            if kind.gt is not None:
-                bounds = f"above {kind.gt}, {bounds}".removesuffix(", ")
-            return name + (f" ({bounds})" if bounds else "")
+            words = "integer" if isinstance(kind, inspect.IntType) else "number"
+            bounds = "" if kind.gt is None else f"above {kind.gt}"
+            bounds = ", ".join(filter(None, (bounds, _bounds(kind.ge, kind.le))))
+            words += f" ({bounds})" if bounds else ""
         case inspect.StrType():
             length = _bounds(kind.min_length, kind.max_length, "character")
-            return "text" + (f" ({length})" if length else "")
+            words = "text" + (f" ({length})" if length else "")
         case inspect.ListType(item_type=item):
             count = _bounds(kind.min_length, kind.max_length, "item")
-            return f"list of {_of_type(item)}" + (f", {count}" if count else "")
+            words = f"list of {_of_type(item)}" + (f", {count}" if count else "")
         case inspect.LiteralType(values=values):
-            return ", ".join(f"`{value}`" for value in values)
+            words = ", ".join(f"`{value}`" for value in values)
         case inspect.BoolType():
-            return "true or false"
+            words = "true or false"
         case inspect.DictType() | inspect.StructType():
-            return "object"
-    return "any JSON"
+            words = "object"
+    return words
 
 
 def _union(kinds: list[inspect.Type]) -> str:

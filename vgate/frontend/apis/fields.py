@@ -24,7 +24,8 @@ _Request = TypeVar("_Request", bound=msgspec.Struct)
 Kind = Literal["served", "accepted", "refused"]
 
 
-class FieldPolicy(msgspec.Struct, frozen=True):
+# Compared by identity: `typing` takes equal annotations for the same one, and 0 equals false.
+class FieldPolicy(msgspec.Struct, frozen=True, eq=False):
     """What becomes of one field.
 
     Attributes:
@@ -124,7 +125,7 @@ class FieldMap:
 
     Args:
         known: Paths in the translated request, with those in the original; `[]` stands for any
-            index, which is the same in both. The path of a field inside of one follows from it.
+            index, and is the same one in both. The path of a field inside of one follows from it.
     """
 
     def __init__(self, known: dict[str, str]) -> None:
@@ -136,7 +137,8 @@ class FieldMap:
         while head:
             source = self._known.get(_INDEX.sub("[]", head))
             if source is not None:
-                return source % tuple(_INDEX.findall(head)) + path[len(head) :]
+                indices = _INDEX.findall(head)[: source.count("%s")]
+                return source % tuple(indices) + path[len(head) :]
             head = head[: max(head.rfind("."), head.rfind("["), 0)]
         return path
 

@@ -85,6 +85,16 @@ class ResultCache:
         """Bytes that the entries take."""
         return self._size_bytes
 
+    @property
+    def evictions(self) -> int:
+        """Entries that made room for others."""
+        return self.counts.evictions
+
+    @property
+    def expirations(self) -> int:
+        """Entries that were found too old."""
+        return self.counts.expirations
+
     def covers(self, sampling: SamplingParams) -> bool:
         """Say whether answers with these parameters are cached and shared at all."""
         if not self._config.enabled or self._config.maxsize == 0:

@@ -71,6 +71,11 @@ class ServedModel:
         )
 
     @property
+    def name(self) -> str:
+        """The name that answers carry: the first of `names`."""
+        return self.config.served_names[0]
+
+    @property
     def names(self) -> list[str]:
         """Names that requests may use; the first is the one answers carry."""
         return self.config.served_names

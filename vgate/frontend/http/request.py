@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -99,6 +100,7 @@ class HttpRequest:
         id: The client's ``X-Request-ID``, or ours.
         method: The method, upper case.
         path: The path, percent-decoded: it may hold any character.
+        arrived: Monotonic time of its arrival, in seconds.
         admission: What its API key has granted it; None where nothing is limited.
         log_fields: What endpoints tell about the request; goes into its log line.
     """
@@ -116,6 +118,7 @@ class HttpRequest:
         "_stream",
         "_task",
         "admission",
+        "arrived",
         "id",
         "log_fields",
         "method",
@@ -125,6 +128,7 @@ class HttpRequest:
     def __init__(
         self, scope: RSGIScope, protocol: Any, waits: Waits, task: asyncio.Task[Any]
     ) -> None:
+        self.arrived = time.monotonic()
         self._header = scope.headers.get
         self.method = scope.method
         self.path = scope.path

@@ -17,7 +17,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from vgate.frontend.services import Services
+from vgate.frontend.engines.port import Models
+from vgate.frontend.services import CacheFigures
 from vgate.wire import buckets
 from vgate.wire.messages import EngineStats, Histogram
 
@@ -25,15 +26,16 @@ _LABELS = ("model",)
 
 
 class EngineCollector(Collector):
-    """Collects from what the services know now."""
+    """Collects what is known now of the served models and of this process's cache."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, models: Models, cache: CacheFigures) -> None:
+        self._models = models
+        self._cache_figures = cache
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families."""
         yield _gauge("vgate_up", "1 while this frontend serves HTTP.", 1)
-        ready = self._services.not_ready_because() is None
+        ready = self._models.not_ready_because() is None
         yield _gauge("vgate_ready", "1 while a request would be served.", ready)
         yield from self._engines()
         yield from self._cache()
@@ -49,29 +51,28 @@ class EngineCollector(Collector):
         restarts = CounterMetricFamily(
             "vgate_engine_restarts", "Times that the engine was started again.", labels=_LABELS
         )
-        for model in self._services.models:
-            status = model.engine.status
+        models = self._models.states()
+        for model in models:
+            status = model.status
             values = (
-                model.not_ready_because() is None,
+                model.ready,
                 status.running,
                 status.waiting,
                 status.kv_cache_usage,
             )
             for gauge, value in zip(gauges, values, strict=True):
-                gauge.add_metric([model.names[0]], value)
-            restarts.add_metric([model.names[0]], model.state.restarts)
+                gauge.add_metric([model.name], value)
+            restarts.add_metric([model.name], model.engine.restarts)
         yield from gauges
         yield restarts
         stats = [
-            (model.names[0], model.engine.status.stats)
-            for model in self._services.models
-            if model.engine.status.stats is not None
+            (model.name, model.status.stats) for model in models if model.status.stats is not None
         ]
         yield from _histograms(stats)
         yield from _counters(stats)
 
     def _cache(self) -> Iterator[Metric]:
-        cache = self._services.cache
+        cache = self._cache_figures
         yield _gauge("vgate_cache_entries", "Answers in the result cache.", len(cache))
         yield _gauge("vgate_cache_bytes", "Size of the result cache.", cache.size_bytes)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+import string
+
 from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
 from vgate.frontend.parsing.json_scan import JsonScan
@@ -16,6 +19,11 @@ class MistralToolParser(JsonToolParser):
     needs_special_tokens = True
     markers = ("[TOOL_CALLS]",)
     ends_of_turn = ("</s>",)
+
+    @staticmethod
+    def new_call_id() -> str:
+        """Return nine letters and digits, which Mistral's templates demand."""
+        return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
 
     def _read_calls(self, marker: str) -> Steps[bool]:
         yield from self._reader.spaces()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from vgate.frontend.ids import tool_call_id
 from vgate.frontend.parsing.base import Parsed
 from vgate.frontend.parsing.incremental import IncrementalParser, Markers, Steps
 
@@ -37,11 +38,13 @@ class ToolParser(IncrementalParser):
         needs_special_tokens: Whether markers are special tokens, which the text must then show.
         markers: What a call begins with.
         ends_of_turn: Special tokens that end an answer, left out at the end of the text.
+        new_call_id: Returns a new id for a call, such as the model's chat template takes.
     """
 
     needs_special_tokens: ClassVar[bool] = False
     markers: ClassVar[tuple[str, ...]] = ()
     ends_of_turn: ClassVar[tuple[str, ...]] = ()
+    new_call_id = staticmethod(tool_call_id)
 
     def __init__(self, tools: list[dict[str, Any]], *, first_call_only: bool = False) -> None:
         super().__init__()

@@ -16,6 +16,10 @@ from vgate.wire.messages import StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
 Role = Literal["system", "user", "assistant", "tool"]
+# Variables of chat templates that have fields of their own in a conversation.
+TEMPLATE_FIELDS = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
+)
 ToolMode = Literal["none", "auto", "required", "named"]
 
 

@@ -1,15 +1,16 @@
-"""From a request's fields to the parameters of a generation, with the model at hand."""
+"""The parameters of a generation, checked against its model and completed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vgate.errors import ContextLengthExceededError, InvalidValueError
-from vgate.frontend.apis.openai.chat.request import ChatRequest
-from vgate.frontend.apis.openai.completions.request import CompletionRequest
-from vgate.frontend.apis.openai.generation_request import GenerationRequest
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.pipeline.constraints import calls_constraint
+from vgate.frontend.pipeline.generation import Conversation, Generation, Prompts, Truncation
 from vgate.frontend.text.model import TextModel
-from vgate.wire.messages import GenerateOptions, StructuredOutput, Task
+from vgate.wire.messages import GenerateOptions, ModelInfo, Task
 from vgate.wire.sampling import SamplingParams
 
 _ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1/embeddings"}
@@ -27,28 +28,79 @@ def check_task(model: ServedModel, name: str, task: Task) -> None:
         raise InvalidValueError(message, param="model")
 
 
-def sampling_of(
-    request: GenerationRequest, text: TextModel, prompts: list[list[int]], param: str
+def check_against_model(generation: Generation, info: ModelInfo) -> None:
+    """Check a generation against what the model has and allows.
+
+    Raises:
+        InvalidValueError: A token that is not in the vocabulary, or more than the model allows.
+    """
+    chat = isinstance(generation.prompt, Conversation)
+    _check_logprobs("top_logprobs" if chat else "logprobs", generation.logprobs, info)
+    _check_logprobs("prompt_logprobs", generation.prompt_logprobs, info)
+    check_truncation(generation.truncation, info.max_model_len)
+    if not info.vocab_size:
+        return
+    sampling = generation.sampling
+    for name in ("logit_bias", "allowed_token_ids", "stop_token_ids"):
+        _check_ids(getattr(sampling, name) or (), info.vocab_size, name)
+    if isinstance(generation.prompt, Prompts):
+        for index, prompt in enumerate(generation.prompt.prompts):
+            if not isinstance(prompt, str):
+                _check_ids(prompt, info.vocab_size, f"prompt[{index}]")
+
+
+def check_truncation(truncation: Truncation | None, limit: int) -> None:
+    """Check that no more tokens are to be kept than a model takes.
+
+    Raises:
+        InvalidValueError: They are more than `limit`.
+    """
+    if truncation is not None and truncation.keep_tokens > limit:
+        message = (
+            f"`truncate_prompt_tokens` must be at most the model's {limit} tokens, "
+            f"got {truncation.keep_tokens}"
+        )
+        raise InvalidValueError(message, param="truncate_prompt_tokens")
+
+
+def truncated(truncation: Truncation | None, tokens: list[int], max_model_len: int) -> list[int]:
+    """Cut a prompt that is too long, as vLLM does; -1 leaves room for one token of an answer."""
+    if truncation is None:
+        return tokens
+    keep = truncation.keep_tokens
+    if keep < 0:
+        keep = max(1, max_model_len - 1)
+    if len(tokens) <= keep:
+        return tokens
+    return tokens[:keep] if truncation.side == "right" else tokens[len(tokens) - keep :]
+
+
+def complete_sampling(
+    generation: Generation, text: TextModel, prompts: list[list[int]]
 ) -> SamplingParams:
     """Return the complete sampling parameters.
 
     Args:
-        request: What is asked.
+        generation: What is asked for.
         text: The model.
         prompts: Token ids of the prompts; each must fit with its answer.
-        param: The request's field that the prompts are from.
 
     Raises:
         ContextLengthExceededError: Prompt and requested tokens do not fit.
         InvalidValueError: `min_tokens` alone does not fit, or a prompt is empty.
     """
+    sampling, chat = generation.sampling, isinstance(generation.prompt, Conversation)
+    param = "messages" if chat else "prompt"
     limit = text.info.max_model_len
     longest = max(map(len, prompts))
     room = limit - longest
-    wanted = request.token_limit
+    wanted = sampling.max_tokens
+    if isinstance(generation.prompt, Prompts) and generation.prompt.only:
+        # The engine generates at least one token; it is thrown away.
+        wanted = 1
     if room < 1 or (wanted or 1) > room:
         asked = f" and {wanted} were requested for the answer" if wanted else ""
-        has = "the messages have" if param == "messages" else "the prompt has"
+        has = "the messages have" if chat else "the prompt has"
         message = (
             f"the model's context is {limit} tokens, but {has} {longest} tokens{asked}; "
             f"shorten the {param} or lower `max_tokens`"
@@ -57,37 +109,26 @@ def sampling_of(
     if not all(prompts):
         message = f"`{param}` must have at least one token"
         raise InvalidValueError(message, param=param)
-    if (request.min_tokens or 0) > room:
+    if (sampling.min_tokens or 0) > room:
         message = f"`min_tokens` must be at most the {room} tokens left in the model's context"
         raise InvalidValueError(message, param="min_tokens")
-    return request.over(text.defaults, max_tokens=wanted or room)
+    return sampling.over(text.defaults, max_tokens=wanted or room)
 
 
-def reported_stop_ids(request: GenerationRequest, text: TextModel) -> frozenset[int]:
-    """Return the tokens that a client is told when one of them has ended an answer.
+def options_of(generation: Generation, text: TextModel, adapter: str) -> GenerateOptions:
+    """Return what shapes an answer beside the sampling parameters.
 
-    As vLLM has it: all that can but the tokenizer's own, which is the usual end.
+    Raises:
+        InvalidValueError: The tools can't be demanded together.
     """
-    asked = frozenset(request.stop_token_ids or ())
-    if request.ignore_eos:
-        return asked
-    return (asked | text.other_ends) - {text.end}
-
-
-def options_of(
-    request: ChatRequest | CompletionRequest,
-    text: TextModel,
-    adapter: str,
-    structured: StructuredOutput | None,
-) -> GenerateOptions:
-    """Return what shapes an answer beside the sampling parameters."""
     return GenerateOptions(
-        request.wanted_logprobs,
-        request.wanted_prompt_logprobs,
-        text.encode_bad_words(request.bad_words or []),
-        structured,
+        generation.logprobs,
+        generation.prompt_logprobs,
+        text.encode_bad_words(generation.bad_words),
+        # A demanded call leaves no text for another constraint.
+        calls_constraint(generation.tools) or generation.constraint,
         adapter,
-        request.cache_salt or "",
+        generation.cache_salt,
     )
 
 
@@ -107,3 +148,16 @@ def priority_of(http: HttpRequest, priority: int | None) -> int:
         )
         raise InvalidValueError(message, param="priority")
     return priority
+
+
+def _check_logprobs(name: str, value: int | None, info: ModelInfo) -> None:
+    if value is not None and value > info.max_logprobs:
+        message = f"`{name}` must be at most {info.max_logprobs} for this model, got {value}"
+        raise InvalidValueError(message, param=name)
+
+
+def _check_ids(ids: Iterable[int], vocab_size: int, where: str) -> None:
+    highest = max(ids, default=0)
+    if highest >= vocab_size:
+        message = f"`{where}` has the token id {highest}, but the model's are below {vocab_size}"
+        raise InvalidValueError(message, param=where)

@@ -25,11 +25,6 @@ import jinja2.sandbox
 
 from vgate.errors import InvalidValueError
 
-# What every rendering sets; a client can't set it by other means.
-RESERVED = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
-)
-
 # More than the longest contexts hold: 10 million tokens of a few characters each.
 MAX_RENDERED_CHARS = 64 * 1024 * 1024
 _MAX_REPEATED = 1_000_000

@@ -16,7 +16,7 @@ from vgate.frontend.apis.anthropic.messages.translate import generation_of
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "api-messages.md"
 SECTION = "Messages: `POST /v1/messages`"
-ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| `(?P<example>.*?)` \|")
+ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| .*? \| `(?P<example>.*?)` \|")
 MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
 
 

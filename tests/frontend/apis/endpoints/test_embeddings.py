@@ -174,7 +174,7 @@ def test_a_client_that_leaves_in_the_middle(embed):
     async def scenario(gateway):
         body = b'{"model": "m", "input": [%s]}' % b",".join([b"[3]"] * 1000)
         protocol, task = gateway.begin("POST", "/v1/embeddings", body)
-        engine = gateway.app.services.models[0].engine
+        engine = gateway.app.models[0].engine
         await until(lambda: engine.in_flight and protocol.disconnected, "it runs")
         assert engine.in_flight <= 32
         protocol.disconnected.set_result(None)
@@ -190,7 +190,7 @@ def test_a_request_takes_no_longer_than_it_may(embed):
     async def scenario(gateway):
         answer = await send(gateway, input=[[A]] * 1000)
         assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
-        assert gateway.app.services.models[0].engine.in_flight == 0
+        assert gateway.app.models[0].engine.in_flight == 0
         await until(lambda: gateway.engine.idle, "the engine drops it")
 
     embed(
@@ -205,7 +205,7 @@ def test_an_engine_that_dies_in_the_middle(embed):
     async def scenario(gateway):
         body = b'{"model": "m", "input": [%s]}' % b",".join([b"[3]"] * 200)
         protocol, task = gateway.begin("POST", "/v1/embeddings", body)
-        engine = gateway.app.services.models[0].engine
+        engine = gateway.app.models[0].engine
         await until(lambda: engine.in_flight, "it runs")
         await gateway.engine.stop()
         await gateway.start_engine()

@@ -188,7 +188,7 @@ def test_no_thinking(serve):
 
 def test_a_model_that_does_not_think(serve):
     async def scenario(gateway):
-        text = gateway.app.services.models[0].text
+        text = gateway.app.models[0].text
         text.template = text.tool_template = ChatTemplate(PLAIN_TEMPLATE, {})
         text.reasons = False
         for thinking in ({"type": "disabled"}, {"type": "adaptive"}):

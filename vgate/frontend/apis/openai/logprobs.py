@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from vgate.frontend.text.token_texts import TokenTexts
+from vgate.frontend.pipeline.port import Job, TokenTexts
 from vgate.wire.messages import Logprobs
 
 # JSON has no infinity; this is what OpenAI and vLLM show instead.
@@ -134,3 +134,10 @@ class PromptLogprob(msgspec.Struct, frozen=True):
     logprob: float
     rank: int
     decoded_token: str
+
+
+def logprob_texts(job: Job, *, as_token_ids: bool = False) -> LogprobTexts | None:
+    """Return what writes an answer's log probabilities; None if a job has none."""
+    if job.options.logprobs is None and job.options.prompt_logprobs is None:
+        return None
+    return LogprobTexts(job.token_texts, as_token_ids=as_token_ids)

@@ -14,13 +14,7 @@ PREFIX = "/v1/models/"
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """A name that requests may use.
-
-    Attributes:
-        created: Unix time at which the engine became ready; 0 while it is not known.
-        root: The model's ID as configured, where clients find its tokenizer.
-        parent: The model that a LoRA adapter belongs to; None for a model itself.
-    """
+    """A name that requests may use; see `ServedName`."""
 
     id: str
     created: int
@@ -59,16 +53,7 @@ async def retrieve_model(services: Services, request: HttpRequest) -> Response:
 
 
 def _cards(services: Services) -> list[ModelCard]:
-    """Return a card for each name: those of a model, then its adapters."""
-    cards = []
-    for model in services.models:
-        info = model.text.info if model.text else None
-        created = info.created if info else 0
-        max_model_len = info.max_model_len if info else model.config.max_model_len
-        main, root = model.names[0], model.config.model_id
-        parents = dict.fromkeys(model.names) | dict.fromkeys(model.config.adapter_names, main)
-        cards += [
-            ModelCard(name, created, root, parent, max_model_len)
-            for name, parent in parents.items()
-        ]
-    return cards
+    return [
+        ModelCard(name.name, name.created, name.root, name.parent, name.max_model_len)
+        for name in services.models.names()
+    ]

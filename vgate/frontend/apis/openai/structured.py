@@ -1,20 +1,21 @@
-"""The forms that a request can demand of an answer's text."""
+"""The constraints that a request can put on an answer's text."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
-from vgate.frontend.apis.openai.schema_limits import check_schema_size, check_text_size
+from vgate.frontend.pipeline.constraints import (
+    check_schema_size,
+    check_text_size,
+    schema_constraint,
+)
 from vgate.wire.messages import StructuredOutput
-
-if TYPE_CHECKING:
-    from vgate.frontend.apis.openai.generation_request import GenerationRequest
 
 _Text = Annotated[str, Meta(min_length=1)]
 
@@ -60,14 +61,15 @@ _REFUSED_OPTIONS = {
 }
 
 
-def structured_output(request: GenerationRequest) -> StructuredOutput | None:
-    """Return the form that a request demands of its text, apart from tool calls.
+def constraint_of(
+    response_format: ResponseFormat | None, outputs: StructuredOutputs | None
+) -> StructuredOutput | None:
+    """Return the constraint that a request puts on its text, apart from tool calls.
 
     Raises:
-        InvalidRequestError: It demands two at once, or one that can't be.
+        InvalidRequestError: There are two at once, or one that can't be.
     """
-    form, outputs = request.response_format, request.structured_outputs
-    demanded = None if form is None else _of_response_format(form)
+    demanded = None if response_format is None else _of_response_format(response_format)
     if outputs is None:
         return demanded
     if demanded is not None:
@@ -76,51 +78,41 @@ def structured_output(request: GenerationRequest) -> StructuredOutput | None:
     return _of_structured_outputs(outputs)
 
 
-def schema_form(schema: dict[str, Any], field: str) -> StructuredOutput:
-    """Return the form of a text that is JSON by a schema, which is in that field.
-
-    Raises:
-        InvalidValueError: The schema is too large.
-    """
-    check_schema_size(schema, field)
-    return StructuredOutput("json", json.dumps(schema, ensure_ascii=False), field=field)
-
-
-def _of_response_format(form: ResponseFormat) -> StructuredOutput | None:
-    _check_belongs(form)
-    if form.type == "text":
+def _of_response_format(wanted: ResponseFormat) -> StructuredOutput | None:
+    _check_belongs(wanted)
+    if wanted.type == "text":
         return None
-    if form.type == "json_object":
+    if wanted.type == "json_object":
         return StructuredOutput("json_object")
-    if form.type == "structural_tag":
-        return _structural_tag(form)
-    if form.json_schema is None or form.json_schema.schema is None:
-        where = "response_format.json_schema" + (".schema" if form.json_schema else "")
+    if wanted.type == "structural_tag":
+        return _structural_tag(wanted)
+    if wanted.json_schema is None or wanted.json_schema.schema is None:
+        where = "response_format.json_schema" + (".schema" if wanted.json_schema else "")
         raise InvalidValueError(f"`{where}` is required", param=where)
-    check_json(form.json_schema.schema, "response_format.json_schema.schema")
-    return schema_form(form.json_schema.schema, "response_format")
+    check_json(wanted.json_schema.schema, "response_format.json_schema.schema")
+    return schema_constraint(wanted.json_schema.schema, "response_format")
 
 
-def _check_belongs(form: ResponseFormat) -> None:
+def _check_belongs(wanted: ResponseFormat) -> None:
     for name, kind in (
         ("json_schema", "json_schema"),
         ("format", "structural_tag"),
         ("structures", "structural_tag"),
         ("triggers", "structural_tag"),
     ):
-        if getattr(form, name) is not None and form.type != kind:
+        if getattr(wanted, name) is not None and wanted.type != kind:
             where = f"response_format.{name}"
             message = f"`{where}` is only allowed with `response_format.type` {kind!r}"
             raise InvalidValueError(message, param=where)
 
 
-def _structural_tag(form: ResponseFormat) -> StructuredOutput:
+def _structural_tag(wanted: ResponseFormat) -> StructuredOutput:
     """Either of the two ways to write one: a format, or structures and what triggers them."""
-    parts = {"structures": form.structures, "triggers": form.triggers}
+    parts = {"structures": wanted.structures, "triggers": wanted.triggers}
     given = {name: part for name, part in parts.items() if part is not None}
-    if form.format is not None and not given:
-        given = {"format": form.format}
-    elif form.format is not None or len(given) != len(parts):
+    if wanted.format is not None and not given:
+        given = {"format": wanted.format}
+    elif wanted.format is not None or len(given) != len(parts):
         message = "`response_format` needs either `format`, or `structures` and `triggers`"
         raise InvalidValueError(message, param="response_format")
     check_json(given, "response_format")

@@ -20,18 +20,18 @@ async def health(_services: Services, _request: HttpRequest) -> Response:
 
 async def ready(services: Services, _request: HttpRequest) -> Response:
     """Answer 200 if a request would be served now, and 503 with the reason if not."""
-    reason = services.not_ready_because()
+    reason = services.models.not_ready_because()
     body = {
         "ready": reason is None,
         "reason": reason,
         "engines": [
             {
-                "model": model.names[0],
-                "state": model.state.state,
-                "detail": model.state.detail,
-                "for_s": round(time.time() - model.state.since, 1),
+                "model": model.name,
+                "state": model.engine.state,
+                "detail": model.engine.detail,
+                "for_s": round(time.time() - model.engine.since, 1),
             }
-            for model in services.models
+            for model in services.models.states()
         ],
     }
     return Response(503 if reason else 200, msgspec.json.encode(body), [JSON])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from prometheus_client.exposition import choose_encoder
 
 from vgate.frontend.http.request import HttpRequest, Response
@@ -16,9 +18,9 @@ async def show_metrics(services: Services, http: HttpRequest) -> Response:
 
     def collect() -> bytes:
         registry = registry_of_all_workers()
-        registry.register(EngineCollector(services))
+        registry.register(EngineCollector(services.models, services.cache))
         return encode(registry)
 
     # Reads the files of all workers; other requests needn't wait for the disk.
-    body = await services.loop.run_in_executor(None, collect)
+    body = await asyncio.get_running_loop().run_in_executor(None, collect)
     return Response(200, body, [("content-type", content_type)])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import msgspec
 
 from vgate import __version__
-from vgate.config import masked
 from vgate.frontend.http.request import JSON, HttpRequest, Response
 from vgate.frontend.observe.metrics import registry_of_all_workers
 from vgate.frontend.services import Services
@@ -18,12 +18,12 @@ from vgate.wire.messages import EngineStats
 
 async def stats(services: Services, _http: HttpRequest) -> Response:
     """Answer with one document."""
-    totals = await services.loop.run_in_executor(None, _totals)
+    totals = await asyncio.get_running_loop().run_in_executor(None, _totals)
     hits, misses = totals.get("vgate_cache_hits", 0), totals.get("vgate_cache_misses", 0)
     body = {
         "version": __version__,
-        "uptime_s": round(time.time() - services.runtime.started, 1),
-        "ready": services.not_ready_because() is None,
+        "uptime_s": round(time.time() - services.started, 1),
+        "ready": services.models.not_ready_because() is None,
         "requests": {
             "total": totals.get("vgate_requests", 0),
             "rejected": totals.get("vgate_rejected_requests", 0),
@@ -35,32 +35,32 @@ async def stats(services: Services, _http: HttpRequest) -> Response:
             "generated": totals.get("vgate_tokens_generated", 0),
         },
         "cache": {
-            "enabled": services.config.cache.enabled,
+            "enabled": services.config["cache"]["enabled"],
             "size": len(services.cache),
             "bytes": services.cache.size_bytes,
-            "maxsize": services.config.cache.maxsize,
+            "maxsize": services.config["cache"]["maxsize"],
             "hits": hits,
             "misses": misses,
             "hit_rate": round(hits / (hits + misses), 4) if hits + misses else 0.0,
-            "evictions": services.cache.counts.evictions,
-            "expirations": services.cache.counts.expirations,
+            "evictions": services.cache.evictions,
+            "expirations": services.cache.expirations,
         },
-        "limits": services.access.usage(),
+        "limits": services.limits(),
         "engines": [
             {
-                "model": model.names[0],
-                "task": model.config.task,
-                "state": model.state.state,
-                "detail": model.state.detail,
-                "restarts": model.state.restarts,
-                "running": model.engine.status.running,
-                "waiting": model.engine.status.waiting,
-                "kv_cache_usage": round(model.engine.status.kv_cache_usage, 4),
-                "batching": _batching(model.engine.status.stats),
+                "model": model.name,
+                "task": model.task,
+                "state": model.engine.state,
+                "detail": model.engine.detail,
+                "restarts": model.engine.restarts,
+                "running": model.status.running,
+                "waiting": model.status.waiting,
+                "kv_cache_usage": round(model.status.kv_cache_usage, 4),
+                "batching": _batching(model.status.stats),
             }
-            for model in services.models
+            for model in services.models.states()
         ],
-        "config": masked(services.config),
+        "config": services.config,
     }
     return Response(200, msgspec.json.encode(body), [JSON])
 

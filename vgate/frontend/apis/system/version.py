@@ -11,5 +11,5 @@ from vgate.frontend.services import Services
 
 async def version(services: Services, _request: HttpRequest) -> Response:
     """Answer with V-Gate's version and the name of its engine backend."""
-    body = {"version": __version__, "backend": services.runtime.backend}
+    body = {"version": __version__, "backend": services.backend}
     return Response(200, msgspec.json.encode(body), [JSON])

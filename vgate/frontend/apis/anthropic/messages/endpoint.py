@@ -17,7 +17,7 @@ from vgate.frontend.services import Services
 async def messages(services: Services, http: HttpRequest) -> Response | None:
     """Answer a Messages request; None if the answer was streamed."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    request = decode_messages(await http.body(services.config.server.max_body_bytes))
+    request = decode_messages(await http.body(services.max_body_bytes))
     effort = await _effort(services, request)
     with FIELDS.translating():
         return await services.pipeline.answer(
@@ -31,7 +31,7 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
 async def count_tokens(services: Services, http: HttpRequest) -> Response:
     """Answer with the number of tokens in the prompt of a Messages request."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    request = decode_count_tokens(await http.body(services.config.server.max_body_bytes))
+    request = decode_count_tokens(await http.body(services.max_body_bytes))
     effort = await _effort(services, request)
     with FIELDS.translating():
         prompt = await services.pipeline.prompt_of(http, generation_of(request, effort))

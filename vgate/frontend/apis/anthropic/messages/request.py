@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.fields import ACCEPTED, refused
-from vgate.frontend.apis.openai.generation_request import MAX_STOPS, StopString
-from vgate.frontend.apis.tools import MAX_TOOLS, CallText, ToolName
+from vgate.frontend.apis.shared import MAX_STOPS, MAX_TOOLS, CallText, StopString, ToolName
 from vgate.wire.sampling import Temperature, TopK, TopP
 
 # Anthropic's bound (API reference, "Create a Message").

@@ -21,8 +21,8 @@ from vgate.frontend.apis.anthropic.messages.request import (
 )
 from vgate.frontend.apis.anthropic.messages.thinking import shows_thinking
 from vgate.frontend.apis.fields import FieldMap
-from vgate.frontend.apis.openai.structured import schema_form
-from vgate.frontend.apis.tools import function_tool
+from vgate.frontend.apis.shared import function_tool
+from vgate.frontend.pipeline.constraints import schema_constraint
 from vgate.frontend.pipeline.generation import (
     NO_TOOLS,
     Conversation,
@@ -177,4 +177,4 @@ def _constraint(request: CountTokensRequest) -> StructuredOutput | None:
     config = request.output_config
     if config is None or config.format is None:
         return None
-    return schema_form(config.format.schema, "response_format")
+    return schema_constraint(config.format.schema, "response_format")

@@ -1,15 +1,17 @@
-"""The messages of a chat request: checked, and as chat templates know them."""
+"""The messages of a chat request: checked, and as the neutral request has them."""
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta
 
 from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.shared import CallText, arguments_of
+from vgate.frontend.pipeline.generation import MadeCall, Message, Role
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -23,14 +25,14 @@ class ContentPart(msgspec.Struct, frozen=True):
 class CalledFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a model called: `arguments` is an object, most often as JSON text."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    name: CallText
     arguments: str | dict[str, Any] | None = None
 
 
-class MessageToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call that the model made before; `index` is left over in what clients put together."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=256)]
+    id: CallText
     function: CalledFunction | None = None
     type: str = "function"
     custom: Any = None
@@ -44,7 +46,7 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content: str | list[ContentPart] | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[MessageToolCall] | None = None
+    tool_calls: list[EarlierToolCall] | None = None
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -74,12 +76,25 @@ def check_messages(messages: list[ChatMessage]) -> None:
             _check_message(message, f"messages[{index}]")
 
 
-def template_messages(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    """Return messages as chat templates know them, in the form that vLLM gives them.
-
-    Content is one text, arguments are objects, and reasoning has both of its names.
-    """
-    return [_template_message(message) for message in messages]
+def neutral_message(message: ChatMessage) -> Message:
+    """Return a message that `check_messages` has accepted as the neutral request has it."""
+    # OpenAI renamed "system" for its newer models; templates know the old name.
+    role = cast("Role", "system" if message.role == "developer" else message.role)
+    if _is_text(message):
+        return Message(role, message_text(message))
+    calls = [
+        MadeCall(call.id, call.function.name, _arguments(call.function.arguments))
+        for call in message.tool_calls or ()
+        if call.function is not None
+    ]
+    return Message(
+        role,
+        message_text(message),
+        reasoning=_reasoning(message),
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+    )
 
 
 def message_text(message: ChatMessage) -> str:
@@ -95,33 +110,6 @@ def message_text(message: ChatMessage) -> str:
 def _is_text(message: ChatMessage) -> bool:
     """Say whether a message is a text and nothing else."""
     return isinstance(message.content, str) and _more(message) == _NO_MORE
-
-
-def _template_message(message: ChatMessage) -> dict[str, Any]:
-    # OpenAI renamed "system" for its newer models; templates know the old name.
-    role = "system" if message.role == "developer" else message.role
-    shown: dict[str, Any] = {"role": role, "content": message_text(message)}
-    if message.tool_calls:
-        shown["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {
-                    "name": call.function.name,
-                    "arguments": _arguments(call.function.arguments),
-                },
-            }
-            for call in message.tool_calls
-            if call.function is not None
-        ]
-    reasoning = _reasoning(message)
-    if reasoning is not None:
-        shown["reasoning"] = shown["reasoning_content"] = reasoning
-    if message.tool_call_id is not None:
-        shown["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        shown["name"] = message.name
-    return shown
 
 
 def _reasoning(message: ChatMessage) -> str | None:
@@ -170,7 +158,7 @@ def _check_parts(message: ChatMessage, parts: list[ContentPart], where: str) -> 
             raise _required(f"{where}[{index}].{field}")
 
 
-def _check_call(call: MessageToolCall, where: str) -> None:
+def _check_call(call: EarlierToolCall, where: str) -> None:
     if call.type != "function" or call.custom is not None:
         text = f"`{where}.type` must be 'function', got {call.type[:80]!r}"
         raise UnsupportedParameterError(text, param=f"{where}.type")
@@ -180,23 +168,8 @@ def _check_call(call: MessageToolCall, where: str) -> None:
     check_json(_arguments(call.function.arguments), where)
 
 
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-
-
 def _arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
-    """Return arguments as an object; a call without any may leave them out.
-
-    Text that is no object stays what it is: models write such calls, and an agent that tells its
-    model of the mistake shows it the call.
-    """
-    if not isinstance(arguments, str):
-        return arguments or {}
-    if not arguments.strip():
-        return {}
-    try:
-        return _decode_object(arguments)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return arguments
+    return arguments_of(arguments) if isinstance(arguments, str) else arguments or {}
 
 
 def _required(where: str) -> InvalidRequestError:

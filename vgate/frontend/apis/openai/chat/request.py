@@ -1,8 +1,7 @@
 """Chat requests as OpenAI defines them, with vLLM's additions; decoded and checked.
 
-`decode_chat` returns a request in which every field has a right type and range and nothing would be
-ignored that changes the answer; what is left to check needs the model (`check_against_model`) or
-its chat template (`template_inputs.template_kwargs`).
+`decode_chat` returns a request in which every field has a right type and range, and in which no
+field that changes the answer would be ignored. What is left to check needs the model.
 """
 
 from __future__ import annotations
@@ -14,39 +13,18 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json, decode_request
-from vgate.frontend.apis.openai.chat.messages import (
-    ChatMessage,
-    check_messages,
-    message_text,
-    template_messages,
-)
-from vgate.frontend.apis.openai.generation_request import (
-    MAX_CHOICES,
-    MAX_STOPS,
+from vgate.frontend.apis.fields import RefusedFields
+from vgate.frontend.apis.openai.chat.messages import ChatMessage, check_messages, message_text
+from vgate.frontend.apis.openai.common import (
     Count,
     GenerationRequest,
+    ReasoningEffort,
     check_common,
-    shaping_fields,
 )
-from vgate.frontend.apis.openai.model_checks import check_against_model
-from vgate.frontend.apis.openai.structured import structured_output
-from vgate.frontend.apis.openai.tools import MAX_TOOLS, Tool, ToolChoice, check_tools
-from vgate.frontend.text.template import RESERVED
+from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools
+from vgate.frontend.apis.shared import MAX_TOOLS
+from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS
 
-__all__ = [
-    "MAX_CHOICES",
-    "MAX_STOPS",
-    "ChatMessage",
-    "ChatRequest",
-    "check_against_model",
-    "check_chat",
-    "decode_chat",
-    "decode_request",
-    "shaping_fields",
-    "template_messages",
-]
-
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 MAX_DOCUMENTS = 1024
 
 
@@ -74,21 +52,6 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
         return self.max_completion_tokens or self.max_tokens
 
     @property
-    def wanted_logprobs(self) -> int | None:
-        """How many most likely tokens to tell at each place; None for no log probabilities."""
-        return (self.top_logprobs or 0) if self.logprobs else None
-
-    @property
-    def wanted_prompt_logprobs(self) -> int | None:
-        """The same for the prompt's tokens."""
-        return self.prompt_logprobs
-
-    @property
-    def shows_reasoning(self) -> bool:
-        """Whether the client wants to see what the model thought."""
-        return self.include_reasoning is not False
-
-    @property
     def generation_prompt(self) -> bool:
         """Whether the prompt ends with the beginning of a new message."""
         if self.add_generation_prompt is None:
@@ -105,6 +68,7 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
+_refused = RefusedFields(ChatRequest)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
@@ -124,10 +88,11 @@ def check_chat(request: ChatRequest) -> None:
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
+    _refused.check(request)
     check_common(request)
     check_messages(request.messages)
     check_tools(request.tools, request.tool_choice)
-    _check_structured(request)
+    _check_demanded(request)
     _check_template(request)
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         message = "set only one of `max_tokens` and `max_completion_tokens`"
@@ -137,13 +102,10 @@ def check_chat(request: ChatRequest) -> None:
         raise InvalidValueError(message, param="top_logprobs")
 
 
-def _check_structured(request: ChatRequest) -> None:
-    if request.response_format is None and request.structured_outputs is None:
-        return
-    structured_output(request)
+def _check_demanded(request: ChatRequest) -> None:
     choice = request.tool_choice
+    # A constraint is for the text, and a demanded call leaves none.
     demanded = choice == "required" or isinstance(choice, ToolChoice)
-    # A response format is for what the model says, and with a demanded call it says nothing.
     if demanded and request.structured_outputs is not None:
         message = "set only one of `structured_outputs` and a `tool_choice` that demands a call"
         raise InvalidValueError(message, param="structured_outputs")
@@ -157,7 +119,7 @@ def _check_template(request: ChatRequest) -> None:
         message = "`continue_final_message` needs text in the last message"
         raise InvalidValueError(message, param="continue_final_message")
     for name in request.chat_template_kwargs or ():
-        if name in RESERVED:
+        if name in TEMPLATE_FIELDS:
             where = f"chat_template_kwargs.{name}"
             raise InvalidValueError(f"`{where}` has a field of its own in requests", param=where)
     for name in ("chat_template_kwargs", "documents"):

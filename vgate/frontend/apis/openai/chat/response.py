@@ -6,7 +6,6 @@ parts instead of encoding an object per token.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,7 +18,6 @@ from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, To
 from vgate.frontend.apis.openai.errors import error_body
 from vgate.frontend.apis.openai.logprobs import ChatLogprobs, LogprobTexts, PromptLogprob
 from vgate.frontend.apis.openai.usage import Usage
-from vgate.frontend.ids import new_id
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
@@ -31,7 +29,7 @@ class ChatResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a client wants to see of its answer.
 
     Attributes:
-        model: The name that the answer carries.
+        id, created, model: Of the answer; `created` is Unix time.
         include_usage, continuous_usage: Whether a stream ends with the usage, and whether every
             chunk has it.
         logprobs: Writes log probabilities; None if they weren't asked for.
@@ -42,6 +40,8 @@ class ChatResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
         reasons: Whether reasoning is split off.
     """
 
+    id: str
+    created: int
     model: str
     include_usage: bool = False
     continuous_usage: bool = False
@@ -113,15 +113,15 @@ class ChatEncoder:
 
     def stream_encoder(self) -> ChatStream:
         """Return what streams one answer."""
-        return ChatStream(completion_id(), int(time.time()), self._form)
+        return ChatStream(self._form)
 
     def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         form = self._form
         prompt_logprobs = answer.choices[0].prompt_logprobs
         completion = ChatCompletion(
-            completion_id(),
-            int(time.time()),
+            form.id,
+            form.created,
             form.model,
             [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
             Usage.of(answer.counts),
@@ -172,13 +172,13 @@ class ChatStream:
 
     counts: Callable[[], TokenCounts]
 
-    def __init__(self, completion_id: str, created: int, form: ChatResponseOptions) -> None:
+    def __init__(self, form: ChatResponseOptions) -> None:
         self._form = form
         head = (
             b'data: {"id":%s,"object":"chat.completion.chunk","created":%d,"model":%s,'
             b'"system_fingerprint":null,"choices":['
         )
-        self._head = head % (_encode(completion_id), created, _encode(form.model))
+        self._head = head % (_encode(form.id), form.created, _encode(form.model))
         # OpenAI's chunks carry "usage": null before the one that has it.
         self._usage = b',"usage":null' if form.include_usage else b""
         self._suffix = b'},"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
@@ -268,8 +268,3 @@ def _call_part(part: ToolCallPart) -> dict[str, object]:
         return {"index": part.index, "function": {"arguments": part.arguments}}
     function = {"name": part.name, "arguments": part.arguments}
     return {"index": part.index, "id": part.id, "type": "function", "function": function}
-
-
-def completion_id() -> str:
-    """Return a new id of a chat completion."""
-    return new_id("chatcmpl-")

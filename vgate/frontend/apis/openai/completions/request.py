@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import decode_request
-from vgate.frontend.apis.openai.generation_request import Count, GenerationRequest, check_common
-from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.fields import RefusedFields
+from vgate.frontend.apis.openai.common import Count, GenerationRequest, check_common
 from vgate.wire.sampling import TokenId
 
 # vLLM's bound on prompts; here it is on the answers to all of them.
@@ -45,20 +45,9 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
         """Most tokens of an answer; 0 if only the prompt is wanted back."""
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
-    @property
-    def wanted_logprobs(self) -> int | None:
-        """How many most likely tokens to tell at each place; None for no log probabilities."""
-        return self.logprobs
-
-    @property
-    def wanted_prompt_logprobs(self) -> int | None:
-        """The same for the prompt's tokens, whose log probabilities an echo has too."""
-        if self.prompt_logprobs is None and self.echo:
-            return self.logprobs
-        return self.prompt_logprobs
-
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
+_refused = RefusedFields(CompletionRequest)
 
 
 def decode_completion(body: bytes) -> CompletionRequest:
@@ -78,8 +67,8 @@ def check_completion(request: CompletionRequest) -> None:
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
+    _refused.check(request)
     check_common(request)
-    structured_output(request)
     if request.max_tokens == 0 and not request.echo:
         message = "`max_tokens` must be at least 1 unless `echo` is true, got 0"
         raise InvalidValueError(message, param="max_tokens")

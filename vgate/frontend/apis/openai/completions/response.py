@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,7 +15,6 @@ from vgate.frontend.apis.openai.chat.response import DONE
 from vgate.frontend.apis.openai.errors import error_body
 from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, LogprobTexts, PromptLogprob
 from vgate.frontend.apis.openai.usage import Usage
-from vgate.frontend.ids import new_id
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
@@ -26,7 +24,7 @@ class CompletionResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a client wants to see of its answer.
 
     Attributes:
-        model: The name that the answer carries.
+        id, created, model: Of the answer; `created` is Unix time.
         choices_each: Choices for each prompt.
         prompts: Token ids of the prompts.
         echo: Texts of the prompts, if answers are to begin with them.
@@ -38,6 +36,8 @@ class CompletionResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
         return_token_ids: Whether to show the prompt's and the answer's token ids.
     """
 
+    id: str
+    created: int
     model: str
     choices_each: int
     prompts: list[list[int]]
@@ -99,13 +99,13 @@ class CompletionEncoder:
 
     def stream_encoder(self) -> CompletionStream:
         """Return what streams one answer."""
-        return CompletionStream(_completion_id(), int(time.time()), self._form)
+        return CompletionStream(self._form)
 
     def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         completion = Completion(
-            _completion_id(),
-            int(time.time()),
+            self._form.id,
+            self._form.created,
             self._form.model,
             [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
             Usage.of(answer.counts),
@@ -140,13 +140,13 @@ class CompletionStream:
 
     counts: Callable[[], TokenCounts]
 
-    def __init__(self, completion_id: str, created: int, form: CompletionResponseOptions) -> None:
+    def __init__(self, form: CompletionResponseOptions) -> None:
         self._form = form
         head = (
             b'data: {"id":%s,"object":"text_completion","created":%d,"model":%s,'
             b'"system_fingerprint":null,"choices":['
         )
-        self._head = head % (_encode(completion_id), created, _encode(form.model))
+        self._head = head % (_encode(form.id), form.created, _encode(form.model))
         self._usage = b',"usage":null' if form.include_usage else b""
         self._suffix = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
         self._prefixes: dict[int, bytes] = {}
@@ -221,7 +221,3 @@ class CompletionStream:
         if self._form.continuous_usage:
             usage = b',"usage":' + _encode(Usage.of(self.counts()))
         return usage + b"}\n\n"
-
-
-def _completion_id() -> str:
-    return new_id("cmpl-")

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import decode_request
+from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
 from vgate.frontend.apis.openai.embeddings.vectors import DTYPES, Encoding, encode_vector
 from vgate.wire.sampling import TokenId
 
@@ -23,41 +24,7 @@ _Tokens = Annotated[list[TokenId], Meta(min_length=1)]
 _List = Annotated[list[_Text | TokenId | _Tokens], Meta(min_length=1)]
 
 
-class Unsupported(msgspec.Struct, kw_only=True, frozen=True):
-    """vLLM's fields that would change the answer and aren't served."""
-
-    messages: Any = None
-    add_generation_prompt: Any = None
-    continue_final_message: Any = None
-    chat_template: Any = None
-    chat_template_kwargs: Any = None
-    media_io_kwargs: Any = None
-    mm_processor_kwargs: Any = None
-    normalize: Any = None
-    padding: Any = None
-    priority: Any = None
-    cache_salt: Any = None
-    request_id: Any = None
-
-
-# Values with which an unsupported field changes nothing.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (False,),
-    "continue_final_message": (False,),
-    "chat_template_kwargs": ({},),
-    "media_io_kwargs": ({},),
-    "mm_processor_kwargs": ({},),
-    "padding": ("do_not_pad",),
-    "priority": (0,),
-}
-_INSTEAD = {
-    "messages": "; send the text as `input`",
-    "normalize": "; use `use_activation`",
-    "request_id": "; use the header X-Request-ID",
-}
-
-
-class EmbeddingRequest(Unsupported, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``POST /v1/embeddings``.
 
     Attributes:
@@ -73,13 +40,37 @@ class EmbeddingRequest(Unsupported, kw_only=True, frozen=True, forbid_unknown_fi
     input: _Text | _List | None = None
     encoding_format: str | None = None
     dimensions: Annotated[int, Meta(ge=1, le=_INT32_MAX)] | None = None
-    user: str | None = None
+    user: Annotated[str | None, ACCEPTED] = None
     add_special_tokens: bool = True
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     embed_dtype: str | None = None
     endianness: str | None = None
     use_activation: bool | None = None
+
+    messages: Annotated[Any, refused(instead="send the text as `input`")] = None
+    add_generation_prompt: Annotated[Any, refused(False)] = None
+    continue_final_message: Annotated[Any, refused(False)] = None
+    chat_template: Annotated[Any, refused()] = None
+    chat_template_kwargs: Annotated[Any, refused({})] = None
+    media_io_kwargs: Annotated[Any, refused({})] = None
+    mm_processor_kwargs: Annotated[Any, refused({})] = None
+    normalize: Annotated[Any, refused(instead="use `use_activation`")] = None
+    padding: Annotated[Any, refused("do_not_pad")] = None
+    priority: Annotated[Any, refused(0)] = None
+    cache_salt: Annotated[Any, refused()] = None
+    request_id: Annotated[Any, refused(instead="send the header `x-request-id`")] = None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the input is one text or one list of token ids."""
+        given = self.input
+        return isinstance(given, str) or (given is not None and isinstance(given[0], int))
+
+    @property
+    def inputs(self) -> list[str] | list[list[int]]:
+        """The inputs: all texts, or all token ids."""
+        return [self.input] if self.is_one else self.input  # type: ignore[return-value]
 
     @property
     def encoding(self) -> Encoding:
@@ -117,6 +108,7 @@ class EmbeddingResponse(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
+_refused = RefusedFields(EmbeddingRequest)
 
 
 def decode_embeddings(body: bytes) -> EmbeddingRequest:
@@ -126,14 +118,11 @@ def decode_embeddings(body: bytes) -> EmbeddingRequest:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
     request = decode_request(_decoder, body)
-    for name in Unsupported.__struct_fields__:
-        value = getattr(request, name)
-        if value is not None and value not in _NEUTRAL.get(name, ()):
-            message = f"`{name}` is not supported by this server{_INSTEAD.get(name, '')}"
-            raise UnsupportedParameterError(message, param=name)
+    _refused.check(request)
     if request.input is None:
         message = "`input` is required"
         raise InvalidValueError(message, param="input")
+    _check_input(request)
     _check_encoding(request)
     if request.use_activation is False:
         message = "`use_activation` must be true or left out: the model's own vectors are final"
@@ -144,6 +133,18 @@ def decode_embeddings(body: bytes) -> EmbeddingRequest:
     return request
 
 
+def _check_input(request: EmbeddingRequest) -> None:
+    given = request.input
+    if not isinstance(given, list):
+        return
+    if len({type(item) for item in given}) != 1:
+        message = "`input` must be one kind: text, a list of texts, token ids, or a list of lists"
+        raise InvalidValueError(message, param="input")
+    if not request.is_one and len(given) > MAX_INPUTS:
+        message = f"`input` must have at most {MAX_INPUTS} items, got {len(given)}"
+        raise InvalidValueError(message, param="input")
+
+
 def _check_encoding(request: EmbeddingRequest) -> None:
     _check_choice("encoding_format", request.encoding_format, ("float", "base64"))
     _check_choice("embed_dtype", request.embed_dtype, DTYPES)
@@ -151,7 +152,7 @@ def _check_encoding(request: EmbeddingRequest) -> None:
     encoding = request.encoding
     if not encoding.as_base64 and (encoding.dtype != "float32" or encoding.big_endian):
         name = "endianness" if encoding.dtype == "float32" else "embed_dtype"
-        message = f"`{name}` needs `encoding_format: base64`; JSON numbers have neither"
+        message = f"`{name}` needs `encoding_format: base64`; it has no effect on JSON numbers"
         raise InvalidValueError(message, param=name)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from vgate.errors import NotFoundError
-from vgate.frontend.apis.openai.logprobs import LogprobTexts
+from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.apis.openai.responses.response import ResponsesOptions, response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.translate import FIELDS, decode_responses, generation_of
 from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.pipeline.port import Job
 from vgate.frontend.services import Services
 
 PREFIX = "/v1/responses/"
@@ -17,12 +18,11 @@ PREFIX = "/v1/responses/"
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
-    request = decode_responses(await http.body(services.config.server.max_body_bytes))
+    request = decode_responses(await http.body(services.max_body_bytes))
 
     def encoder_of(job: Job) -> ResponsesEncoder:
         response = response_to(request, job.name, job.sampling, job.created)
-        logprobs = LogprobTexts(job.token_texts) if request.wants_logprobs else None
-        return ResponsesEncoder(ResponsesOptions(response, time.time, logprobs))
+        return ResponsesEncoder(ResponsesOptions(response, time.time, logprob_texts(job)))
 
     with FIELDS.translating():
         return await services.pipeline.answer(

@@ -14,7 +14,7 @@ import msgspec
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import ServedTypes, check_json, convert_part, unsupported_type
 from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
-from vgate.frontend.apis.tools import CallText, arguments_of
+from vgate.frontend.apis.shared import CallText, arguments_of
 from vgate.frontend.pipeline.generation import MadeCall, Message
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]

@@ -11,17 +11,8 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.fields import ACCEPTED, refused
-from vgate.frontend.apis.openai.chat.request import ReasoningEffort
-from vgate.frontend.apis.openai.generation_request import (
-    _INT32_MAX,
-    MAX_BAD_WORDS,
-    MAX_STOPS,
-    Count,
-    StopString,
-)
-from vgate.frontend.apis.openai.structured import StructuredOutputs
-from vgate.frontend.apis.tools import MAX_TOOLS, ToolName
-from vgate.wire.sampling import SamplingParams
+from vgate.frontend.apis.openai.common import Count, ReasoningEffort, TextRequest
+from vgate.frontend.apis.shared import MAX_TOOLS, ToolName
 
 OUTPUT_LOGPROBS = "message.output_text.logprobs"
 
@@ -144,10 +135,9 @@ class AllowedFunctions(
     tools: Annotated[list[NamedFunction], Meta(min_length=1)]
 
 
-class ResponsesRequest(SamplingParams, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``POST /v1/responses``. See the sampling parameters for the rest."""
+class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``POST /v1/responses``. See the fields of all text APIs for the rest."""
 
-    model: Annotated[str, Meta(min_length=1)]
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -160,29 +150,11 @@ class ResponsesRequest(SamplingParams, kw_only=True, frozen=True, forbid_unknown
     reasoning: ReasoningOptions | None = None
     include: list[Includable] | None = None
     top_logprobs: Count | None = None
-    stream: bool | None = None
     stream_options: ResponsesStreamOptions | None = None
-    # vLLM's.
-    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
-    include_stop_str_in_output: bool | None = None
-    skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
-    bad_words: Annotated[list[StopString], Meta(max_length=MAX_BAD_WORDS)] | None = None
-    structured_outputs: StructuredOutputs | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    cache_salt: Annotated[str, Meta(max_length=128, pattern=r"^[^@/\\\x00]+\Z")] | None = None
-    priority: Annotated[int, Meta(ge=-_INT32_MAX, le=_INT32_MAX)] | None = None
 
     metadata: Annotated[Metadata | None, ACCEPTED] = None
-    user: Annotated[str | None, ACCEPTED] = None
-    safety_identifier: Annotated[str | None, ACCEPTED] = None
-    service_tier: Annotated[str | None, ACCEPTED] = None
-    store: Annotated[bool | None, ACCEPTED] = None
-    prompt_cache_key: Annotated[str | None, ACCEPTED] = None
-    prompt_cache_retention: Annotated[str | None, ACCEPTED] = None
-    prompt_cache_options: Annotated[dict[str, Any] | None, ACCEPTED] = None
-    session_id: Annotated[str | None, ACCEPTED] = None
     max_tool_calls: Annotated[int | None, ACCEPTED] = None
 
     background: Annotated[
@@ -199,19 +171,9 @@ class ResponsesRequest(SamplingParams, kw_only=True, frozen=True, forbid_unknown
     context_management: Annotated[Any, refused()] = None
     access_programs: Annotated[Any, refused()] = None
     image: Annotated[Any, refused()] = None
-    moderation: Annotated[Any, refused()] = None
     enable_response_messages: Annotated[Any, refused(False)] = None
     previous_input_messages: Annotated[Any, refused(instead="use `input`")] = None
-    watermarking: Annotated[Any, refused(False)] = None
-    vllm_xargs: Annotated[Any, refused({})] = None
-    kv_transfer_params: Annotated[Any, refused({})] = None
-    ec_transfer_params: Annotated[Any, refused({})] = None
-    mm_processor_kwargs: Annotated[Any, refused({})] = None
-    media_io_kwargs: Annotated[Any, refused({})] = None
-    mm_payload: Annotated[Any, refused("tensors")] = None
-    return_mm_kwargs: Annotated[Any, refused(True)] = None
-    request_id: Annotated[Any, refused(instead="send the header `x-request-id`")] = None
-    # Chat completions'.
+    # Chat completions' names.
     messages: Annotated[Any, refused(instead="use `input`")] = None
     max_tokens: Annotated[Any, refused(instead="use `max_output_tokens`")] = None
     max_completion_tokens: Annotated[Any, refused(instead="use `max_output_tokens`")] = None

@@ -9,6 +9,7 @@ import msgspec
 from vgate.errors import InvalidRequestError, InvalidValueError
 from vgate.frontend.apis.decoding import ServedTypes, check_json, decode_request
 from vgate.frontend.apis.fields import FieldMap, RefusedFields
+from vgate.frontend.apis.openai.common import generation_from
 from vgate.frontend.apis.openai.responses.input import InputConversation
 from vgate.frontend.apis.openai.responses.request import (
     OUTPUT_LOGPROBS,
@@ -21,18 +22,18 @@ from vgate.frontend.apis.openai.responses.request import (
     SchemaFormat,
     TextOptions,
 )
-from vgate.frontend.apis.openai.structured import _of_structured_outputs, schema_form
-from vgate.frontend.apis.tools import function_tool
+from vgate.frontend.apis.openai.structured import constraint_of
+from vgate.frontend.apis.shared import function_tool
+from vgate.frontend.pipeline.constraints import schema_constraint
 from vgate.frontend.pipeline.generation import (
     NO_TOOLS,
+    TEMPLATE_FIELDS,
     Conversation,
     Generation,
     ToolMode,
     ToolUse,
 )
-from vgate.frontend.text.template import RESERVED
 from vgate.wire.messages import StructuredOutput
-from vgate.wire.sampling import SamplingParams
 
 # What a generation's fields are called in a request of this API.
 FIELDS = FieldMap(
@@ -82,7 +83,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
     if most is not None and (request.min_tokens or 0) > most:
         raise _invalid("min_tokens", f"must be at most the token limit {most}")
     for name in request.chat_template_kwargs or ():
-        if name in RESERVED:
+        if name in TEMPLATE_FIELDS:
             raise _invalid(f"chat_template_kwargs.{name}", "has a field of its own in requests")
     check_json(request.chat_template_kwargs, "chat_template_kwargs")
     return request
@@ -95,21 +96,14 @@ def generation_of(request: ResponsesRequest) -> Generation:
         InvalidRequestError: With the field at fault.
     """
     tools = _tool_use(request)
-    stop = request.stop or ()
-    return Generation(
-        model=request.model,
-        prompt=_conversation_of(request),
-        sampling=request.over(SamplingParams(), max_tokens=request.max_output_tokens),
+    return generation_from(
+        request,
+        _conversation_of(request),
+        max_tokens=request.max_output_tokens,
         tools=tools,
         constraint=_constraint(request, tools),
-        stops=(stop,) if isinstance(stop, str) else tuple(stop),
-        include_stop=bool(request.include_stop_str_in_output),
-        bad_words=request.bad_words or [],
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
-        skip_special_tokens=request.skip_special_tokens is not False,
         show_reasoning=request.include_reasoning is not False,
-        cache_salt=request.cache_salt or "",
-        priority=request.priority,
     )
 
 
@@ -166,14 +160,14 @@ def _constraint(request: ResponsesRequest, tools: ToolUse) -> StructuredOutput |
         constraint = StructuredOutput("json_object")
     elif isinstance(wanted, SchemaFormat):
         check_json(wanted.schema, "text.format.schema")
-        constraint = schema_form(wanted.schema, "response_format")
+        constraint = schema_constraint(wanted.schema, "response_format")
     if request.structured_outputs is None:
         return constraint
     if constraint is not None:
         raise _invalid("structured_outputs", "is not allowed with a `text.format` of JSON")
     if tools.mode in {"required", "named"}:
         raise _invalid("structured_outputs", "is not allowed with a demanded tool call")
-    return _of_structured_outputs(request.structured_outputs)
+    return constraint_of(None, request.structured_outputs)
 
 
 def _invalid(where: str, problem: str) -> InvalidRequestError:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import msgspec
 
+from vgate.frontend.apis.openai.chat.translate import generation_of
 from vgate.frontend.apis.openai.tokenize.request import (
     DetokenizeResponse,
     TokenizeChat,
@@ -13,66 +12,34 @@ from vgate.frontend.apis.openai.tokenize.request import (
     decode_detokenize,
     decode_tokenize,
 )
-from vgate.frontend.apis.openai.tools import tool_use
-from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.request import JSON, HttpRequest, Response
-from vgate.frontend.pipeline.conversation import render_chat
+from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.services import Services
-from vgate.frontend.text.model import TextModel
-from vgate.frontend.text.token_ids import check_token_ids
-from vgate.frontend.text.truncation import encode_texts
-
-# A token stands for about so many characters; decoding it costs as much as encoding them.
-_CHARS_PER_TOKEN = 4
 
 
 async def tokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the token ids of a text or of a conversation, as the model would get them."""
-    body = await http.body(services.config.server.max_body_bytes)
-    request = decode_tokenize(body, services.models[0].names[0])
+    main = services.models.main
+    request = decode_tokenize(await http.body(services.max_body_bytes), main)
+    prompt: str | Generation
     if isinstance(request, TokenizeChat):
-        chat = request.chat
-        model, text = await _text_of(services, http, chat.model)
-        prompt, options = render_chat(model, text, chat, tool_use(chat)), request.options
+        model, prompt = request.chat.model, generation_of(request.chat)
     else:
-        _, text = await _text_of(services, http, request.model)
-        prompt, options = request.prompt, request.options
-    answer = partial(
-        _tokens_of,
-        text,
-        special=options.add_special_tokens,
-        strings=bool(options.return_token_strs),
+        model, prompt = request.model or main, request.prompt
+    tokens = await services.pipeline.tokenize(
+        http,
+        model,
+        prompt,
+        add_special_tokens=request.options.add_special_tokens,
+        spell=bool(request.options.return_token_strs),
     )
-    return Response(200, await services.tokenize(answer, prompt, len(prompt)), [JSON])
+    answer = TokenizeResponse(len(tokens.ids), tokens.max_model_len, tokens.ids, tokens.spellings)
+    return Response(200, msgspec.json.encode(answer), [JSON])
 
 
 async def detokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the text of token ids."""
-    request = decode_detokenize(await http.body(services.config.server.max_body_bytes))
-    _, text = await _text_of(services, http, request.model)
-    check_token_ids(text, request.tokens, "tokens")
-    chars = _CHARS_PER_TOKEN * len(request.tokens)
-    body = await services.tokenize(partial(_prompt_of, text), request.tokens, chars)
-    return Response(200, body, [JSON])
-
-
-async def _text_of(
-    services: Services, http: HttpRequest, name: str | None
-) -> tuple[ServedModel, TextModel]:
-    """Return the named model, or the main one, and its text side."""
-    model = services.models[0] if name is None else services.model(name)
-    http.log_fields["model"] = name or model.names[0]
-    return model, await model.wait_until_ready()
-
-
-def _tokens_of(text: TextModel, prompt: str, *, special: bool, strings: bool) -> bytes:
-    (ids,) = encode_texts(text, [prompt], None, special=special)
-    pieces = [text.tokenizer.id_to_token(token) for token in ids] if strings else None
-    return msgspec.json.encode(
-        TokenizeResponse(len(ids), text.info.max_model_len, ids, pieces),
-    )
-
-
-def _prompt_of(text: TextModel, tokens: list[int]) -> bytes:
-    prompt = text.tokenizer.decode(tokens, skip_special_tokens=False)
-    return msgspec.json.encode(DetokenizeResponse(prompt))
+    request = decode_detokenize(await http.body(services.max_body_bytes))
+    model = request.model or services.models.main
+    text = await services.pipeline.detokenize(http, model, request.tokens)
+    return Response(200, msgspec.json.encode(DetokenizeResponse(text)), [JSON])

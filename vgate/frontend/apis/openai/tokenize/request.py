@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from vgate.errors import InvalidValueError
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, decode_request
+from vgate.frontend.apis.decoding import decode_request
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
 from vgate.wire.sampling import TokenId
 
 _ModelName = Annotated[str, Meta(min_length=1)]

@@ -1,4 +1,4 @@
-"""Tools and tool calls as all APIs have them."""
+"""What requests of several APIs have in common: tools, calls, stop strings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+
+MAX_STOPS = 16
+StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 # OpenAI's bound is 128 (API reference, "Create chat completion"); agents of other APIs have more.
 MAX_TOOLS = 512

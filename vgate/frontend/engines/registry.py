@@ -1,0 +1,111 @@
+"""The served models, by the names that requests use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from vgate.errors import ModelNotFoundError, ShuttingDownError
+from vgate.frontend.engines.port import ModelState, ServedName
+from vgate.frontend.engines.served_model import ServedModel
+
+_DRAIN_RETRY_AFTER_S = 5.0
+SHUTTING_DOWN = "the server is shutting down"
+
+
+class ModelRegistry:
+    """Implements `vgate.frontend.engines.port.Models`, and finds models by name.
+
+    Args:
+        models: The served models, the main one first.
+        draining: Whether the server drains.
+    """
+
+    def __init__(self, models: list[ServedModel], draining: Callable[[], bool]) -> None:
+        self._models = models
+        self._draining = draining
+        self._by_name = {
+            name: model for model in models for name in [*model.names, *model.config.adapter_names]
+        }
+        self._adapters = {name for model in models for name in model.config.adapter_names}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models)
+
+    def __getitem__(self, index: int) -> ServedModel:
+        return self._models[index]
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server drains, and refuses new requests."""
+        return self._draining()
+
+    @property
+    def main(self) -> str:
+        """The name of the main model."""
+        return self._models[0].name
+
+    def names(self) -> list[ServedName]:
+        """Return every name that requests may use: those of a model, then its adapters'."""
+        found = []
+        for model in self._models:
+            info = model.text.info if model.text else None
+            created = info.created if info else 0
+            limit = info.max_model_len if info else model.config.max_model_len
+            parents = dict.fromkeys(model.names) | dict.fromkeys(
+                model.config.adapter_names, model.name
+            )
+            found += [
+                ServedName(name, created, model.config.model_id, parent, limit)
+                for name, parent in parents.items()
+            ]
+        return found
+
+    def states(self) -> list[ModelState]:
+        """Return how each model stands, the main one first."""
+        return [
+            ModelState(
+                model.name,
+                model.config.task,
+                model.not_ready_because() is None,
+                model.state,
+                model.engine.status,
+            )
+            for model in self._models
+        ]
+
+    def find(self, name: str) -> ServedModel:
+        """Return the model that a request names.
+
+        Raises:
+            ShuttingDownError: The server drains.
+            ModelNotFoundError: No model of that name is served.
+        """
+        if self.draining:
+            raise shutting_down()
+        model = self._by_name.get(name)
+        if model is None:
+            message = (
+                f"the model `{name}` does not exist; served: {', '.join(self._by_name)} "
+                "(the server's `model.served_model_name` gives a model other names)"
+            )
+            raise ModelNotFoundError(message, param="model")
+        return model
+
+    def adapter(self, name: str) -> str:
+        """Return the LoRA adapter that a served name stands for; "" for a model itself."""
+        return name if name in self._adapters else ""
+
+    def not_ready_because(self) -> str | None:
+        """Say why a request would not be served now; None if every model would serve it."""
+        if self.draining:
+            return SHUTTING_DOWN
+        for model in self._models:
+            reason = model.not_ready_because()
+            if reason is not None:
+                return reason if len(self._models) == 1 else f"{model.name}: {reason}"
+        return None
+
+
+def shutting_down() -> ShuttingDownError:
+    """Return the error of requests that a draining server refuses or ends."""
+    return ShuttingDownError(SHUTTING_DOWN, retry_after_s=_DRAIN_RETRY_AFTER_S)

@@ -1,0 +1,165 @@
+"""The formats that a generation's text must follow: how large one may be, and those of tool calls.
+
+The time to compile a grammar grows faster than the grammar's size. One is compiled at a time, so
+the largest one allowed should take a second or two. Measured with xgrammar 0.2: an object of 1,000
+optional properties takes 1 s, one of 2,000 more than 25 s; 200 properties of which 50 to 100 are
+required take 9 s.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vgate.errors import InvalidValueError
+from vgate.frontend.pipeline.generation import ToolUse
+from vgate.wire.messages import StructuredOutput
+
+# Of a regular expression, a grammar, or all choices together.
+MAX_CHARS = 65_536
+# OpenAI's bound on what names and values of a schema have together (guide "Structured outputs").
+MAX_SCHEMA_CHARS = 120_000
+MAX_SCHEMA_PARTS = 8192
+MAX_OPTIONAL = 1000
+
+
+def schema_constraint(schema: dict[str, Any], where: str) -> StructuredOutput:
+    """Return the constraint to JSON that follows a schema.
+
+    Args:
+        schema: The schema; `check_json` has accepted it.
+        where: The request's field that it is in, for errors.
+
+    Raises:
+        InvalidValueError: The schema is too large.
+    """
+    check_schema_size(schema, where)
+    return StructuredOutput("json", json.dumps(schema, ensure_ascii=False), field=where)
+
+
+def calls_constraint(tools: ToolUse) -> StructuredOutput | None:
+    """Return the constraint that makes the model call the tools it must; None if it need not.
+
+    The schemas are vLLM's (vllm/tool_parsers/utils.py), so that both constrain a request alike.
+
+    Raises:
+        InvalidValueError: The schemas of two tools can't be put into one, or are too large.
+    """
+    if tools.mode == "named":
+        # Of two of the same name the last, as in vLLM.
+        places = {function["name"]: place for place, function in enumerate(tools.functions)}
+        place = places[tools.name]
+        field = f"tools[{place}].function.parameters"
+        return schema_constraint(_parameters(tools.functions[place]), field)
+    if tools.mode == "required":
+        return schema_constraint(_calls_schema(tools.functions, parallel=tools.parallel), "tools")
+    return None
+
+
+def check_text_size(texts: list[str], where: str) -> None:
+    """Check the size of a constraint that is not JSON.
+
+    Raises:
+        InvalidValueError: It is too large.
+    """
+    size = sum(map(len, texts))
+    if size > MAX_CHARS:
+        raise _too_large(where, f"{size} characters", MAX_CHARS)
+
+
+def check_schema_size(schema: Any, where: str) -> None:
+    """Check the size of a schema, or of JSON with schemas in it that `check_json` has accepted.
+
+    Raises:
+        InvalidValueError: It is too large.
+    """
+    parts = chars = optional_squared = 0
+    level = [schema]
+    while level:
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                parts += 1
+                chars += _chars(node)
+                optional_squared += _optional_squared(node)
+                inner += node.values()
+            elif isinstance(node, list):
+                inner += node
+        level = inner
+    if parts > MAX_SCHEMA_PARTS:
+        raise _too_large(where, f"{parts} objects", MAX_SCHEMA_PARTS)
+    if chars > MAX_SCHEMA_CHARS:
+        what = f"{chars} characters in names of properties, values and patterns"
+        raise _too_large(where, what, MAX_SCHEMA_CHARS)
+    if optional_squared > MAX_OPTIONAL**2:
+        # Several objects add up as if they were one.
+        what = f"the weight of {int(optional_squared**0.5)} optional properties in one object"
+        raise _too_large(where, what, MAX_OPTIONAL)
+
+
+def _chars(node: dict[str, Any]) -> int:
+    """Return how much text a part of a schema demands."""
+    properties, values = node.get("properties"), node.get("enum")
+    texts = [*properties] if isinstance(properties, dict) else []
+    texts += values if isinstance(values, list) else []
+    texts += [node.get("const"), node.get("pattern")]
+    return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _optional_squared(node: dict[str, Any]) -> int:
+    properties = node.get("properties")
+    if not isinstance(properties, dict):
+        return 0
+    count = len(properties)
+    required, most = node.get("required"), node.get("maxProperties")
+    optional = count
+    if isinstance(required, list):
+        optional -= len({name for name in required if isinstance(name, str)} & properties.keys())
+    if most is None and node.get("minProperties") is None:
+        return optional**2
+    # How many there are is part of each state.
+    return count**2 * (min(most, count) if isinstance(most, int) else count)
+
+
+def _too_large(where: str, what: str, most: int) -> InvalidValueError:
+    message = f"`{where}` is too large: it has {what}, the most is {most}"
+    return InvalidValueError(message, param=where)
+
+
+def _parameters(function: dict[str, Any]) -> dict[str, Any]:
+    return function["parameters"] or {"type": "object", "properties": {}}
+
+
+def _calls_schema(functions: list[dict[str, Any]], *, parallel: bool) -> dict[str, Any]:
+    """Return the schema of a list of calls; definitions move to its root, where $ref finds them."""
+    definitions: dict[str, Any] = {}
+    calls = []
+    for index, function in enumerate(functions):
+        parameters = dict(_parameters(function))
+        _merge(
+            definitions, parameters.pop("$defs", {}), f"tools[{index}].function.parameters.$defs"
+        )
+        properties = {
+            "name": {"type": "string", "enum": [function["name"]]},
+            "parameters": parameters,
+        }
+        calls.append({"properties": properties, "required": ["name", "parameters"]})
+    schema: dict[str, Any] = {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "object", "anyOf": calls},
+    }
+    if not parallel:
+        schema["maxItems"] = 1
+    if definitions:
+        schema["$defs"] = definitions
+    return schema
+
+
+def _merge(definitions: dict[str, Any], more: Any, where: str) -> None:
+    if not isinstance(more, dict):
+        raise InvalidValueError(f"`{where}` must be an object", param=where)
+    for name, definition in more.items():
+        if definitions.setdefault(name, definition) != definition:
+            message = f"`{where}.{name}` differs from another tool's definition of that name"
+            raise InvalidValueError(message, param=f"{where}.{name}")

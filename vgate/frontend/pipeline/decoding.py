@@ -1,0 +1,82 @@
+"""How the tokens of a generation's answer are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from vgate.errors import UnsupportedParameterError
+from vgate.frontend.answers.choice import DecodeOptions
+from vgate.frontend.ids import tool_call_id
+from vgate.frontend.parsing.base import OutputParser
+from vgate.frontend.parsing.detect import TOOL_PARSERS
+from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
+from vgate.frontend.parsing.reasoning import ReasoningParser, initial_state
+from vgate.frontend.pipeline.generation import Generation, Prompts
+from vgate.frontend.text.model import TextModel
+
+
+def decode_options(generation: Generation, text: TextModel, rendered: str | None) -> DecodeOptions:
+    """Return how the answer's tokens are read.
+
+    Args:
+        generation: What is asked for.
+        text: The model.
+        rendered: The conversation as text; None if the prompt is none, and so has no reasoning.
+
+    Raises:
+        UnsupportedParameterError: The format of the model's tool calls is unknown.
+    """
+    tools, sampling = generation.tools, generation.sampling
+    chosen = None if text.tool_parser is None else TOOL_PARSERS[text.tool_parser]
+    skip_special_tokens = generation.skip_special_tokens
+    parser: Callable[[], OutputParser] | None = None
+    markers: tuple[str, ...] = ()
+    if tools.mode == "named":
+        parser = partial(NamedCall, tools.name or "")
+    elif tools.mode == "required":
+        parser = partial(RequiredCalls, tools.functions, first_call_only=not tools.parallel)
+    elif tools.mode == "auto":
+        if chosen is None:
+            raise _unknown_format(generation.model)
+        parser = partial(chosen, tools.functions, first_call_only=not tools.parallel)
+        skip_special_tokens = skip_special_tokens and not chosen.needs_special_tokens
+        markers = chosen.markers
+    reasoning = None
+    if rendered is not None and text.reasons:
+        # A model may call a tool without having ended its reasoning.
+        reasoning = partial(ReasoningParser, initial_state(rendered), implicit_ends=markers)
+    return DecodeOptions(
+        texts=text.known_texts,
+        skip_special_tokens=skip_special_tokens,
+        stops=generation.stops,
+        include_stop=generation.include_stop,
+        min_tokens=sampling.min_tokens or 0,
+        reported_stop_ids=_reported_stop_ids(generation, text),
+        reasoning=reasoning,
+        tools=parser,
+        hide_reasoning=not generation.show_reasoning,
+        calls_are_stops=tools.mode == "named",
+        new_call_id=tool_call_id if chosen is None else chosen.new_call_id,
+        keep_token_ids=generation.keep_token_ids,
+        prompt_only=isinstance(generation.prompt, Prompts) and generation.prompt.only,
+    )
+
+
+def _reported_stop_ids(generation: Generation, text: TextModel) -> frozenset[int]:
+    """Return the tokens that are reported as the stop reason when one of them ends an answer.
+
+    As in vLLM: all that can end it except the tokenizer's own, which is the usual end.
+    """
+    asked = frozenset(generation.sampling.stop_token_ids or ())
+    if generation.sampling.ignore_eos:
+        return asked
+    return (asked | text.other_ends) - {text.end}
+
+
+def _unknown_format(model: str) -> UnsupportedParameterError:
+    message = (
+        f"it is not known how `{model}` writes tool calls; set model.tool_parser, or "
+        'use `tool_choice` "required"'
+    )
+    return UnsupportedParameterError(message, param="tools")

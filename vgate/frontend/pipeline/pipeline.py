@@ -1,0 +1,103 @@
+"""The pipeline that serves generations with this process's models, cache and limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from vgate.config.schema import Config
+from vgate.frontend.access.gate import Access
+from vgate.frontend.answers.encoder import ResponseEncoder
+from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.engines.registry import ModelRegistry
+from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
+from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline.parameters import check_task
+from vgate.frontend.pipeline.port import Embedded, EmbedRequest, Job, Tokens, Traits
+from vgate.frontend.pipeline.prepare import find_model, make_job, rendered_text, tokenised
+from vgate.frontend.pipeline.render import sets_effort
+from vgate.frontend.pipeline.serve import Context, serve
+from vgate.frontend.pipeline.tokenizing import CHARS_PER_TOKEN, tokenize, tokens_of
+from vgate.frontend.text.token_ids import check_token_ids
+
+
+class EnginePipeline:
+    """Implements `vgate.frontend.pipeline.port.Pipeline`.
+
+    Args:
+        loop: The event loop.
+        config: The configuration.
+        models: The served models.
+        cache: The result cache.
+        access: API keys and limits.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        models: ModelRegistry,
+        cache: ResultCache,
+        access: Access,
+    ) -> None:
+        self._loop = loop
+        self._models = models
+        self._cache = cache
+        self._context = Context(loop, config.timeouts, cache, access)
+        self._window = embed_window(config.batch)
+
+    async def answer(
+        self,
+        http: HttpRequest,
+        generation: Generation,
+        encoder_of: Callable[[Job], ResponseEncoder],
+        *,
+        stream: bool,
+    ) -> Response | None:
+        """Answer a generation; None if the answer was streamed."""
+        ready = await tokenised(self._loop, self._models, http, generation)
+        job = make_job(self._models, self._cache, http, generation, ready)
+        return await serve(self._context, http, job, encoder_of(job), stream=stream)
+
+    async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
+        """Return the token ids of a generation's only prompt, and generate nothing."""
+        return (await tokenised(self._loop, self._models, http, generation)).prompts[0]
+
+    async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
+        """Embed texts."""
+        model, text = await find_model(self._models, http, request.model)
+        check_task(model, request.model, "embed")
+        prompts = await input_tokens(self._loop, text, request)
+        vectors = await embed(self._context, http, model, prompts, request.dimensions, self._window)
+        return Embedded(model.name, sum(map(len, prompts)), vectors)
+
+    async def tokenize(
+        self,
+        http: HttpRequest,
+        model: str,
+        prompt: str | Generation,
+        *,
+        add_special_tokens: bool,
+        spell: bool,
+    ) -> Tokens:
+        """Return the tokens of a text, or of a generation's conversation."""
+        served, text = await find_model(self._models, http, model)
+        shown = prompt if isinstance(prompt, str) else rendered_text(served, text, prompt)
+        make = partial(tokens_of, text, add_special_tokens=add_special_tokens, spell=spell)
+        return await tokenize(self._loop, make, shown, len(shown))
+
+    async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        _, text = await find_model(self._models, http, model)
+        check_token_ids(text, tokens, "tokens")
+        decode = partial(text.tokenizer.decode, skip_special_tokens=False)
+        decoded: str = await tokenize(self._loop, decode, tokens, CHARS_PER_TOKEN * len(tokens))
+        return decoded
+
+    async def traits(self, model: str, *, with_tools: bool) -> Traits:
+        """Return what is known of a model; its template may be another one with tools."""
+        text = await self._models.find(model).wait_until_ready()
+        template = text.tool_template if with_tools else text.template
+        return Traits(template is not None and sets_effort(template), text.reasons)

@@ -1,0 +1,176 @@
+"""What an API may ask of the pipeline, and what the pipeline asks of an API. Protocols only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from vgate.frontend.answers.encoder import ResponseEncoder
+from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.pipeline.generation import Generation, Truncation
+from vgate.wire.messages import GenerateOptions
+from vgate.wire.sampling import SamplingParams
+
+
+class TokenTexts(Protocol):
+    """The texts of single tokens, for log probabilities."""
+
+    def text_of(self, token_id: int, /) -> str:
+        """Return a token's text."""
+
+    def bytes_of(self, token_id: int, /) -> bytes:
+        """Return a token's bytes."""
+
+
+class Job(Protocol):
+    """A generation that is checked, tokenised and complete: what an encoder may read of it."""
+
+    @property
+    def name(self) -> str:
+        """The name that the answer carries: the model's first, or an adapter's."""
+
+    @property
+    def created(self) -> int:
+        """Unix time at which the job was made, in seconds."""
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """Token ids of each prompt."""
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """Complete sampling parameters."""
+
+    @property
+    def options(self) -> GenerateOptions:
+        """What else shapes the answer."""
+
+    @property
+    def token_texts(self) -> TokenTexts:
+        """The texts of the model's tokens."""
+
+    @property
+    def reasons(self) -> bool:
+        """Whether reasoning is split off the answer."""
+
+    def prompt_text(self, index: int) -> str:
+        """Return a prompt's text, as it was sent where that is possible."""
+
+
+class Traits(msgspec.Struct, frozen=True):
+    """What an API may have to know of a model before it can translate a request.
+
+    Attributes:
+        sets_effort: Whether the chat template can be told how much to think, or whether to.
+        reasons: Whether the model writes reasoning.
+    """
+
+    sets_effort: bool
+    reasons: bool
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks to be embedded. Errors name an input `input[0]`.
+
+    Attributes:
+        model: The served name that the client used.
+        inputs: All texts, or all token ids.
+        add_special_tokens: Whether the tokenizer adds its special tokens to texts.
+        truncation: How an input that is too long is cut; None refuses it.
+        dimensions: Length of the vectors; None for the model's own.
+    """
+
+    model: str
+    inputs: list[str] | list[list[int]]
+    add_special_tokens: bool = True
+    truncation: Truncation | None = None
+    dimensions: int | None = None
+
+
+class Embedded(msgspec.Struct, frozen=True):
+    """The vectors of an embed request, float32 and little-endian, in the order of its inputs.
+
+    Attributes:
+        name: The name that the answer carries.
+        prompt_tokens: Tokens of all inputs.
+    """
+
+    name: str
+    prompt_tokens: int
+    vectors: list[bytes]
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """A tokenised prompt.
+
+    Attributes:
+        ids: Token ids.
+        spellings: The vocabulary's spelling of each, if it was asked for.
+        max_model_len: Most tokens that the model takes.
+    """
+
+    ids: list[int]
+    spellings: list[str | None] | None
+    max_model_len: int
+
+
+class Pipeline(Protocol):
+    """Answers requests. Every method may raise `VGateError`."""
+
+    async def answer(
+        self,
+        http: HttpRequest,
+        generation: Generation,
+        encoder_of: Callable[[Job], ResponseEncoder],
+        *,
+        stream: bool,
+    ) -> Response | None:
+        """Answer a generation; None if the answer was streamed.
+
+        Args:
+            http: The request.
+            generation: What it asks for.
+            encoder_of: Makes the encoder of the answer.
+            stream: Whether to stream.
+
+        Raises:
+            ClientDisconnected: The client is gone.
+            VGateError: There is no answer, and nothing was sent.
+        """
+
+    async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
+        """Return the token ids of a generation's only prompt, and generate nothing."""
+
+    async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
+        """Embed texts.
+
+        Raises:
+            ClientDisconnected: The client is gone.
+        """
+
+    async def tokenize(
+        self,
+        http: HttpRequest,
+        model: str,
+        prompt: str | Generation,
+        *,
+        add_special_tokens: bool,
+        spell: bool,
+    ) -> Tokens:
+        """Return the tokens of a text, or of a generation's conversation.
+
+        Args:
+            http: The request.
+            model: The served name that the client used.
+            prompt: What to tokenise.
+            add_special_tokens: Whether the tokenizer adds its special tokens.
+            spell: Whether to return how the vocabulary spells the tokens.
+        """
+
+    async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+
+    async def traits(self, model: str, *, with_tools: bool) -> Traits:
+        """Return what is known of a model; its template may be another one with tools."""

@@ -1,0 +1,154 @@
+"""Conversations as prompts: messages and variables as a model's chat template takes them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from vgate.errors import InvalidValueError, UnsupportedParameterError
+from vgate.frontend.pipeline.generation import Conversation, MadeCall, Message, ToolUse
+from vgate.frontend.text.model import TextModel
+from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
+
+# How templates name the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
+_SWITCHES = ("enable_thinking", "thinking")
+
+
+def render(conversation: Conversation, tools: ToolUse, template: ChatTemplate) -> str:
+    """Return a conversation as a template writes it.
+
+    Raises:
+        InvalidRequestError: The template can't, or would ignore part of it.
+    """
+    return template.render(
+        [_template_message(message) for message in conversation.messages],
+        tools=tools.tools,
+        documents=conversation.documents,
+        add_generation_prompt=conversation.add_generation_prompt,
+        continue_final_message=conversation.continue_final_message,
+        kwargs=_template_kwargs(conversation, tools, template),
+    )
+
+
+def template_of(
+    text: TextModel, conversation: Conversation, tools: ToolUse, *, model: str, client_allowed: bool
+) -> ChatTemplate:
+    """Return the template for a conversation.
+
+    Args:
+        text: The model's text side.
+        conversation: What is to be rendered.
+        tools: The tools that go with it.
+        model: The name that the client used.
+        client_allowed: Whether clients may send templates.
+
+    Raises:
+        InvalidRequestError: There is none, or the client's can't be used.
+    """
+    if conversation.template is not None:
+        if not client_allowed:
+            message = (
+                "`chat_template` is not allowed by this server; the operator can allow it with "
+                "model.allow_request_chat_template"
+            )
+            raise UnsupportedParameterError(message, param="chat_template")
+        return _client_template(conversation.template, text.special_tokens)
+    template = text.tool_template if tools.tools else text.template
+    if template is None:
+        message = (
+            f"the model `{model}` has no chat template; set model.chat_template to a file with one"
+        )
+        raise InvalidValueError(message, param="messages")
+    return template
+
+
+def sets_effort(template: ChatTemplate) -> bool:
+    """Whether a template can be told how much to think, or whether to."""
+    return not template.variables.isdisjoint(("reasoning_effort", *_SWITCHES))
+
+
+def _client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
+    """Compile a client's template: milliseconds for a usual one, a second for the longest.
+
+    Raises:
+        InvalidValueError: It is not valid.
+    """
+    try:
+        return _compiled(source, tuple(special_tokens.items()))
+    except TemplateSyntaxError as error:
+        message = f"`chat_template` is not valid: {error}"
+        raise InvalidValueError(message, param="chat_template") from None
+
+
+# Clients send the same one with every request.
+@lru_cache(maxsize=16)
+def _compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
+    return ChatTemplate(source, dict(special_tokens))
+
+
+def _template_message(message: Message) -> dict[str, Any]:
+    """Return a message in the format that vLLM gives to templates.
+
+    Content is one text, arguments are objects, and reasoning has both of its names.
+    """
+    shown: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        shown["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+    if message.reasoning is not None:
+        shown["reasoning"] = shown["reasoning_content"] = message.reasoning
+    if message.tool_call_id is not None:
+        shown["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        shown["name"] = message.name
+    return shown
+
+
+def _template_call(call: MadeCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _template_kwargs(
+    conversation: Conversation, tools: ToolUse, template: ChatTemplate
+) -> dict[str, Any]:
+    """Return the template's further variables.
+
+    Raises:
+        InvalidRequestError: The template would ignore part of the request.
+    """
+    for name, value in (("tools", tools.tools), ("documents", conversation.documents)):
+        if value and name not in template.variables:
+            message = f"`{name}`: the model's chat template does not support {name}"
+            raise UnsupportedParameterError(message, param=name)
+    for name in conversation.template_kwargs:
+        if name not in template.variables:
+            where = f"chat_template_kwargs.{name}"
+            message = f"`{where}` is not a variable of the model's chat template"
+            raise UnsupportedParameterError(message, param=where)
+    return {**conversation.template_kwargs, **_reasoning_kwargs(conversation, template)}
+
+
+def _reasoning_kwargs(conversation: Conversation, template: ChatTemplate) -> dict[str, Any]:
+    """Return the template's variables that say how much to think.
+
+    A template that knows efforts gets the effort; one that only knows on and off gets that.
+
+    Raises:
+        InvalidRequestError: The template knows neither, or the request contradicts itself.
+    """
+    effort = conversation.reasoning_effort
+    if effort is None:
+        return {}
+    wanted: dict[str, Any] = {}
+    if "reasoning_effort" in template.variables:
+        wanted["reasoning_effort"] = effort
+    wanted |= {name: effort != "none" for name in _SWITCHES if name in template.variables}
+    if not wanted:
+        message = "`reasoning_effort`: the model's chat template has no way to set reasoning effort"
+        raise UnsupportedParameterError(message, param="reasoning_effort")
+    for name, value in wanted.items():
+        if conversation.template_kwargs.get(name, value) != value:
+            where = f"chat_template_kwargs.{name}"
+            message = f"`{where}` contradicts `reasoning_effort` {effort!r}"
+            raise InvalidValueError(message, param=where)
+    return wanted

@@ -1,0 +1,250 @@
+"""From a job to its answer: look up, reserve, submit, wait, store, record, send."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from vgate.config.schema import Timeouts
+from vgate.frontend.access.gate import Access
+from vgate.frontend.answers.answer import Answer, StreamedAnswer, WholeAnswer, replay
+from vgate.frontend.answers.embeddings import EmbeddingAnswer
+from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
+from vgate.frontend.answers.result import Result
+from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.http.disconnects import ClientDisconnected
+from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
+from vgate.frontend.observe import metrics
+from vgate.frontend.pipeline.job import EngineJob
+from vgate.wire.messages import Generate
+from vgate.wire.sampling import nth_seed
+
+CACHE_HEADER = "x-vgate-cache"
+_STREAM_HEADERS = [EVENT_STREAM, ("cache-control", "no-cache"), ("x-accel-buffering", "no")]
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What jobs are served with.
+
+    Attributes:
+        loop: The event loop.
+        timeouts: The configuration's section.
+        cache: The result cache.
+        access: API keys and limits.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    timeouts: Timeouts
+    cache: ResultCache
+    access: Access
+
+
+async def serve(
+    context: Context,
+    http: HttpRequest,
+    job: EngineJob,
+    encoder: ResponseEncoder,
+    *,
+    stream: bool,
+) -> Response | None:
+    """Answer a job; None if the answer was streamed.
+
+    Args:
+        context: What it is served with.
+        http: The request.
+        job: The job.
+        encoder: Its API's encoder.
+        stream: Whether to stream.
+
+    Raises:
+        ClientDisconnected: The client is gone.
+        VGateError: There is no answer, and nothing was sent.
+    """
+    found = _look_up(context, http, job)
+    if stream:
+        await _stream(context, http, job, encoder.stream_encoder(), found)
+        return None
+    if found is None:
+        answer = WholeAnswer(
+            context.loop,
+            job.make_choice,
+            job.prompt_tokens,
+            job.choices_each,
+            job.model.engine.abort,
+        )
+        found = await _run(context, http, job, answer)
+        _note_sharing(http, answer, job)
+    return Response(200, encoder.whole(found), [JSON])
+
+
+async def _stream(
+    context: Context,
+    http: HttpRequest,
+    job: EngineJob,
+    stream_encoder: StreamEncoder,
+    found: Result | None,
+) -> None:
+    if found is not None:
+        http.open_stream(_STREAM_HEADERS).write(replay(stream_encoder, found))
+        return
+    answer = StreamedAnswer(
+        context.loop,
+        job.make_choice,
+        job.prompt_tokens,
+        job.choices_each,
+        job.model.engine.abort,
+        stream_encoder=stream_encoder,
+        # Without naming the answer, which would hold itself.
+        open_stream=partial(_open, http, job),
+    )
+    try:
+        await _run(context, http, job, answer)
+    except ClientDisconnected:
+        raise
+    except Exception as error:
+        if not answer.started:
+            raise
+        # The client has its status; the error went into the stream.
+        http.log_fields["error"] = getattr(error, "code", type(error).__name__)
+
+
+def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> OpenStream:
+    _note_sharing(http, answer, job)
+    return http.open_stream(_STREAM_HEADERS)
+
+
+def _look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
+    """Return the stored answer to a job, if there is one and the client takes it."""
+    if not (job.digest and job.read_cache):
+        _note_cache(http, "bypass")
+        return None
+    found = context.cache.get(job.digest)
+    if found is None:
+        metrics.CACHE_MISSES.inc()
+        return None
+    context.access.count(http)
+    metrics.CACHE_HITS.inc()
+    _note_cache(http, "hit")
+    http.log_fields["prompt_tokens"] = found.counts.prompt
+    http.log_fields["completion_tokens"] = found.counts.completion
+    return found
+
+
+def _note_cache(http: HttpRequest, outcome: str) -> None:
+    """Tell the client and the log how the answer relates to the cache."""
+    http.set_header(CACHE_HEADER, outcome)
+    http.log_fields["cache"] = outcome
+
+
+def _note_sharing(http: HttpRequest, answer: Answer, job: EngineJob) -> None:
+    """Tell whether the answer is another request's sequence. Known with the first token."""
+    if job.digest and job.read_cache:
+        _note_cache(http, "coalesced" if answer.joined else "miss")
+
+
+async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answer) -> Result:
+    """Submit a job, wait for its answer to be complete, store and record it.
+
+    Raises:
+        ClientDisconnected: The client is gone.
+        VGateError: There is no complete answer.
+    """
+    context.access.reserve_tokens(http, _most_tokens(job, answer))
+
+    def start() -> None:
+        for sequence in answer.sequences:
+            message = _message(context, http, job, sequence.index, whole=answer.whole)
+            job.model.engine.submit(sequence, message, context.timeouts.request_s)
+
+    try:
+        await run(http, job.model.engine, answer, start)
+    finally:
+        _record(http, job, answer)
+    result = answer.result()
+    if job.digest and job.write_cache:
+        context.cache.put(job.digest, result)
+    return result
+
+
+async def run(
+    http: HttpRequest,
+    engine: EngineClient,
+    answer: Answer | EmbeddingAnswer,
+    start: Callable[[], None],
+) -> None:
+    """Start an answer's sequences and wait until all of them have ended.
+
+    Raises:
+        ClientDisconnected: The client is gone.
+        VGateError: There is no complete answer.
+    """
+    http.on_disconnect(answer.give_up)
+    try:
+        start()
+        await answer.done
+    except BaseException:
+        # Also when a later sequence could not be submitted: the earlier ones must not run on.
+        engine.abort(answer.sequences)
+        raise
+    finally:
+        http.release()
+        answer.close()
+
+
+def _most_tokens(job: EngineJob, answer: Answer) -> int:
+    return sum(job.prompt_tokens) + (job.sampling.max_tokens or 0) * len(answer.choices)
+
+
+def tenant_of(http: HttpRequest) -> tuple[str, float]:
+    """Return whose request it is and the weight of their share."""
+    return (http.admission.key.name, http.admission.key.weight) if http.admission else ("", 1.0)
+
+
+def _message(
+    context: Context, http: HttpRequest, job: EngineJob, index: int, *, whole: bool
+) -> Generate:
+    sampling, nth = job.sampling, index % job.choices_each
+    if sampling.seed is not None and nth:
+        # Each choice of a seeded request is another sample, and the same one every time.
+        sampling = msgspec.structs.replace(sampling, seed=nth_seed(sampling.seed, nth))
+    tenant, weight = tenant_of(http)
+    # Choices of one request are different sequences, and the same ones in a like request.
+    shared = job.digest and job.read_cache
+    return Generate(
+        id=job.model.engine.next_id(),
+        prompt=job.packed[index // job.choices_each],
+        sampling=sampling,
+        tenant=tenant,
+        weight=weight,
+        queue_timeout_s=context.timeouts.queue_s,
+        share=job.digest + index.to_bytes(4, "little") if shared else b"",
+        options=job.options,
+        priority=job.priority,
+        whole=whole,
+    )
+
+
+def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
+    counts = answer.counts
+    if http.admission is not None:
+        http.admission.settle(counts.prompt + counts.completion)
+    http.log_fields["prompt_tokens"] = counts.prompt
+    http.log_fields["completion_tokens"] = counts.completion
+    now = time.monotonic()
+    ttft_s = decode_s = None
+    if answer.first_token_at is not None:
+        ttft_s = answer.first_token_at - http.arrived
+        decode_s = now - answer.first_token_at
+        http.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
+    if answer.joined:
+        metrics.COALESCED.inc()
+    metrics.record_generated(
+        metrics.Generated(
+            job.name, counts.prompt, counts.completion, ttft_s, decode_s or 0.0, answer.joined
+        )
+    )
