@@ -176,9 +176,7 @@ class TestNotReady:
     def test_a_request_is_refused_with_the_reason(self, serve, state, retry_after):
         async def scenario(gateway):
             gateway.tell_state(state, "loading weights")
-            await until(
-                lambda: gateway.app.models[0].state.detail == "loading weights", "heard"
-            )
+            await until(lambda: gateway.app.models[0].state.detail == "loading weights", "heard")
             for stream in (False, True):
                 answer = await gateway.chat(stream=stream)
                 assert (answer.status, answer.error["code"]) == (503, "engine_unavailable")

@@ -40,7 +40,7 @@ def make(loop, built_in):
             answer = StreamedAnswer(
                 *arguments,
                 stream_encoder=ChatStream(
-                    "id", 1, ChatResponseOptions(model="m", include_usage=usage)
+                    ChatResponseOptions(id="id", created=1, model="m", include_usage=usage)
                 ),
                 open_stream=lambda _answer: Sink(written),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from vgate.config.schema import Cache, Model
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat
+from vgate.frontend.apis.openai.chat.translate import generation_of
 from vgate.frontend.cache.local import (
     ResultCache,
     is_deterministic,
 )
-from vgate.frontend.pipeline.conversation import chat_job
+from vgate.frontend.engines.registry import ModelRegistry
+from vgate.frontend.pipeline.prepare import make_job, tokenised
 from vgate.frontend.text.model import TextModel, load_text_model
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import SamplingParams
@@ -132,6 +134,15 @@ def test_deterministic_is_greedy_or_seeded():
 class Requests:
     """Random requests, and pairs of them that differ in one field."""
 
+    # What it means to leave a field out, where a value means the same.
+    DEFAULTS: ClassVar[dict[str, Any]] = {
+        "n": 1,
+        "logprobs": False,
+        "skip_special_tokens": True,
+        "include_stop_str_in_output": False,
+        "response_format": {"type": "text"},
+    }
+
     def __init__(self, seed: int) -> None:
         self.random = choose = random.Random(seed)
         self.fields = {
@@ -175,7 +186,8 @@ class Requests:
         if name == "messages":
             self.random.choice(other["messages"])["content"] += self.random.choice(["x", "<|end|>"])
             return other
-        while other.get(name) == request.get(name):
+        default = self.DEFAULTS.get(name)
+        while other.get(name, default) == request.get(name, default):
             other[name] = self.fields[name]()
         return other
 
@@ -185,33 +197,18 @@ class Digests:
 
     def __init__(self, models: list[Model]) -> None:
         info = ModelInfo(["m"], None, 100_000, 4, 1000, 1, "dry_run")
-        self._models = {
-            name: ServedStub(config, load_text_model(info, config))
-            for config in models
-            for name in config.served_names
-        }
-        self._services = SimpleNamespace(
-            cache=make(Clock()),
-            model=self._models.__getitem__,
-            adapter=lambda _name: "",
-            tokenize=self._tokenize,
-            tokenize_rendered=self._tokenize_rendered,
-        )
-
-    async def _tokenize(self, encode: Any, text: str, _chars: int) -> list[int]:
-        return encode(text)
-
-    async def _tokenize_rendered(self, text: Any, rendered: str) -> list[int]:
-        return text.encode(rendered)
+        served = [ServedStub(config, load_text_model(info, config)) for config in models]
+        self._models = ModelRegistry(served, lambda: False)
+        self._cache = make(Clock())
 
     def __call__(self, body: dict[str, Any]) -> bytes:
-        request = decode_chat(msgspec.json.encode(body))
+        generation = generation_of(decode_chat(msgspec.json.encode(body)))
         http = SimpleNamespace(log_fields={}, header=lambda _name: None, admission=None)
         try:
             # Nothing in it waits for anything.
-            chat_job(self._services, http, request, 0.0).send(None)
+            tokenised(None, self._models, http, generation).send(None)
         except StopIteration as done:
-            return done.value.digest
+            return make_job(self._models, self._cache, http, generation, done.value).digest
         raise AssertionError
 
 
@@ -219,6 +216,7 @@ class ServedStub:
     def __init__(self, config: Model, text: TextModel) -> None:
         self.config = config
         self.names = config.served_names
+        self.name = config.served_names[0]
         self.text = text
 
     async def wait_until_ready(self) -> TextModel:

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
-from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.pipeline import parameters
+from vgate.frontend.pipeline.generation import Generation, Prompts
+from vgate.wire.sampling import SamplingParams
 
 
-def request(**fields):
-    return CompletionRequest(model="m", prompt="p", **fields)
+def generation(max_tokens=16):
+    prompt = Prompts(prompts=["p"])
+    return Generation(model="m", prompt=prompt, sampling=SamplingParams(max_tokens=max_tokens))
 
 
 def keyed(least):
@@ -43,8 +45,8 @@ class TestPriority:
 class TestContext:
     def test_an_answer_may_take_what_is_left(self, built_in):
         limit = built_in.info.max_model_len
-        sampling = parameters.sampling_of(
-            request(max_tokens=3), built_in, [[1] * (limit - 3)], "prompt"
+        sampling = parameters.complete_sampling(
+            generation(max_tokens=3), built_in, [[1] * (limit - 3)]
         )
         assert sampling.max_tokens == 3
 
@@ -52,11 +54,11 @@ class TestContext:
         limit = built_in.info.max_model_len
         prompts = [[1], [1] * (limit - 2)]
         with pytest.raises(ContextLengthExceededError) as caught:
-            parameters.sampling_of(request(max_tokens=3), built_in, prompts, "prompt")
+            parameters.complete_sampling(generation(max_tokens=3), built_in, prompts)
         for number in (limit, limit - 2, 3):
             assert str(number) in caught.value.message
         assert caught.value.param == "prompt"
 
     def test_an_empty_prompt(self, built_in):
         with pytest.raises(InvalidValueError, match="at least one token"):
-            parameters.sampling_of(request(), built_in, [[]], "prompt")
+            parameters.complete_sampling(generation(), built_in, [[]])

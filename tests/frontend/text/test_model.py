@@ -12,7 +12,8 @@ import pytest
 from tests.frontend.conftest import model_info
 from vgate.config.schema import Model
 from vgate.frontend.apis.openai.chat.request import ChatRequest
-from vgate.frontend.pipeline.parameters import reported_stop_ids
+from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.pipeline.decoding import reported_stop_ids
 from vgate.frontend.text.model import TextModelError, load_text_model
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.sampling import DEFAULTS
@@ -165,7 +166,9 @@ class TestEnds:
             },
             ChatRequest,
         )
-        assert reported_stop_ids(request, tiny) == {places.get(token, token) for token in named}
+        assert reported_stop_ids(generation_of(request), tiny) == {
+            places.get(token, token) for token in named
+        }
 
 
 class TestTemplate:

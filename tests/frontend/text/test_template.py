@@ -12,8 +12,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tests.tiny_model.rendering import plain_environment, read_template
 from tests.tiny_model.samples import CONVERSATIONS, TEXTS
 from vgate.errors import InvalidValueError
+from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS
 from vgate.frontend.text.template import (
-    RESERVED,
     ChatTemplate,
     TemplateSyntaxError,
     _environment,
@@ -107,7 +107,7 @@ def test_tools_documents_and_further_variables():
 
 def test_further_variables_never_replace_what_has_a_place():
     hidden = {"messages": [], "tools": 1, "documents": 1, "add_generation_prompt": 1}
-    assert set(hidden) < RESERVED
+    assert set(hidden) < TEMPLATE_FIELDS
     template = ChatTemplate("{{ messages | length }}{{ tools }}{{ add_generation_prompt }}", {})
     assert template.render(USER, kwargs=hidden) == "1NoneTrue"
 

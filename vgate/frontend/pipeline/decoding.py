@@ -52,7 +52,7 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         stops=generation.stops,
         include_stop=generation.include_stop,
         min_tokens=sampling.min_tokens or 0,
-        reported_stop_ids=_reported_stop_ids(generation, text),
+        reported_stop_ids=reported_stop_ids(generation, text),
         reasoning=reasoning,
         tools=parser,
         hide_reasoning=not generation.show_reasoning,
@@ -63,7 +63,7 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
     )
 
 
-def _reported_stop_ids(generation: Generation, text: TextModel) -> frozenset[int]:
+def reported_stop_ids(generation: Generation, text: TextModel) -> frozenset[int]:
     """Return the tokens that are reported as the stop reason when one of them ends an answer.
 
     As in vLLM: all that can end it except the tokenizer's own, which is the usual end.

@@ -21,12 +21,12 @@ def render(conversation: Conversation, tools: ToolUse, template: ChatTemplate) -
         InvalidRequestError: The template can't, or would ignore part of it.
     """
     return template.render(
-        [_template_message(message) for message in conversation.messages],
+        [template_message(message) for message in conversation.messages],
         tools=tools.tools,
         documents=conversation.documents,
         add_generation_prompt=conversation.add_generation_prompt,
         continue_final_message=conversation.continue_final_message,
-        kwargs=_template_kwargs(conversation, tools, template),
+        kwargs=template_kwargs(conversation, tools, template),
     )
 
 
@@ -52,7 +52,7 @@ def template_of(
                 "model.allow_request_chat_template"
             )
             raise UnsupportedParameterError(message, param="chat_template")
-        return _client_template(conversation.template, text.special_tokens)
+        return client_template(conversation.template, text.special_tokens)
     template = text.tool_template if tools.tools else text.template
     if template is None:
         message = (
@@ -67,7 +67,7 @@ def sets_effort(template: ChatTemplate) -> bool:
     return not template.variables.isdisjoint(("reasoning_effort", *_SWITCHES))
 
 
-def _client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
+def client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
     """Compile a client's template: milliseconds for a usual one, a second for the longest.
 
     Raises:
@@ -86,7 +86,7 @@ def _compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatT
     return ChatTemplate(source, dict(special_tokens))
 
 
-def _template_message(message: Message) -> dict[str, Any]:
+def template_message(message: Message) -> dict[str, Any]:
     """Return a message in the format that vLLM gives to templates.
 
     Content is one text, arguments are objects, and reasoning has both of its names.
@@ -108,7 +108,7 @@ def _template_call(call: MadeCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _template_kwargs(
+def template_kwargs(
     conversation: Conversation, tools: ToolUse, template: ChatTemplate
 ) -> dict[str, Any]:
     """Return the template's further variables.
@@ -125,10 +125,10 @@ def _template_kwargs(
             where = f"chat_template_kwargs.{name}"
             message = f"`{where}` is not a variable of the model's chat template"
             raise UnsupportedParameterError(message, param=where)
-    return {**conversation.template_kwargs, **_reasoning_kwargs(conversation, template)}
+    return {**conversation.template_kwargs, **reasoning_kwargs(conversation, template)}
 
 
-def _reasoning_kwargs(conversation: Conversation, template: ChatTemplate) -> dict[str, Any]:
+def reasoning_kwargs(conversation: Conversation, template: ChatTemplate) -> dict[str, Any]:
     """Return the template's variables that say how much to think.
 
     A template that knows efforts gets the effort; one that only knows on and off gets that.

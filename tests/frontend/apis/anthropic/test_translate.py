@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
@@ -13,6 +12,7 @@ from vgate.frontend.apis.anthropic.messages.checks import decode_messages
 from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
 from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline.render import template_message
 from vgate.wire.sampling import SamplingParams
 
 HELLO = {"role": "user", "content": "Hi"}
@@ -55,20 +55,15 @@ def differences(**fields: Any) -> dict[str, Any]:
 
 
 def conversation(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
-    """Return the messages, without what they don't have."""
+    """Return the messages as a chat template gets them."""
     found = generation(messages=list(messages), **fields).prompt
-    return [
-        {k: v for k, v in msgspec.to_builtins(message).items() if v not in (None, [])}
-        for message in found.messages
-    ]
+    return [template_message(message) for message in found.messages]
 
 
 def test_the_least():
     found = generation()
     assert found.model == "m"
-    assert msgspec.to_builtins(found.prompt.messages[0]) | HELLO == msgspec.to_builtins(
-        found.prompt.messages[0]
-    )
+    assert conversation(HELLO) == [HELLO]
     assert found.prompt.add_generation_prompt
     assert not found.prompt.continue_final_message
     assert found.sampling == SamplingParams(max_tokens=2000)
@@ -202,10 +197,15 @@ class TestConversation:
                 "role": "assistant",
                 "content": "One moment.",
                 "tool_calls": [
-                    {"id": f"call_{number}", "name": "look_up", "arguments": {"q": value}}
+                    {
+                        "id": f"call_{number}",
+                        "type": "function",
+                        "function": {"name": "look_up", "arguments": {"q": value}},
+                    }
                     for number, value in ((1, "a"), (2, ["b"]))
                 ],
                 "reasoning": "Hm.",
+                "reasoning_content": "Hm.",
             },
             {"role": "tool", "content": "A", "tool_call_id": "call_1"},
             {"role": "tool", "content": "B", "tool_call_id": "call_2"},

@@ -27,6 +27,10 @@ from vgate.wire.messages import Logprobs
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+def options(**fields):
+    return ChatResponseOptions(**{"id": "chatcmpl-1", "created": 7, "model": "m"} | fields)
+
+
 def data_of(frame: bytes):
     """Read one server-sent event."""
     assert frame.startswith(b"data: ")
@@ -52,9 +56,7 @@ def expected(choices, *, with_usage, usage=None, name="m"):
 @pytest.mark.parametrize("with_usage", [True, False])
 class TestFrames:
     def frames(self, with_usage, name="m"):
-        return ChatStream(
-            "chatcmpl-1", 7, ChatResponseOptions(model=name, include_usage=with_usage)
-        )
+        return ChatStream(options(model=name, include_usage=with_usage))
 
     @pytest.mark.parametrize("index", [0, 15])
     def test_the_first(self, with_usage, index):
@@ -107,7 +109,7 @@ def chunks_of(data: bytes):
 
 class TestUsage:
     def test_it_has_a_chunk_without_choices(self):
-        frames = ChatStream("chatcmpl-1", 7, ChatResponseOptions(model="m", include_usage=True))
+        frames = ChatStream(options(include_usage=True))
         frames.counts = lambda: TokenCounts(10, 5, 3, 2)
         (chunk,) = chunks_of(frames.end())
         assert chunk == expected(
@@ -121,8 +123,8 @@ class TestUsage:
         assert usage.completion_tokens_details.reasoning_tokens == 2
 
     def test_in_every_chunk_it_is_what_has_come_so_far(self):
-        form = ChatResponseOptions(model="m", include_usage=True, continuous_usage=True)
-        frames = ChatStream("chatcmpl-1", 7, form)
+        form = options(include_usage=True, continuous_usage=True)
+        frames = ChatStream(form)
         counts = iter(range(10))
         frames.counts = lambda: TokenCounts(10, next(counts))
         data = frames.open(0, None) + frames.text(0, "a") + frames.finish(0, "stop", None)
@@ -135,13 +137,13 @@ def test_done_is_openai_s():
 
 
 def test_an_error_is_an_event():
-    frames = ChatStream("chatcmpl-1", 7, ChatResponseOptions(model="m"))
+    frames = ChatStream(options())
     error = data_of(frames.error(EngineUnavailableError("line\nbreak")))["error"]
     assert (error["message"], error["code"]) == ("line\nbreak", "engine_unavailable")
 
 
 def whole(choice, form=None):
-    encoder = ChatEncoder(form or ChatResponseOptions(model="m"))
+    encoder = ChatEncoder(form or options())
     return json.loads(encoder.whole(Result([choice], TokenCounts(1, 2))))
 
 
@@ -183,12 +185,12 @@ class TestMessages:
         ]
 
     def test_reasoning_has_both_names(self):
-        form = ChatResponseOptions(model="m", reasons=True)
+        form = options(reasons=True)
         message = whole(ChoiceResult("x", "stop", reasoning="hm"), form)["choices"][0]["message"]
         assert message["reasoning_content"] == message["reasoning"] == "hm"
 
     def test_an_echo_precedes_the_answer(self):
-        form = ChatResponseOptions(model="m", prefix="once ")
+        form = options(prefix="once ")
         assert whole(ChoiceResult("more", "stop"), form)["choices"][0]["message"]["content"] == (
             "once more"
         )
@@ -196,7 +198,7 @@ class TestMessages:
 
 class TestPieces:
     def delta(self, piece, form=None):
-        frames = ChatStream("chatcmpl-1", 7, form or ChatResponseOptions(model="m"))
+        frames = ChatStream(form or options())
         return data_of(frames.delta(0, piece))["choices"][0]
 
     def test_parts_of_a_call(self):
@@ -219,9 +221,7 @@ class TestPieces:
         assert delta == {"reasoning_content": "hm", "reasoning": "hm"}
 
     def test_log_probabilities(self, built_in):
-        form = ChatResponseOptions(
-            model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)), top_logprobs=1
-        )
+        form = options(logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)), top_logprobs=1)
         place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
         choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"] == [
@@ -234,7 +234,7 @@ class TestPieces:
         ]
 
     def test_minus_infinity_is_a_number(self, built_in):
-        form = ChatResponseOptions(model="m", logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)))
+        form = options(logprobs=LogprobTexts(TokenTexts(built_in.tokenizer)))
         place = Logprobs([ord("a")], [float("-inf")], 9)
         choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
@@ -245,7 +245,7 @@ def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, argu
     calls = [ToolCall(f"c{i}", "f", text) for i, text in enumerate(arguments)]
     choice = ChoiceResult(text, "tool_calls" if calls else "stop", reasoning, calls)
     answer = Result([choice], TokenCounts(3, 4, 1))
-    form = ChatResponseOptions(model="m", include_usage=True, reasons=True)
+    form = options(include_usage=True, reasons=True)
     encoder = ChatEncoder(form)
     chunks = chunks_of(replay(encoder.stream_encoder(), answer))
     message = json.loads(encoder.whole(answer))["choices"][0]["message"]

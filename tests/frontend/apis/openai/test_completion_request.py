@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.errors import InvalidRequestError, VGateError
-from vgate.frontend.apis.openai.chat.request import shaping_fields
 from vgate.frontend.apis.openai.completions.request import (
     DEFAULT_MAX_TOKENS,
     MAX_ANSWERS,
     CompletionRequest,
     decode_completion,
 )
+from vgate.frontend.apis.openai.completions.translate import generation_of
+from vgate.frontend.pipeline.generation import shape_of
 
 
 def decode(**fields: Any) -> CompletionRequest:
@@ -98,7 +99,8 @@ class TestLimit:
 )
 def test_log_probabilities(fields, wanted, of_prompt):
     request = decode(**fields)
-    assert (request.wanted_logprobs, request.wanted_prompt_logprobs) == (wanted, of_prompt)
+    generation = generation_of(request)
+    assert (generation.logprobs, generation.prompt_logprobs) == (wanted, of_prompt)
 
 
 @pytest.mark.parametrize("value", [True, -1, 1.5, "5"])
@@ -122,9 +124,14 @@ def test_fields_of_chats_are_unknown(name):
 
 
 def test_what_shapes():
-    assert shaping_fields(decode(stream=True, user="u")) == shaping_fields(decode())
-    assert shaping_fields(decode(echo=True)) != shaping_fields(decode())
-    assert shaping_fields(decode(prompt="Ho")) != shaping_fields(decode())
+    def shape(**fields):
+        return shape_of(generation_of(decode(**fields)))
+
+    assert shape(stream=True, user="u") == shape()
+    # An echo is put before the answer when it is shown; its log probabilities are generated.
+    assert shape(echo=True) == shape()
+    assert shape(echo=True, logprobs=1) != shape(logprobs=1)
+    assert shape(prompt="Ho") != shape()
 
 
 @settings(max_examples=300, deadline=None)

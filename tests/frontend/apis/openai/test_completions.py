@@ -33,7 +33,15 @@ def texts(built_in):
 
 def form(texts=None, **fields):
     return CompletionResponseOptions(
-        **{"model": "m", "choices_each": 1, "prompts": [PROMPT], "texts": texts} | fields
+        **{
+            "id": "cmpl-1",
+            "created": 7,
+            "model": "m",
+            "choices_each": 1,
+            "prompts": [PROMPT],
+            "texts": texts,
+        }
+        | fields
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidRequestError, VGateError
-from vgate.frontend.apis.openai.chat.messages import template_messages
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
+from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.pipeline.render import template_message
 
 HI = {"role": "user", "content": "Hi"}
 
@@ -39,7 +40,8 @@ def call(arguments: Any = "{}", **fields: Any) -> dict[str, Any]:
 
 
 def shown(*messages: dict[str, Any]) -> list[dict[str, Any]]:
-    return template_messages(decode(*messages).messages)
+    conversation = generation_of(decode(*messages)).prompt
+    return [template_message(message) for message in conversation.messages]
 
 
 class TestRoles:

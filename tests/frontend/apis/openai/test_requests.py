@@ -11,15 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.errors import InvalidRequestError, VGateError
-from vgate.frontend.apis.openai.chat.request import (
-    MAX_CHOICES,
-    MAX_STOPS,
-    ChatRequest,
-    check_chat,
-    decode_chat,
-    shaping_fields,
-)
-from vgate.frontend.text.template import RESERVED
+from vgate.frontend.apis.openai.chat.request import ChatRequest, check_chat, decode_chat
+from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.common import MAX_CHOICES, MAX_STOPS
+from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS, Generation, shape_of
 
 HI = {"role": "user", "content": "Hi"}
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [HI]}
@@ -29,9 +24,13 @@ def decode(**fields: Any) -> ChatRequest:
     return decode_chat(json.dumps({**MINIMAL, **fields}).encode())
 
 
+def shape(**fields: Any) -> Generation:
+    return shape_of(generation_of(decode(**fields)))
+
+
 def refusal(body: bytes | None = None, **fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        decode_chat(body) if body is not None else decode(**fields)
+        generation_of(decode_chat(body) if body is not None else decode(**fields))
     assert caught.value.status == 400
     return caught.value
 
@@ -235,14 +234,14 @@ class TestCombinations:
         ],
     )
     def test_log_probabilities(self, fields, wanted):
-        assert decode(**fields).wanted_logprobs == wanted
+        assert generation_of(decode(**fields)).logprobs == wanted
 
     def test_the_most_likely_tokens_need_log_probabilities(self):
         assert refusal(top_logprobs=5).param == "top_logprobs"
         assert refusal(top_logprobs=5, logprobs=False).param == "top_logprobs"
 
     def test_log_probabilities_of_the_prompt_are_not_streamed(self):
-        assert decode(prompt_logprobs=1).wanted_prompt_logprobs == 1
+        assert generation_of(decode(prompt_logprobs=1)).prompt_logprobs == 1
         assert refusal(prompt_logprobs=1, stream=True).param == "prompt_logprobs"
 
     def test_a_side_needs_a_length(self):
@@ -253,7 +252,7 @@ class TestCombinations:
         assert [decode(n=n).choices for n in (None, 1, 3)] == [1, 1, 3]
 
     def test_reasoning_is_shown_unless_it_is_not_wanted(self):
-        shown = [decode(include_reasoning=v).shows_reasoning for v in (None, True, False)]
+        shown = [shape(include_reasoning=v).show_reasoning for v in (None, True, False)]
         assert shown == [True, True, False]
 
     def test_min_tokens_has_to_fit_the_limit(self):
@@ -303,7 +302,7 @@ class TestContinuing:
 
 
 class TestTemplateFields:
-    @pytest.mark.parametrize("name", sorted(RESERVED))
+    @pytest.mark.parametrize("name", sorted(TEMPLATE_FIELDS))
     def test_variables_that_are_fields_are_refused(self, name):
         error = refusal(chat_template_kwargs={name: 1})
         assert error.param == f"chat_template_kwargs.{name}"
@@ -328,10 +327,11 @@ class TestShaping:
             {"priority": 5},
             {"model": "alias"},
             {"user": "u", "metadata": {"a": "b"}},
+            {"tool_choice": "none"},
         ],
     )
     def test_what_does_not_shape(self, fields):
-        assert shaping_fields(decode(**fields)) == shaping_fields(decode())
+        assert shape(**fields) == shape()
 
     @pytest.mark.parametrize(
         "fields",
@@ -340,7 +340,6 @@ class TestShaping:
             {"return_token_ids": True},
             {"logprobs": True},
             {"tools": [{"type": "function", "function": {"name": "f"}}]},
-            {"tool_choice": "none"},
             {"response_format": {"type": "json_object"}},
             {"chat_template_kwargs": {"a": 1}},
             {"include_reasoning": False},
@@ -349,7 +348,7 @@ class TestShaping:
         ],
     )
     def test_what_does(self, fields):
-        assert shaping_fields(decode(**fields)) != shaping_fields(decode())
+        assert shape(**fields) != shape()
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -378,10 +377,10 @@ class TestShaping:
     )
     def test_what_is_served_can_be_digested(self, value, place):
         try:
-            request = decode(**place(value))
+            generation = generation_of(decode(**place(value)))
         except InvalidRequestError:
             return
-        msgspec.msgpack.encode(shaping_fields(request))
+        msgspec.msgpack.encode(shape_of(generation))
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
+from vgate.frontend.apis.openai.chat.translate import generation_of
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
-from vgate.frontend.apis.openai.tools import tool_use
+from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.text.template import ChatTemplate
 
 pytestmark = [
@@ -69,7 +70,7 @@ def test_every_field_of_openai_is_known():
 def test_tools_are_shown_alike():
     ours, theirs = both(tools=TOOLS)
     shown = [tool.model_dump() for tool in theirs.tools]
-    assert json.dumps(tool_use(ours).tools) == json.dumps(shown)
+    assert json.dumps(generation_of(ours).tools.tools) == json.dumps(shown)
 
 
 @pytest.mark.parametrize("parallel", [None, True, False])
@@ -81,7 +82,7 @@ def test_demanded_calls_have_the_same_form(choice, parallel):
     schema = get_json_schema_from_tools(
         theirs.tool_choice, theirs.tools, theirs.parallel_tool_calls
     )
-    assert tool_use(ours).structured().value == json.dumps(schema)
+    assert calls_constraint(generation_of(ours).tools).value == json.dumps(schema)
 
 
 @pytest.mark.parametrize("content", ["I am", "I am ", "  x\n", "a {{ b }}"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.frontend.apis.documented import tables
 from tests.frontend.apis.openai.responses_cases import (
     INVALID,
     LOGPROBS,
@@ -131,25 +130,20 @@ def test_every_field_is_in_one_of_these_tables():
     }
 
 
-def documented() -> list[tuple[str, str, Any]]:
-    """Return the fields that the documentation has, what becomes of them, and an example."""
-    docs = Path(__file__).parents[4] / "docs"
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted(docs.glob("api*.md")))
-    (section,) = re.findall(r"^# Responses: .*?(?=^# |\Z)", text, re.DOTALL | re.MULTILINE)
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| `(.*?)` \|", section, re.MULTILINE)
-    return [(name, kind, json.loads(example)) for name, kind, example in rows]
+DOCUMENTED = tables()["responses"]
 
 
 def test_every_field_is_documented():
-    names = [name for name, _, _ in documented()]
-    assert sorted(names) == sorted(ResponsesRequest.__struct_fields__)
+    assert sorted(row.name for row in DOCUMENTED) == sorted(ResponsesRequest.__struct_fields__)
 
 
-@pytest.mark.parametrize(("name", "kind", "example"), documented())
+@pytest.mark.parametrize(("name", "kind", "example"), DOCUMENTED)
 def test_a_field_is_what_the_documentation_says(name, kind, example):
     fields = {name: example, **({"stream": True} if name == "stream_options" else {})}
     if kind == "refused":
         assert refusal(**fields).param == name
+    elif kind == "accepted":
+        assert differences(**fields) == {}
     else:
         generation(**fields)
     assert kind == policies_of(ResponsesRequest)[name].kind

@@ -10,8 +10,10 @@ import pytest
 
 from vgate.errors import InvalidRequestError, VGateError
 from vgate.frontend.apis.openai.chat.request import decode_chat
+from vgate.frontend.apis.openai.chat.translate import generation_of
 from vgate.frontend.apis.openai.completions.request import decode_completion
-from vgate.frontend.apis.openai.structured import structured_output
+from vgate.frontend.apis.openai.completions.translate import generation_of as of_completion
+from vgate.frontend.pipeline.generation import Generation
 from vgate.wire.messages import StructuredOutput
 
 SCHEMA = {"type": "object", "properties": {"é": {"type": "string"}}}
@@ -20,21 +22,22 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 DEEP = json.loads('{"a":' * 80 + "1" + "}" * 80)
 
 
-def decode(**fields: Any) -> Any:
+def generation(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
-    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+    body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
+    return generation_of(decode_chat(body))
 
 
 def form(**fields: Any) -> StructuredOutput | None:
-    of_completion = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
-    found = structured_output(decode(**fields))
-    assert structured_output(decode_completion(of_completion)) == found
+    completion = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
+    found = generation(**fields).constraint
+    assert of_completion(decode_completion(completion)).constraint == found
     return found
 
 
 def refusal(**fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        decode(**fields)
+        generation(**fields)
     assert caught.value.status == 400
     return caught.value
 
@@ -174,10 +177,10 @@ class TestConflicts:
         error = refusal(structured_outputs={"regex": "a"}, **fields)
         assert error.param == "structured_outputs"
         # A response format has no say then, as with OpenAI and vLLM.
-        decode(response_format={"type": "json_object"}, **fields)
+        generation(response_format={"type": "json_object"}, **fields)
 
     @pytest.mark.parametrize("choice", ["auto", "none", None])
     def test_beside_tools_that_need_not_be_called(self, choice):
-        request = decode(structured_outputs={"regex": "a"}, tools=TOOLS, tool_choice=choice)
+        asked = generation(structured_outputs={"regex": "a"}, tools=TOOLS, tool_choice=choice)
         outputs = StructuredOutput("regex", "a", field="structured_outputs.regex")
-        assert structured_output(request) == outputs
+        assert asked.constraint == outputs

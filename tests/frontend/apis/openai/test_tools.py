@@ -9,7 +9,10 @@ import pytest
 
 from vgate.errors import InvalidRequestError, InvalidValueError, VGateError
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.tools import MAX_TOOLS, NO_TOOLS, tool_use
+from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.shared import MAX_TOOLS
+from vgate.frontend.pipeline.constraints import calls_constraint
+from vgate.frontend.pipeline.generation import NO_TOOLS, ToolUse
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {
@@ -36,6 +39,10 @@ def refusal(**fields: Any) -> VGateError:
         decode(**fields)
     assert caught.value.status == 400
     return caught.value
+
+
+def tool_use(**fields: Any) -> ToolUse:
+    return generation_of(decode(**fields)).tools
 
 
 def tool(**function: Any) -> dict[str, Any]:
@@ -111,20 +118,25 @@ class TestUse:
         [{}, {"tools": []}, {"tool_choice": "auto"}, {"tools": TOOLS, "tool_choice": "none"}],
     )
     def test_none(self, fields):
-        use = tool_use(decode(**fields))
+        use = tool_use(**fields)
         assert use == NO_TOOLS
-        assert (use.mode, use.tools, use.functions, use.structured()) == ("none", [], [], None)
+        assert (use.mode, use.tools, use.functions, calls_constraint(use)) == ("none", [], [], None)
 
     @pytest.mark.parametrize("choice", [None, "auto"])
     def test_auto(self, choice):
-        use = tool_use(decode(tools=TOOLS, tool_choice=choice))
-        assert (use.mode, use.name, use.parallel, use.structured()) == ("auto", None, True, None)
+        use = tool_use(tools=TOOLS, tool_choice=choice)
+        assert (use.mode, use.name, use.parallel, calls_constraint(use)) == (
+            "auto",
+            None,
+            True,
+            None,
+        )
         assert [f["name"] for f in use.functions] == ["weather", "time"]
 
     def test_tools_are_shown_in_one_form(self):
         # As vLLM shows them: always these fields in this order, `strict` only if it was given.
         sent = {"function": {"parameters": SCHEMA, "name": "f"}, "type": "function"}
-        use = tool_use(decode(tools=[sent, TIME]))
+        use = tool_use(tools=[sent, TIME])
         assert json.dumps(use.tools[0]) == json.dumps(
             {
                 "type": "function",
@@ -140,17 +152,17 @@ class TestUse:
 
     @pytest.mark.parametrize(("given", "parallel"), [(None, True), (True, True), (False, False)])
     def test_parallel(self, given, parallel):
-        assert tool_use(decode(tools=TOOLS, parallel_tool_calls=given)).parallel is parallel
+        assert tool_use(tools=TOOLS, parallel_tool_calls=given).parallel is parallel
 
     @pytest.mark.parametrize("mode", ["auto", "required"])
     def test_allowed_tools_are_the_only_ones(self, mode):
-        use = tool_use(decode(tools=TOOLS, tool_choice=allowed(mode, "time")))
+        use = tool_use(tools=TOOLS, tool_choice=allowed(mode, "time"))
         assert use.mode == mode
         assert [f["name"] for f in use.functions] == ["time"]
 
 
 def form(**fields: Any) -> Any:
-    structured = tool_use(decode(**fields)).structured()
+    structured = calls_constraint(tool_use(**fields))
     assert structured is not None
     assert structured.kind == "json"
     return json.loads(structured.value)
@@ -159,7 +171,7 @@ def form(**fields: Any) -> Any:
 class TestForm:
     def test_a_named_function_has_its_schema(self):
         assert form(tools=TOOLS, tool_choice=NAMED) == SCHEMA
-        assert tool_use(decode(tools=TOOLS, tool_choice=NAMED)).name == "weather"
+        assert tool_use(tools=TOOLS, tool_choice=NAMED).name == "weather"
 
     @pytest.mark.parametrize("parameters", [None, {}])
     def test_without_parameters_it_is_an_object(self, parameters):
@@ -207,13 +219,13 @@ class TestForm:
             tools=[tool(name="a", parameters=one), tool(name="b", parameters=other)],
             tool_choice="required",
         )
-        use = tool_use(request)
-        schema = json.loads(use.structured().value)
+        use = generation_of(request).tools
+        schema = json.loads(calls_constraint(use).value)
         assert schema["$defs"] == {"point": point, "line": {"type": "array"}}
         assert all(c["properties"]["parameters"] == SCHEMA for c in schema["items"]["anyOf"])
         # What the model is shown stays whole.
         assert use.functions[0]["parameters"] == one
-        assert use.structured() == tool_use(request).structured()
+        assert calls_constraint(use) == calls_constraint(generation_of(request).tools)
 
     @pytest.mark.parametrize(
         ("definitions", "param"),
@@ -231,7 +243,7 @@ class TestForm:
             tool_choice="required",
         )
         with pytest.raises(InvalidValueError) as caught:
-            tool_use(request).structured()
+            calls_constraint(generation_of(request).tools)
         assert caught.value.param == param
 
     def test_of_two_of_a_name_the_last(self):

@@ -9,8 +9,9 @@ import pytest
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.openai.chat.request import decode_chat
-from vgate.frontend.apis.openai.structured import structured_output
-from vgate.frontend.apis.openai.tools import tool_use
+from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.pipeline.constraints import calls_constraint
+from vgate.frontend.pipeline.generation import Generation
 
 
 def props(count: int, **more: Any) -> dict[str, Any]:
@@ -56,14 +57,15 @@ SCHEMAS = {
 TEXTS = [("regex", "x"), ("grammar", "x"), ("choice", ["x" * 1024] * 64)]
 
 
-def decode(**fields: Any) -> Any:
+def generation(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
-    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+    body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
+    return generation_of(decode_chat(body))
 
 
 def refused(**fields: Any) -> InvalidValueError:
     with pytest.raises(InvalidValueError, match="too large") as caught:
-        tool_use(decode(**fields)).structured()
+        calls_constraint(generation(**fields).tools)
     assert f"`{caught.value.param}`" in caught.value.message
     return caught.value
 
@@ -72,7 +74,7 @@ def refused(**fields: Any) -> InvalidValueError:
 def test_a_schema(name: str):
     largest, larger, why = SCHEMAS[name]
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": largest}}
-    assert structured_output(decode(response_format=form))
+    assert generation(response_format=form).constraint
     form["json_schema"] = {"name": "n", "schema": larger}
     error = refused(response_format=form)
     assert error.param == "response_format"
@@ -88,7 +90,7 @@ def test_a_schema(name: str):
 @pytest.mark.parametrize(("kind", "unit"), TEXTS)
 def test_a_text(kind: str, unit: Any):
     largest: Any = unit if isinstance(unit, list) else unit * 65_536
-    assert structured_output(decode(structured_outputs={kind: largest}))
+    assert generation(structured_outputs={kind: largest}).constraint
     larger: Any = [*unit, "y"] if isinstance(unit, list) else largest + "y"
     error = refused(structured_outputs={kind: larger})
     assert error.param == f"structured_outputs.{kind}"
@@ -103,7 +105,7 @@ def test_demanded_calls():
 
     named = {"type": "function", "function": {"name": "f"}}
     for choice, param in ((named, "tools[0].function.parameters"), ("required", "tools")):
-        assert tool_use(decode(**asked(props(900), choice))).structured()
+        assert calls_constraint(generation(**asked(props(900), choice)).tools)
         assert refused(**asked(props(1001), choice)).param == param
     # Nothing is made of the schemas of calls that are not demanded.
-    assert tool_use(decode(**asked(props(1001), "auto"))).structured() is None
+    assert calls_constraint(generation(**asked(props(1001), "auto")).tools) is None

@@ -11,21 +11,26 @@ from hypothesis import strategies as st
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.openai.chat.request import decode_chat
+from vgate.frontend.apis.openai.chat.translate import generation_of as of_chat
 from vgate.frontend.apis.openai.completions.request import decode_completion
-from vgate.frontend.apis.openai.model_checks import check_against_model, truncated
+from vgate.frontend.apis.openai.completions.translate import generation_of as of_completion
+from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline.parameters import check_against_model, truncated
 from vgate.wire.messages import ModelInfo
 
 MODEL = ModelInfo(["m"], None, 100, 8, 1000, 1, "dry_run", vocab_size=50, max_logprobs=5)
 UNKNOWN_SIZE = ModelInfo(["m"], None, 100, 8, 1000, 1, "dry_run", vocab_size=0)
 
 
-def chat(**fields: Any) -> Any:
+def chat(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
-    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+    body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
+    return of_chat(decode_chat(body))
 
 
-def completion(**fields: Any) -> Any:
-    return decode_completion(json.dumps({"model": "m", "prompt": "Hi", **fields}).encode())
+def completion(**fields: Any) -> Generation:
+    body = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
+    return of_completion(decode_completion(body))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,7 @@ class TestTruncation:
         ],
     )
     def test_what_is_kept(self, fields, kept):
-        assert truncated(chat(**fields), [1, 2, 3, 4], 4) == kept
+        assert truncated(chat(**fields).truncation, [1, 2, 3, 4], 4) == kept
 
     @given(
         tokens=st.lists(st.integers(0, 9), min_size=1),
@@ -100,6 +105,6 @@ class TestTruncation:
         limit=st.integers(1, 20),
     )
     def test_it_is_never_empty_and_never_too_long(self, tokens, length, limit):
-        kept = truncated(chat(truncate_prompt_tokens=length), tokens, limit)
+        kept = truncated(chat(truncate_prompt_tokens=length).truncation, tokens, limit)
         assert 1 <= len(kept) <= max(1, limit - 1 if length < 0 else length)
         assert tokens[-len(kept) :] == kept

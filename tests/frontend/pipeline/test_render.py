@@ -9,26 +9,24 @@ import pytest
 
 from vgate.errors import InvalidRequestError
 from vgate.frontend.apis.openai.chat.request import decode_chat
-from vgate.frontend.apis.openai.chat.template_inputs import (
-    client_template,
-    reasoning_kwargs,
-    template_kwargs,
-)
-from vgate.frontend.apis.openai.tools import tool_use
+from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline.render import client_template, reasoning_kwargs, template_kwargs
 from vgate.frontend.text.template import ChatTemplate
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-def decode(**fields: Any) -> Any:
+def generation(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
-    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+    body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
+    return generation_of(decode_chat(body))
 
 
 def of_template(source: str, **fields: Any) -> dict[str, Any]:
-    request = decode(**fields)
-    return template_kwargs(request, tool_use(request), ChatTemplate(source, {}))
+    asked = generation(**fields)
+    return template_kwargs(asked.prompt, asked.tools, ChatTemplate(source, {}))
 
 
 def refused(source: str, **fields: Any) -> str | None:
@@ -77,7 +75,7 @@ class TestClientTemplate:
 
 def test_without_an_effort_nothing_is_said():
     template = ChatTemplate("{{ reasoning_effort }}{{ enable_thinking }}", {})
-    assert reasoning_kwargs(decode(), template) == {}
+    assert reasoning_kwargs(generation().prompt, template) == {}
 
 
 def test_two_that_agree_or_not():
@@ -109,6 +107,6 @@ def test_what_is_not_there_is_not_ignored(fields):
 
 
 def test_the_built_in_template_knows_tools_and_thinking(built_in):
-    request = decode(tools=TOOLS, reasoning_effort="none")
-    kwargs = template_kwargs(request, tool_use(request), built_in.tool_template)
+    asked = generation(tools=TOOLS, reasoning_effort="none")
+    kwargs = template_kwargs(asked.prompt, asked.tools, built_in.tool_template)
     assert kwargs == {"enable_thinking": False}
