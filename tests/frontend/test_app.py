@@ -47,6 +47,7 @@ class TestRoutes:
             ("GET", "/ready"),
             ("GET", "/metrics"),
             ("GET", "/stats"),
+            ("GET", "/openapi.json"),
         ]
 
     def test_unknown_paths(self, serve):

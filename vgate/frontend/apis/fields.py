@@ -41,7 +41,9 @@ class FieldPolicy(msgspec.Struct, frozen=True, eq=False):
 _SERVED = FieldPolicy("served")
 
 # For `Annotated`: the field concerns the platform and not the answer.
-ACCEPTED = Meta(extra={"policy": FieldPolicy("accepted")})
+ACCEPTED = Meta(
+    extra={"policy": FieldPolicy("accepted")}, extra_json_schema={"x-vgate-policy": "accepted"}
+)
 
 
 def refused(*neutral: Any, instead: str = "") -> Meta:
@@ -51,7 +53,12 @@ def refused(*neutral: Any, instead: str = "") -> Meta:
         neutral: Values with which it changes nothing.
         instead: What to send instead.
     """
-    return Meta(extra={"policy": FieldPolicy("refused", neutral, instead)})
+    schema: dict[str, Any] = {"x-vgate-policy": "refused", "x-vgate-neutral": list(neutral)}
+    if instead:
+        schema["description"] = instead
+    return Meta(
+        extra={"policy": FieldPolicy("refused", neutral, instead)}, extra_json_schema=schema
+    )
 
 
 def policies_of(request: type[msgspec.Struct]) -> dict[str, FieldPolicy]:

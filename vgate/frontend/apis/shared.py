@@ -14,7 +14,8 @@ StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 MAX_TOOLS = 512
 
 # OpenAI has letters, digits, "_" and "-", up to 64; other APIs' and gateways' names have more.
-ToolName = Annotated[str, Meta(pattern=r"^[\w.:/-]{1,128}\Z")]
+# Python's `$` also comes before a last line break; a JSON schema's pattern has no `\Z` instead.
+ToolName = Annotated[str, Meta(pattern=r"^[\w.:/-]{1,128}$(?!\n)")]
 
 # The id of a call that the model made, and the name that it called: of a tool that it may have
 # made up.

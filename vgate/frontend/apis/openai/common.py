@@ -46,7 +46,7 @@ class TextRequest(SamplingParams, kw_only=True, frozen=True):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     # vLLM's rule: cache backends use it in their keys (vllm/entrypoints/generate/base/protocol.py).
-    cache_salt: Annotated[str, Meta(max_length=128, pattern=r"^[^@/\\\x00]+\Z")] | None = None
+    cache_salt: Annotated[str, Meta(max_length=128, pattern=r"^[^@/\\\x00]+$")] | None = None
     priority: Annotated[int, Meta(ge=-_INT32_MAX, le=_INT32_MAX)] | None = None
 
     user: Annotated[str | None, ACCEPTED] = None
