@@ -147,6 +147,6 @@ class ServedModel:
             self.text = await self._loop.run_in_executor(None, load_text_model, info, self.config)
             self.problem = None
         except TextModelError as error:
-            log.error("cannot serve the model's text", model=info.names[0], reason=error)
+            log.error("cannot serve the model's text", model=info.name, reason=error)
             self.problem = str(error)
         self._on_change()
