@@ -230,6 +230,16 @@ class TestNotReady:
 
         serve(scenario, engine=False, model=Model(model_id=str(tmp_path)))
 
+    def test_a_tool_parser_that_does_not_exist(self, serve):
+        # The launcher hears of it before a model is loaded, and gives up.
+        async def scenario(gateway):
+            problem = gateway.app.models[0].problem
+            assert problem.startswith("`model.tool_parser` must be one of auto, none, ")
+            assert problem.endswith("got 'xml'")
+            assert gateway.heard[0].problem == problem
+
+        serve(scenario, engine=False, model=Model(tool_parser="xml"))
+
 
 class TestChat:
     @pytest.mark.parametrize("text", ["Hello!", "é世😀 " * 20, "line\nline\n\n"])

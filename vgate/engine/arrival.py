@@ -26,7 +26,7 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
     prompt = unpack_token_ids(message.prompt)
     asked = "generate" if isinstance(message, Generate) else "embed"
     if model.task != asked:
-        other = f"the model {model.names[0]} can't {asked}, only {model.task}"
+        other = f"the model {model.name} can't {asked}, only {model.task}"
         raise InvalidValueError(other, param="model")
     if not prompt:
         empty = "the prompt is empty"

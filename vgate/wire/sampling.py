@@ -10,7 +10,7 @@ request crosses the wire.
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -52,9 +52,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 
     def plain(self, *, max_tokens: int | None) -> SamplingParams:
         """Return plain SamplingParams of these, with another `max_tokens`."""
-        fields = dict(zip(FIELDS, _values(self), strict=True))
-        fields["max_tokens"] = max_tokens
-        return SamplingParams(**fields)
+        given = self._given()
+        given["max_tokens"] = max_tokens
+        return SamplingParams(**given)
 
     def over(self, defaults: SamplingParams, *, max_tokens: int | None = None) -> SamplingParams:
         """Return plain SamplingParams with `defaults` wherever a parameter was not given.
@@ -63,14 +63,14 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
             defaults: Plain SamplingParams.
             max_tokens: Comes before both, if it is given.
         """
-        given = {
-            name: value
-            for name, value in zip(FIELDS, _values(self), strict=True)
-            if value is not None
-        }
+        given = self._given()
         if max_tokens is not None:
             given["max_tokens"] = max_tokens
         return msgspec.structs.replace(defaults, **given)
+
+    def _given(self) -> dict[str, Any]:
+        values = zip(FIELDS, _values(self), strict=True)
+        return {name: value for name, value in values if value is not None}
 
 
 def nth_seed(seed: int, index: int) -> int:

@@ -14,10 +14,11 @@ from typing import Protocol
 
 from vgate.errors import InternalError, VGateError
 from vgate.frontend.answers.choice import Choice
-from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder
 from vgate.frontend.answers.result import Result, TokenCounts
 from vgate.frontend.engines.sequence import Sequence, part
 from vgate.frontend.http.disconnects import ClientDisconnected
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.log import Log
 
 log = Log("vgate.frontend")
@@ -331,7 +332,7 @@ def replay(stream_encoder: StreamEncoder, answer: Result) -> bytes:
     for index, choice in enumerate(answer.choices):
         out.append(stream_encoder.open(index, choice.prompt_logprobs))
         calls = tuple(
-            ToolCallPart(place, call.id, call.name, call.arguments)
+            ToolCallDelta(place, call.id, call.name, call.arguments)
             for place, call in enumerate(choice.tool_calls)
         )
         piece = ChoiceDelta(choice.text, choice.reasoning, calls, choice.logprobs, choice.token_ids)

@@ -12,15 +12,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, ToolCall
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import tool_call_id
-from vgate.frontend.parsing.base import OutputParser, ToolCallDelta
+from vgate.frontend.parsing.base import OutputParser
 from vgate.frontend.parsing.reasoning import ReasoningParser
 from vgate.frontend.text.detokenizer import Detokenizer
 from vgate.frontend.text.known_texts import KnownTexts
 from vgate.frontend.text.stop_strings import StopStrings
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
 # Tokens that the longest mark of a tool call may have: a few for each of its characters.
@@ -129,7 +130,8 @@ class Choice:
         )
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._calls: list[_Call] = []
+        # The first part of each call, and its arguments so far.
+        self._calls: list[tuple[ToolCallDelta, list[str]]] = []
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
         self._token_ids: list[int] | None = [] if decoding.keep_token_ids else None
         # Lengths of the last tokens' texts.
@@ -181,14 +183,14 @@ class Choice:
         if self.ended:
             more_reasoning, more_text = self._released()
             reasoning, text = reasoning + more_reasoning, text + more_text
-        parts: tuple[ToolCallPart, ...] = ()
+        parts: tuple[ToolCallDelta, ...] = ()
         if self._tools is not None:
             parsed = self._tools.feed(text)
             text, deltas = parsed.content, parsed.tool_calls
             if self.ended:
                 parsed = self._tools.finish()
                 text, deltas = text + parsed.content, deltas + parsed.tool_calls
-            parts = tuple(map(self._call_part, deltas))
+            parts = tuple(map(self._take_call, deltas))
         if self.ended:
             self._note_end(tokens)
         counted = self.tokens - before
@@ -200,7 +202,10 @@ class Choice:
             "".join(self._text),
             self.finish_reason or "stop",
             "".join(self._reasoning),
-            [ToolCall(c.id, c.name, "".join(c.arguments)) for c in self._calls],
+            [
+                ToolCall(first.id or "", first.name or "", "".join(arguments))
+                for first, arguments in self._calls
+            ],
             self.stop_reason,
             self._logprobs,
             self._token_ids,
@@ -288,21 +293,19 @@ class Choice:
         if self._calls and self.finish_reason == "stop" and not self._decoding.calls_are_stops:
             self.finish_reason = "tool_calls"
 
-    def _call_part(self, delta: ToolCallDelta) -> ToolCallPart:
-        """Keep a part of a tool call, and name the call with its first."""
+    def _take_call(self, delta: ToolCallDelta) -> ToolCallDelta:
+        """Keep a part of a tool call; the first gets the call's id."""
         if delta.name is not None:
-            call = _Call(self._decoding.new_call_id(), delta.name)
-            self._calls.append(call)
-            call.arguments.append(delta.arguments)
-            return ToolCallPart(delta.index, call.id, call.name, delta.arguments)
-        self._calls[delta.index].arguments.append(delta.arguments)
-        return ToolCallPart(delta.index, None, None, delta.arguments)
+            delta = msgspec.structs.replace(delta, id=self._decoding.new_call_id())
+            self._calls.append((delta, []))
+        self._calls[delta.index][1].append(delta.arguments)
+        return delta
 
     def _piece(
         self,
         reasoning: str,
         text: str,
-        parts: tuple[ToolCallPart, ...],
+        parts: tuple[ToolCallDelta, ...],
         tokens: list[int],
         logprobs: list[Logprobs],
     ) -> ChoiceDelta | None:
@@ -322,14 +325,3 @@ class Choice:
         if not (reasoning or text or parts or shown_logprobs or shown_tokens):
             return None
         return ChoiceDelta(text, reasoning, parts, shown_logprobs, shown_tokens)
-
-
-class _Call:
-    """A tool call that is being made."""
-
-    __slots__ = ("arguments", "id", "name")
-
-    def __init__(self, call_id: str, name: str) -> None:
-        self.id = call_id
-        self.name = name
-        self.arguments: list[str] = []

@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from vgate.errors import VGateError
 from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
-
-
-class ToolCallPart(msgspec.Struct, frozen=True):
-    """A part of a tool call: `id` and `name` in its first part only."""
-
-    index: int
-    id: str | None
-    name: str | None
-    arguments: str
 
 
 class ChoiceDelta(NamedTuple):
@@ -33,7 +23,7 @@ class ChoiceDelta(NamedTuple):
 
     text: str
     reasoning: str = ""
-    tool_calls: tuple[ToolCallPart, ...] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: list[Logprobs] | None = None
     token_ids: list[int] | None = None
 
@@ -43,7 +33,7 @@ class StreamEncoder(Protocol):
 
     What each method returns are whole events. One instance serves one answer, and may keep state.
 
-    The order of calls is: `begin`; for each choice `open`, any number of `text` and `piece`, then
+    The order of calls is: `begin`; for each choice `open`, any number of `text` and `delta`, then
     `finish`; `end` when all have finished. `error` may come at any time instead, and is the last.
 
     Attributes:

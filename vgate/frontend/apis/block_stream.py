@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import TokenCounts
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
 BlockKind = Literal["reasoning", "text", "tool_call"]
@@ -82,12 +83,12 @@ class BlockStream:
         begun = b"" if self._kind == kind else self._begin(kind)
         return begun + self._add(text)
 
-    def _begin(self, kind: BlockKind, call: ToolCallPart | None = None) -> bytes:
+    def _begin(self, kind: BlockKind, call: ToolCallDelta | None = None) -> bytes:
         ended = b"" if self._kind is None else self._end_block()
         self._kind = kind
         return ended + self._begin_block(kind, call)
 
-    def _begin_block(self, kind: BlockKind, call: ToolCallPart | None) -> bytes:
+    def _begin_block(self, kind: BlockKind, call: ToolCallDelta | None) -> bytes:
         """Return the events that begin a block; `call` is the first part of a tool call."""
         raise NotImplementedError
 

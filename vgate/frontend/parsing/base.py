@@ -8,21 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-import msgspec
-
-
-class ToolCallDelta(msgspec.Struct, frozen=True):
-    """A part of a tool call.
-
-    Attributes:
-        index: Which of the answer's calls, from 0.
-        name: The tool, in the first part of the call only.
-        arguments: The next part of the arguments' JSON text; may be empty.
-    """
-
-    index: int
-    name: str | None
-    arguments: str
+from vgate.frontend.tool_calls import ToolCallDelta
 
 
 class Parsed(NamedTuple):

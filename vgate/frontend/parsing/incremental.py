@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Generator
 from typing import Protocol, TypeVar
 
-from vgate.frontend.parsing.base import NOTHING, Parsed, ToolCallDelta
+from vgate.frontend.parsing.base import NOTHING, Parsed
+from vgate.frontend.tool_calls import ToolCallDelta
 
 _Result = TypeVar("_Result")
 # A generator that yields when it needs more text.
@@ -237,7 +238,7 @@ class IncrementalParser:
         if not (self._content or self._reasoning or self._calls):
             return NOTHING
         calls = tuple(
-            ToolCallDelta(index, name, "".join(parts)) for index, name, parts in self._calls
+            ToolCallDelta(index, None, name, "".join(parts)) for index, name, parts in self._calls
         )
         parsed = Parsed("".join(self._content), "".join(self._reasoning), calls)
         self._content, self._reasoning, self._calls = [], [], []

@@ -14,7 +14,7 @@ _ARGUMENTS = ("arguments", "parameters")
 _FOLLOWING = ("id", "type", "name")
 
 
-class _Call:
+class _JsonCall:
     """What is known of a call while its object is read.
 
     Attributes:
@@ -62,7 +62,7 @@ class JsonToolParser(ToolParser):
     def _read_json_call(self) -> Steps[bool]:
         """Read one call; returns as `_read_calls` does, with at most whitespace in the record."""
         reader = self._reader
-        call = _Call()
+        call = _JsonCall()
         complete = yield from self._read_members(call)
         if complete and not call.begun and call.name is not None and call.bare:
             self._begin(call)
@@ -77,7 +77,7 @@ class JsonToolParser(ToolParser):
                 reader.record(rest)
         return call.begun
 
-    def _read_members(self, call: _Call) -> Steps[bool]:
+    def _read_members(self, call: _JsonCall) -> Steps[bool]:
         """Read an object; return whether it came to its end."""
         reader = self._reader
         if not (yield from reader.match("{")):
@@ -99,7 +99,7 @@ class JsonToolParser(ToolParser):
             if not (yield from reader.match(",")):
                 return False
 
-    def _read_member(self, call: _Call, key: str) -> Steps[bool]:
+    def _read_member(self, call: _JsonCall, key: str) -> Steps[bool]:
         """Read a member's value; return whether the call can go on."""
         if key == "name" and call.name is None:
             call.name = yield from self._read_string()
@@ -116,7 +116,7 @@ class JsonToolParser(ToolParser):
         call.bare &= key in _FOLLOWING
         return (yield from self._reader.scan(JsonScan(), _ignore))
 
-    def _read_arguments(self, call: _Call) -> Steps[bool]:
+    def _read_arguments(self, call: _JsonCall) -> Steps[bool]:
         first = yield from self._reader.peek()
         if first in ("", ",", ":", "}", "]"):
             return False
@@ -143,7 +143,7 @@ class JsonToolParser(ToolParser):
         yield from self._reader.scan(JsonScan(), parts.append)
         return read_string("".join(parts))
 
-    def _begin(self, call: _Call) -> None:
+    def _begin(self, call: _JsonCall) -> None:
         assert call.name is not None
         self._begin_call(call.name)
         call.begun = True

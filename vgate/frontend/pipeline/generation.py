@@ -4,6 +4,8 @@ Each API translates its own request into a `Generation`; the pipeline knows noth
 Errors about a generation name its fields as OpenAI's chat completions do (`messages[0].content`,
 `max_tokens`, `tools[0].function.parameters`); an API whose fields have other names translates them
 with a `vgate.frontend.apis.fields.FieldMap`.
+
+All of it is made of JSON and so can't hold itself, which spares it the garbage collector (`gc`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ TEMPLATE_FIELDS = frozenset(
 ToolMode = Literal["none", "auto", "required", "named"]
 
 
-class MadeCall(msgspec.Struct, frozen=True):
+class MadeCall(msgspec.Struct, frozen=True, gc=False):
     """A tool call that the model made in an earlier turn.
 
     Attributes:
@@ -35,7 +37,7 @@ class MadeCall(msgspec.Struct, frozen=True):
     arguments: dict[str, Any] | str
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One message of a conversation.
 
     Attributes:
@@ -54,7 +56,7 @@ class Message(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
-class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+class Conversation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A prompt that the model's chat template renders.
 
     Attributes:
@@ -77,7 +79,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     add_special_tokens: bool = False
 
 
-class Prompts(msgspec.Struct, frozen=True, kw_only=True):
+class Prompts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Prompts without a conversation, each a text or token ids.
 
     Attributes:
@@ -91,7 +93,7 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True):
     only: bool = False
 
 
-class ToolUse(msgspec.Struct, frozen=True):
+class ToolUse(msgspec.Struct, frozen=True, gc=False):
     """Which tools the model may call, and which it must.
 
     Attributes:
@@ -116,7 +118,7 @@ class ToolUse(msgspec.Struct, frozen=True):
 NO_TOOLS = ToolUse()
 
 
-class Truncation(msgspec.Struct, frozen=True):
+class Truncation(msgspec.Struct, frozen=True, gc=False):
     """How a prompt that is too long is cut.
 
     Attributes:
@@ -128,7 +130,7 @@ class Truncation(msgspec.Struct, frozen=True):
     side: Literal["left", "right"] = "left"
 
 
-class Generation(msgspec.Struct, frozen=True, kw_only=True):
+class Generation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a client asks to be generated.
 
     Attributes:

@@ -15,9 +15,10 @@ from pydantic import TypeAdapter
 
 from vgate.errors import DeadlineExceededError
 from vgate.frontend.answers.answer import replay
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder, MessagesStream
+from vgate.frontend.tool_calls import ToolCallDelta
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 COUNTS = TokenCounts(prompt=10, completion=7, cached=4, reasoning=2)
@@ -57,10 +58,10 @@ def said(draw) -> Said:
     moves += [ChoiceDelta(part) for part in (draw(cut(text)) if text else [])]
     for number, (call, after) in enumerate(zip(calls, afterwards, strict=True)):
         first, *rest = draw(cut(call.arguments))
-        head = ToolCallPart(number, call.id, call.name, draw(st.sampled_from(["", first])))
-        parts = [head, *(ToolCallPart(number, None, None, p) for p in rest)]
+        head = ToolCallDelta(number, call.id, call.name, draw(st.sampled_from(["", first])))
+        parts = [head, *(ToolCallDelta(number, None, None, p) for p in rest)]
         if not head.arguments:
-            parts.insert(1, ToolCallPart(number, None, None, first))
+            parts.insert(1, ToolCallDelta(number, None, None, first))
         moves += [ChoiceDelta("", "", (part,)) for part in parts]
         moves += [ChoiceDelta(part) for part in (draw(cut(after)) if after else [])]
     end = draw(st.sampled_from(["stop", "length"])) if not calls else "tool_calls"
@@ -192,9 +193,9 @@ def test_a_thought_a_text_and_a_call():
         ChoiceDelta("", "Hm"),
         ChoiceDelta("A", "."),
         ChoiceDelta("B"),
-        ChoiceDelta("C", "", (ToolCallPart(0, "call_1", "f", '{"q"'),)),
-        ChoiceDelta("", "", (ToolCallPart(0, None, None, ': "x'),)),
-        ChoiceDelta(" Done.", "", (ToolCallPart(0, None, None, '"}'),)),
+        ChoiceDelta("C", "", (ToolCallDelta(0, "call_1", "f", '{"q"'),)),
+        ChoiceDelta("", "", (ToolCallDelta(0, None, None, ': "x'),)),
+        ChoiceDelta(" Done.", "", (ToolCallDelta(0, None, None, '"}'),)),
     ]
     choice = ChoiceResult("ABC Done.", "tool_calls", "Hm.", [ToolCall("call_1", "f", '{"q": "x"}')])
     events = streamed(pieces, Result([choice], COUNTS))

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.answers.answer import replay
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.apis.openai.chat.response import (
-    DONE,
     ChatEncoder,
     ChatResponseOptions,
     ChatStream,
 )
+from vgate.frontend.apis.openai.chunks import DONE
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.usage import Usage
 from vgate.frontend.text.token_texts import TokenTexts
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -202,8 +203,8 @@ class TestPieces:
         return data_of(frames.delta(0, piece))["choices"][0]
 
     def test_parts_of_a_call(self):
-        first = ToolCallPart(0, "c1", "f", "")
-        more = ToolCallPart(0, None, None, '{"a"')
+        first = ToolCallDelta(0, "c1", "f", "")
+        more = ToolCallDelta(0, None, None, '{"a"')
         assert self.delta(ChoiceDelta("", tool_calls=(first, more)))["delta"] == {
             "tool_calls": [
                 {

@@ -22,7 +22,7 @@ from tests.frontend.apis.openai.responses_events import (
 )
 from vgate.errors import EngineUnavailableError, RateLimitedError
 from vgate.frontend.answers.answer import replay
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.response import (
@@ -32,6 +32,7 @@ from vgate.frontend.apis.openai.responses.response import (
 )
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, ResponsesStream
 from vgate.frontend.apis.openai.responses.translate import decode_responses
+from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import DEFAULTS
 
@@ -139,7 +140,7 @@ def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[C
             len((a.text + a.hidden).encode()) for a in group if a.kind == "reasoning"
         )
         parts = tuple(
-            ToolCallPart(
+            ToolCallDelta(
                 a.index, a.call.id if a.call else None, a.call.name if a.call else None, a.text
             )
             for a in group
@@ -246,10 +247,10 @@ class TestEvents:
                 form.delta(0, ChoiceDelta("", "Hm")),
                 form.delta(0, ChoiceDelta("Ho", ".")),
                 form.text(0, "ho"),
-                form.delta(0, ChoiceDelta("", "", (ToolCallPart(0, "c0", "f", ""),))),
-                form.delta(0, ChoiceDelta("", "", (ToolCallPart(0, None, None, "{}"),))),
-                form.delta(0, ChoiceDelta("", "", (ToolCallPart(1, "c1", "g", "{"),))),
-                form.delta(0, ChoiceDelta("", "", (ToolCallPart(1, None, None, "}"),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(0, "c0", "f", ""),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(0, None, None, "{}"),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(1, "c1", "g", "{"),))),
+                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(1, None, None, "}"),))),
                 form.finish(0, "tool_calls", None),
                 form.end(),
             ]
@@ -319,7 +320,7 @@ class TestEvents:
 
     def test_what_is_said_after_a_call_is_another_message(self):
         form = form_of()
-        part = ToolCallPart(0, "c", "f", "{}")
+        part = ToolCallDelta(0, "c", "f", "{}")
         stream = form.begin() + form.delta(0, ChoiceDelta("a", "", (part,))) + form.text(0, "b")
         final = check_stream(stream + form.finish(0, "tool_calls", None) + form.end())
         assert [item["type"] for item in final["output"]] == ["message", "function_call", "message"]
@@ -329,7 +330,7 @@ class TestEvents:
         encoder = ResponsesEncoder(options(logprob_texts))
         form = encoder.stream_encoder()
         form.counts = lambda: TokenCounts(7, 3)
-        part = ToolCallPart(0, "c", "f", "{}")
+        part = ToolCallDelta(0, "c", "f", "{}")
         stream = form.begin() + form.delta(0, ChoiceDelta("a", "", (part,), places("a")))
         stream += form.delta(0, ChoiceDelta("b", "", (), places("b"))) + form.finish(
             0, "stop", None
@@ -348,7 +349,7 @@ class TestEvents:
             ("", 1, "g", "{"),
             ("z", 1, None, "}"),
         ):
-            part = ToolCallPart(index, name and "c", name, arguments)
+            part = ToolCallDelta(index, name and "c", name, arguments)
             stream += form.delta(0, ChoiceDelta(text, "", (part,)))
         final = check_stream(stream + form.finish(0, "length", None) + form.end())
         assert [
@@ -363,7 +364,7 @@ class TestEvents:
 
     def test_text_within_a_call_is_in_a_broken_stream(self):
         form = form_of()
-        part = ToolCallPart(0, "c", "f", "{")
+        part = ToolCallDelta(0, "c", "f", "{")
         stream = (
             form.begin()
             + form.delta(0, ChoiceDelta("", "", (part,)))
@@ -377,7 +378,7 @@ class TestEvents:
         encoder = ResponsesEncoder(options(logprob_texts))
         form = encoder.stream_encoder()
         form.counts = lambda: TokenCounts(7, 3)
-        part = ToolCallPart(0, "c", "f", "{}")
+        part = ToolCallDelta(0, "c", "f", "{}")
         stream = form.begin() + form.delta(0, ChoiceDelta("", "", (part,)))
         stream += form.delta(0, ChoiceDelta("b", "", (), places("b!")))
         *_, message = check_stream(stream + form.finish(0, "stop", None) + form.end())["output"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import ToolCallPart
 from vgate.frontend.answers.result import FinishReason, Result
 from vgate.frontend.apis.anthropic.errors import error_body
 from vgate.frontend.apis.anthropic.messages.response import (
@@ -16,6 +15,7 @@ from vgate.frontend.apis.anthropic.messages.response import (
     whole_message,
 )
 from vgate.frontend.apis.block_stream import BlockKind, BlockStream
+from vgate.frontend.tool_calls import ToolCallDelta
 
 _encode = msgspec.json.Encoder().encode
 
@@ -112,7 +112,7 @@ class MessagesStream(BlockStream):
     def _add(self, text: str) -> bytes:
         return self._delta + _encode(text) + _DELTA_END
 
-    def _begin_block(self, kind: BlockKind, call: ToolCallPart | None) -> bytes:
+    def _begin_block(self, kind: BlockKind, call: ToolCallDelta | None) -> bytes:
         block, index = _BLOCKS[kind], self._blocks
         if call is not None:
             block %= (_encode(call.id), _encode(call.name))

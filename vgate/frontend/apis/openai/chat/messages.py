@@ -22,7 +22,7 @@ class ContentPart(msgspec.Struct, frozen=True):
     refusal: str | None = None
 
 
-class CalledFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EarlierFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a model called: `arguments` is an object, most often as JSON text."""
 
     name: CallText
@@ -33,7 +33,7 @@ class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call that the model made before; `index` is left over in what clients put together."""
 
     id: CallText
-    function: CalledFunction | None = None
+    function: EarlierFunction | None = None
     type: str = "function"
     custom: Any = None
     index: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.encoder import ChoiceDelta, ToolCallPart
+from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import FinishReason, Result
 from vgate.frontend.apis.block_stream import BlockKind, BlockStream
 from vgate.frontend.apis.openai.logprobs import TokenLogprob
@@ -29,6 +29,7 @@ from vgate.frontend.apis.openai.responses.response import (
     new_item_id,
     whole_response,
 )
+from vgate.frontend.tool_calls import ToolCallDelta
 
 _encode = msgspec.json.Encoder().encode
 
@@ -143,7 +144,7 @@ class ResponsesStream(BlockStream):
         self._next += 1
         return b'%b%b,"sequence_number":%d}\n\n' % (self._delta, _encode(text), number)
 
-    def _begin_block(self, kind: BlockKind, call: ToolCallPart | None) -> bytes:
+    def _begin_block(self, kind: BlockKind, call: ToolCallDelta | None) -> bytes:
         self._item = _new_item(kind, call)
         index, place = len(self._done), self._place()
         begun = self._event("response.output_item.added", output_index=index, item=self._item)
@@ -197,7 +198,7 @@ class ResponsesStream(BlockStream):
         return _FRAME % (kind.encode(), data)
 
 
-def _new_item(kind: BlockKind, call: ToolCallPart | None) -> OutputItem:
+def _new_item(kind: BlockKind, call: ToolCallDelta | None) -> OutputItem:
     """Return an item without content."""
     if call is not None:
         name = new_item_id("fc")
