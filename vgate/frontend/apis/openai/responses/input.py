@@ -19,7 +19,6 @@ from vgate.frontend.pipeline.generation import MadeCall, Message
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 _Id = Annotated[str | None, ACCEPTED]
-_CallId = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class _TextPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,30 +75,31 @@ class AssistantMessage(InputMessage, frozen=True, kw_only=True, forbid_unknown_f
     content: str | list[AssistantPart]  # type: ignore[assignment]
 
 
-class InputFunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A call that the model made, of a tool that stands by itself."""
+class _CallItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a call of a tool that stands by itself."""
+
+    id: _Id = None
+    status: Annotated[ItemStatus | None, ACCEPTED] = None
+    caller: Annotated[Any, refused({"type": "direct"})] = None
+    namespace: Annotated[Any, refused()] = None
+
+
+class InputFunctionCall(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call that the model made."""
 
     type: Literal["function_call"]
     call_id: CallText
     name: CallText
     arguments: str
-    id: _Id = None
-    status: Annotated[ItemStatus | None, ACCEPTED] = None
-    caller: Annotated[Any, refused({"type": "direct"})] = None
-    namespace: Annotated[Any, refused()] = None
 
 
-class InputCallOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InputCallOutput(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The result of a call."""
 
     type: Literal["function_call_output"]
-    call_id: _CallId
+    call_id: Annotated[str, msgspec.Meta(min_length=1)]
     output: str | list[InputText]
-    id: _Id = None
-    status: Annotated[ItemStatus | None, ACCEPTED] = None
     name: str | None = None
-    caller: Annotated[Any, refused({"type": "direct"})] = None
-    namespace: Annotated[Any, refused()] = None
 
 
 class InputReasoningText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,8 +135,7 @@ _INPUT_PARTS: ServedTypes = (
 _ASSISTANT_PARTS: ServedTypes = (
     (re.compile(r"content\[\d+\]"), ("output_text", "input_text", "refusal")),
 )
-_refused_of_calls = RefusedFields(InputFunctionCall)
-_refused_of_outputs = RefusedFields(InputCallOutput)
+_refused_of_calls = RefusedFields(_CallItem)
 
 
 class _Turn(msgspec.Struct):
@@ -158,7 +157,7 @@ class InputConversation:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.unfinished = False
-        # The model's turn that is last so far, and where its message will be.
+        # The model's turn at the end, which has no message yet.
         self._turn: _Turn | None = None
 
     def say(self, role: Literal["system", "user"], text: str) -> None:
@@ -173,13 +172,13 @@ class InputConversation:
         """
         item = _item_of(document, where)
         self.unfinished = False
-        if isinstance(item, InputFunctionCall):
+        if isinstance(item, _CallItem):
             _refused_of_calls.check(item, f"{where}.")
+        if isinstance(item, InputFunctionCall):
             arguments = arguments_of(item.arguments)
             check_json(arguments, f"{where}.arguments")
             self._model_turn().calls.append(MadeCall(item.call_id, item.name, arguments))
         elif isinstance(item, InputCallOutput):
-            _refused_of_outputs.check(item, f"{where}.")
             output = _text_of(item.output)
             self._add(Message("tool", output, tool_call_id=item.call_id, name=item.name))
         elif isinstance(item, InputReasoning):
