@@ -87,13 +87,26 @@ def _expected(what: str) -> str:
     return " or ".join(names) + (f" {rest}" if rest else "")
 
 
-def _sent(document: Any, path: str) -> str | None:
+def value_at(document: Any, path: str) -> Any:
+    """Return the value at a path, such as `Problem` has, of a builtin-typed document.
+
+    Raises:
+        LookupError: There is none.
+    """
     value = document
     for name, index, _any in _STEP.findall(f".{path}" if path else ""):
         try:
             value = value[int(index)] if index else value[name]
-        except (KeyError, IndexError, TypeError):
-            return None
+        except TypeError:
+            raise LookupError(path) from None
+    return value
+
+
+def _sent(document: Any, path: str) -> str | None:
+    try:
+        value = value_at(document, path)
+    except LookupError:
+        return None
     if document is None:
         return None
     try:

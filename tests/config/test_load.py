@@ -115,7 +115,6 @@ class TestChecks:
             ("logging: {level: loud}", "`logging.level` must be valid"),
             ("batch: {max_wait_time_ms: -1}", "`batch.max_wait_time_ms`"),
             ("timeouts: {request_s: 0}", "`timeouts.request_s`"),
-            ("model: {tool_parser: xml}", "`model.tool_parser` must be valid"),
             ("model: {reasoning_parser: qwen3}", "`model.reasoning_parser` must be valid"),
             ("model: {lora_adapters: [{name: a}]}", "`model.lora_adapters[0].path` is required"),
             (

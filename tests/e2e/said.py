@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.e2e.keep_alive import Reply, events
-from vgate.frontend.apis.anthropic.messages.tool_input import tool_input
+from vgate.frontend.apis.anthropic.messages.response import tool_input
 
 Said = dict[str, Any]
 

@@ -19,7 +19,7 @@ NAMES = ["org/main model", "ähnlich?#%2F"]
 MODELS = [*NAMES, "embedder"]
 PATHS = {
     "POST": ["/tokenize", "/detokenize", "/v1/embeddings"],
-    "GET": ["/version", "/v1/models", "/v1/models/embedder"],
+    "GET": ["/version", "/v1/models", "/v1/models/embedder", "/openapi.json"],
 }
 DEEP = b'{"prompt": "a", "input": "a", "messages": %s, "tokens": %s}'
 

@@ -47,6 +47,7 @@ class TestRoutes:
             ("GET", "/ready"),
             ("GET", "/metrics"),
             ("GET", "/stats"),
+            ("GET", "/openapi.json"),
         ]
 
     def test_unknown_paths(self, serve):
@@ -228,6 +229,16 @@ class TestNotReady:
             assert "tokenizer.json" in answer.error["message"]
 
         serve(scenario, engine=False, model=Model(model_id=str(tmp_path)))
+
+    def test_a_tool_parser_that_does_not_exist(self, serve):
+        # The launcher hears of it before a model is loaded, and gives up.
+        async def scenario(gateway):
+            problem = gateway.app.models[0].problem
+            assert problem.startswith("`model.tool_parser` must be one of auto, none, ")
+            assert problem.endswith("got 'xml'")
+            assert gateway.heard[0].problem == problem
+
+        serve(scenario, engine=False, model=Model(tool_parser="xml"))
 
 
 class TestChat:

@@ -19,10 +19,6 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 NonEmptyStr = Annotated[str, Meta(min_length=1)]
 # Lower starts sooner.
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-# How tool calls are written in a model's text.
-ToolParserName = Literal[
-    "auto", "none", "hermes", "qwen3_coder", "llama3_json", "mistral", "pythonic", "deepseek_v3"
-]
 
 MIB = 1024 * 1024
 
@@ -76,7 +72,7 @@ class Model(Section, frozen=True):
     chat_template: NonEmptyStr | None = None
     generation_config: Literal["auto", "vllm"] = "auto"
     task: Literal["generate", "embed"] = "generate"
-    tool_parser: ToolParserName = "auto"
+    tool_parser: NonEmptyStr = "auto"
     reasoning_parser: Literal["auto", "none", "think"] = "auto"
     allow_request_chat_template: bool = False
     lora_adapters: list[LoraAdapter] = []

@@ -128,6 +128,6 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink
 def _summary(backend: Backend) -> str:
     model = backend.model
     return (
-        f"{model.names[0]} ({model.backend}): context {model.max_model_len} tokens, "
+        f"{model.name} ({model.backend}): context {model.max_model_len} tokens, "
         f"batch {model.max_num_seqs}, KV cache {model.kv_cache_tokens} tokens"
     )

@@ -17,18 +17,16 @@ from vgate.errors import (
 )
 from vgate.frontend.access.gate import Access
 from vgate.frontend.access.limiter.local import Limiter
-from vgate.frontend.apis.anthropic import errors as anthropic_errors
-from vgate.frontend.apis.openai.errors import error_body, error_headers
 from vgate.frontend.cache.local import ResultCache
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry, shutting_down
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.deadlines import Deadlines
 from vgate.frontend.http.disconnects import ClientDisconnected, DisconnectWatch
-from vgate.frontend.http.request import JSON, HttpRequest, Response, RSGIScope, Waits
+from vgate.frontend.http.request import HttpRequest, Response, RSGIScope, Waits
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
-from vgate.frontend.routes import Route, error_form, label_of, match
+from vgate.frontend.routes import Route, error_format, label_of, match
 from vgate.frontend.services import Services
 from vgate.log import Log
 from vgate.wire.exchange import AsyncPeers
@@ -211,9 +209,4 @@ def _error_response(http: HttpRequest, error: VGateError) -> Response:
     if http.admission is not None and isinstance(error, NotFoundError | ModelNotFoundError):
         # What isn't there costs nothing, and isn't counted.
         http.admission.withdraw()
-    if error_form(http.path) == "anthropic":
-        http.set_header(anthropic_errors.REQUEST_ID_HEADER, http.id)
-        body = anthropic_errors.error_body(error, http.id)
-    else:
-        body = error_body(error)
-    return Response(error.status, body, [JSON, *error_headers(error)])
+    return error_format(http.path)(http, error)

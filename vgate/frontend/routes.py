@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 import msgspec
 
-from vgate.errors import MethodNotAllowedError, NotFoundError
+from vgate.errors import MethodNotAllowedError, NotFoundError, VGateError
+from vgate.frontend.apis.anthropic.errors import anthropic_error
 from vgate.frontend.apis.anthropic.messages.endpoint import count_tokens, messages
+from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from vgate.frontend.apis.openai import models
 from vgate.frontend.apis.openai.chat.endpoint import chat_completions
+from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.completions.endpoint import completions
+from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.apis.openai.embeddings.endpoint import embeddings
+from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest
+from vgate.frontend.apis.openai.errors import openai_error
 from vgate.frontend.apis.openai.responses import endpoint as responses
+from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.tokenize.endpoint import detokenize, tokenize
+from vgate.frontend.apis.openai.tokenize.request import DetokenizeRequest, TokenizeText
 from vgate.frontend.apis.system.health import health, ready
 from vgate.frontend.apis.system.metrics import show_metrics
+from vgate.frontend.apis.system.openapi import openapi
 from vgate.frontend.apis.system.stats import stats
 from vgate.frontend.apis.system.version import version
 from vgate.frontend.http.request import HttpRequest, Response
@@ -25,8 +33,8 @@ from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
 
-# Whose clients read a path's errors.
-ErrorForm = Literal["openai", "anthropic"]
+# Turns an error into the response that a path's clients understand.
+ErrorFormat = Callable[[HttpRequest, VGateError], Response]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -37,16 +45,18 @@ class Route(msgspec.Struct, frozen=True):
         method: The only method it takes, or several with commas between; GET includes HEAD.
         quiet: Asked for every few seconds by probes, so a line in the log for each would hide
             the others.
-        errors: In which form its errors are said, and those of paths below it.
+        errors: The format of its errors, and of those of paths below it.
         counts_tokens: It counts its requests together with the tokens that they may use.
+        requests: The structs that its body may be, for the OpenAPI document.
     """
 
     path: str
     method: str
     handler: Handler
     quiet: bool = False
-    errors: ErrorForm = "openai"
+    errors: ErrorFormat = openai_error
     counts_tokens: bool = False
+    requests: tuple[type[msgspec.Struct], ...] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -55,23 +65,40 @@ class Route(msgspec.Struct, frozen=True):
         return [*named, "HEAD"] if "GET" in named else named
 
 
-ROUTES = (
-    Route("/v1/chat/completions", "POST", chat_completions, counts_tokens=True),
-    Route("/v1/completions", "POST", completions, counts_tokens=True),
-    Route("/v1/responses", "POST", responses.responses, counts_tokens=True),
+def _generating(
+    path: str,
+    handler: Handler,
+    request: type[msgspec.Struct],
+    errors: ErrorFormat = openai_error,
+) -> Route:
+    """Return the route of an endpoint that uses the engine."""
+    return Route(path, "POST", handler, errors=errors, counts_tokens=True, requests=(request,))
+
+
+ROUTES: tuple[Route, ...] = (
+    _generating("/v1/chat/completions", chat_completions, ChatRequest),
+    _generating("/v1/completions", completions, CompletionRequest),
+    _generating("/v1/responses", responses.responses, ResponsesRequest),
     Route(responses.PREFIX, "GET, DELETE, POST", responses.stored_response),
-    Route("/v1/messages", "POST", messages, errors="anthropic", counts_tokens=True),
-    Route("/v1/messages/count_tokens", "POST", count_tokens, errors="anthropic"),
+    _generating("/v1/messages", messages, MessagesRequest, errors=anthropic_error),
+    Route(
+        "/v1/messages/count_tokens",
+        "POST",
+        count_tokens,
+        errors=anthropic_error,
+        requests=(CountTokensRequest,),
+    ),
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
-    Route("/v1/embeddings", "POST", embeddings, counts_tokens=True),
-    Route("/tokenize", "POST", tokenize),
-    Route("/detokenize", "POST", detokenize),
+    _generating("/v1/embeddings", embeddings, EmbeddingRequest),
+    Route("/tokenize", "POST", tokenize, requests=(TokenizeText, ChatRequest)),
+    Route("/detokenize", "POST", detokenize, requests=(DetokenizeRequest,)),
     Route("/version", "GET", version),
     Route("/health", "GET", health, quiet=True),
     Route("/ready", "GET", ready, quiet=True),
     Route("/metrics", "GET", show_metrics, quiet=True),
     Route("/stats", "GET", stats, quiet=True),
+    Route("/openapi.json", "GET", openapi(lambda: ROUTES)),
 )
 
 _EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/")}
@@ -84,11 +111,10 @@ def label_of(route: Route | None) -> str:
     return OTHER if route is None else route.path
 
 
-def error_form(path: str) -> ErrorForm:
-    """Return in which form errors are said to a client of a path, whether there is one or not."""
-    return next(
-        (r.errors for r in ROUTES if path == r.path or path.startswith(f"{r.path}/")), "openai"
-    )
+def error_format(path: str) -> ErrorFormat:
+    """Return the format of errors for clients of a path, whether it exists or not."""
+    found = (r.errors for r in ROUTES if path == r.path or path.startswith(f"{r.path}/"))
+    return next(found, openai_error)
 
 
 def match(method: str, path: str) -> Route:

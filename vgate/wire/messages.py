@@ -182,6 +182,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     vocab_size: int = 0
     max_logprobs: int = 20
 
+    @property
+    def name(self) -> str:
+        """The name that answers carry: the first of `names`."""
+        return self.names[0]
+
 
 class Welcome(Message, frozen=True):
     """The answer to a hello of the same protocol version."""

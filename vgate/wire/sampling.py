@@ -23,6 +23,9 @@ _INT32_MAX = 2**31 - 1
 
 TokenId = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(gt=0, le=1)]
+TopK = Annotated[int, Meta(ge=-1, le=_INT32_MAX)]
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -32,12 +35,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     completion"), the others vLLM's (``vllm/sampling_params.py``).
     """
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: Annotated[int, Meta(ge=_SEED_MIN, le=_SEED_MAX)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=_INT32_MAX)] | None = None
+    top_k: TopK | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None

@@ -81,6 +81,8 @@ def test_tojson_is_json_and_not_html():
 def test_strftime_now():
     rendered = render("{{ strftime_now('%Y-%m-%d %H') }}")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d", rendered)
+    fixed = ChatTemplate("{{ strftime_now('%Y-%m') }}", {}, clock=lambda: 15 * 86_400)
+    assert fixed.render(USER) == "1970-01"
     assert abs((datetime.now() - datetime.strptime(rendered, "%Y-%m-%d %H")).days) <= 1  # noqa: DTZ005, DTZ007 - local
 
 

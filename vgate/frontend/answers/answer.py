@@ -331,10 +331,8 @@ def replay(stream_encoder: StreamEncoder, answer: Result) -> bytes:
     out = [stream_encoder.begin()]
     for index, choice in enumerate(answer.choices):
         out.append(stream_encoder.open(index, choice.prompt_logprobs))
-        calls = tuple(
-            ToolCallDelta(place, call.id, call.name, call.arguments)
-            for place, call in enumerate(choice.tool_calls)
-        )
+        made = enumerate(choice.tool_calls)
+        calls = tuple(ToolCallDelta(i, call.id, call.name, call.arguments) for i, call in made)
         piece = ChoiceDelta(choice.text, choice.reasoning, calls, choice.logprobs, choice.token_ids)
         if any(piece):
             out.append(stream_encoder.delta(index, piece))

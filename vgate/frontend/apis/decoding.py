@@ -6,6 +6,8 @@ What msgspec's types can't say of values that are any JSON is checked here too.
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,10 +17,14 @@ from vgate.errors import (
     InvalidRequestError,
     InvalidValueError,
     UnknownParameterError,
+    UnsupportedParameterError,
 )
-from vgate.validation import explain
+from vgate.validation import explain, value_at
 
 _Request = TypeVar("_Request")
+
+# The paths of objects that exist in several types, with the values of `type` that are served.
+ServedTypes = tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 
 # vLLM's bound for schemas (vllm/sampling_params.py); templates need no more.
 MAX_NESTING = 64
@@ -41,8 +47,15 @@ _RENAMED = {
 }
 
 
-def decode_request(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Request:
+def decode_request(
+    decoder: msgspec.json.Decoder[_Request], body: bytes, types: ServedTypes = ()
+) -> _Request:
     """Decode a request's body.
+
+    Args:
+        decoder: Decodes the request.
+        body: The body.
+        types: The types of objects that are served where others are known to clients.
 
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
@@ -50,7 +63,7 @@ def decode_request(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Req
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _explained(error, body, decoder.type) from None
+        raise _explained(error, _document_of(body), decoder.type, types) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"the body is not valid JSON in UTF-8: {error}"
         raise InvalidJSONError(message) from None
@@ -85,17 +98,86 @@ def check_json(value: Any, where: str) -> None:
     raise InvalidValueError(message, param=where)
 
 
-def _explained(error: msgspec.ValidationError, body: bytes, of: Any) -> InvalidRequestError:
+def convert_part(
+    document: Any, of: type[_Request], where: str, types: ServedTypes = ()
+) -> _Request:
+    """Turn a part of a request, so far of builtin types, into a struct.
+
+    Args:
+        document: The part.
+        of: The struct.
+        where: The path of the part.
+        types: As of `decode_request`, with paths inside of the part.
+
+    Raises:
+        InvalidRequestError: The part is invalid; with the path of the field at fault.
+    """
     try:
-        document = msgspec.json.decode(body)
+        return msgspec.convert(document, of)
+    except msgspec.ValidationError as error:
+        raise _explained(error, document, of, types, where) from None
+
+
+def _document_of(body: bytes) -> Any:
+    """Return a body as builtin types; None if that can't be done.
+
+    The decoder stops at the first fault; what comes after it need not be JSON at all.
+    """
+    try:
+        return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The decoder stops at the first fault; what comes after it need not be JSON at all.
-        document = None
+        return None
+
+
+def _explained(
+    error: msgspec.ValidationError, document: Any, of: Any, types: ServedTypes, where: str = ""
+) -> InvalidRequestError:
     problem = explain(error, document)
+    refused = _refused_type(document, problem.path, types, where)
+    if refused is not None:
+        return refused
+    path = problem.path
+    if where:
+        path = f"{where}.{path}" if path and not path.startswith("[") else where + path
+        problem = msgspec.structs.replace(problem, path=path)
     if problem.kind != "unknown":
-        return InvalidValueError(str(problem), param=problem.path or None)
-    message = f"{problem}{_guess(problem.path, of)}"
-    return UnknownParameterError(message, param=problem.path or None)
+        return InvalidValueError(str(problem), param=path or None)
+    message = f"{problem}{_guess(path, of)}"
+    return UnknownParameterError(message, param=path or None)
+
+
+def _refused_type(
+    document: Any, path: str, types: ServedTypes, where: str
+) -> InvalidRequestError | None:
+    """Return the refusal of an object around a fault whose type isn't served, if there is one.
+
+    Objects of such a type have fields of their own, so the fault may be at any of these.
+    """
+    for pattern, served in types:
+        found = pattern.match(path)
+        if found is None:
+            continue
+        try:
+            kind = value_at(document, f"{found[0]}.type")
+        except LookupError:
+            continue
+        if isinstance(kind, str) and kind not in served:
+            name = f"{where}.{found[0]}.type".removeprefix(".")
+            return unsupported_type(name, kind, served)
+    return None
+
+
+def unsupported_type(path: str, kind: object, served: Iterable[str]) -> InvalidRequestError:
+    """Return the error of an object whose type isn't served.
+
+    Args:
+        path: Where the type is.
+        kind: The type that was sent.
+        served: Those that are served.
+    """
+    allowed = " or ".join(map(repr, served))
+    message = f"`{path}` {repr(kind)[:80]} is not supported by this server; use {allowed}"
+    return UnsupportedParameterError(message, param=path)
 
 
 def _guess(name: str, of: Any) -> str:

@@ -9,7 +9,7 @@ tables in ``docs/`` and the OpenAPI document are all read off the struct.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -41,7 +41,9 @@ class FieldPolicy(msgspec.Struct, frozen=True, eq=False):
 _SERVED = FieldPolicy("served")
 
 # For `Annotated`: the field concerns the platform and not the answer.
-ACCEPTED = Meta(extra={"policy": FieldPolicy("accepted")})
+ACCEPTED = Meta(
+    extra={"policy": FieldPolicy("accepted")}, extra_json_schema={"x-vgate-policy": "accepted"}
+)
 
 
 def refused(*neutral: Any, instead: str = "") -> Meta:
@@ -51,13 +53,19 @@ def refused(*neutral: Any, instead: str = "") -> Meta:
         neutral: Values with which it changes nothing.
         instead: What to send instead.
     """
-    return Meta(extra={"policy": FieldPolicy("refused", neutral, instead)})
+    schema: dict[str, Any] = {"x-vgate-policy": "refused", "x-vgate-neutral": list(neutral)}
+    if instead:
+        schema["description"] = instead
+    return Meta(
+        extra={"policy": FieldPolicy("refused", neutral, instead)}, extra_json_schema=schema
+    )
 
 
 def policies_of(request: type[msgspec.Struct]) -> dict[str, FieldPolicy]:
-    """Return the policy of every field of a request, in the struct's order."""
+    """Return the policy of every field of a request by its name in JSON, in the struct's order."""
     hints = get_type_hints(request, include_extras=True)
-    return {name: _policy_of(hints[name]) for name in request.__struct_fields__}
+    names = zip(request.__struct_encode_fields__, request.__struct_fields__, strict=True)
+    return {name: _policy_of(hints[attribute]) for name, attribute in names}
 
 
 def _policy_of(hint: Any) -> FieldPolicy:
@@ -82,7 +90,10 @@ class RefusedFields(Generic[_Request]):
             for name, policy in policies_of(request).items()
             if policy.kind == "refused"
         }
-        self._values = attrgetter(*self._policies)
+        names = zip(request.__struct_fields__, request.__struct_encode_fields__, strict=True)
+        self._values = attrgetter(
+            *(attribute for attribute, name in names if name in self._policies)
+        )
         self._none = None if len(self._policies) == 1 else (None,) * len(self._policies)
 
     def check(self, request: _Request, where: str = "") -> None:
@@ -95,10 +106,11 @@ class RefusedFields(Generic[_Request]):
         Raises:
             UnsupportedParameterError: A refused field has a value that would change the answer.
         """
-        if self._values(request) == self._none:
+        values = self._values(request)
+        if values == self._none:
             return
-        for name, policy in self._policies.items():
-            value = getattr(request, name)
+        several = values if self._none is not None else (values,)
+        for (name, policy), value in zip(self._policies.items(), several, strict=True):
             if value is None or any(_same(value, neutral) for neutral in policy.neutral):
                 continue
             instead = f"; {policy.instead}" if policy.instead else ""
@@ -111,33 +123,29 @@ def _same(value: Any, neutral: Any) -> bool:
     return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
 
 
-# From a path in what is checked to the path in what the client sent.
-Naming = Callable[[str], str]
-
 _QUOTED = re.compile(r"`([a-z_]+(?:[.\[][\w.\[\]$]*)?)`")
+_INDEX = re.compile(r"\[(\d+)\]")
 
 
 class FieldMap:
-    """Where the fields of a translated request come from, for errors.
+    """What the fields of a translated request are called in the client's, for errors.
 
     Args:
-        known: Paths in the translated request, with those in the original. The path of a field
-            inside of one follows from it.
+        known: Paths in the translated request, with those in the original; `[]` stands for any
+            index, and is the same one in both. The path of a field inside of one follows from it.
     """
 
-    def __init__(self, known: dict[str, str] | None = None) -> None:
-        self._known = dict(known or {})
-
-    def note(self, path: str, source: str) -> None:
-        """Note where a field of the translated request comes from."""
-        self._known[path] = source
+    def __init__(self, known: dict[str, str]) -> None:
+        self._known = {path: source.replace("[]", "[%s]") for path, source in known.items()}
 
     def name(self, path: str) -> str:
         """Return a field's path in the original."""
         head = path
         while head:
-            if (source := self._known.get(head)) is not None:
-                return source + path[len(head) :]
+            source = self._known.get(_INDEX.sub("[]", head))
+            if source is not None:
+                indices = _INDEX.findall(head)[: source.count("%s")]
+                return source % tuple(indices) + path[len(head) :]
             head = head[: max(head.rfind("."), head.rfind("["), 0)]
         return path
 

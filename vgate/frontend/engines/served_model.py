@@ -10,6 +10,7 @@ from vgate.config.schema import Model
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.resumption import Survivors
+from vgate.frontend.parsing.detect import tool_parser_problem
 from vgate.frontend.text.model import TextModel, TextModelError, load_text_model
 from vgate.log import Log
 from vgate.wire.control import EngineState
@@ -57,7 +58,8 @@ class ServedModel:
         self._not_told = EngineState("starting", "starting", time.time())
         self._on_change = on_change
         self.text: TextModel | None = None
-        self.problem: str | None = None
+        self.problem = tool_parser_problem(config.tool_parser)
+        self._is_misconfigured = self.problem is not None
         self._loading: asyncio.Task[None] | None = None
         # What custom logits processors look at is theirs alone to know.
         continued = not config.engine_args.get("logits_processors")
@@ -136,6 +138,8 @@ class ServedModel:
             self._on_change()
             return
         self.text = None
+        if self._is_misconfigured:
+            return
         self._loading = self._loop.create_task(self._load(info))
 
     async def _load(self, info: ModelInfo) -> None:
@@ -143,6 +147,6 @@ class ServedModel:
             self.text = await self._loop.run_in_executor(None, load_text_model, info, self.config)
             self.problem = None
         except TextModelError as error:
-            log.error("cannot serve the model's text", model=info.names[0], reason=error)
+            log.error("cannot serve the model's text", model=info.name, reason=error)
             self.problem = str(error)
         self._on_change()

@@ -45,6 +45,11 @@ class ToolParser(IncrementalParser):
     ends_of_turn: ClassVar[tuple[str, ...]] = ()
     new_call_id = staticmethod(tool_call_id)
 
+    @staticmethod
+    def fits(_template: str) -> bool:
+        """Whether a chat template shows that its model writes calls in this format."""
+        return False
+
     def __init__(self, tools: list[dict[str, Any]], *, first_call_only: bool = False) -> None:
         super().__init__()
         self._tools = {tool.get("name"): tool for tool in tools}

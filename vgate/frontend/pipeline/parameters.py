@@ -43,14 +43,17 @@ def check_against_model(generation: Generation, info: ModelInfo) -> None:
         InvalidValueError: A token that is not in the vocabulary, or more than the model allows.
     """
     chat = isinstance(generation.prompt, Conversation)
-    _check_logprobs("top_logprobs" if chat else "logprobs", generation.logprobs, info)
-    _check_logprobs("prompt_logprobs", generation.prompt_logprobs, info)
+    if generation.logprobs is not None:
+        _check_logprobs("top_logprobs" if chat else "logprobs", generation.logprobs, info)
+    if generation.prompt_logprobs is not None:
+        _check_logprobs("prompt_logprobs", generation.prompt_logprobs, info)
     check_truncation(generation.truncation, info.max_model_len)
     if not info.vocab_size:
         return
     sampling = generation.sampling
     for name in ("logit_bias", "allowed_token_ids", "stop_token_ids"):
-        _check_ids(getattr(sampling, name) or (), info.vocab_size, name)
+        if ids := getattr(sampling, name):
+            _check_ids(ids, info.vocab_size, name)
     if isinstance(generation.prompt, Prompts):
         for index, prompt in enumerate(generation.prompt.prompts):
             if not isinstance(prompt, str):
@@ -167,8 +170,8 @@ def priority_of(http: HttpRequest, priority: int | None) -> int:
     return priority
 
 
-def _check_logprobs(name: str, value: int | None, info: ModelInfo) -> None:
-    if value is not None and value > info.max_logprobs:
+def _check_logprobs(name: str, value: int, info: ModelInfo) -> None:
+    if value > info.max_logprobs:
         message = f"`{name}` must be at most {info.max_logprobs} for this model, got {value}"
         raise InvalidValueError(message, param=name)
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -49,6 +51,7 @@ class ChatTemplate:
     Args:
         source: Jinja source.
         special_tokens: ``bos_token`` and the like, as text; templates use them by name.
+        clock: Unix time, for templates that tell the date.
 
     Attributes:
         source: The source.
@@ -58,10 +61,16 @@ class ChatTemplate:
         TemplateSyntaxError: The source isn't valid.
     """
 
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: dict[str, str],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.source = source
         self.special_tokens = special_tokens
-        environment = _environment()
+        environment = _environment(clock)
         try:
             parsed = environment.parse(source)
             self._template = environment.from_string(parsed)
@@ -162,7 +171,7 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def _environment() -> _Sandbox:
+def _environment(clock: Callable[[], float] = time.time) -> _Sandbox:
     environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -170,8 +179,12 @@ def _environment() -> _Sandbox:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["strftime_now"] = lambda pattern: _local(clock()).strftime(pattern)
     return environment
+
+
+def _local(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s).astimezone()
 
 
 def _check_size(size: int, most: int) -> None:
@@ -220,10 +233,6 @@ class _TooMuchError(jinja2.TemplateError):
 
 def _raise_exception(message: str) -> NoReturn:
     raise _RefusedError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
 
 
 def _tojson(

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.frontend.apis.documented import tables
 from vgate.errors import UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
-from vgate.frontend.apis.anthropic.messages.translate import Translation
+from vgate.frontend.apis.anthropic.messages.checks import decode_messages
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.translate import generation_of
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "api-messages.md"
-SECTION = "Messages: `POST /v1/messages`"
-ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| `(?P<example>.*?)` \|")
 MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
 
 
-def rows() -> dict[str, tuple[str, Any]]:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    section = text.partition(f"# {SECTION}\n")[2].partition("\n## ")[0]
-    found = [match for line in section.splitlines() if (match := ROW.match(line))]
-    assert len({match["name"] for match in found}) == len(found)
-    return {match["name"]: (match["kind"], json.loads(match["example"])) for match in found}
-
-
-ROWS = rows()
+ROWS = {row.name: (row.kind, row.example) for row in tables()["messages"]}
 
 
 def test_the_table_has_the_fields_of_the_code():
@@ -48,11 +36,8 @@ def test_a_field_is_what_the_table_says(name):
         return
     request = decode_messages(body)
     assert getattr(request, name) is not None
-    translation = Translation(request)
-    translation.chat_request()
+    generation = generation_of(request)
     if kind == "accepted":
-        assert (
-            translation.fields == Translation(decode_messages(json.dumps(MINIMAL).encode())).fields
-        )
+        assert generation == generation_of(decode_messages(json.dumps(MINIMAL).encode()))
     else:
         assert kind == "served"

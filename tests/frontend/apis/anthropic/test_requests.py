@@ -14,8 +14,11 @@ from vgate.errors import (
     UnknownParameterError,
     UnsupportedParameterError,
 )
-from vgate.frontend.apis.anthropic.messages.request import decode_count_tokens, decode_messages
-from vgate.frontend.apis.anthropic.messages.translate import Translation
+from vgate.frontend.apis.anthropic.messages.checks import decode_count_tokens, decode_messages
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
+from vgate.frontend.pipeline.generation import Generation, Message
+from vgate.wire.sampling import SamplingParams
 
 HELLO = {"role": "user", "content": "Hi"}
 TOOL = {"name": "look_up", "input_schema": {"type": "object"}}
@@ -28,10 +31,15 @@ def body(**fields: Any) -> bytes:
 
 
 def refusal(**fields: Any) -> InvalidRequestError:
-    """Return the error of a request, from its decoding to the chat request."""
+    """Return the error of a request, from its decoding to the generation."""
     with pytest.raises(InvalidRequestError) as caught:
-        Translation(decode_messages(body(**fields))).chat_request()
+        translated(decode_messages(body(**fields)))
     return caught.value
+
+
+def translated(request: MessagesRequest) -> Generation:
+    with FIELDS.translating():
+        return generation_of(request)
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -133,12 +141,11 @@ def test_what_is_not_supported_is_refused_by_name(case):
     ],
 )
 def test_what_changes_nothing_is_taken(fields):
-    plain = Translation(decode_messages(body())).fields
-    fields_of_it = Translation(decode_messages(body(**fields))).fields
-    concerned = {"messages", "tools"} if fields.keys() & {"messages", "tools"} else set()
-    assert {k: v for k, v in fields_of_it.items() if k not in concerned} == {
-        k: v for k, v in plain.items() if k not in concerned
-    }
+    plain = generation_of(decode_messages(body()))
+    generation = generation_of(decode_messages(body(**fields)))
+    concerned = {"prompt", "tools"} if fields.keys() & {"messages", "tools"} else set()
+    for name in set(plain.__struct_fields__) - concerned:
+        assert getattr(generation, name) == getattr(plain, name), name
 
 
 UNKNOWN = {
@@ -304,8 +311,10 @@ class TestCountTokens:
         request = decode_count_tokens(
             json.dumps({"model": "m", "messages": [HELLO], "system": "s", "tools": [TOOL]}).encode()
         )
-        fields = Translation(request).fields
-        assert fields.keys() == {"model", "messages", "tools"}
+        generation = generation_of(request)
+        assert generation.prompt.messages == [Message("system", "s"), Message("user", "Hi")]
+        assert [function["name"] for function in generation.tools.functions] == ["look_up"]
+        assert (generation.sampling, generation.stops) == (SamplingParams(), ())
 
     @pytest.mark.parametrize("name", ["max_tokens", "temperature", "stream", "stop_sequences"])
     def test_what_does_not_is_unknown(self, name):

@@ -17,8 +17,7 @@ from vgate.errors import DeadlineExceededError
 from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
-from vgate.frontend.apis.anthropic.messages.stream import MessagesStream
+from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder, MessagesStream
 from vgate.frontend.tool_calls import ToolCallDelta
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.frontend.apis.anthropic.messages.tool_input import INVALID_KEY, tool_input
+from vgate.frontend.apis.anthropic.messages.response import INVALID_KEY, tool_input
 
 characters = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(

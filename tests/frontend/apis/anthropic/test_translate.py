@@ -1,4 +1,4 @@
-"""Messages requests say the same as the chat requests that they become."""
+"""The generation that a Messages request asks for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
-from vgate.frontend.apis.anthropic.messages.translate import Translation
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.anthropic.messages.checks import decode_messages
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
+from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.render import template_message
+from vgate.wire.sampling import SamplingParams
 
 HELLO = {"role": "user", "content": "Hi"}
 TOOL = {
@@ -38,73 +40,80 @@ def decoded(**fields: Any) -> MessagesRequest:
     return decode_messages(json.dumps(asked).encode())
 
 
-def translated(**fields: Any) -> dict[str, Any]:
-    """Return the fields of the chat request, beside the minimal ones."""
-    translation = Translation(decoded(**fields))
-    translation.chat_request()
-    minimal = {"model": "m", "max_tokens": 2000, "messages": [HELLO]}
-    return {k: v for k, v in translation.fields.items() if minimal.get(k) != v}
+def generation(**fields: Any) -> Generation:
+    return generation_of(decoded(**fields))
+
+
+def differences(**fields: Any) -> dict[str, Any]:
+    """Return what is another than in the generation of the smallest request."""
+    found, plain = generation(**fields), generation()
+    return {
+        name: getattr(found, name)
+        for name in Generation.__struct_fields__
+        if getattr(found, name) != getattr(plain, name)
+    }
 
 
 def conversation(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
     """Return the messages as a chat template gets them."""
-    request = Translation(decoded(messages=list(messages), **fields)).chat_request()
-    return [template_message(message) for message in generation_of(request).prompt.messages]
+    found = generation(messages=list(messages), **fields).prompt
+    return [template_message(message) for message in found.messages]
 
 
 def test_the_least():
-    assert translated() == {}
+    found = generation()
+    assert found.model == "m"
+    assert conversation(HELLO) == [HELLO]
+    assert found.prompt.add_generation_prompt
+    assert not found.prompt.continue_final_message
+    assert found.sampling == SamplingParams(max_tokens=2000)
+    assert found == Generation(model="m", prompt=found.prompt, sampling=found.sampling)
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"max_tokens": 7}, {"max_tokens": 7}),
-        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"max_tokens": 7}, {"sampling": SamplingParams(max_tokens=7)}),
+        ({"temperature": 0}, {"sampling": SamplingParams(max_tokens=2000, temperature=0.0)}),
         (
             {"temperature": 1.5, "top_p": 0.5, "top_k": 3},
-            {"temperature": 1.5, "top_p": 0.5, "top_k": 3},
+            {"sampling": SamplingParams(max_tokens=2000, temperature=1.5, top_p=0.5, top_k=3)},
         ),
-        ({"stop_sequences": ["a", "b"]}, {"stop": ["a", "b"]}),
+        ({"stop_sequences": ["a", "b"]}, {"stops": ("a", "b")}),
         ({"stop_sequences": []}, {}),
-        ({"stream": True}, {"stream": True}),
-        ({"stream": False}, {"stream": False}),
+        ({"stream": True}, {}),
+        ({"stream": False}, {}),
         ({"metadata": {"user_id": "x"}, "service_tier": "standard_only"}, {}),
-        (
-            {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}},
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "output", "schema": {"type": "object"}},
-                }
-            },
-        ),
-        ({"thinking": {"type": "adaptive", "display": "omitted"}}, {"include_reasoning": False}),
+        ({"thinking": {"type": "adaptive", "display": "omitted"}}, {"show_reasoning": False}),
         (
             {"thinking": {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}},
-            {"include_reasoning": False},
+            {"show_reasoning": False},
         ),
         ({"thinking": {"type": "adaptive", "display": "summarized"}}, {}),
         ({"thinking": {"type": "disabled"}}, {}),
-        ({"tool_choice": {"type": "none"}}, {"tool_choice": "none"}),
+        ({"tool_choice": {"type": "none"}}, {}),
     ],
 )
 def test_fields(fields, expected):
-    assert translated(**fields) == expected
+    assert differences(**fields) == expected
+
+
+def test_a_format():
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    (constraint,) = differences(output_config={"format": form}).values()
+    assert (constraint.output.kind, json.loads(constraint.output.value)) == ("json", {"type": "object"})
 
 
 def test_the_effort_goes_with_it():
-    translation = Translation(decoded(), "low")
-    assert translation.chat_request().reasoning_effort == "low"
+    assert generation_of(decoded(), "low").prompt.reasoning_effort == "low"
 
 
-CHAT_TOOL = {
+SHOWN_TOOL = {
     "type": "function",
     "function": {
         "name": "look_up",
         "description": "Looks up.",
         "parameters": TOOL["input_schema"],
-        "strict": None,
     },
 }
 
@@ -113,28 +122,25 @@ class TestTools:
     @pytest.mark.parametrize(
         ("choice", "expected"),
         [
-            (None, {}),
-            ({"type": "auto"}, {"tool_choice": "auto"}),
-            ({"type": "any"}, {"tool_choice": "required"}),
-            ({"type": "none"}, {"tool_choice": "none"}),
-            (
-                {"type": "tool", "name": "look_up"},
-                {"tool_choice": {"type": "function", "function": {"name": "look_up"}}},
-            ),
-            (
-                {"type": "auto", "disable_parallel_tool_use": True},
-                {"tool_choice": "auto", "parallel_tool_calls": False},
-            ),
-            ({"type": "auto", "disable_parallel_tool_use": False}, {"tool_choice": "auto"}),
+            (None, ("auto", None, True)),
+            ({"type": "auto"}, ("auto", None, True)),
+            ({"type": "any"}, ("required", None, True)),
+            ({"type": "tool", "name": "look_up"}, ("named", "look_up", True)),
+            ({"type": "auto", "disable_parallel_tool_use": True}, ("auto", None, False)),
+            ({"type": "auto", "disable_parallel_tool_use": False}, ("auto", None, True)),
         ],
     )
     def test_choices(self, choice, expected):
-        fields = translated(tools=[TOOL], **({"tool_choice": choice} if choice else {}))
-        assert fields == {"tools": [CHAT_TOOL], **expected}
+        (use,) = differences(tools=[TOOL], **({"tool_choice": choice} if choice else {})).values()
+        assert (use.mode, use.name, use.parallel) == expected
+        assert use.tools == [SHOWN_TOOL]
+
+    def test_none(self):
+        assert differences(tools=[TOOL], tool_choice={"type": "none"}) == {}
 
     def test_strict(self):
-        (tool,) = translated(tools=[{**TOOL, "strict": True}])["tools"]
-        assert tool["function"]["strict"] is True
+        (use,) = differences(tools=[{**TOOL, "strict": True}]).values()
+        assert use.functions[0]["strict"] is True
 
 
 class TestConversation:
@@ -239,57 +245,37 @@ class TestConversation:
         assert found[-1] == {"role": "tool", "content": expected, "tool_call_id": "a"}
 
     def test_an_assistant_at_the_end_goes_on(self):
-        fields = translated(messages=[HELLO, {"role": "assistant", "content": "The best is ("}])
-        assert fields["continue_final_message"] is True
-        assert fields["add_generation_prompt"] is False
-        assert fields["messages"][-1]["content"] == "The best is ("
+        prompt = generation(
+            messages=[HELLO, {"role": "assistant", "content": "The best is ("}]
+        ).prompt
+        assert prompt.continue_final_message is True
+        assert prompt.add_generation_prompt is False
+        assert prompt.messages[-1].content == "The best is ("
 
 
 class TestErrors:
-    def restated(self, path: str) -> str | None:
-        translation = Translation(
-            decoded(
-                system="s",
-                tools=[TOOL],
-                messages=[
-                    {"role": "user", "content": [text("a"), text("b")]},
-                    {"role": "assistant", "content": [text("c"), use("1")]},
-                    {"role": "user", "content": [result("1", [text("d"), text("e")]), text("f")]},
-                ],
-            )
-        )
-        error = translation.restated(InvalidValueError(f"`{path}` is wrong", param=path))
-        assert error.message == f"`{error.param}` is wrong"
-        return error.param
+    """What is only found with the model at hand speaks of the client's fields too."""
 
     @pytest.mark.parametrize(
         ("path", "expected"),
         [
             ("messages", "messages"),
-            ("messages[0]", "system"),
-            ("messages[0].content", "system"),
-            ("messages[1].role", "messages[0].role"),
-            ("messages[1].content[1].text", "messages[0].content[1].text"),
-            ("messages[2].content", "messages[1].content[0]"),
-            ("messages[2].tool_calls[0].id", "messages[1].content[1].id"),
-            ("messages[2].tool_calls[0].function.name", "messages[1].content[1].name"),
-            ("messages[2].tool_calls[0].function.arguments", "messages[1].content[1].input"),
-            ("messages[3].tool_call_id", "messages[2].content[0].tool_use_id"),
-            ("messages[3].content[1].text", "messages[2].content[0].content[1].text"),
-            ("messages[4].content", "messages[2].content[1]"),
+            ("max_tokens", "max_tokens"),
             ("tools", "tools"),
-            ("tools[0].function.parameters.$defs", "tools[0].input_schema.$defs"),
+            ("tools[1].function.name", "tools[1].name"),
+            ("tools[10].function.parameters.$defs", "tools[10].input_schema.$defs"),
             ("stop[3]", "stop_sequences[3]"),
-            ("response_format.json_schema.schema", "output_config.format.schema"),
+            ("response_format", "output_config.format"),
+            ("response_format.schema", "output_config.format.schema"),
             ("reasoning_effort", "output_config.effort"),
             ("temperature", "temperature"),
         ],
     )
     def test_paths(self, path, expected):
-        assert self.restated(path) == expected
+        error = FIELDS.translate(InvalidValueError(f"`{path}` is wrong", param=path))
+        assert (error.message, error.param) == (f"`{expected}` is wrong", expected)
 
     def test_the_kind_stays(self):
-        translation = Translation(decoded())
         for kind in (ContextLengthExceededError, UnsupportedParameterError):
-            error = translation.restated(kind("shorten the messages"))
+            error = FIELDS.translate(kind("shorten the messages"))
             assert (type(error), error.message, error.param) == (kind, "shorten the messages", None)

@@ -254,6 +254,7 @@ BAD = [
     ({"messages": [{"role": "user", "content": "a"}]}, "unsupported_parameter", "messages"),
     ({"input": "a", "normalize": True}, "unsupported_parameter", "normalize"),
     ({"input": "a", "priority": 1}, "unsupported_parameter", "priority"),
+    ({"input": "a", "priority": False}, "unsupported_parameter", "priority"),
     ({"input": "a", "padding": "max_length"}, "unsupported_parameter", "padding"),
     ({"input": "a", "cache_salt": "x"}, "unsupported_parameter", "cache_salt"),
     ({"input": "a", "chat_template_kwargs": {"a": 1}}, "unsupported_parameter", None),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vgate.frontend.pipeline.generation import Constraint, ToolUse
+from vgate.wire.messages import StructuredOutput
+
 Fields = dict[str, Any]
 
 USER = {"role": "user", "content": "Hi"}
@@ -16,7 +19,7 @@ HUGE = f'{{"a": {2**70}}}'
 
 
 def same(**fields: Any) -> tuple[Fields, Fields]:
-    """Fields that a chat request has with the same names."""
+    """Fields that a generation has with the same names."""
     return fields, fields
 
 
@@ -49,33 +52,53 @@ def form(kind: str, **fields: Any) -> Fields:
     return {"text": {"format": {"type": kind, **fields}}}
 
 
-# The request's fields, and those of the chat request.
+SHOWN = {"name": "weather", "description": None, "parameters": SCHEMA}
+SHOWN_WEATHER = {"type": "function", "function": SHOWN}
+
+# The request's fields, and those of the generation, its prompt and its sampling parameters.
 SERVED: list[tuple[Fields, Fields]] = [
     same(temperature=0.5, top_p=0.9),
     same(presence_penalty=1.0, frequency_penalty=-1.0, repetition_penalty=1.1),
     same(seed=7, top_k=3, min_p=0.1),
     same(min_tokens=2, stop_token_ids=[5], ignore_eos=True),
     same(allowed_token_ids=[5]),
-    same(stop=["x"], include_stop_str_in_output=True),
-    same(bad_words=["x"], cache_salt="s", priority=1),
-    same(skip_special_tokens=False, spaces_between_special_tokens=False),
-    same(include_reasoning=False, chat_template_kwargs={"enable_thinking": False}),
-    same(parallel_tool_calls=False),
-    same(tool_choice="none"),
-    ({"logit_bias": {"5": 1}}, {"logit_bias": {5: 1.0}}),
-    ({"max_output_tokens": 5}, {"max_completion_tokens": 5}),
-    ({"stream": True, "stream_options": {}}, {"stream": True, "stream_options": {}}),
+    ({"stop": "x"}, {"stops": ("x",)}),
     (
-        {"stream": True, "stream_options": {"include_obfuscation": True}},
-        {"stream": True, "stream_options": {}},
+        {"stop": ["x", "y"], "include_stop_str_in_output": True},
+        {"stops": ("x", "y"), "include_stop": True},
     ),
+    same(bad_words=["x"], cache_salt="s", priority=1),
+    (
+        {"skip_special_tokens": False, "spaces_between_special_tokens": False},
+        {"skip_special_tokens": False},
+    ),
+    (
+        {"include_reasoning": False, "chat_template_kwargs": {"enable_thinking": False}},
+        {"show_reasoning": False, "template_kwargs": {"enable_thinking": False}},
+    ),
+    (
+        {"parallel_tool_calls": False, "tools": [WEATHER]},
+        {"tools": ToolUse("auto", [SHOWN_WEATHER], None, parallel=False)},
+    ),
+    ({"parallel_tool_calls": False}, {}),
+    ({"tool_choice": "none", "tools": [WEATHER]}, {}),
+    ({"tool_choice": "none"}, {}),
+    (
+        {"structured_outputs": {"regex": "a+"}},
+        {"constraint": Constraint(StructuredOutput("regex", "a+"), "structured_outputs.regex")},
+    ),
+    ({"logit_bias": {"5": 1}}, {"logit_bias": {5: 1.0}}),
+    ({"max_output_tokens": 5}, {"max_tokens": 5}),
+    ({"stream": True, "stream_options": {}}, {}),
+    ({"stream": True, "stream_options": {"include_obfuscation": True}}, {}),
     ({"reasoning": {"effort": "low"}}, {"reasoning_effort": "low"}),
     ({"reasoning": {"summary": "auto", "context": "auto", "mode": "standard"}}, {}),
-    ({"include": [LOGPROBS]}, {"logprobs": True, "top_logprobs": 0}),
-    ({"include": [LOGPROBS], "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+    ({"include": [LOGPROBS]}, {"logprobs": 0}),
+    ({"include": [LOGPROBS], "top_logprobs": 3}, {"logprobs": 3}),
     (form("text"), {}),
     ({"text": {"verbosity": "medium"}}, {}),
     ({"truncation": "disabled", "background": False, "enable_response_messages": False}, {}),
+    ({"mm_payload": "tensors", "return_mm_kwargs": True, "vllm_xargs": {}}, {}),
 ]
 WITHOUT_EFFECT: Fields = {
     "store": True,

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+from tests.frontend.apis.documented import Row, tables
 from vgate.errors import UnsupportedParameterError
 from vgate.frontend.apis.fields import policies_of
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
 from vgate.frontend.apis.openai.chat.translate import generation_of as of_chat
 from vgate.frontend.apis.openai.completions.request import CompletionRequest, decode_completion
 from vgate.frontend.apis.openai.completions.translate import generation_of as of_completion
+from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest, decode_embeddings
 from vgate.frontend.pipeline.generation import shape_of
-
-DOCUMENT = Path(__file__).parents[4] / "docs" / "api.md"
-ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| `(?P<example>[^`]*)` \|")
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"model": "m", "prompt": "Hi"}
@@ -31,49 +28,26 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 }
 
 
-class Row(NamedTuple):
-    section: str
-    name: str
-    kind: str
-    example: Any
-
-
-def rows() -> list[Row]:
-    found = []
-    section = ""
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        if line.startswith("## "):
-            section = line[3:]
-        elif line.startswith("| `"):
-            match = ROW.match(line)
-            assert match, f"not a row: {line}"
-            found.append(Row(section, match["name"], match["kind"], json.loads(match["example"])))
-    return found
-
-
-def of_api(api: str) -> dict[str, Row]:
-    sections = {"Chat completions and completions", f"{api} only"}
-    return {row.name: row for row in rows() if row.section in sections}
+def of_api(*names: str) -> dict[str, Row]:
+    return {row.name: row for name in names for row in tables()[name]}
 
 
 APIS = {
     "Chat completions": (ChatRequest, decode_chat, of_chat, CHAT),
     "Completions": (CompletionRequest, decode_completion, of_completion, COMPLETION),
 }
+ROWS = {
+    "Chat completions": of_api("chat and completions", "chat"),
+    "Completions": of_api("chat and completions", "completions"),
+}
 CASES = [
-    pytest.param(api, row, id=f"{api}-{row.name}") for api in APIS for row in of_api(api).values()
+    pytest.param(api, row, id=f"{api}-{row.name}") for api in APIS for row in ROWS[api].values()
 ]
 
 
 @pytest.mark.parametrize("api", APIS)
 def test_the_tables_have_the_fields_of_the_code(api):
-    struct = APIS[api][0]
-    assert set(of_api(api)) == set(struct.__struct_fields__)
-
-
-def test_every_field_is_there_once():
-    names = [(row.section, row.name) for row in rows()]
-    assert len(names) == len(set(names)) > 80
+    assert set(ROWS[api]) == set(APIS[api][0].__struct_fields__)
 
 
 @pytest.mark.parametrize(("api", "row"), CASES)
@@ -93,3 +67,17 @@ def test_a_field_is_what_the_table_says(api, row):
         # It has no effect: an answer from the cache serves the request as well.
         without = generation_of(decode(json.dumps(minimal).encode()))
         assert shape_of(generation_of(request)) == shape_of(without)
+
+
+@pytest.mark.parametrize("row", tables()["embeddings"], ids=lambda row: row.name)
+def test_a_field_of_embeddings_is_what_the_table_says(row):
+    # What the fields that say how base64 packs the numbers can't be without.
+    minimal = {"model": "m", "input": "Hi", "encoding_format": "base64"}
+    body = json.dumps({**minimal, row.name: row.example}).encode()
+    if row.kind == "refused":
+        with pytest.raises(UnsupportedParameterError) as caught:
+            decode_embeddings(body)
+        assert caught.value.param == row.name
+    else:
+        assert getattr(decode_embeddings(body), row.name) == row.example
+    assert row.kind == policies_of(EmbeddingRequest)[row.name].kind

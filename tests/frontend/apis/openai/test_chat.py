@@ -14,11 +14,11 @@ from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.apis.openai.chat.response import (
-    DONE,
     ChatEncoder,
     ChatResponseOptions,
     ChatStream,
 )
+from vgate.frontend.apis.openai.chunks import DONE
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.usage import Usage
 from vgate.frontend.tool_calls import ToolCallDelta

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from vgate.errors import InvalidValueError, OverloadedError
-from vgate.frontend.apis.openai.errors import error_body, error_headers
+from vgate.frontend.apis.errors import error_response
+from vgate.frontend.apis.openai.errors import error_body
+from vgate.frontend.http.request import JSON
 
 
 def test_the_body():
@@ -33,4 +35,5 @@ def test_param_is_null_where_no_field_is_at_fault():
 )
 def test_retry_after_is_in_whole_seconds_and_never_zero(seconds, header):
     expected = header if header == [] else [("retry-after", header)]
-    assert error_headers(OverloadedError("full", retry_after_s=seconds)) == expected
+    response = error_response(OverloadedError("full", retry_after_s=seconds), b"{}")
+    assert response.headers == [JSON, *expected]

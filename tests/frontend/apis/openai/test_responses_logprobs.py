@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
-from vgate.frontend.apis.openai.responses.logprobs import TextLogprobs
+from vgate.frontend.apis.openai.responses.response import TextLogprobs
 from vgate.frontend.text.model import TextModel
 from vgate.wire.messages import Logprobs
 

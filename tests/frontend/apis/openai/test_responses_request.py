@@ -1,10 +1,8 @@
-"""What the Responses API takes, and the chat request that comes of it."""
+"""What the Responses API takes, and the generation that comes of it."""
 
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.frontend.apis.documented import tables
 from tests.frontend.apis.openai.responses_cases import (
     INVALID,
     LOGPROBS,
@@ -32,55 +31,72 @@ from vgate.errors import (
     UnsupportedParameterError,
     VGateError,
 )
-from vgate.frontend.apis.openai.chat.request import ChatRequest
-from vgate.frontend.apis.openai.responses.echo import response_to
-from vgate.frontend.apis.openai.responses.request import Accepted, ResponsesRequest
-from vgate.frontend.apis.openai.responses.translate import Asked, decode_asked
-from vgate.wire.sampling import DEFAULTS, FIELDS
+from vgate.frontend.apis.fields import policies_of
+from vgate.frontend.apis.openai.responses.request import ResponsesRequest
+from vgate.frontend.apis.openai.responses.response import response_to
+from vgate.frontend.apis.openai.responses.translate import (
+    FIELDS,
+    decode_responses,
+    generation_of,
+)
+from vgate.frontend.pipeline.generation import Generation
+from vgate.wire.sampling import DEFAULTS
+from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
 
 MINIMAL: dict[str, Any] = {"model": "m", "input": "Hi"}
 
 
-def asked(**fields: Any) -> Asked:
-    return decode_asked(json.dumps({**MINIMAL, **fields}).encode())
+def decoded(**fields: Any) -> ResponsesRequest:
+    return decode_responses(json.dumps({**MINIMAL, **fields}).encode())
 
 
-def chat(**fields: Any) -> dict[str, Any]:
-    """Return what differs of the chat request from one with nothing but a model."""
-    given: dict[str, Any] = msgspec.to_builtins(asked(**fields).chat)
-    empty = msgspec.to_builtins(msgspec.convert({"model": "m", "messages": [USER]}, ChatRequest))
-    given = {name: value for name, value in given.items() if value != empty.get(name)}
-    if "stream_options" in given:
-        given["stream_options"] = {k: v for k, v in given["stream_options"].items() if v}
-    return given
+def generation(**fields: Any) -> Generation:
+    request = decoded(**fields)
+    with FIELDS.translating():
+        return generation_of(request)
+
+
+def flat(found: Generation) -> dict[str, Any]:
+    """Return the fields of a generation, of its prompt and of its sampling parameters."""
+    parts = [found, found.prompt, found.sampling]
+    return {
+        name: getattr(part, name)
+        for part in parts
+        for name in part.__struct_fields__
+        if name not in {"prompt", "sampling"}
+    }
+
+
+def differences(**fields: Any) -> dict[str, Any]:
+    """Return what is another than in the generation of a request with nothing but a text."""
+    plain = flat(generation())
+    return {name: v for name, v in flat(generation(**fields)).items() if v != plain[name]}
 
 
 def messages(*items: Any, **fields: Any) -> list[dict[str, Any]]:
-    built: list[dict[str, Any]] = msgspec.to_builtins(asked(input=list(items), **fields).chat)[
-        "messages"
+    """Return the messages, without what they don't have."""
+    built = generation(input=list(items), **fields).prompt.messages
+    return [
+        {k: v for k, v in msgspec.to_builtins(message).items() if v not in (None, [], "")}
+        for message in built
     ]
-    return [{k: v for k, v in message.items() if v is not None} for message in built]
 
 
 def refusal(**fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        asked(**fields)
+        generation(**fields)
     assert caught.value.status == 400
     return caught.value
 
 
-def text_part(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
 @pytest.mark.parametrize(("fields", "expected"), SERVED)
 def test_served(fields, expected):
-    assert chat(**fields) == expected
+    assert differences(**fields) == expected
 
 
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
 def test_without_effect(name):
-    assert chat(**{name: WITHOUT_EFFECT[name]}) == {}
+    assert differences(**{name: WITHOUT_EFFECT[name]}) == {}
 
 
 @pytest.mark.parametrize(("fields", "path"), REFUSED)
@@ -109,31 +125,28 @@ def test_unknown(fields, path):
 def test_every_field_is_in_one_of_these_tables():
     told = {name for fields, _ in [*SERVED, *REFUSED, *INVALID] for name in fields}
     assert set(ResponsesRequest.__struct_fields__) <= told | set(WITHOUT_EFFECT)
-    assert set(FIELDS) - {"max_tokens"} <= {name for fields, _ in SERVED for name in fields}
+    assert set(SAMPLING_FIELDS) - {"max_tokens"} <= {
+        name for fields, _ in SERVED for name in fields
+    }
 
 
-def documented() -> list[tuple[str, str, Any]]:
-    """Return the fields that the documentation has, what becomes of them, and an example."""
-    docs = Path(__file__).parents[4] / "docs"
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted(docs.glob("api*.md")))
-    (section,) = re.findall(r"^# Responses: .*?(?=^# |\Z)", text, re.DOTALL | re.MULTILINE)
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| `(.*?)` \|", section, re.MULTILINE)
-    return [(name, kind, json.loads(example)) for name, kind, example in rows]
+DOCUMENTED = tables()["responses"]
 
 
 def test_every_field_is_documented():
-    names = [name for name, _, _ in documented()]
-    assert sorted(names) == sorted(ResponsesRequest.__struct_fields__)
+    assert sorted(row.name for row in DOCUMENTED) == sorted(ResponsesRequest.__struct_fields__)
 
 
-@pytest.mark.parametrize(("name", "kind", "example"), documented())
+@pytest.mark.parametrize(("name", "kind", "example"), DOCUMENTED)
 def test_a_field_is_what_the_documentation_says(name, kind, example):
     fields = {name: example, **({"stream": True} if name == "stream_options" else {})}
     if kind == "refused":
         assert refusal(**fields).param == name
+    elif kind == "accepted":
+        assert differences(**fields) == {}
     else:
-        asked(**fields)
-    assert (kind == "accepted") == (name in Accepted.__struct_fields__[len(FIELDS) :])
+        generation(**fields)
+    assert kind == policies_of(ResponsesRequest)[name].kind
 
 
 def test_refusals_say_what_to_do_instead():
@@ -150,49 +163,51 @@ def test_refusals_say_what_to_do_instead():
 class TestStructured:
     def test_a_schema(self):
         form = {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}
-        shown = chat(text={"format": form})["response_format"]
-        assert shown["type"] == "json_schema"
-        assert shown["json_schema"] == {
-            "name": "n",
-            "schema": SCHEMA,
-            "strict": True,
-            "description": None,
-        }
+        (constraint,) = differences(text={"format": form}).values()
+        assert (constraint.output.kind, json.loads(constraint.output.value)) == ("json", SCHEMA)
 
     def test_any_object(self):
-        shown = chat(text={"format": {"type": "json_object"}})["response_format"]
-        assert shown["type"] == "json_object"
+        (constraint,) = differences(text={"format": {"type": "json_object"}}).values()
+        assert constraint.output.kind == "json_object"
+
+    def test_not_with_a_demanded_call(self):
+        demanded = {"tools": [WEATHER], "tool_choice": "required"}
+        error = refusal(structured_outputs={"regex": "a"}, **demanded)
+        assert error.param == "structured_outputs"
+        form = {"type": "json_object"}
+        assert generation(text={"format": form}, **demanded).tools.mode == "required"
 
 
 class TestTools:
     def test_tools(self):
-        tools = chat(tools=[WEATHER, {**TIME, "allowed_callers": ["direct"], "async": False}])[
-            "tools"
-        ]
-        assert [tool["type"] for tool in tools] == ["function", "function"]
-        assert [tool["function"] for tool in tools] == [
-            {"name": "weather", "description": None, "parameters": SCHEMA, "strict": None},
+        time = {**TIME, "allowed_callers": ["direct"], "async": False}
+        tools = generation(tools=[WEATHER, time]).tools
+        assert (tools.mode, tools.name, tools.parallel) == ("auto", None, True)
+        assert [tool["type"] for tool in tools.tools] == ["function", "function"]
+        assert tools.functions == [
+            {"name": "weather", "description": None, "parameters": SCHEMA},
             {"name": "time", "description": "Tells it.", "parameters": None, "strict": True},
         ]
 
     def test_a_named_one(self):
         choice = {"type": "function", "name": "time"}
-        shown = chat(tools=[WEATHER, TIME], tool_choice=choice)["tool_choice"]
-        assert shown["function"] == {"name": "time"}
+        tools = generation(tools=[WEATHER, TIME], tool_choice=choice).tools
+        assert (tools.mode, tools.name) == ("named", "time")
+        assert len(tools.functions) == 2
+
+    def test_demanded_ones(self):
+        assert generation(tools=[WEATHER], tool_choice="required").tools.mode == "required"
 
     def test_allowed_ones(self):
         named = {"type": "function", "name": "time"}
         choice = {"type": "allowed_tools", "mode": "required", "tools": [named]}
-        shown = chat(tools=[WEATHER, TIME], tool_choice=choice)["tool_choice"]
-        assert shown["type"] == "allowed_tools"
-        assert shown["allowed_tools"] == {
-            "mode": "required",
-            "tools": [{"type": "function", "function": {"name": "time"}}],
-        }
+        tools = generation(tools=[WEATHER, TIME], tool_choice=choice).tools
+        assert tools.mode == "required"
+        assert [function["name"] for function in tools.functions] == ["time"]
 
 
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a":1}'}
-CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+CALLED = {"id": "c1", "name": "f", "arguments": {"a": 1}}
 THOUGHT = {
     "type": "reasoning",
     "id": "rs_1",
@@ -208,16 +223,9 @@ SAID = {
 }
 
 
-def calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {name: call[name] for name in ("id", "type", "function")} for call in message["tool_calls"]
-    ]
-
-
 class TestInput:
     def test_text(self):
-        assert chat(input="Ho", instructions="Be.")["messages"] != []
-        built = asked(input="Ho", instructions="Be.").chat.messages
+        built = generation(input="Ho", instructions="Be.").prompt.messages
         assert [(m.role, m.content) for m in built] == [("system", "Be."), ("user", "Ho")]
 
     def test_messages(self):
@@ -233,11 +241,11 @@ class TestInput:
             {"role": "system", "content": "Now."},
         )
         assert [m["role"] for m in built] == [
-            "developer", "user", "assistant", "assistant", "system",
+            "system", "user", "assistant", "assistant", "system",
         ]  # fmt: skip
-        assert [p["text"] for p in built[1]["content"]] == ["a", "b"]
+        assert built[1]["content"] == "a\nb"
         assert built[2]["content"] == "Ho"
-        assert built[3]["content"][0]["refusal"] == "No"
+        assert built[3]["content"] == "No"
 
     def test_one_turn_of_the_model_is_one_message(self):
         (_, built, result, after) = messages(
@@ -250,16 +258,17 @@ class TestInput:
             {"role": "user", "content": "And?"},
         )
         assert built["role"] == "assistant"
-        assert built["reasoning_content"] == "Hm"
-        assert built["content"][0]["text"] == "Ho"
-        assert calls_of(built) == [CALLED, {**CALLED, "id": "c2"}]
+        assert built["reasoning"] == "Hm"
+        assert built["content"] == "Ho"
+        assert built["tool_calls"] == [CALLED, {**CALLED, "id": "c2"}]
         assert result == {"role": "tool", "tool_call_id": "c1", "content": "ok"}
         assert after["role"] == "user"
 
     def test_turns_are_told_apart(self):
         one, two, three, four = messages(SAID, THOUGHT, CALL, SAID, SAID)
-        assert "reasoning_content" not in one
-        assert (two["reasoning_content"], calls_of(two)) == ("Hm", [CALLED])
+        assert "reasoning" not in one
+        assert (two["reasoning"], two["tool_calls"]) == ("Hm", [CALLED])
+        assert "content" not in two
         assert "tool_calls" not in three
         assert "content" in three
         assert "content" in four
@@ -273,28 +282,33 @@ class TestInput:
         more = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "So"}]}
         empty = {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None}
         (built,) = messages(THOUGHT, empty, more)
-        assert built == {"role": "assistant", "reasoning_content": "Hm\nSo"}
+        assert built == {"role": "assistant", "reasoning": "Hm\nSo"}
         (kept,) = messages({**THOUGHT, "encrypted_content": "x"})
-        assert kept["reasoning_content"] == "Hm"
+        assert kept["reasoning"] == "Hm"
 
     def test_a_call_that_was_cut_goes_back_as_it_is(self):
         (built,) = messages({**CALL, "arguments": '{"a":', "status": "incomplete"})
-        assert built["tool_calls"][0]["function"]["arguments"] == '{"a":'
+        assert built["tool_calls"][0]["arguments"] == '{"a":'
 
     def test_results(self):
         parts = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
         item = {"type": "function_call_output", "call_id": "c", "output": parts, "name": "f"}
         (built,) = messages(item)
         assert (built["role"], built["tool_call_id"], built["name"]) == ("tool", "c", "f")
-        assert [p["text"] for p in built["content"]] == ["a", "b"]
+        assert built["content"] == "a\nb"
 
     @pytest.mark.parametrize("status", ["incomplete", "in_progress"])
     def test_an_unfinished_last_message_is_gone_on_with(self, status):
         unfinished = {**SAID, "status": status}
-        assert asked(input=[USER, unfinished]).chat.continue_final_message is True
-        assert asked(input=[USER, unfinished, USER]).chat.continue_final_message is None
-        assert asked(input=[USER, unfinished, CALL]).chat.continue_final_message is None
-        assert asked(input=[USER, SAID]).chat.continue_final_message is None
+        for items, continued in (
+            ([USER, unfinished], True),
+            ([USER, unfinished, USER], False),
+            ([USER, unfinished, CALL], False),
+            ([USER, SAID], False),
+        ):
+            prompt = generation(input=items).prompt
+            assert prompt.continue_final_message is continued
+            assert prompt.add_generation_prompt is not continued
 
 
 class TestErrorsOfTheModel:
@@ -304,33 +318,31 @@ class TestErrorsOfTheModel:
         ("of_chat", "of_client"),
         [
             ("messages", "input"),
-            ("messages[0].content", "instructions"),
-            ("messages[2].content[1].text", "input[1].content[1].text"),
             ("max_tokens", "max_output_tokens"),
             ("reasoning_effort", "reasoning.effort"),
+            ("logprobs", "include"),
+            ("response_format", "text.format"),
             ("tools[0].function.parameters.$defs", "tools[0].parameters.$defs"),
+            ("tools[12].function", "tools[12]"),
             ("top_logprobs", "top_logprobs"),
         ],
     )
-    def test_restated(self, of_chat, of_client):
-        parts = [{"type": "input_text", "text": "x"}]
-        items = [USER, {"role": "user", "content": parts}]
-        sources = asked(instructions="Be.", input=items, tools=[WEATHER]).sources
-        with pytest.raises(ContextLengthExceededError) as caught, sources.restating():
+    def test_translated(self, of_chat, of_client):
+        with pytest.raises(ContextLengthExceededError) as caught, FIELDS.translating():
             raise ContextLengthExceededError(f"shorten `{of_chat}`", param=of_chat)
         assert caught.value.message == f"shorten `{of_client}`"
         assert caught.value.param == of_client
 
     def test_what_is_no_field_stays(self):
         message = "the model `Org/Name-7B` is not `messages-7b`"
-        with pytest.raises(InvalidValueError) as caught, asked().sources.restating():
+        with pytest.raises(InvalidValueError) as caught, FIELDS.translating():
             raise InvalidValueError(message)
         assert (caught.value.message, caught.value.param) == (message, None)
 
 
 class TestEcho:
     def test_defaults(self):
-        shown = msgspec.to_builtins(response_to(asked(), "m", DEFAULTS))
+        shown = msgspec.to_builtins(response_to(decoded(), "m", DEFAULTS, 7))
         assert shown["model"] == "m"
         assert shown["temperature"] == shown["top_p"] == 1.0
         assert (shown["tool_choice"], shown["tools"]) == ("auto", [])
@@ -357,7 +369,7 @@ class TestEcho:
             "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}},
             "reasoning": {"effort": "low"},
         }
-        shown = msgspec.to_builtins(response_to(asked(**sent), "m", DEFAULTS))
+        shown = msgspec.to_builtins(response_to(decoded(**sent), "m", DEFAULTS, 7))
         for name in set(sent) - {"include", "tools", "text", "reasoning"}:
             assert shown[name] == sent[name], name
         assert shown["tools"] == [{**WEATHER, "description": None, "strict": None}]
@@ -388,7 +400,9 @@ _items = st.dictionaries(_fields, _json | _types | st.sampled_from(["user", "ass
 def test_anything_else_is_refused_properly(items, fields):
     body = json.dumps({**MINIMAL, "input": items, **fields}).encode()
     try:
-        decode_asked(body)
+        request = decode_responses(body)
+        with FIELDS.translating():
+            generation_of(request)
     except InvalidRequestError as error:
         name = (error.param or "model").split(".")[0].split("[")[0]
         assert name in ResponsesRequest.__struct_fields__

@@ -25,10 +25,13 @@ from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
-from vgate.frontend.apis.openai.responses.echo import response_to
-from vgate.frontend.apis.openai.responses.response import Response, ResponsesOptions
+from vgate.frontend.apis.openai.responses.response import (
+    ResponseObject,
+    ResponsesOptions,
+    response_to,
+)
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, ResponsesStream
-from vgate.frontend.apis.openai.responses.translate import decode_asked
+from vgate.frontend.apis.openai.responses.translate import decode_responses
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import DEFAULTS
@@ -37,9 +40,13 @@ END_TOKEN = 256
 KINDS = ["reasoning", "message", "function_call"]
 
 
-def response(**fields: Any) -> Response:
+def response(**fields: Any) -> ResponseObject:
     body = json.dumps({"model": "m", "input": "Hi", **fields}).encode()
-    return response_to(decode_asked(body), "m", DEFAULTS)
+    return response_to(decode_responses(body), "m", DEFAULTS, 7)
+
+
+def options(logprobs: LogprobTexts | None = None, **fields: Any) -> ResponsesOptions:
+    return ResponsesOptions(response(**fields), lambda: 8.5, logprobs)
 
 
 # ---- any answer, cut in any way
@@ -173,9 +180,10 @@ def logprob_texts(built_in) -> LogprobTexts:
 def test_a_stream_ends_with_the_whole_answer(logprob_texts, drawn):
     answer, pieces, with_logprobs = drawn
     encoder = ResponsesEncoder(
-        ResponsesOptions(
-            response(top_logprobs=2, include=["message.output_text.logprobs"]),
+        options(
             logprob_texts if with_logprobs else None,
+            top_logprobs=2,
+            include=["message.output_text.logprobs"],
         )
     )
     whole = json.loads(encoder.whole(answer))
@@ -220,7 +228,7 @@ def check_items(output: list[dict[str, Any]], choice: ChoiceResult, *, with_logp
 
 
 def form_of(**fields: Any) -> ResponsesStream:
-    form = ResponsesEncoder(ResponsesOptions(response(**fields))).stream_encoder()
+    form = ResponsesEncoder(options(**fields)).stream_encoder()
     form.counts = lambda: TokenCounts(7, 5, 3, 2)
     return form
 
@@ -265,7 +273,7 @@ class TestEvents:
             "completed",
         ]  # fmt: skip
         final = check_stream(stream)
-        assert final["completed_at"] >= final["created_at"]
+        assert (final["created_at"], final["completed_at"]) == (7, 8)
         assert final["usage"] == {
             "input_tokens": 7,
             "input_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 0},
@@ -319,7 +327,7 @@ class TestEvents:
         assert types.Response.model_validate(final).output_text == "ab"
 
     def test_log_probabilities_of_two_messages(self, logprob_texts):
-        encoder = ResponsesEncoder(ResponsesOptions(response(), logprob_texts))
+        encoder = ResponsesEncoder(options(logprob_texts))
         form = encoder.stream_encoder()
         form.counts = lambda: TokenCounts(7, 3)
         part = ToolCallDelta(0, "c", "f", "{}")
@@ -367,7 +375,7 @@ class TestEvents:
         assert statuses == [("function_call", "completed"), ("message", "incomplete")]
 
     def test_beside_calls_only_the_texts_own_tokens_are_told(self, logprob_texts):
-        encoder = ResponsesEncoder(ResponsesOptions(response(), logprob_texts))
+        encoder = ResponsesEncoder(options(logprob_texts))
         form = encoder.stream_encoder()
         form.counts = lambda: TokenCounts(7, 3)
         part = ToolCallDelta(0, "c", "f", "{}")
@@ -427,7 +435,7 @@ def test_the_types_of_every_event_are_known():
     ],
 )  # fmt: skip
 def test_what_a_response_repeats_is_of_openais_types(fields):
-    encoder = ResponsesEncoder(ResponsesOptions(response(**fields)))
+    encoder = ResponsesEncoder(options(**fields))
     answer = Result([ChoiceResult("Ho", "stop")], TokenCounts(1, 2))
     read = types.Response.model_validate(json.loads(encoder.whole(answer)), strict=True)
     assert extras_of(read) <= EXTRA

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from vgate.errors import VGateError
+from vgate.frontend.apis.errors import error_response
+from vgate.frontend.http.request import HttpRequest, Response
 
 # The client libraries read the request's id here.
 REQUEST_ID_HEADER = "request-id"
@@ -20,17 +22,17 @@ _TYPES = {
 }
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
+class AnthropicError(msgspec.Struct, frozen=True):
     """The ``error`` object."""
 
     type: str
     message: str
 
 
-class ErrorResponse(msgspec.Struct, frozen=True):
+class AnthropicErrorBody(msgspec.Struct, frozen=True):
     """The body of an error, and what a stream's ``error`` event carries."""
 
-    error: ErrorBody
+    error: AnthropicError
     request_id: str
     type: str = "error"
 
@@ -41,7 +43,13 @@ def error_type(error: VGateError) -> str:
     return _TYPES.get(error.status, other)
 
 
+def anthropic_error(http: HttpRequest, error: VGateError) -> Response:
+    """Return the response to a request that failed."""
+    http.set_header(REQUEST_ID_HEADER, http.id)
+    return error_response(error, error_body(error, http.id))
+
+
 def error_body(error: VGateError, request_id: str) -> bytes:
     """Encode an error as a response body."""
-    body = ErrorBody(error_type(error), error.message)
-    return msgspec.json.encode(ErrorResponse(body, request_id))
+    shown = AnthropicError(error_type(error), error.message)
+    return msgspec.json.encode(AnthropicErrorBody(shown, request_id))

@@ -13,17 +13,17 @@ from msgspec import Meta
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.fields import ACCEPTED, refused
 from vgate.frontend.apis.openai.structured import ResponseFormat, StructuredOutputs
+from vgate.frontend.apis.shared import MAX_STOPS, StopString
 from vgate.frontend.pipeline.generation import Conversation, Generation, Prompts, Truncation
 from vgate.wire.sampling import SamplingParams
 
 MAX_CHOICES = 16
-MAX_STOPS = 16
 # vLLM's bound on what they are as token sequences, of which a word has one or two.
 MAX_BAD_WORDS = 128
 
-StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 _INT32_MAX = 2**31 - 1
 Count = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +46,7 @@ class TextRequest(SamplingParams, kw_only=True, frozen=True):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     # vLLM's rule: cache backends use it in their keys (vllm/entrypoints/generate/base/protocol.py).
-    cache_salt: Annotated[str, Meta(max_length=128, pattern=r"^[^@/\\\x00]+\Z")] | None = None
+    cache_salt: Annotated[str, Meta(max_length=128, pattern=r"^[^@/\\\x00]+$")] | None = None
     priority: Annotated[int, Meta(ge=-_INT32_MAX, le=_INT32_MAX)] | None = None
 
     user: Annotated[str | None, ACCEPTED] = None

@@ -9,13 +9,8 @@ from msgspec import Meta
 
 from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.shared import ToolName, function_tool
 from vgate.frontend.pipeline.generation import NO_TOOLS, ToolMode, ToolUse
-
-# OpenAI's bound is 128 (API reference, "Create chat completion"); agents of other APIs have more.
-MAX_TOOLS = 512
-
-# OpenAI has letters, digits, "_" and "-", up to 64; other APIs' and gateways' names have more.
-ToolName = Annotated[str, Meta(pattern=r"^[\w.:/-]{1,128}\Z")]
 
 
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +68,8 @@ def tool_use(
         tools = [tool for tool in tools if tool.function and tool.function.name in allowed]
     elif choice is not None and choice.function is not None:
         mode, name = "named", choice.function.name
-    shown = [_shown(tool.function) for tool in tools if tool.function is not None]
+    functions = [tool.function for tool in tools if tool.function is not None]
+    shown = [function_tool(f.name, f.description, f.parameters, f.strict) for f in functions]
     return ToolUse(mode, shown, name, parallel)
 
 
@@ -137,15 +133,3 @@ def _allowed_names(allowed: AllowedTools) -> set[str]:
 
 def _unknown(name: str, where: str) -> InvalidRequestError:
     return InvalidValueError(f"`{where}` {name[:80]!r} is none of `tools`", param=where)
-
-
-def _shown(function: Function) -> dict[str, Any]:
-    """Return a tool as vLLM shows it to templates: these fields in this order, absent ones null."""
-    shown: dict[str, Any] = {
-        "name": function.name,
-        "description": function.description,
-        "parameters": function.parameters,
-    }
-    if function.strict is not None:
-        shown["strict"] = function.strict
-    return {"type": "function", "function": shown}

@@ -29,6 +29,11 @@ class DeepSeekV3ToolParser(ToolParser):
     markers = (_CALLS_BEGIN, _CALL_BEGIN)
     ends_of_turn = (_END_OF_TURN,)
 
+    @staticmethod
+    def fits(template: str) -> bool:
+        """Whether a chat template shows that its model writes calls in this format."""
+        return _CALLS_BEGIN in template
+
     def _read_calls(self, marker: str) -> Steps[bool]:
         reader = self._reader
         if marker == _CALLS_BEGIN:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
+
+# A key of a JSON object, in a template's plain text or in a quoted string of it.
+_PARAMETERS_KEY = re.compile(r'\\?"parameters\\?"\s*:')
 
 
 class Llama3JsonToolParser(JsonToolParser):
@@ -18,6 +22,12 @@ class Llama3JsonToolParser(JsonToolParser):
     needs_special_tokens = True
     markers = ("<|python_tag|>",)
     ends_of_turn = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
+
+    @staticmethod
+    def fits(template: str) -> bool:
+        """Whether a chat template shows that its model writes calls in this format."""
+        header = "<|start_header_id|>" in template
+        return header and _PARAMETERS_KEY.search(template) is not None
 
     def __init__(self, tools: list[dict[str, Any]], *, first_call_only: bool = False) -> None:
         super().__init__(tools, first_call_only=first_call_only)

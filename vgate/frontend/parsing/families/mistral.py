@@ -21,6 +21,11 @@ class MistralToolParser(JsonToolParser):
     ends_of_turn = ("</s>",)
 
     @staticmethod
+    def fits(template: str) -> bool:
+        """Whether a chat template shows that its model writes calls in this format."""
+        return "[TOOL_CALLS]" in template
+
+    @staticmethod
     def new_call_id() -> str:
         """Return nine letters and digits, which Mistral's templates demand."""
         return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))

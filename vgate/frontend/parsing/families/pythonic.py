@@ -17,6 +17,8 @@ _STRUCTURE = re.compile(r"""["'()\[\]{}]""")
 _STRING_STOPS = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
 # Models mix JSON's words into Python.
 _JSON_WORDS = {"true": True, "false": False, "null": None}
+# How templates of this family describe a call. Others have it between tags.
+_DESCRIBED_CALL = re.compile(r"(?<!>)\[func_name1\(params_name1=")
 
 
 class PythonicToolParser(ToolParser):
@@ -25,6 +27,11 @@ class PythonicToolParser(ToolParser):
     A list is calls only if its first name is one of the tools. Values are literals. A call is
     emitted when it is complete, because a Python value's type shows only at its end.
     """
+
+    @staticmethod
+    def fits(template: str) -> bool:
+        """Whether a chat template shows that its model writes calls in this format."""
+        return _DESCRIBED_CALL.search(template) is not None
 
     def _read_opening(self) -> Steps[bool]:
         reader = self._reader

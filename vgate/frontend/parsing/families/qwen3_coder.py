@@ -36,6 +36,11 @@ class Qwen3CoderToolParser(ToolParser):
 
     markers = (_CALL_BEGIN, _FUNCTION_BEGIN)
 
+    @staticmethod
+    def fits(template: str) -> bool:
+        """Whether a chat template shows that its model writes calls in this format."""
+        return all(tag in template for tag in (_CALL_BEGIN, _FUNCTION_BEGIN, "<parameter="))
+
     def _read_calls(self, marker: str) -> Steps[bool]:
         while marker:
             if marker == _CALL_BEGIN:

@@ -1,20 +1,15 @@
-"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, Anthropic's way to chat."""
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, Anthropic's chat endpoints."""
 
 from __future__ import annotations
 
 import msgspec
 
-from vgate.errors import InvalidRequestError
 from vgate.frontend.apis.anthropic.errors import REQUEST_ID_HEADER
-from vgate.frontend.apis.anthropic.messages.request import (
-    CountTokensRequest,
-    decode_count_tokens,
-    decode_messages,
-)
-from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
+from vgate.frontend.apis.anthropic.messages.checks import decode_count_tokens, decode_messages
+from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest
+from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder
 from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
-from vgate.frontend.apis.anthropic.messages.translate import Translation
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
 from vgate.frontend.http.request import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
@@ -23,29 +18,23 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
     """Answer a Messages request; None if the answer was streamed."""
     http.set_header(REQUEST_ID_HEADER, http.id)
     request = decode_messages(await http.body(services.max_body_bytes))
-    translation = Translation(request, await _effort(services, request))
-    chat = translation.chat_request()
-    try:
+    effort = await _effort(services, request)
+    with FIELDS.translating():
         return await services.pipeline.answer(
             http,
-            generation_of(chat),
+            generation_of(request, effort),
             lambda job: MessagesEncoder(job.name, http.id),
             stream=bool(request.stream),
         )
-    except InvalidRequestError as error:  # of the engine's as well
-        raise translation.restated(error) from None
 
 
 async def count_tokens(services: Services, http: HttpRequest) -> Response:
-    """Say how many tokens the prompt of a Messages request has."""
+    """Answer with the number of tokens in the prompt of a Messages request."""
     http.set_header(REQUEST_ID_HEADER, http.id)
     request = decode_count_tokens(await http.body(services.max_body_bytes))
-    translation = Translation(request, await _effort(services, request))
-    chat = translation.chat_request()
-    try:
-        prompt = await services.pipeline.prompt_of(http, generation_of(chat))
-    except InvalidRequestError as error:
-        raise translation.restated(error) from None
+    effort = await _effort(services, request)
+    with FIELDS.translating():
+        prompt = await services.pipeline.prompt_of(http, generation_of(request, effort))
     return Response(200, msgspec.json.encode({"input_tokens": len(prompt)}), [JSON])
 
 

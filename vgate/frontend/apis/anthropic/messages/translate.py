@@ -1,159 +1,180 @@
-"""A Messages request as the chat request that says the same, and errors back in its own terms."""
+"""A Messages request as the generation that it asks for."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
-import msgspec
-
-from vgate.errors import InvalidRequestError, InvalidValueError
+from vgate.errors import InvalidValueError
 from vgate.frontend.apis.anthropic.messages.request import (
+    BlockParam,
     ChooseAny,
     ChooseNone,
     ChooseTool,
     CountTokensRequest,
     MessagesRequest,
-    ToolChoice,
+    TextBlockParam,
+    ThinkingBlockParam,
+    ToolResultBlockParam,
+    ToolUseBlockParam,
 )
 from vgate.frontend.apis.anthropic.messages.thinking import shows_thinking
-from vgate.frontend.apis.anthropic.messages.turns import ChatMessages
-from vgate.frontend.apis.openai.chat.request import ChatRequest, check_chat
-from vgate.frontend.apis.openai.structured import constraint_of
-from vgate.validation import explain
+from vgate.frontend.apis.fields import FieldMap
+from vgate.frontend.apis.shared import function_tool
+from vgate.frontend.pipeline.constraints import schema_constraint
+from vgate.frontend.pipeline.generation import (
+    NO_TOOLS,
+    Constraint,
+    Conversation,
+    Generation,
+    MadeCall,
+    Message,
+    ToolMode,
+    ToolUse,
+)
+from vgate.wire.sampling import SamplingParams
 
-# Fields of a chat request, and what they are in a Messages request.
-_PLACES = {
-    "stop": "stop_sequences",
-    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
-    "reasoning_effort": "output_config.effort",
-    "response_format": "output_config.format",
-    "response_format.json_schema": "output_config.format",
-    "tool_choice.function": "tool_choice",
-}
-_QUOTED = re.compile(r"`([^`]+)`")
-_STEP_END = re.compile(r"(?=[.\[])")
+# What a generation's fields are called in a Messages request.
+FIELDS = FieldMap(
+    {
+        "stop": "stop_sequences",
+        "reasoning_effort": "output_config.effort",
+        "response_format": "output_config.format",
+        "tools[].function": "tools[]",
+        "tools[].function.parameters": "tools[].input_schema",
+    }
+)
+
+_Content = str | Sequence[BlockParam]
+
+# A conversation can't say that a tool failed, so the text does.
+ERROR_PREFIX = "Error: "
 
 
-class Translation:
-    """A chat request made of a Messages request.
+def generation_of(request: CountTokensRequest, effort: str | None = None) -> Generation:
+    """Return the generation that a checked request asks for.
 
     Args:
-        request: A checked request.
-        effort: The reasoning effort that it asks for.
-
-    Attributes:
-        fields: The chat request's fields.
+        request: The request.
+        effort: The reasoning effort that it asks its model for.
 
     Raises:
-        InvalidValueError: The conversation ends with an assistant's message that can't go on.
+        InvalidValueError: The answer can't continue the conversation, or a schema is too large.
     """
-
-    def __init__(self, request: CountTokensRequest, effort: str | None = None) -> None:
-        chat = ChatMessages(request)
-        self._places = {**_PLACES, **chat.places}
-        self.fields: dict[str, Any] = {"model": request.model, "messages": chat.messages}
-        self._add_tools(request)
-        self._add_answer(request, effort)
-        if isinstance(request, MessagesRequest):
-            self._add_sampling(request)
-
-    def chat_request(self) -> ChatRequest:
-        """Return the chat request, checked.
-
-        Raises:
-            InvalidRequestError: In terms of the Messages request.
-        """
-        try:
-            request = msgspec.convert(self.fields, ChatRequest)
-            check_chat(request)
-            constraint_of(request.response_format, request.structured_outputs)
-        except msgspec.ValidationError as error:
-            problem = explain(error, self.fields)
-            found = InvalidValueError(str(problem), param=problem.path or None)
-            raise self.restated(found) from None
-        except InvalidRequestError as error:
-            raise self.restated(error) from None
-        return request
-
-    def restated(self, error: InvalidRequestError) -> InvalidRequestError:
-        """Return an error about the chat request as one about the Messages request."""
-        message = _QUOTED.sub(lambda quoted: f"`{self._place_of(quoted[1])}`", error.message)
-        param = None if error.param is None else self._place_of(error.param)
-        return type(error)(message, param=param, retry_after_s=error.retry_after_s)
-
-    def _place_of(self, path: str) -> str:
-        """Return what a path in the chat request stands for: its longest known beginning counts."""
-        steps = _STEP_END.split(path)
-        for count in range(len(steps), 0, -1):
-            place = self._places.get("".join(steps[:count]))
-            if place is not None:
-                return place + "".join(steps[count:])
-        return path
-
-    def _add_tools(self, request: CountTokensRequest) -> None:
-        for index, tool in enumerate(request.tools or ()):
-            function = {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": tool.input_schema,
-                "strict": tool.strict,
-            }
-            self.fields.setdefault("tools", []).append({"type": "function", "function": function})
-            path, where = f"tools[{index}].function", f"tools[{index}]"
-            self._places |= {path: where, f"{path}.parameters": f"{where}.input_schema"}
-        choice = request.tool_choice
-        if choice is not None:
-            self.fields["tool_choice"] = _tool_choice(choice)
-            if choice.disable_parallel_tool_use:
-                self.fields["parallel_tool_calls"] = False
-
-    def _add_answer(self, request: CountTokensRequest, effort: str | None) -> None:
-        """Add how the answer is to be."""
-        fields = self.fields
-        config = request.output_config
-        if config is not None and config.format is not None:
-            schema = {"name": "output", "schema": config.format.schema}
-            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if effort is not None:
-            fields["reasoning_effort"] = effort
-        if not shows_thinking(request):
-            fields["include_reasoning"] = False
-        if fields["messages"][-1]["role"] == "assistant":
-            self._continue(fields["messages"][-1])
-
-    def _continue(self, last: dict[str, Any]) -> None:
-        """Have the answer go on from what the assistant has begun to say."""
-        path = f"messages[{len(self.fields['messages']) - 1}]"
-        if "tool_calls" in last:
-            where = self._places[f"{path}.tool_calls[0]"]
-            message = f"`{where}` is a tool call, so a message with its tool_result must follow"
-            raise InvalidValueError(message, param=where)
-        if not any(block["text"] for block in _as_blocks(last.get("content", ""))):
-            where = f"{self._places[path]}.content"
-            message = f"`{where}` must have text for the answer to go on from"
-            raise InvalidValueError(message, param=where)
-        self.fields |= {"continue_final_message": True, "add_generation_prompt": False}
-
-    def _add_sampling(self, request: MessagesRequest) -> None:
-        chosen = {
-            "max_tokens": request.max_tokens,
-            "stop": request.stop_sequences or None,
-            "stream": request.stream,
-            "temperature": request.temperature,
-            "top_k": request.top_k,
-            "top_p": request.top_p,
-        }
-        self.fields |= {name: value for name, value in chosen.items() if value is not None}
+    continues = request.messages[-1].role == "assistant"
+    if continues:
+        _check_unfinished(request)
+    conversation = Conversation(
+        messages=_messages_of(request),
+        reasoning_effort=effort,
+        add_generation_prompt=not continues,
+        continue_final_message=continues,
+    )
+    sampling = SamplingParams()
+    stops: tuple[str, ...] = ()
+    if isinstance(request, MessagesRequest):
+        sampling = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+        )
+        stops = tuple(request.stop_sequences or ())
+    return Generation(
+        model=request.model,
+        prompt=conversation,
+        sampling=sampling,
+        stops=stops,
+        tools=_tool_use(request),
+        constraint=_constraint(request),
+        show_reasoning=shows_thinking(request),
+    )
 
 
-def _as_blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+def _messages_of(request: CountTokensRequest) -> list[Message]:
+    """Return the messages: consecutive ones of a role are one turn."""
+    said: list[tuple[str, _Content]] = [("system", request.system)] if request.system else []
+    said += [(message.role, message.content) for message in request.messages]
+    messages: list[Message] = []
+    for role, contents in groupby(said, key=itemgetter(0)):
+        blocks = [block for _, content in contents for block in _blocks_of(content)]
+        messages += _assistant_turn(blocks) if role == "assistant" else _other_turn(role, blocks)
+    return messages
 
 
-def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+def _blocks_of(content: _Content) -> Sequence[BlockParam]:
+    return [TextBlockParam(text=content)] if isinstance(content, str) else content
+
+
+def _text_of(blocks: Sequence[BlockParam]) -> str:
+    return "\n".join(block.text for block in blocks if isinstance(block, TextBlockParam))
+
+
+def _assistant_turn(blocks: list[BlockParam]) -> list[Message]:
+    thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlockParam)]
+    calls = [
+        MadeCall(block.id, block.name, block.input)
+        for block in blocks
+        if isinstance(block, ToolUseBlockParam)
+    ]
+    reasoning = "\n".join(thoughts) if thoughts else None
+    return [Message("assistant", _text_of(blocks), reasoning, calls)]
+
+
+def _other_turn(role: str, blocks: list[BlockParam]) -> list[Message]:
+    """Return the results of calls, each a message, and then the turn's text."""
+    turn = [_result(block) for block in blocks if isinstance(block, ToolResultBlockParam)]
+    if len(turn) < len(blocks) or not blocks:
+        turn.append(Message("system" if role == "system" else "user", _text_of(blocks)))
+    return turn
+
+
+def _result(result: ToolResultBlockParam) -> Message:
+    content = result.content or ""
+    text = content if isinstance(content, str) else _text_of(content)
+    text = ERROR_PREFIX + text if result.is_error else text
+    return Message("tool", text, tool_call_id=result.tool_use_id)
+
+
+def _check_unfinished(request: CountTokensRequest) -> None:
+    """Check that the answer can continue the assistant's turn that ends the conversation."""
+    first = len(request.messages)
+    while first and request.messages[first - 1].role == "assistant":
+        first -= 1
+    has_text = False
+    for index, message in enumerate(request.messages[first:], first):
+        for place, block in enumerate(_blocks_of(message.content)):
+            if isinstance(block, ToolUseBlockParam):
+                where = f"messages[{index}].content[{place}]"
+                text = f"`{where}` is a tool call, so a message with its tool_result must follow"
+                raise InvalidValueError(text, param=where)
+            has_text = has_text or bool(isinstance(block, TextBlockParam) and block.text)
+    if not has_text:
+        where = f"messages[{first}].content"
+        text = f"`{where}` must have text for the answer to continue"
+        raise InvalidValueError(text, param=where)
+
+
+def _tool_use(request: CountTokensRequest) -> ToolUse:
+    choice = request.tool_choice
+    if not request.tools or isinstance(choice, ChooseNone):
+        return NO_TOOLS
+    tools = [
+        function_tool(tool.name, tool.description, tool.input_schema, tool.strict)
+        for tool in request.tools
+    ]
+    mode: ToolMode = "auto"
     if isinstance(choice, ChooseTool):
-        return {"type": "function", "function": {"name": choice.name}}
-    if isinstance(choice, ChooseAny):
-        return "required"
-    return "none" if isinstance(choice, ChooseNone) else "auto"
+        mode = "named"
+    elif isinstance(choice, ChooseAny):
+        mode = "required"
+    name = choice.name if isinstance(choice, ChooseTool) else None
+    return ToolUse(mode, tools, name, not (choice and choice.disable_parallel_tool_use))
+
+
+def _constraint(request: CountTokensRequest) -> Constraint | None:
+    config = request.output_config
+    if config is None or config.format is None:
+        return None
+    return schema_constraint(config.format.schema, "response_format")

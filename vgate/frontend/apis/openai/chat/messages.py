@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.shared import CallText, arguments_of
 from vgate.frontend.pipeline.generation import MadeCall, Message, Role
 
 
@@ -21,18 +22,18 @@ class ContentPart(msgspec.Struct, frozen=True):
     refusal: str | None = None
 
 
-class CalledFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EarlierFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a model called: `arguments` is an object, most often as JSON text."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    name: CallText
     arguments: str | dict[str, Any] | None = None
 
 
 class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call that the model made before; `index` is left over in what clients put together."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=256)]
-    function: CalledFunction | None = None
+    id: CallText
+    function: EarlierFunction | None = None
     type: str = "function"
     custom: Any = None
     index: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
@@ -167,23 +168,8 @@ def _check_call(call: EarlierToolCall, where: str) -> None:
     check_json(_arguments(call.function.arguments), where)
 
 
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-
-
 def _arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
-    """Return arguments as an object; a call without any may leave them out.
-
-    Text that is no object stays what it is: models write such calls, and an agent that tells its
-    model of the mistake shows it the call.
-    """
-    if not isinstance(arguments, str):
-        return arguments or {}
-    if not arguments.strip():
-        return {}
-    try:
-        return _decode_object(arguments)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return arguments
+    return arguments_of(arguments) if isinstance(arguments, str) else arguments or {}
 
 
 def _required(where: str) -> InvalidRequestError:

@@ -15,11 +15,16 @@ from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json, decode_request
 from vgate.frontend.apis.fields import RefusedFields
 from vgate.frontend.apis.openai.chat.messages import ChatMessage, check_messages, message_text
-from vgate.frontend.apis.openai.common import Count, GenerationRequest, check_common
-from vgate.frontend.apis.openai.tools import MAX_TOOLS, Tool, ToolChoice, check_tools
+from vgate.frontend.apis.openai.common import (
+    Count,
+    GenerationRequest,
+    ReasoningEffort,
+    check_common,
+)
+from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools
+from vgate.frontend.apis.shared import MAX_TOOLS
 from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 MAX_DOCUMENTS = 1024
 
 

@@ -6,16 +6,14 @@ parts instead of encoding an object per token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vgate.errors import VGateError
 from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts
-from vgate.frontend.apis.openai.errors import error_body
+from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result
+from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseOptions
 from vgate.frontend.apis.openai.logprobs import ChatLogprobs, LogprobTexts, PromptLogprob
 from vgate.frontend.apis.openai.usage import Usage
 from vgate.frontend.tool_calls import ToolCallDelta
@@ -23,16 +21,11 @@ from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
 
-DONE = b"data: [DONE]\n\n"
 
-
-class ChatResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants to see of its answer.
+class ChatResponseOptions(ResponseOptions, frozen=True, kw_only=True):
+    """What a client of chat completions wants to see beside.
 
     Attributes:
-        id, created, model: Of the answer; `created` is Unix time.
-        include_usage, continuous_usage: Whether a stream ends with the usage, and whether every
-            chunk has it.
         logprobs: Writes log probabilities; None if they weren't asked for.
         top_logprobs: How many at each place.
         prompt_logprobs: How many at each place of the prompt; None if they weren't asked for.
@@ -41,11 +34,6 @@ class ChatResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
         reasons: Whether reasoning is split off.
     """
 
-    id: str
-    created: int
-    model: str
-    include_usage: bool = False
-    continuous_usage: bool = False
     logprobs: LogprobTexts | None = None
     top_logprobs: int = 0
     prompt_logprobs: int | None = None
@@ -54,7 +42,7 @@ class ChatResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     reasons: bool = False
 
 
-class Function(msgspec.Struct, frozen=True):
+class CalledFunction(msgspec.Struct, frozen=True):
     """What a tool call calls."""
 
     name: str
@@ -65,7 +53,7 @@ class MessageToolCall(msgspec.Struct, frozen=True):
     """A tool call of a message."""
 
     id: str
-    function: Function
+    function: CalledFunction
     type: Literal["function"] = "function"
 
 
@@ -107,48 +95,54 @@ class ChatCompletion(msgspec.Struct, frozen=True):
 
 
 class ChatEncoder:
-    """Says answers as chat completions."""
+    """Encodes an answer as a chat completion."""
 
-    def __init__(self, form: ChatResponseOptions) -> None:
-        self._form = form
+    def __init__(self, options: ChatResponseOptions) -> None:
+        self._options = options
 
     def stream_encoder(self) -> ChatStream:
         """Return what streams one answer."""
-        return ChatStream(self._form)
+        return ChatStream(self._options)
 
     def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
-        form = self._form
-        prompt_logprobs = answer.choices[0].prompt_logprobs
+        options, ids = self._options, self._options.prompt_token_ids
         completion = ChatCompletion(
-            form.id,
-            form.created,
-            form.model,
+            options.id,
+            options.created,
+            options.model,
             [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
             Usage.of(answer.counts),
-            prompt_logprobs=UNSET
-            if form.prompt_logprobs is None or form.logprobs is None or prompt_logprobs is None
-            else form.logprobs.prompt(prompt_logprobs, form.prompt_logprobs),
-            prompt_token_ids=UNSET if form.prompt_token_ids is None else form.prompt_token_ids,
+            prompt_logprobs=self._prompt_logprobs(answer.choices[0].prompt_logprobs),
+            prompt_token_ids=UNSET if ids is None else ids,
         )
         return _encode(completion)
 
+    def _prompt_logprobs(
+        self, places: list[Logprobs | None] | None
+    ) -> list[dict[str, PromptLogprob] | None] | UnsetType:
+        texts, count = self._options.logprobs, self._options.prompt_logprobs
+        if texts is None or count is None or places is None:
+            return UNSET
+        return texts.prompt(places, count)
+
     def _choice(self, index: int, choice: ChoiceResult) -> Choice:
-        form = self._form
+        options = self._options
         logprobs = None
-        if choice.logprobs is not None and form.logprobs is not None:
-            logprobs = form.logprobs.chat(choice.logprobs, form.top_logprobs)
+        if choice.logprobs is not None and options.logprobs is not None:
+            logprobs = options.logprobs.chat(choice.logprobs, options.top_logprobs)
         token_ids = UNSET if choice.token_ids is None else choice.token_ids
-        message = _message(choice, form)
+        message = _message(choice, options)
         return Choice(index, message, choice.finish_reason, logprobs, choice.stop_reason, token_ids)
 
 
-def _message(choice: ChoiceResult, form: ChatResponseOptions) -> Message:
+def _message(choice: ChoiceResult, options: ChatResponseOptions) -> Message:
     calls = [
-        MessageToolCall(call.id, Function(call.name, call.arguments)) for call in choice.tool_calls
+        MessageToolCall(call.id, CalledFunction(call.name, call.arguments))
+        for call in choice.tool_calls
     ]
-    reasoning = (choice.reasoning or None) if form.reasons else UNSET
-    text = form.prefix + choice.text
+    reasoning = (choice.reasoning or None) if options.reasons else UNSET
+    text = options.prefix + choice.text
     return Message(
         # Beside tool calls or reasoning, having said nothing is null.
         text if text or not (calls or reasoning) else None,
@@ -158,57 +152,38 @@ def _message(choice: ChoiceResult, form: ChatResponseOptions) -> Message:
     )
 
 
-class ChatStream:
+class ChatStream(ChunkStream):
     """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
 
-    __slots__ = (
-        "_form",
-        "_head",
-        "_index",
-        "_prefix",
-        "_suffix",
-        "_usage",
-        "counts",
-    )
+    __slots__ = ("_index", "_options", "_prefix", "_suffix")
 
-    counts: Callable[[], TokenCounts]
-
-    def __init__(self, form: ChatResponseOptions) -> None:
-        self._form = form
-        head = (
-            b'data: {"id":%s,"object":"chat.completion.chunk","created":%d,"model":%s,'
-            b'"system_fingerprint":null,"choices":['
-        )
-        self._head = head % (_encode(form.id), form.created, _encode(form.model))
-        # OpenAI's chunks carry "usage": null before the one that has it.
-        self._usage = b',"usage":null' if form.include_usage else b""
+    def __init__(self, options: ChatResponseOptions) -> None:
+        super().__init__(options, b"chat.completion.chunk")
+        self._options = options
         self._suffix = b'},"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
         # Of the choice whose text came last; -1 where a chunk is more than prefix, text and suffix.
         self._index = -1
         self._prefix = b""
 
-    def begin(self) -> bytes:
-        """Return nothing: the choices say it all."""
-        return b""
-
     def open(self, index: int, _prompt_logprobs: list[Logprobs | None] | None) -> bytes:
         """Return the chunk with the role."""
-        form = self._form
+        options = self._options
         prompt = b""
-        if form.prompt_token_ids is not None and index == 0:
-            prompt = b',"prompt_token_ids":' + _encode(form.prompt_token_ids)
+        if options.prompt_token_ids is not None and index == 0:
+            prompt = b',"prompt_token_ids":' + _encode(options.prompt_token_ids)
         delta = b'{"index":%d,"delta":{"role":"assistant","content":%s},"logprobs":null,'
         return (
             self._head
-            + delta % (index, _encode(form.prefix))
+            + delta % (index, _encode(options.prefix))
             + b'"finish_reason":null}]'
-            + self._tail(prompt)
+            + prompt
+            + self._tail()
         )
 
     def text(self, index: int, text: str) -> bytes:
         """Return a chunk of text."""
         if index != self._index:
-            if self._form.continuous_usage:
+            if self._continuous_usage:
                 return self.delta(index, ChoiceDelta(text))
             self._index = index
             self._prefix = self._head + b'{"index":%d,"delta":{"content":' % index
@@ -216,11 +191,11 @@ class ChatStream:
 
     def delta(self, index: int, piece: ChoiceDelta) -> bytes:
         """Return a chunk that is more than text."""
-        form = self._form
+        options = self._options
         choice = b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":null%s}]'
         logprobs = token_ids = b""
-        if piece.logprobs and form.logprobs is not None:
-            logprobs = _encode(form.logprobs.chat(piece.logprobs, form.top_logprobs))
+        if piece.logprobs and options.logprobs is not None:
+            logprobs = _encode(options.logprobs.chat(piece.logprobs, options.top_logprobs))
         if piece.token_ids is not None:
             token_ids = b',"token_ids":' + _encode(piece.token_ids)
         delta = _encode(_delta(piece))
@@ -233,23 +208,6 @@ class ChatStream:
         choice = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
         end = choice % (index, finish_reason.encode(), _encode(stop_reason))
         return self._head + end + self._tail()
-
-    def end(self) -> bytes:
-        """Return the usage, if it is wanted, and the end."""
-        if not self._form.include_usage:
-            return DONE
-        return self._head + b'],"usage":' + _encode(Usage.of(self.counts())) + b"}\n\n" + DONE
-
-    def error(self, error: VGateError) -> bytes:
-        """Return the event that ends a broken stream. No [DONE] follows it."""
-        return b"data: " + error_body(error) + b"\n\n"
-
-    def _tail(self, more: bytes = b"") -> bytes:
-        """Return what follows the choices."""
-        usage = self._usage
-        if self._form.continuous_usage:
-            usage = b',"usage":' + _encode(Usage.of(self.counts()))
-        return more + usage + b"}\n\n"
 
 
 def _delta(piece: ChoiceDelta) -> dict[str, object]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vgate.errors import VGateError
 from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts
-from vgate.frontend.apis.openai.chat.response import DONE
-from vgate.frontend.apis.openai.errors import error_body
+from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result
+from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseOptions
 from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, LogprobTexts, PromptLogprob
 from vgate.frontend.apis.openai.usage import Usage
 from vgate.wire.messages import Logprobs
@@ -20,30 +17,22 @@ from vgate.wire.messages import Logprobs
 _encode = msgspec.json.Encoder().encode
 
 
-class CompletionResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants to see of its answer.
+class CompletionResponseOptions(ResponseOptions, frozen=True, kw_only=True):
+    """What a client of completions wants to see beside.
 
     Attributes:
-        id, created, model: Of the answer; `created` is Unix time.
         choices_each: Choices for each prompt.
         prompts: Token ids of the prompts.
         echo: Texts of the prompts, if answers are to begin with them.
-        include_usage, continuous_usage: Whether a stream ends with the usage, and whether every
-            chunk has it.
         texts: Writes log probabilities; None if none were asked for.
         logprobs: How many at each place; None if they weren't asked for.
         prompt_logprobs: The same for the places of the prompt, shown beside.
         return_token_ids: Whether to show the prompt's and the answer's token ids.
     """
 
-    id: str
-    created: int
-    model: str
     choices_each: int
     prompts: list[list[int]]
     echo: list[str] | None = None
-    include_usage: bool = False
-    continuous_usage: bool = False
     texts: LogprobTexts | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -92,89 +81,78 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 class CompletionEncoder:
-    """Says answers as completions."""
+    """Encodes an answer as a completion."""
 
-    def __init__(self, form: CompletionResponseOptions) -> None:
-        self._form = form
+    def __init__(self, options: CompletionResponseOptions) -> None:
+        self._options = options
 
     def stream_encoder(self) -> CompletionStream:
         """Return what streams one answer."""
-        return CompletionStream(self._form)
+        return CompletionStream(self._options)
 
     def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         completion = Completion(
-            self._form.id,
-            self._form.created,
-            self._form.model,
+            self._options.id,
+            self._options.created,
+            self._options.model,
             [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
             Usage.of(answer.counts),
         )
         return _encode(completion)
 
     def _choice(self, index: int, choice: ChoiceResult) -> CompletionChoice:
-        form, prompt_places = self._form, choice.prompt_logprobs
+        options, prompt_places = self._options, choice.prompt_logprobs
         tokens = [place.token_ids[0] for place in choice.logprobs or []]
         places: list[Logprobs | None] = list(choice.logprobs or [])
-        if form.echo is not None and prompt_places is not None:
-            tokens, places = form.prompt(index) + tokens, prompt_places + places
+        if options.echo is not None and prompt_places is not None:
+            tokens, places = options.prompt(index) + tokens, prompt_places + places
         beside: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
-        if form.prompt_logprobs is not None and form.texts and prompt_places is not None:
-            beside = form.texts.prompt(prompt_places, form.prompt_logprobs)
+        if options.prompt_logprobs is not None and options.texts and prompt_places is not None:
+            beside = options.texts.prompt(prompt_places, options.prompt_logprobs)
         return CompletionChoice(
             index,
-            form.echo_of(index) + choice.text,
+            options.echo_of(index) + choice.text,
             choice.finish_reason,
-            form.logprobs_of(tokens, places, 0),
+            options.logprobs_of(tokens, places, 0),
             choice.stop_reason,
             beside,
             choice.token_ids if choice.token_ids is not None else UNSET,
-            form.prompt(index) if form.return_token_ids else UNSET,
+            options.prompt(index) if options.return_token_ids else UNSET,
         )
 
 
-class CompletionStream:
+class CompletionStream(ChunkStream):
     """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
 
-    __slots__ = ("_form", "_head", "_offsets", "_prefixes", "_suffix", "_usage", "counts")
+    __slots__ = ("_offsets", "_options", "_prefixes", "_suffix")
 
-    counts: Callable[[], TokenCounts]
-
-    def __init__(self, form: CompletionResponseOptions) -> None:
-        self._form = form
-        head = (
-            b'data: {"id":%s,"object":"text_completion","created":%d,"model":%s,'
-            b'"system_fingerprint":null,"choices":['
-        )
-        self._head = head % (_encode(form.id), form.created, _encode(form.model))
-        self._usage = b',"usage":null' if form.include_usage else b""
+    def __init__(self, options: CompletionResponseOptions) -> None:
+        super().__init__(options, b"text_completion")
+        self._options = options
         self._suffix = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
         self._prefixes: dict[int, bytes] = {}
         # Where each choice's next token begins in its text.
         self._offsets: dict[int, int] = {}
 
-    def begin(self) -> bytes:
-        """Return nothing: the choices say it all."""
-        return b""
-
     def open(self, index: int, prompt_logprobs: list[Logprobs | None] | None) -> bytes:
         """Return the chunk with the prompt, if it is to be shown."""
         self._prefixes[index] = self._head + b'{"index":%d,"text":' % index
         self._offsets[index] = 0
-        form = self._form
-        if form.echo is None and not form.return_token_ids:
+        options = self._options
+        if options.echo is None and not options.return_token_ids:
             return b""
         shown = b"null"
-        if form.echo is not None and prompt_logprobs is not None:
-            shown = self._logprobs(index, form.prompt(index), prompt_logprobs)
+        if options.echo is not None and prompt_logprobs is not None:
+            shown = self._logprobs(index, options.prompt(index), prompt_logprobs)
         more = b""
-        if form.return_token_ids:
-            more = b',"prompt_token_ids":' + _encode(form.prompt(index))
-        return self._chunk(index, form.echo_of(index), shown, more)
+        if options.return_token_ids:
+            more = b',"prompt_token_ids":' + _encode(options.prompt(index))
+        return self._chunk(index, options.echo_of(index), shown, more)
 
     def text(self, index: int, text: str) -> bytes:
         """Return a chunk of text."""
-        if self._form.continuous_usage:
+        if self._continuous_usage:
             return self._chunk(index, text, b"null")
         return self._prefixes[index] + _encode(text) + self._suffix
 
@@ -196,18 +174,8 @@ class CompletionStream:
         end %= (finish_reason.encode(), _encode(stop_reason))
         return self._prefixes[index] + end + self._tail()
 
-    def end(self) -> bytes:
-        """Return the usage, if it is wanted, and the end."""
-        if not self._form.include_usage:
-            return DONE
-        return self._head + b'],"usage":' + _encode(Usage.of(self.counts())) + b"}\n\n" + DONE
-
-    def error(self, error: VGateError) -> bytes:
-        """Return the event that ends a broken stream. No [DONE] follows it."""
-        return b"data: " + error_body(error) + b"\n\n"
-
     def _logprobs(self, index: int, tokens: list[int], places: list[Logprobs | None]) -> bytes:
-        shown = self._form.logprobs_of(tokens, places, self._offsets[index])
+        shown = self._options.logprobs_of(tokens, places, self._offsets[index])
         if shown is not None and shown.tokens:
             self._offsets[index] = shown.text_offset[-1] + len(shown.tokens[-1])
         return _encode(shown)
@@ -215,9 +183,3 @@ class CompletionStream:
     def _chunk(self, index: int, text: str, logprobs: bytes, more: bytes = b"") -> bytes:
         middle = b',"logprobs":%s,"finish_reason":null%s}]' % (logprobs, more)
         return self._prefixes[index] + _encode(text) + middle + self._tail()
-
-    def _tail(self) -> bytes:
-        usage = self._usage
-        if self._form.continuous_usage:
-            usage = b',"usage":' + _encode(Usage.of(self.counts()))
-        return usage + b"}\n\n"

@@ -19,12 +19,14 @@ from vgate.frontend.services import Services
 # Encoding more takes milliseconds, for which no stream shall wait.
 _ENCODE_INLINE_BYTES = 65_536
 
+_INPUTS = FieldMap({})
+_ONE_INPUT = FieldMap({"input[]": "input"})
+
 
 async def embeddings(services: Services, http: HttpRequest) -> Response:
     """Answer an embedding request."""
     request = decode_embeddings(await http.body(services.max_body_bytes))
-    fields = FieldMap({"input[0]": "input"} if request.is_one else None)
-    with fields.translating():
+    with (_ONE_INPUT if request.is_one else _INPUTS).translating():
         answer = await services.pipeline.embed(http, _embed_request(request))
     vectors = answer.vectors
     encode = partial(encode_response, vectors, answer.name, answer.prompt_tokens, request.encoding)

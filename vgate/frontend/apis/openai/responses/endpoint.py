@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from vgate.errors import NotFoundError
-from vgate.frontend.apis.openai.chat.translate import generation_of
 from vgate.frontend.apis.openai.logprobs import logprob_texts
-from vgate.frontend.apis.openai.responses.echo import response_to
-from vgate.frontend.apis.openai.responses.response import ResponsesOptions
+from vgate.frontend.apis.openai.responses.response import ResponsesOptions, response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
-from vgate.frontend.apis.openai.responses.translate import decode_asked
+from vgate.frontend.apis.openai.responses.translate import FIELDS, decode_responses, generation_of
 from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.pipeline.port import Job
 from vgate.frontend.services import Services
@@ -18,20 +18,20 @@ PREFIX = "/v1/responses/"
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
-    asked = decode_asked(await http.body(services.max_body_bytes))
+    request = decode_responses(await http.body(services.max_body_bytes))
 
     def encoder_of(job: Job) -> ResponsesEncoder:
-        response = response_to(asked, job.name, job.sampling)
-        return ResponsesEncoder(ResponsesOptions(response, logprob_texts(job)))
+        response = response_to(request, job.name, job.sampling, job.created)
+        return ResponsesEncoder(ResponsesOptions(response, time.time, logprob_texts(job)))
 
-    # The engine may refuse what is asked as well.
-    with asked.sources.restating():
-        generation, stream = generation_of(asked.chat), bool(asked.request.stream)
-        return await services.pipeline.answer(http, generation, encoder_of, stream=stream)
+    with FIELDS.translating():
+        return await services.pipeline.answer(
+            http, generation_of(request), encoder_of, stream=bool(request.stream)
+        )
 
 
 async def stored_response(_services: Services, http: HttpRequest) -> Response:
-    """Say that there is no such response.
+    """Answer that there is no such response.
 
     Raises:
         NotFoundError: Always.

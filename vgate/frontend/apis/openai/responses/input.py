@@ -1,256 +1,251 @@
-"""The input items of the Responses API as chat messages.
+"""The input items of the Responses API as messages.
 
-What the model said in one turn is several items there (reasoning, a message, tool calls) and one
-message in a chat; so items that follow each other become one message as far as they fit into it.
+What the model wrote in one turn is several items there (reasoning, a message, tool calls) and one
+message of a conversation; so consecutive items become one message as far as they fit into it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
-from vgate.frontend.apis.field_paths import Sources, convert, inside
+from vgate.frontend.apis.decoding import ServedTypes, check_json, convert_part, unsupported_type
+from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
+from vgate.frontend.apis.shared import CallText, arguments_of
+from vgate.frontend.pipeline.generation import MadeCall, Message
 
-Status = Literal["in_progress", "completed", "incomplete"]
-
-
-class MessageItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message; `phase` is a label of OpenAI's that no chat template knows."""
-
-    role: Literal["user", "system", "developer", "assistant"]
-    content: str | list[dict[str, Any]]
-    type: Literal["message"] = "message"
-    id: str | None = None
-    status: Status | None = None
-    phase: Literal["commentary", "final_answer"] | None = None
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+_Id = Annotated[str | None, ACCEPTED]
 
 
-class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Text; what else it may have says where to cut a cache, or came with an answer."""
+class _TextPart(msgspec.Struct, frozen=True, kw_only=True):
+    """Text; the other fields say where to cut a cache, or came with an answer."""
 
-    type: Literal["input_text", "output_text"]
     text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
-    prompt_cache_breakpoint: Any = None
+    annotations: Annotated[list[Any] | None, ACCEPTED] = None
+    logprobs: Annotated[list[Any] | None, ACCEPTED] = None
+    prompt_cache_breakpoint: Annotated[Any, ACCEPTED] = None
 
 
-class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InputText(_TextPart, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a message to the model."""
+
+    type: Literal["input_text"]
+
+
+class AssistantInputText(_TextPart, frozen=True, forbid_unknown_fields=True, tag="input_text"):
+    """A part of a message of the model's, as some clients send it."""
+
+
+class AssistantText(_TextPart, frozen=True, forbid_unknown_fields=True, tag="output_text"):
+    """A part of a message of the model's."""
+
+
+class AssistantRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
     """What the model said instead of an answer."""
 
-    type: Literal["refusal"]
     refusal: str
 
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.refusal
 
-class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+AssistantPart = AssistantText | AssistantInputText | AssistantRefusal
+
+
+class InputMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message to the model; `phase` is a label of OpenAI's that no chat template knows."""
+
+    role: Literal["user", "system", "developer", "assistant"]
+    content: str | list[InputText]
+    type: Literal["message"] = "message"
+    id: _Id = None
+    status: ItemStatus | None = None
+    phase: Annotated[Literal["commentary", "final_answer"] | None, ACCEPTED] = None
+
+
+class AssistantMessage(InputMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message of the model's."""
+
+    content: str | list[AssistantPart]  # type: ignore[assignment]
+
+
+class _CallItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a call of a tool that stands by itself."""
+
+    id: _Id = None
+    status: Annotated[ItemStatus | None, ACCEPTED] = None
+    caller: Annotated[Any, refused({"type": "direct"})] = None
+    namespace: Annotated[Any, refused()] = None
+
+
+class InputFunctionCall(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A call that the model made."""
 
     type: Literal["function_call"]
-    call_id: str
-    name: str
+    call_id: CallText
+    name: CallText
     arguments: str
-    id: str | None = None
-    status: Status | None = None
-    caller: Any = None
-    namespace: Any = None
 
 
-class FunctionCallOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What came of a call."""
+class InputCallOutput(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The result of a call."""
 
     type: Literal["function_call_output"]
-    call_id: str
-    output: str | list[dict[str, Any]]
-    id: str | None = None
-    status: Status | None = None
+    call_id: Annotated[str, msgspec.Meta(min_length=1)]
+    output: str | list[InputText]
     name: str | None = None
-    caller: Any = None
-    namespace: Any = None
 
 
-class ReasoningText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of what the model thought, or of a summary of it."""
+class InputReasoningText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the model's reasoning, or of a summary of it."""
 
     type: Literal["reasoning_text", "summary_text"]
     text: str
 
 
-class Reasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the model thought."""
+class InputReasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model's reasoning."""
 
     type: Literal["reasoning"]
-    content: list[ReasoningText] | None = None
-    summary: list[ReasoningText] | None = None
+    content: list[InputReasoningText] | None = None
+    summary: list[InputReasoningText] | None = None
     encrypted_content: str | None = None
-    id: str | None = None
-    status: Status | None = None
-
-    @property
-    def text(self) -> str:
-        """The reasoning, or what is known of it."""
-        return "\n".join(part.text for part in self.content or self.summary or ())
+    id: _Id = None
+    status: Annotated[ItemStatus | None, ACCEPTED] = None
 
 
-_Item = MessageItem | FunctionCall | FunctionCallOutput | Reasoning
+_Item = InputMessage | InputFunctionCall | InputCallOutput | InputReasoning
 _ITEMS: dict[str, type[_Item]] = {
-    "message": MessageItem,
-    "function_call": FunctionCall,
-    "function_call_output": FunctionCallOutput,
-    "reasoning": Reasoning,
+    "message": InputMessage,
+    "function_call": InputFunctionCall,
+    "function_call_output": InputCallOutput,
+    "reasoning": InputReasoning,
 }
+# OpenAI's API has more: images, files, audio.
+_INPUT_PARTS: ServedTypes = (
+    (re.compile(r"content\[\d+\]"), ("input_text",)),
+    (re.compile(r"output\[\d+\]"), ("input_text",)),
+)
+_ASSISTANT_PARTS: ServedTypes = (
+    (re.compile(r"content\[\d+\]"), ("output_text", "input_text", "refusal")),
+)
+_refused_of_calls = RefusedFields(_CallItem)
 
 
-class Conversation:
-    """Chat messages put together from items.
+class _Turn(msgspec.Struct):
+    """What the model wrote in one turn: reasoning, then text, then calls."""
 
-    Args:
-        sources: Is told where each field comes from.
+    reasoning: str | None = None
+    content: str | None = None
+    calls: list[MadeCall] = []
+
+
+class InputConversation:
+    """Messages put together from items.
 
     Attributes:
         messages: The messages.
-        unfinished: Whether the last one is to be gone on with.
+        unfinished: Whether the answer continues the last one.
     """
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-        self.messages: list[dict[str, Any]] = []
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
         self.unfinished = False
+        # The model's turn at the end, which has no message yet.
+        self._turn: _Turn | None = None
 
-    def say(self, role: str, text: str, source: str) -> None:
+    def say(self, role: Literal["system", "user"], text: str) -> None:
         """Add a message that is one text."""
-        self._add({"role": role, "content": text}, source)
-        self._note("content", source)
+        self._add(Message(role, text))
 
     def add(self, document: dict[str, Any], where: str) -> None:
         """Add an item.
 
         Raises:
-            InvalidRequestError: It is of a kind that isn't served, or not right.
+            InvalidRequestError: The item is of a type that isn't served, or invalid.
         """
-        item = convert(document, _ITEMS[_kind(document, where)], inside(where))
+        item = _item_of(document, where)
         self.unfinished = False
-        if isinstance(item, MessageItem):
-            self._add_message(item, where)
-        elif isinstance(item, FunctionCall):
-            self._add_call(item, where)
-        elif isinstance(item, FunctionCallOutput):
-            self._add_output(item, where)
-        else:
+        if isinstance(item, _CallItem):
+            _refused_of_calls.check(item, f"{where}.")
+        if isinstance(item, InputFunctionCall):
+            arguments = arguments_of(item.arguments)
+            check_json(arguments, f"{where}.arguments")
+            self._model_turn().calls.append(MadeCall(item.call_id, item.name, arguments))
+        elif isinstance(item, InputCallOutput):
+            output = _text_of(item.output)
+            self._add(Message("tool", output, tool_call_id=item.call_id, name=item.name))
+        elif isinstance(item, InputReasoning):
             self._add_reasoning(item, where)
-
-    def _add_message(self, item: MessageItem, where: str) -> None:
-        assistant = item.role == "assistant"
-        content = _content(item.content, f"{where}.content", assistant=assistant)
-        if not assistant:
-            self._add({"role": item.role, "content": content}, where)
+        elif isinstance(item, AssistantMessage):
+            turn = self._model_turn(after_text=False)
+            turn.content = _text_of(item.content)
+            # As in vLLM: the model continues its unfinished message.
+            self.unfinished = bool(turn.content) and item.status in {"in_progress", "incomplete"}
         else:
-            self._answer(where, "content", "tool_calls")["content"] = content
-            # As in vLLM: the model goes on with what it was saying.
-            self.unfinished = bool(content) and item.status in {"in_progress", "incomplete"}
-        self._note("content", f"{where}.content")
+            # OpenAI renamed "system" for its newer models; templates know the old name.
+            text = _text_of(item.content)
+            self._add(Message("user" if item.role == "user" else "system", text))
 
-    def _add_call(self, item: FunctionCall, where: str) -> None:
-        _check_call_origin(item, where)
-        calls = self._answer(where).setdefault("tool_calls", [])
-        function = {"name": item.name, "arguments": item.arguments}
-        field = f"tool_calls[{len(calls)}]"
-        calls.append({"id": item.call_id, "type": "function", "function": function})
-        self._note(field, where)
-        self._note(f"{field}.id", f"{where}.call_id")
-        self._note(f"{field}.function", where)
+    def finish(self) -> list[Message]:
+        """Return the messages, complete."""
+        if self._turn is not None:
+            turn, self._turn = self._turn, None
+            self.messages.append(
+                Message("assistant", turn.content or "", turn.reasoning, turn.calls)
+            )
+        return self.messages
 
-    def _add_output(self, item: FunctionCallOutput, where: str) -> None:
-        _check_call_origin(item, where)
-        output = _content(item.output, f"{where}.output", assistant=False)
-        message: dict[str, Any] = {"role": "tool", "tool_call_id": item.call_id, "content": output}
-        if item.name is not None:
-            message["name"] = item.name
-        self._add(message, where)
-        self._note("content", f"{where}.output")
-        self._note("tool_call_id", f"{where}.call_id")
+    def _add(self, message: Message) -> None:
+        self.finish().append(message)
 
-    def _add_reasoning(self, item: Reasoning, where: str) -> None:
+    def _add_reasoning(self, item: InputReasoning, where: str) -> None:
         if item.encrypted_content and not item.content:
             where = f"{where}.encrypted_content"
             text = f"`{where}` can't be read by this server; send the reasoning in `content`"
             raise UnsupportedParameterError(text, param=where)
-        if not item.text:
-            return
-        message = self._answer(where, "content", "tool_calls")
-        before = message.get("reasoning_content")
-        message["reasoning_content"] = item.text if before is None else f"{before}\n{item.text}"
-        self._note("reasoning_content", f"{where}.content")
+        text = "\n".join(part.text for part in item.content or item.summary or ())
+        if text:
+            turn = self._model_turn(after_text=False)
+            turn.reasoning = text if turn.reasoning is None else f"{turn.reasoning}\n{text}"
 
-    def _answer(self, where: str, *taken: str) -> dict[str, Any]:
-        """Return the message that an item of the model's belongs to.
+    def _model_turn(self, *, after_text: bool = True) -> _Turn:
+        """Return the turn that an item of the model's belongs to.
 
         Args:
-            where: The item.
-            taken: Fields that the message must not have yet.
+            after_text: Whether the item may come after text or calls of its turn.
         """
-        last = self.messages[-1] if self.messages else None
-        if last is None or last["role"] != "assistant" or any(name in last for name in taken):
-            last = {"role": "assistant"}
-            self._add(last, where)
-        return last
-
-    def _add(self, message: dict[str, Any], where: str) -> None:
-        self.messages.append(message)
-        self._sources.note(f"messages[{len(self.messages) - 1}]", where)
-
-    def _note(self, field: str, source: str) -> None:
-        self._sources.note(f"messages[{len(self.messages) - 1}].{field}", source)
+        turn = self._turn
+        if turn is None or not (after_text or (turn.content is None and not turn.calls)):
+            self.finish()
+            turn = self._turn = _Turn()
+        return turn
 
 
-def _kind(document: dict[str, Any], where: str) -> str:
-    """Return the type of an item; only a message and a reference may leave it out."""
+def _text_of(content: str | list[InputText] | list[AssistantPart]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+def _item_of(document: dict[str, Any], where: str) -> _Item:
+    """Decode an item; only a message and a reference may leave out their type."""
     kind = document.get("type")
     if kind is None:
         kind = "message" if "role" in document else "item_reference" if "id" in document else None
     if kind is None:
         raise InvalidValueError(f"`{where}.type` is required", param=f"{where}.type")
-    if isinstance(kind, str) and kind in _ITEMS:
-        return kind
-    instead = "; nothing is stored, so send the item itself" if kind == "item_reference" else ""
-    kinds = ", ".join(map(repr, _ITEMS))
-    text = f"`{where}.type` must be one of {kinds}, got {repr(kind)[:80]}{instead}"
-    raise UnsupportedParameterError(text, param=f"{where}.type")
-
-
-def _parts(documents: list[dict[str, Any]], where: str, *, assistant: bool) -> list[dict[str, Any]]:
-    """Return the parts of a content as chat messages have them, each at its place."""
-    parts = []
-    for index, document in enumerate(documents):
-        place = f"{where}[{index}]"
-        kind = document.get("type")
-        if kind is None:
-            raise InvalidValueError(f"`{place}.type` is required", param=f"{place}.type")
-        allowed = ("output_text", "input_text", "refusal") if assistant else ("input_text",)
-        if kind not in allowed:
-            kinds = " or ".join(map(repr, allowed))
-            text = f"`{place}.type` must be {kinds}, got {repr(kind)[:80]}"
-            raise UnsupportedParameterError(text, param=f"{place}.type")
-        if kind == "refusal":
-            refusal = convert(document, RefusalPart, inside(place))
-            parts.append({"type": "refusal", "refusal": refusal.refusal})
-        else:
-            parts.append({"type": "text", "text": convert(document, TextPart, inside(place)).text})
-    return parts
-
-
-def _content(content: str | list[dict[str, Any]], where: str, *, assistant: bool) -> Any:
-    """Return a content as chat messages have it: a text, or parts that are each at their place."""
-    return content if isinstance(content, str) else _parts(content, where, assistant=assistant)
-
-
-def _check_call_origin(item: FunctionCall | FunctionCallOutput, where: str) -> None:
-    """Check that a call was the model's own, of a tool that stands by itself."""
-    if item.caller not in (None, {"type": "direct"}):
-        name = f"{where}.caller"
-        text = f"`{name}` must be {{'type': 'direct'}} or left out"
-        raise UnsupportedParameterError(text, param=name)
-    if item.namespace is not None:
-        name = f"{where}.namespace"
-        raise UnsupportedParameterError(f"`{name}` is not supported by this server", param=name)
+    if kind == "item_reference":
+        text = f"`{where}.type` 'item_reference': nothing is stored, so send the item itself"
+        raise UnsupportedParameterError(text, param=f"{where}.type")
+    if not isinstance(kind, str) or kind not in _ITEMS:
+        raise unsupported_type(f"{where}.type", kind, _ITEMS)
+    if kind == "reasoning":
+        return convert_part(document, InputReasoning, where)
+    if kind == "message" and document.get("role") == "assistant":
+        return convert_part(document, AssistantMessage, where, _ASSISTANT_PARTS)
+    return convert_part(document, _ITEMS[kind], where, _INPUT_PARTS)

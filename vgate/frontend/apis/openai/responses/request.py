@@ -1,26 +1,23 @@
-"""Requests of the Responses API, decoded and checked.
+"""Requests of the Responses API as OpenAI defines them, with vLLM's additions.
 
-What a chat completion request has too is only carried here; it is checked as one (see
-`vgate.frontend.apis.openai.responses.translate`).
+`fields` says what becomes of each field. The items of the input are in `input`.
 """
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
-from vgate.frontend.apis.decoding import decode_request
-from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
-from vgate.wire.sampling import SamplingParams
+from vgate.frontend.apis.fields import ACCEPTED, refused
+from vgate.frontend.apis.openai.common import Count, ReasoningEffort, TextRequest
+from vgate.frontend.apis.shared import MAX_TOOLS, ToolName
 
 OUTPUT_LOGPROBS = "message.output_text.logprobs"
 
-# All but one are about tools that aren't served, or say where reasoning is put, so there is nothing
-# that they could add: reasoning is in the answer as plain text, and can be sent back as that.
+# The others are about tools that aren't served, or about where reasoning goes, so they have nothing
+# to add: reasoning is in the answer as plain text, and can be sent back as that.
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
@@ -38,15 +35,26 @@ Metadata = Annotated[
     Meta(max_length=16),
 ]
 
+_NOTHING_STORED = "nothing is stored; send the whole conversation in `input`"
+_IN_FULL = "reasoning is shown in full; use 'auto' or leave it out"
+Summary = Annotated[
+    Literal["auto", "concise", "detailed"] | None, refused("auto", instead=_IN_FULL)
+]
+
 
 class ReasoningOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much to think. Reasoning is shown in full, so it is never summarised."""
+    """How much to think."""
 
-    effort: str | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-    generate_summary: Literal["auto", "concise", "detailed"] | None = None
-    context: Literal["auto", "current_turn", "all_turns"] | None = None
-    mode: str | None = None
+    effort: ReasoningEffort | None = None
+    summary: Summary = None
+    generate_summary: Summary = None
+    context: Annotated[
+        Literal["auto", "current_turn", "all_turns"] | None,
+        refused("auto", instead="the model's chat template decides; use 'auto' or leave it out"),
+    ] = None
+    mode: Annotated[str | None, refused("standard", instead="use 'standard' or leave it out")] = (
+        None
+    )
 
 
 class PlainFormat(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
@@ -58,190 +66,128 @@ class ObjectFormat(msgspec.Struct, frozen=True, tag="json_object", forbid_unknow
 
 
 class SchemaFormat(msgspec.Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
-    """JSON by a schema."""
+    """JSON that follows a schema."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
 
 
 class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The form of the text."""
+    """The format of the text."""
 
     format: PlainFormat | ObjectFormat | SchemaFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Annotated[
+        Literal["low", "medium", "high"] | None,
+        refused("medium", instead="use 'medium' or leave it out"),
+    ] = None
 
 
-class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ResponsesStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a stream carries; padding against an eavesdropper is never added."""
 
-    include_obfuscation: bool | None = None
+    include_obfuscation: Annotated[bool | None, ACCEPTED] = None
 
 
-class Accepted(SamplingParams, kw_only=True, frozen=True):
-    """Fields that concern the platform and not the answer: taken, without effect."""
+class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function that the model may call, as responses repeat it."""
 
-    metadata: Metadata | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    service_tier: str | None = None
-    store: bool | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    session_id: str | None = None
-    max_tool_calls: int | None = None
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    type: Literal["function"]
 
 
-class AsInChat(Accepted, kw_only=True, frozen=True):
-    """Fields that chat completions have under the same name; their types are checked there.
+class FunctionToolParam(FunctionTool, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function that the model may call."""
 
-    The later ones are vLLM's additions, of which the last few are refused there.
-    """
+    allowed_callers: Annotated[list[str] | None, refused(["direct"])] = None
+    async_: Annotated[bool | None, refused(False)] = msgspec.field(default=None, name="async")
+    defer_loading: Annotated[bool | None, refused(False)] = None
+    output_schema: Annotated[dict[str, Any] | None, refused()] = None
 
-    parallel_tool_calls: Any = None
-    stop: Any = None
-    bad_words: Any = None
-    include_reasoning: Any = None
-    include_stop_str_in_output: Any = None
-    skip_special_tokens: Any = None
-    spaces_between_special_tokens: Any = None
-    structured_outputs: Any = None
-    chat_template_kwargs: Any = None
-    cache_salt: Any = None
-    priority: Any = None
-    watermarking: Any = None
-    vllm_xargs: Any = None
-    kv_transfer_params: Any = None
-    ec_transfer_params: Any = None
-    mm_processor_kwargs: Any = None
-    media_io_kwargs: Any = None
-    mm_payload: Any = None
-    return_mm_kwargs: Any = None
-    request_id: Any = None
-    moderation: Any = None
+    @property
+    def shown(self) -> FunctionTool:
+        """The tool as responses repeat it."""
+        return FunctionTool(
+            name=self.name,
+            description=self.description,
+            parameters=self.parameters,
+            strict=self.strict,
+            type=self.type,
+        )
 
 
-# With the sampling parameters; not with `max_tokens`, which has another name here.
-AS_IN_CHAT = (
-    "model",
-    "stream",
-    *(name for name in SAMPLING_FIELDS if name != "max_tokens"),
-    *AsInChat.__struct_fields__[len(Accepted.__struct_fields__) :],
-)
+class NamedFunction(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
+    """A function, by its name."""
+
+    name: ToolName
 
 
-class Refused(AsInChat, kw_only=True, frozen=True):
-    """Fields that would change the answer and aren't served; only their neutral values pass."""
+class AllowedFunctions(
+    msgspec.Struct, frozen=True, tag="allowed_tools", forbid_unknown_fields=True
+):
+    """The only functions that the model may call."""
 
-    background: Any = None
-    background_options: Any = None
-    previous_response_id: Any = None
-    conversation: Any = None
-    prompt: Any = None
-    context_management: Any = None
-    access_programs: Any = None
-    image: Any = None
-    enable_response_messages: Any = None
-    previous_input_messages: Any = None
-    messages: Any = None
-    max_completion_tokens: Any = None
-    response_format: Any = None
-    reasoning_effort: Any = None
-    logprobs: Any = None
-    n: Any = None
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Meta(min_length=1)]
 
 
-_REFUSED = ("max_tokens", *Refused.__struct_fields__[len(AsInChat.__struct_fields__) :])
-_refused_values = attrgetter(*_REFUSED)
-_NONE_REFUSED = (None,) * len(_REFUSED)
-_FALSE_IS_NEUTRAL = ("background", "enable_response_messages")
-_NOTHING_KEPT = "nothing is stored; send the whole conversation in `input`"
-_INSTEAD = {
-    "background": "send the request without it, and `stream: true` to see it progress",
-    "previous_response_id": _NOTHING_KEPT,
-    "conversation": _NOTHING_KEPT,
-    "prompt": "send its text in `instructions` and `input`",
-    "previous_input_messages": "use `input`",
-    "messages": "use `input`",
-    "max_tokens": "use `max_output_tokens`",
-    "max_completion_tokens": "use `max_output_tokens`",
-    "response_format": "use `text.format`",
-    "reasoning_effort": "use `reasoning.effort`",
-    "logprobs": f"use `include` with {OUTPUT_LOGPROBS!r}",
-    "n": "there is one answer",
-}
+class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``POST /v1/responses``. See the fields of all text APIs for the rest."""
 
-
-class ResponsesRequest(Refused, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``POST /v1/responses``. See the sampling parameters for the rest."""
-
-    model: Annotated[str, Meta(min_length=1)]
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[FunctionToolParam], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = (
+        None
+    )
+    parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     include: list[Includable] | None = None
-    top_logprobs: Annotated[int, Meta(ge=0)] | None = None
-    truncation: Literal["auto", "disabled"] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    top_logprobs: Count | None = None
+    stream_options: ResponsesStreamOptions | None = None
+    include_reasoning: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    metadata: Annotated[Metadata | None, ACCEPTED] = None
+    max_tool_calls: Annotated[int | None, ACCEPTED] = None
+
+    background: Annotated[
+        Any,
+        refused(False, instead="send the request without it, and `stream: true` to see progress"),
+    ] = None
+    background_options: Annotated[Any, refused()] = None
+    previous_response_id: Annotated[Any, refused(instead=_NOTHING_STORED)] = None
+    conversation: Annotated[Any, refused(instead=_NOTHING_STORED)] = None
+    prompt: Annotated[Any, refused(instead="send its text in `instructions` and `input`")] = None
+    truncation: Annotated[
+        Literal["auto", "disabled"] | None, refused("disabled", instead="shorten `input`")
+    ] = None
+    context_management: Annotated[Any, refused()] = None
+    access_programs: Annotated[Any, refused()] = None
+    image: Annotated[Any, refused()] = None
+    enable_response_messages: Annotated[Any, refused(False)] = None
+    previous_input_messages: Annotated[Any, refused(instead="use `input`")] = None
+    # Chat completions' names.
+    messages: Annotated[Any, refused(instead="use `input`")] = None
+    max_tokens: Annotated[Any, refused(instead="use `max_output_tokens`")] = None
+    max_completion_tokens: Annotated[Any, refused(instead="use `max_output_tokens`")] = None
+    response_format: Annotated[Any, refused(instead="use `text.format`")] = None
+    reasoning_effort: Annotated[Any, refused(instead="use `reasoning.effort`")] = None
+    logprobs: Annotated[Any, refused(instead=f"use `include` with {OUTPUT_LOGPROBS!r}")] = None
+    n: Annotated[Any, refused(instead="there is one answer")] = None
+
+    @property
+    def effort(self) -> ReasoningEffort | None:
+        """The reasoning effort; None for the model's own."""
+        return None if self.reasoning is None else self.reasoning.effort
 
     @property
     def wants_logprobs(self) -> bool:
-        """Whether to tell the log probabilities of the text's tokens."""
+        """Whether to show the log probabilities of the text's tokens."""
         return OUTPUT_LOGPROBS in (self.include or ())
-
-
-_decoder = msgspec.json.Decoder(ResponsesRequest)
-
-
-def decode_responses(body: bytes) -> ResponsesRequest:
-    """Decode a request, and check what only this API has.
-
-    Raises:
-        InvalidRequestError: With the field at fault, what was sent and what is allowed.
-    """
-    request = decode_request(_decoder, body)
-    values = _refused_values(request)
-    if values != _NONE_REFUSED:
-        _check_refused(values)
-    if request.truncation == "auto":
-        raise _unsupported("truncation", " when it is 'auto'; shorten `input`")
-    if request.top_logprobs and not request.wants_logprobs:
-        text = f"`top_logprobs` needs {OUTPUT_LOGPROBS!r} in `include`"
-        raise InvalidValueError(text, param="top_logprobs")
-    if request.reasoning is not None:
-        _check_reasoning(request.reasoning)
-    return request
-
-
-def _check_refused(values: tuple[Any, ...]) -> None:
-    for name, value in zip(_REFUSED, values, strict=True):
-        if value is None or (value is False and name in _FALSE_IS_NEUTRAL):
-            continue
-        raise _unsupported(name, f"; {_INSTEAD[name]}" if name in _INSTEAD else "")
-
-
-def _check_reasoning(reasoning: ReasoningOptions) -> None:
-    for name in ("summary", "generate_summary"):
-        value = getattr(reasoning, name)
-        if value not in {None, "auto"}:
-            instead = (
-                f" when it is {value!r}: reasoning is shown in full; use 'auto' or leave it out"
-            )
-            raise _unsupported(f"reasoning.{name}", instead)
-    if reasoning.context not in {None, "auto"}:
-        instead = f" when it is {reasoning.context!r}: the model's chat template decides"
-        raise _unsupported("reasoning.context", instead)
-    if reasoning.mode not in {None, "standard"}:
-        raise _unsupported("reasoning.mode", "; use 'standard' or leave it out")
-
-
-def _unsupported(name: str, instead: str) -> InvalidRequestError:
-    text = f"`{name}` is not supported by this server{instead}"
-    return UnsupportedParameterError(text, param=name)

@@ -1,0 +1,131 @@
+"""``/openapi.json``: valid, complete, and true of the requests that the documentation shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.frontend.apis.documented import tables
+from vgate.frontend.apis.docs import TABLES, policies_in
+from vgate.frontend.apis.fields import policies_of
+from vgate.frontend.apis.system.openapi import document_of
+from vgate.frontend.routes import ROUTES
+
+DOCUMENT = document_of(ROUTES)
+SCHEMAS = DOCUMENT["components"]["schemas"]
+OPERATIONS = [
+    (path, method, operation)
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if method != "parameters"
+]
+BODIES = {
+    path: operation["requestBody"]["content"]["application/json"]["schema"]
+    for path, _, operation in OPERATIONS
+    if "requestBody" in operation
+}
+
+
+def validator(reference: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({**DOCUMENT, **reference})
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(found := value.get("$ref"), str):
+            yield found
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_clients_find_it(serve):
+    async def scenario(gateway):
+        answer = await gateway.request("GET", "/openapi.json")
+        assert answer.status == 200
+        assert answer.json == DOCUMENT
+        assert "/v1/chat/completions" in answer.json["paths"]
+
+    serve(scenario)
+
+
+def test_what_openapi_demands():
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert DOCUMENT.keys() == {"openapi", "info", "paths", "components", "security"}
+    assert DOCUMENT["info"].keys() == {"title", "version"}
+    ids = [operation["operationId"] for _, _, operation in OPERATIONS]
+    assert len(ids) == len(set(ids))
+    for path, method, operation in OPERATIONS:
+        assert method in {"get", "head", "post", "delete"}
+        assert operation["summary"]
+        assert all(response["description"] for response in operation["responses"].values())
+        named = [p["name"] for p in DOCUMENT["paths"][path].get("parameters", ())]
+        assert named == re.findall(r"{(\w+)}", path)
+
+
+def test_every_route_is_there():
+    expected = {
+        (route.path + "{name}" * route.path.endswith("/"), method.lower())
+        for route in ROUTES
+        for method in route.methods
+    }
+    assert {(path, method) for path, method, _ in OPERATIONS} == expected
+    # What counts tokens generates or embeds, so it has a request.
+    assert {route.path for route in ROUTES if route.counts_tokens} <= BODIES.keys()
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_is_valid(name):
+    jsonschema.Draft202012Validator.check_schema(SCHEMAS[name])
+
+
+def test_patterns_are_those_of_json_schemas():
+    # Its regular expressions are JavaScript's, where \Z is the letter.
+    assert r"\Z" not in str(DOCUMENT)
+
+
+def test_references_lead_somewhere():
+    found = set(references(DOCUMENT))
+    assert found == {f"#/components/schemas/{name}" for name in SCHEMAS}
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/v1/chat/completions", ["chat and completions", "chat"]),
+        ("/v1/completions", ["chat and completions", "completions"]),
+        ("/v1/responses", ["responses"]),
+        ("/v1/messages", ["messages"]),
+        ("/v1/embeddings", ["embeddings"]),
+    ],
+)
+def test_examples_fit(path, names):
+    rows = {row.name: row.example for name in names for row in tables()[name]}
+    schema = SCHEMAS[BODIES[path]["$ref"].rpartition("/")[2]]
+    assert schema["properties"].keys() == rows.keys()
+    validator(BODIES[path]).validate(rows)
+    with pytest.raises(jsonschema.ValidationError):
+        validator(BODIES[path]).validate({**rows, "odd": 1})
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_policies_are_told(table):
+    request = TABLES[table][0]
+    properties = SCHEMAS.get(request.__name__, SCHEMAS["ChatRequest"])["properties"]
+    for name, policy in policies_in(table).items():
+        kind = properties[name].get("x-vgate-policy", "served")
+        assert kind == policy.kind, name
+        assert properties[name].get("x-vgate-neutral", []) == list(policy.neutral)
+
+
+def test_policies_inside_are_told():
+    tool = SCHEMAS["FunctionToolParam"]["properties"]
+    assert tool["async"]["x-vgate-neutral"] == [False]
+    assert tool["output_schema"]["x-vgate-policy"] == "refused"
+    assert policies_of(TABLES["messages"][0])["speed"].neutral == ("standard",)

@@ -1,0 +1,147 @@
+"""The tables of fields in ``docs/``, from the types and policies of the request structs.
+
+``python -m vgate.frontend.apis.docs`` rewrites the tables, each below a line such as
+``<!-- fields: messages -->``. The examples and remarks in a table are written by hand and stay.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
+from msgspec import inspect
+
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.fields import FieldPolicy, policies_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest
+from vgate.frontend.apis.openai.common import GenerationRequest
+from vgate.frontend.apis.openai.completions.request import CompletionRequest
+from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest
+from vgate.frontend.apis.openai.responses.request import ResponsesRequest
+
+PAGES = Path(__file__).parents[3] / "docs"
+
+# Each table's struct, and one whose fields are in another table already.
+TABLES: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
+    "chat and completions": (GenerationRequest, None),
+    "chat": (ChatRequest, GenerationRequest),
+    "completions": (CompletionRequest, GenerationRequest),
+    "embeddings": (EmbeddingRequest, None),
+    "messages": (MessagesRequest, None),
+    "responses": (ResponsesRequest, None),
+}
+
+_TABLE = re.compile(r"(?m)^<!-- fields: ([\w -]+) -->\n(?:\|.*\n)*")
+_ROW = re.compile(
+    r"(?m)^\| `(?P<name>\w+)` \| \w+ \|.*?\| (?P<example>`.*?`) \| ?(?P<remark>.*?) ?\|$"
+)
+_HEAD = "| field | | takes | example | |\n|---|---|---|---|---|\n"
+_KINDS = ("served", "accepted", "refused")
+# A bound of this size is that of the engine's integers, and says nothing to a client.
+_UNBOUNDED = 2**31 - 1
+
+
+def rendered(page: str) -> str:
+    """Return a page with its tables as they should be."""
+    return _TABLE.sub(_table, page)
+
+
+def policies_in(table: str) -> dict[str, FieldPolicy]:
+    """Return the fields of a table, in its order: required ones, then the struct's own."""
+    request, elsewhere = TABLES[table]
+    required = {f.encode_name for f in msgspec.structs.fields(request) if f.required}
+    known = elsewhere.__struct_encode_fields__ if elsewhere else ()
+    policies = {name: p for name, p in policies_of(request).items() if name not in known}
+
+    def order(name: str) -> tuple[int, bool, bool]:
+        inherited = name not in request.__annotations__
+        return _KINDS.index(policies[name].kind), name not in required, inherited
+
+    return {name: policies[name] for name in sorted(policies, key=order)}
+
+
+def _table(old: re.Match[str]) -> str:
+    by_hand = {row["name"]: (row["example"], row["remark"]) for row in _ROW.finditer(old[0])}
+    request = TABLES[old[1]][0]
+    hints = get_type_hints(request, include_extras=True)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(request)}
+    lines = [f"<!-- fields: {old[1]} -->\n{_HEAD}"]
+    for name, policy in policies_in(old[1]).items():
+        refused = policy.kind == "refused"
+        takes = _refusal(policy) if refused else _words(inspect.type_info(hints[fields[name].name]))
+        takes += ", required" if fields[name].required else ""
+        cells = (f"`{name}`", policy.kind, takes, *by_hand.get(name, ("``", "")))
+        lines.append(f"| {' | '.join(cells)}".rstrip() + " |\n")
+    return "".join(lines)
+
+
+def _refusal(policy: FieldPolicy) -> str:
+    """Return which values pass, and what to send instead."""
+    values = " or ".join(f"`{_json(value)}`" for value in policy.neutral)
+    return "; ".join(part for part in (values and f"only {values}", policy.instead) if part)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
+
+
+def _words(kind: inspect.Type, s: str = "") -> str:
+    """Return a type and its bounds in words; `s` is the ending of nouns."""
+    words = "any JSON"
+    match kind:
+        case inspect.Metadata(type=inner):
+            words = _words(inner, s)
+        case inspect.UnionType(types=types):
+            words = _union([inner for inner in types if not isinstance(inner, inspect.NoneType)], s)
+        case inspect.IntType() | inspect.FloatType():
+            name = "integer" if isinstance(kind, inspect.IntType) else "number"
+            words = name + s + _bounds(kind.ge, kind.le, above=kind.gt)
+        case inspect.StrType():
+            words = f"text{s}{_bounds(kind.min_length, kind.max_length, 'characters')}"
+        case inspect.ListType(item_type=item):
+            count = _bounds(kind.min_length, kind.max_length, "items")
+            words = f"list{s}{count} of {_words(item, 's')}"
+        case inspect.LiteralType(values=values):
+            words = ", ".join(f"`{value}`" for value in values)
+        case inspect.BoolType():
+            words = "true or false"
+        case inspect.DictType() | inspect.StructType():
+            words = f"object{s}"
+    return words
+
+
+def _union(kinds: list[inspect.Type], s: str) -> str:
+    """Return alternatives; objects that are told apart by their `type` are one."""
+    structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]
+    words = [_words(kind, s) for kind in kinds if not isinstance(kind, inspect.StructType)]
+    tags = [f"`{kind.tag}`" for kind in structs if kind.tag is not None]
+    if structs:
+        words.append(f"object{s}" + (f" of type {', '.join(tags)}" if tags else ""))
+    return " or ".join(words)
+
+
+def _bounds(
+    least: float | None, most: float | None, unit: str = "", *, above: float | None = None
+) -> str:
+    """Return bounds in parentheses; "" for none."""
+    low = None if least is None or abs(least) >= _UNBOUNDED else f"at least {least}"
+    high = None if most is None or abs(most) >= _UNBOUNDED else f"at most {most}"
+    low = low if above is None else f"above {above}"
+    if least == 1 and unit and not high:
+        return " (not empty)"
+    if low and high and above is None:
+        low, high = None, f"{least} to {most}"
+    words = ", ".join(filter(None, (low, high)))
+    return f" ({words}{unit and f' {unit}'})" if words else ""
+
+
+def main() -> None:
+    """Rewrite the tables of all pages."""
+    for path in PAGES.glob("api*.md"):
+        path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
