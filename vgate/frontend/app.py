@@ -16,8 +16,10 @@ from vgate.errors import (
     ShuttingDownError,
     VGateError,
 )
+from vgate.frontend.access.authentication import Authentication
 from vgate.frontend.access.gate import Access
-from vgate.frontend.access.limiter.local import Limiter
+from vgate.frontend.access.keys import KeySource
+from vgate.frontend.access.limiter.local import LocalLimiter
 from vgate.frontend.apis.anthropic import errors as anthropic_errors
 from vgate.frontend.apis.openai.errors import error_body, error_headers
 from vgate.frontend.cache.local import ResultCache
@@ -34,7 +36,6 @@ from vgate.wire.exchange import AsyncPeers
 
 log = Log("vgate.frontend")
 
-_DRAIN_RETRY_AFTER_S = 5.0
 _STATUS_CLIENT_CLOSED = 499  # nginx's "client closed request"
 
 
@@ -87,12 +88,17 @@ class App:
             cache.publish = self._peers.publish
         cache.on_evicted = metrics.CACHE_EVICTIONS.inc
         metrics.show_zeros()
-        limiter = Limiter(Path(runtime.limits_dir), self._worker)
-        # A worker of our number may have died in the middle of requests.
-        limiter.reset_worker(self._worker)
-        access = Access(loop, runtime.config.security, limiter, Path(runtime.kept_keys))
-        self.services = Services(loop, runtime, launcher, models, cache, access)
+        self.services = Services(loop, runtime, launcher, models, cache, self._access(loop))
         launcher.start()
+
+    def _access(self, loop: asyncio.AbstractEventLoop) -> Access:
+        security = self._runtime.config.security
+        authentication = None
+        if security.enabled:
+            keys = KeySource(security, Path(self._runtime.kept_keys))
+            authentication = Authentication(loop, keys)
+        limiter = LocalLimiter(Path(self._runtime.limits_dir), self._worker)
+        return Access(security, authentication, limiter)
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Leave engines, launcher and peers."""
@@ -109,37 +115,10 @@ class App:
         http = HttpRequest(scope, protocol, self._waits, task)
         self._requests.add(task)
         started = time.monotonic()
-        route: Route | None = None
-        response: Response | None = None
         try:
-            try:
-                route = match(http.method, http.path)
-                self._admit(http, route)
-                response = await route.handler(self.services, http)
-            finally:
-                await http.discard_body()
-                # Nobody gets an answer for nothing, and an error has cost work.
-                self.services.access.count(http)
-        except ClientDisconnected:
-            http.log_fields["disconnected"] = True
-        except VGateError as error:
-            response = _error_response(http, error)
-        except asyncio.CancelledError:
-            # Only a drain that ran out of time cancels; granian must not see it. A stream got
-            # its error event before.
-            if not http.streamed:
-                response = _error_response(http, _shutting_down())
-        except Exception:
-            log.exception("request failed", request_id=http.id, path=http.path)
-            http.log_fields["error"] = InternalError.code
-            if not http.streamed:
-                response = _error_response(
-                    http, InternalError(f"internal error, request {http.id}")
-                )
+            route, response = await self._answer(http)
         finally:
             self._requests.discard(task)
-            if http.admission is not None:
-                http.admission.release()
             http.close()
         if response is not None:
             http.respond(response)
@@ -147,12 +126,55 @@ class App:
         if self.services.launcher.draining and not self._requests:
             self.services.launcher.beat()
 
-    def _admit(self, http: HttpRequest, route: Route) -> None:
-        access = self.services.access
-        key = access.authenticate(http)
-        if key is not None:
-            http.log_fields["key"] = key.name
-            access.begin(http, key, wait=route.counts_tokens and http.is_small_body)
+    async def _answer(self, http: HttpRequest) -> tuple[Route | None, Response | None]:
+        """Return a request's route and response. Every error becomes a response here.
+
+        The response is None if it was streamed, or if the client left.
+        """
+        route = None
+        try:
+            try:
+                route = match(http.method, http.path)
+                return route, await self._handle(http, route)
+            finally:
+                await http.discard_body()
+        except ClientDisconnected:
+            http.log_fields["disconnected"] = True
+            return route, None
+        except VGateError as error:
+            return route, _error_response(http, error)
+        except asyncio.CancelledError:
+            # Only a drain that ran out of time cancels; granian must not see it. A stream got
+            # its error event before.
+            return route, None if http.streamed else _error_response(http, ShuttingDownError())
+        except Exception:
+            log.exception("request failed", request_id=http.id, path=http.path)
+            http.log_fields["error"] = InternalError.code
+            if http.streamed:
+                return route, None
+            return route, _error_response(http, InternalError(f"internal error, request {http.id}"))
+
+    async def _handle(self, http: HttpRequest, route: Route) -> Response | None:
+        """Authenticate a request, admit it, handle it, and settle what it used.
+
+        Raises:
+            VGateError: It is refused, or has failed.
+        """
+        async with self.services.access.admission(http) as admission:
+            http.admission = admission
+            if admission.key.name:
+                http.log_fields["key"] = admission.key.name
+            await admission.begin(wait=route.counts_tokens and http.is_small_body)
+            try:
+                response = await route.handler(self.services, http)
+            except BaseException as error:
+                # An error has cost work, so it counts, except where nothing was found.
+                await admission.count()
+                if isinstance(error, NotFoundError | ModelNotFoundError):
+                    await admission.abandon()
+                raise
+            await admission.count()
+            return response
 
     def _record(
         self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float
@@ -181,28 +203,20 @@ class App:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
         # The launcher starts no engine any more.
         for model in self.services.models:
-            model.engine.fail_waiting(_shutting_down())
+            model.engine.fail_waiting(ShuttingDownError())
         self.services.loop.call_later(timeout_s, self.end_requests)
 
     def end_requests(self) -> None:
         """End every request with an error, because the process ends."""
         for model in self.services.models:
-            model.engine.fail_all(_shutting_down())
+            model.engine.fail_all(ShuttingDownError())
         # What is left waits for its client's body.
         for task in self._requests:
             self.services.loop.call_later(0.1, task.cancel)
 
 
-def _shutting_down() -> ShuttingDownError:
-    message = "the server is shutting down"
-    return ShuttingDownError(message, retry_after_s=_DRAIN_RETRY_AFTER_S)
-
-
 def _error_response(http: HttpRequest, error: VGateError) -> Response:
     http.log_fields["error"] = error.code
-    if http.admission is not None and isinstance(error, NotFoundError | ModelNotFoundError):
-        # What isn't there costs nothing, and isn't counted.
-        http.admission.withdraw()
     if error_form(http.path) == "anthropic":
         http.set_header(anthropic_errors.REQUEST_ID_HEADER, http.id)
         body = anthropic_errors.error_body(error, http.id)

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vgate.config import Runtime
-from vgate.errors import ModelNotFoundError, ShuttingDownError
+from vgate.errors import SHUTTING_DOWN, ModelNotFoundError, ShuttingDownError
 from vgate.frontend.access.gate import Access
 from vgate.frontend.cache.local import ResultCache
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.text.model import TextModel
 
-_DRAIN_RETRY_AFTER_S = 5.0
 _TOKENIZE_INLINE_CHARS = 16_384
 
 _Text = TypeVar("_Text")
@@ -58,7 +57,7 @@ class Services:
     def not_ready_because(self) -> str | None:
         """Say why a request would not be served now; None if it would, by every model."""
         if self.launcher.draining:
-            return "the server is shutting down"
+            return SHUTTING_DOWN
         for model in self.models:
             reason = model.not_ready_because()
             if reason is not None:
@@ -103,8 +102,7 @@ class Services:
             ModelNotFoundError: No model of that name is served.
         """
         if self.launcher.draining:
-            message = "the server is shutting down"
-            raise ShuttingDownError(message, retry_after_s=_DRAIN_RETRY_AFTER_S)
+            raise ShuttingDownError
         model = self._by_name.get(name)
         if model is None:
             message = (

@@ -116,7 +116,7 @@ async def serve(
         ClientDisconnected: Nobody waits for the answer any more.
         VGateError: There is no answer, and the client has got nothing yet.
     """
-    found = _look_up(services, http, job)
+    found = await _look_up(services, http, job)
     if stream:
         await _stream(services, http, job, encoder.stream_encoder(), found)
         return None
@@ -182,7 +182,7 @@ def cache_directives(http: HttpRequest) -> tuple[bool, bool]:
     return not (no_store or "no-cache" in directives), not no_store
 
 
-def _look_up(services: Services, http: HttpRequest, job: Job) -> Result | None:
+async def _look_up(services: Services, http: HttpRequest, job: Job) -> Result | None:
     """Return the stored answer to a job, if there is one and the client takes it."""
     if not (job.digest and job.read_cache):
         _note_cache(http, "bypass")
@@ -191,7 +191,7 @@ def _look_up(services: Services, http: HttpRequest, job: Job) -> Result | None:
     if found is None:
         metrics.CACHE_MISSES.inc()
         return None
-    services.access.count(http)
+    await http.admission.count()
     metrics.CACHE_HITS.inc()
     _note_cache(http, "hit")
     http.log_fields["prompt_tokens"] = found.counts.prompt
@@ -218,7 +218,7 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
         ClientDisconnected: Nobody waits for the answer any more.
         VGateError: There is no complete answer.
     """
-    services.access.reserve_tokens(http, _most_tokens(job, answer))
+    await http.admission.reserve(_most_tokens(job, answer))
     http.on_disconnect(answer.give_up)
     try:
         for sequence in answer.sequences:
@@ -248,7 +248,7 @@ def _most_tokens(job: Job, answer: Answer) -> int:
 
 def tenant_of(http: HttpRequest) -> tuple[str, float]:
     """Return whose request it is and the weight of their share."""
-    return (http.admission.key.name, http.admission.key.weight) if http.admission else ("", 1.0)
+    return http.admission.key.name, http.admission.key.weight
 
 
 def _message(
@@ -277,8 +277,7 @@ def _message(
 
 def _record(http: HttpRequest, job: Job, answer: Answer) -> None:
     counts = answer.counts
-    if http.admission is not None:
-        http.admission.settle(counts.prompt + counts.completion)
+    http.admission.settle(counts.prompt + counts.completion)
     http.log_fields["prompt_tokens"] = counts.prompt
     http.log_fields["completion_tokens"] = counts.completion
     now = time.monotonic()

@@ -45,7 +45,7 @@ async def stats(services: Services, _http: HttpRequest) -> Response:
             "evictions": services.cache.counts.evictions,
             "expirations": services.cache.counts.expirations,
         },
-        "limits": services.access.usage(),
+        "limits": await services.access.usage(),
         "engines": [
             {
                 "model": model.names[0],

@@ -49,7 +49,7 @@ async def embeddings(services: Services, http: HttpRequest) -> Response:
     prompts = await _tokenize(services, text, request)
     total = sum(map(len, prompts))
     http.log_fields["prompt_tokens"] = total
-    services.access.reserve_tokens(http, total)
+    await http.admission.reserve(total)
     vectors = await _embed(services, http, request, model, prompts)
     metrics.PROMPT_TOKENS.labels(model.names[0]).inc(total)
     encode = partial(encode_response, vectors, model.names[0], total, request.encoding)
@@ -160,7 +160,7 @@ async def _embed(
         await answer.done
     except BaseException as error:
         model.engine.abort(answer.sequences)
-        if http.admission is not None and isinstance(error, VGateError):
+        if isinstance(error, VGateError):
             http.admission.settle(0)
         if isinstance(error, InvalidValueError) and "dimensions" in error.message:
             # Which ones a model allows is known to its engine alone; an error crosses the wire
