@@ -80,9 +80,7 @@ def run_once(options: Options) -> Repetition:
 
         def work(number: int, wait: Callable[[], None], words: memoryview[int]) -> None:
             limiter = LocalLimiter(Path(directory, "limits"), number)
-            asyncio.run(_warm_up(limiter, limits))
-            wait()
-            asyncio.run(_ask(limiter, limits, words, each))
+            asyncio.run(_ask(limiter, limits, words, wait))
 
         parts = _together(options.workers, 1 + 2 * each, work)
     return Repetition(
@@ -92,16 +90,15 @@ def run_once(options: Options) -> Repetition:
     )
 
 
-async def _warm_up(limiter: LocalLimiter, limits: KeyLimits) -> None:
-    """Pay what a process pays once, and a fork for each page that it first touches."""
+async def _ask(
+    limiter: LocalLimiter, limits: KeyLimits, words: memoryview[int], wait: Callable[[], None]
+) -> None:
+    # What a process pays once, and what a fork pays for each page that it first touches.
     for _ in range(_WARMUP):
         await limiter.reserve("another", limits)
     await limiter.usage(_KEY, limits)  # opens the key's file
-
-
-async def _ask(
-    limiter: LocalLimiter, limits: KeyLimits, words: memoryview[int], count: int
-) -> None:
+    wait()
+    count = len(words) // 2
     cpu_ns, wall_ns = time.thread_time_ns, time.perf_counter_ns
     for number in range(1, 1 + count):
         wall, cpu = wall_ns(), cpu_ns()

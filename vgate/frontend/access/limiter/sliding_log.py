@@ -129,6 +129,11 @@ class SlidingLog:
         """Return the stamp of the entry with which `amount` has left; None if it never has."""
         words, base = self._words, self._base
         tail, head = words[base + _TAIL], words[base + _HEAD]
+        if tail < head:
+            # The answer whenever a request log refuses one more request: all its amounts are 1.
+            first = self._stamp_at(tail)
+            if words[first + self.capacity] >= amount:
+                return words[first]
         for index, freed in enumerate(accumulate(self._amounts(tail, head))):
             if freed >= amount:
                 return words[self._stamp_at(tail + index)]
