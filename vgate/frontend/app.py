@@ -22,7 +22,7 @@ from vgate.frontend.access.keys import KeySource
 from vgate.frontend.access.limiter.local import LocalLimiter
 from vgate.frontend.apis.anthropic import errors as anthropic_errors
 from vgate.frontend.apis.openai.errors import error_body, error_headers
-from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.deadlines import Deadlines
@@ -80,7 +80,7 @@ class App:
             for number, model in enumerate(runtime.config.models)
         ]
         self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
-        cache = ResultCache(runtime.config.cache, clock=time.monotonic)
+        cache = LocalStore(runtime.config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
             loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
         )
@@ -106,6 +106,7 @@ class App:
             model.engine.close()
         self.services.launcher.close()
         self.services.access.close()
+        self.services.cache.close()
         self._peers.close()
 
     async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from vgate.config import Runtime
 from vgate.errors import SHUTTING_DOWN, ModelNotFoundError, ShuttingDownError
 from vgate.frontend.access.gate import Access
-from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.cache.port import ResultStore
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.text.model import TextModel
@@ -29,7 +29,7 @@ class Services:
         config: The configuration.
         launcher: The link to the launcher.
         models: The served models, the main one first.
-        cache: The result cache.
+        cache: The store of finished results.
         access: API keys and limits.
     """
 
@@ -39,7 +39,7 @@ class Services:
         runtime: Runtime,
         launcher: LauncherLink,
         models: list[ServedModel],
-        cache: ResultCache,
+        cache: ResultStore,
         access: Access,
     ) -> None:
         self.loop = loop

@@ -71,8 +71,8 @@ class EngineCollector(Collector):
         yield from _counters(stats)
 
     def _cache(self) -> Iterator[Metric]:
-        cache = self._services.cache
-        yield _gauge("vgate_cache_entries", "Answers in the result cache.", len(cache))
+        cache = self._services.cache.usage()
+        yield _gauge("vgate_cache_entries", "Answers in the result cache.", cache.entries)
         yield _gauge("vgate_cache_bytes", "Size of the result cache.", cache.size_bytes)
 
 

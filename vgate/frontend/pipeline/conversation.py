@@ -24,7 +24,7 @@ from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.model_checks import check_against_model, truncated
 from vgate.frontend.apis.openai.structured import structured_output
 from vgate.frontend.apis.openai.tools import ToolUse, tool_use
-from vgate.frontend.cache.local import digest_of
+from vgate.frontend.cache.digest import covers, digest_of
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.request import HttpRequest
 from vgate.frontend.parsing.base import OutputParser
@@ -84,7 +84,7 @@ async def chat_job(
     )
     packed = pack_token_ids(asked.prompt)
     digest = b""
-    if services.cache.covers(sampling):
+    if covers(services.config.cache, sampling):
         # The messages as well as their tokens: a text that imitates the template's markers gives
         # the tokens of another conversation, and still isn't that conversation.
         digest = digest_of(

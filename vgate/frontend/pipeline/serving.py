@@ -187,7 +187,7 @@ async def _look_up(services: Services, http: HttpRequest, job: Job) -> Result | 
     if not (job.digest and job.read_cache):
         _note_cache(http, "bypass")
         return None
-    found = services.cache.get(job.digest)
+    found = await services.cache.get(job.digest)
     if found is None:
         metrics.CACHE_MISSES.inc()
         return None
@@ -234,7 +234,7 @@ async def _run(services: Services, http: HttpRequest, job: Job, answer: Answer) 
     else:
         result = answer.result()
         if job.digest and job.write_cache:
-            services.cache.put(job.digest, result)
+            await services.cache.put(job.digest, result)
         return result
     finally:
         http.release()

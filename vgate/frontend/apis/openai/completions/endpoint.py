@@ -16,7 +16,7 @@ from vgate.frontend.apis.openai.generation_request import shaping_fields
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.model_checks import check_against_model, truncated
 from vgate.frontend.apis.openai.structured import structured_output
-from vgate.frontend.cache.local import digest_of
+from vgate.frontend.cache.digest import covers, digest_of
 from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.pipeline import parameters, serving
 from vgate.frontend.pipeline.serving import Job, Prompt
@@ -66,7 +66,7 @@ def _job(
     options = parameters.options_of(request, text, adapter, structured_output(request))
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
-    if services.cache.covers(sampling):
+    if covers(services.config.cache, sampling):
         digest = digest_of(
             "completion",
             model.names[0],
