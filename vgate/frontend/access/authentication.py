@@ -65,7 +65,7 @@ class Authentication:
         try:
             self.keys = self._source.read()
         except KeysError as error:
-            log.error("new keys are invalid; using the last valid keys", reason=error)
+            log.error("key file is invalid; keeping the current keys", reason=error)
         else:
             self._make_series()
             log.info("keys reloaded", keys=len(self.keys))
