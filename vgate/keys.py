@@ -1,7 +1,8 @@
 """API keys: their hashes and limits, the key file, and how the key of a request is found.
 
-Frontends read the key file; the launcher's ``vgate keys`` edits it. Only SHA-256 hashes are kept. A generated key has 256 random bits, so its hash can't be reversed by
-guessing and needs neither salt nor a slow hash function.
+Frontends read the key file; the launcher's ``vgate keys`` edits it. Only SHA-256 hashes are kept. A
+generated key has 256 random bits, so its hash can't be reversed by guessing and needs neither salt
+nor a slow hash function.
 
 The key file has one JSON object in each line, with the fields of `ApiKey`. Empty lines and lines
 that begin with ``#`` are comments.

@@ -337,7 +337,7 @@ def test_keys_change_without_a_restart(gateway: Instance, key_file: Path) -> Non
     wait_until(lambda: (status(secret), status(rotated)) == (401, 200), 5, "it is rotated")
     good = key_file.read_bytes()
     key_file.write_bytes(b"{broken")
-    wait_until(lambda: "keeping the current keys" in gateway.logs(), 5, "the broken file is noticed")
+    wait_until(lambda: "keeping the current keys" in gateway.logs(), 5, "a broken file is noticed")
     assert status(rotated) == 200
     # A worker that is started now has the old keys as well.
     os.kill(gateway.pid_of("frontend-3"), signal.SIGKILL)
