@@ -10,7 +10,7 @@ import msgspec
 from vgate.config.schema import Cache as CacheConfig
 from vgate.wire.sampling import SamplingParams
 
-DIGEST_BYTES = 32
+_DIGEST_BYTES = 32
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -20,7 +20,7 @@ def digest_of(*parts: Any) -> bytes:
 
     msgpack marks the type and length of each part, so different parts never have the same bytes.
     """
-    return hashlib.blake2b(_encode(parts), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(_encode(parts), digest_size=_DIGEST_BYTES).digest()
 
 
 def is_deterministic(sampling: SamplingParams) -> bool:
