@@ -35,7 +35,7 @@ _decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
 class LocalStore:
-    """Bounded by entries, bytes and age. It never suspends its caller.
+    """A `port.ResultStore` bounded by entries, bytes and age. It never suspends its caller.
 
     Args:
         config: The bounds.
@@ -57,7 +57,7 @@ class LocalStore:
         self._expirations = 0
 
     async def get(self, digest: bytes) -> Result | None:
-        """See `port.ResultStore`."""
+        """Return the stored result; None if there is none or it is too old."""
         found = self._entries.get(digest)
         if found is not None:
             stored_at, payload = found
@@ -69,7 +69,7 @@ class LocalStore:
         return None
 
     async def put(self, digest: bytes, result: Result) -> None:
-        """See `port.ResultStore`. Also sends the result to the other workers."""
+        """Store a result and send it to the other workers."""
         payload = _encode(result)
         if self._store(digest, payload):
             self.publish(_encode(Entry(digest, payload)))
@@ -84,11 +84,11 @@ class LocalStore:
         self._store(entry.digest, entry.payload)
 
     def usage(self) -> StoreUsage:
-        """See `port.ResultStore`."""
+        """Return what this worker holds."""
         return StoreUsage(len(self._entries), self._size_bytes, self._evictions, self._expirations)
 
     def close(self) -> None:
-        """See `port.ResultStore`."""
+        """Do nothing: the memory goes with the process."""
 
     def _store(self, digest: bytes, payload: bytes) -> bool:
         size = len(payload) + _ENTRY_OVERHEAD_BYTES

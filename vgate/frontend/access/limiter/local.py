@@ -27,7 +27,7 @@ _ALLOWED = Decision()
 
 
 class LocalLimiter:
-    """One worker's access to the shared counts. For one thread; it never suspends its caller.
+    """A `port.Limiter`: one worker's access to the shared counts. It never suspends its caller.
 
     Args:
         directory: Where the files are, one for each key; made if it is missing.
@@ -68,7 +68,7 @@ class LocalLimiter:
                 file.close()
 
     def likely_full(self, key_id: str, limits: KeyLimits) -> bool:
-        """See `port.Limiter`. Reads the counts without their lock."""
+        """Guess from the counts, read without their lock."""
         if limits.requests is None and limits.concurrent is None:
             return False
         file = self.file(key_id)
@@ -79,14 +79,14 @@ class LocalLimiter:
     async def reserve(
         self, key_id: str, limits: KeyLimits, tokens: int = 0, *, runs: bool = True
     ) -> LocalGrant:
-        """See `port.Limiter`: one critical section."""
+        """Count a request, in one critical section, or refuse it."""
         grant = LocalGrant(self, key_id, limits)
         if not limits.unlimited:
             grant.take(tokens, runs=runs)
         return grant
 
     async def usage(self, key_id: str, limits: KeyLimits) -> Usage:
-        """See `port.Limiter`."""
+        """Return what a key uses now."""
         with self.file(key_id) as file:
             now_ns = self.clock_ns()
             return Usage(
@@ -96,7 +96,7 @@ class LocalLimiter:
             )
 
     def close(self) -> None:
-        """See `port.Limiter`."""
+        """Close the files."""
         while self._files:
             self._files.popitem()[1].close()
 
@@ -112,7 +112,7 @@ class LocalLimiter:
 
 
 class LocalGrant:
-    """See `port.Grant`. Each method is one critical section, or none if nothing has to change."""
+    """A `port.Grant`. Each call is one critical section, or none if nothing has to change."""
 
     __slots__ = (
         "_key_id",
@@ -154,7 +154,7 @@ class LocalGrant:
         self.decision = check.decision(limiter.wall_s())
 
     async def reserve(self, tokens: int) -> Decision:
-        """See `port.Grant`."""
+        """Reserve tokens, or give the request back."""
         limiter = self._limiter
         if self._limits.tokens_per_minute is None or self._tokens_ns is not None:
             # The other limits were checked already; without a token limit nothing is left to read.
@@ -176,7 +176,7 @@ class LocalGrant:
         self._tokens = tokens
 
     async def settle(self, used_tokens: int | None = None) -> None:
-        """See `port.Grant`."""
+        """End the request with the tokens that it used."""
         adjusts = self._tokens_ns is not None and used_tokens not in {None, self._tokens}
         if self._runs or adjusts:
             with self._limiter.file(self._key_id) as file:
@@ -186,7 +186,7 @@ class LocalGrant:
         self._request_ns = self._tokens_ns = None
 
     async def abandon(self) -> None:
-        """See `port.Grant`."""
+        """End the request and give back what it took."""
         if self._runs or self._request_ns is not None or self._tokens_ns is not None:
             with self._limiter.file(self._key_id) as file:
                 self._give_back(file)
