@@ -11,6 +11,7 @@ what the kernel gave to others in between, so its tail tells of the machine as m
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import mmap
 import os
@@ -24,7 +25,8 @@ from typing import Any
 
 import msgspec
 
-from vgate.frontend.access.limiter.local import KeyLimits, Limiter
+from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.access.limiter.port import KeyLimits
 
 _KEY = "measured"
 _LONG_S = 3600.0
@@ -77,13 +79,8 @@ def run_once(options: Options) -> Repetition:
     with tempfile.TemporaryDirectory() as directory:
 
         def work(number: int, wait: Callable[[], None], words: memoryview[int]) -> None:
-            limiter = Limiter(Path(directory, "limits"), number)
-            # What a process pays once, and what a fork pays for each page that it first touches.
-            for _ in range(_WARMUP):
-                limiter.admit("another", limits)
-            limiter.prepare(_KEY, limits)  # as a worker does when it reads the keys
-            wait()
-            _ask(limiter, limits, words, each)
+            limiter = LocalLimiter(Path(directory, "limits"), number)
+            asyncio.run(_ask(limiter, limits, words, wait))
 
         parts = _together(options.workers, 1 + 2 * each, work)
     return Repetition(
@@ -93,13 +90,21 @@ def run_once(options: Options) -> Repetition:
     )
 
 
-def _ask(limiter: Limiter, limits: KeyLimits, words: memoryview[int], count: int) -> None:
+async def _ask(
+    limiter: LocalLimiter, limits: KeyLimits, words: memoryview[int], wait: Callable[[], None]
+) -> None:
+    # What a process pays once, and what a fork pays for each page that it first touches.
+    for _ in range(_WARMUP):
+        await limiter.reserve("another", limits)
+    await limiter.usage(_KEY, limits)  # opens the key's file
+    wait()
+    count = len(words) // 2
     cpu_ns, wall_ns = time.thread_time_ns, time.perf_counter_ns
     for number in range(1, 1 + count):
         wall, cpu = wall_ns(), cpu_ns()
-        decision = limiter.admit(_KEY, limits)
+        grant = await limiter.reserve(_KEY, limits)
         cpu_end, wall_end = cpu_ns(), wall_ns()
-        words[0] += decision.allowed
+        words[0] += grant.decision.allowed
         words[number] = cpu_end - cpu
         words[number + count] = wall_end - wall
 

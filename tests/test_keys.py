@@ -8,20 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate import keys
-from vgate.keys import ApiKey, KeyFileError, KeyFileWatcher, KeyRing, KeysError, hash_key
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """As in the configuration."""
-
-    name: str
-    key: str | None = None
-    key_sha256: str | None = None
-    rate_limit: int | None = None
-    tokens_per_minute: int | None = None
-    concurrent: int | None = None
-    weight: float = 1.0
-    min_priority: int = 0
+from vgate.keys import (
+    ApiKey,
+    ConfiguredKey,
+    KeyFileError,
+    KeyFileWatcher,
+    KeyRing,
+    KeysError,
+    hash_key,
+)
 
 
 def line(name, key, **limits):
@@ -36,8 +31,10 @@ def key_file(tmp_path):
 def test_config_and_file_together(key_file):
     key_file.write_text(f"# ours\n\n{line('file', 'three', weight=2.5, min_priority=-3)}\n")
     configured = [
-        Entry(name="plain", key="one", rate_limit=7),
-        Entry(name="hashed", key_sha256=hash_key("two").upper(), concurrent=3, min_priority=-7),
+        ConfiguredKey(name="plain", key="one", rate_limit=7),
+        ConfiguredKey(
+            name="hashed", key_sha256=hash_key("two").upper(), concurrent=3, min_priority=-7
+        ),
     ]
     ring = KeyRing.build(configured, key_file)
     assert [key.name for key in ring] == ["plain", "hashed", "file"]
@@ -50,7 +47,7 @@ def test_config_and_file_together(key_file):
 
 @pytest.mark.parametrize("sent", ["", "On", "one ", hash_key("one"), "\udcff", "ключ"])
 def test_what_is_not_a_key_is_unknown(sent):
-    assert KeyRing.build([Entry(name="a", key="one")], None).find(sent) is None
+    assert KeyRing.build([ConfiguredKey(name="a", key="one")], None).find(sent) is None
 
 
 @given(key=st.text(min_size=1), other=st.text())
@@ -61,14 +58,14 @@ def test_only_the_key_itself_is_found(key, other):
 
 
 def test_no_plaintext_is_kept():
-    ring = KeyRing.build([Entry(name="a", key="plaintext-secret")], None)
+    ring = KeyRing.build([ConfiguredKey(name="a", key="plaintext-secret")], None)
     assert "plaintext-secret" not in repr([vars(ring), ring.find("plaintext-secret")])
 
 
 def test_the_hash_of_nothing_lets_nobody_in(key_file):
     key_file.write_text(line("unset", ""))
     for configured, file in (
-        ([Entry(name="unset", key_sha256=hash_key(""))], None),
+        ([ConfiguredKey(name="unset", key_sha256=hash_key(""))], None),
         ([], key_file),
     ):
         with pytest.raises(KeysError, match="`unset` is that of an empty key"):
@@ -78,17 +75,17 @@ def test_the_hash_of_nothing_lets_nobody_in(key_file):
 @pytest.mark.parametrize("key", ["schlüssel", " one", "one ", "o\tne", "one\n", "\x7f"])
 def test_a_key_that_no_header_can_carry_is_refused(key):
     with pytest.raises(KeysError, match="no client can send") as raised:
-        KeyRing.build([Entry(name="a", key=key)], None)
+        KeyRing.build([ConfiguredKey(name="a", key=key)], None)
     assert key.strip() not in str(raised.value)
-    assert KeyRing.build([Entry(name="a", key="o ne~!")], None).find("o ne~!") is not None
+    assert KeyRing.build([ConfiguredKey(name="a", key="o ne~!")], None).find("o ne~!") is not None
 
 
 def test_duplicates_are_refused(key_file):
     key_file.write_text(line("a", "two"))
     with pytest.raises(KeysError, match="two API keys have the name `a`"):
-        KeyRing.build([Entry(name="a", key="one")], key_file)
+        KeyRing.build([ConfiguredKey(name="a", key="one")], key_file)
     with pytest.raises(KeysError, match="`b` and `a` are the same key"):
-        KeyRing.build([Entry(name="b", key="two")], key_file)
+        KeyRing.build([ConfiguredKey(name="b", key="two")], key_file)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +100,7 @@ def test_duplicates_are_refused(key_file):
 )
 def test_a_wrong_entry_is_named_without_its_key(entry, problem):
     with pytest.raises(KeysError) as raised:
-        KeyRing.build([Entry(name="team", **entry)], None)
+        KeyRing.build([ConfiguredKey(name="team", **entry)], None)
     assert f"security.api_keys[0] (`team`): {problem}" in str(raised.value)
     assert "secret" not in str(raised.value)
 

@@ -12,6 +12,9 @@ from typing import ClassVar
 # Messages may quote what a client sent, and paths have its names: neither is repeated at length.
 _LONGEST = 1000
 
+SHUTTING_DOWN = "the server is shutting down"
+_DRAIN_RETRY_AFTER_S = 5.0
+
 
 class VGateError(Exception):
     """Base of all errors that a client may see.
@@ -152,10 +155,25 @@ class EngineUnavailableError(OverloadedError):
     code = "engine_unavailable"
 
 
+class LimitsUnavailableError(OverloadedError):
+    """The limits of the API key can't be checked, so the request is not served."""
+
+    code = "limits_unavailable"
+
+
 class ShuttingDownError(OverloadedError):
     """The server drains and takes no new requests."""
 
     code = "shutting_down"
+
+    def __init__(
+        self,
+        message: str = SHUTTING_DOWN,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = _DRAIN_RETRY_AFTER_S,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
 
 
 class DeadlineExceededError(VGateError):

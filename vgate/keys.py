@@ -1,11 +1,11 @@
-"""API keys: what is kept of them, the file they are in, and how a request's key is found.
+"""API keys: their hashes and limits, the key file, and how the key of a request is found.
 
-Read by frontends, which let requests in, and by the launcher, whose ``vgate keys`` edits the file.
-Only SHA-256 hashes are kept. A generated key has 256 random bits, so its hash can't be reversed by
-guessing and needs neither salt nor a slow hash function.
+Frontends read the key file; the launcher's ``vgate keys`` edits it. Only SHA-256 hashes are kept. A
+generated key has 256 random bits, so its hash can't be reversed by guessing and needs neither salt
+nor a slow hash function.
 
-The key file has one JSON object on a line, with the fields of `ApiKey`; empty lines and lines that
-begin with ``#`` are comments.
+The key file has one JSON object in each line, with the fields of `ApiKey`. Empty lines and lines
+that begin with ``#`` are comments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -27,33 +27,29 @@ from vgate.validation import explain
 _PREFIX = "vg-"
 _RANDOM_BYTES = 32
 _NO_KEY = hashlib.sha256(b"").digest()
-# What a header's value may be (RFC 9110, 5.5), without the bytes beyond ASCII that few clients send
-# alike, and without the space around it, which is not part of it.
+# A header's value (RFC 9110, 5.5), without the bytes beyond ASCII, which each client encodes in its
+# own way, and without the space around it, which is not part of it.
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-# The window's stamps are kept, eight bytes each.
+# The stamps of the requests in a window are kept, 16 bytes each.
 RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
-# One line of a terminal or a log; a lone surrogate is an argument that is no text.
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+# One line of a terminal or a log. An argument that is no valid text has lone surrogates.
 KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}$")]
 
 
-class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is known of one key.
+class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a key may use.
 
     Attributes:
-        sha256: Lower-case hex of the key's hash.
-        created: ISO 8601 time at which the key was made, if it is in the key file.
         rate_limit: Requests per window; None is the configured default.
-        tokens_per_minute: None is no limit.
-        concurrent: Requests at a time; None is no limit.
-        weight: Share of the engine beside other keys that wait.
+        tokens_per_minute: None is the configured default.
+        concurrent: Requests at a time; None is the configured default.
+        weight: Share of the engine beside other keys whose requests wait.
         min_priority: The most urgent priority that its requests may ask for; lower starts sooner.
     """
 
-    name: KeyName
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-    created: str | None = None
     rate_limit: RequestLimit | None = None
     tokens_per_minute: PositiveInt | None = None
     concurrent: PositiveInt | None = None
@@ -61,36 +57,38 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     min_priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
 
 
-class ConfiguredKey(Protocol):
+class ApiKey(KeyTerms, frozen=True, omit_defaults=True):
+    """A key in force, and a line of the key file.
+
+    Attributes:
+        name: Whose it is; shown in logs and metrics.
+        sha256: Lower-case hex of the key's hash.
+        created: ISO 8601 time at which the key was made, if it is in the key file.
+    """
+
+    name: KeyName
+    sha256: Sha256
+    created: str | None = None
+
+
+class ConfiguredKey(KeyTerms, frozen=True, kw_only=True):
     """An entry of ``security.api_keys``: the key itself or its hash, never both."""
 
-    @property
-    def name(self) -> str: ...  # noqa: D102 - as in ApiKey, and so are those below
-    @property
-    def key(self) -> str | None: ...  # noqa: D102
-    @property
-    def key_sha256(self) -> str | None: ...  # noqa: D102
-    @property
-    def rate_limit(self) -> int | None: ...  # noqa: D102
-    @property
-    def tokens_per_minute(self) -> int | None: ...  # noqa: D102
-    @property
-    def concurrent(self) -> int | None: ...  # noqa: D102
-    @property
-    def weight(self) -> float: ...  # noqa: D102
-    @property
-    def min_priority(self) -> int: ...  # noqa: D102
+    name: Annotated[str, Meta(min_length=1)]
+    key: Annotated[str, Meta(min_length=1)] | None = None
+    key_sha256: Sha256 | None = None
 
 
 class KeysError(Exception):
-    """The keys can't be used; the message says which and why, and never holds a key."""
+    """The keys can't be used. The message says which and why, and never contains a key."""
 
 
 class KeyFileError(KeysError):
     """The key file can't be used.
 
     Args:
-        line: The line at fault, from 1; None if it is the file as a whole.
+        path: The key file.
+        line: Number of the broken line, from 1; None if the file as a whole is the problem.
         problem: What is wrong.
     """
 
@@ -103,7 +101,7 @@ class KeyFileError(KeysError):
 
 
 class KeyRing:
-    """The keys in force; never changed, but replaced by another.
+    """The keys in force. Immutable: changed keys are a new ring.
 
     Raises:
         KeysError: Two keys have the same name, or are the same, or one is empty.
@@ -115,7 +113,7 @@ class KeyRing:
         for key in keys:
             digest = bytes.fromhex(key.sha256)
             if digest == _NO_KEY:
-                # An unset variable was hashed; whoever sends an empty key would be let in.
+                # The hash of an unset variable: it would admit every request with an empty key.
                 message = f"the hash of the API key `{key.name}` is that of an empty key"
                 raise KeysError(message)
             if key.name in names:
@@ -129,10 +127,10 @@ class KeyRing:
 
     @classmethod
     def build(cls, configured: Sequence[ConfiguredKey], key_file: Path | None) -> KeyRing:
-        """Put the configuration's keys and the key file's together.
+        """Make a ring of the configured keys and those of the key file.
 
         Raises:
-            KeysError: An entry is neither a key nor a hash, or keys are there twice.
+            KeysError: An entry has neither a key nor a hash, or a key or a name occurs twice.
             KeyFileError: The key file is broken.
         """
         keys = [_from_config(index, entry) for index, entry in enumerate(configured)]
@@ -141,14 +139,14 @@ class KeyRing:
         return cls(keys)
 
     def find(self, bearer: str) -> ApiKey | None:
-        """Return the key that a client sent, or None if it is not one of ours.
+        """Return the key that a client sent; None if there is no such key.
 
-        How long that takes says nothing about the keys. What is looked up is the hash of what was
-        sent: a client can't choose it, so how much of it agrees with a stored one tells nothing
-        about any key. What the lookup finds is compared once more in constant time, so that this
-        does not rest on how a dict compares.
+        The time that this takes reveals nothing about the keys. It looks up the hash of what was
+        sent, which a client can't choose, so the length of its common prefix with a stored hash is
+        random. The hash that was found is compared again in constant time, so that this does not
+        depend on how a dict compares.
         """
-        # A header may hold any bytes; such a key is unknown, no error.
+        # A header may contain any bytes. Such a key is unknown, which is not an error.
         digest = hashlib.sha256(bearer.encode(errors="surrogatepass")).digest()
         key = self._by_digest.get(digest)
         if key is None or not hmac.compare_digest(bytes.fromhex(key.sha256), digest):
@@ -163,10 +161,10 @@ class KeyRing:
 
 
 class KeyFileWatcher:
-    """Tells that the key file is another than before, for a loop that asks now and then.
+    """Notices changes of the key file, for a loop that polls.
 
-    Make it before the file is read first: a change in between is then seen, not missed. The file is
-    replaced as a whole by its writers, so the inode tells even what size and time do not.
+    Make it before the file is first read, so that no change in between is missed. Writers replace
+    the whole file, so the inode shows even a change that keeps its size and time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -174,7 +172,7 @@ class KeyFileWatcher:
         self._seen = self._identity()
 
     def changed(self) -> bool:
-        """Whether the file changed, appeared or went since the last call."""
+        """Return whether the file changed, appeared or disappeared since the last call."""
         before, self._seen = self._seen, self._identity()
         return before != self._seen
 
@@ -192,15 +190,15 @@ def generate_key() -> str:
 
 
 def hash_key(key: str) -> str:
-    """Return what is kept of a key."""
+    """Return the lower-case hex SHA-256 of a key."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
 def read_key_file(path: Path) -> list[ApiKey]:
-    """Read the keys; a file that is not there holds none.
+    """Read the keys; a missing file has none.
 
     Raises:
-        KeyFileError: It can't be read, or a line is not a key, or one is there twice.
+        KeyFileError: It can't be read, a line is not a key, or a key or a name occurs twice.
     """
     return [key for _, key in read_lines(path) if key is not None]
 
@@ -237,7 +235,7 @@ def _parse(path: Path, number: int, line: str) -> ApiKey | None:
         document = msgspec.json.decode(line)
         return msgspec.convert(document, ApiKey)
     except msgspec.ValidationError as error:
-        problem = explain(error)  # without the document: a key in the wrong place is not repeated
+        problem = explain(error)  # without the document: a key in the wrong place is not shown
     except (msgspec.DecodeError, RecursionError):
         raise KeyFileError(path, number, "this is not a JSON object") from None
     raise KeyFileError(path, number, str(problem))
@@ -255,15 +253,8 @@ def _from_config(index: int, entry: ConfiguredKey) -> ApiKey:
         )
         raise KeysError(message)
     digest = hash_key(entry.key) if entry.key is not None else str(entry.key_sha256).lower()
-    document = {
-        "name": entry.name,
-        "sha256": digest,
-        "rate_limit": entry.rate_limit,
-        "tokens_per_minute": entry.tokens_per_minute,
-        "concurrent": entry.concurrent,
-        "weight": entry.weight,
-        "min_priority": entry.min_priority,
-    }
+    terms = {field: getattr(entry, field) for field in KeyTerms.__struct_fields__}
+    document = {"name": entry.name, "sha256": digest, **terms}
     try:
         return msgspec.convert(document, ApiKey)
     except msgspec.ValidationError as error:

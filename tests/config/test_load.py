@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vgate.config import Config, ConfigError, load
 from vgate.config.earlier import REPLACED
 from vgate.config.load import RESERVED
-from vgate.config.schema import ApiKey
+from vgate.keys import ConfiguredKey
 
 ADAPTER_OF_ANOTHER_MODEL = """
 model: {lora_adapters: [{name: b, path: p}]}
@@ -205,7 +205,7 @@ class TestEnvironment:
                 "VGATE_SECURITY__API_KEYS",
                 '[{"key": "k", "name": "n"}]',
                 "security.api_keys",
-                [ApiKey(key="k", name="n")],
+                [ConfiguredKey(key="k", name="n")],
             ),
             ("VGATE_SECURITY__RATE_LIMITING__DEFAULT_LIMIT", "7", "security.rate_limiting", None),
             ("VGATE_VERSION", "2.0", "version", "2.0"),

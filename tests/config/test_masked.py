@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from vgate.config import Config, masked
-from vgate.config.schema import ApiKey, Model, Security
+from vgate.config.schema import Model, Security
+from vgate.keys import ConfiguredKey
 
 
 def test_api_keys_are_hidden_and_their_names_are_not():
-    keys = [ApiKey(key="sk-secret-1", name="alice"), ApiKey(key="sk-secret-2", name="bob")]
+    keys = [
+        ConfiguredKey(key="sk-secret-1", name="alice"),
+        ConfiguredKey(key="sk-secret-2", name="bob"),
+    ]
     document = masked(Config(security=Security(enabled=True, api_keys=keys)))
     assert "sk-secret" not in repr(document)
     assert [entry["name"] for entry in document["security"]["api_keys"]] == ["alice", "bob"]

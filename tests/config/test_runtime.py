@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from vgate.config import Config, Runtime
-from vgate.config.schema import ApiKey, Model, Security, Server
+from vgate.config.schema import Model, Security, Server
+from vgate.keys import ConfiguredKey
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def runtime(tmp_path):
     config = Config(
         server=Server(port=1234, run_dir=str(tmp_path)),
         model=Model(served_model_name=["a", "ü"], engine_args={"x": [1, {"y": None}]}),
-        security=Security(api_keys=[ApiKey(key="k", name="n", rate_limit=3)]),
+        security=Security(api_keys=[ConfiguredKey(key="k", name="n", rate_limit=3)]),
     )
     return Runtime(config=config, backend="dry_run", run_dir=str(tmp_path), started=1.5)
 

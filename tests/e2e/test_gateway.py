@@ -337,11 +337,11 @@ def test_keys_change_without_a_restart(gateway: Instance, key_file: Path) -> Non
     wait_until(lambda: (status(secret), status(rotated)) == (401, 200), 5, "it is rotated")
     good = key_file.read_bytes()
     key_file.write_bytes(b"{broken")
-    wait_until(lambda: "kept the old keys" in gateway.logs(), 5, "the broken file is noticed")
+    wait_until(lambda: "keeping the current keys" in gateway.logs(), 5, "a broken file is noticed")
     assert status(rotated) == 200
     # A worker that is started now has the old keys as well.
     os.kill(gateway.pid_of("frontend-3"), signal.SIGKILL)
-    wait_until(lambda: "took the keys read before" in gateway.logs(), 30, "a worker is started")
+    wait_until(lambda: "using the last valid keys" in gateway.logs(), 30, "a worker is started")
     wait_until(lambda: len(gateway.pids()) == 6 and gateway.ready(), 30, "the worker is back")
     assert status(rotated) == 200
     key_file.write_bytes(good)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.keys import RequestLimit
+from vgate.keys import ConfiguredKey, RequestLimit
 from vgate.log import Level
 
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -141,19 +141,6 @@ class Logging(Section, frozen=True):
     json_format: bool = False
 
 
-class ApiKey(Section, frozen=True):
-    """One client's key: as it is, or its SHA-256 in hexadecimal."""
-
-    name: NonEmptyStr
-    key: NonEmptyStr | None = None
-    key_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
-    rate_limit: RequestLimit | None = None
-    tokens_per_minute: PositiveInt | None = None
-    concurrent: PositiveInt | None = None
-    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
-    min_priority: Priority = 0
-
-
 class RateLimiting(Section, frozen=True):
     """Requests a key may make per window."""
 
@@ -168,7 +155,7 @@ class Security(Section, frozen=True):
     """Who may use the server."""
 
     enabled: bool = False
-    api_keys: list[ApiKey] = []
+    api_keys: list[ConfiguredKey] = []
     key_file: NonEmptyStr | None = None
     rate_limiting: RateLimiting = RateLimiting()
     exempt_paths: list[str] = msgspec.field(

@@ -13,13 +13,16 @@ from vgate.errors import (
     InternalError,
     ModelNotFoundError,
     NotFoundError,
+    ShuttingDownError,
     VGateError,
 )
+from vgate.frontend.access.authentication import Authentication
 from vgate.frontend.access.gate import Access
-from vgate.frontend.access.limiter.local import Limiter
-from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.access.keys import KeySource
+from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.launcher_link import LauncherLink
-from vgate.frontend.engines.registry import ModelRegistry, shutting_down
+from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.deadlines import Deadlines
 from vgate.frontend.http.disconnects import ClientDisconnected, DisconnectWatch
@@ -51,6 +54,7 @@ class App:
         self._loop: asyncio.AbstractEventLoop
         self._launcher: LauncherLink
         self._access: Access
+        self._cache: LocalStore
         self._peers: AsyncPeers
         self._waits: Waits
         self.models: ModelRegistry
@@ -83,7 +87,7 @@ class App:
         ]
         self.models = ModelRegistry(models, lambda: launcher.draining)
         self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
-        cache = ResultCache(runtime.config.cache, clock=time.monotonic)
+        self._cache = cache = LocalStore(runtime.config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
             loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
         )
@@ -91,14 +95,11 @@ class App:
             cache.publish = self._peers.publish
         cache.on_evicted = metrics.CACHE_EVICTIONS.inc
         metrics.show_zeros()
-        limiter = Limiter(Path(runtime.limits_dir), self._worker)
-        # A worker of our number may have died in the middle of requests.
-        limiter.reset_worker(self._worker)
-        self._access = Access(loop, runtime.config.security, limiter, Path(runtime.kept_keys))
+        self._access = self._make_access(loop)
         self.services = Services(
-            pipeline=EnginePipeline(loop, runtime.config, self.models, cache, self._access),
+            pipeline=EnginePipeline(loop, runtime.config, self.models, cache),
             models=self.models,
-            cache=cache,
+            cache=cache.usage,
             limits=self._access.usage,
             config=masked(runtime.config),
             backend=runtime.backend,
@@ -107,12 +108,22 @@ class App:
         )
         launcher.start()
 
+    def _make_access(self, loop: asyncio.AbstractEventLoop) -> Access:
+        security = self._runtime.config.security
+        authentication = None
+        if security.enabled:
+            keys = KeySource(security, Path(self._runtime.kept_keys))
+            authentication = Authentication(loop, keys)
+        limiter = LocalLimiter(Path(self._runtime.limits_dir), self._worker)
+        return Access(security, authentication, limiter)
+
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Leave engines, launcher and peers."""
         for model in self.models:
             model.engine.close()
         self._launcher.close()
         self._access.close()
+        self._cache.close()
         self._peers.close()
 
     async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
@@ -121,37 +132,10 @@ class App:
         assert task is not None
         http = HttpRequest(scope, protocol, self._waits, task)
         self._requests.add(task)
-        route: Route | None = None
-        response: Response | None = None
         try:
-            try:
-                route = match(http.method, http.path)
-                self._admit(http, route)
-                response = await route.handler(self.services, http)
-            finally:
-                await http.discard_body()
-                # Nobody gets an answer for nothing, and an error has cost work.
-                self._access.count(http)
-        except ClientDisconnected:
-            http.log_fields["disconnected"] = True
-        except VGateError as error:
-            response = _error_response(http, error)
-        except asyncio.CancelledError:
-            # Only a drain that ran out of time cancels; granian must not see it. A stream got
-            # its error event before.
-            if not http.streamed:
-                response = _error_response(http, shutting_down())
-        except Exception:
-            log.exception("request failed", request_id=http.id, path=http.path)
-            http.log_fields["error"] = InternalError.code
-            if not http.streamed:
-                response = _error_response(
-                    http, InternalError(f"internal error, request {http.id}")
-                )
+            route, response = await self._answer(http)
         finally:
             self._requests.discard(task)
-            if http.admission is not None:
-                http.admission.release()
             http.close()
         if response is not None:
             http.respond(response)
@@ -159,11 +143,55 @@ class App:
         if self._launcher.draining and not self._requests:
             self._launcher.beat()
 
-    def _admit(self, http: HttpRequest, route: Route) -> None:
-        key = self._access.authenticate(http)
-        if key is not None:
-            http.log_fields["key"] = key.name
-            self._access.begin(http, key, wait=route.counts_tokens and http.is_small_body)
+    async def _answer(self, http: HttpRequest) -> tuple[Route | None, Response | None]:
+        """Return a request's route and response. Every error becomes a response here.
+
+        The response is None if it was streamed, or if the client left.
+        """
+        route = None
+        try:
+            try:
+                route = match(http.method, http.path)
+                return route, await self._handle(http, route)
+            finally:
+                await http.discard_body()
+        except ClientDisconnected:
+            http.log_fields["disconnected"] = True
+            return route, None
+        except VGateError as error:
+            return route, _error_response(http, error)
+        except asyncio.CancelledError:
+            # Only a drain that ran out of time cancels; granian must not see it. A stream got
+            # its error event before.
+            return route, None if http.streamed else _error_response(http, ShuttingDownError())
+        except Exception:
+            log.exception("request failed", request_id=http.id, path=http.path)
+            http.log_fields["error"] = InternalError.code
+            if http.streamed:
+                return route, None
+            return route, _error_response(http, InternalError(f"internal error, request {http.id}"))
+
+    async def _handle(self, http: HttpRequest, route: Route) -> Response | None:
+        """Authenticate a request, admit it, handle it, and settle what it used.
+
+        Raises:
+            VGateError: It is refused, or has failed.
+        """
+        async with self._access.admission(http) as admission:
+            http.admission = admission
+            if admission.key.name:
+                http.log_fields["key"] = admission.key.name
+            await admission.begin(wait=route.counts_tokens and http.is_small_body)
+            try:
+                response = await route.handler(self.services, http)
+            except BaseException as error:
+                # An error has cost work, so it counts, except where nothing was found.
+                await admission.count()
+                if isinstance(error, NotFoundError | ModelNotFoundError):
+                    await admission.abandon()
+                raise
+            await admission.count()
+            return response
 
     def _record(
         self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float
@@ -192,13 +220,13 @@ class App:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
         # The launcher starts no engine any more.
         for model in self.models:
-            model.engine.fail_waiting(shutting_down())
+            model.engine.fail_waiting(ShuttingDownError())
         self._loop.call_later(timeout_s, self.end_requests)
 
     def end_requests(self) -> None:
         """End every request with an error, because the process ends."""
         for model in self.models:
-            model.engine.fail_all(shutting_down())
+            model.engine.fail_all(ShuttingDownError())
         # What is left waits for its client's body.
         for task in self._requests:
             self._loop.call_later(0.1, task.cancel)
@@ -206,7 +234,4 @@ class App:
 
 def _error_response(http: HttpRequest, error: VGateError) -> Response:
     http.log_fields["error"] = error.code
-    if http.admission is not None and isinstance(error, NotFoundError | ModelNotFoundError):
-        # What isn't there costs nothing, and isn't counted.
-        http.admission.withdraw()
     return error_format(http.path)(http, error)

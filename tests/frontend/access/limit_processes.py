@@ -13,12 +13,28 @@ import time
 from pathlib import Path
 
 from vgate.frontend.access.limiter.file import LimitFile
-from vgate.frontend.access.limiter.local import KeyLimits, Limiter
+from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.access.limiter.port import KeyLimits
 
 PROCESSES = 8
 KILLS = 50
 KILL_LIMIT = 30_000
 _LONG_S = 3600.0
+
+
+def now(call):
+    """Return what a call of the local limiter returns: it never suspends."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError
+
+
+def admitted(limiter, key, limits, tokens=0):
+    """Return the grant of a request, or None if it is refused."""
+    grant = now(limiter.reserve(key, limits, tokens))
+    return grant if grant.decision.allowed else None
 
 
 def burst(directory):
@@ -27,7 +43,7 @@ def burst(directory):
 
     def work(limiter, counts, _number):
         for _ in range(2000 // PROCESSES):
-            counts[0] += limiter.admit("k", limits, 10).allowed
+            counts[0] += admitted(limiter, "k", limits, 10) is not None
 
     return {"admitted": sum(each[0] for each in _together(directory, work, 1))}
 
@@ -40,7 +56,7 @@ def keys(directory):
         random.shuffle(attempts)
         for key in attempts:
             limits = KeyLimits(requests=key, window_s=_LONG_S)
-            counts[key] += limiter.admit(f"key {key}", limits).allowed
+            counts[key] += admitted(limiter, f"key {key}", limits) is not None
 
     per_process = _together(directory, work, 51)
     return {"admitted": [sum(counts) for counts in zip(*per_process, strict=True)]}
@@ -53,13 +69,13 @@ def concurrency(directory):
 
     def work(limiter, counts, number):
         for _ in range(300):
-            ticket = limiter.admit("k", limits).ticket
-            if ticket is not None:
+            grant = admitted(limiter, "k", limits)
+            if grant is not None:
                 held[number] = 1
                 counts[0] = max(counts[0], sum(held))
                 counts[1] += 1
                 held[number] = 0
-                limiter.release(ticket)
+                now(grant.settle())
             else:
                 os.sched_yield()
 
@@ -67,7 +83,7 @@ def concurrency(directory):
     return {
         "most_at_once": max(most for most, _ in results),
         "admitted": sum(admitted for _, admitted in results),
-        "left": Limiter(directory, 0).usage("k").concurrent,
+        "left": now(LocalLimiter(directory, PROCESSES).usage("k", limits)).concurrent,
     }
 
 
@@ -76,49 +92,49 @@ def kill(directory):
     limits = KeyLimits(
         requests=KILL_LIMIT, window_s=_LONG_S, tokens_per_minute=10**9, concurrent=10**6
     )
-    survivor = Limiter(directory, 0)
-    counts = _shared(4)  # admitted, withdrawn: as the survivor and as the others know it
+    survivor = LocalLimiter(directory, 0)
+    counts = _shared(4)  # admitted, abandoned: as the survivor and as the others know it
     recounts = _count_recounts()
     for _ in range(KILLS):
         child = os.fork()
         if child == 0:
-            _work_forever(Limiter(directory, 1), limits, counts[2:])
+            _work_forever(LocalLimiter(directory, 1), limits, counts[2:])
         seen = counts[2]
         while counts[2] == seen:  # it is at work
             os.sched_yield()
         until = time.monotonic() + random.uniform(0, 0.003)
         while time.monotonic() < until:
-            ticket = survivor.admit("k", limits, 10).ticket
+            grant = admitted(survivor, "k", limits, 10)
             counts[0] += 1
-            survivor.release(ticket)
             if random.random() < 0.5:
-                survivor.withdraw(ticket)
+                now(grant.abandon())
                 counts[1] += 1
+            now(grant.settle())
         # Alone for a moment, it is in the critical section most of the time, not waiting for it.
         time.sleep(random.uniform(0.0005, 0.002))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        survivor.reset_worker(1)
-    before = survivor.usage("k")
-    while survivor.admit("k", limits).allowed:
+        LocalLimiter(directory, 1).close()  # its successor
+    before = now(survivor.usage("k", limits))
+    while admitted(survivor, "k", limits):
         pass
     return {
         "known": counts[0] - counts[1] + counts[2] - counts[3],
         "counted": before.requests,
         "running": before.concurrent,
-        "in_the_end": survivor.usage("k").requests,
+        "in_the_end": now(survivor.usage("k", limits)).requests,
         "recounts": recounts[0],
     }
 
 
 def _work_forever(limiter, limits, counts):
     while True:
-        ticket = limiter.admit("k", limits, 10).ticket
+        grant = admitted(limiter, "k", limits, 10)
         counts[0] += 1
-        limiter.release(ticket, 5)
         if random.random() < 0.5:
-            limiter.withdraw(ticket)
+            now(grant.abandon())
             counts[1] += 1
+        now(grant.settle(5))
 
 
 def _count_recounts():
@@ -142,7 +158,7 @@ def _together(directory, work, words):
         results.append(counts)
         child = os.fork()
         if child == 0:
-            limiter = Limiter(directory, number)
+            limiter = LocalLimiter(directory, number)
             os.write(ready[1], b".")
             os.read(go[0], 1)
             work(limiter, counts, number)

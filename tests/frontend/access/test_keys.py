@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vgate.config.schema import ApiKey as ConfiguredKey
 from vgate.config.schema import Security
 from vgate.frontend.access.keys import KeySource
-from vgate.keys import ApiKey, KeysError
+from vgate.keys import ApiKey, ConfiguredKey, KeysError
 from vgate.launcher.key_file import KeyFile
 
 CONFIGURED = ConfiguredKey(name="configured", key="sk-configured")

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.access import limit_processes
-from vgate.frontend.access.limiter.local import KeyLimits, Limiter
+from tests.frontend.access.limit_processes import admitted, now
+from vgate.frontend.access.limiter import file as file_module
+from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.access.limiter.port import KeyLimits
 
 S = 1_000_000_000
 ROOT = Path(__file__).parents[3]
@@ -85,20 +88,21 @@ class Dying:
 
 
 LIMITS = KeyLimits(requests=6, window_s=10, tokens_per_minute=100, concurrent=6)
-MORE = KeyLimits(requests=5000, window_s=10, tokens_per_minute=100, concurrent=6)
 STEPS = {
-    "admit": lambda limiter, _: limiter.admit("k", LIMITS, 10),
-    "admit into a larger log": lambda limiter, _: limiter.admit("k", MORE, 10),
-    "reserve": lambda limiter, ticket: limiter.reserve_tokens(ticket, 10),
-    "refused reserve": lambda limiter, ticket: limiter.reserve_tokens(ticket, 99),
-    "release and settle": lambda limiter, ticket: limiter.release(ticket, 3),
-    "release": lambda limiter, ticket: limiter.release(ticket),
-    "withdraw": lambda limiter, ticket: limiter.withdraw(ticket),
+    "reserve": lambda limiter, _: limiter.reserve("k", LIMITS, 10),
+    "reserve in a larger log": lambda limiter, _: limiter.reserve("k", LIMITS, 10),
+    "reserve tokens": lambda _, grant: grant.reserve(10),
+    "be refused tokens": lambda _, grant: grant.reserve(99),
+    "settle": lambda _, grant: grant.settle(3),
+    "settle what was reserved": lambda _, grant: grant.settle(),
+    "abandon": lambda _, grant: grant.abandon(),
 }
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_death_at_any_store_leaves_before_or_after(tmp_path, step):
+def test_a_death_at_any_store_leaves_before_or_after(tmp_path, monkeypatch, step):
+    if "larger" in step:
+        monkeypatch.setattr(file_module, "_FIRST_ENTRIES", 2)
     before = _play(tmp_path / "before", step, stores=0)
     after = _play(tmp_path / "after", step, stores=None)
     assert before is not None
@@ -106,8 +110,8 @@ def test_a_death_at_any_store_leaves_before_or_after(tmp_path, step):
         left = _play(tmp_path / str(stores), step, stores)
         if left is None:  # it was done before it died
             break
-        for now, *ends in zip(left, before, after, strict=True):
-            assert min(ends) <= now <= max(ends)
+        for counted, *ends in zip(left, before, after, strict=True):
+            assert min(ends) <= counted <= max(ends)
     assert stores > 3
 
 
@@ -115,24 +119,27 @@ def _play(directory, step, stores):
     """Return what is counted after a death, or None if the worker did not die."""
     clock_ns = [NOW_NS]
     worker, other = (
-        Limiter(directory, number, clock_ns=lambda: clock_ns[0], wall_s=float) for number in (1, 2)
+        LocalLimiter(directory, number, clock_ns=lambda: clock_ns[0], wall_s=float)
+        for number in (1, 2)
     )
-    other.admit("k", LIMITS, 20)  # leaves the request window before the step
+    admitted(other, "k", LIMITS, 20)  # leaves the request window before the step
     clock_ns[0] += 10 * S
-    ticket = worker.admit("k", LIMITS, None if "reserve" in step else 30).ticket
-    other.admit("k", LIMITS, 10)
+    grant = admitted(worker, "k", LIMITS, 0 if "tokens" in step else 30)
+    clock_ns[0] += 1
+    admitted(other, "k", LIMITS, 10)
+    clock_ns[0] += 1
     died = False
     if stores is not None:
-        _let_die(worker._file("k"), [stores])
+        _let_die(worker.file("k"), [stores])
     try:
-        STEPS[step](worker, ticket)
+        now(STEPS[step](worker, grant))
     except Killed:
         died = True
-    usage = other.usage("k")
+    usage = now(other.usage("k", LIMITS))
     # What is left is whole: exactly as many get in as there is room for, and no more.
     room = LIMITS.requests - usage.requests
     limits = KeyLimits(requests=LIMITS.requests, window_s=10)
-    assert sum(other.admit("k", limits).allowed for _ in range(20)) == room
+    assert sum(admitted(other, "k", limits) is not None for _ in range(20)) == room
     worker.close()
     other.close()
     return (usage.requests, usage.tokens, usage.concurrent) if died or stores is None else None

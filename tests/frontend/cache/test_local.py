@@ -1,7 +1,8 @@
-"""The result cache's bounds, and that a digest means one request."""
+"""What workers send each other, what is stored at all, and that a digest means one request."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from types import SimpleNamespace
@@ -16,10 +17,8 @@ from vgate.config.schema import Cache, Model
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat
 from vgate.frontend.apis.openai.chat.translate import generation_of
-from vgate.frontend.cache.local import (
-    ResultCache,
-    is_deterministic,
-)
+from vgate.frontend.cache.digest import covers, is_deterministic
+from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.pipeline.prepare import make_job, tokenised
 from vgate.frontend.text.model import TextModel, load_text_model
@@ -33,82 +32,22 @@ def answer(text: str = "text") -> Result:
     return Result([ChoiceResult(text, "stop")], TokenCounts(3, 4))
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+def make() -> LocalStore:
+    return LocalStore(Cache(), clock=lambda: 0.0)
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def make(clock: Clock, **settings: Any) -> ResultCache:
-    return ResultCache(Cache(**settings), clock=clock)
-
-
-def test_what_was_stored_is_found(clock):
-    cache = make(clock)
-    assert cache.get(b"a") is None
-    cache.put(b"a", answer())
-    assert cache.get(b"a") == answer()
-
-
-def test_the_least_recently_used_goes_first(clock):
-    cache = make(clock, maxsize=2)
-    cache.put(b"a", answer())
-    cache.put(b"b", answer())
-    cache.get(b"a")
-    cache.put(b"c", answer())
-    assert [cache.get(key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
-    assert cache.counts.evictions == 1
-
-
-def test_bytes_are_bounded_and_counted(clock):
-    cache = make(clock, max_bytes=2000)
-    for number in range(20):
-        cache.put(bytes([number]), answer("x" * 100))
-        assert cache.size_bytes <= 2000
-    before = len(cache)
-    cache.put(b"huge", answer("x" * 5000))
-    assert len(cache) == before
-    for number in range(20):
-        cache.put(bytes([number]), answer(""))
-    assert cache.size_bytes > 0
-
-
-def test_replacing_an_entry_does_not_leak_its_size(clock):
-    cache = make(clock)
-    cache.put(b"a", answer())
-    size = cache.size_bytes
-    cache.put(b"a", answer())
-    assert (len(cache), cache.size_bytes) == (1, size)
-
-
-def test_entries_grow_old(clock):
-    cache = make(clock, ttl_s=10)
-    cache.put(b"a", answer())
-    clock.now = 9.9
-    assert cache.get(b"a") is not None
-    clock.now = 10.0
-    assert cache.get(b"a") is None
-    assert (len(cache), cache.size_bytes, cache.counts.expirations) == (0, 0, 1)
-
-
-def test_others_get_what_is_stored(clock):
-    cache, other = make(clock), make(clock)
-    cache.publish = other.receive
-    cache.put(b"a", answer())
-    assert other.get(b"a") == answer()
+def test_others_get_what_is_stored():
+    store, other = make(), make()
+    store.publish = other.receive
+    asyncio.run(store.put(b"a", answer()))
+    assert asyncio.run(other.get(b"a")) == answer()
 
 
 @given(message=st.binary(max_size=200))
 def test_bytes_of_strangers_are_ignored(message):
-    cache = make(Clock())
-    cache.receive(message)
-    assert len(cache) == 0
+    store = make()
+    store.receive(message)
+    assert store.usage().entries == 0
 
 
 @pytest.mark.parametrize(
@@ -122,8 +61,8 @@ def test_bytes_of_strangers_are_ignored(message):
         ({"scope": "deterministic"}, SamplingParams(temperature=1.0, seed=1), True),
     ],
 )
-def test_what_is_cached(clock, settings, sampling, covered):
-    assert make(clock, **settings).covers(sampling) == covered
+def test_what_is_cached(settings, sampling, covered):
+    assert covers(Cache(**settings), sampling) == covered
 
 
 def test_deterministic_is_greedy_or_seeded():
@@ -199,11 +138,15 @@ class Digests:
         info = ModelInfo(["m"], None, 100_000, 4, 1000, 1, "dry_run")
         served = [ServedStub(config, load_text_model(info, config)) for config in models]
         self._models = ModelRegistry(served, lambda: False)
-        self._cache = make(Clock())
+        self._cache = Cache()
 
     def __call__(self, body: dict[str, Any]) -> bytes:
         generation = generation_of(decode_chat(msgspec.json.encode(body)))
-        http = SimpleNamespace(log_fields={}, header=lambda _name: None, admission=None)
+        http = SimpleNamespace(
+            log_fields={},
+            header=lambda _name: None,
+            admission=SimpleNamespace(key=SimpleNamespace(min_priority=0)),
+        )
         try:
             # Nothing in it waits for anything.
             tokenised(None, self._models, http, generation).send(None)

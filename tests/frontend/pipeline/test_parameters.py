@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
+from vgate.frontend.access.admission import Admission
+from vgate.frontend.access.gate import NOBODY
+from vgate.frontend.access.limiter.port import KeyLimits
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.generation import Generation, Prompts
 from vgate.wire.sampling import SamplingParams
@@ -24,7 +27,7 @@ def keyed(least):
 
 class TestPriority:
     def test_without_a_key_none_is_urgent(self):
-        nobody = SimpleNamespace(admission=None)
+        nobody = SimpleNamespace(admission=Admission(None, NOBODY, KeyLimits(), {}))
         assert parameters.priority_of(nobody, None) == 0
         assert parameters.priority_of(nobody, 5) == 5
         with pytest.raises(InvalidValueError, match="at least 0"):

@@ -1,1 +1,4 @@
-"""Who may use the server, and how much: API keys, admission and rate limits."""
+"""Who may use the server, and how much: API keys, admission and rate limits.
+
+`vgate.frontend.app` makes a `gate.Access`; the pipeline uses each request's `admission.Admission`.
+"""

@@ -1,71 +1,49 @@
-"""The result cache: finished answers, least recently used out first. Pure.
+"""The store in a worker's memory: least recently used results are dropped first.
 
-An entry is kept as the bytes that also travel to the other frontends, so its size is exact and the
-garbage collector has nothing to walk through.
+Workers send each other what they store, so each has the results of all. An entry is kept as the
+bytes that are sent, so its size is exact and the garbage collector has nothing to follow.
+
+An `OrderedDict` and not cachetools: its LRUCache takes 1.0 us for a put and 0.33 us for a hit where
+this takes 0.5 and 0.2, its TLRUCache 3.9 and 1.1 us, and neither bounds entries and bytes at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from vgate.config.schema import Cache as CacheConfig
 from vgate.frontend.answers.result import Result
-from vgate.wire.sampling import SamplingParams
+from vgate.frontend.cache.port import StoreUsage
 
-DIGEST_BYTES = 32
-# What an entry costs besides its payload: the digest, the tuple, the table's slot.
+# What an entry costs in addition to its payload: the digest, the tuple, the table's slot.
 _ENTRY_OVERHEAD_BYTES = 256
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """An entry on its way to the other frontends."""
+    """An entry on its way to the other workers."""
 
     digest: bytes
     payload: bytes
 
 
-class CacheCounts(msgspec.Struct):
-    """What has happened so far."""
-
-    evictions: int = 0
-    expirations: int = 0
-
-
 _encode = msgspec.msgpack.Encoder().encode
-_decode_answer = msgspec.msgpack.Decoder(Result).decode
+_decode_result = msgspec.msgpack.Decoder(Result).decode
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
-def digest_of(*parts: Any) -> bytes:
-    """Return the digest of everything that shapes an answer.
-
-    msgpack marks the type and length of each part, so different parts never run together into the
-    same bytes.
-    """
-    return hashlib.blake2b(_encode(parts), digest_size=DIGEST_BYTES).digest()
-
-
-def is_deterministic(sampling: SamplingParams) -> bool:
-    """Say whether the same request gets the same answer again."""
-    return sampling.temperature == 0 or sampling.seed is not None
-
-
-class ResultCache:
-    """Bounded by entries, bytes and age.
+class LocalStore:
+    """A `port.ResultStore` bounded by entries, bytes and age. It never suspends its caller.
 
     Args:
         config: The bounds.
         clock: Monotonic seconds.
 
     Attributes:
-        publish: Sends an entry to the other frontends.
-        on_evicted: Called for each entry put out to make room.
-        counts: What has happened so far.
+        publish: Sends an entry to the other workers.
+        on_evicted: Called for each result that is dropped to make room.
     """
 
     def __init__(self, config: CacheConfig, *, clock: Callable[[], float]) -> None:
@@ -75,58 +53,42 @@ class ResultCache:
         self.publish: Callable[[bytes], None] = lambda _entry: None
         self._entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self._size_bytes = 0
-        self.counts = CacheCounts()
+        self._evictions = 0
+        self._expirations = 0
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the entries take."""
-        return self._size_bytes
-
-    @property
-    def evictions(self) -> int:
-        """Entries that made room for others."""
-        return self.counts.evictions
-
-    @property
-    def expirations(self) -> int:
-        """Entries that were found too old."""
-        return self.counts.expirations
-
-    def covers(self, sampling: SamplingParams) -> bool:
-        """Say whether answers with these parameters are cached and shared at all."""
-        if not self._config.enabled or self._config.maxsize == 0:
-            return False
-        return self._config.scope == "all" or is_deterministic(sampling)
-
-    def get(self, digest: bytes) -> Result | None:
-        """Return the stored answer; None if there is none or it is too old."""
+    async def get(self, digest: bytes) -> Result | None:
+        """Return the stored result; None if there is none or it is too old."""
         found = self._entries.get(digest)
         if found is not None:
             stored_at, payload = found
             if self._clock() - stored_at < self._config.ttl_s:
                 self._entries.move_to_end(digest)
-                return _decode_answer(payload)
+                return _decode_result(payload)
             self._remove(digest)
-            self.counts.expirations += 1
+            self._expirations += 1
         return None
 
-    def put(self, digest: bytes, answer: Result) -> None:
-        """Store an answer that is complete, and send it to the other frontends."""
-        payload = _encode(answer)
+    async def put(self, digest: bytes, result: Result) -> None:
+        """Store a result and send it to the other workers."""
+        payload = _encode(result)
         if self._store(digest, payload):
             self.publish(_encode(Entry(digest, payload)))
 
     def receive(self, message: bytes) -> None:
-        """Store what another frontend published; anything else is ignored."""
+        """Store what another worker published; anything else is ignored."""
         try:
             entry = _decode_entry(message)
-            _decode_answer(entry.payload)
+            _decode_result(entry.payload)
         except msgspec.DecodeError:
             return
         self._store(entry.digest, entry.payload)
+
+    def usage(self) -> StoreUsage:
+        """Return what this worker holds."""
+        return StoreUsage(len(self._entries), self._size_bytes, self._evictions, self._expirations)
+
+    def close(self) -> None:
+        """Do nothing: the memory goes with the process."""
 
     def _store(self, digest: bytes, payload: bytes) -> bool:
         size = len(payload) + _ENTRY_OVERHEAD_BYTES
@@ -136,9 +98,11 @@ class ResultCache:
             self._remove(digest)
         self._entries[digest] = (self._clock(), payload)
         self._size_bytes += size
-        while len(self) > self._config.maxsize or self._size_bytes > self._config.max_bytes:
+        while (
+            len(self._entries) > self._config.maxsize or self._size_bytes > self._config.max_bytes
+        ):
             self._remove(next(iter(self._entries)))
-            self.counts.evictions += 1
+            self._evictions += 1
             self.on_evicted()
         return True
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vgate.errors import ModelNotFoundError, ShuttingDownError
+from vgate.errors import SHUTTING_DOWN, ModelNotFoundError, ShuttingDownError
 from vgate.frontend.engines.port import ModelState, ServedName
 from vgate.frontend.engines.served_model import ServedModel
-
-_DRAIN_RETRY_AFTER_S = 5.0
-SHUTTING_DOWN = "the server is shutting down"
 
 
 class ModelRegistry:
@@ -81,7 +78,7 @@ class ModelRegistry:
             ModelNotFoundError: No model of that name is served.
         """
         if self.draining:
-            raise shutting_down()
+            raise ShuttingDownError
         model = self._by_name.get(name)
         if model is None:
             message = (
@@ -104,8 +101,3 @@ class ModelRegistry:
             if reason is not None:
                 return reason if len(self._models) == 1 else f"{model.name}: {reason}"
         return None
-
-
-def shutting_down() -> ShuttingDownError:
-    """Return the error of requests that a draining server refuses or ends."""
-    return ShuttingDownError(SHUTTING_DOWN, retry_after_s=_DRAIN_RETRY_AFTER_S)

@@ -20,7 +20,6 @@ import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
-from vgate.frontend.access.admission import Admission
 from vgate.frontend.http.deadlines import Deadlines
 from vgate.frontend.http.disconnects import ClientDisconnected, DisconnectWatch
 from vgate.frontend.ids import new_id
@@ -101,8 +100,10 @@ class HttpRequest:
         method: The method, upper case.
         path: The path, percent-decoded: it may hold any character.
         arrived: Monotonic time of its arrival, in seconds.
-        admission: What its API key has granted it; None where nothing is limited.
-        log_fields: What endpoints tell about the request; goes into its log line.
+        response_headers: Headers that the response carries, by lower-case names.
+        admission: What the request may use, as `vgate.frontend.access` has decided. HTTP only
+            carries it from there to the endpoint.
+        log_fields: What is logged about the request, in one line at its end.
     """
 
     __slots__ = (
@@ -112,7 +113,6 @@ class HttpRequest:
         "_disconnect",
         "_disconnects",
         "_header",
-        "_headers",
         "_on_disconnect",
         "_protocol",
         "_stream",
@@ -123,6 +123,7 @@ class HttpRequest:
         "log_fields",
         "method",
         "path",
+        "response_headers",
     )
 
     def __init__(
@@ -141,8 +142,8 @@ class HttpRequest:
         self._declared: float | None = None
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
-        self._headers: dict[str, str] = {}
-        self.admission: Admission | None = None
+        self.response_headers: dict[str, str] = {}
+        self.admission: Any = None
         self.log_fields: dict[str, Any] = {}
         given = self.header("x-request-id")
         valid = given is not None and _REQUEST_ID.fullmatch(given)
@@ -268,7 +269,7 @@ class HttpRequest:
 
     def set_header(self, name: str, value: str) -> None:
         """Have the response carry a header; `name` is lower case."""
-        self._headers[name] = value
+        self.response_headers[name] = value
 
     def respond(self, response: Response) -> None:
         """Send a whole response."""
@@ -283,8 +284,7 @@ class HttpRequest:
         return self._stream
 
     def _all_headers(self, headers: Headers) -> Headers:
-        limits = self.admission.headers() if self.admission is not None else ()
-        return [*headers, *limits, *self._headers.items(), ("x-request-id", self.id)]
+        return [*headers, *self.response_headers.items(), ("x-request-id", self.id)]
 
     @property
     def streamed(self) -> bool:

@@ -17,8 +17,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from vgate.frontend.cache.port import StoreUsage
 from vgate.frontend.engines.port import Models
-from vgate.frontend.services import CacheFigures
 from vgate.wire import buckets
 from vgate.wire.messages import EngineStats, Histogram
 
@@ -28,7 +28,7 @@ _LABELS = ("model",)
 class EngineCollector(Collector):
     """Collects what is known now of the served models and of this process's cache."""
 
-    def __init__(self, models: Models, cache: CacheFigures) -> None:
+    def __init__(self, models: Models, cache: StoreUsage) -> None:
         self._models = models
         self._cache_figures = cache
 
@@ -73,7 +73,7 @@ class EngineCollector(Collector):
 
     def _cache(self) -> Iterator[Metric]:
         cache = self._cache_figures
-        yield _gauge("vgate_cache_entries", "Answers in the result cache.", len(cache))
+        yield _gauge("vgate_cache_entries", "Answers in the result cache.", cache.entries)
         yield _gauge("vgate_cache_bytes", "Size of the result cache.", cache.size_bytes)
 
 

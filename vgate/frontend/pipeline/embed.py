@@ -92,7 +92,7 @@ async def embed(
     """
     total = sum(map(len, prompts))
     http.log_fields["prompt_tokens"] = total
-    context.access.reserve_tokens(http, total)
+    await http.admission.reserve(total)
     tenant, weight = tenant_of(http)
     timeouts = context.timeouts
 
@@ -115,8 +115,7 @@ async def embed(
     try:
         await run(http, model.engine, answer, answer.start)
     except VGateError:
-        if http.admission is not None:
-            http.admission.settle(0)
+        http.admission.settle(0)
         raise
     finally:
         deadline.cancel()

@@ -158,7 +158,7 @@ def priority_of(http: HttpRequest, priority: int | None) -> int:
     Raises:
         InvalidValueError: It is more urgent than the API key allows.
     """
-    least = http.admission.key.min_priority if http.admission else 0
+    least: int = http.admission.key.min_priority
     if priority is None:
         return max(0, least)
     if priority < least:

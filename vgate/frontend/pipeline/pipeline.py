@@ -7,9 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 from vgate.config.schema import Config
-from vgate.frontend.access.gate import Access
 from vgate.frontend.answers.encoder import ResponseEncoder
-from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.cache.port import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
@@ -29,8 +28,7 @@ class EnginePipeline:
         loop: The event loop.
         config: The configuration.
         models: The served models.
-        cache: The result cache.
-        access: API keys and limits.
+        cache: The store of finished results.
     """
 
     def __init__(
@@ -38,13 +36,12 @@ class EnginePipeline:
         loop: asyncio.AbstractEventLoop,
         config: Config,
         models: ModelRegistry,
-        cache: ResultCache,
-        access: Access,
+        cache: ResultStore,
     ) -> None:
         self._loop = loop
         self._models = models
-        self._cache = cache
-        self._context = Context(loop, config.timeouts, cache, access)
+        self._cache = config.cache
+        self._context = Context(loop, config.timeouts, cache)
         self._window = embed_window(config.batch)
 
     async def answer(

@@ -7,7 +7,8 @@ import time
 from functools import partial
 from typing import NamedTuple
 
-from vgate.frontend.cache.local import ResultCache, digest_of
+from vgate.config.schema import Cache
+from vgate.frontend.cache.digest import covers, digest_of
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.request import HttpRequest
@@ -100,7 +101,7 @@ def rendered_text(model: ServedModel, text: TextModel, generation: Generation) -
 
 def make_job(
     models: ModelRegistry,
-    cache: ResultCache,
+    cache: Cache,
     http: HttpRequest,
     generation: Generation,
     ready: Tokenised,
@@ -117,7 +118,7 @@ def make_job(
     options = parameters.options_of(generation, text, adapter, constraint)
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
-    if cache.covers(sampling):
+    if covers(cache, sampling):
         # The messages as well as their tokens: a text that imitates the template's markers gives
         # the tokens of another conversation, and still isn't that conversation.
         digest = digest_of(model.name, packed, sampling, options, shape_of(generation))

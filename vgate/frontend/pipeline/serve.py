@@ -10,12 +10,11 @@ from functools import partial
 import msgspec
 
 from vgate.config.schema import Timeouts
-from vgate.frontend.access.gate import Access
 from vgate.frontend.answers.answer import Answer, StreamedAnswer, WholeAnswer, replay
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
 from vgate.frontend.answers.result import Result
-from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.cache.port import ResultStore
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.http.disconnects import ClientDisconnected
 from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
@@ -34,14 +33,12 @@ class Context(msgspec.Struct, frozen=True):
     Attributes:
         loop: The event loop.
         timeouts: The configuration's section.
-        cache: The result cache.
-        access: API keys and limits.
+        cache: The store of finished results.
     """
 
     loop: asyncio.AbstractEventLoop
     timeouts: Timeouts
-    cache: ResultCache
-    access: Access
+    cache: ResultStore
 
 
 async def serve(
@@ -65,7 +62,7 @@ async def serve(
         ClientDisconnected: The client is gone.
         VGateError: There is no answer, and nothing was sent.
     """
-    found = _look_up(context, http, job)
+    found = await _look_up(context, http, job)
     if stream:
         await _stream(context, http, job, encoder.stream_encoder(), found)
         return None
@@ -118,16 +115,16 @@ def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> OpenStre
     return http.open_stream(_STREAM_HEADERS)
 
 
-def _look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
+async def _look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
     """Return the stored answer to a job, if there is one and the client takes it."""
     if not (job.digest and job.read_cache):
         _note_cache(http, "bypass")
         return None
-    found = context.cache.get(job.digest)
+    found = await context.cache.get(job.digest)
     if found is None:
         metrics.CACHE_MISSES.inc()
         return None
-    context.access.count(http)
+    await http.admission.count()
     metrics.CACHE_HITS.inc()
     _note_cache(http, "hit")
     http.log_fields["prompt_tokens"] = found.counts.prompt
@@ -154,7 +151,7 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
         ClientDisconnected: The client is gone.
         VGateError: There is no complete answer.
     """
-    context.access.reserve_tokens(http, _most_tokens(job, answer))
+    await http.admission.reserve(_most_tokens(job, answer))
 
     def start() -> None:
         for sequence in answer.sequences:
@@ -168,7 +165,7 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
         _record(http, job, answer)
     result = answer.result()
     if job.digest and job.write_cache:
-        context.cache.put(job.digest, result)
+        await context.cache.put(job.digest, result)
     return result
 
 
@@ -203,7 +200,7 @@ def _most_tokens(job: EngineJob, answer: Answer) -> int:
 
 def tenant_of(http: HttpRequest) -> tuple[str, float]:
     """Return whose request it is and the weight of their share."""
-    return (http.admission.key.name, http.admission.key.weight) if http.admission else ("", 1.0)
+    return http.admission.key.name, http.admission.key.weight
 
 
 def _message(
@@ -232,8 +229,7 @@ def _message(
 
 def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
     counts = answer.counts
-    if http.admission is not None:
-        http.admission.settle(counts.prompt + counts.completion)
+    http.admission.settle(counts.prompt + counts.completion)
     http.log_fields["prompt_tokens"] = counts.prompt
     http.log_fields["completion_tokens"] = counts.completion
     now = time.monotonic()

@@ -101,7 +101,10 @@ def test_fields(fields, expected):
 def test_a_format():
     form = {"type": "json_schema", "schema": {"type": "object"}}
     (constraint,) = differences(output_config={"format": form}).values()
-    assert (constraint.output.kind, json.loads(constraint.output.value)) == ("json", {"type": "object"})
+    assert (constraint.output.kind, json.loads(constraint.output.value)) == (
+        "json",
+        {"type": "object"},
+    )
 
 
 def test_the_effort_goes_with_it():

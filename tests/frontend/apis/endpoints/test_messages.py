@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, until
-from vgate.config.schema import ApiKey, Cache, DryRun, Model, RateLimiting, Security
+from vgate.config.schema import Cache, DryRun, Model, RateLimiting, Security
 from vgate.frontend.text.template import ChatTemplate
+from vgate.keys import ConfiguredKey
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -330,7 +331,7 @@ class TestKeys:
                     assert answer.error["type"] == "authentication_error"
                     assert answer.headers["request-id"]
 
-        security = Security(enabled=True, api_keys=[ApiKey(name="k", key=self.KEY)])
+        security = Security(enabled=True, api_keys=[ConfiguredKey(name="k", key=self.KEY)])
         serve(scenario, security=security)
 
     def test_a_limit(self, serve):
@@ -342,6 +343,6 @@ class TestKeys:
             assert (second.status, second.error["type"]) == (429, "rate_limit_error")
             assert int(second.headers["retry-after"]) > 0
 
-        key = ApiKey(name="k", key=self.KEY, rate_limit=1)
+        key = ConfiguredKey(name="k", key=self.KEY, rate_limit=1)
         security = Security(enabled=True, api_keys=[key], rate_limiting=RateLimiting(enabled=True))
         serve(scenario, security=security)

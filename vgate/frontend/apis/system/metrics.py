@@ -18,7 +18,7 @@ async def show_metrics(services: Services, http: HttpRequest) -> Response:
 
     def collect() -> bytes:
         registry = registry_of_all_workers()
-        registry.register(EngineCollector(services.models, services.cache))
+        registry.register(EngineCollector(services.models, services.cache()))
         return encode(registry)
 
     # Reads the files of all workers; other requests needn't wait for the disk.

@@ -20,6 +20,7 @@ async def stats(services: Services, _http: HttpRequest) -> Response:
     """Answer with one document."""
     totals = await asyncio.get_running_loop().run_in_executor(None, _totals)
     hits, misses = totals.get("vgate_cache_hits", 0), totals.get("vgate_cache_misses", 0)
+    cache = services.cache()
     body = {
         "version": __version__,
         "uptime_s": round(time.time() - services.started, 1),
@@ -36,16 +37,16 @@ async def stats(services: Services, _http: HttpRequest) -> Response:
         },
         "cache": {
             "enabled": services.config["cache"]["enabled"],
-            "size": len(services.cache),
-            "bytes": services.cache.size_bytes,
+            "size": cache.entries,
+            "bytes": cache.size_bytes,
             "maxsize": services.config["cache"]["maxsize"],
             "hits": hits,
             "misses": misses,
             "hit_rate": round(hits / (hits + misses), 4) if hits + misses else 0.0,
-            "evictions": services.cache.evictions,
-            "expirations": services.cache.expirations,
+            "evictions": cache.evictions,
+            "expirations": cache.expirations,
         },
-        "limits": services.limits(),
+        "limits": await services.limits(),
         "engines": [
             {
                 "model": model.name,

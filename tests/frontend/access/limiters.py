@@ -1,0 +1,39 @@
+"""The limiters that the contract suite holds to their port. A further one is a line in `LIMITERS`.
+
+Each is made as its workers' limiters would be: all of one directory share their counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.frontend.access.memory_limiter import MemoryLimiter
+from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.access.limiter.port import NS, Limiter
+
+UNIX = 1_700_000_000.0
+
+
+class Clock:
+    """A clock that moves when the test says so."""
+
+    def __init__(self) -> None:
+        self.ns = 1_000 * NS
+
+    def __call__(self) -> int:
+        return self.ns
+
+    def wall(self) -> float:
+        return UNIX + self.ns / NS
+
+    def advance(self, seconds: float) -> None:
+        self.ns += round(seconds * NS)
+
+
+LIMITERS: dict[str, Callable[[Path, int, Clock], Limiter]] = {
+    "local": lambda path, worker, clock: LocalLimiter(
+        path, worker, clock_ns=clock, wall_s=clock.wall
+    ),
+    "memory": lambda path, worker, clock: MemoryLimiter(path, worker, clock, clock.wall),
+}

@@ -1,0 +1,178 @@
+"""What only the limiter of one machine has: files, their growth, their lock and its holders."""
+
+import asyncio
+import threading
+
+import pytest
+
+from tests.frontend.access.limiters import Clock
+from vgate.frontend.access.limiter import file as file_module
+from vgate.frontend.access.limiter import local as local_module
+from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.access.limiter.port import NS, KeyLimits, Usage
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def make(tmp_path, clock):
+    made = []
+
+    def limiter(worker=1):
+        made.append(LocalLimiter(tmp_path / "limits", worker, clock_ns=clock, wall_s=clock.wall))
+        return made[-1]
+
+    yield limiter
+    for each in made:
+        each.close()
+
+
+def reserve(limiter, limits, tokens=0, key="k"):
+    return asyncio.run(limiter.reserve(key, limits, tokens))
+
+
+def admits(limiter, limits, tokens=0, key="k"):
+    return reserve(limiter, limits, tokens, key).decision.allowed
+
+
+NO_LIMITS = KeyLimits()
+
+
+def usage(limiter, limits=NO_LIMITS):
+    return asyncio.run(limiter.usage("k", limits))
+
+
+def test_no_limits_touch_no_file(make, tmp_path):
+    limiter = make()
+
+    async def all_of_it():
+        grant = await limiter.reserve("k", KeyLimits(), 10)
+        assert (await grant.reserve(5)).allowed
+        await grant.settle(5)
+        await grant.abandon()
+
+    asyncio.run(all_of_it())
+    assert not limiter.likely_full("k", KeyLimits())
+    assert list((tmp_path / "limits").iterdir()) == []
+
+
+def test_it_guesses_from_the_counts(make):
+    limiter = make()
+    few, one = KeyLimits(requests=2), KeyLimits(concurrent=1)
+    grant = reserve(limiter, few)
+    assert not limiter.likely_full("k", few)
+    assert limiter.likely_full("k", one)
+    asyncio.run(grant.settle())
+    assert not limiter.likely_full("k", one)
+    reserve(limiter, few)
+    assert limiter.likely_full("k", few)
+
+
+def test_a_lock_that_is_held_for_long_is_waited_for(make):
+    limits = KeyLimits(requests=1)
+    one, two = make(1), make(2)
+    waiting = threading.Thread(target=reserve, args=(two, limits))
+    two.file("k")
+    with one.file("k"):
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert one.file("k").requests.total == 0
+    waiting.join(30)
+    assert not admits(one, limits)
+
+
+def test_another_worker_follows_a_larger_file(make):
+    one, two = make(1), make(2)
+    small, large = KeyLimits(requests=2), KeyLimits(requests=3000)
+    assert admits(two, small)
+    assert sum(admits(one, large) for _ in range(2000)) == 2000
+    assert sum(admits(two, large) for _ in range(2000)) == 999
+
+
+def test_thousands_of_tokens_apart_are_exact(make, clock):
+    limiter, limits = make(), KeyLimits(tokens_per_minute=1000)
+    admitted = []
+    for _ in range(6000):
+        clock.ns += NS // 30
+        if admits(limiter, limits, 1):
+            admitted.append(clock.ns)
+    assert all(
+        later - earlier >= 60 * NS
+        for earlier, later in zip(admitted, admitted[1000:], strict=False)
+    )
+    assert len(admitted) > 3500  # in 200 s: three full windows, and 20 s at 30 a second
+    assert usage(limiter).tokens == 1000
+
+
+def test_a_ring_at_its_bound_never_admits_too_much(make, clock, monkeypatch):
+    monkeypatch.setattr(file_module, "_FIRST_ENTRIES", 64)
+    monkeypatch.setattr(file_module, "_MOST_ENTRIES", 64)
+    limiter, limits = make(), KeyLimits(tokens_per_minute=100)
+    admitted = []
+    for _ in range(2000):
+        clock.ns += NS // 10
+        if admits(limiter, limits, 1):
+            admitted.append(clock.ns)
+    assert all(
+        later - earlier >= 60 * NS for earlier, later in zip(admitted, admitted[100:], strict=False)
+    )
+    assert len(admitted) >= 300
+
+
+def test_a_file_of_another_boot_or_format_starts_empty(make, monkeypatch, tmp_path):
+    limits = KeyLimits(requests=1)
+    reserve(make(), limits)
+    boot = tmp_path / "boot_id"
+    boot.write_text("another")
+    monkeypatch.setattr(local_module, "_BOOT_ID", boot)
+    assert admits(make(), limits)
+    (file,) = (tmp_path / "limits").iterdir()
+    file.write_bytes(b"garbage" * 1000)
+    assert admits(make(), limits)
+
+
+def test_after_an_error_in_the_critical_section_the_next_holder_recounts(make, monkeypatch):
+    limiter, limits = make(), KeyLimits(requests=3, concurrent=3)
+    reserve(limiter, limits)
+    file = limiter.file("k")
+    monkeypatch.setattr(type(file), "start", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reserve(limiter, limits)
+    monkeypatch.undo()
+    file._words[4] = 77  # what is only cached: the next holder recounts
+    assert usage(limiter).concurrent == 1
+    file._words[4] = 77  # now the last holder left it clean
+    assert usage(limiter).concurrent == 77
+
+
+def test_a_full_disk_takes_nothing(make, monkeypatch):
+    limiter, limits = make(), KeyLimits(requests=3, tokens_per_minute=100, concurrent=3)
+    limiter.file("k")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file_module.os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            reserve(limiter, limits, 10)
+    assert usage(limiter, limits) == Usage(0, 0, 0)
+    assert admits(limiter, limits, 10)
+
+
+def test_open_files_are_bounded(make, monkeypatch):
+    monkeypatch.setattr(local_module, "_MAX_OPEN_FILES", 3)
+    limiter, limits = make(), KeyLimits(requests=2)
+    decisions = [admits(limiter, limits, key=f"k{n}") for _ in range(3) for n in range(5)]
+    assert decisions == [True] * 10 + [False] * 5
+    assert len(limiter._files) == 3
+
+
+@pytest.mark.parametrize("worker", [-1, 257])
+def test_worker_numbers_are_bounded(make, worker):
+    with pytest.raises(ValueError, match="0 to 256"):
+        make(worker)

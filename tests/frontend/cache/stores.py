@@ -1,0 +1,15 @@
+"""The stores that the contract suite holds to their port. A further one is a line in `STORES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.frontend.cache.memory_store import MemoryStore
+from vgate.config.schema import Cache
+from vgate.frontend.cache.local import LocalStore
+from vgate.frontend.cache.port import ResultStore
+
+STORES: dict[str, Callable[[Cache, Callable[[], float]], ResultStore]] = {
+    "local": lambda config, clock: LocalStore(config, clock=clock),
+    "memory": MemoryStore,
+}
