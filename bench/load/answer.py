@@ -4,9 +4,8 @@ from http import HTTPStatus
 
 import msgspec
 
-from bench.load.chunks import Choice, Usage, error_message, read_chunk
+from bench.load.events import Choice, EventSplitter, Usage, error_message, read_chunk
 from bench.load.histogram import Histogram
-from bench.load.sse import EventSplitter
 
 _MAX_ERROR_BODY_BYTES = 4096
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import msgspec
 
-from bench.load.drive import Budget, Sender, arrival_times, closed_loop, open_loop
+from bench.load.connection import Pool, allow_files
+from bench.load.drive import Budget, Progress, Sender, arrival_times, closed_loop, open_loop
 from bench.load.options import PATHS, Options, UsageError
-from bench.load.pool import Pool, allow_files
 from bench.load.processes import Watch
-from bench.load.progress import Progress
 from bench.load.prompts import Bodies, Prompts
 from bench.load.summary import Summary, latency_of, own_cost
 from bench.load.tally import Checks, Tally

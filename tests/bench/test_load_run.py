@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.load.__main__ import main
-from bench.load.cli import parse
+from bench.load.options import parse
 from bench.load.run import run
 from bench.load.summary import Summary, table
 
