@@ -10,7 +10,7 @@ from bench.load.options import UsageError
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Counted from the end of the command's name, which may itself contain blanks and brackets.
-_UTIME, _STIME, _STARTTIME = 11, 12, 19
+_PPID, _UTIME, _STIME, _STARTTIME = 1, 11, 12, 19
 _PROC = Path("/proc")
 
 
@@ -23,6 +23,7 @@ class Reading(msgspec.Struct, frozen=True):
     rss_mib: float
     peak_rss_mib: float
     started: int
+    parent: int
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -62,6 +63,7 @@ def read_process(pid: int, proc: Path = _PROC) -> Reading | None:
         rss_mib=mib["VmRSS"],
         peak_rss_mib=mib["VmHWM"],
         started=int(fields[_STARTTIME]),
+        parent=int(fields[_PPID]),
     )
 
 

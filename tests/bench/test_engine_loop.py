@@ -7,9 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.engine_loop.__main__ import main
-from bench.engine_loop.child import Settings
-from bench.engine_loop.summary import Measured, Spread, Summary, table
+from bench.engine_loop.__main__ import Measured, Summary, main, runtime, summarize, table
 from bench.engine_loop.workload import Workload, vocabulary_size
 
 WORKLOAD = Workload(sequences=4, prompt_tokens=3, output_tokens=50, rounds=2)
@@ -27,22 +25,26 @@ def test_prompts_have_the_shape_and_are_the_same_for_both_sides() -> None:
 def test_rates_and_ratio_come_from_the_medians() -> None:
     bare = [Measured(seconds, cpu_s=1.0) for seconds in (0.5, 0.4, 1.0)]
     served = [Measured(seconds, cpu_s=1.25) for seconds in (1.0, 0.8, 1.0)]
-    summary = Summary.of("model", WORKLOAD, bare, served)
+    summary = summarize("model", WORKLOAD, bare, served)
     assert WORKLOAD.tokens == 400
-    assert summary.bare.repetitions == [800, 1000, 400]
+    assert summary.bare.values == [800, 1000, 400]
     assert (summary.bare.median, summary.served.median, summary.ratio) == (800, 400, 0.5)
-    assert (summary.pair_ratios, summary.pair_ratio) == ([0.5, 0.5, 1.0], 0.5)
+    assert (summary.pairs.values, summary.pairs.median) == ([0.5, 0.5, 1.0], 0.5)
     assert summary.bare_cpu_us == pytest.approx(2500)
     assert summary.served_cpu_us == pytest.approx(3125)
 
 
 def test_spread_is_the_range_over_the_median() -> None:
-    assert Spread.of([90, 100, 120]) == Spread([90, 100, 120], 100, 90, 120, 0.3)
+    measured = [Measured(seconds, 0.05) for seconds in (4.0, 5.0, 8.0)]
+    lines = table(summarize("model", WORKLOAD, measured, measured)).splitlines()
+    assert [line.split() for line in lines if line.startswith("spread")] == [
+        ["spread", "62.5%", "62.5%"]
+    ]
 
 
 def test_the_table_and_the_json_say_the_same() -> None:
     measured = [Measured(0.1, 0.05), Measured(0.2, 0.05)]
-    summary = Summary.of("model", WORKLOAD, measured, measured)
+    summary = summarize("model", WORKLOAD, measured, measured)
     text = table(summary)
     assert "2 x 4 sequences of 3 prompt and 50 output tokens" in text
     assert [line.split() for line in text.splitlines() if line.startswith("median")] == [
@@ -52,7 +54,7 @@ def test_the_table_and_the_json_say_the_same() -> None:
 
 
 def test_both_sides_run_on_one_configuration_with_room_for_the_answer() -> None:
-    config = Settings("/model", WORKLOAD, "ipc:///x").config()
+    config = runtime("/model", WORKLOAD, "/x").engine_config(0)
     assert config.batch.max_batch_size == 4
     assert config.model.max_model_len >= 53
 

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.processes import by_kind, cpu_s, descendants, kind_of, memory
-from bench.compare.service import FailedError, Running, Service, free_port
+from bench.compare.service import (
+    FailedError,
+    Running,
+    Service,
+    cpu_s,
+    descendants,
+    free_port,
+    kind_of,
+    memory,
+)
 from bench.load.processes import Watch
 
 BURN = """
@@ -104,7 +112,7 @@ def test_a_contender_is_ready_known_by_kind_and_ends_with_its_children() -> None
     with Running(service) as running:
         kinds = dict(running.processes)
         assert set(kinds) == {"frontend", "launcher"}
-        assert by_kind(kinds["frontend"], service.kinds)[0] == ("frontend", kinds["frontend"])
+        assert kind_of(kinds["frontend"], service.kinds) == "frontend"
         assert {one.kind for one in memory(running.processes)} == {"frontend", "launcher"}
         assert running.start_s > 0
         assert "listening" in running.log_tail()

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from bench.compare.apps.answer import chunks_of, usage_of
+from bench.compare.constant_app import chunks_of, usage_of
 
 _STEP_S = float(os.environ.get("COMPARE_STEP_MS", "0")) / 1000
 _PIECES = chunks_of(int(os.environ.get("COMPARE_TOKENS", "64")))
@@ -25,14 +25,14 @@ app = FastAPI()
 
 
 class Message(BaseModel):
-    """A message of the conversation, or of the answer."""
+    """A message of the conversation or of the answer, or a streamed part of one."""
 
     role: str = "assistant"
     content: str | None = None
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside its text."""
+    """What a stream carries in addition to its text."""
 
     include_usage: bool = False
 
@@ -60,7 +60,7 @@ class Usage(BaseModel):
 
 
 class Choice(BaseModel):
-    """A choice, whole."""
+    """A choice of a whole answer."""
 
     index: int = 0
     message: Message
@@ -78,18 +78,11 @@ class Completion(BaseModel):
     usage: Usage
 
 
-class Delta(BaseModel):
-    """A part of the answer."""
-
-    role: str | None = None
-    content: str | None = None
-
-
 class ChunkChoice(BaseModel):
     """A choice's part in a chunk."""
 
     index: int = 0
-    delta: Delta
+    delta: Message
     finish_reason: str | None = None
 
 
@@ -106,7 +99,7 @@ class Chunk(BaseModel):
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Say that it serves."""
+    """Report that it serves."""
     return {"status": "ok"}
 
 
@@ -132,15 +125,15 @@ async def _events(request: Request) -> AsyncIterator[str]:
     head: dict[str, Any] = {"id": _new_id(), "created": int(time.time()), "model": request.model}
     tokens = request.max_tokens or len(_PIECES)
 
-    def event(delta: Delta, finish_reason: str | None = None) -> str:
+    def event(delta: Message, finish_reason: str | None = None) -> str:
         choice = ChunkChoice(delta=delta, finish_reason=finish_reason)
         return f"data: {Chunk(choices=[choice], **head).model_dump_json(exclude_unset=True)}\n\n"
 
-    yield event(Delta(role="assistant", content=""))
+    yield event(Message(role="assistant", content=""))
     for number in range(tokens):
         await asyncio.sleep(_STEP_S)
-        yield event(Delta(content=_PIECES[number % len(_PIECES)]))
-    yield event(Delta(), "length")
+        yield event(Message(content=_PIECES[number % len(_PIECES)]))
+    yield event(Message(), "length")
     if request.stream_options and request.stream_options.include_usage:
         chunk = Chunk(choices=[], usage=Usage(**usage_of(tokens)), **head)
         yield f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
