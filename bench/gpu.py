@@ -86,10 +86,10 @@ def _measure(run: Run, options: argparse.Namespace) -> None:
             load = Load(
                 clients=clients,
                 requests=max(options.rounds * clients, 4),
-                output_tokens=options.tokens,
+                max_tokens=options.tokens,
                 prompt_tokens=options.prompt_tokens,
             )
-            warm = msgspec.structs.replace(load, requests=clients, output_tokens=8)
+            warm = msgspec.structs.replace(load, requests=clients, max_tokens=8)
             for running in contenders:
                 take_turn(running, warm)
             name = f"{clients} client{'s' if clients > 1 else ''}, {options.tokens} tokens"

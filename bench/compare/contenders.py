@@ -100,7 +100,6 @@ def _launcher(
         text = value if isinstance(value, str) else json.dumps(value)
         environment[f"VGATE_{path.upper()}"] = text
     return Service(
-        name="",
         command=[sys.executable, "-m", "vgate.launcher", *flags],
         environment=environment,
         port=port,
@@ -171,7 +170,6 @@ def _vllm_serve(setup: Setup, settings: Settings, *, worker: bool = True) -> Ser
     _vllm_version()
     port = free_port()
     return Service(
-        name="",
         command=[
             *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", *_LOCAL, str(port)),
             *("--model", setup.engine_model, "--served-model-name", "tiny"),
@@ -180,7 +178,6 @@ def _vllm_serve(setup: Setup, settings: Settings, *, worker: bool = True) -> Ser
         environment=engine_environment(setup, settings)
         | {"VLLM_ENABLE_V1_MULTIPROCESSING": None if worker else "0"},
         port=port,
-        ready_path="/health",
         kinds=(("VLLM::", "engine"), ("openai.api_server", "frontend")),
     )
 
@@ -211,7 +208,6 @@ def _vllm_rs(setup: Setup, settings: Settings) -> Service:
         (directory / "METADATA").write_text(text, encoding="utf-8")
         environment["PYTHONPATH"] = str(directory.parent)
     return Service(
-        name="",
         command=[
             *(str(setup.vllm_rs), "serve", setup.engine_model, *_LOCAL, str(port)),
             *("--served-model-name", "tiny", "--"),
@@ -219,7 +215,6 @@ def _vllm_rs(setup: Setup, settings: Settings) -> Service:
         ],
         environment=environment,
         port=port,
-        ready_path="/health",
         kinds=(("VLLM::", "engine"), ("vllm.entrypoints", "launcher"), ("vllm-rs", "frontend")),
     )
 
@@ -227,7 +222,6 @@ def _vllm_rs(setup: Setup, settings: Settings) -> Service:
 def _granian(_setup: Setup, settings: Settings) -> Service:
     port = free_port()
     return Service(
-        name="",
         command=[
             *(sys.executable, "-m", "granian", "--interface", "rsgi", "--no-access-log"),
             *(*_LOCAL, str(port), "--workers", "1", "--loop", "uvloop"),
@@ -246,7 +240,6 @@ def _granian(_setup: Setup, settings: Settings) -> Service:
 def _fastapi(setup: Setup, settings: Settings) -> Service:
     port = free_port()
     return Service(
-        name="",
         command=[
             *(str(python_with("fastapi", setup.peers)), "-m", "uvicorn"),
             *("bench.compare.fastapi_app:app", *_LOCAL, str(port), "--workers", "1"),
@@ -260,7 +253,6 @@ def _fastapi(setup: Setup, settings: Settings) -> Service:
             "PYTHONDONTWRITEBYTECODE": None,
         },
         port=port,
-        ready_path="/health",
         kinds=(("uvicorn", "frontend"),),
         exact_chunks=True,
     )
@@ -283,7 +275,6 @@ def _litellm(setup: Setup, settings: Settings) -> Service:
     path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     program = python_with("litellm", setup.peers).with_name("litellm")
     return Service(
-        name="",
         command=[
             *(str(program), "--config", str(path), "--telemetry", "False"),
             *(*_LOCAL, str(port)),

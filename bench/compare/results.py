@@ -66,14 +66,14 @@ class Case(msgspec.Struct, kw_only=True):
     rows: list[Row] = []
 
     def figure(self, contender: str, measure: str) -> float | None:
-        """Return a median, or None if it was not measured."""
-        found = [row.measures.get(measure) for row in self.rows if row.contender == contender]
-        return found[0].median if found and found[0] else None
+        """Return the median of a contender's measure, or None if there is none."""
+        row = next((row for row in self.rows if row.contender == contender), None)
+        return row.measures[measure].median if row and measure in row.measures else None
 
     def ratio(self, contender: str, measure: str) -> float | None:
-        """Return the median of V-Gate's value over a contender's, or None without one."""
-        found = [row.ratios.get(measure) for row in self.rows if row.contender == contender]
-        return found[0].median if found and found[0] else None
+        """Return the median of V-Gate's value over a contender's, or None if there is none."""
+        row = next((row for row in self.rows if row.contender == contender), None)
+        return row.ratios[measure].median if row and measure in row.ratios else None
 
 
 class Target(msgspec.Struct, frozen=True):

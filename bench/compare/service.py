@@ -46,11 +46,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """How to start a contender, and how to send requests to it.
 
     Attributes:
-        name: The contender's name.
         command: Program and arguments.
         port: Where it listens, on 127.0.0.1.
-        ready_path: GET on it is answered with 200 once requests are served.
         kinds: The kinds of its processes.
+        name: The contender's name.
+        ready_path: GET on it is answered with 200 once requests are served.
         environment: Added to this process's environment; None removes a variable.
         cwd: Where the command runs.
         model: The model that requests name.
@@ -60,11 +60,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         ready_timeout_s: Longest start.
     """
 
-    name: str
     command: list[str]
     port: int
-    ready_path: str
     kinds: Kinds
+    name: str = ""
+    ready_path: str = "/health"
     environment: dict[str, str | None] = {}
     cwd: Path = ROOT
     model: str = "tiny"

@@ -21,48 +21,40 @@ _DISTURBING_SHARE = 0.05
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """The load that every contender of a case gets, in the load generator's terms."""
+    """The load that every contender of a case gets; fields are the load generator's options."""
 
     clients: int
     requests: int | None = None
     seconds: float | None = None
-    output_tokens: int = 64
+    max_tokens: int = 64
     prompt_tokens: int = 64
     stream: bool = True
     temperature: float | None = None
     prompts: str | None = None
     warmup: int = 0
-    timeout_s: float = 120.0
+    timeout: float = 120.0
+
+    def described(self) -> dict[str, str | int | float | bool]:
+        """Return the options that are set."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: value for name, value in values.items() if value is not None}
 
     def arguments(self, running: Running) -> list[str]:
         """Return the load generator's command line for a contender."""
         service = running.service
-        values = {
-            "--model": service.model,
-            "--clients": self.clients,
-            "--requests": self.requests,
-            "--seconds": self.seconds,
-            "--max-tokens": self.output_tokens,
-            "--prompt-tokens": self.prompt_tokens,
-            "--temperature": self.temperature,
-            "--prompts": self.prompts,
-            "--warmup": self.warmup,
-            "--timeout": self.timeout_s,
-            "--api-key": service.api_key,
-            "--expect-chunks": self.output_tokens if self.stream and service.exact_chunks else None,
-        }
+        values = self.described() | {"model": service.model}
         found = [f"http://127.0.0.1:{service.port}", "--quiet", *service.load_flags]
-        for flag, value in values.items():
-            found += [] if value is None else [flag, str(value)]
-        found += [] if self.stream else ["--no-stream"]
+        if not values.pop("stream"):
+            found.append("--no-stream")
+        elif service.exact_chunks:
+            values["expect-chunks"] = self.max_tokens
+        if service.api_key:
+            values["api-key"] = service.api_key
+        for name, value in values.items():
+            found += [f"--{name.replace('_', '-')}", str(value)]
         for kind, pid in running.processes:
             found += ["--pid", f"{kind}={pid}"]
         return found
-
-    def described(self) -> dict[str, str | int | float | bool]:
-        """Return it for the results, without what is not set."""
-        values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -78,7 +70,7 @@ class LoadProcess:
     def __init__(self, running: Running, load: Load) -> None:
         self._name = running.name
         self._file = Path(tempfile.mkstemp(prefix="vgate-load-", suffix=".json")[1])
-        self._deadline_s = load.timeout_s + (load.seconds or 0) + _GRACE_S
+        self._deadline_s = load.timeout + (load.seconds or 0) + _GRACE_S
         command = [sys.executable, "-m", "bench.load", *load.arguments(running)]
         self._process = subprocess.Popen(
             [*command, "--json", str(self._file)],

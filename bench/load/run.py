@@ -18,7 +18,7 @@ from bench.load.drive import Budget, Progress, Sender, arrival_times, closed_loo
 from bench.load.options import PATHS, Options, UsageError
 from bench.load.processes import Watch
 from bench.load.prompts import Bodies, Prompts
-from bench.load.summary import Summary, latency_of, own_cost
+from bench.load.summary import Latency, Summary, own_cost
 from bench.load.tally import Checks, Tally
 from bench.load.target import request_head, resolve
 
@@ -109,7 +109,13 @@ async def _measure(options: Options, model: str, sender: Sender, pool: Pool) -> 
         output_tokens=tally.output_tokens,
         chunks=tally.chunks,
         without_usage=tally.without_usage,
-        latency_ms=latency_of(tally),
+        latency_ms=Latency(
+            ttft=tally.ttft.spread(),
+            tpot=tally.tpot.spread(),
+            itl=tally.itl.spread(),
+            e2e=tally.e2e.spread(),
+            send_lag=tally.lag.spread(),
+        ),
         statuses=tally.statuses,
         errors=tally.errors,
         own=own_cost(cpu_s, seconds, tally.chunks, loop_name),

@@ -5,7 +5,7 @@ import msgspec
 from bench.load.histogram import Spread
 from bench.load.options import Options
 from bench.load.processes import Cost
-from bench.load.tally import ErrorCount, Tally
+from bench.load.tally import ErrorCount
 
 # Beyond this share of one core, times measure the load generator as much as the server.
 _BUSY_SHARE = 0.85
@@ -62,17 +62,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     def all_complete(self) -> bool:
         """Whether every request that was to be sent has a complete answer."""
         return not self.failed and not self.interrupted and self.completed > 0
-
-
-def latency_of(tally: Tally) -> Latency:
-    """Return the percentiles of everything that was timed."""
-    return Latency(
-        ttft=tally.ttft.spread(),
-        tpot=tally.tpot.spread(),
-        itl=tally.itl.spread(),
-        e2e=tally.e2e.spread(),
-        send_lag=tally.lag.spread(),
-    )
 
 
 def own_cost(cpu_s: float, wall_s: float, chunks: int, event_loop: str) -> Own:

@@ -67,7 +67,7 @@ def _measure(
             if contenders:
                 _compare_texts(run, contenders)
             for clients, tokens, requests in loads:
-                load = Load(clients=clients, requests=requests, output_tokens=tokens,
+                load = Load(clients=clients, requests=requests, max_tokens=tokens,
                             temperature=0.0, warmup=8)  # fmt: skip
                 run.case(f"{clients} clients, {tokens} tokens", load, contenders, _SHOWN)
     finally:

@@ -40,7 +40,7 @@ _STREAM_SHOWN = (
 def first_byte(run: Run) -> None:
     """One client and an engine without delay: how long a lone request waits for a token."""
     settings = Settings(workers=1, output_tokens=16)
-    load = Load(clients=1, requests=100 if run.quick else 300, output_tokens=16, warmup=20)
+    load = Load(clients=1, requests=100 if run.quick else 300, max_tokens=16, warmup=20)
     shown = ("ttft_ms.p50", "ttft_ms.p90", "ttft_ms.p99", "e2e_ms.p50", "itl_ms.p50")
     with run.running(_OURS, "fastapi", settings=settings) as contenders:
         case = run.case("1 client", load, contenders, shown)
@@ -134,7 +134,7 @@ def paced_streams(run: Run) -> None:
         settings = Settings(step_ms=step_ms, max_num_seqs=_MANY_SEQS, workers=1, output_tokens=128)
         with run.running(_OURS, "fastapi", settings=settings) as contenders:
             for streams in (128,) if run.quick else (128, 512):
-                load = Load(clients=streams, requests=streams, output_tokens=tokens, warmup=16)
+                load = Load(clients=streams, requests=streams, max_tokens=tokens, warmup=16)
                 _paced(run, f"{streams} streams, {step_ms} ms steps", load, contenders)
     if not run.quick:
         settings = Settings(max_num_seqs=_MANY_SEQS, workers=1)
@@ -144,7 +144,7 @@ def paced_streams(run: Run) -> None:
 
 
 def _paced(run: Run, name: str, load: Load, contenders: Sequence[Running]) -> None:
-    one_token = msgspec.structs.replace(load, output_tokens=1)
+    one_token = msgspec.structs.replace(load, max_tokens=1)
 
     def turn(running: Running) -> Sample:
         others = [contender for contender in contenders if contender is not running]
@@ -154,7 +154,7 @@ def _paced(run: Run, name: str, load: Load, contenders: Sequence[Running]) -> No
         for request, added in zip(_PER_REQUEST, _PER_ADDED_TOKEN, strict=True):
             if request in sample.measures and request in short.measures:
                 difference = sample.measures[request] - short.measures[request]
-                sample.measures[added] = difference / (load.output_tokens - 1)
+                sample.measures[added] = difference / (load.max_tokens - 1)
         return sample
 
     case = run.case(name, load, contenders, _STREAM_SHOWN, turn)

@@ -32,7 +32,7 @@ def growth(run: Run) -> None:
     with run.running(_OURS, settings=settings) as contenders:
         for streams in (_FEW, _MANY):
             tokens = 32 if run.quick else 64
-            load = Load(clients=streams, requests=streams, output_tokens=tokens)
+            load = Load(clients=streams, requests=streams, max_tokens=tokens)
             case = run.case(f"{streams} streams", load, contenders, shown)
             costs.append(case.figure(_OURS, _PER_TOKEN))
     few, many = costs
@@ -50,7 +50,7 @@ def _conversations(run: Run) -> None:
         for turns in _TURNS:
             path = run.setup.work / f"conversations-{turns}.jsonl"
             write_conversations(path, turns=turns, count=count, seed=secrets.randbits(32))
-            load = Load(clients=4, requests=count, output_tokens=1, stream=False,
+            load = Load(clients=4, requests=count, max_tokens=1, stream=False,
                         prompts=str(path), warmup=4)  # fmt: skip
             case = run.case(f"conversations of {turns} turns", load, contenders, shown)
             costs.append(case.figure(_OURS, _PER_REQUEST))
@@ -80,8 +80,8 @@ def write_conversations(path: Path, *, turns: int, count: int, seed: int) -> Non
 
 def long_prompt(run: Run) -> None:
     """Prompts of 30,000 tokens, one after the other, beside running streams."""
-    streams = Load(clients=200, requests=200, output_tokens=100 if run.quick else 200, warmup=16)
-    long = Load(clients=1, seconds=600, output_tokens=1, prompt_tokens=_LONG_TOKENS)
+    streams = Load(clients=200, requests=200, max_tokens=100 if run.quick else 200, warmup=16)
+    long = Load(clients=1, seconds=600, max_tokens=1, prompt_tokens=_LONG_TOKENS)
 
     def beside(running: Running) -> Sample:
         disturbing = LoadProcess(running, long)
@@ -111,7 +111,7 @@ def open_streams(run: Run) -> None:
     """Two thousand streams on one worker: each must be whole, and none may wait long."""
     streams, tokens = (500, 20) if run.quick else (2000, 40)
     settings = Settings(step_ms=_OPEN_STEP_MS, max_num_seqs=4096, workers=1)
-    load = Load(clients=streams, requests=streams, output_tokens=tokens)
+    load = Load(clients=streams, requests=streams, max_tokens=tokens)
     with run.running(_OURS, settings=settings) as contenders:
         name = f"{streams} streams, {_OPEN_STEP_MS} ms steps"
         case = run.case(name, load, contenders, _GAPS_SHOWN)

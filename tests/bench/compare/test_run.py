@@ -53,9 +53,9 @@ def test_dry_run_streams_are_measured_by_kind_and_checked(setup: Setup) -> None:
     run = a_run(setup)
     settings = Settings(step_ms=2, max_num_seqs=64, workers=1)
     with run.running("vgate-dry-run", settings=settings) as contenders:
-        load = Load(clients=8, requests=16, output_tokens=12, prompt_tokens=20)
+        load = Load(clients=8, requests=16, max_tokens=12, prompt_tokens=20)
         case = run.case("8 streams", load, contenders, ["output_tokens_per_s"])
-        wrong = Load(clients=2, requests=4, output_tokens=5, prompt_tokens=20)
+        wrong = Load(clients=2, requests=4, max_tokens=5, prompt_tokens=20)
         running = contenders[0]
         flags = (*running.service.load_flags, "--expect-chunks", "99")
         running.service = msgspec.structs.replace(running.service, load_flags=flags)
