@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.compare.results import Case, Comparison, Figure, ScenarioResult, Start
+from bench.compare.results import Case, Comparison, Figure, ScenarioResult
 
 _UNITS = {
     "ttft_ms": "TTFT ms",
@@ -11,6 +11,8 @@ _UNITS = {
     "e2e_ms": "E2E ms",
     "requests_per_s": "requests/s",
     "output_tokens_per_s": "tokens/s",
+    "start_s": "start s",
+    "cpu_s": "CPU s",
     "cpu_us_per_token": "CPU us/token",
     "cpu_us_per_added_token": "CPU us/added token",
     "cpu_us_per_request": "CPU us/request",
@@ -44,8 +46,9 @@ def document(comparison: Comparison) -> str:
         lines += ["", f"**Wrong:** {_one_line(failure)}"]
     for scenario in comparison.scenarios:
         lines += ["", *_scenario(scenario)]
-    if comparison.starts:
-        lines += ["", *_starts(comparison.starts)]
+    if comparison.starts is not None:
+        lines += ["", "## From the command to readiness, and memory at that moment", ""]
+        lines += case_table(comparison.starts)
     return "\n".join(lines) + "\n"
 
 
@@ -84,19 +87,6 @@ def case_table(case: Case) -> list[str]:
         if row.failures:
             lines += ["", f"**{row.contender} failed:** {_one_line(row.failures[0])}"]
     return lines
-
-
-def _starts(starts: Sequence[Start]) -> list[str]:
-    rows = []
-    for name in dict.fromkeys(start.contender for start in starts):
-        own = [start for start in starts if start.contender == name]
-        seconds = Figure.of([start.seconds for start in own])
-        cpu = Figure.of([start.cpu_s for start in own])
-        memory = [f"{m.kind} {m.rss_mib:.0f} ({m.peak_rss_mib:.0f})" for m in own[-1].memory]
-        rows.append([name, str(len(own)), _figure(seconds), _figure(cpu), ", ".join(memory)])
-    headers = ["contender", "starts", "median s", "CPU s", "RSS MiB (peak)"]
-    intro = "From the command to readiness; memory at that moment, by kind of process."
-    return ["## Starts", "", intro, "", *table(headers, rows)]
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

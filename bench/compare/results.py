@@ -60,7 +60,7 @@ class Case(msgspec.Struct, kw_only=True):
     """
 
     name: str
-    load: dict[str, str | int | float | bool]
+    load: dict[str, str | int | float | bool] = {}
     repetitions: int = 0
     shown: list[str]
     rows: list[Row] = []
@@ -102,27 +102,8 @@ class ScenarioResult(msgspec.Struct, kw_only=True):
     failures: list[str] = []
 
 
-class ProcessMemory(msgspec.Struct, frozen=True):
-    """The memory of a contender's processes of one kind when it became ready."""
-
-    kind: str
-    processes: int
-    rss_mib: float
-    peak_rss_mib: float
-
-
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """One start of a contender, from the command to the first answer that reports it ready."""
-
-    contender: str
-    scenario: str
-    seconds: float
-    memory: list[ProcessMemory]
-    cpu_s: float
-
-
 class Comparison(msgspec.Struct, kw_only=True):
-    """The whole file."""
+    """The whole file. `starts` has every contender's starts, from the command to readiness."""
 
     format: int = 1
     started_at: str
@@ -133,7 +114,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     versions: dict[str, str]
     skipped: dict[str, str] = {}
     scenarios: list[ScenarioResult] = []
-    starts: list[Start] = []
+    starts: Case | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -157,15 +138,16 @@ def rows_of(
     return [
         Row(
             contender=name,
-            measures=_figures(samples[name]),
-            ratios={} if name == reference else _figures(_ratios(ours, samples[name])),
+            measures=figures_of(samples[name]),
+            ratios={} if name == reference else figures_of(_ratios(ours, samples[name])),
             failures=list(failures.get(name, ())),
         )
         for name in sorted(samples, key=lambda name: name != reference)
     ]
 
 
-def _figures(samples: Sequence[Measures]) -> dict[str, Figure]:
+def figures_of(samples: Sequence[Measures]) -> dict[str, Figure]:
+    """Summarize each measure over the samples that have it."""
     names = dict.fromkeys(name for sample in samples for name in sample)
     return {
         name: Figure.of([sample[name] for sample in samples if name in sample]) for name in names

@@ -16,8 +16,17 @@ import msgspec
 from bench.compare.contenders import BEFORE, build, installed_version
 from bench.compare.markdown import document
 from bench.compare.peers import PEERS, peer_version
-from bench.compare.results import Case, Comparison, ScenarioResult, Start, Target, rows_of
-from bench.compare.service import FailedError, Running, UnavailableError, cpu_s, memory
+from bench.compare.results import (
+    Case,
+    Comparison,
+    Measures,
+    Row,
+    ScenarioResult,
+    Target,
+    figures_of,
+    rows_of,
+)
+from bench.compare.service import FailedError, Running, UnavailableError, usage
 from bench.compare.settings import Settings, Setup
 from bench.compare.turn import Load, Sample, take_turn
 from vgate import __version__
@@ -32,7 +41,7 @@ class OutOfTimeError(Exception):
 
 
 class Run:
-    """One comparison. `result` is the present scenario's.
+    """One comparison. `result` is the present scenario's; `starts` are by contender.
 
     Args:
         setup: What contenders are made from.
@@ -66,6 +75,7 @@ class Run:
             versions=_versions(setup.peers),
         )
         self.result = ScenarioResult(name="", title="")
+        self.starts: dict[str, list[Measures]] = {}
 
     @property
     def elapsed_s(self) -> float:
@@ -138,16 +148,8 @@ class Run:
             self.say(error.log)
             self._leave_out(running.name, str(error))
             return False
-        processes = running.processes
-        self.comparison.starts.append(
-            Start(
-                contender=running.name,
-                scenario=self.result.name,
-                seconds=round(running.start_s, 3),
-                memory=memory(processes),
-                cpu_s=round(cpu_s(processes), 3),
-            )
-        )
+        start: Measures = {"start_s": running.start_s} | usage(running.processes)
+        self.starts.setdefault(running.name, []).append(start)
         return True
 
     def _leave_out(self, name: str, why: str) -> None:
@@ -251,6 +253,12 @@ class Run:
     def finish(self, out: Path) -> None:
         """Write the results to a JSON file and a Markdown file, and print the latter."""
         self.comparison.seconds = round(self.elapsed_s, 1)
+        rows = [Row(contender=n, measures=figures_of(own)) for n, own in self.starts.items()]
+        shown = dict.fromkeys(measure for row in rows for measure in row.measures)
+        if rows:
+            most = max(len(own) for own in self.starts.values())
+            starts = Case(name="Starts", repetitions=most, shown=[*shown], rows=rows)
+            self.comparison.starts = starts
         text = document(self.comparison)
         encoded = msgspec.json.format(msgspec.json.encode(self.comparison), indent=1)
         out.write_bytes(encoded + b"\n")

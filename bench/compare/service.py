@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from bench.compare.results import ProcessMemory
+from bench.compare.results import Measures
 from bench.load.processes import read_process
 
 ROOT = Path(__file__).parents[2]
@@ -197,16 +197,15 @@ def kind_of(pid: int, kinds: Kinds) -> str | None:
     return next((kind for part, kind in kinds if part in text), "other")
 
 
-def memory(processes: Processes) -> list[ProcessMemory]:
-    """Return the processes' memory, summed by kind."""
-    table = []
-    for kind in dict.fromkeys(kind for kind, _ in processes):
-        readings = [read_process(pid) for other, pid in processes if other == kind]
-        alive = [reading for reading in readings if reading is not None]
-        rss = round(sum(one.rss_mib for one in alive), 1)
-        peak = round(sum(one.peak_rss_mib for one in alive), 1)
-        table.append(ProcessMemory(kind, len(alive), rss, peak))
-    return table
+def usage(processes: Processes) -> Measures:
+    """Return the processes' memory by kind, and the CPU time of all so far."""
+    measures: Measures = {"cpu_s": cpu_s(processes)}
+    for kind, pid in processes:
+        if (reading := read_process(pid)) is not None:
+            for name in ("rss_mib", "peak_rss_mib"):
+                before = measures.get(f"{name}.{kind}", 0.0)
+                measures[f"{name}.{kind}"] = before + getattr(reading, name)
+    return measures
 
 
 def cpu_s(processes: Processes) -> float:

@@ -9,14 +9,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from bench.compare.results import Figure
+from bench.compare import markdown
+from bench.compare.markdown import case_table
+from bench.compare.results import Case, Measures, rows_of
 from bench.engine_loop.client import Client, EngineFailedError
 from bench.engine_loop.workload import Workload, vocabulary_size
 from bench.load.options import positive
@@ -32,76 +35,28 @@ _LOG_TAIL_CHARS = 4000
 _CONTEXT_ROUNDING = 256
 
 
-class Measured(msgspec.Struct, frozen=True):
-    """One repetition of one side: its time, and its process's CPU time."""
-
-    seconds: float
-    cpu_s: float
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """The result.
-
-    Attributes:
-        model: Directory of the model.
-        workload: What was generated.
-        bare: Tokens/s of vLLM's EngineCore in a minimal loop.
-        served: Tokens/s of the engine process, through its socket.
-        ratio: Median of `served` over median of `bare`.
-        pairs: The ratio of each repetition, whose two measurements followed each other. On a
-            machine whose speed drifts it says more than `ratio`.
-        bare_cpu_us, served_cpu_us: CPU time of the process per token, all threads, over all
-            repetitions. Other programs affect it less than the rates.
-    """
-
-    model: str
-    workload: Workload
-    bare: Figure
-    served: Figure
-    ratio: float
-    pairs: Figure
-    bare_cpu_us: float
-    served_cpu_us: float
-
-
-def summarize(
-    model: str, workload: Workload, bare: Sequence[Measured], served: Sequence[Measured]
-) -> Summary:
-    """Summarize measurements; both sides have equally many."""
-    rates = [Figure.of([workload.tokens / one.seconds for one in side]) for side in (bare, served)]
-    cpu_s = [sum(one.cpu_s for one in side) / len(side) for side in (bare, served)]
-    return Summary(
-        model=model,
-        workload=workload,
-        bare=rates[0],
-        served=rates[1],
-        ratio=rates[1].median / rates[0].median,
-        pairs=Figure.of([a.seconds / b.seconds for a, b in zip(bare, served, strict=True)]),
-        bare_cpu_us=cpu_s[0] / workload.tokens * 1e6,
-        served_cpu_us=cpu_s[1] / workload.tokens * 1e6,
+def summarize(workload: Workload, bare: Sequence[Measures], served: Sequence[Measures]) -> Case:
+    """Return both sides' figures, and their ratio in each repetition."""
+    each = f"{workload.prompt_tokens} prompt and {workload.output_tokens} output tokens"
+    return Case(
+        name=f"{workload.rounds} x {workload.sequences} sequences of {each}",
+        load=msgspec.to_builtins(workload),
+        repetitions=len(bare),
+        shown=["output_tokens_per_s", "cpu_us_per_token"],
+        rows=rows_of({"vgate": served, "EngineCore": bare}, {}),
     )
 
 
-def table(summary: Summary) -> str:
-    """Return the summary for people."""
-    work, bare, served = summary.workload, summary.bare, summary.served
-    each = f"{work.prompt_tokens} prompt and {work.output_tokens} output tokens"
-    lines = [
-        f"{work.rounds} x {work.sequences} sequences of {each} a repetition; in tokens/s:",
-        f"{'repetition':<12}{'EngineCore':>12}{'V-Gate':>12}{'ratio':>8}",
+def table(case: Case) -> str:
+    """Return a Markdown table, with the rates of each repetition and the ratio of the medians."""
+    rates = [row.measures["output_tokens_per_s"] for row in case.rows]
+    names = ["repetition", *(row.contender for row in case.rows)]
+    rows = [
+        [str(number), *(f"{rate:,.0f}" for rate in pair)]
+        for number, pair in enumerate(zip(*(rate.values for rate in rates), strict=True), start=1)
     ]
-    rows = zip(bare.values, served.values, summary.pairs.values, strict=True)
-    for number, (one, other, ratio) in enumerate(rows, start=1):
-        lines.append(f"{number:<12}{one:>12,.0f}{other:>12,.0f}{ratio:>8.3f}")
-    spreads = [f"{(side.max - side.min) / side.median:>12.1%}" for side in (bare, served)]
-    cpu_us = summary.bare_cpu_us, summary.served_cpu_us
-    lines += [
-        f"{'median':<12}{bare.median:>12,.0f}{served.median:>12,.0f}{summary.ratio:>8.3f}",
-        f"{'of pairs':<36}{summary.pairs.median:>8.3f}",
-        f"{'spread':<12}{''.join(spreads)}",
-        f"{'CPU us/token':<12}{cpu_us[0]:>12.1f}{cpu_us[1]:>12.1f}{cpu_us[0] / cpu_us[1]:>8.3f}",
-    ]
-    return "\n".join(lines)
+    ratio = f"tokens/s, ratio of the medians: {rates[0].median / rates[1].median:.3f}"
+    return "\n".join([*case_table(case), "", *markdown.table(names, rows), "", ratio])
 
 
 def runtime(model: str, workload: Workload, run_dir: str) -> Runtime:
@@ -116,8 +71,9 @@ def runtime(model: str, workload: Workload, run_dir: str) -> Runtime:
     return Runtime(config=config, backend="vllm", run_dir=run_dir)
 
 
-def _measure(model: str, workload: Workload, repetitions: int) -> Summary:
+def _measure(model: str, workload: Workload, repetitions: int) -> Case:
     vocabulary = vocabulary_size(model)
+    samples: list[tuple[Measures, Measures]] = []
     with tempfile.TemporaryDirectory(prefix="vgate-loop-") as run_dir:
         settings = runtime(model, workload, run_dir)
         settings.write()
@@ -127,22 +83,37 @@ def _measure(model: str, workload: Workload, repetitions: int) -> Summary:
             _process("bench.engine_loop.bare", run_dir, encoded, answers=True) as bare,
             _process(*engine, str(os.getpid())) as served,
         ):
-            _answer(bare)
             client = Client(settings.engine_endpoint(0))
-            client.ready(_START_TIMEOUT_S)
-            pairs = []
-            for seed in range(repetitions + 1):
-                before_s = _cpu_s(bare)
+
+            def bare_s(seed: int) -> float:
                 assert bare.stdin is not None
                 bare.stdin.write(f"{seed}\n")
-                of_bare = Measured(float(_answer(bare)), _cpu_s(bare) - before_s)
-                before_s = _cpu_s(served)
+                return float(_answer(bare))
+
+            def served_s(seed: int) -> float:
                 prompts = workload.prompts(vocabulary, seed)
-                seconds = sum(client.generate(one, workload.output_tokens) for one in prompts)
-                pairs.append((of_bare, Measured(seconds, _cpu_s(served) - before_s)))
+                return sum(client.generate(one, workload.output_tokens) for one in prompts)
+
+            _answer(bare)
+            client.ready(_START_TIMEOUT_S)
+            for seed in range(repetitions + 1):
+                of_bare = _measured(bare, workload, partial(bare_s, seed))
+                samples.append((of_bare, _measured(served, workload, partial(served_s, seed))))
             client.close()
     # The first repetition warms both up.
-    return summarize(model, workload, *zip(*pairs[1:], strict=True))
+    return summarize(workload, *zip(*samples[1:], strict=True))
+
+
+def _measured(
+    process: subprocess.Popen[str], workload: Workload, run: Callable[[], float]
+) -> Measures:
+    before_s = _cpu_s(process)
+    seconds = run()
+    cpu_s = _cpu_s(process) - before_s
+    return {
+        "output_tokens_per_s": workload.tokens / seconds,
+        "cpu_us_per_token": cpu_s / workload.tokens * 1e6,
+    }
 
 
 @contextmanager
@@ -201,13 +172,13 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     workload = Workload(**{name: getattr(options, name) for name in Workload.__struct_fields__})
     try:
-        summary = _measure(str(model.resolve()), workload, options.repetitions)
+        case = _measure(str(model.resolve()), workload, options.repetitions)
     except EngineFailedError as error:
         print(f"bench.engine_loop: {error}", file=sys.stderr)
         return 1
-    print(table(summary))
+    print(table(case))
     if options.json:
-        encoded = msgspec.json.format(msgspec.json.encode(summary), indent=2)
+        encoded = msgspec.json.format(msgspec.json.encode(case), indent=2)
         options.json.write_bytes(encoded + b"\n")
     return 0
 

@@ -183,9 +183,8 @@ def memory(run: Run) -> None:
 
 def starts(run: Run) -> None:
     """Start the contenders that no other scenario has started; starts have a table of their own."""
-    known = {start.contender for start in run.comparison.starts}
     for name in (_OURS, "granian", "fastapi") if run.quick else CONTENDERS:
-        if name not in known:
+        if name not in run.starts:
             with run.running(name, settings=Settings(workers=1)):
                 pass
     run.note("See the table of starts.")

@@ -7,7 +7,7 @@ import pytest
 
 from bench.compare.__main__ import parse
 from bench.compare.markdown import case_table, document
-from bench.compare.results import Case, Comparison, Figure, Row, ScenarioResult, Start, rows_of
+from bench.compare.results import Case, Comparison, Figure, Row, ScenarioResult, rows_of
 
 OURS = [{"requests_per_s": 100.0, "x": 0.0}, {"requests_per_s": 90.0}, {"requests_per_s": 300.0}]
 THEIRS = [{"requests_per_s": 50.0, "x": 1.0}, {"requests_per_s": 30.0}, {"requests_per_s": 60.0}]
@@ -16,6 +16,10 @@ THEIRS = [{"requests_per_s": 50.0, "x": 1.0}, {"requests_per_s": 30.0}, {"reques
 def a_case(rows: list[Row]) -> Case:
     shown = ["requests_per_s", "ttft_ms.p99"]
     return Case(name="2 clients", load={"clients": 2}, repetitions=3, shown=shown, rows=rows)
+
+
+def a_start() -> Row:
+    return Row(contender="vgate", measures={"start_s": Figure.of([2.0])})
 
 
 def a_comparison(rows: list[Row]) -> Comparison:
@@ -30,7 +34,7 @@ def a_comparison(rows: list[Row]) -> Comparison:
         versions={"vgate": "1"},
         skipped={"vllm-rs": "no file"},
         scenarios=[scenario],
-        starts=[Start(contender="vgate", scenario="s", seconds=2.0, memory=[], cpu_s=1.0)],
+        starts=Case(name="Starts", repetitions=1, shown=["start_s"], rows=[a_start()]),
     )
 
 
@@ -77,7 +81,8 @@ def test_a_comparison_survives_json_and_its_failures_are_told() -> None:
     text = document(comparison)
     assert "**Wrong:** s, 2 clients, vgate: 2 of 3 answers / cut" in text
     assert "- vllm-rs is left out: no file" in text
-    assert "| vgate | 1 | 2 | 1 |" in text
+    assert "### Starts (1 repetition)" in text
+    assert "| start s | 2 |" in text
 
 
 def test_quick_mode_is_a_minute_and_scenarios_keep_their_order() -> None:
