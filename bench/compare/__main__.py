@@ -59,32 +59,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_all(run: Run, options: argparse.Namespace) -> None:
-    """Run the scenarios in order; end with what was measured when time is over or on Ctrl-C."""
+    """Run the scenarios in order; when time is over or on Ctrl-C the results so far count."""
     least_s = [SCENARIOS[name].least_time_s(quick=run.quick) for name in options.scenario]
     try:
         with run.alarm():
             for number, name in enumerate(options.scenario):
                 share = least_s[number] / sum(least_s[number:])
                 run.begin(name, SCENARIOS[name].title, share)
-                _run_one(run, name, least_s[number])
+                if run.left_s < least_s[number] * _WORTH_BEGINNING:
+                    run.note("Left out: no time was left for it.")
+                    continue
+                began_s = run.elapsed_s
+                try:
+                    SCENARIOS[name].run(run)
+                except FailedError as error:
+                    run.fail(str(error))
+                finally:
+                    run.result.seconds = round(run.elapsed_s - began_s, 1)
     except OutOfTimeError:
         run.note("The time was over before it ended.")
     except KeyboardInterrupt:
         run.fail("stopped by Ctrl-C")
-
-
-def _run_one(run: Run, name: str, least_s: float) -> None:
-    if run.left_s < least_s * _WORTH_BEGINNING:
-        run.say("left out: no time")
-        run.note("Left out: no time was left for it.")
-        return
-    began_s = run.elapsed_s
-    try:
-        SCENARIOS[name].run(run)
-    except FailedError as error:
-        run.fail(str(error))
-    finally:
-        run.result.seconds = round(run.elapsed_s - began_s, 1)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

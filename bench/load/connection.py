@@ -85,8 +85,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Stamp what arrived and parse it: all that one read brings has one arrival time."""
-        if self._answer is None:  # nothing was asked: not a server to go on talking to
+        """Parse the data; all data of one read has the same arrival time."""
+        if self._answer is None:  # data without a request: the server is not usable
             self.close()
             return
         self._now = perf_counter()
@@ -221,7 +221,7 @@ class Pool:
                 self.give(connection)
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 

@@ -34,8 +34,8 @@ class Sender:
     async def send(self, index: int, tally: Tally, due: float | None = None) -> bool:
         """Send a request that was due then (now, if not given); return whether it could connect.
 
-        Its times count from when it was due: neither a late sender nor a limit on what is in
-        flight may hide how long the answer took.
+        Its times count from when it was due, so that neither a late sender nor a limit on requests
+        in flight hides how long the answer took.
         """
         body = self._bodies.get(index)
         request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
@@ -67,7 +67,7 @@ class Sender:
 
 
 class Budget:
-    """How much is still to be sent: a number of requests, a time, or both."""
+    """How much remains to be sent: a number of requests, a time, or both."""
 
     def __init__(self, requests: int | None, seconds: float | None) -> None:
         self.started = perf_counter()
@@ -87,7 +87,7 @@ class Budget:
         return self._taken - 1
 
     def fraction(self) -> float:
-        """Return how much of the run is behind, between 0 and 1."""
+        """Return the finished part of the run, between 0 and 1."""
         parts = [0.0]
         if self._requests:
             parts.append(self._taken / self._requests)

@@ -1,4 +1,4 @@
-"""What a run is asked to do: the command line, and what is refused before anything is sent."""
+"""A run's options: the command line, and what is rejected before anything is sent."""
 
 import argparse
 import secrets
@@ -113,7 +113,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[tuple[str, str]]]:
     if given.pace_requests is None and given.pace_seconds is None:
         given.pace_requests = _DEFAULT_REQUESTS
     if given.prompt_seed is None:
-        # Random, so that a server's cache cannot answer with what the last run asked for.
+        # Random, so that a server cannot answer from what it cached in the last run.
         given.prompt_seed = secrets.randbits(32)
     options = Options(
         url=given.url,

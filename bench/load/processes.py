@@ -1,4 +1,4 @@
-"""What the watched processes cost: CPU clocks (clock_getcpuclockid(3)) and proc_pid_stat(5)."""
+"""What the watched processes use: CPU clocks (clock_getcpuclockid(3)) and proc_pid_stat(5)."""
 
 import os
 import time
@@ -43,7 +43,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def read_process(pid: int, proc: Path = _PROC) -> Reading | None:
-    """Return a reading, or None if there is no such process."""
+    """Return a reading, or None if no such process."""
     try:
         fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
         status = (proc / str(pid) / "status").read_text()
@@ -89,7 +89,7 @@ class Watch:
         for name, pid in named:
             reading = read_process(pid, proc)
             if reading is None:
-                raise UsageError(f"--pid {name}={pid}: there is no such process")
+                raise UsageError(f"--pid {name}={pid}: no such process")
             self._before[pid] = reading
 
     def costs(self, requests: int, output_tokens: int) -> list[Cost]:
