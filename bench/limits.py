@@ -56,13 +56,12 @@ Decisions = tuple[int, list[int], list[int]]
 def measure(options: Options) -> dict[str, Any]:
     """Measure, and return the summary as it is printed."""
     runs = [_run_once(options) for _ in range(options.repetitions)]
-    cpu_ns, wall_ns = (
-        [[ns for one in run for ns in one[which]] for run in runs] for which in (1, 2)
-    )
+    cpu_ns = [[ns for one in run for ns in one[1]] for run in runs]
+    wall_ns = [[ns for one in run for ns in one[2]] for run in runs]
     return {
         "options": msgspec.to_builtins(options),
         "cores": len(os.sched_getaffinity(0)),
-        "admitted": [sum(admitted for admitted, _, _ in run) for run in runs],
+        "admitted": [sum(one[0] for one in run) for run in runs],
         "decisions": sum(len(values) for values in cpu_ns),
         "clock_us": round(_clock_cost_ns() / 1000, 2),
         "cpu_us": _over_repetitions(cpu_ns),

@@ -97,7 +97,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     ]
     options.scenario = tuple(name for name in SCENARIOS if name in names)
     options.repetitions = options.repetitions or (1 if quick else 3)
-    options.seconds = options.seconds or (_QUICK_S if quick else _FULL_S)
+    total_s = _QUICK_S if quick else _FULL_S
+    # Another V-Gate has its starts and turns too.
+    options.seconds = options.seconds or (total_s * 3 // 2 if options.before else total_s)
     return options
 
 
@@ -116,7 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--before", type=Path, metavar="DIR",
         help="another checkout of V-Gate, which takes turns with this one")  # fmt: skip
     add("--repetitions", type=positive, metavar="N", help="turns of each (default 3, quick 1)")
-    add("--seconds", type=positive, metavar="S", help="limit for all (default 600, quick 60)")
+    add(
+        "--seconds",
+        type=positive,
+        metavar="S",
+        help="limit for all (default 600, quick 60; half more with --before)",
+    )
     add("--out", type=Path, default=Path("compare.json"), metavar="FILE.json",
         help="the results; the Markdown file is put beside it (default compare.json)")  # fmt: skip
     add("--peers", type=Path, default=ROOT / ".venv" / "compare", metavar="DIR",

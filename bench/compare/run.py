@@ -165,7 +165,7 @@ class Run:
         shown: Sequence[str],
         turn: Callable[[Running], Sample] | None = None,
     ) -> Case:
-        """Let the contenders take turns (A B C, A B C, ...), and keep their measures.
+        """Let the contenders take turns (A B C, C B A, ...), and keep their measures.
 
         Args:
             name: The case's name.
@@ -206,7 +206,8 @@ class Run:
                 self.note(f"{name}: {repetition} of {self._repetitions} repetitions in time")
                 break
             began_s = self.elapsed_s
-            for one in contenders:
+            # In reverse every other time, so that no contender always follows the same one.
+            for one in contenders if repetition % 2 == 0 else reversed(contenders):
                 self.say(f"{name}: {repetition + 1} of {self._repetitions}: {one.name}")
                 try:
                     sample = turn(one)

@@ -107,9 +107,9 @@ def test_another_checkout_takes_turns_with_this_one(setup: Setup, tmp_path: Path
     with run.running("vgate-dry-run", "granian", settings=Settings(workers=1)) as contenders:
         case = run.case("case", Load(clients=1, requests=1), contenders, ["x"], turn)
     one, other = ("vgate-dry-run", ROOT), ("vgate-dry-run-before", before)
-    assert [(name, cwd) for name, cwd, _ in turns] == [one, other, one, other]
+    assert [(name, cwd) for name, cwd, _ in turns] == [one, other, other, one]
     assert {cwd for _, _, cwd in turns} == {ROOT}
-    assert case.rows[1].ratios["x"].values == [0.5, 0.75]
+    assert case.rows[1].ratios["x"].values == [0.5, 1.3333]
 
 
 def test_a_directory_without_a_checkout_is_refused(
