@@ -1,15 +1,13 @@
-"""A load for answers that are always the same: one request over and over, compared by bytes.
+"""A load for answers that are always the same: one request repeated, its answers compared by bytes.
 
-It costs a third of what the general load generator does, which decodes every answer; beside a
-server that answers tens of thousands of requests a second the difference would be in the result.
+It costs a third of the general load generator, which decodes every answer. With a server that
+answers tens of thousands of requests a second the difference would show in the result.
 """
 
-import contextlib
 import selectors
 import socket
+from contextlib import ExitStack, closing
 from time import perf_counter
-
-import msgspec
 
 from bench.load.histogram import Histogram
 
@@ -19,70 +17,46 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class WrongAnswerError(Exception):
-    """An answer is not the one that came first."""
-
-
-class ConstantResult(msgspec.Struct, frozen=True):
-    """What came back; `times` are those of the answers, in seconds."""
-
-    requests: int
-    seconds: float
-    times: Histogram
+    """An answer is not 200, or differs from the first one."""
 
 
 class _Client:
     """One connection with one request in flight."""
 
-    __slots__ = ("_compared", "_received", "_request", "_sent_at", "_socket", "_wanted")
-
-    def __init__(self, port: int, request: bytes, compared: bytes) -> None:
+    def __init__(self, port: int, request: bytes) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._request = request
-        self._compared = compared
-        self._received = b""
-        self._wanted = 0
-        self._sent_at = 0.0
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
+        self.fileno = self._socket.fileno
+        self.close = self._socket.close
 
     def send(self) -> None:
         self._received = b""
-        self._wanted = 0
-        self._sent_at = perf_counter()
+        self._expected_bytes = 0
+        self.sent_at = perf_counter()
         self._socket.sendall(self._request)
 
-    def receive(self) -> float | None:
-        """Read what is there; return how long the answer took, once it is whole."""
+    def receive(self) -> bytes | None:
+        """Read what has arrived; return the answer once it is complete."""
         data = self._socket.recv(_RECEIVE_BYTES)
         if not data:
             raise WrongAnswerError("the connection was closed")
-        self._received = self._received + data if self._received else data
-        if not self._wanted:
-            self._wanted = _length(self._received)
-        if not self._wanted or len(self._received) < self._wanted:
-            return None
-        took_s = perf_counter() - self._sent_at
-        if len(self._received) > self._wanted or not self._received.endswith(self._compared):
-            raise WrongAnswerError(f"another answer came: {self._received[:300]!r}")
-        return took_s
+        self._received += data
+        if not self._expected_bytes:
+            self._expected_bytes = _length(self._received)
+        complete = 0 < self._expected_bytes <= len(self._received)
+        return self._received if complete else None
 
 
 def _length(received: bytes) -> int:
-    """Return the length of the whole answer, or 0 while its head is not whole."""
+    """Return the length of the whole answer, or 0 while its head is incomplete."""
     end = received.find(_HEAD_END)
     if end < 0:
         return 0
     head = received[:end].lower()
-    if not head.startswith(b"http/1.1 200"):
-        raise WrongAnswerError(f"another answer came: {received[:300]!r}")
     start = head.find(b"content-length:")
-    if start < 0:
-        raise WrongAnswerError("the answer has no Content-Length")
+    if not head.startswith(b"http/1.1 200") or start < 0:
+        raise WrongAnswerError(f"not a 200 with Content-Length: {received[:300]!r}")
     return end + len(_HEAD_END) + int(head[start + 15 :].split(b"\r\n", 1)[0])
 
 
@@ -96,22 +70,22 @@ def request_bytes(port: int, path: str, body: bytes, api_key: str | None) -> byt
 
 def first_answer(port: int, request: bytes) -> bytes:
     """Return the body of the answer to one request."""
-    with contextlib.closing(_Client(port, request, b"")) as client:
+    with closing(_Client(port, request)) as client:
         client.send()
-        while client.receive() is None:
+        while (answer := client.receive()) is None:
             pass
-        return client._received.partition(_HEAD_END)[2]  # noqa: SLF001 - of this module
+        return answer.partition(_HEAD_END)[2]
 
 
 def constant_load(
     port: int, request: bytes, compared: bytes, *, clients: int, seconds: float
-) -> ConstantResult:
-    """Send the request over and over from that many connections.
+) -> tuple[Histogram, float]:
+    """Repeat the request on that many connections; return the times and the seconds that passed.
 
     Args:
-        port: Of the server, on 127.0.0.1.
+        port: The server's, on 127.0.0.1.
         request: Head and body.
-        compared: How every answer must end.
+        compared: The end of every answer.
         clients: Connections, each with one request in flight.
         seconds: How long to send.
 
@@ -119,29 +93,27 @@ def constant_load(
         WrongAnswerError: An answer ends differently, or is not 200.
     """
     times = Histogram()
-    crowd = [_Client(port, request, compared) for _ in range(clients)]
-    with contextlib.ExitStack() as stack, selectors.EpollSelector() as selector:
+    with ExitStack() as stack, selectors.EpollSelector() as selector:
+        crowd = [stack.enter_context(closing(_Client(port, request))) for _ in range(clients)]
         for client in crowd:
-            stack.callback(client.close)
             selector.register(client, selectors.EVENT_READ, client)
-        started = perf_counter()
+        began = perf_counter()
         for client in crowd:
             client.send()
-        in_flight = clients
-        requests = 0
-        while in_flight:
+        while clients:
             ready = selector.select(_TIMEOUT_S)
             if not ready:
                 raise WrongAnswerError(f"no answer within {_TIMEOUT_S:g} s")
             for key, _ in ready:
                 client = key.data
-                took_s = client.receive()
-                if took_s is None:
+                if (answer := client.receive()) is None:
                     continue
-                times.add(took_s)
-                requests += 1
-                if perf_counter() - started < seconds:
+                now = perf_counter()
+                times.add(now - client.sent_at)
+                if not answer.endswith(compared):
+                    raise WrongAnswerError(f"a different answer: {answer[:300]!r}")
+                if now - began < seconds:
                     client.send()
                 else:
-                    in_flight -= 1
-        return ConstantResult(requests, perf_counter() - started, times)
+                    clients -= 1
+        return times, perf_counter() - began

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from bench.compare.results import Case, Comparison, Figure, Row, ScenarioResult, Start
+from bench.compare.results import Case, Comparison, Figure, ScenarioResult
 
-_SIGNIFICANT = 3
 _UNITS = {
     "ttft_ms": "TTFT ms",
     "tpot_ms": "TPOT ms",
@@ -12,6 +11,8 @@ _UNITS = {
     "e2e_ms": "E2E ms",
     "requests_per_s": "requests/s",
     "output_tokens_per_s": "tokens/s",
+    "start_s": "start s",
+    "cpu_s": "CPU s",
     "cpu_us_per_token": "CPU us/token",
     "cpu_us_per_added_token": "CPU us/added token",
     "cpu_us_per_request": "CPU us/request",
@@ -37,16 +38,17 @@ def document(comparison: Comparison) -> str:
         "",
         ", ".join(f"{name} {version}" for name, version in comparison.versions.items()) + ".",
         "",
-        "A figure is the median of its repetitions, with the least and the greatest in brackets.",
-        "V-Gate's ratio is its value over the other's, taken in each repetition.",
+        "A figure is the median of its repetitions, with the minimum and maximum in brackets.",
+        "V-Gate's ratio is its value divided by the other's, in each repetition.",
     ]
     lines += [f"- {name} is left out: {_one_line(why)}" for name, why in comparison.skipped.items()]
     for failure in comparison.failures:
         lines += ["", f"**Wrong:** {_one_line(failure)}"]
     for scenario in comparison.scenarios:
         lines += ["", *_scenario(scenario)]
-    if comparison.starts:
-        lines += ["", *_starts(comparison.starts)]
+    if comparison.starts is not None:
+        lines += ["", "## From the command to readiness, and memory at that moment", ""]
+        lines += case_table(comparison.starts)
     return "\n".join(lines) + "\n"
 
 
@@ -57,58 +59,39 @@ def _scenario(scenario: ScenarioResult) -> list[str]:
     for case in scenario.cases:
         lines += ["", *case_table(case)]
     if scenario.targets:
-        lines += ["", "| target | wanted | found | met |", "|---|---|---|---|"]
-        for one in scenario.targets:
-            met = "yes" if one.met else "**no**"
-            lines.append(_table_row([one.what, one.limit, _number(one.value), met]))
+        rows = [
+            [one.what, one.limit, _number(one.value), "yes" if one.met else "**no**"]
+            for one in scenario.targets
+        ]
+        lines += ["", *table(["target", "wanted", "found", "met"], rows)]
     return lines
 
 
 def case_table(case: Case) -> list[str]:
     """Return the table of a case: a row for each measure, a column for each contender."""
     turns = "repetition" if case.repetitions == 1 else "repetitions"
-    lines = [f"### {case.name} ({case.repetitions} {turns})", ""]
-    shown = [name for name in case.shown if any(name in row.measures for row in case.rows)]
-    headers = [""]
+    headers, columns = [""], []
     for row in case.rows:
         headers.append(row.contender)
-        headers += ["V-Gate's ratio"] if row.ratios else []
-    lines += [_table_row(headers), _table_row(["---"] * len(headers))]
-    lines += [_table_row([_title(name), *_cells(case.rows, name)]) for name in shown]
-    for row in case.rows:
-        lines += (
-            ["", f"**{row.contender} failed:** {_one_line(row.failures[0])}"]
-            if row.failures
-            else []
-        )
-    return lines
-
-
-def _cells(rows: Sequence[Row], name: str) -> list[str]:
-    cells = []
-    for row in rows:
-        cells.append(_figure(row.measures.get(name)))
+        columns.append(row.measures)
         if row.ratios:
-            cells.append(_figure(row.ratios.get(name)))
-    return cells
-
-
-def _starts(starts: Sequence[Start]) -> list[str]:
-    lines = ["## Starts", "", "From the command to readiness; memory at that moment, by kind."]
-    lines += [
-        "",
-        "| contender | starts | median s | CPU s | RSS MiB (peak) |",
-        "|---|---|---|---|---|",
+            headers.append("V-Gate's ratio")
+            columns.append(row.ratios)
+    rows = [
+        [_title(name), *(_figure(column.get(name)) for column in columns)]
+        for name in case.shown
+        if any(name in column for column in columns)
     ]
-    for name in dict.fromkeys(start.contender for start in starts):
-        own = [start for start in starts if start.contender == name]
-        seconds = Figure.of([start.seconds for start in own])
-        cpu = Figure.of([start.cpu_s for start in own])
-        memory = ", ".join(
-            f"{one.kind} {one.rss_mib:.0f} ({one.peak_rss_mib:.0f})" for one in own[-1].memory
-        )
-        lines.append(f"| {name} | {len(own)} | {_figure(seconds)} | {_figure(cpu)} | {memory} |")
+    lines = [f"### {case.name} ({case.repetitions} {turns})", "", *table(headers, rows)]
+    for row in case.rows:
+        if row.failures:
+            lines += ["", f"**{row.contender} failed:** {_one_line(row.failures[0])}"]
     return lines
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    return [f"| {' | '.join(cells)} |" for cells in (headers, ["---"] * len(headers), *rows)]
 
 
 def _title(name: str) -> str:
@@ -125,14 +108,8 @@ def _figure(figure: Figure | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Return three significant digits, and whole numbers from a hundred on."""
-    if abs(value) >= 10**_SIGNIFICANT / 10:
-        return f"{value:,.0f}"
-    return f"{value:.{_SIGNIFICANT}g}"
-
-
-def _table_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    """Return three significant digits, or a whole number from 100 on."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _one_line(text: str) -> str:

@@ -1,7 +1,7 @@
 """The models that contenders serve: a tiny one with weights, and a large vocabulary without."""
 
 import json
-from collections.abc import Iterator
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,10 @@ from tokenizers import Tokenizer
 from bench.load.prompts import WORDS
 
 VOCABULARY = 150_000
-_MAX_PASSES = 8
 
 
 class Models:
-    """Makes each model directory when it is first wanted."""
+    """Makes each model directory when it is first needed."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -25,42 +24,44 @@ class Models:
         return self._made("tiny", weights=True)
 
     def large_vocabulary(self) -> Path:
-        """Return a tokenizer of 150,000 tokens, in which every word of a prompt is one."""
+        """Return a tokenizer of 150,000 tokens, in which every word of a prompt is one token."""
         directory = self._directory / "large-vocabulary"
-        if not (directory / "tokenizer.json").is_file():
-            source = self._made("tokenizer", weights=False)
-            directory.mkdir(parents=True)
-            for path in source.iterdir():
-                (directory / path.name).write_bytes(path.read_bytes())
-            enlarge(directory / "tokenizer.json", VOCABULARY)
+        if not directory.is_dir():
+            shutil.copytree(self._made("tokenizer", weights=False), directory)
+            _enlarge(directory / "tokenizer.json", VOCABULARY)
         return directory
 
     def _made(self, name: str, *, weights: bool) -> Path:
-        # The tests' model: it is part of the clone, and so is this program.
         from tests.tiny_model import make_tiny_model
 
         directory = self._directory / name
-        if not (directory / "tokenizer.json").is_file():
+        if not directory.is_dir():
             make_tiny_model(directory, weights=weights)
         return directory
 
 
-def enlarge(path: Path, size: int) -> None:
+def _enlarge(path: Path, size: int) -> None:
     """Add merges to a byte-level BPE tokenizer until it has `size` tokens.
 
-    First come the words of the load generator's prompts, so that a word is a token as it is with a
-    real vocabulary; the rest are pairs of tokens that no text needs. Memory and the time to load
-    are those of a real vocabulary of that size: as many entries, as many merges.
+    The words of the load generator's prompts come first, so that each is one token, as with a real
+    vocabulary. The others are pairs of tokens that no text contains. Memory and the time to load
+    are those of a real vocabulary of that size, which has as many entries and merges.
     """
     document = json.loads(path.read_bytes())
     model = document["model"]
-    # A special token that is no part of the vocabulary would get another id by the larger one.
+    # Otherwise a special token outside the vocabulary would get a new id in the larger one.
     for token in document["added_tokens"]:
         model["vocab"].setdefault(token["content"], token["id"])
-    for _ in range(_MAX_PASSES):
-        if not _add_words(document):
+    while _add_words(document):
+        pass
+    tokens = list(model["vocab"])
+    # Their middle is an unusual byte.
+    unusual = [token for token in tokens if len(token) == 1 and ord(token) > 0xA0]
+    for left, right in product(filter(str.isalpha, tokens), unusual):
+        if len(model["vocab"]) >= size:
             break
-    _fill(model, size)
+        if left + right not in model["vocab"]:
+            _merge(model, left, right)
     path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
 
@@ -81,20 +82,3 @@ def _add_words(document: dict[str, Any]) -> bool:
 def _merge(model: dict[str, Any], left: str, right: str) -> None:
     model["vocab"].setdefault(left + right, len(model["vocab"]))
     model["merges"].append([left, right])
-
-
-def _fill(model: dict[str, Any], size: int) -> None:
-    vocabulary: dict[str, int] = model["vocab"]
-    for left, right in _pairs(list(vocabulary)):
-        if len(vocabulary) >= size:
-            return
-        if left + right not in vocabulary:
-            _merge(model, left, right)
-    raise ValueError(f"only {len(vocabulary)} of {size} tokens")
-
-
-def _pairs(tokens: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield pairs that make texts which no prompt contains: their middle is an unusual byte."""
-    unusual = [token for token in tokens if len(token) == 1 and ord(token) > 0xA0]
-    ordinary = [token for token in tokens if token.isalpha()]
-    return product(ordinary, unusual)

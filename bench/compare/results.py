@@ -1,7 +1,7 @@
-"""What a comparison found: the JSON file's shape, and how figures come from repetitions.
+"""The results of a comparison: the JSON file's structure, and how repetitions become figures.
 
 A measure is a number with a name such as `requests_per_s`, `ttft_ms.p99` or
-`cpu_us_per_token.frontend`: what, then a percentile or the kind of process, and for CPU time
+`cpu_us_per_token.frontend`: a quantity, then a percentile or the kind of process, and for CPU time
 `user` or `kernel` where it is split.
 """
 
@@ -12,12 +12,12 @@ import msgspec
 
 Measures = dict[str, float]
 
-# Whose figures all others are compared with: the one contender of a case whose name begins so.
-REFERENCE = "vgate"
+# The first contender of a case whose name starts with this is compared with all others.
+_REFERENCE = "vgate"
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A measure over all repetitions, `values` in their order."""
+    """A measure over all repetitions, with their `values` in order."""
 
     median: float
     min: float
@@ -37,9 +37,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         contender: Its name.
         measures: By the measure's name.
-        ratios: V-Gate's value over this contender's, repetition by repetition, for each measure
-            that both have; empty for V-Gate itself.
-        failures: What was wrong with answers: each a sentence; empty if all were right.
+        ratios: V-Gate's value over this contender's in each repetition, for measures that both
+            have; empty for V-Gate itself.
+        failures: A sentence for each kind of wrong answer.
     """
 
     contender: str
@@ -48,26 +48,36 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[str] = []
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """One load, given to each contender in turn.
+class Case(msgspec.Struct, kw_only=True):
+    """One load, which each contender gets in turn.
 
     Attributes:
         name: Such as "128 clients, 64 tokens".
         load: What was sent, in the load generator's terms.
-        repetitions: How often each contender had its turn.
+        repetitions: How many turns each contender had.
         shown: The measures of the Markdown table, in order.
-        rows: V-Gate first.
+        rows: One per contender, V-Gate first.
     """
 
     name: str
-    load: dict[str, str | int | float | bool]
-    repetitions: int
+    load: dict[str, str | int | float | bool] = {}
+    repetitions: int = 0
     shown: list[str]
-    rows: list[Row]
+    rows: list[Row] = []
+
+    def figure(self, contender: str, measure: str) -> float | None:
+        """Return the median of a contender's measure, or None if there is none."""
+        row = next((row for row in self.rows if row.contender == contender), None)
+        return row.measures[measure].median if row and measure in row.measures else None
+
+    def ratio(self, contender: str, measure: str) -> float | None:
+        """Return the median of V-Gate's value over a contender's, or None if there is none."""
+        row = next((row for row in self.rows if row.contender == contender), None)
+        return row.ratios[measure].median if row and measure in row.ratios else None
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Something that a figure should reach; `met` is judged on the median."""
+    """A value that a figure should reach; `met` is judged by the median."""
 
     what: str
     limit: str
@@ -76,9 +86,11 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class ScenarioResult(msgspec.Struct, kw_only=True):
-    """One scenario. `notes` say what must be known to read it, or why it has no cases.
+    """One scenario.
 
-    `failures` are wrong answers that were found outside of its cases.
+    Attributes:
+        notes: What a reader must know, such as why it has no cases.
+        failures: Wrong answers that belong to no case.
     """
 
     name: str
@@ -90,47 +102,24 @@ class ScenarioResult(msgspec.Struct, kw_only=True):
     failures: list[str] = []
 
 
-class ProcessMemory(msgspec.Struct, frozen=True):
-    """The processes of one kind once they are ready."""
-
-    kind: str
-    processes: int
-    rss_mib: float
-    peak_rss_mib: float
-
-
-class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """One start of a contender, from the command to the first answer that says it is ready."""
-
-    contender: str
-    scenario: str
-    seconds: float
-    memory: list[ProcessMemory]
-    cpu_s: float
-
-
 class Comparison(msgspec.Struct, kw_only=True):
-    """The whole file."""
+    """The whole file. `starts` has every contender's starts, from the command to readiness."""
 
     format: int = 1
     started_at: str
-    seconds: float
+    seconds: float = 0.0
     mode: str
     repetitions: int
     host: dict[str, str | int | float]
     versions: dict[str, str]
-    skipped: dict[str, str]
-    scenarios: list[ScenarioResult]
-    starts: list[Start]
+    skipped: dict[str, str] = {}
+    scenarios: list[ScenarioResult] = []
+    starts: Case | None = None
 
     @property
     def failures(self) -> list[str]:
-        """Every wrong answer that was found."""
-        found = [
-            f"{scenario.name}: {failure}"
-            for scenario in self.scenarios
-            for failure in scenario.failures
-        ]
+        """All failures, each with where it belongs."""
+        found = [f"{one.name}: {failure}" for one in self.scenarios for failure in one.failures]
         return found + [
             f"{scenario.name}, {case.name}, {row.contender}: {failure}"
             for scenario in self.scenarios
@@ -141,45 +130,38 @@ class Comparison(msgspec.Struct, kw_only=True):
 
 
 def rows_of(
-    samples: Mapping[str, Sequence[Measures]], failures: Mapping[str, Sequence[str]] | None = None
+    samples: Mapping[str, Sequence[Measures]], failures: Mapping[str, Sequence[str]]
 ) -> list[Row]:
-    """Return the rows of a case, V-Gate's first; each contender has as many samples."""
-    reference = next((name for name in samples if name.startswith(REFERENCE)), None)
-    ordered = sorted(samples, key=lambda name: name != reference)
+    """Return the rows of a case, V-Gate's first; all contenders have equally many samples."""
+    reference = next((name for name in samples if name.startswith(_REFERENCE)), None)
+    ours = samples[reference] if reference else ()
     return [
         Row(
             contender=name,
-            measures=_figures(samples[name]),
-            ratios=_ratios(samples[reference], samples[name])
-            if reference is not None and name != reference
-            else {},
-            failures=list((failures or {}).get(name, ())),
+            measures=figures_of(samples[name]),
+            ratios={} if name == reference else figures_of(_ratios(ours, samples[name])),
+            failures=list(failures.get(name, ())),
         )
-        for name in ordered
+        for name in sorted(samples, key=lambda name: name != reference)
     ]
 
 
-def _figures(samples: Sequence[Measures]) -> dict[str, Figure]:
+def figures_of(samples: Sequence[Measures]) -> dict[str, Figure]:
+    """Summarize each measure over the samples that have it."""
     names = dict.fromkeys(name for sample in samples for name in sample)
     return {
         name: Figure.of([sample[name] for sample in samples if name in sample]) for name in names
     }
 
 
-def _ratios(reference: Sequence[Measures], other: Sequence[Measures]) -> dict[str, Figure]:
-    """Return the ratios of the repetitions in which both have the measure, and it is not zero."""
-    ratios = {}
-    for name in dict.fromkeys(name for sample in other for name in sample):
-        found = [
-            ours[name] / theirs[name]
-            for ours, theirs in zip(reference, other, strict=False)
-            if ours.get(name) and theirs.get(name)
-        ]
-        if found:
-            ratios[name] = Figure.of(found)
-    return ratios
+def _ratios(ours: Sequence[Measures], theirs: Sequence[Measures]) -> list[Measures]:
+    """Return each repetition's ratios of what both have and is not zero."""
+    return [
+        {name: one[name] / value for name, value in other.items() if value and one.get(name)}
+        for one, other in zip(ours, theirs, strict=False)
+    ]
 
 
 def _rounded(value: float) -> float:
-    """Round to five significant digits: more is noise, and the file stays readable."""
+    """Round to five significant digits: more is noise, and makes the file hard to read."""
     return float(f"{value:.5g}")

@@ -11,25 +11,23 @@ from pathlib import Path
 
 import msgspec
 
-from bench.compare.clock import Clock
-from bench.compare.contenders import CONTENDERS, Settings, Setup
+from bench.compare import markdown
+from bench.compare.contenders import build
 from bench.compare.models import Models
-from bench.compare.peers import Peers
-from bench.compare.progress import Progress
 from bench.compare.service import FailedError, Running, UnavailableError
+from bench.compare.settings import Settings, Setup
 from bench.compare_answers.answers import Answer, ask
 from bench.compare_answers.by_design import comparable
 from bench.compare_answers.cases import Case, cases
 from bench.compare_answers.difference import Difference, first_difference
 
 EQUAL, DIFFERENT, REFUSED = "equal", "DIFFERENT", "refused by both"
-_TOTAL_S = 600.0
-# A model with random weights would fill every gap in a structure with whitespace, endlessly.
+# With random weights a model would fill every gap in a structure with endless whitespace.
 _ENGINE = {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}}
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What came of one case."""
+    """The result of one case."""
 
     group: str
     name: str
@@ -56,26 +54,15 @@ def _said(answer: Answer) -> str:
 
 def table(verdicts: Sequence[Verdict], other: str) -> str:
     """Return a Markdown table."""
-    lines = [f"| request | outcome | where | vgate | {other} |", "|---|---|---|---|---|"]
+    rows = []
     for one in verdicts:
-        difference = one.difference or Difference("", "", "")
-        cells = (
-            f"{one.group}: {one.name}",
-            one.outcome,
-            difference.path,
-            difference.ours,
-            difference.theirs,
-        )
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    counts = dict.fromkeys((EQUAL, DIFFERENT, REFUSED), 0)
-    for one in verdicts:
-        counts[one.outcome] += 1
-    lines += ["", ", ".join(f"{count} {outcome}" for outcome, count in counts.items())]
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())[:160]
+        found = one.difference or Difference("", "", "")
+        cells = (f"{one.group}: {one.name}", one.outcome, found.path, found.ours, found.theirs)
+        rows.append([" ".join(cell.replace("|", "\\|").split())[:160] for cell in cells])
+    lines = markdown.table(["request", "outcome", "where", "vgate", other], rows)
+    outcomes = [one.outcome for one in verdicts]
+    counts = [f"{outcomes.count(outcome)} {outcome}" for outcome in (EQUAL, DIFFERENT, REFUSED)]
+    return "\n".join([*lines, "", ", ".join(counts)])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,24 +72,17 @@ def main(arguments: Sequence[str]) -> int:
     if not wanted:
         print(f"bench.compare_answers: no case has {options.only!r} in it", file=sys.stderr)
         return 2
-    progress = Progress(Clock(_TOTAL_S))
     with tempfile.TemporaryDirectory(prefix="vgate-answers-") as directory:
         work = Path(directory)
         setup = Setup(
             models=Models(work),
-            peers=Peers(work, progress, may_install=False),
             work=work,
             vllm_rs=options.vllm_rs,
             model=options.model and options.model.resolve(),
             engine_arguments=_ENGINE,
         )
-        settings = Settings(max_num_seqs=16, max_model_len=2048)
         try:
-            progress.say("starting vgate")
-            with Running(CONTENDERS["vgate"](setup, settings)) as ours:
-                progress.say(f"starting {options.against}")
-                with Running(CONTENDERS[options.against](setup, settings)) as theirs:
-                    verdicts = [_compared(case, ours, theirs, progress) for case in wanted]
+            verdicts = _compare(setup, options.against, wanted)
         except (UnavailableError, FailedError) as error:
             print(f"bench.compare_answers: {error}", file=sys.stderr)
             print(getattr(error, "log", ""), file=sys.stderr)
@@ -113,10 +93,22 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(one.outcome == DIFFERENT for one in verdicts) else 0
 
 
-def _compared(case: Case, ours: Running, theirs: Running, progress: Progress) -> Verdict:
-    verdict = judge(case, ask(ours.service, case), ask(theirs.service, case))
-    progress.say(f"{case.group}: {case.name}: {verdict.outcome}")
-    return verdict
+def _compare(setup: Setup, against: str, wanted: Sequence[Case]) -> list[Verdict]:
+    settings = Settings(max_num_seqs=16)
+    verdicts = []
+    _say("starting vgate")
+    with Running(build("vgate", setup, settings)) as ours:
+        _say(f"starting {against}")
+        with Running(build(against, setup, settings)) as theirs:
+            for case in wanted:
+                verdict = judge(case, ask(ours.service, case), ask(theirs.service, case))
+                _say(f"{case.group}: {case.name}: {verdict.outcome}")
+                verdicts.append(verdict)
+    return verdicts
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,9 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     peers = ("vllm-serve", "vllm-serve-1p", "vllm-rs")
     add("--against", choices=peers, default="vllm-serve", help="default vllm-serve")
     add("--only", default="", metavar="TEXT", help="cases with this in their name")
-    add("--model", type=Path, metavar="DIR", help="a model in place of the tiny one")
+    add("--model", type=Path, metavar="DIR", help="a model instead of the tiny one")
     add("--vllm-rs", type=Path, metavar="FILE", help="vLLM's Rust frontend")
-    add("--json", type=Path, metavar="FILE", help="write the verdicts there as well")
+    add("--json", type=Path, metavar="FILE", help="also write the verdicts to it")
     return parser
 
 

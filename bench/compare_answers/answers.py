@@ -1,4 +1,4 @@
-"""An answer as it is compared: what a client would use of it, streams put together."""
+"""An answer as it is compared: what a client would use of it, with streams put together."""
 
 import http.client
 import json
@@ -8,9 +8,10 @@ import msgspec
 
 from bench.compare.service import Service
 from bench.compare_answers.cases import Case
+from bench.load.events import EventSplitter
 
 _TIMEOUT_S = 120
-# Made anew for each answer, or said by one server only.
+# Different in each answer, or sent by one server only.
 _NOT_COMPARED = frozenset(
     {"id", "created", "model", "object", "system_fingerprint", "service_tier", "annotations"}
 )
@@ -18,7 +19,7 @@ _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Status and content; the message of an error where there is no content."""
+    """Status and content; the body as text where the status is not 200."""
 
     status: int
     content: Any
@@ -26,44 +27,30 @@ class Answer(msgspec.Struct, frozen=True):
 
 def ask(service: Service, case: Case) -> Answer:
     """Send a request and return its answer."""
-    headers = {"Content-Type": "application/json"}
-    if service.api_key:
-        headers["Authorization"] = f"Bearer {service.api_key}"
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=_TIMEOUT_S)
     try:
-        connection.request("POST", case.path, json.dumps(case.body), headers)
-        response = connection.getresponse()
-        body = response.read()
-        streamed = "event-stream" in (response.getheader("Content-Type") or "")
-        status = response.status
+        status, kind, body = service.post(case.path, json.dumps(case.body).encode(), _TIMEOUT_S)
     except (OSError, http.client.HTTPException) as error:
         return Answer(0, f"no answer: {error}")
-    finally:
-        connection.close()
     if status != 200:
         return Answer(status, body.decode(errors="replace"))
-    return Answer(status, content_of(put_together(body) if streamed else json.loads(body)))
+    return Answer(
+        200, content_of(put_together(body) if "event-stream" in kind else json.loads(body))
+    )
 
 
 def put_together(stream: bytes) -> dict[str, Any]:
-    """Return the whole answer that the events of a stream amount to.
+    """Return the whole answer that a stream's events make.
 
-    Texts and lists of log probabilities are joined; of what is no text the last value counts.
+    Texts and lists of log probabilities are joined; of other fields the last value counts.
     """
     choices: dict[int, dict[str, Any]] = {}
     whole: dict[str, Any] = {"done": False}
-    for line in stream.decode().splitlines():
-        data = line.removeprefix("data:").strip()
-        if not line.startswith("data:"):
-            continue
-        if data == "[DONE]":
+    for data in EventSplitter().feed(stream):
+        if data == b"[DONE]":
             whole["done"] = True
             continue
         event = json.loads(data)
-        if event.get("usage"):
-            whole["usage"] = event["usage"]
-        if "error" in event:
-            whole["error"] = event["error"]
+        whole |= {name: event[name] for name in ("usage", "error") if event.get(name)}
         for choice in event.get("choices", ()):
             _join(choices.setdefault(choice["index"], {}), choice)
     whole["choices"] = [choices[index] for index in sorted(choices)]
@@ -91,16 +78,14 @@ def _join(known: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def content_of(answer: dict[str, Any]) -> Any:
-    """Return an answer without what is different by design, and without empty fields."""
-    answer = dict(answer)
-    usage = answer.get("usage")
-    if isinstance(usage, dict):
-        answer["usage"] = {name: usage.get(name) for name in _USAGE}
+    """Return an answer without fields that differ in each one, and without empty fields."""
+    if isinstance(usage := answer.get("usage"), dict):
+        answer = answer | {"usage": {name: usage.get(name) for name in _USAGE}}
     return _stripped(answer)
 
 
 def _stripped(value: Any) -> Any:
-    """Drop what is null or empty: servers differ in whether they write it."""
+    """Drop null and empty fields: servers differ in whether they send them."""
     if isinstance(value, dict):
         stripped = {
             name: _stripped(inner) for name, inner in value.items() if name not in _NOT_COMPARED

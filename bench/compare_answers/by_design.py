@@ -1,12 +1,12 @@
-"""What is different in the two servers' answers on purpose, and so is not compared.
+"""Differences between the two servers' answers that are intended, and so are not compared.
 
-- Tokens of cut characters: vLLM names them by an empty text, V-Gate by their exact bytes. Log
-  probabilities are therefore asked for with token ids as names, and texts, bytes and offsets of
-  single tokens are left out.
-- The most likely tokens: V-Gate tells the N most likely ones, as OpenAI does. vLLM's list begins
-  with the token that was chosen, wherever it ranks, and so loses the last one.
-- What nobody asked for: vLLM adds the prompt's token ids or log probabilities to an echo.
-- `max_tokens: 0`: vLLM counts the token that it throws away.
+- Tokens with a part of a character: vLLM gives them an empty text, V-Gate their exact bytes.
+  Requests therefore ask for token ids as names, and texts, bytes and offsets of single tokens are
+  left out.
+- The most likely tokens: V-Gate reports the N most likely ones, as OpenAI does. vLLM's list begins
+  with the chosen token, whatever its rank, and so loses the last one.
+- Fields that were not requested: vLLM adds the prompt's token ids or log probabilities to an echo.
+- `max_tokens: 0`: vLLM counts the token that it discards.
 """
 
 import copy
@@ -16,12 +16,12 @@ _OF_TOKENS = frozenset({"bytes", "text_offset", "decoded_token"})
 
 
 def comparable(ours: Any, theirs: Any, body: dict[str, Any]) -> tuple[Any, Any]:
-    """Return two answers to a request without what is different on purpose."""
+    """Return two answers to a request without the intended differences."""
     ours, theirs = _without_texts(ours), _without_texts(theirs)
     for our_choice, their_choice in zip(
         ours.get("choices", ()), theirs.get("choices", ()), strict=False
     ):
-        _drop_unasked(their_choice, body)
+        _drop_unrequested(their_choice, body)
         _align_most_likely(our_choice, their_choice)
     if body.get("max_tokens") == 0:
         ours.pop("usage", None)
@@ -37,7 +37,7 @@ def _without_texts(value: Any) -> Any:
     return copy.copy(value)
 
 
-def _drop_unasked(choice: dict[str, Any], body: dict[str, Any]) -> None:
+def _drop_unrequested(choice: dict[str, Any], body: dict[str, Any]) -> None:
     if not body.get("return_token_ids"):
         choice.pop("prompt_token_ids", None)
     if body.get("prompt_logprobs") is None:
@@ -45,7 +45,7 @@ def _drop_unasked(choice: dict[str, Any], body: dict[str, Any]) -> None:
 
 
 def _align_most_likely(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Leave out a chosen token that is not among the most likely, and what has no counterpart."""
+    """Drop a chosen token that is not among the most likely, and tokens without counterpart."""
     places = zip(_content(ours), _content(theirs), strict=False)
     for our_place, their_place in places:
         most, with_chosen = our_place.get("top_logprobs"), their_place.get("top_logprobs")

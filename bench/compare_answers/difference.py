@@ -4,14 +4,14 @@ from typing import Any
 
 import msgspec
 
-# Log probabilities come out of sums whose order may differ with the batch.
+# Log probabilities come from sums whose order may differ with the batch.
 TOLERANCE = 1e-4
 _SHOWN_CHARS = 60
 _ABSENT = "absent"
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Where two answers part, and what each has there."""
+    """Where two answers begin to differ, and what each has there."""
 
     path: str
     ours: str
@@ -24,11 +24,8 @@ def first_difference(ours: Any, theirs: Any, path: str = "") -> Difference | Non
         for name in dict.fromkeys([*theirs, *ours]):
             here = f"{path}.{name}" if path else name
             if name not in ours or name not in theirs:
-                return Difference(
-                    here,
-                    _shown(ours[name]) if name in ours else _ABSENT,
-                    _shown(theirs[name]) if name in theirs else _ABSENT,
-                )
+                shown = [_shown(one[name]) if name in one else _ABSENT for one in (ours, theirs)]
+                return Difference(here, *shown)
             if found := first_difference(ours[name], theirs[name], here):
                 return found
         return None
@@ -36,9 +33,8 @@ def first_difference(ours: Any, theirs: Any, path: str = "") -> Difference | Non
         for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
             if found := first_difference(one, other, f"{path}[{index}]"):
                 return found
-        if len(ours) != len(theirs):
-            return Difference(f"{path}.length", str(len(ours)), str(len(theirs)))
-        return None
+        same = len(ours) == len(theirs)
+        return None if same else Difference(f"{path}.length", str(len(ours)), str(len(theirs)))
     return None if _same(ours, theirs) else _of_values(path, ours, theirs)
 
 

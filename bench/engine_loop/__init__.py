@@ -1,1 +1,1 @@
-"""What the engine process adds to vLLM: its loop against the bare EngineCore, side by side."""
+"""What the engine process adds to vLLM: its loop and the bare EngineCore, side by side."""

@@ -1,21 +1,166 @@
 """`python -m bench.engine_loop MODEL_DIR`: tokens/s of the bare EngineCore and of the engine.
 
-Each side has a process of its own; they take turns, so that what else happens on the machine hits
-both alike. Exit status 0 if both were measured, 1 if not, 2 if refused.
+Each runs in its own process, and they take turns, so that other load on the machine affects both
+alike. Exit status 0 if both were measured, 1 if not, 2 if refused.
 """
 
 import argparse
+import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
-from bench.engine_loop.child import Child, EngineFailedError, Settings, started
-from bench.engine_loop.client import Client, ServedError
-from bench.engine_loop.summary import Measured, Summary, table
+from bench.compare import markdown
+from bench.compare.markdown import case_table
+from bench.compare.results import Case, Measures, rows_of
+from bench.engine_loop.client import Client, EngineFailedError
 from bench.engine_loop.workload import Workload, vocabulary_size
+from bench.load.options import positive
+from bench.load.processes import read_process
+from vgate.config import Config, Runtime
+from vgate.config.schema import Batch, Logging, Model
+
+_ROOT = Path(__file__).parents[2]
+_START_TIMEOUT_S = 300.0
+_STOP_TIMEOUT_S = 15
+_LOG_TAIL_CHARS = 4000
+# Prompt and answer must fit into the context in whole KV blocks of any size.
+_CONTEXT_ROUNDING = 256
+
+
+def summarize(workload: Workload, bare: Sequence[Measures], served: Sequence[Measures]) -> Case:
+    """Return both sides' figures, and their ratio in each repetition."""
+    each = f"{workload.prompt_tokens} prompt and {workload.output_tokens} output tokens"
+    return Case(
+        name=f"{workload.rounds} x {workload.sequences} sequences of {each}",
+        load=msgspec.to_builtins(workload),
+        repetitions=len(bare),
+        shown=["output_tokens_per_s", "cpu_us_per_token"],
+        rows=rows_of({"vgate": served, "EngineCore": bare}, {}),
+    )
+
+
+def table(case: Case) -> str:
+    """Return a Markdown table, with the rates of each repetition and the ratio of the medians."""
+    rates = [row.measures["output_tokens_per_s"] for row in case.rows]
+    names = ["repetition", *(row.contender for row in case.rows)]
+    rows = [
+        [str(number), *(f"{rate:,.0f}" for rate in pair)]
+        for number, pair in enumerate(zip(*(rate.values for rate in rates), strict=True), start=1)
+    ]
+    ratio = f"tokens/s, ratio of the medians: {rates[0].median / rates[1].median:.3f}"
+    return "\n".join([*case_table(case), "", *markdown.table(names, rows), "", ratio])
+
+
+def runtime(model: str, workload: Workload, run_dir: str) -> Runtime:
+    """Return the configuration that both sides run on."""
+    longest = workload.prompt_tokens + workload.output_tokens
+    context = -(-longest // _CONTEXT_ROUNDING) * _CONTEXT_ROUNDING
+    config = Config(
+        model=Model(model_id=model, max_model_len=context),
+        batch=Batch(max_batch_size=workload.sequences),
+        logging=Logging(level="warning"),
+    )
+    return Runtime(config=config, backend="vllm", run_dir=run_dir)
+
+
+def _measure(model: str, workload: Workload, repetitions: int) -> Case:
+    vocabulary = vocabulary_size(model)
+    samples: list[tuple[Measures, Measures]] = []
+    with tempfile.TemporaryDirectory(prefix="vgate-loop-") as run_dir:
+        settings = runtime(model, workload, run_dir)
+        settings.write()
+        encoded = msgspec.json.encode(workload).decode()
+        engine = ("vgate.engine", "--run-dir", run_dir, "--engine", "0", "--parent")
+        with (
+            _process("bench.engine_loop.bare", run_dir, encoded, answers=True) as bare,
+            _process(*engine, str(os.getpid())) as served,
+        ):
+            client = Client(settings.engine_endpoint(0))
+
+            def bare_s(seed: int) -> float:
+                assert bare.stdin is not None
+                bare.stdin.write(f"{seed}\n")
+                return float(_answer(bare))
+
+            def served_s(seed: int) -> float:
+                prompts = workload.prompts(vocabulary, seed)
+                return sum(client.generate(one, workload.output_tokens) for one in prompts)
+
+            _answer(bare)
+            client.ready(_START_TIMEOUT_S)
+            for seed in range(repetitions + 1):
+                of_bare = _measured(bare, workload, partial(bare_s, seed))
+                samples.append((of_bare, _measured(served, workload, partial(served_s, seed))))
+            client.close()
+    # The first repetition warms both up.
+    return summarize(workload, *zip(*samples[1:], strict=True))
+
+
+def _measured(
+    process: subprocess.Popen[str], workload: Workload, run: Callable[[], float]
+) -> Measures:
+    before_s = _cpu_s(process)
+    seconds = run()
+    cpu_s = _cpu_s(process) - before_s
+    return {
+        "output_tokens_per_s": workload.tokens / seconds,
+        "cpu_us_per_token": cpu_s / workload.tokens * 1e6,
+    }
+
+
+@contextmanager
+def _process(
+    module: str, *arguments: str, answers: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a Python module, and end it afterwards; if it fails the log's end is shown."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if answers else log,
+            stderr=log,
+            text=True,
+            bufsize=1,
+        )
+        try:
+            yield process
+        except EngineFailedError as error:
+            raise EngineFailedError(f"{error}\n{module}: {_tail(log)}") from None
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read().decode(errors="replace")[-_LOG_TAIL_CHARS:]
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    if line := process.stdout.readline():
+        return line.strip()
+    raise EngineFailedError("the bare engine has ended")
+
+
+def _cpu_s(process: subprocess.Popen[str]) -> float:
+    reading = read_process(process.pid)
+    if reading is None:
+        raise EngineFailedError("an engine has ended")
+    return reading.cpu_s
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,70 +170,27 @@ def main(arguments: Sequence[str]) -> int:
     if not (model / "config.json").is_file():
         print(f"bench.engine_loop: {model} holds no model", file=sys.stderr)
         return 2
-    workload = Workload(
-        options.sequences, options.prompt_tokens, options.output_tokens, options.rounds
-    )
+    workload = Workload(**{name: getattr(options, name) for name in Workload.__struct_fields__})
     try:
-        summary = _measure(model.resolve(), workload, options.repetitions)
-    except (EngineFailedError, ServedError) as error:
+        case = _measure(str(model.resolve()), workload, options.repetitions)
+    except EngineFailedError as error:
         print(f"bench.engine_loop: {error}", file=sys.stderr)
         return 1
-    print(table(summary))
+    print(table(case))
     if options.json:
-        encoded = msgspec.json.format(msgspec.json.encode(summary), indent=2)
+        encoded = msgspec.json.format(msgspec.json.encode(case), indent=2)
         options.json.write_bytes(encoded + b"\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Workload()
     parser = argparse.ArgumentParser(prog="python -m bench.engine_loop", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
-    parser.add_argument("--sequences", type=_positive, default=default.sequences)
-    parser.add_argument("--prompt-tokens", type=_positive, default=default.prompt_tokens)
-    parser.add_argument("--output-tokens", type=_positive, default=default.output_tokens)
-    parser.add_argument("--rounds", type=_positive, default=default.rounds)
-    parser.add_argument("--repetitions", type=_positive, default=7)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, too")
+    for name, default in msgspec.to_builtins(Workload()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=positive, default=default)
+    parser.add_argument("--repetitions", type=positive, default=7)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _measure(model: Path, workload: Workload, repetitions: int) -> Summary:
-    vocabulary = vocabulary_size(model)
-    with tempfile.TemporaryDirectory() as directory:
-        settings = Settings(str(model), workload, f"ipc://{directory}/engine.sock")
-        with started("bare", settings) as bare, started("served", settings) as served:
-            client = Client(settings.endpoint)
-
-            def bare_s(seed: int) -> float:
-                bare.tell(str(seed))
-                return float(bare.hear())
-
-            def served_s(seed: int) -> float:
-                prompts = workload.prompts(vocabulary, seed)
-                return sum(client.generate(one, workload.output_tokens) for one in prompts)
-
-            pairs = [
-                (_measured(bare, bare_s, seed), _measured(served, served_s, seed))
-                for seed in range(repetitions + 1)
-            ]
-            client.close()
-    # The first repetition warms both up and doesn't count.
-    of_bare, of_served = zip(*pairs[1:], strict=True)
-    return Summary.of(str(model), workload, of_bare, of_served)
-
-
-def _measured(child: Child, run_s: Callable[[int], float], seed: int) -> Measured:
-    before_s = child.cpu_s
-    seconds = run_s(seed)
-    return Measured(seconds, child.cpu_s - before_s)
 
 
 if __name__ == "__main__":

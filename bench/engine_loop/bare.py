@@ -1,26 +1,26 @@
-"""One side: vLLM's EngineCore, fed through its InputProcessor and stepped by the shortest loop.
+"""vLLM's EngineCore, fed through its InputProcessor and stepped by the shortest loop.
 
-For every line with a seed it answers with the seconds that the workload took.
+For every line with a seed it writes the seconds that the workload took.
 """
 
 import gc
+import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.engine_loop.child import Settings, answers
-from bench.engine_loop.workload import vocabulary_size
+from bench.engine_loop.workload import Workload, vocabulary_size
+from vgate.config import Runtime
 from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
 
 
-def main() -> None:
+def main(run_dir: str, workload: Workload) -> None:
     """Load the model, then measure on demand."""
-    settings = msgspec.json.decode(sys.argv[1], type=Settings)
-    out = answers()
-    config = settings.config()
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else is printed goes to the log
+    config = Runtime.read(run_dir).engine_config(0)
     prepare_environment(config.model)
     vllm_config, _ = engine_config(config, lambda _phase: None)
 
@@ -30,15 +30,15 @@ def main() -> None:
 
     core = EngineCore(vllm_config, Executor.get_class(vllm_config), log_stats=False)
     inputs = InputProcessor(vllm_config)
-    vocabulary = vocabulary_size(Path(settings.model))
+    vocabulary = vocabulary_size(config.model.model_id)
     gc.collect()
     gc.freeze()
     print("ready", file=out)
     for line in sys.stdin:
-        prompts = settings.workload.prompts(vocabulary, int(line))
+        prompts = workload.prompts(vocabulary, int(line))
         began = time.perf_counter()
         for round_prompts in prompts:
-            _generate(core, inputs, round_prompts, settings.workload.output_tokens)
+            _generate(core, inputs, round_prompts, workload.output_tokens)
         print(time.perf_counter() - began, file=out)
     core.shutdown()
 
@@ -71,4 +71,4 @@ def _generate(core: Any, inputs: Any, prompts: list[list[int]], output_tokens: i
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Workload))

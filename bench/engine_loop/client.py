@@ -1,4 +1,4 @@
-"""A frontend that does nothing but count: what it costs is little beside the engine."""
+"""A frontend that only counts tokens, so that its own cost is small beside the engine's."""
 
 import select
 import time
@@ -18,33 +18,25 @@ from vgate.wire.messages import (
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 from vgate.wire.sockets import Dealer
 
-_MS_PER_S = 1000
 
-
-class ServedError(Exception):
-    """The engine answered with something else than all the tokens."""
+class EngineFailedError(Exception):
+    """An engine ended, was silent, or did not generate all tokens."""
 
 
 class Client:
-    """A connection to an engine.
+    """A connection to an engine; wait for `ready` first."""
 
-    Args:
-        endpoint: Where the engine listens.
-        timeout_s: Longest silence of the engine.
-
-    Raises:
-        ServedError: The engine does not answer, or not as hoped for.
-    """
-
-    def __init__(self, endpoint: str, timeout_s: float = 60.0) -> None:
+    def __init__(self, endpoint: str) -> None:
         self._dealer = Dealer(endpoint, "bench")
-        self._timeout_s = timeout_s
         self._poll = select.poll()
         self._poll.register(self._dealer.fds[0], select.POLLIN)
         self._last_id = 0
+
+    def ready(self, timeout_s: float) -> None:
+        """Wait until the engine serves."""
         self._dealer.send(encode(Hello(PROTOCOL_VERSION, "bench")))
-        while not isinstance(self._receive(), Welcome):
-            pass
+        if not isinstance(answer := self._receive(timeout_s), Welcome):
+            raise EngineFailedError(f"the engine answered {answer}")
 
     def generate(self, prompts: list[list[int]], output_tokens: int) -> float:
         """Generate greedily for all prompts at once; return the seconds from first to last byte."""
@@ -64,25 +56,23 @@ class Client:
                     left -= delta.finish_reason is not None
         seconds = time.perf_counter() - began
         if tokens != len(prompts) * output_tokens:
-            raise ServedError(f"got {tokens} tokens instead of {len(prompts) * output_tokens}")
+            raise EngineFailedError(f"{tokens} tokens instead of {len(prompts) * output_tokens}")
         return seconds
 
     def close(self) -> None:
-        """Leave the engine."""
+        """Disconnect from the engine."""
         self._dealer.send(encode(Goodbye()))
         self._dealer.close()
 
-    def _receive(self) -> ToFrontend:
-        deadline = time.monotonic() + self._timeout_s
-        # The descriptor signals changes (ZMQ_FD), so look before waiting.
+    def _receive(self, timeout_s: float = 60.0) -> ToFrontend:
+        deadline = time.monotonic() + timeout_s
+        # The descriptor signals changes only (ZMQ_FD), so look before waiting.
         while (payload := self._dealer.receive()) is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise ServedError(f"the engine said nothing for {self._timeout_s:.0f} s")
-            self._poll.poll(left_s * _MS_PER_S)
+                raise EngineFailedError(f"the engine was silent for {timeout_s:.0f} s")
+            self._poll.poll(left_s * 1000)
         message = decode_to_frontend(payload)
-        if isinstance(message, Failures):
-            raise ServedError(message.failures[0].reason)
-        if isinstance(message, Refused):
-            raise ServedError(message.reason)
+        if isinstance(message, Failures | Refused):
+            raise EngineFailedError(f"the engine answered {message}")
         return message

@@ -1,4 +1,4 @@
-"""What is generated, the same for both sides."""
+"""What both sides generate."""
 
 import json
 import random
@@ -8,13 +8,13 @@ import msgspec
 
 
 class Workload(msgspec.Struct, frozen=True):
-    """One measurement: `rounds` batches, one after the other, each of `sequences` at once.
+    """One measurement: batches of sequences that run at the same time.
 
     Attributes:
-        sequences: Sequences that run at once.
+        sequences: Sequences of a batch.
         prompt_tokens: Length of every prompt.
-        output_tokens: Tokens that every sequence generates, none less.
-        rounds: Batches of one measurement; the first of the next begins when the last has ended.
+        output_tokens: Exact number of tokens that every sequence generates.
+        rounds: Batches; each begins when the previous one has ended.
     """
 
     sequences: int = 64
@@ -28,7 +28,7 @@ class Workload(msgspec.Struct, frozen=True):
         return self.sequences * self.output_tokens * self.rounds
 
     def prompts(self, vocabulary: int, seed: int) -> list[list[list[int]]]:
-        """Return token ids by round and sequence; another seed shares no prefix worth caching."""
+        """Return token ids by round and sequence; other seeds have no prefix in common."""
         draw = random.Random(seed)
         return [
             [
@@ -39,7 +39,7 @@ class Workload(msgspec.Struct, frozen=True):
         ]
 
 
-def vocabulary_size(model: Path) -> int:
+def vocabulary_size(model: str | Path) -> int:
     """Return how many token ids the model has."""
-    size: int = json.loads((model / "config.json").read_bytes())["vocab_size"]
+    size: int = json.loads(Path(model, "config.json").read_bytes())["vocab_size"]
     return size

@@ -1,11 +1,12 @@
-"""Records when vLLM's worker computes; put on PYTHONPATH, Python imports it by this name.
+"""Records when vLLM's worker computes: Python imports this module by its name from PYTHONPATH.
 
-Each line of the file that `ENGINE_STEPS_FILE` names is the start and the end of one call that gives
-the device work, in seconds of the system's monotonic clock. On a GPU both are CUDA events, so they
-are the device's own times and nothing waits for them; on a CPU, where the call computes, they are
-the call's. It serves every server alike, because all of them use vLLM's worker.
+Each line of the file named by `ENGINE_STEPS_FILE` is the start and end of one call that gives the
+device work, in seconds of the system's monotonic clock. On a GPU both are CUDA events: the device's
+own times, for which nothing waits. On a CPU, where the call computes, they are the call's times.
+All servers that use vLLM's worker are recorded alike.
 """
 
+import functools
 import importlib.abc
 import importlib.machinery
 import os
@@ -20,7 +21,7 @@ _METHODS = ("execute_model", "sample_tokens")
 
 
 class _CpuTimes:
-    """Start and end of a call, as the CPU sees it."""
+    """Start and end of a call on the CPU."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -33,7 +34,7 @@ class _CpuTimes:
 
 
 class _CudaTimes:
-    """Start and end of a call's work on the device. Pairs are written once they have happened."""
+    """Start and end of a call's work on the device, written once both events have occurred."""
 
     def __init__(self, out: TextIO, torch: Any) -> None:
         self._out = out
@@ -60,59 +61,30 @@ class _CudaTimes:
             self._out.write(" ".join(f"{one:.6f}" for one in times) + "\n")
 
 
-class _Times:
-    """Chooses the clock at the first call: before it the device is not set up."""
+@functools.cache
+def _times() -> _CpuTimes | _CudaTimes:
+    """Choose the clock, at the first call: the device is not set up before."""
+    import torch
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._times: _CpuTimes | _CudaTimes | None = None
-
-    def start(self) -> Any:
-        if self._times is None:
-            import torch
-
-            # One file a process, by lines: several engines may write at once.
-            out = Path(f"{self._path}.{os.getpid()}").open("a", buffering=1)  # noqa: SIM115
-            on_gpu = torch.cuda.is_available()
-            self._times = _CudaTimes(out, torch) if on_gpu else _CpuTimes(out)
-        return self._times.start()
-
-    def end(self, start: Any) -> None:
-        assert self._times is not None
-        self._times.end(start)
+    # One file per process, written by lines: several engines may write at the same time.
+    path = Path(f"{os.environ['ENGINE_STEPS_FILE']}.{os.getpid()}")
+    out = path.open("a", buffering=1)
+    return _CudaTimes(out, torch) if torch.cuda.is_available() else _CpuTimes(out)
 
 
-def _timed(method: Any, times: _Times) -> Any:
+def _timed(method: Any) -> Any:
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        start = times.start()
+        start = _times().start()
         try:
             return method(self, *arguments, **named)
         finally:
-            times.end(start)
+            _times().end(start)
 
     return call
 
 
-class _Loader(importlib.abc.Loader):
-    """Loads the module as it would be, then puts the clock around its methods."""
-
-    def __init__(self, loader: importlib.abc.Loader, times: _Times) -> None:
-        self._loader = loader
-        self._times = times
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: Any) -> None:
-        self._loader.exec_module(module)
-        for name in _METHODS:
-            if method := getattr(module.Worker, name, None):
-                setattr(module.Worker, name, _timed(method, self._times))
-
-
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, times: _Times) -> None:
-        self._times = times
+    """Finds the worker's module, and puts the clock around its methods when it is loaded."""
 
     def find_spec(
         self, name: str, path: Any, target: Any = None
@@ -121,9 +93,17 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._times)
+            load = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                load(module)
+                for method in _METHODS:
+                    if hasattr(module.Worker, method):
+                        setattr(module.Worker, method, _timed(getattr(module.Worker, method)))
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 if "ENGINE_STEPS_FILE" in os.environ:
-    sys.meta_path.insert(0, _Finder(_Times(os.environ["ENGINE_STEPS_FILE"])))
+    sys.meta_path.insert(0, _Finder())

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.load.cli import parse
-from bench.load.options import UsageError
+from bench.load.options import UsageError, parse
 from bench.load.run import run
 from bench.load.summary import table
 

@@ -1,12 +1,11 @@
-"""One request's answer while it arrives: what is measured of it, and what is wrong with it."""
+"""One request's answer while it arrives: its times, its content and its errors."""
 
 from http import HTTPStatus
 
 import msgspec
 
-from bench.load.chunks import Choice, Usage, error_message, read_chunk
+from bench.load.events import Choice, EventSplitter, Usage, error_message, read_chunk
 from bench.load.histogram import Histogram
-from bench.load.sse import EventSplitter
 
 _MAX_ERROR_BODY_BYTES = 4096
 
@@ -24,7 +23,7 @@ INCOMPLETE = "incomplete"
 
 
 class Answer:
-    """What came back for one request. This base keeps the body; times are in seconds.
+    """The response to one request. This base class keeps the body; times are in seconds.
 
     The connection calls `head`, then `feed` with the body as it comes, then exactly one of
     `end`, `cut` and `fail`. The first error found is the one that counts.
@@ -55,25 +54,25 @@ class Answer:
             self.body += data  # kept whole, or as much as an error's message may take
 
     def end(self, now: float) -> None:
-        """Take note that the response is whole, as HTTP sees it."""
+        """Record that the HTTP response is complete."""
         self.ended = now
         if self.error is not None and not self.detail:
             self.detail = error_message(self.body)
 
     def cut(self, reason: str, now: float) -> None:
-        """Take note that the connection ended before the response did."""
+        """Record that the connection ended before the response did."""
         self.fail(CUT, reason)
         self.ended = now
 
     def fail(self, kind: str, detail: str) -> None:
-        """Take note of an error, unless there was one before."""
+        """Record an error, unless there was one before."""
         if self.error is None:
             self.error = kind
             self.detail = detail
 
 
 class CompletionAnswer(Answer):
-    """The answer of a completion endpoint, whole. It is complete with a finish reason each."""
+    """A whole answer of a completion endpoint: complete if each choice has a finish reason."""
 
     __slots__ = ("chunks", "expected", "finished", "text", "usage")
 
@@ -126,7 +125,7 @@ class CompletionAnswer(Answer):
 
 
 class StreamAnswer(CompletionAnswer):
-    """The answer of a completion endpoint, streamed. It is complete with `[DONE]` as well."""
+    """A streamed answer of a completion endpoint: complete if it has `[DONE]` as well."""
 
     __slots__ = ("_done", "_events", "_gaps", "_last")
 
@@ -141,7 +140,7 @@ class StreamAnswer(CompletionAnswer):
         self._done = False
 
     def head(self, status: int, content_type: bytes) -> None:
-        """Take the status and type; only an event stream will do."""
+        """Take the status and type, which must be that of an event stream."""
         super().head(status, content_type)
         if not content_type.startswith(b"text/event-stream"):
             self.fail(NOT_A_STREAM, f"content-type: {content_type.decode('latin-1')}")
@@ -180,7 +179,7 @@ class StreamAnswer(CompletionAnswer):
             self._last = now
 
     def end(self, now: float) -> None:
-        """Judge the stream, whose HTTP response is whole."""
+        """Check the stream, whose HTTP response is complete."""
         if self._done and self.error is None:
             self._check_finished()
             return

@@ -1,18 +1,22 @@
-"""When requests are sent: a closed loop of clients, or arrivals in an open one."""
+"""When requests are sent: a closed loop of clients, or arrivals in an open one; the progress."""
 
 import asyncio
 import random
+import sys
 from collections.abc import Iterator
 from time import perf_counter
+from typing import TextIO
 
 from bench.load.answer import CONNECT, REFUSED, CompletionAnswer
+from bench.load.connection import Pool
 from bench.load.options import PaceOptions
-from bench.load.pool import Pool
 from bench.load.prompts import Bodies
 from bench.load.tally import Checks, Tally
 
 # A client that cannot connect waits, or a dead server would turn the loop into a spin.
 _BACK_OFF_S = 0.1
+_TERMINAL_INTERVAL_S = 0.25
+_PLAIN_INTERVAL_S = 5.0
 
 
 class Sender:
@@ -30,8 +34,8 @@ class Sender:
     async def send(self, index: int, tally: Tally, due: float | None = None) -> bool:
         """Send a request that was due then (now, if not given); return whether it could connect.
 
-        Its times count from when it was due: neither a late sender nor a limit on what is in
-        flight may hide how long the answer took.
+        Its times count from when it was due, so that neither a late sender nor a limit on requests
+        in flight hides how long the answer took.
         """
         body = self._bodies.get(index)
         request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
@@ -63,7 +67,7 @@ class Sender:
 
 
 class Budget:
-    """How much is still to be sent: a number of requests, a time, or both."""
+    """How much remains to be sent: a number of requests, a time, or both."""
 
     def __init__(self, requests: int | None, seconds: float | None) -> None:
         self.started = perf_counter()
@@ -83,7 +87,7 @@ class Budget:
         return self._taken - 1
 
     def fraction(self) -> float:
-        """Return how much of the run is behind, between 0 and 1."""
+        """Return the finished part of the run, between 0 and 1."""
         parts = [0.0]
         if self._requests:
             parts.append(self._taken / self._requests)
@@ -137,3 +141,41 @@ async def open_loop(
             if gate is not None:
                 await gate.acquire()
             tasks.create_task(arrive(index, due))
+
+
+class Progress:
+    """Shows on stderr how far a run is: one line rewritten on a terminal, else a line at times."""
+
+    def __init__(self, tally: Tally, budget: Budget, out: TextIO = sys.stderr) -> None:
+        self._tally = tally
+        self._budget = budget
+        self._out = out
+        self._before = (budget.started, 0)
+
+    async def show(self) -> None:
+        """Write a line at each interval, until cancelled."""
+        terminal = self._out.isatty()
+        start, end = ("\r", "\x1b[K") if terminal else ("", "\n")
+        try:
+            while True:
+                await asyncio.sleep(_TERMINAL_INTERVAL_S if terminal else _PLAIN_INTERVAL_S)
+                print(f"{start}{self._line()}", end=end, file=self._out, flush=True)
+        finally:
+            if terminal:
+                print("\r\x1b[K", end="", file=self._out, flush=True)
+
+    def _line(self) -> str:
+        """Return the present line; its rate is that since the previous line."""
+        now = perf_counter()
+        tally = self._tally
+        ended = tally.completed + tally.failed
+        then, ended_then = self._before
+        self._before = (now, ended)
+        rate = (ended - ended_then) / (now - then) if now > then else 0.0
+        fraction = self._budget.fraction()
+        elapsed_s = now - self._budget.started
+        eta = f"{elapsed_s / fraction - elapsed_s:.0f} s" if fraction > 0 else "?"
+        return (
+            f"{fraction:4.0%}  {ended} done  {rate:.1f}/s  {tally.in_flight} in flight  "
+            f"{tally.failed} errors  eta {eta}"
+        )

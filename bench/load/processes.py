@@ -1,4 +1,4 @@
-"""What the watched processes cost: CPU clocks (clock_getcpuclockid(3)) and proc_pid_stat(5)."""
+"""What the watched processes use: CPU clocks (clock_getcpuclockid(3)) and proc_pid_stat(5)."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from bench.load.options import UsageError
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Counted from the end of the command's name, which may itself contain blanks and brackets.
-_UTIME, _STIME, _STARTTIME = 11, 12, 19
+_PPID, _UTIME, _STIME, _STARTTIME = 1, 11, 12, 19
 _PROC = Path("/proc")
 
 
@@ -23,6 +23,7 @@ class Reading(msgspec.Struct, frozen=True):
     rss_mib: float
     peak_rss_mib: float
     started: int
+    parent: int
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def read_process(pid: int, proc: Path = _PROC) -> Reading | None:
-    """Return a reading, or None if there is no such process."""
+    """Return a reading, or None if no such process."""
     try:
         fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
         status = (proc / str(pid) / "status").read_text()
@@ -62,6 +63,7 @@ def read_process(pid: int, proc: Path = _PROC) -> Reading | None:
         rss_mib=mib["VmRSS"],
         peak_rss_mib=mib["VmHWM"],
         started=int(fields[_STARTTIME]),
+        parent=int(fields[_PPID]),
     )
 
 
@@ -87,7 +89,7 @@ class Watch:
         for name, pid in named:
             reading = read_process(pid, proc)
             if reading is None:
-                raise UsageError(f"--pid {name}={pid}: there is no such process")
+                raise UsageError(f"--pid {name}={pid}: no such process")
             self._before[pid] = reading
 
     def costs(self, requests: int, output_tokens: int) -> list[Cost]:

@@ -10,7 +10,7 @@ import msgspec
 from bench.load.options import BodyOptions, PromptOptions, UsageError
 
 # Short, common words: in most vocabularies each is one token with its leading space, so that a
-# count of words is close to a count of tokens. `usage` says what it really was.
+# count of words is close to a count of tokens. `usage` has the exact count.
 _WORD_TEXT = (
     "time year people way day man thing woman life child world school state family student group "
     "country problem hand part place case week company system program question work government "
@@ -57,8 +57,8 @@ class Prompts:
         return Prompt(prompt=" ".join(self._words(0 if self._options.same else index)))
 
     def _words(self, index: int) -> list[str]:
-        # A prefix cache compares from the front, so what is unique must come first. After it,
-        # a slice of one prepared text costs less than choosing every word anew.
+        # A prefix cache compares from the front, so the unique part must come first. For the rest a
+        # slice of one prepared text costs less than choosing every word.
         size = self._options.tokens
         head_size = min(size, _HEAD_WORDS)
         code = (self._offset + index * _STRIDE) % len(WORDS) ** head_size

@@ -13,18 +13,17 @@ from typing import Any
 
 import msgspec
 
-from bench.load.drive import Budget, Sender, arrival_times, closed_loop, open_loop
+from bench.load.connection import Pool, allow_files
+from bench.load.drive import Budget, Progress, Sender, arrival_times, closed_loop, open_loop
 from bench.load.options import PATHS, Options, UsageError
-from bench.load.pool import Pool, allow_files
 from bench.load.processes import Watch
-from bench.load.progress import Progress
 from bench.load.prompts import Bodies, Prompts
-from bench.load.summary import Summary, latency_of, own_cost
+from bench.load.summary import Latency, Summary, own_cost
 from bench.load.tally import Checks, Tally
 from bench.load.target import request_head, resolve
 
 _MODELS_TIMEOUT_S = 30.0
-# Without a limit on what is in flight, this is what files are allowed for.
+# The number of open files to allow without a limit on requests in flight.
 _OPEN_LOOP_FILES = 10_000
 
 
@@ -40,10 +39,10 @@ async def run(options: Options, headers: list[tuple[str, str]]) -> Summary:
     """Carry out a run.
 
     Raises:
-        UsageError: the target cannot be used as asked; nothing was measured.
+        UsageError: The target cannot be loaded as requested; nothing was measured.
     """
     pace = options.pace
-    Watch(options.watch)  # refuses a wrong process id now; the one that counts comes later
+    Watch(options.watch)  # rejects a wrong process id early; the one that counts comes later
     target = resolve(options.url, allow_remote=options.allow_remote)
     allow_files(pace.clients if pace.rate is None else pace.max_in_flight or _OPEN_LOOP_FILES)
     prompts = Prompts(options.prompt)
@@ -81,7 +80,7 @@ async def _measure(options: Options, model: str, sender: Sender, pool: Pool) -> 
     interrupted = await _until_stopped(_warm_up(options, sender, pool), stop)
     watch = Watch(options.watch)
     gc.collect()
-    gc.freeze()  # what lives for the whole run need not be walked again and again
+    gc.freeze()  # objects of the whole run need not be scanned repeatedly
     tally = Tally()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     cpu_s = process_time()
@@ -110,7 +109,13 @@ async def _measure(options: Options, model: str, sender: Sender, pool: Pool) -> 
         output_tokens=tally.output_tokens,
         chunks=tally.chunks,
         without_usage=tally.without_usage,
-        latency_ms=latency_of(tally),
+        latency_ms=Latency(
+            ttft=tally.ttft.spread(),
+            tpot=tally.tpot.spread(),
+            itl=tally.itl.spread(),
+            e2e=tally.e2e.spread(),
+            send_lag=tally.lag.spread(),
+        ),
         statuses=tally.statuses,
         errors=tally.errors,
         own=own_cost(cpu_s, seconds, tally.chunks, loop_name),
@@ -129,7 +134,7 @@ def _host() -> dict[str, str | int]:
 async def _load(
     options: Options, sender: Sender, budget: Budget, tally: Tally, stop: asyncio.Event
 ) -> bool:
-    """Send what is measured, showing how far it is; return whether it was stopped."""
+    """Send the measured requests and show the progress; return whether it was stopped."""
     pace = options.pace
     if pace.rate is None:
         load = closed_loop(sender, pace.clients, budget, tally)
@@ -148,7 +153,7 @@ async def _load(
 
 
 async def _warm_up(options: Options, sender: Sender, pool: Pool) -> None:
-    """Open the connections and send what is not counted, with prompts that do not come again."""
+    """Open the connections and send requests that are not counted, whose prompts are not reused."""
     pace = options.pace
     expected = pace.max_in_flight or 1 if pace.rate is not None else pace.clients
     await pool.prepare(min(expected, pace.requests or expected))
@@ -173,7 +178,7 @@ def _stop_event() -> asyncio.Event:
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
-    """Await the work, or cancel it once the stop is asked for; return whether it was."""
+    """Await the work, or cancel it when a stop is requested; return whether it was."""
     working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,19 +1,19 @@
-"""What a run found, as data and as a table."""
+"""The results of a run, as data and as a table."""
 
 import msgspec
 
 from bench.load.histogram import Spread
 from bench.load.options import Options
 from bench.load.processes import Cost
-from bench.load.tally import ErrorCount, Tally
+from bench.load.tally import ErrorCount
 
 # Beyond this share of one core, times measure the load generator as much as the server.
 _BUSY_SHARE = 0.85
-_BUSY_FROM_S = 0.1  # a share of less than this is an accident of a run that hardly began
+_BUSY_FROM_S = 0.1  # the share of a shorter run is accidental
 
 
 class Own(msgspec.Struct, frozen=True):
-    """What the load generator itself spent."""
+    """What the load generator itself used."""
 
     cpu_s: float
     cpu_share: float
@@ -32,7 +32,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A run: what was asked, on what, and what came out. This is the JSON file's shape."""
+    """A run: its settings, host and results. This is the JSON file's structure."""
 
     format: int = 1
     started_at: str
@@ -64,17 +64,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         return not self.failed and not self.interrupted and self.completed > 0
 
 
-def latency_of(tally: Tally) -> Latency:
-    """Return the percentiles of everything that was timed."""
-    return Latency(
-        ttft=tally.ttft.spread(),
-        tpot=tally.tpot.spread(),
-        itl=tally.itl.spread(),
-        e2e=tally.e2e.spread(),
-        send_lag=tally.lag.spread(),
-    )
-
-
 def own_cost(cpu_s: float, wall_s: float, chunks: int, event_loop: str) -> Own:
     """Return the load generator's own cost."""
     each = round(cpu_s * 1e6 / chunks, 2) if chunks else None
@@ -83,14 +72,14 @@ def own_cost(cpu_s: float, wall_s: float, chunks: int, event_loop: str) -> Own:
 
 def table(summary: Summary) -> str:
     """Return the summary for people."""
-    lines = [_what_was_asked(summary), "", *_totals(summary), ""]
+    lines = [_settings(summary), "", *_totals(summary), ""]
     lines += _latency_lines(summary)
     lines += _error_lines(summary)
     lines += _cpu_lines(summary)
     return "\n".join(lines)
 
 
-def _what_was_asked(summary: Summary) -> str:
+def _settings(summary: Summary) -> str:
     settings = summary.settings
     pace, body = settings.pace, settings.body
     if pace.rate is None:

@@ -1,4 +1,4 @@
-"""The sum of all answers of a run, and the stricter checks on each."""
+"""The totals of a run, and the stricter checks of each answer."""
 
 import msgspec
 
@@ -15,14 +15,14 @@ _ROLE = "user\n"
 
 
 class ErrorCount(msgspec.Struct):
-    """How often a kind of error occurred, and what the first one said."""
+    """How often a kind of error occurred, and the message of the first one."""
 
     count: int
     first: str
 
 
 class Tally:
-    """Counts and times. Gaps count as they happen, all the rest when an answer has ended."""
+    """Counts and times. Gaps count as they occur, everything else when an answer has ended."""
 
     def __init__(self) -> None:
         self.ttft, self.tpot, self.itl, self.e2e = (Histogram() for _ in range(4))
@@ -74,7 +74,7 @@ class Tally:
 
 
 class Checks:
-    """Makes the answers of a run, and judges those that are complete more strictly."""
+    """Makes the answers of a run, and applies stricter checks to complete ones."""
 
     def __init__(self, options: Options) -> None:
         self._body = options.body
@@ -94,7 +94,7 @@ class Checks:
         return CompletionAnswer(started, self._body.choices, text)
 
     def apply(self, answer: CompletionAnswer, prompt: str | None = None) -> None:
-        """Fail the answer if it is complete and yet not what it must be for that prompt."""
+        """Fail the answer if it is complete but does not satisfy the checks."""
         if answer.error is not None:
             return
         if self._check.usage:
@@ -113,7 +113,7 @@ class Checks:
             expected = self._body.max_tokens * self._body.choices
             got = answer.usage.completion_tokens
             if got != expected:
-                answer.fail(CHECK_USAGE, f"{got} completion tokens where {expected} were asked")
+                answer.fail(CHECK_USAGE, f"{got} completion tokens instead of {expected}")
 
     def _check_same(self, answer: CompletionAnswer) -> None:
         text = answer.digest()

@@ -1,4 +1,4 @@
-"""The server that is measured: its address, and whether it may be measured."""
+"""The server under test: its address, and whether it may be loaded."""
 
 import ipaddress
 import socket
@@ -11,7 +11,7 @@ from bench.load.options import UsageError
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where the server listens; `prefix` is what its paths have before `/v1`."""
+    """Where the server listens; `prefix` is the part of its paths before `/v1`."""
 
     host: str
     port: int
@@ -26,7 +26,7 @@ class Target(msgspec.Struct, frozen=True):
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Return what TLS needs, or None without TLS."""
+        """Return the TLS context, or None without TLS."""
         return ssl.create_default_context() if self.tls else None
 
 
@@ -34,8 +34,8 @@ def resolve(url: str, *, allow_remote: bool) -> Target:
     """Return the target of a URL.
 
     Raises:
-        UsageError: it is no http(s) URL, has no address, or is not on this machine although
-            nobody said that it may be elsewhere: a load is for servers of one's own.
+        UsageError: It is not an http(s) URL, has no address, or is on another machine without
+            permission.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -45,7 +45,7 @@ def resolve(url: str, *, allow_remote: bool) -> Target:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{url}: not an http:// or https:// URL")
     if parts.username is not None:
-        raise UsageError("credentials do not belong into the URL; give --api-key or --header")
+        raise UsageError("credentials do not belong in the URL; use --api-key or --header")
     tls = parts.scheme == "https"
     port = port or (443 if tls else 80)
     try:
@@ -56,8 +56,7 @@ def resolve(url: str, *, allow_remote: bool) -> Target:
     remote = [name for name in addresses if not ipaddress.ip_address(name).is_loopback]
     if remote and not allow_remote:
         raise UsageError(
-            f"{parts.hostname} ({remote[0]}) is not this machine; "
-            "--allow-remote says that you may load it"
+            f"{parts.hostname} ({remote[0]}) is not this machine; --allow-remote permits loading it"
         )
     prefix = parts.path.rstrip("/").removesuffix("/v1")
     return Target(parts.hostname, port, tls, prefix, addresses)

@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.engine_loop.__main__ import main
-from bench.engine_loop.child import Settings
-from bench.engine_loop.summary import Measured, Spread, Summary, table
+from bench.compare.results import Case, Measures
+from bench.engine_loop.__main__ import main, runtime, summarize, table
 from bench.engine_loop.workload import Workload, vocabulary_size
 
 WORKLOAD = Workload(sequences=4, prompt_tokens=3, output_tokens=50, rounds=2)
@@ -24,35 +23,34 @@ def test_prompts_have_the_shape_and_are_the_same_for_both_sides() -> None:
     assert prompts != WORKLOAD.prompts(2048, 8)
 
 
-def test_rates_and_ratio_come_from_the_medians() -> None:
-    bare = [Measured(seconds, cpu_s=1.0) for seconds in (0.5, 0.4, 1.0)]
-    served = [Measured(seconds, cpu_s=1.25) for seconds in (1.0, 0.8, 1.0)]
-    summary = Summary.of("model", WORKLOAD, bare, served)
+def measured(*rates: float, cpu_us: float = 2500) -> list[Measures]:
+    return [{"output_tokens_per_s": rate, "cpu_us_per_token": cpu_us} for rate in rates]
+
+
+def test_rates_are_medians_and_the_ratio_is_that_of_neighbours() -> None:
+    case = summarize(WORKLOAD, measured(800, 1000, 400), measured(400, 500, 400, cpu_us=3125))
+    served, bare = case.rows
     assert WORKLOAD.tokens == 400
-    assert summary.bare.repetitions == [800, 1000, 400]
-    assert (summary.bare.median, summary.served.median, summary.ratio) == (800, 400, 0.5)
-    assert (summary.pair_ratios, summary.pair_ratio) == ([0.5, 0.5, 1.0], 0.5)
-    assert summary.bare_cpu_us == pytest.approx(2500)
-    assert summary.served_cpu_us == pytest.approx(3125)
-
-
-def test_spread_is_the_range_over_the_median() -> None:
-    assert Spread.of([90, 100, 120]) == Spread([90, 100, 120], 100, 90, 120, 0.3)
+    assert (served.contender, bare.contender) == ("vgate", "EngineCore")
+    assert bare.measures["output_tokens_per_s"].values == [800, 1000, 400]
+    assert bare.measures["output_tokens_per_s"].median == 800
+    assert served.measures["output_tokens_per_s"].median == 400
+    assert bare.ratios["output_tokens_per_s"].values == [0.5, 0.5, 1.0]
+    assert bare.ratios["cpu_us_per_token"].median == 1.25
 
 
 def test_the_table_and_the_json_say_the_same() -> None:
-    measured = [Measured(0.1, 0.05), Measured(0.2, 0.05)]
-    summary = Summary.of("model", WORKLOAD, measured, measured)
-    text = table(summary)
-    assert "2 x 4 sequences of 3 prompt and 50 output tokens" in text
-    assert [line.split() for line in text.splitlines() if line.startswith("median")] == [
-        ["median", "3,000", "3,000", "1.000"]
-    ]
-    assert msgspec.json.decode(msgspec.json.encode(summary), type=Summary) == summary
+    case = summarize(WORKLOAD, measured(4000, 2000), measured(4000, 3000))
+    lines = table(case).splitlines()
+    assert lines[0] == "### 2 x 4 sequences of 3 prompt and 50 output tokens (2 repetitions)"
+    assert "| tokens/s | 3,500 (3,000-4,000) | 3,000 (2,000-4,000) | 1.25 (1-1.5) |" in lines
+    assert "| 2 | 3,000 | 2,000 |" in lines
+    assert lines[-1] == "tokens/s, ratio of the medians: 1.167"
+    assert msgspec.json.decode(msgspec.json.encode(case), type=Case) == case
 
 
 def test_both_sides_run_on_one_configuration_with_room_for_the_answer() -> None:
-    config = Settings("/model", WORKLOAD, "ipc:///x").config()
+    config = runtime("/model", WORKLOAD, "/x").engine_config(0)
     assert config.batch.max_batch_size == 4
     assert config.model.max_model_len >= 53
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.compare.models import Models
-from bench.gpu import _STEPS_HOOK, dummy_model
-from bench.gpu_gaps import gaps_of, read_steps
+from bench.gpu import _STEPS_HOOK, dummy_model, idle_measures, read_steps
 
 # Stands for vLLM's module: a worker whose methods do something else than time.
 WORKER = """
@@ -25,18 +24,16 @@ class Worker:
 
 def test_gaps_are_what_no_step_covers() -> None:
     # Steps of 10 ms; 1 ms of nothing after the first, the third given while the second ran.
-    gaps = gaps_of([(0.0, 0.010), (0.011, 0.021), (0.020, 0.031)])
-    assert gaps is not None
-    assert gaps.steps == 3
-    assert gaps.idle_share == pytest.approx(1 / 31)
-    assert gaps.p99_us == pytest.approx(1000)
-    assert gaps_of([(0.0, 1.0)]) is None
+    idle = idle_measures([(0.0, 0.010), (0.011, 0.021), (0.020, 0.031)])
+    assert idle["steps"] == 3
+    assert idle["idle_share"] == pytest.approx(1 / 31)
+    assert idle["idle_gap_us.p99"] == pytest.approx(1000)
+    assert idle_measures([(0.0, 1.0)]) == {}
 
 
 def test_a_long_step_covers_those_within_it() -> None:
-    gaps = gaps_of([(0.0, 1.0), (0.1, 0.2), (1.5, 2.0)])
-    assert gaps is not None
-    assert gaps.idle_share == pytest.approx(0.25)
+    idle = idle_measures([(0.0, 1.0), (0.1, 0.2), (1.5, 2.0)])
+    assert idle["idle_share"] == pytest.approx(0.25)
 
 
 def test_only_whole_lines_of_the_span_are_read(tmp_path: Path) -> None:

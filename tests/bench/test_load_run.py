@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.load.__main__ import main
-from bench.load.cli import parse
+from bench.load.options import parse
 from bench.load.run import run
 from bench.load.summary import Summary, table
 
@@ -193,7 +193,7 @@ def test_other_shapes_of_a_complete_stream_are_complete(fault: str) -> None:
         ("cut", "cut", "closed within"),
         ("garbage", "bad_http", ""),
         ("silent", "timeout", "0.3 s"),
-        ("short", "check_usage", "3 completion tokens where 4"),
+        ("short", "check_usage", "3 completion tokens instead of 4"),
     ],
 )
 def test_every_fault_is_a_failure_of_its_kind(fault: str, kind: str, first: str) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.load.cli import parse
 from bench.load.drive import arrival_times
+from bench.load.events import EventSplitter
 from bench.load.histogram import Histogram
-from bench.load.options import BodyOptions, PromptOptions, UsageError
+from bench.load.options import BodyOptions, PromptOptions, UsageError, parse
 from bench.load.processes import Watch
 from bench.load.prompts import Bodies, Prompts
-from bench.load.sse import EventSplitter
 from bench.load.target import request_head, resolve
 
 

@@ -1,38 +1,42 @@
-"""What is measured, by name and in order: the cheap ones first, that few minutes show something."""
+"""What is measured, by name and in order: the cheap ones first, so that a short run has results."""
 
 from collections.abc import Callable
 
 import msgspec
 
-from bench.compare.scenarios.cached import cached_hits
-from bench.compare.scenarios.frontends import first_byte, paced_streams, whole_answers
-from bench.compare.scenarios.growth import growth
-from bench.compare.scenarios.many_streams import long_prompt, open_streams
-from bench.compare.scenarios.memory import memory
-from bench.compare.scenarios.starts import starts
-from bench.compare.scenarios.streamed_chat import compiled_chat, streamed_chat
-from bench.compare.stage import Stage
-
-__all__ = ["SCENARIOS", "Scenario"]
+from bench.compare.run import Run
+from bench.compare.scenarios.chat import compiled_chat, streamed_chat
+from bench.compare.scenarios.frontends import (
+    cached_hits,
+    first_byte,
+    memory,
+    paced_streams,
+    starts,
+    whole_answers,
+)
+from bench.compare.scenarios.growth import growth, long_prompt, open_streams
 
 
 class Scenario(msgspec.Struct, frozen=True):
     """One of them.
 
     Attributes:
-        run: Carries it out on a stage.
+        run: Carries it out.
         title: For people.
-        least_s: What it takes with one repetition: the time that is kept for it while those before
-            it repeat.
-        quick_s: The same in quick mode; None if it is no part of it unless asked for.
-        extra: It is no part of a full run either, for which there would be no time.
+        least_s: The time of one repetition, which is reserved while earlier scenarios repeat.
+        quick_s: The same in quick mode; None if it is not part of that by default.
+        extra: It runs only when requested by name, since a full run has no time for it.
     """
 
-    run: Callable[[Stage], None]
+    run: Callable[[Run], None]
     title: str
     least_s: float
     quick_s: float | None = None
     extra: bool = False
+
+    def least_time_s(self, *, quick: bool) -> float:
+        """Return the time of one repetition."""
+        return self.quick_s or self.least_s / 3 if quick else self.least_s
 
 
 SCENARIOS: dict[str, Scenario] = {

@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.processes import by_kind, cpu_s, descendants, kind_of, memory
-from bench.compare.service import FailedError, Running, Service, free_port
+from bench.compare.service import (
+    FailedError,
+    Running,
+    Service,
+    cpu_s,
+    descendants,
+    free_port,
+    kind_of,
+    usage,
+)
 from bench.load.processes import Watch
 
 BURN = """
@@ -87,7 +95,7 @@ def test_a_process_that_is_gone_has_no_kind_and_costs_nothing() -> None:
     child.wait()
     assert kind_of(child.pid, ()) is None
     assert cpu_s([("x", child.pid)]) == 0
-    assert memory([("x", child.pid)])[0].processes == 0
+    assert usage([("x", child.pid)]) == {"cpu_s": 0}
 
 
 def test_this_process_is_its_own_first_descendant() -> None:
@@ -104,8 +112,8 @@ def test_a_contender_is_ready_known_by_kind_and_ends_with_its_children() -> None
     with Running(service) as running:
         kinds = dict(running.processes)
         assert set(kinds) == {"frontend", "launcher"}
-        assert by_kind(kinds["frontend"], service.kinds)[0] == ("frontend", kinds["frontend"])
-        assert {one.kind for one in memory(running.processes)} == {"frontend", "launcher"}
+        assert kind_of(kinds["frontend"], service.kinds) == "frontend"
+        assert {"rss_mib.frontend", "peak_rss_mib.launcher"} < set(usage(running.processes))
         assert running.start_s > 0
         assert "listening" in running.log_tail()
     deadline = time.monotonic() + 10

@@ -5,10 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bench.compare.cli import parse
-from bench.compare.clock import Clock
+from bench.compare.__main__ import parse
 from bench.compare.markdown import case_table, document
-from bench.compare.results import Case, Comparison, Figure, Row, ScenarioResult, Start, rows_of
+from bench.compare.results import Case, Comparison, Figure, Row, ScenarioResult, rows_of
 
 OURS = [{"requests_per_s": 100.0, "x": 0.0}, {"requests_per_s": 90.0}, {"requests_per_s": 300.0}]
 THEIRS = [{"requests_per_s": 50.0, "x": 1.0}, {"requests_per_s": 30.0}, {"requests_per_s": 60.0}]
@@ -17,6 +16,10 @@ THEIRS = [{"requests_per_s": 50.0, "x": 1.0}, {"requests_per_s": 30.0}, {"reques
 def a_case(rows: list[Row]) -> Case:
     shown = ["requests_per_s", "ttft_ms.p99"]
     return Case(name="2 clients", load={"clients": 2}, repetitions=3, shown=shown, rows=rows)
+
+
+def a_start() -> Row:
+    return Row(contender="vgate", measures={"start_s": Figure.of([2.0])})
 
 
 def a_comparison(rows: list[Row]) -> Comparison:
@@ -31,7 +34,7 @@ def a_comparison(rows: list[Row]) -> Comparison:
         versions={"vgate": "1"},
         skipped={"vllm-rs": "no file"},
         scenarios=[scenario],
-        starts=[Start(contender="vgate", scenario="s", seconds=2.0, memory=[], cpu_s=1.0)],
+        starts=Case(name="Starts", repetitions=1, shown=["start_s"], rows=[a_start()]),
     )
 
 
@@ -41,7 +44,7 @@ def test_a_figure_is_the_median_with_its_extremes() -> None:
 
 
 def test_ratios_are_of_neighbours_and_v_gates_row_is_first() -> None:
-    peer, other = rows_of({"vllm-serve": THEIRS, "vgate": OURS})[::-1]
+    peer, other = rows_of({"vllm-serve": THEIRS, "vgate": OURS}, {})[::-1]
     assert (other.contender, peer.contender) == ("vgate", "vllm-serve")
     assert peer.ratios["requests_per_s"] == Figure(3.0, 2.0, 5.0, [2.0, 3.0, 5.0])
     # Not the ratio of the medians, which would be 100 / 50; and nothing is divided by or of zero.
@@ -51,7 +54,7 @@ def test_ratios_are_of_neighbours_and_v_gates_row_is_first() -> None:
 
 def test_a_turn_that_failed_does_not_shift_the_ratios() -> None:
     failed = [THEIRS[0], {}, THEIRS[2]]
-    peer = rows_of({"vgate-dry-run": OURS, "fastapi": failed})[1]
+    peer = rows_of({"vgate-dry-run": OURS, "fastapi": failed}, {})[1]
     assert peer.measures["requests_per_s"].values == [50.0, 60.0]
     assert peer.ratios["requests_per_s"].values == [2.0, 5.0]
 
@@ -78,25 +81,17 @@ def test_a_comparison_survives_json_and_its_failures_are_told() -> None:
     text = document(comparison)
     assert "**Wrong:** s, 2 clients, vgate: 2 of 3 answers / cut" in text
     assert "- vllm-rs is left out: no file" in text
-    assert "| vgate | 1 | 2 | 1 |" in text
-
-
-def test_each_part_has_its_share_of_the_time() -> None:
-    clock = Clock(100)
-    clock.begin_part(0.25)
-    assert clock.allows(20)
-    assert not clock.allows(30)
-    clock.begin_part(1.0)
-    assert clock.allows(90)
+    assert "### Starts (1 repetition)" in text
+    assert "| start s | 2 |" in text
 
 
 def test_quick_mode_is_a_minute_and_scenarios_keep_their_order() -> None:
     quick, full = parse(["--quick"]), parse([])
-    assert (quick.total_s, quick.repetitions) == (60, 1)
-    assert (full.total_s, full.repetitions) == (600, 3)
-    assert set(quick.scenarios) < set(full.scenarios)
+    assert (quick.seconds, quick.repetitions) == (60, 1)
+    assert (full.seconds, full.repetitions) == (600, 3)
+    assert set(quick.scenario) < set(full.scenario)
     chosen = parse(["--scenario", "starts", "--scenario", "memory", "--repetitions", "2"])
-    assert chosen.scenarios == ("memory", "starts")
+    assert chosen.scenario == ("memory", "starts")
     assert chosen.repetitions == 2
 
 

@@ -7,113 +7,146 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from tokenizers import Tokenizer
 
-from bench.compare.cli import parse
-from bench.compare.clock import Clock
+from bench.compare.__main__ import main, parse
 from bench.compare.constant_load import (
     WrongAnswerError,
     constant_load,
     first_answer,
     request_bytes,
 )
-from bench.compare.contenders import CONTENDERS, Settings, Setup
-from bench.compare.contenders.vllm import engine_arguments, environment_of, flags
-from bench.compare.load import Load
+from bench.compare.contenders import build, command_line, engine_arguments, engine_environment
 from bench.compare.models import VOCABULARY, Models
-from bench.compare.peers import Peers
-from bench.compare.progress import Progress
-from bench.compare.results import ScenarioResult
+from bench.compare.run import Run
+from bench.compare.scenarios.chat import compiled_chat
 from bench.compare.scenarios.growth import write_conversations
-from bench.compare.scenarios.streamed_chat import compiled_chat
-from bench.compare.service import Running, Service, UnavailableError
-from bench.compare.stage import Plan, Stage, figure
+from bench.compare.service import ROOT, Running, UnavailableError
+from bench.compare.settings import Settings, Setup
+from bench.compare.turn import Load, Sample
 from bench.load.prompts import WORDS
 
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     work = tmp_path_factory.mktemp("compare")
-    peers = Peers(work / "peers", Progress(Clock(60)), may_install=False)
-    return Setup(models=Models(work), peers=peers, work=work)
+    return Setup(models=Models(work), work=work, peers=work / "peers")
 
 
 @pytest.fixture(scope="module")
 def constant(setup: Setup) -> Iterator[Running]:
-    with Running(CONTENDERS["granian"](setup, Settings(body='{"choices":[]}'))) as running:
+    with Running(build("granian", setup, Settings(body='{"choices":[]}'))) as running:
         yield running
 
 
-def a_stage(setup: Setup, **plan: object) -> Stage:
-    clock = Clock(60)
-    stage = Stage(Plan(repetitions=2, **plan), setup, clock, Progress(clock))  # type: ignore[arg-type]
-    clock.begin_part(1.0)
-    stage.result = ScenarioResult(name="test", title="Test")
-    return stage
+def a_run(setup: Setup, **options: Any) -> Run:
+    run = Run(setup, repetitions=2, total_s=60, **options)
+    run.begin("test", "Test")
+    return run
 
 
 def test_dry_run_streams_are_measured_by_kind_and_checked(setup: Setup) -> None:
-    stage = a_stage(setup)
+    run = a_run(setup)
     settings = Settings(step_ms=2, max_num_seqs=64, workers=1)
-    with stage.running("vgate-dry-run", settings=settings) as contenders:
-        load = Load(clients=8, requests=16, output_tokens=12, prompt_tokens=20)
-        case = stage.case("8 streams", load, contenders, ["output_tokens_per_s"])
-        wrong = Load(clients=2, requests=4, output_tokens=5, prompt_tokens=20)
+    with run.running("vgate-dry-run", settings=settings) as contenders:
+        load = Load(clients=8, requests=16, max_tokens=12, prompt_tokens=20)
+        case = run.case("8 streams", load, contenders, ["output_tokens_per_s"])
+        wrong = Load(clients=2, requests=4, max_tokens=5, prompt_tokens=20)
         running = contenders[0]
-        running.service = _with_flags(running.service, "--expect-chunks", "99")
-        failing = stage.case("wrong", wrong, contenders, [])
-    assert case is not None
+        flags = (*running.service.load_flags, "--expect-chunks", "99")
+        running.service = msgspec.structs.replace(running.service, load_flags=flags)
+        failing = run.case("wrong", wrong, contenders, [])
     assert case.repetitions == 2
     assert case.rows[0].failures == []
     measures = case.rows[0].measures
     assert len(measures["itl_ms.p99"].values) == 2
     for kind in ("launcher", "frontend", "engine"):
         assert measures[f"peak_rss_mib.{kind}"].median > 5
-    assert figure(case, "vgate-dry-run", "cpu_us_per_token.frontend") is not None
-    assert [start.contender for start in stage.starts] == ["vgate-dry-run"]
-    assert {one.kind for one in stage.starts[0].memory} == {"launcher", "frontend", "engine"}
-    assert failing is not None
+    assert case.figure("vgate-dry-run", "cpu_us_per_token.frontend") is not None
+    assert list(run.starts) == ["vgate-dry-run"]
+    (start,) = run.starts["vgate-dry-run"]
+    assert start["start_s"] > 0
+    assert {f"rss_mib.{kind}" for kind in ("launcher", "frontend", "engine")} < set(start)
     assert "check_chunks" in failing.rows[0].failures[0]
 
 
-def _with_flags(service: Service, *more: str) -> Service:
-    import msgspec
-
-    return msgspec.structs.replace(service, load_flags=(*service.load_flags, *more))
-
-
 def test_who_cannot_take_part_is_left_out_with_the_reason(setup: Setup) -> None:
-    stage = a_stage(setup)
-    with stage.running("litellm", settings=Settings()) as contenders:
+    run = a_run(setup)
+    with run.running("litellm", settings=Settings()) as contenders:
         assert contenders == []
-        assert stage.case("nobody", Load(clients=1, requests=1), contenders, []) is None
-    assert "litellm[proxy] not installed" in stage.skipped["litellm"]
-    assert stage.result.notes == [f"litellm is left out: {stage.skipped['litellm']}"]
+        assert run.case("nobody", Load(clients=1, requests=1), contenders, []).rows == []
+    assert "litellm[proxy] not installed" in run.comparison.skipped["litellm"]
+    assert run.result.notes == [f"litellm is left out: {run.comparison.skipped['litellm']}"]
     with pytest.raises(UnavailableError, match=r"vllm-rs|vLLM"):
-        CONTENDERS["vllm-rs"](setup, Settings())
+        build("vllm-rs", setup, Settings())
 
 
 def test_contenders_that_were_not_asked_for_are_not_started(setup: Setup) -> None:
-    stage = a_stage(setup, only=("granian",))
-    with stage.running("vgate-dry-run", settings=Settings()) as contenders:
+    run = a_run(setup, only=("granian",))
+    with run.running("vgate-dry-run", settings=Settings()) as contenders:
         assert contenders == []
-    assert stage.skipped == {}
+    assert run.comparison.skipped == {}
+
+
+def test_another_checkout_takes_turns_with_this_one(setup: Setup, tmp_path: Path) -> None:
+    # A link to this checkout: the same code, in another directory.
+    before = tmp_path / "before"
+    before.symlink_to(ROOT)
+    run = a_run(msgspec.structs.replace(setup, before=before), only=("vgate-dry-run",))
+    turns = []
+
+    def turn(running: Running) -> Sample:
+        pid = dict(running.processes)["launcher"]
+        turns.append((running.name, running.service.cwd, Path(f"/proc/{pid}/cwd").resolve()))
+        return Sample({"x": float(len(turns))}, [])
+
+    with run.running("vgate-dry-run", "granian", settings=Settings(workers=1)) as contenders:
+        case = run.case("case", Load(clients=1, requests=1), contenders, ["x"], turn)
+    one, other = ("vgate-dry-run", ROOT), ("vgate-dry-run-before", before)
+    assert [(name, cwd) for name, cwd, _ in turns] == [one, other, other, one]
+    assert {cwd for _, _, cwd in turns} == {ROOT}
+    assert case.rows[1].ratios["x"].values == [0.5, 1.3333]
+
+
+def test_a_directory_without_a_checkout_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--before", str(tmp_path)])
+    assert "not a checkout" in capsys.readouterr().err
+
+
+def test_a_scenario_repeats_only_within_its_share_of_the_time(
+    constant: Running, setup: Setup
+) -> None:
+    run = a_run(setup)
+    load = Load(clients=1, requests=1)
+
+    def turn(_running: Running) -> Sample:
+        return Sample({"x": 1.0}, [])
+
+    assert run.case("whole", load, [constant], [], turn).repetitions == 2
+    run.begin("late", "Late", share=0.0)
+    assert run.case("cut", load, [constant], [], turn).repetitions == 1
+    assert run.result.notes == ["cut: 1 of 2 repetitions in time"]
 
 
 def test_the_constant_load_counts_answers(constant: Running) -> None:
     request = request_bytes(constant.service.port, "/v1/chat/completions", b"{}", None)
     body = first_answer(constant.service.port, request)
     assert body == b'{"choices":[]}'
-    result = constant_load(constant.service.port, request, body, clients=3, seconds=0.2)
-    assert result.times.count == result.requests > 3
-    assert result.seconds >= 0.2
+    times, took_s = constant_load(constant.service.port, request, body, clients=3, seconds=0.2)
+    assert times.count > 3
+    assert took_s >= 0.2
 
 
 def test_the_constant_load_refuses_another_answer(constant: Running) -> None:
     request = request_bytes(constant.service.port, "/", b"{}", "key")
-    with pytest.raises(WrongAnswerError, match="another answer"):
+    with pytest.raises(WrongAnswerError, match="a different answer"):
         constant_load(constant.service.port, request, b"[1]}", clients=1, seconds=0.1)
 
 
@@ -137,16 +170,16 @@ def test_flags_are_a_command_line() -> None:
         "enable_prefix_caching": False,
         "x": {"a": 1},
     }
-    assert flags(given) == [
+    assert command_line(given) == [
         *("--max-num-seqs", "4", "--enforce-eager", "--no-enable-prefix-caching"),
         *("--x", '{"a": 1}'),
     ]
 
 
 def test_what_takes_long_is_run_only_when_asked_for() -> None:
-    assert "compiled-chat" not in parse([]).scenarios
-    assert "streamed-chat" in parse([]).scenarios
-    assert parse(["--scenario", "compiled-chat"]).scenarios == ("compiled-chat",)
+    assert "compiled-chat" not in parse([]).scenario
+    assert "streamed-chat" in parse([]).scenario
+    assert parse(["--scenario", "compiled-chat"]).scenario == ("compiled-chat",)
 
 
 def test_compiled_models_are_compiled_for_everybody(setup: Setup) -> None:
@@ -154,17 +187,16 @@ def test_compiled_models_are_compiled_for_everybody(setup: Setup) -> None:
         settings = Settings(compiled=compiled)
         assert engine_arguments(setup, settings)["enforce_eager"] is not compiled
         # Compiling is switched off in this variable, which the caller may have set.
-        disabled = environment_of(setup, settings)["TORCHDYNAMO_DISABLE"]
+        disabled = engine_environment(setup, settings)["TORCHDYNAMO_DISABLE"]
         assert disabled == (None if compiled else "1")
 
 
 def test_compiled_chat_needs_a_compiler(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    clock = Clock(60)
-    stage = Stage(Plan(), setup, clock, Progress(clock))
-    compiled_chat(stage)
-    assert "g++" in stage.result.notes[0]
-    assert stage.starts == []
+    run = a_run(setup)
+    compiled_chat(run)
+    assert "g++" in run.result.notes[0]
+    assert run.starts == {}
 
 
 def test_conversations_end_with_the_user_and_differ(tmp_path: Path) -> None:
@@ -178,8 +210,6 @@ def test_conversations_end_with_the_user_and_differ(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from bench.compare.__main__ import main
-
     out = tmp_path / "result.json"
     status = main(
         [

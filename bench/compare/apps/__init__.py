@@ -1,1 +1,0 @@
-"""Small servers that V-Gate is compared with. Each runs in a process of its own."""
