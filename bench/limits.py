@@ -26,7 +26,8 @@ from typing import Any
 import msgspec
 
 from bench.load.options import positive
-from vgate.frontend.access.limiter.local import KeyLimits, LocalLimiter
+from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.access.limiter.port import KeyLimits
 
 _KEY = "measured"
 _LONG_S = 3600.0
