@@ -19,8 +19,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     from vgate.config import Runtime
-    from vgate.engine.process import run
-    from vgate.process import die_with_parent
+    from vgate.engine.main import run
+    from vgate.parent_death import die_with_parent
 
     die_with_parent(options.parent)
     return run(Runtime.read(options.run_dir), options.engine)

@@ -103,5 +103,5 @@ class LauncherLink:
                     self.beat()
 
     def _on_lost(self) -> None:
-        # The kernel ends us with the launcher (see vgate.process); until then serve on.
+        # The kernel ends us with the launcher (see vgate.parent_death); until then serve on.
         log.error("lost the launcher")
