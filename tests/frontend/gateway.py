@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from granian.rsgi import ProtocolClosed
 
-from vgate.config import Config, Runtime
+from vgate.config import Config, Runtime, local_engines
 from vgate.config.schema import Batch, Cache, DryRun, Section
 from vgate.engine.backends import REGISTRY
 from vgate.engine.loop import EngineLoop
@@ -125,7 +125,7 @@ class Engine(threading.Thread):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(daemon=True)
-        self._router = Router(runtime.engine_endpoint(0))
+        self._router = Router(runtime.engines[0].address)
         self.backend = REGISTRY["dry_run"](runtime.config, lambda _phase: None)
         batch = runtime.config.batch
         self.scheduler = BatchScheduler(
@@ -159,7 +159,12 @@ class Gateway:
             **sections,
         }
         self.config = Config(**settings)
-        self.runtime = Runtime(config=self.config, backend="dry_run", run_dir=str(run_dir))
+        self.runtime = Runtime(
+            config=self.config,
+            backend="dry_run",
+            run_dir=str(run_dir),
+            engines=local_engines(self.config, str(run_dir)),
+        )
         self.engine: Engine | None = None
         self.heard: list[ToLauncher] = []
         self.app = App(self.runtime, 1)

@@ -13,7 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="vgate.engine", description=__doc__)
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--engine", type=int, required=True)
+    parser.add_argument("--engine", type=int, required=True, help="number in Runtime.engines")
     options = parser.parse_args()
     # The launcher decides when to stop; Ctrl-C at its terminal is its own affair.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -67,11 +67,10 @@ def run(runtime: Runtime, engine: int) -> int:
 
     Args:
         runtime: The instance's settings.
-        engine: Number of the model that it serves.
+        engine: The engine's number in `runtime.engines`.
     """
     settings = runtime.config.logging
-    several = len(runtime.config.models) > 1
-    name = f"engine-{engine}" if several else "engine"
+    name = runtime.engine_name(engine)
     logs.configure(name, level=settings.level, json_format=settings.json_format)
     link = LauncherLink(runtime)
     try:
@@ -82,7 +81,7 @@ def run(runtime: Runtime, engine: int) -> int:
         link.close()
         return EXIT_PERMANENT if error.permanent else EXIT_CRASHED
     try:
-        return _serve(runtime, runtime.engine_endpoint(engine), backend, link)
+        return _serve(runtime, runtime.engines[engine].address, backend, link)
     finally:
         backend.shutdown()
         link.close()

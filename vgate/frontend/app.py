@@ -70,13 +70,14 @@ class App:
             ServedModel(
                 loop,
                 model,
-                runtime.engine_endpoint(number),
+                engine.address,
                 f"frontend-{self._worker}",
                 state=partial(launcher.engine, number),
                 on_change=launcher.beat,
                 resume=runtime.config.supervision.resume_requests,
             )
-            for number, model in enumerate(runtime.config.models)
+            for model in runtime.config.models
+            for number, engine in runtime.engines_of(model.name).items()
         ]
         self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
         cache = ResultCache(runtime.config.cache, clock=time.monotonic)

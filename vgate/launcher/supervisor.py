@@ -56,23 +56,13 @@ class Supervisor:
     def __init__(self, runtime: Runtime, console: Console) -> None:
         self._runtime = runtime
         self._console = console
-        limits = runtime.config.supervision
-
-        def child(name: str, *command: str) -> Child:
-            policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
-            return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy)
-
-        several = len(runtime.config.models) > 1
         self._engines = [
-            SupervisedEngine(
-                child(f"engine-{n}" if several else "engine", "vgate.engine", "--engine", str(n)),
-                n,
-                model.served_names[0] if several else None,
-            )
-            for n, model in enumerate(runtime.config.models)
+            _engine(runtime, number)
+            for number, spec in enumerate(runtime.engines)
+            if spec.supervised
         ]
         self._frontends = [
-            child(f"frontend-{n}", "vgate.frontend", "--worker", str(n))
+            _child(runtime, f"frontend-{n}", "vgate.frontend", "--worker", str(n))
             for n in range(1, runtime.config.server.worker_count + 1)
         ]
         self._router = Router(runtime.control_endpoint)
@@ -103,11 +93,15 @@ class Supervisor:
             self._drain()
         finally:
             self._stop_all()
-            self._router.close()
-            self._exchange.close()
+            self.close()
             signal.set_wakeup_fd(-1)
             for fd in wakeup:
                 os.close(fd)
+
+    def close(self) -> None:
+        """Close the sockets. `run` does this at its end."""
+        self._router.close()
+        self._exchange.close()
 
     def _watch_signals(self) -> tuple[int, int]:
         """Have signals counted, and the loop woken by them."""
@@ -260,3 +254,24 @@ class Supervisor:
                     log.warning("process did not end in time and is killed", name=child.name)
                     child.kill()
                     child.wait(_TERM_GRACE_S)
+
+
+def _engine(runtime: Runtime, number: int) -> SupervisedEngine:
+    spec = runtime.engines[number]
+    child = _child(
+        runtime,
+        runtime.engine_name(number),
+        "vgate.engine",
+        "--engine",
+        str(number),
+        environment=spec.environment,
+    )
+    return SupervisedEngine(child, number, spec.title if len(runtime.engines) > 1 else None)
+
+
+def _child(
+    runtime: Runtime, name: str, *command: str, environment: dict[str, str] | None = None
+) -> Child:
+    limits = runtime.config.supervision
+    policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
+    return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy, environment)
