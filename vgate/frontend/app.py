@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vgate.config import Runtime
+from vgate.config.schema import Model
 from vgate.errors import (
     InternalError,
     ModelNotFoundError,
@@ -59,26 +60,14 @@ class App:
         runtime = self._runtime
         launcher = LauncherLink(
             loop,
-            runtime.control_endpoint,
+            runtime,
             self._worker,
             ready=lambda: self.services.not_ready_because() is None,
             in_flight=lambda: len(self._requests),
             problem=lambda: next((m.problem for m in self.services.models if m.problem), None),
             on_drain=self._on_drain,
         )
-        models = [
-            ServedModel(
-                loop,
-                model,
-                engine.address,
-                f"frontend-{self._worker}",
-                state=partial(launcher.engine, number),
-                on_change=launcher.beat,
-                resume=runtime.config.supervision.resume_requests,
-            )
-            for model in runtime.config.models
-            for number, engine in runtime.engines_of(model.name).items()
-        ]
+        models = [self._model(loop, launcher, model) for model in runtime.config.models]
         self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
         cache = ResultCache(runtime.config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
@@ -94,6 +83,20 @@ class App:
         access = Access(loop, runtime.config.security, limiter, Path(runtime.kept_keys))
         self.services = Services(loop, runtime, launcher, models, cache, access)
         launcher.start()
+
+    def _model(
+        self, loop: asyncio.AbstractEventLoop, launcher: LauncherLink, model: Model
+    ) -> ServedModel:
+        engines = self._runtime.engines_of(model.name)
+        return ServedModel(
+            loop,
+            model,
+            [engine.address for engine in engines.values()],
+            f"frontend-{self._worker}",
+            state=partial(launcher.engine_state, engines),
+            on_change=launcher.beat,
+            resume=self._runtime.config.supervision.resume_requests,
+        )
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Leave engines, launcher and peers."""
