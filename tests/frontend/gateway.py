@@ -20,7 +20,7 @@ from vgate.engine.loop import EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.frontend.app import App
 from vgate.wire.codec import decode_to_launcher, encode
-from vgate.wire.control import EngineState, FromLauncher, ToLauncher
+from vgate.wire.control import EngineState, LauncherToFrontend, ToLauncher
 from vgate.wire.sockets import Router
 
 DEADLINE_S = 20
@@ -198,7 +198,7 @@ class Gateway:
             self.heard.append(decode_to_launcher(received[1]))
         return peer
 
-    def tell(self, message: FromLauncher) -> None:
+    def tell(self, message: LauncherToFrontend) -> None:
         """Speak as the launcher."""
         assert self._launcher.send(self._peer, encode(message))
 

@@ -83,7 +83,7 @@ to_launcher = st.one_of(
     st.builds(control.EngineFailed, int64s, texts, st.booleans()),
     st.builds(control.FrontendBeat, int64s, int64s, st.booleans(), int64s, st.booleans()),
 )
-from_launcher = st.one_of(
+launcher_to_frontend = st.one_of(
     st.builds(
         control.EngineState, st.sampled_from(["starting", "ready", "restarting"]), texts, floats
     ),
@@ -94,7 +94,8 @@ DIRECTIONS = {
     "to_engine": (codec.decode_to_engine, to_engine),
     "to_frontend": (codec.decode_to_frontend, to_frontend),
     "to_launcher": (codec.decode_to_launcher, to_launcher),
-    "from_launcher": (codec.decode_from_launcher, from_launcher),
+    "launcher_to_frontend": (codec.decode_launcher_to_frontend, launcher_to_frontend),
+    "launcher_to_engine": (codec.decode_launcher_to_engine, st.builds(control.Drain, floats)),
 }
 directions = pytest.mark.parametrize(("decode", "made"), DIRECTIONS.values(), ids=DIRECTIONS)
 
@@ -146,7 +147,11 @@ def test_a_frontend_cannot_raise_anything_else_in_the_engine(payload):
     ids=["deep", "tag"],
 )
 def test_nor_can_a_control_message(payload):
-    for decode in (codec.decode_from_launcher, codec.decode_to_launcher):
+    for decode in (
+        codec.decode_launcher_to_frontend,
+        codec.decode_launcher_to_engine,
+        codec.decode_to_launcher,
+    ):
         with pytest.raises(WireError):
             decode(payload)
 
@@ -157,7 +162,8 @@ def test_nor_can_a_control_message(payload):
         (codec.decode_to_engine, messages.Status(0, 0, 0.0)),
         (codec.decode_to_frontend, messages.Goodbye()),
         (codec.decode_to_launcher, control.Drain(1.0)),
-        (codec.decode_from_launcher, control.EngineReady(1, "")),
+        (codec.decode_launcher_to_frontend, control.EngineReady(1, "")),
+        (codec.decode_launcher_to_engine, control.EngineState("ready", "", 0.0)),
     ],
 )
 def test_a_message_of_the_other_direction_is_refused(decode, message):

@@ -109,6 +109,8 @@ class EngineLoop:
         self._failures = PendingFailures()
         self._next_beat = clock()
         self._stopping = False
+        self._drain_until: float | None = None
+        self._announced_drain = False
 
     def run(self) -> None:
         """Turn until `stop` is called. An exception out of the backend ends it, see `end`."""
@@ -118,6 +120,17 @@ class EngineLoop:
     def stop(self) -> None:
         """End `run` after the current turn. May be called from a signal handler."""
         self._stopping = True
+
+    def drain(self, timeout_s: float) -> None:
+        """Tell frontends to send no more requests, finish all of theirs, and end `run`.
+
+        A request that a frontend sent before it knew is finished as well. `run` ends after
+        `timeout_s` at the latest; call `end` then, so that unfinished requests can go to another
+        engine.
+        """
+        log.info("draining", timeout_s=timeout_s, waiting=self._scheduler.waiting)
+        self._next_beat = self._clock()
+        self._drain_until = self._next_beat + timeout_s
 
     def turn(self) -> None:
         """Do one round."""
@@ -294,10 +307,19 @@ class EngineLoop:
         self._next_beat = now + HEARTBEAT_S
         running, waiting = len(self._running), self._scheduler.waiting
         stats = self._stats.snapshot(*self._backend.counts())
-        status = Status(running, waiting, self._backend.kv_cache_usage(), stats)
+        draining = self._drain_until is not None
+        status = Status(running, waiting, self._backend.kv_cache_usage(), stats, draining)
         for peer in list(self._peers):
             self._send(peer, status)
+        self._stopping = self._stopping or self._is_drained(now, running + waiting)
         self._on_beat(Beat(running, waiting))
+
+    def _is_drained(self, now: float, unfinished: int) -> bool:
+        if self._drain_until is None:
+            return False
+        # Frontends have a heartbeat's time to stop sending.
+        announced, self._announced_drain = self._announced_drain or not self._peers, True
+        return now >= self._drain_until or (announced and not unfinished)
 
     def _send(self, peer: bytes, message: ToFrontend) -> None:
         if not self._transport.send(peer, encode(message)):

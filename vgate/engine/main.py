@@ -1,9 +1,8 @@
-"""The engine process: wires backend, scheduler, loop, sockets and the launcher's link together."""
+"""The engine process: connects backend, scheduler, loop, sockets and the link to the launcher."""
 
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import time
 from types import FrameType
@@ -12,54 +11,21 @@ from vgate import log as logs
 from vgate.config import Runtime
 from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, BackendError
+from vgate.engine.control_link import ControlLink
 from vgate.engine.loop import Beat, EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.engine.time_slice import lengthen_slice
 from vgate.log import Log
-from vgate.wire.codec import encode
-from vgate.wire.control import EngineBeat, EngineFailed, EnginePhase, EngineReady, ToLauncher
-from vgate.wire.sockets import Dealer, Router, flush_dealers
+from vgate.wire.control import Drain
+from vgate.wire.sockets import Router
 
-# sysexits.h: EX_CONFIG for what a restart can't mend, EX_SOFTWARE for what it may.
+# sysexits.h: EX_CONFIG if a restart would fail in the same way, EX_SOFTWARE if not.
 EXIT_PERMANENT = 78
 EXIT_CRASHED = 70
 
 _MS_PER_S = 1000
 
 log = Log("vgate.engine")
-
-
-class LauncherLink:
-    """Tells the launcher how the engine is. ZeroMQ's own thread sends while the loop is busy."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._pid = os.getpid()
-        self._dealer = Dealer(runtime.control_endpoint, "engine")
-
-    def phase(self, phase: str) -> None:
-        """Report a phase of the start."""
-        log.info("engine starting", phase=phase)
-        self._send(EnginePhase(self._pid, phase))
-
-    def ready(self, summary: str) -> None:
-        """Report that the engine serves."""
-        self._send(EngineReady(self._pid, summary))
-
-    def beat(self, beat: Beat) -> None:
-        """Report that the loop turns."""
-        self._send(EngineBeat(self._pid, beat.running, beat.waiting))
-
-    def failed(self, reason: str, *, permanent: bool) -> None:
-        """Report why the process ends."""
-        self._send(EngineFailed(self._pid, reason, permanent))
-
-    def close(self) -> None:
-        """Close the link, handing over what was sent: the process may end right after it."""
-        self._dealer.close()
-        flush_dealers()
-
-    def _send(self, message: ToLauncher) -> None:
-        self._dealer.send(encode(message))
 
 
 def run(runtime: Runtime, engine: int) -> int:
@@ -72,7 +38,7 @@ def run(runtime: Runtime, engine: int) -> int:
     settings = runtime.config.logging
     name = runtime.engine_name(engine)
     logs.configure(name, level=settings.level, json_format=settings.json_format)
-    link = LauncherLink(runtime)
+    link = ControlLink(runtime)
     try:
         backend = REGISTRY[runtime.backend](runtime.engine_config(engine), link.phase)
     except BackendError as error:
@@ -87,7 +53,7 @@ def run(runtime: Runtime, engine: int) -> int:
         link.close()
 
 
-def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink) -> int:
+def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink) -> int:
     batch = runtime.config.batch
     scheduler = BatchScheduler(
         Limits(
@@ -99,13 +65,22 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink
         )
     )
     router = Router(endpoint)
-    loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=link.beat)
+
+    def beat(beat: Beat) -> None:
+        link.beat(beat)
+        # Here and not in each turn of the loop: a drain can wait for a heartbeat.
+        for message in link.received():
+            match message:
+                case Drain():
+                    loop.drain(message.timeout_s)
+
+    loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=beat)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         loop.stop()
 
     signal.signal(signal.SIGTERM, stop)
-    # What was loaded stays for good: the collector needn't look at it again.
+    # Loaded modules stay for good: the garbage collector need not look at them again.
     gc.collect()
     gc.freeze()
     # Not the threads that are there by now, such as ZeroMQ's, which are to get in between.
@@ -114,7 +89,7 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink
     try:
         loop.run()
     except Exception as error:
-        # The model's state is unknown now. Every frontend hears of it before the process ends.
+        # The model's state is unknown now. All frontends get a message before the process ends.
         log.exception("engine crashed")
         reason = f"{type(error).__name__}: {error}"
         loop.end(reason)

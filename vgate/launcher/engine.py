@@ -19,12 +19,14 @@ class SupervisedEngine:
 
     Attributes:
         state: The state that was reported last.
+        peer: The identity of its control link; None before its first message.
     """
 
     def __init__(self, child: Child, number: int, title: str | None) -> None:
         self.child = child
         self._number = number
         self._title = title
+        self.peer: bytes | None = None
         self.state = EngineState("starting", "starting", time.time(), number)
 
     def enter(self, state: Literal["starting", "ready", "restarting"], detail: str) -> EngineState:

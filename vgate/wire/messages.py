@@ -328,12 +328,14 @@ class Status(Message, frozen=True):
         waiting: Requests in the scheduler's queue.
         kv_cache_usage: Share of the KV cache in use, 0 to 1.
         stats: What it has done.
+        draining: It finishes its requests and then ends, and wants no more.
     """
 
     running: int
     waiting: int
     kv_cache_usage: float
     stats: EngineStats | None = None
+    draining: bool = False
 
 
 ToFrontend = Welcome | Refused | Step | Embeddings | Failures | Ending | Status

@@ -213,6 +213,25 @@ def test_a_sequence_that_waits_keeps_its_deadline(play):
     play(scenario, engines=1)
 
 
+def test_an_engine_that_drains_gets_no_more(play):
+    async def scenario(play):
+        draining = Status(0, 0, 0.0, None, True)
+        play.engines[0].status = draining
+        begun = play.submit(2)
+        assert play.load == [0, 2]
+        play.engines[1].status = draining
+        with pytest.raises(EngineUnavailableError, match="being stopped"):
+            play.submit()
+        # Its end is a loss like any other, and nothing goes to one that drains as well.
+        play.engines[1].stop()
+        assert (play.load, play.pool.in_flight, begun.error) == ([0, 0], 2, None)
+        play.engines[1].status = Status(0, 0, 0.0)
+        play.engines[1].start(MODEL)
+        assert play.load == [0, 2]
+
+    play(scenario)
+
+
 def test_an_engine_with_another_model_is_not_used_beside_its_siblings(play):
     async def scenario(play):
         play.engines[0].start(MODEL)

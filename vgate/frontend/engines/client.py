@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from vgate.errors import VGateError, from_code
 from vgate.frontend.engines.handle import HandleOwner, Loss
 from vgate.frontend.engines.sequence import SWEEP_S, Answer, Sequence, end, expire
@@ -209,6 +211,7 @@ class EngineClient:
     def _lose(self, reason: str, reconnect_s: float, *, refused: bool = False) -> None:
         """Give all sequences back to the owner, and connect again under a new identity."""
         self._connected = False
+        self.status = msgspec.structs.replace(self.status, draining=False)
         # The next engine must not get messages from the old queue: their sequences are gone here.
         self._dealer.close(drop=True)
         lost, self._running = list(self._running.values()), {}

@@ -11,7 +11,7 @@ import msgspec
 
 from vgate.config import Runtime
 from vgate.log import Log
-from vgate.wire.codec import WireError, decode_from_launcher, encode
+from vgate.wire.codec import WireError, decode_launcher_to_frontend, encode
 from vgate.wire.control import Drain, EngineState, FrontendBeat
 from vgate.wire.sockets import AsyncDealer
 
@@ -111,7 +111,7 @@ class LauncherLink:
     def _on_batch(self, batch: list[bytes]) -> None:
         for payload in batch:
             try:
-                message = decode_from_launcher(payload)
+                message = decode_launcher_to_frontend(payload)
             except WireError as error:
                 log.error("dropped a malformed message from the launcher", error=error)
                 continue

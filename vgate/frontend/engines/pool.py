@@ -101,11 +101,11 @@ class EnginePool:
             timeout_s: Longest time until its end.
 
         Raises:
-            EngineUnavailableError: No engine is connected.
+            EngineUnavailableError: No engine is connected, or all drain.
         """
-        engines = self._usable
+        engines = self._accepting
         if not engines:
-            reason = "the engine is not connected"
+            reason = "the engine is " + ("being stopped" if self._usable else "not connected")
             raise EngineUnavailableError(reason, retry_after_s=1.0)
         engine = engines[0] if len(engines) == 1 else self._policy(engines, message)
         engine.submit(sequence, message, timeout_s)
@@ -131,6 +131,10 @@ class EnginePool:
         self._sweeper.cancel()
         for handle in self._handles:
             handle.close()
+
+    @property
+    def _accepting(self) -> list[EngineHandle]:
+        return [handle for handle in self._usable if not handle.status.draining]
 
     def on_model(self, handle: EngineHandle, model: ModelInfo) -> None:
         """Use an engine that was connected, if it serves what the others do."""
@@ -183,8 +187,8 @@ class EnginePool:
             self._resume("engine is back")
 
     def _resume(self, event: str) -> None:
-        """Submit all sequences that wait."""
-        waiting = self._survivors.take()
+        """Submit all sequences that wait, if an engine takes them."""
+        waiting = self._survivors.take() if self._accepting else []
         if not waiting:
             return
         now = self._loop.time()
