@@ -59,6 +59,11 @@ class Runtime(Section, frozen=True):
         return f"{self.run_dir}/kept-keys/keys.jsonl"
 
     @property
+    def model_files_dir(self) -> str:
+        """Directory of the model files that frontends have read from engines."""
+        return f"{self.run_dir}/model-files"
+
+    @property
     def metrics_dir(self) -> str:
         """Directory of the frontends' metrics."""
         return f"{self.run_dir}/metrics"

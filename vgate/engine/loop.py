@@ -7,6 +7,7 @@ abort that its frontend asked for, or the loss of its frontend or of the engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from vgate.engine.delivery import (
 )
 from vgate.engine.request import Request
 from vgate.engine.scheduler import BatchScheduler
+from vgate.engine.served_files import FileServer
 from vgate.engine.stats import StatsCounter
 from vgate.engine.subscriptions import Subscriber, Subscriptions
 from vgate.errors import (
@@ -31,6 +33,7 @@ from vgate.errors import (
 )
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode
+from vgate.wire.file_messages import FetchFile
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -107,9 +110,10 @@ class EngineLoop:
         self._stats = StatsCounter()
         self._last_key = 0
         self._failures = PendingFailures()
+        self._files = FileServer(backend.files, backend.model.files)
         self._next_beat = clock()
         self._stopping = False
-        self._drain_until: float | None = None
+        self._drain_until = math.inf
         self._announced_drain = False
 
     def run(self) -> None:
@@ -122,11 +126,9 @@ class EngineLoop:
         self._stopping = True
 
     def drain(self, timeout_s: float) -> None:
-        """Tell frontends to send no more requests, finish all of theirs, and end `run`.
+        """Finish all requests and tell frontends to send no more; then `run` ends.
 
-        A request that a frontend sent before it knew is finished as well. `run` ends after
-        `timeout_s` at the latest; call `end` then, so that unfinished requests can go to another
-        engine.
+        Requests that were on their way are finished as well. After `timeout_s` it ends anyway.
         """
         log.info("draining", timeout_s=timeout_s, waiting=self._scheduler.waiting)
         self._next_beat = self._clock()
@@ -134,7 +136,7 @@ class EngineLoop:
 
     def turn(self) -> None:
         """Do one round."""
-        if not self._backend.has_work():
+        if not self._backend.has_work() and not self._files.wanted:
             self._transport.wait(self._idle_s())
         self._drain()
         now = self._clock()
@@ -142,6 +144,8 @@ class EngineLoop:
         self._admit(now)
         self._step()
         self._flush_failures()
+        if self._files.wanted:
+            self._send(*self._files.next_chunk())
         if now >= self._next_beat:
             self._beat(now)
 
@@ -182,6 +186,8 @@ class EngineLoop:
                     self._on_hello(peer, message)
                 case Goodbye():
                     self._forget(peer, "said goodbye")
+                case FetchFile():
+                    self._files.wanted[peer] = message
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         if message.protocol != PROTOCOL_VERSION:
@@ -307,19 +313,16 @@ class EngineLoop:
         self._next_beat = now + HEARTBEAT_S
         running, waiting = len(self._running), self._scheduler.waiting
         stats = self._stats.snapshot(*self._backend.counts())
-        draining = self._drain_until is not None
+        draining = self._drain_until < math.inf
         status = Status(running, waiting, self._backend.kv_cache_usage(), stats, draining)
         for peer in list(self._peers):
             self._send(peer, status)
-        self._stopping = self._stopping or self._is_drained(now, running + waiting)
+        if draining:
+            # Frontends have a heartbeat's time to stop sending.
+            finished = self._announced_drain and not running + waiting
+            self._stopping = finished or not self._peers or now >= self._drain_until
+            self._announced_drain = True
         self._on_beat(Beat(running, waiting))
-
-    def _is_drained(self, now: float, unfinished: int) -> bool:
-        if self._drain_until is None:
-            return False
-        # Frontends have a heartbeat's time to stop sending.
-        announced, self._announced_drain = self._announced_drain or not self._peers, True
-        return now >= self._drain_until or (announced and not unfinished)
 
     def _send(self, peer: bytes, message: ToFrontend) -> None:
         if not self._transport.send(peer, encode(message)):
@@ -333,6 +336,7 @@ class EngineLoop:
                 self._leave(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
         self._failures.forget(peer)
+        self._files.wanted.pop(peer, None)
 
     def _name(self, peer: bytes) -> str:
         return self._peers.get(peer, peer.hex())

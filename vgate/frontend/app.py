@@ -22,6 +22,9 @@ from vgate.frontend.access.limiter.local import Limiter
 from vgate.frontend.apis.anthropic import errors as anthropic_errors
 from vgate.frontend.apis.openai.errors import error_body, error_headers
 from vgate.frontend.cache.local import ResultCache
+from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.file_cache import FileCache
+from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http.deadlines import Deadlines
@@ -88,11 +91,16 @@ class App:
         self, loop: asyncio.AbstractEventLoop, launcher: LauncherLink, model: Model
     ) -> ServedModel:
         engines = self._runtime.engines_of(model.name)
+
+        def connect(owner: HandleOwner) -> list[EngineHandle]:
+            name = f"frontend-{self._worker}"
+            return [EngineClient(loop, spec.address, name, owner) for spec in engines.values()]
+
         return ServedModel(
             loop,
             model,
-            [engine.address for engine in engines.values()],
-            f"frontend-{self._worker}",
+            connect,
+            files=FileCache(Path(self._runtime.model_files_dir)),
             state=partial(launcher.engine_state, engines),
             on_change=launcher.beat,
             resume=self._runtime.config.supervision.resume_requests,

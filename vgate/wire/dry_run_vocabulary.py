@@ -1,8 +1,12 @@
 """The built-in vocabulary of the dry-run engine: the 256 bytes and a few markers.
 
 It needs no model on disk, can spell any text, and lets the engine answer readably although it
-sees only token ids. Frontends build the tokenizer from it (`vgate.frontend.tokenizer`).
+sees only token ids.
 """
+
+import msgspec
+
+from vgate.wire.model_files import TEMPLATE, TOKENIZER, ModelFiles
 
 BYTE_TOKENS = 256
 
@@ -42,3 +46,23 @@ CHAT_TEMPLATE = (
     "{%- if enable_thinking is defined and not enable_thinking -%}<think></think>{%- endif -%}"
     "{%- endif -%}"
 )
+
+
+def model_files() -> ModelFiles:
+    """Return the files that describe the vocabulary, as those of any other model."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(BYTE_TOKENS)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": number, "content": text, **flags, "special": True}
+            for text, number in MARKERS.items()
+        ],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": [], "byte_fallback": True},
+    }
+    contents = {TOKENIZER: msgspec.json.encode(tokenizer), TEMPLATE: CHAT_TEMPLATE.encode()}
+    return ModelFiles("(dry run)", contents)

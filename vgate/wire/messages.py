@@ -12,17 +12,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from vgate.wire.file_messages import FetchFile, FileChunk, FileInfo
+from vgate.wire.message import Message
 from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    """Base of all messages; its class name is the tag, its fields travel as an array."""
 
 
 # ---- frontend to engine
@@ -144,7 +142,7 @@ class Goodbye(Message, frozen=True):
     """The frontend leaves; everything of its own that still runs is aborted."""
 
 
-ToEngine = Hello | Generate | Embed | Abort | Goodbye
+ToEngine = Hello | Generate | Embed | Abort | Goodbye | FetchFile
 
 
 # ---- engine to frontend
@@ -155,8 +153,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         names: Served names; answers carry the first.
-        directory: Local directory with tokenizer.json, chat template and generation_config.json;
-            None for the dry-run engine's built-in vocabulary.
+        files: Tokenizer, chat template and generation defaults; `FetchFile` reads them.
         max_model_len: Most tokens of prompt and answer together.
         max_num_seqs: Most sequences that run at once.
         kv_cache_tokens: Tokens that the KV cache holds.
@@ -166,10 +163,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
         kv_block_tokens: Tokens of a block, in which the KV cache is given out.
         vocab_size: Token ids are below it; 0 if that isn't known.
         max_logprobs: Most likely tokens that a request may ask for at each place.
+        fingerprint: Changes whenever one of the model's files does, also of its weights.
     """
 
     names: list[str]
-    directory: str | None
+    files: list[FileInfo]
     max_model_len: int
     max_num_seqs: int
     kv_cache_tokens: int
@@ -179,6 +177,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     kv_block_tokens: int = 1
     vocab_size: int = 0
     max_logprobs: int = 20
+    fingerprint: str = ""
 
 
 class Welcome(Message, frozen=True):
@@ -263,9 +262,9 @@ class Step(Message, frozen=True):
         deltas: What came for all others.
     """
 
-    ids: list[int] = []
-    tokens: list[int] = []
-    deltas: list[Delta] = []
+    ids: list[int] = msgspec.field(default_factory=list)
+    tokens: list[int] = msgspec.field(default_factory=list)
+    deltas: list[Delta] = msgspec.field(default_factory=list)
 
 
 class Embeddings(Message, frozen=True):
@@ -338,4 +337,4 @@ class Status(Message, frozen=True):
     draining: bool = False
 
 
-ToFrontend = Welcome | Refused | Step | Embeddings | Failures | Ending | Status
+ToFrontend = Welcome | Refused | FileChunk | Step | Embeddings | Failures | Ending | Status

@@ -21,6 +21,7 @@ from vgate.frontend.cache.local import (
 )
 from vgate.frontend.pipeline.conversation import chat_job
 from vgate.frontend.text.model import TextModel, load_text_model
+from vgate.wire.dry_run_vocabulary import model_files
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import SamplingParams
 
@@ -184,9 +185,9 @@ class Digests:
     """The digests of chat requests, as a worker makes them."""
 
     def __init__(self, models: list[Model]) -> None:
-        info = ModelInfo(["m"], None, 100_000, 4, 1000, 1, "dry_run")
+        info = ModelInfo(["m"], [], 100_000, 4, 1000, 1, "dry_run")
         self._models = {
-            name: ServedStub(config, load_text_model(info, config))
+            name: ServedStub(config, load_text_model(info, config, model_files()))
             for config in models
             for name in config.served_names
         }

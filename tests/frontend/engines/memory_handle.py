@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from vgate.errors import DeadlineExceededError, VGateError
+from vgate.engine.served_files import CHUNK_BYTES
+from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError
 from vgate.frontend.engines.handle import EngineHandle, HandleOwner, Loss
 from vgate.frontend.engines.sequence import Sequence, end
 from vgate.wire.codec import unpack_token_ids
@@ -13,7 +14,12 @@ from vgate.wire.messages import Embed, Generate, ModelInfo, Status
 
 
 class MemoryHandle:
-    """See the module. `start` and `stop` are its engine's."""
+    """See the module. `start` and `stop` are its engine's.
+
+    Attributes:
+        files: Contents by digest.
+        reads: Chunks that were read.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: HandleOwner) -> None:
         self._loop = loop
@@ -23,6 +29,8 @@ class MemoryHandle:
         self.connected = False
         self.refusal: str | None = None
         self.closed = False
+        self.files: dict[bytes, bytes] = {}
+        self.reads = 0
         self.status = Status(0, 0, 0.0)
 
     def start(self, model: ModelInfo) -> None:
@@ -58,6 +66,14 @@ class MemoryHandle:
     def fail_all(self, error: VGateError) -> None:
         sequences, self.running = list(self.running.values()), {}
         end(sequences, lambda: error)
+
+    async def read_file(self, digest: bytes, offset: int) -> bytes:
+        await asyncio.sleep(0)
+        if not self.connected:
+            message = "the engine is not connected"
+            raise EngineUnavailableError(message, retry_after_s=1.0)
+        self.reads += 1
+        return self.files.get(digest, b"")[offset : offset + CHUNK_BYTES]
 
     def close(self) -> None:
         self.closed = True

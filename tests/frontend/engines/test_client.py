@@ -34,7 +34,7 @@ from vgate.wire.messages import (
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sockets import Router
 
-INFO = ModelInfo(["m"], None, 100, 4, 1000, 1, "fake")
+INFO = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 PROMPT = pack_token_ids([1, 2])
 
 

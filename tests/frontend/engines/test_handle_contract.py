@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -12,12 +13,14 @@ from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import Engine, until
 from vgate.config import Config, Runtime, local_engines
 from vgate.config.schema import Batch, DryRun
-from vgate.errors import DeadlineExceededError, ShuttingDownError
+from vgate.engine.served_files import CHUNK_BYTES
+from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.handle import EngineHandle, Loss
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
+from vgate.wire.file_messages import FileInfo
 from vgate.wire.messages import Generate, ModelInfo
 from vgate.wire.sampling import DEFAULTS
 
@@ -77,7 +80,10 @@ class MemoryRig:
         self.handle = MemoryHandle(asyncio.get_running_loop(), owner)
 
     async def start(self) -> None:
-        self.handle.start(ModelInfo(["m"], None, 100, 4, 1000, 1, "fake"))
+        content = bytes(3 * CHUNK_BYTES // 2)
+        file = FileInfo("tokenizer.json", hashlib.sha256(content).digest(), len(content))
+        self.handle.files[file.digest] = content
+        self.handle.start(ModelInfo(["m"], [file], 100, 4, 1000, 1, "fake"))
 
     async def stop(self) -> None:
         if self.handle.connected:
@@ -236,6 +242,38 @@ def test_a_lost_engine_gives_its_sequences_back_and_the_next_one_is_connected(pl
         assert len(play.owner.models) == 2
         again = play.submit(b"again")
         await until(lambda: again.ends, "the end of another one")
+
+    play(scenario)
+
+
+def test_the_models_files_can_be_read_in_chunks(play):
+    async def scenario(play):
+        (model,) = play.owner.models
+        assert model.files
+        running = play.submit(sampling=ENDLESS)
+        for file in model.files:
+            content = b""
+            while chunk := await play.handle.read_file(file.digest, len(content)):
+                assert len(chunk) <= CHUNK_BYTES
+                content += chunk
+            assert len(content) == file.size
+            assert hashlib.sha256(content).digest() == file.digest
+        assert await play.handle.read_file(b"unknown", 0) == b""
+        assert running.ends == 0
+
+    play(scenario)
+
+
+def test_a_read_ends_with_its_engine(play):
+    async def scenario(play):
+        digest = play.owner.models[0].files[0].digest
+        reads = [asyncio.ensure_future(play.handle.read_file(digest, 0))]
+        await play.rig.stop()
+        await until(lambda: play.owner.losses, "the loss")
+        reads.append(asyncio.ensure_future(play.handle.read_file(digest, 0)))
+        done = await asyncio.gather(*reads, return_exceptions=True)
+        assert isinstance(done[0], bytes | EngineUnavailableError)
+        assert isinstance(done[1], EngineUnavailableError)
 
     play(scenario)
 

@@ -19,7 +19,7 @@ from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.messages import EngineStats, Generate, Histogram, ModelInfo, Status
 from vgate.wire.sampling import DEFAULTS
 
-MODEL = ModelInfo(["m"], None, 100, 4, 1000, 1, "fake")
+MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 OTHER = msgspec.structs.replace(MODEL, max_model_len=50)
 PROMPT = pack_token_ids([USER, *b"hi", END, ASSISTANT])
 ENDLESS = msgspec.structs.replace(DEFAULTS, ignore_eos=True)

@@ -14,6 +14,7 @@ from vgate.frontend.engines.resumption import (
 )
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import unpack_token_ids
+from vgate.wire.file_messages import FileInfo
 from vgate.wire.messages import (
     NO_OPTIONS,
     Embed,
@@ -49,7 +50,7 @@ SHAPING = {
 }
 OBSTACLES = {"presence_penalty", "frequency_penalty", "seed", "bad_words", "structured"}
 ALL = (*SamplingParams.__struct_fields__, *GenerateOptions.__struct_fields__)
-MODEL = ModelInfo(["m"], None, 100, 4, 1000, 1, "fake")
+MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 
 
 def with_one(name):
@@ -171,14 +172,10 @@ class TestSameModel:
         assert identity_of(msgspec.structs.replace(MODEL, names=["n"])) != identity_of(MODEL)
         assert identity_of(msgspec.structs.replace(MODEL, max_model_len=99)) != identity_of(MODEL)
 
-    def test_and_its_files_are_the_same(self, tmp_path):
-        model = msgspec.structs.replace(MODEL, directory=str(tmp_path))
-        (tmp_path / "tokenizer.json").write_text("{}")
-        before = identity_of(model)
-        assert identity_of(model) == before
-        (tmp_path / "tokenizer.json").write_text("{ }")
-        assert identity_of(model) != before
-
-    def test_files_that_are_gone_are_like_no_others(self, tmp_path):
-        model = msgspec.structs.replace(MODEL, directory=str(tmp_path / "gone"))
-        assert identity_of(model) != identity_of(model)
+    def test_and_its_files_are_the_same(self):
+        file = FileInfo("tokenizer.json", b"digest", 3)
+        model = msgspec.structs.replace(MODEL, files=[file], fingerprint="weights")
+        assert identity_of(model) == identity_of(msgspec.structs.replace(model, files=[file]))
+        other = msgspec.structs.replace(file, digest=b"another")
+        assert identity_of(model) != identity_of(msgspec.structs.replace(model, files=[other]))
+        assert identity_of(model) != identity_of(msgspec.structs.replace(model, fingerprint="new"))

@@ -9,11 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.frontend.conftest import model_info
-from vgate.config.schema import Model
+from tests.frontend.conftest import load
 from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.pipeline.parameters import reported_stop_ids
-from vgate.frontend.text.model import TextModelError, load_text_model
+from vgate.frontend.text.model import TextModelError
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.sampling import DEFAULTS
 
@@ -27,10 +26,6 @@ def directory(tmp_path: Path, tiny_model_dir: Path) -> Path:
         if path.suffix in {".json", ".jinja"}:
             shutil.copy(path, tmp_path)
     return tmp_path
-
-
-def load(directory, **config):
-    return load_text_model(model_info(directory), Model(**config))
 
 
 def edit(path: Path, **changes):

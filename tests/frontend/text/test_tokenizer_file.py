@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -20,17 +21,22 @@ def document(tiny):
 
 
 @pytest.fixture
-def check(tmp_path, monkeypatch):
-    """Hold what is read of a file to what `from_file` reads; say whether it was read in parts."""
+def check(monkeypatch):
+    """Compare a file's tokenizer with the library's; return whether it was read in parts."""
 
     def read(document, **options):
-        path = tmp_path / "tokenizer.json"
-        path.write_text(json.dumps(document, **options), encoding="utf-8")
-        assert read_tokenizer(path).to_str() == Tokenizer.from_file(str(path)).to_str()
-        try:
-            return bool(tokenizer_file._in_parts(path))
-        except Exception:  # noqa: BLE001 - whatever sends it to `from_file`
-            return False
+        content = json.dumps(document, **options).encode()
+        expected = Tokenizer.from_buffer(content).to_str()
+        whole = []
+
+        def from_buffer(content):
+            whole.append(content)
+            return Tokenizer.from_buffer(content)
+
+        library = SimpleNamespace(from_str=Tokenizer.from_str, from_buffer=from_buffer)
+        monkeypatch.setattr(tokenizer_file, "Tokenizer", library)
+        assert read_tokenizer(content).to_str() == expected
+        return not whole
 
     return read
 
@@ -60,12 +66,10 @@ class TestSame:
         assert check(document)
 
     @pytest.mark.parametrize("joined", ["a", "a b c"])
-    def test_with_merges_that_are_none(self, document, tmp_path, joined):
+    def test_with_merges_that_are_none(self, document, joined):
         document["model"]["merges"] = [joined]
-        path = tmp_path / "tokenizer.json"
-        path.write_text(json.dumps(document))
         with pytest.raises(Exception, match=r"."):
-            read_tokenizer(path)
+            read_tokenizer(json.dumps(document).encode())
 
     @pytest.mark.parametrize("separators", [None, (" , ", " : ")])
     def test_without_merges(self, document, check, separators):
@@ -101,17 +105,14 @@ class TestSame:
 
     @given(texts=st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=8, unique=True))
     def test_any_merges(self, texts):
-        left, right = texts[:2]
-        vocab = dict.fromkeys([*texts, left + right])
-        vocab = {text: number for number, text in enumerate(vocab)}
+        pairs = list(pairwise(texts))
         for spaced in (False, True):
-            raw = json.dumps([[left, right]] * 3, ensure_ascii=spaced, indent=1 if spaced else None)
-            merges = tokenizer_file._Merges(raw.encode(), dict(vocab))
-            assert len(merges) == 3
-            assert list(merges) == [(left, right)] * 3
+            raw = json.dumps(pairs, ensure_ascii=spaced, indent=1 if spaced else None)
+            merges = tokenizer_file._Merges(raw.encode(), {})
+            assert list(merges) == pairs
 
 
-class TestLeftToFromFile:
+class TestLeftToTheLibrary:
     def test_other_models(self, check):
         tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
         assert not check(json.loads(tokenizer.to_str()))
@@ -124,7 +125,32 @@ class TestLeftToFromFile:
         document["added_tokens"][0]["id"] += 1000
         assert not check(document)
 
-    @pytest.mark.parametrize("raw", ["[[1,2]]", '[["a","b"],]', '[["a","b"] ["a","b"]]', '[["a"]]'])
+    def test_merges_that_are_no_list(self, document):
+        document["model"]["merges"] = {}
+        with pytest.raises(Exception, match=r"."):
+            read_tokenizer(json.dumps(document).encode())
+
+    @pytest.mark.parametrize("raw", ["[[1,2]]", "[1]", '[["a"]]', '["a"]', '["a b c"]'])
     def test_merges_that_are_none(self, raw):
-        with pytest.raises(tokenizer_file._UnusualError):
-            tokenizer_file._Merges(raw.encode(), {})
+        with pytest.raises(ValueError, match=r"."):
+            list(tokenizer_file._Merges(raw.encode(), {}))
+
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_any_ids_of_added_tokens(self, document, data):
+        # Read in parts or not, they get the ids of the file, or those the library gives them.
+        known = data.draw(st.lists(st.sampled_from(list(document["model"]["vocab"])[-5:])))
+        size = len(document["model"]["vocab"])
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        document["added_tokens"] = [
+            {"id": data.draw(st.integers(size - 5, size + 5)), "content": content, **flags}
+            for content in dict.fromkeys([*known, "new", "newer"])
+        ]
+        content = json.dumps(document).encode()
+        try:
+            expected = Tokenizer.from_buffer(content).to_str()
+        except Exception:  # noqa: BLE001 - the library raises no narrower type
+            with pytest.raises(Exception, match=r"."):
+                read_tokenizer(content)
+        else:
+            assert read_tokenizer(content).to_str() == expected

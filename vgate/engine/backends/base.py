@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from vgate.engine.request import Request
 from vgate.errors import VGateError
 from vgate.wire.messages import FinishReason, Logprobs, ModelInfo
+from vgate.wire.model_files import ModelFiles
 
 ReportPhase = Callable[[str], None]
 
@@ -67,7 +68,12 @@ class Backend(Protocol):
     """Runs sequences in continuous batching. Used from one thread.
 
     Any exception out of `step` is fatal: the state of the model is unknown and the process ends.
+
+    Attributes:
+        files: The files that `model.files` describes.
     """
+
+    files: ModelFiles
 
     @property
     def model(self) -> ModelInfo:

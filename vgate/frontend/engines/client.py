@@ -9,11 +9,12 @@ import asyncio
 
 import msgspec
 
-from vgate.errors import VGateError, from_code
+from vgate.errors import EngineUnavailableError, VGateError, from_code
 from vgate.frontend.engines.handle import HandleOwner, Loss
 from vgate.frontend.engines.sequence import SWEEP_S, Answer, Sequence, end, expire
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
+from vgate.wire.file_messages import FetchFile, FileChunk
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -55,6 +56,7 @@ class EngineClient:
         self._name = name
         self._owner = owner
         self._running: dict[int, Sequence] = {}
+        self._chunk: asyncio.Future[bytes] | None = None
         self._connected = False
         self._closed = False
         self._refusal: str | None = None
@@ -97,6 +99,14 @@ class EngineClient:
         self.abort(sequences)
         end(sequences, lambda: error)
 
+    async def read_file(self, digest: bytes, offset: int) -> bytes:
+        """Return a chunk of one of the model's files."""
+        if not self._connected:
+            raise _disconnected()
+        self._chunk = self._loop.create_future()
+        self._dealer.send(encode(FetchFile(digest, offset)))
+        return await self._chunk
+
     def close(self) -> None:
         """Disconnect from the engine."""
         self._closed = True
@@ -127,15 +137,10 @@ class EngineClient:
                 continue
             if type(message) is Step:
                 self._on_step(message, touched)
-            elif type(message) is Status:
-                self.status = message
             elif type(message) is Embeddings:
                 self._on_embeddings(message, touched)
             elif type(message) is Failures:
                 self._on_failures(message, touched)
-            elif type(message) is Welcome:
-                self._connected, self._refusal = True, None
-                self._owner.on_model(self, message.model)
             elif type(message) is Ending:
                 ending = message.reason
                 break
@@ -143,12 +148,23 @@ class EngineClient:
                 # The connection is closed, so the remaining messages don't count.
                 self._on_refused(message)
                 break
+            else:
+                self._on_other(message)
         for answer in touched:
             answer.touched = False
             answer.flush()
         if ending is not None:
             # After the answers have read the messages before it.
             self._lose(f"the engine stopped: {ending}", _RECONNECT_S)
+
+    def _on_other(self, message: Welcome | FileChunk | Status) -> None:
+        if isinstance(message, Status):
+            self.status = message
+        elif isinstance(message, Welcome):
+            self._connected, self._refusal = True, None
+            self._owner.on_model(self, message.model)
+        elif self._chunk is not None and not self._chunk.done():
+            self._chunk.set_result(message.data)
 
     def _on_step(self, step: Step, touched: list[Answer]) -> None:
         running = self._running
@@ -215,6 +231,8 @@ class EngineClient:
         # The next engine must not get messages from the old queue: their sequences are gone here.
         self._dealer.close(drop=True)
         lost, self._running = list(self._running.values()), {}
+        if self._chunk is not None and not self._chunk.done():
+            self._chunk.set_exception(_disconnected())
         self._loop.call_later(reconnect_s, self._reconnect)
         self._owner.on_lost(self, Loss(reason, lost, refused))
 
@@ -232,3 +250,8 @@ def _touch(answer: Answer, touched: list[Answer]) -> None:
     if not answer.touched:
         answer.touched = True
         touched.append(answer)
+
+
+def _disconnected() -> EngineUnavailableError:
+    message = "the engine is not connected"
+    return EngineUnavailableError(message, retry_after_s=1.0)

@@ -74,5 +74,19 @@ class EngineHandle(Protocol):
     def fail_all(self, error: VGateError) -> None:
         """Stop every sequence and end it with `error`."""
 
+    async def read_file(self, digest: bytes, offset: int) -> bytes:
+        """Return a chunk of one of the model's files. Read one chunk at a time.
+
+        Args:
+            digest: The file's, see `ModelInfo.files`.
+            offset: Where the chunk begins, in bytes.
+
+        Returns:
+            At most a mebibyte; b"" at the end of the file and for an unknown digest.
+
+        Raises:
+            EngineUnavailableError: The engine is not connected, or was lost.
+        """
+
     def close(self) -> None:
         """Disconnect for good. The owner is not called any more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from vgate.frontend.engines.resumption import Survivors, count_resumed, identity
 from vgate.frontend.engines.sequence import SWEEP_S, Sequence, end, expire
 from vgate.log import Log
 from vgate.wire.messages import Embed, EngineStats, Generate, Histogram, ModelInfo, Status
+
+_NOT_CONNECTED = "the engine is not connected"
 
 log = Log("vgate.frontend")
 
@@ -105,7 +108,7 @@ class EnginePool:
         """
         engines = self._accepting
         if not engines:
-            reason = "the engine is " + ("being stopped" if self._usable else "not connected")
+            reason = "the engine is being stopped" if self._usable else _NOT_CONNECTED
             raise EngineUnavailableError(reason, retry_after_s=1.0)
         engine = engines[0] if len(engines) == 1 else self._policy(engines, message)
         engine.submit(sequence, message, timeout_s)
@@ -125,6 +128,13 @@ class EnginePool:
     def fail_waiting(self, error: VGateError) -> None:
         """End the sequences that wait for an engine with `error`; none will wait from now on."""
         end(self._survivors.close(), lambda: error)
+
+    async def read_file(self, digest: bytes, offset: int) -> bytes:
+        """Return a chunk of one of the model's files from any engine; see `EngineHandle`."""
+        while self._usable:
+            with suppress(EngineUnavailableError):
+                return await self._usable[0].read_file(digest, offset)
+        raise EngineUnavailableError(_NOT_CONNECTED, retry_after_s=1.0)
 
     def close(self) -> None:
         """Disconnect from all engines."""

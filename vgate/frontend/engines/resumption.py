@@ -13,8 +13,6 @@ So neither a late message of the old engine nor an abort with the old id can rea
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
 from vgate.frontend.engines.sequence import Sequence
@@ -143,15 +141,6 @@ def count_resumed(sequences: list[Sequence]) -> None:
     metrics.RESUMED.inc(len({id(sequence.answer) for sequence in sequences}))
 
 
-def identity_of(model: ModelInfo) -> object:
-    """Return what is equal for two engines that serve the same: the description and the files."""
-    described = msgspec.structs.replace(model, created=0, kv_cache_tokens=0)
-    if model.directory is None:
-        return described
-    try:
-        paths = [path for path in sorted(Path(model.directory).iterdir()) if path.is_file()]
-        statuses = [(path.name, path.stat()) for path in paths]
-    except OSError:
-        # Unknown, so it equals no other.
-        return object()
-    return described, [(name, status.st_size, status.st_mtime_ns) for name, status in statuses]
+def identity_of(model: ModelInfo) -> ModelInfo:
+    """Return what is equal for two engines that serve the same: all but their start and size."""
+    return msgspec.structs.replace(model, created=0, kv_cache_tokens=0)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from vgate.config.schema import Model
 from vgate.errors import EngineUnavailableError
-from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.file_cache import FileCache, FileCacheError
+from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.text.model import TextModel, TextModelError, load_text_model
@@ -29,14 +30,15 @@ class ServedModel:
     Args:
         loop: The event loop.
         config: The model's section of the configuration.
-        addresses: The endpoints of its engines.
-        worker: This frontend's name, for the engines' logs.
+        connect: Returns a handle for each of its engines; its argument owns them.
+        files: Where its files are kept.
         state: Returns the state that the launcher has reported; None before it has.
         on_change: Called when it becomes ready, or stops being ready.
         resume: Whether requests outlive their engine.
 
     Attributes:
         engine: Its engines.
+        info: What they have described; None until one is connected.
         text: Tokenizer, template and defaults; None until they are loaded.
         problem: Why they can't be loaded, if that failed.
     """
@@ -45,9 +47,9 @@ class ServedModel:
         self,
         loop: asyncio.AbstractEventLoop,
         config: Model,
-        addresses: list[str],
-        worker: str,
+        connect: Callable[[HandleOwner], list[EngineHandle]],
         *,
+        files: FileCache,
         state: Callable[[], EngineState | None],
         on_change: Callable[[], None],
         resume: bool,
@@ -57,6 +59,8 @@ class ServedModel:
         self._state = state
         self._unreported = EngineState("starting", "starting", time.time())
         self._on_change = on_change
+        self._files = files
+        self.info: ModelInfo | None = None
         self.text: TextModel | None = None
         self.problem: str | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -68,8 +72,8 @@ class ServedModel:
             on_lost=on_change,
             survivors=Survivors(enabled=resume, continued=continued),
         )
-        for address in addresses:
-            self.engine.add(EngineClient(loop, address, worker, self.engine))
+        for handle in connect(self.engine):
+            self.engine.add(handle)
 
     @property
     def name(self) -> str:
@@ -132,18 +136,30 @@ class ServedModel:
         return self.text
 
     def _on_model(self, info: ModelInfo) -> None:
-        if self.text is not None and self.text.info.directory == info.directory:
+        before, self.info = self.info, info
+        same = before is not None and before.files == info.files
+        if same and self.text is not None:
             self.text.info = info
             self._on_change()
             return
+        if self._loading is not None and not self._loading.done():
+            if same:
+                return
+            self._loading.cancel()
         self.text = None
         self._loading = self._loop.create_task(self._load(info))
 
     async def _load(self, info: ModelInfo) -> None:
         try:
-            self.text = await self._loop.run_in_executor(None, load_text_model, info, self.config)
+            files = await self._files.load(self.config.model_id, info.files, self.engine.read_file)
+            self.text = await self._loop.run_in_executor(
+                None, load_text_model, info, self.config, files
+            )
             self.problem = None
-        except TextModelError as error:
+        except EngineUnavailableError:
+            # The next engine starts this again.
+            return
+        except (FileCacheError, TextModelError) as error:
             log.error("cannot serve the model's text", model=info.names[0], reason=error)
             self.problem = str(error)
         self._on_change()

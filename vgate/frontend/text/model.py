@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import AddedToken, Tokenizer, decoders, models
+from tokenizers import Tokenizer
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
@@ -17,12 +17,14 @@ from vgate.frontend.text.piece_encoder import PieceEncoder
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.text.token_texts import TokenTexts
 from vgate.frontend.text.tokenizer_file import read_tokenizer
-from vgate.wire import dry_run_vocabulary
+from vgate.wire import model_files
 from vgate.wire.messages import ModelInfo
+from vgate.wire.model_files import ModelFiles
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 # Defaults that a model's authors may set in generation_config.json.
 _GENERATION_CONFIG_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_TEMPLATE_FILES = {"default": model_files.TEMPLATE, "tool_use": model_files.TOOL_TEMPLATE}
 _SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token")
 
 
@@ -114,15 +116,21 @@ class TextModel:
         return sequences
 
 
-def load_text_model(info: ModelInfo, config: ModelConfig) -> TextModel:
-    """Load a model's text files. Takes up to a second for a large vocabulary.
+def load_text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
+    """Make a model's text side of its files. Takes up to a second for a large vocabulary.
+
+    Args:
+        info: The engine's description of the model.
+        config: Its section of the configuration.
+        files: Its text files. The tokenizer's is taken out, so that it can be freed: it is as large
+            as the tokenizer.
 
     Raises:
         TextModelError: A file is missing or not valid.
     """
     # What the process left so far makes room for the most that this takes.
     _give_memory_back()
-    text = _load_files(info, config)
+    text = _text_model(info, config, files)
     tools, plain = text.tool_template, text.template
     text.tool_parser = None if config.tool_parser == "none" else config.tool_parser
     if config.tool_parser == "auto":
@@ -144,50 +152,45 @@ def _give_memory_back() -> None:
         trim(0)
 
 
-def _load_files(info: ModelInfo, config: ModelConfig) -> TextModel:
-    if info.directory is None:
-        built_in = ChatTemplate(dry_run_vocabulary.CHAT_TEMPLATE, {})
-        return TextModel(info, _dry_run_tokenizer(), built_in, DEFAULTS)
-    directory = Path(info.directory)
-    path = directory / "tokenizer.json"
-    try:
-        tokenizer = read_tokenizer(path)
-    except Exception as error:
-        message = f"cannot read {path}: {error}"
-        raise TextModelError(message) from error
-    # A truncation or padding that the file asks for is meant for training.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer_config = _read_json(directory / "tokenizer_config.json")
+def _text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
+    tokenizer = _tokenizer(files)
+    tokenizer_config = _json_object(files, model_files.TOKENIZER_CONFIG)
     special_tokens = _special_tokens(tokenizer_config)
     templates = {
         name: _compiled(source, special_tokens, where)
         for name, (source, where) in _template_sources(
-            directory, tokenizer_config, config.chat_template
+            files, tokenizer_config, config.chat_template
         ).items()
         if name in {"default", "tool_use"}
     }
-    path = directory / "generation_config.json"
-    generation_config = {} if config.generation_config == "vllm" else _read_json(path)
+    generation_config = {}
+    if config.generation_config != "vllm":
+        generation_config = _json_object(files, model_files.GENERATION_CONFIG)
     return TextModel(
         info,
         tokenizer,
         templates.get("default"),
-        _defaults(generation_config, path),
+        _defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
         templates.get("tool_use"),
         special_tokens,
         _ends(generation_config),
     )
 
 
-def _dry_run_tokenizer() -> Tokenizer:
-    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(dry_run_vocabulary.BYTE_TOKENS)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True) for text in dry_run_vocabulary.MARKERS]
-    )
-    return tokenizer
+def _tokenizer(files: ModelFiles) -> Tokenizer:
+    try:
+        tokenizer = read_tokenizer(files.contents.pop(model_files.TOKENIZER))
+    except KeyError:
+        reason = "there is no such file"
+    except Exception as error:  # noqa: BLE001 - the library raises no narrower type
+        reason = str(error)
+    else:
+        # A file that asks for truncation or padding means training.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+    message = f"cannot read {files.path(model_files.TOKENIZER)}: {reason}"
+    raise TextModelError(message)
 
 
 def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:
@@ -207,23 +210,26 @@ def _compiled(source: str, special_tokens: dict[str, str], where: str) -> ChatTe
 
 
 def _template_sources(
-    directory: Path, tokenizer_config: dict[str, Any], override: str | None
+    files: ModelFiles, tokenizer_config: dict[str, Any], override: str | None
 ) -> dict[str, tuple[str, str]]:
-    """Return the templates by name, each with where it is from.
+    """Return the templates by name, each with its origin.
 
-    A configured file replaces all; files of the model's own come before its tokenizer_config.json.
+    A configured file replaces all; the model's template files take precedence over its
+    tokenizer_config.json.
     """
     if override:
-        return {"default": (_read_text(Path(override)), override)}
-    path = directory / "chat_template.jinja"
-    if not path.is_file():
-        return _configured_sources(directory / "tokenizer_config.json", tokenizer_config)
-    tool_use = directory / "additional_chat_templates" / "tool_use.jinja"
-    named = {"default": path, **({"tool_use": tool_use} if tool_use.is_file() else {})}
-    return {name: (_read_text(file), str(file)) for name, file in named.items()}
+        return {"default": (_template_text(override), override)}
+    if model_files.TEMPLATE not in files.contents:
+        path = files.path(model_files.TOKENIZER_CONFIG)
+        return _configured_sources(path, tokenizer_config)
+    return {
+        name: (_template_text(files.path(file), files.contents[file]), files.path(file))
+        for name, file in _TEMPLATE_FILES.items()
+        if file in files.contents
+    }
 
 
-def _configured_sources(path: Path, tokenizer_config: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _configured_sources(path: str, tokenizer_config: dict[str, Any]) -> dict[str, tuple[str, str]]:
     template = tokenizer_config.get("chat_template")
     if template is None:
         return {}
@@ -239,12 +245,18 @@ def _configured_sources(path: Path, tokenizer_config: dict[str, Any]) -> dict[st
         if not isinstance(source, str):
             message = f"{path}: chat_template must be text, not {type(source).__name__}"
             raise TextModelError(message)
-    return {name: (source, str(path)) for name, source in by_name.items()}
+    return {name: (source, path) for name, source in by_name.items()}
 
 
-def _read_text(path: Path) -> str:
+def _template_text(path: str, content: bytes | None = None) -> str:
+    """Return a template file as text.
+
+    Args:
+        path: Its path.
+        content: What it holds; None to read it.
+    """
     try:
-        return path.read_text(encoding="utf-8")
+        return (Path(path).read_bytes() if content is None else content).decode()
     except (OSError, UnicodeDecodeError) as error:
         message = f"cannot read the chat template {path}: {error}"
         raise TextModelError(message) from error
@@ -255,7 +267,7 @@ def _token_text(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _defaults(generation_config: dict[str, Any], path: Path) -> SamplingParams:
+def _defaults(generation_config: dict[str, Any], path: str) -> SamplingParams:
     chosen = {
         name: generation_config[name]
         for name in _GENERATION_CONFIG_FIELDS
@@ -274,12 +286,14 @@ def _ends(generation_config: dict[str, Any]) -> frozenset[int]:
     return frozenset(token for token in listed if isinstance(token, int))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _json_object(files: ModelFiles, name: str) -> dict[str, Any]:
+    """Return a file's JSON object; an empty one without the file, or if it holds no object."""
+    content = files.contents.get(name)
+    if content is None:
         return {}
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        message = f"cannot read {path}: {error}"
+        document = json.loads(content)
+    except ValueError as error:
+        message = f"cannot read {files.path(name)}: {error}"
         raise TextModelError(message) from error
     return document if isinstance(document, dict) else {}

@@ -15,8 +15,8 @@ from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.model_checks import check_against_model, truncated
 from vgate.wire.messages import ModelInfo
 
-MODEL = ModelInfo(["m"], None, 100, 8, 1000, 1, "dry_run", vocab_size=50, max_logprobs=5)
-UNKNOWN_SIZE = ModelInfo(["m"], None, 100, 8, 1000, 1, "dry_run", vocab_size=0)
+MODEL = ModelInfo(["m"], [], 100, 8, 1000, 1, "dry_run", vocab_size=50, max_logprobs=5)
+UNKNOWN_SIZE = ModelInfo(["m"], [], 100, 8, 1000, 1, "dry_run", vocab_size=0)
 
 
 def chat(**fields: Any) -> Any:

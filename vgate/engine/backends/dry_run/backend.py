@@ -22,6 +22,7 @@ from vgate.engine.backends.dry_run.sequence import Rules, Sequence
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.text import Vocabulary
 from vgate.engine.request import Request
+from vgate.engine.served_files import describe, fingerprint
 from vgate.errors import InvalidValueError
 from vgate.wire.messages import Logprobs, ModelInfo, StructuredOutput
 from vgate.wire.sampling import SamplingParams
@@ -45,15 +46,17 @@ class DryRunBackend:
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
+        self.files = self._vocabulary.files()
         self._model = ModelInfo(
             names=config.model.served_names,
-            directory=self._vocabulary.directory,
+            files=describe(self.files),
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=self._capacity,
             created=int(time.time()),
             backend="dry_run",
             vocab_size=self._vocabulary.size,
+            fingerprint=fingerprint(self._vocabulary.directory),
         )
 
     @property

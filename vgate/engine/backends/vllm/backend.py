@@ -11,6 +11,7 @@ A grammar is checked and compiled beside the loop, since that takes milliseconds
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from vgate.config import Config
@@ -28,6 +29,7 @@ from vgate.engine.request import Request
 from vgate.errors import InternalError, VGateError
 from vgate.log import Log
 from vgate.wire.messages import ModelInfo
+from vgate.wire.model_files import read_model_files
 
 log = Log("vgate.engine.vllm")
 
@@ -94,7 +96,8 @@ class VLLMBackend:
         self._reasoning: ReasoningMarks | None = None
         if vllm_config.structured_outputs_config.reasoning_parser == PLAIN_PARSER:
             self._reasoning = ReasoningMarks(self._input_processor.get_tokenizer())
-        self._model = model_info(config, vllm_config, directory)
+        self.files = read_model_files(Path(directory))
+        self._model = model_info(config, vllm_config, directory, self.files)
 
     @property
     def model(self) -> ModelInfo:

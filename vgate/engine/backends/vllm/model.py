@@ -7,13 +7,15 @@ from typing import Any
 
 from vgate.config import Config
 from vgate.engine.backends.base import ReportPhase
+from vgate.engine.served_files import describe, fingerprint
 from vgate.wire.messages import ModelInfo
+from vgate.wire.model_files import ModelFiles
 
 # vLLM's max_logprobs for "as many as there are tokens".
 _ALL = -1
 
 
-def model_info(config: Config, vllm_config: Any, directory: str) -> ModelInfo:
+def model_info(config: Config, vllm_config: Any, directory: str, files: ModelFiles) -> ModelInfo:
     """Describe the loaded model."""
     max_model_len: int = vllm_config.model_config.max_model_len
     max_num_seqs: int = vllm_config.scheduler_config.max_num_seqs
@@ -21,7 +23,7 @@ def model_info(config: Config, vllm_config: Any, directory: str) -> ModelInfo:
     max_logprobs: int = vllm_config.model_config.max_logprobs
     return ModelInfo(
         names=config.model.served_names,
-        directory=directory,
+        files=describe(files),
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         # A model without attention has no KV cache that could overflow.
@@ -33,6 +35,7 @@ def model_info(config: Config, vllm_config: Any, directory: str) -> ModelInfo:
         task=config.model.task,
         vocab_size=vocab_size,
         max_logprobs=vocab_size if max_logprobs == _ALL else max_logprobs,
+        fingerprint=fingerprint(directory),
     )
 
 

@@ -1,0 +1,41 @@
+"""The files of a model that a frontend needs: tokenizer, chat template and generation defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+TEMPLATE = "chat_template.jinja"
+TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
+NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, TEMPLATE, TOOL_TEMPLATE)
+
+
+class ModelFiles(msgspec.Struct, frozen=True):
+    """A model's text files, wherever they come from.
+
+    Attributes:
+        origin: Their directory, for error messages.
+        contents: The files that exist, by their names in that directory.
+    """
+
+    origin: str
+    contents: dict[str, bytes]
+
+    def path(self, name: str) -> str:
+        """Return a file's name for an error message."""
+        return f"{self.origin}/{name}"
+
+
+def read_model_files(directory: Path) -> ModelFiles:
+    """Read a model's text files.
+
+    Raises:
+        OSError: One can't be read. A missing one is left out.
+    """
+    paths = {name: directory / name for name in NAMES}
+    contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+    return ModelFiles(str(directory), contents)
