@@ -20,7 +20,7 @@ from vgate.wire.model_files import ModelFiles
 # Returns a chunk of the file with this digest, from an offset; b"" at its end.
 ReadChunk = Callable[[bytes, int], Awaitable[bytes]]
 
-_LOCK_POLL_S = 0.01
+_LOCK_POLL_S = 0.002
 
 
 class FileCacheError(Exception):
