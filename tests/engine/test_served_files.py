@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.engine.fakes import MODEL, Bench, generate
+from vgate.engine.backends.base import BackendError
 from vgate.engine.loop import EngineLoop
-from vgate.engine.served_files import CHUNK_BYTES, FileServer, describe, fingerprint
+from vgate.engine.served_files import (
+    CHUNK_BYTES,
+    FileServer,
+    describe,
+    files_of,
+    fingerprint,
+)
 from vgate.wire.file_messages import FetchFile, FileChunk
 from vgate.wire.messages import Goodbye, Step
 from vgate.wire.model_files import ModelFiles
@@ -27,6 +35,23 @@ def serving() -> Bench:
     assert isinstance(bench.loop, EngineLoop)
     bench.welcome(b"a", b"b")
     return bench
+
+
+class TestFilesOf:
+    def test_a_directory_and_the_built_in_vocabulary(self, tmp_path):
+        (tmp_path / "tokenizer.json").write_bytes(b"{}")
+        (tmp_path / "model.safetensors").write_bytes(b"weights")
+        assert files_of(str(tmp_path)).contents == {"tokenizer.json": b"{}"}
+        assert "tokenizer.json" in files_of(None).contents
+
+    def test_one_that_cannot_be_read_ends_the_engine_with_its_name(self, tmp_path, monkeypatch):
+        def fail(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        (tmp_path / "tokenizer.json").write_bytes(b"{}")
+        monkeypatch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(BackendError, match=r"tokenizer\.json"):
+            files_of(str(tmp_path))
 
 
 class TestDescribe:

@@ -1,4 +1,4 @@
-"""The files that an engine serves to frontends, a chunk at a time. Pure but for `fingerprint`."""
+"""The files of its model that an engine serves to frontends, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ import hashlib
 import re
 from pathlib import Path
 
+from vgate.engine.backends.base import BackendError
+from vgate.wire import dry_run_vocabulary
 from vgate.wire.file_messages import FetchFile, FileChunk, FileInfo
-from vgate.wire.model_files import ModelFiles
+from vgate.wire.model_files import ModelFiles, read_model_files
 
 # Sending so much takes a fraction of a millisecond, between two steps.
 CHUNK_BYTES = 1024 * 1024
 
 # How a cache of the Hub names a file's content: a Git object id or a SHA-256.
 _CONTENT_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def files_of(directory: str | None) -> ModelFiles:
+    """Return the files in a model's directory; None is for the dry run's built-in vocabulary.
+
+    Raises:
+        BackendError: One can't be read.
+    """
+    if directory is None:
+        return dry_run_vocabulary.model_files()
+    try:
+        return read_model_files(Path(directory))
+    except OSError as error:
+        message = f"cannot read the model's files: {error}"
+        raise BackendError(message) from error
 
 
 def describe(files: ModelFiles) -> list[FileInfo]:

@@ -22,7 +22,7 @@ from vgate.engine.backends.dry_run.sequence import Rules, Sequence
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.text import Vocabulary
 from vgate.engine.request import Request
-from vgate.engine.served_files import describe, fingerprint
+from vgate.engine.served_files import describe, files_of, fingerprint
 from vgate.errors import InvalidValueError
 from vgate.wire.messages import Logprobs, ModelInfo, StructuredOutput
 from vgate.wire.sampling import SamplingParams
@@ -46,7 +46,7 @@ class DryRunBackend:
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
-        self.files = self._vocabulary.files()
+        self.files = files_of(self._vocabulary.directory)
         self._model = ModelInfo(
             names=config.model.served_names,
             files=describe(self.files),

@@ -16,7 +16,7 @@ from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.dry_run.text import Vocabulary
 from vgate.engine.request import Request
-from vgate.engine.served_files import describe, fingerprint
+from vgate.engine.served_files import describe, files_of, fingerprint
 from vgate.errors import InvalidValueError
 from vgate.wire.messages import ModelInfo
 
@@ -35,7 +35,7 @@ class DryRunEmbeddingBackend:
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._waiting: dict[str, Request] = {}
         vocabulary = Vocabulary(config.model.model_id)
-        self.files = vocabulary.files()
+        self.files = files_of(vocabulary.directory)
         self._model = ModelInfo(
             names=config.model.served_names,
             files=describe(self.files),

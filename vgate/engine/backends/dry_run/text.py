@@ -9,7 +9,6 @@ from typing import Any
 
 from vgate.engine.backends.base import BackendError
 from vgate.wire import dry_run_vocabulary
-from vgate.wire.model_files import ModelFiles, read_model_files
 
 # Stretches of plain text before the generation prompt among which the last message is: a template
 # may put its own text, such as a line break, between two messages.
@@ -53,12 +52,6 @@ class Vocabulary:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"cannot read the tokenizer in {directory}: {error}"
             raise BackendError(message) from error
-
-    def files(self) -> ModelFiles:
-        """Return the files that describe it to frontends."""
-        if self.directory is None:
-            return dry_run_vocabulary.model_files()
-        return read_model_files(Path(self.directory))
 
     def last_message(self, prompt: list[int]) -> list[int]:
         """Return the tokens of the conversation's last message."""

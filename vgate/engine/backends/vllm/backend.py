@@ -11,7 +11,6 @@ A grammar is checked and compiled beside the loop, since that takes milliseconds
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from vgate.config import Config
@@ -29,7 +28,6 @@ from vgate.engine.request import Request
 from vgate.errors import InternalError, VGateError
 from vgate.log import Log
 from vgate.wire.messages import ModelInfo
-from vgate.wire.model_files import read_model_files
 
 log = Log("vgate.engine.vllm")
 
@@ -96,8 +94,7 @@ class VLLMBackend:
         self._reasoning: ReasoningMarks | None = None
         if vllm_config.structured_outputs_config.reasoning_parser == PLAIN_PARSER:
             self._reasoning = ReasoningMarks(self._input_processor.get_tokenizer())
-        self.files = read_model_files(Path(directory))
-        self._model = model_info(config, vllm_config, directory, self.files)
+        self._model, self.files = model_info(config, vllm_config, directory)
 
     @property
     def model(self) -> ModelInfo:
