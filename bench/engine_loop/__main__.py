@@ -24,7 +24,7 @@ from bench.engine_loop.client import Client, EngineFailedError
 from bench.engine_loop.workload import Workload, vocabulary_size
 from bench.load.options import positive
 from bench.load.processes import read_process
-from vgate.config import Config, Runtime
+from vgate.config import Config, Runtime, local_engines
 from vgate.config.schema import Batch, Logging, Model
 
 _ROOT = Path(__file__).parents[2]
@@ -68,7 +68,8 @@ def runtime(model: str, workload: Workload, run_dir: str) -> Runtime:
         batch=Batch(max_batch_size=workload.sequences),
         logging=Logging(level="warning"),
     )
-    return Runtime(config=config, backend="vllm", run_dir=run_dir)
+    engines = local_engines(config, run_dir)
+    return Runtime(config=config, backend="vllm", run_dir=run_dir, engines=engines)
 
 
 def _measure(model: str, workload: Workload, repetitions: int) -> Case:
@@ -83,7 +84,7 @@ def _measure(model: str, workload: Workload, repetitions: int) -> Case:
             _process("bench.engine_loop.bare", run_dir, encoded, answers=True) as bare,
             _process(*engine, str(os.getpid())) as served,
         ):
-            client = Client(settings.engine_endpoint(0))
+            client = Client(settings.engines[0].address)
 
             def bare_s(seed: int) -> float:
                 assert bare.stdin is not None

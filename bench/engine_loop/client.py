@@ -72,7 +72,7 @@ class Client:
             if left_s <= 0:
                 raise EngineFailedError(f"the engine was silent for {timeout_s:.0f} s")
             self._poll.poll(left_s * 1000)
-        message = decode_to_frontend(payload)
+        message: ToFrontend = decode_to_frontend(payload)
         if isinstance(message, Failures | Refused):
             raise EngineFailedError(f"the engine answered {message}")
         return message

@@ -7,7 +7,7 @@ import stat
 import msgspec
 import pytest
 
-from vgate.config import Config, Runtime
+from vgate.config import Config, Runtime, local_engines
 from vgate.config.schema import Model, Security, Server
 from vgate.keys import ConfiguredKey
 
@@ -19,7 +19,13 @@ def runtime(tmp_path):
         model=Model(served_model_name=["a", "ü"], engine_args={"x": [1, {"y": None}]}),
         security=Security(api_keys=[ConfiguredKey(key="k", name="n", rate_limit=3)]),
     )
-    return Runtime(config=config, backend="dry_run", run_dir=str(tmp_path), started=1.5)
+    return Runtime(
+        config=config,
+        backend="dry_run",
+        run_dir=str(tmp_path),
+        engines=local_engines(config, str(tmp_path)),
+        started=1.5,
+    )
 
 
 def test_what_was_written_is_read(runtime, tmp_path):
@@ -41,13 +47,12 @@ def test_writing_again_replaces_it(runtime, tmp_path):
 
 def test_the_endpoints_are_in_the_run_directory(runtime, tmp_path):
     endpoints = {
-        runtime.engine_endpoint(0),
-        runtime.engine_endpoint(1),
+        runtime.engines[0].address,
         runtime.control_endpoint,
         runtime.publish_endpoint,
         runtime.subscribe_endpoint,
     }
-    assert len(endpoints) == 5
+    assert len(endpoints) == 4
     assert all(endpoint.startswith(f"ipc://{tmp_path}/") for endpoint in endpoints)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import time
@@ -116,6 +117,16 @@ def test_a_client_that_never_sends_its_body_does_not_hold_it_up(run_dirs: Path):
             received += chunk
         assert not received or received.startswith(b"HTTP/1.1 503")
         check_ended(server, processes, PROMPT_S)
+
+
+def test_engines_drain_once_the_frontends_are_gone(run_dirs: Path):
+    with instance(run_dirs, logging__json_format=True) as server:
+        check_ended(server, signalled(server, signal.SIGTERM), PROMPT_S)
+        lines = [json.loads(line) for line in server.logs().splitlines() if line[:1] == "{"]
+    drains = [line["process"] for line in lines if line["event"] == "draining"]
+    assert drains[-1] == "engine"
+    assert "frontend-1" in drains
+    assert not [line for line in lines if "killed" in line["event"]]
 
 
 @pytest.mark.parametrize("progress", ["engine", "frontend-1", "frontend-2", "engine-0.sock"])

@@ -216,7 +216,7 @@ def test_a_frontend_is_small(dry_run: Instance):
         ("vgate.frontend.main", ("vgate.engine", "vgate.launcher")),
         ("vgate.launcher.cli", ("vgate.engine", "vgate.frontend")),
         ("vgate.launcher.supervisor", ("vgate.engine", "vgate.frontend")),
-        ("vgate.engine.process", ("vgate.frontend", "vgate.launcher")),
+        ("vgate.engine.main", ("vgate.frontend", "vgate.launcher")),
     ],
 )
 def test_a_program_loads_neither_what_is_heavy_nor_another(module: str, others: tuple[str, ...]):

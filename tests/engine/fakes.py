@@ -25,9 +25,10 @@ from vgate.wire.messages import (
     ToEngine,
     ToFrontend,
 )
+from vgate.wire.model_files import ModelFiles
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
-MODEL = ModelInfo(["m"], None, 100, 4, 1000, 1, "scripted")
+MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "scripted")
 
 
 def held_by(scheduler: BatchScheduler) -> list[Request]:
@@ -89,6 +90,7 @@ class ScriptedBackend:
     def __init__(self, clock: Clock, model: ModelInfo = MODEL) -> None:
         self._clock = clock
         self._model = model
+        self.files = ModelFiles("m", {})
         self.running: dict[str, Request] = {}
         self.emitted: dict[str, int] = {}
         self.aborted: list[str] = []

@@ -6,6 +6,7 @@ The vLLM lane builds its engine once, in this process, on the tiny model.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import math
@@ -203,8 +204,16 @@ class TestModel:
         assert model.created > 0
         assert model.vocab_size == VOCAB_SIZE
         assert model.max_logprobs == 20
-        assert model.directory is not None
-        assert Path(model.directory).samefile(tiny_model_dir)
+
+    def test_its_files_are_the_models(self, backend, tiny_model_dir):
+        described = {file.name: file for file in backend.model.files}
+        contents = backend.files.contents
+        assert described.keys() == contents.keys() >= {"tokenizer.json", "tokenizer_config.json"}
+        for name, content in contents.items():
+            assert content == (tiny_model_dir / name).read_bytes()
+            file = described[name]
+            assert (file.size, file.digest) == (len(content), hashlib.sha256(content).digest())
+        assert backend.model.fingerprint
 
     def test_it_stays_the_same(self, backend):
         before = backend.model
@@ -541,8 +550,8 @@ class TestTokenRules:
         assert changed[:4] == said[:4]
         assert changed[4] != said[4]
 
-    def test_a_forced_end_token_ends_it(self, backend):
-        end = json.loads(Path(backend.model.directory, "config.json").read_bytes())["eos_token_id"]
+    def test_a_forced_end_token_ends_it(self, backend, tiny_model_dir):
+        end = json.loads((tiny_model_dir / "config.json").read_bytes())["eos_token_id"]
         request = make_request(logit_bias={end: 100.0}, max_tokens=20)
         outputs = run(backend, request)[request.key]
         assert_well_ended(outputs, "stop")

@@ -5,30 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.frontend.gateway import Gateway
 from vgate.config.schema import Model
 from vgate.frontend.text.model import TextModel, load_text_model
+from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import ModelInfo
+from vgate.wire.model_files import read_model_files
 
 
-def model_info(directory: Path | None, **more: int) -> ModelInfo:
-    path = str(directory) if directory else None
-    return ModelInfo(["m"], path, 2048, 8, 65_536, 1, "dry_run", **more)
+def model_info(**more: int) -> ModelInfo:
+    return ModelInfo(["m"], [], 2048, 8, 65_536, 1, "dry_run", **more)
+
+
+def load(directory: Path | None, **config: Any) -> TextModel:
+    """Load the text side of a model's directory, or of the dry run's vocabulary."""
+    files = read_model_files(directory) if directory else dry_run_vocabulary.model_files()
+    return load_text_model(model_info(), Model(**config), files)
 
 
 @pytest.fixture(scope="session")
 def tiny(tiny_model_dir: Path) -> TextModel:
     """The tiny model: a byte-level BPE."""
-    return load_text_model(model_info(tiny_model_dir), Model())
+    return load(tiny_model_dir)
 
 
 @pytest.fixture(scope="session")
 def built_in() -> TextModel:
     """The dry-run engine's vocabulary: single bytes, decoded by byte fallback."""
-    return load_text_model(model_info(None), Model())
+    return load(None)
 
 
 @pytest.fixture

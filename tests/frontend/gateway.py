@@ -13,14 +13,14 @@ from typing import Any, Self
 
 from granian.rsgi import ProtocolClosed
 
-from vgate.config import Config, Runtime
+from vgate.config import Config, EngineSpec, Runtime, local_engines
 from vgate.config.schema import Batch, Cache, DryRun, Section
 from vgate.engine.backends import REGISTRY
 from vgate.engine.loop import EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.frontend.app import App
 from vgate.wire.codec import decode_to_launcher, encode
-from vgate.wire.control import EngineState, FromLauncher, ToLauncher
+from vgate.wire.control import EngineState, LauncherToFrontend, ToLauncher
 from vgate.wire.sockets import Router
 
 DEADLINE_S = 20
@@ -121,12 +121,12 @@ class Protocol:
 
 
 class Engine(threading.Thread):
-    """An engine loop with the dry-run backend for the main model's task."""
+    """An engine loop with the dry-run backend, for one of the engines of the topology."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, number: int = 0) -> None:
         super().__init__(daemon=True)
-        self._router = Router(runtime.engine_endpoint(0))
-        self.backend = REGISTRY["dry_run"](runtime.config, lambda _phase: None)
+        self._router = Router(runtime.engines[number].address)
+        self.backend = REGISTRY["dry_run"](runtime.engine_config(number), lambda _phase: None)
         batch = runtime.config.batch
         self.scheduler = BatchScheduler(
             Limits(batch.max_batch_size, 65_536, batch.max_queue_size, 0.0)
@@ -149,9 +149,17 @@ class Engine(threading.Thread):
 
 
 class Gateway:
-    """A worker and its surroundings; an async context manager."""
+    """A worker and its surroundings; an async context manager.
 
-    def __init__(self, run_dir: Path, **sections: Section) -> None:
+    Args:
+        run_dir: Where the sockets are.
+        engines: The topology; one engine for each model if it is not given.
+        sections: Of the configuration.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, engines: list[EngineSpec] | None = None, **sections: Section
+    ) -> None:
         settings: dict[str, Any] = {
             "dry_run": DryRun(step_ms=0, prefill_tokens_per_s=1e9),
             "batch": Batch(max_batch_size=8),
@@ -159,7 +167,12 @@ class Gateway:
             **sections,
         }
         self.config = Config(**settings)
-        self.runtime = Runtime(config=self.config, backend="dry_run", run_dir=str(run_dir))
+        self.runtime = Runtime(
+            config=self.config,
+            backend="dry_run",
+            run_dir=str(run_dir),
+            engines=engines or local_engines(self.config, str(run_dir)),
+        )
         self.engine: Engine | None = None
         self.heard: list[ToLauncher] = []
         self.app = App(self.runtime, 1)
@@ -185,7 +198,7 @@ class Gateway:
             self.heard.append(decode_to_launcher(received[1]))
         return peer
 
-    def tell(self, message: FromLauncher) -> None:
+    def tell(self, message: LauncherToFrontend) -> None:
         """Speak as the launcher."""
         assert self._launcher.send(self._peer, encode(message))
 

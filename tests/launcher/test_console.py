@@ -31,7 +31,7 @@ def clock(monkeypatch):
 
 def make(out, backend="vllm", **sections):
     config = Config(**{"model": Model(model_id="some/model"), **sections})
-    return Console(Runtime(config=config, backend=backend, run_dir="/run"), out)
+    return Console(Runtime(config=config, backend=backend, run_dir="/run", engines=[]), out)
 
 
 def test_away_from_a_terminal_every_phase_is_a_line(clock):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vgate.wire import codec, control, messages
+from vgate.wire import codec, control, file_messages, messages
 from vgate.wire.codec import WireError, encode, pack_token_ids, unpack_token_ids
 from vgate.wire.messages import Generate, Hello
 from vgate.wire.sampling import SamplingParams
@@ -50,11 +50,12 @@ to_engine = st.one_of(
     ),
     st.builds(messages.Abort, st.lists(int64s)),
     st.builds(messages.Goodbye),
+    st.builds(file_messages.FetchFile, st.binary(), st.integers(0, 2**40)),
 )
 model_infos = st.builds(
     messages.ModelInfo,
     st.lists(texts),
-    st.none() | texts,
+    st.lists(st.builds(file_messages.FileInfo, texts, st.binary(), int64s)),
     int64s,
     int64s,
     int64s,
@@ -75,6 +76,7 @@ to_frontend = st.one_of(
     st.builds(messages.Step, st.lists(int64s), st.lists(uint32s), st.lists(deltas)),
     st.builds(messages.Failures, st.lists(failures)),
     st.builds(messages.Status, int64s, int64s, floats),
+    st.builds(file_messages.FileChunk, st.binary(), int64s, st.binary()),
 )
 to_launcher = st.one_of(
     st.builds(control.EnginePhase, int64s, texts),
@@ -83,7 +85,7 @@ to_launcher = st.one_of(
     st.builds(control.EngineFailed, int64s, texts, st.booleans()),
     st.builds(control.FrontendBeat, int64s, int64s, st.booleans(), int64s, st.booleans()),
 )
-from_launcher = st.one_of(
+launcher_to_frontend = st.one_of(
     st.builds(
         control.EngineState, st.sampled_from(["starting", "ready", "restarting"]), texts, floats
     ),
@@ -94,7 +96,8 @@ DIRECTIONS = {
     "to_engine": (codec.decode_to_engine, to_engine),
     "to_frontend": (codec.decode_to_frontend, to_frontend),
     "to_launcher": (codec.decode_to_launcher, to_launcher),
-    "from_launcher": (codec.decode_from_launcher, from_launcher),
+    "launcher_to_frontend": (codec.decode_launcher_to_frontend, launcher_to_frontend),
+    "launcher_to_engine": (codec.decode_launcher_to_engine, st.builds(control.Drain, floats)),
 }
 directions = pytest.mark.parametrize(("decode", "made"), DIRECTIONS.values(), ids=DIRECTIONS)
 
@@ -146,7 +149,11 @@ def test_a_frontend_cannot_raise_anything_else_in_the_engine(payload):
     ids=["deep", "tag"],
 )
 def test_nor_can_a_control_message(payload):
-    for decode in (codec.decode_from_launcher, codec.decode_to_launcher):
+    for decode in (
+        codec.decode_launcher_to_frontend,
+        codec.decode_launcher_to_engine,
+        codec.decode_to_launcher,
+    ):
         with pytest.raises(WireError):
             decode(payload)
 
@@ -157,7 +164,8 @@ def test_nor_can_a_control_message(payload):
         (codec.decode_to_engine, messages.Status(0, 0, 0.0)),
         (codec.decode_to_frontend, messages.Goodbye()),
         (codec.decode_to_launcher, control.Drain(1.0)),
-        (codec.decode_from_launcher, control.EngineReady(1, "")),
+        (codec.decode_launcher_to_frontend, control.EngineReady(1, "")),
+        (codec.decode_launcher_to_engine, control.EngineState("ready", "", 0.0)),
     ],
 )
 def test_a_message_of_the_other_direction_is_refused(decode, message):

@@ -79,6 +79,11 @@ class Model(Section, frozen=True):
     engine_args: dict[str, Any] = {}
 
     @property
+    def name(self) -> str:
+        """The name that answers carry: the first of `served_names`."""
+        return self.served_names[0]
+
+    @property
     def served_names(self) -> list[str]:
         """Names that requests may use; the first is the one answers carry."""
         names = self.served_model_name

@@ -13,14 +13,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="vgate.engine", description=__doc__)
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--engine", type=int, required=True)
+    parser.add_argument("--engine", type=int, required=True, help="number in Runtime.engines")
     options = parser.parse_args()
     # Ctrl-C reaches every process of the terminal, and the launcher decides when an engine stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     from vgate.config import Runtime
-    from vgate.engine.process import run
-    from vgate.process import die_with_parent
+    from vgate.engine.main import run
+    from vgate.parent_death import die_with_parent
 
     die_with_parent(options.parent)
     return run(Runtime.read(options.run_dir), options.engine)

@@ -7,6 +7,7 @@ the loss of its frontend or of the engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -21,10 +22,12 @@ from vgate.engine.delivery import (
 )
 from vgate.engine.request import Request, RequestError, to_request
 from vgate.engine.scheduler import BatchScheduler
+from vgate.engine.served_files import FileServer
 from vgate.engine.stats import StatsCounter
 from vgate.engine.subscriptions import Subscriber, Subscriptions
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode
+from vgate.wire.file_messages import FetchFile
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -100,8 +103,11 @@ class EngineLoop:
         self._stats = StatsCounter()
         self._last_key = 0
         self._failures = PendingFailures()
+        self._files = FileServer(backend.files, backend.model.files)
         self._next_beat = clock()
         self._stopping = False
+        self._drain_until = math.inf
+        self._announced_drain = False
 
     def run(self) -> None:
         """Run until `stop` is called. An exception of the backend passes through; call `end`."""
@@ -112,9 +118,18 @@ class EngineLoop:
         """End `run` after the current turn. May be called from a signal handler."""
         self._stopping = True
 
+    def drain(self, timeout_s: float) -> None:
+        """Finish all requests and tell frontends to send no more; then `run` ends.
+
+        Requests that were on their way are finished as well. After `timeout_s` it ends anyway.
+        """
+        log.info("draining", timeout_s=timeout_s, waiting=self._scheduler.waiting)
+        self._next_beat = self._clock()
+        self._drain_until = self._next_beat + timeout_s
+
     def turn(self) -> None:
         """Run one iteration, with at most one step of the backend."""
-        if not self._backend.has_work():
+        if not self._backend.has_work() and not self._files.wanted:
             self._transport.wait(self._idle_s())
         self._drain()
         now = self._clock()
@@ -122,6 +137,8 @@ class EngineLoop:
         self._admit(now)
         self._step()
         self._flush_failures()
+        if self._files.wanted:
+            self._send(*self._files.next_chunk())
         if now >= self._next_beat:
             self._beat(now)
 
@@ -162,6 +179,8 @@ class EngineLoop:
                     self._on_hello(peer, message)
                 case Goodbye():
                     self._disconnect(peer, "said goodbye")
+                case FetchFile():
+                    self._files.wanted[peer] = message
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         if message.protocol != PROTOCOL_VERSION:
@@ -290,9 +309,15 @@ class EngineLoop:
         self._next_beat = now + HEARTBEAT_S
         running, waiting = len(self._scheduler.running), self._scheduler.waiting
         stats = self._stats.snapshot(*self._backend.counts())
-        status = Status(running, waiting, self._backend.kv_cache_usage(), stats)
+        draining = self._drain_until < math.inf
+        status = Status(running, waiting, self._backend.kv_cache_usage(), stats, draining)
         for peer in list(self._peers):
             self._send(peer, status)
+        if draining:
+            # Frontends have a heartbeat's time to stop sending.
+            finished = self._announced_drain and not running + waiting
+            self._stopping = finished or not self._peers or now >= self._drain_until
+            self._announced_drain = True
         self._on_beat(Beat(running, waiting))
 
     def _send(self, peer: bytes, message: ToFrontend) -> None:
@@ -307,6 +332,7 @@ class EngineLoop:
                 self._abort(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
         self._failures.forget(peer)
+        self._files.wanted.pop(peer, None)
 
     def _name(self, peer: bytes) -> str:
         return self._peers.get(peer, peer.hex())

@@ -19,7 +19,7 @@ def main() -> int:
 
     from vgate.config import Runtime
     from vgate.frontend.main import run
-    from vgate.process import die_with_parent
+    from vgate.parent_death import die_with_parent
 
     die_with_parent(options.parent)
     return run(Runtime.read(options.run_dir), options.worker)

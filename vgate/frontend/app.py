@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vgate.config import Runtime, masked
+from vgate.config.schema import Model
 from vgate.errors import (
     InternalError,
     ModelNotFoundError,
@@ -21,6 +22,9 @@ from vgate.frontend.access.gate import Access
 from vgate.frontend.access.keys import KeySource
 from vgate.frontend.access.limiter.local import LocalLimiter
 from vgate.frontend.cache.local import LocalStore
+from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.file_cache import FileCache
+from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
@@ -66,25 +70,14 @@ class App:
         self._loop = loop
         self._launcher = launcher = LauncherLink(
             loop,
-            runtime.control_endpoint,
+            runtime,
             self._worker,
             ready=lambda: self.models.not_ready_because() is None,
             in_flight=lambda: len(self._requests),
             problem=lambda: next((m.problem for m in self.models if m.problem), None),
             on_drain=self._on_drain,
         )
-        models = [
-            ServedModel(
-                loop,
-                model,
-                runtime.engine_endpoint(number),
-                f"frontend-{self._worker}",
-                state=partial(launcher.engine, number),
-                on_change=launcher.beat,
-                resume=runtime.config.supervision.resume_requests,
-            )
-            for number, model in enumerate(runtime.config.models)
-        ]
+        models = [self._model(loop, launcher, model) for model in runtime.config.models]
         self.models = ModelRegistry(models, lambda: launcher.draining)
         self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
         self._cache = cache = LocalStore(runtime.config.cache, clock=time.monotonic)
@@ -116,6 +109,25 @@ class App:
             authentication = Authentication(loop, keys)
         limiter = LocalLimiter(Path(self._runtime.limits_dir), self._worker)
         return Access(security, authentication, limiter)
+
+    def _model(
+        self, loop: asyncio.AbstractEventLoop, launcher: LauncherLink, model: Model
+    ) -> ServedModel:
+        engines = self._runtime.engines_of(model.name)
+
+        def connect(owner: HandleOwner) -> list[EngineHandle]:
+            name = f"frontend-{self._worker}"
+            return [EngineClient(loop, spec.address, name, owner) for spec in engines.values()]
+
+        return ServedModel(
+            loop,
+            model,
+            connect,
+            files=FileCache(Path(self._runtime.model_files_dir)),
+            state=partial(launcher.engine_state, engines),
+            on_change=launcher.beat,
+            resume=self._runtime.config.supervision.resume_requests,
+        )
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Leave engines, launcher and peers."""

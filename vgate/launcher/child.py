@@ -1,4 +1,4 @@
-"""A process that the launcher keeps running."""
+"""A child process that the launcher supervises."""
 
 from __future__ import annotations
 
@@ -6,28 +6,42 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 
 from vgate.launcher.restarts import RestartPolicy
 
 
 class Child:
-    """One supervised process, over all its lives.
+    """One supervised process, across restarts.
+
+    Args:
+        name: For people and logs.
+        command: The arguments of the Python interpreter.
+        policy: Decides when a restart follows a death.
+        environment: Environment variables that it gets in addition to the launcher's.
 
     Attributes:
-        name: For people and logs.
-        ready: It does its work now.
-        last_beat: Monotonic time of its last sign of life.
-        cause: What it said about its end.
-        ending_since: Monotonic time at which it said that it ends.
-        permanent: It said that a restart would end in the same way.
-        restart_at: Monotonic time of its next start, while it is down.
+        ready: It has reported that it works.
+        last_beat: Monotonic time of its last message.
+        cause: Why it ends, as it reported.
+        ending_since: Monotonic time at which it reported that it ends.
+        permanent: It has reported that a restart would fail in the same way.
+        restart_at: Monotonic time of its next start while it is down; None if it runs, or if it
+            isn't restarted any more.
         restarts: Starts after the first.
     """
 
-    def __init__(self, name: str, command: list[str], policy: RestartPolicy) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        policy: RestartPolicy,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._command = command
         self._policy = policy
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.ready = False
         self.started_at = 0.0
@@ -44,9 +58,10 @@ class Child:
         return self._process.pid if self._process else None
 
     def start(self, now: float) -> None:
-        """Start it, in a session of its own so that Ctrl-C reaches the launcher alone."""
+        """Start it in a session of its own, so that Ctrl-C reaches only the launcher."""
         self._process = subprocess.Popen(
             [sys.executable, *self._command, "--parent", str(os.getpid())],
+            env={**os.environ, **self._environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -59,7 +74,10 @@ class Child:
         self.restarts += 1
 
     def died(self, now: float) -> str | None:
-        """Return why it died, once, if it has; then `restart_at` is set, or None to give up."""
+        """Return why it died, once after each death; None if it hasn't died.
+
+        Sets `restart_at`; that is None if it died too often or reported a permanent failure.
+        """
         if self._process is None or (status := self._process.poll()) is None:
             return None
         self._end_group()
@@ -70,18 +88,18 @@ class Child:
         return self.cause or _describe(status)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         if self._process is not None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it and what it started, at once."""
+        """Kill it and the processes that it started."""
         if self._process is not None:
             self._end_group()
             self._process.kill()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for its end; False if it still runs after `timeout_s`."""
+        """Wait until it has ended; return False if it still runs after `timeout_s`."""
         if self._process is None:
             return True
         try:
@@ -93,7 +111,7 @@ class Child:
         return True
 
     def _end_group(self) -> None:
-        """Kill what it left behind: vLLM's executors have worker processes of their own."""
+        """Kill its process group: vLLM's executors start worker processes of their own."""
         if self._process is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)

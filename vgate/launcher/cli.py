@@ -14,7 +14,7 @@ import msgspec
 
 from vgate import __version__
 from vgate import log as logs
-from vgate.config import Config, ConfigError, Runtime, load, masked
+from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
 from vgate.keys import KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
 from vgate.launcher.environments.start import dry_run_is_set
@@ -156,7 +156,11 @@ def _serve(config: Config, backend: str) -> int:
         _check_port(config)
         run_dir = RunDir(config.server.run_dir or default_run_dir(config.server.port))
         runtime = Runtime(
-            config=config, backend=backend, run_dir=str(run_dir.path), started=time.time()
+            config=config,
+            backend=backend,
+            run_dir=str(run_dir.path),
+            engines=local_engines(config, str(run_dir.path)),
+            started=time.time(),
         )
         runtime.write()
         _warn_if_open(config)

@@ -10,21 +10,23 @@ from vgate.wire.control import EngineState
 
 
 class SupervisedEngine:
-    """A child process and the state that frontends are told.
+    """An engine's process and the state that is reported to frontends.
 
     Args:
         child: The process.
-        number: Of the model that it serves.
-        name: Name of the model, if there are several to tell apart.
+        number: Its number in `Runtime.engines`.
+        title: Its name for people; None if it is the only engine.
 
     Attributes:
-        state: What frontends were told last.
+        state: The state that was reported last.
+        peer: The identity of its control link; None before its first message.
     """
 
-    def __init__(self, child: Child, number: int, name: str | None) -> None:
+    def __init__(self, child: Child, number: int, title: str | None) -> None:
         self.child = child
         self._number = number
-        self._name = name
+        self._title = title
+        self.peer: bytes | None = None
         self.state = EngineState("starting", "starting", time.time(), number)
 
     def enter(self, state: Literal["starting", "ready", "restarting"], detail: str) -> EngineState:
@@ -34,5 +36,5 @@ class SupervisedEngine:
         return self.state
 
     def label(self, phase: str) -> str:
-        """Return a phase with the model's name, where several models load side by side."""
-        return f"{self._name}: {phase}" if self._name else phase
+        """Return a phase of its start for people, with its name if there are several engines."""
+        return f"{self._title}: {phase}" if self._title else phase

@@ -14,7 +14,7 @@ from typing import IO
 _MODE = 0o700
 _LOCK = "lock"
 # Shared state of the frontends: see vgate.config.Runtime.
-_SUBDIRECTORIES = ("kept-keys", "limits", "metrics")
+_SUBDIRECTORIES = ("kept-keys", "limits", "metrics", "model-files")
 _FILES = (
     "engine-*.sock",
     "control.sock",

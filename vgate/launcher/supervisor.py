@@ -1,7 +1,7 @@
-"""The launcher's loop: starts engine and frontends, keeps them running, drains, cleans up.
+"""The launcher's loop: starts engines and frontends, keeps them running, and stops them.
 
-It owns no traffic. It hears from its children over the control socket, sees their deaths with
-waitpid, and never blocks for longer than a tick.
+It handles no requests. Its children send messages over the control socket, and waitpid reports
+their deaths. It never blocks for longer than a tick.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from vgate.wire.control import (
     EngineFailed,
     EnginePhase,
     EngineReady,
-    FromLauncher,
     FrontendBeat,
+    LauncherToEngine,
+    LauncherToFrontend,
     ToLauncher,
 )
 from vgate.wire.exchange import Exchange
@@ -35,44 +36,34 @@ _TICK_S = 0.1
 _TERM_GRACE_S = 5.0
 # A frontend beats four times a second whatever it does.
 _FRONTEND_HANG_S = 30.0
-# After a drain's end the frontends still send their last errors.
+# After a drain's end the frontends still send their last errors, and engines drop the requests.
 _DRAIN_SLACK_S = 1.0
 
 log = Log("vgate.launcher")
 
 
 class GaveUpError(Exception):
-    """A process can't be kept running; the message is the cause."""
+    """A process dies again and again, or can't run at all; the message is the cause."""
 
 
 class Supervisor:
-    """Runs one instance until it is told to stop or can't go on.
+    """Runs one instance until a signal stops it, or a process can't be kept running.
 
     Args:
         runtime: The instance's settings, already written to its run directory.
-        console: What people see.
+        console: Shows progress to people.
     """
 
     def __init__(self, runtime: Runtime, console: Console) -> None:
         self._runtime = runtime
         self._console = console
-        limits = runtime.config.supervision
-
-        def child(name: str, *command: str) -> Child:
-            policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
-            return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy)
-
-        several = len(runtime.config.models) > 1
         self._engines = [
-            SupervisedEngine(
-                child(f"engine-{n}" if several else "engine", "vgate.engine", "--engine", str(n)),
-                n,
-                model.served_names[0] if several else None,
-            )
-            for n, model in enumerate(runtime.config.models)
+            _engine(runtime, number)
+            for number, spec in enumerate(runtime.engines)
+            if spec.supervised
         ]
         self._frontends = [
-            child(f"frontend-{n}", "vgate.frontend", "--worker", str(n))
+            _child(runtime, f"frontend-{n}", "vgate.frontend", "--worker", str(n))
             for n in range(1, runtime.config.server.worker_count + 1)
         ]
         self._router = Router(runtime.control_endpoint)
@@ -103,14 +94,18 @@ class Supervisor:
             self._drain()
         finally:
             self._stop_all()
-            self._router.close()
-            self._exchange.close()
+            self.close()
             signal.set_wakeup_fd(-1)
             for fd in wakeup:
                 os.close(fd)
 
+    def close(self) -> None:
+        """Close the sockets. `run` does this at its end."""
+        self._router.close()
+        self._exchange.close()
+
     def _watch_signals(self) -> tuple[int, int]:
-        """Have signals counted, and the loop woken by them."""
+        """Count signals, and have them wake the loop."""
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             self._stop_signals += 1
@@ -123,7 +118,7 @@ class Supervisor:
         return read, write
 
     def _supervise(self, now: float) -> None:
-        self._hear()
+        self._receive()
         for child in self._children:
             if (cause := child.died(now)) is not None:
                 self._on_death(child, cause, now)
@@ -151,7 +146,7 @@ class Supervisor:
                 continue
             if engine.ending_since is not None:
                 if now - engine.ending_since > _TERM_GRACE_S:
-                    # It has told all there is to tell, and hangs in taking the device down.
+                    # It has reported its failure, and hangs while it releases the device.
                     engine.kill()
             elif not engine.ready and now - engine.started_at > limits.load_timeout_s:
                 engine.cause = f"did not load within {limits.load_timeout_s:.0f} s"
@@ -172,7 +167,7 @@ class Supervisor:
             models = [engine.state.detail for engine in self._engines]
             log.info("serving", url=self._console.url, models=models)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         while (received := self._router.receive()) is not None:
             peer, payload = received
             try:
@@ -185,6 +180,7 @@ class Supervisor:
             else:
                 for engine in self._engines:
                     if engine.child.pid == message.pid:
+                        engine.peer = peer
                         self._on_engine(engine, message)
 
     def _on_engine(self, engine: SupervisedEngine, message: ToLauncher) -> None:
@@ -215,7 +211,7 @@ class Supervisor:
             for engine in self._engines:
                 self._send(peer, engine.state)
             if self._drain_deadline is not None:
-                # It was still starting when the others were told.
+                # It was still starting when the others got theirs.
                 self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
         if beat.problem is not None and not self._announced:
             raise GaveUpError(beat.problem)
@@ -226,16 +222,16 @@ class Supervisor:
         if beat.draining and beat.in_flight == 0:
             self._drained.add(beat.pid)
 
-    def _broadcast(self, message: FromLauncher) -> None:
+    def _broadcast(self, message: LauncherToFrontend) -> None:
         for peer in list(self._frontend_peers):
             self._send(peer, message)
 
-    def _send(self, peer: bytes, message: FromLauncher) -> None:
+    def _send(self, peer: bytes, message: LauncherToFrontend) -> None:
         if not self._router.send(peer, encode(message)):
             self._frontend_peers.discard(peer)
 
     def _drain(self) -> None:
-        """Let running requests finish: readiness flips first, then everyone has until the limit."""
+        """Let the frontends finish their requests, for a limited time."""
         limit_s = self._runtime.config.server.drain_timeout_s
         self._console.say(f"Stopping: running requests have {limit_s:.0f} s to finish.")
         log.info("draining", timeout_s=limit_s)
@@ -243,20 +239,54 @@ class Supervisor:
         self._broadcast(Drain(limit_s))
         deadline = self._drain_deadline + _DRAIN_SLACK_S
         while time.monotonic() < deadline and self._stop_signals < 2:
-            self._hear()
+            self._receive()
             alive = [f.pid for f in self._frontends if f.pid and f.died(time.monotonic()) is None]
             if all(pid in self._drained for pid in alive):
                 return
             self._router.wait(_TICK_S)
 
     def _stop_all(self) -> None:
-        """End the frontends, then the engine that they depend on."""
-        for group in (self._frontends, [engine.child for engine in self._engines]):
-            for child in group:
-                child.terminate()
-            deadline = time.monotonic() + _TERM_GRACE_S
-            for child in group:
-                if not child.wait(max(0.0, deadline - time.monotonic())):
-                    log.warning("process did not end in time and is killed", name=child.name)
-                    child.kill()
-                    child.wait(_TERM_GRACE_S)
+        """End the frontends, then the engines that they depend on."""
+        for frontend in self._frontends:
+            frontend.terminate()
+        _wait_for(self._frontends)
+        for engine in self._engines:
+            # A drain can't reach an engine that loads; SIGTERM ends it at once.
+            if not (engine.child.ready and self._tell(engine, Drain(_DRAIN_SLACK_S))):
+                engine.child.terminate()
+        _wait_for([engine.child for engine in self._engines])
+
+    def _tell(self, engine: SupervisedEngine, message: LauncherToEngine) -> bool:
+        """Send a message to an engine; return False if it can't be reached."""
+        return engine.peer is not None and self._router.send(engine.peer, encode(message))
+
+
+def _wait_for(children: list[Child]) -> None:
+    """Wait until processes have ended, and kill those that don't."""
+    deadline = time.monotonic() + _TERM_GRACE_S
+    for child in children:
+        if not child.wait(max(0.0, deadline - time.monotonic())):
+            log.warning("process did not end in time and is killed", name=child.name)
+            child.kill()
+            child.wait(_TERM_GRACE_S)
+
+
+def _engine(runtime: Runtime, number: int) -> SupervisedEngine:
+    spec = runtime.engines[number]
+    child = _child(
+        runtime,
+        runtime.engine_name(number),
+        "vgate.engine",
+        "--engine",
+        str(number),
+        environment=spec.environment,
+    )
+    return SupervisedEngine(child, number, spec.title if len(runtime.engines) > 1 else None)
+
+
+def _child(
+    runtime: Runtime, name: str, *command: str, environment: dict[str, str] | None = None
+) -> Child:
+    limits = runtime.config.supervision
+    policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
+    return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy, environment)

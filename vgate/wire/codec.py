@@ -1,64 +1,52 @@
-"""Encoding and decoding of the wire's messages. Malformed bytes raise `WireError`, nothing else."""
+"""Encoding and decoding of messages. Malformed bytes raise `WireError` and nothing else."""
 
 from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from vgate.wire.control import FromLauncher, ToLauncher
+from vgate.wire.control import LauncherToEngine, LauncherToFrontend, ToLauncher
 from vgate.wire.messages import ToEngine, ToFrontend
 
 _TOKEN_ID_BYTES = 4
 
 _encoder = msgspec.msgpack.Encoder()
-_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
-_to_frontend: msgspec.msgpack.Decoder[ToFrontend] = msgspec.msgpack.Decoder(ToFrontend)
-_to_launcher: msgspec.msgpack.Decoder[ToLauncher] = msgspec.msgpack.Decoder(ToLauncher)
-_from_launcher: msgspec.msgpack.Decoder[FromLauncher] = msgspec.msgpack.Decoder(FromLauncher)
-
 encode = _encoder.encode
 
 # Bytes from an unknown sender may also hold invalid UTF-8, or nesting without end.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_Message = TypeVar("_Message")
 
 
 class WireError(Exception):
     """The bytes are not a message of this direction."""
 
 
-def decode_to_engine(payload: bytes) -> ToEngine:
-    """Decode a frontend's message."""
-    try:
-        return _to_engine.decode(payload)
-    except _UNDECODABLE as error:
-        raise WireError(str(error)) from None
+def _decoder(decoder: msgspec.msgpack.Decoder[_Message]) -> Callable[[bytes], _Message]:
+    decode = decoder.decode
+
+    def checked(payload: bytes) -> _Message:
+        try:
+            return decode(payload)
+        except _UNDECODABLE as error:
+            raise WireError(str(error)) from None
+
+    return checked
 
 
-def decode_to_frontend(payload: bytes) -> ToFrontend:
-    """Decode an engine's message."""
-    try:
-        return _to_frontend.decode(payload)
-    except _UNDECODABLE as error:
-        raise WireError(str(error)) from None
-
-
-def decode_to_launcher(payload: bytes) -> ToLauncher:
-    """Decode a child's control message."""
-    try:
-        return _to_launcher.decode(payload)
-    except _UNDECODABLE as error:
-        raise WireError(str(error)) from None
-
-
-def decode_from_launcher(payload: bytes) -> FromLauncher:
-    """Decode the launcher's control message."""
-    try:
-        return _from_launcher.decode(payload)
-    except _UNDECODABLE as error:
-        raise WireError(str(error)) from None
+# One for each direction.
+decode_to_engine = _decoder(msgspec.msgpack.Decoder[ToEngine](ToEngine))
+decode_to_frontend = _decoder(msgspec.msgpack.Decoder[ToFrontend](ToFrontend))
+decode_to_launcher = _decoder(msgspec.msgpack.Decoder[ToLauncher](ToLauncher))
+decode_launcher_to_frontend = _decoder(
+    msgspec.msgpack.Decoder[LauncherToFrontend](LauncherToFrontend)
+)
+decode_launcher_to_engine = _decoder(msgspec.msgpack.Decoder[LauncherToEngine](LauncherToEngine))
 
 
 def pack_token_ids(token_ids: Sequence[int]) -> bytes:

@@ -1,4 +1,4 @@
-"""The messages between the launcher and the processes that it starts."""
+"""The messages between the launcher and its child processes, one union for each direction."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class ControlMessage(msgspec.Struct, frozen=True, tag=True):
 
 
 class EnginePhase(ControlMessage, frozen=True):
-    """The engine began a phase of its start; None once it serves.
+    """The engine began a phase of its start.
 
     Attributes:
-        pid: The engine process, so that a message of a dead one isn't taken for its successor's.
+        pid: The engine's process, so that a message of a dead process isn't taken for one of its
+            successor.
         phase: In words, such as "loading weights".
     """
 
@@ -27,14 +28,14 @@ class EnginePhase(ControlMessage, frozen=True):
 
 
 class EngineReady(ControlMessage, frozen=True):
-    """The engine serves. `summary` says with what, for people."""
+    """The engine serves. `summary` describes it for people."""
 
     pid: int
     summary: str
 
 
 class EngineBeat(ControlMessage, frozen=True):
-    """The engine's loop is turning."""
+    """The engine's heartbeat: its loop runs."""
 
     pid: int
     running: int
@@ -42,7 +43,7 @@ class EngineBeat(ControlMessage, frozen=True):
 
 
 class EngineFailed(ControlMessage, frozen=True):
-    """The engine ends because of this. `permanent`: a restart would end in the same way."""
+    """The engine ends, for this reason. `permanent`: a restart would fail in the same way."""
 
     pid: int
     reason: str
@@ -50,14 +51,14 @@ class EngineFailed(ControlMessage, frozen=True):
 
 
 class FrontendBeat(ControlMessage, frozen=True):
-    """A frontend is alive.
+    """A frontend's heartbeat.
 
     Attributes:
         worker: Its number, from 1.
         ready: It would serve a request now.
-        in_flight: Requests being answered.
-        draining: It has heard `Drain`, so a zero in `in_flight` is final.
-        problem: Why it will never be ready, if that is so: a model's text files can't be used.
+        in_flight: Requests in progress.
+        draining: It has received `Drain`, so once `in_flight` is 0 it stays 0.
+        problem: Why it will never be ready (it can't use a model's files); None if it may be.
     """
 
     worker: int
@@ -75,14 +76,14 @@ ToLauncher = EnginePhase | EngineReady | EngineBeat | EngineFailed | FrontendBea
 
 
 class EngineState(ControlMessage, frozen=True):
-    """Where an engine is, for `/ready` and for refusing requests with a reason.
+    """An engine's state, for `/ready` and for the errors of requests that can't be served.
 
     Attributes:
-        engine: Its number.
-        restarts: How often it was started again.
-        state: What it does.
+        state: Whether it serves, or why not.
         detail: In words, such as "loading weights".
-        since: Unix time of the state's begin.
+        since: Unix time at which the state began, in seconds.
+        engine: The engine's number in the topology.
+        restarts: How often it was restarted.
     """
 
     state: Literal["starting", "ready", "restarting"]
@@ -93,9 +94,14 @@ class EngineState(ControlMessage, frozen=True):
 
 
 class Drain(ControlMessage, frozen=True):
-    """Finish what runs and take nothing new; after `timeout_s` end what is left with an error."""
+    """Take no new requests, and finish those in progress within `timeout_s`.
+
+    A frontend ends the rest with an error and keeps running. An engine ends itself when it has
+    finished, and at the latest after `timeout_s`.
+    """
 
     timeout_s: float
 
 
-FromLauncher = EngineState | Drain
+LauncherToFrontend = EngineState | Drain
+LauncherToEngine = Drain

@@ -1,4 +1,7 @@
-"""Where frontends meet: what one publishes, all others get, by way of the launcher."""
+"""Publish and subscribe between frontends, through a proxy in the launcher.
+
+Only this file and `vgate.wire.sockets` use ZeroMQ.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ _READ_BATCH = 64
 
 
 class Exchange:
-    """Where frontends meet: what one publishes, all others get. Run by the launcher.
+    """The launcher's proxy: each frontend gets what any other one publishes.
 
-    Forwarding is ZeroMQ's own proxy in a thread; the launcher's loop does nothing for it.
+    ZeroMQ's own proxy forwards messages in a thread; the launcher's loop has no part in it.
 
     Raises:
         EndpointError: An endpoint can't be bound.
@@ -35,16 +38,16 @@ class Exchange:
         self._thread.start()
 
     def close(self) -> None:
-        """End forwarding."""
-        # The proxy returns when its context ends, and its thread closes the sockets that are its
-        # own; ending the context waits for that.
+        """Stop forwarding."""
+        # The proxy returns when its context ends. Its thread then closes the sockets, and `term`
+        # waits for that.
         self._context.term()
         self._thread.join()
 
     def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
         check_path(endpoint)
         bound: zmq.Socket[bytes] = self._context.socket(kind)
-        # A subscriber that stands still loses messages past this, and the exchange no memory.
+        # A subscriber that hangs loses messages beyond this number, so that memory is bounded.
         bound.setsockopt(zmq.SNDHWM, _QUEUE_MESSAGES)
         try:
             bound.bind(endpoint)
@@ -62,12 +65,12 @@ class Exchange:
 
 
 class AsyncPeers:
-    """A frontend's place at the `Exchange`: publishes to the others and hears them.
+    """A frontend's connection to the `Exchange`.
 
     Args:
-        loop: The loop that owns it.
-        publish_endpoint, subscribe_endpoint: Where the exchange is.
-        on_message: Gets what another frontend published.
+        loop: The event loop.
+        publish_endpoint, subscribe_endpoint: The exchange's endpoints.
+        on_message: Called with each message that another frontend published.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class AsyncPeers:
         self._on_message = on_message
         self._open = True
         self._outbox: list[bytes] = []
-        # What we publish comes back to us as to everyone, and is known by this.
+        # The exchange returns our own messages as well; they are recognised by this.
         self._origin = os.urandom(8)
         context: zmq.Context[Any] = zmq.Context.instance()
         self._out: zmq.Socket[bytes] = context.socket(zmq.PUB)
@@ -96,19 +99,19 @@ class AsyncPeers:
         loop.call_soon(self._read)
 
     def publish(self, payload: bytes) -> None:
-        """Send to all others, soon. Best effort: who is not connected yet misses it."""
+        """Send to all other frontends, soon. One that is not connected yet misses the message."""
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(payload)
 
     def _flush(self) -> None:
-        """Send what this turn of the loop published: waking ZeroMQ is what costs."""
+        """Send all messages of this iteration together: each send wakes ZeroMQ's thread."""
         outbox, self._outbox = self._outbox, []
         if self._open and outbox:
             send_frames(self._out, (self._origin, *outbox))
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         if self._open:
             self._flush()
             self._open = False

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from vgate.wire.file_messages import FetchFile, FileChunk, FileInfo
+from vgate.wire.message import Message
 from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
@@ -21,10 +23,6 @@ PROTOCOL_VERSION = 5
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    """Base of all messages; its class name is the tag, its fields travel as an array."""
 
 
 # ---- frontend to engine
@@ -146,7 +144,7 @@ class Goodbye(Message, frozen=True):
     """The frontend disconnects; its requests are aborted."""
 
 
-ToEngine = Hello | Generate | Embed | Abort | Goodbye
+ToEngine = Hello | Generate | Embed | Abort | Goodbye | FetchFile
 
 
 # ---- engine to frontend
@@ -157,8 +155,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         names: Served names; responses carry the first.
-        directory: Local directory with tokenizer.json, chat template and generation_config.json;
-            None for the dry-run engine's built-in vocabulary.
+        files: Tokenizer, chat template and generation defaults; `FetchFile` reads them.
         max_model_len: Most tokens of a prompt and its output together.
         max_num_seqs: Most sequences in a batch.
         kv_cache_tokens: Tokens that the KV cache holds.
@@ -168,10 +165,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
         kv_block_tokens: Tokens in a block, the unit in which the KV cache is allocated.
         vocab_size: Token ids are below it; 0 if it is unknown.
         max_logprobs: Most tokens whose log probabilities a request may ask for at each position.
+        fingerprint: Changes whenever a file of the model does, its weights included.
     """
 
     names: list[str]
-    directory: str | None
+    files: list[FileInfo]
     max_model_len: int
     max_num_seqs: int
     kv_cache_tokens: int
@@ -181,6 +179,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     kv_block_tokens: int = 1
     vocab_size: int = 0
     max_logprobs: int = 20
+    fingerprint: str = ""
 
     @property
     def name(self) -> str:
@@ -279,9 +278,9 @@ class Step(Message, frozen=True):
         deltas: The output of all other sequences.
     """
 
-    ids: list[int] = []
-    tokens: list[int] = []
-    deltas: list[Delta] = []
+    ids: list[int] = msgspec.field(default_factory=list)
+    tokens: list[int] = msgspec.field(default_factory=list)
+    deltas: list[Delta] = msgspec.field(default_factory=list)
 
 
 class Embeddings(Message, frozen=True):
@@ -344,12 +343,14 @@ class Status(Message, frozen=True):
         waiting: Requests in the queue.
         kv_cache_usage: Fraction of the KV cache in use, 0 to 1.
         stats: Counts since the engine's start.
+        draining: The engine takes no more requests, finishes the running ones and then ends.
     """
 
     running: int
     waiting: int
     kv_cache_usage: float
     stats: EngineStats | None = None
+    draining: bool = False
 
 
-ToFrontend = Welcome | Refused | Step | Embeddings | Failures | Ending | Status
+ToFrontend = Welcome | Refused | FileChunk | Step | Embeddings | Failures | Ending | Status

@@ -1,9 +1,7 @@
-"""Sockets between two processes; with `exchange` all that knows ZeroMQ.
+"""Sockets between two processes. Only this file and `vgate.wire.exchange` use ZeroMQ.
 
-Who binds, who connects, and how a lost peer shows.
-
-`Router` is the bound side (the engine for frontends, the launcher for its children), `Dealer` the
-connecting side. Sockets must be made after a fork, in the process that uses them.
+A `Router` binds: the engine's for frontends, the launcher's for its children. A `Dealer` connects.
+Create sockets after a fork, in the process that uses them.
 """
 
 from __future__ import annotations
@@ -50,13 +48,13 @@ def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
 
 
 def has_message(socket: zmq.Socket[bytes]) -> bool:
-    """Whether a message waits: asking costs less than not getting one."""
+    """Return whether a message can be received. Cheaper than a receive that fails."""
     events: int = socket.getsockopt(_EVENTS)  # type: ignore[assignment]
     return bool(events & _POLLIN)
 
 
 class EndpointError(Exception):
-    """An endpoint can't be used; the message says why."""
+    """An endpoint can't be used; the message says why and what to change."""
 
 
 class Router:
@@ -73,8 +71,8 @@ class Router:
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE_MESSAGES)
         self._socket.setsockopt(zmq.RCVHWM, 0)
-        # Sending to a peer that is gone or doesn't read must fail instead of being dropped in
-        # silence: that is how the engine learns that a frontend died.
+        # Sending to a peer that is gone or doesn't read must fail, instead of dropping the message:
+        # that is how the engine learns that a frontend died.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             self._socket.bind(endpoint)
@@ -82,17 +80,17 @@ class Router:
             self.close()
             message = f"cannot bind {endpoint}: {error.strerror}"
             raise EndpointError(message) from None
-        # Of a message with several payloads, those that were not asked for yet, last first.
+        # The payloads of the last message that `receive` has not returned yet, in reverse order.
         self._received: tuple[bytes, list[bytes]] = (b"", [])
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
     def watch(self, fd: int) -> None:
-        """Have `wait` return as well when a byte comes from this pipe; it takes the byte out."""
+        """Make `wait` return when a byte arrives in this pipe, too; it reads the byte."""
         self._poller.register(fd, zmq.POLLIN)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until something can be received; False if nothing came in time."""
+        """Wait for a message; return False if none came in time."""
         if self._received[1]:
             return True
         ready = self._poller.poll(max(0, math.ceil(timeout_s * MS_PER_S)))
@@ -113,7 +111,7 @@ class Router:
                 return None
             payloads.reverse()
             self._received = peer, payloads
-        # A peer that sends no payload is answered by the decoder.
+        # The decoder rejects the message of a peer that sends no payload.
         return peer, payloads.pop() if payloads else b""
 
     def send(self, peer: bytes, payload: bytes) -> bool:
@@ -125,7 +123,7 @@ class Router:
         return True
 
     def close(self) -> None:
-        """Close the socket and its context, handing over what was sent for a moment."""
+        """Close the socket and its context. Waits a moment for unsent messages to leave."""
         self._socket.close()
         self._context.term()
 
@@ -133,9 +131,9 @@ class Router:
 class Dealer:
     """A connecting socket with an identity of its own.
 
-    It connects by itself as soon as the other side is bound. When the connection is lost the owner
-    closes it and makes a new one: a new identity, and nothing of the old one's queue is delivered
-    to whoever binds the endpoint next.
+    It connects as soon as the other side is bound. When the connection is lost, its owner closes it
+    and creates another one, which has a new identity. So the process that binds the endpoint next
+    gets nothing of the old queue.
     """
 
     def __init__(self, endpoint: str, name: str) -> None:
@@ -151,7 +149,7 @@ class Dealer:
         self._socket.connect(endpoint)
 
     def send(self, *payloads: bytes) -> None:
-        """Queue messages; they go out together when the connection stands."""
+        """Queue messages; they are sent together once the connection is established."""
         send_frames(self._socket, payloads)
 
     def receive(self) -> bytes | None:
@@ -163,7 +161,7 @@ class Dealer:
         return payload
 
     def disconnected(self) -> bool:
-        """Say whether the connection was lost since the last call."""
+        """Return whether the connection was lost since the last call."""
         lost = False
         while self._monitor.poll(0):
             recv_monitor_message(self._monitor, zmq.NOBLOCK)
@@ -171,7 +169,7 @@ class Dealer:
         return lost
 
     def close(self, *, linger_ms: int = _LINGER_MS) -> None:
-        """Close the socket; `linger_ms` 0 drops what was not sent yet."""
+        """Close the socket; with `linger_ms` 0 unsent messages are dropped."""
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(linger_ms)
@@ -183,24 +181,25 @@ class Dealer:
 
     @property
     def readable(self) -> bool:
-        """Whether a message waits."""
+        """Whether a message can be received."""
         return has_message(self._socket)
 
 
 def flush_dealers() -> None:
-    """Wait until closed dealers have handed over what they hold, or their time for it is over."""
+    """Wait until closed dealers have sent their messages, or their linger time is over."""
     zmq.Context.instance().term()
 
 
 class AsyncDealer:
-    """A `Dealer` on an event loop, by callbacks and without a task.
+    """A `Dealer` on an event loop, with callbacks and without a task.
 
     Args:
-        loop: The loop that owns it.
+        loop: The event loop.
         endpoint: Where to connect.
         name: Start of the identity, for logs.
-        on_batch: Gets all messages that wait, at most a bounded number at once, in order.
-        on_lost: Called once when the connection is lost; the owner closes and makes a new one.
+        on_batch: Called with all messages that have arrived, in order; at most a bounded number.
+        on_lost: Called once when the connection is lost. The owner then closes this one and creates
+            another.
     """
 
     def __init__(
@@ -222,15 +221,15 @@ class AsyncDealer:
         self._message_fd, self._monitor_fd = self._dealer.fds
         loop.add_reader(self._message_fd, self._read)
         loop.add_reader(self._monitor_fd, self._check)
-        # The descriptors are edge-triggered (zmq_getsockopt(3), ZMQ_FD): what arrived before they
-        # were watched would not signal again, and nothing signals before the first look.
+        # The descriptors are edge-triggered (zmq_getsockopt(3), ZMQ_FD): messages that arrived
+        # before they were watched don't signal again, and none does before the first read.
         loop.call_soon(self._read)
         loop.call_soon(self._check)
 
     def send(self, payload: bytes) -> None:
-        """Queue a message; it leaves at the end of this turn of the loop, with all others of it.
+        """Queue a message; all of one iteration of the event loop are sent together at its end.
 
-        Each sending wakes ZeroMQ's thread, which costs several times what the message does.
+        Each send wakes ZeroMQ's thread, which costs several times as much as the message.
         """
         if not self._outbox:
             self._loop.call_soon(self._flush)
@@ -241,7 +240,7 @@ class AsyncDealer:
         if not (self._open and outbox):
             return
         self._dealer.send(*outbox)
-        # Sending may swallow the signal of an arrival, so look for one.
+        # Sending may consume the signal of a message that arrived, so check for one.
         if self._dealer.readable:
             self._read_soon()
 
@@ -270,22 +269,22 @@ class AsyncDealer:
     def _check(self) -> None:
         if not self._open or not self._dealer.disconnected():
             return
-        # What the peer sent before it died still counts, and it was read into our queue before
-        # the disconnection was noticed (both by the same I/O thread, in that order).
+        # Messages that the peer sent before it died still count. ZeroMQ's thread put them into our
+        # queue before it reported the disconnection.
         while self._has_messages():
             self._read()
         if self._is_open():
             self._on_lost()
 
     def _is_open(self) -> bool:
-        # A callback may have closed us.
+        # A callback may have closed it.
         return self._open
 
     def _has_messages(self) -> bool:
         return self._is_open() and self._dealer.readable
 
     def close(self, *, drop: bool = False) -> None:
-        """Stop watching and close; `drop` discards what was not sent yet."""
+        """Stop watching and close; `drop` discards unsent messages."""
         if not self._open:
             return
         if not drop:
@@ -300,10 +299,10 @@ class AsyncDealer:
 
 
 def check_path(endpoint: str) -> None:
-    """See that an ipc endpoint can be bound.
+    """Check that an ipc endpoint can be bound.
 
     Raises:
-        EndpointError: Its path is too long, or its directory isn't there.
+        EndpointError: Its path is too long, or its directory does not exist.
     """
     path = endpoint.removeprefix("ipc://")
     if path == endpoint:

@@ -22,6 +22,7 @@ from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.pipeline.prepare import make_job, tokenised
 from vgate.frontend.text.model import TextModel, load_text_model
+from vgate.wire.dry_run_vocabulary import model_files
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import SamplingParams
 
@@ -135,8 +136,10 @@ class Digests:
     """The digests of chat requests, as a worker makes them."""
 
     def __init__(self, models: list[Model]) -> None:
-        info = ModelInfo(["m"], None, 100_000, 4, 1000, 1, "dry_run")
-        served = [ServedStub(config, load_text_model(info, config)) for config in models]
+        info = ModelInfo(["m"], [], 100_000, 4, 1000, 1, "dry_run")
+        served = [
+            ServedStub(config, load_text_model(info, config, model_files())) for config in models
+        ]
         self._models = ModelRegistry(served, lambda: False)
         self._cache = Cache()
 

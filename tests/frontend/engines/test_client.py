@@ -1,4 +1,4 @@
-"""The connection to the engine, against a router that the test plays the engine on."""
+"""A pool with one engine over ZeroMQ, against a router that the test plays the engine on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from tests.frontend.gateway import until
 from vgate.errors import EngineUnavailableError, OverloadedError
 from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.observe import metrics
@@ -33,7 +34,7 @@ from vgate.wire.messages import (
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sockets import Router
 
-INFO = ModelInfo(["m"], None, 100, 4, 1000, 1, "fake")
+INFO = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 PROMPT = pack_token_ids([1, 2])
 
 
@@ -55,7 +56,7 @@ class Listener:
 
 
 class Play:
-    """A client, and the engine that the test speaks for."""
+    """A pool, its connection, and the engine that the test speaks for."""
 
     def __init__(self, endpoint, *, resume=True):
         self.endpoint = endpoint
@@ -63,14 +64,14 @@ class Play:
         self.loop = asyncio.get_running_loop()
         self.models, self.losses = [], 0
         self.inbox: list[tuple[bytes, object]] = []
-        self.client = EngineClient(
+        self.client = EnginePool(
             self.loop,
-            endpoint,
-            "f",
             on_model=self.models.append,
             on_lost=self.lost,
             survivors=Survivors(enabled=resume),
         )
+        self.handle = EngineClient(self.loop, endpoint, "f", self.client)
+        self.client.add(self.handle)
 
     def lost(self):
         self.losses += 1
@@ -138,7 +139,7 @@ def play(tmp_path_factory):
                         await play.connect()
                     await scenario(play)
                 finally:
-                    if not play.client._closed:
+                    if not play.handle._closed:
                         play.client.close()
                     play.router.close()
 
@@ -279,7 +280,7 @@ def test_several_refusals_at_once_make_one_new_connection(play):
     # An engine that gave this frontend up answers each of its requests with a refusal.
     async def scenario(play):
         sequences = play.submit(3)
-        play.client._on_batch([encode(Refused(PROTOCOL_VERSION, "say hello first"))] * 3)
+        play.handle._on_batch([encode(Refused(PROTOCOL_VERSION, "say hello first"))] * 3)
         assert play.losses == 1
         assert all(type(s.error) is EngineUnavailableError for s in sequences)
         await play.connect()

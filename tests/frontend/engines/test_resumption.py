@@ -5,9 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from vgate.frontend.engines.resumption import CONTINUED, Survivors, obstacle, resubmission
+from vgate.frontend.engines.resumption import (
+    CONTINUED,
+    Survivors,
+    identity_of,
+    obstacle,
+    resubmission,
+)
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import unpack_token_ids
+from vgate.wire.file_messages import FileInfo
 from vgate.wire.messages import (
     NO_OPTIONS,
     Embed,
@@ -43,7 +50,7 @@ SHAPING = {
 }
 OBSTACLES = {"presence_penalty", "frequency_penalty", "seed", "bad_words", "structured"}
 ALL = (*SamplingParams.__struct_fields__, *GenerateOptions.__struct_fields__)
-MODEL = ModelInfo(["m"], None, 100, 4, 1000, 1, "fake")
+MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 
 
 def with_one(name):
@@ -160,25 +167,15 @@ class TestSurvivors:
 
 class TestSameModel:
     def test_an_engine_is_the_same_if_it_says_the_same(self):
-        survivors = Survivors(enabled=True)
-        assert not survivors.is_same(MODEL)
         again = msgspec.structs.replace(MODEL, created=2, kv_cache_tokens=900)
-        assert survivors.is_same(again)
-        assert not survivors.is_same(msgspec.structs.replace(MODEL, names=["n"]))
-        assert not survivors.is_same(MODEL)
-        assert not survivors.is_same(msgspec.structs.replace(MODEL, max_model_len=99))
+        assert identity_of(again) == identity_of(MODEL)
+        assert identity_of(msgspec.structs.replace(MODEL, names=["n"])) != identity_of(MODEL)
+        assert identity_of(msgspec.structs.replace(MODEL, max_model_len=99)) != identity_of(MODEL)
 
-    def test_and_its_files_are_the_same(self, tmp_path):
-        model = msgspec.structs.replace(MODEL, directory=str(tmp_path))
-        (tmp_path / "tokenizer.json").write_text("{}")
-        survivors = Survivors(enabled=True)
-        survivors.is_same(model)
-        assert survivors.is_same(model)
-        (tmp_path / "tokenizer.json").write_text("{ }")
-        assert not survivors.is_same(model)
-
-    def test_files_that_are_gone_are_like_no_others(self, tmp_path):
-        model = msgspec.structs.replace(MODEL, directory=str(tmp_path / "gone"))
-        survivors = Survivors(enabled=True)
-        survivors.is_same(model)
-        assert not survivors.is_same(model)
+    def test_and_its_files_are_the_same(self):
+        file = FileInfo("tokenizer.json", b"digest", 3)
+        model = msgspec.structs.replace(MODEL, files=[file], fingerprint="weights")
+        assert identity_of(model) == identity_of(msgspec.structs.replace(model, files=[file]))
+        other = msgspec.structs.replace(file, digest=b"another")
+        assert identity_of(model) != identity_of(msgspec.structs.replace(model, files=[other]))
+        assert identity_of(model) != identity_of(msgspec.structs.replace(model, fingerprint="new"))

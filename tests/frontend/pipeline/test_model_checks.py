@@ -18,8 +18,8 @@ from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.parameters import check_against_model, truncated
 from vgate.wire.messages import ModelInfo
 
-MODEL = ModelInfo(["m"], None, 100, 8, 1000, 1, "dry_run", vocab_size=50, max_logprobs=5)
-UNKNOWN_SIZE = ModelInfo(["m"], None, 100, 8, 1000, 1, "dry_run", vocab_size=0)
+MODEL = ModelInfo(["m"], [], 100, 8, 1000, 1, "dry_run", vocab_size=50, max_logprobs=5)
+UNKNOWN_SIZE = ModelInfo(["m"], [], 100, 8, 1000, 1, "dry_run", vocab_size=0)
 
 
 def chat(**fields: Any) -> Generation:

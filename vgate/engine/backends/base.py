@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import FinishReason, Logprobs, ModelInfo
+from vgate.wire.model_files import ModelFiles
 
 ReportPhase = Callable[[str], None]
 
@@ -66,7 +67,12 @@ class Backend(Protocol):
     """Runs sequences in continuous batching. Used from one thread.
 
     An exception from `step` ends the process, because the model's state is unknown after it.
+
+    Attributes:
+        files: The files that `model.files` describes.
     """
+
+    files: ModelFiles
 
     @property
     def model(self) -> ModelInfo:

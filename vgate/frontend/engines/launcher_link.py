@@ -1,17 +1,23 @@
-"""A frontend's link to the launcher: it reports that it lives, and hears of engine and drain."""
+"""A frontend's control link: heartbeats to the launcher; engine states and drains from it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
+import msgspec
+
+from vgate.config import Runtime
 from vgate.log import Log
-from vgate.wire.codec import WireError, decode_from_launcher, encode
+from vgate.wire.codec import WireError, decode_launcher_to_frontend, encode
 from vgate.wire.control import Drain, EngineState, FrontendBeat
 from vgate.wire.sockets import AsyncDealer
 
 _BEAT_S = 0.25
+# The state of a model with several engines is that of the one that serves, or soon will.
+_BEST_FIRST = ("ready", "starting", "restarting")
 
 log = Log("vgate.frontend")
 
@@ -21,21 +27,21 @@ class LauncherLink:
 
     Args:
         loop: The event loop.
-        endpoint: Where the launcher listens.
+        runtime: The instance's settings.
         worker: This frontend's number.
-        ready: Says whether a request would be served now.
-        in_flight: Says how many requests are being answered.
-        problem: Says why the frontend will never be ready, if that is so.
-        on_drain: Called once with the seconds left, when the launcher wants an end.
+        ready: Returns whether a request would be served now.
+        in_flight: Returns the number of requests in progress.
+        problem: Returns why the frontend will never be ready; None if it may be.
+        on_drain: Called once, with the seconds that running requests have, when the server stops.
 
     Attributes:
-        draining: Whether the server is going down.
+        draining: Whether the server is stopping.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        endpoint: str,
+        runtime: Runtime,
         worker: int,
         *,
         ready: Callable[[], bool],
@@ -51,22 +57,38 @@ class LauncherLink:
         self._problem = problem
         self._on_drain = on_drain
         self.draining = False
-        self._engines: dict[int, EngineState] = {}
+        # The launcher reports nothing about an engine that it doesn't supervise.
+        self._engines = {
+            number: EngineState("ready", "not supervised", time.time(), number)
+            for number, spec in enumerate(runtime.engines)
+            if not spec.supervised
+        }
         self._dealer = AsyncDealer(
-            loop, endpoint, f"frontend-{worker}", on_batch=self._on_batch, on_lost=self._on_lost
+            loop,
+            runtime.control_endpoint,
+            f"frontend-{worker}",
+            on_batch=self._on_batch,
+            on_lost=self._on_lost,
         )
         self._beating: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to report."""
+        """Start sending heartbeats."""
         self.beat()
 
-    def engine(self, number: int) -> EngineState | None:
-        """Return where an engine is; None until the launcher has told."""
-        return self._engines.get(number)
+    def engine_state(self, numbers: Iterable[int]) -> EngineState | None:
+        """Return the best state among these engines; None until the launcher has reported one.
+
+        Its `restarts` are those of all of them.
+        """
+        states = [self._engines[number] for number in numbers if number in self._engines]
+        if not states:
+            return None
+        best = min(states, key=lambda state: _BEST_FIRST.index(state.state))
+        return msgspec.structs.replace(best, restarts=sum(state.restarts for state in states))
 
     def beat(self) -> None:
-        """Tell the launcher how we are, and again after a while. Called early on a change."""
+        """Send a heartbeat now, and the next one after a while. Call it when a state changes."""
         if self._beating is not None:
             self._beating.cancel()
         self._beating = self._loop.call_later(_BEAT_S, self.beat)
@@ -89,7 +111,7 @@ class LauncherLink:
     def _on_batch(self, batch: list[bytes]) -> None:
         for payload in batch:
             try:
-                message = decode_from_launcher(payload)
+                message = decode_launcher_to_frontend(payload)
             except WireError as error:
                 log.error("dropped a malformed message from the launcher", error=error)
                 continue
@@ -103,5 +125,5 @@ class LauncherLink:
                     self.beat()
 
     def _on_lost(self) -> None:
-        # The kernel ends us with the launcher (see vgate.process); until then serve on.
+        # The kernel ends this process with the launcher (see vgate.parent_death).
         log.error("lost the launcher")

@@ -1,19 +1,17 @@
-"""Requests that outlive their engine: which of them go on, and with what.
+"""Requests that outlive their engine: which ones continue in another engine, and from where.
 
-When an engine dies, its sequences wait here for the next one. What the client has been shown
-nothing of begins anew, which is always exact. What it has seen goes on after the tokens so far,
-where the tokens to come depend only on those before them and not on where the prompt ends. The rest
-ends in an error.
+When an engine dies, its sequences wait here for another one. A sequence starts again if the client
+has seen nothing of it, which is always exact. Otherwise it continues after the tokens so far, if
+the next tokens depend only on the tokens before them and not on where the prompt ends. All other
+sequences end with an error.
 
-An end comes to a sequence once: it is in the engine client's table of running ones, or here, or it
-has ended, and every way to an end takes it out first. It leaves this place under a new number, for
-a new connection; the old one was closed before it came here. So neither what the old engine still
-sent nor an abort of the old number can meet it.
+A sequence ends exactly once. It is either in the table of an engine's handle, or it waits here, or
+it has ended; and it is removed from its table before it ends. The connection to the engine that
+died is closed before its sequences wait here, and they leave with a new id for another connection.
+So neither a late message of the old engine nor an abort with the old id can reach them.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import msgspec
 
@@ -23,16 +21,16 @@ from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import NO_OPTIONS, Embed, Generate, GenerateOptions, ModelInfo
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
-# A request that kills its engine would kill all that follow.
+# A request that kills its engine would kill each engine that continues it.
 _MOST_DEATHS = 2
 
-# Parameters that mean the same for a sequence's next token, whatever of it is taken for prompt.
-# One that is not named here keeps a sequence from being continued, unless it is neutral. Those are:
+# Parameters whose effect on the next token does not depend on where the prompt ends. A sequence
+# with any other parameter can't be continued, unless that has its neutral value. The others are:
 # - seed: the generator's state is lost; without temperature it isn't used
-# - presence_penalty, frequency_penalty: only what was generated counts
+# - presence_penalty, frequency_penalty: they count generated tokens only
 #   (vllm/v1/sample/ops/penalties.py; repetition_penalty counts the prompt as well)
-# - bad_words: only what was generated is searched (vllm/v1/sample/ops/bad_words.py)
-# - structured: a grammar begins with the first token that is generated
+# - bad_words: only generated tokens are searched (vllm/v1/sample/ops/bad_words.py)
+# - structured: a grammar begins at the first generated token
 CONTINUED = frozenset(
     {
         "temperature",
@@ -40,14 +38,14 @@ CONTINUED = frozenset(
         "top_k",
         "min_p",
         "repetition_penalty",
-        "max_tokens",  # of all engines together: see `Generate.generated`
+        "max_tokens",  # counts the tokens of all engines: see `Generate.generated`
         "min_tokens",  # as max_tokens
         "stop_token_ids",
         "ignore_eos",
         "logit_bias",
         "allowed_token_ids",
         "logprobs",
-        "prompt_logprobs",  # told with the first token
+        "prompt_logprobs",  # sent with the first token
         "adapter",
         "cache_salt",
     }
@@ -55,7 +53,7 @@ CONTINUED = frozenset(
 
 
 def obstacle(sampling: SamplingParams, options: GenerateOptions) -> str | None:
-    """Name a parameter with which a begun sequence can't be continued exactly; None if none is."""
+    """Return a parameter that prevents an exact continuation; None if there is none."""
     for given, neutral in ((sampling, DEFAULTS), (options, NO_OPTIONS)):
         for name in given.__struct_fields__:
             value = getattr(given, name)
@@ -68,7 +66,7 @@ def obstacle(sampling: SamplingParams, options: GenerateOptions) -> str | None:
 
 
 def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
-    """Return what asks the next engine for a sequence, from its beginning or after its tokens."""
+    """Return the request for another engine: from the start, or after the tokens so far."""
     message = sequence.message
     assert message is not None
     if isinstance(message, Embed) or not sequence.generated:
@@ -78,7 +76,7 @@ def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
         id=number,
         resumed=True,
         generated=pack_token_ids(sequence.generated),
-        # It isn't what another one begins with.
+        # It is not the same sequence as one that starts now.
         dedup_key=b"",
     )
 
@@ -87,51 +85,45 @@ class Survivors:
     """The sequences that wait for another engine.
 
     Args:
-        enabled: Whether any do.
-        continued: Whether begun ones may be continued.
+        enabled: Whether sequences outlive their engine.
+        continued: Whether a sequence may continue of which the client has seen a part.
 
     Attributes:
-        waiting: By the number that they had.
+        waiting: The sequences by their last id.
     """
 
     def __init__(self, *, enabled: bool, continued: bool = True) -> None:
         self._enabled = enabled
         self._continued = continued
-        self._served: object = None
         self.waiting: dict[int, Sequence] = {}
 
     def keep(self, lost: list[Sequence]) -> list[Sequence]:
-        """Take in what a dead engine had; return those for which that is the end."""
+        """Add the sequences of a dead engine; return those that can't continue."""
         ended = []
         for sequence in lost:
             sequence.deaths += 1
-            if self._goes_on(sequence):
+            if self._continues(sequence):
                 self.waiting[sequence.id] = sequence
             else:
                 ended.append(sequence)
         return ended
 
     def take(self) -> list[Sequence]:
-        """Take all of them out."""
+        """Remove and return all sequences."""
         waiting, self.waiting = list(self.waiting.values()), {}
         return waiting
 
     def discard(self, sequences: list[Sequence]) -> None:
-        """Take some of them out, if they are here."""
+        """Remove sequences; those that don't wait are ignored."""
         for sequence in sequences:
             self.waiting.pop(sequence.id, None)
 
     def close(self) -> list[Sequence]:
-        """Take all out, and none in any more: no other engine will come."""
+        """Remove and return all sequences, and keep none from now on."""
         self._enabled = False
         return self.take()
 
-    def is_same(self, model: ModelInfo) -> bool:
-        """Say whether an engine serves what the last one did; False for the first."""
-        before, self._served = self._served, _identity(model)
-        return before == self._served
-
-    def _goes_on(self, sequence: Sequence) -> bool:
+    def _continues(self, sequence: Sequence) -> bool:
         if not self._enabled or sequence.deaths >= _MOST_DEATHS:
             return False
         if sequence.answer.restart(sequence):
@@ -145,19 +137,10 @@ class Survivors:
 
 
 def count_resumed(sequences: list[Sequence]) -> None:
-    """Count the requests that sequences belong to."""
+    """Count the requests that these sequences belong to."""
     metrics.RESUMED.inc(len({id(sequence.answer) for sequence in sequences}))
 
 
-def _identity(model: ModelInfo) -> object:
-    """Return what a model is the same by: its description and its files, not what it fits in."""
-    told = msgspec.structs.replace(model, created=0, kv_cache_tokens=0)
-    if model.directory is None:
-        return told
-    try:
-        paths = [path for path in sorted(Path(model.directory).iterdir()) if path.is_file()]
-        statuses = [(path.name, path.stat()) for path in paths]
-    except OSError:
-        # Nobody knows, so it is like no other.
-        return object()
-    return told, [(name, status.st_size, status.st_mtime_ns) for name, status in statuses]
+def identity_of(model: ModelInfo) -> ModelInfo:
+    """Return what is equal for two engines that serve the same: all but their start and size."""
+    return msgspec.structs.replace(model, created=0, kv_cache_tokens=0)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from vgate.errors import VGateError
+from vgate.errors import DeadlineExceededError, VGateError
 from vgate.wire.messages import Embed, FinishReason, Generate, Logprobs
+
+# How often deadlines are checked.
+SWEEP_S = 0.25
 
 
 class Answer(Protocol):
@@ -20,14 +23,14 @@ class Answer(Protocol):
     touched: bool
 
     def flush(self) -> None:
-        """Take what its sequences have got since the last call. Called once a batch of steps."""
+        """Read the new output of its sequences. Called once for a batch of messages."""
 
     def restart(self, sequence: Sequence) -> bool:
-        """Forget what came of a sequence, which begins anew; False if the client has seen of it."""
+        """Reset a sequence that starts again; False if the client has seen a part of it."""
 
 
 class _Nobody:
-    """The answer of sequences whose answer has ended."""
+    """Stands for the answer of a sequence whose answer has ended."""
 
     touched = True
 
@@ -35,7 +38,7 @@ class _Nobody:
         """Do nothing."""
 
     def restart(self, _sequence: Sequence) -> bool:
-        """Refuse: nobody waits for it."""
+        """Return False: nobody waits for it."""
         return False
 
 
@@ -43,18 +46,19 @@ _NOBODY = _Nobody()
 
 
 class Sequence:
-    """A sequence that runs in the engine.
+    """A sequence that runs in an engine.
 
-    The engine client fills `pending`, `finish_reason`, `cached_tokens`, `coalesced`, `error` and,
+    The engine's handle fills `pending`, `finish_reason`, `cached_tokens`, `coalesced`, `error` and,
     if they were asked for, `logprobs` (one for each pending token) and `prompt_logprobs`; the
     answer empties them in `flush`. Prompt and tokens so far stay with the frontend, so that a
     sequence can be resumed on another engine.
 
     Attributes:
-        message: What the engine was asked for.
-        fields: The request's fields for what an engine may find at fault, see `failures`.
-        generated: The tokens that were pending once and have been read.
-        deaths: Engines that died over it.
+        message: The request to the engine.
+        fields: The request's fields for the subjects of the engine's failures; see `failures`.
+        generated: The tokens that the answer has taken from `pending`.
+        deadline: When it ends with an error, in the event loop's time.
+        deaths: Engines that died while they ran it.
     """
 
     __slots__ = (
@@ -91,7 +95,7 @@ class Sequence:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what has come."""
+        """Drop all output."""
         self.pending: list[int] = []
         self.generated: list[int] = []
         self.logprobs: list[Logprobs] = []
@@ -122,3 +126,30 @@ def detach(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio
     done = done.get_loop().create_future()
     done.cancel()
     return done
+
+
+def end(sequences: Iterable[Sequence], make_error: Callable[[], VGateError]) -> None:
+    """End sequences that run nowhere with an error; each answer is flushed once."""
+    answers: dict[int, Answer] = {}
+    for sequence in sequences:
+        sequence.error = make_error()
+        answers[id(sequence.answer)] = sequence.answer
+    for answer in answers.values():
+        answer.flush()
+
+
+def expire(
+    sequences: Mapping[int, Sequence], now: float, remove: Callable[[list[Sequence]], None]
+) -> None:
+    """End the sequences whose deadline has passed.
+
+    Args:
+        sequences: Any sequences.
+        now: The event loop's time.
+        remove: Called with the expired ones before they end.
+    """
+    late = [sequence for sequence in sequences.values() if sequence.deadline <= now]
+    if late:
+        remove(late)
+        message = "the request took longer than timeouts.request_s allows"
+        end(late, lambda: DeadlineExceededError(message))

@@ -1,4 +1,4 @@
-"""One served model as a frontend sees it: the connection to its engine, and its text side."""
+"""A served model in a frontend: its engines, and its tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from vgate.config.schema import Model
 from vgate.errors import EngineUnavailableError
-from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.file_cache import FileCache, FileCacheError
+from vgate.frontend.engines.handle import EngineHandle, HandleOwner
+from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.parsing.detect import tool_parser_problem
 from vgate.frontend.text.model import TextModel, TextModelError, load_text_model
@@ -29,25 +31,26 @@ class ServedModel:
     Args:
         loop: The event loop.
         config: The model's section of the configuration.
-        endpoint: Where its engine listens.
-        name: This frontend's name, for the engine's log.
-        state: Says what the launcher told of the engine, if it has.
-        on_change: Called when it becomes ready or ceases to be.
+        connect: Returns a handle for each of its engines; its argument owns them.
+        files: Where its files are kept.
+        state: Returns the state that the launcher has reported; None before it has.
+        on_change: Called when it becomes ready, or stops being ready.
         resume: Whether requests outlive their engine.
 
     Attributes:
-        engine: The connection.
-        text: Tokenizer, template and defaults, once an engine told where they are.
-        problem: Why the text side can't be used, if it can't.
+        engine: Its engines.
+        info: What they have described; None until one is connected.
+        text: Tokenizer, template and defaults; None until they are loaded.
+        problem: Why they can't be loaded, if that failed.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         config: Model,
-        endpoint: str,
-        name: str,
+        connect: Callable[[HandleOwner], list[EngineHandle]],
         *,
+        files: FileCache,
         state: Callable[[], EngineState | None],
         on_change: Callable[[], None],
         resume: bool,
@@ -55,40 +58,42 @@ class ServedModel:
         self._loop = loop
         self.config = config
         self._state = state
-        self._not_told = EngineState("starting", "starting", time.time())
+        self._unreported = EngineState("starting", "starting", time.time())
         self._on_change = on_change
+        self._files = files
+        self.info: ModelInfo | None = None
         self.text: TextModel | None = None
         self.problem = tool_parser_problem(config.tool_parser)
         self._is_misconfigured = self.problem is not None
         self._loading: asyncio.Task[None] | None = None
-        # What custom logits processors look at is theirs alone to know.
+        # Custom logits processors may depend on where the prompt ends.
         continued = not config.engine_args.get("logits_processors")
-        self.engine = EngineClient(
+        self.engine = EnginePool(
             loop,
-            endpoint,
-            name,
             on_model=self._on_model,
             on_lost=on_change,
             survivors=Survivors(enabled=resume, continued=continued),
         )
+        for handle in connect(self.engine):
+            self.engine.add(handle)
 
     @property
     def name(self) -> str:
         """The name that answers carry: the first of `names`."""
-        return self.config.served_names[0]
+        return self.config.name
 
     @property
     def names(self) -> list[str]:
-        """Names that requests may use; the first is the one answers carry."""
+        """Names that requests may use."""
         return self.config.served_names
 
     @property
     def state(self) -> EngineState:
-        """What the launcher told of the engine; "starting" until it has."""
-        return self._state() or self._not_told
+        """The state of its engines that the launcher has reported; "starting" before it has."""
+        return self._state() or self._unreported
 
     def not_ready_because(self) -> str | None:
-        """Say why a request would not be served now; None if it would."""
+        """Return why a request would not be served now; None if it would."""
         if self.engine.connected:
             return None if self.text else self.problem or "the tokenizer is being loaded"
         if self.engine.refusal:
@@ -99,32 +104,32 @@ class ServedModel:
         return f"the engine is {state.state}: {state.detail}"
 
     async def wait_until_ready(self) -> TextModel:
-        """Return the text side, waiting for a moment if the engine serves and only we don't yet.
+        """Return the text side; wait a moment for it if the engine is ready and this worker isn't.
 
-        A worker listens before it has met the launcher and the engine, and loses the engine before
-        the launcher has told what became of it. Both take milliseconds, for which no client should
-        get an error.
+        A worker listens before it is connected to the launcher and the engines. When an engine
+        dies, a worker notices that before the launcher reports it. Both take milliseconds, and no
+        client should get an error for that.
 
         Raises:
             EngineUnavailableError: It is not ready.
         """
         give_up_at = time.monotonic() + _SOON_S
-        while self.not_ready_because() is not None and self._comes_soon():
+        while self.not_ready_because() is not None and self._is_ready_soon():
             if time.monotonic() >= give_up_at:
                 break
             await asyncio.sleep(_SOON_POLL_S)
         return self.require_text()
 
-    def _comes_soon(self) -> bool:
-        told = self._state()
+    def _is_ready_soon(self) -> bool:
+        reported = self._state()
         hopeless = self.problem or self.engine.refusal
-        return not hopeless and (told is None or told.state == "ready")
+        return not hopeless and (reported is None or reported.state == "ready")
 
     def require_text(self) -> TextModel:
         """Return the text side of a model that is ready.
 
         Raises:
-            EngineUnavailableError: It is not.
+            EngineUnavailableError: It is not ready.
         """
         reason = self.not_ready_because()
         if reason is not None or self.text is None:
@@ -133,10 +138,16 @@ class ServedModel:
         return self.text
 
     def _on_model(self, info: ModelInfo) -> None:
-        if self.text is not None and self.text.info.directory == info.directory:
+        before, self.info = self.info, info
+        same = before is not None and before.files == info.files
+        if same and self.text is not None:
             self.text.info = info
             self._on_change()
             return
+        if self._loading is not None and not self._loading.done():
+            if same:
+                return
+            self._loading.cancel()
         self.text = None
         if self._is_misconfigured:
             return
@@ -144,9 +155,15 @@ class ServedModel:
 
     async def _load(self, info: ModelInfo) -> None:
         try:
-            self.text = await self._loop.run_in_executor(None, load_text_model, info, self.config)
+            files = await self._files.load(self.config.model_id, info.files, self.engine.read_file)
+            self.text = await self._loop.run_in_executor(
+                None, load_text_model, info, self.config, files
+            )
             self.problem = None
-        except TextModelError as error:
+        except EngineUnavailableError:
+            # The next engine starts this again.
+            return
+        except (FileCacheError, TextModelError) as error:
             log.error("cannot serve the model's text", model=info.name, reason=error)
             self.problem = str(error)
         self._on_change()

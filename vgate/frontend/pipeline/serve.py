@@ -15,7 +15,7 @@ from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
 from vgate.frontend.answers.result import Result
 from vgate.frontend.cache.port import ResultStore
-from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.http.disconnects import ClientDisconnected
 from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
 from vgate.frontend.observe import metrics
@@ -171,7 +171,7 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
 
 async def run(
     http: HttpRequest,
-    engine: EngineClient,
+    engine: EnginePool,
     answer: Answer | EmbeddingAnswer,
     start: Callable[[], None],
 ) -> None:

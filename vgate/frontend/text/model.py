@@ -17,9 +17,9 @@ from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.text.tokenizer import Tokenizer
 from vgate.frontend.text.tokenizer_file import read_tokenizer
-from vgate.wire import dry_run_vocabulary, model_files
+from vgate.wire import model_files
 from vgate.wire.messages import ModelInfo
-from vgate.wire.model_files import ModelFiles, read_model_files
+from vgate.wire.model_files import ModelFiles
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 # Defaults that a model's authors may set in generation_config.json.
@@ -115,23 +115,21 @@ class TextModel:
         return sequences
 
 
-def load_text_model(
-    info: ModelInfo, config: ModelConfig, files: ModelFiles | None = None
-) -> TextModel:
+def load_text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     """Make a model's text side of its files. Takes up to a second for a large vocabulary.
 
     Args:
         info: The engine's description of the model.
         config: Its section of the configuration.
-        files: Its text files; None to read them where `info` says. The tokenizer's is taken out, so
-            that it can be freed: it is as large as the tokenizer.
+        files: Its text files. The tokenizer's is taken out, so that it can be freed: it is as large
+            as the tokenizer.
 
     Raises:
         TextModelError: A file is missing or not valid.
     """
     # Memory that the process has freed makes room for the peak.
     _give_memory_back()
-    text = _text_model(info, config, files or _files_of(info))
+    text = _text_model(info, config, files)
     tools, plain = text.tool_template, text.template
     text.tool_parser = None if config.tool_parser == "none" else config.tool_parser
     if config.tool_parser == "auto":
@@ -151,16 +149,6 @@ def _give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _files_of(info: ModelInfo) -> ModelFiles:
-    if info.directory is None:
-        return dry_run_vocabulary.model_files()
-    try:
-        return read_model_files(Path(info.directory))
-    except OSError as error:
-        message = f"cannot read the model's files: {error}"
-        raise TextModelError(message) from error
 
 
 def _text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:

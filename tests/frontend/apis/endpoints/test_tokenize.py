@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vgate
-from tests.frontend.conftest import model_info
+from tests.frontend.conftest import load, model_info
 from tests.frontend.gateway import post
 from vgate.config.schema import Model
 from vgate.frontend.apis.openai.tokenize.request import TokenizeChat, TokenizeText, decode_tokenize
-from vgate.frontend.text.model import load_text_model
 
 NEW_WORDS = "".join(f"x{number:x}y " for number in range(200))
 HI = [{"role": "user", "content": "hi"}]
@@ -168,13 +167,12 @@ class TestBack:
 
 class TestTokenIds:
     def test_the_engine_s_word_counts(self, tiny_model_dir):
-        info = model_info(tiny_model_dir)
-        few = load_text_model(info, Model())
+        few = load(tiny_model_dir)
         size = few.tokenizer.vocab_size
         few.check_token_ids([0, size - 1], "p")
         with pytest.raises(Exception, match=f"0 to {size - 1}, got {size}"):
             few.check_token_ids([size], "p")
-        few.info = model_info(tiny_model_dir, vocab_size=size + 5)
+        few.info = model_info(vocab_size=size + 5)
         few.check_token_ids([size + 4], "p")
         with pytest.raises(Exception, match=f"got {size + 5}"):
             few.check_token_ids([size + 5], "p")

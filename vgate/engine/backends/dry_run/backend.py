@@ -26,6 +26,7 @@ from vgate.engine.backends.dry_run.sequence import (
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.request import Request, RequestError
+from vgate.engine.served_files import describe, files_of, fingerprint
 from vgate.wire.messages import Logprobs, ModelInfo
 from vgate.wire.sampling import SamplingParams
 
@@ -48,15 +49,17 @@ class DryRunBackend:
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
+        self.files = files_of(self._vocabulary.directory)
         self._model = ModelInfo(
             names=config.model.served_names,
-            directory=self._vocabulary.directory,
+            files=describe(self.files),
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=self._capacity,
             created=int(time.time()),
             backend="dry_run",
             vocab_size=self._vocabulary.size,
+            fingerprint=fingerprint(self._vocabulary.directory),
         )
 
     @property

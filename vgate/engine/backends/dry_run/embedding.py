@@ -16,6 +16,7 @@ from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.request import Request, RequestError
+from vgate.engine.served_files import describe, files_of, fingerprint
 from vgate.wire.messages import ModelInfo
 
 # One bit of a blake2b digest (at most 512 bits) is the sign in one dimension.
@@ -33,9 +34,10 @@ class DryRunEmbeddingBackend:
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._waiting: dict[str, Request] = {}
         vocabulary = Vocabulary(config.model.model_id)
+        self.files = files_of(vocabulary.directory)
         self._model = ModelInfo(
             names=config.model.served_names,
-            directory=vocabulary.directory,
+            files=describe(self.files),
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=config.dry_run.kv_cache_tokens,
@@ -43,6 +45,7 @@ class DryRunEmbeddingBackend:
             backend="dry_run",
             task="embed",
             vocab_size=vocabulary.size,
+            fingerprint=fingerprint(vocabulary.directory),
         )
 
     @property

@@ -97,7 +97,7 @@ class VLLMBackend:
         self._reasoning: ReasoningMarks | None = None
         if vllm_config.structured_outputs_config.reasoning_parser == PLAIN_PARSER:
             self._reasoning = ReasoningMarks(self._input_processor.get_tokenizer())
-        self._model = model_info(config, vllm_config, directory)
+        self._model, self.files = model_info(config, vllm_config, directory)
 
     @property
     def model(self) -> ModelInfo:

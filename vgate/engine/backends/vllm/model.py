@@ -7,21 +7,28 @@ from typing import Any
 
 from vgate.config import Config
 from vgate.engine.backends.base import ReportPhase
+from vgate.engine.served_files import describe, files_of, fingerprint
 from vgate.wire.messages import ModelInfo
+from vgate.wire.model_files import ModelFiles
 
 # vLLM's max_logprobs for "as many as there are tokens".
 _ALL = -1
 
 
-def model_info(config: Config, vllm_config: Any, directory: str) -> ModelInfo:
-    """Describe the loaded model."""
+def model_info(config: Config, vllm_config: Any, directory: str) -> tuple[ModelInfo, ModelFiles]:
+    """Return the description of the loaded model, and the files that it describes.
+
+    Raises:
+        BackendError: A file can't be read.
+    """
+    files = files_of(directory)
     max_model_len: int = vllm_config.model_config.max_model_len
     max_num_seqs: int = vllm_config.scheduler_config.max_num_seqs
     vocab_size: int = vllm_config.model_config.get_vocab_size()
     max_logprobs: int = vllm_config.model_config.max_logprobs
-    return ModelInfo(
+    info = ModelInfo(
         names=config.model.served_names,
-        directory=directory,
+        files=describe(files),
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         # A model without attention has no KV cache that could overflow.
@@ -33,7 +40,9 @@ def model_info(config: Config, vllm_config: Any, directory: str) -> ModelInfo:
         task=config.model.task,
         vocab_size=vocab_size,
         max_logprobs=vocab_size if max_logprobs == _ALL else max_logprobs,
+        fingerprint=fingerprint(directory),
     )
+    return info, files
 
 
 def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import time
 from types import FrameType
@@ -12,12 +11,12 @@ from vgate import log as logs
 from vgate.config import Runtime
 from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, BackendError
+from vgate.engine.control_link import ControlLink
 from vgate.engine.loop import Beat, EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.log import Log
-from vgate.wire.codec import encode
-from vgate.wire.control import EngineBeat, EngineFailed, EnginePhase, EngineReady, ToLauncher
-from vgate.wire.sockets import Dealer, Router, flush_dealers
+from vgate.wire.control import Drain
+from vgate.wire.sockets import Router
 
 # sysexits.h: EX_CONFIG if a restart would fail too, EX_SOFTWARE if it may help.
 EXIT_PERMANENT = 78
@@ -28,51 +27,17 @@ _MS_PER_S = 1000
 log = Log("vgate.engine")
 
 
-class LauncherLink:
-    """Reports the engine's state to the launcher. ZeroMQ's thread sends while the loop is busy."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._pid = os.getpid()
-        self._dealer = Dealer(runtime.control_endpoint, "engine")
-
-    def phase(self, phase: str) -> None:
-        """Report that a phase of the start begins."""
-        log.info("engine starting", phase=phase)
-        self._send(EnginePhase(self._pid, phase))
-
-    def ready(self, summary: str) -> None:
-        """Report that the engine serves."""
-        self._send(EngineReady(self._pid, summary))
-
-    def beat(self, beat: Beat) -> None:
-        """Report that the loop is alive."""
-        self._send(EngineBeat(self._pid, beat.running, beat.waiting))
-
-    def failed(self, reason: str, *, permanent: bool) -> None:
-        """Report why the process ends."""
-        self._send(EngineFailed(self._pid, reason, permanent))
-
-    def close(self) -> None:
-        """Close the link once everything is sent. The process may end right after it."""
-        self._dealer.close()
-        flush_dealers()
-
-    def _send(self, message: ToLauncher) -> None:
-        self._dealer.send(encode(message))
-
-
 def run(runtime: Runtime, engine: int) -> int:
     """Run an engine until SIGTERM; return the exit status.
 
     Args:
         runtime: The instance's settings.
-        engine: Its number.
+        engine: The engine's number in `runtime.engines`.
     """
     settings = runtime.config.logging
-    several = len(runtime.config.models) > 1
-    name = f"engine-{engine}" if several else "engine"
+    name = runtime.engine_name(engine)
     logs.configure(name, level=settings.level, json_format=settings.json_format)
-    link = LauncherLink(runtime)
+    link = ControlLink(runtime)
     try:
         backend = REGISTRY[runtime.backend](runtime.engine_config(engine), link.phase)
     except BackendError as error:
@@ -81,13 +46,13 @@ def run(runtime: Runtime, engine: int) -> int:
         link.close()
         return EXIT_PERMANENT if error.permanent else EXIT_CRASHED
     try:
-        return _serve(runtime, runtime.engine_endpoint(engine), backend, link)
+        return _serve(runtime, runtime.engines[engine].address, backend, link)
     finally:
         backend.shutdown()
         link.close()
 
 
-def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink) -> int:
+def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink) -> int:
     batch = runtime.config.batch
     scheduler = BatchScheduler(
         Limits(
@@ -99,7 +64,16 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: LauncherLink
         )
     )
     router = Router(endpoint)
-    loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=link.beat)
+
+    def beat(beat: Beat) -> None:
+        link.beat(beat)
+        # Here and not in each turn of the loop: a drain can wait for a heartbeat.
+        for message in link.received():
+            match message:
+                case Drain():
+                    loop.drain(message.timeout_s)
+
+    loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=beat)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         loop.stop()

@@ -1,0 +1,99 @@
+"""An `EngineHandle` in memory, whose engine repeats the prompt's text as the dry run does."""
+
+from __future__ import annotations
+
+import asyncio
+
+from vgate.engine.served_files import CHUNK_BYTES
+from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError
+from vgate.frontend.engines.handle import EngineHandle, HandleOwner, Loss
+from vgate.frontend.engines.sequence import Sequence, end
+from vgate.wire.codec import unpack_token_ids
+from vgate.wire.dry_run_vocabulary import BYTE_TOKENS, END
+from vgate.wire.messages import Embed, Generate, ModelInfo, Status
+
+
+class MemoryHandle:
+    """See the module. `start` and `stop` are its engine's.
+
+    Attributes:
+        files: Contents by digest.
+        reads: Chunks that were read.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: HandleOwner) -> None:
+        self._loop = loop
+        self._owner = owner
+        self.running: dict[int, Sequence] = {}
+        self.submitted: list[Generate | Embed] = []
+        self.connected = False
+        self.refusal: str | None = None
+        self.closed = False
+        self.files: dict[bytes, bytes] = {}
+        self.reads = 0
+        self.status = Status(0, 0, 0.0)
+
+    def start(self, model: ModelInfo) -> None:
+        """Connect to an engine that serves `model`."""
+        self.connected, self.refusal = True, None
+        self._owner.on_model(self, model)
+
+    def stop(self, reason: str = "the engine stopped", *, refused: bool = False) -> None:
+        """Lose the engine."""
+        self.connected = False
+        self.refusal = reason if refused else None
+        lost, self.running = list(self.running.values()), {}
+        self._owner.on_lost(self, Loss(reason, lost, refused))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.running)
+
+    def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
+        assert self.connected
+        sequence.id, sequence.message = message.id, message
+        sequence.deadline = self._loop.time() + timeout_s
+        self.running[message.id] = sequence
+        self.submitted.append(message)
+        self._loop.call_later(timeout_s, self._expire, sequence)
+        if isinstance(message, Generate) and not message.sampling.ignore_eos:
+            self._loop.call_soon(self._reply, message)
+
+    def abort(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            self.running.pop(sequence.id, None)
+
+    def fail_all(self, error: VGateError) -> None:
+        sequences, self.running = list(self.running.values()), {}
+        end(sequences, lambda: error)
+
+    async def read_file(self, digest: bytes, offset: int) -> bytes:
+        await asyncio.sleep(0)
+        if not self.connected:
+            message = "the engine is not connected"
+            raise EngineUnavailableError(message, retry_after_s=1.0)
+        self.reads += 1
+        return self.files.get(digest, b"")[offset : offset + CHUNK_BYTES]
+
+    def close(self) -> None:
+        self.closed = True
+        self.connected = False
+
+    def _reply(self, message: Generate) -> None:
+        sequence = self.running.pop(message.id, None)
+        if sequence is not None:
+            text = [t for t in unpack_token_ids(message.prompt) if t < BYTE_TOKENS]
+            done = len(unpack_token_ids(message.generated))
+            sequence.pending += [*text, END][done:]
+            sequence.finish_reason = "stop"
+            sequence.answer.flush()
+
+    def _expire(self, sequence: Sequence) -> None:
+        if self.running.get(sequence.id) is sequence:
+            self.abort([sequence])
+            end([sequence], lambda: DeadlineExceededError("too late"))
+
+
+def _check(handle: MemoryHandle) -> EngineHandle:
+    """Have the type checker compare it with the port."""
+    return handle

@@ -1,0 +1,321 @@
+"""Several engines for one model, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.frontend.engines.memory_handle import MemoryHandle
+from tests.frontend.gateway import until
+from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
+from vgate.frontend.engines.policies import POLICIES
+from vgate.frontend.engines.pool import EnginePool
+from vgate.frontend.engines.resumption import Survivors
+from vgate.frontend.engines.sequence import Sequence
+from vgate.wire.codec import pack_token_ids
+from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
+from vgate.wire.messages import EngineStats, Generate, Histogram, ModelInfo, Status
+from vgate.wire.sampling import DEFAULTS
+
+MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
+OTHER = msgspec.structs.replace(MODEL, max_model_len=50)
+PROMPT = pack_token_ids([USER, *b"hi", END, ASSISTANT])
+ENDLESS = msgspec.structs.replace(DEFAULTS, ignore_eos=True)
+
+
+class Answer:
+    """As the pipeline's: it ends with its first error, and then aborts its other sequences."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self.touched = False
+        self._pool = pool
+        self.sequences: list[Sequence] = []
+        self.error: Exception | None = None
+        self.flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+        error = next((s.error for s in self.sequences if s.error), None)
+        if error is not None and self.error is None:
+            self.error = error
+            self._pool.abort(self.sequences)
+
+    def restart(self, sequence: Sequence) -> bool:
+        if sequence.generated:
+            return False
+        sequence.clear()
+        return True
+
+
+class Play:
+    def __init__(self, engines: int, *, resume: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.models: list[ModelInfo] = []
+        self.losses = 0
+        self.pool = EnginePool(
+            loop,
+            on_model=self.models.append,
+            on_lost=self.lost,
+            survivors=Survivors(enabled=resume),
+        )
+        self.engines = [MemoryHandle(loop, self.pool) for _ in range(engines)]
+        for engine in self.engines:
+            self.pool.add(engine)
+
+    def lost(self) -> None:
+        self.losses += 1
+
+    def submit(self, count=1, sampling=ENDLESS, timeout_s=60.0) -> Answer:
+        answer = Answer(self.pool)
+        for index in range(count):
+            sequence = Sequence(answer, index)
+            answer.sequences.append(sequence)
+            message = Generate(self.pool.next_id(), PROMPT, sampling)
+            self.pool.submit(sequence, message, timeout_s)
+        return answer
+
+    @property
+    def load(self) -> list[int]:
+        return [engine.in_flight for engine in self.engines]
+
+
+@pytest.fixture
+def play():
+    def run(scenario, *, engines=2, start=True, resume=True):
+        async def main():
+            async with asyncio.timeout(60):
+                play = Play(engines, resume=resume)
+                for engine in play.engines if start else []:
+                    engine.start(MODEL)
+                try:
+                    await scenario(play)
+                finally:
+                    play.pool.close()
+                    assert all(engine.closed for engine in play.engines)
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_it_is_connected_with_its_first_engine(play):
+    async def scenario(play):
+        with pytest.raises(EngineUnavailableError):
+            play.submit()
+        play.engines[1].start(MODEL)
+        assert play.pool.connected
+        play.submit()
+        assert play.load == [0, 1]
+        play.engines[0].start(MODEL)
+        play.submit()
+        assert play.load == [1, 1]
+
+    play(scenario, start=False)
+
+
+def test_sequences_go_where_fewest_are_under_ids_of_their_own(play):
+    async def scenario(play):
+        first = play.submit(3)
+        assert play.load == [2, 1]
+        play.pool.abort(first.sequences)
+        assert (play.load, play.pool.in_flight) == ([0, 0], 0)
+        play.submit(4)
+        ids = [message.id for engine in play.engines for message in engine.submitted]
+        assert len(set(ids)) == len(ids) == 7
+
+    play(scenario)
+
+
+def test_every_policy_returns_one_of_the_engines(play):
+    async def scenario(play):
+        play.submit(1)
+        for policy in POLICIES.values():
+            message = Generate(1, PROMPT, DEFAULTS)
+            assert policy(list(play.engines), message) in play.engines
+
+    play(scenario, engines=3)
+
+
+def test_sequences_continue_in_a_sibling_at_once(play):
+    async def scenario(play):
+        fresh, begun = play.submit(), play.submit()
+        unrelated = play.submit(sampling=ENDLESS)
+        assert play.load == [2, 1]
+        (sequence,) = fresh.sequences
+        sequence.generated = [ord("h")]
+        play.engines[0].stop()
+        assert play.load == [0, 3]
+        assert (play.losses, play.pool.in_flight) == (1, 3)
+        (message,) = [m for m in play.engines[1].submitted if m.generated]
+        assert (message.id, message.resumed) == (sequence.id, True)
+        assert message.generated == pack_token_ids([ord("h")])
+        assert {a.error for a in (fresh, begun, unrelated)} == {None}
+
+    play(scenario)
+
+
+def test_a_sequence_that_continues_keeps_its_deadline(play):
+    async def scenario(play):
+        answer = play.submit(timeout_s=0.05)
+        play.engines[0].stop()
+        assert play.load == [0, 1]
+        await until(lambda: answer.error, "the deadline")
+        assert type(answer.error) is DeadlineExceededError
+
+    play(scenario)
+
+
+def test_what_cannot_continue_ends_and_takes_the_rest_of_its_answer_with_it(play):
+    async def scenario(play):
+        seeded = msgspec.structs.replace(ENDLESS, seed=1)
+        answer = play.submit(4, sampling=seeded)
+        assert play.load == [2, 2]
+        # The client has seen a token of the first sequence only, which ran in the first engine.
+        answer.sequences[0].generated = [1]
+        play.engines[0].stop()
+        assert type(answer.error) is EngineUnavailableError
+        assert (play.load, play.pool.in_flight) == ([0, 0], 0)
+
+    play(scenario)
+
+
+def test_without_a_sibling_they_wait_for_any_engine(play):
+    async def scenario(play):
+        answer = play.submit(2)
+        play.engines[0].stop()
+        assert play.load == [0, 2]
+        play.engines[1].stop()
+        # One sequence has now lost two engines.
+        assert play.pool.in_flight == 0
+        assert type(answer.error) is EngineUnavailableError
+
+        play.engines[0].start(MODEL)
+        (waiting,) = play.submit().sequences
+        play.engines[0].stop()
+        assert (play.pool.in_flight, waiting.error) == (1, None)
+        assert not play.pool.connected
+        play.engines[1].start(MODEL)
+        assert play.load == [0, 1]
+
+    play(scenario)
+
+
+def test_a_sequence_that_waits_keeps_its_deadline(play):
+    async def scenario(play):
+        answer = play.submit(timeout_s=0.05)
+        play.engines[0].stop()
+        await until(lambda: answer.error, "the deadline")
+        assert type(answer.error) is DeadlineExceededError
+        assert play.pool.in_flight == 0
+
+    play(scenario, engines=1)
+
+
+def test_an_engine_that_drains_gets_no_more(play):
+    async def scenario(play):
+        draining = Status(0, 0, 0.0, None, True)
+        play.engines[0].status = draining
+        begun = play.submit(2)
+        assert play.load == [0, 2]
+        play.engines[1].status = draining
+        with pytest.raises(EngineUnavailableError, match="being stopped"):
+            play.submit()
+        # Its end is a loss like any other, and nothing goes to one that drains as well.
+        play.engines[1].stop()
+        assert (play.load, play.pool.in_flight, begun.error) == ([0, 0], 2, None)
+        play.engines[1].status = Status(0, 0, 0.0)
+        play.engines[1].start(MODEL)
+        assert play.load == [0, 2]
+
+    play(scenario)
+
+
+def test_an_engine_with_another_model_is_not_used_beside_its_siblings(play):
+    async def scenario(play):
+        play.engines[0].start(MODEL)
+        play.engines[1].start(OTHER)
+        play.submit(2)
+        assert (play.load, play.models) == ([2, 0], [MODEL])
+        # It serves when the others are gone, and gets none of their sequences.
+        (waiting,) = play.submit().sequences
+        play.engines[0].stop()
+        assert (play.load, play.models) == ([0, 0], [MODEL, OTHER])
+        assert "another model" in waiting.error.message
+        play.submit()
+        assert play.load == [0, 1]
+        # Now the first one is the odd one out.
+        play.engines[0].start(MODEL)
+        play.submit()
+        assert play.load == [0, 2]
+
+    play(scenario, start=False)
+
+
+def test_a_refusal_ends_what_ran_there_only(play):
+    async def scenario(play):
+        refused, kept = play.submit(), play.submit()
+        play.engines[0].stop("another version", refused=True)
+        assert "another version" in refused.error.message
+        assert kept.error is None
+        assert play.pool.refusal is None
+        play.engines[1].stop()
+        assert play.pool.refusal == "another version"
+        assert kept.error is None
+        play.engines[1].stop("another version", refused=True)
+        assert "another version" in kept.error.message
+
+    play(scenario)
+
+
+def test_all_ends_reach_all_engines(play):
+    async def scenario(play):
+        answer, error = play.submit(3), ShuttingDownError("over")
+        play.pool.fail_all(error)
+        assert answer.error is error
+        assert (play.load, play.pool.in_flight) == ([0, 0], 0)
+        waiting = play.submit()
+        play.engines[0].stop()
+        play.engines[1].stop()
+        play.pool.fail_waiting(error)
+        assert waiting.error is not None
+        play.engines[0].start(MODEL)
+        last = play.submit()
+        play.engines[0].stop()
+        # None waits any more.
+        assert last.error is not None
+
+    play(scenario)
+
+
+def test_its_status_is_that_of_one_engine_as_large_as_all():
+    def stats(count: int) -> EngineStats:
+        histogram = Histogram([count, 2 * count], 0.5 * count)
+        return EngineStats(histogram, histogram, histogram, histogram, count, 10, 5)
+
+    async def scenario(play):
+        play.engines[0].status = Status(1, 2, 0.5, stats(1))
+        assert play.pool.status.stats == stats(1)
+        play.engines[1].status = Status(3, 4, 0.25, stats(2))
+        total = Histogram([3, 6], 1.5)
+        assert play.pool.status == Status(
+            4, 6, 0.375, EngineStats(total, total, total, total, 3, 20, 10)
+        )
+        play.engines[0].stop()
+        assert play.pool.status.running == 3
+
+    async def main():
+        play = Play(2, resume=True)
+        play.engines[0].start(MODEL)
+        play.engines[1].start(MODEL)
+        play.engines[1].stop()
+        one = play.pool.status
+        assert one is play.engines[0].status
+        play.engines[0].status = Status(1, 2, 0.5, stats(1))
+        assert play.pool.status.stats == stats(1)
+        play.engines[1].start(MODEL)
+        await scenario(play)
+        play.pool.close()
+
+    asyncio.run(main())

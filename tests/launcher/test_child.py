@@ -1,0 +1,43 @@
+"""A supervised process gets the launcher's environment and its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from vgate.launcher.child import Child
+from vgate.launcher.restarts import RestartPolicy
+
+WRITE = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
+
+
+def run(path: Path, environment: dict[str, str] | None) -> dict[str, str]:
+    """Run a child to its end; return the environment that it had."""
+    child = Child("c", ["-c", WRITE, str(path)], RestartPolicy(0, 1.0), environment)
+    child.start(time.monotonic())
+    assert child.wait(30)
+    found: dict[str, str] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture(autouse=True)
+def inherited(monkeypatch):
+    monkeypatch.setenv("VGATE_TEST_INHERITED", "launcher")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+
+
+def test_it_inherits_the_launchers(tmp_path):
+    found = run(tmp_path / "env", None)
+    assert found["VGATE_TEST_INHERITED"] == "launcher"
+    assert found["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_its_own_variables_come_first(tmp_path):
+    found = run(tmp_path / "env", {"CUDA_VISIBLE_DEVICES": "1"})
+    assert found["CUDA_VISIBLE_DEVICES"] == "1"
+    assert found["VGATE_TEST_INHERITED"] == "launcher"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"

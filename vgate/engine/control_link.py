@@ -1,0 +1,63 @@
+"""An engine's control link: reports to the launcher, and the launcher's requests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from vgate.config import Runtime
+from vgate.engine.loop import Beat
+from vgate.log import Log
+from vgate.wire.codec import WireError, decode_launcher_to_engine, encode
+from vgate.wire.control import (
+    EngineBeat,
+    EngineFailed,
+    EnginePhase,
+    EngineReady,
+    LauncherToEngine,
+    ToLauncher,
+)
+from vgate.wire.sockets import Dealer, flush_dealers
+
+log = Log("vgate.engine")
+
+
+class ControlLink:
+    """See the module. ZeroMQ's own thread sends and receives while the engine is in a step."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._pid = os.getpid()
+        self._dealer = Dealer(runtime.control_endpoint, "engine")
+
+    def phase(self, phase: str) -> None:
+        """Report that a phase of the start began."""
+        log.info("engine starting", phase=phase)
+        self._send(EnginePhase(self._pid, phase))
+
+    def ready(self, summary: str) -> None:
+        """Report that the engine serves."""
+        self._send(EngineReady(self._pid, summary))
+
+    def beat(self, beat: Beat) -> None:
+        """Report that the loop runs."""
+        self._send(EngineBeat(self._pid, beat.running, beat.waiting))
+
+    def failed(self, reason: str, *, permanent: bool) -> None:
+        """Report why the process ends."""
+        self._send(EngineFailed(self._pid, reason, permanent))
+
+    def received(self) -> Iterator[LauncherToEngine]:
+        """Yield the messages that the launcher has sent since the last call."""
+        while self._dealer.readable and (payload := self._dealer.receive()) is not None:
+            try:
+                yield decode_launcher_to_engine(payload)
+            except WireError as error:
+                log.error("dropped a malformed message from the launcher", error=error)
+
+    def close(self) -> None:
+        """Send what is queued and close the link. The process may end right after it."""
+        self._dealer.close()
+        flush_dealers()
+
+    def _send(self, message: ToLauncher) -> None:
+        self._dealer.send(encode(message))

@@ -1,0 +1,93 @@
+"""The files of its model that an engine serves to frontends, a chunk at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from vgate.engine.backends.base import BackendError
+from vgate.wire import dry_run_vocabulary
+from vgate.wire.file_messages import FetchFile, FileChunk, FileInfo
+from vgate.wire.model_files import ModelFiles, read_model_files
+
+# Sending so much takes a fraction of a millisecond, between two steps.
+CHUNK_BYTES = 1024 * 1024
+
+# How a cache of the Hub names a file's content: a Git object id or a SHA-256.
+_CONTENT_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def files_of(directory: str | None) -> ModelFiles:
+    """Return the files in a model's directory; None is for the dry run's built-in vocabulary.
+
+    Raises:
+        BackendError: One can't be read.
+    """
+    if directory is None:
+        return dry_run_vocabulary.model_files()
+    try:
+        return read_model_files(Path(directory))
+    except OSError as error:
+        message = f"cannot read the model's files: {error}"
+        raise BackendError(message) from error
+
+
+def describe(files: ModelFiles) -> list[FileInfo]:
+    """Return the description of files that frontends get at hello."""
+    return [
+        FileInfo(name, hashlib.sha256(content).digest(), len(content))
+        for name, content in sorted(files.contents.items())
+    ]
+
+
+def fingerprint(directory: str | None) -> str:
+    """Return a text that changes whenever one of a model's files does, also of its weights.
+
+    It is made of names, sizes and modification times, since reading the weights would take too
+    long; for links into a cache of the Hub, of the names of their targets.
+
+    Args:
+        directory: The model's directory; None for the dry run's built-in vocabulary.
+
+    Raises:
+        OSError: The directory can't be read.
+    """
+    if directory is None:
+        return ""
+    entries = [_entry(path) for path in sorted(Path(directory).iterdir()) if path.is_file()]
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+
+def _entry(path: Path) -> str:
+    if path.is_symlink() and _CONTENT_NAME.fullmatch(target := path.readlink().name):
+        return f"{path.name} {target}"
+    status = path.stat()
+    return f"{path.name} {status.st_size} {status.st_mtime_ns}"
+
+
+class FileServer:
+    """Answers `FetchFile`, with at most one chunk between two steps.
+
+    Args:
+        files: The files.
+        described: The same, as `describe` returns them.
+
+    Attributes:
+        wanted: The chunk that each peer waits for; a peer asks for one at a time.
+    """
+
+    def __init__(self, files: ModelFiles, described: list[FileInfo]) -> None:
+        self._contents = {file.digest: files.contents[file.name] for file in described}
+        self.wanted: dict[bytes, FetchFile] = {}
+
+    def next_chunk(self) -> tuple[bytes, FileChunk]:
+        """Remove and return the chunk that was asked for first, and its peer.
+
+        It is empty at the end of the file and for an unknown digest.
+        """
+        peer = next(iter(self.wanted))
+        message = self.wanted.pop(peer)
+        content = self._contents.get(message.digest, b"")
+        data = content[message.offset : message.offset + CHUNK_BYTES]
+        return peer, FileChunk(message.digest, message.offset, data)

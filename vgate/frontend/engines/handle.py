@@ -1,0 +1,92 @@
+"""The port to one engine, and to the owner of several: see `EngineHandle`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from vgate.errors import VGateError
+from vgate.frontend.engines.sequence import Sequence
+from vgate.wire.messages import Embed, Generate, ModelInfo, Status
+
+
+class Loss(NamedTuple):
+    """The end of a connection to an engine.
+
+    Attributes:
+        reason: Why, for clients and logs.
+        sequences: All sequences that ran in it. They have not ended; the owner ends each, or
+            submits it to another engine.
+        refused: The engine lives, and refuses this frontend.
+    """
+
+    reason: str
+    sequences: list[Sequence]
+    refused: bool
+
+
+class HandleOwner(Protocol):
+    """What a handle calls. It is called from the event loop, never from a handle's own methods."""
+
+    def on_model(self, handle: EngineHandle, model: ModelInfo) -> None:
+        """An engine is connected and takes sequences. Called at each connection."""
+
+    def on_lost(self, handle: EngineHandle, loss: Loss) -> None:
+        """The engine is gone, or could not be connected. The handle connects to the next one."""
+
+
+class EngineHandle(Protocol):
+    """One engine, as a frontend uses it. All methods are called from the event loop.
+
+    A sequence that was submitted ends exactly once: by its last delta, by an error (a failure, its
+    deadline, or `fail_all`), or by `abort`; or the owner gets it back in a `Loss`. The answers are
+    flushed after each batch of messages, once each.
+
+    Attributes:
+        status: The engine's last heartbeat.
+    """
+
+    status: Status
+
+    @property
+    def connected(self) -> bool:
+        """Whether the engine takes sequences."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the engine refuses this frontend; None if it doesn't."""
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences that have not ended."""
+
+    def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
+        """Start a sequence. Call it only while `connected`.
+
+        Args:
+            sequence: Gets the output.
+            message: What to run. Its id was never used before, for any engine.
+            timeout_s: Longest time until its end.
+        """
+
+    def abort(self, sequences: list[Sequence]) -> None:
+        """Stop sequences without an end; those that don't run in this engine are ignored."""
+
+    def fail_all(self, error: VGateError) -> None:
+        """Stop every sequence and end it with `error`."""
+
+    async def read_file(self, digest: bytes, offset: int) -> bytes:
+        """Return a chunk of one of the model's files. Read one chunk at a time.
+
+        Args:
+            digest: The file's, see `ModelInfo.files`.
+            offset: Where the chunk begins, in bytes.
+
+        Returns:
+            At most a mebibyte; b"" at the end of the file and for an unknown digest.
+
+        Raises:
+            EngineUnavailableError: The engine is not connected, or was lost.
+        """
+
+    def close(self) -> None:
+        """Disconnect for good. The owner is not called any more."""

@@ -1,0 +1,240 @@
+"""The engines of one model: where a sequence runs, and where it continues when its engine dies.
+
+Each of the model's engines has an `EngineHandle`. A sequence whose engine dies continues in another
+one at once, or waits here for the next one (`resumption`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from vgate.errors import EngineUnavailableError, VGateError
+from vgate.frontend.engines.handle import EngineHandle, Loss
+from vgate.frontend.engines.policies import POLICIES, Policy
+from vgate.frontend.engines.resumption import Survivors, count_resumed, identity_of, resubmission
+from vgate.frontend.engines.sequence import SWEEP_S, Sequence, end, expire
+from vgate.log import Log
+from vgate.wire.messages import Embed, EngineStats, Generate, Histogram, ModelInfo, Status
+
+_NOT_CONNECTED = "the engine is not connected"
+
+log = Log("vgate.frontend")
+
+
+class EnginePool:
+    """See the module. Used from the event loop only.
+
+    All engines that are used serve the same: one that describes its model differently gets no
+    sequences as long as others are connected.
+
+    Args:
+        loop: The event loop.
+        on_model: Called with the model when an engine is connected.
+        on_lost: Called when an engine is gone, before sequences end because of it.
+        survivors: Where sequences wait for an engine.
+        policy: Chooses an engine for each sequence.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_model: Callable[[ModelInfo], None],
+        on_lost: Callable[[], None],
+        survivors: Survivors,
+        policy: Policy = POLICIES["least_in_flight"],
+    ) -> None:
+        self._loop = loop
+        self._on_model = on_model
+        self._on_lost = on_lost
+        self._survivors = survivors
+        self._policy = policy
+        self._handles: list[EngineHandle] = []
+        self._connected: dict[EngineHandle, ModelInfo] = {}
+        # The connected ones with the identity of the model that is served.
+        self._usable: list[EngineHandle] = []
+        self._identity: object = None
+        self._last_id = 0
+        self._sweeper = loop.call_later(SWEEP_S, self._sweep)
+
+    def add(self, handle: EngineHandle) -> None:
+        """Add an engine, whose handle was made with this pool as its owner."""
+        self._handles.append(handle)
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences that have not ended."""
+        running = sum(handle.in_flight for handle in self._handles)
+        return running + len(self._survivors.waiting)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a sequence can be submitted."""
+        return bool(self._usable)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no engine takes sequences from this frontend, if they refuse it."""
+        if self._usable:
+            return None
+        return next((handle.refusal for handle in self._handles if handle.refusal), None)
+
+    @property
+    def status(self) -> Status:
+        """The last heartbeats of the engines, as if they were one."""
+        return _combined([handle.status for handle in self._usable or self._handles])
+
+    def next_id(self) -> int:
+        """Return a number for a sequence that no other sequence has, in any engine."""
+        self._last_id += 1
+        return self._last_id
+
+    def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
+        """Start a sequence in one of the engines.
+
+        Args:
+            sequence: Gets the output, and ends exactly once: by its last delta, an error, or
+                `abort`.
+            message: What to run; its id is from `next_id`.
+            timeout_s: Longest time until its end.
+
+        Raises:
+            EngineUnavailableError: No engine is connected, or all drain.
+        """
+        engines = self._accepting
+        if not engines:
+            reason = "the engine is being stopped" if self._usable else _NOT_CONNECTED
+            raise EngineUnavailableError(reason, retry_after_s=1.0)
+        engine = engines[0] if len(engines) == 1 else self._policy(engines, message)
+        engine.submit(sequence, message, timeout_s)
+
+    def abort(self, sequences: list[Sequence]) -> None:
+        """Stop sequences that run or wait; nothing more comes for them."""
+        self._survivors.discard(sequences)
+        for handle in self._handles:
+            handle.abort(sequences)
+
+    def fail_all(self, error: VGateError) -> None:
+        """Stop every sequence and end it with `error`."""
+        end(self._survivors.take(), lambda: error)
+        for handle in self._handles:
+            handle.fail_all(error)
+
+    def fail_waiting(self, error: VGateError) -> None:
+        """End the sequences that wait for an engine with `error`; none will wait from now on."""
+        end(self._survivors.close(), lambda: error)
+
+    async def read_file(self, digest: bytes, offset: int) -> bytes:
+        """Return a chunk of one of the model's files from any engine; see `EngineHandle`."""
+        while self._usable:
+            with suppress(EngineUnavailableError):
+                return await self._usable[0].read_file(digest, offset)
+        raise EngineUnavailableError(_NOT_CONNECTED, retry_after_s=1.0)
+
+    def close(self) -> None:
+        """Disconnect from all engines."""
+        self._sweeper.cancel()
+        for handle in self._handles:
+            handle.close()
+
+    @property
+    def _accepting(self) -> list[EngineHandle]:
+        return [handle for handle in self._usable if not handle.status.draining]
+
+    def on_model(self, handle: EngineHandle, model: ModelInfo) -> None:
+        """Use an engine that was connected, if it serves what the others do."""
+        self._connected[handle] = model
+        if self._usable and identity_of(model) != self._identity:
+            log.error("an engine is not used: its model differs", model=model.names[0])
+            return
+        self._serve(model)
+
+    def on_lost(self, handle: EngineHandle, loss: Loss) -> None:
+        """Continue the sequences of a lost engine in another one, have them wait, or end them."""
+        was_connected = self._connected.pop(handle, None) is not None
+        if handle in self._usable:
+            self._usable.remove(handle)
+        had = len(loss.sequences) + len(self._survivors.waiting)
+        if loss.refused:
+            ended = loss.sequences
+            if all(other.refusal for other in self._handles):
+                ended = [*self._survivors.take(), *ended]
+        else:
+            ended = self._survivors.keep(loss.sequences)
+        self._on_lost()
+        message = f"{loss.reason} while it worked on this request; try again"
+        # An answer of several sequences that loses one aborts the others, also waiting ones.
+        end(ended, lambda: EngineUnavailableError(message, retry_after_s=5.0))
+        if was_connected:
+            resumable = len(self._survivors.waiting)
+            log.warning(
+                "lost the engine", reason=loss.reason, resumable=resumable, ended=had - resumable
+            )
+        if self._usable:
+            self._resume("requests continue in another engine")
+        elif self._connected:
+            self._serve(next(iter(self._connected.values())))
+
+    def _serve(self, model: ModelInfo) -> None:
+        """Use all connected engines that serve this model."""
+        before, self._identity = self._identity, identity_of(model)
+        self._usable = [
+            handle
+            for handle, other in self._connected.items()
+            if identity_of(other) == self._identity
+        ]
+        self._on_model(model)
+        if before != self._identity:
+            message = "the engine stopped while it worked on this request, and serves another model"
+            waiting = self._survivors.take()
+            end(waiting, lambda: EngineUnavailableError(message, retry_after_s=1.0))
+        else:
+            self._resume("engine is back")
+
+    def _resume(self, event: str) -> None:
+        """Submit all sequences that wait, if an engine takes them."""
+        waiting = self._survivors.take() if self._accepting else []
+        if not waiting:
+            return
+        now = self._loop.time()
+        for sequence in waiting:
+            message = resubmission(sequence, self.next_id())
+            self.submit(sequence, message, sequence.deadline - now)
+        count_resumed(waiting)
+        log.info(event, resubmitted=len(waiting))
+
+    def _sweep(self) -> None:
+        """End the waiting sequences whose deadline has passed."""
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        expire(self._survivors.waiting, self._loop.time(), self._survivors.discard)
+
+
+def _combined(statuses: list[Status]) -> Status:
+    """Return one status for several engines: sums, and the mean usage of the KV caches."""
+    if len(statuses) == 1:
+        return statuses[0]
+    stats = [status.stats for status in statuses if status.stats is not None]
+    return Status(
+        sum(status.running for status in statuses),
+        sum(status.waiting for status in statuses),
+        sum(status.kv_cache_usage for status in statuses) / max(1, len(statuses)),
+        _summed(stats) if stats else None,
+    )
+
+
+def _summed(stats: list[EngineStats]) -> EngineStats:
+    columns = zip(*map(msgspec.structs.astuple, stats), strict=True)
+    totals: list[Any] = [
+        _merged(values) if isinstance(values[0], Histogram) else sum(values) for values in columns
+    ]
+    return EngineStats(*totals)
+
+
+def _merged(histograms: tuple[Histogram, ...]) -> Histogram:
+    columns = zip(*(histogram.counts for histogram in histograms), strict=True)
+    return Histogram([sum(column) for column in columns], sum(h.total for h in histograms))
