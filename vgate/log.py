@@ -1,7 +1,7 @@
-"""Logging in one shape for all processes: a constant event phrase and named fields.
+"""Logging in one format for all processes: a constant event phrase and named fields.
 
-Standard ``logging`` underneath, so that the lines of granian and vLLM come out alike. Never log a
-prompt, an answer or a key, and never a line per token.
+It goes through standard ``logging``, so the lines of granian and vLLM get the same format. Never
+log a prompt, an answer or a key, and never a line per token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 
@@ -61,56 +61,21 @@ class Log:
         self, level: int, event: str, fields: dict[str, Any], *, exc_info: bool = False
     ) -> None:
         logger = self._logger
-        if not logger.isEnabledFor(level):
-            return
-        caught = sys.exc_info() if exc_info else None
-        handlers = logging.root.handlers
-        if len(handlers) == 1 and type(handlers[0]) is _LineHandler and not logger.handlers:
-            # What `logger.handle` would come to, in a third of the time.
-            entry = Entry(time.time(), level, logger.name, event, fields, caught)
-            handlers[0].put(level, handlers[0].lines.line(entry))
-            return
-        record = logging.LogRecord(logger.name, level, "", 0, event, (), caught)
-        record.__dict__[_FIELDS] = fields
-        logger.handle(record)
-
-
-class Entry(NamedTuple):
-    """What a line tells.
-
-    Attributes:
-        created: Unix time.
-        level, logger, event, fields: Of the event.
-        exc_info: The exception that was caught, if it tells of one.
-    """
-
-    created: float
-    level: int
-    logger: str
-    event: str
-    fields: dict[str, Any]
-    exc_info: Any = None
+        if logger.isEnabledFor(level):
+            caught = sys.exc_info() if exc_info else None
+            record = logging.LogRecord(logger.name, level, "", 0, event, (), caught)
+            record.__dict__[_FIELDS] = fields
+            logger.handle(record)
 
 
 class _Formatter(logging.Formatter):
-    """Turns an entry or a record into one line; ``process`` is engine, frontend-1, launcher."""
+    """Turns a record into one line; ``process`` is engine, frontend-1, launcher."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
         self._pid = os.getpid()
         self._second = (0, "")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format a record."""
-        fields = getattr(record, _FIELDS, {})
-        entry = Entry(record.created, record.levelno, record.name, record.getMessage(), fields,
-                      record.exc_info)  # fmt: skip
-        return self.line(entry)
-
-    def line(self, entry: Entry) -> str:
-        """Format an entry."""
-        raise NotImplementedError
 
     def _time(self, created: float) -> str:
         """Return a time, to the millisecond."""
@@ -122,26 +87,26 @@ class _Formatter(logging.Formatter):
     def _second_as_text(self, second: int) -> str:
         raise NotImplementedError
 
-    def _exception(self, entry: Entry) -> str | None:
-        return self.formatException(entry.exc_info) if entry.exc_info else None
+    def _exception(self, record: logging.LogRecord) -> str | None:
+        return self.formatException(record.exc_info) if record.exc_info else None
 
 
 class JSONFormatter(_Formatter):
-    """One JSON object a line: ts, level, process, pid, logger, event, then the fields."""
+    """One JSON object in each line: ts, level, process, pid, logger, event, then the fields."""
 
-    def line(self, entry: Entry) -> str:
-        """Format an entry."""
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
         fixed = {
-            "ts": f"{self._time(entry.created)}+00:00",
-            "level": logging.getLevelName(entry.level).lower(),
+            "ts": f"{self._time(record.created)}+00:00",
+            "level": record.levelname.lower(),
             "process": self._process,
             "pid": self._pid,
-            "logger": entry.logger,
-            "event": entry.event,
+            "logger": record.name,
+            "event": record.getMessage(),
         }
         # What every line has is never replaced by a field of the same name.
-        line = fixed | entry.fields | fixed
-        if exception := self._exception(entry):
+        line = fixed | record.__dict__.get(_FIELDS, {}) | fixed
+        if exception := self._exception(record):
             line["exception"] = exception
         return _encode(line).decode()
 
@@ -152,14 +117,15 @@ class JSONFormatter(_Formatter):
 class PlainFormatter(_Formatter):
     """A line for people: time, level, process, event, then ``name=value`` fields."""
 
-    def line(self, entry: Entry) -> str:
-        """Format an entry."""
-        fields = "".join([f" {name}={value}" for name, value in entry.fields.items()])
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        named: dict[str, Any] = record.__dict__.get(_FIELDS, {})
+        fields = "".join([f" {name}={value}" for name, value in named.items()])
         if not fields.isprintable():
-            fields = "".join([f" {name}={_plain(v)}" for name, v in entry.fields.items()])
-        clock, level = self._time(entry.created), logging.getLevelName(entry.level)
-        line = f"{clock} {level:<7} {self._process}  {entry.event}{fields}"
-        exception = self._exception(entry)
+            fields = "".join([f" {name}={_plain(value)}" for name, value in named.items()])
+        clock, level = self._time(record.created), record.levelname
+        line = f"{clock} {level:<7} {self._process}  {record.getMessage()}{fields}"
+        exception = self._exception(record)
         return f"{line}\n{exception}" if exception else line
 
     def _second_as_text(self, second: int) -> str:
@@ -167,12 +133,10 @@ class PlainFormatter(_Formatter):
 
 
 class _LineHandler(logging.Handler):
-    """Writes lines to a stream, each at once or those of one turn of an event loop together."""
+    """Writes lines to a stream: each at once, or those of one turn of an event loop together."""
 
-    def __init__(self, stream: TextIO, lines: _Formatter) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self.setFormatter(lines)
-        self.lines = lines
         self._stream = stream
         self._waiting: list[str] = []
         self._call_soon: Callable[[Callable[[], None]], object] | None = None
@@ -184,21 +148,16 @@ class _LineHandler(logging.Handler):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record."""
+        """Write a record; the caller holds the handler's lock."""
         try:
-            self.put(record.levelno, self.lines.format(record))
-        except Exception:  # noqa: BLE001 - a line that can't be told must not end what it tells of
+            self._waiting.append(self.format(record))
+        except Exception:  # noqa: BLE001 - a line that can't be formatted must not end its event
             self.handleError(record)
-
-    def put(self, level: int, line: str) -> None:
-        """Write a line."""
-        with self.lock or contextlib.nullcontext():
-            self._waiting.append(line)
         call_soon = self._call_soon
         if (
             call_soon is None
             # Errors may be a process's last words.
-            or level >= logging.ERROR
+            or record.levelno >= logging.ERROR
             or threading.get_ident() != self._thread
         ):
             self.flush()
@@ -206,11 +165,11 @@ class _LineHandler(logging.Handler):
             call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what waits. Also called at the end of the process."""
+        """Write the lines that wait. Also called at the end of the process."""
         with self.lock or contextlib.nullcontext():
             waiting, self._waiting = self._waiting, []
             if waiting:
-                # Nobody can be told that nobody reads.
+                # With nobody to read it there is nobody to report that to.
                 with contextlib.suppress(OSError, ValueError):
                     self._stream.write("\n".join(waiting) + "\n")
                     self._stream.flush()
@@ -226,21 +185,22 @@ def _plain(value: Any) -> str:
 
 def configure(process: str, *, level: Level, json_format: bool) -> None:
     """Send all of this process's logs to standard error in the configured shape."""
-    lines = JSONFormatter(process) if json_format else PlainFormatter(process)
+    handler = _LineHandler(sys.stderr)
+    handler.setFormatter(JSONFormatter(process) if json_format else PlainFormatter(process))
     root = logging.getLogger()
-    root.handlers[:] = [_LineHandler(sys.stderr, lines)]
+    root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # No line tells them (logging's how-to, "Optimization").
+    # No line has them (logging's how-to, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     setattr(logging, "logAsyncioTasks", False)  # noqa: B010 - Python 3.11 doesn't have it
     logging.captureWarnings(capture=True)
 
 
 def gather_lines(loop: asyncio.AbstractEventLoop) -> None:
-    """Have lines that are logged in one turn of a loop leave together, at its end.
+    """Write the lines that are logged in one turn of a loop together, at its end.
 
-    Each writing lets go of Python's own lock, for which other threads wait: that costs more than
-    the line. A process that is killed loses the lines of its last turn.
+    Each write releases Python's lock, for which other threads wait, and that costs more than the
+    line. A process that is killed loses the lines of its last turn.
     """
     for handler in logging.root.handlers:
         if isinstance(handler, _LineHandler):

@@ -55,11 +55,7 @@ def run(runtime: Runtime, worker: int) -> int:
 
 
 def _gather_counts() -> Gatherer:
-    """Have prometheus_client count in a way that costs less.
-
-    It also asks the kernel for the process's number at every count, in case of a fork, and nothing
-    here forks (its readme, "Multiprocess Mode", has this for servers that number their workers).
-    """
+    """Have prometheus_client's counts gathered; for the reason see `observe.gathered_counts`."""
     from prometheus_client import values
 
     from vgate.frontend.observe.gathered_counts import Gatherer

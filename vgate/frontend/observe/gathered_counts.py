@@ -1,8 +1,14 @@
-"""prometheus_client's values, written to the worker's files once a turn of the event loop.
+"""prometheus_client's values, written to the worker's files once in each turn of the event loop.
 
-A count costs prometheus_client a lock, a look at the process's number and a write into a mapped
-file; a request makes about ten. Those of one turn are added up here and written together. What asks
-for them gets the sum at any time; a process that is killed loses those of its last turn.
+A count costs prometheus_client a lock, a system call for the process's number and a write into a
+mapped file, and a request makes about ten. Here the counts of one turn are added up and written
+together. Reading a value returns its sum at any time; a process that is killed loses the counts of
+its last turn.
+
+This replaces `values.ValueClass`, which is private to prometheus_client (its readme, "Multiprocess
+Mode", replaces it too, for servers that number their workers), because without it 64 clients in one
+process took 103 us for a cached hit where they take 97, and 252 us for an answer of 16 tokens where
+they take 238: 5 and 6 % of a request.
 """
 
 from __future__ import annotations
@@ -14,10 +20,10 @@ from prometheus_client import values
 
 
 class Gatherer:
-    """Adds up what is counted until the end of a turn. For one thread.
+    """Adds up counts until the end of a turn. For one thread.
 
     Args:
-        process: What names this process's files.
+        process: The number in the names of this process's files.
     """
 
     def __init__(self, process: int) -> None:
@@ -34,7 +40,7 @@ class Gatherer:
         return GatheredValue(self, self._written(*arguments, **more))
 
     def changed(self, value: GatheredValue) -> None:
-        """Have a value written at the end of this turn."""
+        """Write a value at the end of this turn."""
         self._changed.append(value)
         if self._call_soon is None:
             self.write()
@@ -42,14 +48,14 @@ class Gatherer:
             self._call_soon(self.write)
 
     def write(self) -> None:
-        """Write what has changed."""
+        """Write the values that have changed."""
         changed, self._changed = self._changed, []
         for value in changed:
             value.write()
 
 
 class GatheredValue:
-    """One number of a metric, with prometheus_client's interface of such."""
+    """One number of a metric, with the interface of prometheus_client's own values."""
 
     __slots__ = ("_gatherer", "_waiting", "_written")
 
@@ -59,14 +65,14 @@ class GatheredValue:
         self._waiting = 0.0
 
     def inc(self, amount: float) -> None:
-        """Count."""
+        """Add to the sum."""
         waiting = self._waiting
         self._waiting = waiting + amount
         if not waiting and amount:
             self._gatherer.changed(self)
 
     def write(self) -> None:
-        """Write what was counted since the last time."""
+        """Write what was added since the last write."""
         waiting, self._waiting = self._waiting, 0.0
         self._written.inc(waiting)
 
@@ -81,7 +87,7 @@ class GatheredValue:
         self._written.set(value, timestamp)
 
     def set_exemplar(self, exemplar: Any) -> None:
-        """Do nothing: there are none where several processes count."""
+        """Do nothing: there are no exemplars where several processes count."""
 
     def get_exemplar(self) -> None:
-        """Return that there is none."""
+        """Return None: there are no exemplars."""

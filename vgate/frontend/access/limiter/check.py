@@ -29,12 +29,21 @@ class Check:
     """
 
     __slots__ = (
-        "_file", "_limits", "_never", "_requests", "_retry_after_ns", "_tokens", "now_ns", "reason"
-    )  # fmt: skip
+        "_file",
+        "_limits",
+        "_never",
+        "_requests",
+        "_retry_after_ns",
+        "_tokens",
+        "_window_ns",
+        "now_ns",
+        "reason",
+    )
 
     def __init__(self, file: LimitFile, limits: KeyLimits, now_ns: int) -> None:
         self._file = file
         self._limits = limits
+        self._window_ns = limits.window_ns
         self._never = False
         self._retry_after_ns = 0
         self._requests: WindowState | None = None
@@ -46,8 +55,8 @@ class Check:
         """Check whether so many more requests fit."""
         limit = self._limits.requests
         if limit is not None:
-            log, window_ns = self._file.requests, self._limits.window_ns
-            self._requests = self._window("requests", log, count, limit, window_ns)
+            log = self._file.requests
+            self._requests = self._window("requests", log, count, limit, self._window_ns)
 
     def tokens(self, count: int) -> None:
         """Check whether so many more tokens fit. None always fit, even above a lowered limit."""
@@ -107,7 +116,7 @@ class Check:
         """Return what was decided; `wall_s` is Unix time."""
         limits, requests, tokens = self._limits, None, None
         if self._requests is not None and limits.requests is not None:
-            requests = self._quota(self._requests, limits.requests, limits.window_ns, wall_s)
+            requests = self._quota(self._requests, limits.requests, self._window_ns, wall_s)
         if self._tokens is not None and limits.tokens_per_minute is not None:
             tokens = self._quota(self._tokens, limits.tokens_per_minute, TOKEN_WINDOW_NS, wall_s)
         if self.reason is None:

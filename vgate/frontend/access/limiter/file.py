@@ -119,10 +119,9 @@ class LimitFile:
         The new ring is made at the end of the file and the old one is left behind: the file and
         its lock stay the same for all workers, and the switch is one store.
         """
-        capacity = log.capacity
-        if not log.is_full or capacity >= _MOST_ENTRIES:
+        if not log.is_full or log.capacity >= _MOST_ENTRIES:
             return
-        capacity = 2 * capacity or _FIRST_ENTRIES
+        capacity = 2 * log.capacity or _FIRST_ENTRIES
         at = self._words[_SIZE]
         size = at + 2 * capacity
         os.posix_fallocate(self._fd, 0, size * _WORD_BYTES)
