@@ -108,17 +108,6 @@ class FunctionToolParam(FunctionTool, frozen=True, kw_only=True, forbid_unknown_
     defer_loading: Annotated[bool | None, refused(False)] = None
     output_schema: Annotated[dict[str, Any] | None, refused()] = None
 
-    @property
-    def shown(self) -> FunctionTool:
-        """The tool as responses repeat it."""
-        return FunctionTool(
-            name=self.name,
-            description=self.description,
-            parameters=self.parameters,
-            strict=self.strict,
-            type=self.type,
-        )
-
 
 class NamedFunction(msgspec.Struct, frozen=True, tag="function", forbid_unknown_fields=True):
     """A function, by its name."""

@@ -196,7 +196,7 @@ def response_to(
         frequency_penalty=sampling.frequency_penalty,
         text={"format": text_format or PlainFormat(), "verbosity": "medium"},
         tool_choice="auto" if request.tool_choice is None else request.tool_choice,
-        tools=[tool.shown for tool in request.tools or ()],
+        tools=msgspec.convert(request.tools or [], list[FunctionTool], from_attributes=True),
         top_logprobs=request.top_logprobs or 0,
         user=request.user,
     )
