@@ -15,6 +15,7 @@ from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.observe import metrics
 from vgate.wire.codec import decode_to_engine, encode, pack_token_ids
+from vgate.wire.file_messages import FetchFile, FileChunk
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -300,6 +301,22 @@ def test_a_deadline_that_passes_ends_the_sequence_on_both_sides(play):
         assert answer.flushes == 1
         _, message = await play.hear(Abort)
         assert message == Abort([sequence.id])
+
+    play(scenario)
+
+
+def test_a_chunk_that_nobody_waits_for_any_more_is_dropped(play):
+    async def scenario(play):
+        first = asyncio.ensure_future(play.handle.read_file(b"d", 0))
+        await play.hear(FetchFile)
+        first.cancel()
+        second = asyncio.ensure_future(play.handle.read_file(b"d", 5))
+        await play.hear(FetchFile)
+        play.send(FileChunk(b"d", 0, b"old"), FileChunk(b"e", 5, b"other"))
+        await play.settled()
+        assert not second.done()
+        play.send(FileChunk(b"d", 5, b"new"), FileChunk(b"d", 5, b"twice"))
+        assert await second == b"new"
 
     play(scenario)
 

@@ -57,6 +57,8 @@ class EngineClient:
         self._name = name
         self._owner = owner
         self._running: dict[int, Sequence] = {}
+        # The chunk of a file that was asked for last.
+        self._fetch = FetchFile(b"", 0)
         self._chunk: asyncio.Future[bytes] | None = None
         self._connected = False
         self._closed = False
@@ -104,8 +106,9 @@ class EngineClient:
         """Return a chunk of one of the model's files."""
         if not self._connected:
             raise _disconnected()
+        self._fetch = FetchFile(digest, offset)
         self._chunk = self._loop.create_future()
-        self._dealer.send(encode(FetchFile(digest, offset)))
+        self._dealer.send(encode(self._fetch))
         return await self._chunk
 
     def close(self) -> None:
@@ -164,7 +167,11 @@ class EngineClient:
         elif isinstance(message, Welcome):
             self._connected, self._refusal = True, None
             self._owner.on_model(self, message.model)
-        elif self._chunk is not None and not self._chunk.done():
+        elif (
+            self._chunk is not None
+            and not self._chunk.done()
+            and (message.digest, message.offset) == (self._fetch.digest, self._fetch.offset)
+        ):
             self._chunk.set_result(message.data)
 
     def _on_step(self, step: Step, touched: list[Answer]) -> None:

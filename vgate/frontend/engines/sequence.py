@@ -101,16 +101,16 @@ class Sequence:
         self.logprobs: list[Logprobs] = []
         self.prompt_logprobs: list[Logprobs | None] | None = None
         self.cached_tokens = 0
-        # It shares the sequence of an identical request.
+        # Whether it shares the sequence of an identical request.
         self.coalesced = False
 
 
 def detach(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
     """Have sequences let go of their answer, which has ended: nothing comes for them any more.
 
-    They hold each other. What is held in a circle is freed only when the garbage collector comes
-    by, which may be thousands of requests later; a long prompt would stay until then. So would what
-    an error's traceback leads to: the coroutine that waited for the answer.
+    An answer and its sequences refer to each other. Only the garbage collector would free them,
+    perhaps thousands of requests later, and a long prompt with them. The same holds for the
+    coroutine that an error's traceback refers to.
 
     Args:
         sequences: The answer's.
