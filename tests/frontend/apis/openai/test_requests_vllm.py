@@ -82,7 +82,7 @@ def test_demanded_calls_have_the_same_form(choice, parallel):
     schema = get_json_schema_from_tools(
         theirs.tool_choice, theirs.tools, theirs.parallel_tool_calls
     )
-    assert calls_constraint(generation_of(ours).tools).value == json.dumps(schema)
+    assert calls_constraint(generation_of(ours).tools).output.value == json.dumps(schema)
 
 
 @pytest.mark.parametrize("content", ["I am", "I am ", "  x\n", "a {{ b }}"])
