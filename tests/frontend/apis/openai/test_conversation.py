@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidRequestError, VGateError
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.pipeline.render import template_message
 
 HI = {"role": "user", "content": "Hi"}

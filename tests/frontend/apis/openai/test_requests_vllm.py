@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.text.template import ChatTemplate

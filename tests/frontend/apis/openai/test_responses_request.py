@@ -32,13 +32,13 @@ from vgate.errors import (
     VGateError,
 )
 from vgate.frontend.apis.fields import policies_of
-from vgate.frontend.apis.openai.responses.request import ResponsesRequest
-from vgate.frontend.apis.openai.responses.response import response_to
-from vgate.frontend.apis.openai.responses.translate import (
+from vgate.frontend.apis.openai.responses.request import (
     FIELDS,
+    ResponsesRequest,
     decode_responses,
     generation_of,
 )
+from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.pipeline.generation import Generation
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS

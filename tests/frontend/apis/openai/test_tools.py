@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidRequestError, InvalidValueError, VGateError
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.shared import MAX_TOOLS
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.pipeline.generation import NO_TOOLS, ToolUse

@@ -1,4 +1,4 @@
-"""What the streams of chat completions and completions have in common."""
+"""What chat completions and completions share: token counts, and the frame of stream chunks."""
 
 from __future__ import annotations
 
@@ -8,61 +8,88 @@ import msgspec
 
 from vgate.errors import VGateError
 from vgate.frontend.answers.result import TokenCounts
+from vgate.frontend.apis.openai.common import StreamOptions
 from vgate.frontend.apis.openai.errors import error_body
-from vgate.frontend.apis.openai.usage import Usage
 
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"data: [DONE]\n\n"
 
 
-class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants to see of its answer.
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """How many prompt tokens the prefix cache had."""
 
-    Attributes:
-        id, created, model: Of the answer; `created` is Unix time.
-        include_usage, continuous_usage: Whether a stream ends with the usage, and whether every
-            chunk has it.
-    """
+    cached_tokens: int
+
+
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """How many generated tokens are reasoning."""
+
+    reasoning_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of a request, summed over its choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+    @classmethod
+    def of(cls, counts: TokenCounts) -> Usage:
+        """Convert the counts."""
+        return cls(
+            counts.prompt,
+            counts.completion,
+            counts.prompt + counts.completion,
+            PromptTokensDetails(counts.cached),
+            CompletionTokensDetails(counts.reasoning),
+        )
+
+
+class ResponseFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that a response and all of its chunks repeat; `created` is Unix time."""
 
     id: str
     created: int
     model: str
-    include_usage: bool = False
-    continuous_usage: bool = False
+    stream_options: StreamOptions | None = None
 
 
 class ChunkStream:
-    """Builds the parts of a stream that don't depend on the API.
+    """The parts of a stream that the two APIs share.
 
     Args:
-        options: What the client wants to see.
-        kind: The ``object`` of its chunks.
+        fields: The fields that every chunk repeats.
+        kind: The ``object`` of the chunks.
     """
 
     __slots__ = ("_continuous_usage", "_head", "_include_usage", "_usage", "counts")
 
     counts: Callable[[], TokenCounts]
 
-    def __init__(self, options: ResponseOptions, kind: bytes) -> None:
+    def __init__(self, fields: ResponseFields, kind: bytes) -> None:
         head = (
             b'data: {"id":%s,"object":"%s","created":%d,"model":%s,'
             b'"system_fingerprint":null,"choices":['
         )
-        name = _encode(options.model)
-        # How a chunk begins, up to its choices.
-        self._head = head % (_encode(options.id), kind, options.created, name)
-        self._include_usage = options.include_usage
-        self._continuous_usage = options.continuous_usage
+        # The start of every chunk, up to its choices.
+        self._head = head % (_encode(fields.id), kind, fields.created, _encode(fields.model))
+        options = fields.stream_options or StreamOptions()
+        self._include_usage = bool(options.include_usage)
+        # As in vLLM, `continuous_usage_stats` has no effect without `include_usage`.
+        self._continuous_usage = self._include_usage and bool(options.continuous_usage_stats)
         # OpenAI's chunks carry "usage": null before the one that has it.
-        self._usage = b',"usage":null' if options.include_usage else b""
+        self._usage = b',"usage":null' if self._include_usage else b""
 
     def begin(self) -> bytes:
-        """Return nothing: a stream begins with its choices."""
+        """Return nothing: a stream begins with its first choice."""
         return b""
 
     def end(self) -> bytes:
-        """Return the usage, if it is wanted, and the end."""
+        """Return the usage, if it was requested, and [DONE]."""
         if not self._include_usage:
             return DONE
         return self._head + b'],"usage":' + _encode(Usage.of(self.counts())) + b"}\n\n" + DONE
@@ -72,7 +99,7 @@ class ChunkStream:
         return b"data: " + error_body(error) + b"\n\n"
 
     def _tail(self) -> bytes:
-        """Return what follows the choices of a chunk."""
+        """Return the end of a chunk, after its choices."""
         usage = self._usage
         if self._continuous_usage:
             usage = b',"usage":' + _encode(Usage.of(self.counts()))

@@ -38,18 +38,13 @@ async def list_models(services: Services, _request: HttpRequest) -> Response:
 
 
 async def retrieve_model(services: Services, request: HttpRequest) -> Response:
-    """Describe one served name; names may contain slashes.
-
-    Raises:
-        ModelNotFoundError: No model of that name is served.
-    """
+    """Describe one served name; names may contain slashes."""
     name = request.path.removeprefix(PREFIX)
-    for card in _cards(services):
-        if card.id == name:
-            return Response(200, msgspec.json.encode(card), [JSON])
-    names = ", ".join(card.id for card in _cards(services))
-    message = f"the model `{name}` does not exist; served: {names}"
-    raise ModelNotFoundError(message, param="model")
+    cards = {card.id: card for card in _cards(services)}
+    if name not in cards:
+        message = f"the model `{name}` does not exist; served: {', '.join(cards)}"
+        raise ModelNotFoundError(message, param="model")
+    return Response(200, msgspec.json.encode(cards[name]), [JSON])
 
 
 def _cards(services: Services) -> list[ModelCard]:

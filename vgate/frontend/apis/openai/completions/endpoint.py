@@ -1,13 +1,13 @@
-"""``POST /v1/completions``: prompts as text or token ids, without a conversation."""
+"""``POST /v1/completions``."""
 
 from __future__ import annotations
 
-from vgate.frontend.apis.openai.completions.request import CompletionRequest, decode_completion
-from vgate.frontend.apis.openai.completions.response import (
-    CompletionEncoder,
-    CompletionResponseOptions,
+from vgate.frontend.apis.openai.completions.request import (
+    CompletionRequest,
+    decode_completion,
+    generation_of,
 )
-from vgate.frontend.apis.openai.completions.translate import generation_of
+from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.ids import new_id
@@ -21,25 +21,25 @@ async def completions(services: Services, http: HttpRequest) -> Response | None:
     return await services.pipeline.answer(
         http,
         generation_of(request),
-        lambda job: CompletionEncoder(response_options(request, job)),
+        lambda job: _encoder(request, job),
         stream=bool(request.stream),
     )
 
 
-def response_options(request: CompletionRequest, job: Job) -> CompletionResponseOptions:
-    """Return what the client of a completion request wants to see."""
+def _encoder(request: CompletionRequest, job: Job) -> CompletionEncoder:
     prompts = job.prompts
-    return CompletionResponseOptions(
+    return CompletionEncoder(
         id=new_id("cmpl-"),
         created=job.created,
         model=job.name,
-        choices_each=request.choices,
+        stream_options=request.stream_options,
+        choices_each=request.n or 1,
         prompts=prompts,
         echo=[job.prompt_text(i) for i in range(len(prompts))] if request.echo else None,
-        include_usage=request.include_usage,
-        continuous_usage=request.continuous_usage,
-        texts=logprob_texts(job, as_token_ids=bool(request.return_tokens_as_token_ids)),
-        logprobs=job.options.logprobs,
-        prompt_logprobs=request.prompt_logprobs,
+        logprobs=logprob_texts(
+            job,
+            prompt_top=request.prompt_logprobs,
+            as_token_ids=bool(request.return_tokens_as_token_ids),
+        ),
         return_token_ids=bool(request.return_token_ids),
     )

@@ -1,23 +1,30 @@
-"""Embedding requests and responses as OpenAI and vLLM define them."""
+"""``POST /v1/embeddings`` as OpenAI and vLLM define it."""
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import decode_request
-from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
-from vgate.frontend.apis.openai.embeddings.vectors import DTYPES, Encoding, encode_vector
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, RefusedFields, refused
+from vgate.frontend.apis.openai.errors import invalid, unsupported
+from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
+from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.pipeline.generation import Truncation
+from vgate.frontend.pipeline.port import Embedded, EmbedRequest
+from vgate.frontend.services import Services
 from vgate.wire.sampling import TokenId
 
 # OpenAI's limit (API reference, "Create embeddings").
 MAX_INPUTS = 2048
 
 _INT32_MAX = 2**31 - 1
-_SHOWN_VALUE_CHARS = 80
+# Encoding more than this takes milliseconds, which would delay every stream.
+_ENCODE_INLINE_BYTES = 65_536
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Tokens = Annotated[list[TokenId], Meta(min_length=1)]
@@ -28,12 +35,12 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     """``POST /v1/embeddings``.
 
     Attributes:
-        dimensions: Length of the vectors, for models that were trained to be cut.
-        truncate_prompt_tokens: Most tokens of each input that are embedded; -1 for as many as the
-            model takes. None refuses an input that is too long.
-        truncation_side: Where what is too long is cut away.
+        dimensions: Length of the vectors, for models trained to have them cut.
+        truncate_prompt_tokens: The most tokens of each input to embed; -1 for the model's limit.
+            None refuses an input that is too long.
+        truncation_side: The side from which tokens are removed.
         embed_dtype, endianness: How base64 packs the numbers.
-        use_activation: True for vectors of length 1, whatever the model's own are.
+        use_activation: True scales the vectors to length 1, whatever the model does.
     """
 
     model: Annotated[str, Meta(min_length=1)]
@@ -62,19 +69,14 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     request_id: Annotated[Any, refused(instead="send the header `x-request-id`")] = None
 
     @property
-    def is_one(self) -> bool:
+    def is_single(self) -> bool:
         """Whether the input is one text or one list of token ids."""
         given = self.input
         return isinstance(given, str) or (given is not None and isinstance(given[0], int))
 
     @property
-    def inputs(self) -> list[str] | list[list[int]]:
-        """The inputs: all texts, or all token ids."""
-        return [self.input] if self.is_one else self.input  # type: ignore[return-value]
-
-    @property
     def encoding(self) -> Encoding:
-        """How the vectors are written."""
+        """The format of the vectors."""
         return Encoding(
             as_base64=self.encoding_format == "base64",
             dtype=self.embed_dtype or "float32",
@@ -110,26 +112,40 @@ class EmbeddingResponse(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 _refused = RefusedFields(EmbeddingRequest)
 
+_INPUTS = FieldMap({})
+_SINGLE_INPUT = FieldMap({"input[]": "input"})
+
+
+async def embeddings(services: Services, http: HttpRequest) -> Response:
+    """Answer an embedding request."""
+    request = decode_embeddings(await http.body(services.max_body_bytes))
+    with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
+        embedded = await services.pipeline.embed(http, _embed_request(request))
+    encode = partial(_encode_response, embedded, request.encoding)
+    if sum(map(len, embedded.vectors)) > _ENCODE_INLINE_BYTES:
+        body = await asyncio.get_running_loop().run_in_executor(None, encode)
+        return Response(200, body, [JSON])
+    return Response(200, encode(), [JSON])
+
 
 def decode_embeddings(body: bytes) -> EmbeddingRequest:
     """Decode and check an embedding request.
 
     Raises:
-        InvalidRequestError: With the field at fault, what was sent and what is allowed.
+        InvalidRequestError: With the field at fault.
     """
     request = decode_request(_decoder, body)
     _refused.check(request)
     if request.input is None:
-        message = "`input` is required"
-        raise InvalidValueError(message, param="input")
+        raise invalid("input", "is required")
     _check_input(request)
     _check_encoding(request)
     if request.use_activation is False:
-        message = "`use_activation` must be true or left out: the model's own vectors are final"
-        raise UnsupportedParameterError(message, param="use_activation")
+        problem = "must be true or left out: the model's own vectors are final"
+        raise unsupported("use_activation", problem)
     if request.truncate_prompt_tokens == 0:
-        message = "`truncate_prompt_tokens` must be at least 1, or -1 for the model's limit, got 0"
-        raise InvalidValueError(message, param="truncate_prompt_tokens")
+        problem = "must be at least 1, or -1 for the model's limit, got 0"
+        raise invalid("truncate_prompt_tokens", problem)
     return request
 
 
@@ -138,41 +154,45 @@ def _check_input(request: EmbeddingRequest) -> None:
     if not isinstance(given, list):
         return
     if len({type(item) for item in given}) != 1:
-        message = "`input` must be one kind: text, a list of texts, token ids, or a list of lists"
-        raise InvalidValueError(message, param="input")
-    if not request.is_one and len(given) > MAX_INPUTS:
-        message = f"`input` must have at most {MAX_INPUTS} items, got {len(given)}"
-        raise InvalidValueError(message, param="input")
+        problem = "must be one kind: text, a list of texts, token ids, or a list of lists"
+        raise invalid("input", problem)
+    if not request.is_single and len(given) > MAX_INPUTS:
+        raise invalid("input", f"must have at most {MAX_INPUTS} items, got {len(given)}")
 
 
 def _check_encoding(request: EmbeddingRequest) -> None:
-    _check_choice("encoding_format", request.encoding_format, ("float", "base64"))
-    _check_choice("embed_dtype", request.embed_dtype, DTYPES)
-    _check_choice("endianness", request.endianness, ("native", "little", "big"))
+    for name, allowed in (
+        ("encoding_format", ("float", "base64")),
+        ("embed_dtype", DTYPES),
+        ("endianness", ("native", "little", "big")),
+    ):
+        value = getattr(request, name)
+        if value is not None and value not in allowed:
+            raise invalid(name, f"must be {' or '.join(map(repr, allowed))}, got {value[:80]!r}")
     encoding = request.encoding
     if not encoding.as_base64 and (encoding.dtype != "float32" or encoding.big_endian):
         name = "endianness" if encoding.dtype == "float32" else "embed_dtype"
-        message = f"`{name}` needs `encoding_format: base64`; it has no effect on JSON numbers"
-        raise InvalidValueError(message, param=name)
+        raise invalid(name, "needs `encoding_format: base64`; it has no effect on JSON numbers")
 
 
-def _check_choice(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
-        names = " or ".join(map(repr, allowed))
-        message = f"`{name}` must be {names}, got {value[:_SHOWN_VALUE_CHARS]!r}"
-        raise InvalidValueError(message, param=name)
+def _embed_request(request: EmbeddingRequest) -> EmbedRequest:
+    keep = request.truncate_prompt_tokens
+    # By default vLLM keeps the first tokens for pooling models: many pool the very first one.
+    side = request.truncation_side or "right"
+    return EmbedRequest(
+        model=request.model,
+        inputs=[request.input] if request.is_single else request.input,  # type: ignore[arg-type]
+        add_special_tokens=request.add_special_tokens,
+        truncation=None if keep is None else Truncation(keep, side),
+        dimensions=request.dimensions,
+    )
 
 
-def encode_response(
-    vectors: list[bytes], model: str, prompt_tokens: int, encoding: Encoding
-) -> bytes:
-    """Encode the response; vectors are float32, little-endian.
-
-    One call for each vector: on a thread, others get to run in between.
-    """
+def _encode_response(embedded: Embedded, encoding: Encoding) -> bytes:
+    # One call for each vector lets other threads run in between.
     items = [
         msgspec.Raw(msgspec.json.encode(Item(index, encode_vector(vector, encoding))))
-        for index, vector in enumerate(vectors)
+        for index, vector in enumerate(embedded.vectors)
     ]
-    usage = EmbeddingUsage(prompt_tokens, prompt_tokens)
-    return msgspec.json.encode(EmbeddingResponse(items, model, usage))
+    usage = EmbeddingUsage(embedded.prompt_tokens, embedded.prompt_tokens)
+    return msgspec.json.encode(EmbeddingResponse(items, embedded.name, usage))
