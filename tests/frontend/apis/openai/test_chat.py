@@ -118,8 +118,8 @@ class TestUsage:
     def test_it_adds_up(self):
         usage = Usage.of(TokenCounts(10, 5, 3, 2))
         assert usage.total_tokens == 15
-        assert usage.prompt_tokens_details.cached_tokens == 3
-        assert usage.completion_tokens_details.reasoning_tokens == 2
+        assert usage.prompt_tokens_details == {"cached_tokens": 3}
+        assert usage.completion_tokens_details == {"reasoning_tokens": 2}
 
     def test_in_every_chunk_it_is_what_has_come_so_far(self):
         usage = StreamOptions(include_usage=True, continuous_usage_stats=True)
@@ -235,8 +235,8 @@ class TestPieces:
 
     def test_log_probabilities(self, built_in):
         texts = LogprobTexts(built_in.token_texts, top=1)
-        place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
-        choice = self.delta(ChoiceDelta("a", logprobs=[place]), logprobs=texts)
+        position = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
+        choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"] == [
             {
                 "token": "a",
@@ -248,8 +248,8 @@ class TestPieces:
 
     def test_minus_infinity_is_a_number(self, built_in):
         texts = LogprobTexts(built_in.token_texts, top=0)
-        place = Logprobs([ord("a")], [float("-inf")], 9)
-        choice = self.delta(ChoiceDelta("a", logprobs=[place]), logprobs=texts)
+        position = Logprobs([ord("a")], [float("-inf")], 9)
+        choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
 
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from vgate.errors import InvalidRequestError, VGateError
 from vgate.frontend.apis.openai.chat.request import (
     ChatRequest,
-    check_chat,
     decode_chat,
     generation_of,
 )
@@ -401,21 +400,6 @@ def _call(arguments):
 def _allowed(value):
     tools = [{"type": "function", "function": {"name": "f", "a": value}}]
     return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}}
-
-
-class TestInCode:
-    """Other APIs build chat requests of their own."""
-
-    def test_a_converted_request_is_checked_like_a_decoded_one(self):
-        document = {**MINIMAL, "tools": [TOOL], "tool_choice": "required"}
-        request = msgspec.convert(document, ChatRequest)
-        check_chat(request)
-        assert request == decode(tools=[TOOL], tool_choice="required")
-
-    def test_and_refused_like_one(self):
-        request = msgspec.convert({**MINIMAL, "suffix": "x"}, ChatRequest)
-        with pytest.raises(InvalidRequestError):
-            check_chat(request)
 
 
 class TestBytes:

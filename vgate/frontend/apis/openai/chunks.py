@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.result import TokenCounts
-from vgate.frontend.apis.openai.common import StreamOptions
+from vgate.frontend.answers.result import FinishReason, TokenCounts
+from vgate.frontend.apis.openai.common import GenerationRequest, StreamOptions
 from vgate.frontend.apis.openai.errors import error_body
+from vgate.frontend.apis.openai.logprobs import LogprobTexts, logprob_texts
+from vgate.frontend.ids import new_id
+from vgate.frontend.pipeline.port import Job
 
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"data: [DONE]\n\n"
-
-
-class PromptTokensDetails(msgspec.Struct, frozen=True):
-    """How many prompt tokens the prefix cache had."""
-
-    cached_tokens: int
-
-
-class CompletionTokensDetails(msgspec.Struct, frozen=True):
-    """How many generated tokens are reasoning."""
-
-    reasoning_tokens: int
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -34,8 +26,9 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails
+    # How many of the prompt's tokens the prefix cache had.
+    prompt_tokens_details: dict[str, int]
+    completion_tokens_details: dict[str, int]
 
     @classmethod
     def of(cls, counts: TokenCounts) -> Usage:
@@ -44,39 +37,48 @@ class Usage(msgspec.Struct, frozen=True):
             counts.prompt,
             counts.completion,
             counts.prompt + counts.completion,
-            PromptTokensDetails(counts.cached),
-            CompletionTokensDetails(counts.reasoning),
+            {"cached_tokens": counts.cached},
+            {"reasoning_tokens": counts.reasoning},
         )
 
 
 class ResponseFields(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that a response and all of its chunks repeat; `created` is Unix time."""
+    """The settings of both APIs' encoders; `created` is Unix time."""
 
     id: str
     created: int
     model: str
     stream_options: StreamOptions | None = None
+    logprobs: LogprobTexts | None = None
+
+
+def response_fields(id_prefix: str, request: GenerationRequest, job: Job) -> dict[str, Any]:
+    """Return the values of `ResponseFields` for a new response."""
+    as_token_ids = bool(request.return_tokens_as_token_ids)
+    return {
+        "id": new_id(id_prefix),
+        "created": job.created,
+        "model": job.name,
+        "stream_options": request.stream_options,
+        "logprobs": logprob_texts(job, request.prompt_logprobs, as_token_ids=as_token_ids),
+    }
 
 
 class ChunkStream:
-    """The parts of a stream that the two APIs share.
+    """The parts of a stream that both APIs share; `no_content` is an empty content in JSON."""
 
-    Args:
-        fields: The fields that every chunk repeats.
-        kind: The ``object`` of the chunks.
-    """
-
-    __slots__ = ("_continuous_usage", "_head", "_include_usage", "_usage", "counts")
+    __slots__ = ("_continuous_usage", "_head", "_include_usage", "_no_content", "_usage", "counts")
 
     counts: Callable[[], TokenCounts]
 
-    def __init__(self, fields: ResponseFields, kind: bytes) -> None:
+    def __init__(self, fields: ResponseFields, kind: bytes, no_content: bytes) -> None:
         head = (
             b'data: {"id":%s,"object":"%s","created":%d,"model":%s,'
             b'"system_fingerprint":null,"choices":['
         )
         # The start of every chunk, up to its choices.
         self._head = head % (_encode(fields.id), kind, fields.created, _encode(fields.model))
+        self._no_content = no_content
         options = fields.stream_options or StreamOptions()
         self._include_usage = bool(options.include_usage)
         # As in vLLM, `continuous_usage_stats` has no effect without `include_usage`.
@@ -87,6 +89,14 @@ class ChunkStream:
     def begin(self) -> bytes:
         """Return nothing: a stream begins with its first choice."""
         return b""
+
+    def finish(
+        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+    ) -> bytes:
+        """Return the last chunk of a choice."""
+        choice = b'{"index":%d,%s,"logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
+        choice %= (index, self._no_content, finish_reason.encode(), _encode(stop_reason))
+        return self._head + choice + self._tail()
 
     def end(self) -> bytes:
         """Return the usage, if it was requested, and [DONE]."""

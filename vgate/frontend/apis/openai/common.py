@@ -120,13 +120,9 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
 def generation_from(
     request: TextRequest, prompt: Conversation | Prompts, *, max_tokens: int | None, **more: Any
 ) -> Generation:
-    """Return a request's generation, from the fields that the APIs share.
+    """Return a request's generation; `more` are the fields that only some of the APIs have.
 
-    Args:
-        request: The request.
-        prompt: Its prompt.
-        max_tokens: The most tokens of an answer; None for all that the context has room for.
-        more: Fields of the generation that only some of the APIs have.
+    `max_tokens` is the most tokens of an answer, None for all that the context has room for.
     """
     stop = request.stop or ()
     return Generation(
@@ -146,12 +142,7 @@ def generation_from(
 def check_common(request: GenerationRequest, token_limit: int | None) -> None:
     """Check what the types of `GenerationRequest` can't express.
 
-    Args:
-        request: The request.
-        token_limit: The most tokens of an answer, if the request has a limit.
-
-    Raises:
-        InvalidValueError: With the field at fault.
+    `token_limit` is the most tokens of an answer, if the request has a limit.
     """
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "is only allowed with `stream: true`")

@@ -93,19 +93,12 @@ class Item(msgspec.Struct, frozen=True):
     object: Literal["embedding"] = "embedding"
 
 
-class EmbeddingUsage(msgspec.Struct, frozen=True):
-    """Token counts."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingResponse(msgspec.Struct, frozen=True):
     """All embeddings, each an `Item`, in the order of the input."""
 
     data: list[msgspec.Raw]
     model: str
-    usage: EmbeddingUsage
+    usage: dict[str, int]
     object: Literal["list"] = "list"
 
 
@@ -124,16 +117,13 @@ async def embeddings(services: Services, http: HttpRequest) -> Response:
     encode = partial(_encode_response, embedded, request.encoding)
     if sum(map(len, embedded.vectors)) > _ENCODE_INLINE_BYTES:
         body = await asyncio.get_running_loop().run_in_executor(None, encode)
-        return Response(200, body, [JSON])
-    return Response(200, encode(), [JSON])
+    else:
+        body = encode()
+    return Response(200, body, [JSON])
 
 
 def decode_embeddings(body: bytes) -> EmbeddingRequest:
-    """Decode and check an embedding request.
-
-    Raises:
-        InvalidRequestError: With the field at fault.
-    """
+    """Decode and check an embedding request; an error has the field at fault."""
     request = decode_request(_decoder, body)
     _refused.check(request)
     if request.input is None:
@@ -194,5 +184,5 @@ def _encode_response(embedded: Embedded, encoding: Encoding) -> bytes:
         msgspec.Raw(msgspec.json.encode(Item(index, encode_vector(vector, encoding))))
         for index, vector in enumerate(embedded.vectors)
     ]
-    usage = EmbeddingUsage(embedded.prompt_tokens, embedded.prompt_tokens)
+    usage = dict.fromkeys(("prompt_tokens", "total_tokens"), embedded.prompt_tokens)
     return msgspec.json.encode(EmbeddingResponse(items, embedded.name, usage))

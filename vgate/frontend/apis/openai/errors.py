@@ -19,12 +19,10 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of an error response.
-
-    Clients of earlier V-Gate versions read `detail` and `retry_after` (seconds).
-    """
+    """The body of an error response."""
 
     error: ErrorBody
+    # Clients of earlier V-Gate versions read these two; the second is in seconds.
     detail: str
     retry_after: int | None = None
 

@@ -34,12 +34,9 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """The ``logprobs`` of a completion choice: parallel lists with an entry for each token.
+    """The ``logprobs`` of a completion choice: parallel lists with an entry for each token."""
 
-    Attributes:
-        text_offset: Where the token begins, in characters from the start of the choice's text.
-    """
-
+    # In characters from the start of the choice's text.
     text_offset: list[int]
     token_logprobs: list[float | None]
     tokens: list[str]
@@ -60,11 +57,8 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 class LogprobTexts:
     """Converts log probabilities to the formats above.
 
-    Args:
-        texts: The vocabulary.
-        top: The most tokens to list at each position of the answer; None for no log probabilities.
-        prompt_top: The same for the prompt.
-        as_token_ids: Whether to write tokens as ``token_id:N`` instead of their text.
+    `top` is how many likely tokens to list at each position of the answer, `prompt_top` the same
+    for the prompt; None for no log probabilities. `as_token_ids` writes tokens as ``token_id:N``.
     """
 
     def __init__(
@@ -85,25 +79,28 @@ class LogprobTexts:
         return ChatLogprobs([self._token(position) for position in positions])
 
     def _token(self, position: Logprobs) -> TokenLogprob:
-        token, *top = [
-            (self._name(token_id), logprob, list(self._bytes(token_id)))
-            for token_id, logprob in _pairs(position, self._top or 0)
-        ]
-        return TokenLogprob(*token, [TopLogprob(*other) for other in top])
+        ids, logprobs, end = position.token_ids, position.logprobs, (self._top or 0) + 1
+        return TokenLogprob(
+            self._name(ids[0]),
+            max(logprobs[0], _LEAST),
+            list(self._bytes(ids[0])),
+            [
+                TopLogprob(self._name(token_id), max(logprob, _LEAST), list(self._bytes(token_id)))
+                for token_id, logprob in zip(ids[1:end], logprobs[1:end], strict=True)
+            ],
+        )
 
     def completion(
         self, tokens: list[int], positions: list[Logprobs | None], offset: int
     ) -> CompletionLogprobs | None:
         """Return the tokens in the completion format; None if `top` is None.
 
-        Args:
-            tokens: The token at each position.
-            positions: None where nothing precedes the token.
-            offset: Characters of the choice's text before the first token.
+        A position is None where nothing precedes its token. `offset` counts the characters of the
+        choice's text before the first token.
         """
         if self._top is None:
             return None
-        lists = CompletionLogprobs([], [], [], [])
+        lists, end = CompletionLogprobs([], [], [], []), self._top + 1
         for token_id, position in zip(tokens, positions, strict=True):
             name = self._name(token_id)
             lists.text_offset.append(offset)
@@ -113,34 +110,35 @@ class LogprobTexts:
                 lists.token_logprobs.append(None)
                 lists.top_logprobs.append(None)
                 continue
-            pairs = _pairs(position, self._top)
-            lists.token_logprobs.append(pairs[0][1])
-            lists.top_logprobs.append({self._name(other): logprob for other, logprob in pairs})
+            pairs = zip(position.token_ids[:end], position.logprobs[:end], strict=True)
+            lists.token_logprobs.append(max(position.logprobs[0], _LEAST))
+            lists.top_logprobs.append(
+                {self._name(other): max(logprob, _LEAST) for other, logprob in pairs}
+            )
         return lists
 
     def prompt(self, positions: list[Logprobs | None] | None) -> PromptLogprobs | UnsetType:
         """Return the prompt's tokens in vLLM's format; UNSET if `prompt_top` is None."""
         if self._prompt_top is None or positions is None:
             return UNSET
+        end = self._prompt_top + 1
         return [
             None
             if position is None
             else {
-                str(token_id): PromptLogprob(logprob, rank or position.rank, self._name(token_id))
-                for rank, (token_id, logprob) in enumerate(_pairs(position, self._prompt_top))
+                str(token_id): PromptLogprob(
+                    max(logprob, _LEAST), rank or position.rank, self._name(token_id)
+                )
+                for rank, (token_id, logprob) in enumerate(
+                    zip(position.token_ids[:end], position.logprobs[:end], strict=True)
+                )
             }
             for position in positions
         ]
 
 
-def _pairs(position: Logprobs, top: int) -> list[tuple[int, float]]:
-    """Return the sampled token and the `top` most likely ones with their log probabilities."""
-    logprobs = [max(logprob, _LEAST) for logprob in position.logprobs[: top + 1]]
-    return list(zip(position.token_ids[: top + 1], logprobs, strict=True))
-
-
 def logprob_texts(
-    job: Job, *, prompt_top: int | None = None, as_token_ids: bool = False
+    job: Job, prompt_top: int | None = None, *, as_token_ids: bool = False
 ) -> LogprobTexts | None:
     """Return the converter of a job's log probabilities; None if it has none."""
     top = job.options.logprobs

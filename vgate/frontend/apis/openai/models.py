@@ -25,16 +25,10 @@ class ModelCard(msgspec.Struct, frozen=True):
     owned_by: Literal["vgate"] = "vgate"
 
 
-class ModelList(msgspec.Struct, frozen=True):
-    """All served models."""
-
-    data: list[ModelCard]
-    object: Literal["list"] = "list"
-
-
 async def list_models(services: Services, _request: HttpRequest) -> Response:
     """List the served names."""
-    return Response(200, msgspec.json.encode(ModelList(_cards(services))), [JSON])
+    body = {"data": _cards(services), "object": "list"}
+    return Response(200, msgspec.json.encode(body), [JSON])
 
 
 async def retrieve_model(services: Services, request: HttpRequest) -> Response:

@@ -66,11 +66,7 @@ _REFUSED_OPTIONS = {
 def constraint_of(
     response_format: ResponseFormat | None, outputs: StructuredOutputs | None
 ) -> Constraint | None:
-    """Return the constraint that a request puts on its text, apart from tool calls.
-
-    Raises:
-        InvalidRequestError: The request has two constraints, or one that can't be served.
-    """
+    """Return the constraint on a request's text; raise if there are two, or it can't be served."""
     constraint = None if response_format is None else _of_response_format(response_format)
     if outputs is None:
         return constraint
@@ -108,8 +104,7 @@ def _structural_tag(requested: ResponseFormat) -> Constraint:
     if requested.format is not None and not given:
         given = {"format": requested.format}
     elif requested.format is not None or len(given) != len(parts):
-        problem = "needs either `format`, or `structures` and `triggers`"
-        raise invalid("response_format", problem)
+        raise invalid("response_format", "needs either `format`, or `structures` and `triggers`")
     check_json(given, "response_format")
     check_schema_size(given, "response_format")
     text = json.dumps({"type": "structural_tag", **given}, ensure_ascii=False)

@@ -58,12 +58,6 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     model: _ModelName | None = None
 
 
-class DetokenizeResponse(msgspec.Struct, frozen=True):
-    """The text of the tokens, special ones included."""
-
-    prompt: str
-
-
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(TokenizeText)
 _options = msgspec.json.Decoder(ChatOptions)
@@ -71,11 +65,7 @@ _tokens = msgspec.json.Decoder(DetokenizeRequest)
 
 
 def decode_tokenize(body: bytes, main_model: str) -> TokenizeText | TokenizeChat:
-    """Decode and check a tokenize request; `main_model` is the model if it names none.
-
-    Raises:
-        InvalidRequestError: With the field at fault.
-    """
+    """Decode and check a tokenize request; `main_model` is the model if it names none."""
     fields = decode_request(_fields, body)
     if "messages" not in fields:
         return decode_request(_text, body)
@@ -112,8 +102,8 @@ async def tokenize(services: Services, http: HttpRequest) -> Response:
 
 
 async def detokenize(services: Services, http: HttpRequest) -> Response:
-    """Answer with the text of token ids."""
+    """Answer with the text of token ids, special tokens included."""
     request = decode_request(_tokens, await http.body(services.max_body_bytes))
     model = request.model or services.models.main
     text = await services.pipeline.detokenize(http, model, request.tokens)
-    return Response(200, msgspec.json.encode(DetokenizeResponse(text)), [JSON])
+    return Response(200, msgspec.json.encode({"prompt": text}), [JSON])

@@ -74,11 +74,7 @@ def tool_use(
 
 
 def check_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> None:
-    """Check what the types of tools can't express.
-
-    Raises:
-        InvalidRequestError: With the path of the field at fault.
-    """
+    """Check what the types of tools can't express."""
     names = set()
     for index, tool in enumerate(tools or ()):
         path = f"tools[{index}]"

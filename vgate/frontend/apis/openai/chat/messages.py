@@ -65,11 +65,7 @@ _ASSISTANT_FIELDS = ("tool_calls", "reasoning", "reasoning_content", "refusal")
 
 
 def check_messages(messages: list[ChatMessage]) -> None:
-    """Check what the types of messages can't express.
-
-    Raises:
-        InvalidRequestError: With the path of the field at fault.
-    """
+    """Check what the types of messages can't express."""
     for index, message in enumerate(messages):
         if not _is_text(message) or message.role in _ALWAYS_CHECKED:
             _check_message(message, f"messages[{index}]")

@@ -79,22 +79,8 @@ _refused = RefusedFields(ChatRequest)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
-    """Decode and check a chat request.
-
-    Raises:
-        InvalidRequestError: With the field at fault.
-    """
+    """Decode and check a chat request; an error has the field at fault."""
     request = decode_request(_decoder, body)
-    check_chat(request)
-    return request
-
-
-def check_chat(request: ChatRequest) -> None:
-    """Check what the types of a chat request can't express.
-
-    Raises:
-        InvalidRequestError: With the field at fault.
-    """
     _refused.check(request)
     check_common(request, request.token_limit)
     check_messages(request.messages)
@@ -111,6 +97,7 @@ def check_chat(request: ChatRequest) -> None:
         raise InvalidValueError(message, param="max_tokens")
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "needs `logprobs: true`")
+    return request
 
 
 def _check_template(request: ChatRequest) -> None:
@@ -127,11 +114,7 @@ def _check_template(request: ChatRequest) -> None:
 
 
 def generation_of(request: ChatRequest) -> Generation:
-    """Return the generation that a checked chat request asks for.
-
-    Raises:
-        InvalidRequestError: Its constraint can't be served.
-    """
+    """Return the generation that a checked request asks for, or raise if it can't be served."""
     conversation = Conversation(
         messages=[neutral_message(message) for message in request.messages],
         documents=request.documents or [],

@@ -6,7 +6,7 @@ instead of encoding an object per token.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,26 +14,11 @@ from msgspec import UNSET, UnsetType
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
-from vgate.frontend.apis.openai.logprobs import ChatLogprobs, LogprobTexts, PromptLogprobs
+from vgate.frontend.apis.openai.logprobs import ChatLogprobs, PromptLogprobs
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
-
-
-class CalledFunction(msgspec.Struct, frozen=True):
-    """The function of a tool call."""
-
-    name: str
-    arguments: str
-
-
-class MessageToolCall(msgspec.Struct, frozen=True):
-    """A tool call of a message."""
-
-    id: str
-    function: CalledFunction
-    type: Literal["function"] = "function"
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -42,7 +27,7 @@ class Message(msgspec.Struct, frozen=True):
     content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
-    tool_calls: list[MessageToolCall] | UnsetType = UNSET
+    tool_calls: list[dict[str, Any]] | UnsetType = UNSET
     reasoning_content: str | UnsetType | None = UNSET
     reasoning: str | UnsetType | None = UNSET
 
@@ -74,18 +59,13 @@ class ChatCompletion(msgspec.Struct, frozen=True):
 
 
 class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
-    """Encodes one answer as a chat completion.
+    """Encodes one answer as a chat completion."""
 
-    Attributes:
-        logprobs: Converts log probabilities; None if the client wants none.
-        prompt_token_ids: The prompt, if the client wants it.
-        prefix: Text before every answer (``echo``).
-        reasons: Whether reasoning is split off the text.
-    """
-
-    logprobs: LogprobTexts | None = None
+    # None if the client does not want them.
     prompt_token_ids: list[int] | None = None
+    # Text before every answer (`echo`).
     prefix: str = ""
+    # Whether reasoning is split off the text.
     reasons: bool = False
 
     def stream_encoder(self) -> ChatStream:
@@ -115,8 +95,12 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
         return Choice(index, message, choice.finish_reason, logprobs, choice.stop_reason, token_ids)
 
     def _message(self, choice: ChoiceResult) -> Message:
-        calls = [
-            MessageToolCall(call.id, CalledFunction(call.name, call.arguments))
+        calls: list[dict[str, Any]] = [
+            {
+                "id": call.id,
+                "function": {"name": call.name, "arguments": call.arguments},
+                "type": "function",
+            }
             for call in choice.tool_calls
         ]
         reasoning = (choice.reasoning or None) if self.reasons else UNSET
@@ -136,7 +120,7 @@ class ChatStream(ChunkStream):
     __slots__ = ("_index", "_options", "_prefix", "_suffix")
 
     def __init__(self, options: ChatEncoder) -> None:
-        super().__init__(options, b"chat.completion.chunk")
+        super().__init__(options, b"chat.completion.chunk", b'"delta":{}')
         self._options = options
         self._suffix = b'},"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
         # The choice that `_prefix` belongs to; -1 before the first text.
@@ -173,14 +157,6 @@ class ChatStream(ChunkStream):
             token_ids = b',"token_ids":' + _encode(delta.token_ids)
         choice = b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":null%s}]'
         choice %= (index, _encode(_delta(delta)), logprobs, token_ids)
-        return self._head + choice + self._tail()
-
-    def finish(
-        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
-    ) -> bytes:
-        """Return the last chunk of a choice."""
-        choice = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
-        choice %= (index, finish_reason.encode(), _encode(stop_reason))
         return self._head + choice + self._tail()
 
 

@@ -55,11 +55,7 @@ _refused = RefusedFields(CompletionRequest)
 
 
 def decode_completion(body: bytes) -> CompletionRequest:
-    """Decode and check a completion request.
-
-    Raises:
-        InvalidRequestError: With the field at fault.
-    """
+    """Decode and check a completion request; an error has the field at fault."""
     request = decode_request(_decoder, body)
     _refused.check(request)
     check_common(request, request.token_limit)
@@ -78,11 +74,7 @@ def decode_completion(body: bytes) -> CompletionRequest:
 
 
 def generation_of(request: CompletionRequest) -> Generation:
-    """Return the generation that a checked completion request asks for.
-
-    Raises:
-        InvalidRequestError: Its constraint can't be served.
-    """
+    """Return the generation that a checked request asks for, or raise if it can't be served."""
     prompts = Prompts(
         prompts=request.prompts,
         add_special_tokens=request.add_special_tokens is not False,

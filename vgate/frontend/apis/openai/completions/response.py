@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
-from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, LogprobTexts, PromptLogprobs
+from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, PromptLogprobs
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
@@ -42,20 +42,12 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
-    """Encodes one answer as a completion.
-
-    Attributes:
-        choices_each: Choices for each prompt.
-        prompts: Token ids of the prompts.
-        echo: Texts of the prompts, if each answer begins with its prompt.
-        logprobs: Converts log probabilities; None if the client wants none.
-        return_token_ids: Whether to include the token ids of prompts and answers.
-    """
+    """Encodes one answer as a completion; `choices_each` counts the choices of each prompt."""
 
     choices_each: int
     prompts: list[list[int]]
+    # Texts of the prompts, if each answer begins with its prompt.
     echo: list[str] | None = None
-    logprobs: LogprobTexts | None = None
     return_token_ids: bool = False
 
     def prompt(self, index: int) -> list[int]:
@@ -100,7 +92,7 @@ class CompletionStream(ChunkStream):
     __slots__ = ("_offsets", "_options", "_prefixes", "_suffix")
 
     def __init__(self, options: CompletionEncoder) -> None:
-        super().__init__(options, b"text_completion")
+        super().__init__(options, b"text_completion", b'"text":""')
         self._options = options
         self._suffix = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
         self._prefixes: dict[int, bytes] = {}
@@ -137,19 +129,10 @@ class CompletionStream(ChunkStream):
             token_ids = b',"token_ids":' + _encode(delta.token_ids)
         return self._chunk(index, delta.text, logprobs, token_ids)
 
-    def finish(
-        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
-    ) -> bytes:
-        """Return the last chunk of a choice."""
-        end = b'"","logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
-        end %= (finish_reason.encode(), _encode(stop_reason))
-        return self._prefixes[index] + end + self._tail()
-
     def _logprobs(self, index: int, tokens: list[int], positions: list[Logprobs | None]) -> bytes:
-        texts = self._options.logprobs
-        if texts is None or not (
-            lists := texts.completion(tokens, positions, self._offsets[index])
-        ):
+        texts, offset = self._options.logprobs, self._offsets[index]
+        lists = None if texts is None else texts.completion(tokens, positions, offset)
+        if lists is None:
             return b"null"
         if lists.tokens:
             self._offsets[index] = lists.text_offset[-1] + len(lists.tokens[-1])

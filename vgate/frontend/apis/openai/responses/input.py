@@ -31,7 +31,7 @@ class _TextPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputText(_TextPart, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a message to the model."""
+    """A part of a message to the model. Its type is required, which a tag would not be."""
 
     type: Literal["input_text"]
 
@@ -120,13 +120,11 @@ _Item = InputMessage | InputFunctionCall | InputCallOutput | InputReasoning
 _ASSISTANT_PARTS: ServedTypes = (
     (re.compile(r"content\[\d+\]"), ("output_text", "input_text", "refusal")),
 )
+_PARTS: ServedTypes = ((re.compile(r"(content|output)\[\d+\]"), ("input_text",)),)
 _ITEMS: dict[str, tuple[type[_Item], ServedTypes]] = {
-    "message": (InputMessage, ((re.compile(r"content\[\d+\]"), ("input_text",)),)),
+    "message": (InputMessage, _PARTS),
     "function_call": (InputFunctionCall, ()),
-    "function_call_output": (
-        InputCallOutput,
-        ((re.compile(r"output\[\d+\]"), ("input_text",)),),
-    ),
+    "function_call_output": (InputCallOutput, _PARTS),
     "reasoning": (InputReasoning, ()),
 }
 _refused_of_calls = RefusedFields(_CallItem)
@@ -141,14 +139,7 @@ class _Turn(msgspec.Struct):
 
 
 class InputConversation:
-    """Builds messages from items.
-
-    Args:
-        instructions: The text of a first system message, if there is one.
-
-    Attributes:
-        unfinished: Whether the answer continues the last message.
-    """
+    """Builds messages from items; if it is `unfinished`, the answer continues the last one."""
 
     def __init__(self, instructions: str | None) -> None:
         self.unfinished = False
@@ -163,11 +154,7 @@ class InputConversation:
         self.finish().append(Message(role, text, **more))
 
     def add(self, document: dict[str, Any], path: str) -> None:
-        """Add an item.
-
-        Raises:
-            InvalidRequestError: The item is invalid, or its type isn't served.
-        """
+        """Add an item, or raise if it is invalid or its type isn't served."""
         item = _item_of(document, path)
         self.unfinished = False
         if isinstance(item, _CallItem):

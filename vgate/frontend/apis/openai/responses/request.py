@@ -145,6 +145,9 @@ class AllowedFunctions(
     tools: Annotated[list[NamedFunction], Meta(min_length=1)]
 
 
+_ToolChoice = Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions
+
+
 class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``POST /v1/responses``; the other fields are those of all text APIs."""
 
@@ -152,9 +155,7 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     tools: Annotated[list[FunctionToolParam], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = (
-        None
-    )
+    tool_choice: _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
@@ -229,11 +230,7 @@ _refused_of_tools = RefusedFields(FunctionToolParam)
 
 
 def decode_responses(body: bytes) -> ResponsesRequest:
-    """Decode a request, and check what its types can't express.
-
-    Raises:
-        InvalidRequestError: With the field at fault.
-    """
+    """Decode and check a request; an error has the field at fault."""
     request = decode_request(_decoder, body, _TYPES)
     _refused.check(request)
     if request.reasoning is not None:
@@ -258,11 +255,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
 
 
 def generation_of(request: ResponsesRequest) -> Generation:
-    """Return the generation that a checked request asks for.
-
-    Raises:
-        InvalidRequestError: With the field at fault.
-    """
+    """Return the generation that a checked request asks for, or raise if it can't be served."""
     tools = _tool_use(request)
     return generation_from(
         request,

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import msgspec
 
 from vgate.frontend.answers.result import ChoiceResult, TokenCounts
-from vgate.frontend.apis.openai.chunks import CompletionTokensDetails
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.request import (
     FunctionTool,
@@ -75,20 +74,13 @@ class OutputFunctionCall(msgspec.Struct, frozen=True):
 OutputItem = OutputMessage | OutputReasoning | OutputFunctionCall
 
 
-class InputTokensDetails(msgspec.Struct, frozen=True):
-    """How many input tokens the prefix cache had; those it stores are not counted."""
-
-    cached_tokens: int
-    cache_write_tokens: int = 0
-
-
 class ResponsesUsage(msgspec.Struct, frozen=True):
     """Token counts."""
 
     input_tokens: int
-    input_tokens_details: InputTokensDetails
+    input_tokens_details: dict[str, int]
     output_tokens: int
-    output_tokens_details: CompletionTokensDetails
+    output_tokens_details: dict[str, int]
     total_tokens: int
 
     @classmethod
@@ -96,26 +88,12 @@ class ResponsesUsage(msgspec.Struct, frozen=True):
         """Convert the counts."""
         return cls(
             counts.prompt,
-            InputTokensDetails(counts.cached),
+            # What the prefix cache stores is not counted.
+            {"cached_tokens": counts.cached, "cache_write_tokens": 0},
             counts.completion,
-            CompletionTokensDetails(counts.reasoning),
+            {"reasoning_tokens": counts.reasoning},
             counts.prompt + counts.completion,
         )
-
-
-class IncompleteDetails(msgspec.Struct, frozen=True):
-    """Why a response is incomplete."""
-
-    reason: Literal["max_output_tokens"] = "max_output_tokens"
-
-
-class ResponseError(msgspec.Struct, frozen=True):
-    """Why a response failed. OpenAI has a closed list of codes; `type` is more precise."""
-
-    code: Literal["server_error", "rate_limit_exceeded"]
-    message: str
-    param: str | None
-    type: str
 
 
 class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,8 +104,8 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     completed_at: int | None = None
     status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
-    error: ResponseError | None = None
-    incomplete_details: IncompleteDetails | None = None
+    error: dict[str, str | None] | None = None
+    incomplete_details: dict[str, str] | None = None
     model: str
     output: list[OutputItem] = []
     usage: ResponsesUsage | None = None
@@ -158,14 +136,7 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
 def response_to(
     request: ResponsesRequest, model: str, sampling: SamplingParams, created_at: int
 ) -> ResponseObject:
-    """Return the response to a request before it has an answer.
-
-    Args:
-        request: The request, whose fields the response repeats.
-        model: The model's name in the response.
-        sampling: The sampling parameters, complete.
-        created_at: Unix time in seconds.
-    """
+    """Return the response before it has an answer; `sampling` is complete, the time in seconds."""
     text_format = None if request.text is None else request.text.format
     return ResponseObject(
         id=new_id("resp_"),

@@ -17,7 +17,6 @@ from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
 from vgate.frontend.apis.block_stream import BlockKind, BlockStream
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.response import (
-    IncompleteDetails,
     ItemStatus,
     OutputFunctionCall,
     OutputItem,
@@ -25,7 +24,6 @@ from vgate.frontend.apis.openai.responses.response import (
     OutputReasoning,
     OutputText,
     ReasoningText,
-    ResponseError,
     ResponseObject,
     ResponsesUsage,
     TextLogprobs,
@@ -42,18 +40,15 @@ _EVENTS: dict[BlockKind, str] = {
     "text": "response.output_text",
     "tool_call": "response.function_call_arguments",
 }
+_ID_PREFIXES: dict[BlockKind, str] = {"reasoning": "rs_", "text": "msg_", "tool_call": "fc_"}
 
 
 class ResponsesEncoder(msgspec.Struct, frozen=True):
-    """Encodes one answer as a response.
+    """Encodes one answer as a response."""
 
-    Attributes:
-        response: The response before it has an answer.
-        clock: Returns the Unix time in seconds.
-        logprobs: Converts log probabilities; None if the job has none.
-    """
-
+    # Without the answer.
     response: ResponseObject
+    # Returns the Unix time in seconds.
     clock: Callable[[], float]
     logprobs: LogprobTexts | None = None
 
@@ -64,12 +59,9 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
     def encode(self, answer: Result) -> bytes:
         """Return the body of a non-streaming response."""
         choice, counts = answer.choices[0], answer.counts
-        output = output_of(choice, counts.reasoning, self.text_logprobs())
+        logprobs = None if self.logprobs is None else TextLogprobs(self.logprobs)
+        output = output_of(choice, counts.reasoning, logprobs)
         return _encode(self.finished(output, counts, choice.finish_reason))
-
-    def text_logprobs(self) -> TextLogprobs | None:
-        """Return what finds the log probabilities of the text; None if the client wants none."""
-        return None if self.logprobs is None else TextLogprobs(self.logprobs)
 
     def finished(
         self, output: list[OutputItem], counts: TokenCounts, finish_reason: FinishReason
@@ -80,7 +72,7 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
             self.response,
             completed_at=None if cut else int(self.clock()),
             status="incomplete" if cut else "completed",
-            incomplete_details=IncompleteDetails() if cut else None,
+            incomplete_details={"reason": "max_output_tokens"} if cut else None,
             output=output,
             usage=ResponsesUsage.of(counts),
         )
@@ -90,10 +82,11 @@ class ResponsesStream(BlockStream):
     """Encodes the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
 
     __slots__ = (
+        "_call",
         "_done",
         "_encoder",
         "_finish_reason",
-        "_item",
+        "_id",
         "_logprobs",
         "_next",
         "_prefix",
@@ -105,13 +98,14 @@ class ResponsesStream(BlockStream):
     def __init__(self, encoder: ResponsesEncoder) -> None:
         super().__init__()
         self._encoder = encoder
-        self._logprobs = encoder.text_logprobs()
+        self._logprobs = None if encoder.logprobs is None else TextLogprobs(encoder.logprobs)
         # The number of the next event.
         self._next = 0
         self._done: list[OutputItem] = []
         self._finish_reason: FinishReason = "stop"
-        # The open item without its content, its text so far, and the log probabilities of it.
-        self._item: OutputItem | None = None
+        # Of the open item: its id, its tool call, its text so far and the log probabilities of it.
+        self._id = ""
+        self._call: ToolCallDelta | None = None
         self._texts: list[str] = []
         self._tokens: list[TokenLogprob] = []
         # The start of every delta of the open item; the second is None unless the item is a text
@@ -159,13 +153,16 @@ class ResponsesStream(BlockStream):
     def error(self, error: VGateError) -> bytes:
         """Return the two events that end a broken stream: the error, and the partial response."""
         out = self._release()
-        out += self._event("error", code=error.code, message=error.message, param=error.param)
-        code: Any = "rate_limit_exceeded" if isinstance(error, RateLimitedError) else "server_error"
+        problem = {"code": error.code, "message": error.message, "param": error.param}
+        out += self._event("error", **problem)
+        output = list(self._done)
+        if self._kind is not None:
+            output.append(self._item("incomplete", "".join(self._texts)))
+        # OpenAI has a closed list of codes; `type` is more precise.
+        code = "rate_limit_exceeded" if isinstance(error, RateLimitedError) else "server_error"
+        problem |= {"code": code, "type": error.type}
         response = msgspec.structs.replace(
-            self._encoder.response,
-            status="failed",
-            output=self._done if self._kind is None else [*self._done, self._filled("incomplete")],
-            error=ResponseError(code, error.message, error.param, error.type),
+            self._encoder.response, status="failed", output=output, error=problem
         )
         return out + self._event("response.failed", response=response)
 
@@ -181,9 +178,9 @@ class ResponsesStream(BlockStream):
         return b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, _encode(text), number)
 
     def _begin_block(self, kind: BlockKind, call: ToolCallDelta | None) -> bytes:
-        self._item = _new_item(kind, call)
-        index, position = len(self._done), self._position()
-        begun = self._event("response.output_item.added", output_index=index, item=self._item)
+        self._id, self._call = new_id(_ID_PREFIXES[kind]), call
+        index, position, item = len(self._done), self._position(), self._item("in_progress", None)
+        begun = self._event("response.output_item.added", output_index=index, item=item)
         if kind != "tool_call":
             part = OutputText("") if kind == "text" else ReasoningText("")
             begun += self._event("response.content_part.added", **position, part=part)
@@ -196,8 +193,8 @@ class ResponsesStream(BlockStream):
         return begun
 
     def _end_block(self, status: ItemStatus = "completed") -> bytes:
-        item, name, text = self._filled(status), _EVENTS[self._kind or "text"], "".join(self._texts)
-        index, position = len(self._done), self._position()
+        name, text = _EVENTS[self._kind or "text"], "".join(self._texts)
+        index, position, item = len(self._done), self._position(), self._item(status, text)
         if isinstance(item, OutputFunctionCall):
             out = self._event(f"{name}.done", **position, name=item.name, arguments=text)
         else:
@@ -208,23 +205,18 @@ class ResponsesStream(BlockStream):
         self._text_prefix, self._texts, self._tokens = None, [], []
         return out + self._event("response.output_item.done", output_index=index, item=item)
 
-    def _filled(self, status: ItemStatus) -> OutputItem:
-        """Return the open item with its content."""
-        assert self._item is not None
-        text = "".join(self._texts)
-        content: dict[str, Any]
-        if isinstance(self._item, OutputMessage):
-            content = {"content": [OutputText(text, self._tokens)]}
-        elif isinstance(self._item, OutputReasoning):
-            content = {"content": [ReasoningText(text)]}
-        else:
-            content = {"arguments": text}
-        return msgspec.structs.replace(self._item, status=status, **content)
+    def _item(self, status: ItemStatus, text: str | None) -> OutputItem:
+        """Return the open item; a `text` of None leaves it without content."""
+        if (call := self._call) is not None:
+            return OutputFunctionCall(self._id, status, call.id or "", call.name or "", text or "")
+        if self._kind == "text":
+            parts = [] if text is None else [OutputText(text, self._tokens)]
+            return OutputMessage(self._id, status, parts)
+        return OutputReasoning(self._id, status, [] if text is None else [ReasoningText(text)])
 
     def _position(self) -> dict[str, Any]:
         """Return the fields that locate the open item's content in the output."""
-        assert self._item is not None
-        position: dict[str, Any] = {"item_id": self._item.id, "output_index": len(self._done)}
+        position: dict[str, Any] = {"item_id": self._id, "output_index": len(self._done)}
         return position if self._kind == "tool_call" else {**position, "content_index": 0}
 
     def _event(self, kind: str, **fields: Any) -> bytes:
@@ -232,12 +224,3 @@ class ResponsesStream(BlockStream):
         self._next += 1
         data = _encode({"type": kind, "sequence_number": number, **fields})
         return b"event: %s\ndata: %s\n\n" % (kind.encode(), data)
-
-
-def _new_item(kind: BlockKind, call: ToolCallDelta | None) -> OutputItem:
-    """Return an item without content."""
-    if call is not None:
-        return OutputFunctionCall(new_id("fc_"), "in_progress", call.id or "", call.name or "", "")
-    if kind == "text":
-        return OutputMessage(new_id("msg_"), "in_progress", [])
-    return OutputReasoning(new_id("rs_"), "in_progress", [])
