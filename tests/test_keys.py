@@ -126,10 +126,10 @@ def test_a_broken_line_is_named(key_file, text, line_number, problem):
     key_file.write_text(text)
     with pytest.raises(KeyFileError) as raised:
         keys.read_key_file(key_file)
-    assert (raised.value.path, raised.value.line) == (key_file, line_number)
-    assert f"{key_file}, line {line_number}" in str(raised.value)
-    assert problem in raised.value.problem
-    assert "secret" not in str(raised.value)
+    message = str(raised.value)
+    assert message.startswith(f"{key_file}, line {line_number}: ")
+    assert problem in message
+    assert "secret" not in message
 
 
 def test_a_file_that_cannot_be_read_is_named(key_file):

@@ -82,12 +82,12 @@ def _check_names(config: Config) -> None:
     ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            message = f"{what} `{twice}` is used twice; give each its own"
-            raise ConfigError(message)
+            raise ConfigError(f"{what} `{twice}` is used twice; give each its own")
     for model in config.models:
         if model.lora_adapters and model.task != "generate":
-            message = f"lora_adapters: {model.served_names[0]} embeds text, and takes no adapters"
-            raise ConfigError(message)
+            raise ConfigError(
+                f"lora_adapters: {model.served_names[0]} embeds text, and takes no adapters"
+            )
 
 
 def _lower_level(document: dict[str, Any]) -> None:
@@ -109,16 +109,13 @@ def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        message = f"cannot read the configuration {path}: {reason}"
-        raise ConfigError(message) from None
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from None
     except yaml.YAMLError as error:
-        message = f"{path} is not valid YAML: {' '.join(str(error).split())}"
-        raise ConfigError(message) from None
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if document is None:
         document = {}
     if not isinstance(document, dict):
-        message = f"{path} must hold a map of sections, not a {type(document).__name__}"
-        raise ConfigError(message)
+        raise ConfigError(f"{path} must hold a map of sections, not a {type(document).__name__}")
     # An empty section ("cache:" with nothing under it) means its defaults.
     return {key: {} if value is None else value for key, value in document.items()}, str(path)
 
@@ -134,8 +131,7 @@ def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -
         for step in path[:-1]:
             child = target.setdefault(step, {})
             if not isinstance(child, dict):
-                message = f"{variable} sets a key inside `{step}`, which is not a section"
-                raise ConfigError(message)
+                raise ConfigError(f"{variable} sets a key inside `{step}`, which is not a section")
             target = child
         target[path[-1]] = _parse(variable, environ[variable], _type_of(Config, path))
         origins[".".join(path)] = variable
@@ -160,8 +156,7 @@ def _parse(variable: str, text: str, annotation: Any) -> Any:
         try:
             return msgspec.json.decode(text)
         except msgspec.DecodeError as error:
-            message = f"{variable} must be JSON: {error}"
-            raise ConfigError(message) from None
+            raise ConfigError(f"{variable} must be JSON: {error}") from None
     if "bool" in kinds and text.strip().lower() in {"yes", "on"}:
         return True
     if "bool" in kinds and text.strip().lower() in {"no", "off"}:

@@ -109,11 +109,10 @@ def _prepare_security(config: Config) -> Config:
     except KeysError as error:
         raise ConfigError(str(error)) from None
     if not len(ring):
-        message = (
+        raise ConfigError(
             "security.enabled is true and there are no keys, so nobody could use the server: add "
             "one to security.api_keys, or set security.key_file and run `vgate keys add NAME`"
         )
-        raise ConfigError(message)
     hashed = [
         key
         if key.key is None
@@ -201,8 +200,7 @@ def _check_port(config: Config) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        message = (
+        raise PortError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; "
             "set server.host or server.port (--port) to another"
-        )
-        raise PortError(message) from None
+        ) from None

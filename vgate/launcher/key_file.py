@@ -34,8 +34,7 @@ class KeyFile:
         """Add a key with the name and limits of `key`; return its secret, which is not stored."""
         with self._edit() as lines:
             if any(known is not None and known.name == key.name for _, known in lines):
-                message = f"there is a key `{key.name}` already; rotate or revoke it"
-                raise KeysError(message)
+                raise KeysError(f"there is a key `{key.name}` already; rotate or revoke it")
             secret, line = _renew(key)
             lines.append(line)
         return secret
@@ -59,8 +58,7 @@ class KeyFile:
             if key is not None and key.name == name:
                 return index
         known = ", ".join(f"`{key.name}`" for _, key in lines if key is not None)
-        message = f"there is no key `{name}` in {self._path}; there are: {known or 'none'}"
-        raise KeysError(message)
+        raise KeysError(f"there is no key `{name}` in {self._path}; there are: {known or 'none'}")
 
     @contextmanager
     def _edit(self) -> Iterator[Lines]:

@@ -50,14 +50,14 @@ class RunDir:
             self.path.mkdir(mode=_MODE, parents=True, exist_ok=True)
             status = self.path.lstat()
         except OSError as error:
-            message = f"cannot make the run directory {self.path}: {error.strerror}"
-            raise RunDirError(message) from None
+            raise RunDirError(
+                f"cannot make the run directory {self.path}: {error.strerror}"
+            ) from None
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            message = (
+            raise RunDirError(
                 f"the run directory {self.path} is not a directory of this user; "
                 "set server.run_dir to another"
             )
-            raise RunDirError(message)
         self.path.chmod(_MODE)
         self._lock = self._take_lock()
         # What a killed instance left behind.
@@ -69,17 +69,15 @@ class RunDir:
         try:
             lock = (self.path / _LOCK).open("wb")
         except OSError as error:
-            message = f"cannot open {self.path / _LOCK}: {error.strerror}"
-            raise RunDirError(message) from None
+            raise RunDirError(f"cannot open {self.path / _LOCK}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            message = (
+            raise RunDirError(
                 f"another V-Gate instance runs in {self.path}; stop it, or give this one another "
                 "server.port or server.run_dir"
-            )
-            raise RunDirError(message) from None
+            ) from None
         return lock
 
     def remove(self) -> None:

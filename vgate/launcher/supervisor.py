@@ -131,8 +131,7 @@ class Supervisor:
     def _on_death(self, child: Child, cause: str, now: float) -> None:
         if child.restart_at is None:
             tries = "" if child.permanent else f" {child.restarts + 1} times"
-            message = f"the {child.name} died{tries}: {cause}"
-            raise GaveUpError(message)
+            raise GaveUpError(f"the {child.name} died{tries}: {cause}")
         delay_s = child.restart_at - now
         log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
         for engine in self._engines:
