@@ -48,9 +48,9 @@ def test_writing_again_replaces_it(runtime, tmp_path):
 def test_the_endpoints_are_in_the_run_directory(runtime, tmp_path):
     endpoints = {
         runtime.engines[0].address,
-        runtime.control_endpoint,
-        runtime.publish_endpoint,
-        runtime.subscribe_endpoint,
+        runtime.endpoint("control"),
+        runtime.endpoint("publish"),
+        runtime.endpoint("subscribe"),
     }
     assert len(endpoints) == 4
     assert all(endpoint.startswith(f"ipc://{tmp_path}/") for endpoint in endpoints)

@@ -9,20 +9,15 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
+
+from vgate.config.runtime import Directory, Endpoint
 
 _MODE = 0o700
 _LOCK = "lock"
-# Shared state of the frontends: see vgate.config.Runtime.
-_SUBDIRECTORIES = ("kept-keys", "limits", "metrics", "model-files")
-_FILES = (
-    "engine-*.sock",
-    "control.sock",
-    "publish.sock",
-    "subscribe.sock",
-    "runtime.json",
-    "runtime.draft",
-)
+_SUBDIRECTORIES = get_args(Directory)
+_SOCKETS = ("engine-*.sock", *(f"{name}.sock" for name in get_args(Endpoint)))
+_FILES = (*_SOCKETS, "runtime.json", "runtime.draft")
 
 
 class RunDirError(Exception):

@@ -66,8 +66,8 @@ class Supervisor:
             _child(runtime, f"frontend-{n}", "vgate.frontend", "--worker", str(n))
             for n in range(1, runtime.config.server.worker_count + 1)
         ]
-        self._router = Router(runtime.control_endpoint)
-        self._exchange = Exchange(runtime.publish_endpoint, runtime.subscribe_endpoint)
+        self._router = Router(runtime.endpoint("control"))
+        self._exchange = Exchange(runtime.endpoint("publish"), runtime.endpoint("subscribe"))
         self._frontend_peers: set[bytes] = set()
         self._drained: set[int] = set()
         self._drain_deadline: float | None = None
