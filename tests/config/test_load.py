@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config import Config, ConfigError, load
-from vgate.config.earlier import REPLACED
-from vgate.config.load import RESERVED
+from vgate.config.load import REMOVED_KEYS, RESERVED
 from vgate.keys import ConfiguredKey
 
 ADAPTER_OF_ANOTHER_MODEL = """
@@ -87,8 +86,8 @@ class TestEarlierVGate:
         assert load_yaml(f"logging: {{level: {level}}}").logging.level == "info"
         assert load_yaml("", VGATE_LOGGING__LEVEL=level).logging.level == "info"
 
-    @pytest.mark.parametrize(("path", "instead"), REPLACED.items())
-    def test_a_key_that_is_gone_says_what_is_instead(self, load_yaml, path, instead):
+    @pytest.mark.parametrize(("path", "instead"), REMOVED_KEYS.items())
+    def test_a_removed_key_says_what_to_do_instead(self, load_yaml, path, instead):
         section, _, key = path.partition(".")
         message = refusal(load_yaml, f"{section}: {{{key or 'enabled'}: true}}")
         assert f"`{path}` is not a known field any more; {instead}" in message
