@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vgate.launcher.child import Child
-from vgate.launcher.restarts import RestartPolicy
+from vgate.launcher.child import Child, RestartPolicy
 
 WRITE = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
 

@@ -92,7 +92,7 @@ def test_json_logs_silence_it(clock):
     clock(10)
     console.tick()
     console.serving()
-    console.say("z")
+    console.show("z")
     assert out.getvalue() == ""
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.launcher.restarts import RestartPolicy
+from vgate.launcher.child import RestartPolicy
 
 
 def test_delays_double():

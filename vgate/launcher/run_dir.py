@@ -1,4 +1,4 @@
-"""The run directory: sockets and runtime settings of one instance, for its user alone."""
+"""The run directory: sockets, settings and shared state of one instance, for its user alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RunDirError(Exception):
 
 
 def default_run_dir(port: int) -> str:
-    """Return the directory for an instance on `port`: short, because socket paths are limited."""
+    """Return the directory for an instance on `port`. Socket paths have a limit, so it is short."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK):
         return str(Path(runtime, f"vgate-{port}"))
@@ -33,10 +33,10 @@ def default_run_dir(port: int) -> str:
 
 
 class RunDir:
-    """Holds the directory, locked against a second instance; the lock dies with its holder.
+    """Makes the directory and locks it against other instances until this process ends.
 
     Raises:
-        RunDirError: It belongs to another user, or a running instance holds it.
+        RunDirError: It can't be made, belongs to another user, or is locked.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,8 +55,7 @@ class RunDir:
             )
         self.path.chmod(_MODE)
         self._lock = self._take_lock()
-        # What a killed instance left behind.
-        self._clear()
+        self._clear()  # a killed instance may have left files
         for name in _SUBDIRECTORIES:
             (self.path / name).mkdir(mode=_MODE)
 
@@ -76,7 +75,7 @@ class RunDir:
         return lock
 
     def remove(self) -> None:
-        """Delete what is ours, the directory if nothing else is in it, and give up the lock."""
+        """Delete our files, and the directory if it is empty then, and release the lock."""
         self._clear()
         (self.path / _LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -84,7 +83,7 @@ class RunDir:
         self._lock.close()
 
     def _clear(self) -> None:
-        """Delete our own files. Whoever names a directory in use loses nothing else of it."""
+        """Delete only our own files, as the user may have named a directory with others."""
         for pattern in _FILES:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The launcher's loop: starts engines and frontends, keeps them running, and stops them.
 
-It handles no requests. Its children send messages over the control socket, and waitpid reports
-their deaths. It never blocks for longer than a tick.
+Its children send messages over the control socket, and waitpid reports their deaths. The loop never
+blocks for longer than a tick.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 from vgate.config import Runtime
-from vgate.launcher.child import Child
+from vgate.launcher.child import Child, EngineChild, RestartPolicy
 from vgate.launcher.console import Console
-from vgate.launcher.engine import SupervisedEngine
-from vgate.launcher.restarts import RestartPolicy
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
 from vgate.wire.control import (
@@ -25,7 +24,6 @@ from vgate.wire.control import (
     EnginePhase,
     EngineReady,
     FrontendBeat,
-    LauncherToEngine,
     LauncherToFrontend,
     ToLauncher,
 )
@@ -34,25 +32,20 @@ from vgate.wire.sockets import Router
 
 _TICK_S = 0.1
 _TERM_GRACE_S = 5.0
-# A frontend beats four times a second whatever it does.
+# A frontend sends four heartbeats a second.
 _FRONTEND_HANG_S = 30.0
-# After a drain's end the frontends still send their last errors, and engines drop the requests.
+# After the drain's limit, frontends still send their last errors and engines drop the requests.
 _DRAIN_SLACK_S = 1.0
 
 log = Log("vgate.launcher")
 
 
 class GaveUpError(Exception):
-    """A process dies again and again, or can't run at all; the message is the cause."""
+    """A process died too often or can't run at all; the message is the cause."""
 
 
 class Supervisor:
-    """Runs one instance until a signal stops it, or a process can't be kept running.
-
-    Args:
-        runtime: The instance's settings, already written to its run directory.
-        console: Shows progress to people.
-    """
+    """Runs one instance, whose `runtime` is already written to the run directory."""
 
     def __init__(self, runtime: Runtime, console: Console) -> None:
         self._runtime = runtime
@@ -63,7 +56,7 @@ class Supervisor:
             if spec.supervised
         ]
         self._frontends = [
-            _child(runtime, f"frontend-{n}", "vgate.frontend", "--worker", str(n))
+            Child(f"frontend-{n}", _command(runtime, "frontend", "worker", n), _policy(runtime))
             for n in range(1, runtime.config.server.worker_count + 1)
         ]
         self._router = Router(runtime.endpoint("control"))
@@ -76,13 +69,13 @@ class Supervisor:
 
     @property
     def _children(self) -> list[Child]:
-        return [*(engine.child for engine in self._engines), *self._frontends]
+        return [*self._engines, *self._frontends]
 
     def run(self) -> None:
         """Serve until a signal comes.
 
         Raises:
-            GaveUpError: A process died too often, or said that it can't run.
+            GaveUpError: A process can't be kept running.
         """
         wakeup = self._watch_signals()
         self._console.starting()
@@ -100,12 +93,12 @@ class Supervisor:
                 os.close(fd)
 
     def close(self) -> None:
-        """Close the sockets. `run` does this at its end."""
+        """Close the sockets; `run` does so at its end."""
         self._router.close()
         self._exchange.close()
 
     def _watch_signals(self) -> tuple[int, int]:
-        """Count signals, and have them wake the loop."""
+        """Count signals and let them wake the loop; return the pipe that they write to."""
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             self._stop_signals += 1
@@ -134,30 +127,24 @@ class Supervisor:
             raise GaveUpError(f"the {child.name} died{tries}: {cause}")
         delay_s = child.restart_at - now
         log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
-        for engine in self._engines:
-            if child is engine.child:
-                self._broadcast(engine.enter("restarting", f"it died ({cause})"))
+        if isinstance(child, EngineChild):
+            self._broadcast(child.enter("restarting", f"it died ({cause})"))
 
     def _kill_hung(self, now: float) -> None:
         limits = self._runtime.config.supervision
-        for engine in (engine.child for engine in self._engines):
-            if engine.pid is None:
-                continue
+        for engine in self._engines:
             if engine.ending_since is not None:
                 if now - engine.ending_since > _TERM_GRACE_S:
                     # It has reported its failure, and hangs while it releases the device.
                     engine.kill()
             elif not engine.ready and now - engine.started_at > limits.load_timeout_s:
-                engine.cause = f"did not load within {limits.load_timeout_s:.0f} s"
-                engine.kill()
+                engine.kill(f"did not load within {limits.load_timeout_s:.0f} s")
             elif engine.ready and now - engine.last_beat > limits.hang_timeout_s:
-                engine.cause = f"hung: no step finished for {limits.hang_timeout_s:.0f} s"
-                engine.kill()
+                engine.kill(f"hung: no step finished for {limits.hang_timeout_s:.0f} s")
+        hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
         for frontend in self._frontends:
-            hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
-            if frontend.pid is not None and now - frontend.last_beat > hang_s:
-                frontend.cause = f"hung: silent for {hang_s:.0f} s"
-                frontend.kill()
+            if now - frontend.last_beat > hang_s:
+                frontend.kill(f"hung: silent for {hang_s:.0f} s")
 
     def _announce_when_ready(self) -> None:
         if not self._announced and all(child.ready for child in self._children):
@@ -178,29 +165,26 @@ class Supervisor:
                 self._on_frontend_beat(peer, message)
             else:
                 for engine in self._engines:
-                    if engine.child.pid == message.pid:
+                    if engine.pid == message.pid:
                         engine.peer = peer
                         self._on_engine(engine, message)
 
-    def _on_engine(self, engine: SupervisedEngine, message: ToLauncher) -> None:
-        child = engine.child
-        child.last_beat = time.monotonic()
+    def _on_engine(self, engine: EngineChild, message: ToLauncher) -> None:
+        engine.last_beat = time.monotonic()
         match message:
             case EnginePhase(phase=phase):
                 self._console.phase(engine.label(phase))
-                again = child.restarts > 0
+                again = engine.restarts > 0
                 self._broadcast(engine.enter("restarting" if again else "starting", phase))
             case EngineReady(summary=summary):
-                child.ready = True
+                engine.ready = True
                 self._broadcast(engine.enter("ready", summary))
-                if self._announced:
-                    self._console.say(f"The {child.name} serves again.")
-                else:
-                    self._console.say(f"  {summary}")
+                again = self._announced
+                self._console.show(f"The {engine.name} serves again." if again else f"  {summary}")
             case EngineFailed(reason=reason, permanent=permanent):
-                child.cause, child.permanent = reason, permanent
-                child.ready = False
-                child.ending_since = time.monotonic()
+                engine.cause, engine.permanent = reason, permanent
+                engine.ready = False
+                engine.ending_since = time.monotonic()
             case EngineBeat():
                 pass
 
@@ -210,7 +194,7 @@ class Supervisor:
             for engine in self._engines:
                 self._send(peer, engine.state)
             if self._drain_deadline is not None:
-                # It was still starting when the others got theirs.
+                # It was still starting when the drain was broadcast.
                 self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
         if beat.problem is not None and not self._announced:
             raise GaveUpError(beat.problem)
@@ -230,9 +214,9 @@ class Supervisor:
             self._frontend_peers.discard(peer)
 
     def _drain(self) -> None:
-        """Let the frontends finish their requests, for a limited time."""
+        """Wait until the frontends have finished their requests, for a limited time."""
         limit_s = self._runtime.config.server.drain_timeout_s
-        self._console.say(f"Stopping: running requests have {limit_s:.0f} s to finish.")
+        self._console.show(f"Stopping: running requests have {limit_s:.0f} s to finish.")
         log.info("draining", timeout_s=limit_s)
         self._drain_deadline = time.monotonic() + limit_s
         self._broadcast(Drain(limit_s))
@@ -249,18 +233,15 @@ class Supervisor:
         for frontend in self._frontends:
             frontend.terminate()
         _wait_for(self._frontends)
+        drain = encode(Drain(_DRAIN_SLACK_S))
         for engine in self._engines:
-            # A drain can't reach an engine that loads; SIGTERM ends it at once.
-            if not (engine.child.ready and self._tell(engine, Drain(_DRAIN_SLACK_S))):
-                engine.child.terminate()
-        _wait_for([engine.child for engine in self._engines])
-
-    def _tell(self, engine: SupervisedEngine, message: LauncherToEngine) -> bool:
-        """Send a message to an engine; return False if it can't be reached."""
-        return engine.peer is not None and self._router.send(engine.peer, encode(message))
+            # An engine that loads reads no messages, but SIGTERM ends it at once.
+            if not (engine.ready and engine.peer and self._router.send(engine.peer, drain)):
+                engine.terminate()
+        _wait_for(self._engines)
 
 
-def _wait_for(children: list[Child]) -> None:
+def _wait_for(children: Sequence[Child]) -> None:
     """Wait until processes have ended, and kill those that don't."""
     deadline = time.monotonic() + _TERM_GRACE_S
     for child in children:
@@ -270,22 +251,23 @@ def _wait_for(children: list[Child]) -> None:
             child.wait(_TERM_GRACE_S)
 
 
-def _engine(runtime: Runtime, number: int) -> SupervisedEngine:
+def _engine(runtime: Runtime, number: int) -> EngineChild:
     spec = runtime.engines[number]
-    child = _child(
-        runtime,
+    return EngineChild(
+        number,
+        spec.title if len(runtime.engines) > 1 else None,
         runtime.engine_name(number),
-        "vgate.engine",
-        "--engine",
-        str(number),
-        environment=spec.environment,
+        _command(runtime, "engine", "engine", number),
+        _policy(runtime),
+        spec.environment,
     )
-    return SupervisedEngine(child, number, spec.title if len(runtime.engines) > 1 else None)
 
 
-def _child(
-    runtime: Runtime, name: str, *command: str, environment: dict[str, str] | None = None
-) -> Child:
+def _command(runtime: Runtime, program: str, option: str, number: int) -> list[str]:
+    arguments = ["--run-dir", runtime.run_dir, f"--{option}", str(number)]
+    return ["-m", f"vgate.{program}", *arguments]
+
+
+def _policy(runtime: Runtime) -> RestartPolicy:
     limits = runtime.config.supervision
-    policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
-    return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy, environment)
+    return RestartPolicy(limits.max_restarts, limits.restart_window_s)
