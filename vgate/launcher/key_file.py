@@ -1,4 +1,4 @@
-"""Edits the key file. Writers take turns, and readers always see a complete file."""
+"""Edits the key file. Writers take turns; readers always see a complete file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Lines = list[tuple[str, ApiKey | None]]
 
 
 class KeyFile:
-    """Edits the key file, and leaves the other keys and the comments as they are.
+    """Edits the key file; other keys and comments stay as they are.
 
     Every method raises `KeyFileError` if the file is broken or can't be written, and `KeysError`
-    if the key is not there, or already there.
+    if the key is missing, or exists already.
     """
 
     def __init__(self, path: Path) -> None:
-        # If the path is a link, its target is replaced, not the link.
+        # Of a link, the target is replaced.
         self._path = path.resolve()
 
     def add(self, key: ApiKey) -> str:
@@ -45,7 +45,7 @@ class KeyFile:
             del lines[self._find(lines, name)]
 
     def rotate(self, name: str) -> str:
-        """Replace a key by a new one with its name and limits; return the secret of that."""
+        """Replace a key by a new one with its name and limits; return the new secret."""
         with self._edit() as lines:
             index = self._find(lines, name)
             key = lines[index][1]
@@ -63,22 +63,17 @@ class KeyFile:
     @contextmanager
     def _edit(self) -> Iterator[Lines]:
         """Yield the lines to change, and write them afterwards, under the lock."""
-        # The lock is on another file, as the key file is replaced. It ends with its process.
-        lock = self._path.with_name(f".{self._path.name}.lock")
+        # The lock is another file, because the key file is replaced. It ends with its process.
+        path = self._path.with_name(f".{self._path.name}.lock")
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
-        except OSError as error:
-            raise self._error(error) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            lines = read_lines(self._path)
-            yield lines
-            try:
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                lines = read_lines(self._path)
+                yield lines
                 self._write(lines)
-            except OSError as error:
-                raise self._error(error) from None
-        finally:
-            os.close(descriptor)
+        except OSError as error:
+            problem = f"cannot write it: {error.strerror or error}"
+            raise KeyFileError(self._path, None, problem) from None
 
     def _write(self, lines: Lines) -> None:
         text = "".join(f"{line}\n" for line, _ in lines)
@@ -90,9 +85,6 @@ class KeyFile:
             file.flush()
             os.fsync(file.fileno())  # otherwise a crash of the machine may leave an empty file
         draft.replace(self._path)
-
-    def _error(self, error: OSError) -> KeyFileError:
-        return KeyFileError(self._path, None, f"cannot write it: {error.strerror or error}")
 
 
 def _renew(key: ApiKey) -> tuple[str, tuple[str, ApiKey]]:
