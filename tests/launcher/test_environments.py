@@ -14,11 +14,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vgate.launcher.environments import make, start, tools
-from vgate.launcher.environments.make import prepare
+from vgate.launcher.environments import make, start
+from vgate.launcher.environments.make import find_python, prepare, uv_environ
 from vgate.launcher.environments.model import Environment, EnvironmentProblem, read_requirements
 from vgate.launcher.environments.start import choose_environment
-from vgate.launcher.environments.tools import uv_environ
 
 CLONE = Path(start.__file__).parents[3]
 LOCKS = {
@@ -420,9 +419,9 @@ def old_python(monkeypatch):
 def test_a_shim_that_only_fails_is_no_python(machine, old_python):
     shim = machine.path / "python3.12"
     machine.program(shim, "#!/bin/sh\necho 'not activated' >&2\nexit 127\n")
-    assert tools.find_python(["3.12"], machine.environ) is None
+    assert find_python(["3.12"], machine.environ) is None
     real = machine.python("../.pyenv/versions/3.12.1/bin/python3.12", "3.12.1")
-    found = tools.find_python(["3.12"], machine.environ)
+    found = find_python(["3.12"], machine.environ)
     assert found is not None
     assert Path(found).samefile(real)
 
@@ -431,14 +430,14 @@ def test_a_python_of_another_name_kind_or_version_is_not_taken(machine, old_pyth
     machine.python("python3.12", "3.10.4")
     pypy = "#!/bin/sh\necho 'Python 3.11.4 (abc)'; echo '[PyPy 7.3]'\n"
     machine.program(machine.path / "python3.11", pypy)
-    assert tools.find_python(["3.12", "3.11"], machine.environ) is None
+    assert find_python(["3.12", "3.11"], machine.environ) is None
 
 
 def test_the_running_python_is_preferred_where_it_is_suitable(machine, monkeypatch):
     newer = machine.python("python3.13", "3.13.1")
-    assert tools.find_python(["3.13", "3.11"], machine.environ) == sys.executable
+    assert find_python(["3.13", "3.11"], machine.environ) == sys.executable
     monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
-    assert tools.find_python(["3.13", "3.11"], machine.environ) == str(newer)
+    assert find_python(["3.13", "3.11"], machine.environ) == str(newer)
 
 
 def test_the_cpu_engine_takes_exactly_its_python_or_says_what_to_install(machine, old_python):

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal
 
+from vgate.config import Runtime
 from vgate.wire.control import EngineState
 
 _FIRST_DELAY_S = 0.25
@@ -43,17 +44,16 @@ class Child:
         name: For people and logs.
         command: The arguments of the Python interpreter.
         policy: Decides about restarts.
-        environment: Environment variables that it gets in addition to the launcher's.
+        environment: Variables in addition to the launcher's.
 
     Attributes:
         ready: It has reported that it works.
         last_beat: When its last message came.
-        cause: Why it ends.
+        cause: Why it ends, if known.
         ending_since: When it reported that it ends.
         permanent: It has reported that a restart would fail in the same way.
-        restart_at: When it starts, if it doesn't run; None while it runs, and for good if it is not
-            restarted.
-        restarts: Number of starts after the first; -1 before that.
+        restart_at: When to start it; None while it runs and after it was given up.
+        restarts: Number of starts after the first; -1 before it.
     """
 
     def __init__(
@@ -150,30 +150,19 @@ def _describe(status: int) -> str:
 
 
 class EngineChild(Child):
-    """An engine's process, and the state that frontends are sent.
-
-    Args:
-        number: Its number in `Runtime.engines`.
-        title: Its name for people; None if it is the only engine.
-        name, command, policy, environment: As of `Child`.
+    """The process of the engine with a number in `Runtime.engines`, and the engine's state.
 
     Attributes:
-        state: The state that was sent last.
+        state: The state that frontends were sent last.
         peer: The identity of its control link; None before its first message.
     """
 
-    def __init__(
-        self,
-        number: int,
-        title: str | None,
-        name: str,
-        command: list[str],
-        policy: RestartPolicy,
-        environment: Mapping[str, str],
-    ) -> None:
-        super().__init__(name, command, policy, environment)
+    def __init__(self, runtime: Runtime, number: int) -> None:
+        spec = runtime.engines[number]
+        command = _command(runtime, "vgate.engine", "--engine", str(number))
+        super().__init__(runtime.engine_name(number), command, _policy(runtime), spec.environment)
         self._number = number
-        self._title = title
+        self._title = f"{spec.title}: " if len(runtime.engines) > 1 else ""
         self.peer: bytes | None = None
         self.state = EngineState("starting", "starting", time.time(), number)
 
@@ -185,4 +174,19 @@ class EngineChild(Child):
 
     def label(self, phase: str) -> str:
         """Return a phase of its start for people, with its name if there are several engines."""
-        return f"{self._title}: {phase}" if self._title else phase
+        return self._title + phase
+
+
+def frontend(runtime: Runtime, worker: int) -> Child:
+    """Return the process of a frontend; workers count from 1."""
+    command = _command(runtime, "vgate.frontend", "--worker", str(worker))
+    return Child(f"frontend-{worker}", command, _policy(runtime))
+
+
+def _command(runtime: Runtime, *program: str) -> list[str]:
+    return ["-m", *program, "--run-dir", runtime.run_dir]
+
+
+def _policy(runtime: Runtime) -> RestartPolicy:
+    limits = runtime.config.supervision
+    return RestartPolicy(limits.max_restarts, limits.restart_window_s)

@@ -6,14 +6,13 @@ blocks for longer than a tick.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Sequence
 from types import FrameType
 
 from vgate.config import Runtime
-from vgate.launcher.child import Child, EngineChild, RestartPolicy
+from vgate.launcher.child import Child, EngineChild, frontend
 from vgate.launcher.console import Console
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
@@ -51,14 +50,13 @@ class Supervisor:
         self._runtime = runtime
         self._console = console
         self._engines = [
-            _engine(runtime, number)
+            EngineChild(runtime, number)
             for number, spec in enumerate(runtime.engines)
             if spec.supervised
         ]
-        self._frontends = [
-            Child(f"frontend-{n}", _command(runtime, "frontend", "worker", n), _policy(runtime))
-            for n in range(1, runtime.config.server.worker_count + 1)
-        ]
+        workers = range(1, runtime.config.server.worker_count + 1)
+        self._frontends = [frontend(runtime, worker) for worker in workers]
+        self._children: list[Child] = [*self._engines, *self._frontends]
         self._router = Router(runtime.endpoint("control"))
         self._exchange = Exchange(runtime.endpoint("publish"), runtime.endpoint("subscribe"))
         self._frontend_peers: set[bytes] = set()
@@ -67,17 +65,18 @@ class Supervisor:
         self._announced = False
         self._stop_signals = 0
 
-    @property
-    def _children(self) -> list[Child]:
-        return [*self._engines, *self._frontends]
-
     def run(self) -> None:
         """Serve until a signal comes.
 
         Raises:
             GaveUpError: A process can't be kept running.
         """
-        wakeup = self._watch_signals()
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self._stop_signals += 1
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
         self._console.starting()
         try:
             while not self._stop_signals:
@@ -88,27 +87,11 @@ class Supervisor:
         finally:
             self._stop_all()
             self.close()
-            signal.set_wakeup_fd(-1)
-            for fd in wakeup:
-                os.close(fd)
 
     def close(self) -> None:
         """Close the sockets; `run` does so at its end."""
         self._router.close()
         self._exchange.close()
-
-    def _watch_signals(self) -> tuple[int, int]:
-        """Count signals and let them wake the loop; return the pipe that they write to."""
-
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            self._stop_signals += 1
-
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        self._router.watch(read)
-        return read, write
 
     def _supervise(self, now: float) -> None:
         self._receive()
@@ -119,7 +102,11 @@ class Supervisor:
                 child.start(now)
                 log.debug("process started", name=child.name, child_pid=child.pid)
         self._kill_hung(now)
-        self._announce_when_ready()
+        if not self._announced and all(child.ready for child in self._children):
+            self._announced = True
+            self._console.serving()
+            models = [engine.state.detail for engine in self._engines]
+            log.info("serving", url=self._console.url, models=models)
 
     def _on_death(self, child: Child, cause: str, now: float) -> None:
         if child.restart_at is None:
@@ -142,16 +129,9 @@ class Supervisor:
             elif engine.ready and now - engine.last_beat > limits.hang_timeout_s:
                 engine.kill(f"hung: no step finished for {limits.hang_timeout_s:.0f} s")
         hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
-        for frontend in self._frontends:
-            if now - frontend.last_beat > hang_s:
-                frontend.kill(f"hung: silent for {hang_s:.0f} s")
-
-    def _announce_when_ready(self) -> None:
-        if not self._announced and all(child.ready for child in self._children):
-            self._announced = True
-            self._console.serving()
-            models = [engine.state.detail for engine in self._engines]
-            log.info("serving", url=self._console.url, models=models)
+        for child in self._frontends:
+            if now - child.last_beat > hang_s:
+                child.kill(f"hung: silent for {hang_s:.0f} s")
 
     def _receive(self) -> None:
         while (received := self._router.receive()) is not None:
@@ -198,10 +178,10 @@ class Supervisor:
                 self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
         if beat.problem is not None and not self._announced:
             raise GaveUpError(beat.problem)
-        for frontend in self._frontends:
-            if frontend.pid == beat.pid:
-                frontend.last_beat = time.monotonic()
-                frontend.ready = beat.ready
+        for child in self._frontends:
+            if child.pid == beat.pid:
+                child.last_beat = time.monotonic()
+                child.ready = beat.ready
         if beat.draining and beat.in_flight == 0:
             self._drained.add(beat.pid)
 
@@ -230,8 +210,8 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """End the frontends, then the engines that they depend on."""
-        for frontend in self._frontends:
-            frontend.terminate()
+        for child in self._frontends:
+            child.terminate()
         _wait_for(self._frontends)
         drain = encode(Drain(_DRAIN_SLACK_S))
         for engine in self._engines:
@@ -249,25 +229,3 @@ def _wait_for(children: Sequence[Child]) -> None:
             log.warning("process did not end in time and is killed", name=child.name)
             child.kill()
             child.wait(_TERM_GRACE_S)
-
-
-def _engine(runtime: Runtime, number: int) -> EngineChild:
-    spec = runtime.engines[number]
-    return EngineChild(
-        number,
-        spec.title if len(runtime.engines) > 1 else None,
-        runtime.engine_name(number),
-        _command(runtime, "engine", "engine", number),
-        _policy(runtime),
-        spec.environment,
-    )
-
-
-def _command(runtime: Runtime, program: str, option: str, number: int) -> list[str]:
-    arguments = ["--run-dir", runtime.run_dir, f"--{option}", str(number)]
-    return ["-m", f"vgate.{program}", *arguments]
-
-
-def _policy(runtime: Runtime) -> RestartPolicy:
-    limits = runtime.config.supervision
-    return RestartPolicy(limits.max_restarts, limits.restart_window_s)
