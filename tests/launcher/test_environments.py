@@ -132,9 +132,10 @@ def machine(tmp_path, monkeypatch):
     ],
 )
 def test_the_environment_follows_from_arguments_variables_and_gpu(
-    arguments, environ, gpu, expected
+    monkeypatch, arguments, environ, gpu, expected
 ):
-    assert choose_environment(arguments, environ, gpu=gpu) == expected
+    monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: gpu)
+    assert choose_environment(arguments, environ) == expected
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vgate.launcher import run_dir as module
-from vgate.launcher.run_dir import RunDir, RunDirError, default_run_dir
+from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 
 HOLDER = """
 import sys
@@ -80,7 +80,7 @@ def test_files_of_others_survive(path):
 def test_a_second_instance_is_refused_and_harms_nothing(path):
     held = RunDir(str(path))
     (path / "engine-0.sock").write_text("in use")
-    with pytest.raises(RunDirError, match="another V-Gate instance"):
+    with pytest.raises(StartError, match="another V-Gate instance"):
         RunDir(str(path))
     assert (path / "engine-0.sock").read_text() == "in use"
     held.remove()
@@ -94,7 +94,7 @@ def test_the_lock_dies_with_its_holder(path):
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RunDirError, match="another V-Gate instance"):
+        with pytest.raises(StartError, match="another V-Gate instance"):
             RunDir(str(path))
         holder.kill()
         holder.wait(30)
@@ -107,7 +107,7 @@ def test_the_lock_dies_with_its_holder(path):
 def test_a_directory_of_another_user_is_refused(path, monkeypatch):
     path.mkdir(mode=0o755)
     monkeypatch.setattr(module.os, "getuid", lambda: os.geteuid() + 1)
-    with pytest.raises(RunDirError, match="not a directory of this user"):
+    with pytest.raises(StartError, match="not a directory of this user"):
         RunDir(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
@@ -116,7 +116,7 @@ def test_a_symbolic_link_is_refused(path, tmp_path):
     target = tmp_path / "target"
     target.mkdir(mode=0o755)
     path.symlink_to(target)
-    with pytest.raises(RunDirError, match="not a directory of this user"):
+    with pytest.raises(StartError, match="not a directory of this user"):
         RunDir(str(path))
     assert stat.S_IMODE(target.stat().st_mode) == 0o755
 
@@ -130,13 +130,13 @@ def test_what_cannot_be_a_directory_is_refused(path, tmp_path, kind):
     else:
         (tmp_path / "f").write_text("")
         path = tmp_path / "f" / "run"
-    with pytest.raises(RunDirError, match="run directory"):
+    with pytest.raises(StartError, match="run directory"):
         RunDir(str(path))
 
 
 def test_a_lock_that_cannot_be_opened_is_told(path):
     (path / "lock").mkdir(parents=True)
-    with pytest.raises(RunDirError):
+    with pytest.raises(StartError):
         RunDir(str(path))
 
 

@@ -103,7 +103,7 @@ class Child:
         """
         if self._process is None or (status := self._process.poll()) is None:
             return None
-        self._end_group()
+        self.kill()
         self._process = None
         self.ready = False
         delay_s = None if self.permanent else self._policy.next_delay_s(now)
@@ -116,11 +116,11 @@ class Child:
             self._process.terminate()
 
     def kill(self, cause: str | None = None) -> None:
-        """Kill it and the processes that it started; `cause` says why."""
+        """Kill its process group: vLLM's executors start worker processes. `cause` says why."""
         if self._process is not None:
             self.cause = cause or self.cause
-            self._end_group()
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it has ended; return False if it still runs after `timeout_s`."""
@@ -129,15 +129,9 @@ class Child:
                 self._process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 return False
-            self._end_group()
+            self.kill()
             self._process = None
         return True
-
-    def _end_group(self) -> None:
-        """Kill its process group: vLLM's executors start worker processes."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _describe(status: int) -> str:
@@ -153,6 +147,7 @@ class EngineChild(Child):
     """The process of the engine with a number in `Runtime.engines`, and the engine's state.
 
     Attributes:
+        prefix: What its phases begin with on the console, if there are several engines.
         state: The state that frontends were sent last.
         peer: The identity of its control link; None before its first message.
     """
@@ -162,7 +157,7 @@ class EngineChild(Child):
         command = _command(runtime, "vgate.engine", "--engine", str(number))
         super().__init__(runtime.engine_name(number), command, _policy(runtime), spec.environment)
         self._number = number
-        self._title = f"{spec.title}: " if len(runtime.engines) > 1 else ""
+        self.prefix = f"{spec.title}: " if len(runtime.engines) > 1 else ""
         self.peer: bytes | None = None
         self.state = EngineState("starting", "starting", time.time(), number)
 
@@ -171,10 +166,6 @@ class EngineChild(Child):
         restarts = max(0, self.restarts)
         self.state = EngineState(state, detail, time.time(), self._number, restarts)
         return self.state
-
-    def label(self, phase: str) -> str:
-        """Return a phase of its start for people, with its name if there are several engines."""
-        return self._title + phase
 
 
 def frontend(runtime: Runtime, worker: int) -> Child:

@@ -19,16 +19,17 @@ from vgate.keys import KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
 from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from vgate.launcher.run_dir import RunDir, RunDirError, default_run_dir
+from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 from vgate.log import Log
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-_FLAGS = {
-    "config": "VGATE_CONFIG_PATH",
-    "host": "VGATE_SERVER__HOST",
-    "port": "VGATE_SERVER__PORT",
-    "model": "VGATE_MODEL__MODEL_ID",
-}
+# Name, variable, metavar, help.
+_FLAGS = (
+    ("config", "VGATE_CONFIG_PATH", "FILE", "configuration (default: ./config.yaml)"),
+    ("model", "VGATE_MODEL__MODEL_ID", "ID", "model.model_id: a directory or a Hub name"),
+    ("host", "VGATE_SERVER__HOST", "HOST", "server.host"),
+    ("port", "VGATE_SERVER__PORT", "PORT", "server.port"),
+)
 
 log = Log("vgate.launcher")
 
@@ -36,7 +37,7 @@ log = Log("vgate.launcher")
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
-    for flag, variable in _FLAGS.items():
+    for flag, variable, *_ in _FLAGS:
         if (value := getattr(options, flag, None)) is not None:
             os.environ[variable] = value
     try:
@@ -83,10 +84,8 @@ def _settings() -> argparse.ArgumentParser:
         help="serve a simulated engine that repeats the last message: no GPU, no model "
         "(also VGATE_DRY_RUN=1)",
     )
-    parser.add_argument("--config", metavar="FILE", help="configuration (default: ./config.yaml)")
-    parser.add_argument("--model", metavar="ID", help="model.model_id: a directory or a Hub name")
-    parser.add_argument("--host", help="server.host")
-    parser.add_argument("--port", help="server.port")
+    for flag, _, metavar, what in _FLAGS:
+        parser.add_argument(f"--{flag}", metavar=metavar, help=what)
     return parser
 
 
@@ -153,7 +152,7 @@ def _serve(config: Config, backend: str) -> int:
                 host=config.server.host,
             )
         Supervisor(runtime, Console(runtime)).run()
-    except (RunDirError, EndpointError, PortError) as error:
+    except (StartError, EndpointError) as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_FAILED
     except GaveUpError as error:
@@ -167,12 +166,8 @@ def _serve(config: Config, backend: str) -> int:
     return EXIT_OK
 
 
-class PortError(Exception):
-    """The server can't listen on its host and port; the message says what to do."""
-
-
 def _check_port(config: Config) -> None:
-    """Raise `PortError` if the port is taken, before a model loads for minutes.
+    """Raise `StartError` if the port is taken, before a model loads for minutes.
 
     The frontends bind with SO_REUSEPORT, which succeeds even if another server of this user has the
     port. Binding without it fails then.
@@ -186,7 +181,7 @@ def _check_port(config: Config) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise PortError(
+        raise StartError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; "
             "set server.host or server.port (--port) to another"
         ) from None

@@ -20,14 +20,13 @@ Lines = list[tuple[str, ApiKey | None]]
 
 
 class KeyFile:
-    """Edits the key file; other keys and comments stay as they are.
+    """Edits the key file, or the target of a link; other keys and comments stay as they are.
 
     Every method raises `KeyFileError` if the file is broken or can't be written, and `KeysError`
     if the key is missing, or exists already.
     """
 
     def __init__(self, path: Path) -> None:
-        # Of a link, the target is replaced.
         self._path = path.resolve()
 
     def add(self, key: ApiKey) -> str:
@@ -42,21 +41,19 @@ class KeyFile:
     def revoke(self, name: str) -> None:
         """Remove a key."""
         with self._edit() as lines:
-            del lines[self._find(lines, name)]
+            del lines[self._find(lines, name)[0]]
 
     def rotate(self, name: str) -> str:
         """Replace a key by a new one with its name and limits; return the new secret."""
         with self._edit() as lines:
-            index = self._find(lines, name)
-            key = lines[index][1]
-            assert key is not None  # found by its name
+            index, key = self._find(lines, name)
             secret, lines[index] = _renew(key)
         return secret
 
-    def _find(self, lines: Lines, name: str) -> int:
+    def _find(self, lines: Lines, name: str) -> tuple[int, ApiKey]:
         for index, (_, key) in enumerate(lines):
             if key is not None and key.name == name:
-                return index
+                return index, key
         known = ", ".join(f"`{key.name}`" for _, key in lines if key is not None)
         raise KeysError(f"there is no key `{name}` in {self._path}; there are: {known or 'none'}")
 

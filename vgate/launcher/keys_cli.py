@@ -16,10 +16,9 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-_SHOWN_HASH_CHARS = 8
 _NO_HASH = "0" * 64  # until `KeyFile` makes the key
-_LAST = ("CREATED", "SHA-256")
-_COLUMNS = ("NAME", "RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "PRIORITY", *_LAST)
+_LIMIT_COLUMNS = ("RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "PRIORITY")
+_COLUMNS = ("NAME", *_LIMIT_COLUMNS, "CREATED", "SHA-256")
 _LIMITS: tuple[tuple[str, type, str, str], ...] = (
     ("--rate-limit", int, "N", "requests per window"),
     ("--tokens-per-minute", int, "N", "of prompts and answers"),
@@ -112,5 +111,5 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         f"{key.weight:g}",
         str(key.min_priority),
         (key.created or "-").removesuffix("Z").replace("T", " "),
-        key.sha256[:_SHOWN_HASH_CHARS],
+        key.sha256[:8],
     )

@@ -20,8 +20,8 @@ _SOCKETS = ("engine-*.sock", *(f"{name}.sock" for name in get_args(Endpoint)))
 _FILES = (*_SOCKETS, "runtime.json", "runtime.draft")
 
 
-class RunDirError(Exception):
-    """The run directory can't be used; the message says why and what to do."""
+class StartError(Exception):
+    """The run directory or the port can't be used; the message says why and what to do."""
 
 
 def default_run_dir(port: int) -> str:
@@ -36,7 +36,7 @@ class RunDir:
     """Makes the directory and locks it against other instances until this process ends.
 
     Raises:
-        RunDirError: It can't be made, belongs to another user, or is locked.
+        StartError: It can't be made, belongs to another user, or is locked.
     """
 
     def __init__(self, path: str) -> None:
@@ -45,11 +45,11 @@ class RunDir:
             self.path.mkdir(mode=_MODE, parents=True, exist_ok=True)
             status = self.path.lstat()
         except OSError as error:
-            raise RunDirError(
+            raise StartError(
                 f"cannot make the run directory {self.path}: {error.strerror}"
             ) from None
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise RunDirError(
+            raise StartError(
                 f"the run directory {self.path} is not a directory of this user; "
                 "set server.run_dir to another"
             )
@@ -63,12 +63,12 @@ class RunDir:
         try:
             lock = (self.path / _LOCK).open("wb")
         except OSError as error:
-            raise RunDirError(f"cannot open {self.path / _LOCK}: {error.strerror}") from None
+            raise StartError(f"cannot open {self.path / _LOCK}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            raise RunDirError(
+            raise StartError(
                 f"another V-Gate instance runs in {self.path}; stop it, or give this one another "
                 "server.port or server.run_dir"
             ) from None

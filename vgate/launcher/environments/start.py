@@ -49,18 +49,11 @@ def chosen_python(environ: Mapping[str, str]) -> str | None:
     return os.path.abspath(path)
 
 
-def choose_environment(
-    arguments: Sequence[str], environ: Mapping[str, str], *, gpu: bool | None = None
-) -> str:
-    """Return the name of the environment that this start needs.
-
-    `gpu` says whether there is an NVIDIA GPU; if it is None, one is looked for when it matters.
-    """
+def choose_environment(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return the name of the environment that this start needs."""
     if dry_run_is_set(environ) or not LIGHT_ARGUMENTS.isdisjoint(arguments):
         return "light"
-    if gpu is None:
-        gpu = gpu_is_visible(environ)
-    return "vllm-cuda" if gpu else "vllm-cpu"
+    return "vllm-cuda" if gpu_is_visible(environ) else "vllm-cpu"
 
 
 def dry_run_is_set(environ: Mapping[str, str]) -> bool:
