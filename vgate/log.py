@@ -129,13 +129,9 @@ class _LineHandler(logging.Handler):
         super().__init__()
         self._stream = stream
         self._waiting: list[str] = []
-        self._call_soon: Callable[[Callable[[], None]], object] | None = None
-        self._thread = 0
-
-    def gather(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """From now on, hold this thread's lines until `call_soon` runs a callback."""
-        self._call_soon = call_soon
-        self._thread = threading.get_ident()
+        # If set, the lines of `thread` wait until this runs a callback.
+        self.call_soon: Callable[[Callable[[], None]], object] | None = None
+        self.thread = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; the caller holds the handler's lock."""
@@ -143,12 +139,12 @@ class _LineHandler(logging.Handler):
             self._waiting.append(self.format(record))
         except Exception:  # noqa: BLE001 - a line that can't be formatted must not end its event
             self.handleError(record)
-        call_soon = self._call_soon
+        call_soon = self.call_soon
         if (
             call_soon is None
             # An error may be the last thing that a process writes.
             or record.levelno >= logging.ERROR
-            or threading.get_ident() != self._thread
+            or threading.get_ident() != self.thread
         ):
             self.flush()
         elif len(self._waiting) == 1:
@@ -186,4 +182,4 @@ def gather_lines(loop: asyncio.AbstractEventLoop) -> None:
     """
     for handler in logging.root.handlers:
         if isinstance(handler, _LineHandler):
-            handler.gather(loop.call_soon)
+            handler.call_soon, handler.thread = loop.call_soon, threading.get_ident()

@@ -1,4 +1,4 @@
-"""What the launcher hands to its children arrives unchanged, and only they can read it."""
+"""The launcher's settings reach its children unchanged, and only this user can read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def runtime(tmp_path):
     )
 
 
-def test_what_was_written_is_read(runtime, tmp_path):
+def test_it_is_read_as_it_was_written(runtime, tmp_path):
     runtime.write()
     assert Runtime.read(str(tmp_path)) == runtime
 

@@ -1,4 +1,4 @@
-"""The run directory is its instance's alone, and nothing of anybody else is touched."""
+"""The run directory belongs to one instance, and no other files are touched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_it_is_made_for_its_user_alone(path):
+def test_only_its_user_can_use_it(path):
     held = RunDir(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     held.remove()
@@ -54,7 +54,7 @@ def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
     held.remove()
 
 
-def test_what_a_killed_instance_left_is_cleared(path):
+def test_files_of_a_killed_instance_are_deleted(path):
     path.mkdir()
     leftovers = ["engine-0.sock", "control.sock", "runtime.json"]
     for name in leftovers:
@@ -64,8 +64,8 @@ def test_what_a_killed_instance_left_is_cleared(path):
     held.remove()
 
 
-def test_files_of_others_survive(path):
-    # A directory that was there before is not ours to delete, whatever is in it.
+def test_other_files_survive(path):
+    # The directory existed before, so only our own files may be deleted.
     (path / "photos").mkdir(parents=True)
     (path / "photos" / "me.jpg").write_text("precious")
     (path / "notes.txt").write_text("precious")
@@ -77,7 +77,7 @@ def test_files_of_others_survive(path):
     assert not (path / "engine-0.sock").exists()
 
 
-def test_a_second_instance_is_refused_and_harms_nothing(path):
+def test_a_second_instance_is_refused_and_deletes_nothing(path):
     held = RunDir(str(path))
     (path / "engine-0.sock").write_text("in use")
     with pytest.raises(StartError, match="another V-Gate instance"):
@@ -87,7 +87,7 @@ def test_a_second_instance_is_refused_and_harms_nothing(path):
     RunDir(str(path)).remove()
 
 
-def test_the_lock_dies_with_its_holder(path):
+def test_the_lock_ends_with_its_process(path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -122,7 +122,7 @@ def test_a_symbolic_link_is_refused(path, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling link", "below a file"])
-def test_what_cannot_be_a_directory_is_refused(path, tmp_path, kind):
+def test_a_path_that_cannot_be_a_directory_is_refused(path, tmp_path, kind):
     if kind == "file":
         path.write_text("")
     elif kind == "dangling link":
@@ -134,7 +134,7 @@ def test_what_cannot_be_a_directory_is_refused(path, tmp_path, kind):
         RunDir(str(path))
 
 
-def test_a_lock_that_cannot_be_opened_is_told(path):
+def test_a_lock_that_cannot_be_opened_is_reported(path):
     (path / "lock").mkdir(parents=True)
     with pytest.raises(StartError):
         RunDir(str(path))
