@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vgate.config import Runtime, masked
@@ -82,7 +81,7 @@ class App:
         self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
         self._cache = cache = LocalStore(runtime.config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
-            loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
+            loop, runtime.endpoint("publish"), runtime.endpoint("subscribe"), cache.receive
         )
         if runtime.config.server.worker_count > 1:
             cache.publish = self._peers.publish
@@ -105,9 +104,9 @@ class App:
         security = self._runtime.config.security
         authentication = None
         if security.enabled:
-            keys = KeySource(security, Path(self._runtime.kept_keys))
+            keys = KeySource(security, self._runtime.directory("kept-keys") / "keys.jsonl")
             authentication = Authentication(loop, keys)
-        limiter = LocalLimiter(Path(self._runtime.limits_dir), self._worker)
+        limiter = LocalLimiter(self._runtime.directory("limits"), self._worker)
         return Access(security, authentication, limiter)
 
     def _model(
@@ -123,7 +122,7 @@ class App:
             loop,
             model,
             connect,
-            files=FileCache(Path(self._runtime.model_files_dir)),
+            files=FileCache(self._runtime.directory("model-files")),
             state=partial(launcher.engine_state, engines),
             on_change=launcher.beat,
             resume=self._runtime.config.supervision.resume_requests,

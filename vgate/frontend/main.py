@@ -39,7 +39,7 @@ _GC_NEW_OBJECTS = 10_000
 def run(runtime: Runtime, worker: int) -> int:
     """Serve until SIGTERM; return the exit status."""
     # Read when the metrics are first imported, which is why the application is imported after it.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = runtime.metrics_dir
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime.directory("metrics"))
     counts = _gather_counts()
     # Frontends scale by processes; a thread pool in each would only fight over the cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
