@@ -1,8 +1,7 @@
 """The errors that a client may see.
 
 Each has a stable code, an HTTP status and an OpenAI ``type``. Engines report failures as codes and
-facts, which `vgate.frontend.engines.failures` turns into these errors. Each API writes them in its
-own format.
+facts; the frontend makes these errors of them, and each API writes them in its own format.
 """
 
 from __future__ import annotations

@@ -39,7 +39,6 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         rate_limit: Requests per window.
-        concurrent: Requests at a time.
         weight: Its share of the engine, relative to the other keys with waiting requests.
         min_priority: The most urgent priority that its requests may have; lower starts sooner.
     """
@@ -52,12 +51,7 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ApiKey(KeyTerms, frozen=True, omit_defaults=True):
-    """A key in force, and a line of the key file.
-
-    Attributes:
-        name: Shown in logs and metrics.
-        created: ISO 8601 time at which `vgate keys` made it.
-    """
+    """A key in force, and a line of the key file; `created` is an ISO 8601 time."""
 
     name: KeyName
     sha256: Sha256
@@ -108,11 +102,7 @@ class KeyRing:
 
     @classmethod
     def build(cls, configured: Sequence[ConfiguredKey], key_file: Path | None) -> KeyRing:
-        """Return a ring of the configured keys and those in the key file.
-
-        Raises:
-            KeysError: An entry or the key file is invalid, or a key or a name occurs twice.
-        """
+        """Return a ring of the configured keys and those in the key file, or raise `KeysError`."""
         keys = [_from_config(index, entry) for index, entry in enumerate(configured)]
         if key_file is not None:
             keys += read_key_file(key_file)

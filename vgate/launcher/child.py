@@ -40,11 +40,7 @@ class RestartPolicy:
 class Child:
     """One supervised process, across restarts. Times are monotonic, in seconds.
 
-    Args:
-        name: For people and logs.
-        command: The arguments of the Python interpreter.
-        policy: Decides about restarts.
-        environment: Variables in addition to the launcher's.
+    `command` has the arguments of Python, `environment` variables in addition to the launcher's.
 
     Attributes:
         ready: It has reported that it works.

@@ -90,11 +90,7 @@ def _settings() -> argparse.ArgumentParser:
 
 
 def _prepare_security(config: Config) -> Config:
-    """Check the keys and replace them by their hashes.
-
-    Raises:
-        ConfigError: Security is on, and there is no key or an invalid one.
-    """
+    """Replace the keys by their hashes, or raise `ConfigError` if they can't be used."""
     security = config.security
     if not security.enabled:
         return config

@@ -26,9 +26,8 @@ class Console:
     def url(self) -> str:
         """The server's URL on this machine."""
         server = self._runtime.config.server
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(server.host, server.host)  # noqa: S104
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        return f"http://{host}:{server.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
 
     def starting(self) -> None:
         """Show what is being started."""

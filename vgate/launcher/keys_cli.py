@@ -48,12 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, key_file: str | None) -> int:
-    """Run the action; return the exit status.
-
-    Args:
-        options: The parsed arguments.
-        key_file: ``security.key_file``, which ``--key-file`` overrides.
-    """
+    """Run the action on `key_file`, or on that of ``--key-file``; return the exit status."""
     named = options.key_file or key_file
     if not named:
         _report("no key file: set security.key_file, or give --key-file")
