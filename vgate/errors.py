@@ -1,7 +1,7 @@
 """The one tree of errors that V-Gate shows to a client.
 
 Every error has a stable ``code``, an HTTP ``status`` and an OpenAI ``type``. Engines report
-failures as codes and facts, which `vgate.frontend.engines.failures` turns into these errors. Each
+failures as codes and facts, which `vgate.frontend.engines.client` turns into these errors. Each
 API's room turns them into HTTP responses.
 """
 
