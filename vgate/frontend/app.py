@@ -98,7 +98,7 @@ class App:
             started=runtime.started,
             max_body_bytes=runtime.config.server.max_body_bytes,
         )
-        launcher.start()
+        launcher.beat()
 
     def _make_access(self, loop: asyncio.AbstractEventLoop) -> Access:
         security = self._runtime.config.security

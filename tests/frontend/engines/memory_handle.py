@@ -7,7 +7,7 @@ import asyncio
 from vgate.engine.served_files import CHUNK_BYTES
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError
 from vgate.frontend.engines.handle import EngineHandle, HandleOwner, Loss
-from vgate.frontend.engines.sequence import Sequence, end
+from vgate.frontend.engines.sequence import Sequence, fail
 from vgate.wire.codec import unpack_token_ids
 from vgate.wire.dry_run_vocabulary import BYTE_TOKENS, END
 from vgate.wire.messages import Embed, Generate, ModelInfo, Status
@@ -65,7 +65,7 @@ class MemoryHandle:
 
     def fail_all(self, error: VGateError) -> None:
         sequences, self.running = list(self.running.values()), {}
-        end(sequences, lambda: error)
+        fail(sequences, error)
 
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         await asyncio.sleep(0)
@@ -91,7 +91,7 @@ class MemoryHandle:
     def _expire(self, sequence: Sequence) -> None:
         if self.running.get(sequence.id) is sequence:
             self.abort([sequence])
-            end([sequence], lambda: DeadlineExceededError("too late"))
+            fail([sequence], DeadlineExceededError("too late"))
 
 
 def _check(handle: MemoryHandle) -> EngineHandle:

@@ -6,13 +6,13 @@ It starts no task for a request or a token: one callback handles a batch of mess
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
-from vgate.errors import EngineUnavailableError, VGateError
-from vgate.frontend.engines.failures import to_error
+from vgate.errors import EngineUnavailableError, VGateError, from_code
 from vgate.frontend.engines.handle import HandleOwner, Loss
-from vgate.frontend.engines.sequence import SWEEP_S, Answer, Sequence, end, expire
+from vgate.frontend.engines.sequence import SWEEP_S, Answer, Sequence, fail, fail_late
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
 from vgate.wire.file_messages import FetchFile, FileChunk
@@ -22,6 +22,7 @@ from vgate.wire.messages import (
     Embed,
     Embeddings,
     Ending,
+    Failure,
     Failures,
     Generate,
     Goodbye,
@@ -35,18 +36,25 @@ from vgate.wire.sockets import AsyncDealer
 
 _RECONNECT_S = 0.05
 _RECONNECT_REFUSED_S = 1.0
+# The request field of a failure's subject. Those of "prompt" and "constraint" depend on the API;
+# every other subject has the field's name.
+_FIELDS = {"adapter": "model"}
 
 log = Log("vgate.frontend")
 
 
 class EngineClient:
-    """See the module and `EngineHandle`. Used from the event loop only.
+    """A connection to one engine. Used from the event loop only.
 
     Args:
         loop: The event loop.
-        endpoint: The engine's endpoint.
+        endpoint: The engine's ZeroMQ endpoint.
         name: This frontend's name, for the engine's log.
-        owner: Called with connections and losses.
+        owner: Called when an engine is connected or lost.
+
+    Attributes:
+        connected: Whether the engine has welcomed this frontend and is not lost.
+        refusal: Why the engine refuses this frontend; None if it doesn't.
     """
 
     def __init__(
@@ -57,30 +65,20 @@ class EngineClient:
         self._name = name
         self._owner = owner
         self._running: dict[int, Sequence] = {}
-        # The chunk of a file that was asked for last.
+        # The last request for a file's chunk, and the future that its chunk completes.
         self._fetch = FetchFile(b"", 0)
         self._chunk: asyncio.Future[bytes] | None = None
-        self._connected = False
+        self.connected = False
+        self.refusal: str | None = None
         self._closed = False
-        self._refusal: str | None = None
         self.status = Status(0, 0, 0.0)
         self._dealer = self._connect()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
 
     @property
     def in_flight(self) -> int:
-        """Sequences that have not ended."""
+        """The number of sequences that have not ended."""
         return len(self._running)
-
-    @property
-    def connected(self) -> bool:
-        """Whether the engine has welcomed this frontend, and its connection stands."""
-        return self._connected
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the engine refuses this frontend; None if it doesn't."""
-        return self._refusal
 
     def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
         """Start a sequence."""
@@ -91,20 +89,20 @@ class EngineClient:
         self._dealer.send(encode(message))
 
     def abort(self, sequences: list[Sequence]) -> None:
-        """Stop the sequences that run here; nothing more comes for them."""
+        """Stop the sequences that run here, without an end."""
         ids = [s.id for s in sequences if self._running.pop(s.id, None) is not None]
-        if ids and self._connected:
+        if ids and self.connected:
             self._dealer.send(encode(Abort(ids)))
 
     def fail_all(self, error: VGateError) -> None:
         """Stop every sequence and end it with `error`."""
         sequences = list(self._running.values())
         self.abort(sequences)
-        end(sequences, lambda: error)
+        fail(sequences, error)
 
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         """Return a chunk of one of the model's files."""
-        if not self._connected:
+        if not self.connected:
             raise _disconnected()
         self._fetch = FetchFile(digest, offset)
         self._chunk = self._loop.create_future()
@@ -115,7 +113,7 @@ class EngineClient:
         """Disconnect from the engine."""
         self._closed = True
         self._sweeper.cancel()
-        if self._connected:
+        if self.connected:
             self._dealer.send(encode(Goodbye()))
         self._dealer.close()
 
@@ -149,7 +147,7 @@ class EngineClient:
                 ending = message.reason
                 break
             elif type(message) is Refused:
-                # The connection is closed, so the remaining messages don't count.
+                # This closes the connection, so the remaining messages don't count.
                 self._on_refused(message)
                 break
             else:
@@ -158,14 +156,14 @@ class EngineClient:
             answer.touched = False
             answer.flush()
         if ending is not None:
-            # After the answers have read the messages before it.
+            # Only now: the answers have read the messages before it.
             self._lose(f"the engine stopped: {ending}", _RECONNECT_S)
 
     def _on_other(self, message: Welcome | FileChunk | Status) -> None:
         if isinstance(message, Status):
             self.status = message
         elif isinstance(message, Welcome):
-            self._connected, self._refusal = True, None
+            self.connected, self.refusal = True, None
             self._owner.on_model(self, message.model)
         elif (
             self._chunk is not None
@@ -180,7 +178,7 @@ class EngineClient:
         for number, token in zip(step.ids, step.tokens, strict=False):
             sequence = running.get(number)
             if sequence is None:
-                # It was aborted, and the engine has not read that yet.
+                # It was aborted, but the engine has not read the message yet.
                 continue
             sequence.pending.append(token)
             answer = sequence.answer
@@ -192,7 +190,7 @@ class EngineClient:
             if sequence is None:
                 continue
             sequence.pending += delta.token_ids
-            # A sequence that continues has the count of its first engine.
+            # A resumed sequence keeps the count of its first engine.
             if delta.cached_tokens and not sequence.generated:
                 sequence.cached_tokens = delta.cached_tokens
             if delta.coalesced:
@@ -222,19 +220,19 @@ class EngineClient:
             _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:
-        self._refusal = message.reason
+        self.refusal = message.reason
         log.error("the engine refused this frontend", reason=message.reason)
-        # The engine lives and runs nothing for this frontend.
+        # The engine is alive, but runs nothing for this frontend.
         self._lose(message.reason, _RECONNECT_REFUSED_S, refused=True)
 
     def _on_connection_lost(self) -> None:
         self._lose("the engine stopped", _RECONNECT_S)
 
     def _lose(self, reason: str, reconnect_s: float, *, refused: bool = False) -> None:
-        """Give all sequences back to the owner, and connect again under a new identity."""
-        self._connected = False
+        """Return all sequences to the owner, and reconnect under a new identity."""
+        self.connected = False
         self.status = msgspec.structs.replace(self.status, draining=False)
-        # The next engine must not get messages from the old queue: their sequences are gone here.
+        # The next engine must not get queued messages, whose sequences have left this table.
         self._dealer.close(drop=True)
         lost, self._running = list(self._running.values()), {}
         if self._chunk is not None and not self._chunk.done():
@@ -247,9 +245,8 @@ class EngineClient:
             self._dealer = self._connect()
 
     def _sweep(self) -> None:
-        """End the sequences whose deadline has passed."""
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        expire(self._running, self._loop.time(), self.abort)
+        fail_late(self._running, self._loop.time(), self.abort)
 
 
 def _touch(answer: Answer, touched: list[Answer]) -> None:
@@ -259,5 +256,18 @@ def _touch(answer: Answer, touched: list[Answer]) -> None:
 
 
 def _disconnected() -> EngineUnavailableError:
-    message = "the engine is not connected"
-    return EngineUnavailableError(message, retry_after_s=1.0)
+    return EngineUnavailableError("the engine is not connected", retry_after_s=1.0)
+
+
+def to_error(failure: Failure, fields: Mapping[str, str]) -> VGateError:
+    """Return the error that a client gets for an engine's failure.
+
+    Args:
+        failure: The engine's failure.
+        fields: The request's fields for the subjects "prompt" and "constraint".
+    """
+    subject, message, param = failure.subject, failure.reason, None
+    if subject is not None:
+        param = fields.get(subject) or _FIELDS.get(subject, subject)
+        message = f"`{param}`: {message}"
+    return from_code(failure.code, message, failure.retry_after_s, param)

@@ -24,14 +24,14 @@ _LOCK_POLL_S = 0.002
 
 
 class FileCacheError(Exception):
-    """A file can't be had; the message says why."""
+    """A model's file is not available; the message says why."""
 
 
 class FileCache:
-    """See the module.
+    """A directory of model files, named by their digests.
 
     Args:
-        directory: Where the files are; it is created. Only its user can read it.
+        directory: The directory. It is created; only its user can read it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,12 +43,12 @@ class FileCache:
 
         Args:
             origin: The model's name, for error messages.
-            files: The files that the engine has described.
+            files: The engine's description of the files.
             read: Reads a chunk from an engine.
 
         Raises:
-            FileCacheError: A file can't be kept, or its content is not the described one.
-            EngineUnavailableError: Of `read`.
+            FileCacheError: A file can't be stored, or its content does not have its digest.
+            EngineUnavailableError: `read` failed.
         """
         try:
             return ModelFiles(
@@ -64,7 +64,7 @@ class FileCache:
         content = await loop.run_in_executor(None, _verified, path, file)
         if content is None:
             async with _locked(path.with_suffix(".lock")):
-                # Another worker may have stored it while this one waited.
+                # Another worker may have stored it meanwhile.
                 content = await loop.run_in_executor(None, _verified, path, file)
                 if content is None:
                     await _download(path, file, read)
@@ -77,7 +77,7 @@ class FileCache:
 
 @asynccontextmanager
 async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold a lock between processes; it ends with its holder."""
+    """Hold a lock between processes, which the kernel releases if its holder dies."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as lock:
         while True:
             try:
@@ -89,7 +89,7 @@ async def _locked(path: Path) -> AsyncIterator[None]:
 
 
 async def _download(path: Path, file: FileInfo, read: ReadChunk) -> None:
-    """Store what an engine sends, without keeping it in memory."""
+    """Store a file chunk by chunk, so that it is never all in memory."""
     draft = path.with_suffix(".draft")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
         offset = 0
@@ -100,7 +100,7 @@ async def _download(path: Path, file: FileInfo, read: ReadChunk) -> None:
 
 
 def _verified(path: Path, file: FileInfo) -> bytes | None:
-    """Return a stored file's content; None if it isn't stored, or damaged."""
+    """Return a stored file's content; None if it is missing or damaged."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The port to one engine, and to the owner of several: see `EngineHandle`."""
+"""The port to one engine, and to the owner of several handles."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Loss(NamedTuple):
 
     Attributes:
         reason: Why, for clients and logs.
-        sequences: All sequences that ran in it. They have not ended; the owner ends each, or
-            submits it to another engine.
-        refused: The engine lives, and refuses this frontend.
+        sequences: All sequences that ran in the engine. They have not ended; the owner fails each,
+            or submits it to another engine.
+        refused: The engine is alive and refuses this frontend.
     """
 
     reason: str
@@ -25,7 +25,7 @@ class Loss(NamedTuple):
 
 
 class HandleOwner(Protocol):
-    """What a handle calls. It is called from the event loop, never from a handle's own methods."""
+    """A handle's callbacks, called from the event loop and never from a handle's own methods."""
 
     def on_model(self, handle: EngineHandle, model: ModelInfo) -> None:
         """An engine is connected and takes sequences. Called at each connection."""
@@ -37,9 +37,9 @@ class HandleOwner(Protocol):
 class EngineHandle(Protocol):
     """One engine, as a frontend uses it. All methods are called from the event loop.
 
-    A sequence that was submitted ends exactly once: by its last delta, by an error (a failure, its
-    deadline, or `fail_all`), or by `abort`; or the owner gets it back in a `Loss`. The answers are
-    flushed after each batch of messages, once each.
+    A submitted sequence ends exactly once: by its last delta, by an error (a failure, its deadline,
+    or `fail_all`), or by `abort`; or the owner gets it back in a `Loss`. Each answer is flushed
+    once after each batch of messages.
 
     Attributes:
         status: The engine's last heartbeat.
@@ -57,7 +57,7 @@ class EngineHandle(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Sequences that have not ended."""
+        """The number of sequences that have not ended."""
 
     def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
         """Start a sequence. Call it only while `connected`.
@@ -65,7 +65,7 @@ class EngineHandle(Protocol):
         Args:
             sequence: Gets the output.
             message: What to run. Its id was never used before, for any engine.
-            timeout_s: Longest time until its end.
+            timeout_s: Longest time until the sequence ends.
         """
 
     def abort(self, sequences: list[Sequence]) -> None:
@@ -77,12 +77,9 @@ class EngineHandle(Protocol):
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         """Return a chunk of one of the model's files. Read one chunk at a time.
 
-        Args:
-            digest: The file's, see `ModelInfo.files`.
-            offset: Where the chunk begins, in bytes.
-
         Returns:
-            At most a mebibyte; b"" at the end of the file and for an unknown digest.
+            At most a mebibyte from byte `offset`; b"" at the end of the file and for a digest that
+            is not in `ModelInfo.files`.
 
         Raises:
             EngineUnavailableError: The engine is not connected, or was lost.

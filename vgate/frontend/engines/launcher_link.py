@@ -12,18 +12,18 @@ import msgspec
 from vgate.config import Runtime
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_launcher_to_frontend, encode
-from vgate.wire.control import Drain, EngineState, FrontendBeat
+from vgate.wire.control import EngineState, FrontendBeat
 from vgate.wire.sockets import AsyncDealer
 
 _BEAT_S = 0.25
-# The state of a model with several engines is that of the one that serves, or soon will.
+# A model with several engines has the first of these states that one of them is in.
 _BEST_FIRST = ("ready", "starting", "restarting")
 
 log = Log("vgate.frontend")
 
 
 class LauncherLink:
-    """See the module.
+    """This frontend's link to the launcher. Call `beat` once to start the heartbeats.
 
     Args:
         loop: The event loop.
@@ -32,7 +32,7 @@ class LauncherLink:
         ready: Returns whether a request would be served now.
         in_flight: Returns the number of requests in progress.
         problem: Returns why the frontend will never be ready; None if it may be.
-        on_drain: Called once, with the seconds that running requests have, when the server stops.
+        on_drain: Called once when the server stops, with the seconds left to running requests.
 
     Attributes:
         draining: Whether the server is stopping.
@@ -51,7 +51,6 @@ class LauncherLink:
     ) -> None:
         self._loop = loop
         self._worker = worker
-        self._pid = os.getpid()
         self._ready = ready
         self._in_flight = in_flight
         self._problem = problem
@@ -72,14 +71,10 @@ class LauncherLink:
         )
         self._beating: asyncio.TimerHandle | None = None
 
-    def start(self) -> None:
-        """Start sending heartbeats."""
-        self.beat()
-
     def engine_state(self, numbers: Iterable[int]) -> EngineState | None:
-        """Return the best state among these engines; None until the launcher has reported one.
+        """Return the best state of these engines and the sum of their restarts.
 
-        Its `restarts` are those of all of them.
+        None until the launcher has reported one.
         """
         states = [self._engines[number] for number in numbers if number in self._engines]
         if not states:
@@ -88,22 +83,16 @@ class LauncherLink:
         return msgspec.structs.replace(best, restarts=sum(state.restarts for state in states))
 
     def beat(self) -> None:
-        """Send a heartbeat now, and the next one after a while. Call it when a state changes."""
+        """Send a heartbeat now and regularly from now on. Call it when a state changes."""
         if self._beating is not None:
             self._beating.cancel()
         self._beating = self._loop.call_later(_BEAT_S, self.beat)
-        beat = FrontendBeat(
-            self._worker,
-            self._pid,
-            self._ready(),
-            self._in_flight(),
-            self.draining,
-            self._problem(),
-        )
+        ready, in_flight, problem = self._ready(), self._in_flight(), self._problem()
+        beat = FrontendBeat(self._worker, os.getpid(), ready, in_flight, self.draining, problem)
         self._dealer.send(encode(beat))
 
     def close(self) -> None:
-        """Close the link."""
+        """Stop the heartbeats and disconnect."""
         if self._beating is not None:
             self._beating.cancel()
         self._dealer.close()
@@ -115,15 +104,14 @@ class LauncherLink:
             except WireError as error:
                 log.error("dropped a malformed message from the launcher", error=error)
                 continue
-            match message:
-                case EngineState():
-                    self._engines[message.engine] = message
-                case Drain():
-                    if not self.draining:
-                        self.draining = True
-                        self._on_drain(message.timeout_s)
-                    self.beat()
+            if isinstance(message, EngineState):
+                self._engines[message.engine] = message
+                continue
+            if not self.draining:
+                self.draining = True
+                self._on_drain(message.timeout_s)
+            self.beat()
 
     def _on_lost(self) -> None:
-        # The kernel ends this process with the launcher (see vgate.parent_death).
+        # The kernel ends this process too (see vgate.parent_death).
         log.error("lost the launcher")

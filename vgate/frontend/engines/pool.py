@@ -1,7 +1,6 @@
-"""The engines of one model: where a sequence runs, and where it continues when its engine dies.
+"""The engines of one model: which one runs a sequence, and which one continues it.
 
-Each of the model's engines has an `EngineHandle`. A sequence whose engine dies continues in another
-one at once, or waits here for the next one (`resumption`).
+A sequence whose engine dies continues in another one at once, or waits for the next (`resumption`).
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ import msgspec
 from vgate.errors import EngineUnavailableError, VGateError
 from vgate.frontend.engines.handle import EngineHandle, Loss
 from vgate.frontend.engines.policies import POLICIES, Policy
-from vgate.frontend.engines.resumption import Survivors, count_resumed, identity_of, resubmission
-from vgate.frontend.engines.sequence import SWEEP_S, Sequence, end, expire
+from vgate.frontend.engines.resumption import Survivors, identity_of, resubmission
+from vgate.frontend.engines.sequence import SWEEP_S, Sequence, fail, fail_late
+from vgate.frontend.observe import metrics
 from vgate.log import Log
 from vgate.wire.messages import Embed, EngineStats, Generate, Histogram, ModelInfo, Status
 
@@ -27,16 +27,16 @@ log = Log("vgate.frontend")
 
 
 class EnginePool:
-    """See the module. Used from the event loop only.
+    """The handles of one model's engines. Used from the event loop only.
 
-    All engines that are used serve the same: one that describes its model differently gets no
+    All engines in use serve the same model: one that describes its model differently gets no
     sequences as long as others are connected.
 
     Args:
         loop: The event loop.
         on_model: Called with the model when an engine is connected.
         on_lost: Called when an engine is gone, before sequences end because of it.
-        survivors: Where sequences wait for an engine.
+        survivors: Holds the sequences that wait for an engine.
         policy: Chooses an engine for each sequence.
     """
 
@@ -56,19 +56,19 @@ class EnginePool:
         self._policy = policy
         self._handles: list[EngineHandle] = []
         self._connected: dict[EngineHandle, ModelInfo] = {}
-        # The connected ones with the identity of the model that is served.
+        # The connected engines whose model has this identity.
         self._usable: list[EngineHandle] = []
         self._identity: object = None
         self._last_id = 0
         self._sweeper = loop.call_later(SWEEP_S, self._sweep)
 
     def add(self, handle: EngineHandle) -> None:
-        """Add an engine, whose handle was made with this pool as its owner."""
+        """Add an engine's handle, whose owner is this pool."""
         self._handles.append(handle)
 
     @property
     def in_flight(self) -> int:
-        """Sequences that have not ended."""
+        """The number of sequences that have not ended."""
         running = sum(handle.in_flight for handle in self._handles)
         return running + len(self._survivors.waiting)
 
@@ -79,18 +79,18 @@ class EnginePool:
 
     @property
     def refusal(self) -> str | None:
-        """Why no engine takes sequences from this frontend, if they refuse it."""
+        """Why the engines refuse this frontend; None if one takes sequences or none refuses."""
         if self._usable:
             return None
         return next((handle.refusal for handle in self._handles if handle.refusal), None)
 
     @property
     def status(self) -> Status:
-        """The last heartbeats of the engines, as if they were one."""
+        """The last heartbeats of the engines, combined."""
         return _combined([handle.status for handle in self._usable or self._handles])
 
     def next_id(self) -> int:
-        """Return a number for a sequence that no other sequence has, in any engine."""
+        """Return an id that no other sequence of this frontend has, in any engine."""
         self._last_id += 1
         return self._last_id
 
@@ -101,10 +101,10 @@ class EnginePool:
             sequence: Gets the output, and ends exactly once: by its last delta, an error, or
                 `abort`.
             message: What to run; its id is from `next_id`.
-            timeout_s: Longest time until its end.
+            timeout_s: Longest time until the sequence ends.
 
         Raises:
-            EngineUnavailableError: No engine is connected, or all drain.
+            EngineUnavailableError: No engine is connected, or all are draining.
         """
         engines = self._accepting
         if not engines:
@@ -114,23 +114,23 @@ class EnginePool:
         engine.submit(sequence, message, timeout_s)
 
     def abort(self, sequences: list[Sequence]) -> None:
-        """Stop sequences that run or wait; nothing more comes for them."""
+        """Stop sequences that run or wait, without an end."""
         self._survivors.discard(sequences)
         for handle in self._handles:
             handle.abort(sequences)
 
     def fail_all(self, error: VGateError) -> None:
         """Stop every sequence and end it with `error`."""
-        end(self._survivors.take(), lambda: error)
+        fail(self._survivors.take(), error)
         for handle in self._handles:
             handle.fail_all(error)
 
     def fail_waiting(self, error: VGateError) -> None:
         """End the sequences that wait for an engine with `error`; none will wait from now on."""
-        end(self._survivors.close(), lambda: error)
+        fail(self._survivors.close(), error)
 
     async def read_file(self, digest: bytes, offset: int) -> bytes:
-        """Return a chunk of one of the model's files from any engine; see `EngineHandle`."""
+        """Return a chunk of one of the model's files from any engine, as `EngineHandle` does."""
         while self._usable:
             with suppress(EngineUnavailableError):
                 return await self._usable[0].read_file(digest, offset)
@@ -147,7 +147,7 @@ class EnginePool:
         return [handle for handle in self._usable if not handle.status.draining]
 
     def on_model(self, handle: EngineHandle, model: ModelInfo) -> None:
-        """Use an engine that was connected, if it serves what the others do."""
+        """Use a connected engine if it serves the same model as the others."""
         self._connected[handle] = model
         if self._usable and identity_of(model) != self._identity:
             log.error("an engine is not used: its model differs", model=model.names[0])
@@ -155,7 +155,7 @@ class EnginePool:
         self._serve(model)
 
     def on_lost(self, handle: EngineHandle, loss: Loss) -> None:
-        """Continue the sequences of a lost engine in another one, have them wait, or end them."""
+        """Resume a lost engine's sequences in another one, let them wait, or end them."""
         was_connected = self._connected.pop(handle, None) is not None
         if handle in self._usable:
             self._usable.remove(handle)
@@ -168,8 +168,8 @@ class EnginePool:
             ended = self._survivors.keep(loss.sequences)
         self._on_lost()
         message = f"{loss.reason} while it worked on this request; try again"
-        # An answer of several sequences that loses one aborts the others, also waiting ones.
-        end(ended, lambda: EngineUnavailableError(message, retry_after_s=5.0))
+        # An answer that loses one of its sequences aborts the others, waiting ones included.
+        fail(ended, EngineUnavailableError(message, retry_after_s=5.0))
         if was_connected:
             resumable = len(self._survivors.waiting)
             log.warning(
@@ -191,13 +191,13 @@ class EnginePool:
         self._on_model(model)
         if before != self._identity:
             message = "the engine stopped while it worked on this request, and serves another model"
-            waiting = self._survivors.take()
-            end(waiting, lambda: EngineUnavailableError(message, retry_after_s=1.0))
+            error = EngineUnavailableError(message, retry_after_s=1.0)
+            fail(self._survivors.take(), error)
         else:
             self._resume("engine is back")
 
     def _resume(self, event: str) -> None:
-        """Submit all sequences that wait, if an engine takes them."""
+        """Submit all waiting sequences, if an engine takes them."""
         waiting = self._survivors.take() if self._accepting else []
         if not waiting:
             return
@@ -205,17 +205,16 @@ class EnginePool:
         for sequence in waiting:
             message = resubmission(sequence, self.next_id())
             self.submit(sequence, message, sequence.deadline - now)
-        count_resumed(waiting)
+        metrics.RESUMED.inc(len({id(sequence.answer) for sequence in waiting}))
         log.info(event, resubmitted=len(waiting))
 
     def _sweep(self) -> None:
-        """End the waiting sequences whose deadline has passed."""
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        expire(self._survivors.waiting, self._loop.time(), self._survivors.discard)
+        fail_late(self._survivors.waiting, self._loop.time(), self._survivors.discard)
 
 
 def _combined(statuses: list[Status]) -> Status:
-    """Return one status for several engines: sums, and the mean usage of the KV caches."""
+    """Return one status for several engines: sums, and the mean KV cache usage."""
     if len(statuses) == 1:
         return statuses[0]
     stats = [status.stats for status in statuses if status.stats is not None]

@@ -1,4 +1,4 @@
-"""What endpoints may know of the served models."""
+"""The served models, as other rooms see them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ class ServedName(msgspec.Struct, frozen=True):
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """How a served model stands.
+    """The state of a served model.
 
     Attributes:
         name: The name that answers carry.
-        task: What it is for.
         ready: Whether a request would be served now.
-        engine: What the launcher has said of its engine.
-        status: The engine's last heartbeat.
+        engine: The state of its engines that the launcher reported.
+        status: The engines' last heartbeats, combined.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Models(Protocol):
         """Return every name that requests may use: those of a model, then its adapters'."""
 
     def states(self) -> list[ModelState]:
-        """Return how each model stands, the main one first."""
+        """Return the state of each model, the main one first."""
 
     def not_ready_because(self) -> str | None:
-        """Say why a request would not be served now; None if every model would serve it."""
+        """Return why a request would not be served now; None if every model would serve it."""

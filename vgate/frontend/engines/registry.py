@@ -14,27 +14,24 @@ class ModelRegistry:
 
     Args:
         models: The served models, the main one first.
-        draining: Whether the server drains.
+        draining: Returns whether the server drains, and so refuses new requests.
     """
 
     def __init__(self, models: list[ServedModel], draining: Callable[[], bool]) -> None:
         self._models = models
         self._draining = draining
-        self._by_name = {
-            name: model for model in models for name in [*model.names, *model.config.adapter_names]
-        }
         self._adapters = {name for model in models for name in model.config.adapter_names}
+        self._by_name = {
+            name: model
+            for model in models
+            for name in [*model.config.served_names, *model.config.adapter_names]
+        }
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
 
     def __getitem__(self, index: int) -> ServedModel:
         return self._models[index]
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server drains, and refuses new requests."""
-        return self._draining()
 
     @property
     def main(self) -> str:
@@ -45,20 +42,19 @@ class ModelRegistry:
         """Return every name that requests may use: those of a model, then its adapters'."""
         found = []
         for model in self._models:
-            info = model.text.info if model.text else None
+            config, info = model.config, model.text.info if model.text else None
             created = info.created if info else 0
-            limit = info.max_model_len if info else model.config.max_model_len
-            parents = dict.fromkeys(model.names) | dict.fromkeys(
-                model.config.adapter_names, model.name
-            )
+            limit = info.max_model_len if info else config.max_model_len
+            parents: dict[str, str | None] = dict.fromkeys(config.served_names)
+            parents |= dict.fromkeys(config.adapter_names, config.name)
             found += [
-                ServedName(name, created, model.config.model_id, parent, limit)
+                ServedName(name, created, config.model_id, parent, limit)
                 for name, parent in parents.items()
             ]
         return found
 
     def states(self) -> list[ModelState]:
-        """Return how each model stands, the main one first."""
+        """Return the state of each model, the main one first."""
         return [
             ModelState(
                 model.name,
@@ -75,9 +71,9 @@ class ModelRegistry:
 
         Raises:
             ShuttingDownError: The server drains.
-            ModelNotFoundError: No model of that name is served.
+            ModelNotFoundError: No such model is served.
         """
-        if self.draining:
+        if self._draining():
             raise ShuttingDownError
         model = self._by_name.get(name)
         if model is None:
@@ -89,15 +85,14 @@ class ModelRegistry:
         return model
 
     def adapter(self, name: str) -> str:
-        """Return the LoRA adapter that a served name stands for; "" for a model itself."""
+        """Return `name` if it is a LoRA adapter's; "" if it is a model's."""
         return name if name in self._adapters else ""
 
     def not_ready_because(self) -> str | None:
-        """Say why a request would not be served now; None if every model would serve it."""
-        if self.draining:
+        """Return why a request would not be served now; None if every model would serve it."""
+        if self._draining():
             return SHUTTING_DOWN
         for model in self._models:
-            reason = model.not_ready_because()
-            if reason is not None:
+            if (reason := model.not_ready_because()) is not None:
                 return reason if len(self._models) == 1 else f"{model.name}: {reason}"
         return None

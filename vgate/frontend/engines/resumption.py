@@ -1,14 +1,8 @@
-"""Requests that outlive their engine: which ones continue in another engine, and from where.
+"""Which requests outlive their engine, and from where they continue in another one.
 
-When an engine dies, its sequences wait here for another one. A sequence starts again if the client
-has seen nothing of it, which is always exact. Otherwise it continues after the tokens so far, if
-the next tokens depend only on the tokens before them and not on where the prompt ends. All other
-sequences end with an error.
-
-A sequence ends exactly once. It is either in the table of an engine's handle, or it waits here, or
-it has ended; and it is removed from its table before it ends. The connection to the engine that
-died is closed before its sequences wait here, and they leave with a new id for another connection.
-So neither a late message of the old engine nor an abort with the old id can reach them.
+A sequence starts again if none of its output was sent, which is always exact. Otherwise it
+continues after the tokens so far, if the next tokens depend only on the tokens before them and not
+on where the prompt ends. All other sequences end with an error.
 """
 
 from __future__ import annotations
@@ -16,17 +10,16 @@ from __future__ import annotations
 import msgspec
 
 from vgate.frontend.engines.sequence import Sequence
-from vgate.frontend.observe import metrics
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import NO_OPTIONS, Embed, Generate, GenerateOptions, ModelInfo
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
-# A request that kills its engine would kill each engine that continues it.
+# A request that kills its engine would kill every engine that continues it.
 _MOST_DEATHS = 2
 
 # Parameters whose effect on the next token does not depend on where the prompt ends. A sequence
-# with any other parameter can't be continued, unless that has its neutral value. The others are:
-# - seed: the generator's state is lost; without temperature it isn't used
+# with another parameter can't continue, unless its value is neutral. The others are:
+# - seed: the generator's state is lost; at temperature 0 it isn't used
 # - presence_penalty, frequency_penalty: they count generated tokens only
 #   (vllm/v1/sample/ops/penalties.py; repetition_penalty counts the prompt as well)
 # - bad_words: only generated tokens are searched (vllm/v1/sample/ops/bad_words.py)
@@ -76,7 +69,7 @@ def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
         id=number,
         resumed=True,
         generated=pack_token_ids(sequence.generated),
-        # It is not the same sequence as one that starts now.
+        # A request that starts now would get other tokens first.
         dedup_key=b"",
     )
 
@@ -84,9 +77,14 @@ def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
 class Survivors:
     """The sequences that wait for another engine.
 
+    A sequence ends exactly once. It is in the table of an engine's handle, or it waits here, or it
+    has ended; and it is removed from its table before it ends. The connection to the dead engine is
+    closed before its sequences wait here, and they leave with a new id for another connection. So
+    neither a late message of the old engine nor an abort with the old id can reach them.
+
     Args:
         enabled: Whether sequences outlive their engine.
-        continued: Whether a sequence may continue of which the client has seen a part.
+        continued: Whether a sequence may continue after some of its output was sent.
 
     Attributes:
         waiting: The sequences by their last id.
@@ -119,7 +117,7 @@ class Survivors:
             self.waiting.pop(sequence.id, None)
 
     def close(self) -> list[Sequence]:
-        """Remove and return all sequences, and keep none from now on."""
+        """Remove and return all sequences; `keep` will add no more."""
         self._enabled = False
         return self.take()
 
@@ -136,11 +134,6 @@ class Survivors:
         )
 
 
-def count_resumed(sequences: list[Sequence]) -> None:
-    """Count the requests that these sequences belong to."""
-    metrics.RESUMED.inc(len({id(sequence.answer) for sequence in sequences}))
-
-
 def identity_of(model: ModelInfo) -> ModelInfo:
-    """Return what is equal for two engines that serve the same: all but their start and size."""
+    """Return a model's description without what may differ between its replicas."""
     return msgspec.structs.replace(model, created=0, kv_cache_tokens=0)

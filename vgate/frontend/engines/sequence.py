@@ -26,23 +26,7 @@ class Answer(Protocol):
         """Read the new output of its sequences. Called once for a batch of messages."""
 
     def restart(self, sequence: Sequence) -> bool:
-        """Reset a sequence that starts again; False if the client has seen a part of it."""
-
-
-class _Nobody:
-    """Stands for the answer of a sequence whose answer has ended."""
-
-    touched = True
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def restart(self, _sequence: Sequence) -> bool:
-        """Return False: nobody waits for it."""
-        return False
-
-
-_NOBODY = _Nobody()
+        """Reset a sequence so that it can start again; False if some output was already sent."""
 
 
 class Sequence:
@@ -55,8 +39,10 @@ class Sequence:
 
     Attributes:
         message: The request to the engine.
-        fields: The request's fields for the subjects of the engine's failures; see `failures`.
+        fields: The request's field for each subject of a failure; see `client.to_error`.
         generated: The tokens that the answer has taken from `pending`.
+        vector: The embedding, which ends the sequence.
+        coalesced: Whether it shares the sequence of an identical request.
         deadline: When it ends with an error, in the event loop's time.
         deaths: Engines that died while they ran it.
     """
@@ -90,7 +76,6 @@ class Sequence:
         self.fields: Mapping[str, str] = {}
         self.finish_reason: FinishReason | None = None
         self.error: VGateError | None = None
-        # An embedding's result, which ends it.
         self.vector: bytes | None = None
         self.clear()
 
@@ -101,26 +86,22 @@ class Sequence:
         self.logprobs: list[Logprobs] = []
         self.prompt_logprobs: list[Logprobs | None] | None = None
         self.cached_tokens = 0
-        # Whether it shares the sequence of an identical request.
         self.coalesced = False
 
 
 def detach(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
-    """Have sequences let go of their answer, which has ended: nothing comes for them any more.
+    """Remove the references from sequences to their answer, once all of them have ended.
 
     An answer and its sequences refer to each other. Only the garbage collector would free them,
     perhaps thousands of requests later, and a long prompt with them. The same holds for the
     coroutine that an error's traceback refers to.
 
-    Args:
-        sequences: The answer's.
-        done: What the answer was waited for by.
-
     Returns:
-        What the answer keeps instead: the same, or one that has ended too and holds no error.
+        The future that the answer keeps in place of `done`: the same one, or a cancelled one if
+        `done` holds an error.
     """
     for sequence in sequences:
-        sequence.answer = _NOBODY
+        del sequence.answer
     if not done.done() or done.cancelled() or done.exception() is None:
         return done
     done = done.get_loop().create_future()
@@ -128,28 +109,22 @@ def detach(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio
     return done
 
 
-def end(sequences: Iterable[Sequence], make_error: Callable[[], VGateError]) -> None:
+def fail(sequences: Iterable[Sequence], error: VGateError) -> None:
     """End sequences that run nowhere with an error; each answer is flushed once."""
     answers: dict[int, Answer] = {}
     for sequence in sequences:
-        sequence.error = make_error()
+        sequence.error = error
         answers[id(sequence.answer)] = sequence.answer
     for answer in answers.values():
         answer.flush()
 
 
-def expire(
+def fail_late(
     sequences: Mapping[int, Sequence], now: float, remove: Callable[[list[Sequence]], None]
 ) -> None:
-    """End the sequences whose deadline has passed.
-
-    Args:
-        sequences: Any sequences.
-        now: The event loop's time.
-        remove: Called with the expired ones before they end.
-    """
+    """Remove the sequences whose deadline is before `now`, and end them with an error."""
     late = [sequence for sequence in sequences.values() if sequence.deadline <= now]
     if late:
         remove(late)
         message = "the request took longer than timeouts.request_s allows"
-        end(late, lambda: DeadlineExceededError(message))
+        fail(late, DeadlineExceededError(message))

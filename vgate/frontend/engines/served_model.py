@@ -26,22 +26,21 @@ log = Log("vgate.frontend")
 
 
 class ServedModel:
-    """See the module.
+    """One model of the configuration.
 
     Args:
         loop: The event loop.
         config: The model's section of the configuration.
         connect: Returns a handle for each of its engines; its argument owns them.
-        files: Where its files are kept.
+        files: The cache of model files.
         state: Returns the state that the launcher has reported; None before it has.
-        on_change: Called when it becomes ready, or stops being ready.
+        on_change: Called when the model becomes ready, or stops being ready.
         resume: Whether requests outlive their engine.
 
     Attributes:
-        engine: Its engines.
-        info: What they have described; None until one is connected.
+        engine: The pool of its engines.
         text: Tokenizer, template and defaults; None until they are loaded.
-        problem: Why they can't be loaded, if that failed.
+        problem: Why the text side can't be loaded, if that failed.
     """
 
     def __init__(
@@ -61,12 +60,12 @@ class ServedModel:
         self._unreported = EngineState("starting", "starting", time.time())
         self._on_change = on_change
         self._files = files
-        self.info: ModelInfo | None = None
+        self._info: ModelInfo | None = None
         self.text: TextModel | None = None
         self.problem = tool_parser_problem(config.tool_parser)
         self._is_misconfigured = self.problem is not None
         self._loading: asyncio.Task[None] | None = None
-        # Custom logits processors may depend on where the prompt ends.
+        # Custom logits processors may depend on the prompt's length.
         continued = not config.engine_args.get("logits_processors")
         self.engine = EnginePool(
             loop,
@@ -79,17 +78,12 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """The name that answers carry: the first of `names`."""
+        """The name that answers carry."""
         return self.config.name
 
     @property
-    def names(self) -> list[str]:
-        """Names that requests may use."""
-        return self.config.served_names
-
-    @property
     def state(self) -> EngineState:
-        """The state of its engines that the launcher has reported; "starting" before it has."""
+        """The engines' state as the launcher reported it; "starting" before it has."""
         return self._state() or self._unreported
 
     def not_ready_because(self) -> str | None:
@@ -104,41 +98,32 @@ class ServedModel:
         return f"the engine is {state.state}: {state.detail}"
 
     async def wait_until_ready(self) -> TextModel:
-        """Return the text side; wait a moment for it if the engine is ready and this worker isn't.
+        """Return the text side, after a short wait if the engine is ready and this worker isn't.
 
         A worker listens before it is connected to the launcher and the engines. When an engine
         dies, a worker notices that before the launcher reports it. Both take milliseconds, and no
         client should get an error for that.
 
         Raises:
-            EngineUnavailableError: It is not ready.
+            EngineUnavailableError: The model is not ready.
         """
         give_up_at = time.monotonic() + _SOON_S
-        while self.not_ready_because() is not None and self._is_ready_soon():
+        while (reason := self.not_ready_because()) is not None and self._is_ready_soon():
             if time.monotonic() >= give_up_at:
                 break
             await asyncio.sleep(_SOON_POLL_S)
-        return self.require_text()
+        if reason is not None or self.text is None:
+            retry_after_s = _RETRY_AFTER_S[self.state.state]
+            raise EngineUnavailableError(reason or "not ready", retry_after_s=retry_after_s)
+        return self.text
 
     def _is_ready_soon(self) -> bool:
         reported = self._state()
         hopeless = self.problem or self.engine.refusal
         return not hopeless and (reported is None or reported.state == "ready")
 
-    def require_text(self) -> TextModel:
-        """Return the text side of a model that is ready.
-
-        Raises:
-            EngineUnavailableError: It is not ready.
-        """
-        reason = self.not_ready_because()
-        if reason is not None or self.text is None:
-            retry_after_s = _RETRY_AFTER_S[self.state.state]
-            raise EngineUnavailableError(reason or "not ready", retry_after_s=retry_after_s)
-        return self.text
-
     def _on_model(self, info: ModelInfo) -> None:
-        before, self.info = self.info, info
+        before, self._info = self._info, info
         same = before is not None and before.files == info.files
         if same and self.text is not None:
             self.text.info = info
@@ -161,7 +146,7 @@ class ServedModel:
             )
             self.problem = None
         except EngineUnavailableError:
-            # The next engine starts this again.
+            # The next engine's connection starts this again.
             return
         except (FileCacheError, TextModelError) as error:
             log.error("cannot serve the model's text", model=info.name, reason=error)
