@@ -151,8 +151,7 @@ def _let_die(file, left):
     def map_and_wrap():
         map_file()
         file._words = Dying(file._words, left)
-        file.requests.rebind(file._words)
-        file.tokens.rebind(file._words)
+        file.requests.words = file.tokens.words = file._words
 
     file._map = map_and_wrap
     map_and_wrap()

@@ -139,7 +139,7 @@ def test_after_an_error_in_the_critical_section_the_next_holder_recounts(make, m
     limiter, limits = make(), KeyLimits(requests=3, concurrent=3)
     reserve(limiter, limits)
     file = limiter.file("k")
-    monkeypatch.setattr(type(file), "start", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(file), "count_running", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reserve(limiter, limits)
     monkeypatch.undo()

@@ -1,6 +1,8 @@
-"""One request checked against the limits of its key, under the lock of the key's file."""
+"""One request checked against the limits of its key, while the key's file is locked."""
 
 from __future__ import annotations
+
+from math import inf
 
 from vgate.frontend.access.limiter.file import LimitFile
 from vgate.frontend.access.limiter.port import (
@@ -13,14 +15,14 @@ from vgate.frontend.access.limiter.port import (
 )
 from vgate.frontend.access.limiter.sliding_log import SlidingLog, WindowState
 
-# The end of a running request is unknown; this only spaces the retries.
+# Nobody knows when a running request ends; this only spaces the retries.
 _CONCURRENT_RETRY_NS = NS
 
 
 class Check:
-    """Reads both windows and keeps their totals up to date when something is taken.
+    """Reads the windows of a key, and takes requests and tokens from them.
 
-    Build the `decision` after releasing the lock, because the lock blocks every worker.
+    Call `decision` after releasing the lock, because the lock blocks every worker.
 
     Args:
         file: The key's counts, locked.
@@ -31,12 +33,11 @@ class Check:
     __slots__ = (
         "_file",
         "_limits",
-        "_never",
+        "_now_ns",
         "_requests",
-        "_retry_after_ns",
         "_tokens",
+        "_wait_ns",
         "_window_ns",
-        "now_ns",
         "reason",
     )
 
@@ -44,22 +45,21 @@ class Check:
         self._file = file
         self._limits = limits
         self._window_ns = limits.window_ns
-        self._never = False
-        self._retry_after_ns = 0
+        self._wait_ns: float = 0
         self._requests: WindowState | None = None
         self._tokens: WindowState | None = None
-        self.now_ns = now_ns
+        self._now_ns = now_ns
         self.reason: Reason | None = None
 
     def requests(self, count: int) -> None:
-        """Check whether so many more requests fit."""
+        """Check whether `count` more requests fit."""
         limit = self._limits.requests
         if limit is not None:
             log = self._file.requests
             self._requests = self._window("requests", log, count, limit, self._window_ns)
 
     def tokens(self, count: int) -> None:
-        """Check whether so many more tokens fit. None always fit, even above a lowered limit."""
+        """Check whether `count` more tokens fit; 0 always do, even above a lowered limit."""
         limit = self._limits.tokens_per_minute
         if limit is not None:
             self._tokens = self._window("tokens", self._file.tokens, count, limit, TOKEN_WINDOW_NS)
@@ -70,50 +70,43 @@ class Check:
         if limit is not None and self._file.running >= limit:
             self._refuse("concurrent", _CONCURRENT_RETRY_NS)
 
-    def make_room(self) -> None:
-        """Do what can fail, if the disk is full, before anything is taken."""
+    def take(self, tokens: int) -> tuple[int | None, int | None]:
+        """Count the request, if `requests` was called, and `tokens`.
+
+        Returns:
+            The stamps of the request and of the tokens; None for what is not limited or is 0.
+        """
+        file, request_ns, tokens_ns = self._file, None, None
+        # Only this can fail (the disk is full), so it comes before anything is taken.
         if self._requests is not None:
-            self._file.make_room(self._file.requests)
+            file.make_room(file.requests)
         if self._tokens is not None:
-            self._file.make_room(self._file.tokens)
-
-    def take_request(self) -> int | None:
-        """Count the request; return its stamp, or None without a limit."""
-        if self._requests is None:
-            return None
-        stamp_ns = self._file.requests.add(self.now_ns, 1)
-        self._requests = _after(self._requests, 1, stamp_ns)
-        return stamp_ns
-
-    def take_tokens(self, count: int) -> int | None:
-        """Count tokens; return their stamp, or None without a limit or without tokens."""
-        if self._tokens is None or not count:
-            return None
-        stamp_ns = self._file.tokens.add(self.now_ns, count)
-        self._tokens = _after(self._tokens, count, stamp_ns)
-        return stamp_ns
+            file.make_room(file.tokens)
+            if tokens:
+                tokens_ns = file.tokens.add(self._now_ns, tokens)
+                self._tokens = _after(self._tokens, tokens, tokens_ns)
+        if self._requests is not None:
+            request_ns = file.requests.add(self._now_ns, 1)
+            self._requests = _after(self._requests, 1, request_ns)
+        return request_ns, tokens_ns
 
     def _window(
         self, reason: Reason, log: SlidingLog, count: int, limit: int, window_ns: int
     ) -> WindowState:
-        """Return the state of a window; refuse if `count` does not fit."""
-        state = log.window(self.now_ns - window_ns)
+        """Return the state of a window; refuse the request if `count` does not fit."""
+        state = log.window(self._now_ns - window_ns)
         excess = state[0] + count - limit
         if count and excess > 0:
             frees_ns = None if count > limit else log.stamp_freeing(excess)
-            if frees_ns is None:
-                self._never = True
-                self._refuse(reason, 0)
-            else:
-                self._refuse(reason, frees_ns + window_ns - self.now_ns)
+            self._refuse(reason, inf if frees_ns is None else frees_ns + window_ns - self._now_ns)
         return state
 
-    def _refuse(self, reason: Reason, retry_after_ns: int) -> None:
+    def _refuse(self, reason: Reason, wait_ns: float) -> None:
         self.reason = self.reason or reason
-        self._retry_after_ns = max(self._retry_after_ns, retry_after_ns)
+        self._wait_ns = max(self._wait_ns, wait_ns)
 
     def decision(self, wall_s: float) -> Decision:
-        """Return what was decided; `wall_s` is Unix time."""
+        """Return the decision; `wall_s` is Unix time."""
         limits, requests, tokens = self._limits, None, None
         if self._requests is not None and limits.requests is not None:
             requests = self._quota(self._requests, limits.requests, self._window_ns, wall_s)
@@ -121,12 +114,13 @@ class Check:
             tokens = self._quota(self._tokens, limits.tokens_per_minute, TOKEN_WINDOW_NS, wall_s)
         if self.reason is None:
             return Decision(None, None, False, requests, tokens)
-        retry_after_s = None if self._never else self._retry_after_ns / NS
-        return Decision(self.reason, retry_after_s, self._never, requests, tokens)
+        never = self._wait_ns == inf
+        retry_after_s = None if never else self._wait_ns / NS
+        return Decision(self.reason, retry_after_s, never, requests, tokens)
 
     def _quota(self, state: WindowState, limit: int, window_ns: int, wall_s: float) -> Quota:
         total, oldest_ns = state
-        left_ns = 0 if oldest_ns is None else oldest_ns + window_ns - self.now_ns
+        left_ns = 0 if oldest_ns is None else oldest_ns + window_ns - self._now_ns
         return Quota(limit, max(0, limit - total), wall_s + left_ns / NS)
 
 

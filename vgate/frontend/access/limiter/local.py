@@ -1,18 +1,15 @@
 """The limiter of one machine: the counts are in files that all workers map, without a server.
 
-A worker that is killed leaves what its requests had taken. Requests and reserved tokens leave with
-their window; its running requests are dropped when its successor starts. Killed in the middle of a
-decision, it may have taken a part of it, which ends in the same way. All counts survive their
-worker, and end with the run directory or the boot.
-
-A longer window knows only what the shorter one still remembered, and a limit that is switched on
-counts from then on.
+When a worker is killed, its requests and reserved tokens leave with their window, and its running
+requests are dropped when its successor starts. A window that becomes longer starts with what the
+shorter one still held.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
 
@@ -27,12 +24,12 @@ _ALLOWED = Decision()
 
 
 class LocalLimiter:
-    """A `port.Limiter`: one worker's access to the shared counts. It never suspends its caller.
+    """A `Limiter`: one worker's access to the shared counts. It never suspends its caller.
 
     Args:
         directory: Where the files are, one for each key; made if it is missing.
-        worker: This worker's number, 0 to 256. No two live workers share one, and what a dead
-            worker of this number was running is dropped.
+        worker: This worker's number, 0 to 256. No two live workers share one; the running requests
+            of a dead worker with this number are dropped.
         clock_ns: CLOCK_MONOTONIC, which all processes of a machine share.
         wall_s: Unix time.
 
@@ -49,8 +46,7 @@ class LocalLimiter:
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         if not 0 <= worker <= MAX_WORKER:
-            message = f"worker must be 0 to {MAX_WORKER}, got {worker}"
-            raise ValueError(message)
+            raise ValueError(f"worker must be 0 to {MAX_WORKER}, got {worker}")
         directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
         self.worker = worker
@@ -60,12 +56,8 @@ class LocalLimiter:
         self._boot = int.from_bytes(blake2b(boot, digest_size=7).digest())
         self._files: dict[str, LimitFile] = {}
         for path in directory.iterdir():
-            file = LimitFile(path, boot=self._boot)
-            try:
-                with file:
-                    file.drop(worker)
-            finally:
-                file.close()
+            with closing(LimitFile(path, boot=self._boot)) as file, file:
+                file.drop(worker)
 
     def likely_full(self, key_id: str, limits: KeyLimits) -> bool:
         """Guess from the counts, read without their lock."""
@@ -101,7 +93,7 @@ class LocalLimiter:
             self._files.popitem()[1].close()
 
     def file(self, key_id: str) -> LimitFile:
-        """Return a key's file, opened if it is not open."""
+        """Return a key's file, opening it if necessary."""
         file = self._files.get(key_id)
         if file is None:
             if len(self._files) >= _MAX_OPEN_FILES:
@@ -112,7 +104,7 @@ class LocalLimiter:
 
 
 class LocalGrant:
-    """A `port.Grant`. Each call is one critical section, or none if nothing has to change."""
+    """A `Grant`. Each call is one critical section, or none if nothing has to change."""
 
     __slots__ = (
         "_key_id",
@@ -129,7 +121,7 @@ class LocalGrant:
         self._limiter = limiter
         self._key_id = key_id
         self._limits = limits
-        # Stamps of what was taken; None if nothing was, or if it is not ours to change any more.
+        # Stamps of this request's entries; None if there is none that may still change.
         self._request_ns: int | None = None
         self._tokens_ns: int | None = None
         self._tokens = 0
@@ -137,7 +129,7 @@ class LocalGrant:
         self.decision = _ALLOWED
 
     def take(self, tokens: int, *, runs: bool) -> None:
-        """Decide on the request; only for the limiter that makes the grant."""
+        """Decide on the request. Called once, by the limiter that makes the grant."""
         limiter = self._limiter
         with limiter.file(self._key_id) as file:
             check = Check(file, self._limits, limiter.clock_ns())
@@ -145,11 +137,10 @@ class LocalGrant:
             check.tokens(tokens)
             check.concurrent()
             if check.reason is None:
-                check.make_room()
-                self._take_tokens(check, tokens)
-                self._request_ns = check.take_request()
+                self._request_ns, self._tokens_ns = check.take(tokens)
+                self._tokens = tokens
                 if runs:
-                    file.start(limiter.worker)
+                    file.count_running(limiter.worker, 1)
                     self._runs = True
         self.decision = check.decision(limiter.wall_s())
 
@@ -157,23 +148,18 @@ class LocalGrant:
         """Reserve tokens, or give the request back."""
         limiter = self._limiter
         if self._limits.tokens_per_minute is None or self._tokens_ns is not None:
-            # The other limits were checked already; without a token limit nothing is left to read.
-            return self.decision
+            return self.decision  # the other limits were checked already
         with limiter.file(self._key_id) as file:
             check = Check(file, self._limits, limiter.clock_ns())
             check.tokens(tokens)
             if check.reason is None:
-                check.make_room()
-                self._take_tokens(check, tokens)
+                _, self._tokens_ns = check.take(tokens)
+                self._tokens = tokens
             else:
                 self._give_back(file)
             check.requests(0)
         self.decision = check.decision(limiter.wall_s())
         return self.decision
-
-    def _take_tokens(self, check: Check, tokens: int) -> None:
-        self._tokens_ns = check.take_tokens(tokens)
-        self._tokens = tokens
 
     async def settle(self, used_tokens: int | None = None) -> None:
         """End the request with the tokens that it used."""
@@ -201,5 +187,5 @@ class LocalGrant:
 
     def _finish(self, file: LimitFile) -> None:
         if self._runs:
-            file.finish(self._limiter.worker)
+            file.count_running(self._limiter.worker, -1)
             self._runs = False
