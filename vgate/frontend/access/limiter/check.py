@@ -44,25 +44,24 @@ class Check:
     def __init__(self, file: LimitFile, limits: KeyLimits, now_ns: int) -> None:
         self._file = file
         self._limits = limits
+        self._now_ns = now_ns
         self._window_ns = limits.window_ns
         self._wait_ns: float = 0
         self._requests: WindowState | None = None
         self._tokens: WindowState | None = None
-        self._now_ns = now_ns
         self.reason: Reason | None = None
 
     def requests(self, count: int) -> None:
         """Check whether `count` more requests fit."""
-        limit = self._limits.requests
+        limit, log = self._limits.requests, self._file.requests
         if limit is not None:
-            log = self._file.requests
             self._requests = self._window("requests", log, count, limit, self._window_ns)
 
     def tokens(self, count: int) -> None:
         """Check whether `count` more tokens fit; 0 always do, even above a lowered limit."""
-        limit = self._limits.tokens_per_minute
+        limit, log = self._limits.tokens_per_minute, self._file.tokens
         if limit is not None:
-            self._tokens = self._window("tokens", self._file.tokens, count, limit, TOKEN_WINDOW_NS)
+            self._tokens = self._window("tokens", log, count, limit, TOKEN_WINDOW_NS)
 
     def concurrent(self) -> None:
         """Check whether one more running request fits."""

@@ -54,8 +54,13 @@ class LimitFile:
                 os.posix_fallocate(self._fd, 0, _HEADER_WORDS * _WORD_BYTES)
             self._map()
             # The clock starts again with each boot, so stamps of another boot mean nothing.
-            if self._words[_MAGIC] != _FORMAT or self._words[_BOOT] != boot:
-                self._format(boot)
+            words = self._words
+            if words[_MAGIC] != _FORMAT or words[_BOOT] != boot:
+                words[_MAGIC] = 0  # if we are killed before the end, the next holder starts again
+                words[:_HEADER_WORDS] = memoryview(bytes(_HEADER_WORDS * _WORD_BYTES)).cast("q")
+                words[_SIZE] = _HEADER_WORDS
+                words[_BOOT] = boot
+                words[_MAGIC] = _FORMAT
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         except BaseException:
             os.close(self._fd)
@@ -66,14 +71,6 @@ class LimitFile:
         memory = mmap.mmap(self._fd, self._mapped * _WORD_BYTES)
         self._words = memoryview(memory).cast("q")
         self.requests.words = self.tokens.words = self._words
-
-    def _format(self, boot: int) -> None:
-        words = self._words
-        words[_MAGIC] = 0  # if we are killed before the end, the next holder starts again
-        words[:_HEADER_WORDS] = memoryview(bytes(_HEADER_WORDS * _WORD_BYTES)).cast("q")
-        words[_SIZE] = _HEADER_WORDS
-        words[_BOOT] = boot
-        words[_MAGIC] = _FORMAT
 
     def __enter__(self) -> Self:
         fcntl.flock(self._fd, fcntl.LOCK_EX)

@@ -81,11 +81,9 @@ class LocalLimiter:
         """Return what a key uses now."""
         with self.file(key_id) as file:
             now_ns = self.clock_ns()
-            return Usage(
-                requests=file.requests.window(now_ns - limits.window_ns)[0],
-                tokens=file.tokens.window(now_ns - TOKEN_WINDOW_NS)[0],
-                concurrent=file.running,
-            )
+            requests, _ = file.requests.window(now_ns - limits.window_ns)
+            tokens, _ = file.tokens.window(now_ns - TOKEN_WINDOW_NS)
+            return Usage(requests, tokens, file.running)
 
     def close(self) -> None:
         """Close the files."""
@@ -106,6 +104,7 @@ class LocalLimiter:
 class LocalGrant:
     """A `Grant`. Each call is one critical section, or none if nothing has to change."""
 
+    # The stamps of this request's entries are None if there is no entry that may still change.
     __slots__ = (
         "_key_id",
         "_limiter",
@@ -121,7 +120,6 @@ class LocalGrant:
         self._limiter = limiter
         self._key_id = key_id
         self._limits = limits
-        # Stamps of this request's entries; None if there is none that may still change.
         self._request_ns: int | None = None
         self._tokens_ns: int | None = None
         self._tokens = 0
