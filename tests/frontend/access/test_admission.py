@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from vgate.errors import LimitsUnavailableError, RateLimitedError
-from vgate.frontend.access.admission import Admission
+from vgate.frontend.access import Admission
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 from vgate.frontend.access.limiter.file import LimitFile
-from vgate.frontend.access.limiter.local import LocalGrant, LocalLimiter
-from vgate.frontend.access.limiter.port import KeyLimits
+from vgate.frontend.access.limiter.local import LocalGrant
 from vgate.keys import ApiKey
 
 KEY = ApiKey(name="key", sha256="0" * 64)

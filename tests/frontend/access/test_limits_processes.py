@@ -10,9 +10,8 @@ import pytest
 
 from tests.frontend.access import limit_processes
 from tests.frontend.access.limit_processes import admitted, now
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 from vgate.frontend.access.limiter import file as file_module
-from vgate.frontend.access.limiter.local import LocalLimiter
-from vgate.frontend.access.limiter.port import KeyLimits
 
 S = 1_000_000_000
 ROOT = Path(__file__).parents[3]

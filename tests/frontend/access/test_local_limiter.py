@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from tests.frontend.access.limiters import Clock
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter, Usage
 from vgate.frontend.access.limiter import file as file_module
 from vgate.frontend.access.limiter import local as local_module
-from vgate.frontend.access.limiter.local import LocalLimiter
-from vgate.frontend.access.limiter.port import NS, KeyLimits, Usage
+from vgate.frontend.access.limiter.port import NS
 
 
 @pytest.fixture

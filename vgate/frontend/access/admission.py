@@ -12,7 +12,7 @@ from vgate.config.schema import Security
 from vgate.errors import LimitsUnavailableError, RateLimitedError
 from vgate.frontend.access.authentication import Authentication, KeySource
 from vgate.frontend.access.limiter import Decision, Grant, KeyLimits, Limiter
-from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
 from vgate.keys import ApiKey
 from vgate.log import Log

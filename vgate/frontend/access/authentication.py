@@ -11,7 +11,7 @@ import msgspec
 
 from vgate.config.schema import Security
 from vgate.errors import AuthenticationError
-from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
 from vgate.keys import ApiKey, KeyFileError, KeyFileWatcher, KeyRing, KeysError, read_key_file
 from vgate.log import Log
