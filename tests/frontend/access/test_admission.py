@@ -58,7 +58,7 @@ def play(limiter):
 
 
 def used(limiter: LocalLimiter) -> tuple[int, int, int]:
-    usage = asyncio.run(limiter.usage("key:key", LIMITS))
+    usage = asyncio.run(limiter.usage("key", LIMITS))
     return usage.requests, usage.tokens, usage.concurrent
 
 
@@ -94,7 +94,7 @@ def test_tokens_may_come_after_the_request(play, limiter):
         assert used_now(limiter) == (1, 60, 1)
 
     def used_now(limiter):
-        file = limiter.file("key:key")
+        file = limiter.file("key")
         return file.requests.total, file.tokens.total, file.running
 
     play(scenario)

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from vgate.config.schema import Security
 from vgate.errors import LimitsUnavailableError, RateLimitedError
 from vgate.frontend.access.authentication import Authentication, KeySource
@@ -72,7 +74,7 @@ class Access:
         found = []
         for key in self._authentication.keys if self._authentication else ():
             limits = self._limits_of(key)
-            used = await self._limiter.usage(_key_id(key), limits)
+            used = await self._limiter.usage(key.name, limits)
             found.append(
                 {
                     "key": key.name,
@@ -105,17 +107,16 @@ class Access:
         )
 
 
-class Admission:
+class Admission(msgspec.Struct):
     """One request and the limits of its key: ``async with`` it for as long as the request runs.
 
     Each decision is a critical section that all workers share, so there is only one where possible:
     as soon as the tokens are known, or at the end of a request that used none. Leaving settles what
     was granted. `begin`, `reserve` and `count` decide.
 
-    Args:
-        limiter: The counts.
-        key: The key that the request carries.
-        limits: The limits of that key.
+    Attributes:
+        key: The key that the request carries. Its counts go by its name, so that a rotated key
+            keeps them.
         headers: The response's headers, to which each decision adds the state of the limits.
 
     Raises:
@@ -123,18 +124,12 @@ class Admission:
         LimitsUnavailableError: The limiter could not decide.
     """
 
-    __slots__ = ("_grant", "_headers", "_key_id", "_limiter", "_limits", "_used_tokens", "key")
-
-    def __init__(
-        self, limiter: Limiter, key: ApiKey, limits: KeyLimits, headers: dict[str, str]
-    ) -> None:
-        self._limiter = limiter
-        self._key_id = _key_id(key)
-        self._limits = limits
-        self._headers = headers
-        self._grant: Grant | None = None
-        self._used_tokens: int | None = None
-        self.key = key
+    limiter: Limiter
+    key: ApiKey
+    limits: KeyLimits
+    headers: dict[str, str]
+    grant: Grant | None = None
+    used_tokens: int | None = None
 
     async def begin(self, *, wait: bool) -> None:
         """Decide on the request now or, with `wait`, when its tokens are known or at its end.
@@ -142,7 +137,7 @@ class Admission:
         A request that would be refused with any number of tokens does not wait.
         """
         try:
-            if wait and not self._limiter.likely_full(self._key_id, self._limits):
+            if wait and not self.limiter.likely_full(self.key.name, self.limits):
                 return
         except OSError as error:
             raise _unavailable(error) from None
@@ -155,36 +150,35 @@ class Admission:
             tokens: The number of tokens.
             runs: Whether the request still runs.
         """
-        if self._limits.unlimited:
+        if self.limits.unlimited:
             return
         try:
-            if self._grant is None:
-                self._grant = await self._limiter.reserve(
-                    self._key_id, self._limits, tokens, runs=runs
-                )
-                decision = self._grant.decision
+            if self.grant is None:
+                name = self.key.name
+                self.grant = await self.limiter.reserve(name, self.limits, tokens, runs=runs)
+                decision = self.grant.decision
             else:
-                decision = await self._grant.reserve(tokens)
+                decision = await self.grant.reserve(tokens)
         except OSError as error:
             raise _unavailable(error) from None
-        _add_headers(self._headers, decision)
+        _add_headers(self.headers, decision)
         if not decision.allowed:
             raise _refusal(self.key, decision)
 
     async def count(self) -> None:
         """Count a request that was answered without using tokens, if it was not counted."""
-        if self._grant is None:
+        if self.grant is None:
             await self.reserve(0, runs=False)
 
     def settle(self, used_tokens: int) -> None:
         """Set the tokens that the request used. They replace the reserved ones at its end."""
-        self._used_tokens = used_tokens
+        self.used_tokens = used_tokens
 
     async def abandon(self) -> None:
         """End the request as if it had not been made."""
-        if self._grant is not None:
+        if self.grant is not None:
             try:
-                await self._grant.abandon()
+                await self.grant.abandon()
             except OSError as error:
                 log.error("could not abandon a request", key=self.key.name, reason=error)
 
@@ -192,16 +186,11 @@ class Admission:
         return self
 
     async def __aexit__(self, _kind: object, _error: object, _traceback: object) -> None:
-        if self._grant is not None:
+        if self.grant is not None:
             try:
-                await self._grant.settle(self._used_tokens)
+                await self.grant.settle(self.used_tokens)
             except OSError as error:  # the request was answered all the same
                 log.error("could not settle a request", key=self.key.name, reason=error)
-
-
-def _key_id(key: ApiKey) -> str:
-    """Return the name of a key's counts, which a rotated key keeps."""
-    return f"key:{key.name}"
 
 
 def _add_headers(headers: dict[str, str], decision: Decision) -> None:

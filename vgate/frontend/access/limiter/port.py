@@ -69,7 +69,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a key uses now, over all workers."""
+    """What a key uses at a moment, over all workers."""
 
     requests: int
     tokens: int
@@ -81,18 +81,12 @@ class Grant(Protocol):
 
     Both can be called at any time and more than once; only the first call of either has an effect.
     A refused grant holds nothing.
-
-    Attributes:
-        decision: The latest decision.
     """
 
-    decision: Decision
+    decision: Decision  # the latest
 
     async def reserve(self, tokens: int) -> Decision:
-        """Reserve tokens for a request that was counted without any; abandon it if refused.
-
-        Later calls have no effect once tokens are reserved.
-        """
+        """Reserve tokens, once, for a request that was counted without; abandon it if refused."""
 
     async def settle(self, used_tokens: int | None = None) -> None:
         """End the request. Its tokens are `used_tokens`; None keeps the reserved ones.
@@ -114,8 +108,7 @@ class Limiter(Protocol):
     def likely_full(self, key_id: str, limits: KeyLimits) -> bool:
         """Guess whether a request would be refused even without tokens.
 
-        The guess costs no round trip; a limiter that can't guess returns False. Use it to choose
-        when to call `reserve`, never instead.
+        The guess needs no round trip, and never replaces `reserve`.
         """
 
     async def reserve(
