@@ -9,7 +9,7 @@ from vgate.frontend.apis.openai.completions.response import (
 )
 from vgate.frontend.apis.openai.completions.translate import generation_of
 from vgate.frontend.apis.openai.logprobs import logprob_texts
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.ids import new_id
 from vgate.frontend.pipeline.port import Job
 from vgate.frontend.services import Services

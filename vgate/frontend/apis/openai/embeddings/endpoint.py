@@ -11,7 +11,7 @@ from vgate.frontend.apis.openai.embeddings.request import (
     decode_embeddings,
     encode_response,
 )
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http.request import JSON, HttpRequest, Response
 from vgate.frontend.pipeline.generation import Truncation
 from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.services import Services

@@ -12,7 +12,7 @@ from vgate.frontend.apis.openai.tokenize.request import (
     decode_detokenize,
     decode_tokenize,
 )
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http.request import JSON, HttpRequest, Response
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.services import Services
 
