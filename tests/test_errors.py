@@ -1,4 +1,4 @@
-"""The tree of errors: stable codes, and a journey over the wire that changes nothing."""
+"""Errors have stable codes and statuses, and are rebuilt from their codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_error_is_rebuilt_from_its_code(cls):
 
 
 @pytest.mark.parametrize("code", ["", "no_such_code", "method_not_allowed", "internal_error"])
-def test_what_cannot_be_rebuilt_is_an_internal_error(code):
+def test_other_codes_become_an_internal_error(code):
     rebuilt = from_code(code, "text")
     assert type(rebuilt) is InternalError
     assert (rebuilt.status, rebuilt.message, rebuilt.retry_after_s) == (500, "text", None)
@@ -64,7 +64,7 @@ def test_the_documented_statuses():
     assert {cls: cls.status for cls in expected} == expected
 
 
-def test_what_a_client_sent_is_not_repeated_at_length():
+def test_long_text_of_a_client_is_shortened():
     error = VGateError("no model `" + "m" * 10**6, param="p" * 10**6)
     assert error.message.startswith("no model `mmm")
     assert len(error.message) == len(error.param or "") == 1003

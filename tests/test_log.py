@@ -1,4 +1,4 @@
-"""One line an event, in either shape, whatever the fields hold."""
+"""Each event is one line, in both formats, with any values of its fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vgate.log import JSONFormatter, Log, PlainFormatter
 
 @pytest.fixture
 def root():
-    """The root logger, put back afterwards."""
+    """The root logger, restored afterwards."""
     logger = logging.getLogger()
     handlers, level = logger.handlers[:], logger.level
     yield logger
@@ -29,11 +29,11 @@ def root():
 
 @pytest.fixture
 def written(root, monkeypatch):
-    """Configure logging; returns a function that gives the lines written so far."""
+    """Return a function that configures logging; it returns one that returns the lines so far."""
     stream = io.StringIO()
 
     def configure(level="debug", *, json_format=True):
-        # Not before the test itself runs: pytest puts its own in place for each phase.
+        # In the test itself, because pytest replaces stderr for each phase.
         monkeypatch.setattr(sys, "stderr", stream)
         logs.configure("engine", level=level, json_format=json_format)
         return lambda: stream.getvalue().removesuffix("\n").split("\n")
@@ -41,7 +41,7 @@ def written(root, monkeypatch):
     return configure
 
 
-def test_json_has_the_fixed_fields_and_the_event_s_own(written):
+def test_json_has_the_fixed_fields_and_those_of_the_event(written):
     lines = written()
     Log("vgate.test").info("request finished", request_id="r1", status=200)
     (line,) = map(json.loads, lines())
@@ -117,14 +117,14 @@ def test_a_level_hides_what_is_below_it(written, level):
     assert shown == methods[methods.index(level) :]
 
 
-def test_lines_of_other_libraries_come_out_alike(written):
+def test_lines_of_libraries_have_the_same_format(written):
     lines = written()
     logging.getLogger("other").warning("%d of %d", 1, 2)
     (line,) = map(json.loads, lines())
     assert (line["event"], line["logger"]) == ("1 of 2", "other")
 
 
-def test_a_field_does_not_replace_what_every_line_has(written):
+def test_a_field_does_not_replace_a_fixed_one(written):
     lines = written()
     Log("vgate.test").info("process started", pid=1, process="x", level="y", ts="z")
     (line,) = map(json.loads, lines())
@@ -145,7 +145,7 @@ def test_a_record_without_fields_is_formatted(formatter):
     assert "text" in formatter("engine").format(record)
 
 
-def test_lines_of_one_turn_of_a_loop_leave_together(written):
+def test_lines_of_one_turn_of_a_loop_are_written_together(written):
     lines = written("info", json_format=False)
     log = Log("vgate.test")
 
@@ -177,7 +177,7 @@ def test_errors_and_lines_of_other_threads_do_not_wait(written):
     asyncio.run(scenario())
 
 
-def test_what_waits_is_written_at_the_end(written):
+def test_waiting_lines_are_written_at_the_end(written):
     lines = written("info", json_format=False)
 
     async def scenario():
@@ -189,11 +189,11 @@ def test_what_waits_is_written_at_the_end(written):
     assert lines()[-1].endswith("last")
 
 
-def test_other_handlers_get_the_events_as_well(written, root):
+def test_other_handlers_get_the_events_too(written, root):
     written()
-    heard = []
+    received = []
     other = logging.Handler()
-    other.emit = lambda record: heard.append((record.getMessage(), record.vgate_fields))
+    other.emit = lambda record: received.append((record.getMessage(), record.vgate_fields))
     root.addHandler(other)
     Log("vgate.test").info("event", status=200)
-    assert heard == [("event", {"status": 200})]
+    assert received == [("event", {"status": 200})]

@@ -1,4 +1,4 @@
-"""msgspec's errors in our words: a path, a value, what is allowed."""
+"""Explaining msgspec's errors: a path, a value and what is allowed."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def test_a_problem_is_one_sentence(document, path, kind, text):
     assert str(problem) == text
 
 
-def test_a_wrong_choice_is_shown():
+def test_an_invalid_choice_is_shown():
     text = str(problem_with({"needed": "", "inner": {"kind": "z"}}))
     assert text.startswith("`inner.kind` must be valid")
     assert '"z"' in text
 
 
 def test_a_value_in_a_map_is_explained_without_its_name():
-    # msgspec does not tell the key, so neither the path nor the value can be exact.
+    # msgspec doesn't name the key, so neither the path nor the value can be exact.
     problem = problem_with({"needed": "", "table": {"k": "x"}})
     assert problem.path == "table[...]"
     assert problem.sent is None
@@ -105,12 +105,12 @@ def test_without_the_document_no_value_is_shown():
     assert str(explain(caught.value)) == "`needed` must be a string"
 
 
-def test_a_key_that_is_no_text_is_named_as_such():
+def test_a_key_that_is_not_text_is_reported():
     assert "key" in str(problem_with({"needed": "", 5: 6}))
 
 
 @pytest.mark.parametrize("key", ["x", "-1"])
-def test_a_bad_key_is_named_by_its_object(key):
+def test_an_invalid_key_is_reported_for_its_object(key):
     document = {"needed": "", "numbered": {key: 1}}
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert(document, Document, str_keys=True)
@@ -131,7 +131,7 @@ json_values = st.recursive(
         st.sampled_from(["needed", "inner", "items", "table"]) | st.text(), json_values, max_size=4
     )
 )
-def test_any_wrong_document_is_explained(document):
+def test_any_invalid_document_is_explained(document):
     try:
         msgspec.convert(document, Document)
     except msgspec.ValidationError as error:

@@ -1,170 +1,132 @@
-"""The one tree of errors that V-Gate shows to a client.
+"""The errors that a client may see.
 
-Every error has a stable ``code``, an HTTP ``status`` and an OpenAI ``type``. Engines report
-failures as codes and facts, which `vgate.frontend.engines.failures` turns into these errors. Each
-API's room turns them into HTTP responses.
+Each has a stable code, an HTTP status and an OpenAI ``type``. Engines report failures as codes and
+facts, which `vgate.frontend.engines.failures` turns into these errors. Each API writes them in its
+own format.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-# Messages may quote what a client sent, and paths have its names: neither is repeated at length.
-_LONGEST = 1000
+# Messages and field paths may quote what a client sent, which can be very long.
+_MAX_CHARS = 1000
 
 SHUTTING_DOWN = "the server is shutting down"
 _DRAIN_RETRY_AFTER_S = 5.0
+_BY_CODE: dict[str, type[VGateError]] = {}
 
 
 class VGateError(Exception):
-    """Base of all errors that a client may see.
+    """Base of all errors that a client may see. Subclasses inherit status and type.
 
     Args:
         message: What went wrong and what to do, for the client.
         param: The request field at fault, as a path such as ``messages[0].content``.
-        retry_after_s: Seconds after which trying again makes sense, if that is known.
+        retry_after_s: Seconds until a retry makes sense, if known.
     """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
 
+    def __init_subclass__(
+        cls, code: str = "internal_error", status: int | None = None, kind: str | None = None
+    ) -> None:
+        cls.code, cls.status, cls.type = code, status or cls.status, kind or cls.type
+        _BY_CODE[code] = cls
+
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message)
-        self.message = _shortened(message)
-        self.param = None if param is None else _shortened(param)
+        self.message = _shorten(message)
+        self.param = None if param is None else _shorten(param)
         self.retry_after_s = retry_after_s
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}..."
 
 
-class InvalidRequestError(VGateError):
+class InvalidRequestError(
+    VGateError, code="invalid_request", status=400, kind="invalid_request_error"
+):
     """The request can't be served as it is; sending it again won't help."""
 
-    code = "invalid_request"
-    status = 400
-    type = "invalid_request_error"
 
-
-class InvalidJSONError(InvalidRequestError):
+class InvalidJSONError(InvalidRequestError, code="invalid_json"):
     """The body isn't JSON in UTF-8."""
 
-    code = "invalid_json"
 
-
-class InvalidValueError(InvalidRequestError):
+class InvalidValueError(InvalidRequestError, code="invalid_value"):
     """A field is missing, has a wrong type or is out of range."""
 
-    code = "invalid_value"
+
+class UnknownParameterError(InvalidRequestError, code="unknown_parameter"):
+    """The request has a field that the API doesn't have."""
 
 
-class UnknownParameterError(InvalidRequestError):
-    """A field that no supported request has."""
-
-    code = "unknown_parameter"
+class UnsupportedParameterError(InvalidRequestError, code="unsupported_parameter"):
+    """A known field has a value that this server does not support."""
 
 
-class UnsupportedParameterError(InvalidRequestError):
-    """A known field that this server does not support with that value."""
-
-    code = "unsupported_parameter"
+class ContextLengthExceededError(InvalidRequestError, code="context_length_exceeded"):
+    """The prompt and the requested tokens don't fit into the model's context."""
 
 
-class ContextLengthExceededError(InvalidRequestError):
-    """Prompt and requested tokens do not fit the model's context."""
-
-    code = "context_length_exceeded"
+class ModelNotFoundError(InvalidRequestError, code="model_not_found", status=404):
+    """No served model has this name."""
 
 
-class ModelNotFoundError(InvalidRequestError):
-    """No model of that name is served."""
-
-    code = "model_not_found"
-    status = 404
+class NotFoundError(InvalidRequestError, code="not_found", status=404):
+    """There is no such path."""
 
 
-class AuthenticationError(VGateError):
-    """There is no valid API key."""
-
-    code = "invalid_api_key"
-    status = 401
-    type = "authentication_error"
-
-
-class RateLimitedError(VGateError):
-    """A limit of the API key is reached."""
-
-    code = "rate_limit_exceeded"
-    status = 429
-    type = "rate_limit_error"
-
-
-class NotFoundError(InvalidRequestError):
-    """No such path."""
-
-    code = "not_found"
-    status = 404
-
-
-class MethodNotAllowedError(InvalidRequestError):
-    """The path exists, with another method."""
-
-    code = "method_not_allowed"
-    status = 405
+class MethodNotAllowedError(InvalidRequestError, code="method_not_allowed", status=405):
+    """The path exists, but not with this method; `allow` is the method that it has."""
 
     def __init__(self, message: str, *, allow: str) -> None:
         super().__init__(message)
         self.allow = allow
 
 
-class RequestTimeoutError(InvalidRequestError):
-    """The client did not send its whole body in time."""
-
-    code = "request_timeout"
-    status = 408
+class RequestTimeoutError(InvalidRequestError, code="request_timeout", status=408):
+    """The client did not send the whole body in time."""
 
 
-class PayloadTooLargeError(InvalidRequestError):
+class PayloadTooLargeError(InvalidRequestError, code="payload_too_large", status=413):
     """The body is larger than ``server.max_body_bytes``."""
 
-    code = "payload_too_large"
-    status = 413
+
+class AuthenticationError(
+    VGateError, code="invalid_api_key", status=401, kind="authentication_error"
+):
+    """There is no valid API key."""
 
 
-class OverloadedError(VGateError):
-    """The queue is full; the request was refused before it waited."""
-
-    code = "overloaded"
-    status = 503
-    type = "overloaded_error"
+class RateLimitedError(VGateError, code="rate_limit_exceeded", status=429, kind="rate_limit_error"):
+    """A limit of the API key is reached."""
 
 
-class QueueTimeoutError(OverloadedError):
-    """The request waited ``timeouts.queue_s`` without being started."""
-
-    code = "queue_timeout"
+class OverloadedError(VGateError, code="overloaded", status=503, kind="overloaded_error"):
+    """The queue is full."""
 
 
-class EngineUnavailableError(OverloadedError):
+class QueueTimeoutError(OverloadedError, code="queue_timeout"):
+    """The request was not started within ``timeouts.queue_s``."""
+
+
+class EngineUnavailableError(OverloadedError, code="engine_unavailable"):
     """No engine is ready: it is loading, restarting, or has just died."""
 
-    code = "engine_unavailable"
+
+class LimitsUnavailableError(OverloadedError, code="limits_unavailable"):
+    """The limits of the API key can't be checked."""
 
 
-class LimitsUnavailableError(OverloadedError):
-    """The limits of the API key can't be checked, so the request is not served."""
-
-    code = "limits_unavailable"
-
-
-class ShuttingDownError(OverloadedError):
+class ShuttingDownError(OverloadedError, code="shutting_down"):
     """The server drains and takes no new requests."""
-
-    code = "shutting_down"
 
     def __init__(
         self,
@@ -176,23 +138,14 @@ class ShuttingDownError(OverloadedError):
         super().__init__(message, param=param, retry_after_s=retry_after_s)
 
 
-class DeadlineExceededError(VGateError):
-    """The request ran into ``timeouts.request_s``."""
-
-    code = "deadline_exceeded"
-    status = 504
-    type = "timeout_error"
+class DeadlineExceededError(VGateError, code="deadline_exceeded", status=504, kind="timeout_error"):
+    """The request ran longer than ``timeouts.request_s``."""
 
 
 class InternalError(VGateError):
-    """A fault of ours; the log has the details under the request id."""
+    """A bug in V-Gate; the log has the details under the request id."""
 
 
-def _subclasses(cls: type[VGateError]) -> list[type[VGateError]]:
-    return [cls, *(sub for direct in cls.__subclasses__() for sub in _subclasses(direct))]
-
-
-_BY_CODE = {cls.code: cls for cls in _subclasses(VGateError)}
 CODES = tuple(_BY_CODE)
 
 
@@ -201,6 +154,6 @@ def from_code(
 ) -> VGateError:
     """Return the error with a code; an unknown code becomes an `InternalError`."""
     cls = _BY_CODE.get(code, InternalError)
-    if issubclass(cls, MethodNotAllowedError):  # about HTTP, so it never crosses the wire
+    if issubclass(cls, MethodNotAllowedError):  # about HTTP, so no engine reports it
         cls = InternalError
     return cls(message, param=param, retry_after_s=retry_after_s)

@@ -1,11 +1,8 @@
 """API keys: their hashes and limits, the key file, and how the key of a request is found.
 
-Frontends read the key file; the launcher's ``vgate keys`` edits it. Only SHA-256 hashes are kept. A
-generated key has 256 random bits, so its hash can't be reversed by guessing and needs neither salt
-nor a slow hash function.
-
-The key file has one JSON object in each line, with the fields of `ApiKey`. Empty lines and lines
-that begin with ``#`` are comments.
+Frontends read the key file; ``vgate keys`` edits it. Each line is a comment (empty, or with ``#``
+first) or a JSON object with the fields of `ApiKey`. Only SHA-256 hashes are kept: a generated key
+has 256 random bits, so its hash needs neither salt nor a slow hash function.
 """
 
 from __future__ import annotations
@@ -24,30 +21,27 @@ from msgspec import Meta
 
 from vgate.validation import explain
 
-_PREFIX = "vg-"
-_RANDOM_BYTES = 32
-_NO_KEY = hashlib.sha256(b"").digest()
-# A header's value (RFC 9110, 5.5), without the bytes beyond ASCII, which each client encodes in its
-# own way, and without the space around it, which is not part of it.
+_EMPTY_KEY = hashlib.sha256(b"").digest()
+# A header's value (RFC 9110, 5.5): no outer spaces, as they aren't part of it, and only ASCII, as
+# clients encode the rest in different ways.
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 PositiveInt = Annotated[int, Meta(ge=1)]
-# The stamps of the requests in a window are kept, 16 bytes each.
+# Each request of a window takes 16 bytes.
 RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-# One line of a terminal or a log. An argument that is no valid text has lone surrogates.
+# Fits in one line. Python decodes invalid bytes of an argument to lone surrogates.
 KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}$")]
 
 
 class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a key may use.
+    """What a key may use. A limit that is None is the configured default.
 
     Attributes:
-        rate_limit: Requests per window; None is the configured default.
-        tokens_per_minute: None is the configured default.
-        concurrent: Requests at a time; None is the configured default.
-        weight: Share of the engine beside other keys whose requests wait.
-        min_priority: The most urgent priority that its requests may ask for; lower starts sooner.
+        rate_limit: Requests per window.
+        concurrent: Requests at a time.
+        weight: Its share of the engine, relative to the other keys with waiting requests.
+        min_priority: The most urgent priority that its requests may have; lower starts sooner.
     """
 
     rate_limit: RequestLimit | None = None
@@ -61,9 +55,8 @@ class ApiKey(KeyTerms, frozen=True, omit_defaults=True):
     """A key in force, and a line of the key file.
 
     Attributes:
-        name: Whose it is; shown in logs and metrics.
-        sha256: Lower-case hex of the key's hash.
-        created: ISO 8601 time at which the key was made, if it is in the key file.
+        name: Shown in logs and metrics.
+        created: ISO 8601 time at which `vgate keys` made it.
     """
 
     name: KeyName
@@ -72,7 +65,7 @@ class ApiKey(KeyTerms, frozen=True, omit_defaults=True):
 
 
 class ConfiguredKey(KeyTerms, frozen=True, kw_only=True):
-    """An entry of ``security.api_keys``: the key itself or its hash, never both."""
+    """An entry of ``security.api_keys``: the key or its hash, never both."""
 
     name: Annotated[str, Meta(min_length=1)]
     key: Annotated[str, Meta(min_length=1)] | None = None
@@ -80,31 +73,22 @@ class ConfiguredKey(KeyTerms, frozen=True, kw_only=True):
 
 
 class KeysError(Exception):
-    """The keys can't be used. The message says which and why, and never contains a key."""
+    """The keys can't be used. The message says why, and never contains a key."""
 
 
 class KeyFileError(KeysError):
-    """The key file can't be used.
-
-    Args:
-        path: The key file.
-        line: Number of the broken line, from 1; None if the file as a whole is the problem.
-        problem: What is wrong.
-    """
+    """The key file can't be used; `line` counts from 1, None if the whole file is at fault."""
 
     def __init__(self, path: Path, line: int | None, problem: str) -> None:
         where = f"the key file {path}" if line is None else f"{path}, line {line}"
         super().__init__(f"{where}: {problem}")
-        self.path = path
-        self.line = line
-        self.problem = problem
 
 
 class KeyRing:
-    """The keys in force. Immutable: changed keys are a new ring.
+    """The keys in force. It is immutable: when keys change, a new ring is made.
 
     Raises:
-        KeysError: Two keys have the same name, or are the same, or one is empty.
+        KeysError: A key or a name occurs twice, or a key is empty.
     """
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
@@ -112,26 +96,22 @@ class KeyRing:
         names: set[str] = set()
         for key in keys:
             digest = bytes.fromhex(key.sha256)
-            if digest == _NO_KEY:
-                # The hash of an unset variable: it would admit every request with an empty key.
-                message = f"the hash of the API key `{key.name}` is that of an empty key"
-                raise KeysError(message)
+            if digest == _EMPTY_KEY:
+                # Such as the hash of an unset variable. It would admit every empty key.
+                raise KeysError(f"the hash of the API key `{key.name}` is that of an empty key")
             if key.name in names:
-                message = f"two API keys have the name `{key.name}`"
-                raise KeysError(message)
+                raise KeysError(f"two API keys have the name `{key.name}`")
             if (other := self._by_digest.get(digest)) is not None:
-                message = f"the API keys `{other.name}` and `{key.name}` are the same key"
-                raise KeysError(message)
+                raise KeysError(f"the API keys `{other.name}` and `{key.name}` are the same key")
             names.add(key.name)
             self._by_digest[digest] = key
 
     @classmethod
     def build(cls, configured: Sequence[ConfiguredKey], key_file: Path | None) -> KeyRing:
-        """Make a ring of the configured keys and those of the key file.
+        """Return a ring of the configured keys and those in the key file.
 
         Raises:
-            KeysError: An entry has neither a key nor a hash, or a key or a name occurs twice.
-            KeyFileError: The key file is broken.
+            KeysError: An entry or the key file is invalid, or a key or a name occurs twice.
         """
         keys = [_from_config(index, entry) for index, entry in enumerate(configured)]
         if key_file is not None:
@@ -141,12 +121,10 @@ class KeyRing:
     def find(self, bearer: str) -> ApiKey | None:
         """Return the key that a client sent; None if there is no such key.
 
-        The time that this takes reveals nothing about the keys. It looks up the hash of what was
-        sent, which a client can't choose, so the length of its common prefix with a stored hash is
-        random. The hash that was found is compared again in constant time, so that this does not
-        depend on how a dict compares.
+        Its duration reveals nothing about the keys: it looks up a hash, which a client can't
+        choose, and compares what it finds in constant time, as a dict may not.
         """
-        # A header may contain any bytes. Such a key is unknown, which is not an error.
+        # A header may contain any bytes, and then the key is just unknown.
         digest = hashlib.sha256(bearer.encode(errors="surrogatepass")).digest()
         key = self._by_digest.get(digest)
         if key is None or not hmac.compare_digest(bytes.fromhex(key.sha256), digest):
@@ -163,8 +141,7 @@ class KeyRing:
 class KeyFileWatcher:
     """Notices changes of the key file, for a loop that polls.
 
-    Make it before the file is first read, so that no change in between is missed. Writers replace
-    the whole file, so the inode shows even a change that keeps its size and time.
+    Make it before the first read of the file, so that no change is missed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -181,12 +158,13 @@ class KeyFileWatcher:
             status = self._path.stat()
         except OSError:
             return None
+        # Writers replace the file, so the inode shows a change that keeps its size and time.
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def generate_key() -> str:
-    """Make a new key: ``vg-`` and 43 URL-safe characters, 256 random bits."""
-    return _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+    """Return a new key: ``vg-`` and 43 URL-safe characters, 256 random bits."""
+    return "vg-" + secrets.token_urlsafe(32)
 
 
 def hash_key(key: str) -> str:
@@ -195,19 +173,15 @@ def hash_key(key: str) -> str:
 
 
 def read_key_file(path: Path) -> list[ApiKey]:
-    """Read the keys; a missing file has none.
-
-    Raises:
-        KeyFileError: It can't be read, a line is not a key, or a key or a name occurs twice.
-    """
+    """Read the keys; a missing file has none. Raises as `read_lines` does."""
     return [key for _, key in read_lines(path) if key is not None]
 
 
 def read_lines(path: Path) -> list[tuple[str, ApiKey | None]]:
-    """Read the file's lines, each with its key or, if it is a comment, None.
+    """Return the file's lines, each with its key, or None for a comment.
 
     Raises:
-        KeyFileError: As `read_key_file`.
+        KeyFileError: It can't be read, a line is not a key, or a key or a name occurs twice.
     """
     try:
         text = path.read_bytes().decode()
@@ -232,26 +206,25 @@ def _parse(path: Path, number: int, line: str) -> ApiKey | None:
     if not line.strip() or line.lstrip().startswith("#"):
         return None
     try:
-        document = msgspec.json.decode(line)
-        return msgspec.convert(document, ApiKey)
+        # First as JSON alone, so that a broken line isn't reported for its fields.
+        return msgspec.convert(msgspec.json.decode(line), ApiKey)
     except msgspec.ValidationError as error:
-        problem = explain(error)  # without the document: a key in the wrong place is not shown
+        # Without its value: it may be a key in the wrong place.
+        problem = str(explain(error))
     except (msgspec.DecodeError, RecursionError):
-        raise KeyFileError(path, number, "this is not a JSON object") from None
-    raise KeyFileError(path, number, str(problem))
+        problem = "this is not a JSON object"
+    raise KeyFileError(path, number, problem)
 
 
 def _from_config(index: int, entry: ConfiguredKey) -> ApiKey:
     where = f"security.api_keys[{index}] (`{entry.name}`)"
     if (entry.key is None) == (entry.key_sha256 is None):
-        message = f"{where}: give either `key` or `key_sha256`"
-        raise KeysError(message)
+        raise KeysError(f"{where}: give either `key` or `key_sha256`")
     if entry.key is not None and not _SENDABLE.fullmatch(entry.key):
-        message = (
-            f"{where}: no client can send this key; it may have visible ASCII characters, and "
-            "spaces between them"
+        raise KeysError(
+            f"{where}: no client can send this key; use visible ASCII characters, with spaces only "
+            "between them"
         )
-        raise KeysError(message)
     digest = hash_key(entry.key) if entry.key is not None else str(entry.key_sha256).lower()
     terms = {field: getattr(entry, field) for field in KeyTerms.__struct_fields__}
     document = {"name": entry.name, "sha256": digest, **terms}
@@ -259,5 +232,4 @@ def _from_config(index: int, entry: ConfiguredKey) -> ApiKey:
         return msgspec.convert(document, ApiKey)
     except msgspec.ValidationError as error:
         problem = str(explain(error)).replace("`sha256`", "`key_sha256`")
-    message = f"{where}: {problem}"
-    raise KeysError(message)
+    raise KeysError(f"{where}: {problem}")

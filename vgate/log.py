@@ -1,7 +1,7 @@
 """Logging in one format for all processes: a constant event phrase and named fields.
 
-It goes through standard ``logging``, so the lines of granian and vLLM get the same format. Never
-log a prompt, an answer or a key, and never a line per token.
+It uses standard ``logging``, so the lines of granian and vLLM get the same format. Never log a
+prompt, an answer or a key, and never a line per token.
 """
 
 from __future__ import annotations
@@ -38,38 +38,37 @@ class Log:
         self._logger = logging.getLogger(name)
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Details for finding a fault."""
+        """Log details for finding a fault."""
         self._write(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Something that normally happens."""
+        """Log a normal event."""
         self._write(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Something that an operator may want to look at."""
+        """Log something that an operator may want to look at."""
         self._write(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """Something that an operator must look at."""
+        """Log something that an operator must look at."""
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
-        """An error with the traceback of the exception being handled."""
-        self._write(logging.ERROR, event, fields, exc_info=True)
+        """Log an error with the traceback of the exception being handled."""
+        self._write(logging.ERROR, event, fields, sys.exc_info())
 
-    def _write(
-        self, level: int, event: str, fields: dict[str, Any], *, exc_info: bool = False
-    ) -> None:
+    def _write(self, level: int, event: str, fields: dict[str, Any], caught: Any = None) -> None:
         logger = self._logger
         if logger.isEnabledFor(level):
-            caught = sys.exc_info() if exc_info else None
             record = logging.LogRecord(logger.name, level, "", 0, event, (), caught)
             record.__dict__[_FIELDS] = fields
             logger.handle(record)
 
 
 class _Formatter(logging.Formatter):
-    """Turns a record into one line; ``process`` is engine, frontend-1, launcher."""
+    """Turns a record into one line; ``process`` is a name such as engine or frontend-1."""
+
+    _date = "%H:%M:%S"
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -78,21 +77,18 @@ class _Formatter(logging.Formatter):
         self._second = (0, "")
 
     def _time(self, created: float) -> str:
-        """Return a time, to the millisecond."""
+        """Return a time, to the millisecond. The text of a second is made once."""
         second, milliseconds = divmod(int(created * 1000), 1000)
         if second != self._second[0]:
-            self._second = second, self._second_as_text(second)
+            self._second = second, time.strftime(self._date, self.converter(second))
         return f"{self._second[1]}.{milliseconds:03}"
-
-    def _second_as_text(self, second: int) -> str:
-        raise NotImplementedError
-
-    def _exception(self, record: logging.LogRecord) -> str | None:
-        return self.formatException(record.exc_info) if record.exc_info else None
 
 
 class JSONFormatter(_Formatter):
     """One JSON object in each line: ts, level, process, pid, logger, event, then the fields."""
+
+    _date = "%Y-%m-%dT%H:%M:%S"
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -104,14 +100,11 @@ class JSONFormatter(_Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
-        # What every line has is never replaced by a field of the same name.
+        # A field never replaces what every line has.
         line = fixed | record.__dict__.get(_FIELDS, {}) | fixed
-        if exception := self._exception(record):
-            line["exception"] = exception
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
         return _encode(line).decode()
-
-    def _second_as_text(self, second: int) -> str:
-        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 class PlainFormatter(_Formatter):
@@ -122,30 +115,23 @@ class PlainFormatter(_Formatter):
         named: dict[str, Any] = record.__dict__.get(_FIELDS, {})
         fields = "".join([f" {name}={value}" for name, value in named.items()])
         if not fields.isprintable():
-            fields = "".join([f" {name}={_plain(value)}" for name, value in named.items()])
+            # Some values come from clients: they must not forge a line or control the terminal.
+            fields = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in fields)
         clock, level = self._time(record.created), record.levelname
         line = f"{clock} {level:<7} {self._process}  {record.getMessage()}{fields}"
-        exception = self._exception(record)
-        return f"{line}\n{exception}" if exception else line
-
-    def _second_as_text(self, second: int) -> str:
-        return time.strftime("%H:%M:%S", time.localtime(second))
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class _LineHandler(logging.Handler):
-    """Writes lines to a stream: each at once, or those of one turn of an event loop together."""
+    """Writes each line at once, or those of one turn of an event loop together."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
         self._waiting: list[str] = []
-        self._call_soon: Callable[[Callable[[], None]], object] | None = None
-        self._thread = 0
-
-    def gather(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """Have the lines of this thread wait until `call_soon` calls."""
-        self._call_soon = call_soon
-        self._thread = threading.get_ident()
+        # If set, the lines of `thread` wait until this runs a callback.
+        self.call_soon: Callable[[Callable[[], None]], object] | None = None
+        self.thread = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; the caller holds the handler's lock."""
@@ -153,55 +139,47 @@ class _LineHandler(logging.Handler):
             self._waiting.append(self.format(record))
         except Exception:  # noqa: BLE001 - a line that can't be formatted must not end its event
             self.handleError(record)
-        call_soon = self._call_soon
+        call_soon = self.call_soon
         if (
             call_soon is None
-            # Errors may be a process's last words.
+            # An error may be the last thing that a process writes.
             or record.levelno >= logging.ERROR
-            or threading.get_ident() != self._thread
+            or threading.get_ident() != self.thread
         ):
             self.flush()
         elif len(self._waiting) == 1:
             call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write the lines that wait. Also called at the end of the process."""
+        """Write the lines that wait. logging calls it at the end of the process too."""
         with self.lock or contextlib.nullcontext():
             waiting, self._waiting = self._waiting, []
             if waiting:
-                # With nobody to read it there is nobody to report that to.
+                # If nobody reads the log, nobody can be told so.
                 with contextlib.suppress(OSError, ValueError):
                     self._stream.write("\n".join(waiting) + "\n")
                     self._stream.flush()
 
 
-def _plain(value: Any) -> str:
-    """Return a field on one line, without control characters: some values come from clients."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def configure(process: str, *, level: Level, json_format: bool) -> None:
-    """Send all of this process's logs to standard error in the configured shape."""
+    """Send all logs of this process to standard error, in the configured format."""
     handler = _LineHandler(sys.stderr)
     handler.setFormatter(JSONFormatter(process) if json_format else PlainFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # No line has them (logging's how-to, "Optimization").
+    # No line shows them (logging's how-to, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     setattr(logging, "logAsyncioTasks", False)  # noqa: B010 - Python 3.11 doesn't have it
     logging.captureWarnings(capture=True)
 
 
 def gather_lines(loop: asyncio.AbstractEventLoop) -> None:
-    """Write the lines that are logged in one turn of a loop together, at its end.
+    """Write all lines of one turn of a loop together, at its end.
 
-    Each write releases Python's lock, for which other threads wait, and that costs more than the
-    line. A process that is killed loses the lines of its last turn.
+    Each write releases Python's lock to waiting threads, which costs more than the line itself.
+    A process that is killed loses the lines of its last turn.
     """
     for handler in logging.root.handlers:
         if isinstance(handler, _LineHandler):
-            handler.gather(loop.call_soon)
+            handler.call_soon, handler.thread = loop.call_soon, threading.get_ident()

@@ -1,4 +1,4 @@
-"""The environment over the file over the defaults, and errors that say where."""
+"""Loading: the environment overrides the file, and errors name their source."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config import Config, ConfigError, load
-from vgate.config.earlier import REPLACED
-from vgate.config.load import RESERVED
+from vgate.config.load import REMOVED_KEYS, RESERVED
 from vgate.keys import ConfiguredKey
 
 ADAPTER_OF_ANOTHER_MODEL = """
@@ -59,7 +58,7 @@ class TestFile:
         assert load_yaml(text) == Config()
 
     @pytest.mark.parametrize("text", ["- a\n", "text", "5"])
-    def test_a_file_that_is_no_map_is_refused(self, load_yaml, text):
+    def test_a_file_that_is_not_a_map_is_refused(self, load_yaml, text):
         assert "must hold a map" in refusal(load_yaml, text)
 
     @pytest.mark.parametrize("text", ["a: [", "\t- x", "a: b: c", "\x00", "a: &x [*y]"])
@@ -68,7 +67,7 @@ class TestFile:
         assert "not valid YAML" in message
         assert "\n" not in message
 
-    def test_a_file_that_is_no_text_is_refused(self, tmp_path):
+    def test_a_file_that_is_not_text_is_refused(self, tmp_path):
         path = tmp_path / "c.yaml"
         path.write_bytes(b"\xff\xfe\x00")
         assert str(path) in refusal(load, {"VGATE_CONFIG_PATH": str(path)})
@@ -83,12 +82,12 @@ class TestFile:
 
 class TestEarlierVGate:
     @pytest.mark.parametrize("level", ["INFO", "Info", "info"])
-    def test_a_level_is_taken_in_any_case(self, load_yaml, level):
+    def test_a_level_may_have_any_case(self, load_yaml, level):
         assert load_yaml(f"logging: {{level: {level}}}").logging.level == "info"
         assert load_yaml("", VGATE_LOGGING__LEVEL=level).logging.level == "info"
 
-    @pytest.mark.parametrize(("path", "instead"), REPLACED.items())
-    def test_a_key_that_is_gone_says_what_is_instead(self, load_yaml, path, instead):
+    @pytest.mark.parametrize(("path", "instead"), REMOVED_KEYS.items())
+    def test_a_removed_key_says_what_to_do_instead(self, load_yaml, path, instead):
         section, _, key = path.partition(".")
         message = refusal(load_yaml, f"{section}: {{{key or 'enabled'}: true}}")
         assert f"`{path}` is not a known field any more; {instead}" in message
@@ -125,7 +124,7 @@ class TestChecks:
             ("security: {api_keys: [{key: a}]}", "`security.api_keys[0].name` is required"),
         ],
     )
-    def test_a_wrong_value_is_named_with_its_file(self, load_yaml, text, expected):
+    def test_an_invalid_value_is_reported_with_its_file(self, load_yaml, text, expected):
         message = refusal(load_yaml, text)
         assert expected in message
         assert "config.yaml" in message
@@ -139,10 +138,10 @@ class TestChecks:
             ADAPTER_OF_ANOTHER_MODEL,
         ],
     )
-    def test_an_adapter_has_a_name_of_its_own(self, load_yaml, text):
+    def test_an_adapter_needs_its_own_name(self, load_yaml, text):
         assert "is used twice; give each its own" in refusal(load_yaml, text)
 
-    def test_a_model_that_embeds_takes_no_adapters(self, load_yaml):
+    def test_an_embedding_model_takes_no_adapters(self, load_yaml):
         text = "model: {task: embed, lora_adapters: [{name: a, path: p}]}"
         assert "embeds text, and takes no adapters" in refusal(load_yaml, text)
 
@@ -153,7 +152,7 @@ class TestChecks:
     @pytest.mark.parametrize(
         "text", ["{1: 1}", "{null: 1}", "server: {1: 1}", "server: {port: {null: 1}}"]
     )
-    def test_keys_that_are_no_text_are_refused(self, load_yaml, text):
+    def test_keys_that_are_not_text_are_refused(self, load_yaml, text):
         assert refusal(load_yaml, text)
 
     @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ class TestEnvironment:
             found = getattr(found, step)
         assert found == value
 
-    def test_it_goes_over_the_file_and_leaves_the_rest(self, load_yaml):
+    def test_it_overrides_one_key_of_the_file(self, load_yaml):
         config = load_yaml("server: {port: 1, host: h}", VGATE_SERVER__PORT="2")
         assert (config.server.port, config.server.host) == (2, "h")
 
@@ -242,7 +241,7 @@ class TestEnvironment:
             ({"VGATE_SECURITY__EXEMPT_PATHS": "/a"}, "must be a list"),
         ],
     )
-    def test_a_wrong_one_is_named(self, load_yaml, environ, expected):
+    def test_an_invalid_variable_is_reported(self, load_yaml, environ, expected):
         message = refusal(load_yaml, "", **environ)
         (variable,) = environ
         assert expected in message
@@ -252,14 +251,14 @@ class TestEnvironment:
         message = refusal(load_yaml, "server: 5", VGATE_SERVER__PORT="1")
         assert "`server`, which is not a section" in message
 
-    def test_reserved_variables_are_no_keys(self, load_yaml):
+    def test_reserved_variables_are_not_keys(self, load_yaml):
         reserved = {name: "1" for name in RESERVED if name != "VGATE_CONFIG_PATH"}
         assert load_yaml("", **reserved) == Config()
 
     def test_other_variables_are_ignored(self, load_yaml):
         assert load_yaml("", XVGATE_SERVER__PORT="x", VGATES="y", PATH="/") == Config()
 
-    def test_a_file_problem_is_not_blamed_on_a_variable(self, load_yaml):
+    def test_a_problem_in_the_file_is_not_reported_for_a_variable(self, load_yaml):
         message = refusal(load_yaml, "server: {port: 0}", VGATE_SERVER__HOST="h")
         assert "VGATE_SERVER__HOST" not in message
 
@@ -269,7 +268,7 @@ class TestEnvironment:
             st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30
         ),
     )
-    def test_any_variable_is_taken_or_refused(self, name, text):
+    def test_any_variable_is_accepted_or_refused(self, name, text):
         try:
             load({"VGATE_CONFIG_PATH": "/dev/null", f"VGATE_{name}": text})
         except ConfigError as error:

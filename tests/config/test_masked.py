@@ -1,4 +1,4 @@
-"""What is printed of the configuration holds no secret."""
+"""The configuration is shown without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_secrets_in_engine_args_are_hidden_at_any_depth(name):
     assert document["model"]["engine_args"]["seed"] == 1
 
 
-def test_all_else_is_shown():
+def test_everything_else_is_shown():
     document = masked(Config())
     assert document["server"]["port"] == 8000
     assert set(document) == set(Config.__struct_fields__)

@@ -1,4 +1,4 @@
-"""What the launcher hands to its children arrives unchanged, and only they can read it."""
+"""The launcher's settings reach its children unchanged, and only this user can read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def runtime(tmp_path):
     )
 
 
-def test_what_was_written_is_read(runtime, tmp_path):
+def test_it_is_read_as_it_was_written(runtime, tmp_path):
     runtime.write()
     assert Runtime.read(str(tmp_path)) == runtime
 
@@ -48,9 +48,9 @@ def test_writing_again_replaces_it(runtime, tmp_path):
 def test_the_endpoints_are_in_the_run_directory(runtime, tmp_path):
     endpoints = {
         runtime.engines[0].address,
-        runtime.control_endpoint,
-        runtime.publish_endpoint,
-        runtime.subscribe_endpoint,
+        runtime.endpoint("control"),
+        runtime.endpoint("publish"),
+        runtime.endpoint("subscribe"),
     }
     assert len(endpoints) == 4
     assert all(endpoint.startswith(f"ipc://{tmp_path}/") for endpoint in endpoints)

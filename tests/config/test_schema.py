@@ -1,4 +1,4 @@
-"""The tree of settings: its defaults are valid, frozen, and derived values follow from them."""
+"""The configuration's sections: valid defaults, frozen values and derived values."""
 
 from __future__ import annotations
 

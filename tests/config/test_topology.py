@@ -1,4 +1,4 @@
-"""Which engines follow from a configuration, and several engines for one model."""
+"""The engines of a configuration, and several engines for one model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def runtime(*engines: EngineSpec) -> Runtime:
     return Runtime(config=CONFIG, backend="dry_run", run_dir="/r", engines=list(engines))
 
 
-def test_each_model_gets_one_supervised_engine_with_a_socket_of_its_own():
+def test_each_model_gets_one_supervised_engine_with_its_own_socket():
     engines = local_engines(CONFIG, "/r")
     assert [(e.model, e.replica, e.supervised) for e in engines] == [
         ("big", 0, True),
@@ -39,18 +39,18 @@ def test_an_engine_is_configured_for_its_model_whatever_its_number():
     assert made.engines_of("alias") == {}
 
 
-def test_engines_are_named_alike_in_all_processes():
+def test_engines_have_the_same_names_in_all_processes():
     one, other = EngineSpec(model="big", address="a"), EngineSpec(model="big", address="b")
     assert runtime(one).engine_name(0) == "engine"
     assert [runtime(one, other).engine_name(n) for n in (0, 1)] == ["engine-0", "engine-1"]
 
 
 @pytest.mark.parametrize(("replica", "title"), [(0, "big"), (2, "big (replica 2)")])
-def test_people_see_the_replica_where_it_tells_two_apart(replica, title):
+def test_a_title_has_the_replica_from_the_second_on(replica, title):
     assert EngineSpec(model="big", replica=replica, address="a").title == title
 
 
-def test_it_travels_to_the_children():
+def test_it_survives_encoding():
     made = runtime(
         EngineSpec(model="big", address="a", environment={"CUDA_VISIBLE_DEVICES": "1"}),
         EngineSpec(model="big", replica=1, address="b", supervised=False),

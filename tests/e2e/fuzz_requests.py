@@ -13,9 +13,9 @@ from tests.e2e.keep_alive import http_request
 from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
-from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest
+from vgate.frontend.apis.openai.embeddings import EmbeddingRequest
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
-from vgate.frontend.apis.openai.tokenize.request import DetokenizeRequest, TokenizeText
+from vgate.frontend.apis.openai.tokenize import DetokenizeRequest, TokenizeText
 
 MAIN, EMBEDDER = "main", "embedder"
 # What an answer may have: a fuzzer is after the requests, not after long answers.

@@ -27,7 +27,7 @@ DEADLINE_S = 20
 class Play:
     def __init__(self, run_dir: str) -> None:
         runtime = Runtime(config=Config(), backend="dry_run", run_dir=run_dir, engines=[])
-        self.launcher = Router(runtime.control_endpoint)
+        self.launcher = Router(runtime.endpoint("control"))
         self.link = ControlLink(runtime)
         self.peer = b""
 

@@ -178,7 +178,7 @@ class Gateway:
         self.app = App(self.runtime, 1)
 
     async def __aenter__(self) -> Self:
-        self._launcher = Router(self.runtime.control_endpoint)
+        self._launcher = Router(self.runtime.endpoint("control"))
         self._loop = asyncio.get_running_loop()
         self.app.__rsgi_init__(self._loop)
         self._peer = await until(self.hear, "the worker's first beat")

@@ -1,4 +1,4 @@
-"""A supervised process gets the launcher's environment and its own."""
+"""A child process gets the launcher's environment and its own variables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vgate.launcher.child import Child
-from vgate.launcher.restarts import RestartPolicy
+from vgate.launcher.child import Child, RestartPolicy
 
 WRITE = "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))"
 
@@ -30,13 +29,13 @@ def inherited(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
 
 
-def test_it_inherits_the_launchers(tmp_path):
+def test_it_inherits_the_launchers_variables(tmp_path):
     found = run(tmp_path / "env", None)
     assert found["VGATE_TEST_INHERITED"] == "launcher"
     assert found["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
-def test_its_own_variables_come_first(tmp_path):
+def test_its_own_variables_override_the_launchers(tmp_path):
     found = run(tmp_path / "env", {"CUDA_VISIBLE_DEVICES": "1"})
     assert found["CUDA_VISIBLE_DEVICES"] == "1"
     assert found["VGATE_TEST_INHERITED"] == "launcher"

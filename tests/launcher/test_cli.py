@@ -1,4 +1,4 @@
-"""The command: what it prints, what it refuses, and with which exit status."""
+"""The vgate command: output, errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vgate.launcher import cli
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
-    """No settings but the test's own, and none left behind."""
+    """Remove VGATE_ variables before a test, and those that it sets afterwards."""
     for name in os.environ:
         if name.startswith("VGATE_"):
             monkeypatch.delenv(name)
@@ -27,20 +27,20 @@ def environment(monkeypatch, tmp_path):
 
 @pytest.fixture
 def served(monkeypatch):
-    """What `serve` would have started."""
+    """Return the list of (configuration, backend) that would have been served."""
     calls = []
     monkeypatch.setattr(cli, "_serve", lambda config, backend: calls.append((config, backend)) or 0)
     return calls
 
 
 class TestCheck:
-    def test_it_prints_what_is_in_force_as_yaml(self, capsys):
+    def test_it_prints_the_configuration_as_yaml(self, capsys):
         assert cli.main(["check", "--port", "9000"]) == 0
         out = capsys.readouterr().out
         assert yaml.safe_load(out)["server"]["port"] == 9000
         assert "The configuration is valid" in out
 
-    def test_what_it_prints_can_be_used_as_a_file(self, capsys, tmp_path):
+    def test_its_output_is_a_valid_file(self, capsys, tmp_path):
         cli.main(["check", "--port", "9000"])
         (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
         os.environ.pop("VGATE_SERVER__PORT")
@@ -62,7 +62,7 @@ class TestCheck:
             ("[", "not valid YAML"),
         ],
     )
-    def test_a_bad_file_is_told_in_one_line(self, capsys, tmp_path, text, expected):
+    def test_an_invalid_file_is_reported_in_one_line(self, capsys, tmp_path, text, expected):
         (tmp_path / "config.yaml").write_text(text)
         assert cli.main(["check"]) == cli.EXIT_USAGE
         printed = capsys.readouterr()
@@ -97,7 +97,7 @@ class TestFlags:
         cli.main([])
         assert served[0][1] == backend
 
-    def test_flags_go_over_the_environment_and_the_file(self, served, environment, tmp_path):
+    def test_flags_override_the_environment_and_the_file(self, served, environment, tmp_path):
         (tmp_path / "config.yaml").write_text("server: {port: 1, host: from-file}")
         environment.setenv("VGATE_SERVER__PORT", "2")
         cli.main(["--port", "3", "--model", "m"])
@@ -105,13 +105,13 @@ class TestFlags:
         assert (config.server.port, config.server.host) == (3, "from-file")
         assert config.model.model_id == "m"
 
-    def test_a_bad_flag_is_told(self, capsys, served):
+    def test_an_invalid_flag_is_reported(self, capsys, served):
         assert cli.main(["--port", "many"]) == cli.EXIT_USAGE
         assert "many" in capsys.readouterr().err
         assert served == []
 
     @pytest.mark.parametrize("arguments", [["--nothing"], ["nothing"], ["--port"]])
-    def test_what_it_does_not_know_is_a_usage_error(self, capsys, arguments):
+    def test_an_unknown_argument_is_a_usage_error(self, capsys, arguments):
         with pytest.raises(SystemExit) as caught:
             cli.main(arguments)
         assert caught.value.code == cli.EXIT_USAGE
@@ -124,7 +124,7 @@ class TestFlags:
 
 
 class TestServe:
-    def test_a_taken_port_is_told_before_anything_is_loaded(self, capsys, environment, tmp_path):
+    def test_a_port_in_use_is_reported_before_anything_loads(self, capsys, environment, tmp_path):
         environment.setenv("VGATE_SERVER__RUN_DIR", str(tmp_path / "run"))
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -134,11 +134,11 @@ class TestServe:
         assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
 
-    def test_a_host_that_is_not_ours_is_told(self, capsys):
+    def test_a_host_of_another_machine_is_reported(self, capsys):
         assert cli.main(["--dry-run", "--host", "192.0.2.1"]) == cli.EXIT_FAILED
         assert "cannot listen on 192.0.2.1" in capsys.readouterr().err
 
-    def test_a_run_directory_that_is_too_long_is_told(self, capsys, environment, tmp_path):
+    def test_a_run_directory_that_is_too_long_is_reported(self, capsys, environment, tmp_path):
         long = tmp_path / ("x" * 120)
         environment.setenv("VGATE_SERVER__RUN_DIR", str(long))
         with socket.socket() as probe:

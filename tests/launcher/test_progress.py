@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_gets_a_line_now_and_then(monkeypatch):
+def test_a_log_gets_a_line_every_few_seconds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
@@ -29,7 +29,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch):
     ]
 
 
-def test_a_terminal_gets_one_line_that_says_how_it_ended(monkeypatch):
+def test_a_terminal_gets_one_line_with_the_outcome(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: 0.0)
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()

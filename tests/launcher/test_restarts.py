@@ -1,4 +1,4 @@
-"""Back-off that grows, forgets, and ends in giving up."""
+"""Restarts: back-off, the window, and giving up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.launcher.restarts import RestartPolicy
+from vgate.launcher.child import RestartPolicy
 
 
 def test_delays_double():
@@ -14,7 +14,7 @@ def test_delays_double():
     assert [policy.next_delay_s(0.0) for _ in range(5)] == [0.25, 0.5, 1.0, 2.0, 4.0]
 
 
-def test_one_death_too_many_gives_up():
+def test_too_many_deaths_give_up():
     policy = RestartPolicy(max_restarts=2, window_s=300)
     assert [policy.next_delay_s(t) is None for t in (0.0, 1.0, 2.0)] == [False, False, True]
 
@@ -23,7 +23,7 @@ def test_no_restart_at_all():
     assert RestartPolicy(max_restarts=0, window_s=300).next_delay_s(0.0) is None
 
 
-def test_deaths_are_forgotten_after_the_window():
+def test_deaths_outside_the_window_do_not_count():
     policy = RestartPolicy(max_restarts=2, window_s=10)
     assert [policy.next_delay_s(t) for t in (0.0, 5.0, 10.0, 15.0, 20.0)] == [
         0.25,
@@ -44,7 +44,7 @@ def test_delays_have_a_limit():
     st.floats(1, 100),
     st.lists(st.floats(0, 50), max_size=30),
 )
-def test_it_gives_up_exactly_when_there_were_too_many_in_the_window(most, window_s, gaps):
+def test_it_gives_up_exactly_if_there_were_too_many_deaths_in_the_window(most, window_s, gaps):
     policy, now, deaths = RestartPolicy(most, window_s), 0.0, []
     for gap in gaps:
         now += gap

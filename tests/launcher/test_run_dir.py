@@ -1,4 +1,4 @@
-"""The run directory is its instance's alone, and nothing of anybody else is touched."""
+"""The run directory belongs to one instance, and no other files are touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vgate.launcher import run_dir as module
-from vgate.launcher.run_dir import RunDir, RunDirError, default_run_dir
+from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 
 HOLDER = """
 import sys
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_it_is_made_for_its_user_alone(path):
+def test_only_its_user_can_use_it(path):
     held = RunDir(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     held.remove()
@@ -54,7 +54,7 @@ def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
     held.remove()
 
 
-def test_what_a_killed_instance_left_is_cleared(path):
+def test_files_of_a_killed_instance_are_deleted(path):
     path.mkdir()
     leftovers = ["engine-0.sock", "control.sock", "runtime.json"]
     for name in leftovers:
@@ -64,8 +64,8 @@ def test_what_a_killed_instance_left_is_cleared(path):
     held.remove()
 
 
-def test_files_of_others_survive(path):
-    # A directory that was there before is not ours to delete, whatever is in it.
+def test_other_files_survive(path):
+    # The directory existed before, so only our own files may be deleted.
     (path / "photos").mkdir(parents=True)
     (path / "photos" / "me.jpg").write_text("precious")
     (path / "notes.txt").write_text("precious")
@@ -77,24 +77,24 @@ def test_files_of_others_survive(path):
     assert not (path / "engine-0.sock").exists()
 
 
-def test_a_second_instance_is_refused_and_harms_nothing(path):
+def test_a_second_instance_is_refused_and_deletes_nothing(path):
     held = RunDir(str(path))
     (path / "engine-0.sock").write_text("in use")
-    with pytest.raises(RunDirError, match="another V-Gate instance"):
+    with pytest.raises(StartError, match="another V-Gate instance"):
         RunDir(str(path))
     assert (path / "engine-0.sock").read_text() == "in use"
     held.remove()
     RunDir(str(path)).remove()
 
 
-def test_the_lock_dies_with_its_holder(path):
+def test_the_lock_ends_with_its_process(path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RunDirError, match="another V-Gate instance"):
+        with pytest.raises(StartError, match="another V-Gate instance"):
             RunDir(str(path))
         holder.kill()
         holder.wait(30)
@@ -107,7 +107,7 @@ def test_the_lock_dies_with_its_holder(path):
 def test_a_directory_of_another_user_is_refused(path, monkeypatch):
     path.mkdir(mode=0o755)
     monkeypatch.setattr(module.os, "getuid", lambda: os.geteuid() + 1)
-    with pytest.raises(RunDirError, match="not a directory of this user"):
+    with pytest.raises(StartError, match="not a directory of this user"):
         RunDir(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
@@ -116,13 +116,13 @@ def test_a_symbolic_link_is_refused(path, tmp_path):
     target = tmp_path / "target"
     target.mkdir(mode=0o755)
     path.symlink_to(target)
-    with pytest.raises(RunDirError, match="not a directory of this user"):
+    with pytest.raises(StartError, match="not a directory of this user"):
         RunDir(str(path))
     assert stat.S_IMODE(target.stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling link", "below a file"])
-def test_what_cannot_be_a_directory_is_refused(path, tmp_path, kind):
+def test_a_path_that_cannot_be_a_directory_is_refused(path, tmp_path, kind):
     if kind == "file":
         path.write_text("")
     elif kind == "dangling link":
@@ -130,13 +130,13 @@ def test_what_cannot_be_a_directory_is_refused(path, tmp_path, kind):
     else:
         (tmp_path / "f").write_text("")
         path = tmp_path / "f" / "run"
-    with pytest.raises(RunDirError, match="run directory"):
+    with pytest.raises(StartError, match="run directory"):
         RunDir(str(path))
 
 
-def test_a_lock_that_cannot_be_opened_is_told(path):
+def test_a_lock_that_cannot_be_opened_is_reported(path):
     (path / "lock").mkdir(parents=True)
-    with pytest.raises(RunDirError):
+    with pytest.raises(StartError):
         RunDir(str(path))
 
 

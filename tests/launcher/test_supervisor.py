@@ -1,4 +1,4 @@
-"""What the launcher does with the engines of a topology, without starting any."""
+"""Which processes the launcher supervises, without starting any."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_runs_every_replica(supervised):
     assert supervised(*replicas)[:2] == ["engine-0", "engine-1"]
 
 
-def test_it_leaves_an_engine_that_others_run_alone(supervised):
+def test_it_leaves_unsupervised_engines_alone(supervised):
     model = Config().model.name
     local = EngineSpec(model=model, address="ipc://a")
     remote = EngineSpec(model=model, replica=1, address="tcp://b:1", supervised=False)

@@ -1,77 +1,81 @@
-"""Loads the configuration: environment over YAML over defaults."""
+"""Loads the configuration: the environment overrides the file, which overrides the defaults."""
 
 from __future__ import annotations
 
 import difflib
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
-from vgate.config.earlier import REPLACED
 from vgate.config.schema import Config
 from vgate.validation import Problem, explain
 
 ENV_PREFIX = "VGATE_"
 CONFIG_PATH = "VGATE_CONFIG_PATH"
-DEFAULT_PATH = "config.yaml"
-# Variables with the prefix that aren't configuration keys: what chooses the file, the mode and
-# the interpreter.
+# Variables with the prefix that aren't configuration keys.
 RESERVED = frozenset({CONFIG_PATH, "VGATE_DRY_RUN", "VGATE_PYTHON", "VGATE_RUN_DIR"})
+# Keys of earlier versions, and what to do instead.
+REMOVED_KEYS = {
+    "model.enforce_eager": "use `model.engine_args: {enforce_eager: true}`",
+    "model.engine_type": "vLLM is the only engine: remove it",
+    "benchmark": "`python -m bench.load` measures a running server: remove it",
+    "inference": "the model's own defaults count (`model.generation_config`): remove it",
+    "metrics": "/metrics is always served: remove it",
+    "tracing": "there is no tracing: remove it",
+    "dryrun_simulated_latency_ms": "use `dry_run.step_ms`",
+}
 
-# Where a wrong value is shown: everywhere but where secrets are, or might be by mistake.
+# Where an error shows the wrong value: not where secrets are, or may be by mistake.
 _SHOWN_SECTIONS = (
     *(f"{name}." for name in Config.__struct_fields__ if name != "security"),
     "security.enabled.",
     "security.exempt_paths",
     "security.rate_limiting.",
 )
-_MASK = "********"
+_SCALARS = {inspect.IntType: int, inspect.FloatType: float, inspect.BoolType: bool}
 _SECRET_KEYS = frozenset({"key", "key_sha256", "password", "token", "hf_token", "api_key"})
 
 
 class ConfigError(Exception):
-    """The configuration can't be used; the message names path, value and what is allowed."""
+    """The configuration can't be used; the message says why, in one line."""
 
 
 def load(environ: Mapping[str, str]) -> Config:
     """Load and check the configuration.
 
     Args:
-        environ: The process environment. ``VGATE_CONFIG_PATH`` names the file (it must exist
-            then); without it ``./config.yaml`` is read if there is one.
+        environ: The process environment. ``VGATE_CONFIG_PATH`` names a file, which must exist;
+            without it, ``./config.yaml`` is read if it exists.
 
     Raises:
         ConfigError: The file can't be read, or a key or value is not allowed.
     """
     document, source = _read_yaml(environ)
     origins = _overlay_environment(document, environ)
-    _lower_level(document)
+    section = document.get("logging")
+    if isinstance(section, dict) and isinstance(level := section.get("level"), str):
+        section["level"] = level.lower()  # the names in Python's logging are upper case
     try:
         config = msgspec.convert(document, Config)
     except msgspec.ValidationError as error:
         problem = explain(error, document)
         origin = _origin(origins, problem.path)
-        raise ConfigError(_sentence(problem, origin or source)) from None
+        raise ConfigError(_describe(problem, origin or source)) from None
     _check_names(config)
     return config
 
 
 def masked(config: Config) -> dict[str, Any]:
-    """Return the effective configuration as builtin types, with secrets hidden."""
+    """Return the configuration as builtin types, with secrets hidden."""
     document: dict[str, Any] = _mask(msgspec.to_builtins(config))
     return document
 
 
 def _check_names(config: Config) -> None:
-    """See that a request's model name and a key's name mean one thing.
-
-    Raises:
-        ConfigError: A name is given twice.
-    """
+    """Check that each model name and key name is given once."""
     served = [name for model in config.models for name in model.served_names]
     adapters = [name for model in config.models for name in model.adapter_names]
     keys = [key.name for key in config.security.api_keys]
@@ -82,49 +86,38 @@ def _check_names(config: Config) -> None:
     ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            message = f"{what} `{twice}` is used twice; give each its own"
-            raise ConfigError(message)
+            raise ConfigError(f"{what} `{twice}` is used twice; give each its own")
     for model in config.models:
         if model.lora_adapters and model.task != "generate":
-            message = f"lora_adapters: {model.served_names[0]} embeds text, and takes no adapters"
-            raise ConfigError(message)
-
-
-def _lower_level(document: dict[str, Any]) -> None:
-    """Take the level in any case: logging's own names for them are upper case."""
-    section = document.get("logging")
-    if isinstance(section, dict) and isinstance(level := section.get("level"), str):
-        section["level"] = level.lower()
+            raise ConfigError(
+                f"lora_adapters: {model.served_names[0]} embeds text, and takes no adapters"
+            )
 
 
 def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    # Only the launcher reads it: in a frontend this would be a megabyte that nothing needs.
+    # Only the launcher needs yaml, which takes a megabyte.
     import yaml
 
     named = environ.get(CONFIG_PATH)
-    path = Path(named or DEFAULT_PATH)
+    path = Path(named or "config.yaml")
     if not named and not path.exists():
         return {}, "the defaults"
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        message = f"cannot read the configuration {path}: {reason}"
-        raise ConfigError(message) from None
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from None
     except yaml.YAMLError as error:
-        message = f"{path} is not valid YAML: {' '.join(str(error).split())}"
-        raise ConfigError(message) from None
-    if document is None:
-        document = {}
-    if not isinstance(document, dict):
-        message = f"{path} must hold a map of sections, not a {type(document).__name__}"
-        raise ConfigError(message)
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict | None):
+        raise ConfigError(f"{path} must hold a map of sections, not a {type(document).__name__}")
     # An empty section ("cache:" with nothing under it) means its defaults.
-    return {key: {} if value is None else value for key, value in document.items()}, str(path)
+    sections = (document or {}).items()
+    return {key: {} if value is None else value for key, value in sections}, str(path)
 
 
 def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    """Put the environment's values over the document; return which variable set which path."""
+    """Put the environment's values into the document; return the variable that set each path."""
     origins = {}
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable in RESERVED:
@@ -134,94 +127,76 @@ def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -
         for step in path[:-1]:
             child = target.setdefault(step, {})
             if not isinstance(child, dict):
-                message = f"{variable} sets a key inside `{step}`, which is not a section"
-                raise ConfigError(message)
+                raise ConfigError(f"{variable} sets a key inside `{step}`, which is not a section")
             target = child
-        target[path[-1]] = _parse(variable, environ[variable], _type_of(Config, path))
+        target[path[-1]] = _parse(variable, environ[variable], _type_of(path))
         origins[".".join(path)] = variable
     return origins
 
 
-def _type_of(cls: Any, path: list[str]) -> Any:
-    """Return the annotation of the key at `path`, or None if there is no such key."""
+def _type_of(path: list[str]) -> Any:
+    """Return msgspec's description of a key's type, or None if there is no such key."""
+    found: Any = inspect.type_info(Config)
     for step in path:
-        if not (isinstance(cls, type) and issubclass(cls, msgspec.Struct)):
-            return None
-        cls = typing.get_type_hints(cls, include_extras=True).get(step)
-    return cls
+        fields = getattr(found, "fields", ())
+        found = next((field.type for field in fields if field.name == step), None)
+    return found
 
 
-def _parse(variable: str, text: str, annotation: Any) -> Any:
-    """Read one variable: lists and maps as JSON, the rest as the key's own type."""
-    kinds = _kinds(annotation)
-    if "null" in kinds and text.strip().lower() in {"", "null", "none"}:
+def _parse(variable: str, text: str, key_type: Any) -> Any:
+    """Parse a variable: lists and maps as JSON, the rest as the key's own type.
+
+    Text that doesn't fit the type is returned as it is, for `msgspec.convert` to refuse.
+    """
+    kinds = {type(kind) for kind in getattr(key_type, "types", (key_type,))}
+    stripped = text.strip()
+    word = stripped.lower()
+    if inspect.NoneType in kinds and word in {"", "null", "none"}:
         return None
-    if kinds & {"array", "object"} and text.lstrip()[:1] in {"[", "{"}:
+    if kinds & {inspect.ListType, inspect.DictType} and stripped[:1] in {"[", "{"}:
         try:
             return msgspec.json.decode(text)
         except msgspec.DecodeError as error:
-            message = f"{variable} must be JSON: {error}"
-            raise ConfigError(message) from None
-    if "bool" in kinds and text.strip().lower() in {"yes", "on"}:
-        return True
-    if "bool" in kinds and text.strip().lower() in {"no", "off"}:
-        return False
-    if "str" in kinds:
+            raise ConfigError(f"{variable} must be JSON: {error}") from None
+    if inspect.BoolType in kinds and word in {"yes", "on", "no", "off"}:
+        return word in {"yes", "on"}
+    if inspect.StrType in kinds:
         return text
-    for plain in (int, float, bool):
-        if plain.__name__ in kinds:
-            try:
-                return msgspec.convert(text.strip(), plain, strict=False)
-            except msgspec.ValidationError:
-                continue
+    for scalar in kinds & _SCALARS.keys():
+        try:
+            return msgspec.convert(stripped, _SCALARS[scalar], strict=False)
+        except msgspec.ValidationError:
+            continue
     return text
-
-
-def _kinds(annotation: Any) -> set[str]:
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return _kinds(typing.get_args(annotation)[0])
-    if origin in {typing.Union, types.UnionType}:
-        return {kind for arg in typing.get_args(annotation) for kind in _kinds(arg)}
-    if origin is typing.Literal:
-        return {"str"}
-    base = origin or annotation
-    names = {list: "array", dict: "object", type(None): "null"}
-    return {names.get(base, getattr(base, "__name__", "str"))}
 
 
 def _origin(origins: dict[str, str], path: str) -> str | None:
     for key, variable in origins.items():
-        # The fault may be in the variable's value, or in a section that only the variable names.
+        # The problem is in the variable's value, or in a section that only the variable names.
         if f"{path}.".startswith((f"{key}.", f"{key}[")) or f"{key}.".startswith(f"{path}."):
             return variable
     return None
 
 
-def _sentence(problem: Problem, source: str) -> str:
+def _describe(problem: Problem, source: str) -> str:
     if not f"{problem.path}.".startswith(_SHOWN_SECTIONS):
-        # What is in a wrong place may be a key.
+        # A value in the wrong place may be an API key.
         problem = msgspec.structs.replace(problem, sent=None)
     hint = ""
-    if problem.kind == "unknown" and problem.path in REPLACED:
-        hint = f" any more; {REPLACED[problem.path]}"
+    if problem.kind == "unknown" and problem.path in REMOVED_KEYS:
+        hint = f" any more; {REMOVED_KEYS[problem.path]}"
     elif problem.kind == "unknown":
         *parents, name = problem.path.split(".")
-        known = _names_in(Config, parents)
+        known = [field.name for field in getattr(_type_of(parents), "fields", ())]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(known)}"
     return f"{problem}{hint} (from {source})"
 
 
-def _names_in(cls: Any, path: list[str]) -> list[str]:
-    section = _type_of(cls, path) if path else cls
-    return list(getattr(section, "__struct_fields__", ()))
-
-
 def _mask(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _MASK if key in _SECRET_KEYS and item else _mask(item)
+            key: "********" if key in _SECRET_KEYS and item else _mask(item)
             for key, item in value.items()
         }
     if isinstance(value, list):

@@ -8,23 +8,60 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from vgate.config.schema import Config, Section
-from vgate.config.topology import EngineSpec
+from vgate.config.schema import Config, NonEmptyStr, Section
 
 _FILE = "runtime.json"
+# In the run directory: the state that frontends share.
+Directory = Literal["kept-keys", "limits", "metrics", "model-files"]
+# What the launcher binds: the control link of its children, and where frontends publish to each
+# other and receive what others published.
+Endpoint = Literal["control", "publish", "subscribe"]
+
+
+class EngineSpec(Section, frozen=True, kw_only=True):
+    """One engine process. Several engines may run the same model; they are its replicas.
+
+    Attributes:
+        model: The first of the model's served names.
+        replica: Its number among the engines of the model, from 0.
+        address: ZeroMQ endpoint where it listens for frontends.
+        supervised: Whether the launcher starts, watches and stops it. Frontends connect to any
+            other engine at its address, and the launcher leaves it alone.
+        environment: Environment variables that its process gets in addition to the launcher's.
+    """
+
+    model: NonEmptyStr
+    replica: Annotated[int, Meta(ge=0)] = 0
+    address: NonEmptyStr
+    supervised: bool = True
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return f"{self.model} (replica {self.replica})" if self.replica else self.model
+
+
+def local_engines(config: Config, run_dir: str) -> list[EngineSpec]:
+    """Return one supervised engine for each configured model, on this machine."""
+    return [
+        EngineSpec(model=model.name, address=f"ipc://{run_dir}/engine-{number}.sock")
+        for number, model in enumerate(config.models)
+    ]
 
 
 class Runtime(Section, frozen=True):
     """The settings of one running instance.
 
     Attributes:
-        config: The checked configuration.
         backend: Name of the engine backend.
-        run_dir: Directory of the sockets, mode 0700.
-        engines: The engines. An engine's number is its index in this list.
+        run_dir: Directory of the instance's sockets and shared state.
+        engines: The topology. An engine's number is its index in this list.
         started: Unix time at which the instance started, in seconds.
     """
 
@@ -39,7 +76,7 @@ class Runtime(Section, frozen=True):
         return f"engine-{number}" if len(self.engines) > 1 else "engine"
 
     def engine_config(self, number: int) -> Config:
-        """Return the configuration for an engine, with the model that it runs as `model`."""
+        """Return the configuration of an engine: its `model` is the one that the engine runs."""
         name = self.engines[number].model
         model = next(model for model in self.config.models if model.name == name)
         return msgspec.structs.replace(self.config, model=model)
@@ -48,40 +85,13 @@ class Runtime(Section, frozen=True):
         """Return the engines of a model by their numbers."""
         return {n: spec for n, spec in enumerate(self.engines) if spec.model == model}
 
-    @property
-    def limits_dir(self) -> str:
-        """Directory of the rate limits' shared state."""
-        return f"{self.run_dir}/limits"
+    def directory(self, name: Directory) -> Path:
+        """Return a directory of shared state."""
+        return Path(self.run_dir, name)
 
-    @property
-    def kept_keys(self) -> str:
-        """File in which frontends keep the last valid API keys."""
-        return f"{self.run_dir}/kept-keys/keys.jsonl"
-
-    @property
-    def model_files_dir(self) -> str:
-        """Directory of the model files that frontends have read from engines."""
-        return f"{self.run_dir}/model-files"
-
-    @property
-    def metrics_dir(self) -> str:
-        """Directory of the frontends' metrics."""
-        return f"{self.run_dir}/metrics"
-
-    @property
-    def publish_endpoint(self) -> str:
-        """Endpoint where frontends publish to each other, through the launcher."""
-        return f"ipc://{self.run_dir}/publish.sock"
-
-    @property
-    def subscribe_endpoint(self) -> str:
-        """Endpoint where frontends receive what others published."""
-        return f"ipc://{self.run_dir}/subscribe.sock"
-
-    @property
-    def control_endpoint(self) -> str:
-        """Endpoint where the launcher listens for its children."""
-        return f"ipc://{self.run_dir}/control.sock"
+    def endpoint(self, name: Endpoint) -> str:
+        """Return a ZeroMQ endpoint of the launcher."""
+        return f"ipc://{self.run_dir}/{name}.sock"
 
     def write(self) -> None:
         """Write the file atomically; only this user can read it."""

@@ -1,7 +1,4 @@
-"""The only definition of the configuration's keys, their bounds and their defaults.
-
-Keys carry their units. A test holds the shipped ``config.yaml`` to this tree.
-"""
+"""The configuration's keys, bounds and defaults. ``config.yaml`` describes each key."""
 
 from __future__ import annotations
 
@@ -11,20 +8,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.keys import ConfiguredKey, RequestLimit
+from vgate.keys import ConfiguredKey, PositiveInt, RequestLimit
 from vgate.log import Level
 
-PositiveInt = Annotated[int, Meta(ge=1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 NonEmptyStr = Annotated[str, Meta(min_length=1)]
-# Lower starts sooner.
-Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 MIB = 1024 * 1024
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: frozen, and unknown keys are refused."""
+    """Base of all sections."""
 
 
 class Server(Section, frozen=True):
@@ -39,17 +33,12 @@ class Server(Section, frozen=True):
 
     @property
     def worker_count(self) -> int:
-        """Frontend processes: as configured, or one for every two cores, 1 to 4."""
+        """Number of frontends: as configured, or one for every two cores, 1 to 4."""
         return self.workers or max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
 class LoraAdapter(Section, frozen=True):
-    """A LoRA adapter, served beside its model under a name of its own.
-
-    Attributes:
-        name: What requests call it.
-        path: Directory with adapter_config.json and adapter_model.safetensors.
-    """
+    """A LoRA adapter in a directory; requests choose it by its name."""
 
     name: NonEmptyStr
     path: NonEmptyStr
@@ -80,12 +69,12 @@ class Model(Section, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name that answers carry: the first of `served_names`."""
+        """The model's name in answers: the first of `served_names`."""
         return self.served_names[0]
 
     @property
     def served_names(self) -> list[str]:
-        """Names that requests may use; the first is the one answers carry."""
+        """Names that requests may use."""
         names = self.served_model_name
         if names is None:
             return [self.model_id]
@@ -93,12 +82,12 @@ class Model(Section, frozen=True):
 
     @property
     def adapter_names(self) -> list[str]:
-        """Names that requests may use for the model with an adapter."""
+        """Names of the model's LoRA adapters."""
         return [adapter.name for adapter in self.lora_adapters]
 
 
 class AdditionalModel(Model, frozen=True, kw_only=True):
-    """A further model, in an engine process of its own; the same keys as `model`."""
+    """Another model, in its own engine process."""
 
     model_id: NonEmptyStr
     task: Literal["generate", "embed"]
@@ -120,7 +109,7 @@ class Timeouts(Section, frozen=True):
 
 
 class Supervision(Section, frozen=True):
-    """When the launcher takes a process for hung or broken."""
+    """When a process counts as hung or broken, and what follows."""
 
     load_timeout_s: PositiveFloat = 1800
     hang_timeout_s: PositiveFloat = 120
@@ -140,14 +129,14 @@ class Cache(Section, frozen=True):
 
 
 class Logging(Section, frozen=True):
-    """What is logged and in which shape."""
+    """What is logged, and in which format."""
 
     level: Level = "info"
     json_format: bool = False
 
 
 class RateLimiting(Section, frozen=True):
-    """Requests a key may make per window."""
+    """The limits of keys that don't have their own."""
 
     enabled: bool = True
     default_limit: RequestLimit = 60

@@ -27,7 +27,7 @@ class ControlLink:
 
     def __init__(self, runtime: Runtime) -> None:
         self._pid = os.getpid()
-        self._dealer = Dealer(runtime.control_endpoint, "engine")
+        self._dealer = Dealer(runtime.endpoint("control"), "engine")
 
     def phase(self, phase: str) -> None:
         """Report that a phase of the start began."""

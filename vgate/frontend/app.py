@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vgate.config import Runtime, masked
@@ -70,14 +69,15 @@ class App:
         self._waits = Waits(loop)
         self._cache = cache = LocalStore(config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
-            loop, runtime.publish_endpoint, runtime.subscribe_endpoint, cache.receive
+            loop, runtime.endpoint("publish"), runtime.endpoint("subscribe"), cache.receive
         )
         if config.server.worker_count > 1:
             cache.publish = self._peers.publish
         cache.on_evicted = metrics.CACHE_EVICTIONS.inc
         metrics.show_zeros()
-        limiter = LocalLimiter(Path(runtime.limits_dir), self._worker)
-        self._access = Access(loop, config.security, Path(runtime.kept_keys), limiter)
+        limiter = LocalLimiter(runtime.directory("limits"), self._worker)
+        kept_keys = runtime.directory("kept-keys") / "keys.jsonl"
+        self._access = Access(loop, config.security, kept_keys, limiter)
         self.services = Services(
             pipeline=EnginePipeline(loop, config, self.models, cache),
             models=self.models,
@@ -102,7 +102,7 @@ class App:
             loop,
             model,
             connect,
-            files=FileCache(Path(self._runtime.model_files_dir)),
+            files=FileCache(self._runtime.directory("model-files")),
             state=partial(launcher.engine_state, engines),
             on_change=launcher.beat,
             resume=self._runtime.config.supervision.resume_requests,

@@ -37,7 +37,7 @@ _GC_NEW_OBJECTS = 10_000
 def run(runtime: Runtime, worker: int) -> int:
     """Serve until SIGTERM; return the exit status."""
     # Both are read when the metrics are imported, so the application is imported after them.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = runtime.metrics_dir
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime.directory("metrics"))
     counts = Gatherer(os.getpid())
     values.ValueClass = counts.value
     # Frontends scale by processes; a thread pool in each would only compete for the cores.

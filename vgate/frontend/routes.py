@@ -15,13 +15,16 @@ from vgate.frontend.apis.openai.chat.endpoint import chat_completions
 from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.completions.endpoint import completions
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
-from vgate.frontend.apis.openai.embeddings.endpoint import embeddings
-from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest
+from vgate.frontend.apis.openai.embeddings import EmbeddingRequest, embeddings
 from vgate.frontend.apis.openai.errors import openai_error
 from vgate.frontend.apis.openai.responses import endpoint as responses
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
-from vgate.frontend.apis.openai.tokenize.endpoint import detokenize, tokenize
-from vgate.frontend.apis.openai.tokenize.request import DetokenizeRequest, TokenizeText
+from vgate.frontend.apis.openai.tokenize import (
+    DetokenizeRequest,
+    TokenizeText,
+    detokenize,
+    tokenize,
+)
 from vgate.frontend.apis.system.health import health, ready
 from vgate.frontend.apis.system.metrics import show_metrics
 from vgate.frontend.apis.system.openapi import openapi

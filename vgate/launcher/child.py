@@ -1,34 +1,59 @@
-"""A child process that the launcher supervises."""
+"""The child processes that the launcher supervises, and when one that died is restarted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Mapping
+from typing import Literal
 
-from vgate.launcher.restarts import RestartPolicy
+from vgate.config import Runtime
+from vgate.wire.control import EngineState
+
+_FIRST_DELAY_S = 0.25
+_MAX_DELAY_S = 30.0
+
+
+class RestartPolicy:
+    """Exponential back-off that gives up after `max_restarts` deaths within `window_s`."""
+
+    def __init__(self, max_restarts: int, window_s: float) -> None:
+        self._max_restarts = max_restarts
+        self._window_s = window_s
+        self._deaths: deque[float] = deque()
+
+    def next_delay_s(self, now: float) -> float | None:
+        """Count a death; return the seconds until the restart, or None to give up."""
+        while self._deaths and self._deaths[0] <= now - self._window_s:
+            self._deaths.popleft()
+        self._deaths.append(now)
+        if len(self._deaths) > self._max_restarts:
+            return None
+        return min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** (len(self._deaths) - 1))
 
 
 class Child:
-    """One supervised process, across restarts.
+    """One supervised process, across restarts. Times are monotonic, in seconds.
 
     Args:
         name: For people and logs.
         command: The arguments of the Python interpreter.
-        policy: Decides when a restart follows a death.
-        environment: Environment variables that it gets in addition to the launcher's.
+        policy: Decides about restarts.
+        environment: Variables in addition to the launcher's.
 
     Attributes:
         ready: It has reported that it works.
-        last_beat: Monotonic time of its last message.
-        cause: Why it ends, as it reported.
-        ending_since: Monotonic time at which it reported that it ends.
+        last_beat: When its last message came.
+        cause: Why it ends, if known.
+        ending_since: When it reported that it ends.
         permanent: It has reported that a restart would fail in the same way.
-        restart_at: Monotonic time of its next start while it is down; None if it runs, or if it
-            isn't restarted any more.
-        restarts: Starts after the first.
+        restart_at: When to start it; None while it runs and after it was given up.
+        restarts: Number of starts after the first; -1 before it.
     """
 
     def __init__(
@@ -43,14 +68,17 @@ class Child:
         self._policy = policy
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
+        self.restarts = -1
+        self._reset(0.0)
+        self.restart_at: float | None = 0.0
+
+    def _reset(self, now: float) -> None:
         self.ready = False
-        self.started_at = 0.0
-        self.last_beat = 0.0
+        self.started_at = self.last_beat = now
         self.cause: str | None = None
         self.ending_since: float | None = None
         self.permanent = False
-        self.restart_at: float | None = 0.0
-        self.restarts = -1
+        self.restart_at = None
 
     @property
     def pid(self) -> int | None:
@@ -65,12 +93,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.ready = False
-        self.started_at = self.last_beat = now
-        self.cause = None
-        self.ending_since = None
-        self.permanent = False
-        self.restart_at = None
+        self._reset(now)
         self.restarts += 1
 
     def died(self, now: float) -> str | None:
@@ -80,7 +103,7 @@ class Child:
         """
         if self._process is None or (status := self._process.poll()) is None:
             return None
-        self._end_group()
+        self.kill()
         self._process = None
         self.ready = False
         delay_s = None if self.permanent else self._policy.next_delay_s(now)
@@ -92,31 +115,23 @@ class Child:
         if self._process is not None:
             self._process.terminate()
 
-    def kill(self) -> None:
-        """Kill it and the processes that it started."""
+    def kill(self, cause: str | None = None) -> None:
+        """Kill its process group: vLLM's executors start worker processes. `cause` says why."""
         if self._process is not None:
-            self._end_group()
-            self._process.kill()
+            self.cause = cause or self.cause
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it has ended; return False if it still runs after `timeout_s`."""
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        self._end_group()
-        self._process = None
-        return True
-
-    def _end_group(self) -> None:
-        """Kill its process group: vLLM's executors start worker processes of their own."""
         if self._process is not None:
             try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                return
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                return False
+            self.kill()
+            self._process = None
+        return True
 
 
 def _describe(status: int) -> str:
@@ -126,3 +141,43 @@ def _describe(status: int) -> str:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"killed by signal {-status}"
+
+
+class EngineChild(Child):
+    """The process of the engine with a number in `Runtime.engines`, and the engine's state.
+
+    Attributes:
+        prefix: What its phases begin with on the console, if there are several engines.
+        state: The state that frontends were sent last.
+        peer: The identity of its control link; None before its first message.
+    """
+
+    def __init__(self, runtime: Runtime, number: int) -> None:
+        spec = runtime.engines[number]
+        command = _command(runtime, "vgate.engine", "--engine", str(number))
+        super().__init__(runtime.engine_name(number), command, _policy(runtime), spec.environment)
+        self._number = number
+        self.prefix = f"{spec.title}: " if len(runtime.engines) > 1 else ""
+        self.peer: bytes | None = None
+        self.state = EngineState("starting", "starting", time.time(), number)
+
+    def enter(self, state: Literal["starting", "ready", "restarting"], detail: str) -> EngineState:
+        """Change the state and return it."""
+        restarts = max(0, self.restarts)
+        self.state = EngineState(state, detail, time.time(), self._number, restarts)
+        return self.state
+
+
+def frontend(runtime: Runtime, worker: int) -> Child:
+    """Return the process of a frontend; workers count from 1."""
+    command = _command(runtime, "vgate.frontend", "--worker", str(worker))
+    return Child(f"frontend-{worker}", command, _policy(runtime))
+
+
+def _command(runtime: Runtime, *program: str) -> list[str]:
+    return ["-m", *program, "--run-dir", runtime.run_dir]
+
+
+def _policy(runtime: Runtime) -> RestartPolicy:
+    limits = runtime.config.supervision
+    return RestartPolicy(limits.max_restarts, limits.restart_window_s)

@@ -18,20 +18,18 @@ from vgate.config import Config, ConfigError, Runtime, load, local_engines, mask
 from vgate.keys import KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
 from vgate.launcher.environments.start import dry_run_is_set
-from vgate.launcher.run_dir import RunDir, RunDirError, default_run_dir
+from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 from vgate.log import Log
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-_FLAGS = {
-    "config": "VGATE_CONFIG_PATH",
-    "host": "VGATE_SERVER__HOST",
-    "port": "VGATE_SERVER__PORT",
-    "model": "VGATE_MODEL__MODEL_ID",
-}
+# Name, variable, metavar, help.
+_FLAGS = (
+    ("config", "VGATE_CONFIG_PATH", "FILE", "configuration (default: ./config.yaml)"),
+    ("model", "VGATE_MODEL__MODEL_ID", "ID", "model.model_id: a directory or a Hub name"),
+    ("host", "VGATE_SERVER__HOST", "HOST", "server.host"),
+    ("port", "VGATE_SERVER__PORT", "PORT", "server.port"),
+)
 
 log = Log("vgate.launcher")
 
@@ -39,7 +37,7 @@ log = Log("vgate.launcher")
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
-    for flag, variable in _FLAGS.items():
+    for flag, variable, *_ in _FLAGS:
         if (value := getattr(options, flag, None)) is not None:
             os.environ[variable] = value
     try:
@@ -61,44 +59,41 @@ def _parser() -> argparse.ArgumentParser:
         prog="vgate",
         description="Serve a model as an OpenAI-compatible endpoint, with vLLM on this machine.",
         epilog="Settings come from flags, the environment (VGATE_SECTION__KEY), config.yaml and "
-        "defaults, in this order. `vgate check` prints what is in force.",
+        "defaults; the first that has one wins. `vgate check` prints the result.",
         parents=[_settings()],
     )
     parser.add_argument("--version", action="version", version=f"vgate {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, what in (
         ("serve", "serve; the default"),
-        ("check", "check the configuration and print what is in force"),
+        ("check", "check the configuration and print it"),
+        ("keys", "add, list, revoke, rotate API keys"),
     ):
-        commands.add_parser(name, help=what, parents=[_settings()])
-    keys = commands.add_parser(
-        "keys", help="add, list, revoke, rotate API keys", parents=[_settings()]
-    )
-    keys_cli.configure(keys)
+        command = commands.add_parser(name, help=what, parents=[_settings()])
+        if name == "keys":
+            keys_cli.configure(command)
     return parser
 
 
 def _settings() -> argparse.ArgumentParser:
-    """Return the flags that may stand before and after a command; absent ones leave no trace."""
+    """Return the flags that may come before or after a command; absent ones have no default."""
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="serve a simulated engine that repeats what it is told: no GPU, no model "
+        help="serve a simulated engine that repeats the last message: no GPU, no model "
         "(also VGATE_DRY_RUN=1)",
     )
-    parser.add_argument("--config", metavar="FILE", help="configuration (default: ./config.yaml)")
-    parser.add_argument("--model", metavar="ID", help="model.model_id: a directory or a Hub name")
-    parser.add_argument("--host", help="server.host")
-    parser.add_argument("--port", help="server.port")
+    for flag, _, metavar, what in _FLAGS:
+        parser.add_argument(f"--{flag}", metavar=metavar, help=what)
     return parser
 
 
 def _prepare_security(config: Config) -> Config:
-    """Check the keys, and keep only their hashes from here on.
+    """Check the keys and replace them by their hashes.
 
     Raises:
-        ConfigError: Security is on, and there is no key or a broken one.
+        ConfigError: Security is on, and there is no key or an invalid one.
     """
     security = config.security
     if not security.enabled:
@@ -109,30 +104,18 @@ def _prepare_security(config: Config) -> Config:
     except KeysError as error:
         raise ConfigError(str(error)) from None
     if not len(ring):
-        message = (
-            "security.enabled is true and there are no keys, so nobody could use the server: add "
+        raise ConfigError(
+            "security.enabled is true, but there are no keys, so nobody could use the server: add "
             "one to security.api_keys, or set security.key_file and run `vgate keys add NAME`"
         )
-        raise ConfigError(message)
     hashed = [
-        key
-        if key.key is None
-        else msgspec.structs.replace(key, key=None, key_sha256=hash_key(key.key))
+        msgspec.structs.replace(key, key=None, key_sha256=hash_key(key.key)) if key.key else key
         for key in security.api_keys
     ]
     security = msgspec.structs.replace(
         security, api_keys=hashed, key_file=str(key_file) if key_file else None
     )
     return msgspec.structs.replace(config, security=security)
-
-
-def _warn_if_open(config: Config) -> None:
-    host = config.server.host
-    if not config.security.enabled and host not in _LOOPBACK:
-        log.warning(
-            "EVERYBODY who reaches this address may use the server: security.enabled is false",
-            host=host,
-        )
 
 
 def _check(config: Config) -> int:
@@ -163,9 +146,13 @@ def _serve(config: Config, backend: str) -> int:
             started=time.time(),
         )
         runtime.write()
-        _warn_if_open(config)
+        if not config.security.enabled and config.server.host not in _LOOPBACK:
+            log.warning(
+                "EVERYBODY who reaches this address may use the server: security.enabled is false",
+                host=config.server.host,
+            )
         Supervisor(runtime, Console(runtime)).run()
-    except (RunDirError, EndpointError, PortError) as error:
+    except (StartError, EndpointError) as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_FAILED
     except GaveUpError as error:
@@ -179,18 +166,11 @@ def _serve(config: Config, backend: str) -> int:
     return EXIT_OK
 
 
-class PortError(Exception):
-    """The server can't listen where it is told to."""
-
-
 def _check_port(config: Config) -> None:
-    """Find out that the port is taken before a model is loaded for minutes.
+    """Raise `StartError` if the port is taken, before a model loads for minutes.
 
-    The frontends share the port (SO_REUSEPORT), which would share it with a stranger of the same
-    user as well; binding without that option shows whether anybody is there.
-
-    Raises:
-        PortError: With what to do.
+    The frontends bind with SO_REUSEPORT, which succeeds even if another server of this user has the
+    port. Binding without it fails then.
     """
     host, port = config.server.host, config.server.port
     try:
@@ -201,8 +181,7 @@ def _check_port(config: Config) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        message = (
+        raise StartError(
             f"cannot listen on {host}:{port}: {error.strerror or error}; "
             "set server.host or server.port (--port) to another"
-        )
-        raise PortError(message) from None
+        ) from None

@@ -1,4 +1,4 @@
-"""Edits the key file. Writers take turns, and readers always see a complete file."""
+"""Edits the key file. Writers take turns; readers always see a complete file."""
 
 from __future__ import annotations
 
@@ -20,22 +20,20 @@ Lines = list[tuple[str, ApiKey | None]]
 
 
 class KeyFile:
-    """Edits the key file, and leaves the other keys and the comments as they are.
+    """Edits the key file, or the target of a link; other keys and comments stay as they are.
 
     Every method raises `KeyFileError` if the file is broken or can't be written, and `KeysError`
-    if the key is not there, or already there.
+    if the key is missing, or exists already.
     """
 
     def __init__(self, path: Path) -> None:
-        # If the path is a link, its target is replaced, not the link.
         self._path = path.resolve()
 
     def add(self, key: ApiKey) -> str:
         """Add a key with the name and limits of `key`; return its secret, which is not stored."""
         with self._edit() as lines:
             if any(known is not None and known.name == key.name for _, known in lines):
-                message = f"there is a key `{key.name}` already; rotate or revoke it"
-                raise KeysError(message)
+                raise KeysError(f"there is a key `{key.name}` already; rotate or revoke it")
             secret, line = _renew(key)
             lines.append(line)
         return secret
@@ -43,44 +41,36 @@ class KeyFile:
     def revoke(self, name: str) -> None:
         """Remove a key."""
         with self._edit() as lines:
-            del lines[self._find(lines, name)]
+            del lines[self._find(lines, name)[0]]
 
     def rotate(self, name: str) -> str:
-        """Replace a key by a new one with its name and limits; return the secret of that."""
+        """Replace a key by a new one with its name and limits; return the new secret."""
         with self._edit() as lines:
-            index = self._find(lines, name)
-            key = lines[index][1]
-            assert key is not None  # found by its name
+            index, key = self._find(lines, name)
             secret, lines[index] = _renew(key)
         return secret
 
-    def _find(self, lines: Lines, name: str) -> int:
+    def _find(self, lines: Lines, name: str) -> tuple[int, ApiKey]:
         for index, (_, key) in enumerate(lines):
             if key is not None and key.name == name:
-                return index
+                return index, key
         known = ", ".join(f"`{key.name}`" for _, key in lines if key is not None)
-        message = f"there is no key `{name}` in {self._path}; there are: {known or 'none'}"
-        raise KeysError(message)
+        raise KeysError(f"there is no key `{name}` in {self._path}; there are: {known or 'none'}")
 
     @contextmanager
     def _edit(self) -> Iterator[Lines]:
         """Yield the lines to change, and write them afterwards, under the lock."""
-        # The lock is on another file, as the key file is replaced. It ends with its process.
-        lock = self._path.with_name(f".{self._path.name}.lock")
+        # The lock is another file, because the key file is replaced. It ends with its process.
+        path = self._path.with_name(f".{self._path.name}.lock")
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
-        except OSError as error:
-            raise self._error(error) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            lines = read_lines(self._path)
-            yield lines
-            try:
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                lines = read_lines(self._path)
+                yield lines
                 self._write(lines)
-            except OSError as error:
-                raise self._error(error) from None
-        finally:
-            os.close(descriptor)
+        except OSError as error:
+            problem = f"cannot write it: {error.strerror or error}"
+            raise KeyFileError(self._path, None, problem) from None
 
     def _write(self, lines: Lines) -> None:
         text = "".join(f"{line}\n" for line, _ in lines)
@@ -92,9 +82,6 @@ class KeyFile:
             file.flush()
             os.fsync(file.fileno())  # otherwise a crash of the machine may leave an empty file
         draft.replace(self._path)
-
-    def _error(self, error: OSError) -> KeyFileError:
-        return KeyFileError(self._path, None, f"cannot write it: {error.strerror or error}")
 
 
 def _renew(key: ApiKey) -> tuple[str, tuple[str, ApiKey]]:

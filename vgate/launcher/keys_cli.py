@@ -8,16 +8,24 @@ from pathlib import Path
 
 import msgspec
 
-from vgate.keys import ApiKey, KeysError, read_key_file
+from vgate.keys import ApiKey, KeysError, KeyTerms, read_key_file
 from vgate.launcher.key_file import KeyFile
 from vgate.validation import explain
 
-_FAILED = 1
-_USAGE = 2
-_SHOWN_HASH_CHARS = 8
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
 _NO_HASH = "0" * 64  # until `KeyFile` makes the key
-_LAST = ("CREATED", "SHA-256")
-_COLUMNS = ("NAME", "RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "PRIORITY", *_LAST)
+_LIMIT_COLUMNS = ("RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "PRIORITY")
+_COLUMNS = ("NAME", *_LIMIT_COLUMNS, "CREATED", "SHA-256")
+_LIMITS: tuple[tuple[str, type, str, str], ...] = (
+    ("--rate-limit", int, "N", "requests per window"),
+    ("--tokens-per-minute", int, "N", "of prompts and answers"),
+    ("--concurrent", int, "N", "requests at the same time"),
+    ("--weight", float, "W", "share relative to other keys (1)"),
+    ("--min-priority", int, "P", "most urgent priority of its requests (0); lower starts sooner"),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,19 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = actions.add_parser("add", help="make a key and print it once")
     add.add_argument("name", metavar="NAME", help="shown in logs and metrics")
-    add.add_argument("--rate-limit", type=int, metavar="N", help="requests per window")
-    add.add_argument("--tokens-per-minute", type=int, metavar="N", help="of prompts and answers")
-    add.add_argument("--concurrent", type=int, metavar="N", help="requests at the same time")
-    add.add_argument(
-        "--weight", type=float, default=1.0, metavar="W", help="share relative to other keys (1)"
-    )
-    add.add_argument(
-        "--min-priority",
-        type=int,
-        default=0,
-        metavar="P",
-        help="most urgent priority that its requests may have (0); lower is served first",
-    )
+    for flag, kind, metavar, what in _LIMITS:
+        add.add_argument(flag, type=kind, metavar=metavar, help=what)
     actions.add_parser("list", help="show names, limits and the first digits of the hashes")
     for action, what in (
         ("revoke", "refuse a key from now on"),
@@ -54,13 +51,13 @@ def run(options: argparse.Namespace, key_file: str | None) -> int:
     """Run the action; return the exit status.
 
     Args:
-        options: What the parser of `configure` returned.
+        options: The parsed arguments.
         key_file: ``security.key_file``, which ``--key-file`` overrides.
     """
     named = options.key_file or key_file
     if not named:
         _report("no key file: set security.key_file, or give --key-file")
-        return _USAGE
+        return EXIT_USAGE
     path = Path(named)
     try:
         if options.action == "list":
@@ -74,27 +71,24 @@ def run(options: argparse.Namespace, key_file: str | None) -> int:
             _print_key(KeyFile(path).add(_new_key(options)), options.name)
     except KeysError as error:
         _report(str(error))
-        return _FAILED
-    return 0
+        return EXIT_FAILED
+    return EXIT_OK
 
 
 def _new_key(options: argparse.Namespace) -> ApiKey:
-    names = ("name", "rate_limit", "tokens_per_minute", "concurrent", "weight", "min_priority")
-    document = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name) for name in ("name", *KeyTerms.__struct_fields__)}
+    document = {name: value for name, value in given.items() if value is not None}
     try:
         return msgspec.convert({**document, "sha256": _NO_HASH}, ApiKey)
     except msgspec.ValidationError as error:
-        problem = explain(error, document)
-    raise KeysError(str(problem))
+        raise KeysError(str(explain(error, document))) from None
 
 
 def _print_key(secret: str, name: str) -> None:
-    """Print only the key on standard output, for scripts."""
+    """Print the key alone on standard output, for scripts."""
     sys.stdout.write(f"{secret}\n")
     sys.stdout.flush()
-    _report(
-        f"this is the key `{name}`. Store it now: only its hash is kept, it can't be shown again"
-    )
+    _report(f"this is the key `{name}`. Store it now: only its hash is kept")
 
 
 def _report(message: str) -> None:
@@ -104,10 +98,7 @@ def _report(message: str) -> None:
 def _table(keys: list[ApiKey]) -> str:
     rows = [_COLUMNS, *map(_row, keys)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -120,5 +111,5 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         f"{key.weight:g}",
         str(key.min_priority),
         (key.created or "-").removesuffix("Z").replace("T", " "),
-        key.sha256[:_SHOWN_HASH_CHARS],
+        key.sha256[:8],
     )

@@ -1,7 +1,6 @@
-"""Shows people how long a phase of work takes: one line on a terminal, or a few in a log.
+"""Shows how long a phase of work takes: one line on a terminal, or a few in a log.
 
-`bin/vgate` imports this before anything is installed, so it needs only the standard library and
-Python 3.8.
+As `environments`, this needs only Python 3.8 and the standard library.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ CLEAR_LINE = "\r\x1b[K"
 class Phase:
     """A phase of work, from its construction to `end`.
 
-    A terminal shows one line, refreshed at every tick. Elsewhere a long phase prints a line now and
-    then, and every phase prints one when it ends.
+    A terminal shows one line that each tick refreshes. Elsewhere, lines are printed every few
+    seconds and at the end.
     """
 
     def __init__(self, title: str, out: TextIO) -> None:
@@ -50,11 +49,7 @@ class Phase:
         print((CLEAR_LINE if self._in_place else "") + text.rstrip(), file=self._out, flush=True)
 
     def end(self, outcome: str = "") -> None:
-        """Show the time that the phase took.
-
-        Args:
-            outcome: Words before the time, such as "failed after".
-        """
+        """Show how long the phase took, after `outcome`, such as "failed after"."""
         took = f"{outcome} {time.monotonic() - self._began:.1f} s".strip()
         self.show(f"  {self._title}: {took}")
 

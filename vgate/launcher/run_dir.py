@@ -1,4 +1,4 @@
-"""The run directory: sockets and runtime settings of one instance, for its user alone."""
+"""The run directory: sockets, settings and shared state of one instance, for its user alone."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
+
+from vgate.config.runtime import Directory, Endpoint
 
 _MODE = 0o700
 _LOCK = "lock"
-# Shared state of the frontends: see vgate.config.Runtime.
-_SUBDIRECTORIES = ("kept-keys", "limits", "metrics", "model-files")
-_FILES = (
-    "engine-*.sock",
-    "control.sock",
-    "publish.sock",
-    "subscribe.sock",
-    "runtime.json",
-    "runtime.draft",
-)
+_SUBDIRECTORIES = get_args(Directory)
+_SOCKETS = ("engine-*.sock", *(f"{name}.sock" for name in get_args(Endpoint)))
+_FILES = (*_SOCKETS, "runtime.json", "runtime.draft")
 
 
-class RunDirError(Exception):
-    """The run directory can't be used; the message says why and what to do."""
+class StartError(Exception):
+    """The run directory or the port can't be used; the message says why and what to do."""
 
 
 def default_run_dir(port: int) -> str:
-    """Return the directory for an instance on `port`: short, because socket paths are limited."""
+    """Return the directory for an instance on `port`. Socket paths have a limit, so it is short."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK):
         return str(Path(runtime, f"vgate-{port}"))
@@ -38,10 +33,10 @@ def default_run_dir(port: int) -> str:
 
 
 class RunDir:
-    """Holds the directory, locked against a second instance; the lock dies with its holder.
+    """Makes the directory and locks it against other instances until this process ends.
 
     Raises:
-        RunDirError: It belongs to another user, or a running instance holds it.
+        StartError: It can't be made, belongs to another user, or is locked.
     """
 
     def __init__(self, path: str) -> None:
@@ -50,18 +45,17 @@ class RunDir:
             self.path.mkdir(mode=_MODE, parents=True, exist_ok=True)
             status = self.path.lstat()
         except OSError as error:
-            message = f"cannot make the run directory {self.path}: {error.strerror}"
-            raise RunDirError(message) from None
+            raise StartError(
+                f"cannot make the run directory {self.path}: {error.strerror}"
+            ) from None
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            message = (
+            raise StartError(
                 f"the run directory {self.path} is not a directory of this user; "
                 "set server.run_dir to another"
             )
-            raise RunDirError(message)
         self.path.chmod(_MODE)
         self._lock = self._take_lock()
-        # What a killed instance left behind.
-        self._clear()
+        self._clear()  # a killed instance may have left files
         for name in _SUBDIRECTORIES:
             (self.path / name).mkdir(mode=_MODE)
 
@@ -69,21 +63,19 @@ class RunDir:
         try:
             lock = (self.path / _LOCK).open("wb")
         except OSError as error:
-            message = f"cannot open {self.path / _LOCK}: {error.strerror}"
-            raise RunDirError(message) from None
+            raise StartError(f"cannot open {self.path / _LOCK}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            message = (
+            raise StartError(
                 f"another V-Gate instance runs in {self.path}; stop it, or give this one another "
                 "server.port or server.run_dir"
-            )
-            raise RunDirError(message) from None
+            ) from None
         return lock
 
     def remove(self) -> None:
-        """Delete what is ours, the directory if nothing else is in it, and give up the lock."""
+        """Delete our files, and the directory if it is empty then, and release the lock."""
         self._clear()
         (self.path / _LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -91,7 +83,7 @@ class RunDir:
         self._lock.close()
 
     def _clear(self) -> None:
-        """Delete our own files. Whoever names a directory in use loses nothing else of it."""
+        """Delete only our own files, as the user may have named a directory with others."""
         for pattern in _FILES:
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)

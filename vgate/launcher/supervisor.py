@@ -1,31 +1,27 @@
 """The launcher's loop: starts engines and frontends, keeps them running, and stops them.
 
-It handles no requests. Its children send messages over the control socket, and waitpid reports
-their deaths. It never blocks for longer than a tick.
+Its children send messages over the control socket, and waitpid reports their deaths. The loop never
+blocks for longer than a tick.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 from vgate.config import Runtime
-from vgate.launcher.child import Child
+from vgate.launcher.child import Child, EngineChild, frontend
 from vgate.launcher.console import Console
-from vgate.launcher.engine import SupervisedEngine
-from vgate.launcher.restarts import RestartPolicy
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
 from vgate.wire.control import (
     Drain,
-    EngineBeat,
     EngineFailed,
     EnginePhase,
     EngineReady,
     FrontendBeat,
-    LauncherToEngine,
     LauncherToFrontend,
     ToLauncher,
 )
@@ -34,57 +30,52 @@ from vgate.wire.sockets import Router
 
 _TICK_S = 0.1
 _TERM_GRACE_S = 5.0
-# A frontend beats four times a second whatever it does.
+# A frontend sends four heartbeats a second.
 _FRONTEND_HANG_S = 30.0
-# After a drain's end the frontends still send their last errors, and engines drop the requests.
+# After the drain's limit, frontends still send their last errors and engines drop the requests.
 _DRAIN_SLACK_S = 1.0
 
 log = Log("vgate.launcher")
 
 
 class GaveUpError(Exception):
-    """A process dies again and again, or can't run at all; the message is the cause."""
+    """A process died too often or can't run at all; the message is the cause."""
 
 
 class Supervisor:
-    """Runs one instance until a signal stops it, or a process can't be kept running.
-
-    Args:
-        runtime: The instance's settings, already written to its run directory.
-        console: Shows progress to people.
-    """
+    """Runs one instance, whose `runtime` is already written to the run directory."""
 
     def __init__(self, runtime: Runtime, console: Console) -> None:
         self._runtime = runtime
         self._console = console
         self._engines = [
-            _engine(runtime, number)
+            EngineChild(runtime, number)
             for number, spec in enumerate(runtime.engines)
             if spec.supervised
         ]
-        self._frontends = [
-            _child(runtime, f"frontend-{n}", "vgate.frontend", "--worker", str(n))
-            for n in range(1, runtime.config.server.worker_count + 1)
-        ]
-        self._router = Router(runtime.control_endpoint)
-        self._exchange = Exchange(runtime.publish_endpoint, runtime.subscribe_endpoint)
+        workers = range(1, runtime.config.server.worker_count + 1)
+        self._frontends = [frontend(runtime, worker) for worker in workers]
+        self._children: list[Child] = [*self._engines, *self._frontends]
+        self._router = Router(runtime.endpoint("control"))
+        self._exchange = Exchange(runtime.endpoint("publish"), runtime.endpoint("subscribe"))
         self._frontend_peers: set[bytes] = set()
         self._drained: set[int] = set()
         self._drain_deadline: float | None = None
         self._announced = False
         self._stop_signals = 0
 
-    @property
-    def _children(self) -> list[Child]:
-        return [*(engine.child for engine in self._engines), *self._frontends]
-
     def run(self) -> None:
         """Serve until a signal comes.
 
         Raises:
-            GaveUpError: A process died too often, or said that it can't run.
+            GaveUpError: A process can't be kept running.
         """
-        wakeup = self._watch_signals()
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self._stop_signals += 1
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
         self._console.starting()
         try:
             while not self._stop_signals:
@@ -95,27 +86,11 @@ class Supervisor:
         finally:
             self._stop_all()
             self.close()
-            signal.set_wakeup_fd(-1)
-            for fd in wakeup:
-                os.close(fd)
 
     def close(self) -> None:
-        """Close the sockets. `run` does this at its end."""
+        """Close the sockets; `run` does so at its end."""
         self._router.close()
         self._exchange.close()
-
-    def _watch_signals(self) -> tuple[int, int]:
-        """Count signals, and have them wake the loop."""
-
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            self._stop_signals += 1
-
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        self._router.watch(read)
-        return read, write
 
     def _supervise(self, now: float) -> None:
         self._receive()
@@ -126,46 +101,36 @@ class Supervisor:
                 child.start(now)
                 log.debug("process started", name=child.name, child_pid=child.pid)
         self._kill_hung(now)
-        self._announce_when_ready()
-
-    def _on_death(self, child: Child, cause: str, now: float) -> None:
-        if child.restart_at is None:
-            tries = "" if child.permanent else f" {child.restarts + 1} times"
-            message = f"the {child.name} died{tries}: {cause}"
-            raise GaveUpError(message)
-        delay_s = child.restart_at - now
-        log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
-        for engine in self._engines:
-            if child is engine.child:
-                self._broadcast(engine.enter("restarting", f"it died ({cause})"))
-
-    def _kill_hung(self, now: float) -> None:
-        limits = self._runtime.config.supervision
-        for engine in (engine.child for engine in self._engines):
-            if engine.pid is None:
-                continue
-            if engine.ending_since is not None:
-                if now - engine.ending_since > _TERM_GRACE_S:
-                    # It has reported its failure, and hangs while it releases the device.
-                    engine.kill()
-            elif not engine.ready and now - engine.started_at > limits.load_timeout_s:
-                engine.cause = f"did not load within {limits.load_timeout_s:.0f} s"
-                engine.kill()
-            elif engine.ready and now - engine.last_beat > limits.hang_timeout_s:
-                engine.cause = f"hung: no step finished for {limits.hang_timeout_s:.0f} s"
-                engine.kill()
-        for frontend in self._frontends:
-            hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
-            if frontend.pid is not None and now - frontend.last_beat > hang_s:
-                frontend.cause = f"hung: silent for {hang_s:.0f} s"
-                frontend.kill()
-
-    def _announce_when_ready(self) -> None:
         if not self._announced and all(child.ready for child in self._children):
             self._announced = True
             self._console.serving()
             models = [engine.state.detail for engine in self._engines]
             log.info("serving", url=self._console.url, models=models)
+
+    def _on_death(self, child: Child, cause: str, now: float) -> None:
+        if child.restart_at is None:
+            tries = "" if child.permanent else f" {child.restarts + 1} times"
+            raise GaveUpError(f"the {child.name} died{tries}: {cause}")
+        delay_s = child.restart_at - now
+        log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
+        if isinstance(child, EngineChild):
+            self._broadcast(child.enter("restarting", f"it died ({cause})"))
+
+    def _kill_hung(self, now: float) -> None:
+        limits = self._runtime.config.supervision
+        for engine in self._engines:
+            if engine.ending_since is not None:
+                if now - engine.ending_since > _TERM_GRACE_S:
+                    # It has reported its failure, and hangs while it releases the device.
+                    engine.kill()
+            elif not engine.ready and now - engine.started_at > limits.load_timeout_s:
+                engine.kill(f"did not load within {limits.load_timeout_s:.0f} s")
+            elif engine.ready and now - engine.last_beat > limits.hang_timeout_s:
+                engine.kill(f"hung: no step finished for {limits.hang_timeout_s:.0f} s")
+        hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
+        for child in self._frontends:
+            if now - child.last_beat > hang_s:
+                child.kill(f"hung: silent for {hang_s:.0f} s")
 
     def _receive(self) -> None:
         while (received := self._router.receive()) is not None:
@@ -179,31 +144,26 @@ class Supervisor:
                 self._on_frontend_beat(peer, message)
             else:
                 for engine in self._engines:
-                    if engine.child.pid == message.pid:
+                    if engine.pid == message.pid:
                         engine.peer = peer
                         self._on_engine(engine, message)
 
-    def _on_engine(self, engine: SupervisedEngine, message: ToLauncher) -> None:
-        child = engine.child
-        child.last_beat = time.monotonic()
+    def _on_engine(self, engine: EngineChild, message: ToLauncher) -> None:
+        engine.last_beat = time.monotonic()
         match message:
             case EnginePhase(phase=phase):
-                self._console.phase(engine.label(phase))
-                again = child.restarts > 0
+                self._console.phase(engine.prefix + phase)
+                again = engine.restarts > 0
                 self._broadcast(engine.enter("restarting" if again else "starting", phase))
             case EngineReady(summary=summary):
-                child.ready = True
+                engine.ready = True
                 self._broadcast(engine.enter("ready", summary))
-                if self._announced:
-                    self._console.say(f"The {child.name} serves again.")
-                else:
-                    self._console.say(f"  {summary}")
+                again = self._announced
+                self._console.show(f"The {engine.name} serves again." if again else f"  {summary}")
             case EngineFailed(reason=reason, permanent=permanent):
-                child.cause, child.permanent = reason, permanent
-                child.ready = False
-                child.ending_since = time.monotonic()
-            case EngineBeat():
-                pass
+                engine.cause, engine.permanent = reason, permanent
+                engine.ready = False
+                engine.ending_since = time.monotonic()
 
     def _on_frontend_beat(self, peer: bytes, beat: FrontendBeat) -> None:
         if peer not in self._frontend_peers:
@@ -211,14 +171,14 @@ class Supervisor:
             for engine in self._engines:
                 self._send(peer, engine.state)
             if self._drain_deadline is not None:
-                # It was still starting when the others got theirs.
+                # It was still starting when the drain was broadcast.
                 self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
         if beat.problem is not None and not self._announced:
             raise GaveUpError(beat.problem)
-        for frontend in self._frontends:
-            if frontend.pid == beat.pid:
-                frontend.last_beat = time.monotonic()
-                frontend.ready = beat.ready
+        for child in self._frontends:
+            if child.pid == beat.pid:
+                child.last_beat = time.monotonic()
+                child.ready = beat.ready
         if beat.draining and beat.in_flight == 0:
             self._drained.add(beat.pid)
 
@@ -231,9 +191,9 @@ class Supervisor:
             self._frontend_peers.discard(peer)
 
     def _drain(self) -> None:
-        """Let the frontends finish their requests, for a limited time."""
+        """Wait until the frontends have finished their requests, for a limited time."""
         limit_s = self._runtime.config.server.drain_timeout_s
-        self._console.say(f"Stopping: running requests have {limit_s:.0f} s to finish.")
+        self._console.show(f"Stopping: running requests have {limit_s:.0f} s to finish.")
         log.info("draining", timeout_s=limit_s)
         self._drain_deadline = time.monotonic() + limit_s
         self._broadcast(Drain(limit_s))
@@ -247,21 +207,18 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """End the frontends, then the engines that they depend on."""
-        for frontend in self._frontends:
-            frontend.terminate()
+        for child in self._frontends:
+            child.terminate()
         _wait_for(self._frontends)
+        drain = encode(Drain(_DRAIN_SLACK_S))
         for engine in self._engines:
-            # A drain can't reach an engine that loads; SIGTERM ends it at once.
-            if not (engine.child.ready and self._tell(engine, Drain(_DRAIN_SLACK_S))):
-                engine.child.terminate()
-        _wait_for([engine.child for engine in self._engines])
-
-    def _tell(self, engine: SupervisedEngine, message: LauncherToEngine) -> bool:
-        """Send a message to an engine; return False if it can't be reached."""
-        return engine.peer is not None and self._router.send(engine.peer, encode(message))
+            # An engine that loads reads no messages, but SIGTERM ends it at once.
+            if not (engine.ready and engine.peer and self._router.send(engine.peer, drain)):
+                engine.terminate()
+        _wait_for(self._engines)
 
 
-def _wait_for(children: list[Child]) -> None:
+def _wait_for(children: Sequence[Child]) -> None:
     """Wait until processes have ended, and kill those that don't."""
     deadline = time.monotonic() + _TERM_GRACE_S
     for child in children:
@@ -269,24 +226,3 @@ def _wait_for(children: list[Child]) -> None:
             log.warning("process did not end in time and is killed", name=child.name)
             child.kill()
             child.wait(_TERM_GRACE_S)
-
-
-def _engine(runtime: Runtime, number: int) -> SupervisedEngine:
-    spec = runtime.engines[number]
-    child = _child(
-        runtime,
-        runtime.engine_name(number),
-        "vgate.engine",
-        "--engine",
-        str(number),
-        environment=spec.environment,
-    )
-    return SupervisedEngine(child, number, spec.title if len(runtime.engines) > 1 else None)
-
-
-def _child(
-    runtime: Runtime, name: str, *command: str, environment: dict[str, str] | None = None
-) -> Child:
-    limits = runtime.config.supervision
-    policy = RestartPolicy(limits.max_restarts, limits.restart_window_s)
-    return Child(name, ["-m", *command, "--run-dir", runtime.run_dir], policy, environment)

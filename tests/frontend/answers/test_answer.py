@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from vgate.errors import EngineUnavailableError, InternalError
 from vgate.frontend.answers.answer import StreamedAnswer, WholeAnswer
 from vgate.frontend.answers.choice import Choice, DecodeOptions
-from vgate.frontend.apis.openai.chat.response import ChatResponseOptions, ChatStream
+from vgate.frontend.apis.openai.chat.response import ChatEncoder
+from vgate.frontend.apis.openai.common import StreamOptions
 from vgate.frontend.http.waits import ClientDisconnected
 from vgate.frontend.text.decode import Detokenizer
 
@@ -39,9 +40,12 @@ def make(loop, built_in):
         else:
             answer = StreamedAnswer(
                 *arguments,
-                stream_encoder=ChatStream(
-                    ChatResponseOptions(id="id", created=1, model="m", include_usage=usage)
-                ),
+                stream_encoder=ChatEncoder(
+                    id="id",
+                    created=1,
+                    model="m",
+                    stream_options=StreamOptions(include_usage=usage),
+                ).stream_encoder(),
                 open_stream=lambda _answer: Sink(written),
             )
         return Fed(answer, aborted, written)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
-from vgate.frontend.apis.openai.chat.request import decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.cache.digest import covers, is_deterministic
 from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry

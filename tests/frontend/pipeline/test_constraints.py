@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidValueError
-from vgate.frontend.apis.openai.chat.request import decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.pipeline.generation import Generation
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidRequestError
-from vgate.frontend.apis.openai.chat.request import decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.render import client_template, reasoning_kwargs, template_kwargs
 from vgate.frontend.text.template import ChatTemplate

@@ -11,8 +11,7 @@ import pytest
 
 from tests.frontend.conftest import load, model_info
 from vgate.config.schema import Model
-from vgate.frontend.apis.openai.chat.request import ChatRequest
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest, generation_of
 from vgate.frontend.pipeline.decoding import reported_stop_ids
 from vgate.frontend.text.model import TextModelError, load_text_model
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER

@@ -18,7 +18,7 @@ from vgate.frontend.apis.fields import FieldPolicy, policies_of
 from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.common import GenerationRequest
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
-from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest
+from vgate.frontend.apis.openai.embeddings import EmbeddingRequest
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 
 PAGES = Path(__file__).parents[3] / "docs"

@@ -65,7 +65,7 @@ class LauncherLink:
         }
         self._dealer = AsyncDealer(
             loop,
-            runtime.control_endpoint,
+            runtime.endpoint("control"),
             f"frontend-{worker}",
             on_batch=self._on_batch,
             on_lost=self._on_lost,

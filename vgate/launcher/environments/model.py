@@ -1,4 +1,8 @@
-"""Describes environments: where they are, what is in them, and whether they are up to date."""
+"""Describes environments: where they are, what is in them, and whether they are up to date.
+
+A start with an environment that is up to date imports only this module and `start`, reads a few
+small files and runs no subprocess.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SUPPORTED = ("3.13", "3.12", "3.11")
-# What is installed from bin/NAME-requirements.txt, and the Pythons that the environment may have.
+# By name: which bin/NAME-requirements.txt are installed, and the Pythons that it may have.
+# "light" is for dry runs and for commands that run no model, "test-X.Y" for tests and linters.
 ENVIRONMENTS = {
     "light": (("light",), SUPPORTED),
     "vllm-cuda": (("vllm-cuda", "light"), SUPPORTED),
@@ -19,19 +24,14 @@ ENVIRONMENTS = {
 
 
 class EnvironmentProblem(Exception):  # noqa: N818 - the machine's problem, not an error of ours
-    """The environment can't be made; the message says what is missing and what to do."""
+    """The environment can't be made; the message says what to do."""
 
 
 class Environment:
     """A virtual environment in `.venv/` of a clone.
 
-    Its stamp lists the interpreter and the installed requirements. The stamp is written last, so
-    an unfinished environment has none.
-
-    Args:
-        clone: The folder that holds bin/ and vgate/.
-        name: A name from `ENVIRONMENTS`.
-        more: Other requirements files to install, relative to the clone.
+    Its stamp lists the interpreter and the installed requirements; it is written last, so an
+    unfinished environment has none. `more` names other requirements files, relative to the clone.
     """
 
     def __init__(self, clone: str, name: str, more: Sequence[str] = ()) -> None:
@@ -45,11 +45,11 @@ class Environment:
         self.stamp = os.path.join(self.directory, ".vgate-stamp")
 
     def is_current(self) -> bool:
-        """Whether these requirements are installed. Others may be as well: bin/test adds some."""
+        """Whether the requirements are installed, perhaps with others: bin/test adds some."""
         return os.access(self.python, os.X_OK) and self._installed() >= set(self._wanted())
 
     def can_be_extended(self) -> bool:
-        """Whether nothing is installed that is not wanted."""
+        """Whether it is finished, and has only packages that are wanted."""
         installed = self._installed()
         return bool(installed) and installed <= set(self._wanted())
 
@@ -67,13 +67,12 @@ class Environment:
             return set()
 
     def _wanted(self) -> list[str]:
-        # The interpreter behind the link: after a system upgrade it may be another one, for which
-        # the installed packages were not built.
+        # The interpreter behind the link, because a system upgrade may replace it.
         return ["interpreter: " + os.path.realpath(self.python), *self.requirements]
 
 
 def read_requirements(path: str) -> list[str]:
-    """Return the requirements in a file that holds only them and comments."""
+    """Return the lines of a requirements file, without comments."""
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.partition("#")[0].strip() for line in file]

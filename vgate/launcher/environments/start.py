@@ -1,4 +1,4 @@
-"""Chooses the environment for a command line, and starts the launcher in it."""
+"""Chooses the environment for a command line and starts the launcher in it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ LIGHT_ARGUMENTS = frozenset(("check", "keys", "--dry-run", "--help", "-h", "--ve
 
 
 def start(clone: str, arguments: Sequence[str]) -> None:
-    """Replace this process by the launcher, in the environment that the arguments need.
-
-    Raises:
-        SystemExit: The environment can't be made; it says why.
-    """
+    """Replace this process by the launcher, in the environment that the arguments need."""
     open_missing_stdin()
     try:
         python = chosen_python(os.environ)
@@ -41,7 +37,7 @@ def start(clone: str, arguments: Sequence[str]) -> None:
 
 
 def chosen_python(environ: Mapping[str, str]) -> str | None:
-    """Return the interpreter that VGATE_PYTHON names. It is used as it is."""
+    """Return the path of the interpreter that VGATE_PYTHON names."""
     wanted = environ.get("VGATE_PYTHON")
     if not wanted:
         return None
@@ -53,21 +49,11 @@ def chosen_python(environ: Mapping[str, str]) -> str | None:
     return os.path.abspath(path)
 
 
-def choose_environment(
-    arguments: Sequence[str], environ: Mapping[str, str], *, gpu: bool | None = None
-) -> str:
-    """Return the name of the environment that this start needs.
-
-    Args:
-        arguments: The command line after the program's name.
-        environ: The process environment.
-        gpu: Whether an NVIDIA GPU is visible; None looks for one if it matters.
-    """
+def choose_environment(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Return the name of the environment that this start needs."""
     if dry_run_is_set(environ) or not LIGHT_ARGUMENTS.isdisjoint(arguments):
         return "light"
-    if gpu is None:
-        gpu = gpu_is_visible(environ)
-    return "vllm-cuda" if gpu else "vllm-cpu"
+    return "vllm-cuda" if gpu_is_visible(environ) else "vllm-cpu"
 
 
 def dry_run_is_set(environ: Mapping[str, str]) -> bool:
@@ -77,12 +63,12 @@ def dry_run_is_set(environ: Mapping[str, str]) -> bool:
 
 def gpu_is_visible(environ: Mapping[str, str], device: str = "/dev/nvidia0") -> bool:
     """Whether an NVIDIA GPU can be used here."""
-    # CUDA's own way to hide the GPUs from a program.
+    # CUDA's way to hide GPUs from a program.
     if environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
     if os.path.exists(device):
         return True
-    # WSL 2 has no such file, nor has a container with another GPU than the first.
+    # WSL 2 has no such file, and neither has a container with another GPU than the first.
     import shutil
     import subprocess
 
@@ -97,10 +83,7 @@ def gpu_is_visible(environ: Mapping[str, str], device: str = "/dev/nvidia0") -> 
 
 
 def open_missing_stdin() -> None:
-    """Open /dev/null as standard input if that is closed.
-
-    Otherwise the next file opened becomes number 0, and child processes read it.
-    """
+    """Open /dev/null if standard input is closed, or child processes would read another file."""
     try:
         os.fstat(0)
     except OSError:

@@ -12,7 +12,7 @@ import vgate
 from tests.frontend.conftest import load, model_info
 from tests.frontend.gateway import post
 from vgate.config.schema import Model
-from vgate.frontend.apis.openai.tokenize.request import TokenizeChat, TokenizeText, decode_tokenize
+from vgate.frontend.apis.openai.tokenize import TokenizeChat, TokenizeText, decode_tokenize
 
 NEW_WORDS = "".join(f"x{number:x}y " for number in range(200))
 HI = [{"role": "user", "content": "hi"}]
@@ -132,7 +132,7 @@ class TestConversation:
         assert isinstance(text, TokenizeText)
         assert isinstance(chat, TokenizeChat)
         assert chat.chat.model == "m"
-        assert text.options.add_special_tokens
+        assert text.add_special_tokens
         assert not chat.options.add_special_tokens
         assert more.options.add_special_tokens
 

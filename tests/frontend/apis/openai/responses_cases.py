@@ -48,7 +48,7 @@ def allowed(*tools: Fields, mode: str = "auto") -> Fields:
     return choice("allowed_tools", mode=mode, tools=list(tools))
 
 
-def form(kind: str, **fields: Any) -> Fields:
+def text_format(kind: str, **fields: Any) -> Fields:
     return {"text": {"format": {"type": kind, **fields}}}
 
 
@@ -95,7 +95,7 @@ SERVED: list[tuple[Fields, Fields]] = [
     ({"reasoning": {"summary": "auto", "context": "auto", "mode": "standard"}}, {}),
     ({"include": [LOGPROBS]}, {"logprobs": 0}),
     ({"include": [LOGPROBS], "top_logprobs": 3}, {"logprobs": 3}),
-    (form("text"), {}),
+    (text_format("text"), {}),
     ({"text": {"verbosity": "medium"}}, {}),
     ({"truncation": "disabled", "background": False, "enable_response_messages": False}, {}),
     ({"mm_payload": "tensors", "return_mm_kwargs": True, "vllm_xargs": {}}, {}),
@@ -222,12 +222,12 @@ INVALID: list[tuple[Fields, str]] = [
     ({"metadata": {"a": "x" * 513}}, "metadata[...]"),
     ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
     ({"reasoning": {"effort": "odd"}}, "reasoning.effort"),
-    (form("odd"), "text.format.type"),
-    (form("json_schema", schema={}), "text.format.name"),
-    (form("json_schema", name="", schema={}), "text.format.name"),
-    (form("json_schema", name="n"), "text.format.schema"),
-    (form("json_schema", name="n", schema={"a": 2**70}), "text.format.schema"),
-    ({**form("json_object"), "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    (text_format("odd"), "text.format.type"),
+    (text_format("json_schema", schema={}), "text.format.name"),
+    (text_format("json_schema", name="", schema={}), "text.format.name"),
+    (text_format("json_schema", name="n"), "text.format.schema"),
+    (text_format("json_schema", name="n", schema={"a": 2**70}), "text.format.schema"),
+    ({**text_format("json_object"), "structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"tools": [{"name": "weather"}]}, "tools[0].type"),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
     (tool(name="no space"), "tools[0].name"),
@@ -245,7 +245,7 @@ UNKNOWN: list[tuple[Fields, str]] = [
     ({"odd": 1}, "odd"),
     ({"reasoning": {"odd": 1}}, "reasoning.odd"),
     ({"text": {"odd": 1}}, "text.odd"),
-    (form("text", odd=1), "text.format.odd"),
+    (text_format("text", odd=1), "text.format.odd"),
     ({"stream_options": {"include_usage": True}}, "stream_options.include_usage"),
     (tool(function={}), "tools[0].function"),
     (allowed(WEATHER), "tool_choice.tools[0].parameters"),

@@ -71,9 +71,9 @@ class Item:
     def text_done(self, event: dict[str, Any]) -> None:
         assert event.get("text", event.get("arguments")) == self.deltas
         if "logprobs" in event:
-            told = event["logprobs"]
-            assert told[: len(self.logprobs)] == self.logprobs
-            self.logprobs = told
+            logprobs = event["logprobs"]
+            assert logprobs[: len(self.logprobs)] == self.logprobs
+            self.logprobs = logprobs
 
     def finish(self, item: dict[str, Any]) -> None:
         assert (item["id"], item["type"]) == (self.empty["id"], self.empty["type"])

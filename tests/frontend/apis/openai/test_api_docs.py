@@ -11,10 +11,10 @@ from tests.frontend.apis.documented import Row, tables
 from vgate.errors import UnsupportedParameterError
 from vgate.frontend.apis.fields import policies_of
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of as of_chat
+from vgate.frontend.apis.openai.chat.request import generation_of as of_chat
 from vgate.frontend.apis.openai.completions.request import CompletionRequest, decode_completion
-from vgate.frontend.apis.openai.completions.translate import generation_of as of_completion
-from vgate.frontend.apis.openai.embeddings.request import EmbeddingRequest, decode_embeddings
+from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
+from vgate.frontend.apis.openai.embeddings import EmbeddingRequest, decode_embeddings
 from vgate.frontend.pipeline.generation import shape_of
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}

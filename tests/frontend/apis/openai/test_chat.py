@@ -1,4 +1,4 @@
-"""Frames put together from parts are the same JSON as whole objects."""
+"""Chunks put together from encoded parts are the same JSON as encoded objects."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from vgate.errors import EngineUnavailableError
 from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.apis.openai.chat.response import (
-    ChatEncoder,
-    ChatResponseOptions,
-    ChatStream,
-)
-from vgate.frontend.apis.openai.chunks import DONE
+from vgate.frontend.apis.openai.chat.response import ChatEncoder
+from vgate.frontend.apis.openai.chunks import DONE, Usage
+from vgate.frontend.apis.openai.common import StreamOptions
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
-from vgate.frontend.apis.openai.usage import Usage
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-def options(**fields):
-    return ChatResponseOptions(**{"id": "chatcmpl-1", "created": 7, "model": "m"} | fields)
+USAGE = StreamOptions(include_usage=True)
+
+
+def encoder(**fields):
+    return ChatEncoder(**{"id": "chatcmpl-1", "created": 7, "model": "m"} | fields)
 
 
 def data_of(frame: bytes):
@@ -56,7 +55,7 @@ def expected(choices, *, with_usage, usage=None, name="m"):
 @pytest.mark.parametrize("with_usage", [True, False])
 class TestFrames:
     def frames(self, with_usage, name="m"):
-        return ChatStream(options(model=name, include_usage=with_usage))
+        return encoder(model=name, stream_options=USAGE if with_usage else None).stream_encoder()
 
     @pytest.mark.parametrize("index", [0, 15])
     def test_the_first(self, with_usage, index):
@@ -109,7 +108,7 @@ def chunks_of(data: bytes):
 
 class TestUsage:
     def test_it_has_a_chunk_without_choices(self):
-        frames = ChatStream(options(include_usage=True))
+        frames = encoder(stream_options=USAGE).stream_encoder()
         frames.counts = lambda: TokenCounts(10, 5, 3, 2)
         (chunk,) = chunks_of(frames.end())
         assert chunk == expected(
@@ -119,17 +118,33 @@ class TestUsage:
     def test_it_adds_up(self):
         usage = Usage.of(TokenCounts(10, 5, 3, 2))
         assert usage.total_tokens == 15
-        assert usage.prompt_tokens_details.cached_tokens == 3
-        assert usage.completion_tokens_details.reasoning_tokens == 2
+        assert usage.prompt_tokens_details == {"cached_tokens": 3}
+        assert usage.completion_tokens_details == {"reasoning_tokens": 2}
 
     def test_in_every_chunk_it_is_what_has_come_so_far(self):
-        form = options(include_usage=True, continuous_usage=True)
-        frames = ChatStream(form)
+        usage = StreamOptions(include_usage=True, continuous_usage_stats=True)
+        frames = encoder(stream_options=usage).stream_encoder()
         counts = iter(range(10))
         frames.counts = lambda: TokenCounts(10, next(counts))
         data = frames.open(0, None) + frames.text(0, "a") + frames.finish(0, "stop", None)
         seen = [chunk["usage"]["completion_tokens"] for chunk in chunks_of(data + frames.end())]
         assert seen == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("options", "continuous", "at_the_end"),
+        [
+            (StreamOptions(include_usage=True, continuous_usage_stats=True), True, True),
+            (StreamOptions(include_usage=True), False, True),
+            (StreamOptions(continuous_usage_stats=True), False, False),
+            (StreamOptions(), False, False),
+            (None, False, False),
+        ],
+    )
+    def test_it_is_in_the_chunks_that_were_asked_for(self, options, continuous, at_the_end):
+        frames = encoder(stream_options=options).stream_encoder()
+        frames.counts = lambda: TokenCounts(1, 2)
+        assert bool(data_of(frames.finish(0, "stop", None)).get("usage")) == continuous
+        assert bool(chunks_of(frames.end())) == at_the_end
 
 
 def test_done_is_openai_s():
@@ -137,18 +152,17 @@ def test_done_is_openai_s():
 
 
 def test_an_error_is_an_event():
-    frames = ChatStream(options())
+    frames = encoder().stream_encoder()
     error = data_of(frames.error(EngineUnavailableError("line\nbreak")))["error"]
     assert (error["message"], error["code"]) == ("line\nbreak", "engine_unavailable")
 
 
-def whole(choice, form=None):
-    encoder = ChatEncoder(form or options())
-    return json.loads(encoder.whole(Result([choice], TokenCounts(1, 2))))
+def encoded(choice, **fields):
+    return json.loads(encoder(**fields).encode(Result([choice], TokenCounts(1, 2))))
 
 
-def test_a_whole_response_has_openai_s_fields():
-    completion = whole(ChoiceResult("x", "stop"))
+def test_a_non_streaming_response_has_openai_s_fields():
+    completion = encoded(ChoiceResult("x", "stop"))
     assert completion.pop("id").startswith("chatcmpl-")
     assert completion.pop("created") > 0
     assert completion == {
@@ -178,28 +192,27 @@ def test_a_whole_response_has_openai_s_fields():
 class TestMessages:
     def test_a_call_alone_says_nothing(self):
         choice = ChoiceResult("", "tool_calls", tool_calls=[ToolCall("c1", "f", '{"a":1}')])
-        message = whole(choice)["choices"][0]["message"]
+        message = encoded(choice)["choices"][0]["message"]
         assert message["content"] is None
         assert message["tool_calls"] == [
             {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
         ]
 
     def test_reasoning_has_both_names(self):
-        form = options(reasons=True)
-        message = whole(ChoiceResult("x", "stop", reasoning="hm"), form)["choices"][0]["message"]
+        message = encoded(ChoiceResult("x", "stop", reasoning="hm"), reasons=True)["choices"][0][
+            "message"
+        ]
         assert message["reasoning_content"] == message["reasoning"] == "hm"
 
     def test_an_echo_precedes_the_answer(self):
-        form = options(prefix="once ")
-        assert whole(ChoiceResult("more", "stop"), form)["choices"][0]["message"]["content"] == (
-            "once more"
-        )
+        completion = encoded(ChoiceResult("more", "stop"), prefix="once ")
+        assert completion["choices"][0]["message"]["content"] == "once more"
 
 
 class TestPieces:
-    def delta(self, piece, form=None):
-        frames = ChatStream(form or options())
-        return data_of(frames.delta(0, piece))["choices"][0]
+    def delta(self, delta, **fields):
+        frames = encoder(**fields).stream_encoder()
+        return data_of(frames.delta(0, delta))["choices"][0]
 
     def test_parts_of_a_call(self):
         first = ToolCallDelta(0, "c1", "f", "")
@@ -221,9 +234,9 @@ class TestPieces:
         assert delta == {"reasoning_content": "hm", "reasoning": "hm"}
 
     def test_log_probabilities(self, built_in):
-        form = options(logprobs=LogprobTexts(built_in.token_texts), top_logprobs=1)
-        place = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
-        choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
+        texts = LogprobTexts(built_in.token_texts, top=1)
+        position = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
+        choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"] == [
             {
                 "token": "a",
@@ -234,21 +247,22 @@ class TestPieces:
         ]
 
     def test_minus_infinity_is_a_number(self, built_in):
-        form = options(logprobs=LogprobTexts(built_in.token_texts))
-        place = Logprobs([ord("a")], [float("-inf")], 9)
-        choice = self.delta(ChoiceDelta("a", logprobs=[place]), form)
+        texts = LogprobTexts(built_in.token_texts, top=0)
+        position = Logprobs([ord("a")], [float("-inf")], 9)
+        choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
 
 
 @given(text=texts, reasoning=texts, arguments=st.lists(texts, max_size=2))
-def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, arguments):
+def test_a_replayed_stream_has_the_content_of_the_non_streaming_response(
+    text, reasoning, arguments
+):
     calls = [ToolCall(f"c{i}", "f", text) for i, text in enumerate(arguments)]
     choice = ChoiceResult(text, "tool_calls" if calls else "stop", reasoning, calls)
     answer = Result([choice], TokenCounts(3, 4, 1))
-    form = options(include_usage=True, reasons=True)
-    encoder = ChatEncoder(form)
-    chunks = chunks_of(replay(encoder.stream_encoder(), answer))
-    message = json.loads(encoder.whole(answer))["choices"][0]["message"]
+    chat = encoder(stream_options=USAGE, reasons=True)
+    chunks = chunks_of(replay(chat.stream_encoder(), answer))
+    message = json.loads(chat.encode(answer))["choices"][0]["message"]
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     assert "".join(d.get("content", "") for d in deltas) == (message["content"] or "")
     assert "".join(d.get("reasoning", "") for d in deltas) == (message["reasoning"] or "")

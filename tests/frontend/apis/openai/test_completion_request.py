@@ -15,8 +15,8 @@ from vgate.frontend.apis.openai.completions.request import (
     MAX_ANSWERS,
     CompletionRequest,
     decode_completion,
+    generation_of,
 )
-from vgate.frontend.apis.openai.completions.translate import generation_of
 from vgate.frontend.pipeline.generation import shape_of
 
 

@@ -1,4 +1,4 @@
-"""Completions: whole and streamed say the same, echo and log probabilities included."""
+"""Completions: streams and non-streaming responses have the same content."""
 
 from __future__ import annotations
 
@@ -11,34 +11,31 @@ from hypothesis import strategies as st
 from tests.frontend.apis.openai.test_chat import chunks_of
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
-from vgate.frontend.apis.openai.completions.response import (
-    CompletionEncoder,
-    CompletionResponseOptions,
-)
+from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.wire.messages import Logprobs
 
 PROMPT = list(b"ab")
 
 
-def place_of(token):
+def logprobs_of(token):
     return Logprobs([token, ord("z")], [-1.0, -0.5], 2)
 
 
 @pytest.fixture
 def texts(built_in):
-    return LogprobTexts(built_in.token_texts)
+    return LogprobTexts(built_in.token_texts, top=1)
 
 
-def form(texts=None, **fields):
-    return CompletionResponseOptions(
+def encoder(logprobs=None, **fields):
+    return CompletionEncoder(
         **{
             "id": "cmpl-1",
             "created": 7,
             "model": "m",
             "choices_each": 1,
             "prompts": [PROMPT],
-            "texts": texts,
+            "logprobs": logprobs,
         }
         | fields
     )
@@ -51,38 +48,41 @@ def form(texts=None, **fields):
     logprobs=st.sampled_from([None, 0, 1]),
     token_ids=st.booleans(),
 )
-def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprobs, token_ids):
-    asked = form(
-        LogprobTexts(built_in.token_texts) if logprobs is not None else None,
+def test_a_stream_has_the_content_of_the_non_streaming_response(
+    built_in, parts, echo, logprobs, token_ids
+):
+    completions = encoder(
+        None if logprobs is None else LogprobTexts(built_in.token_texts, top=logprobs),
         echo=["ab"] if echo else None,
-        logprobs=logprobs,
         return_token_ids=token_ids,
     )
-    told = logprobs is not None
+    with_logprobs = logprobs is not None
     tokens = [list(part.encode()) for part in parts]
-    places = [[place_of(token) for token in part] for part in tokens]
-    prompt_places = [None, place_of(PROMPT[1])] if told and echo else None
-    stream = CompletionEncoder(asked).stream_encoder()
+    positions = [[logprobs_of(token) for token in part] for part in tokens]
+    prompt_logprobs = [None, logprobs_of(PROMPT[1])] if with_logprobs and echo else None
+    stream = completions.stream_encoder()
     stream.counts = lambda: TokenCounts(2, 3)
-    data = stream.begin() + stream.open(0, prompt_places)
-    for part, ids, told_of in zip(parts, tokens, places, strict=True):
-        if told or token_ids:
-            piece = ChoiceDelta(
-                part, logprobs=told_of if told else None, token_ids=ids if token_ids else None
+    data = stream.begin() + stream.open(0, prompt_logprobs)
+    for part, ids, logprobs_of_part in zip(parts, tokens, positions, strict=True):
+        if with_logprobs or token_ids:
+            delta = ChoiceDelta(
+                part,
+                logprobs=logprobs_of_part if with_logprobs else None,
+                token_ids=ids if token_ids else None,
             )
-            data += stream.delta(0, piece)
+            data += stream.delta(0, delta)
         else:
             data += stream.text(0, part)
     chunks = chunks_of(data + stream.finish(0, "length", None) + stream.end())
     choice = ChoiceResult(
         "".join(parts),
         "length",
-        logprobs=[place for part in places for place in part] if told else None,
+        logprobs=[position for part in positions for position in part] if with_logprobs else None,
         token_ids=[token for part in tokens for token in part] if token_ids else None,
-        prompt_logprobs=prompt_places,
+        prompt_logprobs=prompt_logprobs,
     )
-    whole = json.loads(CompletionEncoder(asked).whole(Result([choice], TokenCounts(2, 3))))
-    (choice,) = whole["choices"]
+    completion = json.loads(completions.encode(Result([choice], TokenCounts(2, 3))))
+    (choice,) = completion["choices"]
     streamed = [chunk["choices"][0] for chunk in chunks]
     assert "".join(c["text"] for c in streamed) == choice["text"]
     assert streamed[-1]["finish_reason"] == choice["finish_reason"]
@@ -93,10 +93,10 @@ def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprob
 
 
 def test_log_probabilities_have_openai_s_lists(texts):
-    choice = ChoiceResult("é", "stop", logprobs=[place_of(b) for b in "é".encode()])
+    choice = ChoiceResult("é", "stop", logprobs=[logprobs_of(b) for b in "é".encode()])
     answer = Result([choice], TokenCounts(2, 2))
-    shown = json.loads(CompletionEncoder(form(texts, logprobs=1)).whole(answer))["choices"][0]
-    assert shown["logprobs"] == {
+    choice = json.loads(encoder(texts).encode(answer))["choices"][0]
+    assert choice["logprobs"] == {
         "text_offset": [0, 1],
         "token_logprobs": [-1.0, -1.0],
         "tokens": ["\ufffd", "\ufffd"],
@@ -106,20 +106,20 @@ def test_log_probabilities_have_openai_s_lists(texts):
 
 def test_each_choice_echoes_its_own_prompt():
     choices = [ChoiceResult(str(i), "stop") for i in range(4)]
-    asked = form(choices_each=2, prompts=[PROMPT, PROMPT], echo=["a", "b"])
-    whole = json.loads(CompletionEncoder(asked).whole(Result(choices, TokenCounts(4, 4))))
-    assert [c["text"] for c in whole["choices"]] == ["a0", "a1", "b2", "b3"]
+    completions = encoder(choices_each=2, prompts=[PROMPT, PROMPT], echo=["a", "b"])
+    completion = json.loads(completions.encode(Result(choices, TokenCounts(4, 4))))
+    assert [c["text"] for c in completion["choices"]] == ["a0", "a1", "b2", "b3"]
 
 
-def test_prompt_log_probabilities_are_by_token(texts):
-    choice = ChoiceResult("x", "stop", prompt_logprobs=[None, place_of(PROMPT[1])])
-    asked = form(texts, prompt_logprobs=1)
-    whole = json.loads(CompletionEncoder(asked).whole(Result([choice], TokenCounts(2, 1))))
-    assert whole["choices"][0]["prompt_logprobs"] == [
+def test_prompt_log_probabilities_are_by_token(built_in):
+    choice = ChoiceResult("x", "stop", prompt_logprobs=[None, logprobs_of(PROMPT[1])])
+    completions = encoder(LogprobTexts(built_in.token_texts, prompt_top=1))
+    completion = json.loads(completions.encode(Result([choice], TokenCounts(2, 1))))
+    assert completion["choices"][0]["prompt_logprobs"] == [
         None,
         {
             str(PROMPT[1]): {"logprob": -1.0, "rank": 2, "decoded_token": "b"},
             str(ord("z")): {"logprob": -0.5, "rank": 1, "decoded_token": "z"},
         },
     ]
-    assert whole["choices"][0]["logprobs"] is None
+    assert completion["choices"][0]["logprobs"] is None

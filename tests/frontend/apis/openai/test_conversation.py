@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidRequestError, VGateError
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.pipeline.render import template_message
 
 HI = {"role": "user", "content": "Hi"}
@@ -39,7 +38,7 @@ def call(arguments: Any = "{}", **fields: Any) -> dict[str, Any]:
     }
 
 
-def shown(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+def converted(*messages: dict[str, Any]) -> list[dict[str, Any]]:
     conversation = generation_of(decode(*messages)).prompt
     return [template_message(message) for message in conversation.messages]
 
@@ -119,7 +118,7 @@ def test_other_media_are_refused(kind):
 
 def test_a_part_with_a_refusal_is_an_assistant_s():
     part = {"type": "refusal", "refusal": "no"}
-    assert shown({"role": "assistant", "content": [part]}) == [
+    assert converted({"role": "assistant", "content": [part]}) == [
         {"role": "assistant", "content": "no"}
     ]
     assert refusal({"role": "user", "content": [part]}).param == "messages[0].content[0].type"
@@ -128,7 +127,7 @@ def test_a_part_with_a_refusal_is_an_assistant_s():
 
 
 def test_what_templates_get_of_a_plain_conversation():
-    assert shown(
+    assert converted(
         {"role": "developer", "content": "rules"},
         {"role": "user", "content": "text", "name": "alice"},
         {"role": "user", "content": [{"type": "text", "text": t} for t in "ab"]},
@@ -148,7 +147,7 @@ def test_what_templates_get_of_tool_calls():
         "tool_call_id": "call_1",
         "content": [{"type": "text", "text": "sunny"}],
     }
-    assistant, tool = shown(made, result)
+    assistant, tool = converted(made, result)
     assert assistant["content"] == ""
     assert [c["function"]["arguments"] for c in assistant["tool_calls"]] == [
         {"city": "Ulm", "n": [1]},
@@ -166,11 +165,13 @@ def test_what_templates_get_of_tool_calls():
 @pytest.mark.parametrize("text", ["{", "[]", "5", "null", '{"a": NaN}', '{"a":' * 100_000])
 def test_arguments_that_are_no_object_stay_text(text):
     # An agent tells its model of a call that went wrong, and has to show it.
-    assert shown(calling(call(text)))[0]["tool_calls"][0]["function"]["arguments"] == text
+    assert converted(calling(call(text)))[0]["tool_calls"][0]["function"]["arguments"] == text
 
 
 def test_arguments_may_be_an_object():
-    assert shown(calling(call({"a": 1})))[0]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    assert converted(calling(call({"a": 1})))[0]["tool_calls"][0]["function"]["arguments"] == {
+        "a": 1
+    }
 
 
 @pytest.mark.parametrize(
@@ -183,14 +184,14 @@ def test_arguments_may_be_an_object():
     ],
 )
 def test_reasoning_has_both_of_its_names(fields, text):
-    assert shown({"role": "assistant", "content": "x", **fields}) == [
+    assert converted({"role": "assistant", "content": "x", **fields}) == [
         {"role": "assistant", "content": "x", "reasoning": text, "reasoning_content": text}
     ]
 
 
 def test_who_thinks_or_refuses_need_not_speak():
-    assert shown({"role": "assistant", "reasoning": "hm"})[0]["content"] == ""
-    assert shown({"role": "assistant", "content": None, "refusal": "no"})[0]["content"] == "no"
+    assert converted({"role": "assistant", "reasoning": "hm"})[0]["content"] == ""
+    assert converted({"role": "assistant", "content": None, "refusal": "no"})[0]["content"] == "no"
 
 
 def test_what_clients_send_back_of_an_answer_is_taken():

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.text.template import ChatTemplate
@@ -67,22 +66,22 @@ def test_every_field_of_openai_is_known():
         assert set(params.__annotations__) <= set(struct.__struct_fields__)
 
 
-def test_tools_are_shown_alike():
+def test_tools_are_described_alike():
     ours, theirs = both(tools=TOOLS)
-    shown = [tool.model_dump() for tool in theirs.tools]
-    assert json.dumps(generation_of(ours).tools.tools) == json.dumps(shown)
+    described = [tool.model_dump() for tool in theirs.tools]
+    assert json.dumps(generation_of(ours).tools.tools) == json.dumps(described)
 
 
 @pytest.mark.parametrize("parallel", [None, True, False])
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
-def test_demanded_calls_have_the_same_form(choice, parallel):
+def test_demanded_calls_have_the_same_schema(choice, parallel):
     from vllm.tool_parsers.utils import get_json_schema_from_tools
 
     ours, theirs = both(tools=TOOLS, tool_choice=choice, parallel_tool_calls=parallel)
     schema = get_json_schema_from_tools(
         theirs.tool_choice, theirs.tools, theirs.parallel_tool_calls
     )
-    assert calls_constraint(generation_of(ours).tools).value == json.dumps(schema)
+    assert calls_constraint(generation_of(ours).tools).output.value == json.dumps(schema)
 
 
 @pytest.mark.parametrize("content", ["I am", "I am ", "  x\n", "a {{ b }}"])

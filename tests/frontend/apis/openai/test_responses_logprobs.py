@@ -10,7 +10,7 @@ from vgate.wire.messages import Logprobs
 
 def fed(tiny: TextModel, *texts: str) -> tuple[TextLogprobs, list[int]]:
     """Return the log probabilities of some texts' tokens, and how many tokens each has."""
-    found = TextLogprobs(LogprobTexts(tiny.token_texts), 0)
+    found = TextLogprobs(LogprobTexts(tiny.token_texts, top=0))
     encoded = [tiny.encode(text) for text in texts]
     for tokens in encoded:
         found.feed([Logprobs([token], [-1.0], 1) for token in tokens])

@@ -1,4 +1,4 @@
-"""What the Responses API takes, and the generation that comes of it."""
+"""Requests of the Responses API, and the generations that they become."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from vgate.errors import (
     VGateError,
 )
 from vgate.frontend.apis.fields import policies_of
-from vgate.frontend.apis.openai.responses.request import ResponsesRequest
-from vgate.frontend.apis.openai.responses.response import response_to
-from vgate.frontend.apis.openai.responses.translate import (
+from vgate.frontend.apis.openai.responses.request import (
     FIELDS,
+    ResponsesRequest,
     decode_responses,
     generation_of,
 )
+from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.pipeline.generation import Generation
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
@@ -123,8 +123,8 @@ def test_unknown(fields, path):
 
 
 def test_every_field_is_in_one_of_these_tables():
-    told = {name for fields, _ in [*SERVED, *REFUSED, *INVALID] for name in fields}
-    assert set(ResponsesRequest.__struct_fields__) <= told | set(WITHOUT_EFFECT)
+    covered = {name for fields, _ in [*SERVED, *REFUSED, *INVALID] for name in fields}
+    assert set(ResponsesRequest.__struct_fields__) <= covered | set(WITHOUT_EFFECT)
     assert set(SAMPLING_FIELDS) - {"max_tokens"} <= {
         name for fields, _ in SERVED for name in fields
     }
@@ -162,8 +162,8 @@ def test_refusals_say_what_to_do_instead():
 
 class TestStructured:
     def test_a_schema(self):
-        form = {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}
-        (constraint,) = differences(text={"format": form}).values()
+        text_format = {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}
+        (constraint,) = differences(text={"format": text_format}).values()
         assert (constraint.output.kind, json.loads(constraint.output.value)) == ("json", SCHEMA)
 
     def test_any_object(self):
@@ -174,8 +174,8 @@ class TestStructured:
         demanded = {"tools": [WEATHER], "tool_choice": "required"}
         error = refusal(structured_outputs={"regex": "a"}, **demanded)
         assert error.param == "structured_outputs"
-        form = {"type": "json_object"}
-        assert generation(text={"format": form}, **demanded).tools.mode == "required"
+        text_format = {"type": "json_object"}
+        assert generation(text={"format": text_format}, **demanded).tools.mode == "required"
 
 
 class TestTools:
@@ -264,7 +264,7 @@ class TestInput:
         assert result == {"role": "tool", "tool_call_id": "c1", "content": "ok"}
         assert after["role"] == "user"
 
-    def test_turns_are_told_apart(self):
+    def test_turns_stay_apart(self):
         one, two, three, four = messages(SAID, THOUGHT, CALL, SAID, SAID)
         assert "reasoning" not in one
         assert (two["reasoning"], two["tool_calls"]) == ("Hm", [CALLED])
@@ -342,15 +342,15 @@ class TestErrorsOfTheModel:
 
 class TestEcho:
     def test_defaults(self):
-        shown = msgspec.to_builtins(response_to(decoded(), "m", DEFAULTS, 7))
-        assert shown["model"] == "m"
-        assert shown["temperature"] == shown["top_p"] == 1.0
-        assert (shown["tool_choice"], shown["tools"]) == ("auto", [])
-        assert shown["text"] == {"format": {"type": "text"}, "verbosity": "medium"}
-        assert shown["reasoning"] == {"effort": None, "summary": None}
-        assert shown["metadata"] == {}
-        assert shown["parallel_tool_calls"] is True
-        assert shown["store"] is False
+        response = msgspec.to_builtins(response_to(decoded(), "m", DEFAULTS, 7))
+        assert response["model"] == "m"
+        assert response["temperature"] == response["top_p"] == 1.0
+        assert (response["tool_choice"], response["tools"]) == ("auto", [])
+        assert response["text"] == {"format": {"type": "text"}, "verbosity": "medium"}
+        assert response["reasoning"] == {"effort": None, "summary": None}
+        assert response["metadata"] == {}
+        assert response["parallel_tool_calls"] is True
+        assert response["store"] is False
 
     def test_what_was_sent(self):
         sent = {
@@ -369,12 +369,12 @@ class TestEcho:
             "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}},
             "reasoning": {"effort": "low"},
         }
-        shown = msgspec.to_builtins(response_to(decoded(**sent), "m", DEFAULTS, 7))
+        response = msgspec.to_builtins(response_to(decoded(**sent), "m", DEFAULTS, 7))
         for name in set(sent) - {"include", "tools", "text", "reasoning"}:
-            assert shown[name] == sent[name], name
-        assert shown["tools"] == [{**WEATHER, "description": None, "strict": None}]
-        assert shown["text"]["format"]["schema"] == SCHEMA
-        assert shown["reasoning"]["effort"] == "low"
+            assert response[name] == sent[name], name
+        assert response["tools"] == [{**WEATHER, "description": None, "strict": None}]
+        assert response["text"]["format"]["schema"] == SCHEMA
+        assert response["reasoning"]["effort"] == "low"
 
 
 _text = st.text("ab.[`é", max_size=4)

@@ -1,4 +1,4 @@
-"""Streams of the Responses API: the order of events, and that they say what a whole answer says."""
+"""Streams of the Responses API: the order of events, and that they match the response's body."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
-from vgate.frontend.apis.openai.responses.response import (
-    ResponseObject,
-    ResponsesOptions,
-    response_to,
-)
+from vgate.frontend.apis.openai.responses.request import decode_responses
+from vgate.frontend.apis.openai.responses.response import ResponseObject, response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, ResponsesStream
-from vgate.frontend.apis.openai.responses.translate import decode_responses
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import DEFAULTS
@@ -45,8 +41,8 @@ def response(**fields: Any) -> ResponseObject:
     return response_to(decode_responses(body), "m", DEFAULTS, 7)
 
 
-def options(logprobs: LogprobTexts | None = None, **fields: Any) -> ResponsesOptions:
-    return ResponsesOptions(response(**fields), lambda: 8.5, logprobs)
+def encoder_of(logprobs: LogprobTexts | None = None, **fields: Any) -> ResponsesEncoder:
+    return ResponsesEncoder(response(**fields), lambda: 8.5, logprobs)
 
 
 # ---- any answer, cut in any way
@@ -81,7 +77,7 @@ class Atom(msgspec.Struct, frozen=True):
 
 @st.composite
 def streamed_answers(draw) -> tuple[Result, list[tuple[ChoiceDelta, int]], bool]:
-    """Draw an answer, its pieces with the reasoning tokens so far, and if it has logprobs."""
+    """Draw an answer, its deltas with the reasoning tokens so far, and if it has logprobs."""
 
     def cut(kind: str, text: str, index: int = -1) -> list[Atom]:
         ends = sorted(draw(st.sets(st.integers(0, len(text)), max_size=3)) | {0, len(text)})
@@ -98,12 +94,12 @@ def streamed_answers(draw) -> tuple[Result, list[tuple[ChoiceDelta, int]], bool]
     for index, call in enumerate(called):
         atoms += [Atom("call", "", index, call, hidden="<")]
         atoms += cut("call", call.arguments, index)
-    pieces = draw_pieces(draw, atoms, with_logprobs=with_logprobs)
-    tokens = [place for piece, _ in pieces for place in piece.logprobs or ()]
+    deltas = draw_deltas(draw, atoms, with_logprobs=with_logprobs)
+    tokens = [place for delta, _ in deltas for place in delta.logprobs or ()]
     if with_logprobs:
         end = [Logprobs([END_TOKEN], [-0.5], 1)]
         tokens += end
-        pieces.append((ChoiceDelta("", logprobs=end), pieces[-1][1] if pieces else 0))
+        deltas.append((ChoiceDelta("", logprobs=end), deltas[-1][1] if deltas else 0))
     reasoning_tokens = len(reasoning.encode()) + bool(reasoning)
     choice = ChoiceResult(
         text,
@@ -113,11 +109,11 @@ def streamed_answers(draw) -> tuple[Result, list[tuple[ChoiceDelta, int]], bool]
         logprobs=tokens if with_logprobs else None,
     )
     counts = TokenCounts(7, 100, 3, reasoning_tokens)
-    return Result([choice], counts), pieces, with_logprobs
+    return Result([choice], counts), deltas, with_logprobs
 
 
-def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[ChoiceDelta, int]]:
-    """Put atoms together to pieces; what a piece shows may come later than its tokens."""
+def draw_deltas(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[ChoiceDelta, int]]:
+    """Put atoms together to deltas; what a delta shows may come later than its tokens."""
     order = {"reasoning": 0, "text": 1, "call": 2}
     groups: list[list[Atom]] = []
     for atom in atoms:
@@ -126,14 +122,14 @@ def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[C
             groups[-1].append(atom)
         else:
             groups.append([atom])
-    pieces: list[tuple[ChoiceDelta, int]] = []
+    deltas: list[tuple[ChoiceDelta, int]] = []
     reasoning_tokens = 0
     for group in groups:
         tokens = [place for atom in group for place in places(atom.text + atom.hidden)]
         if with_logprobs and draw(st.booleans()):
-            pieces.append((ChoiceDelta("", logprobs=tokens), reasoning_tokens))
+            deltas.append((ChoiceDelta("", logprobs=tokens), reasoning_tokens))
             tokens = []
-        said = {
+        parts_of = {
             kind: "".join(a.text for a in group if a.kind == kind) for kind in ("reasoning", "text")
         }
         reasoning_tokens += sum(
@@ -147,63 +143,61 @@ def draw_pieces(draw, atoms: list[Atom], *, with_logprobs: bool) -> list[tuple[C
             if a.kind == "call"
         )
         logprobs = tokens if with_logprobs else None
-        piece = ChoiceDelta(said["text"], said["reasoning"], parts, logprobs)
-        if any(piece):
-            pieces.append((piece, reasoning_tokens))
-    return pieces
+        delta = ChoiceDelta(parts_of["text"], parts_of["reasoning"], parts, logprobs)
+        if any(delta):
+            deltas.append((delta, reasoning_tokens))
+    return deltas
 
 
 def stream_of(
-    encoder: ResponsesEncoder, answer: Result, pieces: list[tuple[ChoiceDelta, int]]
+    encoder: ResponsesEncoder, answer: Result, deltas: list[tuple[ChoiceDelta, int]]
 ) -> bytes:
-    """Do to a stream format what an answer does that comes in these pieces."""
+    """Stream an answer that comes in these deltas."""
     (choice,) = answer.choices
-    form = encoder.stream_encoder()
+    events = encoder.stream_encoder()
     reasoning_tokens = 0
-    form.counts = lambda: msgspec.structs.replace(answer.counts, reasoning=reasoning_tokens)
-    out = [form.begin(), form.open(0, None)]
-    for piece, reasoning_tokens in pieces:  # noqa: B007 - the counts see it
-        plain = not any(piece[1:])
-        out.append(form.text(0, piece.text) if plain else form.delta(0, piece))
+    events.counts = lambda: msgspec.structs.replace(answer.counts, reasoning=reasoning_tokens)
+    out = [events.begin(), events.open(0, None)]
+    for delta, reasoning_tokens in deltas:  # noqa: B007 - the counts see it
+        plain = not any(delta[1:])
+        out.append(events.text(0, delta.text) if plain else events.delta(0, delta))
     reasoning_tokens = answer.counts.reasoning
-    out += [form.finish(0, choice.finish_reason, choice.stop_reason), form.end()]
+    out += [events.finish(0, choice.finish_reason, choice.stop_reason), events.end()]
     return b"".join(out)
 
 
 @pytest.fixture(scope="module")
 def logprob_texts(built_in) -> LogprobTexts:
-    return LogprobTexts(built_in.token_texts)
+    return LogprobTexts(built_in.token_texts, top=2)
 
 
 @given(streamed_answers())
 @settings(max_examples=300, deadline=None)
-def test_a_stream_ends_with_the_whole_answer(logprob_texts, drawn):
-    answer, pieces, with_logprobs = drawn
-    encoder = ResponsesEncoder(
-        options(
-            logprob_texts if with_logprobs else None,
-            top_logprobs=2,
-            include=["message.output_text.logprobs"],
-        )
+def test_a_stream_ends_with_the_non_streaming_response(logprob_texts, drawn):
+    answer, deltas, with_logprobs = drawn
+    encoder = encoder_of(
+        logprob_texts if with_logprobs else None,
+        top_logprobs=2,
+        include=["message.output_text.logprobs"],
     )
-    whole = json.loads(encoder.whole(answer))
-    types.Response.model_validate(whole, strict=True)
-    final = check_stream(stream_of(encoder, answer, pieces))
-    assert without_ids(final) == without_ids(whole)
+    body = json.loads(encoder.encode(answer))
+    types.Response.model_validate(body, strict=True)
+    final = check_stream(stream_of(encoder, answer, deltas))
+    assert without_ids(final) == without_ids(body)
     replayed = check_stream(replay(encoder.stream_encoder(), answer))
-    assert without_ids(replayed) == without_ids(whole)
-    check_items(whole["output"], answer.choices[0], with_logprobs=with_logprobs)
+    assert without_ids(replayed) == without_ids(body)
+    check_items(body["output"], answer.choices[0], with_logprobs=with_logprobs)
 
 
 def check_items(output: list[dict[str, Any]], choice: ChoiceResult, *, with_logprobs: bool) -> None:
-    """Check a whole answer's items for themselves."""
+    """Check the items of a complete answer."""
     by_kind = {kind: [item for item in output if item["type"] == kind] for kind in KINDS}
     assert [item["type"] for item in output] == sorted((i["type"] for i in output), key=KINDS.index)
     thought = [item["content"][0]["text"] for item in by_kind["reasoning"]]
     assert thought == ([choice.reasoning] if choice.reasoning else [])
-    said = [item["content"][0] for item in by_kind["message"]]
+    messages = [item["content"][0] for item in by_kind["message"]]
     needed = bool(choice.text) or not (choice.reasoning or choice.tool_calls)
-    assert [part["text"] for part in said] == ([choice.text] if needed else [])
+    assert [part["text"] for part in messages] == ([choice.text] if needed else [])
     called = [
         ToolCall(item["call_id"], item["name"], item["arguments"])
         for item in by_kind["function_call"]
@@ -211,7 +205,7 @@ def check_items(output: list[dict[str, Any]], choice: ChoiceResult, *, with_logp
     assert called == choice.tool_calls
     last = "incomplete" if choice.finish_reason == "length" else "completed"
     assert [item["status"] for item in output] == ["completed"] * (len(output) - 1) + [last]
-    for part in said:
+    for part in messages:
         # The vocabulary is single bytes, so the text's tokens are its bytes; then there is the end.
         expected = [[byte] for byte in choice.text.encode()] if with_logprobs else []
         if with_logprobs and not choice.tool_calls:
@@ -227,10 +221,10 @@ def check_items(output: list[dict[str, Any]], choice: ChoiceResult, *, with_logp
 # ---- certain answers
 
 
-def form_of(**fields: Any) -> ResponsesStream:
-    form = ResponsesEncoder(options(**fields)).stream_encoder()
-    form.counts = lambda: TokenCounts(7, 5, 3, 2)
-    return form
+def stream_encoder(**fields: Any) -> ResponsesStream:
+    events = encoder_of(**fields).stream_encoder()
+    events.counts = lambda: TokenCounts(7, 5, 3, 2)
+    return events
 
 
 def kinds(stream: bytes) -> list[str]:
@@ -239,20 +233,20 @@ def kinds(stream: bytes) -> list[str]:
 
 class TestEvents:
     def test_reasoning_text_and_calls(self):
-        form = form_of()
+        events = stream_encoder()
         stream = b"".join(
             [
-                form.begin(),
-                form.open(0, None),
-                form.delta(0, ChoiceDelta("", "Hm")),
-                form.delta(0, ChoiceDelta("Ho", ".")),
-                form.text(0, "ho"),
-                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(0, "c0", "f", ""),))),
-                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(0, None, None, "{}"),))),
-                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(1, "c1", "g", "{"),))),
-                form.delta(0, ChoiceDelta("", "", (ToolCallDelta(1, None, None, "}"),))),
-                form.finish(0, "tool_calls", None),
-                form.end(),
+                events.begin(),
+                events.open(0, None),
+                events.delta(0, ChoiceDelta("", "Hm")),
+                events.delta(0, ChoiceDelta("Ho", ".")),
+                events.text(0, "ho"),
+                events.delta(0, ChoiceDelta("", "", (ToolCallDelta(0, "c0", "f", ""),))),
+                events.delta(0, ChoiceDelta("", "", (ToolCallDelta(0, None, None, "{}"),))),
+                events.delta(0, ChoiceDelta("", "", (ToolCallDelta(1, "c1", "g", "{"),))),
+                events.delta(0, ChoiceDelta("", "", (ToolCallDelta(1, None, None, "}"),))),
+                events.finish(0, "tool_calls", None),
+                events.end(),
             ]
         )
         assert kinds(stream) == [
@@ -292,17 +286,17 @@ class TestEvents:
         assert final["id"].startswith("resp_")
 
     def test_a_cut_answer_is_incomplete(self):
-        form = form_of()
-        pieces = form.begin() + form.delta(0, ChoiceDelta("Ho", "Hm"))
-        final = check_stream(pieces + form.finish(0, "length", None) + form.end())
+        events = stream_encoder()
+        deltas = events.begin() + events.delta(0, ChoiceDelta("Ho", "Hm"))
+        final = check_stream(deltas + events.finish(0, "length", None) + events.end())
         assert final["status"] == "incomplete"
         assert final["incomplete_details"] == {"reason": "max_output_tokens"}
         assert [item["status"] for item in final["output"]] == ["completed", "incomplete"]
         assert final["completed_at"] is None
 
     def test_an_empty_answer_is_an_empty_message(self):
-        form = form_of()
-        stream = form.begin() + form.finish(0, "stop", None) + form.end()
+        events = stream_encoder()
+        stream = events.begin() + events.finish(0, "stop", None) + events.end()
         assert kinds(stream)[2:-1] == [
             "output_item.added", "content_part.added",
             "output_text.done", "content_part.done", "output_item.done",
@@ -311,37 +305,41 @@ class TestEvents:
         assert message["content"][0]["text"] == ""
 
     def test_reasoning_alone_needs_no_message(self):
-        form = form_of()
+        events = stream_encoder()
         stream = (
-            form.begin() + form.delta(0, ChoiceDelta("", "Hm")) + form.finish(0, "length", None)
+            events.begin()
+            + events.delta(0, ChoiceDelta("", "Hm"))
+            + events.finish(0, "length", None)
         )
-        (item,) = check_stream(stream + form.end())["output"]
+        (item,) = check_stream(stream + events.end())["output"]
         assert (item["type"], item["status"]) == ("reasoning", "incomplete")
 
-    def test_what_is_said_after_a_call_is_another_message(self):
-        form = form_of()
+    def test_text_after_a_call_is_another_message(self):
+        events = stream_encoder()
         part = ToolCallDelta(0, "c", "f", "{}")
-        stream = form.begin() + form.delta(0, ChoiceDelta("a", "", (part,))) + form.text(0, "b")
-        final = check_stream(stream + form.finish(0, "tool_calls", None) + form.end())
+        stream = (
+            events.begin() + events.delta(0, ChoiceDelta("a", "", (part,))) + events.text(0, "b")
+        )
+        final = check_stream(stream + events.finish(0, "tool_calls", None) + events.end())
         assert [item["type"] for item in final["output"]] == ["message", "function_call", "message"]
         assert types.Response.model_validate(final).output_text == "ab"
 
     def test_log_probabilities_of_two_messages(self, logprob_texts):
-        encoder = ResponsesEncoder(options(logprob_texts))
-        form = encoder.stream_encoder()
-        form.counts = lambda: TokenCounts(7, 3)
+        encoder = encoder_of(logprob_texts)
+        events = encoder.stream_encoder()
+        events.counts = lambda: TokenCounts(7, 3)
         part = ToolCallDelta(0, "c", "f", "{}")
-        stream = form.begin() + form.delta(0, ChoiceDelta("a", "", (part,), places("a")))
-        stream += form.delta(0, ChoiceDelta("b", "", (), places("b"))) + form.finish(
+        stream = events.begin() + events.delta(0, ChoiceDelta("a", "", (part,), places("a")))
+        stream += events.delta(0, ChoiceDelta("b", "", (), places("b"))) + events.finish(
             0, "stop", None
         )
-        first, _, second = check_stream(stream + form.end())["output"]
+        first, _, second = check_stream(stream + events.end())["output"]
         assert [token["token"] for token in first["content"][0]["logprobs"]] == ["a"]
         assert [token["token"] for token in second["content"][0]["logprobs"]] == ["b"]
 
     def test_text_within_calls_waits_for_their_ends(self):
-        form = form_of()
-        stream = form.begin()
+        events = stream_encoder()
+        stream = events.begin()
         for text, index, name, arguments in (
             ("", 0, "f", '{"a"'),
             ("x", 0, None, ": 1"),
@@ -350,8 +348,8 @@ class TestEvents:
             ("z", 1, None, "}"),
         ):
             part = ToolCallDelta(index, name and "c", name, arguments)
-            stream += form.delta(0, ChoiceDelta(text, "", (part,)))
-        final = check_stream(stream + form.finish(0, "length", None) + form.end())
+            stream += events.delta(0, ChoiceDelta(text, "", (part,)))
+        final = check_stream(stream + events.finish(0, "length", None) + events.end())
         assert [
             (item.get("arguments") or item["content"][0]["text"], item["status"])
             for item in final["output"]
@@ -363,25 +361,25 @@ class TestEvents:
         ]
 
     def test_text_within_a_call_is_in_a_broken_stream(self):
-        form = form_of()
+        events = stream_encoder()
         part = ToolCallDelta(0, "c", "f", "{")
         stream = (
-            form.begin()
-            + form.delta(0, ChoiceDelta("", "", (part,)))
-            + form.delta(0, ChoiceDelta("x"))
+            events.begin()
+            + events.delta(0, ChoiceDelta("", "", (part,)))
+            + events.delta(0, ChoiceDelta("x"))
         )
-        *_, failed = events_of(stream + form.error(EngineUnavailableError("it died")))
+        *_, failed = events_of(stream + events.error(EngineUnavailableError("it died")))
         statuses = [(item["type"], item["status"]) for item in failed["response"]["output"]]
         assert statuses == [("function_call", "completed"), ("message", "incomplete")]
 
     def test_beside_calls_only_the_texts_own_tokens_are_told(self, logprob_texts):
-        encoder = ResponsesEncoder(options(logprob_texts))
-        form = encoder.stream_encoder()
-        form.counts = lambda: TokenCounts(7, 3)
+        encoder = encoder_of(logprob_texts)
+        events = encoder.stream_encoder()
+        events.counts = lambda: TokenCounts(7, 3)
         part = ToolCallDelta(0, "c", "f", "{}")
-        stream = form.begin() + form.delta(0, ChoiceDelta("", "", (part,)))
-        stream += form.delta(0, ChoiceDelta("b", "", (), places("b!")))
-        *_, message = check_stream(stream + form.finish(0, "stop", None) + form.end())["output"]
+        stream = events.begin() + events.delta(0, ChoiceDelta("", "", (part,)))
+        stream += events.delta(0, ChoiceDelta("b", "", (), places("b!")))
+        *_, message = check_stream(stream + events.finish(0, "stop", None) + events.end())["output"]
         assert [token["token"] for token in message["content"][0]["logprobs"]] == ["b"]
 
     @pytest.mark.parametrize(
@@ -392,8 +390,8 @@ class TestEvents:
         ],
     )
     def test_a_broken_stream_ends_in_failure(self, error, code):
-        form = form_of()
-        stream = form.begin() + form.delta(0, ChoiceDelta("Ho", "Hm")) + form.error(error)
+        events = stream_encoder()
+        stream = events.begin() + events.delta(0, ChoiceDelta("Ho", "Hm")) + events.error(error)
         told, failed = events_of(stream)[-2:]
         assert told["type"] == "error"
         assert (told["code"], told["message"]) == (error.code, error.message)
@@ -406,14 +404,14 @@ class TestEvents:
         assert "[DONE]" not in stream.decode()
 
     def test_an_error_before_the_first_item(self):
-        form = form_of()
-        *_, failed = events_of(form.begin() + form.error(EngineUnavailableError("it died")))
+        events = stream_encoder()
+        *_, failed = events_of(events.begin() + events.error(EngineUnavailableError("it died")))
         assert failed["response"]["output"] == []
 
     @given(texts)
     def test_text_frames_are_json(self, text):
-        form = form_of()
-        stream = form.begin() + form.text(0, text) + form.text(0, text)
+        events = stream_encoder()
+        stream = events.begin() + events.text(0, text) + events.text(0, text)
         assert [e["delta"] for e in events_of(stream) if "delta" in e] == [text, text]
 
 
@@ -435,8 +433,8 @@ def test_the_types_of_every_event_are_known():
     ],
 )  # fmt: skip
 def test_what_a_response_repeats_is_of_openais_types(fields):
-    encoder = ResponsesEncoder(options(**fields))
+    encoder = encoder_of(**fields)
     answer = Result([ChoiceResult("Ho", "stop")], TokenCounts(1, 2))
-    read = types.Response.model_validate(json.loads(encoder.whole(answer)), strict=True)
+    read = types.Response.model_validate(json.loads(encoder.encode(answer)), strict=True)
     assert extras_of(read) <= EXTRA
     assert read.output_text == "Ho"

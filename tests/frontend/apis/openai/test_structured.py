@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidRequestError, VGateError
-from vgate.frontend.apis.openai.chat.request import decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.completions.request import decode_completion
-from vgate.frontend.apis.openai.completions.translate import generation_of as of_completion
+from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
 from vgate.frontend.pipeline.generation import Constraint, Generation
 from vgate.wire.messages import StructuredOutput
 
@@ -27,7 +26,7 @@ def generation(**fields: Any) -> Generation:
     return generation_of(decode_chat(body))
 
 
-def form(**fields: Any) -> Constraint | None:
+def constraint(**fields: Any) -> Constraint | None:
     completion = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
     found = generation(**fields).constraint
     assert of_completion(decode_completion(completion)).constraint == found
@@ -73,7 +72,7 @@ class TestResponseFormat:
         ],
     )
     def test_forms(self, given, expected):
-        assert form(response_format=given) == (expected and (expected, "response_format"))
+        assert constraint(response_format=given) == (expected and (expected, "response_format"))
 
     @pytest.mark.parametrize(
         ("given", "param"),
@@ -126,7 +125,7 @@ class TestStructuredOutputs:
     )
     def test_forms(self, given, expected):
         (field,) = (f"structured_outputs.{name}" for name in given if name == expected.kind)
-        assert form(structured_outputs=given) == (expected, field)
+        assert constraint(structured_outputs=given) == (expected, field)
 
     @pytest.mark.parametrize(
         ("given", "param"),
@@ -166,12 +165,12 @@ class TestConflicts:
     def test_not_both_ways_at_once(self):
         error = refusal(response_format={"type": "json_object"}, structured_outputs={"regex": "a"})
         assert error.param == "structured_outputs"
-        assert form(response_format={"type": "text"}, structured_outputs={"regex": "a"})
+        assert constraint(response_format={"type": "text"}, structured_outputs={"regex": "a"})
 
     @pytest.mark.parametrize(
         "choice", ["required", {"type": "function", "function": {"name": "f"}}]
     )
-    def test_not_beside_a_demanded_call(self, choice):
+    def test_not_with_a_demanded_call(self, choice):
         fields = {"tools": TOOLS, "tool_choice": choice}
         error = refusal(structured_outputs={"regex": "a"}, **fields)
         assert error.param == "structured_outputs"
@@ -179,6 +178,6 @@ class TestConflicts:
         generation(response_format={"type": "json_object"}, **fields)
 
     @pytest.mark.parametrize("choice", ["auto", "none", None])
-    def test_beside_tools_that_need_not_be_called(self, choice):
+    def test_with_tools_that_need_not_be_called(self, choice):
         asked = generation(structured_outputs={"regex": "a"}, tools=TOOLS, tool_choice=choice)
         assert asked.constraint == (StructuredOutput("regex", "a"), "structured_outputs.regex")

@@ -1,4 +1,4 @@
-"""Tools: what is checked, what the model is shown, and what form demanded calls must have."""
+"""Tools: their checks, their descriptions for templates, and the schemas of demanded calls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import InvalidRequestError, InvalidValueError, VGateError
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat
-from vgate.frontend.apis.openai.chat.translate import generation_of
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.shared import MAX_TOOLS
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.pipeline.generation import NO_TOOLS, ToolUse
@@ -133,7 +132,7 @@ class TestUse:
         )
         assert [f["name"] for f in use.functions] == ["weather", "time"]
 
-    def test_tools_are_shown_in_one_form(self):
+    def test_tools_are_described_in_one_format(self):
         # As vLLM shows them: always these fields in this order, `strict` only if it was given.
         sent = {"function": {"parameters": SCHEMA, "name": "f"}, "type": "function"}
         use = tool_use(tools=[sent, TIME])
@@ -161,7 +160,7 @@ class TestUse:
         assert [f["name"] for f in use.functions] == ["time"]
 
 
-def form(**fields: Any) -> Any:
+def call_schema(**fields: Any) -> Any:
     structured = calls_constraint(tool_use(**fields))
     assert structured is not None
     assert structured.output.kind == "json"
@@ -170,20 +169,20 @@ def form(**fields: Any) -> Any:
 
 class TestForm:
     def test_a_named_function_has_its_schema(self):
-        assert form(tools=TOOLS, tool_choice=NAMED) == SCHEMA
+        assert call_schema(tools=TOOLS, tool_choice=NAMED) == SCHEMA
         assert tool_use(tools=TOOLS, tool_choice=NAMED).name == "weather"
 
     @pytest.mark.parametrize("parameters", [None, {}])
     def test_without_parameters_it_is_an_object(self, parameters):
         named = {"type": "function", "function": {"name": "f"}}
         given = {} if parameters is None else {"parameters": parameters}
-        assert form(tools=[tool(**given)], tool_choice=named) == {
+        assert call_schema(tools=[tool(**given)], tool_choice=named) == {
             "type": "object",
             "properties": {},
         }
 
     def test_required_is_a_list_of_calls(self):
-        assert form(tools=TOOLS, tool_choice="required") == {
+        assert call_schema(tools=TOOLS, tool_choice="required") == {
             "type": "array",
             "minItems": 1,
             "items": {
@@ -208,8 +207,13 @@ class TestForm:
         }
 
     def test_of_which_there_may_be_one_only(self):
-        assert form(tools=TOOLS, tool_choice="required", parallel_tool_calls=False)["maxItems"] == 1
-        assert "maxItems" not in form(tools=TOOLS, tool_choice="required", parallel_tool_calls=True)
+        assert (
+            call_schema(tools=TOOLS, tool_choice="required", parallel_tool_calls=False)["maxItems"]
+            == 1
+        )
+        assert "maxItems" not in call_schema(
+            tools=TOOLS, tool_choice="required", parallel_tool_calls=True
+        )
 
     def test_definitions_move_to_the_root(self):
         point = {"type": "object"}
@@ -223,7 +227,7 @@ class TestForm:
         schema = json.loads(calls_constraint(use).output.value)
         assert schema["$defs"] == {"point": point, "line": {"type": "array"}}
         assert all(c["properties"]["parameters"] == SCHEMA for c in schema["items"]["anyOf"])
-        # What the model is shown stays whole.
+        # The description for the model keeps everything.
         assert use.functions[0]["parameters"] == one
         assert calls_constraint(use) == calls_constraint(generation_of(request).tools)
 
@@ -249,4 +253,4 @@ class TestForm:
     def test_of_two_of_a_name_the_last(self):
         same = [tool(parameters={"title": "1"}), tool(parameters={"title": "2"})]
         named = {"type": "function", "function": {"name": "f"}}
-        assert form(tools=same, tool_choice=named) == {"title": "2"}
+        assert call_schema(tools=same, tool_choice=named) == {"title": "2"}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.frontend.apis.openai.embeddings.vectors import Encoding, encode_vector
+from vgate.frontend.apis.openai.vectors import Encoding, encode_vector
 
 FLOATS = st.lists(st.floats(width=32), min_size=1, max_size=8)
 

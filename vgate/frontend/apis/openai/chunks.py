@@ -1,68 +1,105 @@
-"""What the streams of chat completions and completions have in common."""
+"""What chat completions and completions share: token counts, and the frame of stream chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.result import TokenCounts
+from vgate.frontend.answers.result import FinishReason, TokenCounts
+from vgate.frontend.apis.openai.common import GenerationRequest, StreamOptions
 from vgate.frontend.apis.openai.errors import error_body
-from vgate.frontend.apis.openai.usage import Usage
+from vgate.frontend.apis.openai.logprobs import LogprobTexts, logprob_texts
+from vgate.frontend.ids import new_id
+from vgate.frontend.pipeline.port import Job
 
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"data: [DONE]\n\n"
 
 
-class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants to see of its answer.
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of a request, summed over its choices."""
 
-    Attributes:
-        id, created, model: Of the answer; `created` is Unix time.
-        include_usage, continuous_usage: Whether a stream ends with the usage, and whether every
-            chunk has it.
-    """
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    # How many of the prompt's tokens the prefix cache had.
+    prompt_tokens_details: dict[str, int]
+    completion_tokens_details: dict[str, int]
+
+    @classmethod
+    def of(cls, counts: TokenCounts) -> Usage:
+        """Convert the counts."""
+        return cls(
+            counts.prompt,
+            counts.completion,
+            counts.prompt + counts.completion,
+            {"cached_tokens": counts.cached},
+            {"reasoning_tokens": counts.reasoning},
+        )
+
+
+class ResponseFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of both APIs' encoders; `created` is Unix time."""
 
     id: str
     created: int
     model: str
-    include_usage: bool = False
-    continuous_usage: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: LogprobTexts | None = None
+
+
+def response_fields(id_prefix: str, request: GenerationRequest, job: Job) -> dict[str, Any]:
+    """Return the values of `ResponseFields` for a new response."""
+    as_token_ids = bool(request.return_tokens_as_token_ids)
+    return {
+        "id": new_id(id_prefix),
+        "created": job.created,
+        "model": job.name,
+        "stream_options": request.stream_options,
+        "logprobs": logprob_texts(job, request.prompt_logprobs, as_token_ids=as_token_ids),
+    }
 
 
 class ChunkStream:
-    """Builds the parts of a stream that don't depend on the API.
+    """The parts of a stream that both APIs share; `no_content` is an empty content in JSON."""
 
-    Args:
-        options: What the client wants to see.
-        kind: The ``object`` of its chunks.
-    """
-
-    __slots__ = ("_continuous_usage", "_head", "_include_usage", "_usage", "counts")
+    __slots__ = ("_continuous_usage", "_head", "_include_usage", "_no_content", "_usage", "counts")
 
     counts: Callable[[], TokenCounts]
 
-    def __init__(self, options: ResponseOptions, kind: bytes) -> None:
+    def __init__(self, fields: ResponseFields, kind: bytes, no_content: bytes) -> None:
         head = (
             b'data: {"id":%s,"object":"%s","created":%d,"model":%s,'
             b'"system_fingerprint":null,"choices":['
         )
-        name = _encode(options.model)
-        # How a chunk begins, up to its choices.
-        self._head = head % (_encode(options.id), kind, options.created, name)
-        self._include_usage = options.include_usage
-        self._continuous_usage = options.continuous_usage
+        # The start of every chunk, up to its choices.
+        self._head = head % (_encode(fields.id), kind, fields.created, _encode(fields.model))
+        self._no_content = no_content
+        options = fields.stream_options or StreamOptions()
+        self._include_usage = bool(options.include_usage)
+        # As in vLLM, `continuous_usage_stats` has no effect without `include_usage`.
+        self._continuous_usage = self._include_usage and bool(options.continuous_usage_stats)
         # OpenAI's chunks carry "usage": null before the one that has it.
-        self._usage = b',"usage":null' if options.include_usage else b""
+        self._usage = b',"usage":null' if self._include_usage else b""
 
     def begin(self) -> bytes:
-        """Return nothing: a stream begins with its choices."""
+        """Return nothing: a stream begins with its first choice."""
         return b""
 
+    def finish(
+        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+    ) -> bytes:
+        """Return the last chunk of a choice."""
+        choice = b'{"index":%d,%s,"logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
+        choice %= (index, self._no_content, finish_reason.encode(), _encode(stop_reason))
+        return self._head + choice + self._tail()
+
     def end(self) -> bytes:
-        """Return the usage, if it is wanted, and the end."""
+        """Return the usage, if it was requested, and [DONE]."""
         if not self._include_usage:
             return DONE
         return self._head + b'],"usage":' + _encode(Usage.of(self.counts())) + b"}\n\n" + DONE
@@ -72,7 +109,7 @@ class ChunkStream:
         return b"data: " + error_body(error) + b"\n\n"
 
     def _tail(self) -> bytes:
-        """Return what follows the choices of a chunk."""
+        """Return the end of a chunk, after its choices."""
         usage = self._usage
         if self._continuous_usage:
             usage = b',"usage":' + _encode(Usage.of(self.counts()))

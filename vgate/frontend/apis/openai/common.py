@@ -1,6 +1,6 @@
-"""What the requests of OpenAI's text APIs have in common, with vLLM's additions.
+"""The request fields that OpenAI's text APIs share, with vLLM's additions.
 
-What becomes of a field is in its annotation, see `vgate.frontend.apis.fields`.
+Each field's annotation says whether it is served, see `vgate.frontend.apis.fields`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import InvalidValueError
 from vgate.frontend.apis.fields import ACCEPTED, refused
+from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import ResponseFormat, StructuredOutputs
 from vgate.frontend.apis.shared import MAX_STOPS, StopString
 from vgate.frontend.pipeline.generation import Conversation, Generation, Prompts, Truncation
 from vgate.wire.sampling import SamplingParams
 
 MAX_CHOICES = 16
-# vLLM's bound on what they are as token sequences, of which a word has one or two.
+# vLLM's bound is on token sequences, of which a word has one or two.
 MAX_BAD_WORDS = 128
 
 _INT32_MAX = 2**31 - 1
@@ -27,7 +27,7 @@ ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream carries beside text."""
+    """What a stream carries in addition to text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -70,13 +70,6 @@ class TextRequest(SamplingParams, kw_only=True, frozen=True):
     return_mm_kwargs: Annotated[Any, refused(True)] = None
     moderation: Annotated[Any, refused()] = None
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
 
 class GenerationRequest(TextRequest, kw_only=True, frozen=True):
     """The further fields of chat completions and completions."""
@@ -117,55 +110,26 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
     web_search_options: Annotated[Any, refused()] = None
 
     @property
-    def choices(self) -> int:
-        """How many answers to a prompt."""
-        return self.n or 1
-
-    @property
-    def token_limit(self) -> int | None:
-        """Most tokens of an answer, if it is known."""
-        return self.max_tokens
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
-
-    @property
-    def continuous_usage(self) -> bool:
-        """Whether every chunk of a stream has the usage so far."""
-        options = self.stream_options
-        # As in vLLM, the one is only an extension of the other.
-        return self.include_usage and bool(options and options.continuous_usage_stats)
-
-    @property
     def truncation(self) -> Truncation | None:
-        """How a prompt that is too long is cut."""
+        """How to cut a prompt that is too long; None refuses it."""
         if self.truncate_prompt_tokens is None:
             return None
         return Truncation(self.truncate_prompt_tokens, self.truncation_side or "left")
 
 
 def generation_from(
-    request: TextRequest,
-    prompt: Conversation | Prompts,
-    *,
-    max_tokens: int | None,
-    **more: Any,
+    request: TextRequest, prompt: Conversation | Prompts, *, max_tokens: int | None, **more: Any
 ) -> Generation:
-    """Return the generation that a request asks for, as far as the APIs have the same fields.
+    """Return a request's generation; `more` are the fields that only some of the APIs have.
 
-    Args:
-        request: The request.
-        prompt: Its prompt.
-        max_tokens: Most tokens of an answer; None for as many as there is room for.
-        more: Fields of the generation that only some of the APIs have.
+    `max_tokens` is the most tokens of an answer, None for all that the context has room for.
     """
+    stop = request.stop or ()
     return Generation(
         model=request.model,
         prompt=prompt,
         sampling=request.plain(max_tokens=max_tokens),
-        stops=request.stops,
+        stops=(stop,) if isinstance(stop, str) else tuple(stop),
         include_stop=bool(request.include_stop_str_in_output),
         bad_words=request.bad_words or [],
         skip_special_tokens=request.skip_special_tokens is not False,
@@ -175,25 +139,19 @@ def generation_from(
     )
 
 
-def check_common(request: GenerationRequest) -> None:
-    """Check what the types can't say of the common fields.
+def check_common(request: GenerationRequest, token_limit: int | None) -> None:
+    """Check what the types of `GenerationRequest` can't express.
 
-    Raises:
-        InvalidRequestError: With the field at fault.
+    `token_limit` is the most tokens of an answer, if the request has a limit.
     """
     if request.stream_options is not None and not request.stream:
-        message = "`stream_options` is only allowed with `stream: true`"
-        raise InvalidValueError(message, param="stream_options")
+        raise invalid("stream_options", "is only allowed with `stream: true`")
     if request.prompt_logprobs is not None and request.stream:
-        message = "`prompt_logprobs` is not available with `stream: true`"
-        raise InvalidValueError(message, param="prompt_logprobs")
+        raise invalid("prompt_logprobs", "is not available with `stream: true`")
     if request.truncation_side is not None and request.truncate_prompt_tokens is None:
-        message = "`truncation_side` needs `truncate_prompt_tokens`"
-        raise InvalidValueError(message, param="truncation_side")
+        raise invalid("truncation_side", "needs `truncate_prompt_tokens`")
     if request.truncate_prompt_tokens == 0:
-        message = "`truncate_prompt_tokens` must be -1 or at least 1, got 0"
-        raise InvalidValueError(message, param="truncate_prompt_tokens")
-    limit = request.token_limit
-    if limit is not None and (request.min_tokens or 0) > limit:
-        message = f"`min_tokens` must be at most the token limit {limit}, got {request.min_tokens}"
-        raise InvalidValueError(message, param="min_tokens")
+        raise invalid("truncate_prompt_tokens", "must be -1 or at least 1, got 0")
+    if token_limit is not None and (request.min_tokens or 0) > token_limit:
+        problem = f"must be at most the token limit {token_limit}, got {request.min_tokens}"
+        raise invalid("min_tokens", problem)

@@ -1,10 +1,10 @@
-"""Errors as OpenAI's clients expect them."""
+"""Errors in OpenAI's format, and the two that a check of a request raises."""
 
 from __future__ import annotations
 
 import msgspec
 
-from vgate.errors import VGateError
+from vgate.errors import InvalidValueError, UnsupportedParameterError, VGateError
 from vgate.frontend.apis.errors import error_response, retry_after
 from vgate.frontend.http.request import HttpRequest, Response
 
@@ -19,12 +19,10 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class ErrorResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of an error.
-
-    ``detail`` and ``retry_after`` (seconds) are what clients of earlier V-Gate versions read.
-    """
+    """The body of an error response."""
 
     error: ErrorBody
+    # Clients of earlier V-Gate versions read these two; the second is in seconds.
     detail: str
     retry_after: int | None = None
 
@@ -38,3 +36,13 @@ def error_body(error: VGateError) -> bytes:
     """Encode an error as a response body."""
     body = ErrorBody(error.message, error.type, error.param, error.code)
     return msgspec.json.encode(ErrorResponse(body, error.message, retry_after(error)))
+
+
+def invalid(path: str, problem: str) -> InvalidValueError:
+    """Return the error of an invalid field; `problem` follows the field's name in the message."""
+    return InvalidValueError(f"`{path}` {problem}", param=path)
+
+
+def unsupported(path: str, problem: str) -> UnsupportedParameterError:
+    """Return the error of a field whose value this server does not support."""
+    return UnsupportedParameterError(f"`{path}` {problem}", param=path)

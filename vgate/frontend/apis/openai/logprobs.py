@@ -1,32 +1,28 @@
-"""Log probabilities as OpenAI's two APIs show them."""
+"""Log probabilities in the formats of OpenAI's APIs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vgate.frontend.pipeline.port import Job, TokenTexts
 from vgate.wire.messages import Logprobs
 
-# JSON has no infinity; this is what OpenAI and vLLM show instead.
+# JSON has no infinity; OpenAI and vLLM use this number instead.
 _LEAST = -9999.0
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
-    """A token that was likely at some place."""
+    """A likely token at some position."""
 
     token: str
     logprob: float
     bytes: list[int]
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+class TokenLogprob(TopLogprob, frozen=True):
     """A token of the answer."""
 
-    token: str
-    logprob: float
-    bytes: list[int]
     top_logprobs: list[TopLogprob]
 
 
@@ -38,106 +34,114 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """The ``logprobs`` of a completion choice; the lists have an item for each token.
+    """The ``logprobs`` of a completion choice: parallel lists with an entry for each token."""
 
-    Attributes:
-        text_offset: Where the token begins, in characters from the beginning of the choice's text.
-    """
-
+    # In characters from the start of the choice's text.
     text_offset: list[int]
     token_logprobs: list[float | None]
     tokens: list[str]
     top_logprobs: list[dict[str, float] | None]
 
 
-class LogprobTexts:
-    """Writes log probabilities.
-
-    Args:
-        texts: The vocabulary.
-        as_token_ids: Whether tokens are shown as ``token_id:N`` instead of their text.
-    """
-
-    def __init__(self, texts: TokenTexts, *, as_token_ids: bool = False) -> None:
-        self._texts = texts
-        self._name: Callable[[int], str] = "token_id:{}".format if as_token_ids else texts.text_of
-
-    def chat(self, places: list[Logprobs], top: int) -> ChatLogprobs:
-        """Return the tokens, each with the `top` most likely ones at its place."""
-        return ChatLogprobs([self._token(place, top) for place in places])
-
-    def _token(self, place: Logprobs, top: int) -> TokenLogprob:
-        ids, logprobs = place.token_ids, [max(value, _LEAST) for value in place.logprobs]
-        others = list(zip(ids[1 : top + 1], logprobs[1 : top + 1], strict=True))
-        return TokenLogprob(
-            self._name(ids[0]),
-            logprobs[0],
-            list(self._texts.bytes_of(ids[0])),
-            [
-                TopLogprob(self._name(token_id), logprob, list(self._texts.bytes_of(token_id)))
-                for token_id, logprob in others
-            ],
-        )
-
-    def completion(
-        self, tokens: list[int], places: list[Logprobs | None], top: int, offset: int
-    ) -> CompletionLogprobs:
-        """Return the tokens, each with the `top` most likely ones and itself.
-
-        Args:
-            tokens: What is at each place.
-            places: None where nothing precedes the token.
-            top: How many.
-            offset: Characters of the choice's text that precede the first of them.
-        """
-        shown = CompletionLogprobs([], [], [], [])
-        for token_id, place in zip(tokens, places, strict=True):
-            name = self._name(token_id)
-            shown.text_offset.append(offset)
-            shown.tokens.append(name)
-            offset += len(name)
-            if place is None:
-                shown.token_logprobs.append(None)
-                shown.top_logprobs.append(None)
-                continue
-            pairs = list(zip(place.token_ids, place.logprobs, strict=True))[: top + 1]
-            shown.token_logprobs.append(max(place.logprobs[0], _LEAST))
-            shown.top_logprobs.append(
-                {self._name(other): max(logprob, _LEAST) for other, logprob in pairs}
-            )
-        return shown
-
-    def prompt(
-        self, places: list[Logprobs | None], top: int
-    ) -> list[dict[str, PromptLogprob] | None]:
-        """Return the prompt's tokens as vLLM shows them: by token id."""
-        return [
-            None
-            if place is None
-            else {
-                str(token_id): PromptLogprob(
-                    max(logprob, _LEAST),
-                    place.rank if position == 0 else position,
-                    self._name(token_id),
-                )
-                for position, (token_id, logprob) in enumerate(
-                    list(zip(place.token_ids, place.logprobs, strict=True))[: top + 1]
-                )
-            }
-            for place in places
-        ]
-
-
 class PromptLogprob(msgspec.Struct, frozen=True):
-    """A token of the prompt, or one that was likely at its place."""
+    """A token of the prompt, or a likely one at its position."""
 
     logprob: float
     rank: int
     decoded_token: str
 
 
-def logprob_texts(job: Job, *, as_token_ids: bool = False) -> LogprobTexts | None:
-    """Return what writes an answer's log probabilities; None if a job has none."""
-    if job.options.logprobs is None and job.options.prompt_logprobs is None:
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+
+
+class LogprobTexts:
+    """Converts log probabilities to the formats above.
+
+    `top` is how many likely tokens to list at each position of the answer, `prompt_top` the same
+    for the prompt; None for no log probabilities. `as_token_ids` writes tokens as ``token_id:N``.
+    """
+
+    def __init__(
+        self,
+        texts: TokenTexts,
+        *,
+        top: int | None = None,
+        prompt_top: int | None = None,
+        as_token_ids: bool = False,
+    ) -> None:
+        self._bytes = texts.bytes_of
+        self._name = "token_id:{}".format if as_token_ids else texts.text_of
+        self._top = top
+        self._prompt_top = prompt_top
+
+    def chat(self, positions: list[Logprobs]) -> ChatLogprobs:
+        """Return the tokens in the chat format."""
+        return ChatLogprobs([self._token(position) for position in positions])
+
+    def _token(self, position: Logprobs) -> TokenLogprob:
+        ids, logprobs, end = position.token_ids, position.logprobs, (self._top or 0) + 1
+        return TokenLogprob(
+            self._name(ids[0]),
+            max(logprobs[0], _LEAST),
+            list(self._bytes(ids[0])),
+            [
+                TopLogprob(self._name(token_id), max(logprob, _LEAST), list(self._bytes(token_id)))
+                for token_id, logprob in zip(ids[1:end], logprobs[1:end], strict=True)
+            ],
+        )
+
+    def completion(
+        self, tokens: list[int], positions: list[Logprobs | None], offset: int
+    ) -> CompletionLogprobs | None:
+        """Return the tokens in the completion format; None if `top` is None.
+
+        A position is None where nothing precedes its token. `offset` counts the characters of the
+        choice's text before the first token.
+        """
+        if self._top is None:
+            return None
+        lists, end = CompletionLogprobs([], [], [], []), self._top + 1
+        for token_id, position in zip(tokens, positions, strict=True):
+            name = self._name(token_id)
+            lists.text_offset.append(offset)
+            lists.tokens.append(name)
+            offset += len(name)
+            if position is None:
+                lists.token_logprobs.append(None)
+                lists.top_logprobs.append(None)
+                continue
+            pairs = zip(position.token_ids[:end], position.logprobs[:end], strict=True)
+            lists.token_logprobs.append(max(position.logprobs[0], _LEAST))
+            lists.top_logprobs.append(
+                {self._name(other): max(logprob, _LEAST) for other, logprob in pairs}
+            )
+        return lists
+
+    def prompt(self, positions: list[Logprobs | None] | None) -> PromptLogprobs | UnsetType:
+        """Return the prompt's tokens in vLLM's format; UNSET if `prompt_top` is None."""
+        if self._prompt_top is None or positions is None:
+            return UNSET
+        end = self._prompt_top + 1
+        return [
+            None
+            if position is None
+            else {
+                str(token_id): PromptLogprob(
+                    max(logprob, _LEAST), rank or position.rank, self._name(token_id)
+                )
+                for rank, (token_id, logprob) in enumerate(
+                    zip(position.token_ids[:end], position.logprobs[:end], strict=True)
+                )
+            }
+            for position in positions
+        ]
+
+
+def logprob_texts(
+    job: Job, prompt_top: int | None = None, *, as_token_ids: bool = False
+) -> LogprobTexts | None:
+    """Return the converter of a job's log probabilities; None if it has none."""
+    top = job.options.logprobs
+    if top is None and job.options.prompt_logprobs is None:
         return None
-    return LogprobTexts(job.token_texts, as_token_ids=as_token_ids)
+    return LogprobTexts(job.token_texts, top=top, prompt_top=prompt_top, as_token_ids=as_token_ids)

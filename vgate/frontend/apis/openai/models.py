@@ -25,31 +25,20 @@ class ModelCard(msgspec.Struct, frozen=True):
     owned_by: Literal["vgate"] = "vgate"
 
 
-class ModelList(msgspec.Struct, frozen=True):
-    """All served models."""
-
-    data: list[ModelCard]
-    object: Literal["list"] = "list"
-
-
 async def list_models(services: Services, _request: HttpRequest) -> Response:
     """List the served names."""
-    return Response(200, msgspec.json.encode(ModelList(_cards(services))), [JSON])
+    body = {"data": _cards(services), "object": "list"}
+    return Response(200, msgspec.json.encode(body), [JSON])
 
 
 async def retrieve_model(services: Services, request: HttpRequest) -> Response:
-    """Describe one served name; names may contain slashes.
-
-    Raises:
-        ModelNotFoundError: No model of that name is served.
-    """
+    """Describe one served name; names may contain slashes."""
     name = request.path.removeprefix(PREFIX)
-    for card in _cards(services):
-        if card.id == name:
-            return Response(200, msgspec.json.encode(card), [JSON])
-    names = ", ".join(card.id for card in _cards(services))
-    message = f"the model `{name}` does not exist; served: {names}"
-    raise ModelNotFoundError(message, param="model")
+    cards = {card.id: card for card in _cards(services)}
+    if name not in cards:
+        message = f"the model `{name}` does not exist; served: {', '.join(cards)}"
+        raise ModelNotFoundError(message, param="model")
+    return Response(200, msgspec.json.encode(cards[name]), [JSON])
 
 
 def _cards(services: Services) -> list[ModelCard]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import InvalidValueError, UnsupportedParameterError
+from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.pipeline.constraints import (
     check_schema_size,
     check_text_size,
@@ -22,7 +23,7 @@ _Text = Annotated[str, Meta(min_length=1)]
 
 
 class JsonSchemaFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A JSON schema with a name, as OpenAI wraps it. It is always followed, `strict` or not."""
+    """A JSON schema with a name. It is always enforced, `strict` or not."""
 
     name: _Text
     description: str | None = None
@@ -31,7 +32,7 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """OpenAI's way to say it; structural tags are vLLM's addition."""
+    """OpenAI's way to set a constraint; structural tags are vLLM's addition."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
@@ -41,7 +42,7 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """vLLM's way to say it: one of the first six, and options."""
+    """vLLM's way to set a constraint: one of the first six fields, and options."""
 
     json: _Text | dict[str, Any] | None = None
     regex: str | None = None
@@ -54,10 +55,10 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     whitespace_pattern: str | None = None
 
 
-_KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+_KINDS = StructuredOutputs.__struct_fields__[:6]
 _REFUSED_OPTIONS = {
     "disable_additional_properties": "say it in the schema",
-    # vLLM's xgrammar and guidance pass it over.
+    # vLLM's xgrammar and guidance ignore it.
     "whitespace_pattern": "JSON is compact",
 }
 
@@ -65,57 +66,45 @@ _REFUSED_OPTIONS = {
 def constraint_of(
     response_format: ResponseFormat | None, outputs: StructuredOutputs | None
 ) -> Constraint | None:
-    """Return the constraint that a request puts on its text, apart from tool calls.
-
-    Raises:
-        InvalidRequestError: There are two at once, or one that can't be.
-    """
-    demanded = None if response_format is None else _of_response_format(response_format)
+    """Return the constraint on a request's text; raise if there are two, or it can't be served."""
+    constraint = None if response_format is None else _of_response_format(response_format)
     if outputs is None:
-        return demanded
-    if demanded is not None:
+        return constraint
+    if constraint is not None:
         message = "set only one of `response_format` and `structured_outputs`"
         raise InvalidValueError(message, param="structured_outputs")
     return _of_structured_outputs(outputs)
 
 
-def _of_response_format(wanted: ResponseFormat) -> Constraint | None:
-    _check_belongs(wanted)
-    if wanted.type == "text":
+def _of_response_format(requested: ResponseFormat) -> Constraint | None:
+    for name in ("json_schema", "format", "structures", "triggers"):
+        kind = "json_schema" if name == "json_schema" else "structural_tag"
+        if getattr(requested, name) is not None and requested.type != kind:
+            problem = f"is only allowed with `response_format.type` {kind!r}"
+            raise invalid(f"response_format.{name}", problem)
+    if requested.type == "text":
         return None
-    if wanted.type == "json_object":
+    if requested.type == "json_object":
         return Constraint(StructuredOutput("json_object"), "response_format")
-    if wanted.type == "structural_tag":
-        return _structural_tag(wanted)
-    if wanted.json_schema is None or wanted.json_schema.schema is None:
-        where = "response_format.json_schema" + (".schema" if wanted.json_schema else "")
-        raise InvalidValueError(f"`{where}` is required", param=where)
-    check_json(wanted.json_schema.schema, "response_format.json_schema.schema")
-    return schema_constraint(wanted.json_schema.schema, "response_format")
+    if requested.type == "structural_tag":
+        return _structural_tag(requested)
+    if requested.json_schema is None:
+        raise invalid("response_format.json_schema", "is required")
+    schema, path = requested.json_schema.schema, "response_format.json_schema.schema"
+    if schema is None:
+        raise invalid(path, "is required")
+    check_json(schema, path)
+    return schema_constraint(schema, "response_format")
 
 
-def _check_belongs(wanted: ResponseFormat) -> None:
-    for name, kind in (
-        ("json_schema", "json_schema"),
-        ("format", "structural_tag"),
-        ("structures", "structural_tag"),
-        ("triggers", "structural_tag"),
-    ):
-        if getattr(wanted, name) is not None and wanted.type != kind:
-            where = f"response_format.{name}"
-            message = f"`{where}` is only allowed with `response_format.type` {kind!r}"
-            raise InvalidValueError(message, param=where)
-
-
-def _structural_tag(wanted: ResponseFormat) -> Constraint:
-    """Either of the two ways to write one: a format, or structures and what triggers them."""
-    parts = {"structures": wanted.structures, "triggers": wanted.triggers}
+def _structural_tag(requested: ResponseFormat) -> Constraint:
+    """Return the constraint of either kind of tag: a format, or structures with triggers."""
+    parts = {"structures": requested.structures, "triggers": requested.triggers}
     given = {name: part for name, part in parts.items() if part is not None}
-    if wanted.format is not None and not given:
-        given = {"format": wanted.format}
-    elif wanted.format is not None or len(given) != len(parts):
-        message = "`response_format` needs either `format`, or `structures` and `triggers`"
-        raise InvalidValueError(message, param="response_format")
+    if requested.format is not None and not given:
+        given = {"format": requested.format}
+    elif requested.format is not None or len(given) != len(parts):
+        raise invalid("response_format", "needs either `format`, or `structures` and `triggers`")
     check_json(given, "response_format")
     check_schema_size(given, "response_format")
     text = json.dumps({"type": "structural_tag", **given}, ensure_ascii=False)
@@ -123,65 +112,52 @@ def _structural_tag(wanted: ResponseFormat) -> Constraint:
 
 
 def _of_structured_outputs(outputs: StructuredOutputs) -> Constraint:
-    where = "structured_outputs"
     given = [name for name in _KINDS if getattr(outputs, name) is not None]
     if len(given) != 1:
         got = f", got {', '.join(given)}" if given else ""
-        message = f"`{where}` needs exactly one of {', '.join(_KINDS)}{got}"
-        raise InvalidValueError(message, param=where)
-    kind = given[0]
+        problem = f"needs exactly one of {', '.join(_KINDS)}{got}"
+        raise invalid("structured_outputs", problem)
+    kind: Any = given[0]
     _check_options(outputs, kind)
-    field = f"{where}.{kind}"
-    output = StructuredOutput(
-        kind,  # type: ignore[arg-type]
-        _value(outputs, kind, field),
-        bool(outputs.disable_any_whitespace),
-    )
-    return Constraint(output, field)
+    path = f"structured_outputs.{kind}"
+    value = _checked_value(kind, getattr(outputs, kind), path)
+    return Constraint(StructuredOutput(kind, value, bool(outputs.disable_any_whitespace)), path)
 
 
 def _check_options(outputs: StructuredOutputs, kind: str) -> None:
     for name, instead in _REFUSED_OPTIONS.items():
         if getattr(outputs, name):
-            where = f"structured_outputs.{name}"
-            message = f"`{where}` is not supported by this server; {instead}"
-            raise UnsupportedParameterError(message, param=where)
+            problem = f"is not supported by this server; {instead}"
+            raise unsupported(f"structured_outputs.{name}", problem)
     if outputs.disable_any_whitespace and kind not in {"json", "json_object"}:
-        where = "structured_outputs.disable_any_whitespace"
-        message = f"`{where}` is only allowed with json or json_object"
-        raise InvalidValueError(message, param=where)
+        problem = "is only allowed with json or json_object"
+        raise invalid("structured_outputs.disable_any_whitespace", problem)
 
 
-def _value(outputs: StructuredOutputs, kind: str, where: str) -> str | list[str]:
-    value: Any = getattr(outputs, kind)
+def _checked_value(kind: str, value: Any, path: str) -> str | list[str]:
     if kind == "json_object":
         if value is False:
-            raise InvalidValueError(f"`{where}` must be true or left out", param=where)
+            raise invalid(path, "must be true or left out")
         return ""
-    if kind == "json":
-        schema = _parsed(value, where) if isinstance(value, str) else value
-        check_json(schema, where)
-        check_schema_size(schema, where)
-        return json.dumps(schema, ensure_ascii=False)
-    if kind == "structural_tag":
-        tag = _parsed(value, where)
-        check_json(tag, where)
-        check_schema_size(tag, where)
+    if kind in {"json", "structural_tag"}:
+        document = _parsed(value, path) if isinstance(value, str) else value
+        check_json(document, path)
+        check_schema_size(document, path)
+        if kind == "json":
+            return json.dumps(document, ensure_ascii=False)
     else:
-        check_text_size(value if isinstance(value, list) else [value], where)
+        check_text_size(value if isinstance(value, list) else [value], path)
     if kind == "regex" and "\0" in value:
-        raise InvalidValueError(f"`{where}` must not have a NUL character", param=where)
+        raise invalid(path, "must not have a NUL character")
     text: str | list[str] = value
     return text
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
+def _parsed(text: str, path: str) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        message = f"`{where}` must be a JSON object: {error}"
-        raise InvalidValueError(message, param=where) from None
+        raise invalid(path, f"must be a JSON object: {error}") from None
     if not isinstance(document, dict):
-        message = f"`{where}` must be a JSON object"
-        raise InvalidValueError(message, param=where)
+        raise invalid(path, "must be a JSON object")
     return document

@@ -1,4 +1,4 @@
-"""Tools that a model may call, and which of them a request demands."""
+"""The tools that a model may call, and which of them a request demands."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import ToolName, function_tool
 from vgate.frontend.pipeline.generation import NO_TOOLS, ToolMode, ToolUse
 
@@ -44,7 +44,7 @@ class AllowedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ToolChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One tool that is to be called, or some that may be."""
+    """The one tool that must be called, or the tools that may be called."""
 
     type: str = "function"
     function: FunctionName | None = None
@@ -60,37 +60,32 @@ def tool_use(
         return NO_TOOLS
     mode: ToolMode = "auto"
     name = None
+    functions = [tool.function for tool in tools if tool.function is not None]
     if isinstance(choice, str):
         mode = cast("ToolMode", choice)
     elif choice is not None and choice.allowed_tools is not None:
         mode = choice.allowed_tools.mode
         allowed = _allowed_names(choice.allowed_tools)
-        tools = [tool for tool in tools if tool.function and tool.function.name in allowed]
+        functions = [function for function in functions if function.name in allowed]
     elif choice is not None and choice.function is not None:
         mode, name = "named", choice.function.name
-    functions = [tool.function for tool in tools if tool.function is not None]
-    shown = [function_tool(f.name, f.description, f.parameters, f.strict) for f in functions]
-    return ToolUse(mode, shown, name, parallel)
+    described = [function_tool(f.name, f.description, f.parameters, f.strict) for f in functions]
+    return ToolUse(mode, described, name, parallel)
 
 
 def check_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> None:
-    """Check what the types can't say of tools.
-
-    Raises:
-        InvalidRequestError: With the path of the field at fault.
-    """
+    """Check what the types of tools can't express."""
     names = set()
     for index, tool in enumerate(tools or ()):
-        where = f"tools[{index}]"
+        path = f"tools[{index}]"
         if tool.type != "function" or tool.custom is not None:
-            message = f"`{where}.type` must be 'function', got {tool.type[:80]!r}"
-            raise UnsupportedParameterError(message, param=f"{where}.type")
+            raise unsupported(f"{path}.type", f"must be 'function', got {tool.type[:80]!r}")
         if tool.function is None:
-            raise InvalidValueError(f"`{where}.function` is required", param=f"{where}.function")
-        check_json(tool.function.parameters, f"{where}.function.parameters")
+            raise invalid(f"{path}.function", "is required")
+        check_json(tool.function.parameters, f"{path}.function.parameters")
         names.add(tool.function.name)
     if choice == "required" and not names:
-        raise InvalidValueError("`tool_choice` 'required' needs `tools`", param="tool_choice")
+        raise invalid("tool_choice", "'required' needs `tools`")
     if isinstance(choice, ToolChoice):
         _check_choice(choice, names)
 
@@ -98,25 +93,22 @@ def check_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> No
 def _check_choice(choice: ToolChoice, names: set[str]) -> None:
     fields = {"function": choice.function, "allowed_tools": choice.allowed_tools}
     if choice.type not in fields or choice.custom is not None:
-        message = (
-            f"`tool_choice.type` must be 'function' or 'allowed_tools', got {choice.type[:80]!r}"
-        )
-        raise UnsupportedParameterError(message, param="tool_choice.type")
+        problem = f"must be 'function' or 'allowed_tools', got {choice.type[:80]!r}"
+        raise unsupported("tool_choice.type", problem)
     for name, value in fields.items():
         if name == choice.type and value is None:
-            raise InvalidValueError(
-                f"`tool_choice.{name}` is required", param=f"tool_choice.{name}"
-            )
+            raise invalid(f"tool_choice.{name}", "is required")
         if name != choice.type and value is not None:
-            message = f"`tool_choice.{name}` is not allowed with type {choice.type!r}"
-            raise InvalidValueError(message, param=f"tool_choice.{name}")
+            raise invalid(f"tool_choice.{name}", f"is not allowed with type {choice.type!r}")
     if choice.function is not None and choice.function.name not in names:
-        raise _unknown(choice.function.name, "tool_choice.function.name")
+        name = choice.function.name[:80]
+        raise invalid("tool_choice.function.name", f"{name!r} is none of `tools`")
     if choice.allowed_tools is not None:
-        check_json(choice.allowed_tools.tools, "tool_choice.allowed_tools.tools")
+        path = "tool_choice.allowed_tools.tools"
+        check_json(choice.allowed_tools.tools, path)
         for name in _allowed_names(choice.allowed_tools):
             if name not in names:
-                raise _unknown(name, "tool_choice.allowed_tools.tools")
+                raise invalid(path, f"{name[:80]!r} is none of `tools`")
 
 
 def _allowed_names(allowed: AllowedTools) -> set[str]:
@@ -125,11 +117,7 @@ def _allowed_names(allowed: AllowedTools) -> set[str]:
         function = tool.get("function")
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str):
-            where = f"tool_choice.allowed_tools.tools[{index}].function.name"
-            raise InvalidValueError(f"`{where}` must be a string", param=where)
+            path = f"tool_choice.allowed_tools.tools[{index}].function.name"
+            raise invalid(path, "must be a string")
         names.add(name)
     return names
-
-
-def _unknown(name: str, where: str) -> InvalidRequestError:
-    return InvalidValueError(f"`{where}` {name[:80]!r} is none of `tools`", param=where)

@@ -48,7 +48,7 @@ class MessagesEncoder:
         """Return the encoder of one streamed answer."""
         return MessagesStream(new_message_id(), self._model, self._request_id)
 
-    def whole(self, answer: Result) -> bytes:
+    def encode(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         return whole_message(answer, self._model)
 

@@ -1,4 +1,4 @@
-"""The messages of a chat request: checked, and as the neutral request has them."""
+"""The messages of a chat request: their checks, and how they become a conversation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import InvalidRequestError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import CallText, arguments_of
 from vgate.frontend.pipeline.generation import MadeCall, Message, Role
 
@@ -23,14 +23,14 @@ class ContentPart(msgspec.Struct, frozen=True):
 
 
 class EarlierFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model called: `arguments` is an object, most often as JSON text."""
+    """The function of an earlier call; `arguments` is an object, most often as JSON text."""
 
     name: CallText
     arguments: str | dict[str, Any] | None = None
 
 
 class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A call that the model made before; `index` is left over in what clients put together."""
+    """A call that the model made before; clients that assemble stream chunks leave `index` in."""
 
     id: CallText
     function: EarlierFunction | None = None
@@ -40,7 +40,7 @@ class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a conversation. `annotations` are OpenAI's, of its web search."""
+    """One message of a conversation. `annotations` come from OpenAI's web search."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
@@ -55,30 +55,25 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     annotations: Any = None
 
 
-# What a message may have beside its role and text, which nearly none has.
-_more = attrgetter(*(set(ChatMessage.__struct_fields__) - {"role", "content"}))
-_NO_MORE = (None,) * (len(ChatMessage.__struct_fields__) - 2)
-# Roles whose messages need more, or that are refused.
-_WITH_MORE = frozenset({"tool", "function"})
+# All fields but role and content; few messages have any.
+_other_fields = attrgetter(*ChatMessage.__struct_fields__[2:])
+_NO_OTHER_FIELDS = (None,) * len(ChatMessage.__struct_fields__[2:])
+# A tool's message needs other fields, a function's is refused.
+_ALWAYS_CHECKED = frozenset({"tool", "function"})
 
-# Fields of one role only.
-_OF_ASSISTANT = ("tool_calls", "reasoning", "reasoning_content", "refusal")
+_ASSISTANT_FIELDS = ("tool_calls", "reasoning", "reasoning_content", "refusal")
 
 
 def check_messages(messages: list[ChatMessage]) -> None:
-    """Check what the types can't say of a conversation.
-
-    Raises:
-        InvalidRequestError: With the path of the field at fault.
-    """
+    """Check what the types of messages can't express."""
     for index, message in enumerate(messages):
-        if not _is_text(message) or message.role in _WITH_MORE:
+        if not _is_text(message) or message.role in _ALWAYS_CHECKED:
             _check_message(message, f"messages[{index}]")
 
 
 def neutral_message(message: ChatMessage) -> Message:
-    """Return a message that `check_messages` has accepted as the neutral request has it."""
-    # OpenAI renamed "system" for its newer models; templates know the old name.
+    """Convert a message that `check_messages` has accepted."""
+    # OpenAI's newer name of "system"; templates know the old name.
     role = cast("Role", "system" if message.role == "developer" else message.role)
     if _is_text(message):
         return Message(role, message_text(message))
@@ -108,8 +103,8 @@ def message_text(message: ChatMessage) -> str:
 
 
 def _is_text(message: ChatMessage) -> bool:
-    """Say whether a message is a text and nothing else."""
-    return isinstance(message.content, str) and _more(message) == _NO_MORE
+    """Whether a message has text and no other field."""
+    return isinstance(message.content, str) and _other_fields(message) == _NO_OTHER_FIELDS
 
 
 def _reasoning(message: ChatMessage) -> str | None:
@@ -117,70 +112,57 @@ def _reasoning(message: ChatMessage) -> str | None:
     return message.reasoning_content if message.reasoning is None else message.reasoning
 
 
-def _check_message(message: ChatMessage, where: str) -> None:
-    _check_role(message, where)
-    check_json(message.annotations, f"{where}.annotations")
+def _check_message(message: ChatMessage, path: str) -> None:
+    _check_role(message, path)
+    check_json(message.annotations, f"{path}.annotations")
     if message.content is None:
-        # A model that calls tools, thinks or refuses need not say anything.
+        # A model that calls tools, reasons or refuses need not write text.
         if not (message.tool_calls or message.refusal or _reasoning(message)):
-            raise _required(f"{where}.content")
+            raise invalid(f"{path}.content", "is required")
     elif not isinstance(message.content, str):
-        _check_parts(message, message.content, f"{where}.content")
+        _check_parts(message, message.content, f"{path}.content")
     for index, call in enumerate(message.tool_calls or ()):
-        _check_call(call, f"{where}.tool_calls[{index}]")
+        _check_call(call, f"{path}.tool_calls[{index}]")
 
 
-def _check_role(message: ChatMessage, where: str) -> None:
-    """Check that a message has what its role needs, and nothing of another one's."""
+def _check_role(message: ChatMessage, path: str) -> None:
+    """Check that a message has the fields that its role needs, and none of another role."""
     if message.role == "function":
-        raise _unsupported(f"{where}.role", " when it is 'function'; use 'tool'")
+        problem = "is not supported by this server when it is 'function'; use 'tool'"
+        raise unsupported(f"{path}.role", problem)
     for name, instead in (("function_call", "; use `tool_calls`"), ("audio", "")):
         if getattr(message, name) is not None:
-            raise _unsupported(f"{where}.{name}", instead)
+            raise unsupported(f"{path}.{name}", f"is not supported by this server{instead}")
     if message.role != "assistant":
-        for name in _OF_ASSISTANT:
+        for name in _ASSISTANT_FIELDS:
             if getattr(message, name):
-                raise _misplaced(f"{where}.{name}", "assistant")
+                problem = "is only allowed in messages of role 'assistant'"
+                raise invalid(f"{path}.{name}", problem)
     if message.role != "tool":
         if message.tool_call_id is not None:
-            raise _misplaced(f"{where}.tool_call_id", "tool")
+            problem = "is only allowed in messages of role 'tool'"
+            raise invalid(f"{path}.tool_call_id", problem)
     elif not message.tool_call_id:
-        raise _required(f"{where}.tool_call_id")
+        raise invalid(f"{path}.tool_call_id", "is required")
 
 
-def _check_parts(message: ChatMessage, parts: list[ContentPart], where: str) -> None:
+def _check_parts(message: ChatMessage, parts: list[ContentPart], path: str) -> None:
     for index, part in enumerate(parts):
         field = "refusal" if part.type == "refusal" and message.role == "assistant" else "text"
         if part.type != field:
-            text = f"`{where}[{index}].type` must be 'text' for this model, got {part.type[:80]!r}"
-            raise UnsupportedParameterError(text, param=f"{where}[{index}].type")
+            problem = f"must be 'text' for this model, got {part.type[:80]!r}"
+            raise unsupported(f"{path}[{index}].type", problem)
         if getattr(part, field) is None:
-            raise _required(f"{where}[{index}].{field}")
+            raise invalid(f"{path}[{index}].{field}", "is required")
 
 
-def _check_call(call: EarlierToolCall, where: str) -> None:
+def _check_call(call: EarlierToolCall, path: str) -> None:
     if call.type != "function" or call.custom is not None:
-        text = f"`{where}.type` must be 'function', got {call.type[:80]!r}"
-        raise UnsupportedParameterError(text, param=f"{where}.type")
+        raise unsupported(f"{path}.type", f"must be 'function', got {call.type[:80]!r}")
     if call.function is None:
-        raise _required(f"{where}.function")
-    where = f"{where}.function.arguments"
-    check_json(_arguments(call.function.arguments), where)
+        raise invalid(f"{path}.function", "is required")
+    check_json(_arguments(call.function.arguments), f"{path}.function.arguments")
 
 
 def _arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:
     return arguments_of(arguments) if isinstance(arguments, str) else arguments or {}
-
-
-def _required(where: str) -> InvalidRequestError:
-    return InvalidValueError(f"`{where}` is required", param=where)
-
-
-def _misplaced(where: str, role: str) -> InvalidRequestError:
-    return InvalidValueError(f"`{where}` is only allowed in messages of role {role!r}", param=where)
-
-
-def _unsupported(where: str, instead: str) -> InvalidRequestError:
-    return UnsupportedParameterError(
-        f"`{where}` is not supported by this server{instead}", param=where
-    )

@@ -1,7 +1,6 @@
-"""Chat requests as OpenAI defines them, with vLLM's additions; decoded and checked.
+"""Chat requests as OpenAI defines them, with vLLM's additions: decoded, checked and translated.
 
-`decode_chat` returns a request in which every field has a right type and range, and in which no
-field that changes the answer would be ignored. What is left to check needs the model.
+The remaining checks need the model.
 """
 
 from __future__ import annotations
@@ -14,16 +13,24 @@ from msgspec import Meta
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json, decode_request
 from vgate.frontend.apis.fields import RefusedFields
-from vgate.frontend.apis.openai.chat.messages import ChatMessage, check_messages, message_text
+from vgate.frontend.apis.openai.chat.messages import (
+    ChatMessage,
+    check_messages,
+    message_text,
+    neutral_message,
+)
 from vgate.frontend.apis.openai.common import (
     Count,
     GenerationRequest,
     ReasoningEffort,
     check_common,
+    generation_from,
 )
-from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools
+from vgate.frontend.apis.openai.errors import invalid
+from vgate.frontend.apis.openai.structured import constraint_of
+from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool_use
 from vgate.frontend.apis.shared import MAX_TOOLS
-from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS
+from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS, Conversation, Generation
 
 MAX_DOCUMENTS = 1024
 
@@ -48,7 +55,7 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
 
     @property
     def token_limit(self) -> int | None:
-        """Most tokens of an answer, if the client set it."""
+        """The most tokens of an answer, if the client set it."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
@@ -60,9 +67,9 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
 
     @property
     def echo_text(self) -> str:
-        """What `echo` puts before the answer: the last message, if it has the answer's role."""
+        """The text that `echo` puts before the answer: the last message, if the roles match."""
         last = self.messages[-1]
-        # Without a generation prompt the answer goes on in the last message's role, as in vLLM.
+        # Without a generation prompt the answer continues in the last message's role, as in vLLM.
         same_role = last.role == "assistant" or not self.generation_prompt
         return message_text(last) if self.echo and same_role else ""
 
@@ -72,43 +79,25 @@ _refused = RefusedFields(ChatRequest)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
-    """Decode and check a chat request.
-
-    Raises:
-        InvalidRequestError: With the field at fault, what was sent and what is allowed.
-    """
+    """Decode and check a chat request; an error has the field at fault."""
     request = decode_request(_decoder, body)
-    check_chat(request)
-    return request
-
-
-def check_chat(request: ChatRequest) -> None:
-    """Check what the types can't say of a chat request.
-
-    Raises:
-        InvalidRequestError: With the field at fault, what was sent and what is allowed.
-    """
     _refused.check(request)
-    check_common(request)
+    check_common(request, request.token_limit)
     check_messages(request.messages)
     check_tools(request.tools, request.tool_choice)
-    _check_demanded(request)
+    choice = request.tool_choice
+    # A constraint applies to text, and a demanded call leaves none.
+    demanded = choice == "required" or isinstance(choice, ToolChoice)
+    if demanded and request.structured_outputs is not None:
+        message = "set only one of `structured_outputs` and a `tool_choice` that demands a call"
+        raise InvalidValueError(message, param="structured_outputs")
     _check_template(request)
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         message = "set only one of `max_tokens` and `max_completion_tokens`"
         raise InvalidValueError(message, param="max_tokens")
     if request.top_logprobs and not request.logprobs:
-        message = "`top_logprobs` needs `logprobs: true`"
-        raise InvalidValueError(message, param="top_logprobs")
-
-
-def _check_demanded(request: ChatRequest) -> None:
-    choice = request.tool_choice
-    # A constraint is for the text, and a demanded call leaves none.
-    demanded = choice == "required" or isinstance(choice, ToolChoice)
-    if demanded and request.structured_outputs is not None:
-        message = "set only one of `structured_outputs` and a `tool_choice` that demands a call"
-        raise InvalidValueError(message, param="structured_outputs")
+        raise invalid("top_logprobs", "needs `logprobs: true`")
+    return request
 
 
 def _check_template(request: ChatRequest) -> None:
@@ -116,11 +105,37 @@ def _check_template(request: ChatRequest) -> None:
         message = "set only one of `continue_final_message` and `add_generation_prompt`"
         raise InvalidValueError(message, param="continue_final_message")
     if request.continue_final_message and not message_text(request.messages[-1]):
-        message = "`continue_final_message` needs text in the last message"
-        raise InvalidValueError(message, param="continue_final_message")
+        raise invalid("continue_final_message", "needs text in the last message")
     for name in request.chat_template_kwargs or ():
         if name in TEMPLATE_FIELDS:
-            where = f"chat_template_kwargs.{name}"
-            raise InvalidValueError(f"`{where}` has a field of its own in requests", param=where)
-    for name in ("chat_template_kwargs", "documents"):
-        check_json(getattr(request, name), name)
+            raise invalid(f"chat_template_kwargs.{name}", "has a field of its own in requests")
+    check_json(request.chat_template_kwargs, "chat_template_kwargs")
+    check_json(request.documents, "documents")
+
+
+def generation_of(request: ChatRequest) -> Generation:
+    """Return the generation that a checked request asks for, or raise if it can't be served."""
+    conversation = Conversation(
+        messages=[neutral_message(message) for message in request.messages],
+        documents=request.documents or [],
+        add_generation_prompt=request.generation_prompt,
+        continue_final_message=bool(request.continue_final_message),
+        reasoning_effort=request.reasoning_effort,
+        template=request.chat_template,
+        template_kwargs=request.chat_template_kwargs or {},
+        add_special_tokens=bool(request.add_special_tokens),
+    )
+    parallel = request.parallel_tool_calls is not False
+    return generation_from(
+        request,
+        conversation,
+        max_tokens=request.token_limit,
+        choices=request.n or 1,
+        tools=tool_use(request.tools, request.tool_choice, parallel=parallel),
+        constraint=constraint_of(request.response_format, request.structured_outputs),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        prompt_logprobs=request.prompt_logprobs,
+        show_reasoning=request.include_reasoning is not False,
+        keep_token_ids=bool(request.return_token_ids),
+        truncation=request.truncation,
+    )

@@ -1,4 +1,4 @@
-"""Completion requests as OpenAI defines them, with vLLM's additions; decoded and checked."""
+"""Completion requests as OpenAI defines them, with vLLM's additions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.fields import RefusedFields
-from vgate.frontend.apis.openai.common import Count, GenerationRequest, check_common
+from vgate.frontend.apis.openai.common import (
+    Count,
+    GenerationRequest,
+    check_common,
+    generation_from,
+)
+from vgate.frontend.apis.openai.errors import invalid
+from vgate.frontend.apis.openai.structured import constraint_of
+from vgate.frontend.pipeline.generation import Generation, Prompts
 from vgate.wire.sampling import TokenId
 
-# vLLM's bound on prompts; here it is on the answers to all of them.
+# vLLM limits the prompts; this limits the answers to all of them.
 MAX_ANSWERS = 1024
 # OpenAI's default (API reference, "Create completion").
 DEFAULT_MAX_TOKENS = 16
@@ -33,16 +40,13 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts, each a text or token ids."""
-        prompt = self.prompt
-        if isinstance(prompt, str):
-            return [prompt]
-        if isinstance(prompt[0], int):
-            return [prompt]  # type: ignore[list-item]
-        return prompt  # type: ignore[return-value]
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return self.prompt  # type: ignore[return-value]
 
     @property
     def token_limit(self) -> int:
-        """Most tokens of an answer; 0 if only the prompt is wanted back."""
+        """The most tokens of an answer; 0 only echoes the prompt."""
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
 
@@ -51,35 +55,43 @@ _refused = RefusedFields(CompletionRequest)
 
 
 def decode_completion(body: bytes) -> CompletionRequest:
-    """Decode and check a completion request.
-
-    Raises:
-        InvalidRequestError: With the field at fault, what was sent and what is allowed.
-    """
+    """Decode and check a completion request; an error has the field at fault."""
     request = decode_request(_decoder, body)
-    check_completion(request)
+    _refused.check(request)
+    check_common(request, request.token_limit)
+    if request.max_tokens == 0 and not request.echo:
+        raise invalid("max_tokens", "must be at least 1 unless `echo` is true, got 0")
+    if isinstance(request.prompt, str):
+        return request
+    if len({type(item) for item in request.prompt}) != 1:
+        problem = "must be a list of texts, of token ids or of lists of token ids, not a mix"
+        raise invalid("prompt", problem)
+    answers = len(request.prompts) * (request.n or 1)
+    if answers > MAX_ANSWERS:
+        problem = f"and `n` ask for {answers} answers, at most {MAX_ANSWERS} are allowed"
+        raise invalid("prompt", problem)
     return request
 
 
-def check_completion(request: CompletionRequest) -> None:
-    """Check what the types can't say of a completion request.
-
-    Raises:
-        InvalidRequestError: With the field at fault, what was sent and what is allowed.
-    """
-    _refused.check(request)
-    check_common(request)
-    if request.max_tokens == 0 and not request.echo:
-        message = "`max_tokens` must be at least 1 unless `echo` is true, got 0"
-        raise InvalidValueError(message, param="max_tokens")
-    if isinstance(request.prompt, str):
-        return
-    if len({type(item) for item in request.prompt}) != 1:
-        message = (
-            "`prompt` must be a list of texts, of token ids or of lists of token ids, not a mix"
-        )
-        raise InvalidValueError(message, param="prompt")
-    answers = len(request.prompts) * request.choices
-    if answers > MAX_ANSWERS:
-        message = f"`prompt` and `n` ask for {answers} answers, at most {MAX_ANSWERS} are allowed"
-        raise InvalidValueError(message, param="prompt")
+def generation_of(request: CompletionRequest) -> Generation:
+    """Return the generation that a checked request asks for, or raise if it can't be served."""
+    prompts = Prompts(
+        prompts=request.prompts,
+        add_special_tokens=request.add_special_tokens is not False,
+        only=not request.token_limit,
+    )
+    prompt_logprobs = request.prompt_logprobs
+    if prompt_logprobs is None and request.echo:
+        # The log probabilities of an echo include the prompt's.
+        prompt_logprobs = request.logprobs
+    return generation_from(
+        request,
+        prompts,
+        max_tokens=request.token_limit or None,
+        choices=request.n or 1,
+        constraint=constraint_of(request.response_format, request.structured_outputs),
+        logprobs=request.logprobs,
+        prompt_logprobs=prompt_logprobs,
+        keep_token_ids=bool(request.return_token_ids),
+        truncation=request.truncation,
+    )

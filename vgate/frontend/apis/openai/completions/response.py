@@ -9,50 +9,11 @@ from msgspec import UNSET, UnsetType
 
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result
-from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseOptions
-from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, LogprobTexts, PromptLogprob
-from vgate.frontend.apis.openai.usage import Usage
+from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
+from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, PromptLogprobs
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
-
-
-class CompletionResponseOptions(ResponseOptions, frozen=True, kw_only=True):
-    """What a client of completions wants to see beside.
-
-    Attributes:
-        choices_each: Choices for each prompt.
-        prompts: Token ids of the prompts.
-        echo: Texts of the prompts, if answers are to begin with them.
-        texts: Writes log probabilities; None if none were asked for.
-        logprobs: How many at each place; None if they weren't asked for.
-        prompt_logprobs: The same for the places of the prompt, shown beside.
-        return_token_ids: Whether to show the prompt's and the answer's token ids.
-    """
-
-    choices_each: int
-    prompts: list[list[int]]
-    echo: list[str] | None = None
-    texts: LogprobTexts | None = None
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    return_token_ids: bool = False
-
-    def prompt(self, index: int) -> list[int]:
-        """Return the prompt of a choice."""
-        return self.prompts[index // self.choices_each]
-
-    def echo_of(self, index: int) -> str:
-        """Return the text that a choice begins with."""
-        return "" if self.echo is None else self.echo[index // self.choices_each]
-
-    def logprobs_of(
-        self, tokens: list[int], places: list[Logprobs | None], offset: int
-    ) -> CompletionLogprobs | None:
-        """Return the log probabilities of some tokens, if they were asked for."""
-        if self.texts is None or self.logprobs is None:
-            return None
-        return self.texts.completion(tokens, places, self.logprobs, offset)
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
@@ -63,13 +24,13 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     finish_reason: FinishReason
     logprobs: CompletionLogprobs | None = None
     stop_reason: int | str | None = None
-    prompt_logprobs: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """The response of a request that is not streamed."""
+    """A non-streaming response."""
 
     id: str
     created: int
@@ -80,106 +41,103 @@ class Completion(msgspec.Struct, frozen=True):
     system_fingerprint: None = None
 
 
-class CompletionEncoder:
-    """Encodes an answer as a completion."""
+class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
+    """Encodes one answer as a completion; `choices_each` counts the choices of each prompt."""
 
-    def __init__(self, options: CompletionResponseOptions) -> None:
-        self._options = options
+    choices_each: int
+    prompts: list[list[int]]
+    # Texts of the prompts, if each answer begins with its prompt.
+    echo: list[str] | None = None
+    return_token_ids: bool = False
+
+    def prompt(self, index: int) -> list[int]:
+        """Return the prompt of a choice."""
+        return self.prompts[index // self.choices_each]
+
+    def echo_of(self, index: int) -> str:
+        """Return the text that a choice begins with."""
+        return "" if self.echo is None else self.echo[index // self.choices_each]
 
     def stream_encoder(self) -> CompletionStream:
-        """Return what streams one answer."""
-        return CompletionStream(self._options)
+        """Return the encoder of a stream."""
+        return CompletionStream(self)
 
-    def whole(self, answer: Result) -> bytes:
-        """Return the body of an answer that is not streamed."""
-        completion = Completion(
-            self._options.id,
-            self._options.created,
-            self._options.model,
-            [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
-            Usage.of(answer.counts),
-        )
-        return _encode(completion)
+    def encode(self, answer: Result) -> bytes:
+        """Return the body of a non-streaming response."""
+        choices = [self._choice(index, choice) for index, choice in enumerate(answer.choices)]
+        usage = Usage.of(answer.counts)
+        return _encode(Completion(self.id, self.created, self.model, choices, usage))
 
     def _choice(self, index: int, choice: ChoiceResult) -> CompletionChoice:
-        options, prompt_places = self._options, choice.prompt_logprobs
-        tokens = [place.token_ids[0] for place in choice.logprobs or []]
-        places: list[Logprobs | None] = list(choice.logprobs or [])
-        if options.echo is not None and prompt_places is not None:
-            tokens, places = options.prompt(index) + tokens, prompt_places + places
-        beside: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
-        if options.prompt_logprobs is not None and options.texts and prompt_places is not None:
-            beside = options.texts.prompt(prompt_places, options.prompt_logprobs)
+        texts, prompt_logprobs = self.logprobs, choice.prompt_logprobs
+        logprobs: list[Logprobs | None] = list(choice.logprobs or [])
+        tokens = [position.token_ids[0] for position in choice.logprobs or []]
+        if self.echo is not None and prompt_logprobs is not None:
+            tokens, logprobs = self.prompt(index) + tokens, prompt_logprobs + logprobs
         return CompletionChoice(
             index,
-            options.echo_of(index) + choice.text,
+            self.echo_of(index) + choice.text,
             choice.finish_reason,
-            options.logprobs_of(tokens, places, 0),
+            None if texts is None else texts.completion(tokens, logprobs, 0),
             choice.stop_reason,
-            beside,
-            choice.token_ids if choice.token_ids is not None else UNSET,
-            options.prompt(index) if options.return_token_ids else UNSET,
+            UNSET if texts is None else texts.prompt(prompt_logprobs),
+            UNSET if choice.token_ids is None else choice.token_ids,
+            self.prompt(index) if self.return_token_ids else UNSET,
         )
 
 
 class CompletionStream(ChunkStream):
-    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
+    """Encodes the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
 
     __slots__ = ("_offsets", "_options", "_prefixes", "_suffix")
 
-    def __init__(self, options: CompletionResponseOptions) -> None:
-        super().__init__(options, b"text_completion")
+    def __init__(self, options: CompletionEncoder) -> None:
+        super().__init__(options, b"text_completion", b'"text":""')
         self._options = options
         self._suffix = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
         self._prefixes: dict[int, bytes] = {}
-        # Where each choice's next token begins in its text.
+        # Where the next token of each choice begins in its text.
         self._offsets: dict[int, int] = {}
 
     def open(self, index: int, prompt_logprobs: list[Logprobs | None] | None) -> bytes:
-        """Return the chunk with the prompt, if it is to be shown."""
+        """Return the chunk with the prompt, if the client wants it."""
         self._prefixes[index] = self._head + b'{"index":%d,"text":' % index
         self._offsets[index] = 0
         options = self._options
         if options.echo is None and not options.return_token_ids:
             return b""
-        shown = b"null"
+        logprobs, prompt_token_ids = b"null", b""
         if options.echo is not None and prompt_logprobs is not None:
-            shown = self._logprobs(index, options.prompt(index), prompt_logprobs)
-        more = b""
+            logprobs = self._logprobs(index, options.prompt(index), prompt_logprobs)
         if options.return_token_ids:
-            more = b',"prompt_token_ids":' + _encode(options.prompt(index))
-        return self._chunk(index, options.echo_of(index), shown, more)
+            prompt_token_ids = b',"prompt_token_ids":' + _encode(options.prompt(index))
+        return self._chunk(index, options.echo_of(index), logprobs, prompt_token_ids)
 
     def text(self, index: int, text: str) -> bytes:
         """Return a chunk of text."""
         if self._continuous_usage:
-            return self._chunk(index, text, b"null")
+            return self._chunk(index, text, b"null", b"")
         return self._prefixes[index] + _encode(text) + self._suffix
 
-    def delta(self, index: int, piece: ChoiceDelta) -> bytes:
-        """Return a chunk that is more than text."""
-        shown, more = b"null", b""
-        if piece.logprobs:
-            tokens = [place.token_ids[0] for place in piece.logprobs]
-            shown = self._logprobs(index, tokens, list(piece.logprobs))
-        if piece.token_ids is not None:
-            more = b',"token_ids":' + _encode(piece.token_ids)
-        return self._chunk(index, piece.text, shown, more)
+    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
+        """Return the chunk of a delta that is not only text."""
+        logprobs, token_ids = b"null", b""
+        if delta.logprobs:
+            tokens = [position.token_ids[0] for position in delta.logprobs]
+            logprobs = self._logprobs(index, tokens, list(delta.logprobs))
+        if delta.token_ids is not None:
+            token_ids = b',"token_ids":' + _encode(delta.token_ids)
+        return self._chunk(index, delta.text, logprobs, token_ids)
 
-    def finish(
-        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
-    ) -> bytes:
-        """Return the last chunk of a choice."""
-        end = b'"","logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
-        end %= (finish_reason.encode(), _encode(stop_reason))
-        return self._prefixes[index] + end + self._tail()
+    def _logprobs(self, index: int, tokens: list[int], positions: list[Logprobs | None]) -> bytes:
+        texts, offset = self._options.logprobs, self._offsets[index]
+        lists = None if texts is None else texts.completion(tokens, positions, offset)
+        if lists is None:
+            return b"null"
+        if lists.tokens:
+            self._offsets[index] = lists.text_offset[-1] + len(lists.tokens[-1])
+        return _encode(lists)
 
-    def _logprobs(self, index: int, tokens: list[int], places: list[Logprobs | None]) -> bytes:
-        shown = self._options.logprobs_of(tokens, places, self._offsets[index])
-        if shown is not None and shown.tokens:
-            self._offsets[index] = shown.text_offset[-1] + len(shown.tokens[-1])
-        return _encode(shown)
-
-    def _chunk(self, index: int, text: str, logprobs: bytes, more: bytes = b"") -> bytes:
-        middle = b',"logprobs":%s,"finish_reason":null%s}]' % (logprobs, more)
-        return self._prefixes[index] + _encode(text) + middle + self._tail()
+    def _chunk(self, index: int, text: str, logprobs: bytes, token_ids: bytes) -> bytes:
+        end = b',"logprobs":%s,"finish_reason":null%s}]' % (logprobs, token_ids)
+        return self._prefixes[index] + _encode(text) + end + self._tail()

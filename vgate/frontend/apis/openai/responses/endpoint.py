@@ -6,9 +6,9 @@ import time
 
 from vgate.errors import NotFoundError
 from vgate.frontend.apis.openai.logprobs import logprob_texts
-from vgate.frontend.apis.openai.responses.response import ResponsesOptions, response_to
+from vgate.frontend.apis.openai.responses.request import FIELDS, decode_responses, generation_of
+from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
-from vgate.frontend.apis.openai.responses.translate import FIELDS, decode_responses, generation_of
 from vgate.frontend.http.request import HttpRequest, Response
 from vgate.frontend.pipeline.port import Job
 from vgate.frontend.services import Services
@@ -22,7 +22,7 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
 
     def encoder_of(job: Job) -> ResponsesEncoder:
         response = response_to(request, job.name, job.sampling, job.created)
-        return ResponsesEncoder(ResponsesOptions(response, time.time, logprob_texts(job)))
+        return ResponsesEncoder(response, time.time, logprob_texts(job))
 
     with FIELDS.translating():
         return await services.pipeline.answer(
@@ -31,11 +31,7 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
 
 
 async def stored_response(_services: Services, http: HttpRequest) -> Response:
-    """Answer that there is no such response.
-
-    Raises:
-        NotFoundError: Always.
-    """
+    """Answer that there is no such response."""
     name = http.path.removeprefix(PREFIX).partition("/")[0]
     message = f"there is no response {name[:80]!r}: this server stores none"
     raise NotFoundError(message, param="response_id")

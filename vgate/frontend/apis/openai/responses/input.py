@@ -1,7 +1,7 @@
-"""The input items of the Responses API as messages.
+"""Converts the input items of the Responses API to the messages of a conversation.
 
-What the model wrote in one turn is several items there (reasoning, a message, tool calls) and one
-message of a conversation; so consecutive items become one message as far as they fit into it.
+One turn of the model is several items (reasoning, a message, tool calls) but one message, so
+consecutive items become one message where that is possible.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.decoding import ServedTypes, check_json, convert_part, unsupported_type
 from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
+from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import CallText, arguments_of
-from vgate.frontend.pipeline.generation import MadeCall, Message
+from vgate.frontend.pipeline.generation import MadeCall, Message, Role
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 _Id = Annotated[str | None, ACCEPTED]
 
 
 class _TextPart(msgspec.Struct, frozen=True, kw_only=True):
-    """Text; the other fields say where to cut a cache, or came with an answer."""
+    """Text; the other fields mark where to cut a cache, or came with an earlier answer."""
 
     text: str
     annotations: Annotated[list[Any] | None, ACCEPTED] = None
@@ -31,35 +31,30 @@ class _TextPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputText(_TextPart, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a message to the model."""
+    """A part of a message to the model. Its type is required, which a tag would not be."""
 
     type: Literal["input_text"]
 
 
 class AssistantInputText(_TextPart, frozen=True, forbid_unknown_fields=True, tag="input_text"):
-    """A part of a message of the model's, as some clients send it."""
+    """A part of a message from the model, as some clients send it."""
 
 
 class AssistantText(_TextPart, frozen=True, forbid_unknown_fields=True, tag="output_text"):
-    """A part of a message of the model's."""
+    """A part of a message from the model."""
 
 
 class AssistantRefusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
-    """What the model said instead of an answer."""
+    """A refusal by the model."""
 
-    refusal: str
-
-    @property
-    def text(self) -> str:
-        """Its text."""
-        return self.refusal
+    text: str = msgspec.field(name="refusal")
 
 
 AssistantPart = AssistantText | AssistantInputText | AssistantRefusal
 
 
 class InputMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A message to the model; `phase` is a label of OpenAI's that no chat template knows."""
+    """A message to the model; `phase` is OpenAI's label, which no chat template knows."""
 
     role: Literal["user", "system", "developer", "assistant"]
     content: str | list[InputText]
@@ -70,13 +65,13 @@ class InputMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class AssistantMessage(InputMessage, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A message of the model's."""
+    """A message from the model."""
 
     content: str | list[AssistantPart]  # type: ignore[assignment]
 
 
 class _CallItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a call of a tool that stands by itself."""
+    """The fields that a call and its result have in common."""
 
     id: _Id = None
     status: Annotated[ItemStatus | None, ACCEPTED] = None
@@ -85,7 +80,7 @@ class _CallItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputFunctionCall(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A call that the model made."""
+    """An earlier call by the model."""
 
     type: Literal["function_call"]
     call_id: CallText
@@ -103,7 +98,7 @@ class InputCallOutput(_CallItem, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class InputReasoningText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of the model's reasoning, or of a summary of it."""
+    """A part of the model's reasoning or of its summary."""
 
     type: Literal["reasoning_text", "summary_text"]
     text: str
@@ -121,25 +116,22 @@ class InputReasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _Item = InputMessage | InputFunctionCall | InputCallOutput | InputReasoning
-_ITEMS: dict[str, type[_Item]] = {
-    "message": InputMessage,
-    "function_call": InputFunctionCall,
-    "function_call_output": InputCallOutput,
-    "reasoning": InputReasoning,
-}
 # OpenAI's API has more: images, files, audio.
-_INPUT_PARTS: ServedTypes = (
-    (re.compile(r"content\[\d+\]"), ("input_text",)),
-    (re.compile(r"output\[\d+\]"), ("input_text",)),
-)
 _ASSISTANT_PARTS: ServedTypes = (
     (re.compile(r"content\[\d+\]"), ("output_text", "input_text", "refusal")),
 )
+_PARTS: ServedTypes = ((re.compile(r"(content|output)\[\d+\]"), ("input_text",)),)
+_ITEMS: dict[str, tuple[type[_Item], ServedTypes]] = {
+    "message": (InputMessage, _PARTS),
+    "function_call": (InputFunctionCall, ()),
+    "function_call_output": (InputCallOutput, _PARTS),
+    "reasoning": (InputReasoning, ()),
+}
 _refused_of_calls = RefusedFields(_CallItem)
 
 
 class _Turn(msgspec.Struct):
-    """What the model wrote in one turn: reasoning, then text, then calls."""
+    """One turn of the model: reasoning, then text, then calls."""
 
     reasoning: str | None = None
     content: str | None = None
@@ -147,82 +139,66 @@ class _Turn(msgspec.Struct):
 
 
 class InputConversation:
-    """Messages put together from items.
+    """Builds messages from items; if it is `unfinished`, the answer continues the last one."""
 
-    Attributes:
-        messages: The messages.
-        unfinished: Whether the answer continues the last one.
-    """
-
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
+    def __init__(self, instructions: str | None) -> None:
         self.unfinished = False
-        # The model's turn at the end, which has no message yet.
+        self._messages: list[Message] = []
+        # The model's turn at the end, which is not a message yet.
         self._turn: _Turn | None = None
+        if instructions:
+            self.add_message("system", instructions)
 
-    def say(self, role: Literal["system", "user"], text: str) -> None:
-        """Add a message that is one text."""
-        self._add(Message(role, text))
+    def add_message(self, role: Role, text: str, **more: Any) -> None:
+        """Add a message; `more` are its other fields."""
+        self.finish().append(Message(role, text, **more))
 
-    def add(self, document: dict[str, Any], where: str) -> None:
-        """Add an item.
-
-        Raises:
-            InvalidRequestError: The item is of a type that isn't served, or invalid.
-        """
-        item = _item_of(document, where)
+    def add(self, document: dict[str, Any], path: str) -> None:
+        """Add an item, or raise if it is invalid or its type isn't served."""
+        item = _item_of(document, path)
         self.unfinished = False
         if isinstance(item, _CallItem):
-            _refused_of_calls.check(item, f"{where}.")
+            _refused_of_calls.check(item, f"{path}.")
         if isinstance(item, InputFunctionCall):
             arguments = arguments_of(item.arguments)
-            check_json(arguments, f"{where}.arguments")
+            check_json(arguments, f"{path}.arguments")
             self._model_turn().calls.append(MadeCall(item.call_id, item.name, arguments))
         elif isinstance(item, InputCallOutput):
             output = _text_of(item.output)
-            self._add(Message("tool", output, tool_call_id=item.call_id, name=item.name))
+            self.add_message("tool", output, tool_call_id=item.call_id, name=item.name)
         elif isinstance(item, InputReasoning):
-            self._add_reasoning(item, where)
+            self._add_reasoning(item, path)
         elif isinstance(item, AssistantMessage):
-            turn = self._model_turn(after_text=False)
+            turn = self._model_turn(first=True)
             turn.content = _text_of(item.content)
             # As in vLLM: the model continues its unfinished message.
             self.unfinished = bool(turn.content) and item.status in {"in_progress", "incomplete"}
         else:
-            # OpenAI renamed "system" for its newer models; templates know the old name.
-            text = _text_of(item.content)
-            self._add(Message("user" if item.role == "user" else "system", text))
+            # OpenAI's newer models call "system" "developer"; templates know the old name.
+            self.add_message("user" if item.role == "user" else "system", _text_of(item.content))
 
     def finish(self) -> list[Message]:
-        """Return the messages, complete."""
+        """End the model's turn and return all messages."""
         if self._turn is not None:
             turn, self._turn = self._turn, None
-            self.messages.append(
+            self._messages.append(
                 Message("assistant", turn.content or "", turn.reasoning, turn.calls)
             )
-        return self.messages
+        return self._messages
 
-    def _add(self, message: Message) -> None:
-        self.finish().append(message)
-
-    def _add_reasoning(self, item: InputReasoning, where: str) -> None:
+    def _add_reasoning(self, item: InputReasoning, path: str) -> None:
         if item.encrypted_content and not item.content:
-            where = f"{where}.encrypted_content"
-            text = f"`{where}` can't be read by this server; send the reasoning in `content`"
-            raise UnsupportedParameterError(text, param=where)
+            problem = "can't be read by this server; send the reasoning in `content`"
+            raise unsupported(f"{path}.encrypted_content", problem)
         text = "\n".join(part.text for part in item.content or item.summary or ())
         if text:
-            turn = self._model_turn(after_text=False)
+            turn = self._model_turn(first=True)
             turn.reasoning = text if turn.reasoning is None else f"{turn.reasoning}\n{text}"
 
-    def _model_turn(self, *, after_text: bool = True) -> _Turn:
-        """Return the turn that an item of the model's belongs to.
-
-        Args:
-            after_text: Whether the item may come after text or calls of its turn.
-        """
+    def _model_turn(self, *, first: bool = False) -> _Turn:
+        """Return the turn for an item from the model; `first` if it must precede text and calls."""
         turn = self._turn
-        if turn is None or not (after_text or (turn.content is None and not turn.calls)):
+        if turn is None or (first and (turn.content is not None or turn.calls)):
             self.finish()
             turn = self._turn = _Turn()
         return turn
@@ -232,20 +208,19 @@ def _text_of(content: str | list[InputText] | list[AssistantPart]) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
-def _item_of(document: dict[str, Any], where: str) -> _Item:
-    """Decode an item; only a message and a reference may leave out their type."""
+def _item_of(document: dict[str, Any], path: str) -> _Item:
+    """Decode an item; only a message and a reference may omit their type."""
     kind = document.get("type")
     if kind is None:
         kind = "message" if "role" in document else "item_reference" if "id" in document else None
     if kind is None:
-        raise InvalidValueError(f"`{where}.type` is required", param=f"{where}.type")
+        raise invalid(f"{path}.type", "is required")
     if kind == "item_reference":
-        text = f"`{where}.type` 'item_reference': nothing is stored, so send the item itself"
-        raise UnsupportedParameterError(text, param=f"{where}.type")
+        problem = "'item_reference': nothing is stored, so send the item itself"
+        raise unsupported(f"{path}.type", problem)
     if not isinstance(kind, str) or kind not in _ITEMS:
-        raise unsupported_type(f"{where}.type", kind, _ITEMS)
-    if kind == "reasoning":
-        return convert_part(document, InputReasoning, where)
+        raise unsupported_type(f"{path}.type", kind, _ITEMS)
     if kind == "message" and document.get("role") == "assistant":
-        return convert_part(document, AssistantMessage, where, _ASSISTANT_PARTS)
-    return convert_part(document, _ITEMS[kind], where, _INPUT_PARTS)
+        return convert_part(document, AssistantMessage, path, _ASSISTANT_PARTS)
+    struct, types = _ITEMS[kind]
+    return convert_part(document, struct, path, types)

@@ -1,23 +1,44 @@
 """Requests of the Responses API as OpenAI defines them, with vLLM's additions.
 
-`fields` says what becomes of each field. The items of the input are in `input`.
+The items of the input are in `input`.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from vgate.frontend.apis.fields import ACCEPTED, refused
-from vgate.frontend.apis.openai.common import Count, ReasoningEffort, TextRequest
-from vgate.frontend.apis.shared import MAX_TOOLS, ToolName
+from vgate.frontend.apis.decoding import ServedTypes, check_json, decode_request
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, RefusedFields, refused
+from vgate.frontend.apis.openai.common import (
+    Count,
+    ReasoningEffort,
+    TextRequest,
+    generation_from,
+)
+from vgate.frontend.apis.openai.errors import invalid
+from vgate.frontend.apis.openai.responses.input import InputConversation
+from vgate.frontend.apis.openai.structured import constraint_of
+from vgate.frontend.apis.shared import MAX_TOOLS, ToolName, function_tool
+from vgate.frontend.pipeline.constraints import schema_constraint
+from vgate.frontend.pipeline.generation import (
+    NO_TOOLS,
+    TEMPLATE_FIELDS,
+    Constraint,
+    Conversation,
+    Generation,
+    ToolMode,
+    ToolUse,
+)
+from vgate.wire.messages import StructuredOutput
 
 OUTPUT_LOGPROBS = "message.output_text.logprobs"
 
-# The others are about tools that aren't served, or about where reasoning goes, so they have nothing
-# to add: reasoning is in the answer as plain text, and can be sent back as that.
+# The others have no effect: they concern tools that aren't served, or reasoning, which is always in
+# the answer as plain text and can be sent back as that.
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
@@ -43,7 +64,7 @@ Summary = Annotated[
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much to think."""
+    """How much to reason."""
 
     effort: ReasoningEffort | None = None
     summary: Summary = None
@@ -85,13 +106,13 @@ class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResponsesStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream carries; padding against an eavesdropper is never added."""
+    """What a stream carries; padding against eavesdroppers is never added."""
 
     include_obfuscation: Annotated[bool | None, ACCEPTED] = None
 
 
 class FunctionTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A function that the model may call, as responses repeat it."""
+    """A function that the model may call, as a response repeats it."""
 
     name: ToolName
     description: str | None = None
@@ -124,16 +145,17 @@ class AllowedFunctions(
     tools: Annotated[list[NamedFunction], Meta(min_length=1)]
 
 
+_ToolChoice = Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions
+
+
 class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``POST /v1/responses``. See the fields of all text APIs for the rest."""
+    """``POST /v1/responses``; the other fields are those of all text APIs."""
 
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     tools: Annotated[list[FunctionToolParam], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = (
-        None
-    )
+    tool_choice: _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
@@ -178,5 +200,130 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
 
     @property
     def wants_logprobs(self) -> bool:
-        """Whether to show the log probabilities of the text's tokens."""
+        """Whether to include the log probabilities of the text's tokens."""
         return OUTPUT_LOGPROBS in (self.include or ())
+
+
+# This API's names of a generation's fields.
+FIELDS = FieldMap(
+    {
+        "messages": "input",
+        "max_tokens": "max_output_tokens",
+        "logprobs": "include",
+        "reasoning_effort": "reasoning.effort",
+        "response_format": "text.format",
+        "tools[].function": "tools[]",
+    }
+)
+
+# OpenAI's API has more: tools that its servers run.
+_TYPES: ServedTypes = (
+    (re.compile(r"tools\[\d+\]"), ("function",)),
+    (re.compile(r"tool_choice"), ("function", "allowed_tools")),
+    (re.compile(r"tool_choice\.tools\[\d+\]"), ("function",)),
+)
+_decoder = msgspec.json.Decoder(ResponsesRequest)
+_refused = RefusedFields(ResponsesRequest)
+_refused_of_reasoning = RefusedFields(ReasoningOptions)
+_refused_of_text = RefusedFields(TextOptions)
+_refused_of_tools = RefusedFields(FunctionToolParam)
+
+
+def decode_responses(body: bytes) -> ResponsesRequest:
+    """Decode and check a request; an error has the field at fault."""
+    request = decode_request(_decoder, body, _TYPES)
+    _refused.check(request)
+    if request.reasoning is not None:
+        _refused_of_reasoning.check(request.reasoning, "reasoning.")
+    if request.text is not None:
+        _refused_of_text.check(request.text, "text.")
+    for index, tool in enumerate(request.tools or ()):
+        _refused_of_tools.check(tool, f"tools[{index}].")
+        check_json(tool.parameters, f"tools[{index}].parameters")
+    if request.stream_options is not None and not request.stream:
+        raise invalid("stream_options", "is only allowed with `stream: true`")
+    if request.top_logprobs and not request.wants_logprobs:
+        raise invalid("top_logprobs", f"needs {OUTPUT_LOGPROBS!r} in `include`")
+    limit = request.max_output_tokens
+    if limit is not None and (request.min_tokens or 0) > limit:
+        raise invalid("min_tokens", f"must be at most the token limit {limit}")
+    for name in request.chat_template_kwargs or ():
+        if name in TEMPLATE_FIELDS:
+            raise invalid(f"chat_template_kwargs.{name}", "has a field of its own in requests")
+    check_json(request.chat_template_kwargs, "chat_template_kwargs")
+    return request
+
+
+def generation_of(request: ResponsesRequest) -> Generation:
+    """Return the generation that a checked request asks for, or raise if it can't be served."""
+    tools = _tool_use(request)
+    return generation_from(
+        request,
+        _conversation_of(request),
+        max_tokens=request.max_output_tokens,
+        tools=tools,
+        constraint=_constraint(request, tools),
+        logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
+        show_reasoning=request.include_reasoning is not False,
+    )
+
+
+def _conversation_of(request: ResponsesRequest) -> Conversation:
+    conversation = InputConversation(request.instructions)
+    if isinstance(request.input, str):
+        conversation.add_message("user", request.input)
+    else:
+        for index, item in enumerate(request.input):
+            conversation.add(item, f"input[{index}]")
+    messages = conversation.finish()
+    if not messages:
+        raise invalid("input", "must have something other than empty reasoning")
+    return Conversation(
+        messages=messages,
+        add_generation_prompt=not conversation.unfinished,
+        continue_final_message=conversation.unfinished,
+        reasoning_effort=request.effort,
+        template_kwargs=request.chat_template_kwargs or {},
+    )
+
+
+def _tool_use(request: ResponsesRequest) -> ToolUse:
+    tools, choice = request.tools or [], request.tool_choice
+    names = {tool.name for tool in tools}
+    mode: ToolMode = "auto"
+    named = None
+    if isinstance(choice, NamedFunction):
+        mode, named = "named", choice.name
+        if named not in names:
+            raise invalid("tool_choice.name", f"{named!r} is none of `tools`")
+    elif isinstance(choice, AllowedFunctions):
+        mode = choice.mode
+        allowed = {tool.name for tool in choice.tools}
+        for name in sorted(allowed - names):
+            raise invalid("tool_choice.tools", f"{name!r} is none of `tools`")
+        tools = [tool for tool in tools if tool.name in allowed]
+    elif choice is not None:
+        mode = choice
+        if mode == "required" and not tools:
+            raise invalid("tool_choice", "'required' needs `tools`")
+    if not tools or mode == "none":
+        return NO_TOOLS
+    described = [function_tool(t.name, t.description, t.parameters, t.strict) for t in tools]
+    return ToolUse(mode, described, named, request.parallel_tool_calls is not False)
+
+
+def _constraint(request: ResponsesRequest, tools: ToolUse) -> Constraint | None:
+    text_format = None if request.text is None else request.text.format
+    constraint = None
+    if isinstance(text_format, ObjectFormat):
+        constraint = Constraint(StructuredOutput("json_object"), "response_format")
+    elif isinstance(text_format, SchemaFormat):
+        check_json(text_format.schema, "text.format.schema")
+        constraint = schema_constraint(text_format.schema, "response_format")
+    if request.structured_outputs is None:
+        return constraint
+    if constraint is not None:
+        raise invalid("structured_outputs", "is not allowed with a `text.format` of JSON")
+    if tools.mode in {"required", "named"}:
+        raise invalid("structured_outputs", "is not allowed with a demanded tool call")
+    return constraint_of(None, request.structured_outputs)

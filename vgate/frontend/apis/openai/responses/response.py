@@ -1,18 +1,15 @@
-"""Responses as the Responses API shows them.
+"""The response object of the Responses API, and the items of its output.
 
-The last event of a stream has the same object as the body of an answer that is not streamed; both
-are made of the items here.
+A stream's last event carries the same object as a non-streaming response.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
-from vgate.errors import RateLimitedError, VGateError
-from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts
+from vgate.frontend.answers.result import ChoiceResult, TokenCounts
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.request import (
     FunctionTool,
@@ -23,10 +20,7 @@ from vgate.frontend.ids import new_id
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import SamplingParams
 
-_encode = msgspec.json.Encoder().encode
-
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class OutputText(msgspec.Struct, frozen=True):
@@ -56,7 +50,7 @@ class ReasoningText(msgspec.Struct, frozen=True):
 
 
 class OutputReasoning(msgspec.Struct, frozen=True):
-    """An item with the model's reasoning: in full, so there is no summary."""
+    """An item with the model's complete reasoning, so there is no summary."""
 
     id: str
     status: ItemStatus
@@ -80,26 +74,13 @@ class OutputFunctionCall(msgspec.Struct, frozen=True):
 OutputItem = OutputMessage | OutputReasoning | OutputFunctionCall
 
 
-class CachedInputTokens(msgspec.Struct, frozen=True):
-    """How the input was processed. What is put into the prefix cache isn't counted."""
-
-    cached_tokens: int
-    cache_write_tokens: int = 0
-
-
-class ReasoningTokens(msgspec.Struct, frozen=True):
-    """How many of the output's tokens are reasoning."""
-
-    reasoning_tokens: int
-
-
 class ResponsesUsage(msgspec.Struct, frozen=True):
     """Token counts."""
 
     input_tokens: int
-    input_tokens_details: CachedInputTokens
+    input_tokens_details: dict[str, int]
     output_tokens: int
-    output_tokens_details: ReasoningTokens
+    output_tokens_details: dict[str, int]
     total_tokens: int
 
     @classmethod
@@ -107,26 +88,12 @@ class ResponsesUsage(msgspec.Struct, frozen=True):
         """Convert the counts."""
         return cls(
             counts.prompt,
-            CachedInputTokens(counts.cached),
+            # What the prefix cache stores is not counted.
+            {"cached_tokens": counts.cached, "cache_write_tokens": 0},
             counts.completion,
-            ReasoningTokens(counts.reasoning),
+            {"reasoning_tokens": counts.reasoning},
             counts.prompt + counts.completion,
         )
-
-
-class IncompleteDetails(msgspec.Struct, frozen=True):
-    """Why a response is not complete."""
-
-    reason: Literal["max_output_tokens"] = "max_output_tokens"
-
-
-class ResponseError(msgspec.Struct, frozen=True):
-    """Why a response failed. OpenAI has a closed list of codes; `type` is more precise."""
-
-    code: Literal["server_error", "rate_limit_exceeded"]
-    message: str
-    param: str | None
-    type: str
 
 
 class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,9 +103,9 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["response"] = "response"
     created_at: int
     completed_at: int | None = None
-    status: ResponseStatus = "in_progress"
-    error: ResponseError | None = None
-    incomplete_details: IncompleteDetails | None = None
+    status: Literal["in_progress", "completed", "incomplete", "failed"] = "in_progress"
+    error: dict[str, str | None] | None = None
+    incomplete_details: dict[str, str] | None = None
     model: str
     output: list[OutputItem] = []
     usage: ResponsesUsage | None = None
@@ -169,17 +136,10 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
 def response_to(
     request: ResponsesRequest, model: str, sampling: SamplingParams, created_at: int
 ) -> ResponseObject:
-    """Return the response to a request as it is before there is an answer.
-
-    Args:
-        request: The request, whose fields it repeats.
-        model: The name that the response carries.
-        sampling: The complete parameters.
-        created_at: Unix time in seconds.
-    """
+    """Return the response before it has an answer; `sampling` is complete, the time in seconds."""
     text_format = None if request.text is None else request.text.format
     return ResponseObject(
-        id=new_item_id("resp"),
+        id=new_id("resp_"),
         created_at=created_at,
         model=model,
         instructions=request.instructions,
@@ -202,65 +162,38 @@ def response_to(
     )
 
 
-class ResponsesOptions(msgspec.Struct, frozen=True):
-    """What a client gets to see.
-
-    Attributes:
-        response: The response without all that comes of the answer.
-        clock: Returns the Unix time in seconds.
-        logprobs: Writes log probabilities; None if they weren't asked for.
-    """
-
-    response: ResponseObject
-    clock: Callable[[], float]
-    logprobs: LogprobTexts | None = None
-
-    def text_logprobs(self) -> TextLogprobs | None:
-        """Return what finds the log probabilities of an answer's text."""
-        if self.logprobs is None:
-            return None
-        return TextLogprobs(self.logprobs, self.response.top_logprobs)
-
-
 class TextLogprobs:
-    """Finds the log probabilities of a text's tokens among those of a whole answer.
+    """Finds the log probabilities of an answer's text among those of all its tokens.
 
-    The tokens of the reasoning come first, those of tool calls last; the rest are the text's.
-
-    Args:
-        texts: Writes log probabilities.
-        top: How many at each place.
+    Reasoning tokens come first and those of tool calls last; the rest are the text's.
     """
 
-    def __init__(self, texts: LogprobTexts, top: int) -> None:
+    def __init__(self, texts: LogprobTexts) -> None:
         self._texts = texts
-        self._top = top
-        self._places: list[Logprobs] = []
+        self._positions: list[Logprobs] = []
         self._next = 0
         self._missing_bytes = 0
 
-    def feed(self, places: list[Logprobs]) -> None:
-        """Add those of more tokens."""
-        self._places += places
+    def feed(self, positions: list[Logprobs]) -> None:
+        """Add those of more tokens of the answer."""
+        self._positions += positions
 
     def take(self, text: str, reasoning_tokens: int) -> list[TokenLogprob]:
-        """Return those of the tokens that more text is made of."""
+        """Return those of the tokens that the next part of the text consists of."""
         self._next = max(self._next, reasoning_tokens)
         self._missing_bytes += len(text.encode())
         taken: list[TokenLogprob] = []
-        while self._missing_bytes > 0 and self._next < len(self._places):
-            token = self._written(self._places[self._next : self._next + 1])
+        while self._missing_bytes > 0 and self._next < len(self._positions):
+            (token,) = self._texts.chat([self._positions[self._next]]).content
             self._next += 1
-            self._missing_bytes -= len(token[0].bytes)
-            taken += token
+            self._missing_bytes -= len(token.bytes)
+            taken.append(token)
         return taken
 
     def rest(self, reasoning_tokens: int) -> list[TokenLogprob]:
-        """Return those of all later tokens: without tool calls they belong to the text."""
-        return self._written(self._places[max(self._next, reasoning_tokens) :])
-
-    def _written(self, places: list[Logprobs]) -> list[TokenLogprob]:
-        return self._texts.chat(places, self._top).content
+        """Return those of all later tokens; without tool calls they belong to the text."""
+        positions = self._positions[max(self._next, reasoning_tokens) :]
+        return self._texts.chat(positions).content
 
 
 def output_of(
@@ -270,59 +203,20 @@ def output_of(
     output: list[OutputItem] = []
     if choice.reasoning:
         content = [ReasoningText(choice.reasoning)]
-        output.append(OutputReasoning(new_item_id("rs"), "completed", content))
+        output.append(OutputReasoning(new_id("rs_"), "completed", content))
     if choice.text or not (choice.reasoning or choice.tool_calls):
-        shown: list[TokenLogprob] = []
+        tokens: list[TokenLogprob] = []
         if logprobs is not None:
             logprobs.feed(choice.logprobs or [])
-            shown = logprobs.take(choice.text, reasoning_tokens)
+            tokens = logprobs.take(choice.text, reasoning_tokens)
             if not choice.tool_calls:
-                shown += logprobs.rest(reasoning_tokens)
-        text = OutputText(choice.text, shown)
-        output.append(OutputMessage(new_item_id("msg"), "completed", [text]))
+                tokens += logprobs.rest(reasoning_tokens)
+        text = OutputText(choice.text, tokens)
+        output.append(OutputMessage(new_id("msg_"), "completed", [text]))
     output += [
-        OutputFunctionCall(new_item_id("fc"), "completed", call.id, call.name, call.arguments)
+        OutputFunctionCall(new_id("fc_"), "completed", call.id, call.name, call.arguments)
         for call in choice.tool_calls
     ]
     if choice.finish_reason == "length":
         output[-1] = msgspec.structs.replace(output[-1], status="incomplete")
     return output
-
-
-def whole_response(answer: Result, options: ResponsesOptions) -> bytes:
-    """Return the body of an answer that is not streamed."""
-    choice, counts = answer.choices[0], answer.counts
-    output = output_of(choice, counts.reasoning, options.text_logprobs())
-    return _encode(ended_response(options, output, counts, choice.finish_reason))
-
-
-def ended_response(
-    options: ResponsesOptions,
-    output: list[OutputItem],
-    counts: TokenCounts,
-    finish_reason: FinishReason,
-) -> ResponseObject:
-    """Return the response as it is at its end."""
-    cut = finish_reason == "length"
-    return msgspec.structs.replace(
-        options.response,
-        completed_at=None if cut else int(options.clock()),
-        status="incomplete" if cut else "completed",
-        incomplete_details=IncompleteDetails() if cut else None,
-        output=output,
-        usage=ResponsesUsage.of(counts),
-    )
-
-
-def failed_response(
-    response: ResponseObject, output: list[OutputItem], error: VGateError
-) -> ResponseObject:
-    """Return the response as it is when it breaks."""
-    code: Any = "rate_limit_exceeded" if isinstance(error, RateLimitedError) else "server_error"
-    shown = ResponseError(code, error.message, error.param, error.type)
-    return msgspec.structs.replace(response, status="failed", output=output, error=shown)
-
-
-def new_item_id(kind: str) -> str:
-    """Return a new id of a response or an item."""
-    return new_id(f"{kind}_")

@@ -1,20 +1,21 @@
-"""Answers of the Responses API, whole and as a stream of events about the items of a response.
+"""The encoders of the Responses API.
 
-Events are numbered from 0. The frame of an event with more text is put together from encoded parts,
-since those are the most frequent by far.
+A stream is a sequence of events about the items of a response, numbered from 0. Most events carry
+more text, so these are put together from encoded parts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from vgate.errors import VGateError
+from vgate.errors import RateLimitedError, VGateError
 from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import FinishReason, Result
+from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
 from vgate.frontend.apis.block_stream import BlockKind, BlockStream
-from vgate.frontend.apis.openai.logprobs import TokenLogprob
+from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.response import (
     ItemStatus,
     OutputFunctionCall,
@@ -23,186 +24,203 @@ from vgate.frontend.apis.openai.responses.response import (
     OutputReasoning,
     OutputText,
     ReasoningText,
-    ResponsesOptions,
-    ended_response,
-    failed_response,
-    new_item_id,
-    whole_response,
+    ResponseObject,
+    ResponsesUsage,
+    TextLogprobs,
+    output_of,
 )
+from vgate.frontend.ids import new_id
 from vgate.frontend.tool_calls import ToolCallDelta
 
 _encode = msgspec.json.Encoder().encode
 
-_FRAME = b"event: %s\ndata: %s\n\n"
-# What the deltas of a kind of block are called.
-_DELTAS: dict[BlockKind, str] = {
+# The first part of an event's name, before ".delta" or ".done".
+_EVENTS: dict[BlockKind, str] = {
     "reasoning": "response.reasoning_text",
     "text": "response.output_text",
     "tool_call": "response.function_call_arguments",
 }
+_ID_PREFIXES: dict[BlockKind, str] = {"reasoning": "rs_", "text": "msg_", "tool_call": "fc_"}
 
 
-class ResponsesEncoder:
-    """Writes answers as responses."""
+class ResponsesEncoder(msgspec.Struct, frozen=True):
+    """Encodes one answer as a response."""
 
-    def __init__(self, options: ResponsesOptions) -> None:
-        self._options = options
+    # Without the answer.
+    response: ResponseObject
+    # Returns the Unix time in seconds.
+    clock: Callable[[], float]
+    logprobs: LogprobTexts | None = None
 
     def stream_encoder(self) -> ResponsesStream:
-        """Return the encoder of one streamed answer."""
-        return ResponsesStream(self._options)
+        """Return the encoder of a stream."""
+        return ResponsesStream(self)
 
-    def whole(self, answer: Result) -> bytes:
-        """Return the body of an answer that is not streamed."""
-        return whole_response(answer, self._options)
+    def encode(self, answer: Result) -> bytes:
+        """Return the body of a non-streaming response."""
+        choice, counts = answer.choices[0], answer.counts
+        logprobs = None if self.logprobs is None else TextLogprobs(self.logprobs)
+        output = output_of(choice, counts.reasoning, logprobs)
+        return _encode(self.finished(output, counts, choice.finish_reason))
+
+    def finished(
+        self, output: list[OutputItem], counts: TokenCounts, finish_reason: FinishReason
+    ) -> ResponseObject:
+        """Return the response with its answer."""
+        cut = finish_reason == "length"
+        return msgspec.structs.replace(
+            self.response,
+            completed_at=None if cut else int(self.clock()),
+            status="incomplete" if cut else "completed",
+            incomplete_details={"reason": "max_output_tokens"} if cut else None,
+            output=output,
+            usage=ResponsesUsage.of(counts),
+        )
 
 
 class ResponsesStream(BlockStream):
-    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
+    """Encodes the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
 
     __slots__ = (
-        "_delta",
+        "_call",
         "_done",
+        "_encoder",
         "_finish_reason",
-        "_item",
+        "_id",
         "_logprobs",
         "_next",
-        "_options",
-        "_shown",
-        "_text_delta",
+        "_prefix",
+        "_text_prefix",
         "_texts",
+        "_tokens",
     )
 
-    def __init__(self, options: ResponsesOptions) -> None:
+    def __init__(self, encoder: ResponsesEncoder) -> None:
         super().__init__()
-        self._options = options
-        self._logprobs = options.text_logprobs()
+        self._encoder = encoder
+        self._logprobs = None if encoder.logprobs is None else TextLogprobs(encoder.logprobs)
+        # The number of the next event.
         self._next = 0
         self._done: list[OutputItem] = []
         self._finish_reason: FinishReason = "stop"
-        # The open item without content, its text so far, and the log probabilities shown with it.
-        self._item: OutputItem | None = None
+        # Of the open item: its id, its tool call, its text so far and the log probabilities of it.
+        self._id = ""
+        self._call: ToolCallDelta | None = None
         self._texts: list[str] = []
-        self._shown: list[TokenLogprob] = []
-        # How every delta of the open item begins; None where a text's deltas have more than text.
-        self._delta = b""
-        self._text_delta: bytes | None = None
+        self._tokens: list[TokenLogprob] = []
+        # The start of every delta of the open item; the second is None unless the item is a text
+        # without log probabilities.
+        self._prefix = b""
+        self._text_prefix: bytes | None = None
 
     def begin(self) -> bytes:
         """Return the two events that a response begins with."""
-        response = self._options.response
+        response = self._encoder.response
         created = self._event("response.created", response=response)
         return created + self._event("response.in_progress", response=response)
 
     def text(self, _index: int, text: str) -> bytes:
-        """Return the event of more text, and before the first one those that begin its item."""
-        head = self._text_delta
-        if head is None:
+        """Return the event of more text, after those that begin its item if it is the first."""
+        prefix = self._text_prefix
+        if prefix is None:
             return self._write_text(text)
         self._texts.append(text)
         number = self._next
         self._next = number + 1
-        return b'%b%b,"sequence_number":%d}\n\n' % (head, _encode(text), number)
+        return b'%b%b,"sequence_number":%d}\n\n' % (prefix, _encode(text), number)
 
-    def delta(self, index: int, piece: ChoiceDelta) -> bytes:
-        """Return the events of a piece that is more than text."""
-        if self._logprobs is not None and piece.logprobs:
-            self._logprobs.feed(piece.logprobs)
-        return super().delta(index, piece)
+    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
+        """Return the events of a delta that is not only text."""
+        if self._logprobs is not None and delta.logprobs:
+            self._logprobs.feed(delta.logprobs)
+        return super().delta(index, delta)
 
     def finish(
         self, _index: int, finish_reason: FinishReason, _stop_reason: int | str | None
     ) -> bytes:
-        """Return the end of the last item. An answer without any has an empty message."""
+        """Return the end of the last item. An answer without items has an empty message."""
         self._finish_reason = finish_reason
         begun = self._last_block()
         if self._logprobs is not None and self._kind == "text" and not self._called:
-            self._shown += self._logprobs.rest(self.counts().reasoning)
+            self._tokens += self._logprobs.rest(self.counts().reasoning)
         return begun + self._end_block("incomplete" if finish_reason == "length" else "completed")
 
     def end(self) -> bytes:
-        """Return the event with the whole response."""
-        response = ended_response(self._options, self._done, self.counts(), self._finish_reason)
+        """Return the event with the finished response."""
+        response = self._encoder.finished(self._done, self.counts(), self._finish_reason)
         return self._event(f"response.{response.status}", response=response)
 
     def error(self, error: VGateError) -> bytes:
-        """Return the two events that end a broken stream: the error, and what there is."""
+        """Return the two events that end a broken stream: the error, and the partial response."""
         out = self._release()
-        out += self._event("error", code=error.code, message=error.message, param=error.param)
-        output = self._done if self._kind is None else [*self._done, self._filled("incomplete")]
-        response = failed_response(self._options.response, output, error)
+        problem = {"code": error.code, "message": error.message, "param": error.param}
+        out += self._event("error", **problem)
+        output = list(self._done)
+        if self._kind is not None:
+            output.append(self._item("incomplete", "".join(self._texts)))
+        # OpenAI has a closed list of codes; `type` is more precise.
+        code = "rate_limit_exceeded" if isinstance(error, RateLimitedError) else "server_error"
+        problem |= {"code": code, "type": error.type}
+        response = msgspec.structs.replace(
+            self._encoder.response, status="failed", output=output, error=problem
+        )
         return out + self._event("response.failed", response=response)
 
     def _add(self, text: str) -> bytes:
         self._texts.append(text)
         if self._kind == "text" and self._logprobs is not None:
-            shown = self._logprobs.take(text, self.counts().reasoning)
-            self._shown += shown
-            name = f"{_DELTAS['text']}.delta"
-            return self._event(name, **self._place(), delta=text, logprobs=shown)
+            tokens = self._logprobs.take(text, self.counts().reasoning)
+            self._tokens += tokens
+            name = f"{_EVENTS['text']}.delta"
+            return self._event(name, **self._position(), delta=text, logprobs=tokens)
         number = self._next
         self._next += 1
-        return b'%b%b,"sequence_number":%d}\n\n' % (self._delta, _encode(text), number)
+        return b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, _encode(text), number)
 
     def _begin_block(self, kind: BlockKind, call: ToolCallDelta | None) -> bytes:
-        self._item = _new_item(kind, call)
-        index, place = len(self._done), self._place()
-        begun = self._event("response.output_item.added", output_index=index, item=self._item)
+        self._id, self._call = new_id(_ID_PREFIXES[kind]), call
+        index, position, item = len(self._done), self._position(), self._item("in_progress", None)
+        begun = self._event("response.output_item.added", output_index=index, item=item)
         if kind != "tool_call":
             part = OutputText("") if kind == "text" else ReasoningText("")
-            begun += self._event("response.content_part.added", **place, part=part)
-        name = f"{_DELTAS[kind]}.delta"
+            begun += self._event("response.content_part.added", **position, part=part)
+        name = f"{_EVENTS[kind]}.delta"
         more: dict[str, Any] = {"logprobs": []} if kind == "text" else {}
-        head = _encode({"type": name, **place, **more})[:-1] + b',"delta":'
-        self._delta = b"event: %s\ndata: %s" % (name.encode(), head)
+        data = _encode({"type": name, **position, **more})[:-1] + b',"delta":'
+        self._prefix = b"event: %s\ndata: %s" % (name.encode(), data)
         if kind == "text" and self._logprobs is None:
-            self._text_delta = self._delta
+            self._text_prefix = self._prefix
         return begun
 
     def _end_block(self, status: ItemStatus = "completed") -> bytes:
-        item, name, text = self._filled(status), _DELTAS[self._kind or "text"], "".join(self._texts)
-        index, place = len(self._done), self._place()
+        name, text = _EVENTS[self._kind or "text"], "".join(self._texts)
+        index, position, item = len(self._done), self._position(), self._item(status, text)
         if isinstance(item, OutputFunctionCall):
-            out = self._event(f"{name}.done", **place, name=item.name, arguments=text)
+            out = self._event(f"{name}.done", **position, name=item.name, arguments=text)
         else:
-            more = {"logprobs": self._shown} if isinstance(item, OutputMessage) else {}
-            out = self._event(f"{name}.done", **place, text=text, **more)
-            out += self._event("response.content_part.done", **place, part=item.content[0])
+            more = {"logprobs": self._tokens} if isinstance(item, OutputMessage) else {}
+            out = self._event(f"{name}.done", **position, text=text, **more)
+            out += self._event("response.content_part.done", **position, part=item.content[0])
         self._done.append(item)
-        self._text_delta, self._texts, self._shown = None, [], []
+        self._text_prefix, self._texts, self._tokens = None, [], []
         return out + self._event("response.output_item.done", output_index=index, item=item)
 
-    def _filled(self, status: ItemStatus) -> OutputItem:
-        """Return the open item with its content."""
-        assert self._item is not None
-        text = "".join(self._texts)
-        content: dict[str, Any]
-        if isinstance(self._item, OutputMessage):
-            content = {"content": [OutputText(text, self._shown)]}
-        elif isinstance(self._item, OutputReasoning):
-            content = {"content": [ReasoningText(text)]}
-        else:
-            content = {"arguments": text}
-        return msgspec.structs.replace(self._item, status=status, **content)
+    def _item(self, status: ItemStatus, text: str | None) -> OutputItem:
+        """Return the open item; a `text` of None leaves it without content."""
+        if (call := self._call) is not None:
+            return OutputFunctionCall(self._id, status, call.id or "", call.name or "", text or "")
+        if self._kind == "text":
+            parts = [] if text is None else [OutputText(text, self._tokens)]
+            return OutputMessage(self._id, status, parts)
+        return OutputReasoning(self._id, status, [] if text is None else [ReasoningText(text)])
 
-    def _place(self) -> dict[str, Any]:
-        """Return where in the output an event about the content of the open item is."""
-        assert self._item is not None
-        place: dict[str, Any] = {"item_id": self._item.id, "output_index": len(self._done)}
-        return place if self._kind == "tool_call" else {**place, "content_index": 0}
+    def _position(self) -> dict[str, Any]:
+        """Return the fields that locate the open item's content in the output."""
+        position: dict[str, Any] = {"item_id": self._id, "output_index": len(self._done)}
+        return position if self._kind == "tool_call" else {**position, "content_index": 0}
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         number = self._next
         self._next += 1
         data = _encode({"type": kind, "sequence_number": number, **fields})
-        return _FRAME % (kind.encode(), data)
-
-
-def _new_item(kind: BlockKind, call: ToolCallDelta | None) -> OutputItem:
-    """Return an item without content."""
-    if call is not None:
-        name = new_item_id("fc")
-        return OutputFunctionCall(name, "in_progress", call.id or "", call.name or "", "")
-    if kind == "text":
-        return OutputMessage(new_item_id("msg"), "in_progress", [])
-    return OutputReasoning(new_item_id("rs"), "in_progress", [])
+        return b"event: %s\ndata: %s\n\n" % (kind.encode(), data)

@@ -1,4 +1,4 @@
-"""Vectors as responses carry them: JSON numbers, or packed numbers in base64."""
+"""The formats of embeddings in responses: JSON numbers, or packed numbers in base64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-# From here on float16 rounds to infinity (IEEE 754, 4.3.1).
+# From this value on float16 rounds to infinity (IEEE 754, 4.3.1).
 _FLOAT16_INFINITE = 65520.0
 _FLOAT32_EXPONENT = 0x7F80_0000
 _BFLOAT16_QUIET = 0x40
@@ -19,13 +19,9 @@ _UNIT_TOLERANCE = 1e-5
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True):
-    """How vectors are written.
+    """The format of vectors; `dtype`, one of `DTYPES`, and `big_endian` only concern base64.
 
-    Attributes:
-        as_base64: Packed, otherwise as numbers.
-        dtype: One of `DTYPES`; how they are packed.
-        big_endian: In which byte order.
-        unit_length: Scale them to a length of 1.
+    `unit_length` scales the vectors to a length of 1.
     """
 
     as_base64: bool = False
@@ -35,7 +31,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_vector(vector: bytes, encoding: Encoding) -> list[float] | str:
-    """Return a vector, given as float32 and little-endian, as a response's JSON value."""
+    """Return the JSON value of a vector that is given as little-endian float32."""
     values = array("f", vector)
     if encoding.unit_length:
         values = _unit(values)
@@ -57,14 +53,14 @@ def _packed(values: array[float], dtype: str) -> array[float] | array[int]:
 
 def _unit(values: array[float]) -> array[float]:
     length = math.hypot(*values)
-    # Scaling what has that length already would only change its last bits.
+    # Scaling a vector that already has that length would only change its last bits.
     if length == 0 or math.isclose(length, 1, abs_tol=_UNIT_TOLERANCE):
         return values
     return array("f", [value / length for value in values])
 
 
 def _finite16(value: float) -> float:
-    """Return a value that packing accepts: it raises where float16 has no finite one."""
+    """Return infinity where float16 has no finite value; packing would raise."""
     return math.copysign(math.inf, value) if abs(value) >= _FLOAT16_INFINITE else value
 
 

@@ -1,0 +1,188 @@
+"""``POST /v1/embeddings`` as OpenAI and vLLM define it."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from vgate.frontend.apis.decoding import decode_request
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, RefusedFields, refused
+from vgate.frontend.apis.openai.errors import invalid, unsupported
+from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
+from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.pipeline.generation import Truncation
+from vgate.frontend.pipeline.port import Embedded, EmbedRequest
+from vgate.frontend.services import Services
+from vgate.wire.sampling import TokenId
+
+# OpenAI's limit (API reference, "Create embeddings").
+MAX_INPUTS = 2048
+
+_INT32_MAX = 2**31 - 1
+# Encoding more than this takes milliseconds, which would delay every stream.
+_ENCODE_INLINE_BYTES = 65_536
+
+_Text = Annotated[str, Meta(min_length=1)]
+_Tokens = Annotated[list[TokenId], Meta(min_length=1)]
+_List = Annotated[list[_Text | TokenId | _Tokens], Meta(min_length=1)]
+
+
+class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``POST /v1/embeddings``.
+
+    Attributes:
+        dimensions: Length of the vectors, for models trained to have them cut.
+        truncate_prompt_tokens: The most tokens of each input to embed; -1 for the model's limit.
+            None refuses an input that is too long.
+        truncation_side: The side from which tokens are removed.
+        embed_dtype, endianness: How base64 packs the numbers.
+        use_activation: True scales the vectors to length 1, whatever the model does.
+    """
+
+    model: Annotated[str, Meta(min_length=1)]
+    input: _Text | _List | None = None
+    encoding_format: str | None = None
+    dimensions: Annotated[int, Meta(ge=1, le=_INT32_MAX)] | None = None
+    user: Annotated[str | None, ACCEPTED] = None
+    add_special_tokens: bool = True
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    embed_dtype: str | None = None
+    endianness: str | None = None
+    use_activation: bool | None = None
+
+    messages: Annotated[Any, refused(instead="send the text as `input`")] = None
+    add_generation_prompt: Annotated[Any, refused(False)] = None
+    continue_final_message: Annotated[Any, refused(False)] = None
+    chat_template: Annotated[Any, refused()] = None
+    chat_template_kwargs: Annotated[Any, refused({})] = None
+    media_io_kwargs: Annotated[Any, refused({})] = None
+    mm_processor_kwargs: Annotated[Any, refused({})] = None
+    normalize: Annotated[Any, refused(instead="use `use_activation`")] = None
+    padding: Annotated[Any, refused("do_not_pad")] = None
+    priority: Annotated[Any, refused(0)] = None
+    cache_salt: Annotated[Any, refused()] = None
+    request_id: Annotated[Any, refused(instead="send the header `x-request-id`")] = None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the input is one text or one list of token ids."""
+        given = self.input
+        return isinstance(given, str) or (given is not None and isinstance(given[0], int))
+
+    @property
+    def encoding(self) -> Encoding:
+        """The format of the vectors."""
+        return Encoding(
+            as_base64=self.encoding_format == "base64",
+            dtype=self.embed_dtype or "float32",
+            big_endian=self.endianness == "big",
+            unit_length=bool(self.use_activation),
+        )
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One embedding."""
+
+    index: int
+    embedding: list[float] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddingResponse(msgspec.Struct, frozen=True):
+    """All embeddings, each an `Item`, in the order of the input."""
+
+    data: list[msgspec.Raw]
+    model: str
+    usage: dict[str, int]
+    object: Literal["list"] = "list"
+
+
+_decoder = msgspec.json.Decoder(EmbeddingRequest)
+_refused = RefusedFields(EmbeddingRequest)
+
+_INPUTS = FieldMap({})
+_SINGLE_INPUT = FieldMap({"input[]": "input"})
+
+
+async def embeddings(services: Services, http: HttpRequest) -> Response:
+    """Answer an embedding request."""
+    request = decode_embeddings(await http.body(services.max_body_bytes))
+    with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
+        embedded = await services.pipeline.embed(http, _embed_request(request))
+    encode = partial(_encode_response, embedded, request.encoding)
+    if sum(map(len, embedded.vectors)) > _ENCODE_INLINE_BYTES:
+        body = await asyncio.get_running_loop().run_in_executor(None, encode)
+    else:
+        body = encode()
+    return Response(200, body, [JSON])
+
+
+def decode_embeddings(body: bytes) -> EmbeddingRequest:
+    """Decode and check an embedding request; an error has the field at fault."""
+    request = decode_request(_decoder, body)
+    _refused.check(request)
+    if request.input is None:
+        raise invalid("input", "is required")
+    _check_input(request)
+    _check_encoding(request)
+    if request.use_activation is False:
+        problem = "must be true or left out: the model's own vectors are final"
+        raise unsupported("use_activation", problem)
+    if request.truncate_prompt_tokens == 0:
+        problem = "must be at least 1, or -1 for the model's limit, got 0"
+        raise invalid("truncate_prompt_tokens", problem)
+    return request
+
+
+def _check_input(request: EmbeddingRequest) -> None:
+    given = request.input
+    if not isinstance(given, list):
+        return
+    if len({type(item) for item in given}) != 1:
+        problem = "must be one kind: text, a list of texts, token ids, or a list of lists"
+        raise invalid("input", problem)
+    if not request.is_single and len(given) > MAX_INPUTS:
+        raise invalid("input", f"must have at most {MAX_INPUTS} items, got {len(given)}")
+
+
+def _check_encoding(request: EmbeddingRequest) -> None:
+    for name, allowed in (
+        ("encoding_format", ("float", "base64")),
+        ("embed_dtype", DTYPES),
+        ("endianness", ("native", "little", "big")),
+    ):
+        value = getattr(request, name)
+        if value is not None and value not in allowed:
+            raise invalid(name, f"must be {' or '.join(map(repr, allowed))}, got {value[:80]!r}")
+    encoding = request.encoding
+    if not encoding.as_base64 and (encoding.dtype != "float32" or encoding.big_endian):
+        name = "endianness" if encoding.dtype == "float32" else "embed_dtype"
+        raise invalid(name, "needs `encoding_format: base64`; it has no effect on JSON numbers")
+
+
+def _embed_request(request: EmbeddingRequest) -> EmbedRequest:
+    keep = request.truncate_prompt_tokens
+    # By default vLLM keeps the first tokens for pooling models: many pool the very first one.
+    side = request.truncation_side or "right"
+    return EmbedRequest(
+        model=request.model,
+        inputs=[request.input] if request.is_single else request.input,  # type: ignore[arg-type]
+        add_special_tokens=request.add_special_tokens,
+        truncation=None if keep is None else Truncation(keep, side),
+        dimensions=request.dimensions,
+    )
+
+
+def _encode_response(embedded: Embedded, encoding: Encoding) -> bytes:
+    # One call for each vector lets other threads run in between.
+    items = [
+        msgspec.Raw(msgspec.json.encode(Item(index, encode_vector(vector, encoding))))
+        for index, vector in enumerate(embedded.vectors)
+    ]
+    usage = dict.fromkeys(("prompt_tokens", "total_tokens"), embedded.prompt_tokens)
+    return msgspec.json.encode(EmbeddingResponse(items, embedded.name, usage))

@@ -1,0 +1,109 @@
+"""vLLM's ``POST /tokenize`` and ``POST /detokenize``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from vgate.errors import InvalidValueError
+from vgate.frontend.apis.decoding import decode_request
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
+from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.services import Services
+from vgate.wire.sampling import TokenId
+
+_ModelName = Annotated[str, Meta(min_length=1)]
+
+
+class TokenizeText(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``POST /tokenize`` of a text."""
+
+    prompt: str
+    model: _ModelName | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = None
+
+
+class ChatOptions(msgspec.Struct, frozen=True):
+    """The fields of ``POST /tokenize`` of a conversation that a chat request does not have."""
+
+    # The conversation's template has already written the special tokens.
+    add_special_tokens: bool = False
+    return_token_strs: bool | None = None
+
+
+class TokenizeChat(msgspec.Struct, frozen=True):
+    """``POST /tokenize`` of a conversation: the prompt that the chat request would send."""
+
+    chat: ChatRequest
+    options: ChatOptions
+
+
+class TokenizeResponse(msgspec.Struct, frozen=True):
+    """The token ids; `token_strs` are the vocabulary's own spellings of them."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str | None] | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``POST /detokenize``."""
+
+    tokens: list[TokenId]
+    model: _ModelName | None = None
+
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text = msgspec.json.Decoder(TokenizeText)
+_options = msgspec.json.Decoder(ChatOptions)
+_tokens = msgspec.json.Decoder(DetokenizeRequest)
+
+
+def decode_tokenize(body: bytes, main_model: str) -> TokenizeText | TokenizeChat:
+    """Decode and check a tokenize request; `main_model` is the model if it names none."""
+    fields = decode_request(_fields, body)
+    if "messages" not in fields:
+        return decode_request(_text, body)
+    if "prompt" in fields:
+        message = "send either `prompt` or `messages`, not both"
+        raise InvalidValueError(message, param="prompt")
+    names = ChatOptions.__struct_fields__
+    given = {name: fields.pop(name) for name in names if name in fields}
+    options = decode_request(_options, msgspec.json.encode(given))
+    if bytes(fields.get("model", b"null")) == b"null":
+        fields["model"] = msgspec.Raw(msgspec.json.encode(main_model))
+    return TokenizeChat(decode_chat(msgspec.json.encode(fields)), options)
+
+
+async def tokenize(services: Services, http: HttpRequest) -> Response:
+    """Answer with the token ids of a text or of a conversation, as the model would get them."""
+    main = services.models.main
+    request = decode_tokenize(await http.body(services.max_body_bytes), main)
+    options: TokenizeText | ChatOptions
+    prompt: str | Generation
+    if isinstance(request, TokenizeChat):
+        options, model, prompt = request.options, request.chat.model, generation_of(request.chat)
+    else:
+        options, model, prompt = request, request.model or main, request.prompt
+    tokens = await services.pipeline.tokenize(
+        http,
+        model,
+        prompt,
+        add_special_tokens=options.add_special_tokens,
+        spell=bool(options.return_token_strs),
+    )
+    answer = TokenizeResponse(len(tokens.ids), tokens.max_model_len, tokens.ids, tokens.spellings)
+    return Response(200, msgspec.json.encode(answer), [JSON])
+
+
+async def detokenize(services: Services, http: HttpRequest) -> Response:
+    """Answer with the text of token ids, special tokens included."""
+    request = decode_request(_tokens, await http.body(services.max_body_bytes))
+    model = request.model or services.models.main
+    text = await services.pipeline.detokenize(http, model, request.tokens)
+    return Response(200, msgspec.json.encode({"prompt": text}), [JSON])
