@@ -26,8 +26,7 @@ from typing import Any
 import msgspec
 
 from bench.load.options import positive
-from vgate.frontend.access.limiter.local import LocalLimiter
-from vgate.frontend.access.limiter.port import KeyLimits
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 
 _KEY = "measured"
 _LONG_S = 3600.0

@@ -9,8 +9,8 @@ import pytest
 
 from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, until
 from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Supervision, Timeouts
-from vgate.frontend.http import deadlines
 from vgate.frontend.http import request as http
+from vgate.frontend.http import waits
 from vgate.frontend.routes import ROUTES
 from vgate.wire.control import Drain, FrontendBeat
 
@@ -481,7 +481,7 @@ class Stalled(Protocol):
 
 def test_a_body_that_does_not_come_is_not_waited_for_without_end(serve, monkeypatch):
     monkeypatch.setattr(http, "_BODY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(deadlines, "_SWEEP_S", 0.005)
+    monkeypatch.setattr(waits, "_SWEEP_S", 0.005)
 
     async def scenario(gateway):
         stalled = Stalled([])

@@ -1,4 +1,4 @@
-"""``python -m vgate.frontend``: started by the launcher, not by hand."""
+"""``python -m vgate.frontend``, which only the launcher starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--worker", type=int, required=True)
     options = parser.parse_args()
-    # The launcher decides when to stop; Ctrl-C at its terminal is its own affair.
+    # The launcher decides when to stop; Ctrl-C in its terminal is for the launcher alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     from vgate.config import Runtime

@@ -1,4 +1,4 @@
-"""The RSGI application: one request in, one response out, and every error made HTTP here."""
+"""The RSGI application: one request in, one response out. Every error becomes a response here."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from vgate.errors import (
     ShuttingDownError,
     VGateError,
 )
-from vgate.frontend.access.authentication import Authentication
-from vgate.frontend.access.gate import Access
-from vgate.frontend.access.keys import KeySource
-from vgate.frontend.access.limiter.local import LocalLimiter
+from vgate.frontend.access import Access
+from vgate.frontend.access.limiter import LocalLimiter
 from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.file_cache import FileCache
@@ -27,12 +25,10 @@ from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http.deadlines import Deadlines
-from vgate.frontend.http.disconnects import ClientDisconnected, DisconnectWatch
-from vgate.frontend.http.request import HttpRequest, Response, RSGIScope, Waits
+from vgate.frontend.http import ClientDisconnected, HttpRequest, Response, Waits
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
-from vgate.frontend.routes import Route, error_format, label_of, match
+from vgate.frontend.routes import Route, error_format, match
 from vgate.frontend.services import Services
 from vgate.log import Log
 from vgate.wire.exchange import AsyncPeers
@@ -54,18 +50,10 @@ class App:
         self._runtime = runtime
         self._worker = worker
         self._requests: set[asyncio.Task[Any]] = set()
-        self._loop: asyncio.AbstractEventLoop
-        self._launcher: LauncherLink
-        self._access: Access
-        self._cache: LocalStore
-        self._peers: AsyncPeers
-        self._waits: Waits
-        self.models: ModelRegistry
-        self.services: Services
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Connect to engines, launcher and peers, while the worker's loop stands still."""
-        runtime = self._runtime
+        """Connect to engines, launcher and peers. The loop is not running yet."""
+        runtime, config = self._runtime, self._runtime.config
         self._loop = loop
         self._launcher = launcher = LauncherLink(
             loop,
@@ -76,42 +64,34 @@ class App:
             problem=lambda: next((m.problem for m in self.models if m.problem), None),
             on_drain=self._on_drain,
         )
-        models = [self._model(loop, launcher, model) for model in runtime.config.models]
+        models = [self._model(model) for model in config.models]
         self.models = ModelRegistry(models, lambda: launcher.draining)
-        self._waits = Waits(DisconnectWatch(loop), Deadlines(loop))
-        self._cache = cache = LocalStore(runtime.config.cache, clock=time.monotonic)
+        self._waits = Waits(loop)
+        self._cache = cache = LocalStore(config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
             loop, runtime.endpoint("publish"), runtime.endpoint("subscribe"), cache.receive
         )
-        if runtime.config.server.worker_count > 1:
+        if config.server.worker_count > 1:
             cache.publish = self._peers.publish
         cache.on_evicted = metrics.CACHE_EVICTIONS.inc
         metrics.show_zeros()
-        self._access = self._make_access(loop)
+        limiter = LocalLimiter(runtime.directory("limits"), self._worker)
+        kept_keys = runtime.directory("kept-keys") / "keys.jsonl"
+        self._access = Access(loop, config.security, kept_keys, limiter)
         self.services = Services(
-            pipeline=EnginePipeline(loop, runtime.config, self.models, cache),
+            pipeline=EnginePipeline(loop, config, self.models, cache),
             models=self.models,
             cache=cache.usage,
             limits=self._access.usage,
-            config=masked(runtime.config),
+            config=masked(config),
             backend=runtime.backend,
             started=runtime.started,
-            max_body_bytes=runtime.config.server.max_body_bytes,
+            max_body_bytes=config.server.max_body_bytes,
         )
         launcher.beat()
 
-    def _make_access(self, loop: asyncio.AbstractEventLoop) -> Access:
-        security = self._runtime.config.security
-        authentication = None
-        if security.enabled:
-            keys = KeySource(security, self._runtime.directory("kept-keys") / "keys.jsonl")
-            authentication = Authentication(loop, keys)
-        limiter = LocalLimiter(self._runtime.directory("limits"), self._worker)
-        return Access(security, authentication, limiter)
-
-    def _model(
-        self, loop: asyncio.AbstractEventLoop, launcher: LauncherLink, model: Model
-    ) -> ServedModel:
+    def _model(self, model: Model) -> ServedModel:
+        loop, launcher = self._loop, self._launcher
         engines = self._runtime.engines_of(model.name)
 
         def connect(owner: HandleOwner) -> list[EngineHandle]:
@@ -129,7 +109,7 @@ class App:
         )
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
-        """Leave engines, launcher and peers."""
+        """Disconnect from engines, launcher and peers."""
         for model in self.models:
             model.engine.close()
         self._launcher.close()
@@ -137,7 +117,7 @@ class App:
         self._cache.close()
         self._peers.close()
 
-    async def __rsgi__(self, scope: RSGIScope, protocol: Any) -> None:
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Serve a request."""
         task = asyncio.current_task(self._loop)
         assert task is not None
@@ -150,15 +130,12 @@ class App:
             http.close()
         if response is not None:
             http.respond(response)
-        self._record(http, route, response, time.monotonic() - http.arrived)
+        self._record(http, route, response)
         if self._launcher.draining and not self._requests:
             self._launcher.beat()
 
     async def _answer(self, http: HttpRequest) -> tuple[Route | None, Response | None]:
-        """Return a request's route and response. Every error becomes a response here.
-
-        The response is None if it was streamed, or if the client left.
-        """
+        """Return a request's route and response; None if it was streamed or the client left."""
         route = None
         try:
             try:
@@ -172,15 +149,13 @@ class App:
         except VGateError as error:
             return route, _error_response(http, error)
         except asyncio.CancelledError:
-            # Only a drain that ran out of time cancels; granian must not see it. A stream got
-            # its error event before.
+            # Only a drain that ran out of time cancels; granian must not see it. A stream already
+            # has its error event.
             return route, None if http.streamed else _error_response(http, ShuttingDownError())
         except Exception:
             log.exception("request failed", request_id=http.id, path=http.path)
-            http.log_fields["error"] = InternalError.code
-            if http.streamed:
-                return route, None
-            return route, _error_response(http, InternalError(f"internal error, request {http.id}"))
+            failed = _error_response(http, InternalError(f"internal error, request {http.id}"))
+            return route, None if http.streamed else failed
 
     async def _handle(self, http: HttpRequest, route: Route) -> Response | None:
         """Authenticate a request, admit it, handle it, and settle what it used.
@@ -196,7 +171,7 @@ class App:
             try:
                 response = await route.handler(self.services, http)
             except BaseException as error:
-                # An error has cost work, so it counts, except where nothing was found.
+                # Failed requests cost work, so they count, unless there was nothing to serve.
                 await admission.count()
                 if isinstance(error, NotFoundError | ModelNotFoundError):
                     await admission.abandon()
@@ -204,16 +179,13 @@ class App:
             await admission.count()
             return response
 
-    def _record(
-        self, http: HttpRequest, route: Route | None, response: Response | None, seconds: float
-    ) -> None:
+    def _record(self, http: HttpRequest, route: Route | None, response: Response | None) -> None:
+        seconds = time.monotonic() - http.arrived
+        status = 200 if response is None else response.status
         if http.log_fields.pop("disconnected", False):
             status = _STATUS_CLIENT_CLOSED
-        else:
-            status = 200 if response is None else response.status
-        error = http.log_fields.get("error")
-        endpoint = label_of(route)
-        metrics.record(metrics.Finished(endpoint, http.method, status, seconds, error))
+        endpoint = metrics.OTHER if route is None else route.path
+        metrics.record(endpoint, http.method, status, seconds, http.log_fields.get("error"))
         if route is not None and route.quiet:
             return
         log.info(
@@ -229,7 +201,7 @@ class App:
 
     def _on_drain(self, timeout_s: float) -> None:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
-        # The launcher starts no engine any more.
+        # Waiting is useless: the launcher starts no more engines.
         for model in self.models:
             model.engine.fail_waiting(ShuttingDownError())
         self._loop.call_later(timeout_s, self.end_requests)
@@ -238,7 +210,7 @@ class App:
         """End every request with an error, because the process ends."""
         for model in self.models:
             model.engine.fail_all(ShuttingDownError())
-        # What is left waits for its client's body.
+        # The remaining requests wait for their clients' bodies.
         for task in self._requests:
             self._loop.call_later(0.1, task.cancel)
 

@@ -1,20 +1,20 @@
-"""Names for requests, answers and tool calls."""
+"""Ids of requests, answers and tool calls."""
 
 from __future__ import annotations
 
 import itertools
 import os
 
-# Names need to differ, not to be guessed by nobody: asking the kernel for each costs more.
+# Ids must be unique, not unguessable, so the kernel is asked for random bytes only once.
 _PROCESS = os.urandom(8).hex()
 _numbers = itertools.count(1)
 
 
 def new_id(prefix: str) -> str:
-    """Return a name that no other process or call returns."""
+    """Return an id that no other process or call returns."""
     return f"{prefix}{_PROCESS}{next(_numbers):08x}"
 
 
 def tool_call_id() -> str:
-    """Return a new name for a tool call."""
+    """Return a new id for a tool call."""
     return new_id("call_")

@@ -30,8 +30,7 @@ from vgate.frontend.apis.system.metrics import show_metrics
 from vgate.frontend.apis.system.openapi import openapi
 from vgate.frontend.apis.system.stats import stats
 from vgate.frontend.apis.system.version import version
-from vgate.frontend.http.request import HttpRequest, Response
-from vgate.frontend.observe.metrics import OTHER
+from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
@@ -44,12 +43,11 @@ class Route(msgspec.Struct, frozen=True):
     """One endpoint.
 
     Attributes:
-        path: Exact path; one that ends in "/" is the beginning of the paths it serves.
-        method: The only method it takes, or several with commas between; GET includes HEAD.
-        quiet: Asked for every few seconds by probes, so a line in the log for each would hide
-            the others.
+        path: An exact path; or a prefix, if it ends in "/".
+        method: The methods it takes, separated by ", "; GET includes HEAD.
+        quiet: Its requests are not logged, because probes send one every few seconds.
         errors: The format of its errors, and of those of paths below it.
-        counts_tokens: It counts its requests together with the tokens that they may use.
+        counts_tokens: Its requests are counted together with the tokens that they may use.
         requests: The structs that its body may be, for the OpenAPI document.
     """
 
@@ -63,16 +61,13 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def methods(self) -> list[str]:
-        """Every method that it takes."""
+        """Every method it takes."""
         named = self.method.split(", ")
         return [*named, "HEAD"] if "GET" in named else named
 
 
 def _generating(
-    path: str,
-    handler: Handler,
-    request: type[msgspec.Struct],
-    errors: ErrorFormat = openai_error,
+    path: str, handler: Handler, request: type[msgspec.Struct], errors: ErrorFormat = openai_error
 ) -> Route:
     """Return the route of an endpoint that uses the engine."""
     return Route(path, "POST", handler, errors=errors, counts_tokens=True, requests=(request,))
@@ -109,13 +104,8 @@ _METHODS = {route.path: frozenset(route.methods) for route in ROUTES}
 _PREFIXES = [route for route in ROUTES if route.path.endswith("/")]
 
 
-def label_of(route: Route | None) -> str:
-    """Return the name under which a request is counted: one of few, whatever clients send."""
-    return OTHER if route is None else route.path
-
-
 def error_format(path: str) -> ErrorFormat:
-    """Return the format of errors for clients of a path, whether it exists or not."""
+    """Return the format of errors for a path, whether it exists or not."""
     found = (r.errors for r in ROUTES if path == r.path or path.startswith(f"{r.path}/"))
     return next(found, openai_error)
 
@@ -125,15 +115,15 @@ def match(method: str, path: str) -> Route:
 
     Raises:
         NotFoundError: No endpoint has the path.
-        MethodNotAllowedError: One has, with another method.
+        MethodNotAllowedError: The endpoint takes other methods.
     """
     route = _EXACT.get(path)
     if route is None:
         route = next((r for r in _PREFIXES if path.startswith(r.path) and path != r.path), None)
     if route is None:
-        message = f"there is no {path}; see {', '.join(r.path for r in ROUTES)}"
-        raise NotFoundError(message)
+        raise NotFoundError(f"there is no {path}; see {', '.join(r.path for r in ROUTES)}")
     if method not in _METHODS[route.path]:
-        message = f"{path} takes {route.method}, not {method}"
-        raise MethodNotAllowedError(message, allow=route.method)
+        raise MethodNotAllowedError(
+            f"{path} takes {route.method}, not {method}", allow=route.method
+        )
     return route

@@ -16,14 +16,11 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """The services of one frontend process.
 
     Attributes:
-        pipeline: Answers generations.
-        models: The served models.
         cache: Returns the size of this process's result cache.
         limits: Returns the use of each API key's limits.
         config: The effective configuration as builtin types, secrets hidden.
         backend: Name of the engine backend.
         started: Unix time of the instance's start, in seconds.
-        max_body_bytes: The largest body of a request.
     """
 
     pipeline: Pipeline

@@ -1,4 +1,4 @@
-"""Tool calls as they come: the one type that parsers, answers and APIs share."""
+"""The type of tool calls that parsers, answers and APIs share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import msgspec
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True):
-    """A part of a tool call.
+    """The next part of a tool call.
 
     Attributes:
-        index: Which of the answer's calls, from 0.
-        id, name: The call's id and the tool, in the first part of the call only. A parser leaves
-            the id out, the answer gives one.
+        index: The call's number in the answer, from 0.
+        id, name: The call's id and the tool, in the first part only. A parser leaves the id out;
+            the answer sets it.
         arguments: The next part of the arguments' JSON text; may be empty.
     """
 

@@ -12,9 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 from vgate.frontend.access.limiter.file import LimitFile
-from vgate.frontend.access.limiter.local import LocalLimiter
-from vgate.frontend.access.limiter.port import KeyLimits
 
 PROCESSES = 8
 KILLS = 50

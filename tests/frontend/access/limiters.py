@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.frontend.access.memory_limiter import MemoryLimiter
-from vgate.frontend.access.limiter.local import LocalLimiter
-from vgate.frontend.access.limiter.port import NS, Limiter
+from vgate.frontend.access.limiter import Limiter, LocalLimiter
+from vgate.frontend.access.limiter.port import NS
 
 UNIX = 1_700_000_000.0
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from vgate.errors import LimitsUnavailableError, RateLimitedError
-from vgate.frontend.access.admission import Admission
+from vgate.frontend.access import Admission
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 from vgate.frontend.access.limiter.file import LimitFile
-from vgate.frontend.access.limiter.local import LocalGrant, LocalLimiter
-from vgate.frontend.access.limiter.port import KeyLimits
+from vgate.frontend.access.limiter.local import LocalGrant
 from vgate.keys import ApiKey
 
 KEY = ApiKey(name="key", sha256="0" * 64)
@@ -58,7 +58,7 @@ def play(limiter):
 
 
 def used(limiter: LocalLimiter) -> tuple[int, int, int]:
-    usage = asyncio.run(limiter.usage("key:key", LIMITS))
+    usage = asyncio.run(limiter.usage("key", LIMITS))
     return usage.requests, usage.tokens, usage.concurrent
 
 
@@ -94,7 +94,7 @@ def test_tokens_may_come_after_the_request(play, limiter):
         assert used_now(limiter) == (1, 60, 1)
 
     def used_now(limiter):
-        file = limiter.file("key:key")
+        file = limiter.file("key")
         return file.requests.total, file.tokens.total, file.running
 
     play(scenario)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vgate.config.schema import Security
-from vgate.frontend.access.keys import KeySource
+from vgate.frontend.access.authentication import KeySource
 from vgate.keys import ApiKey, ConfiguredKey, KeysError
 from vgate.launcher.key_file import KeyFile
 
@@ -53,7 +53,7 @@ def test_what_was_read_last_is_kept_for_workers_to_come(source, key_file, kept, 
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "sk-configured" not in kept.read_text()
     spoil(key_file)
-    assert worker.changed()
+    assert worker.watcher.changed()
     with pytest.raises(KeysError):
         worker.read()
     found = source().first()
@@ -75,9 +75,9 @@ def test_a_file_that_was_never_there_holds_no_keys(source, key_file, secret):
     worker = source()
     for _ in range(2):
         assert [key.name for key in worker.first()] == ["configured"]
-    assert not worker.changed()
+    assert not worker.watcher.changed()
     KeyFile(key_file).add(ApiKey("late", "0" * 64))
-    assert worker.changed()
+    assert worker.watcher.changed()
     assert [key.name for key in worker.read()] == ["configured", "late"]
 
 
@@ -90,6 +90,5 @@ def test_keys_that_never_could_be_used_are_an_error(source, key_file):
 def test_without_a_key_file_nothing_changes_or_is_kept(kept):
     worker = KeySource(Security(enabled=True, api_keys=[CONFIGURED]), kept)
     assert [key.name for key in worker.first()] == ["configured"]
-    assert not worker.changes
-    assert not worker.changed()
+    assert worker.watcher is None
     assert not kept.exists()

@@ -10,9 +10,8 @@ import pytest
 
 from tests.frontend.access import limit_processes
 from tests.frontend.access.limit_processes import admitted, now
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 from vgate.frontend.access.limiter import file as file_module
-from vgate.frontend.access.limiter.local import LocalLimiter
-from vgate.frontend.access.limiter.port import KeyLimits
 
 S = 1_000_000_000
 ROOT = Path(__file__).parents[3]
@@ -151,8 +150,7 @@ def _let_die(file, left):
     def map_and_wrap():
         map_file()
         file._words = Dying(file._words, left)
-        file.requests.rebind(file._words)
-        file.tokens.rebind(file._words)
+        file.requests.words = file.tokens.words = file._words
 
     file._map = map_and_wrap
     map_and_wrap()

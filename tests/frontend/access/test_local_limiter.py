@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from tests.frontend.access.limiters import Clock
+from vgate.frontend.access.limiter import KeyLimits, LocalLimiter, Usage
 from vgate.frontend.access.limiter import file as file_module
 from vgate.frontend.access.limiter import local as local_module
-from vgate.frontend.access.limiter.local import LocalLimiter
-from vgate.frontend.access.limiter.port import NS, KeyLimits, Usage
+from vgate.frontend.access.limiter.port import NS
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_after_an_error_in_the_critical_section_the_next_holder_recounts(make, m
     limiter, limits = make(), KeyLimits(requests=3, concurrent=3)
     reserve(limiter, limits)
     file = limiter.file("k")
-    monkeypatch.setattr(type(file), "start", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(file), "count_running", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reserve(limiter, limits)
     monkeypatch.undo()

@@ -14,7 +14,7 @@ from vgate.frontend.answers.answer import StreamedAnswer, WholeAnswer
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.common import StreamOptions
-from vgate.frontend.http.disconnects import ClientDisconnected
+from vgate.frontend.http.waits import ClientDisconnected
 from vgate.frontend.text.decode import Detokenizer
 
 END = 256

@@ -9,7 +9,7 @@ import msgspec
 
 from vgate.config.schema import Cache
 from vgate.frontend.answers.result import Result
-from vgate.frontend.cache.port import StoreUsage
+from vgate.frontend.cache import StoreUsage
 
 
 class MemoryStore:

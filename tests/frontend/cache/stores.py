@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from tests.frontend.cache.memory_store import MemoryStore
 from vgate.config.schema import Cache
+from vgate.frontend.cache import ResultStore
 from vgate.frontend.cache.local import LocalStore
-from vgate.frontend.cache.port import ResultStore
 
 STORES: dict[str, Callable[[Cache, Callable[[], float]], ResultStore]] = {
     "local": lambda config, clock: LocalStore(config, clock=clock),

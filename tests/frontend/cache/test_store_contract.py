@@ -11,7 +11,7 @@ import pytest
 from tests.frontend.cache.stores import STORES
 from vgate.config.schema import Cache
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
-from vgate.frontend.cache.port import ResultStore, StoreUsage
+from vgate.frontend.cache import ResultStore, StoreUsage
 
 
 def result(text: str = "text") -> Result:

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from vgate.frontend.http import deadlines
-from vgate.frontend.http.deadlines import Deadlines
+from vgate.frontend.http import waits
+from vgate.frontend.http.waits import Deadlines
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr(deadlines, "_SWEEP_S", 0.005)
+    monkeypatch.setattr(waits, "_SWEEP_S", 0.005)
 
 
 async def wait(limits: Deadlines, awaited, timeout_s: float) -> str:

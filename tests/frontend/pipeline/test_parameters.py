@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
-from vgate.frontend.access.admission import Admission
-from vgate.frontend.access.gate import NOBODY
-from vgate.frontend.access.limiter.port import KeyLimits
+from vgate.frontend.access.admission import NOBODY, Admission
+from vgate.frontend.access.limiter import KeyLimits
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.generation import Generation, Prompts
 from vgate.wire.sampling import SamplingParams

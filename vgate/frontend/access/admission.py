@@ -1,14 +1,20 @@
-"""What an API key grants to one request, and the headers that report its limits."""
+"""Access for all requests of a process, and the admission of one: its key and its limits."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from types import TracebackType
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
+import msgspec
+
+from vgate.config.schema import Security
 from vgate.errors import LimitsUnavailableError, RateLimitedError
-from vgate.frontend.access.limiter.port import Decision, Grant, KeyLimits, Limiter, Quota
+from vgate.frontend.access.authentication import Authentication, KeySource
+from vgate.frontend.access.limiter import Decision, Grant, KeyLimits, Limiter
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
 from vgate.keys import ApiKey
 from vgate.log import Log
@@ -19,150 +25,188 @@ _REASONS = {
     "concurrent": "too many requests at once",
 }
 _RETRY_AFTER_S = 5.0
+_NO_LIMITS = KeyLimits()
+
+# Stands for the client where no key is required.
+NOBODY = ApiKey(name="", sha256="")
 
 log = Log("vgate.frontend")
 
 
-class Admission:
-    """One request and the limits of its key: ``async with`` it for as long as the request runs.
-
-    Each decision is a critical section that all workers share, so a request is decided on once
-    where possible: with its tokens, as soon as they are known, or at its end, if it used none.
-    Leaving settles what was granted, once, whatever happened.
+class Access:
+    """Finds the key of each request, and the limits of that key.
 
     Args:
-        limiter: The counts.
-        key: Whose request it is.
-        limits: The limits of that key.
-        headers: Where each decision puts the response's headers.
+        loop: The event loop.
+        security: The configuration's section. If it is not enabled, every request is let in.
+        kept_keys: The file of the last valid keys.
+        limiter: Counts what keys use; closed with this.
 
-    Attributes:
-        key: Whose request it is.
+    Raises:
+        KeysError: There are no valid keys.
     """
 
-    __slots__ = ("_grant", "_headers", "_key_id", "_limiter", "_limits", "_used_tokens", "key")
-
     def __init__(
-        self, limiter: Limiter, key: ApiKey, limits: KeyLimits, headers: dict[str, str]
+        self, loop: asyncio.AbstractEventLoop, security: Security, kept_keys: Path, limiter: Limiter
     ) -> None:
+        self._limiting = security.rate_limiting
+        self._exempt = frozenset(security.exempt_paths)
         self._limiter = limiter
-        self._key_id = key_id(key)
-        self._limits = limits
-        self._headers = headers
-        self._grant: Grant | None = None
-        self._used_tokens: int | None = None
-        self.key = key
+        self._authentication: Authentication | None = None
+        if security.enabled:
+            self._authentication = Authentication(loop, KeySource(security, kept_keys))
+
+    def admission(self, http: HttpRequest) -> Admission:
+        """Return a request's admission; nothing is counted yet.
+
+        Its key has no name if the path or the server is open to all.
+
+        Raises:
+            AuthenticationError: The request carries no valid key.
+        """
+        if self._authentication is None or http.path in self._exempt:
+            return Admission(self._limiter, NOBODY, _NO_LIMITS, http.response_headers)
+        key = self._authentication.key_of(http)
+        return Admission(self._limiter, key, self._limits_of(key), http.response_headers)
+
+    async def usage(self) -> list[dict[str, Any]]:
+        """Return what each key uses of its limits, over all workers."""
+        found = []
+        for key in self._authentication.keys if self._authentication else ():
+            limits = self._limits_of(key)
+            used = await self._limiter.usage(key.name, limits)
+            found.append(
+                {
+                    "key": key.name,
+                    "requests": used.requests,
+                    "rate_limit": limits.requests,
+                    "window_s": limits.window_s,
+                    "tokens": used.tokens,
+                    "tokens_per_minute": limits.tokens_per_minute,
+                    "concurrent": used.concurrent,
+                    "concurrent_limit": limits.concurrent,
+                }
+            )
+        return found
+
+    def close(self) -> None:
+        """Stop following keys and release the counts."""
+        if self._authentication is not None:
+            self._authentication.close()
+        self._limiter.close()
+
+    def _limits_of(self, key: ApiKey) -> KeyLimits:
+        limiting = self._limiting
+        if not limiting.enabled:
+            return _NO_LIMITS
+        return KeyLimits(
+            requests=key.rate_limit or limiting.default_limit,
+            window_s=limiting.window_seconds,
+            tokens_per_minute=key.tokens_per_minute or limiting.default_tokens_per_minute,
+            concurrent=key.concurrent or limiting.default_concurrent,
+        )
+
+
+class Admission(msgspec.Struct):
+    """One request and the limits of its key: ``async with`` it for as long as the request runs.
+
+    Each decision is a critical section that all workers share, so there is only one where possible:
+    as soon as the tokens are known, or at the end of a request that used none. Leaving settles what
+    was granted. `begin`, `reserve` and `count` decide.
+
+    Attributes:
+        key: The key that the request carries. Its counts go by its name, so that a rotated key
+            keeps them.
+        headers: The response's headers, to which each decision adds the state of the limits.
+
+    Raises:
+        RateLimitedError: A decision was against the request, which does not count at all then.
+        LimitsUnavailableError: The limiter could not decide.
+    """
+
+    limiter: Limiter
+    key: ApiKey
+    limits: KeyLimits
+    headers: dict[str, str]
+    grant: Grant | None = None
+    used_tokens: int | None = None
 
     async def begin(self, *, wait: bool) -> None:
         """Decide on the request now or, with `wait`, when its tokens are known or at its end.
 
-        A request that would be refused whatever tokens it may use does not wait.
-
-        Raises:
-            RateLimitedError: A limit refuses it.
-            LimitsUnavailableError: The limiter failed.
+        A request that would be refused with any number of tokens does not wait.
         """
         try:
-            if wait and not self._limiter.likely_full(self._key_id, self._limits):
+            if wait and not self.limiter.likely_full(self.key.name, self.limits):
                 return
         except OSError as error:
             raise _unavailable(error) from None
         await self.reserve(0)
 
-    async def reserve(self, tokens: int) -> None:
-        """Reserve the most tokens that the request may use; count the request if it was not.
+    async def reserve(self, tokens: int, *, runs: bool = True) -> None:
+        """Reserve the most tokens that the request may use, and count the request if it was not.
 
-        Raises:
-            RateLimitedError: A limit refuses it. It does not count at all then.
-            LimitsUnavailableError: The limiter failed.
+        Args:
+            tokens: The number of tokens.
+            runs: Whether the request still runs.
         """
-        await self._decide(tokens, runs=True)
+        if self.limits.unlimited:
+            return
+        try:
+            if self.grant is None:
+                name = self.key.name
+                self.grant = await self.limiter.reserve(name, self.limits, tokens, runs=runs)
+                decision = self.grant.decision
+            else:
+                decision = await self.grant.reserve(tokens)
+        except OSError as error:
+            raise _unavailable(error) from None
+        _add_headers(self.headers, decision)
+        if not decision.allowed:
+            raise _refusal(self.key, decision)
 
     async def count(self) -> None:
-        """Count a request that has used no tokens and is answered, if it was not counted.
-
-        Raises:
-            RateLimitedError: A limit refuses it.
-            LimitsUnavailableError: The limiter failed.
-        """
-        if self._grant is None:
-            await self._decide(0, runs=False)
+        """Count a request that was answered without using tokens, if it was not counted."""
+        if self.grant is None:
+            await self.reserve(0, runs=False)
 
     def settle(self, used_tokens: int) -> None:
-        """Set the tokens that the request has used. They replace the reserved ones at its end."""
-        self._used_tokens = used_tokens
+        """Set the tokens that the request used. They replace the reserved ones at its end."""
+        self.used_tokens = used_tokens
 
     async def abandon(self) -> None:
         """End the request as if it had not been made."""
-        if self._grant is not None:
+        if self.grant is not None:
             try:
-                await self._grant.abandon()
+                await self.grant.abandon()
             except OSError as error:
                 log.error("could not abandon a request", key=self.key.name, reason=error)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._grant is not None:
+    async def __aexit__(self, _kind: object, _error: object, _traceback: object) -> None:
+        if self.grant is not None:
             try:
-                await self._grant.settle(self._used_tokens)
-            except OSError as failed:  # the request was answered all the same
-                log.error("could not settle a request", key=self.key.name, reason=failed)
-
-    async def _decide(self, tokens: int, *, runs: bool) -> None:
-        if self._limits.unlimited:
-            return
-        try:
-            if self._grant is None:
-                self._grant = await self._limiter.reserve(
-                    self._key_id, self._limits, tokens, runs=runs
-                )
-                decision = self._grant.decision
-            else:
-                decision = await self._grant.reserve(tokens)
-        except OSError as error:
-            raise _unavailable(error) from None
-        self._headers.update(limit_headers(decision))
-        if not decision.allowed:
-            raise _refusal(self.key, decision)
+                await self.grant.settle(self.used_tokens)
+            except OSError as error:  # the request was answered all the same
+                log.error("could not settle a request", key=self.key.name, reason=error)
 
 
-def key_id(key: ApiKey) -> str:
-    """Return the name of a key's counts: they stay with the name when the key is rotated."""
-    return f"key:{key.name}"
-
-
-def limit_headers(decision: Decision) -> list[tuple[str, str]]:
-    """Return headers that report the limits: the earlier V-Gate's names, and OpenAI's."""
-    headers: list[tuple[str, str]] = []
+def _add_headers(headers: dict[str, str], decision: Decision) -> None:
+    """Report the limits in headers: with the earlier V-Gate's names, and OpenAI's."""
     now = time.time()
     if quota := decision.requests:
-        limit, remaining = str(quota.limit), str(quota.remaining)
-        headers += (
-            ("x-ratelimit-limit", limit),
-            ("x-ratelimit-remaining", remaining),
-            ("x-ratelimit-reset", str(math.ceil(quota.reset_at))),
-            ("x-ratelimit-limit-requests", limit),
-            ("x-ratelimit-remaining-requests", remaining),
-            ("x-ratelimit-reset-requests", _seconds_to(quota, now)),
-        )
+        headers["x-ratelimit-limit"] = limit = str(quota.limit)
+        headers["x-ratelimit-remaining"] = remaining = str(quota.remaining)
+        headers["x-ratelimit-reset"] = str(math.ceil(quota.reset_at))
+        headers["x-ratelimit-limit-requests"] = limit
+        headers["x-ratelimit-remaining-requests"] = remaining
+        headers["x-ratelimit-reset-requests"] = f"{max(0.0, quota.reset_at - now):.3f}s"
     if quota := decision.tokens:
-        headers += (
-            ("x-ratelimit-limit-tokens", str(quota.limit)),
-            ("x-ratelimit-remaining-tokens", str(quota.remaining)),
-            ("x-ratelimit-reset-tokens", _seconds_to(quota, now)),
-        )
-    return headers
-
-
-def _seconds_to(quota: Quota, now: float) -> str:
-    return f"{max(0.0, quota.reset_at - now):.3f}s"
+        headers["x-ratelimit-limit-tokens"] = str(quota.limit)
+        headers["x-ratelimit-remaining-tokens"] = str(quota.remaining)
+        headers["x-ratelimit-reset-tokens"] = f"{max(0.0, quota.reset_at - now):.3f}s"
 
 
 def _refusal(key: ApiKey, decision: Decision) -> RateLimitedError:

@@ -17,7 +17,7 @@ from vgate.frontend.answers.choice import Choice
 from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder
 from vgate.frontend.answers.result import Result, TokenCounts
 from vgate.frontend.engines.sequence import Sequence, detach
-from vgate.frontend.http.disconnects import ClientDisconnected
+from vgate.frontend.http.waits import ClientDisconnected
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.log import Log
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from vgate.errors import VGateError
 from vgate.frontend.engines.sequence import Sequence, detach
-from vgate.frontend.http.disconnects import ClientDisconnected
+from vgate.frontend.http.waits import ClientDisconnected
 
 
 class EmbeddingAnswer:

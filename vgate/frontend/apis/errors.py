@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vgate.errors import AuthenticationError, MethodNotAllowedError, VGateError
-from vgate.frontend.http.request import JSON, Response
+from vgate.frontend.http import JSON, Response
 
 
 def error_response(error: VGateError, body: bytes) -> Response:

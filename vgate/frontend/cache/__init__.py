@@ -1,5 +1,9 @@
-"""The result cache: finished answers, by a digest of the request.
+"""The result cache: finished results, by a digest of everything that shapes them.
 
-`port.ResultStore` is what the pipeline uses, `local` the store in memory that `vgate.frontend.app`
-makes.
+`vgate.frontend.app` makes the store (`cache.local`); everything else uses the `ResultStore` port.
 """
+
+from vgate.frontend.cache.digest import covers, digest_of
+from vgate.frontend.cache.port import ResultStore, StoreUsage
+
+__all__ = ["ResultStore", "StoreUsage", "covers", "digest_of"]

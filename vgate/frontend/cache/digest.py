@@ -1,35 +1,35 @@
-"""What identifies a request's answer, and which answers may be stored. Pure."""
+"""The digest that stands for a request's result, and which results may be stored."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vgate.config.schema import Cache as CacheConfig
 from vgate.wire.sampling import SamplingParams
 
-_DIGEST_BYTES = 32
+if TYPE_CHECKING:  # endpoints need the cache's face, and no configuration
+    from vgate.config.schema import Cache
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def digest_of(*parts: Any) -> bytes:
-    """Return the digest of everything that shapes an answer.
+    """Return the digest of everything that shapes a result.
 
     msgpack marks the type and length of each part, so different parts never have the same bytes.
     """
-    return hashlib.blake2b(_encode(parts), digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(_encode(parts), digest_size=32).digest()
 
 
 def is_deterministic(sampling: SamplingParams) -> bool:
-    """Return whether the same request gets the same answer again."""
+    """Whether the same request always has the same result."""
     return sampling.temperature == 0 or sampling.seed is not None
 
 
-def covers(config: CacheConfig, sampling: SamplingParams) -> bool:
-    """Return whether answers with these parameters are stored and shared at all."""
+def covers(config: Cache, sampling: SamplingParams) -> bool:
+    """Whether results with these parameters are stored and shared."""
     if not config.enabled or config.maxsize == 0:
         return False
     return config.scope == "all" or is_deterministic(sampling)

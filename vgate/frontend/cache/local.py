@@ -1,10 +1,8 @@
-"""The store in a worker's memory: least recently used results are dropped first.
+"""The store in a worker's memory: it drops the least recently used results first.
 
 Workers send each other what they store, so each has the results of all. An entry is kept as the
 bytes that are sent, so its size is exact and the garbage collector has nothing to follow.
-
-An `OrderedDict` and not cachetools: its LRUCache takes 1.0 us for a put and 0.33 us for a hit where
-this takes 0.5 and 0.2, its TLRUCache 3.9 and 1.1 us, and neither bounds entries and bytes at once.
+cachetools' LRUCache takes twice as long, and bounds entries or bytes but not both.
 """
 
 from __future__ import annotations
@@ -21,21 +19,14 @@ from vgate.frontend.cache.port import StoreUsage
 # What an entry costs in addition to its payload: the digest, the tuple, the table's slot.
 _ENTRY_OVERHEAD_BYTES = 256
 
-
-class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """An entry on its way to the other workers."""
-
-    digest: bytes
-    payload: bytes
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_result = msgspec.msgpack.Decoder(Result).decode
-_decode_entry = msgspec.msgpack.Decoder(Entry).decode
+# A digest and a payload, on their way to the other workers.
+_decode_entry = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
 
 
 class LocalStore:
-    """A `port.ResultStore` bounded by entries, bytes and age. It never suspends its caller.
+    """A `ResultStore` bounded by entries, bytes and age. It never suspends its caller.
 
     Args:
         config: The bounds.
@@ -72,35 +63,33 @@ class LocalStore:
         """Store a result and send it to the other workers."""
         payload = _encode(result)
         if self._store(digest, payload):
-            self.publish(_encode(Entry(digest, payload)))
+            self.publish(_encode((digest, payload)))
 
     def receive(self, message: bytes) -> None:
-        """Store what another worker published; anything else is ignored."""
+        """Store an entry that another worker published; ignore any other message."""
         try:
-            entry = _decode_entry(message)
-            _decode_result(entry.payload)
+            digest, payload = _decode_entry(message)
+            _decode_result(payload)
         except msgspec.DecodeError:
             return
-        self._store(entry.digest, entry.payload)
+        self._store(digest, payload)
 
     def usage(self) -> StoreUsage:
         """Return what this worker holds."""
         return StoreUsage(len(self._entries), self._size_bytes, self._evictions, self._expirations)
 
     def close(self) -> None:
-        """Do nothing: the memory goes with the process."""
+        """Do nothing: the memory is freed with the process."""
 
     def _store(self, digest: bytes, payload: bytes) -> bool:
-        size = len(payload) + _ENTRY_OVERHEAD_BYTES
-        if size > self._config.max_bytes:
+        config, size = self._config, len(payload) + _ENTRY_OVERHEAD_BYTES
+        if size > config.max_bytes:
             return False
         if digest in self._entries:
             self._remove(digest)
         self._entries[digest] = (self._clock(), payload)
         self._size_bytes += size
-        while (
-            len(self._entries) > self._config.maxsize or self._size_bytes > self._config.max_bytes
-        ):
+        while len(self._entries) > config.maxsize or self._size_bytes > config.max_bytes:
             self._remove(next(iter(self._entries)))
             self._evictions += 1
             self.on_evicted()

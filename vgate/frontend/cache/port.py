@@ -1,4 +1,4 @@
-"""What every store of results promises, wherever it keeps them."""
+"""What every store of results guarantees, wherever it keeps them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from vgate.frontend.answers.result import Result
 
 
 class StoreUsage(msgspec.Struct, frozen=True):
-    """What a store holds and has dropped, as far as this worker knows.
+    """What a store holds, and what it dropped, as far as this worker knows.
 
     Attributes:
-        entries, size_bytes: What it holds.
         evictions: Results dropped to make room.
         expirations: Results dropped because they were too old.
     """
@@ -25,7 +24,7 @@ class StoreUsage(msgspec.Struct, frozen=True):
 
 
 class ResultStore(Protocol):
-    """One worker's access to finished results, by the digest of everything that shapes them.
+    """One worker's access to finished results.
 
     No method raises: a store that can't be reached finds nothing and keeps nothing.
     """
@@ -34,10 +33,10 @@ class ResultStore(Protocol):
         """Return the stored result; None if there is none or it is too old."""
 
     async def put(self, digest: bytes, result: Result) -> None:
-        """Store a complete result, in place of an earlier one. It may be dropped at any time."""
+        """Store a complete result, replacing an earlier one. It may be dropped at any time."""
 
     def usage(self) -> StoreUsage:
         """Return what the store holds, without a round trip."""
 
     def close(self) -> None:
-        """Release what is held. Called once, when the process ends and its loop has stopped."""
+        """Release all resources. Called once, at process exit, after the loop has stopped."""

@@ -1,1 +1,17 @@
-"""HTTP as the frontend sees it: requests, responses, streams, deadlines and disconnects."""
+"""HTTP as the frontend sees it. Only this room knows RSGI, granian's interface.
+
+`HttpRequest` is a request and the way to respond to it; `Waits` is what a worker's requests share.
+"""
+
+from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
+from vgate.frontend.http.waits import ClientDisconnected, Waits
+
+__all__ = [
+    "EVENT_STREAM",
+    "JSON",
+    "ClientDisconnected",
+    "HttpRequest",
+    "OpenStream",
+    "Response",
+    "Waits",
+]

@@ -1,9 +1,8 @@
-"""HTTP as endpoints see it, and the only file that knows RSGI.
+"""A request, its response, and the only use of RSGI.
 
-RSGI facts that this file takes care of: a stream's ``send_bytes`` accepts at once and never waits
+RSGI facts that this file takes care of: a stream's ``send_bytes`` returns at once and never waits
 for the client (so the callback of a step may write, and a slow reader's bytes wait in granian,
-bounded by the length of its answer); ``client_disconnect`` is a future that must be cancelled by
-whoever asked for it.
+bounded by the length of its answer); the future of ``client_disconnect`` must be cancelled by us.
 """
 
 from __future__ import annotations
@@ -14,23 +13,22 @@ import math
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
-from vgate.frontend.http.deadlines import Deadlines
-from vgate.frontend.http.disconnects import ClientDisconnected, DisconnectWatch
+from vgate.frontend.http.waits import ClientDisconnected, Waits
 from vgate.frontend.ids import new_id
 
 JSON = ("content-type", "application/json")
 EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
 
-# What is still read of a body that is too large, so that the client gets to see the answer: a
-# connection that is closed while the client sends shows it a reset instead.
+# We read up to this much of a body that is too large, so that the client sees the response: if the
+# connection is closed while the client sends, it sees a reset instead.
 _DISCARD_BYTES = 64 * 1024 * 1024
-# A body of so many bytes comes with its headers, or nearly.
+# A body of up to this size comes with its headers, or nearly.
 _SMALL_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 60
 _DISCARD_TIMEOUT_S = 5
@@ -39,25 +37,8 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 Headers = list[tuple[str, str]]
 
 
-class RSGIHeaders(Protocol):
-    """A request's headers."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a header by its lower-case name."""
-
-
-class RSGIScope(Protocol):
-    """What is known of a request before its body."""
-
-    proto: str
-    method: str
-    path: str
-    client: str
-    headers: RSGIHeaders
-
-
 class Response(msgspec.Struct, frozen=True):
-    """A whole response."""
+    """A complete response."""
 
     status: int
     body: bytes
@@ -67,29 +48,19 @@ class Response(msgspec.Struct, frozen=True):
 class OpenStream:
     """A response whose body is still being written."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("write",)
 
     def __init__(self, transport: Any) -> None:
-        self._send = transport.send_bytes
-
-    def write(self, data: bytes) -> None:
-        """Send without waiting; after the client left it does nothing."""
-        self._send(data)
+        # Sends without waiting; does nothing after the client left.
+        self.write: Callable[[bytes], None] = transport.send_bytes
 
     def close(self) -> None:
-        """End the body. granian ends it when the transport is freed, so let go of it now."""
-        self._send = _discard
+        """End the body: granian does that when the transport is freed, so release it now."""
+        self.write = _discard
 
 
 def _discard(_data: bytes) -> None:
     """Write to a stream that has ended."""
-
-
-class Waits(msgspec.Struct, frozen=True):
-    """What a worker's requests share while they wait for their clients."""
-
-    disconnects: DisconnectWatch
-    deadlines: Deadlines
 
 
 class HttpRequest:
@@ -97,28 +68,27 @@ class HttpRequest:
 
     Attributes:
         id: The client's ``X-Request-ID``, or ours.
-        method: The method, upper case.
-        path: The path, percent-decoded: it may hold any character.
+        header: Returns a header by its lower-case name; None if there is none.
+        path: The path, percent-decoded: it may contain any character.
         arrived: Monotonic time of its arrival, in seconds.
-        response_headers: Headers that the response carries, by lower-case names.
-        admission: What the request may use, as `vgate.frontend.access` has decided. HTTP only
-            carries it from there to the endpoint.
-        log_fields: What is logged about the request, in one line at its end.
+        response_headers: Headers of the response, by lower-case names.
+        admission: The request's `Admission`. HTTP only carries it from the access room to the
+            endpoint.
+        log_fields: Fields of the line that is logged at the end of the request.
     """
 
     __slots__ = (
         "_body_taken",
-        "_deadlines",
         "_declared",
         "_disconnect",
-        "_disconnects",
-        "_header",
         "_on_disconnect",
         "_protocol",
         "_stream",
         "_task",
+        "_waits",
         "admission",
         "arrived",
+        "header",
         "id",
         "log_fields",
         "method",
@@ -126,47 +96,30 @@ class HttpRequest:
         "response_headers",
     )
 
-    def __init__(
-        self, scope: RSGIScope, protocol: Any, waits: Waits, task: asyncio.Task[Any]
-    ) -> None:
+    def __init__(self, scope: Any, protocol: Any, waits: Waits, task: asyncio.Task[Any]) -> None:
         self.arrived = time.monotonic()
-        self._header = scope.headers.get
+        self.header: Callable[[str], str | None] = scope.headers.get
         self.method = scope.method
         self.path = scope.path
         self._protocol = protocol
-        self._disconnects = waits.disconnects
-        self._deadlines = waits.deadlines
+        self._waits = waits
         self._task = task
         self._on_disconnect: Callable[[], None] | None = None
         self._body_taken = False
-        self._declared: float | None = None
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
         self.response_headers: dict[str, str] = {}
         self.admission: Any = None
         self.log_fields: dict[str, Any] = {}
+        length = self.header("content-length")
+        self._declared = int(length) if length and length.isdigit() else math.inf
         given = self.header("x-request-id")
-        valid = given is not None and _REQUEST_ID.fullmatch(given)
-        self.id = given if given is not None and valid else new_id("req-")
-
-    def header(self, name: str) -> str | None:
-        """Return a header by its lower-case name."""
-        value: str | None = self._header(name)
-        return value
+        self.id = given if given and _REQUEST_ID.fullmatch(given) else new_id("req-")
 
     @property
     def is_small_body(self) -> bool:
-        """Whether its body is said to be so small that reading it first costs nobody much."""
-        return self._declared_bytes() <= _SMALL_BYTES
-
-    def _declared_bytes(self) -> float:
-        """Return the length that the client gave its body; infinity if it gave none."""
-        declared = self._declared
-        if declared is None:
-            length = self.header("content-length")
-            known = length is not None and length.isdigit()
-            declared = self._declared = int(length or 0) if known else math.inf
-        return declared
+        """Whether the declared length is so small that reading the body first costs little."""
+        return self._declared <= _SMALL_BYTES
 
     async def body(self, limit_bytes: int) -> bytes:
         """Read the whole body.
@@ -177,53 +130,18 @@ class HttpRequest:
             ClientDisconnected: The client left before it had sent all of it.
         """
         self._body_taken = True
-        self._deadlines.begin(self._task, _BODY_TIMEOUT_S)
+        self._waits.deadlines.begin(self._task, _BODY_TIMEOUT_S)
         try:
-            if self._declared_bytes() <= limit_bytes:
+            if self._declared <= limit_bytes:
                 body: bytes = await self._protocol()
                 return body
             return await self._body_in_chunks(limit_bytes)
         except ProtocolClosed:
             raise ClientDisconnected from None
         finally:
-            if self._deadlines.end(self._task):
+            if self._waits.deadlines.end(self._task):
                 message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
                 raise RequestTimeoutError(message) from None
-
-    async def discard_body(self) -> None:
-        """Read a body that nobody wants, so that the connection can carry another request.
-
-        Without that, hyper closes the connection after the answer and tells nobody before: the
-        client sends its next request in vain. What is too much to read is at least announced.
-        """
-        if self._body_taken or not self._has_body():
-            return
-        self._body_taken = True
-        if self.header("expect") is not None or not await self._discarded():
-            self.set_header("connection", "close")
-
-    async def _discarded(self) -> bool:
-        """Read the body; False if it was too much or came too late."""
-        size = 0
-        self._deadlines.begin(self._task, _DISCARD_TIMEOUT_S)
-        try:
-            async for chunk in self._protocol:
-                size += len(chunk)
-                if size > _DISCARD_BYTES:
-                    return False
-        except ProtocolClosed:
-            return False
-        except asyncio.CancelledError:
-            if self._deadlines.end(self._task):
-                return False
-            raise
-        finally:
-            self._deadlines.end(self._task)
-        return True
-
-    def _has_body(self) -> bool:
-        length = self.header("content-length")
-        return self.header("transfer-encoding") is not None or length not in {None, "0"}
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []
@@ -241,13 +159,46 @@ class HttpRequest:
             raise PayloadTooLargeError(message)
         return b"".join(chunks)
 
+    async def discard_body(self) -> None:
+        """Read a body that no endpoint has read, so that the connection can carry more requests.
+
+        Otherwise hyper closes the connection after the response without notice, and the client
+        loses its next request. If there is too much to read, the response announces the close.
+        """
+        if self._body_taken:
+            return
+        if self._declared in {0, math.inf} and self.header("transfer-encoding") is None:
+            return
+        self._body_taken = True
+        if self.header("expect") is not None or not await self._discarded():
+            self.set_header("connection", "close")
+
+    async def _discarded(self) -> bool:
+        """Read the body; return False if it was too much or came too late."""
+        size = 0
+        self._waits.deadlines.begin(self._task, _DISCARD_TIMEOUT_S)
+        try:
+            async for chunk in self._protocol:
+                size += len(chunk)
+                if size > _DISCARD_BYTES:
+                    return False
+        except ProtocolClosed:
+            return False
+        except asyncio.CancelledError:
+            if self._waits.deadlines.end(self._task):
+                return False
+            raise
+        finally:
+            self._waits.deadlines.end(self._task)
+        return True
+
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called if the client leaves before `release`."""
+        """Call `callback` if the client leaves before `release`."""
         self._on_disconnect = callback
-        self._disconnects.add(self)
+        self._waits.disconnects.add(self)
 
     def watch(self) -> None:
-        """Begin to watch the client. Called by `DisconnectWatch`."""
+        """Start watching the client. Called by `DisconnectWatch`."""
         future = self._disconnect = self._protocol.client_disconnect()
 
         def left(_future: object) -> None:
@@ -261,21 +212,20 @@ class HttpRequest:
         if self._on_disconnect is None:
             return
         self._on_disconnect = None
-        self._disconnects.discard(self)
+        self._waits.disconnects.discard(self)
         if self._disconnect is not None:
-            # Cancelling calls the callback too; it must not take that for the client's leaving.
+            # Cancelling calls the callback too, which must not take it for a disconnect.
             future, self._disconnect = self._disconnect, None
             future.cancel()
 
     def set_header(self, name: str, value: str) -> None:
-        """Have the response carry a header; `name` is lower case."""
+        """Add a header to the response; `name` is lower case."""
         self.response_headers[name] = value
 
     def respond(self, response: Response) -> None:
-        """Send a whole response."""
-        self._protocol.response_bytes(
-            response.status, self._all_headers(response.headers), response.body
-        )
+        """Send a complete response."""
+        headers = self._all_headers(response.headers)
+        self._protocol.response_bytes(response.status, headers, response.body)
 
     def open_stream(self, headers: Headers) -> OpenStream:
         """Send status 200 and headers, and leave the body open."""
@@ -288,11 +238,11 @@ class HttpRequest:
 
     @property
     def streamed(self) -> bool:
-        """Whether the answer was a stream."""
+        """Whether the response is a stream."""
         return self._stream is not None
 
     def close(self) -> None:
-        """End what is open: the stream, and the watch over the client."""
+        """Close the stream, and stop watching the client."""
         self.release()
         if self._stream is not None:
             self._stream.close()

@@ -15,7 +15,7 @@ from vgate.errors import (
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.parameters import check_truncation
 from vgate.frontend.pipeline.port import EmbedRequest

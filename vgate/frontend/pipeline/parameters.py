@@ -8,7 +8,7 @@ import msgspec
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.pipeline.generation import (
     Constraint,

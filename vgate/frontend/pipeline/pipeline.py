@@ -8,9 +8,9 @@ from functools import partial
 
 from vgate.config.schema import Config
 from vgate.frontend.answers.encoder import ResponseEncoder
-from vgate.frontend.cache.port import ResultStore
+from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
-from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.parameters import check_task

@@ -8,10 +8,10 @@ from functools import partial
 from typing import NamedTuple
 
 from vgate.config.schema import Cache
-from vgate.frontend.cache.digest import covers, digest_of
+from vgate.frontend.cache import covers, digest_of
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.decoding import decode_options
 from vgate.frontend.pipeline.generation import Conversation, Generation, Prompts, shape_of

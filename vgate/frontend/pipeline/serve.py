@@ -14,10 +14,16 @@ from vgate.frontend.answers.answer import Answer, StreamedAnswer, WholeAnswer, r
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
 from vgate.frontend.answers.result import Result
-from vgate.frontend.cache.port import ResultStore
+from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.pool import EnginePool
-from vgate.frontend.http.disconnects import ClientDisconnected
-from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
+from vgate.frontend.http import (
+    EVENT_STREAM,
+    JSON,
+    ClientDisconnected,
+    HttpRequest,
+    OpenStream,
+    Response,
+)
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
 from vgate.wire.messages import Generate
@@ -241,7 +247,10 @@ def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
     if answer.coalesced:
         metrics.COALESCED.inc()
     metrics.record_generated(
-        metrics.Generated(
-            job.name, counts.prompt, counts.completion, ttft_s, decode_s or 0.0, answer.coalesced
-        )
+        job.name,
+        counts.prompt,
+        counts.completion,
+        ttft_s,
+        decode_s or 0.0,
+        shared=answer.coalesced,
     )

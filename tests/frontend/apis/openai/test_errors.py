@@ -9,7 +9,7 @@ import pytest
 from vgate.errors import InvalidValueError, OverloadedError
 from vgate.frontend.apis.errors import error_response
 from vgate.frontend.apis.openai.errors import error_body
-from vgate.frontend.http.request import JSON
+from vgate.frontend.http import JSON
 
 
 def test_the_body():

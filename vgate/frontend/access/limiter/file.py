@@ -1,14 +1,8 @@
-"""The shared memory of one key's limits: a mapped file, its lock and its layout.
+"""The shared memory of one key's limits: a mapped file and its lock.
 
-**The lock** is ``flock`` on the file. The kernel drops it when its holder dies, and it separates
-two open files of one process, which ``fcntl`` record locks do not.
-
-**After a death** the kernel has all stores that the holder made, in program order, and none after.
-``_DIRTY`` tells the next holder, which recounts what is cached. What is not cached is changed one
-word at a time, and every state in between is right (see `sliding_log`).
-
-Blocks are allocated before they are mapped: a store into a hole on a full disk would kill the
-process with SIGBUS.
+The lock is ``flock`` on the file: the kernel drops it when its holder dies, and it separates two
+open files of one process, which ``fcntl`` record locks do not. All stores of a holder that died
+are in memory, in program order; ``_DIRTY`` tells the next holder to recount the cached sums.
 """
 
 from __future__ import annotations
@@ -17,7 +11,6 @@ import fcntl
 import mmap
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from vgate.frontend.access.limiter.sliding_log import HEADER_WORDS, SlidingLog
@@ -60,9 +53,14 @@ class LimitFile:
             if os.fstat(self._fd).st_size < _HEADER_WORDS * _WORD_BYTES:
                 os.posix_fallocate(self._fd, 0, _HEADER_WORDS * _WORD_BYTES)
             self._map()
-            # Stamps of another boot mean nothing, because the clock started again.
-            if self._words[_MAGIC] != _FORMAT or self._words[_BOOT] != boot:
-                self._format(boot)
+            # The clock starts again with each boot, so stamps of another boot mean nothing.
+            words = self._words
+            if words[_MAGIC] != _FORMAT or words[_BOOT] != boot:
+                words[_MAGIC] = 0  # if we are killed before the end, the next holder starts again
+                words[:_HEADER_WORDS] = memoryview(bytes(_HEADER_WORDS * _WORD_BYTES)).cast("q")
+                words[_SIZE] = _HEADER_WORDS
+                words[_BOOT] = boot
+                words[_MAGIC] = _FORMAT
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         except BaseException:
             os.close(self._fd)
@@ -72,16 +70,7 @@ class LimitFile:
         self._mapped = os.fstat(self._fd).st_size // _WORD_BYTES
         memory = mmap.mmap(self._fd, self._mapped * _WORD_BYTES)
         self._words = memoryview(memory).cast("q")
-        self.requests.rebind(self._words)
-        self.tokens.rebind(self._words)
-
-    def _format(self, boot: int) -> None:
-        words = self._words
-        words[_MAGIC] = 0  # killed from here on, it is formatted again
-        words[:_HEADER_WORDS] = memoryview(bytes(_HEADER_WORDS * _WORD_BYTES)).cast("q")
-        words[_SIZE] = _HEADER_WORDS
-        words[_BOOT] = boot
-        words[_MAGIC] = _FORMAT
+        self.requests.words = self.tokens.words = self._words
 
     def __enter__(self) -> Self:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
@@ -96,12 +85,7 @@ class LimitFile:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, _error: object, _traceback: object) -> None:
         try:
             if kind is None:  # otherwise it stays dirty, and the next holder recounts
                 self._words[_DIRTY] = 0
@@ -116,14 +100,15 @@ class LimitFile:
     def make_room(self, log: SlidingLog) -> None:
         """Give a full log a larger ring, up to a bound. It never shrinks.
 
-        The new ring is made at the end of the file and the old one is left behind: the file and
-        its lock stay the same for all workers, and the switch is one store.
+        The new ring is at the end of the file and the old one is left behind, so that the file and
+        its lock stay the same for all workers and the switch is one store.
         """
         if not log.is_full or log.capacity >= _MOST_ENTRIES:
             return
         capacity = 2 * log.capacity or _FIRST_ENTRIES
         at = self._words[_SIZE]
         size = at + 2 * capacity
+        # Allocated before it is mapped: a store into a hole on a full disk is a SIGBUS.
         os.posix_fallocate(self._fd, 0, size * _WORD_BYTES)
         if size > self._mapped:
             self._map()
@@ -135,20 +120,14 @@ class LimitFile:
         """Requests of this key that run now, in all workers."""
         return self._words[_RUNNING]
 
-    def start(self, worker: int) -> None:
-        """Count one more running request of a worker."""
-        self._words[_SLOTS + worker] += 1
-        self._words[_RUNNING] += 1
-
-    def finish(self, worker: int) -> None:
-        """Count one running request of a worker less."""
-        self._words[_SLOTS + worker] -= 1
-        self._words[_RUNNING] -= 1
+    def count_running(self, worker: int, change: int) -> None:
+        """Change the number of a worker's running requests."""
+        self._words[_SLOTS + worker] += change
+        self._words[_RUNNING] += change
 
     def drop(self, worker: int) -> None:
-        """Count no running request of a worker: it has died."""
-        self._words[_RUNNING] -= self._words[_SLOTS + worker]
-        self._words[_SLOTS + worker] = 0
+        """Forget the running requests of a worker that died."""
+        self.count_running(worker, -self._words[_SLOTS + worker])
 
     def close(self) -> None:
         """Close the file; its memory is freed with the last reference."""

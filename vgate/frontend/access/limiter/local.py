@@ -1,38 +1,48 @@
 """The limiter of one machine: the counts are in files that all workers map, without a server.
 
-A worker that is killed leaves what its requests had taken. Requests and reserved tokens leave with
-their window; its running requests are dropped when its successor starts. Killed in the middle of a
-decision, it may have taken a part of it, which ends in the same way. All counts survive their
-worker, and end with the run directory or the boot.
-
-A longer window knows only what the shorter one still remembered, and a limit that is switched on
-counts from then on.
+When a worker is killed, its requests and reserved tokens leave with their window, and its running
+requests are dropped when its successor starts. A window that becomes longer starts with what the
+shorter one still held.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 
-from vgate.frontend.access.limiter.check import Check
+import msgspec
+
 from vgate.frontend.access.limiter.file import MAX_WORKER, LimitFile
-from vgate.frontend.access.limiter.port import TOKEN_WINDOW_NS, Decision, KeyLimits, Usage
+from vgate.frontend.access.limiter.port import (
+    NS,
+    TOKEN_WINDOW_NS,
+    Decision,
+    KeyLimits,
+    Quota,
+    Reason,
+    Usage,
+)
+from vgate.frontend.access.limiter.sliding_log import SlidingLog, WindowState
 
 # Each open file takes two descriptors (Python's mmap keeps its own), and a process often has 1024.
 _MAX_OPEN_FILES = 128
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ALLOWED = Decision()
+# Nobody knows when a running request ends; this only spaces the retries.
+_CONCURRENT_RETRY_NS = NS
 
 
 class LocalLimiter:
-    """A `port.Limiter`: one worker's access to the shared counts. It never suspends its caller.
+    """A `Limiter`: one worker's access to the shared counts. It never suspends its caller.
 
     Args:
         directory: Where the files are, one for each key; made if it is missing.
-        worker: This worker's number, 0 to 256. No two live workers share one, and what a dead
-            worker of this number was running is dropped.
+        worker: This worker's number, 0 to 256. No two live workers share one; the running requests
+            of a dead worker with this number are dropped.
         clock_ns: CLOCK_MONOTONIC, which all processes of a machine share.
         wall_s: Unix time.
 
@@ -49,8 +59,7 @@ class LocalLimiter:
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         if not 0 <= worker <= MAX_WORKER:
-            message = f"worker must be 0 to {MAX_WORKER}, got {worker}"
-            raise ValueError(message)
+            raise ValueError(f"worker must be 0 to {MAX_WORKER}, got {worker}")
         directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
         self.worker = worker
@@ -60,12 +69,8 @@ class LocalLimiter:
         self._boot = int.from_bytes(blake2b(boot, digest_size=7).digest())
         self._files: dict[str, LimitFile] = {}
         for path in directory.iterdir():
-            file = LimitFile(path, boot=self._boot)
-            try:
-                with file:
-                    file.drop(worker)
-            finally:
-                file.close()
+            with closing(LimitFile(path, boot=self._boot)) as file, file:
+                file.drop(worker)
 
     def likely_full(self, key_id: str, limits: KeyLimits) -> bool:
         """Guess from the counts, read without their lock."""
@@ -89,11 +94,9 @@ class LocalLimiter:
         """Return what a key uses now."""
         with self.file(key_id) as file:
             now_ns = self.clock_ns()
-            return Usage(
-                requests=file.requests.window(now_ns - limits.window_ns)[0],
-                tokens=file.tokens.window(now_ns - TOKEN_WINDOW_NS)[0],
-                concurrent=file.running,
-            )
+            requests, _ = file.requests.window(now_ns - limits.window_ns)
+            tokens, _ = file.tokens.window(now_ns - TOKEN_WINDOW_NS)
+            return Usage(requests, tokens, file.running)
 
     def close(self) -> None:
         """Close the files."""
@@ -101,7 +104,7 @@ class LocalLimiter:
             self._files.popitem()[1].close()
 
     def file(self, key_id: str) -> LimitFile:
-        """Return a key's file, opened if it is not open."""
+        """Return a key's file, opening it if necessary."""
         file = self._files.get(key_id)
         if file is None:
             if len(self._files) >= _MAX_OPEN_FILES:
@@ -111,95 +114,172 @@ class LocalLimiter:
         return file
 
 
-class LocalGrant:
-    """A `port.Grant`. Each call is one critical section, or none if nothing has to change."""
+class Check(msgspec.Struct, gc=False):
+    """One request checked against the limits of its key, while the key's file is locked.
 
-    __slots__ = (
-        "_key_id",
-        "_limiter",
-        "_limits",
-        "_request_ns",
-        "_runs",
-        "_tokens",
-        "_tokens_ns",
-        "decision",
-    )
+    Call `decision` after releasing the lock, because the lock blocks every worker.
+    """
 
-    def __init__(self, limiter: LocalLimiter, key_id: str, limits: KeyLimits) -> None:
-        self._limiter = limiter
-        self._key_id = key_id
-        self._limits = limits
-        # Stamps of what was taken; None if nothing was, or if it is not ours to change any more.
-        self._request_ns: int | None = None
-        self._tokens_ns: int | None = None
-        self._tokens = 0
-        self._runs = False
-        self.decision = _ALLOWED
+    file: LimitFile
+    limits: KeyLimits
+    now_ns: int
+    window_ns: int
+    wait_ns: float = 0
+    request_window: WindowState | None = None
+    token_window: WindowState | None = None
+    reason: Reason | None = None
+
+    def requests(self, count: int) -> None:
+        """Check whether `count` more requests fit."""
+        limit, log = self.limits.requests, self.file.requests
+        if limit is not None:
+            self.request_window = self._window("requests", log, count, limit, self.window_ns)
+
+    def tokens(self, count: int) -> None:
+        """Check whether `count` more tokens fit; 0 always do, even above a lowered limit."""
+        limit, log = self.limits.tokens_per_minute, self.file.tokens
+        if limit is not None:
+            self.token_window = self._window("tokens", log, count, limit, TOKEN_WINDOW_NS)
+
+    def concurrent(self) -> None:
+        """Check whether one more running request fits."""
+        limit = self.limits.concurrent
+        if limit is not None and self.file.running >= limit:
+            self._refuse("concurrent", _CONCURRENT_RETRY_NS)
+
+    def take(self, tokens: int) -> tuple[int | None, int | None]:
+        """Count the request, if `requests` was called, and `tokens`.
+
+        Returns:
+            The stamps of the request and of the tokens; None for what is not limited or is 0.
+        """
+        file, request_ns, tokens_ns = self.file, None, None
+        # Only this can fail (the disk is full), so it comes before anything is taken.
+        if self.request_window is not None:
+            file.make_room(file.requests)
+        if self.token_window is not None:
+            file.make_room(file.tokens)
+            if tokens:
+                tokens_ns = file.tokens.add(self.now_ns, tokens)
+                self.token_window = _after(self.token_window, tokens, tokens_ns)
+        if self.request_window is not None:
+            request_ns = file.requests.add(self.now_ns, 1)
+            self.request_window = _after(self.request_window, 1, request_ns)
+        return request_ns, tokens_ns
+
+    def _window(
+        self, reason: Reason, log: SlidingLog, count: int, limit: int, window_ns: int
+    ) -> WindowState:
+        """Return the state of a window; refuse the request if `count` does not fit."""
+        state = log.window(self.now_ns - window_ns)
+        excess = state[0] + count - limit
+        if count and excess > 0:
+            frees_ns = None if count > limit else log.stamp_freeing(excess)
+            self._refuse(reason, inf if frees_ns is None else frees_ns + window_ns - self.now_ns)
+        return state
+
+    def _refuse(self, reason: Reason, wait_ns: float) -> None:
+        self.reason = self.reason or reason
+        self.wait_ns = max(self.wait_ns, wait_ns)
+
+    def decision(self, wall_s: float) -> Decision:
+        """Return the decision; `wall_s` is Unix time."""
+        limits, requests, tokens = self.limits, None, None
+        if self.request_window is not None and limits.requests is not None:
+            requests = self._quota(self.request_window, limits.requests, self.window_ns, wall_s)
+        if self.token_window is not None and limits.tokens_per_minute is not None:
+            tokens = self._quota(
+                self.token_window, limits.tokens_per_minute, TOKEN_WINDOW_NS, wall_s
+            )
+        if self.reason is None:
+            return Decision(None, None, False, requests, tokens)
+        never = self.wait_ns == inf
+        retry_after_s = None if never else self.wait_ns / NS
+        return Decision(self.reason, retry_after_s, never, requests, tokens)
+
+    def _quota(self, state: WindowState, limit: int, window_ns: int, wall_s: float) -> Quota:
+        total, oldest_ns = state
+        left_ns = 0 if oldest_ns is None else oldest_ns + window_ns - self.now_ns
+        return Quota(limit, max(0, limit - total), wall_s + left_ns / NS)
+
+
+class LocalGrant(msgspec.Struct):
+    """A `Grant`. Each call is one critical section, or none if nothing has to change."""
+
+    limiter: LocalLimiter
+    key_id: str
+    limits: KeyLimits
+    # Stamps of this request's entries; None if there is none that may still change.
+    request_ns: int | None = None
+    tokens_ns: int | None = None
+    tokens: int = 0
+    running: bool = False
+    decision: Decision = _ALLOWED
 
     def take(self, tokens: int, *, runs: bool) -> None:
-        """Decide on the request; only for the limiter that makes the grant."""
-        limiter = self._limiter
-        with limiter.file(self._key_id) as file:
-            check = Check(file, self._limits, limiter.clock_ns())
+        """Decide on the request. Called once, by the limiter that makes the grant."""
+        limiter = self.limiter
+        with limiter.file(self.key_id) as file:
+            check = Check(file, self.limits, limiter.clock_ns(), self.limits.window_ns)
             check.requests(1)
             check.tokens(tokens)
             check.concurrent()
             if check.reason is None:
-                check.make_room()
-                self._take_tokens(check, tokens)
-                self._request_ns = check.take_request()
+                self.request_ns, self.tokens_ns = check.take(tokens)
+                self.tokens = tokens
                 if runs:
-                    file.start(limiter.worker)
-                    self._runs = True
+                    file.count_running(limiter.worker, 1)
+                    self.running = True
         self.decision = check.decision(limiter.wall_s())
 
     async def reserve(self, tokens: int) -> Decision:
         """Reserve tokens, or give the request back."""
-        limiter = self._limiter
-        if self._limits.tokens_per_minute is None or self._tokens_ns is not None:
-            # The other limits were checked already; without a token limit nothing is left to read.
-            return self.decision
-        with limiter.file(self._key_id) as file:
-            check = Check(file, self._limits, limiter.clock_ns())
+        limiter = self.limiter
+        if self.limits.tokens_per_minute is None or self.tokens_ns is not None:
+            return self.decision  # the other limits were checked already
+        with limiter.file(self.key_id) as file:
+            check = Check(file, self.limits, limiter.clock_ns(), self.limits.window_ns)
             check.tokens(tokens)
             if check.reason is None:
-                check.make_room()
-                self._take_tokens(check, tokens)
+                _, self.tokens_ns = check.take(tokens)
+                self.tokens = tokens
             else:
                 self._give_back(file)
             check.requests(0)
         self.decision = check.decision(limiter.wall_s())
         return self.decision
 
-    def _take_tokens(self, check: Check, tokens: int) -> None:
-        self._tokens_ns = check.take_tokens(tokens)
-        self._tokens = tokens
-
     async def settle(self, used_tokens: int | None = None) -> None:
         """End the request with the tokens that it used."""
-        adjusts = self._tokens_ns is not None and used_tokens not in {None, self._tokens}
-        if self._runs or adjusts:
-            with self._limiter.file(self._key_id) as file:
-                if self._tokens_ns is not None and used_tokens is not None:
-                    file.tokens.adjust(self._tokens_ns, used_tokens - self._tokens)
+        adjusts = self.tokens_ns is not None and used_tokens not in {None, self.tokens}
+        if self.running or adjusts:
+            with self.limiter.file(self.key_id) as file:
+                if self.tokens_ns is not None and used_tokens is not None:
+                    file.tokens.adjust(self.tokens_ns, used_tokens - self.tokens)
                 self._finish(file)
-        self._request_ns = self._tokens_ns = None
+        self.request_ns = self.tokens_ns = None
 
     async def abandon(self) -> None:
         """End the request and give back what it took."""
-        if self._runs or self._request_ns is not None or self._tokens_ns is not None:
-            with self._limiter.file(self._key_id) as file:
+        if self.running or self.request_ns is not None or self.tokens_ns is not None:
+            with self.limiter.file(self.key_id) as file:
                 self._give_back(file)
 
     def _give_back(self, file: LimitFile) -> None:
-        if self._request_ns is not None:
-            file.requests.adjust(self._request_ns, -1)
-        if self._tokens_ns is not None:
-            file.tokens.adjust(self._tokens_ns, -self._tokens)
+        if self.request_ns is not None:
+            file.requests.adjust(self.request_ns, -1)
+        if self.tokens_ns is not None:
+            file.tokens.adjust(self.tokens_ns, -self.tokens)
         self._finish(file)
-        self._request_ns = self._tokens_ns = None
+        self.request_ns = self.tokens_ns = None
 
     def _finish(self, file: LimitFile) -> None:
-        if self._runs:
-            file.finish(self._limiter.worker)
-            self._runs = False
+        if self.running:
+            file.count_running(self.limiter.worker, -1)
+            self.running = False
+
+
+def _after(state: WindowState, amount: int, stamp_ns: int) -> WindowState:
+    """Return the state of a window after one more entry."""
+    total, oldest_ns = state
+    return total + amount, stamp_ns if oldest_ns is None else oldest_ns

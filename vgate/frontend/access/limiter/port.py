@@ -1,17 +1,7 @@
-"""What every limiter promises, whatever keeps its counts.
+"""What every limiter guarantees, wherever it keeps its counts.
 
-Limits are exact, and all workers share the counts:
-
-- *Requests*: at most ``requests`` in any ``window_s``. The window slides.
-- *Tokens*: at most ``tokens_per_minute`` in any 60 s. A request first counts with the most tokens
-  that it may use, and once it has ended with those that it used.
-- *Concurrency*: at most ``concurrent`` requests at a time.
-
-A request that a limit refuses counts against none. Limits are passed with every reservation, so a
-changed limit applies to the next request and what was counted before stays.
-
-An implementation may keep its counts on another host. Its methods raise `OSError` if it can't reach
-them; a grant whose `Grant.settle` failed must end by itself, at the latest with its worker.
+Limits are exact, and all workers share the counts: at most ``requests`` in any ``window_s``, at
+most ``tokens_per_minute`` in any 60 s, and at most ``concurrent`` requests at a time.
 """
 
 from __future__ import annotations
@@ -46,11 +36,9 @@ class KeyLimits(msgspec.Struct, frozen=True):
 
 
 class Quota(msgspec.Struct, frozen=True):
-    """The state of one limit.
+    """What one limit allows in a window and what remains of it.
 
     Attributes:
-        limit: What is allowed in a window.
-        remaining: What is left of it.
         reset_at: Unix time at which the oldest entry leaves the window.
     """
 
@@ -60,14 +48,12 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """Whether a request may continue, and the state of the limits after that was decided.
+    """Whether a request may continue, and the state of the limits after the decision.
 
     Attributes:
         reason: The first limit that refuses the request; None if it is allowed.
         retry_after_s: Seconds until all limits would allow it, if no other request came.
-        never: The request asks for more than a whole limit, so waiting does not help.
-        requests: State of the request limit, if there is one.
-        tokens: State of the token limit, if there is one.
+        never: The request needs more than a whole limit, so waiting does not help.
     """
 
     reason: Reason | None = None
@@ -83,7 +69,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a key uses now, over all workers."""
+    """What a key uses at a moment, over all workers."""
 
     requests: int
     tokens: int
@@ -94,35 +80,35 @@ class Grant(Protocol):
     """What one request holds of its key's limits, until it is settled or abandoned.
 
     Both can be called at any time and more than once; only the first call of either has an effect.
-    A grant that was refused holds nothing.
-
-    Attributes:
-        decision: The latest decision.
+    A refused grant holds nothing.
     """
 
-    decision: Decision
+    decision: Decision  # the latest
 
     async def reserve(self, tokens: int) -> Decision:
-        """Reserve tokens for a request that was counted without. If refused, it is abandoned.
-
-        The first call counts; after it the tokens are reserved.
-        """
+        """Reserve tokens, once, for a request that was counted without; abandon it if refused."""
 
     async def settle(self, used_tokens: int | None = None) -> None:
-        """End the request. Its tokens are `used_tokens`; None keeps those that were reserved."""
+        """End the request. Its tokens are `used_tokens`; None keeps the reserved ones.
+
+        If this raises `OSError`, the grant must end by itself, at the latest with its worker.
+        """
 
     async def abandon(self) -> None:
         """End the request as if it had not been made."""
 
 
 class Limiter(Protocol):
-    """One worker's access to the counts of all keys."""
+    """One worker's access to the counts of all keys.
+
+    Limits are passed with every reservation, so a changed limit applies to the next request. The
+    counts may be on another host: every method raises `OSError` if it can't reach them.
+    """
 
     def likely_full(self, key_id: str, limits: KeyLimits) -> bool:
         """Guess whether a request would be refused even without tokens.
 
-        The guess costs no round trip; a limiter that knows nothing returns False. Use it to choose
-        when to call `reserve`, never instead.
+        The guess needs no round trip, and never replaces `reserve`.
         """
 
     async def reserve(
@@ -131,8 +117,8 @@ class Limiter(Protocol):
         """Count a request against all of its key's limits, or against none if one refuses it.
 
         Args:
-            key_id: Whose limits: any text, the same in all workers.
-            limits: The limits that apply.
+            key_id: Any text, the same in all workers.
+            limits: The limits of that key.
             tokens: The most tokens that the request may use. With 0 the token limit does not
                 refuse it, and `Grant.reserve` may follow.
             runs: Whether the request runs until its grant ends. Pass False if it has been answered.
@@ -142,4 +128,4 @@ class Limiter(Protocol):
         """Return what a key uses now."""
 
     def close(self) -> None:
-        """Release what is held. Called once, when the process ends and its loop has stopped."""
+        """Release all resources. Called once, at process exit, after the loop has stopped."""

@@ -1,12 +1,8 @@
 """A sliding log of amounts in shared memory: what was taken in the last window, to the nanosecond.
 
-Entries are ``(stamp, amount)``, ordered by stamp, in a ring of 64-bit words that all workers share.
-The request log has amounts of 1, the token log has tokens. Every method needs the file's lock.
-
 A worker can be killed between any two stores. So each method changes what counts (the ring's ends
 and its entries) by single stores of one word, in an order in which every state in between is right,
-or counts too much for at most a window. ``total`` is only a cache of the sum: `recount` restores
-it, and the next holder of the lock calls that when the last one died.
+or counts too much for at most a window. Only ``total``, a cached sum, needs `recount` afterwards.
 """
 
 from __future__ import annotations
@@ -29,70 +25,62 @@ WindowState = tuple[int, int | None]
 
 
 class SlidingLog:
-    """One log.
+    """Entries ``(stamp, amount)``, ordered by stamp, in a ring of 64-bit words.
+
+    The request log has amounts of 1, the token log has tokens. Every method needs the file's lock.
 
     Args:
-        words: The shared memory, as signed 64-bit words.
+        words: The shared memory, as signed 64-bit words. A larger view may replace it.
         base: Index of the log's header.
     """
 
-    __slots__ = ("_base", "_words")
+    __slots__ = ("_base", "words")
 
     def __init__(self, words: memoryview[int], base: int) -> None:
-        self._words = words
+        self.words = words
         self._base = base
-
-    def rebind(self, words: memoryview[int]) -> None:
-        """Use another, larger view of the same memory."""
-        self._words = words
 
     @property
     def capacity(self) -> int:
         """Entries that fit; 0 before the first `move`."""
-        return self._words[self._base + _REGION] & _CAPACITY_MASK
+        return self.words[self._base + _REGION] & _CAPACITY_MASK
 
     @property
     def is_full(self) -> bool:
         """Whether the next entry needs a larger ring, or will be merged into the last one."""
-        words, base = self._words, self._base
+        words, base = self.words, self._base
         return words[base + _HEAD] - words[base + _TAIL] == words[base + _REGION] & _CAPACITY_MASK
 
     @property
     def total(self) -> int:
         """Sum of all amounts, as of the last call of `window`."""
-        return self._words[self._base + _TOTAL]
+        return self.words[self._base + _TOTAL]
 
     def window(self, until_ns: int) -> WindowState:
         """Drop the entries stamped `until_ns` or earlier, and return the state of the rest."""
-        words, base = self._words, self._base
+        words, base = self.words, self._base
         tail = words[base + _TAIL]
         if tail == words[base + _HEAD]:
             return words[base + _TOTAL], None
-        # `words[self._stamp_at(tail)]` written out, as every decision needs it.
+        # `words[self._stamp_at(tail)]` inlined, because every decision needs it.
         region = words[base + _REGION]
         oldest_ns = words[(region >> 32) + tail % (region & _CAPACITY_MASK)]
         if oldest_ns <= until_ns:
-            self._drop(until_ns)
-            tail = words[base + _TAIL]
+            kept = self._first_after(until_ns)
+            words[base + _TOTAL] -= sum(self._amounts(tail, kept))
+            words[base + _TAIL] = tail = kept
             oldest_ns = words[self._stamp_at(tail)]
         return words[base + _TOTAL], None if tail == words[base + _HEAD] else oldest_ns
 
-    def _drop(self, until_ns: int) -> None:
-        words, base = self._words, self._base
-        kept = self._first_after(until_ns)
-        words[base + _TOTAL] -= sum(self._amounts(words[base + _TAIL], kept))
-        words[base + _TAIL] = kept
-
     def add(self, now_ns: int, amount: int) -> int:
         """Enter `amount` and return its stamp, by which `adjust` finds it again."""
-        words, base = self._words, self._base
+        words, base = self.words, self._base
         head, region = words[base + _HEAD], words[base + _REGION]
         offset, capacity = region >> 32, region & _CAPACITY_MASK
         used = head - words[base + _TAIL]
         if used:
             last = offset + (head - 1) % capacity
-            # The clock is read under the lock and never goes back, but everything here depends on
-            # the order of the stamps, so it does not depend on the clock alone.
+            # Everything here depends on the order of the stamps, so don't trust the clock alone.
             now_ns = max(now_ns, words[last])
             if words[last] == now_ns or used == capacity:
                 # A full ring counts too much rather than too little: the last entry leaves later.
@@ -101,24 +89,21 @@ class SlidingLog:
                 words[last + capacity] += amount
                 words[base + _TOTAL] += amount
                 return now_ns
-        place = offset + head % capacity
-        words[place] = now_ns
-        words[place + capacity] = amount
+        position = offset + head % capacity
+        words[position] = now_ns
+        words[position + capacity] = amount
         words[base + _HEAD] = head + 1  # from here on it counts
         words[base + _TOTAL] += amount
         return now_ns
 
     def adjust(self, stamp_ns: int, change: int) -> None:
-        """Change what was entered under `stamp_ns`, if that is still in the log."""
-        words, base = self._words, self._base
-        sequence, head, tail = (
-            self._first_after(stamp_ns - 1),
-            words[base + _HEAD],
-            words[base + _TAIL],
-        )
-        if sequence == head or words[self._stamp_at(sequence)] != stamp_ns:
+        """Change the amount that was entered under `stamp_ns`, if it is still in the log."""
+        words, base = self.words, self._base
+        head, tail = words[base + _HEAD], words[base + _TAIL]
+        entry = self._first_after(stamp_ns - 1)
+        if entry == head or words[self._stamp_at(entry)] != stamp_ns:
             return
-        words[self._stamp_at(sequence) + self.capacity] += change
+        words[self._stamp_at(entry) + self.capacity] += change
         words[base + _TOTAL] += change
         # Entries given back at once leave no trace, so refused requests do not fill the ring.
         while head > tail and words[self._stamp_at(head - 1) + self.capacity] == 0:
@@ -127,10 +112,10 @@ class SlidingLog:
 
     def stamp_freeing(self, amount: int) -> int | None:
         """Return the stamp of the entry with which `amount` has left; None if it never has."""
-        words, base = self._words, self._base
+        words, base = self.words, self._base
         tail, head = words[base + _TAIL], words[base + _HEAD]
         if tail < head:
-            # The answer whenever a request log refuses one more request: all its amounts are 1.
+            # A full request log needs only this: all its amounts are 1.
             first = self._stamp_at(tail)
             if words[first + self.capacity] >= amount:
                 return words[first]
@@ -140,13 +125,13 @@ class SlidingLog:
         return None
 
     def recount(self) -> None:
-        """Make the total the sum again."""
-        words, base = self._words, self._base
+        """Compute the total from the entries."""
+        words, base = self.words, self._base
         words[base + _TOTAL] = sum(self._amounts(words[base + _TAIL], words[base + _HEAD]))
 
     def move(self, offset: int, capacity: int) -> None:
         """Move to another, larger region: copy, then switch over with one store."""
-        words, base = self._words, self._base
+        words, base = self.words, self._base
         for part in self._parts(words[base + _TAIL], words[base + _HEAD], capacity):
             source, target = self._stamp_at(part.start), offset + part.start % capacity
             for shift, new_shift in ((0, 0), (self.capacity, capacity)):
@@ -154,21 +139,21 @@ class SlidingLog:
                 words[target + new_shift : target + new_shift + len(part)] = values
         words[base + _REGION] = offset << 32 | capacity
 
-    def _stamp_at(self, sequence: int) -> int:
+    def _stamp_at(self, entry: int) -> int:
         """Return the index of an entry's stamp; its amount is `capacity` words further."""
-        region = self._words[self._base + _REGION]
-        return (region >> 32) + sequence % (region & _CAPACITY_MASK)
+        region = self.words[self._base + _REGION]
+        return (region >> 32) + entry % (region & _CAPACITY_MASK)
 
     def _parts(self, tail: int, head: int, capacity: int) -> Iterator[range]:
-        """Split entries where a ring of this capacity, or this ring, starts from its beginning."""
+        """Split entries where this ring, or one of `capacity`, wraps around."""
         while tail < head:
             end = min(head, *(tail + size - tail % size for size in (capacity, self.capacity)))
             yield range(tail, end)
             tail = end
 
     def _first_after(self, stamp_ns: int) -> int:
-        """Return the number of the first entry after `stamp_ns`; that of the head if none is."""
-        words, base = self._words, self._base
+        """Return the number of the first entry after `stamp_ns`; the head's if there is none."""
+        words, base = self.words, self._base
         for part in self._parts(words[base + _TAIL], words[base + _HEAD], self.capacity):
             first = self._stamp_at(part.start)
             end = first + len(part)
@@ -182,4 +167,4 @@ class SlidingLog:
             (self._stamp_at(part.start) + self.capacity, len(part))
             for part in self._parts(tail, head, self.capacity)
         )
-        return chain.from_iterable(self._words[at : at + size] for at, size in starts)
+        return chain.from_iterable(self.words[at : at + size] for at, size in starts)

@@ -6,7 +6,7 @@ import msgspec
 
 from vgate.errors import VGateError
 from vgate.frontend.apis.errors import error_response
-from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response
 
 # The client libraries read the request's id here.
 REQUEST_ID_HEADER = "request-id"

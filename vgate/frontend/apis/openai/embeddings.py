@@ -13,7 +13,7 @@ from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.fields import ACCEPTED, FieldMap, RefusedFields, refused
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.pipeline.generation import Truncation
 from vgate.frontend.pipeline.port import Embedded, EmbedRequest
 from vgate.frontend.services import Services

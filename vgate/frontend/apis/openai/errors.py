@@ -6,7 +6,7 @@ import msgspec
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError, VGateError
 from vgate.frontend.apis.errors import error_response, retry_after
-from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

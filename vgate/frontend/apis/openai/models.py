@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from vgate.errors import ModelNotFoundError
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
 PREFIX = "/v1/models/"

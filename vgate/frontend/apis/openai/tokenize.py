@@ -10,7 +10,7 @@ from msgspec import Meta
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.services import Services
 from vgate.wire.sampling import TokenId

@@ -1,12 +1,13 @@
-"""Metrics that engines and this frontend's cache know, made when somebody asks for them.
+"""Metrics that engines and this frontend's cache report, made when `/metrics` is requested.
 
-An engine counts for itself and tells in its heartbeat; every frontend hears it, so whichever of
-them is asked can show it. Its counts begin anew with its process, which Prometheus understands.
+Engines send their counts with their heartbeats to every frontend, so any frontend can show them.
+The counts start again with the engine's process, which Prometheus understands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -24,21 +25,50 @@ from vgate.wire.messages import EngineStats, Histogram
 
 _LABELS = ("model",)
 
+# Name, text, field of `EngineStats` (and the bounds of its buckets).
+_HISTOGRAMS = (
+    ("vgate_batch_size", "Sequences in each step.", "batch_size", buckets.BATCH_SIZE),
+    (
+        "vgate_batch_processing_seconds",
+        "Time that each step of the engine took.",
+        "step_s",
+        buckets.STEP_S,
+    ),
+    (
+        "vgate_inter_token_latency_seconds",
+        "Time between two tokens of a sequence, as the engine makes them.",
+        "inter_token_s",
+        buckets.STEP_S,
+    ),
+    (
+        "vgate_queue_time_seconds",
+        "Time that requests waited in the queue.",
+        "queue_s",
+        buckets.REQUEST_S,
+    ),
+)
+_COUNTERS = (
+    ("preemptions", "Sequences that lost their KV cache and were computed again."),
+    ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
+    ("prefix_cache_hits", "Prompt tokens found in the prefix cache."),
+)
+
 
 class EngineCollector(Collector):
     """Collects what is known now of the served models and of this process's cache."""
 
     def __init__(self, models: Models, cache: StoreUsage) -> None:
         self._models = models
-        self._cache_figures = cache
+        self._cache = cache
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families."""
-        yield _gauge("vgate_up", "1 while this frontend serves HTTP.", 1)
         ready = self._models.not_ready_because() is None
+        yield _gauge("vgate_up", "1 while this frontend serves HTTP.", 1)
         yield _gauge("vgate_ready", "1 while a request would be served.", ready)
         yield from self._engines()
-        yield from self._cache()
+        yield _gauge("vgate_cache_entries", "Answers in the result cache.", self._cache.entries)
+        yield _gauge("vgate_cache_bytes", "Size of the result cache.", self._cache.size_bytes)
 
     def _engines(self) -> Iterator[Metric]:
         names = (
@@ -51,97 +81,43 @@ class EngineCollector(Collector):
         restarts = CounterMetricFamily(
             "vgate_engine_restarts", "Times that the engine was started again.", labels=_LABELS
         )
-        models = self._models.states()
-        for model in models:
+        stats = []
+        for model in self._models.states():
             status = model.status
-            values = (
-                model.ready,
-                status.running,
-                status.waiting,
-                status.kv_cache_usage,
-            )
+            values = (model.ready, status.running, status.waiting, status.kv_cache_usage)
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([model.name], value)
             restarts.add_metric([model.name], model.engine.restarts)
+            if status.stats is not None:
+                stats.append((model.name, status.stats))
         yield from gauges
         yield restarts
-        stats = [
-            (model.name, model.status.stats) for model in models if model.status.stats is not None
-        ]
         yield from _histograms(stats)
         yield from _counters(stats)
 
-    def _cache(self) -> Iterator[Metric]:
-        cache = self._cache_figures
-        yield _gauge("vgate_cache_entries", "Answers in the result cache.", cache.entries)
-        yield _gauge("vgate_cache_bytes", "Size of the result cache.", cache.size_bytes)
-
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text)
-    family.add_metric([], value)
-    return family
+    return GaugeMetricFamily(name, text, value=value)
 
 
 def _histograms(stats: Sequence[tuple[str, EngineStats]]) -> Iterator[Metric]:
-    for name, text, attribute, bounds in (
-        ("vgate_batch_size", "Sequences in each step.", "batch_size", buckets.BATCH_SIZE),
-        (
-            "vgate_batch_processing_seconds",
-            "Time that each step of the engine took.",
-            "step_s",
-            buckets.STEP_S,
-        ),
-        (
-            "vgate_inter_token_latency_seconds",
-            "Time between two tokens of a sequence, as the engine makes them.",
-            "inter_token_s",
-            buckets.STEP_S,
-        ),
-        (
-            "vgate_queue_time_seconds",
-            "Time that requests waited in the queue.",
-            "queue_s",
-            buckets.REQUEST_S,
-        ),
-    ):
+    for name, text, field, bounds in _HISTOGRAMS:
         family = HistogramMetricFamily(name, text, labels=_LABELS)
         for model, of_model in stats:
-            histogram: Histogram = getattr(of_model, attribute)
+            histogram: Histogram = getattr(of_model, field)
             family.add_metric([model], _cumulative(histogram, bounds), histogram.total)
         yield family
 
 
 def _cumulative(histogram: Histogram, bounds: Sequence[float]) -> list[tuple[str, float]]:
-    """Return Prometheus' buckets: each counts all that is at most its bound."""
-    names = [*map(floatToGoString, bounds), "+Inf"]
-    total = 0
-    cumulative = []
-    for name, count in zip(names, histogram.counts, strict=True):
-        total += count
-        cumulative.append((name, float(total)))
-    return cumulative
+    """Return Prometheus' buckets: each counts everything up to its bound."""
+    names = (*map(floatToGoString, bounds), "+Inf")
+    return list(zip(names, map(float, accumulate(histogram.counts)), strict=True))
 
 
 def _counters(stats: Sequence[tuple[str, EngineStats]]) -> Iterator[Metric]:
-    for name, text, attribute in (
-        (
-            "vgate_preemptions",
-            "Sequences that lost their KV cache and were computed again.",
-            "preemptions",
-        ),
-        (
-            "vgate_prefix_cache_queries",
-            "Prompt tokens looked up in the prefix cache.",
-            "prefix_cache_queries",
-        ),
-        (
-            "vgate_prefix_cache_hits",
-            "Prompt tokens found in the prefix cache.",
-            "prefix_cache_hits",
-        ),
-    ):
-        family = CounterMetricFamily(name, text, labels=_LABELS)
+    for field, text in _COUNTERS:
+        family = CounterMetricFamily(f"vgate_{field}", text, labels=_LABELS)
         for model, of_model in stats:
-            family.add_metric([model], getattr(of_model, attribute))
+            family.add_metric([model], getattr(of_model, field))
         yield family

@@ -7,7 +7,7 @@ import time
 import msgspec
 
 from vgate import __version__
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
 _HEALTHY = Response(200, msgspec.json.encode({"status": "ok", "version": __version__}), [JSON])

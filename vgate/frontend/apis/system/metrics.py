@@ -7,7 +7,7 @@ import asyncio
 from prometheus_client.exposition import choose_encoder
 
 from vgate.frontend.apis.system.engine_metrics import EngineCollector
-from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.observe.metrics import registry_of_all_workers
 from vgate.frontend.services import Services
 

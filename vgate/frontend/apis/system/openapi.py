@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from vgate import __version__
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
 _SCHEMAS = "#/components/schemas/{name}"

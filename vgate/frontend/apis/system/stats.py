@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from vgate import __version__
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.observe.metrics import registry_of_all_workers
 from vgate.frontend.services import Services
 from vgate.wire import buckets

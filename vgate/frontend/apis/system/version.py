@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vgate import __version__
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
 

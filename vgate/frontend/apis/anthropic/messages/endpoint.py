@@ -10,7 +10,7 @@ from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest
 from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder
 from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
-from vgate.frontend.http.request import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
 

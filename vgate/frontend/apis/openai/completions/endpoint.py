@@ -5,7 +5,7 @@ from __future__ import annotations
 from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.apis.openai.completions.request import decode_completion, generation_of
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
-from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline.port import Job
 from vgate.frontend.services import Services
 

@@ -9,7 +9,7 @@ from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.apis.openai.responses.request import FIELDS, decode_responses, generation_of
 from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
-from vgate.frontend.http.request import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline.port import Job
 from vgate.frontend.services import Services
 

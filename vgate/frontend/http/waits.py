@@ -1,0 +1,98 @@
+"""What requests share while they wait for their clients: deadlines, and the watch for disconnects.
+
+Both handle many requests at once, because a timer or a watcher for each costs as much as reading or
+decoding a usual body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+# How late a passed deadline may be noticed.
+_SWEEP_S = 0.5
+# How late a disconnect may be noticed; an engine needs up to 100 ms to stop in any case.
+_WATCH_DELAY_S = 0.02
+
+
+class ClientDisconnected(Exception):  # noqa: N818 - it is an event, nobody's error
+    """The client left; nobody reads the response."""
+
+
+class Deadlines:
+    """Cancels tasks that wait for longer than they may."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._until: dict[asyncio.Task[object], float] = {}
+        self._passed: set[asyncio.Task[object]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, task: asyncio.Task[object], timeout_s: float) -> None:
+        """Cancel a task in `timeout_s`, unless `end` comes first."""
+        self._until[task] = self._loop.time() + timeout_s
+        if self._timer is None:
+            self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def end(self, task: asyncio.Task[object]) -> bool:
+        """Remove a task's deadline; if it had passed, undo the cancellation and return True.
+
+        Between `begin` and `end` the task must do nothing but wait: it is cancelled there or never.
+        """
+        self._until.pop(task, None)
+        if task not in self._passed:
+            return False
+        self._passed.remove(task)
+        task.uncancel()
+        return True
+
+    def _sweep(self) -> None:
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep) if self._until else None
+        now = self._loop.time()
+        for task in [task for task, until in self._until.items() if until <= now]:
+            del self._until[task]
+            self._passed.add(task)
+            task.cancel()
+
+
+class Watched(Protocol):
+    """A request whose client may leave."""
+
+    def watch(self) -> None:
+        """Start watching. granian also reports a client that left before this."""
+
+
+class DisconnectWatch:
+    """Starts watching clients after a short delay, many at once.
+
+    Most of the cost is waking granian's thread, and requests that are answered before pay nothing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: set[Watched] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, request: Watched) -> None:
+        """Watch a request's client, soon."""
+        self._waiting.add(request)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_WATCH_DELAY_S, self._watch)
+
+    def discard(self, request: Watched) -> None:
+        """Forget a request that has ended."""
+        self._waiting.discard(request)
+
+    def _watch(self) -> None:
+        self._timer = None
+        waiting, self._waiting = self._waiting, set()
+        for request in waiting:
+            request.watch()
+
+
+class Waits:
+    """Everything that the requests of one worker share."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.deadlines = Deadlines(loop)
+        self.disconnects = DisconnectWatch(loop)
