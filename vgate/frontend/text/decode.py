@@ -1,7 +1,7 @@
 """Token ids to text: of single tokens, and of a sequence step by step. Pure.
 
-The text of a sequence equals what vLLM's own detokenizer returns for the same ids: both feed a
-stream that knows the end of the prompt, and neither shows bytes that never became a character.
+The text of a sequence equals vLLM's own detokenizer's for the same ids: both use a stream that
+knows the end of the prompt, and neither emits bytes that never become a character.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from functools import lru_cache
 from vgate.frontend.text.tokenizer import DecodeStep, Tokenizer
 
 _REPLACEMENT = "\ufffd"
-# Tokens remembered, about 150 bytes each. A language uses fewer; past it the table is emptied,
-# which costs one decoding for each.
+# Tokens to remember, about 150 bytes each. A language uses fewer; a full table is cleared, which
+# costs one decoding for each token.
 _MAX_TEXTS = 16_384
-# Tokens of the prompt that the stream is primed with. Only what joins onto the answer matters: a
-# piece's leading space, or the first bytes of a character.
+# Prompt tokens to prime the stream with. Only what joins onto the answer matters: a token's leading
+# space, or the first bytes of a character.
 _PRIME_TOKENS = 16
 # A character has at most this many tokens before its last: UTF-8 has four bytes (RFC 3629).
 _MAX_CUT_TOKENS = 3
@@ -35,7 +35,7 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        # Log probabilities name the same few tokens again and again.
+        # Log probabilities name the same few tokens over and over.
         self.bytes_of = lru_cache(maxsize=65_536)(tokenizer.bytes_of)
         self.text_of = lru_cache(maxsize=65_536)(self._text_of)
         self._tables: dict[bool, dict[int, str | None]] = {True: {}, False: {}}
@@ -44,26 +44,23 @@ class TokenTexts:
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
     def table(self, *, skip_special_tokens: bool) -> dict[int, str | None]:
-        """Return the texts in sequences that are known by now; `learn` adds to it."""
+        """Return the texts that `in_sequence` has returned so far, by token id."""
         return self._tables[skip_special_tokens]
 
-    def learn(self, token_id: int, *, skip_special_tokens: bool) -> str | None:
-        """Return a token's text in any sequence; None if it depends on its neighbours.
+    def in_sequence(self, token_id: int, *, skip_special_tokens: bool) -> str | None:
+        """Return a byte-level token's text in any sequence; None if it depends on its neighbours.
 
-        Where tokens are bytes and nothing else, one that consists of whole characters has the same
-        text after any other whole character. A stream computes it again each time, by decoding the
-        token together with its predecessors, twice.
+        A token of whole characters has the same text after any other whole character. A stream
+        would decode it each time, together with its predecessors, twice.
         """
-        text: str | None = None
-        if self.tokenizer.byte_level:
-            text = self.tokenizer.decode([token_id], skip_special_tokens=skip_special_tokens)
-            if _REPLACEMENT in text:
-                text = None
         table = self._tables[skip_special_tokens]
+        if token_id in table:
+            return table[token_id]
         if len(table) >= _MAX_TEXTS:
             table.clear()
-        table[token_id] = text
-        return text
+        text = self.tokenizer.decode([token_id], skip_special_tokens=skip_special_tokens)
+        table[token_id] = known = None if _REPLACEMENT in text else text
+        return known
 
 
 class Detokenizer:
@@ -84,9 +81,9 @@ class Detokenizer:
         self._byte_level = texts.tokenizer.byte_level
         self._skip_special_tokens = skip_special_tokens
         self._table = texts.table(skip_special_tokens=skip_special_tokens)
-        # The stream; None while the last character is complete, so that tokens can be looked up.
+        # The stream; None while tokens can be looked up because the last character is complete.
         self._step: DecodeStep | None = None
-        if prompt and not (self._byte_level and self._look_up(prompt[-1])):
+        if not self._byte_level or (prompt and not self._look_up(prompt[-1])):
             self._step = self._stream(_end_of(prompt, texts.tokenizer))
 
     def feed(self, token_ids: list[int]) -> str:
@@ -96,20 +93,17 @@ class Detokenizer:
         return "".join([self.text_of(token_id) for token_id in token_ids])
 
     def whole(self, token_ids: list[int]) -> str:
-        """Take all tokens at once, as the only ones; return their text.
-
-        The same as feeding them one by one, in less time.
-        """
-        if self._step is not None or not self._byte_level:
+        """Take all tokens of the sequence; return the same text as `feed`, in less time."""
+        if self._step is not None:
             return self.feed(token_ids)
         texts = list(map(self._table.get, token_ids))
+        if None in texts:
+            texts = list(map(self._look_up, token_ids))
         if None not in texts:
             return "".join(texts)  # type: ignore[arg-type]
-        for token_id in token_ids:
-            self._look_up(token_id)  # so that it is known the next time
         skip = self._skip_special_tokens
         text = self._texts.tokenizer.decode(token_ids, skip_special_tokens=skip)
-        # Only a stream handles bytes that are no characters.
+        # Only a stream handles bytes that are not characters.
         return self.feed(token_ids) if _REPLACEMENT in text else text
 
     def text_of(self, token_id: int) -> str:
@@ -133,10 +127,7 @@ class Detokenizer:
         return text
 
     def _look_up(self, token_id: int) -> str | None:
-        """Return a token's text; None if it depends on its neighbours."""
-        if token_id in self._table:
-            return self._table[token_id]
-        return self._texts.learn(token_id, skip_special_tokens=self._skip_special_tokens)
+        return self._texts.in_sequence(token_id, skip_special_tokens=self._skip_special_tokens)
 
     def _stream(self, prompt: list[int] | None = None) -> DecodeStep:
         skip = self._skip_special_tokens
@@ -144,10 +135,10 @@ class Detokenizer:
 
 
 def _end_of(prompt: list[int], tokenizer: Tokenizer) -> list[int]:
-    """Return the last tokens of a prompt, beginning with a whole character.
+    """Return the last tokens of a prompt, starting with a whole character.
 
-    Where bytes are tokens, a character that is cut in two makes a byte-fallback decoder give up
-    all bytes that follow it, the answer's too.
+    With a byte-fallback decoder, half a character at the start would void all bytes after it, the
+    answer's included.
     """
     first = max(0, len(prompt) - _PRIME_TOKENS)
     for start in range(first, max(-1, first - _MAX_CUT_TOKENS - 1), -1):

@@ -21,11 +21,11 @@ _INVALID_PREFIX = "Invalid prefix encountered"
 
 
 class LibraryTokenizer:
-    """See the module and `vgate.frontend.text.tokenizer.Tokenizer`.
+    """Implements `vgate.frontend.text.tokenizer.Tokenizer`.
 
     Args:
-        library: The library's tokenizer. Its truncation and padding are switched off: a file that
-            asks for them means training.
+        library: The library's tokenizer. Its truncation and padding, which are for training, are
+            switched off.
     """
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
@@ -48,26 +48,23 @@ class LibraryTokenizer:
         self, texts: list[str], *, special: bool, truncation: TokenLimit | None = None
     ) -> list[list[int]]:
         """Tokenise texts."""
-        # Unlike `encode_batch`, `encode_batch_fast` computes no offsets, which nobody needs here: a
-        # fifth of the time for short texts, a third for long ones.
+        # Unlike `encode_batch`, this computes no offsets: a fifth of the time for short texts, a
+        # third for long ones.
         encode = self.library.encode_batch_fast
         if truncation is None:
             return [encoding.ids for encoding in encode(texts, add_special_tokens=special)]
-        room = truncation.keep - self._count_around(truncation, special=special)
+        added = self.library.num_special_tokens_to_add(is_pair=False) if special else 0
+        if truncation.keep <= added:
+            raise InvalidValueError(
+                f"`truncate_prompt_tokens` must be more than the {added} special tokens, "
+                f"got {truncation.keep}",
+                param="truncate_prompt_tokens",
+            )
         encodings = encode(texts, add_special_tokens=False)
         for encoding in encodings:
-            encoding.truncate(room, direction=truncation.side)
+            encoding.truncate(truncation.keep - added, direction=truncation.side)
         finish = self.library.post_process
         return [finish(encoding, add_special_tokens=special).ids for encoding in encodings]
-
-    def _count_around(self, truncation: TokenLimit, *, special: bool) -> int:
-        around: int = self.library.num_special_tokens_to_add(is_pair=False) if special else 0
-        if truncation.keep <= around:
-            message = (
-                f"`truncate_prompt_tokens` must be more than the {around} special tokens, got "
-            )
-            raise InvalidValueError(message + str(truncation.keep), param="truncate_prompt_tokens")
-        return around
 
     def decode_stream(
         self, prompt: list[int] | None = None, *, skip_special_tokens: bool = True
@@ -77,7 +74,7 @@ class LibraryTokenizer:
         return partial(stream.step, self.library)
 
     def lost_track(self, error: Exception) -> bool:
-        """Return whether a stream failed because text that it had returned became invalid."""
+        """Whether a stream failed because text that it had returned became invalid."""
         return str(error).startswith(_INVALID_PREFIX)
 
     def bytes_of(self, token_id: int) -> bytes:

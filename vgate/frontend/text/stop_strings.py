@@ -1,19 +1,17 @@
-"""Finds the stop strings in text that comes in pieces. Pure."""
+"""Finds stop strings in text that arrives in pieces. Pure."""
 
 from __future__ import annotations
 
 
 class StopStrings:
-    """Looks for strings that end an answer.
-
-    Text that may be the beginning of one is held back until that is certain.
+    """Looks for strings that end an answer, and holds back text that may be the start of one.
 
     Args:
-        stops: What to look for.
-        include: Whether the stop string belongs to the text.
+        stops: The strings.
+        include: Whether the stop string belongs to the answer.
 
     Attributes:
-        found: The one that ended the answer.
+        found: The string that ended the answer; None before.
     """
 
     __slots__ = ("_held", "_include", "_stops", "found")
@@ -25,7 +23,7 @@ class StopStrings:
         self.found: str | None = None
 
     def feed(self, piece: str, *, armed: bool = True) -> str:
-        """Take text, and nothing after a match; return what is certain now.
+        """Take text, and none after a match; return what is certain now.
 
         Args:
             piece: The text of one token.
@@ -39,18 +37,17 @@ class StopStrings:
             begin, self.found = match
             self._held = ""
             return text[: begin + len(self.found)] if self._include else text[:begin]
-        held = self._held_chars(text)
-        certain = len(text) - held
+        certain = len(text) - self._held_chars(text)
         self._held = text[certain:]
         return text[:certain]
 
     def finish(self) -> str:
-        """Return what was held back in case it became a stop string."""
+        """Return the text that was held back. The text has ended."""
         held, self._held = self._held, ""
         return held
 
     def _first(self, text: str) -> tuple[int, str] | None:
-        """Return where the stop string that completes first begins; ties go to list order."""
+        """Return the start and the stop string that completes first; ties go to list order."""
         best: tuple[int, str] | None = None
         for stop in self._stops:
             begin = text.find(stop)
@@ -59,7 +56,7 @@ class StopStrings:
         return best
 
     def _held_chars(self, text: str) -> int:
-        """Length of the longest end of `text` that a stop string begins with."""
+        """Return the length of the longest end of `text` that a stop string starts with."""
         longest = 0
         for stop in self._stops:
             for size in range(min(len(stop) - 1, len(text)), longest, -1):

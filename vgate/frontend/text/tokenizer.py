@@ -1,7 +1,6 @@
-"""What the frontend asks of a tokenizer, whichever library does it.
+"""What the frontend needs of a tokenizer. `library_tokenizer` implements it.
 
-`vgate.frontend.text.library_tokenizer` has the implementation. The tests in
-`tests/frontend/text/test_tokenizer_contract.py` state this contract as code.
+`tests/frontend/text/test_tokenizer_contract.py` states this contract as code.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ class Tokenizer(Protocol):
     All methods may be called from several threads at once. Encoding a long text releases the GIL.
 
     Attributes:
-        byte_level: Tokens are bytes and nothing else, so the text of a token that holds whole
-            characters doesn't depend on its neighbours.
-        vocab_size: Number of tokens, added ones included. Ids may have gaps, so that some are
-            higher.
+        byte_level: Tokens are just bytes, so the text of a token of whole characters does not
+            depend on its neighbours.
+        vocab_size: Number of tokens, added ones included. Ids may have gaps and exceed it.
     """
 
     byte_level: bool
@@ -50,19 +48,16 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Tokenise a rendered conversation.
 
-        Special tokens in the text become single tokens; none are added. Its parts may be
-        remembered, so that a conversation that grows is not tokenised again from the beginning.
+        Special tokens in the text become single tokens; none are added. Parts of the text may be
+        cached, so that the start of a growing conversation is not tokenised again.
         """
 
     def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
-        """Tokenise a rendered conversation as `encode` does, unless it takes long.
-
-        Args:
-            text: The conversation.
-            max_new_chars: Characters to tokenise at most, without the parts that are remembered.
+        """Tokenise as `encode` does, unless it takes long.
 
         Returns:
-            Its token ids; None, without having tokenised anything, if more characters are new.
+            Token ids; None if more than `max_new_chars` characters are not cached. Then nothing was
+            tokenised.
         """
 
     def encode_batch(
@@ -71,8 +66,8 @@ class Tokenizer(Protocol):
         """Tokenise texts; special tokens in them become single tokens.
 
         Args:
-            texts: What to tokenise.
-            special: Add the special tokens that the model expects around a text.
+            texts: The texts.
+            special: Whether to add the special tokens that the model expects around a text.
             truncation: Length limit of each result; the added special tokens are always kept.
 
         Raises:
@@ -80,25 +75,25 @@ class Tokenizer(Protocol):
         """
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text of tokens. Bytes that are no character become U+FFFD."""
+        """Return the text of tokens. Bytes that are not characters become U+FFFD."""
 
     def decode_stream(
         self, prompt: list[int] | None = None, *, skip_special_tokens: bool = True
     ) -> DecodeStep:
         """Return a function that decodes a sequence token by token.
 
-        It may raise an exception for which `lost_track` is true; then start a new stream.
+        If it raises an exception for which `lost_track` is true, start a new stream.
 
         Args:
             prompt: Tokens before the sequence; they affect its text but are not part of it.
-            skip_special_tokens: Leave special tokens out of the text.
+            skip_special_tokens: Whether to leave special tokens out of the text.
         """
 
     def lost_track(self, error: Exception) -> bool:
-        """Return whether a stream failed because text that it had returned became invalid."""
+        """Whether a stream failed because text that it had returned became invalid."""
 
     def bytes_of(self, token_id: int) -> bytes:
-        """Return a token's bytes, which may be part of a character; b"" for an unknown id."""
+        """Return a token's bytes, maybe part of a character; b"" for an unknown id."""
 
     def id_to_token(self, token_id: int) -> str | None:
         """Return a token as the vocabulary spells it; None for an unknown id."""
