@@ -431,7 +431,7 @@ class TestLeaving:
             protocol, task = gateway.begin_chat("x" * 50, stream=stream)
             await until(lambda: gateway.engine.scheduler.running, "it runs")
             gateway.tell(Drain(30.0))
-            await until(lambda: gateway.app.models.draining, "the drain is heard")
+            await until(lambda: gateway.app._launcher.draining, "the drain is heard")
             refused = await gateway.chat()
             assert (refused.status, refused.error["code"]) == (503, "shutting_down")
             assert (await gateway.request("GET", "/ready")).status == 503
