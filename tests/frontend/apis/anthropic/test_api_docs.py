@@ -8,8 +8,7 @@ import pytest
 
 from tests.frontend.apis.documented import tables
 from vgate.errors import UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.checks import decode_messages
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import generation_of
 
 MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}

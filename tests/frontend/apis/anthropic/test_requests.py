@@ -14,8 +14,11 @@ from vgate.errors import (
     UnknownParameterError,
     UnsupportedParameterError,
 )
-from vgate.frontend.apis.anthropic.messages.checks import decode_count_tokens, decode_messages
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.request import (
+    MessagesRequest,
+    decode_count_tokens,
+    decode_messages,
+)
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
 from vgate.frontend.pipeline.generation import Generation, Message
 from vgate.wire.sampling import SamplingParams

@@ -17,7 +17,7 @@ from vgate.errors import DeadlineExceededError
 from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder, MessagesStream
+from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
 from vgate.frontend.tool_calls import ToolCallDelta
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -109,14 +109,14 @@ def events_of(stream: bytes) -> list[dict[str, Any]]:
 
 
 def streamed(pieces: list[ChoiceDelta], answer: Result) -> list[dict[str, Any]]:
-    form = MessagesEncoder("m", "req-1").stream_encoder()
-    form.counts = lambda: answer.counts
+    encoder = MessagesEncoder("m", "req-1").stream_encoder()
+    encoder.counts = lambda: answer.counts
     (choice,) = answer.choices
-    out = [form.begin(), form.open(0, None)]
+    out = [encoder.begin(), encoder.open(0, None)]
     for piece in pieces:
         plain = piece == ChoiceDelta(piece.text)
-        out.append(form.text(0, piece.text) if plain else form.delta(0, piece))
-    out += [form.finish(0, choice.finish_reason, choice.stop_reason), form.end()]
+        out.append(encoder.text(0, piece.text) if plain else encoder.delta(0, piece))
+    out += [encoder.finish(0, choice.finish_reason, choice.stop_reason), encoder.end()]
     return events_of(b"".join(out))
 
 
@@ -295,10 +295,10 @@ def test_an_empty_answer_is_an_empty_text():
 
 
 def test_a_broken_stream_ends_with_an_error():
-    form = MessagesStream("msg_1", "m", "req-1")
-    form.counts = lambda: COUNTS
-    stream = form.begin() + form.open(0, None) + form.text(0, "a")
-    events = events_of(stream + form.error(DeadlineExceededError("too slow")))
+    encoder = MessagesEncoder("m", "req-1").stream_encoder()
+    encoder.counts = lambda: COUNTS
+    stream = encoder.begin() + encoder.open(0, None) + encoder.text(0, "a")
+    events = events_of(stream + encoder.error(DeadlineExceededError("too slow")))
     assert events[-1] == {
         "type": "error",
         "error": {"type": "timeout_error", "message": "too slow"},

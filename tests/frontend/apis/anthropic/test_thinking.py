@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vgate.errors import UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.checks import decode_messages
-from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
+from vgate.frontend.apis.anthropic.messages.request import decode_messages
+from vgate.frontend.apis.anthropic.messages.translate import reasoning_effort
 
 DISABLED = {"type": "disabled"}
 ADAPTIVE = {"type": "adaptive"}

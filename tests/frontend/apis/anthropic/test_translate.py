@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.checks import decode_messages
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.render import template_message
