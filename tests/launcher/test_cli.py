@@ -97,6 +97,12 @@ class TestFlags:
         cli.main([])
         assert served[0][1] == backend
 
+    def test_another_backend_by_variable(self, served, environment):
+        environment.setenv("VGATE_BACKEND", "other")
+        cli.main([])
+        cli.main(["--dry-run"])
+        assert [backend for _, backend in served] == ["other", "dry_run"]
+
     def test_flags_go_over_the_environment_and_the_file(self, served, environment, tmp_path):
         (tmp_path / "config.yaml").write_text("server: {port: 1, host: from-file}")
         environment.setenv("VGATE_SERVER__PORT", "2")

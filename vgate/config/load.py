@@ -20,7 +20,9 @@ CONFIG_PATH = "VGATE_CONFIG_PATH"
 DEFAULT_PATH = "config.yaml"
 # Variables with the prefix that aren't configuration keys: what chooses the file, the mode and
 # the interpreter.
-RESERVED = frozenset({CONFIG_PATH, "VGATE_DRY_RUN", "VGATE_PYTHON", "VGATE_RUN_DIR"})
+RESERVED = frozenset(
+    {CONFIG_PATH, "VGATE_BACKEND", "VGATE_DRY_RUN", "VGATE_PYTHON", "VGATE_RUN_DIR"}
+)
 
 # Where a wrong value is shown: everywhere but where secrets are, or might be by mistake.
 _SHOWN_SECTIONS = (
