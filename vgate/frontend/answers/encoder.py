@@ -72,10 +72,10 @@ class StreamEncoder(Protocol):
 
 
 class ResponseEncoder(Protocol):
-    """Encodes one answer in its API's format, at once or as a stream."""
+    """Encodes one answer as its API has it, whole or as a stream."""
 
     def stream_encoder(self) -> StreamEncoder:
         """Return the encoder of the answer as a stream."""
 
-    def encode(self, answer: Result) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""

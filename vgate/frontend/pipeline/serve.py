@@ -76,7 +76,7 @@ async def serve(
         )
         found = await _run(context, http, job, answer)
         _note_sharing(http, answer, job)
-    return Response(200, encoder.encode(found), [JSON])
+    return Response(200, encoder.whole(found), [JSON])
 
 
 async def _stream(

@@ -132,7 +132,7 @@ def accumulated(events: list[dict[str, Any]]) -> Message:
 
 
 def whole(answer: Result) -> dict[str, Any]:
-    body = json.loads(MessagesEncoder("m", "req-1").encode(answer))
+    body = json.loads(MessagesEncoder("m", "req-1").whole(answer))
     Message.model_validate(body, strict=True)
     return body
 

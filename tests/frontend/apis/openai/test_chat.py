@@ -144,7 +144,7 @@ def test_an_error_is_an_event():
 
 def whole(choice, form=None):
     encoder = ChatEncoder(form or options())
-    return json.loads(encoder.encode(Result([choice], TokenCounts(1, 2))))
+    return json.loads(encoder.whole(Result([choice], TokenCounts(1, 2))))
 
 
 def test_a_whole_response_has_openai_s_fields():
@@ -248,7 +248,7 @@ def test_a_replayed_stream_says_what_the_whole_answer_says(text, reasoning, argu
     form = options(include_usage=True, reasons=True)
     encoder = ChatEncoder(form)
     chunks = chunks_of(replay(encoder.stream_encoder(), answer))
-    message = json.loads(encoder.encode(answer))["choices"][0]["message"]
+    message = json.loads(encoder.whole(answer))["choices"][0]["message"]
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     assert "".join(d.get("content", "") for d in deltas) == (message["content"] or "")
     assert "".join(d.get("reasoning", "") for d in deltas) == (message["reasoning"] or "")

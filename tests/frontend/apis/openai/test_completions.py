@@ -81,7 +81,7 @@ def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprob
         token_ids=[token for part in tokens for token in part] if token_ids else None,
         prompt_logprobs=prompt_places,
     )
-    whole = json.loads(CompletionEncoder(asked).encode(Result([choice], TokenCounts(2, 3))))
+    whole = json.loads(CompletionEncoder(asked).whole(Result([choice], TokenCounts(2, 3))))
     (choice,) = whole["choices"]
     streamed = [chunk["choices"][0] for chunk in chunks]
     assert "".join(c["text"] for c in streamed) == choice["text"]
@@ -95,7 +95,7 @@ def test_a_stream_says_what_the_whole_answer_says(built_in, parts, echo, logprob
 def test_log_probabilities_have_openai_s_lists(texts):
     choice = ChoiceResult("é", "stop", logprobs=[place_of(b) for b in "é".encode()])
     answer = Result([choice], TokenCounts(2, 2))
-    shown = json.loads(CompletionEncoder(form(texts, logprobs=1)).encode(answer))["choices"][0]
+    shown = json.loads(CompletionEncoder(form(texts, logprobs=1)).whole(answer))["choices"][0]
     assert shown["logprobs"] == {
         "text_offset": [0, 1],
         "token_logprobs": [-1.0, -1.0],
@@ -107,14 +107,14 @@ def test_log_probabilities_have_openai_s_lists(texts):
 def test_each_choice_echoes_its_own_prompt():
     choices = [ChoiceResult(str(i), "stop") for i in range(4)]
     asked = form(choices_each=2, prompts=[PROMPT, PROMPT], echo=["a", "b"])
-    whole = json.loads(CompletionEncoder(asked).encode(Result(choices, TokenCounts(4, 4))))
+    whole = json.loads(CompletionEncoder(asked).whole(Result(choices, TokenCounts(4, 4))))
     assert [c["text"] for c in whole["choices"]] == ["a0", "a1", "b2", "b3"]
 
 
 def test_prompt_log_probabilities_are_by_token(texts):
     choice = ChoiceResult("x", "stop", prompt_logprobs=[None, place_of(PROMPT[1])])
     asked = form(texts, prompt_logprobs=1)
-    whole = json.loads(CompletionEncoder(asked).encode(Result([choice], TokenCounts(2, 1))))
+    whole = json.loads(CompletionEncoder(asked).whole(Result([choice], TokenCounts(2, 1))))
     assert whole["choices"][0]["prompt_logprobs"] == [
         None,
         {

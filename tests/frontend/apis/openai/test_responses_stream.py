@@ -186,7 +186,7 @@ def test_a_stream_ends_with_the_whole_answer(logprob_texts, drawn):
             include=["message.output_text.logprobs"],
         )
     )
-    whole = json.loads(encoder.encode(answer))
+    whole = json.loads(encoder.whole(answer))
     types.Response.model_validate(whole, strict=True)
     final = check_stream(stream_of(encoder, answer, pieces))
     assert without_ids(final) == without_ids(whole)
@@ -437,6 +437,6 @@ def test_the_types_of_every_event_are_known():
 def test_what_a_response_repeats_is_of_openais_types(fields):
     encoder = ResponsesEncoder(options(**fields))
     answer = Result([ChoiceResult("Ho", "stop")], TokenCounts(1, 2))
-    read = types.Response.model_validate(json.loads(encoder.encode(answer)), strict=True)
+    read = types.Response.model_validate(json.loads(encoder.whole(answer)), strict=True)
     assert extras_of(read) <= EXTRA
     assert read.output_text == "Ho"

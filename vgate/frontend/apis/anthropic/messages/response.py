@@ -108,7 +108,7 @@ class MessagesEncoder:
         """Return the encoder of one streamed answer."""
         return MessagesStream(self._model, self._request_id)
 
-    def encode(self, answer: Result) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of a non-streaming response."""
         (choice,) = answer.choices
         reason, sequence = stop_of(

@@ -104,7 +104,7 @@ class ChatEncoder:
         """Return what streams one answer."""
         return ChatStream(self._options)
 
-    def encode(self, answer: Result) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         options, ids = self._options, self._options.prompt_token_ids
         completion = ChatCompletion(

@@ -90,7 +90,7 @@ class CompletionEncoder:
         """Return what streams one answer."""
         return CompletionStream(self._options)
 
-    def encode(self, answer: Result) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         completion = Completion(
             self._options.id,

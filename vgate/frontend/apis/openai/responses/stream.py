@@ -52,7 +52,7 @@ class ResponsesEncoder:
         """Return the encoder of one streamed answer."""
         return ResponsesStream(self._options)
 
-    def encode(self, answer: Result) -> bytes:
+    def whole(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
         return whole_response(answer, self._options)
 
