@@ -88,6 +88,12 @@ class TestFlags:
         cli.main(arguments)
         assert served[0][1] == "dry_run"
 
+    def test_another_backend_by_variable(self, served, environment):
+        environment.setenv("VGATE_BACKEND", "other")
+        cli.main([])
+        cli.main(["--dry-run"])
+        assert [backend for _, backend in served] == ["other", "dry_run"]
+
     @pytest.mark.parametrize(
         ("value", "backend"),
         [("1", "dry_run"), ("TRUE", "dry_run"), ("0", "vllm"), ("", "vllm"), ("no", "vllm")],
@@ -96,12 +102,6 @@ class TestFlags:
         environment.setenv("VGATE_DRY_RUN", value)
         cli.main([])
         assert served[0][1] == backend
-
-    def test_another_backend_by_variable(self, served, environment):
-        environment.setenv("VGATE_BACKEND", "other")
-        cli.main([])
-        cli.main(["--dry-run"])
-        assert [backend for _, backend in served] == ["other", "dry_run"]
 
     def test_flags_go_over_the_environment_and_the_file(self, served, environment, tmp_path):
         (tmp_path / "config.yaml").write_text("server: {port: 1, host: from-file}")
