@@ -46,14 +46,14 @@ def asked(text: str = "Good morning", **fields: Any) -> dict[str, Any]:
     }
 
 
-def test_a_whole_answer(client: anthropic.Anthropic):
+def test_a_non_streaming_answer(client: anthropic.Anthropic):
     message = client.messages.create(**asked())
     assert message.id.startswith("msg_")
     assert (message.type, message.role, message.model) == ("message", "assistant", MODEL)
     (block,) = message.content
     assert (block.type, block.text) == ("text", "Good morning")
     assert (message.stop_reason, message.stop_sequence) == ("end_turn", None)
-    # Two markers and the text; an end marker; the assistant's marker. Then the text and its end.
+    # Prompt: two markers, the text, an end marker, the assistant's marker. Answer: text and end.
     read = message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
     assert read == len("Good morning") + 3
     assert message.usage.output_tokens == len("Good morning") + 1
@@ -71,7 +71,7 @@ def test_a_whole_answer(client: anthropic.Anthropic):
         f"Well. {CALL}{CALL} Really.",
     ],
 )
-def test_a_stream_is_the_whole_answer(client: anthropic.Anthropic, text: str):
+def test_a_stream_equals_the_response(client: anthropic.Anthropic, text: str):
     fields = asked(text, tools=[TOOL])
     whole = client.messages.create(**fields)
     with client.messages.stream(**fields) as stream:
@@ -84,7 +84,7 @@ def test_a_stream_is_the_whole_answer(client: anthropic.Anthropic, text: str):
             block.pop("id", None)
             block.pop("parsed_output", None)
         found = {kind: [b for b in blocks if b["type"] == kind] for kind in kinds}
-        # Text after a call is a block of its own in a stream alone.
+        # Only in a stream is text after a call a block of its own.
         return {**found, "text": "".join(block["text"] for block in found["text"])}
 
     assert parts(streamed) == parts(whole)
@@ -92,7 +92,7 @@ def test_a_stream_is_the_whole_answer(client: anthropic.Anthropic, text: str):
     assert streamed.usage.output_tokens == whole.usage.output_tokens
 
 
-def test_text_as_it_comes(client: anthropic.Anthropic):
+def test_text_is_streamed(client: anthropic.Anthropic):
     with client.messages.stream(**asked()) as stream:
         texts = list(stream.text_stream)
     assert "".join(texts) == "Good morning"
@@ -106,7 +106,7 @@ def test_thinking(client: anthropic.Anthropic):
     with client.messages.stream(**fields) as stream:
         thoughts = [event.thinking for event in stream if event.type == "thinking"]
     assert "".join(thoughts) == "Let me see."
-    # What it has thought may be sent back.
+    # Its reasoning may be sent back.
     turns = [USER, {"role": "assistant", "content": message.content}, USER]
     assert client.messages.create(**asked(messages=turns)).content
 
@@ -140,7 +140,7 @@ def test_a_tool_is_called_and_its_result_sent_back(client: anthropic.Anthropic, 
 
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
-def test_a_call_that_is_demanded(client: anthropic.Anthropic, choice: Any):
+def test_a_forced_call(client: anthropic.Anthropic, choice: Any):
     message = client.messages.create(**asked(tools=[TOOL], tool_choice=choice))
     assert message.stop_reason == "tool_use"
     assert [(block.type, block.name) for block in message.content] == [("tool_use", "weather")]
@@ -148,7 +148,7 @@ def test_a_call_that_is_demanded(client: anthropic.Anthropic, choice: Any):
         assert stream.get_final_message().content[0].input == message.content[0].input
 
 
-def test_a_form_that_is_demanded(client: anthropic.Anthropic):
+def test_an_output_format(client: anthropic.Anthropic):
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     form = {"format": {"type": "json_schema", "schema": schema}}
     message = client.messages.create(**asked(output_config=form))
@@ -171,7 +171,7 @@ def test_tokens_are_counted(client: anthropic.Anthropic):
     assert more.input_tokens == counted.input_tokens + len("Be brief.") + 2
 
 
-def test_what_agents_send(dry_run: Instance):
+def test_a_request_of_an_agent(dry_run: Instance):
     """A beta parameter in the URL, cache marks, a system of many blocks, and headers."""
     body = asked(
         system=[
@@ -192,7 +192,7 @@ def test_what_agents_send(dry_run: Instance):
         assert answer.status_code == 200, answer.text
 
 
-def test_errors_are_the_client_s_own(client: anthropic.Anthropic, dry_run: Instance):
+def test_errors_raise_the_client_s_own_exceptions(client: anthropic.Anthropic, dry_run: Instance):
     with pytest.raises(anthropic.BadRequestError) as caught:
         client.messages.create(**asked(max_tokens=0))
     assert caught.value.type == "invalid_request_error"
@@ -239,7 +239,7 @@ DEEP = b'{"model": "m", "max_tokens": 5, "messages": %s, "metadata": %s, "tools"
     ],
     ids=range(16),
 )
-def test_no_body_is_a_fault_of_ours(dry_run: Instance, body: bytes):
+def test_no_body_causes_an_internal_error(dry_run: Instance, body: bytes):
     for path in PATHS:
         answer = httpx.post(dry_run.url + path, content=body, timeout=30)
         assert answer.status_code == 400, (path, answer.text[:300])
@@ -289,7 +289,7 @@ class TestWithKeys:
         assert "".join(delta.text for delta in deltas) == "x" * 200
         assert events[-1].type == "message_stop"
 
-    def test_an_engine_that_dies_where_nothing_goes_on(self, run_dirs):
+    def test_an_engine_that_dies_without_resume(self, run_dirs):
         off = {"supervision__resume_requests": False, "dry_run__step_ms": 20}
         with Instance(run_dirs, dry_run=True, **off) as instance, client_of(instance) as client:
             stream = client.messages.create(**asked("x" * 1000, max_tokens=1000), stream=True)

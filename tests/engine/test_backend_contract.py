@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from tests.tiny_model import make_tiny_adapter
 from vgate.config import Config
 from vgate.config.schema import Batch, DryRun, LoraAdapter, Model
+from vgate.engine import backends
 from vgate.engine.backends import REGISTRY
 from vgate.engine.backends.base import Backend, Output
 from vgate.engine.request import Request, RequestError
@@ -36,17 +37,16 @@ VOCAB_SIZE = 2048
 # A grammar is compiled in a thread; until then a step does nothing.
 GRAMMAR_TIMEOUT_S = 60
 
+# Importing vLLM warns of much that is none of ours.
+MARKS = {"vllm": [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]}
+
 numbers = itertools.count(1)
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(
     scope="session",
-    params=[
-        "dry_run",
-        # Importing vLLM warns of much that is none of ours.
-        pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]),
-    ],
+    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in backends.REGISTRY],
 )
 def engine(
     request: pytest.FixtureRequest,

@@ -88,6 +88,12 @@ class TestFlags:
         cli.main(arguments)
         assert served[0][1] == "dry_run"
 
+    def test_another_backend_by_variable(self, served, environment):
+        environment.setenv("VGATE_BACKEND", "other")
+        cli.main([])
+        cli.main(["--dry-run"])
+        assert [backend for _, backend in served] == ["other", "dry_run"]
+
     @pytest.mark.parametrize(
         ("value", "backend"),
         [("1", "dry_run"), ("TRUE", "dry_run"), ("0", "vllm"), ("", "vllm"), ("no", "vllm")],

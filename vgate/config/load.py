@@ -16,7 +16,9 @@ from vgate.validation import Problem, explain
 ENV_PREFIX = "VGATE_"
 CONFIG_PATH = "VGATE_CONFIG_PATH"
 # Variables with the prefix that aren't configuration keys.
-RESERVED = frozenset({CONFIG_PATH, "VGATE_DRY_RUN", "VGATE_PYTHON", "VGATE_RUN_DIR"})
+RESERVED = frozenset(
+    {CONFIG_PATH, "VGATE_BACKEND", "VGATE_DRY_RUN", "VGATE_PYTHON", "VGATE_RUN_DIR"}
+)
 # Keys of earlier versions, and what to do instead.
 REMOVED_KEYS = {
     "model.enforce_eager": "use `model.engine_args: {enforce_eager: true}`",

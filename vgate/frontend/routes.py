@@ -25,11 +25,9 @@ from vgate.frontend.apis.openai.tokenize import (
     detokenize,
     tokenize,
 )
-from vgate.frontend.apis.system.health import health, ready
-from vgate.frontend.apis.system.metrics import show_metrics
+from vgate.frontend.apis.system.health import health, ready, version
 from vgate.frontend.apis.system.openapi import openapi
-from vgate.frontend.apis.system.stats import stats
-from vgate.frontend.apis.system.version import version
+from vgate.frontend.apis.system.stats import show_metrics, stats
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.services import Services
 

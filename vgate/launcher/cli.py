@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "check":
         return _check(config)
     dry_run = getattr(options, "dry_run", False) or dry_run_is_set(os.environ)
-    return _serve(config, "dry_run" if dry_run else "vllm")
+    return _serve(config, "dry_run" if dry_run else os.environ.get("VGATE_BACKEND") or "vllm")
 
 
 def _parser() -> argparse.ArgumentParser:

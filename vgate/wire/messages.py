@@ -19,7 +19,7 @@ from vgate.wire.message import Message
 from vgate.wire.sampling import SamplingParams, TokenId
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -57,25 +57,33 @@ class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
     after_reasoning: bool = False
 
 
-class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):
-    """What shapes a sequence, or what is reported about it, beyond the sampling parameters.
+class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options that reach the engine as the client chose them.
 
     Attributes:
         logprobs: How many of the most likely tokens to report at each position, in addition to the
             sampled one; None for no log probabilities at all.
         prompt_logprobs: The same for the prompt's tokens.
-        bad_words: Token sequences that are never generated.
-        structured: The constraint on the text.
-        adapter: Name of the LoRA adapter; "" for the model itself.
         cache_salt: Prefix-cache entries are shared only between requests with the same one.
     """
 
     logprobs: Annotated[int, Meta(ge=0)] | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0)] | None = None
+    cache_salt: str = ""
+
+
+class GenerateOptions(ClientOptions, frozen=True, array_like=True):
+    """What shapes a sequence, or what is reported about it, beyond the sampling parameters.
+
+    Attributes:
+        bad_words: Token sequences that are never generated.
+        structured: The constraint on the text.
+        adapter: Name of the LoRA adapter; "" for the model itself.
+    """
+
     bad_words: list[list[TokenId]] = []
     structured: StructuredOutput | None = None
     adapter: str = ""
-    cache_salt: str = ""
 
 
 NO_OPTIONS = GenerateOptions()

@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 def tables() -> dict[str, list[Row]]:
-    """Return every table; all of its lines are rows with an example."""
+    """Return every table, and check that every row has an example."""
     found: dict[str, list[Row]] = {}
     for page in sorted(PAGES.glob("api*.md")):
         for name, lines in _TABLE.findall(page.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""The tables of fields in ``docs/`` are those of the code."""
+"""The tables of fields in ``docs/`` are current."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ FOUND = tables()
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.glob("api*.md")), ids=lambda page: page.name)
-def test_the_tables_are_as_the_code_renders_them(page):
+def test_the_tables_are_current(page):
     text = page.read_text(encoding="utf-8")
     assert rendered(text) == text, "run: python -m vgate.frontend.apis.docs"
 
 
-def test_every_table_is_there():
+def test_every_table_exists():
     assert set(FOUND) == set(TABLES)
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_field_is_there_once(name):
+def test_every_field_is_listed_once(name):
     kinds = {field: policy.kind for field, policy in policies_in(name).items()}
     assert [(row.name, row.kind) for row in FOUND[name]] == list(kinds.items())
 

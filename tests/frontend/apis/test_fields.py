@@ -22,7 +22,7 @@ class One(msgspec.Struct):
     only: Annotated[Any, refused([])] = None
 
 
-def test_policies_have_the_names_of_json():
+def test_policies_use_json_names():
     kinds = {name: policy.kind for name, policy in policies_of(Several).items()}
     assert kinds == {"plain": "served", "label": "accepted", "count": "refused", "async": "refused"}
 
@@ -43,7 +43,7 @@ def test_neutral_values_pass(fields):
         ({"count": 1, "async_": 0}, "a[3].async"),
     ],
 )
-def test_others_are_refused(fields, path):
+def test_other_values_are_refused(fields, path):
     with pytest.raises(UnsupportedParameterError) as caught:
         RefusedFields(Several).check(Several(**fields), "a[3].")
     assert caught.value.param == path
@@ -76,7 +76,7 @@ class TestNames:
     def test_paths(self, path, expected):
         assert self.fields.name(path) == expected
 
-    def test_an_error_stays_what_it_is(self):
+    def test_a_translated_error_keeps_its_type(self):
         error = self.fields.translate(
             RequestTimeoutError("`a.b[0].c` and `A` and a", param="a", retry_after_s=2.0)
         )
@@ -84,6 +84,6 @@ class TestNames:
         assert (error.message, error.param) == ("`y[0].z` and `A` and a", "x")
         assert error.retry_after_s == 2.0
 
-    def test_errors_that_are_no_fault_of_the_request_pass(self):
+    def test_errors_that_are_not_about_the_request_are_unchanged(self):
         with pytest.raises(OverloadedError, match="`a`"), self.fields.translating():
             raise OverloadedError("`a`")

@@ -1,1 +1,1 @@
-"""One package an API; `vgate.frontend.routes` lists their endpoints."""
+"""One package per API; `vgate.frontend.routes` lists the endpoints."""

@@ -1,13 +1,11 @@
-"""From a body to a request struct, with every mistake explained.
-
-What msgspec's types can't say of values that are any JSON is checked here too.
-"""
+"""Decodes a body into a request struct, checks fields of any JSON, and explains mistakes."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,18 +21,17 @@ from vgate.validation import explain, value_at
 
 _Request = TypeVar("_Request")
 
-# The paths of objects that exist in several types, with the values of `type` that are served.
+# Paths of objects that clients know in several types, with the values of `type` that are served.
 ServedTypes = tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 
 # vLLM's bound for schemas (vllm/sampling_params.py); templates need no more.
 MAX_NESTING = 64
-# What msgpack can carry.
+# The range of msgpack's integers.
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-
-# Comparing names costs the product of their lengths.
+# Comparing two names takes time in proportion to the product of their lengths.
 _LONGEST_GUESSED = 64
 
-# Fields of earlier vLLM versions and of other servers, and what has taken their place.
+# Fields of earlier vLLM versions and of other servers, and the fields that replace them.
 _RENAMED = {
     "guided_json": "structured_outputs.json",
     "guided_regex": "structured_outputs.regex",
@@ -52,11 +49,6 @@ def decode_request(
 ) -> _Request:
     """Decode a request's body.
 
-    Args:
-        decoder: Decodes the request.
-        body: The body.
-        types: The types of objects that are served where others are known to clients.
-
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
@@ -65,21 +57,13 @@ def decode_request(
     except msgspec.ValidationError as error:
         raise _explained(error, _document_of(body), decoder.type, types) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"the body is not valid JSON in UTF-8: {error}"
-        raise InvalidJSONError(message) from None
+        raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
     except RecursionError:
-        message = "the body is nested too deeply"
-        raise InvalidJSONError(message) from None
+        raise InvalidJSONError("the body is nested too deeply") from None
 
 
 def check_json(value: Any, where: str) -> None:
-    """Check a value that may be any JSON: how deep it is, and that its numbers can be carried.
-
-    Raises:
-        InvalidValueError: It is too deep or has an integer of more than 64 bits.
-    """
-    if value is None:
-        return
+    """Raise `InvalidValueError` for JSON that is nested too deeply or has too large an integer."""
     level = [value]
     for _ in range(MAX_NESTING + 1):
         inner: list[Any] = []
@@ -101,16 +85,12 @@ def check_json(value: Any, where: str) -> None:
 def convert_part(
     document: Any, of: type[_Request], where: str, types: ServedTypes = ()
 ) -> _Request:
-    """Turn a part of a request, so far of builtin types, into a struct.
+    """Convert the part of a request at path `where`, of builtin types, to a struct.
 
-    Args:
-        document: The part.
-        of: The struct.
-        where: The path of the part.
-        types: As of `decode_request`, with paths inside of the part.
+    The paths in `types` start at the part.
 
     Raises:
-        InvalidRequestError: The part is invalid; with the path of the field at fault.
+        InvalidRequestError: With the full path of the field at fault.
     """
     try:
         return msgspec.convert(document, of)
@@ -119,14 +99,10 @@ def convert_part(
 
 
 def _document_of(body: bytes) -> Any:
-    """Return a body as builtin types; None if that can't be done.
-
-    The decoder stops at the first fault; what comes after it need not be JSON at all.
-    """
-    try:
+    """Return a body as builtin types; None if it is not JSON after the decoder's error."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return None
 
 
 def _explained(
@@ -140,48 +116,38 @@ def _explained(
     if where:
         path = f"{where}.{path}" if path and not path.startswith("[") else where + path
         problem = msgspec.structs.replace(problem, path=path)
-    if problem.kind != "unknown":
-        return InvalidValueError(str(problem), param=path or None)
-    message = f"{problem}{_guess(path, of)}"
-    return UnknownParameterError(message, param=path or None)
+    if problem.kind == "unknown":
+        return UnknownParameterError(f"{problem}{_guess(path, of)}", param=path or None)
+    return InvalidValueError(str(problem), param=path or None)
 
 
 def _refused_type(
     document: Any, path: str, types: ServedTypes, where: str
 ) -> InvalidRequestError | None:
-    """Return the refusal of an object around a fault whose type isn't served, if there is one.
+    """Return the error of an object around the fault, if its type isn't served.
 
-    Objects of such a type have fields of their own, so the fault may be at any of these.
+    Such an object may have other fields, and msgspec may have found fault with any of them.
     """
     for pattern, served in types:
-        found = pattern.match(path)
-        if found is None:
+        if (found := pattern.match(path)) is None:
             continue
-        try:
+        with suppress(LookupError):
             kind = value_at(document, f"{found[0]}.type")
-        except LookupError:
-            continue
-        if isinstance(kind, str) and kind not in served:
-            name = f"{where}.{found[0]}.type".removeprefix(".")
-            return unsupported_type(name, kind, served)
+            if isinstance(kind, str) and kind not in served:
+                name = f"{where}.{found[0]}.type".removeprefix(".")
+                return unsupported_type(name, kind, served)
     return None
 
 
 def unsupported_type(path: str, kind: object, served: Iterable[str]) -> InvalidRequestError:
-    """Return the error of an object whose type isn't served.
-
-    Args:
-        path: Where the type is.
-        kind: The type that was sent.
-        served: Those that are served.
-    """
+    """Return the error of an object whose type, at `path`, isn't served."""
     allowed = " or ".join(map(repr, served))
     message = f"`{path}` {repr(kind)[:80]} is not supported by this server; use {allowed}"
     return UnsupportedParameterError(message, param=path)
 
 
 def _guess(name: str, of: Any) -> str:
-    """Return the field that was probably meant, as the end of a sentence, or nothing."""
+    """Return the field that was probably meant, as the end of a sentence; "" if none is close."""
     if name in _RENAMED:
         return f"; use `{_RENAMED[name]}`"
     if len(name) > _LONGEST_GUESSED:

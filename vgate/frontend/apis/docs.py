@@ -1,14 +1,13 @@
-"""The tables of fields in ``docs/``, from the types and policies of the request structs.
+"""Writes the tables of fields in ``docs/`` from the types and policies of the request structs.
 
-``python -m vgate.frontend.apis.docs`` rewrites the tables, each below a line such as
-``<!-- fields: messages -->``. The examples and remarks in a table are written by hand and stay.
+``python -m vgate.frontend.apis.docs`` rewrites each table, below a line such as
+``<!-- fields: messages -->``, and keeps its examples and remarks, which are written by hand.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -23,7 +22,7 @@ from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 
 PAGES = Path(__file__).parents[3] / "docs"
 
-# Each table's struct, and one whose fields are in another table already.
+# Each table's struct, and the base struct whose fields are in another table.
 TABLES: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
     "chat and completions": (GenerationRequest, None),
     "chat": (ChatRequest, GenerationRequest),
@@ -39,17 +38,17 @@ _ROW = re.compile(
 )
 _HEAD = "| field | | takes | example | |\n|---|---|---|---|---|\n"
 _KINDS = ("served", "accepted", "refused")
-# A bound of this size is that of the engine's integers, and says nothing to a client.
+# Bounds of this size are those of the engine's integers; a client need not know them.
 _UNBOUNDED = 2**31 - 1
 
 
 def rendered(page: str) -> str:
-    """Return a page with its tables as they should be."""
+    """Return a page with current tables."""
     return _TABLE.sub(_table, page)
 
 
 def policies_in(table: str) -> dict[str, FieldPolicy]:
-    """Return the fields of a table, in its order: required ones, then the struct's own."""
+    """Return a table's fields: by kind, then required ones, then the struct's own."""
     request, elsewhere = TABLES[table]
     required = {f.encode_name for f in msgspec.structs.fields(request) if f.required}
     known = elsewhere.__struct_encode_fields__ if elsewhere else ()
@@ -65,26 +64,23 @@ def policies_in(table: str) -> dict[str, FieldPolicy]:
 def _table(old: re.Match[str]) -> str:
     by_hand = {row["name"]: (row["example"], row["remark"]) for row in _ROW.finditer(old[0])}
     request = TABLES[old[1]][0]
-    hints = get_type_hints(request, include_extras=True)
     fields = {field.encode_name: field for field in msgspec.structs.fields(request)}
     lines = [f"<!-- fields: {old[1]} -->\n{_HEAD}"]
     for name, policy in policies_in(old[1]).items():
-        refused = policy.kind == "refused"
-        takes = _refusal(policy) if refused else _words(inspect.type_info(hints[fields[name].name]))
-        takes += ", required" if fields[name].required else ""
+        field = fields[name]
+        words = _words(inspect.type_info(field.type))
+        takes = _refusal(policy) if policy.kind == "refused" else words
+        takes += ", required" if field.required else ""
         cells = (f"`{name}`", policy.kind, takes, *by_hand.get(name, ("``", "")))
         lines.append(f"| {' | '.join(cells)}".rstrip() + " |\n")
     return "".join(lines)
 
 
 def _refusal(policy: FieldPolicy) -> str:
-    """Return which values pass, and what to send instead."""
-    values = " or ".join(f"`{_json(value)}`" for value in policy.neutral)
+    """Return which values pass and what to send instead."""
+    encoded = (msgspec.json.encode(value) for value in policy.neutral)
+    values = " or ".join(f"`{msgspec.json.format(json, indent=0).decode()}`" for json in encoded)
     return "; ".join(part for part in (values and f"only {values}", policy.instead) if part)
-
-
-def _json(value: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
 
 
 def _words(kind: inspect.Type, s: str = "") -> str:
@@ -113,7 +109,7 @@ def _words(kind: inspect.Type, s: str = "") -> str:
 
 
 def _union(kinds: list[inspect.Type], s: str) -> str:
-    """Return alternatives; objects that are told apart by their `type` are one."""
+    """Return alternatives; objects that differ in `type` are one of them."""
     structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]
     words = [_words(kind, s) for kind in kinds if not isinstance(kind, inspect.StructType)]
     tags = [f"`{kind.tag}`" for kind in structs if kind.tag is not None]
@@ -137,11 +133,6 @@ def _bounds(
     return f" ({words}{unit and f' {unit}'})" if words else ""
 
 
-def main() -> None:
-    """Rewrite the tables of all pages."""
+if __name__ == "__main__":
     for path in PAGES.glob("api*.md"):
         path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

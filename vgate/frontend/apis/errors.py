@@ -1,4 +1,4 @@
-"""The headers of errors, which do not depend on the API."""
+"""The headers of error responses, which are the same in every API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vgate.frontend.http import JSON, Response
 
 
 def error_response(error: VGateError, body: bytes) -> Response:
-    """Return the response with an error whose body an API has written."""
+    """Return the response with an error, of which the API has encoded the body."""
     headers = [JSON]
     if (seconds := retry_after(error)) is not None:
         headers.append(("retry-after", str(seconds)))
@@ -21,5 +21,5 @@ def error_response(error: VGateError, body: bytes) -> Response:
 
 
 def retry_after(error: VGateError) -> int | None:
-    """Return the whole seconds after which trying again makes sense."""
+    """Return after how many seconds a client should retry; None if that isn't known."""
     return None if error.retry_after_s is None else max(1, math.ceil(error.retry_after_s))

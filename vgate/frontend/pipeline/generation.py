@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.messages import ClientOptions, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -137,8 +137,8 @@ class Constraint(NamedTuple):
     field: str
 
 
-class Generation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a client asks to be generated.
+class Generation(ClientOptions, frozen=True, kw_only=True, gc=False):
+    """What a client asks to be generated; the `ClientOptions` are among its fields.
 
     Attributes:
         model: The served name that the client used; it may be an adapter's.
@@ -152,14 +152,10 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         stops: Strings that end an answer.
         include_stop: Whether such a string is part of the answer's text.
         bad_words: Words that are never generated.
-        logprobs: How many likely tokens to report at each place, beside the sampled one; None for
-            no log probabilities.
-        prompt_logprobs: The same for the prompt's tokens.
         skip_special_tokens: Whether special tokens are left out of the text.
         show_reasoning: Whether the client wants to see the model's reasoning.
         keep_token_ids: Whether the answer keeps its token ids.
         truncation: How a prompt that is too long is cut; None refuses it.
-        cache_salt: Prefix-cache entries are shared only between requests with the same one.
         priority: Lower starts sooner; None for the API key's own.
     """
 
@@ -171,14 +167,11 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     constraint: Constraint | None = None
     stops: tuple[str, ...] = ()
     include_stop: bool = False
-    bad_words: list[str] = []
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
+    bad_words: list[str] = msgspec.field(default_factory=list)
     skip_special_tokens: bool = True
     show_reasoning: bool = True
     keep_token_ids: bool = False
     truncation: Truncation | None = None
-    cache_salt: str = ""
     priority: int | None = None
 
 

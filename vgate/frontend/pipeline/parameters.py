@@ -18,7 +18,7 @@ from vgate.frontend.pipeline.generation import (
     Truncation,
 )
 from vgate.frontend.text.model import TextModel
-from vgate.wire.messages import GenerateOptions, ModelInfo, Task
+from vgate.wire.messages import ClientOptions, GenerateOptions, ModelInfo, Task
 from vgate.wire.sampling import SamplingParams
 
 _ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1/embeddings"}
@@ -143,12 +143,10 @@ def options_of(
     if constraint is not None:
         structured = msgspec.structs.replace(constraint.output, after_reasoning=text.reasons)
     return GenerateOptions(
-        generation.logprobs,
-        generation.prompt_logprobs,
         text.encode_bad_words(generation.bad_words),
         structured,
         adapter,
-        generation.cache_salt,
+        **{name: getattr(generation, name) for name in ClientOptions.__struct_fields__},
     )
 
 

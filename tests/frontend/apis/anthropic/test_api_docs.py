@@ -1,4 +1,4 @@
-"""The documentation says of every field of a Messages request what becomes of it, and it is so."""
+"""Every field of a Messages request is handled as its documentation says."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from tests.frontend.apis.documented import tables
 from vgate.errors import UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.checks import decode_messages
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import generation_of
 
 MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
@@ -18,12 +17,12 @@ MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content
 ROWS = {row.name: (row.kind, row.example) for row in tables()["messages"]}
 
 
-def test_the_table_has_the_fields_of_the_code():
+def test_the_table_lists_every_field():
     assert set(ROWS) == set(MessagesRequest.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_field_is_what_the_table_says(name):
+def test_a_field_behaves_as_the_table_says(name):
     kind, example = ROWS[name]
     fields = {**MINIMAL, name: example}
     if name == "tool_choice":

@@ -1,4 +1,4 @@
-"""Errors in the shape that Anthropic's clients read."""
+"""Errors in Anthropic's format."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_body(kind):
         assert ErrorResponse.model_validate(body, strict=True).error.type == TYPES[kind]
 
 
-def test_a_forbidden_thing():
+def test_forbidden():
     class ForbiddenError(errors.VGateError):
         code = "rate_limit_exceeded"
         status = 403

@@ -1,4 +1,4 @@
-"""What a Messages request may say, and how it is told what it may not."""
+"""Which Messages requests are valid, and how errors name the others' fields."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from vgate.errors import (
     UnknownParameterError,
     UnsupportedParameterError,
 )
-from vgate.frontend.apis.anthropic.messages.checks import decode_count_tokens, decode_messages
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.request import (
+    MessagesRequest,
+    decode_count_tokens,
+    decode_messages,
+)
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
 from vgate.frontend.pipeline.generation import Generation, Message
 from vgate.wire.sampling import SamplingParams
@@ -119,7 +122,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("case", UNSUPPORTED)
-def test_what_is_not_supported_is_refused_by_name(case):
+def test_an_unsupported_field_is_refused_by_name(case):
     fields, path = UNSUPPORTED[case]
     error = refusal(**fields)
     assert (type(error), error.param) == (UnsupportedParameterError, path)
@@ -140,7 +143,7 @@ def test_what_is_not_supported_is_refused_by_name(case):
         {"cache_control": {"type": "ephemeral", "ttl": "1h"}, "workspace_id": "w"},
     ],
 )
-def test_what_changes_nothing_is_taken(fields):
+def test_neutral_values_are_accepted(fields):
     plain = generation_of(decode_messages(body()))
     generation = generation_of(decode_messages(body(**fields)))
     concerned = {"prompt", "tools"} if fields.keys() & {"messages", "tools"} else set()
@@ -170,13 +173,13 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
-def test_what_nobody_knows_is_refused_by_name(case):
+def test_an_unknown_field_is_refused_by_name(case):
     fields, path = UNKNOWN[case]
     error = refusal(**fields)
     assert (type(error), error.param) == (UnknownParameterError, path)
 
 
-def test_a_near_miss_is_guessed():
+def test_a_misspelled_field_gets_a_suggestion():
     assert "did you mean `max_tokens`?" in refusal(max_token=3).message
 
 
@@ -277,7 +280,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_what_is_wrong_is_named_as_the_client_knows_it(case):
+def test_an_invalid_field_has_the_name_of_this_api(case):
     fields, path = INVALID[case]
     error = refusal(**fields)
     assert (type(error), error.param) == (InvalidValueError, path)
@@ -295,19 +298,19 @@ def test_required_fields(name):
 @pytest.mark.parametrize(
     "text", [b"", b"{", b'{"metadata": ' + b'{"a":' * 5000, b'{"model": "\xff"}']
 )
-def test_a_body_that_is_no_json(text):
+def test_a_body_that_is_not_json(text):
     with pytest.raises(InvalidJSONError):
         decode_messages(text)
 
 
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"x"', b"null"])
-def test_a_body_that_is_no_object(text):
+def test_a_body_that_is_not_an_object(text):
     with pytest.raises(InvalidValueError):
         decode_messages(text)
 
 
 class TestCountTokens:
-    def test_what_shapes_a_prompt(self):
+    def test_fields_that_shape_the_prompt(self):
         request = decode_count_tokens(
             json.dumps({"model": "m", "messages": [HELLO], "system": "s", "tools": [TOOL]}).encode()
         )
@@ -317,7 +320,7 @@ class TestCountTokens:
         assert (generation.sampling, generation.stops) == (SamplingParams(), ())
 
     @pytest.mark.parametrize("name", ["max_tokens", "temperature", "stream", "stop_sequences"])
-    def test_what_does_not_is_unknown(self, name):
+    def test_other_fields_are_unknown(self, name):
         with pytest.raises(UnknownParameterError) as caught:
             decode_count_tokens(json.dumps({"model": "m", "messages": [HELLO], name: 1}).encode())
         assert caught.value.param == name

@@ -1,4 +1,4 @@
-"""A stream says what the whole answer says, in events that Anthropic's own client understands."""
+"""A stream carries the same answer as a response, in events that Anthropic's client accepts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vgate.errors import DeadlineExceededError
 from vgate.frontend.answers.answer import replay
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder, MessagesStream
+from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
 from vgate.frontend.tool_calls import ToolCallDelta
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -26,8 +26,8 @@ COUNTS = TokenCounts(prompt=10, completion=7, cached=4, reasoning=2)
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-class Said(NamedTuple):
-    """Calls of a stream format, and the answer that they make."""
+class Case(NamedTuple):
+    """Deltas, and the answer that they add up to."""
 
     pieces: list[ChoiceDelta]
     answer: Result
@@ -35,15 +35,15 @@ class Said(NamedTuple):
 
 @st.composite
 def cut(draw, text: str) -> list[str]:
-    """Cut a text into pieces that aren't empty."""
+    """Split a text into non-empty pieces."""
     places = draw(st.sets(st.integers(1, len(text) - 1))) if len(text) > 1 else []
     edges = [0, *sorted(places), len(text)]
     return [text[a:b] for a, b in pairwise(edges)]
 
 
 @st.composite
-def said(draw) -> Said:
-    """An answer and a way in which it comes: thoughts, text, calls, and text among the calls."""
+def cases(draw) -> Case:
+    """An answer and its deltas: reasoning, text, calls, and text between the calls."""
     reasoning = draw(st.just("") | texts)
     text = draw(st.just("") | texts)
     calls = [
@@ -67,12 +67,12 @@ def said(draw) -> Said:
     end = draw(st.sampled_from(["stop", "length"])) if not calls else "tool_calls"
     stop = draw(st.none() | texts | st.integers(0, 9)) if end == "stop" else None
     choice = ChoiceResult(text + "".join(afterwards), end, reasoning, calls, stop)
-    return Said(draw(joined(moves)), Result([choice], COUNTS))
+    return Case(draw(joined(moves)), Result([choice], COUNTS))
 
 
 @st.composite
 def joined(draw, moves: list[ChoiceDelta]) -> list[ChoiceDelta]:
-    """Have some of what comes one after another come at once."""
+    """Merge some of the consecutive deltas."""
     pieces: list[ChoiceDelta] = []
     for move in moves:
         if pieces and draw(st.booleans()) and can_join(pieces[-1], move):
@@ -87,7 +87,7 @@ def joined(draw, moves: list[ChoiceDelta]) -> list[ChoiceDelta]:
 
 
 def can_join(last: ChoiceDelta, move: ChoiceDelta) -> bool:
-    """Whether a piece can hold both without changing what is said, as its order is fixed.
+    """Whether a delta can hold both: the order inside a delta is fixed.
 
     Text after the end of a call may be in one piece with that end, and with nothing after it.
     """
@@ -109,23 +109,23 @@ def events_of(stream: bytes) -> list[dict[str, Any]]:
 
 
 def streamed(pieces: list[ChoiceDelta], answer: Result) -> list[dict[str, Any]]:
-    form = MessagesEncoder("m", "req-1").stream_encoder()
-    form.counts = lambda: answer.counts
+    encoder = MessagesEncoder("m", "req-1").stream_encoder()
+    encoder.counts = lambda: answer.counts
     (choice,) = answer.choices
-    out = [form.begin(), form.open(0, None)]
+    out = [encoder.begin(), encoder.open(0, None)]
     for piece in pieces:
         plain = piece == ChoiceDelta(piece.text)
-        out.append(form.text(0, piece.text) if plain else form.delta(0, piece))
-    out += [form.finish(0, choice.finish_reason, choice.stop_reason), form.end()]
+        out.append(encoder.text(0, piece.text) if plain else encoder.delta(0, piece))
+    out += [encoder.finish(0, choice.finish_reason, choice.stop_reason), encoder.end()]
     return events_of(b"".join(out))
 
 
 def accumulated(events: list[dict[str, Any]]) -> Message:
-    """Put a stream together as the official client does."""
+    """Accumulate a stream as the official client does."""
     snapshot: Any = None
     buffers: dict[int, bytes] = {}
     for event in events:
-        # Also validates, which the client itself does not.
+        # This also validates, which the client itself does not.
         parsed = EVENT.validate_python(event, strict=True)
         snapshot = accumulate_event(event=parsed, current_snapshot=snapshot, json_bufs=buffers)
     return snapshot
@@ -138,7 +138,7 @@ def whole(answer: Result) -> dict[str, Any]:
 
 
 def normal(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message with its text in one place, since a whole answer has no other."""
+    """Return a message with its text joined, as a response has it."""
     blocks = message["content"]
     return {
         **{
@@ -152,23 +152,23 @@ def normal(message: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@given(case=said())
-def test_a_stream_is_the_whole_answer(case):
+@given(case=cases())
+def test_a_stream_equals_the_response(case):
     message = accumulated(streamed(*case))
     assert normal(message.model_dump()) == normal(whole(case.answer))
 
 
-@given(case=said())
-def test_so_is_one_from_the_cache(case):
+@given(case=cases())
+def test_a_replayed_stream_equals_the_response(case):
     events = events_of(replay(MessagesEncoder("m", "req-1").stream_encoder(), case.answer))
     body = whole(case.answer)
     message = accumulated(events).model_dump()
     assert normal(message) == normal(body)
-    # All of it is there at once, so even its blocks are the same.
+    # It is replayed at once, so even its blocks are the same.
     assert [b["type"] for b in message["content"]] == [b["type"] for b in body["content"]]
 
 
-@given(case=said())
+@given(case=cases())
 def test_the_order_of_events(case):
     events = streamed(*case)
     kinds = [event["type"] for event in events]
@@ -188,7 +188,7 @@ def test_the_order_of_events(case):
     assert open_ is None
 
 
-def test_a_thought_a_text_and_a_call():
+def test_reasoning_text_and_a_call():
     pieces = [
         ChoiceDelta("", "Hm"),
         ChoiceDelta("A", "."),
@@ -269,7 +269,7 @@ def test_a_thought_a_text_and_a_call():
             ChoiceResult("", "tool_calls", tool_calls=[ToolCall("a", "f", "{}")]),
             ("tool_use", None),
         ),
-        # A call that the client named ends with "stop" in OpenAI's words.
+        # A forced call of a named tool has OpenAI's finish reason "stop".
         (ChoiceResult("", "stop", tool_calls=[ToolCall("a", "f", "{}")]), ("tool_use", None)),
         (ChoiceResult("", "length", tool_calls=[ToolCall("a", "f", "{")]), ("max_tokens", None)),
         (
@@ -278,7 +278,7 @@ def test_a_thought_a_text_and_a_call():
         ),
     ],
 )
-def test_why_it_ended(choice, expected):
+def test_stop_reasons(choice, expected):
     answer = Result([choice], COUNTS)
     body = whole(answer)
     assert (body["stop_reason"], body["stop_sequence"]) == expected
@@ -287,7 +287,7 @@ def test_why_it_ended(choice, expected):
     assert (last["stop_reason"], last["stop_sequence"]) == expected
 
 
-def test_an_empty_answer_is_an_empty_text():
+def test_an_empty_answer_has_an_empty_text_block():
     answer = Result([ChoiceResult("", "stop")], COUNTS)
     assert whole(answer)["content"] == [{"type": "text", "text": "", "citations": None}]
     message = accumulated(streamed([], answer))
@@ -295,10 +295,10 @@ def test_an_empty_answer_is_an_empty_text():
 
 
 def test_a_broken_stream_ends_with_an_error():
-    form = MessagesStream("msg_1", "m", "req-1")
-    form.counts = lambda: COUNTS
-    stream = form.begin() + form.open(0, None) + form.text(0, "a")
-    events = events_of(stream + form.error(DeadlineExceededError("too slow")))
+    encoder = MessagesEncoder("m", "req-1").stream_encoder()
+    encoder.counts = lambda: COUNTS
+    stream = encoder.begin() + encoder.open(0, None) + encoder.text(0, "a")
+    events = events_of(stream + encoder.error(DeadlineExceededError("too slow")))
     assert events[-1] == {
         "type": "error",
         "error": {"type": "timeout_error", "message": "too slow"},

@@ -1,4 +1,4 @@
-"""How much to think: what a request says, and what the model can."""
+"""The reasoning effort, from the request and the abilities of the model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vgate.errors import UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.checks import decode_messages
-from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
+from vgate.frontend.apis.anthropic.messages.request import decode_messages
+from vgate.frontend.apis.anthropic.messages.translate import reasoning_effort
 
 DISABLED = {"type": "disabled"}
 ADAPTIVE = {"type": "adaptive"}
@@ -50,14 +50,14 @@ def effort_of(thinking=None, effort=None, *, adjustable: bool, reasons: bool) ->
         (enabled(1024), "max", "max"),
     ],
 )
-def test_a_model_that_can_be_told(thinking, effort, expected):
+def test_a_template_that_sets_the_effort(thinking, effort, expected):
     assert effort_of(thinking, effort, adjustable=True, reasons=True) == expected
 
 
 @pytest.mark.parametrize("reasons", [True, False])
 @pytest.mark.parametrize("thinking", [None, ADAPTIVE])
 @pytest.mark.parametrize("effort", [None, "high"])
-def test_what_any_model_can(thinking, effort, reasons):
+def test_what_every_model_supports(thinking, effort, reasons):
     assert effort_of(thinking, effort, adjustable=False, reasons=reasons) is None
 
 
@@ -71,16 +71,16 @@ def test_what_any_model_can(thinking, effort, reasons):
         (enabled(), "low", True, "output_config.effort"),
     ],
 )
-def test_what_a_model_can_t_is_refused(thinking, effort, reasons, path):
+def test_unsupported_by_the_model(thinking, effort, reasons, path):
     with pytest.raises(UnsupportedParameterError) as caught:
         effort_of(thinking, effort, adjustable=False, reasons=reasons)
     assert caught.value.param == path
     assert f"`{path}`" in caught.value.message
 
 
-def test_a_model_that_always_thinks_is_asked_to_think():
+def test_thinking_enabled_for_a_model_that_always_thinks():
     assert effort_of(enabled(), adjustable=False, reasons=True) is None
 
 
-def test_a_model_that_never_thinks_is_asked_not_to():
+def test_thinking_disabled_for_a_model_that_never_thinks():
     assert effort_of(DISABLED, adjustable=False, reasons=False) is None

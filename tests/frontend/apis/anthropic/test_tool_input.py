@@ -1,4 +1,4 @@
-"""Whatever a model writes for arguments, a client gets an object."""
+"""A client gets a JSON object for arguments, whatever the model wrote."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def input_of(arguments: str) -> object:
 
 
 @given(value=objects, indent=st.none() | st.integers(0, 2), ascii_=st.booleans())
-def test_an_object_stays_as_it_was_written(value, indent, ascii_):
+def test_an_object_is_passed_on_unchanged(value, indent, ascii_):
     arguments = json.dumps(value, indent=indent, ensure_ascii=ascii_)
     assert bytes(tool_input(arguments)) == arguments.encode()
 
 
 @given(value=objects, indent=st.none() | st.integers(0, 2), data=st.data())
-def test_one_that_was_cut_is_what_the_client_library_makes_of_it(value, indent, data):
+def test_a_truncated_object_is_parsed_as_in_the_client_library(value, indent, data):
     arguments = json.dumps(value, indent=indent, ensure_ascii=False)
     cut = arguments[: data.draw(st.integers(1, len(arguments)))]
     assert input_of(cut) == jiter.from_json(cut.encode(), partial_mode=True)
@@ -63,10 +63,10 @@ def test_no_arguments(arguments):
         '{"a":' * 3000,
     ],
 )
-def test_what_is_no_object_is_shown_as_text(arguments):
+def test_other_text_is_wrapped_in_an_object(arguments):
     assert input_of(arguments) == {INVALID_KEY: arguments}
 
 
 @given(arguments=st.text(st.sampled_from('{}[]",:\\ 1-.eatru'), max_size=30))
-def test_nothing_breaks_it(arguments):
+def test_any_text_becomes_an_object(arguments):
     assert isinstance(input_of(arguments), dict)

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
-from vgate.frontend.apis.anthropic.messages.checks import decode_messages
-from vgate.frontend.apis.anthropic.messages.request import MessagesRequest
+from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.render import template_message
@@ -45,7 +44,7 @@ def generation(**fields: Any) -> Generation:
 
 
 def differences(**fields: Any) -> dict[str, Any]:
-    """Return what is another than in the generation of the smallest request."""
+    """Return the fields that differ from the generation of the smallest request."""
     found, plain = generation(**fields), generation()
     return {
         name: getattr(found, name)
@@ -60,7 +59,7 @@ def conversation(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any
     return [template_message(message) for message in found.messages]
 
 
-def test_the_least():
+def test_the_smallest_request():
     found = generation()
     assert found.model == "m"
     assert conversation(HELLO) == [HELLO]
@@ -98,7 +97,7 @@ def test_fields(fields, expected):
     assert differences(**fields) == expected
 
 
-def test_a_format():
+def test_an_output_format():
     form = {"type": "json_schema", "schema": {"type": "object"}}
     (constraint,) = differences(output_config={"format": form}).values()
     assert (constraint.output.kind, json.loads(constraint.output.value)) == (
@@ -107,7 +106,7 @@ def test_a_format():
     )
 
 
-def test_the_effort_goes_with_it():
+def test_the_effort_is_passed_on():
     assert generation_of(decoded(), "low").prompt.reasoning_effort == "low"
 
 
@@ -163,7 +162,7 @@ class TestConversation:
         )
         assert found == [{"role": "system", "content": "a\nb\nc"}, HELLO]
 
-    def test_system_in_between_stays_there(self):
+    def test_a_system_message_keeps_its_position(self):
         note = {"role": "system", "content": "Note."}
         assert conversation(HELLO, note, HELLO) == [HELLO, note, HELLO]
 
@@ -247,7 +246,7 @@ class TestConversation:
         )
         assert found[-1] == {"role": "tool", "content": expected, "tool_call_id": "a"}
 
-    def test_an_assistant_at_the_end_goes_on(self):
+    def test_an_assistant_message_at_the_end_is_continued(self):
         prompt = generation(
             messages=[HELLO, {"role": "assistant", "content": "The best is ("}]
         ).prompt
@@ -257,7 +256,7 @@ class TestConversation:
 
 
 class TestErrors:
-    """What is only found with the model at hand speaks of the client's fields too."""
+    """Errors of the pipeline use the names of the client's fields."""
 
     @pytest.mark.parametrize(
         ("path", "expected"),

@@ -1,4 +1,4 @@
-"""The Messages endpoints on a worker in this process; the engine says what the user said."""
+"""The Messages endpoints on a worker in this process; its engine repeats the user's message."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def events_of(answer: Protocol) -> list[dict[str, Any]]:
 
 
 def streamed_blocks(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the type of each block, and what its deltas say together."""
+    """Return the type of each block, and its deltas joined."""
     blocks: list[tuple[str, str]] = []
     for event in events:
         if event["type"] == "content_block_start":
@@ -61,7 +61,7 @@ def streamed_blocks(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return blocks
 
 
-def test_a_whole_answer(serve):
+def test_a_non_streaming_answer(serve):
     async def scenario(gateway):
         answer = await ask(gateway)
         assert answer.status == 200
@@ -110,7 +110,7 @@ def test_ends(serve, fields, reason, sequence, text):
     serve(scenario)
 
 
-def test_an_answer_goes_on_from_the_assistant_s_words(serve):
+def test_an_answer_continues_the_assistant_s_message(serve):
     async def scenario(gateway):
         turn = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The best"}]
         assert (await ask(gateway, messages=turn)).status == 200
@@ -143,7 +143,7 @@ def test_calls(serve, choice):
     serve(scenario)
 
 
-def test_a_cut_call_is_what_came_of_it(serve):
+def test_a_truncated_call_keeps_what_is_complete(serve):
     async def scenario(gateway):
         text = '<tool_call>{"name": "look_up", "arguments": {"q": "x", "r": "yyyyyyyyyyyyyyyyy'
         message = (await ask(gateway, text, tools=[TOOL], max_tokens=70)).json
@@ -169,7 +169,7 @@ def test_thinking(serve):
     serve(scenario)
 
 
-def test_thinking_that_nobody_wants_to_see(serve):
+def test_omitted_thinking(serve):
     async def scenario(gateway):
         thinking = {"type": "adaptive", "display": "omitted"}
         message = (await ask(gateway, "<think>Hm.</think>Yes.", thinking=thinking)).json
@@ -221,7 +221,7 @@ def test_tokens_are_counted_without_generating(serve):
     serve(scenario)
 
 
-def test_more_than_the_context_is_counted_but_not_answered(serve):
+def test_a_prompt_longer_than_the_context_is_counted_but_not_answered(serve):
     async def scenario(gateway):
         text = "x" * 200
         assert (await count(gateway, text)).json["input_tokens"] > 99
@@ -231,7 +231,7 @@ def test_more_than_the_context_is_counted_but_not_answered(serve):
     serve(scenario, model=Model(max_model_len=99))
 
 
-def test_an_answer_of_the_cache(serve):
+def test_an_answer_from_the_cache(serve):
     async def scenario(gateway):
         first = await ask(gateway)
         again = await ask(gateway)
@@ -311,7 +311,7 @@ class TestKeys:
             ({"x_api_key": KEY}, 200),
             ({"x_api_key": f" {KEY} "}, 200),
             ({"authorization": f"Bearer {KEY}"}, 200),
-            # Where both are sent, the standard's header counts.
+            # If both are sent, the standard's header counts.
             ({"authorization": f"Bearer {KEY}", "x_api_key": "another"}, 200),
             ({"authorization": "Bearer another", "x_api_key": KEY}, 401),
             ({"x_api_key": "another"}, 401),

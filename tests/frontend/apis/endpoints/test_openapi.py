@@ -1,4 +1,4 @@
-"""``/openapi.json``: valid, complete, and true of the requests that the documentation shows."""
+"""``/openapi.json`` is valid, complete, and accepts the documented requests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_clients_find_it(serve):
     serve(scenario)
 
 
-def test_what_openapi_demands():
+def test_the_document_has_what_openapi_requires():
     assert DOCUMENT["openapi"] == "3.1.0"
     assert DOCUMENT.keys() == {"openapi", "info", "paths", "components", "security"}
     assert DOCUMENT["info"].keys() == {"title", "version"}
@@ -76,7 +76,7 @@ def test_every_route_is_there():
         for method in route.methods
     }
     assert {(path, method) for path, method, _ in OPERATIONS} == expected
-    # What counts tokens generates or embeds, so it has a request.
+    # A route that counts tokens generates or embeds, so it has a request.
     assert {route.path for route in ROUTES if route.counts_tokens} <= BODIES.keys()
 
 
@@ -85,12 +85,12 @@ def test_a_schema_is_valid(name):
     jsonschema.Draft202012Validator.check_schema(SCHEMAS[name])
 
 
-def test_patterns_are_those_of_json_schemas():
-    # Its regular expressions are JavaScript's, where \Z is the letter.
+def test_patterns_use_javascript_syntax():
+    # Regular expressions in JSON schemas are JavaScript's, where \Z is the letter Z.
     assert r"\Z" not in str(DOCUMENT)
 
 
-def test_references_lead_somewhere():
+def test_references_resolve():
     found = set(references(DOCUMENT))
     assert found == {f"#/components/schemas/{name}" for name in SCHEMAS}
 
@@ -115,7 +115,7 @@ def test_examples_fit(path, names):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_policies_are_told(table):
+def test_policies_are_in_the_document(table):
     request = TABLES[table][0]
     properties = SCHEMAS.get(request.__name__, SCHEMAS["ChatRequest"])["properties"]
     for name, policy in policies_in(table).items():
@@ -124,7 +124,7 @@ def test_policies_are_told(table):
         assert properties[name].get("x-vgate-neutral", []) == list(policy.neutral)
 
 
-def test_policies_inside_are_told():
+def test_policies_of_nested_fields_are_in_the_document():
     tool = SCHEMAS["FunctionToolParam"]["properties"]
     assert tool["async"]["x-vgate-neutral"] == [False]
     assert tool["output_schema"]["x-vgate-policy"] == "refused"

@@ -1,4 +1,4 @@
-"""Errors as Anthropic's clients expect them."""
+"""Errors in Anthropic's format."""
 
 from __future__ import annotations
 
@@ -22,27 +22,6 @@ _TYPES = {
 }
 
 
-class AnthropicError(msgspec.Struct, frozen=True):
-    """The ``error`` object."""
-
-    type: str
-    message: str
-
-
-class AnthropicErrorBody(msgspec.Struct, frozen=True):
-    """The body of an error, and what a stream's ``error`` event carries."""
-
-    error: AnthropicError
-    request_id: str
-    type: str = "error"
-
-
-def error_type(error: VGateError) -> str:
-    """Return Anthropic's type of an error."""
-    other = "invalid_request_error" if error.status < 500 else "api_error"
-    return _TYPES.get(error.status, other)
-
-
 def anthropic_error(http: HttpRequest, error: VGateError) -> Response:
     """Return the response to a request that failed."""
     http.set_header(REQUEST_ID_HEADER, http.id)
@@ -50,6 +29,7 @@ def anthropic_error(http: HttpRequest, error: VGateError) -> Response:
 
 
 def error_body(error: VGateError, request_id: str) -> bytes:
-    """Encode an error as a response body."""
-    shown = AnthropicError(error_type(error), error.message)
-    return msgspec.json.encode(AnthropicErrorBody(shown, request_id))
+    """Encode an error as the body of a response, or as the data of a stream's `error` event."""
+    other = "invalid_request_error" if error.status < 500 else "api_error"
+    described = {"type": _TYPES.get(error.status, other), "message": error.message}
+    return msgspec.json.encode({"error": described, "request_id": request_id, "type": "error"})

@@ -1,1 +1,1 @@
-"""The server's own endpoints: health, readiness, metrics, statistics, version."""
+"""V-Gate's own endpoints: health, readiness, version, metrics, statistics, OpenAPI."""

@@ -1,4 +1,4 @@
-"""``GET /health``: this process lives. ``GET /ready``: a request would be served now."""
+"""``GET /health``, ``GET /ready`` and ``GET /version``."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ _HEALTHY = Response(200, msgspec.json.encode({"status": "ok", "version": __versi
 
 
 async def health(_services: Services, _request: HttpRequest) -> Response:
-    """Answer that the process lives."""
+    """Answer that the process is alive."""
     return _HEALTHY
 
 
 async def ready(services: Services, _request: HttpRequest) -> Response:
     """Answer 200 if a request would be served now, and 503 with the reason if not."""
     reason = services.models.not_ready_because()
-    body = {
-        "ready": reason is None,
-        "reason": reason,
-        "engines": [
-            {
-                "model": model.name,
-                "state": model.engine.state,
-                "detail": model.engine.detail,
-                "for_s": round(time.time() - model.engine.since, 1),
-            }
-            for model in services.models.states()
-        ],
-    }
-    return Response(503 if reason else 200, msgspec.json.encode(body), [JSON])
+    engines = [
+        {
+            "model": model.name,
+            "state": model.engine.state,
+            "detail": model.engine.detail,
+            "for_s": round(time.time() - model.engine.since, 1),
+        }
+        for model in services.models.states()
+    ]
+    body = msgspec.json.encode({"ready": reason is None, "reason": reason, "engines": engines})
+    return Response(503 if reason else 200, body, [JSON])
+
+
+async def version(services: Services, _request: HttpRequest) -> Response:
+    """Answer with V-Gate's version and the name of its engine backend."""
+    body = {"version": __version__, "backend": services.backend}
+    return Response(200, msgspec.json.encode(body), [JSON])

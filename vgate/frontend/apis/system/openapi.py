@@ -1,12 +1,12 @@
 """``GET /openapi.json``: the endpoints and their requests as an OpenAPI 3.1 document.
 
-A field that isn't served has its policy as ``x-vgate-policy``, see `vgate.frontend.apis.fields`.
+A field that isn't served has its policy as ``x-vgate-policy``; see `vgate.frontend.apis.fields`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -16,68 +16,54 @@ from vgate import __version__
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
-_SCHEMAS = "#/components/schemas/{name}"
 
-
-class DescribedRoute(Protocol):
-    """What the document says of a route. A path that ends in "/" has a name behind it."""
+class _Route(Protocol):
+    """A `vgate.frontend.routes.Route`. A path that ends in "/" has a name after it."""
 
     @property
-    def path(self) -> str:
-        """Its path."""
-
+    def path(self) -> str: ...
     @property
-    def methods(self) -> list[str]:
-        """Its methods."""
-
+    def methods(self) -> list[str]: ...
     @property
-    def handler(self) -> Callable[..., Any]:
-        """The function whose docstring describes it."""
-
+    def handler(self) -> Callable[..., Any]: ...
     @property
-    def requests(self) -> tuple[type[msgspec.Struct], ...]:
-        """The structs that its body may be; none if it has no body."""
+    def requests(self) -> tuple[type[msgspec.Struct], ...]: ...
 
 
 def openapi(
-    routes: Callable[[], Iterable[DescribedRoute]],
+    routes: Callable[[], Sequence[_Route]],
 ) -> Callable[[Services, HttpRequest], Awaitable[Response]]:
-    """Return the handler that describes routes, of which it is one itself."""
-
-    @cache
-    def response() -> Response:
-        return Response(200, msgspec.json.encode(document_of(routes())), [JSON])
+    """Return the handler that describes the routes, its own included."""
+    body = cache(lambda: msgspec.json.encode(document_of(routes())))
 
     async def openapi_document(_services: Services, _http: HttpRequest) -> Response:
         """Describe the endpoints."""
-        return response()
+        return Response(200, body(), [JSON])
 
     return openapi_document
 
 
-def document_of(routes: Iterable[DescribedRoute]) -> dict[str, Any]:
-    """Return the OpenAPI document of some routes."""
-    described = list(routes)
-    structs = list(dict.fromkeys(struct for route in described for struct in route.requests))
-    references, schemas = msgspec.json.schema_components(structs, ref_template=_SCHEMAS)
+def document_of(routes: Sequence[_Route]) -> dict[str, Any]:
+    """Return the OpenAPI document of these routes."""
+    structs = list(dict.fromkeys(struct for route in routes for struct in route.requests))
+    template = "#/components/schemas/{name}"
+    references, schemas = msgspec.json.schema_components(structs, ref_template=template)
     reference_of = dict(zip(structs, references, strict=True))
+    key = {"type": "http", "scheme": "bearer"}
     return {
         "openapi": "3.1.0",
         "info": {"title": "V-Gate", "version": __version__},
-        "paths": dict(_path(route, reference_of) for route in described),
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        },
-        # Whether a key is needed is up to the operator.
+        "paths": dict(_path(route, reference_of) for route in routes),
+        "components": {"schemas": schemas, "securitySchemes": {"key": key}},
+        # The operator decides if a key is needed.
         "security": [{}, {"key": []}],
     }
 
 
 def _path(
-    route: DescribedRoute, reference_of: dict[type[msgspec.Struct], dict[str, Any]]
+    route: _Route, reference_of: dict[type[msgspec.Struct], dict[str, Any]]
 ) -> tuple[str, dict[str, Any]]:
-    """Return a path and what can be done with it."""
+    """Return a path and its operations."""
     operation: dict[str, Any] = {
         "summary": (inspect.getdoc(route.handler) or "").partition("\n")[0],
         "responses": {"200": {"description": "The answer"}, "default": {"description": "An error"}},

@@ -1,14 +1,17 @@
-"""``GET /stats``: what the server has done and how it stands, over all workers and engines."""
+"""``GET /metrics`` for Prometheus, and ``GET /stats``: counts and state in one JSON document."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 import msgspec
+from prometheus_client.exposition import choose_encoder
 
 from vgate import __version__
+from vgate.frontend.apis.system.engine_metrics import EngineCollector
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.observe.metrics import registry_of_all_workers
 from vgate.frontend.services import Services
@@ -16,24 +19,38 @@ from vgate.wire import buckets
 from vgate.wire.messages import EngineStats
 
 
+async def show_metrics(services: Services, http: HttpRequest) -> Response:
+    """Answer with the metrics of all workers and engines, in the format that the client accepts."""
+    encode, content_type = choose_encoder(http.header("accept") or "")
+
+    def collect() -> bytes:
+        registry = registry_of_all_workers()
+        registry.register(EngineCollector(services.models, services.cache()))
+        return encode(registry)
+
+    # It reads the files of all workers, and other requests needn't wait for the disk.
+    body = await asyncio.get_running_loop().run_in_executor(None, collect)
+    return Response(200, body, [("content-type", content_type)])
+
+
 async def stats(services: Services, _http: HttpRequest) -> Response:
-    """Answer with one document."""
+    """Answer with the counts and the state of all workers and engines."""
     totals = await asyncio.get_running_loop().run_in_executor(None, _totals)
-    hits, misses = totals.get("vgate_cache_hits", 0), totals.get("vgate_cache_misses", 0)
+    hits, misses = totals["vgate_cache_hits"], totals["vgate_cache_misses"]
     cache = services.cache()
     body = {
         "version": __version__,
         "uptime_s": round(time.time() - services.started, 1),
         "ready": services.models.not_ready_because() is None,
         "requests": {
-            "total": totals.get("vgate_requests", 0),
-            "rejected": totals.get("vgate_rejected_requests", 0),
-            "rate_limited": totals.get("vgate_rate_limited_requests", 0),
-            "coalesced": totals.get("vgate_coalesced_requests", 0),
+            "total": totals["vgate_requests"],
+            "rejected": totals["vgate_rejected_requests"],
+            "rate_limited": totals["vgate_rate_limited_requests"],
+            "coalesced": totals["vgate_coalesced_requests"],
         },
         "tokens": {
-            "prompt": totals.get("vgate_prompt_tokens", 0),
-            "generated": totals.get("vgate_tokens_generated", 0),
+            "prompt": totals["vgate_prompt_tokens"],
+            "generated": totals["vgate_tokens_generated"],
         },
         "cache": {
             "enabled": services.config["cache"]["enabled"],
@@ -66,31 +83,28 @@ async def stats(services: Services, _http: HttpRequest) -> Response:
     return Response(200, msgspec.json.encode(body), [JSON])
 
 
-def _totals() -> dict[str, int]:
+def _totals() -> Counter[str]:
     """Return each counter of all workers, summed over its labels."""
-    totals: dict[str, float] = {}
+    totals: Counter[str] = Counter()
     for family in registry_of_all_workers().collect():
         for sample in family.samples:
             if sample.name == f"{family.name}_total":
-                totals[family.name] = totals.get(family.name, 0) + sample.value
-    return {name: int(value) for name, value in totals.items()}
+                totals[family.name] += int(sample.value)
+    return totals
 
 
 def _batching(engine: EngineStats | None) -> dict[str, Any]:
-    """Return how the engine's batches were filled."""
+    """Return the sizes of the engine's batches."""
     if engine is None:
         return {"steps": 0}
     steps = sum(engine.batch_size.counts)
     names = [f"<={bound}" for bound in buckets.BATCH_SIZE] + [f">{buckets.BATCH_SIZE[-1]}"]
+    sizes = zip(names, engine.batch_size.counts, strict=True)
     return {
         "steps": steps,
         "sequence_steps": int(engine.batch_size.total),
         "mean_size": round(engine.batch_size.total / steps, 2) if steps else 0.0,
         "mean_step_ms": round(engine.step_s.total / steps * 1000, 3) if steps else 0.0,
-        "sizes": {
-            name: count
-            for name, count in zip(names, engine.batch_size.counts, strict=True)
-            if count
-        },
+        "sizes": {name: count for name, count in sizes if count},
         "preemptions": engine.preemptions,
     }

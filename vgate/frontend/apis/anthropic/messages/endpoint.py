@@ -5,11 +5,17 @@ from __future__ import annotations
 import msgspec
 
 from vgate.frontend.apis.anthropic.errors import REQUEST_ID_HEADER
-from vgate.frontend.apis.anthropic.messages.checks import decode_count_tokens, decode_messages
-from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest
-from vgate.frontend.apis.anthropic.messages.stream import MessagesEncoder
-from vgate.frontend.apis.anthropic.messages.thinking import reasoning_effort
-from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
+from vgate.frontend.apis.anthropic.messages.request import (
+    CountTokensRequest,
+    decode_count_tokens,
+    decode_messages,
+)
+from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
+from vgate.frontend.apis.anthropic.messages.translate import (
+    FIELDS,
+    generation_of,
+    reasoning_effort,
+)
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
@@ -39,7 +45,6 @@ async def count_tokens(services: Services, http: HttpRequest) -> Response:
 
 
 async def _effort(services: Services, request: CountTokensRequest) -> str | None:
-    """Return the reasoning effort that a request asks of its model, in the model's own terms."""
     if request.thinking is None and request.output_config is None:
         return None
     traits = await services.pipeline.traits(request.model, with_tools=bool(request.tools))

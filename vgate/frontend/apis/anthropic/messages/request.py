@@ -1,13 +1,20 @@
-"""Requests of the Messages API as Anthropic defines them; see `fields` for what becomes of each."""
+"""Requests of the Messages API as Anthropic defines them, and the checks that types can't express.
+
+An annotation says if a field is accepted without effect or refused; see `fields`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from vgate.frontend.apis.fields import ACCEPTED, refused
+from vgate.errors import InvalidValueError
+from vgate.frontend.apis.decoding import ServedTypes, check_json, decode_request
+from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
 from vgate.frontend.apis.shared import MAX_STOPS, MAX_TOOLS, CallText, StopString, ToolName
 from vgate.wire.sampling import Temperature, TopK, TopP
 
@@ -20,22 +27,22 @@ Display = Literal["summarized", "omitted"]
 CacheControl = Annotated[dict[str, Any] | None, ACCEPTED]
 
 
-class _BlockParam(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class _Param(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _BlockParam(_Param, frozen=True, kw_only=True, tag_field="type"):
     cache_control: CacheControl = None
 
 
-class TextBlockParam(
-    _BlockParam, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"
-):
+class TextBlockParam(_BlockParam, frozen=True, kw_only=True, tag="text"):
     """Text."""
 
     text: str
     citations: Annotated[list[Any] | None, refused([])] = None
 
 
-class ToolUseBlockParam(
-    _BlockParam, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tool_use"
-):
+class ToolUseBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_use"):
     """A call that the assistant made."""
 
     id: CallText
@@ -45,9 +52,7 @@ class ToolUseBlockParam(
     toolset_name: Annotated[str | None, refused()] = None
 
 
-class ToolResultBlockParam(
-    _BlockParam, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tool_result"
-):
+class ToolResultBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_result"):
     """The result of a call."""
 
     tool_use_id: Annotated[str, Meta(min_length=1)]
@@ -56,19 +61,15 @@ class ToolResultBlockParam(
     toolset_name: Annotated[str | None, refused()] = None
 
 
-class ThinkingBlockParam(
-    _BlockParam, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="thinking"
-):
-    """The assistant's reasoning. The signature is not looked at."""
+class ThinkingBlockParam(_BlockParam, frozen=True, kw_only=True, tag="thinking"):
+    """The assistant's reasoning. The signature is ignored."""
 
     thinking: str
     signature: Annotated[str | None, ACCEPTED] = None
 
 
-class RedactedThinkingBlockParam(
-    _BlockParam, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="redacted_thinking"
-):
-    """Reasoning that another server encrypted: nobody else can read it."""
+class RedactedThinkingBlockParam(_BlockParam, frozen=True, kw_only=True, tag="redacted_thinking"):
+    """Reasoning that another server encrypted; it is ignored."""
 
     data: str
 
@@ -82,15 +83,15 @@ BlockParam = (
 )
 
 
-class MessageParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MessageParam(_Param, frozen=True):
     """A turn of the conversation, or a part of one."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[BlockParam]
 
 
-class ToolParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tool of the client's. Its input always streams as it is written."""
+class ToolParam(_Param, frozen=True):
+    """A tool that the client runs. Its input is always streamed as it is generated."""
 
     name: ToolName
     input_schema: dict[str, Any]
@@ -104,69 +105,61 @@ class ToolParam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_examples: Annotated[list[Any] | None, refused([])] = None
 
 
-class _ToolChoiceParam(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class _ToolChoiceParam(_Param, frozen=True, kw_only=True, tag_field="type"):
     disable_parallel_tool_use: bool | None = None
 
 
-class ChooseAuto(_ToolChoiceParam, frozen=True, forbid_unknown_fields=True, tag="auto"):
+class ChooseAuto(_ToolChoiceParam, frozen=True, tag="auto"):
     """The model decides."""
 
 
-class ChooseAny(_ToolChoiceParam, frozen=True, forbid_unknown_fields=True, tag="any"):
-    """One or more tools are called."""
+class ChooseAny(_ToolChoiceParam, frozen=True, tag="any"):
+    """The model must call at least one tool."""
 
 
-class ChooseTool(
-    _ToolChoiceParam, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tool"
-):
-    """A certain tool is called."""
+class ChooseTool(_ToolChoiceParam, frozen=True, kw_only=True, tag="tool"):
+    """The model must call this tool."""
 
     name: ToolName
 
 
-class ChooseNone(_ToolChoiceParam, frozen=True, forbid_unknown_fields=True, tag="none"):
-    """No tool is called."""
+class ChooseNone(_ToolChoiceParam, frozen=True, tag="none"):
+    """The model must not call a tool."""
 
 
-class ThinkingEnabled(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="enabled"
-):
-    """The model thinks, about so much."""
+class ThinkingEnabled(_Param, frozen=True, tag_field="type", tag="enabled"):
+    """The model thinks; the budget is a hint, not a bound."""
 
     budget_tokens: Annotated[int, Meta(ge=MIN_BUDGET_TOKENS)]
     display: Display | None = None
 
 
-class ThinkingAdaptive(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="adaptive"
-):
+class ThinkingAdaptive(_Param, frozen=True, tag_field="type", tag="adaptive"):
     """The model decides how much it thinks."""
 
     display: Display | None = None
 
 
-class ThinkingDisabled(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="disabled"
-):
+class ThinkingDisabled(_Param, frozen=True, tag_field="type", tag="disabled"):
     """The model does not think."""
 
 
-class OutputFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OutputFormat(_Param, frozen=True):
     """The format that the text must follow."""
 
     type: Literal["json_schema"]
     schema: dict[str, Any]
 
 
-class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the answer should be like."""
+class OutputConfig(_Param, frozen=True):
+    """How much effort the answer gets, and its format."""
 
     effort: Effort | None = None
     format: OutputFormat | None = None
 
 
-class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST /v1/messages/count_tokens``: what a prompt is made of."""
+class CountTokensRequest(_Param, frozen=True, kw_only=True):
+    """``POST /v1/messages/count_tokens``: the fields that shape a prompt."""
 
     model: Annotated[str, Meta(min_length=1)]
     messages: Annotated[list[MessageParam], Meta(min_length=1)]
@@ -183,7 +176,7 @@ class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     speed: Annotated[Any, refused("standard")] = None
 
 
-class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     """``POST /v1/messages``."""
 
     max_tokens: Annotated[int, Meta(ge=1)]
@@ -197,3 +190,113 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True, forbid_unkn
     container: Annotated[Any, refused()] = None
     diagnostics: Annotated[Any, refused()] = None
     inference_geo: Annotated[Any, refused()] = None
+
+
+# Anthropic's API has more types: images, documents, tools that its servers run.
+_SERVED: ServedTypes = (
+    (re.compile(r"system\[\d+\]"), ("text",)),
+    (
+        re.compile(r"messages\[\d+\]\.content\[\d+\]"),
+        ("text", "tool_use", "tool_result", "thinking", "redacted_thinking"),
+    ),
+    (re.compile(r"messages\[\d+\]\.content\[\d+\]\.content\[\d+\]"), ("text",)),
+    (re.compile(r"tools\[\d+\]"), ("custom",)),
+    (re.compile(r"tool_choice"), ("auto", "any", "tool", "none")),
+    (re.compile(r"thinking"), ("enabled", "adaptive", "disabled")),
+)
+_BLOCKS_OF_ROLE: dict[str, tuple[type[BlockParam], ...]] = {
+    "system": (TextBlockParam,),
+    "user": (TextBlockParam, ToolResultBlockParam),
+    "assistant": (
+        TextBlockParam,
+        ToolUseBlockParam,
+        ThinkingBlockParam,
+        RedactedThinkingBlockParam,
+    ),
+}
+_refused_fields: dict[type[_Param], RefusedFields[Any]] = {
+    kind: RefusedFields(kind)
+    for kind in (
+        MessagesRequest,
+        CountTokensRequest,
+        ToolParam,
+        TextBlockParam,
+        ToolUseBlockParam,
+        ToolResultBlockParam,
+    )
+}
+
+_Request = TypeVar("_Request", bound=CountTokensRequest)
+
+_messages_decoder = msgspec.json.Decoder(MessagesRequest)
+_count_tokens_decoder = msgspec.json.Decoder(CountTokensRequest)
+
+
+def decode_messages(body: bytes) -> MessagesRequest:
+    """Decode and check a Messages request.
+
+    Raises:
+        InvalidRequestError: With the field at fault, what was sent and what is allowed.
+    """
+    request = _decode(_messages_decoder, body)
+    thinking = request.thinking
+    if isinstance(thinking, ThinkingEnabled) and thinking.budget_tokens >= request.max_tokens:
+        where = "thinking.budget_tokens"
+        limit = f"`max_tokens` {request.max_tokens}"
+        message = f"`{where}` must be less than {limit}, got {thinking.budget_tokens}"
+        raise InvalidValueError(message, param=where)
+    return request
+
+
+def decode_count_tokens(body: bytes) -> CountTokensRequest:
+    """Decode and check a request to count tokens; raises as `decode_messages` does."""
+    return _decode(_count_tokens_decoder, body)
+
+
+def _decode(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Request:
+    request = decode_request(decoder, body, _SERVED)
+    _refused_fields[decoder.type].check(request)
+    _check_tools(request)
+    config = request.output_config
+    if config is not None and config.format is not None:
+        check_json(config.format.schema, "output_config.format.schema")
+    _check_content("system", request.system, "system")
+    for index, message in enumerate(request.messages):
+        _check_content(message.role, message.content, f"messages[{index}].content")
+    return request
+
+
+def _check_tools(request: CountTokensRequest) -> None:
+    choice, names = request.tool_choice, set()
+    for index, tool in enumerate(request.tools or ()):
+        _refused_fields[ToolParam].check(tool, f"tools[{index}].")
+        check_json(tool.input_schema, f"tools[{index}].input_schema")
+        names.add(tool.name)
+    if isinstance(choice, ChooseAny | ChooseTool) and not request.tools:
+        raise InvalidValueError("`tool_choice` needs `tools`", param="tool_choice")
+    if isinstance(choice, ChooseTool) and choice.name not in names:
+        where = "tool_choice.name"
+        raise InvalidValueError(f"`{where}` {choice.name!r} is none of `tools`", param=where)
+
+
+def _check_content(role: str, content: str | Sequence[BlockParam] | None, where: str) -> None:
+    if content is None or isinstance(content, str):
+        return
+    for index, block in enumerate(content):
+        path = f"{where}[{index}]"
+        if not isinstance(block, _BLOCKS_OF_ROLE[role]):
+            path = f"{path}.type"
+            allowed = ", ".join(_type_of(kind) for kind in _BLOCKS_OF_ROLE[role])
+            sent = _type_of(type(block))
+            text = f"`{path}` {sent!r} is not allowed in a message of role {role!r}"
+            raise InvalidValueError(f"{text}; allowed: {allowed}", param=path)
+        if (refused_fields := _refused_fields.get(type(block))) is not None:
+            refused_fields.check(block, f"{path}.")
+        if isinstance(block, ToolUseBlockParam):
+            check_json(block.input, f"{path}.input")
+        elif isinstance(block, ToolResultBlockParam):
+            _check_content(role, block.content, f"{path}.content")
+
+
+def _type_of(block: type[msgspec.Struct]) -> str:
+    return str(block.__struct_config__.tag)

@@ -1,4 +1,4 @@
-"""A Messages request as the generation that it asks for."""
+"""Translates a Messages request into a generation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from vgate.errors import InvalidValueError
+from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.anthropic.messages.request import (
     BlockParam,
     ChooseAny,
@@ -16,16 +16,16 @@ from vgate.frontend.apis.anthropic.messages.request import (
     MessagesRequest,
     TextBlockParam,
     ThinkingBlockParam,
+    ThinkingDisabled,
+    ThinkingEnabled,
     ToolResultBlockParam,
     ToolUseBlockParam,
 )
-from vgate.frontend.apis.anthropic.messages.thinking import shows_thinking
 from vgate.frontend.apis.fields import FieldMap
 from vgate.frontend.apis.shared import function_tool
 from vgate.frontend.pipeline.constraints import schema_constraint
 from vgate.frontend.pipeline.generation import (
     NO_TOOLS,
-    Constraint,
     Conversation,
     Generation,
     MadeCall,
@@ -35,7 +35,7 @@ from vgate.frontend.pipeline.generation import (
 )
 from vgate.wire.sampling import SamplingParams
 
-# What a generation's fields are called in a Messages request.
+# The names of a generation's fields in a Messages request.
 FIELDS = FieldMap(
     {
         "stop": "stop_sequences",
@@ -46,18 +46,19 @@ FIELDS = FieldMap(
     }
 )
 
-_Content = str | Sequence[BlockParam]
+# The effort of Anthropic's API by default.
+DEFAULT_EFFORT = "high"
+# A budget sets no bound here; it only chooses the effort.
+_EFFORT_BELOW = ((4096, "low"), (16_384, "medium"))
 
-# A conversation can't say that a tool failed, so the text does.
+# A conversation has no flag for a tool that failed, so the text says so.
 ERROR_PREFIX = "Error: "
+
+_Content = str | Sequence[BlockParam]
 
 
 def generation_of(request: CountTokensRequest, effort: str | None = None) -> Generation:
-    """Return the generation that a checked request asks for.
-
-    Args:
-        request: The request.
-        effort: The reasoning effort that it asks its model for.
+    """Return the generation that a checked request asks for, with this reasoning effort.
 
     Raises:
         InvalidValueError: The answer can't continue the conversation, or a schema is too large.
@@ -65,12 +66,6 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
     continues = request.messages[-1].role == "assistant"
     if continues:
         _check_unfinished(request)
-    conversation = Conversation(
-        messages=_messages_of(request),
-        reasoning_effort=effort,
-        add_generation_prompt=not continues,
-        continue_final_message=continues,
-    )
     sampling = SamplingParams()
     stops: tuple[str, ...] = ()
     if isinstance(request, MessagesRequest):
@@ -81,24 +76,64 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
             top_p=request.top_p,
         )
         stops = tuple(request.stop_sequences or ())
+    output = request.output_config and request.output_config.format
     return Generation(
         model=request.model,
-        prompt=conversation,
+        prompt=Conversation(
+            messages=_messages_of(request),
+            reasoning_effort=effort,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
+        ),
         sampling=sampling,
         stops=stops,
         tools=_tool_use(request),
-        constraint=_constraint(request),
-        show_reasoning=shows_thinking(request),
+        constraint=schema_constraint(output.schema, "response_format") if output else None,
+        show_reasoning=getattr(request.thinking, "display", None) != "omitted",
     )
 
 
+def reasoning_effort(request: CountTokensRequest, *, adjustable: bool, reasons: bool) -> str | None:
+    """Return the reasoning effort that a request asks for; None for the model's default.
+
+    Args:
+        request: The request.
+        adjustable: Whether the model's chat template can set the effort.
+        reasons: Whether the model writes reasoning.
+
+    Raises:
+        UnsupportedParameterError: The model can't do it.
+    """
+    thinking = request.thinking
+    effort = request.output_config.effort if request.output_config else None
+    if isinstance(thinking, ThinkingDisabled):
+        if reasons and not adjustable:
+            raise _unsupported("thinking.type", "'disabled': this model always thinks")
+        return "none" if adjustable else None
+    if adjustable:
+        if isinstance(thinking, ThinkingEnabled) and effort is None:
+            budget = thinking.budget_tokens
+            return next((name for below, name in _EFFORT_BELOW if budget < below), "high")
+        return effort
+    if isinstance(thinking, ThinkingEnabled) and not reasons:
+        raise _unsupported("thinking.type", "'enabled': this model does not think")
+    if effort not in {None, DEFAULT_EFFORT}:
+        reason = f"{effort!r}: the model's chat template has no way to set it"
+        raise _unsupported("output_config.effort", reason)
+    return None
+
+
+def _unsupported(where: str, reason: str) -> UnsupportedParameterError:
+    return UnsupportedParameterError(f"`{where}` {reason}", param=where)
+
+
 def _messages_of(request: CountTokensRequest) -> list[Message]:
-    """Return the messages: consecutive ones of a role are one turn."""
-    said: list[tuple[str, _Content]] = [("system", request.system)] if request.system else []
-    said += [(message.role, message.content) for message in request.messages]
+    """Return the conversation; consecutive messages of one role become one turn."""
+    contents: list[tuple[str, _Content]] = [("system", request.system)] if request.system else []
+    contents += [(message.role, message.content) for message in request.messages]
     messages: list[Message] = []
-    for role, contents in groupby(said, key=itemgetter(0)):
-        blocks = [block for _, content in contents for block in _blocks_of(content)]
+    for role, turn in groupby(contents, key=itemgetter(0)):
+        blocks = [block for _, content in turn for block in _blocks_of(content)]
         messages += _assistant_turn(blocks) if role == "assistant" else _other_turn(role, blocks)
     return messages
 
@@ -123,30 +158,29 @@ def _assistant_turn(blocks: list[BlockParam]) -> list[Message]:
 
 
 def _other_turn(role: str, blocks: list[BlockParam]) -> list[Message]:
-    """Return the results of calls, each a message, and then the turn's text."""
-    turn = [_result(block) for block in blocks if isinstance(block, ToolResultBlockParam)]
+    """Return one message for each tool result, then one for the turn's text."""
+    turn = [_tool_message(block) for block in blocks if isinstance(block, ToolResultBlockParam)]
     if len(turn) < len(blocks) or not blocks:
         turn.append(Message("system" if role == "system" else "user", _text_of(blocks)))
     return turn
 
 
-def _result(result: ToolResultBlockParam) -> Message:
-    content = result.content or ""
-    text = content if isinstance(content, str) else _text_of(content)
+def _tool_message(result: ToolResultBlockParam) -> Message:
+    text = _text_of(_blocks_of(result.content or ""))
     text = ERROR_PREFIX + text if result.is_error else text
     return Message("tool", text, tool_call_id=result.tool_use_id)
 
 
 def _check_unfinished(request: CountTokensRequest) -> None:
-    """Check that the answer can continue the assistant's turn that ends the conversation."""
+    """Check that the answer can continue the assistant's turn at the end of the conversation."""
     first = len(request.messages)
     while first and request.messages[first - 1].role == "assistant":
         first -= 1
     has_text = False
     for index, message in enumerate(request.messages[first:], first):
-        for place, block in enumerate(_blocks_of(message.content)):
+        for position, block in enumerate(_blocks_of(message.content)):
             if isinstance(block, ToolUseBlockParam):
-                where = f"messages[{index}].content[{place}]"
+                where = f"messages[{index}].content[{position}]"
                 text = f"`{where}` is a tool call, so a message with its tool_result must follow"
                 raise InvalidValueError(text, param=where)
             has_text = has_text or bool(isinstance(block, TextBlockParam) and block.text)
@@ -164,17 +198,8 @@ def _tool_use(request: CountTokensRequest) -> ToolUse:
         function_tool(tool.name, tool.description, tool.input_schema, tool.strict)
         for tool in request.tools
     ]
-    mode: ToolMode = "auto"
+    parallel = not (choice and choice.disable_parallel_tool_use)
     if isinstance(choice, ChooseTool):
-        mode = "named"
-    elif isinstance(choice, ChooseAny):
-        mode = "required"
-    name = choice.name if isinstance(choice, ChooseTool) else None
-    return ToolUse(mode, tools, name, not (choice and choice.disable_parallel_tool_use))
-
-
-def _constraint(request: CountTokensRequest) -> Constraint | None:
-    config = request.output_config
-    if config is None or config.format is None:
-        return None
-    return schema_constraint(config.format.schema, "response_format")
+        return ToolUse("named", tools, choice.name, parallel)
+    mode: ToolMode = "required" if isinstance(choice, ChooseAny) else "auto"
+    return ToolUse(mode, tools, parallel=parallel)
