@@ -27,12 +27,12 @@ from vgate.engine.stats import StatsCounter
 from vgate.engine.subscriptions import Subscriber, Subscriptions
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode
-from vgate.wire.file_messages import FetchFile
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
     Embed,
     Ending,
+    FetchFile,
     Generate,
     Goodbye,
     Hello,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vgate.engine.backends.base import BackendError
 from vgate.wire import dry_run_vocabulary
-from vgate.wire.file_messages import FetchFile, FileChunk, FileInfo
-from vgate.wire.model_files import ModelFiles, read_model_files
+from vgate.wire.messages import FetchFile, FileChunk
+from vgate.wire.model_files import FileInfo, ModelFiles, read_model_files
 
 # Sending so much takes a fraction of a millisecond, between two steps.
 CHUNK_BYTES = 1024 * 1024

@@ -5,8 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from vgate.wire import buckets
-from vgate.wire.messages import EngineStats, Histogram
+from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats, Histogram
 
 
 class HistogramCounter:
@@ -33,10 +32,10 @@ class StatsCounter:
     """The counts of one engine."""
 
     def __init__(self) -> None:
-        self._batch_size = HistogramCounter(buckets.BATCH_SIZE)
-        self._step_s = HistogramCounter(buckets.STEP_S)
-        self._inter_token_s = HistogramCounter(buckets.STEP_S)
-        self._queue_s = HistogramCounter(buckets.REQUEST_S)
+        self._batch_size = HistogramCounter(BATCH_SIZE)
+        self._step_s = HistogramCounter(STEP_S)
+        self._inter_token_s = HistogramCounter(STEP_S)
+        self._queue_s = HistogramCounter(REQUEST_S)
 
     def step(self, batch_size: int, seconds: float) -> None:
         """Count a step."""

@@ -14,6 +14,20 @@ TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, TEMPLATE, TOOL_TEMPLATE)
 
 
+class FileInfo(msgspec.Struct, frozen=True, array_like=True):
+    """A file that frontends read from an engine, since they need not share its disk.
+
+    Attributes:
+        name: Its name in the model's directory.
+        digest: SHA-256 of its content.
+        size: In bytes.
+    """
+
+    name: str
+    digest: bytes
+    size: int
+
+
 class ModelFiles(msgspec.Struct, frozen=True):
     """A model's text files, wherever they come from.
 
@@ -31,10 +45,10 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 
 def read_model_files(directory: Path) -> ModelFiles:
-    """Read a model's text files.
+    """Read a model's text files; missing ones are left out.
 
     Raises:
-        OSError: One can't be read. A missing one is left out.
+        OSError: One can't be read.
     """
     paths = {name: directory / name for name in NAMES}
     contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}

@@ -14,7 +14,6 @@ from vgate.frontend.engines.resumption import (
 )
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import unpack_token_ids
-from vgate.wire.file_messages import FileInfo
 from vgate.wire.messages import (
     NO_OPTIONS,
     Embed,
@@ -23,6 +22,7 @@ from vgate.wire.messages import (
     ModelInfo,
     StructuredOutput,
 )
+from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 # A value of each parameter that shapes a sequence.

@@ -15,7 +15,6 @@ from vgate.frontend.engines.handle import HandleOwner, Loss
 from vgate.frontend.engines.sequence import SWEEP_S, Answer, Sequence, end, expire
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
-from vgate.wire.file_messages import FetchFile, FileChunk
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -23,6 +22,8 @@ from vgate.wire.messages import (
     Embeddings,
     Ending,
     Failures,
+    FetchFile,
+    FileChunk,
     Generate,
     Goodbye,
     Hello,

@@ -19,7 +19,8 @@ from vgate.frontend.engines.policies import POLICIES, Policy
 from vgate.frontend.engines.resumption import Survivors, count_resumed, identity_of, resubmission
 from vgate.frontend.engines.sequence import SWEEP_S, Sequence, end, expire
 from vgate.log import Log
-from vgate.wire.messages import Embed, EngineStats, Generate, Histogram, ModelInfo, Status
+from vgate.wire.messages import Embed, Generate, ModelInfo, Status
+from vgate.wire.stats import EngineStats, Histogram
 
 _NOT_CONNECTED = "the engine is not connected"
 

@@ -19,8 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from vgate.frontend.cache.port import StoreUsage
 from vgate.frontend.engines.port import Models
-from vgate.wire import buckets
-from vgate.wire.messages import EngineStats, Histogram
+from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats, Histogram
 
 _LABELS = ("model",)
 
@@ -85,24 +84,24 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 def _histograms(stats: Sequence[tuple[str, EngineStats]]) -> Iterator[Metric]:
     for name, text, attribute, bounds in (
-        ("vgate_batch_size", "Sequences in each step.", "batch_size", buckets.BATCH_SIZE),
+        ("vgate_batch_size", "Sequences in each step.", "batch_size", BATCH_SIZE),
         (
             "vgate_batch_processing_seconds",
             "Time that each step of the engine took.",
             "step_s",
-            buckets.STEP_S,
+            STEP_S,
         ),
         (
             "vgate_inter_token_latency_seconds",
             "Time between two tokens of a sequence, as the engine makes them.",
             "inter_token_s",
-            buckets.STEP_S,
+            STEP_S,
         ),
         (
             "vgate_queue_time_seconds",
             "Time that requests waited in the queue.",
             "queue_s",
-            buckets.REQUEST_S,
+            REQUEST_S,
         ),
     ):
         family = HistogramMetricFamily(name, text, labels=_LABELS)

@@ -12,8 +12,7 @@ from vgate import __version__
 from vgate.frontend.http.request import JSON, HttpRequest, Response
 from vgate.frontend.observe.metrics import registry_of_all_workers
 from vgate.frontend.services import Services
-from vgate.wire import buckets
-from vgate.wire.messages import EngineStats
+from vgate.wire.stats import BATCH_SIZE, EngineStats
 
 
 async def stats(services: Services, _http: HttpRequest) -> Response:
@@ -81,7 +80,7 @@ def _batching(engine: EngineStats | None) -> dict[str, Any]:
     if engine is None:
         return {"steps": 0}
     steps = sum(engine.batch_size.counts)
-    names = [f"<={bound}" for bound in buckets.BATCH_SIZE] + [f">{buckets.BATCH_SIZE[-1]}"]
+    names = [f"<={bound}" for bound in BATCH_SIZE] + [f">{BATCH_SIZE[-1]}"]
     return {
         "steps": steps,
         "sequence_steps": int(engine.batch_size.total),
