@@ -29,8 +29,7 @@ def files_of(directory: str | None) -> ModelFiles:
     try:
         return read_model_files(Path(directory))
     except OSError as error:
-        message = f"cannot read the model's files: {error}"
-        raise BackendError(message) from error
+        raise BackendError(f"cannot read the model's files: {error}") from error
 
 
 def describe(files: ModelFiles) -> list[FileInfo]:

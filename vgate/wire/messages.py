@@ -7,7 +7,7 @@ msgpack integers takes several times longer to decode.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -31,12 +31,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
 
 
 class Hello(Message, frozen=True):
-    """The first message of a connection.
-
-    Attributes:
-        protocol: The sender's PROTOCOL_VERSION. First, so that any version can read it.
-        name: The frontend's name, for the log.
-    """
+    """The first message of a connection. `protocol` comes first: any version can read it."""
 
     protocol: int
     name: str
@@ -72,6 +67,14 @@ class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):
         cache_salt: Prefix-cache entries are shared only between requests with the same one.
     """
 
+    # As in `SamplingParams`. The others are:
+    # - bad_words: only generated tokens are searched (vllm/v1/sample/ops/bad_words.py)
+    # - structured: a grammar begins at the first generated token
+    # `prompt_logprobs` are sent with the first token.
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"logprobs", "prompt_logprobs", "adapter", "cache_salt"}
+    )
+
     logprobs: Annotated[int, Meta(ge=0)] | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0)] | None = None
     bad_words: list[list[TokenId]] = []
@@ -90,8 +93,7 @@ class Generate(Message, frozen=True):
         id: The frontend's number for it, never used twice on a connection.
         prompt: Token ids, packed.
         sampling: Complete: only the seed and max_tokens may be None.
-        tenant: The name of the API key, or "", for fair scheduling.
-        weight: The tenant's share in fair scheduling.
+        tenant, weight: The name of the API key, or "", and its share in fair scheduling.
         queue_timeout_s: Seconds that it may wait in the queue; then it fails.
         dedup_key: Digest of everything that shapes the sequence, or b"" for a sequence of its own.
             A request with the key of one in flight is coalesced with it: it gets the tokens so far
@@ -119,11 +121,9 @@ class Generate(Message, frozen=True):
 
 
 class Embed(Message, frozen=True):
-    """Embed one text; the fields are those of `Generate`.
+    """Embed one text; most fields are those of `Generate`.
 
-    Attributes:
-        dimensions: Length of the vector, for models trained so that a vector can be cut; None for
-            the model's own.
+    `dimensions` is the length of the vector, for models whose vectors may be cut; None for all.
     """
 
     id: int
@@ -165,8 +165,6 @@ class ModelInfo(msgspec.Struct, frozen=True):
         names: Served names; responses carry the first.
         files: Tokenizer, chat template and generation defaults; `FetchFile` reads them.
         max_model_len: Most tokens of a prompt and its output together.
-        max_num_seqs: Most sequences in a batch.
-        kv_cache_tokens: Tokens that the KV cache holds.
         created: Unix time at which the engine became ready.
         kv_block_tokens: Tokens in a block, the unit in which the KV cache is allocated.
         vocab_size: Token ids are below it; 0 if it is unknown.
@@ -256,13 +254,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Step(Message, frozen=True):
     """One engine step's output for one frontend.
 
-    Most sequences get one token and nothing else. These travel in two columns, which cost less to
-    encode and decode than a list of objects.
-
-    Attributes:
-        ids: The sequences with one token and nothing else.
-        tokens: Those tokens, in the same order.
-        deltas: The output of all other sequences.
+    Most sequences get one token and nothing else. These travel in two columns, `ids` and `tokens`,
+    which cost less to encode and decode than a list of objects; all others are in `deltas`.
     """
 
     ids: list[int] = msgspec.field(default_factory=list)
@@ -317,8 +310,7 @@ class Status(Message, frozen=True):
     """The engine's heartbeat. Its loop sends it, so a step that hangs stops it.
 
     Attributes:
-        running: Sequences in the batch.
-        waiting: Requests in the queue.
+        running, waiting: Sequences in the batch, requests in the queue.
         kv_cache_usage: Fraction of the KV cache in use, 0 to 1.
         draining: The engine takes no more requests, finishes the running ones and then ends.
     """

@@ -17,12 +17,7 @@ REQUEST_S = (
 
 
 class Histogram(msgspec.Struct, frozen=True, array_like=True):
-    """Observations since the engine's start.
-
-    Attributes:
-        counts: Observations in each bucket; the last one has no upper bound.
-        total: Sum of the observed values.
-    """
+    """Observations in each bucket, the last one without an upper bound, and the sum of values."""
 
     counts: list[int]
     total: float

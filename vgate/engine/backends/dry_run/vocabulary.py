@@ -54,8 +54,7 @@ class Vocabulary:
             tokens = (document.get("model") or {}).get("vocab") or ()
             self.size = max(len(tokens), *(token["id"] + 1 for token in added), 1)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"cannot read the tokenizer in {directory}: {error}"
-            raise BackendError(message) from error
+            raise BackendError(f"cannot read the tokenizer in {directory}: {error}") from error
 
     def last_message(self, prompt: list[int]) -> list[int]:
         """Return the tokens of the conversation's last message."""

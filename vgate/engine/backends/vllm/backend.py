@@ -48,8 +48,7 @@ class VLLMBackend:
             from vllm.v1.engine.core import EngineCore
             from vllm.v1.engine.input_processor import InputProcessor
         except ImportError as error:
-            message = f"vLLM can't be imported here: {error}"
-            raise BackendError(message) from error
+            raise BackendError(f"vLLM can't be imported here: {error}") from error
 
         self._tokens_input = tokens_input
         self._refusals = (VLLMClientError, ValueError)
@@ -88,11 +87,10 @@ class VLLMBackend:
         self._tasks = self._core.get_supported_tasks()
         if config.model.task not in self._tasks:
             supported = ", ".join(self._tasks)
-            message = (
+            raise BackendError(
                 f"model {config.model.model_id} does not support the task {config.model.task} "
                 f"(supported: {supported})"
             )
-            raise BackendError(message)
         self._parameters = Parameters(vllm_config, adapters)
         self._reasoning: ReasoningMarks | None = None
         if vllm_config.structured_outputs_config.reasoning_parser == PLAIN_PARSER:
@@ -185,8 +183,7 @@ class VLLMBackend:
     def step(self) -> list[Output] | None:
         """Run the model once."""
         if self._worker_died:
-            message = "a worker process of vLLM died"
-            raise RuntimeError(message)
+            raise RuntimeError("a worker process of vLLM died")
         outputs = self._start_prepared() if self._preparing else []
         by_client, executed = self._core.step_fn()
         self._core.post_step(executed)

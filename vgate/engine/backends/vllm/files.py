@@ -27,8 +27,7 @@ def read_model_config(directory: str) -> dict[str, Any]:
     """
     path = Path(directory, "config.json")
     if not path.is_file():
-        message = f"model.model_id: {directory} holds no model, it has no config.json"
-        raise BackendError(message)
+        raise BackendError(f"model.model_id: {directory} holds no model, it has no config.json")
     return _read_json(path)
 
 
@@ -42,11 +41,10 @@ def check_quantization(model: ModelConfig, directory: str, document: dict[str, A
         return
     found = (document.get("quantization_config") or {}).get("quant_method")
     if found != model.quantization:
-        message = (
+        raise BackendError(
             f"model.quantization is {model.quantization!r}, but the checkpoint in {directory} "
             f"is {found or 'not quantized'}; leave model.quantization empty to use its own"
         )
-        raise BackendError(message)
 
 
 class Adapter(NamedTuple):
@@ -71,13 +69,11 @@ def _read_adapter(adapter: LoraAdapter) -> Adapter:
     directory = _expanded(adapter.path)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (directory / name).is_file():
-            message = f"{where}: {directory} holds no adapter, it has no {name}"
-            raise BackendError(message)
+            raise BackendError(f"{where}: {directory} holds no adapter, it has no {name}")
     document = _read_json(directory / "adapter_config.json")
     ranks = [document.get("r"), *(document.get("rank_pattern") or {}).values()]
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
-        message = f"{where}: {directory}/adapter_config.json has no rank, `r`"
-        raise BackendError(message)
+        raise BackendError(f"{where}: {directory}/adapter_config.json has no rank, `r`")
     return Adapter(adapter.name, str(directory.resolve()), max(ranks))
 
 
@@ -92,8 +88,7 @@ def local_directory(model: ModelConfig) -> Path | None:
         return path.resolve()
     # A Hub name is NAME or OWNER/NAME.
     if path.exists() or model.model_id.startswith((".", "/", "~")) or model.model_id.count("/") > 1:
-        message = f"model.model_id: there is no directory {model.model_id}"
-        raise BackendError(message)
+        raise BackendError(f"model.model_id: there is no directory {model.model_id}")
     return None
 
 
@@ -140,9 +135,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        message = f"cannot read {path}: {error}"
-        raise BackendError(message) from error
+        raise BackendError(f"cannot read {path}: {error}") from error
     if not isinstance(document, dict):
-        message = f"cannot read {path}: it holds no JSON object"
-        raise BackendError(message)
+        raise BackendError(f"cannot read {path}: it holds no JSON object")
     return document

@@ -113,21 +113,20 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
         raise BackendError(start_failure(error, config)) from error
     runner = "pooling" if config.model.task == "embed" else "generate"
     if vllm_config.model_config.runner_type != runner:
-        message = f"model {config.model.model_id} does not support the task {config.model.task}"
-        raise BackendError(message)
+        raise BackendError(
+            f"model {config.model.model_id} does not support the task {config.model.task}"
+        )
     return vllm_config, directory
 
 
 def _check_engine_args(model: ModelConfig, known: set[str]) -> None:
     for name in model.engine_args:
         if name in _OWN_SETTINGS:
-            message = f"model.engine_args.{name}: set {_OWN_SETTINGS[name]} instead"
-            raise BackendError(message)
+            raise BackendError(f"model.engine_args.{name}: set {_OWN_SETTINGS[name]} instead")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            message = f"model.engine_args.{name}: vLLM has no such argument{hint}"
-            raise BackendError(message)
+            raise BackendError(f"model.engine_args.{name}: vLLM has no such argument{hint}")
 
 
 def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -170,11 +169,10 @@ def _lora_args(model: ModelConfig) -> dict[str, Any]:
     largest = max(adapters, key=lambda adapter: adapter.rank)
     rank = next((rank for rank in _LORA_RANKS if rank >= largest.rank), None)
     if rank is None:
-        message = (
+        raise BackendError(
             f"model.lora_adapters: `{largest.name}` has rank {largest.rank}, "
             f"the most is {_LORA_RANKS[-1]}"
         )
-        raise BackendError(message)
     return {
         "enable_lora": True,
         "max_lora_rank": rank,
