@@ -11,8 +11,6 @@ from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats, Histogr
 class HistogramCounter:
     """Counts observations in the buckets of a histogram."""
 
-    __slots__ = ("_bounds", "_counts", "_total")
-
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
@@ -44,7 +42,7 @@ class StatsCounter:
         self._inter_token_s.observe(seconds, batch_size)
 
     def started(self, waited_s: float) -> None:
-        """Count a request that was admitted to the batch after so many seconds."""
+        """Count a request that was admitted to the batch after `waited_s` in the queue."""
         self._queue_s.observe(waited_s)
 
     def snapshot(self, preemptions: int, queries: int, hits: int) -> EngineStats:

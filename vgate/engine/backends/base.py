@@ -1,4 +1,4 @@
-"""The interface between the engine's loop and what runs the model."""
+"""The interface between the engine's loop and the backend that runs the model."""
 
 from __future__ import annotations
 
@@ -69,17 +69,15 @@ class Backend(Protocol):
     An exception from `step` ends the process, because the model's state is unknown after it.
 
     Attributes:
+        model: The loaded model.
         files: The files that `model.files` describes.
     """
 
+    model: ModelInfo
     files: ModelFiles
 
-    @property
-    def model(self) -> ModelInfo:
-        """The loaded model."""
-
     def add(self, request: Request) -> None:
-        """Start a sequence. It continues after its `continued` tokens, which are not output again.
+        """Start a sequence, after its `continued` tokens, which are not output again.
 
         A check that takes long (a grammar) may fail later, with an error in an output.
 
@@ -91,7 +89,7 @@ class Backend(Protocol):
         """Stop sequences, without any further output. Unknown keys are ignored."""
 
     def has_work(self) -> bool:
-        """Say whether `step` has something to do."""
+        """Whether `step` has something to do."""
 
     def step(self) -> Iterable[Output] | None:
         """Run the model once over the batch; None if it could not run yet (try again soon)."""

@@ -1,11 +1,9 @@
 """The dry-run backend: continuous batching on a simulated GPU, for CI, demos and benchmarks.
 
-It simulates what a scheduler and a client can notice: a step takes time, prefill takes time per
-token and is chunked, the KV cache is finite and overfilling it preempts. Its output is the last
-message of the conversation, so that a test can check it without knowing a model: the text once, or
-repeated while `ignore_eos` or `min_tokens` demand more. With structured output, a message that does
-not conform is replaced by a minimal text that does; only simple constraints are simulated. A LoRA
-adapter is accepted and changes nothing.
+A step takes time, prefill is chunked and takes time per token, and overfilling the KV cache
+preempts. The output is the conversation's last message, repeated while `ignore_eos` or `min_tokens`
+demand more; with structured output, a message that doesn't conform is replaced by a minimal text
+that does. A LoRA adapter changes nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +13,9 @@ from collections import deque
 from collections.abc import Iterator
 
 from vgate.config import Config
-from vgate.engine.backends import checks
-from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
+from vgate.engine.backends.base import Backend, BackendCounts, Output, ReportPhase
+from vgate.engine.backends.checks import check, unknown_adapter
+from vgate.engine.backends.dry_run.embedding import DryRunEmbeddingBackend
 from vgate.engine.backends.dry_run.sequence import (
     Rules,
     Sequence,
@@ -26,14 +25,20 @@ from vgate.engine.backends.dry_run.sequence import (
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.request import Request, RequestError
-from vgate.engine.served_files import describe, files_of, fingerprint
-from vgate.wire.messages import Logprobs, ModelInfo
+from vgate.engine.served_files import describe_model
+from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
 _MAX_PREFILL_TOKENS = 2048
 # The kernel makes every sleep last at least 50 us (prctl(2), PR_SET_TIMERSLACK), even one of 0.
 _SHORTEST_PAUSE_S = 1e-6
+
+
+def create(config: Config, report_phase: ReportPhase) -> Backend:
+    """Return the dry-run backend for the model's task."""
+    embeds = config.model.task == "embed"
+    return (DryRunEmbeddingBackend if embeds else DryRunBackend)(config, report_phase)
 
 
 class DryRunBackend:
@@ -49,36 +54,25 @@ class DryRunBackend:
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
-        self.files = files_of(self._vocabulary.directory)
-        self._model = ModelInfo(
-            names=config.model.served_names,
-            files=describe(self.files),
+        self.model, self.files = describe_model(
+            config,
+            self._vocabulary.directory,
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=self._capacity,
-            created=int(time.time()),
             backend="dry_run",
             vocab_size=self._vocabulary.size,
-            fingerprint=fingerprint(self._vocabulary.directory),
         )
 
-    @property
-    def model(self) -> ModelInfo:
-        """The simulated model."""
-        return self._model
-
     def add(self, request: Request) -> None:
-        """Start a sequence.
-
-        Raises:
-            RequestError: An option is not supported.
-        """
+        """Start a sequence, if its options are supported."""
         options = request.options
-        checks.check(request.sampling or SamplingParams(), options, self._model)
+        check(request.sampling or SamplingParams(), options, self.model)
         if options.adapter and options.adapter not in self._adapters:
-            raise checks.unknown_adapter(options.adapter, self._adapters)
+            raise unknown_adapter(options.adapter, self._adapters)
         sequence = self._sequence(request)
-        sequence.skip(len(request.continued))
+        for _ in request.continued:
+            sequence.next()
         self._running[request.key] = sequence
 
     def abort(self, keys: list[str]) -> None:
@@ -89,7 +83,7 @@ class DryRunBackend:
         self._preempted = deque(s for s in self._preempted if s.request.key not in gone)
 
     def has_work(self) -> bool:
-        """Say whether there is a sequence."""
+        """Whether there is a sequence."""
         return bool(self._running or self._preempted)
 
     def step(self) -> list[Output]:
@@ -135,8 +129,8 @@ class DryRunBackend:
             sequence.prefilled += 1
             if finish_reason:
                 del self._running[key]
-            logprobs, prompt_logprobs = self._logprobs(sequence.request, token, before)
-            yield Output(key, [token], finish_reason, 0, None, None, logprobs, prompt_logprobs)
+            logprobs = self._logprobs(sequence.request, token, before)
+            yield Output(key, [token], finish_reason, 0, None, None, *logprobs)
 
     def _logprobs(
         self, request: Request, token: int, emitted: int

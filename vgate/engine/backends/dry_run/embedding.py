@@ -1,8 +1,7 @@
 """The dry-run embedding backend: unit vectors that are close for similar texts.
 
 A text's vector is the sum of one pseudo-random sign vector for each of its distinct token n-grams,
-so texts are closer the more n-grams they share. It needs no model, and a text has the same vector
-everywhere.
+so the more n-grams two texts share, the closer they are. A text has the same vector everywhere.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.request import Request, RequestError
-from vgate.engine.served_files import describe, files_of, fingerprint
-from vgate.wire.messages import ModelInfo
+from vgate.engine.served_files import describe_model
 
 # One bit of a blake2b digest (at most 512 bits) is the sign in one dimension.
 DIMENSIONS = 384
@@ -34,31 +32,18 @@ class DryRunEmbeddingBackend:
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._waiting: dict[str, Request] = {}
         vocabulary = Vocabulary(config.model.model_id)
-        self.files = files_of(vocabulary.directory)
-        self._model = ModelInfo(
-            names=config.model.served_names,
-            files=describe(self.files),
+        self.model, self.files = describe_model(
+            config,
+            vocabulary.directory,
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=config.dry_run.kv_cache_tokens,
-            created=int(time.time()),
             backend="dry_run",
-            task="embed",
             vocab_size=vocabulary.size,
-            fingerprint=fingerprint(vocabulary.directory),
         )
 
-    @property
-    def model(self) -> ModelInfo:
-        """The simulated model."""
-        return self._model
-
     def add(self, request: Request) -> None:
-        """Queue a text for the next step.
-
-        Raises:
-            RequestError: It asks for more dimensions than there are.
-        """
+        """Queue a text for the next step, unless it asks for more dimensions than there are."""
         if (request.dimensions or 1) > DIMENSIONS:
             reason = f"must be at most {DIMENSIONS}, got {request.dimensions}"
             raise RequestError("invalid_value", reason, "dimensions")
@@ -70,7 +55,7 @@ class DryRunEmbeddingBackend:
             self._waiting.pop(key, None)
 
     def has_work(self) -> bool:
-        """Say whether a text is queued."""
+        """Whether a text is queued."""
         return bool(self._waiting)
 
     def step(self) -> list[Output]:
