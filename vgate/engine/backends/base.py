@@ -26,18 +26,12 @@ class BackendError(Exception):
 
 
 class Output(NamedTuple):
-    """One step's output for one request.
+    """One step's output for one request: most fields are those of the wire's `Delta`.
 
     Attributes:
         key: The request's key.
-        token_ids: New tokens, including the stop token that ended it.
-        finish_reason: Set in the last output of a request.
-        cached_tokens: Prompt tokens found in the prefix cache; set in the first output.
         vector: The embedding (float32, little-endian), which ends the request.
         error: Ends the request instead of a finish reason. The other requests are not affected.
-        logprobs: One for each of `token_ids`, if the request asked for them.
-        prompt_logprobs: One for each prompt token, None for the first, if the request asked for
-            them; set in the first output with tokens.
     """
 
     key: str
@@ -51,12 +45,7 @@ class Output(NamedTuple):
 
 
 class BackendCounts(NamedTuple):
-    """A backend's counts since its start.
-
-    Attributes:
-        preemptions: Sequences that lost their KV cache and were recomputed.
-        prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
-    """
+    """A backend's counts since its start: the last fields of the wire's `EngineStats`."""
 
     preemptions: int = 0
     prefix_cache_queries: int = 0
