@@ -7,15 +7,7 @@ from typing import NamedTuple
 
 from vgate.engine.backends.base import Output
 from vgate.engine.request import Request, RequestError, Subscriber
-from vgate.wire.messages import (
-    Delta,
-    Embedding,
-    Embeddings,
-    Failure,
-    Failures,
-    FinishReason,
-    Step,
-)
+from vgate.wire.messages import Delta, Embedding, Embeddings, Failure, Failures, FinishReason, Step
 
 
 class Subscriptions:

@@ -290,7 +290,7 @@ class EngineLoop:
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
         running, waiting = len(self._scheduler.running), self._scheduler.waiting
-        stats = self._stats.snapshot(*self._backend.counts())
+        stats = self._stats.now(*self._backend.counts())
         draining = self._drain_until < math.inf
         status = Status(running, waiting, self._backend.kv_cache_usage(), stats, draining)
         for peer in list(self._peers):

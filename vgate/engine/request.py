@@ -8,14 +8,7 @@ from typing import Literal
 import msgspec
 
 from vgate.wire.codec import WireError, unpack_token_ids
-from vgate.wire.messages import (
-    NO_OPTIONS,
-    Embed,
-    Generate,
-    GenerateOptions,
-    Logprobs,
-    ModelInfo,
-)
+from vgate.wire.messages import NO_OPTIONS, Embed, Generate, GenerateOptions, Logprobs, ModelInfo
 from vgate.wire.sampling import SamplingParams
 
 # A frontend's socket identity, and its number for the request.
@@ -102,12 +95,6 @@ class Request(msgspec.Struct, eq=False):
 
 def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float) -> Request:
     """Check a frontend's message against the model and return its request.
-
-    Args:
-        message: The message.
-        key: The request's name in this engine.
-        model: The loaded model.
-        now: Monotonic seconds.
 
     Raises:
         RequestError: The model can't run it.

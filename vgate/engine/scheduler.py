@@ -39,12 +39,7 @@ _RATE_HALF_LIFE_S = 10.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The scheduler's limits; most are the model's.
-
-    Attributes:
-        max_queue_size: Most requests in the queue.
-        max_wait_s: Longest time to gather a burst.
-    """
+    """The scheduler's limits. `max_wait_s` is the longest time to gather a burst."""
 
     max_num_seqs: int
     kv_cache_tokens: int
@@ -66,13 +61,7 @@ class _Tenant:
 
 
 class BatchScheduler:
-    """Holds the waiting requests, and what each running one has reserved.
-
-    Attributes:
-        running: Requests in the batch, by key.
-        next_deadline: No queue deadline is earlier, so `expire` need not walk over the queue at
-            every step; infinity if the queue is empty.
-    """
+    """Holds the waiting requests, and the `running` ones by key with what each has reserved."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -87,6 +76,7 @@ class BatchScheduler:
         self._last_arrival = float("-inf")
         self._finished_weight = 0.0
         self._finished_at: float | None = None
+        # No queue deadline is earlier, so `expire` need not walk over the queue at every step.
         self.next_deadline = math.inf
 
     @property
@@ -95,11 +85,7 @@ class BatchScheduler:
         return len(self._waiting)
 
     def submit(self, request: Request, now: float) -> None:
-        """Queue a request.
-
-        Raises:
-            RequestError: The queue is full.
-        """
+        """Queue a request; raise RequestError if the queue is full."""
         if len(self._waiting) >= self._limits.max_queue_size and not request.resumed:
             reason = f"the queue is full ({self._limits.max_queue_size} requests)"
             raise RequestError("overloaded", reason, retry_after_s=self.retry_after_s())

@@ -30,9 +30,6 @@ def describe_model(
         config: The engine's configuration.
         directory: The model's directory; None for the dry run's built-in vocabulary.
         facts: The fields of `ModelInfo` that only the backend knows.
-
-    Raises:
-        BackendError: A file can't be read.
     """
     files = files_of(directory)
     info = ModelInfo(
@@ -47,11 +44,7 @@ def describe_model(
 
 
 def files_of(directory: str | None) -> ModelFiles:
-    """Return the files in a model's directory; None is for the dry run's built-in vocabulary.
-
-    Raises:
-        BackendError: One can't be read.
-    """
+    """Return the files in a model's directory; None is for the dry run's built-in vocabulary."""
     if directory is None:
         return dry_run_vocabulary.model_files()
     try:
@@ -73,9 +66,6 @@ def fingerprint(directory: str | None) -> str:
 
     It is made of names, sizes and modification times, since reading the weights would take too
     long; for links into a cache of the Hub, of the names of their targets.
-
-    Raises:
-        OSError: The directory can't be read.
     """
     if directory is None:
         return ""
@@ -93,8 +83,7 @@ def _entry(path: Path) -> str:
 class FileServer:
     """Answers `FetchFile`, with at most one chunk between two steps.
 
-    Attributes:
-        wanted: The chunk that each peer waits for; a peer asks for one at a time.
+    `wanted` has the chunk that each peer waits for; a peer asks for one at a time.
     """
 
     def __init__(self, files: ModelFiles, described: list[FileInfo]) -> None:

@@ -25,9 +25,6 @@ class Exchange:
     """The launcher's proxy: each frontend gets what any other one publishes.
 
     ZeroMQ's own proxy forwards messages in a thread; the launcher's loop is not involved.
-
-    Raises:
-        EndpointError: An endpoint can't be bound.
     """
 
     def __init__(self, publish_endpoint: str, subscribe_endpoint: str) -> None:

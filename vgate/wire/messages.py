@@ -62,7 +62,6 @@ class GenerateOptions(msgspec.Struct, frozen=True, array_like=True):
             sampled one; None for no log probabilities at all.
         prompt_logprobs: The same for the prompt's tokens.
         bad_words: Token sequences that are never generated.
-        structured: The constraint on the text.
         adapter: Name of the LoRA adapter; "" for the model itself.
         cache_salt: Prefix-cache entries are shared only between requests with the same one.
     """
@@ -162,7 +161,6 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """What a frontend must know about the model.
 
     Attributes:
-        names: Served names; responses carry the first.
         files: Tokenizer, chat template and generation defaults; `FetchFile` reads them.
         max_model_len: Most tokens of a prompt and its output together.
         created: Unix time at which the engine became ready.

@@ -15,13 +15,7 @@ NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, TEMPLATE, TOOL_TEMPLATE
 
 
 class FileInfo(msgspec.Struct, frozen=True, array_like=True):
-    """A file that frontends read from an engine, since they need not share its disk.
-
-    Attributes:
-        name: Its name in the model's directory.
-        digest: SHA-256 of its content.
-        size: In bytes.
-    """
+    """A file that frontends read from an engine: its SHA-256 and its size in bytes."""
 
     name: str
     digest: bytes
@@ -29,12 +23,7 @@ class FileInfo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
-    """A model's text files, wherever they come from.
-
-    Attributes:
-        origin: Their directory, for error messages.
-        contents: The files that exist, by their names in that directory.
-    """
+    """A model's text files by their names in its directory; `origin` is for error messages."""
 
     origin: str
     contents: dict[str, bytes]
@@ -45,11 +34,7 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 
 def read_model_files(directory: Path) -> ModelFiles:
-    """Read a model's text files; missing ones are left out.
-
-    Raises:
-        OSError: One can't be read.
-    """
+    """Read a model's text files; missing ones are left out."""
     paths = {name: directory / name for name in NAMES}
     contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     return ModelFiles(str(directory), contents)

@@ -67,11 +67,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
         return SamplingParams(**{**self.given(), "max_tokens": max_tokens})
 
     def over(self, defaults: SamplingParams, *, max_tokens: int | None = None) -> SamplingParams:
-        """Return plain SamplingParams with `defaults` wherever a parameter was not given.
+        """Return `defaults`, which are plain, with the parameters given here.
 
-        Args:
-            defaults: Plain SamplingParams.
-            max_tokens: Replaces both, if it is given.
+        `max_tokens`, if given, comes before both.
         """
         given = self.given()
         if max_tokens is not None:

@@ -60,11 +60,7 @@ class EndpointError(Exception):
 
 
 class Router:
-    """A bound socket that many `Dealer`s connect to, used from one thread.
-
-    Raises:
-        EndpointError: The endpoint can't be bound.
-    """
+    """A bound socket that many `Dealer`s connect to, used from one thread."""
 
     def __init__(self, endpoint: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -190,8 +186,7 @@ class AsyncDealer:
     """A `Dealer` on an event loop, with callbacks and without a task.
 
     Args:
-        loop, endpoint: Where to run, and where to connect.
-        name: Start of the identity, for logs.
+        loop, endpoint, name: Where to run and to connect, and the start of the identity.
         on_batch: Called with the messages that have arrived, in order; at most `_READ_BATCH`.
         on_lost: Called once when the connection is lost.
     """
@@ -279,11 +274,7 @@ class AsyncDealer:
 
 
 def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Bind a socket.
-
-    Raises:
-        EndpointError: The endpoint can't be bound.
-    """
+    """Bind a socket; raise EndpointError if the endpoint can't be bound."""
     _check_path(endpoint)
     try:
         socket.bind(endpoint)

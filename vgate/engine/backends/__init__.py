@@ -15,11 +15,7 @@ REGISTRY = {
 
 
 def load_backend(name: str, config: Config, report_phase: ReportPhase) -> Backend:
-    """Import a backend and load its model.
-
-    Raises:
-        BackendError: It can't start.
-    """
+    """Import a backend and load its model; raise BackendError if it can't start."""
     module, _, attribute = REGISTRY[name].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)(config, report_phase)
     return backend

@@ -13,14 +13,10 @@ ReportPhase = Callable[[str], None]
 
 
 class BackendError(Exception):
-    """The backend can't start.
-
-    Args:
-        message: Why, and what the operator can do.
-        permanent: A restart would fail in the same way.
-    """
+    """The backend can't start: why, and what the operator can do."""
 
     def __init__(self, message: str, *, permanent: bool = True) -> None:
+        """`permanent`: a restart would fail in the same way."""
         super().__init__(message)
         self.permanent = permanent
 
@@ -56,10 +52,7 @@ class Backend(Protocol):
     """Runs sequences in continuous batching. Used from one thread.
 
     An exception from `step` ends the process, because the model's state is unknown after it.
-
-    Attributes:
-        model: The loaded model.
-        files: The files that `model.files` describes.
+    `files` are those that `model.files` describes.
     """
 
     model: ModelInfo

@@ -17,11 +17,7 @@ MAX_TOKENS_NAMED = 1024
 
 
 def check(sampling: SamplingParams, options: GenerateOptions, model: ModelInfo) -> None:
-    """Check that the model can follow a request's options.
-
-    Raises:
-        RequestError: It can't follow one, which is the subject.
-    """
+    """Raise RequestError if the model can't follow one of a request's options, the subject."""
     for name in ("logprobs", "prompt_logprobs"):
         if (count := getattr(options, name) or 0) > model.max_logprobs:
             raise _invalid(name, f"must be at most {model.max_logprobs}, got {count}")

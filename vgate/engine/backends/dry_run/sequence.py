@@ -20,8 +20,7 @@ _MIX_TOKEN, _MIX_POSITION, _MASK = 2654435761, 40503, 0xFFFF
 class Rules:
     """The tokens that a request's parameters allow.
 
-    Attributes:
-        forced: The token that is output wherever it is allowed; -1 if there is none.
+    `forced` is the token that is output wherever it is allowed; -1 if there is none.
     """
 
     def __init__(
@@ -66,13 +65,7 @@ class Rules:
 
 
 class Sequence:
-    """A running sequence.
-
-    Args:
-        request: The request.
-        reply: The tokens to output, repeatedly.
-        stops: Tokens that end it.
-        rules: The tokens that are allowed; None for all.
+    """A running sequence: it outputs the tokens of `reply` repeatedly until one of `stops`.
 
     Attributes:
         emitted: Tokens output so far.
@@ -100,7 +93,7 @@ class Sequence:
     @property
     def kv_tokens(self) -> int:
         """Tokens in the KV cache."""
-        return max(self.prefilled, len(self.request.prompt) + self.emitted)
+        return max(self.prefilled, self.prefill_tokens)
 
     def next(self) -> tuple[int, FinishReason | None]:
         """Return the next token; before `min_tokens` a stop token is skipped, as in vLLM."""
@@ -140,7 +133,7 @@ def logprobs_at(position: int, token: int, count: int, vocab_size: int) -> Logpr
         token: The sampled token. It gets at least half of the probability, and each of those that
             follow it in the vocabulary half of the rest.
         count: Number of most likely tokens to return.
-        vocab_size: Size of the vocabulary.
+        vocab_size: Token ids are below it.
     """
     share = ((token * _MIX_TOKEN + position * _MIX_POSITION) & _MASK) / (_MASK + 1)
     first = 0.5 + 0.4 * share
@@ -149,11 +142,3 @@ def logprobs_at(position: int, token: int, count: int, vocab_size: int) -> Logpr
         ids.append((token + rank) % vocab_size)
         logprobs.append(math.log((1 - first) * 0.5**rank if rank else first))
     return Logprobs(ids, logprobs, 1)
-
-
-def logprobs_of_prompt(prompt: list[int], count: int, vocab_size: int) -> list[Logprobs | None]:
-    """Return simulated log probabilities of a prompt's tokens; None for the first."""
-    return [
-        logprobs_at(position, token, count, vocab_size) if position else None
-        for position, token in enumerate(prompt)
-    ]

@@ -40,12 +40,9 @@ def text_of(structured: StructuredOutput, messages: list[str]) -> str:
     """Return a text that satisfies the constraint.
 
     Args:
-        structured: The constraint.
+        structured: The constraint; RequestError is raised if it is invalid or can't be simulated.
         messages: Candidates for the last message, most likely first: a template may put the role
             before it.
-
-    Raises:
-        RequestError: The constraint is invalid, or the dry-run engine can't simulate it.
     """
     value, compact = structured.value, structured.disable_any_whitespace
     match structured.kind:

@@ -25,9 +25,6 @@ class Vocabulary:
         eos: Tokens that end an output.
         end: The one of them that the dry-run engine ends its output with.
         size: Token ids are below it.
-
-    Raises:
-        BackendError: The model's files can't be read.
     """
 
     def __init__(self, model_id: str) -> None:

@@ -33,11 +33,7 @@ log = Log("vgate.engine.vllm")
 
 
 class VLLMBackend:
-    """Loads the configured model and runs it.
-
-    Raises:
-        BackendError: The model can't be loaded.
-    """
+    """Loads the configured model and runs it."""
 
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
         report_phase("importing vLLM")
@@ -111,11 +107,7 @@ class VLLMBackend:
             self._start(request, self._prepare(request))
 
     def _prepare(self, request: Request) -> Any:
-        """Let vLLM check a request; return it as the core takes it.
-
-        Raises:
-            RequestError: The request can't be run.
-        """
+        """Let vLLM check a request; return it as the core takes it."""
         options, tokens = request.options, request.prompt
         if request.continued:
             tokens = tokens + request.continued

@@ -20,13 +20,7 @@ class Running(NamedTuple):
 
 
 def to_output(output: Any, running: Running | None, cached_tokens: int) -> Output:
-    """Translate an output.
-
-    Args:
-        output: vLLM's EngineCoreOutput.
-        running: Its sequence; None if it is unknown.
-        cached_tokens: Prompt tokens found in the prefix cache.
-    """
+    """Translate vLLM's EngineCoreOutput of a sequence; None if that is unknown."""
     key, reason = output.request_id, output.finish_reason
     if output.pooling_output is not None:
         vector = output.pooling_output.float().cpu().numpy().astype("<f4").tobytes()
@@ -66,12 +60,10 @@ def too_slow(running: Running) -> Output:
 
 
 def _logprobs(arrays: Any, count: int) -> list[Logprobs]:
-    """Return one `Logprobs` for each token.
+    """Return one `Logprobs` for each row of vLLM's LogprobsLists or LogprobsTensors.
 
-    Args:
-        arrays: vLLM's LogprobsLists or LogprobsTensors. A row has the sampled token and then the
-            most likely ones, as many as any request in the batch asked for.
-        count: Number of most likely tokens that this request asked for.
+    A row has the sampled token and then the most likely ones, as many as any request in the batch
+    asked for; this one asked for `count`.
     """
     ids, logprobs, ranks, *_ = arrays
     width = count + 1

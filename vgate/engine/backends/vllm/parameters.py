@@ -33,16 +33,9 @@ _XGRAMMAR_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 class Parameters:
-    """Translates our requests' parameters to vLLM's.
+    """Translates our requests' parameters to vLLM's; raises RequestError where it can't."""
 
-    Args:
-        vllm_config: vLLM's configuration.
-        adapters: vLLM's LoRARequests.
-
-    Attributes:
-        refusals: vLLM's errors that `refusal` translates.
-    """
-
+    # vLLM's errors that `refusal` translates.
     refusals = (VLLMClientError, ValueError)
 
     def __init__(self, vllm_config: Any, adapters: Iterable[Any]) -> None:
@@ -52,11 +45,7 @@ class Parameters:
         self._adapters = {adapter.lora_name: adapter for adapter in adapters}
 
     def for_request(self, request: Request) -> Any:
-        """Return vLLM's parameters for a request.
-
-        Raises:
-            RequestError: An option is wrong, or is not supported here.
-        """
+        """Return vLLM's parameters for a request."""
         sampling, options, done = request.sampling, request.options, len(request.continued)
         if sampling is None:
             return PoolingParams(task="embed", dimensions=request.dimensions)
@@ -71,11 +60,7 @@ class Parameters:
         return self.generation(sampling, options)
 
     def adapter(self, name: str) -> Any:
-        """Return vLLM's LoRARequest for an adapter; None for the model itself.
-
-        Raises:
-            RequestError: There is no such adapter.
-        """
+        """Return vLLM's LoRARequest for an adapter; None for the model itself."""
         if not name:
             return None
         adapter = self._adapters.get(name)

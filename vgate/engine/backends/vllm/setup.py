@@ -54,11 +54,7 @@ _ALL_LOGPROBS = -1
 
 
 def prepare_environment(model: ModelConfig) -> None:
-    """Set what vLLM and torch read at import, but no variable that is set already.
-
-    Raises:
-        BackendError: The model is a directory that doesn't exist. Checked before the slow import.
-    """
+    """Set what vLLM and torch read at import, but no variable that is set already."""
     defaults = {
         "VLLM_CONFIGURE_LOGGING": "0",  # our log formats its lines
         "VLLM_NO_USAGE_STATS": "1",
@@ -68,6 +64,7 @@ def prepare_environment(model: ModelConfig) -> None:
     if workers == 1 and model.distributed_executor_backend is None:
         # The worker runs in this process, so vLLM needs no process of its own.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # Raises an error for a missing directory, before the slow import.
     if local_directory(model) is not None:
         defaults["HF_HUB_OFFLINE"] = "1"
     if is_cpu_build():
@@ -87,11 +84,7 @@ def prepare_environment(model: ModelConfig) -> None:
 
 
 def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
-    """Return vLLM's configuration and the model's local directory.
-
-    Raises:
-        BackendError: vLLM refuses the configuration, or the model can't be fetched.
-    """
+    """Return vLLM's configuration and the model's local directory; fetch the model if needed."""
     from vllm import EngineArgs
 
     _check_engine_args(config.model, {field.name for field in dataclasses.fields(EngineArgs)})
@@ -251,10 +244,7 @@ def _set_reasoning(model: ModelConfig, vllm_config: Any) -> None:
 
 
 def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
-    """Return one worker's KV cache for a full batch of full contexts.
-
-    It is at most a share of the free memory.
-    """
+    """Return one worker's KV cache for a full batch, at most a share of the free memory."""
     from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
 
     # vLLM compares the size with this, which respects reclaimable memory and container limits.
