@@ -177,7 +177,7 @@ class Bench:
             self.scheduler,
             self.transport,
             clock=self.clock,
-            on_beat=self.beats.append,
+            on_beat=lambda *beat: self.beats.append(beat),
         )
 
     def say(self, peer: bytes, *messages: ToEngine | bytes) -> None:

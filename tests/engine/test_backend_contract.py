@@ -22,8 +22,7 @@ from tokenizers import Tokenizer
 from tests.tiny_model import make_tiny_adapter
 from vgate.config import Config
 from vgate.config.schema import Batch, DryRun, LoraAdapter, Model
-from vgate.engine import backends
-from vgate.engine.backends import REGISTRY
+from vgate.engine.backends import REGISTRY, load_backend
 from vgate.engine.backends.base import Backend, Output
 from vgate.engine.request import Request, RequestError
 from vgate.errors import from_code
@@ -46,7 +45,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in backends.REGISTRY],
+    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in REGISTRY],
 )
 def engine(
     request: pytest.FixtureRequest,
@@ -66,7 +65,7 @@ def engine(
         dry_run=DryRun(step_ms=0, prefill_tokens_per_s=1e9, kv_cache_tokens=100_000),
     )
     environment = dict(os.environ)
-    backend = REGISTRY[request.param](config, lambda _phase: None)
+    backend = load_backend(request.param, config, lambda _phase: None)
     yield backend
     backend.shutdown()
     # vLLM sets variables that change every later child process.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.engine.fakes import MODEL, Bench, generate, held_by
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
-from vgate.engine.loop import HEARTBEAT_S, Beat
+from vgate.engine.loop import HEARTBEAT_S
 from vgate.engine.request import RequestError
 from vgate.wire.codec import encode, pack_token_ids
 from vgate.wire.messages import (
@@ -421,7 +421,7 @@ class TestHeartbeat:
         bench.transport.sent.clear()
         bench.clock.now += HEARTBEAT_S
         bench.turn()
-        assert bench.beats == [Beat(running=1, waiting=1)]
+        assert bench.beats == [(1, 1)]
         for peer in (A, B):
             (status,) = bench.heard(peer, Status)
             assert (status.running, status.waiting, status.kv_cache_usage) == (1, 1, 0.25)

@@ -18,8 +18,7 @@ from vgate.engine.served_files import (
     files_of,
     fingerprint,
 )
-from vgate.wire.file_messages import FetchFile, FileChunk
-from vgate.wire.messages import Goodbye, Step
+from vgate.wire.messages import FetchFile, FileChunk, Goodbye, Step
 from vgate.wire.model_files import ModelFiles
 
 CONTENT = os.urandom(2 * CHUNK_BYTES + 5)

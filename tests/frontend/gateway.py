@@ -15,7 +15,7 @@ from granian.rsgi import ProtocolClosed
 
 from vgate.config import Config, EngineSpec, Runtime, local_engines
 from vgate.config.schema import Batch, Cache, DryRun, Section
-from vgate.engine.backends import REGISTRY
+from vgate.engine.backends import load_backend
 from vgate.engine.loop import EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.frontend.app import App
@@ -126,7 +126,7 @@ class Engine(threading.Thread):
     def __init__(self, runtime: Runtime, number: int = 0) -> None:
         super().__init__(daemon=True)
         self._router = Router(runtime.engines[number].address)
-        self.backend = REGISTRY["dry_run"](runtime.engine_config(number), lambda _phase: None)
+        self.backend = load_backend("dry_run", runtime.engine_config(number), lambda _phase: None)
         batch = runtime.config.batch
         self.scheduler = BatchScheduler(
             Limits(batch.max_batch_size, 65_536, batch.max_queue_size, 0.0)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vgate.wire import codec, control, file_messages, messages
+from vgate.wire import codec, control, messages, model_files
 from vgate.wire.codec import WireError, encode, pack_token_ids, unpack_token_ids
 from vgate.wire.messages import Generate, Hello
 from vgate.wire.sampling import SamplingParams
@@ -50,12 +50,12 @@ to_engine = st.one_of(
     ),
     st.builds(messages.Abort, st.lists(int64s)),
     st.builds(messages.Goodbye),
-    st.builds(file_messages.FetchFile, st.binary(), st.integers(0, 2**40)),
+    st.builds(messages.FetchFile, st.binary(), st.integers(0, 2**40)),
 )
 model_infos = st.builds(
     messages.ModelInfo,
     st.lists(texts),
-    st.lists(st.builds(file_messages.FileInfo, texts, st.binary(), int64s)),
+    st.lists(st.builds(model_files.FileInfo, texts, st.binary(), int64s)),
     int64s,
     int64s,
     int64s,
@@ -76,7 +76,7 @@ to_frontend = st.one_of(
     st.builds(messages.Step, st.lists(int64s), st.lists(uint32s), st.lists(deltas)),
     st.builds(messages.Failures, st.lists(failures)),
     st.builds(messages.Status, int64s, int64s, floats),
-    st.builds(file_messages.FileChunk, st.binary(), int64s, st.binary()),
+    st.builds(messages.FileChunk, st.binary(), int64s, st.binary()),
 )
 to_launcher = st.one_of(
     st.builds(control.EnginePhase, int64s, texts),

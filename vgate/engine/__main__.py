@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--engine", type=int, required=True, help="number in Runtime.engines")
     options = parser.parse_args()
-    # Ctrl-C reaches every process of the terminal, and the launcher decides when an engine stops.
+    # Ctrl-C reaches every process of the terminal; the launcher decides when an engine stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     from vgate.config import Runtime

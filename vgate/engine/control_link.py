@@ -1,4 +1,4 @@
-"""An engine's control link: reports to the launcher, and the launcher's requests."""
+"""An engine's link to the launcher: reports in one direction, requests in the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 from vgate.config import Runtime
-from vgate.engine.loop import Beat
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_launcher_to_engine, encode
 from vgate.wire.control import (
@@ -23,7 +22,7 @@ log = Log("vgate.engine")
 
 
 class ControlLink:
-    """See the module. ZeroMQ's own thread sends and receives while the engine is in a step."""
+    """The link. ZeroMQ's thread sends and receives, so it works while the engine is in a step."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._pid = os.getpid()
@@ -38,16 +37,16 @@ class ControlLink:
         """Report that the engine serves."""
         self._send(EngineReady(self._pid, summary))
 
-    def beat(self, beat: Beat) -> None:
+    def beat(self, running: int, waiting: int) -> None:
         """Report that the loop runs."""
-        self._send(EngineBeat(self._pid, beat.running, beat.waiting))
+        self._send(EngineBeat(self._pid, running, waiting))
 
     def failed(self, reason: str, *, permanent: bool) -> None:
         """Report why the process ends."""
         self._send(EngineFailed(self._pid, reason, permanent))
 
     def received(self) -> Iterator[LauncherToEngine]:
-        """Yield the messages that the launcher has sent since the last call."""
+        """Yield the launcher's messages since the last call."""
         while self._dealer.readable and (payload := self._dealer.receive()) is not None:
             try:
                 yield decode_launcher_to_engine(payload)
@@ -55,7 +54,7 @@ class ControlLink:
                 log.error("dropped a malformed message from the launcher", error=error)
 
     def close(self) -> None:
-        """Send what is queued and close the link. The process may end right after it."""
+        """Send what is queued and close the link, so that the process may end."""
         self._dealer.close()
         flush_dealers()
 

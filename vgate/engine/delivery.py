@@ -1,4 +1,4 @@
-"""From a backend's outputs to one message for each frontend. Pure."""
+"""Which frontends get the output of which request, in one message for each per step. Pure."""
 
 from __future__ import annotations
 
@@ -6,27 +6,64 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from vgate.engine.backends.base import Output
-from vgate.engine.request import Request, RequestError
-from vgate.engine.subscriptions import Subscriber
-from vgate.wire.messages import (
-    Delta,
-    Embedding,
-    Embeddings,
-    Failure,
-    Failures,
-    FinishReason,
-    Step,
-)
+from vgate.engine.request import Request, RequestError, Subscriber
+from vgate.wire.messages import Delta, Embedding, Embeddings, Failure, Failures, FinishReason, Step
+
+
+class Subscriptions:
+    """The requests in the engine by subscriber.
+
+    Coalesced requests are one request with several subscribers. It lives as long as it has any.
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[Subscriber, Request] = {}
+        self._by_dedup_key: dict[bytes, Request] = {}
+
+    def __contains__(self, subscriber: Subscriber) -> bool:
+        return subscriber in self._requests
+
+    def find(self, dedup_key: bytes) -> Request | None:
+        """Return the request in flight with a dedup key; None for the empty one."""
+        return self._by_dedup_key.get(dedup_key) if dedup_key else None
+
+    def add(self, request: Request, subscriber: Subscriber) -> None:
+        """Add a subscriber to a request."""
+        request.subscribers.append(subscriber)
+        self._requests[subscriber] = request
+        if request.dedup_key:
+            self._by_dedup_key[request.dedup_key] = request
+
+    def remove(self, subscriber: Subscriber) -> Request | None:
+        """Remove a subscriber; return its request if that has no other one left."""
+        request = self._requests.pop(subscriber, None)
+        if request is None:
+            return None
+        request.subscribers.remove(subscriber)
+        if request.subscribers:
+            return None
+        self._forget_key(request)
+        return request
+
+    def end(self, request: Request) -> list[Subscriber]:
+        """Remove a request that has ended; return its subscribers."""
+        subscribers, request.subscribers = request.subscribers, []
+        for subscriber in subscribers:
+            del self._requests[subscriber]
+        self._forget_key(request)
+        return subscribers
+
+    def of_peer(self, peer: bytes) -> list[Subscriber]:
+        """Return the subscribers of a frontend."""
+        return [subscriber for subscriber in self._requests if subscriber[0] == peer]
+
+    def _forget_key(self, request: Request) -> None:
+        if self._by_dedup_key.get(request.dedup_key) is request:
+            del self._by_dedup_key[request.dedup_key]
 
 
 class Delivery(NamedTuple):
-    """What to do after a step.
-
-    Attributes:
-        messages: The message for each frontend.
-        finished: Requests that are complete.
-        failed: Requests that the backend gave up, and why.
-    """
+    """What to do after a step: messages by frontend, complete requests, and failed ones."""
 
     messages: Mapping[bytes, Step | Embeddings]
     finished: list[Request]
@@ -45,7 +82,7 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
     failed: list[tuple[Request, RequestError]] = []
     # This loop runs once for every token that the engine generates.
     for output in outputs:
-        key, token_ids, finish_reason, cached_tokens, _, error, logprobs, of_prompt = output
+        key, token_ids, finish_reason, cached, _, error, logprobs, of_prompt = output
         request = running.get(key)
         if request is None:
             continue
@@ -62,7 +99,7 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
         plain = (
             count == 1
             and finish_reason is None
-            and not cached_tokens
+            and not cached
             and logprobs is None
             and of_prompt is None
         )
@@ -79,14 +116,7 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
                 step.tokens.append(token_ids[0])
             else:
                 step.deltas.append(
-                    Delta(
-                        number,
-                        token_ids,
-                        finish_reason,
-                        cached_tokens,
-                        logprobs=logprobs,
-                        prompt_logprobs=of_prompt,
-                    )
+                    Delta(number, token_ids, finish_reason, cached, False, logprobs, of_prompt)
                 )
     messages = {peer: step for peer, step in by_peer.items() if step.ids or step.deltas}
     return Delivery(messages, finished, failed)
@@ -112,12 +142,9 @@ def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]
 
 
 def catch_up(request: Request, subscriber: Subscriber, *, buffered: bool) -> Delta:
-    """Return the first delta of a request that is coalesced with a running one: all tokens so far.
+    """Return the first delta of a subscriber that joins a running request: the output so far.
 
-    Args:
-        request: The running one.
-        subscriber: The subscriber that was added to it.
-        buffered: The subscriber gets the next delta at the end.
+    A `buffered` one gets its next delta at the end.
     """
     if buffered:
         request.delivered[subscriber] = 0
@@ -155,7 +182,7 @@ def _undelivered(
     *,
     coalesced: bool = False,
 ) -> Delta:
-    """Return the kept output that a subscriber has not got; if it is buffered, count it as sent."""
+    """Return the output that a subscriber has not got; if it is buffered, count it as sent."""
     sent, logprobs = request.delivered.get(subscriber, 0), request.output_logprobs
     if subscriber in request.delivered:
         request.delivered[subscriber] = len(request.output)

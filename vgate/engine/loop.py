@@ -1,8 +1,8 @@
-"""The engine's loop: drain the inbox, schedule, step, send one message to each frontend.
+"""The engine's loop: read the inbox, schedule, step, send one message to each frontend.
 
-It runs in one thread and is pure: it is given the transport, the backend and the clock. Every
-request has exactly one end: a delta with a finish reason, a failure, an abort by its frontend, or
-the loss of its frontend or of the engine.
+It runs in one thread and is pure: transport, backend and clock are passed in. Every request ends
+exactly once: with a finish reason, a failure, an abort by its frontend, or the loss of its frontend
+or of the engine.
 """
 
 from __future__ import annotations
@@ -11,28 +11,26 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-import msgspec
-
 from vgate.engine.backends.base import Backend, Output
 from vgate.engine.delivery import (
     PendingFailures,
+    Subscriptions,
     catch_up,
     deliver_embeddings,
     deliver_tokens,
 )
-from vgate.engine.request import Request, RequestError, to_request
+from vgate.engine.request import Request, RequestError, Subscriber, to_request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.served_files import FileServer
 from vgate.engine.stats import StatsCounter
-from vgate.engine.subscriptions import Subscriber, Subscriptions
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode
-from vgate.wire.file_messages import FetchFile
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
     Embed,
     Ending,
+    FetchFile,
     Generate,
     Goodbye,
     Hello,
@@ -57,31 +55,22 @@ class Transport(Protocol):
     """The loop's connection to the frontends."""
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a message, at most this long; say whether there is one."""
+        """Wait at most this long for a message; return whether there is one."""
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next (peer, payload), or None."""
 
     def send(self, peer: bytes, payload: bytes) -> bool:
-        """Send without waiting; False if the peer is gone or does not read."""
-
-
-class Beat(msgspec.Struct, frozen=True):
-    """The loop's report at every heartbeat: sequences in the batch, requests in the queue."""
-
-    running: int
-    waiting: int
+        """Send without waiting; False if the peer is gone or doesn't read."""
 
 
 class EngineLoop:
     """Runs a backend for the frontends that connect.
 
     Args:
-        backend: Runs the model.
-        scheduler: Decides which requests enter the batch.
-        transport: Connects to the frontends.
+        backend, scheduler, transport: Run the model, fill its batch, connect to the frontends.
         clock: Returns monotonic seconds.
-        on_beat: Called at every heartbeat.
+        on_beat: Called at every heartbeat with the numbers of running and waiting requests.
     """
 
     def __init__(
@@ -91,7 +80,7 @@ class EngineLoop:
         transport: Transport,
         *,
         clock: Callable[[], float],
-        on_beat: Callable[[Beat], None] = lambda _beat: None,
+        on_beat: Callable[[int, int], None] = lambda _running, _waiting: None,
     ) -> None:
         self._backend = backend
         self._scheduler = scheduler
@@ -110,7 +99,7 @@ class EngineLoop:
         self._announced_drain = False
 
     def run(self) -> None:
-        """Run until `stop` is called. An exception of the backend passes through; call `end`."""
+        """Run until `stop` is called. The backend's exceptions pass through; then call `end`."""
         while not self._stopping:
             self.turn()
 
@@ -121,7 +110,7 @@ class EngineLoop:
     def drain(self, timeout_s: float) -> None:
         """Finish all requests and tell frontends to send no more; then `run` ends.
 
-        Requests that were on their way are finished as well. After `timeout_s` it ends anyway.
+        Requests already on their way are finished as well. After `timeout_s` `run` ends anyway.
         """
         log.info("draining", timeout_s=timeout_s, waiting=self._scheduler.waiting)
         self._next_beat = self._clock()
@@ -143,7 +132,7 @@ class EngineLoop:
             self._beat(now)
 
     def end(self, reason: str) -> None:
-        """Tell every frontend that the engine ends, which ends or moves their requests."""
+        """Tell every frontend that the engine ends, so that they end or move their requests."""
         self._flush_failures()
         for peer in list(self._peers):
             self._send(peer, Ending(reason))
@@ -196,11 +185,11 @@ class EngineLoop:
 
     def _on_request(self, peer: bytes, message: Generate | Embed) -> None:
         if peer not in self._peers:
-            # It was disconnected while it hung, and does not know yet.
+            # It was disconnected while it hung, and doesn't know yet.
             self._send(peer, Refused(PROTOCOL_VERSION, "say hello first"))
             return
         subscriber = (peer, message.id)
-        if self._subscriptions.has(subscriber):
+        if subscriber in self._subscriptions:
             # A failure would end the valid request with that number.
             log.error("dropped a request with a number in use", peer=self._name(peer))
             return
@@ -223,25 +212,22 @@ class EngineLoop:
     def _coalesce(self, message: Generate, subscriber: Subscriber) -> bool:
         """Add a subscriber to an identical request in flight; False if there is none.
 
-        The subscriber gets the output so far, and each later step's. Nothing is lost or doubled
-        between the two, because this runs between two steps.
+        It gets the output so far, then each later step's. Nothing is lost or sent twice between the
+        two, because this runs between steps.
         """
         request = self._subscriptions.find(message.dedup_key)
         if request is None:
             return False
         self._subscriptions.add(request, subscriber)
         self._scheduler.raise_priority(request, message.priority)
-        self._send(
-            subscriber[0], Step(deltas=[catch_up(request, subscriber, buffered=message.buffered)])
-        )
+        delta = catch_up(request, subscriber, buffered=message.buffered)
+        self._send(subscriber[0], Step(deltas=[delta]))
         return True
 
     def _abort(self, subscriber: Subscriber) -> None:
         """Remove a subscriber, and its request if that has no other one left."""
-        # If the request has just ended there is nothing to remove: its end was sent already, and
-        # the frontend ignores output of requests that it aborted.
-        request = self._subscriptions.remove(subscriber)
-        if request is not None:
+        # The request may have just ended: the frontend ignores output of requests that it aborted.
+        if (request := self._subscriptions.remove(subscriber)) is not None:
             self._remove(request)
 
     def _remove(self, request: Request) -> None:
@@ -253,8 +239,7 @@ class EngineLoop:
 
     def _expire(self, now: float) -> None:
         for request in self._scheduler.expire(now):
-            waited = now - request.arrived
-            reason = f"the request waited {waited:.0f} s and was not started"
+            reason = f"the request waited {now - request.arrived:.0f} s and was not started"
             retry_after_s = self._scheduler.retry_after_s()
             self._fail(request, RequestError("queue_timeout", reason, retry_after_s=retry_after_s))
 
@@ -285,16 +270,13 @@ class EngineLoop:
         messages, finished, failed = deliver(outputs, self._scheduler.running)
         for request, error in failed:
             self._fail(request, error)
-        self._end(finished)
-        for peer, message in messages.items():
-            self._send(peer, message)
-
-    def _end(self, finished: list[Request]) -> None:
         if finished:
             now = self._clock()
             for request in finished:
                 self._scheduler.finish(request, now)
                 self._subscriptions.end(request)
+        for peer, message in messages.items():
+            self._send(peer, message)
 
     def _fail(self, request: Request, error: RequestError) -> None:
         self._remove(request)
@@ -308,7 +290,7 @@ class EngineLoop:
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
         running, waiting = len(self._scheduler.running), self._scheduler.waiting
-        stats = self._stats.snapshot(*self._backend.counts())
+        stats = self._stats.now(*self._backend.counts())
         draining = self._drain_until < math.inf
         status = Status(running, waiting, self._backend.kv_cache_usage(), stats, draining)
         for peer in list(self._peers):
@@ -318,7 +300,7 @@ class EngineLoop:
             finished = self._announced_drain and not running + waiting
             self._stopping = finished or not self._peers or now >= self._drain_until
             self._announced_drain = True
-        self._on_beat(Beat(running, waiting))
+        self._on_beat(running, waiting)
 
     def _send(self, peer: bytes, message: ToFrontend) -> None:
         if not self._transport.send(peer, encode(message)):

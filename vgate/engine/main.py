@@ -9,13 +9,12 @@ from types import FrameType
 
 from vgate import log as logs
 from vgate.config import Runtime
-from vgate.engine.backends import REGISTRY
+from vgate.engine.backends import load_backend
 from vgate.engine.backends.base import Backend, BackendError
 from vgate.engine.control_link import ControlLink
-from vgate.engine.loop import Beat, EngineLoop
+from vgate.engine.loop import EngineLoop
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.log import Log
-from vgate.wire.control import Drain
 from vgate.wire.sockets import Router
 
 # sysexits.h: EX_CONFIG if a restart would fail too, EX_SOFTWARE if it may help.
@@ -28,18 +27,12 @@ log = Log("vgate.engine")
 
 
 def run(runtime: Runtime, engine: int) -> int:
-    """Run an engine until SIGTERM; return the exit status.
-
-    Args:
-        runtime: The instance's settings.
-        engine: The engine's number in `runtime.engines`.
-    """
-    settings = runtime.config.logging
-    name = runtime.engine_name(engine)
+    """Run an engine, by its number in the runtime, until SIGTERM; return the exit status."""
+    settings, name = runtime.config.logging, runtime.engine_name(engine)
     logs.configure(name, level=settings.level, json_format=settings.json_format)
     link = ControlLink(runtime)
     try:
-        backend = REGISTRY[runtime.backend](runtime.engine_config(engine), link.phase)
+        backend = load_backend(runtime.backend, runtime.engine_config(engine), link.phase)
     except BackendError as error:
         log.error("engine cannot start", reason=error)
         link.failed(str(error), permanent=error.permanent)
@@ -53,25 +46,23 @@ def run(runtime: Runtime, engine: int) -> int:
 
 
 def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink) -> int:
-    batch = runtime.config.batch
+    batch, model = runtime.config.batch, backend.model
     scheduler = BatchScheduler(
         Limits(
-            max_num_seqs=backend.model.max_num_seqs,
-            kv_cache_tokens=backend.model.kv_cache_tokens,
-            kv_block_tokens=backend.model.kv_block_tokens,
+            max_num_seqs=model.max_num_seqs,
+            kv_cache_tokens=model.kv_cache_tokens,
+            kv_block_tokens=model.kv_block_tokens,
             max_queue_size=batch.max_queue_size,
             max_wait_s=batch.max_wait_time_ms / _MS_PER_S,
         )
     )
     router = Router(endpoint)
 
-    def beat(beat: Beat) -> None:
-        link.beat(beat)
+    def beat(running: int, waiting: int) -> None:
+        link.beat(running, waiting)
         # Here and not in each turn of the loop: a drain can wait for a heartbeat.
-        for message in link.received():
-            match message:
-                case Drain():
-                    loop.drain(message.timeout_s)
+        for drain in link.received():
+            loop.drain(drain.timeout_s)
 
     loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=beat)
 
@@ -82,11 +73,14 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
     # Everything loaded so far stays until the end, so the collector can skip it.
     gc.collect()
     gc.freeze()
-    link.ready(_summary(backend))
+    link.ready(
+        f"{model.name} ({model.backend}): context {model.max_model_len} tokens, "
+        f"batch {model.max_num_seqs}, KV cache {model.kv_cache_tokens} tokens"
+    )
     try:
         loop.run()
     except Exception as error:
-        # The model's state is unknown now. Every frontend is told before the process ends.
+        # The model's state is unknown now. Every frontend learns that before the process ends.
         log.exception("engine crashed")
         reason = f"{type(error).__name__}: {error}"
         loop.end(reason)
@@ -97,11 +91,3 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
         return 0
     finally:
         router.close()
-
-
-def _summary(backend: Backend) -> str:
-    model = backend.model
-    return (
-        f"{model.name} ({model.backend}): context {model.max_model_len} tokens, "
-        f"batch {model.max_num_seqs}, KV cache {model.kv_cache_tokens} tokens"
-    )

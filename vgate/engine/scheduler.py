@@ -5,25 +5,23 @@ alone decides the order:
 
 - *KV tokens*: a request is admitted only while the tokens that the batch is expected to hold at its
   peak fit the KV cache. Beyond that, vLLM preempts and recomputes, and throughput collapses.
-- *Fairness*: each tenant has a virtual token counter. The waiting tenant that was served least, in
-  proportion to its weight, is next (Sheng et al., "Fairness in Serving Large Language Models",
-  OSDI 2024). Within a tenant, requests start in order of arrival.
-- *Priority*: a lower value starts before all higher ones, of any tenant. Fairness holds between
-  requests of one priority, and counts the tokens that a tenant got at any. So a constant load of
-  urgent requests starves the others until they time out; this is why an API key needs permission
-  for it. Priority never stops a running request.
-- *Bounds*: a full queue rejects at once and says when to retry. Requests that an engine admitted
-  before it died are accepted anyway: there are no more than fitted its queue and batch.
+- *Fairness*: the waiting tenant that was served the fewest tokens, in proportion to its weight, is
+  next (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). Within a tenant,
+  requests start in order of arrival.
+- *Priority*: a lower value starts before all higher ones, of any tenant, but never stops a running
+  request. A constant load of urgent requests starves the others until they time out, which is why
+  an API key needs permission for it. Tokens count for fairness at any priority.
+- *Bounds*: a full queue rejects at once and says when to retry. Requests that a dead engine had
+  admitted are accepted anyway: they are no more than fitted its queue and batch.
 - *Gathering*: an idle engine that sees a burst waits for the rest of it, as long as requests arrive
-  within about a millisecond of each other and at most `max_wait_s`. A lone request starts at once.
-  While a batch runs, new requests join at the next step.
+  within a millisecond of each other and at most `max_wait_s`. A lone request starts at once.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Mapping
+from collections import defaultdict
 
 import msgspec
 
@@ -41,15 +39,7 @@ _RATE_HALF_LIFE_S = 10.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The scheduler's limits.
-
-    Attributes:
-        max_num_seqs: Most sequences in the batch.
-        kv_cache_tokens: Tokens that the KV cache holds.
-        max_queue_size: Most requests in the queue.
-        max_wait_s: Longest time to gather a burst.
-        kv_block_tokens: Tokens in a block of the KV cache; a sequence uses whole blocks.
-    """
+    """The scheduler's limits. `max_wait_s` is the longest time to gather a burst."""
 
     max_num_seqs: int
     kv_cache_tokens: int
@@ -64,8 +54,6 @@ class _Tenant:
     Tenants are the configured API keys, so they are few and are kept forever.
     """
 
-    __slots__ = ("queue", "served")
-
     def __init__(self) -> None:
         # By priority, then by arrival.
         self.queue: list[Request] = []
@@ -73,14 +61,14 @@ class _Tenant:
 
 
 class BatchScheduler:
-    """Holds the waiting requests, and what each running one has reserved."""
+    """Holds the waiting requests, and the `running` ones by key with what each has reserved."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
         self._waiting: dict[str, Request] = {}
         self._arrivals = 0
-        self._running: dict[str, Request] = {}
+        self.running: dict[str, Request] = {}
         self._estimate_tokens = _FIRST_ESTIMATE_TOKENS
         # How much the last admitted tenant had been served: the tenants' common clock.
         self._served_so_far = 0.0
@@ -89,40 +77,28 @@ class BatchScheduler:
         self._finished_weight = 0.0
         self._finished_at: float | None = None
         # No queue deadline is earlier, so `expire` need not walk over the queue at every step.
-        self._next_deadline = math.inf
+        self.next_deadline = math.inf
 
     @property
     def waiting(self) -> int:
         """Number of requests in the queue."""
         return len(self._waiting)
 
-    @property
-    def running(self) -> Mapping[str, Request]:
-        """Requests in the batch, by key."""
-        return self._running
-
     def submit(self, request: Request, now: float) -> None:
-        """Queue a request.
-
-        Raises:
-            RequestError: The queue is full.
-        """
+        """Queue a request; raise RequestError if the queue is full."""
         if len(self._waiting) >= self._limits.max_queue_size and not request.resumed:
             reason = f"the queue is full ({self._limits.max_queue_size} requests)"
             raise RequestError("overloaded", reason, retry_after_s=self.retry_after_s())
-        tenant = self._tenants.get(request.tenant)
-        if tenant is None:
-            tenant = self._tenants[request.tenant] = _Tenant()
+        tenant = self._tenants[request.tenant]
         if not tenant.queue:
-            # A tenant that returns after a pause gets no credit for it: it starts level with the
-            # least served tenant that has a request, waiting or running.
-            running = {r.tenant for r in self._running.values()}
+            # A pause gives no credit: the tenant starts level with the least served one that has a
+            # request, waiting or running; if there is none, at the common clock.
+            running = {r.tenant for r in self.running.values()}
             active = [t.served for n, t in self._tenants.items() if t.queue or n in running]
-            # If there is none, it starts at the common clock.
             tenant.served = max(tenant.served, min(active, default=self._served_so_far))
-        if not self._running:
-            # Two arrivals close together make a burst, whose begin bounds the gathering. A lone
-            # request starts at once, and so does the next request of a client just answered.
+        if not self.running:
+            # Two arrivals close together make a burst, whose start bounds the gathering. A lone
+            # request starts at once, and so does the next one of a client just answered.
             if not self._waiting or now - self._last_arrival > BURST_GAP_S:
                 self._burst_began = None
             elif self._burst_began is None:
@@ -131,7 +107,7 @@ class BatchScheduler:
         request.order = self._arrivals
         insort(tenant.queue, request, key=_queue_order)
         self._waiting[request.key] = request
-        self._next_deadline = min(self._next_deadline, request.queue_deadline)
+        self.next_deadline = min(self.next_deadline, request.queue_deadline)
         self._last_arrival = now
 
     def raise_priority(self, request: Request, priority: int) -> None:
@@ -144,7 +120,7 @@ class BatchScheduler:
 
     def gather_s(self, now: float) -> float:
         """Return the seconds that an idle engine should still gather a burst; 0 to start now."""
-        if self._running or self._burst_began is None:
+        if self.running or self._burst_began is None:
             return 0.0
         if len(self._waiting) >= self._limits.max_num_seqs:
             return 0.0
@@ -156,23 +132,23 @@ class BatchScheduler:
         if not self._waiting or self.gather_s(now) > 0:
             return []
         self._burst_began = None
-        if len(self._running) >= self._limits.max_num_seqs:
+        if len(self.running) >= self._limits.max_num_seqs:
             # The usual state of a busy engine; this is called after every step.
             return []
         admitted = []
-        committed = sum(map(self._expected_kv_tokens, self._running.values()))
-        while self._waiting and len(self._running) < self._limits.max_num_seqs:
+        committed = sum(map(self._expected_kv_tokens, self.running.values()))
+        while self._waiting and len(self.running) < self._limits.max_num_seqs:
             tenant = self._next_tenant()
             request = tenant.queue[0]
             expected = self._expected_kv_tokens(request)
             # A request may always run alone: vLLM fits any prompt up to max_model_len.
-            if self._running and committed + expected > self._limits.kv_cache_tokens:
+            if self.running and committed + expected > self._limits.kv_cache_tokens:
                 break
             committed += expected
             self._served_so_far = max(self._served_so_far, tenant.served)
             del tenant.queue[0]
             del self._waiting[request.key]
-            self._running[request.key] = request
+            self.running[request.key] = request
             request.reserved_tokens = self._expected_tokens(request)
             output_tokens = request.reserved_tokens - len(request.prompt)
             tenant.served += self._cost(request, output_tokens)
@@ -181,7 +157,7 @@ class BatchScheduler:
 
     def finish(self, request: Request, now: float) -> None:
         """Remove a running request that is complete."""
-        if self._running.pop(request.key, None) is None:
+        if self.running.pop(request.key, None) is None:
             return
         self._finished_weight = self._decayed_rate(now) + 1.0
         self._finished_at = now
@@ -194,25 +170,20 @@ class BatchScheduler:
         if request := self._waiting.pop(key, None):
             self._tenants[request.tenant].queue.remove(request)
             return request
-        if request := self._running.pop(key, None):
+        if request := self.running.pop(key, None):
             self._settle(request)
         return request
 
     def expire(self, now: float) -> list[Request]:
         """Remove the waiting requests whose queue deadline has passed; return them."""
-        if now < self._next_deadline:
+        if now < self.next_deadline:
             return []
         expired = [request for request in self._waiting.values() if request.queue_deadline <= now]
         for request in expired:
             self.remove(request.key)
         deadlines = (request.queue_deadline for request in self._waiting.values())
-        self._next_deadline = min(deadlines, default=math.inf)
+        self.next_deadline = min(deadlines, default=math.inf)
         return expired
-
-    @property
-    def next_deadline(self) -> float:
-        """A time before which no queue deadline passes; infinity if the queue is empty."""
-        return self._next_deadline
 
     def retry_after_s(self) -> float:
         """Estimate the seconds until the queue is empty, from the rate at which requests finish."""

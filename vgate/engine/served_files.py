@@ -1,36 +1,56 @@
-"""The files of its model that an engine serves to frontends, a chunk at a time."""
+"""The files of its model that an engine describes and serves to frontends, a chunk at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import time
 from pathlib import Path
+from typing import Any
 
+from vgate.config import Config
 from vgate.engine.backends.base import BackendError
 from vgate.wire import dry_run_vocabulary
-from vgate.wire.file_messages import FetchFile, FileChunk, FileInfo
-from vgate.wire.model_files import ModelFiles, read_model_files
+from vgate.wire.messages import FetchFile, FileChunk, ModelInfo
+from vgate.wire.model_files import FileInfo, ModelFiles, read_model_files
 
-# Sending so much takes a fraction of a millisecond, between two steps.
+# Sending this much takes a fraction of a millisecond, between two steps.
 CHUNK_BYTES = 1024 * 1024
 
 # How a cache of the Hub names a file's content: a Git object id or a SHA-256.
 _CONTENT_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def files_of(directory: str | None) -> ModelFiles:
-    """Return the files in a model's directory; None is for the dry run's built-in vocabulary.
+def describe_model(
+    config: Config, directory: str | None, **facts: Any
+) -> tuple[ModelInfo, ModelFiles]:
+    """Return the description of a loaded model, and the files that it describes.
 
-    Raises:
-        BackendError: One can't be read.
+    Args:
+        config: The engine's configuration.
+        directory: The model's directory; None for the dry run's built-in vocabulary.
+        facts: The fields of `ModelInfo` that only the backend knows.
     """
+    files = files_of(directory)
+    info = ModelInfo(
+        names=config.model.served_names,
+        files=describe(files),
+        created=int(time.time()),
+        task=config.model.task,
+        fingerprint=fingerprint(directory),
+        **facts,
+    )
+    return info, files
+
+
+def files_of(directory: str | None) -> ModelFiles:
+    """Return the files in a model's directory; None is for the dry run's built-in vocabulary."""
     if directory is None:
         return dry_run_vocabulary.model_files()
     try:
         return read_model_files(Path(directory))
     except OSError as error:
-        message = f"cannot read the model's files: {error}"
-        raise BackendError(message) from error
+        raise BackendError(f"cannot read the model's files: {error}") from error
 
 
 def describe(files: ModelFiles) -> list[FileInfo]:
@@ -42,16 +62,10 @@ def describe(files: ModelFiles) -> list[FileInfo]:
 
 
 def fingerprint(directory: str | None) -> str:
-    """Return a text that changes whenever one of a model's files does, also of its weights.
+    """Return a text that changes whenever one of a model's files does, its weights included.
 
     It is made of names, sizes and modification times, since reading the weights would take too
     long; for links into a cache of the Hub, of the names of their targets.
-
-    Args:
-        directory: The model's directory; None for the dry run's built-in vocabulary.
-
-    Raises:
-        OSError: The directory can't be read.
     """
     if directory is None:
         return ""
@@ -69,12 +83,7 @@ def _entry(path: Path) -> str:
 class FileServer:
     """Answers `FetchFile`, with at most one chunk between two steps.
 
-    Args:
-        files: The files.
-        described: The same, as `describe` returns them.
-
-    Attributes:
-        wanted: The chunk that each peer waits for; a peer asks for one at a time.
+    `wanted` has the chunk that each peer waits for; a peer asks for one at a time.
     """
 
     def __init__(self, files: ModelFiles, described: list[FileInfo]) -> None:
@@ -82,7 +91,7 @@ class FileServer:
         self.wanted: dict[bytes, FetchFile] = {}
 
     def next_chunk(self) -> tuple[bytes, FileChunk]:
-        """Remove and return the chunk that was asked for first, and its peer.
+        """Remove the chunk that was asked for first; return its peer and it.
 
         It is empty at the end of the file and for an unknown digest.
         """

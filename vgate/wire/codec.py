@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 
@@ -13,24 +13,20 @@ from vgate.wire.control import LauncherToEngine, LauncherToFrontend, ToLauncher
 from vgate.wire.messages import ToEngine, ToFrontend
 
 _TOKEN_ID_BYTES = 4
-
-_encoder = msgspec.msgpack.Encoder()
-encode = _encoder.encode
-
-# Bytes from an unknown sender may also hold invalid UTF-8, or nesting without end.
+# Bytes from an unknown sender may also hold invalid UTF-8, or endless nesting.
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_Message = TypeVar("_Message")
+encode = msgspec.msgpack.Encoder().encode
 
 
 class WireError(Exception):
     """The bytes are not a message of this direction."""
 
 
-def _decoder(decoder: msgspec.msgpack.Decoder[_Message]) -> Callable[[bytes], _Message]:
-    decode = decoder.decode
+def _decoder(messages: Any) -> Callable[[bytes], Any]:
+    decode = msgspec.msgpack.Decoder(messages).decode
 
-    def checked(payload: bytes) -> _Message:
+    def checked(payload: bytes) -> Any:
         try:
             return decode(payload)
         except _UNDECODABLE as error:
@@ -39,14 +35,12 @@ def _decoder(decoder: msgspec.msgpack.Decoder[_Message]) -> Callable[[bytes], _M
     return checked
 
 
-# One for each direction.
-decode_to_engine = _decoder(msgspec.msgpack.Decoder[ToEngine](ToEngine))
-decode_to_frontend = _decoder(msgspec.msgpack.Decoder[ToFrontend](ToFrontend))
-decode_to_launcher = _decoder(msgspec.msgpack.Decoder[ToLauncher](ToLauncher))
-decode_launcher_to_frontend = _decoder(
-    msgspec.msgpack.Decoder[LauncherToFrontend](LauncherToFrontend)
-)
-decode_launcher_to_engine = _decoder(msgspec.msgpack.Decoder[LauncherToEngine](LauncherToEngine))
+decode_to_engine: Callable[[bytes], ToEngine] = _decoder(ToEngine)
+# Not typed, because mypy does not narrow a union by `type(message) is Step`.
+decode_to_frontend = _decoder(ToFrontend)
+decode_to_launcher: Callable[[bytes], ToLauncher] = _decoder(ToLauncher)
+decode_launcher_to_frontend: Callable[[bytes], LauncherToFrontend] = _decoder(LauncherToFrontend)
+decode_launcher_to_engine: Callable[[bytes], LauncherToEngine] = _decoder(LauncherToEngine)
 
 
 def pack_token_ids(token_ids: Sequence[int]) -> bytes:
@@ -60,10 +54,10 @@ def pack_token_ids(token_ids: Sequence[int]) -> bytes:
 def unpack_token_ids(packed: bytes) -> list[int]:
     """Return the token ids that `pack_token_ids` packed."""
     if len(packed) % _TOKEN_ID_BYTES:
-        message = f"packed token ids have {len(packed)} bytes, not a multiple of {_TOKEN_ID_BYTES}"
-        raise WireError(message)
-    ids = array("I")
-    ids.frombytes(packed)
+        raise WireError(
+            f"packed token ids have {len(packed)} bytes, not a multiple of {_TOKEN_ID_BYTES}"
+        )
+    ids = array("I", packed)
     if sys.byteorder == "big":
         ids.byteswap()
     return ids.tolist()

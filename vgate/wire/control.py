@@ -8,20 +8,15 @@ import msgspec
 
 
 class ControlMessage(msgspec.Struct, frozen=True, tag=True):
-    """Base of all control messages; the class name is the tag."""
+    """Base of all control messages; the class name is the tag.
 
-
-# ---- to the launcher
+    Those of a child carry its `pid`, so that a message of a dead process isn't taken for one of its
+    successor.
+    """
 
 
 class EnginePhase(ControlMessage, frozen=True):
-    """The engine began a phase of its start.
-
-    Attributes:
-        pid: The engine's process, so that a message of a dead process isn't taken for one of its
-            successor.
-        phase: In words, such as "loading weights".
-    """
+    """The engine began a phase of its start, such as "loading weights"."""
 
     pid: int
     phase: str
@@ -55,8 +50,6 @@ class FrontendBeat(ControlMessage, frozen=True):
 
     Attributes:
         worker: Its number, from 1.
-        ready: It would serve a request now.
-        in_flight: Requests in progress.
         draining: It has received `Drain`, so once `in_flight` is 0 it stays 0.
         problem: Why it will never be ready (it can't use a model's files); None if it may be.
     """
@@ -72,18 +65,13 @@ class FrontendBeat(ControlMessage, frozen=True):
 ToLauncher = EnginePhase | EngineReady | EngineBeat | EngineFailed | FrontendBeat
 
 
-# ---- from the launcher
-
-
 class EngineState(ControlMessage, frozen=True):
     """An engine's state, for `/ready` and for the errors of requests that can't be served.
 
     Attributes:
-        state: Whether it serves, or why not.
         detail: In words, such as "loading weights".
         since: Unix time at which the state began, in seconds.
         engine: The engine's number in the topology.
-        restarts: How often it was restarted.
     """
 
     state: Literal["starting", "ready", "restarting"]
@@ -96,8 +84,8 @@ class EngineState(ControlMessage, frozen=True):
 class Drain(ControlMessage, frozen=True):
     """Take no new requests, and finish those in progress within `timeout_s`.
 
-    A frontend ends the rest with an error and keeps running. An engine ends itself when it has
-    finished, and at the latest after `timeout_s`.
+    A frontend ends the rest with an error and keeps running. An engine exits when it has finished,
+    and at the latest after `timeout_s`.
     """
 
     timeout_s: float

@@ -1,7 +1,7 @@
 """The built-in vocabulary of the dry-run engine: the 256 bytes and a few markers.
 
-It needs no model on disk, can encode any text, and lets the engine, which only has token ids, give
-readable answers. Frontends build their tokenizer from it.
+It needs no model on disk, encodes any text, and lets the engine, which only sees token ids, answer
+in readable text. Frontends build their tokenizer from it.
 """
 
 import msgspec
@@ -10,17 +10,8 @@ from vgate.wire.model_files import TEMPLATE, TOKENIZER, ModelFiles
 
 BYTE_TOKENS = 256
 
-END = 256
-SYSTEM = 257
-USER = 258
-ASSISTANT = 259
-
-MARKERS = {
-    "<|end|>": END,
-    "<|system|>": SYSTEM,
-    "<|user|>": USER,
-    "<|assistant|>": ASSISTANT,
-}
+END, SYSTEM, USER, ASSISTANT = range(BYTE_TOKENS, BYTE_TOKENS + 4)
+MARKERS = {"<|end|>": END, "<|system|>": SYSTEM, "<|user|>": USER, "<|assistant|>": ASSISTANT}
 
 # Tools come first, because the engine repeats the last message.
 CHAT_TEMPLATE = (
@@ -49,7 +40,7 @@ CHAT_TEMPLATE = (
 
 
 def model_files() -> ModelFiles:
-    """Return the files that describe the vocabulary, as those of any other model."""
+    """Return the files that describe the vocabulary as if it were a model's."""
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(BYTE_TOKENS)}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     tokenizer = {

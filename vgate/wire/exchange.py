@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from vgate.wire.sockets import EndpointError, check_path, send_frames
+from vgate.wire.sockets import bind, send_frames
 
 _QUEUE_MESSAGES = 10_000
 _LINGER_MS = 200
@@ -24,10 +24,7 @@ _READ_BATCH = 64
 class Exchange:
     """The launcher's proxy: each frontend gets what any other one publishes.
 
-    ZeroMQ's own proxy forwards messages in a thread; the launcher's loop has no part in it.
-
-    Raises:
-        EndpointError: An endpoint can't be bound.
+    ZeroMQ's own proxy forwards messages in a thread; the launcher's loop is not involved.
     """
 
     def __init__(self, publish_endpoint: str, subscribe_endpoint: str) -> None:
@@ -39,21 +36,16 @@ class Exchange:
 
     def close(self) -> None:
         """Stop forwarding."""
-        # The proxy returns when its context ends. Its thread then closes the sockets, and `term`
-        # waits for that.
+        # The proxy returns when its context ends; `term` waits until its thread has closed the
+        # sockets.
         self._context.term()
         self._thread.join()
 
     def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
-        check_path(endpoint)
         bound: zmq.Socket[bytes] = self._context.socket(kind)
         # A subscriber that hangs loses messages beyond this number, so that memory is bounded.
         bound.setsockopt(zmq.SNDHWM, _QUEUE_MESSAGES)
-        try:
-            bound.bind(endpoint)
-        except zmq.ZMQError as error:
-            message = f"cannot bind {endpoint}: {error.strerror}"
-            raise EndpointError(message) from None
+        bind(bound, endpoint)
         return bound
 
     def _forward(self) -> None:
@@ -67,10 +59,7 @@ class Exchange:
 class AsyncPeers:
     """A frontend's connection to the `Exchange`.
 
-    Args:
-        loop: The event loop.
-        publish_endpoint, subscribe_endpoint: The exchange's endpoints.
-        on_message: Called with each message that another frontend published.
+    `on_message` is called with each message that another frontend published.
     """
 
     def __init__(
@@ -84,7 +73,7 @@ class AsyncPeers:
         self._on_message = on_message
         self._open = True
         self._outbox: list[bytes] = []
-        # The exchange returns our own messages as well; they are recognised by this.
+        # The exchange returns our own messages as well; this marks them.
         self._origin = os.urandom(8)
         context: zmq.Context[Any] = zmq.Context.instance()
         self._out: zmq.Socket[bytes] = context.socket(zmq.PUB)
@@ -99,13 +88,13 @@ class AsyncPeers:
         loop.call_soon(self._read)
 
     def publish(self, payload: bytes) -> None:
-        """Send to all other frontends, soon. One that is not connected yet misses the message."""
+        """Send to all other frontends soon. One that is not connected yet misses the message."""
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(payload)
 
     def _flush(self) -> None:
-        """Send all messages of this iteration together: each send wakes ZeroMQ's thread."""
+        # One send for all messages of this iteration: each send wakes ZeroMQ's thread.
         outbox, self._outbox = self._outbox, []
         if self._open and outbox:
             send_frames(self._out, (self._origin, *outbox))

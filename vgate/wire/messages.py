@@ -1,22 +1,20 @@
-"""The messages between frontends and engines. Read this first; change it last.
+"""The messages between frontends and engines, one tagged union for each direction.
 
-One tagged union a direction. A frontend numbers its own requests; the engine knows a request by
-the frontend's socket identity and that number. Token ids of a prompt travel packed (little-endian
-uint32), because a list of msgpack integers costs several times more to decode.
-
-"Coalesced" requests are identical ones in flight that share one sequence.
+Read this first; change it last. The engine knows a request by its frontend's socket identity and
+the frontend's number for it. Prompts travel as packed token ids (little-endian uint32): a list of
+msgpack integers takes several times longer to decode.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from vgate.wire.file_messages import FetchFile, FileChunk, FileInfo
-from vgate.wire.message import Message
+from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import SamplingParams, TokenId
+from vgate.wire.stats import EngineStats
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
 PROTOCOL_VERSION = 6
@@ -25,16 +23,15 @@ FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
 
 
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """Base of these messages: an array of the class name, which is the tag, and the fields."""
+
+
 # ---- frontend to engine
 
 
 class Hello(Message, frozen=True):
-    """The first message of a connection.
-
-    Attributes:
-        protocol: The sender's PROTOCOL_VERSION. First, so that any version can read it.
-        name: The frontend's name, for the log.
-    """
+    """The first message of a connection. `protocol` comes first: any version can read it."""
 
     protocol: int
     name: str
@@ -44,7 +41,7 @@ class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
     """A constraint that the generated text must satisfy.
 
     Attributes:
-        kind: What `value` is; the names are those of vLLM's StructuredOutputsParams.
+        kind: What `value` is, as in vLLM's StructuredOutputsParams.
         value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
             structural tag (JSON as text); "" for any JSON object.
         disable_any_whitespace: For JSON: no whitespace between its parts.
@@ -81,6 +78,14 @@ class GenerateOptions(ClientOptions, frozen=True, array_like=True):
         adapter: Name of the LoRA adapter; "" for the model itself.
     """
 
+    # As in `SamplingParams`. The others are:
+    # - bad_words: only generated tokens are searched (vllm/v1/sample/ops/bad_words.py)
+    # - structured: a grammar begins at the first generated token
+    # `prompt_logprobs` are sent with the first token.
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"logprobs", "prompt_logprobs", "adapter", "cache_salt"}
+    )
+
     bad_words: list[list[TokenId]] = []
     structured: StructuredOutput | None = None
     adapter: str = ""
@@ -96,19 +101,17 @@ class Generate(Message, frozen=True):
         id: The frontend's number for it, never used twice on a connection.
         prompt: Token ids, packed.
         sampling: Complete: only the seed and max_tokens may be None.
-        tenant: The name of the API key, or "", for fair scheduling.
-        weight: The tenant's share in fair scheduling.
+        tenant, weight: The name of the API key, or "", and its share in fair scheduling.
         queue_timeout_s: Seconds that it may wait in the queue; then it fails.
         dedup_key: Digest of everything that shapes the sequence, or b"" for a sequence of its own.
             A request with the key of one in flight is coalesced with it: it gets the tokens so far
             at once, and then each new one.
-        options: What else shapes it.
         priority: Lower starts sooner, regardless of fairness between tenants.
-        buffered: Send two deltas only: the first token, and at the end all others. For requests
-            that are not streamed, whose frontend has no use for the tokens before.
+        buffered: Send two deltas only: the first token, and all others at the end. For requests
+            that are not streamed, whose frontend has no use for earlier tokens.
         generated: Token ids, packed, that another engine generated before it died. They count as
             generated and are not sent again; the sequence continues after them.
-        resumed: It was already admitted by an engine that died, so a full queue doesn't reject it.
+        resumed: An engine that died had admitted it already, so a full queue doesn't reject it.
     """
 
     id: int
@@ -126,11 +129,9 @@ class Generate(Message, frozen=True):
 
 
 class Embed(Message, frozen=True):
-    """Embed one text. As `Generate`, for a pooling model.
+    """Embed one text; most fields are those of `Generate`.
 
-    Attributes:
-        dimensions: Length of the vector, for models trained so that a vector can be cut; None for
-            the model's own.
+    `dimensions` is the length of the vector, for models whose vectors may be cut; None for all.
     """
 
     id: int
@@ -152,6 +153,13 @@ class Goodbye(Message, frozen=True):
     """The frontend disconnects; its requests are aborted."""
 
 
+class FetchFile(Message, frozen=True):
+    """Ask for the chunk of a `FileInfo` at an offset in bytes. Ask for one chunk at a time."""
+
+    digest: bytes
+    offset: Annotated[int, Meta(ge=0)]
+
+
 ToEngine = Hello | Generate | Embed | Abort | Goodbye | FetchFile
 
 
@@ -162,14 +170,9 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """What a frontend must know about the model.
 
     Attributes:
-        names: Served names; responses carry the first.
         files: Tokenizer, chat template and generation defaults; `FetchFile` reads them.
         max_model_len: Most tokens of a prompt and its output together.
-        max_num_seqs: Most sequences in a batch.
-        kv_cache_tokens: Tokens that the KV cache holds.
         created: Unix time at which the engine became ready.
-        backend: Name of the engine backend.
-        task: What the model is for.
         kv_block_tokens: Tokens in a block, the unit in which the KV cache is allocated.
         vocab_size: Token ids are below it; 0 if it is unknown.
         max_logprobs: Most tokens whose log probabilities a request may ask for at each position.
@@ -191,7 +194,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name that answers carry: the first of `names`."""
+        """The name that responses carry."""
         return self.names[0]
 
 
@@ -209,13 +212,21 @@ class Refused(Message, frozen=True):
     reason: str
 
 
+class FileChunk(Message, frozen=True):
+    """The answer to `FetchFile`. `data` is empty at the file's end and for an unknown digest."""
+
+    digest: bytes
+    offset: int
+    data: bytes
+
+
 class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Log probabilities at one position of a sequence.
 
     Attributes:
         token_ids: The sampled token, then the most likely ones in descending probability (the
             sampled one may appear twice).
-        logprobs: Their log probabilities (natural logarithm), in the same order.
+        logprobs: Their natural logarithms, in the same order.
         rank: Rank of the sampled token; 1 is the most likely.
     """
 
@@ -228,7 +239,6 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What is new of one sequence.
 
     Attributes:
-        id: The frontend's number.
         token_ids: New tokens, in order, including the stop token that ended it.
         finish_reason: Set in the last delta.
         cached_tokens: Prompt tokens found in the prefix cache; set in the first delta.
@@ -248,6 +258,18 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     prompt_logprobs: list[Logprobs | None] | None = None
 
 
+class Step(Message, frozen=True):
+    """One engine step's output for one frontend.
+
+    Most sequences get one token and nothing else. These travel in two columns, `ids` and `tokens`,
+    which cost less to encode and decode than a list of objects; all others are in `deltas`.
+    """
+
+    ids: list[int] = msgspec.field(default_factory=list)
+    tokens: list[int] = msgspec.field(default_factory=list)
+    deltas: list[Delta] = msgspec.field(default_factory=list)
+
+
 class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The embedding of one text: `vector` is float32, little-endian."""
 
@@ -255,13 +277,18 @@ class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):
     vector: bytes
 
 
+class Embeddings(Message, frozen=True):
+    """The embeddings that one engine step finished for one frontend."""
+
+    embeddings: list[Embedding]
+
+
 class Failure(msgspec.Struct, frozen=True, array_like=True):
     """The end of one request by an error, as facts that the frontend phrases for its client.
 
     Attributes:
-        id: The frontend's number.
         code: The code of one of the errors in `vgate.errors`.
-        reason: Why, as a text that may stand after the subject's name and a colon.
+        reason: Why, as a text that may follow the subject's name and a colon.
         retry_after_s: Seconds after which trying again makes sense, if that is known.
         subject: What is at fault: "model", "prompt", "constraint", or a field of `SamplingParams`,
             `GenerateOptions` or `Embed`. None if nothing in the request is.
@@ -272,29 +299,6 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     reason: str
     retry_after_s: float | None = None
     subject: str | None = None
-
-
-class Step(Message, frozen=True):
-    """One engine step's output for one frontend.
-
-    Most sequences get one token and nothing else. These travel in two columns, which cost less to
-    encode and decode than a list of objects.
-
-    Attributes:
-        ids: The frontend's numbers of the sequences with one token and nothing else.
-        tokens: Those tokens, in the same order.
-        deltas: The output of all other sequences.
-    """
-
-    ids: list[int] = msgspec.field(default_factory=list)
-    tokens: list[int] = msgspec.field(default_factory=list)
-    deltas: list[Delta] = msgspec.field(default_factory=list)
-
-
-class Embeddings(Message, frozen=True):
-    """The embeddings that one engine step finished for one frontend."""
-
-    embeddings: list[Embedding]
 
 
 class Failures(Message, frozen=True):
@@ -309,48 +313,12 @@ class Ending(Message, frozen=True):
     reason: str
 
 
-class Histogram(msgspec.Struct, frozen=True, array_like=True):
-    """Observations since the engine's start; bucket bounds are in `vgate.wire.buckets`.
-
-    Attributes:
-        counts: Observations in each bucket, the last one without an upper bound.
-        total: Sum of what was observed.
-    """
-
-    counts: list[int]
-    total: float
-
-
-class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """Counts since the engine's start.
-
-    Attributes:
-        batch_size: Sequences in each step.
-        step_s: Seconds that each step took.
-        inter_token_s: Seconds between two tokens of a sequence: the step's time, counted for each
-            sequence in it.
-        queue_s: Seconds that requests waited in the queue.
-        preemptions: Sequences that were preempted: they lost their KV cache and were recomputed.
-        prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
-    """
-
-    batch_size: Histogram
-    step_s: Histogram
-    inter_token_s: Histogram
-    queue_s: Histogram
-    preemptions: int
-    prefix_cache_queries: int
-    prefix_cache_hits: int
-
-
 class Status(Message, frozen=True):
     """The engine's heartbeat. Its loop sends it, so a step that hangs stops it.
 
     Attributes:
-        running: Sequences in the batch.
-        waiting: Requests in the queue.
+        running, waiting: Sequences in the batch, requests in the queue.
         kv_cache_usage: Fraction of the KV cache in use, 0 to 1.
-        stats: Counts since the engine's start.
         draining: The engine takes no more requests, finishes the running ones and then ends.
     """
 

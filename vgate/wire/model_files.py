@@ -14,13 +14,16 @@ TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, TEMPLATE, TOOL_TEMPLATE)
 
 
-class ModelFiles(msgspec.Struct, frozen=True):
-    """A model's text files, wherever they come from.
+class FileInfo(msgspec.Struct, frozen=True, array_like=True):
+    """A file that frontends read from an engine: its SHA-256 and its size in bytes."""
 
-    Attributes:
-        origin: Their directory, for error messages.
-        contents: The files that exist, by their names in that directory.
-    """
+    name: str
+    digest: bytes
+    size: int
+
+
+class ModelFiles(msgspec.Struct, frozen=True):
+    """A model's text files by their names in its directory; `origin` is for error messages."""
 
     origin: str
     contents: dict[str, bytes]
@@ -31,11 +34,7 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 
 def read_model_files(directory: Path) -> ModelFiles:
-    """Read a model's text files.
-
-    Raises:
-        OSError: One can't be read. A missing one is left out.
-    """
+    """Read a model's text files; missing ones are left out."""
     paths = {name: directory / name for name in NAMES}
     contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     return ModelFiles(str(directory), contents)

@@ -1,16 +1,13 @@
 """The one definition of every sampling parameter, with its bounds.
 
-The API's request structs inherit `SamplingParams`, so a parameter is accepted, checked, sent and
-mapped by having one field here (and one line in the vLLM backend where vLLM's name differs).
-
-``None`` means "not given": the model's own default, which `SamplingParams.over` fills in before the
-request crosses the wire.
+The API's request structs inherit `SamplingParams`, so a parameter is accepted, checked and sent by
+having a field here (and a line in the vLLM backend where vLLM's name differs).
 """
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -31,9 +28,24 @@ TopK = Annotated[int, Meta(ge=-1, le=_INT32_MAX)]
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """How tokens are chosen and when a generation ends.
 
+    None means "not given": `over` fills in the model's default before a request crosses the wire.
     The bounds of the first four and of the penalties are OpenAI's (API reference, "Create chat
     completion"), the others vLLM's (``vllm/sampling_params.py``).
     """
+
+    # Parameters whose effect on the next token does not depend on where the prompt ends. A sequence
+    # with any other can't be continued by another engine. The others are:
+    # - seed: the generator's state is lost
+    # - presence_penalty, frequency_penalty: they count generated tokens only
+    #   (vllm/v1/sample/ops/penalties.py; repetition_penalty counts the prompt as well)
+    # The limits of tokens count those of all engines: see `Generate.generated`.
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
+            *("max_tokens", "min_tokens", "stop_token_ids", "ignore_eos"),
+            *("logit_bias", "allowed_token_ids"),
+        }
+    )
 
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -52,36 +64,33 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 
     def plain(self, *, max_tokens: int | None) -> SamplingParams:
         """Return plain SamplingParams of these, with another `max_tokens`."""
-        given = self._given()
-        given["max_tokens"] = max_tokens
-        return SamplingParams(**given)
+        return SamplingParams(**{**self.given(), "max_tokens": max_tokens})
 
     def over(self, defaults: SamplingParams, *, max_tokens: int | None = None) -> SamplingParams:
-        """Return plain SamplingParams with `defaults` wherever a parameter was not given.
+        """Return `defaults`, which are plain, with the parameters given here.
 
-        Args:
-            defaults: Plain SamplingParams.
-            max_tokens: Comes before both, if it is given.
+        `max_tokens`, if given, comes before both.
         """
-        given = self._given()
+        given = self.given()
         if max_tokens is not None:
             given["max_tokens"] = max_tokens
         return msgspec.structs.replace(defaults, **given)
 
-    def _given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
+        """Return the parameters that are not None."""
         values = zip(FIELDS, _values(self), strict=True)
         return {name: value for name, value in values if value is not None}
 
 
 def nth_seed(seed: int, index: int) -> int:
-    """Return the seed of a request's choice `index`; past the largest it starts over."""
+    """Return the seed of a request's choice `index`; after the largest it wraps around."""
     return (seed + index - _SEED_MIN) % (_SEED_MAX - _SEED_MIN + 1) + _SEED_MIN
 
 
 FIELDS = SamplingParams.__struct_fields__
 _values = attrgetter(*FIELDS)
 
-# What is used where neither the request nor the model's generation_config.json says anything.
+# Used where neither the request nor the model's generation_config.json has a value.
 DEFAULTS = SamplingParams(
     temperature=1.0,
     top_p=1.0,

@@ -24,12 +24,17 @@ _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 
 # Messages kept for a peer that doesn't read. A frontend gets one message a step, so this is tens
-# of seconds of a stopped process; past it the peer is given up instead of filling our memory.
+# of seconds of a stopped process; beyond it the peer is dropped instead of filling our memory.
 _SEND_QUEUE_MESSAGES = 20_000
-_RECONNECT_FIRST_MS = 20
-_RECONNECT_MAX_MS = 250
 # How long closing a socket may wait to hand over its last messages.
 _LINGER_MS = 200
+_DEALER_OPTIONS = {
+    zmq.LINGER: _LINGER_MS,
+    zmq.SNDHWM: 0,
+    zmq.RCVHWM: 0,
+    zmq.RECONNECT_IVL: 20,
+    zmq.RECONNECT_IVL_MAX: 250,
+}
 _PIPE_READ_BYTES = 512
 # Messages handled before the event loop gets a turn.
 _READ_BATCH = 256
@@ -37,10 +42,7 @@ _MAX_IPC_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1, unix(7)
 
 
 def send_frames(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
-    """Send one message of several frames without waiting.
-
-    pyzmq's `send_multipart` puts its flags together with zmq's enumerations for each frame.
-    """
+    """Send one message of several frames without waiting, with less work than `send_multipart`."""
     *others, last = frames
     for frame in others:
         socket.send(frame, _MORE_NOBLOCK)
@@ -58,14 +60,9 @@ class EndpointError(Exception):
 
 
 class Router:
-    """A bound socket that many `Dealer`s connect to, used from one thread.
-
-    Raises:
-        EndpointError: The endpoint can't be bound.
-    """
+    """A bound socket that many `Dealer`s connect to, used from one thread."""
 
     def __init__(self, endpoint: str) -> None:
-        check_path(endpoint)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -75,18 +72,17 @@ class Router:
         # that is how the engine learns that a frontend died.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
+            bind(self._socket, endpoint)
+        except EndpointError:
             self.close()
-            message = f"cannot bind {endpoint}: {error.strerror}"
-            raise EndpointError(message) from None
+            raise
         # The payloads of the last message that `receive` has not returned yet, in reverse order.
         self._received: tuple[bytes, list[bytes]] = (b"", [])
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
 
     def watch(self, fd: int) -> None:
-        """Make `wait` return when a byte arrives in this pipe, too; it reads the byte."""
+        """Make `wait` also return when a byte arrives in this pipe; it reads the byte."""
         self._poller.register(fd, zmq.POLLIN)
 
     def wait(self, timeout_s: float) -> bool:
@@ -123,7 +119,7 @@ class Router:
         return True
 
     def close(self) -> None:
-        """Close the socket and its context. Waits a moment for unsent messages to leave."""
+        """Close the socket; wait a moment until unsent messages have left."""
         self._socket.close()
         self._context.term()
 
@@ -132,19 +128,15 @@ class Dealer:
     """A connecting socket with an identity of its own.
 
     It connects as soon as the other side is bound. When the connection is lost, its owner closes it
-    and creates another one, which has a new identity. So the process that binds the endpoint next
-    gets nothing of the old queue.
+    and creates another, so that the process that binds the endpoint next gets no old messages.
     """
 
     def __init__(self, endpoint: str, name: str) -> None:
-        check_path(endpoint)
+        _check_path(endpoint)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, f"{name}-{os.urandom(6).hex()}".encode())
-        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_FIRST_MS)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        for option, value in _DEALER_OPTIONS.items():
+            self._socket.setsockopt(option, value)
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(endpoint)
 
@@ -161,7 +153,7 @@ class Dealer:
         return payload
 
     def disconnected(self) -> bool:
-        """Return whether the connection was lost since the last call."""
+        """Whether the connection was lost since the last call."""
         lost = False
         while self._monitor.poll(0):
             recv_monitor_message(self._monitor, zmq.NOBLOCK)
@@ -194,12 +186,9 @@ class AsyncDealer:
     """A `Dealer` on an event loop, with callbacks and without a task.
 
     Args:
-        loop: The event loop.
-        endpoint: Where to connect.
-        name: Start of the identity, for logs.
-        on_batch: Called with all messages that have arrived, in order; at most a bounded number.
-        on_lost: Called once when the connection is lost. The owner then closes this one and creates
-            another.
+        loop, endpoint, name: Where to run and to connect, and the start of the identity.
+        on_batch: Called with the messages that have arrived, in order; at most `_READ_BATCH`.
+        on_lost: Called once when the connection is lost.
     """
 
     def __init__(
@@ -255,10 +244,7 @@ class AsyncDealer:
             return
         batch: list[bytes] = []
         dealer = self._dealer
-        while dealer.readable:
-            payload = dealer.receive()
-            if payload is None:
-                break
+        while dealer.readable and (payload := dealer.receive()) is not None:
             batch.append(payload)
             if len(batch) == _READ_BATCH:
                 self._read_soon()
@@ -267,21 +253,13 @@ class AsyncDealer:
             self._on_batch(batch)
 
     def _check(self) -> None:
-        if not self._open or not self._dealer.disconnected():
-            return
+        lost = self._open and self._dealer.disconnected()
         # Messages that the peer sent before it died still count. ZeroMQ's thread put them into our
-        # queue before it reported the disconnection.
-        while self._has_messages():
+        # queue before it reported the disconnection. A callback may close us.
+        while lost and self._open and self._dealer.readable:
             self._read()
-        if self._is_open():
+        if lost and self._open:
             self._on_lost()
-
-    def _is_open(self) -> bool:
-        # A callback may have closed it.
-        return self._open
-
-    def _has_messages(self) -> bool:
-        return self._is_open() and self._dealer.readable
 
     def close(self, *, drop: bool = False) -> None:
         """Stop watching and close; `drop` discards unsent messages."""
@@ -292,27 +270,27 @@ class AsyncDealer:
         self._open = False
         self._loop.remove_reader(self._message_fd)
         self._loop.remove_reader(self._monitor_fd)
-        if drop:
-            self._dealer.close(linger_ms=0)
-        else:
-            self._dealer.close()
+        self._dealer.close(linger_ms=0 if drop else _LINGER_MS)
 
 
-def check_path(endpoint: str) -> None:
-    """Check that an ipc endpoint can be bound.
+def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind a socket; raise EndpointError if the endpoint can't be bound."""
+    _check_path(endpoint)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise EndpointError(f"cannot bind {endpoint}: {error.strerror}") from None
 
-    Raises:
-        EndpointError: Its path is too long, or its directory does not exist.
-    """
+
+def _check_path(endpoint: str) -> None:
+    """Check the path of an ipc endpoint: its length, and that its directory exists."""
     path = endpoint.removeprefix("ipc://")
     if path == endpoint:
         return
     if len(os.fsencode(path)) > _MAX_IPC_PATH_BYTES:
-        message = (
+        raise EndpointError(
             f"the socket path {path} is longer than {_MAX_IPC_PATH_BYTES} bytes; "
             "set server.run_dir to a shorter directory"
         )
-        raise EndpointError(message)
     if not Path(path).parent.is_dir():
-        message = f"the directory of {path} does not exist"
-        raise EndpointError(message)
+        raise EndpointError(f"the directory of {path} does not exist")

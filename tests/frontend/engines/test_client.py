@@ -15,7 +15,6 @@ from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.observe import metrics
 from vgate.wire.codec import decode_to_engine, encode, pack_token_ids
-from vgate.wire.file_messages import FetchFile, FileChunk
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -23,6 +22,8 @@ from vgate.wire.messages import (
     Ending,
     Failure,
     Failures,
+    FetchFile,
+    FileChunk,
     Generate,
     Goodbye,
     Hello,

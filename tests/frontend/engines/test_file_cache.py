@@ -13,7 +13,7 @@ import pytest
 from tests.frontend.gateway import until
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.engines.file_cache import FileCache, FileCacheError
-from vgate.wire.file_messages import FileInfo
+from vgate.wire.model_files import FileInfo
 
 CHUNK = 1000
 

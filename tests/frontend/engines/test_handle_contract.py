@@ -20,8 +20,8 @@ from vgate.frontend.engines.handle import EngineHandle, Loss
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
-from vgate.wire.file_messages import FileInfo
 from vgate.wire.messages import Generate, ModelInfo
+from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import DEFAULTS
 
 LIMITED = msgspec.structs.replace(DEFAULTS, max_tokens=100)

@@ -16,8 +16,9 @@ from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
-from vgate.wire.messages import EngineStats, Generate, Histogram, ModelInfo, Status
+from vgate.wire.messages import Generate, ModelInfo, Status
 from vgate.wire.sampling import DEFAULTS
+from vgate.wire.stats import EngineStats, Histogram
 
 MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 OTHER = msgspec.structs.replace(MODEL, max_model_len=50)

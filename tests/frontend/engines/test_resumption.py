@@ -5,16 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from vgate.frontend.engines.resumption import (
-    CONTINUED,
-    Survivors,
-    identity_of,
-    obstacle,
-    resubmission,
-)
+from vgate.frontend.engines.resumption import Survivors, identity_of, obstacle, resubmission
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import unpack_token_ids
-from vgate.wire.file_messages import FileInfo
 from vgate.wire.messages import (
     NO_OPTIONS,
     Embed,
@@ -23,6 +16,7 @@ from vgate.wire.messages import (
     ModelInfo,
     StructuredOutput,
 )
+from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 # A value of each parameter that shapes a sequence.
@@ -80,8 +74,9 @@ def sequence(*, shown=False, sampling=DEFAULTS, number=1):
 
 class TestObstacle:
     def test_every_parameter_was_thought_of(self):
-        assert set(ALL) == set(SHAPING) == CONTINUED | OBSTACLES
-        assert not CONTINUED & OBSTACLES
+        resumable = SamplingParams.RESUMABLE | GenerateOptions.RESUMABLE
+        assert set(ALL) == set(SHAPING) == resumable | OBSTACLES
+        assert not resumable & OBSTACLES
 
     @pytest.mark.parametrize("name", ALL)
     def test_each_parameter(self, name):

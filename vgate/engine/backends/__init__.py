@@ -1,34 +1,23 @@
-"""The backends by name.
-
-A factory imports its backend in its body, so that no process loads a backend that it does not run.
-"""
+"""The backends by name. An engine imports only the one that it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 
 from vgate.config import Config
-from vgate.engine.backends.base import Backend, ReportPhase
+from vgate.engine.backends.base import Backend, BackendError, ReportPhase
 
-
-def _dry_run(config: Config, report_phase: ReportPhase) -> Backend:
-    if config.model.task == "embed":
-        from vgate.engine.backends.dry_run.embedding import DryRunEmbeddingBackend
-
-        return DryRunEmbeddingBackend(config, report_phase)
-
-    from vgate.engine.backends.dry_run.backend import DryRunBackend
-
-    return DryRunBackend(config, report_phase)
-
-
-def _vllm(config: Config, report_phase: ReportPhase) -> Backend:
-    from vgate.engine.backends.vllm.backend import VLLMBackend
-
-    return VLLMBackend(config, report_phase)
-
-
-REGISTRY: dict[str, Callable[[Config, ReportPhase], Backend]] = {
-    "dry_run": _dry_run,
-    "vllm": _vllm,
+# A callable of each: (config, report_phase) -> Backend. The launcher chooses one by its name.
+REGISTRY = {
+    "dry_run": "vgate.engine.backends.dry_run.backend:create",
+    "vllm": "vgate.engine.backends.vllm.backend:VLLMBackend",
 }
+
+
+def load_backend(name: str, config: Config, report_phase: ReportPhase) -> Backend:
+    """Import a backend and load its model; raise BackendError if it can't start."""
+    if name not in REGISTRY:
+        raise BackendError(f"there is no backend {name!r}; there are: {', '.join(REGISTRY)}")
+    module, _, attribute = REGISTRY[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)(config, report_phase)
+    return backend

@@ -1,4 +1,4 @@
-"""The interface between the engine's loop and what runs the model."""
+"""The interface between the engine's loop and the backend that runs the model."""
 
 from __future__ import annotations
 
@@ -13,31 +13,21 @@ ReportPhase = Callable[[str], None]
 
 
 class BackendError(Exception):
-    """The backend can't start.
-
-    Args:
-        message: Why, and what the operator can do.
-        permanent: A restart would fail in the same way.
-    """
+    """The backend can't start: why, and what the operator can do."""
 
     def __init__(self, message: str, *, permanent: bool = True) -> None:
+        """`permanent`: a restart would fail in the same way."""
         super().__init__(message)
         self.permanent = permanent
 
 
 class Output(NamedTuple):
-    """One step's output for one request.
+    """One step's output for one request: most fields are those of the wire's `Delta`.
 
     Attributes:
         key: The request's key.
-        token_ids: New tokens, including the stop token that ended it.
-        finish_reason: Set in the last output of a request.
-        cached_tokens: Prompt tokens found in the prefix cache; set in the first output.
         vector: The embedding (float32, little-endian), which ends the request.
         error: Ends the request instead of a finish reason. The other requests are not affected.
-        logprobs: One for each of `token_ids`, if the request asked for them.
-        prompt_logprobs: One for each prompt token, None for the first, if the request asked for
-            them; set in the first output with tokens.
     """
 
     key: str
@@ -51,12 +41,7 @@ class Output(NamedTuple):
 
 
 class BackendCounts(NamedTuple):
-    """A backend's counts since its start.
-
-    Attributes:
-        preemptions: Sequences that lost their KV cache and were recomputed.
-        prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
-    """
+    """A backend's counts since its start: the last fields of the wire's `EngineStats`."""
 
     preemptions: int = 0
     prefix_cache_queries: int = 0
@@ -67,19 +52,14 @@ class Backend(Protocol):
     """Runs sequences in continuous batching. Used from one thread.
 
     An exception from `step` ends the process, because the model's state is unknown after it.
-
-    Attributes:
-        files: The files that `model.files` describes.
+    `files` are those that `model.files` describes.
     """
 
+    model: ModelInfo
     files: ModelFiles
 
-    @property
-    def model(self) -> ModelInfo:
-        """The loaded model."""
-
     def add(self, request: Request) -> None:
-        """Start a sequence. It continues after its `continued` tokens, which are not output again.
+        """Start a sequence, after its `continued` tokens, which are not output again.
 
         A check that takes long (a grammar) may fail later, with an error in an output.
 
@@ -91,7 +71,7 @@ class Backend(Protocol):
         """Stop sequences, without any further output. Unknown keys are ignored."""
 
     def has_work(self) -> bool:
-        """Say whether `step` has something to do."""
+        """Whether `step` has something to do."""
 
     def step(self) -> Iterable[Output] | None:
         """Run the model once over the batch; None if it could not run yet (try again soon)."""

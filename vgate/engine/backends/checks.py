@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import chain
 
 from vgate.engine.request import RequestError
 from vgate.wire.messages import GenerateOptions, ModelInfo, StructuredOutput
@@ -16,20 +17,19 @@ MAX_TOKENS_NAMED = 1024
 
 
 def check(sampling: SamplingParams, options: GenerateOptions, model: ModelInfo) -> None:
-    """Check that the model can follow a request's options.
-
-    Raises:
-        RequestError: It can't follow one, which is the subject.
-    """
-    _check_logprobs("logprobs", options.logprobs, model)
-    _check_logprobs("prompt_logprobs", options.prompt_logprobs, model)
+    """Raise RequestError if the model can't follow one of a request's options, the subject."""
+    for name in ("logprobs", "prompt_logprobs"):
+        if (count := getattr(options, name) or 0) > model.max_logprobs:
+            raise _invalid(name, f"must be at most {model.max_logprobs}, got {count}")
     for name in ("logit_bias", "allowed_token_ids"):
-        tokens = getattr(sampling, name) or ()
-        if len(tokens) > MAX_TOKENS_NAMED:
-            raise _invalid(name, f"{len(tokens)} tokens, the maximum is {MAX_TOKENS_NAMED}")
-        _check_tokens(name, tokens, model)
-    if options.bad_words:
-        _check_bad_words(options.bad_words, model)
+        if tokens := getattr(sampling, name):
+            _check_tokens(name, tokens, model, MAX_TOKENS_NAMED)
+    if words := options.bad_words:
+        if not all(words):
+            raise _invalid("bad_words", "an entry has no tokens")
+        if len(words) > MAX_BAD_WORDS:
+            raise _invalid("bad_words", f"{len(words)} entries, the maximum is {MAX_BAD_WORDS}")
+        _check_tokens("bad_words", [*chain(*words)], model, MAX_BAD_WORDS_TOKENS)
     if options.structured is not None:
         _check_structured(options.structured, sampling)
 
@@ -45,26 +45,12 @@ def _invalid(subject: str, reason: str) -> RequestError:
     return RequestError("invalid_value", reason, subject)
 
 
-def _check_logprobs(name: str, count: int | None, model: ModelInfo) -> None:
-    if (count or 0) > model.max_logprobs:
-        raise _invalid(name, f"must be at most {model.max_logprobs}, got {count}")
-
-
-def _check_tokens(name: str, tokens: Iterable[int], model: ModelInfo) -> None:
+def _check_tokens(name: str, tokens: Collection[int], model: ModelInfo, maximum: int) -> None:
+    if len(tokens) > maximum:
+        raise _invalid(name, f"{len(tokens)} tokens, the maximum is {maximum}")
     beyond = next((token for token in tokens if token >= model.vocab_size), None)
     if beyond is not None:
         raise _invalid(name, f"token {beyond} is not in the vocabulary of {model.vocab_size}")
-
-
-def _check_bad_words(bad_words: list[list[int]], model: ModelInfo) -> None:
-    if not all(bad_words):
-        raise _invalid("bad_words", "an entry has no tokens")
-    if len(bad_words) > MAX_BAD_WORDS:
-        raise _invalid("bad_words", f"{len(bad_words)} entries, the maximum is {MAX_BAD_WORDS}")
-    if (tokens := sum(map(len, bad_words))) > MAX_BAD_WORDS_TOKENS:
-        raise _invalid("bad_words", f"{tokens} tokens, the maximum is {MAX_BAD_WORDS_TOKENS}")
-    for word in bad_words:
-        _check_tokens("bad_words", word, model)
 
 
 def _check_structured(structured: StructuredOutput, sampling: SamplingParams) -> None:

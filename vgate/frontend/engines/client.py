@@ -15,7 +15,6 @@ from vgate.frontend.engines.handle import HandleOwner, Loss
 from vgate.frontend.engines.sequence import SWEEP_S, Answer, Sequence, fail, fail_late
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
-from vgate.wire.file_messages import FetchFile, FileChunk
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -24,6 +23,8 @@ from vgate.wire.messages import (
     Ending,
     Failure,
     Failures,
+    FetchFile,
+    FileChunk,
     Generate,
     Goodbye,
     Hello,

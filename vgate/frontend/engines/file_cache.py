@@ -14,8 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from vgate.wire.file_messages import FileInfo
-from vgate.wire.model_files import ModelFiles
+from vgate.wire.model_files import FileInfo, ModelFiles
 
 # Returns a chunk of the file with this digest, from an offset; b"" at its end.
 ReadChunk = Callable[[bytes, int], Awaitable[bytes]]

@@ -19,7 +19,8 @@ from vgate.frontend.engines.resumption import Survivors, identity_of, resubmissi
 from vgate.frontend.engines.sequence import SWEEP_S, Sequence, fail, fail_late
 from vgate.frontend.observe import metrics
 from vgate.log import Log
-from vgate.wire.messages import Embed, EngineStats, Generate, Histogram, ModelInfo, Status
+from vgate.wire.messages import Embed, Generate, ModelInfo, Status
+from vgate.wire.stats import EngineStats, Histogram
 
 _NOT_CONNECTED = "the engine is not connected"
 

@@ -17,43 +17,16 @@ from vgate.wire.sampling import DEFAULTS, SamplingParams
 # A request that kills its engine would kill every engine that continues it.
 _MOST_DEATHS = 2
 
-# Parameters whose effect on the next token does not depend on where the prompt ends. A sequence
-# with another parameter can't continue, unless its value is neutral. The others are:
-# - seed: the generator's state is lost; at temperature 0 it isn't used
-# - presence_penalty, frequency_penalty: they count generated tokens only
-#   (vllm/v1/sample/ops/penalties.py; repetition_penalty counts the prompt as well)
-# - bad_words: only generated tokens are searched (vllm/v1/sample/ops/bad_words.py)
-# - structured: a grammar begins at the first generated token
-CONTINUED = frozenset(
-    {
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-        "max_tokens",  # counts the tokens of all engines: see `Generate.generated`
-        "min_tokens",  # as max_tokens
-        "stop_token_ids",
-        "ignore_eos",
-        "logit_bias",
-        "allowed_token_ids",
-        "logprobs",
-        "prompt_logprobs",  # sent with the first token
-        "adapter",
-        "cache_salt",
-    }
-)
-
 
 def obstacle(sampling: SamplingParams, options: GenerateOptions) -> str | None:
     """Return a parameter that prevents an exact continuation; None if there is none."""
     for given, neutral in ((sampling, DEFAULTS), (options, NO_OPTIONS)):
         for name in given.__struct_fields__:
             value = getattr(given, name)
-            if name in CONTINUED or value is None or value == getattr(neutral, name):
+            if name in given.RESUMABLE or value is None or value == getattr(neutral, name):
                 continue
             if name == "seed" and sampling.temperature == 0:
-                continue
+                continue  # it isn't used
             return name
     return None
 

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from vgate.errors import CODES
-from vgate.wire.buckets import REQUEST_S, STEP_S
+from vgate.wire.stats import REQUEST_S, STEP_S
 
 OTHER = "other"
 

@@ -1,43 +1,49 @@
 """The dry-run backend: continuous batching on a simulated GPU, for CI, demos and benchmarks.
 
-It simulates what a scheduler and a client can notice: a step takes time, prefill takes time per
-token and is chunked, the KV cache is finite and overfilling it preempts. Its output is the last
-message of the conversation, so that a test can check it without knowing a model: the text once, or
-repeated while `ignore_eos` or `min_tokens` demand more. With structured output, a message that does
-not conform is replaced by a minimal text that does; only simple constraints are simulated. A LoRA
-adapter is accepted and changes nothing.
+A step takes time, prefill is chunked and takes time per token, and overfilling the KV cache
+preempts. The output is the conversation's last message, repeated while `ignore_eos` or `min_tokens`
+demand more; with structured output, a message that doesn't conform is replaced by a minimal text
+that does. A LoRA adapter changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterator
 
 from vgate.config import Config
-from vgate.engine.backends import checks
-from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
-from vgate.engine.backends.dry_run.sequence import (
-    Rules,
-    Sequence,
-    logprobs_at,
-    logprobs_of_prompt,
-)
+from vgate.engine.backends.base import Backend, BackendCounts, Output, ReportPhase
+from vgate.engine.backends.checks import check, unknown_adapter
+from vgate.engine.backends.dry_run.sequence import Rules, Sequence, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.request import Request, RequestError
-from vgate.engine.served_files import describe, files_of, fingerprint
-from vgate.wire.messages import Logprobs, ModelInfo
+from vgate.engine.served_files import describe_model
+from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
 _MAX_PREFILL_TOKENS = 2048
 # The kernel makes every sleep last at least 50 us (prctl(2), PR_SET_TIMERSLACK), even one of 0.
 _SHORTEST_PAUSE_S = 1e-6
+# One bit of a blake2b digest (at most 512 bits) is the sign in one dimension.
+DIMENSIONS = 384
+_DIGEST_BYTES = DIMENSIONS // 8
+_NGRAM_LENGTHS = (3, 4)
 
 
-class DryRunBackend:
-    """Simulates a model that generates. Timing and capacity are the configuration's `dry_run`."""
+def create(config: Config, report_phase: ReportPhase) -> Backend:
+    """Return the dry-run backend for the model's task."""
+    embeds = config.model.task == "embed"
+    return (DryRunEmbeddingBackend if embeds else DryRunBackend)(config, report_phase)
+
+
+class _Simulation:
+    """What both backends have in common. Timing and capacity are the configuration's `dry_run`."""
 
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
         report_phase("starting the dry-run engine")
@@ -45,40 +51,47 @@ class DryRunBackend:
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._capacity = config.dry_run.kv_cache_tokens
         self._vocabulary = Vocabulary(config.model.model_id)
+        self.model, self.files = describe_model(
+            config,
+            self._vocabulary.directory,
+            max_model_len=config.model.max_model_len,
+            max_num_seqs=config.batch.max_batch_size,
+            kv_cache_tokens=self._capacity,
+            backend="dry_run",
+            vocab_size=self._vocabulary.size,
+        )
+
+    def kv_cache_usage(self) -> float:
+        """Return 0: there is no KV cache."""
+        return 0.0
+
+    def counts(self) -> BackendCounts:
+        """Return zeros: there are no preemptions and no prefix cache."""
+        return BackendCounts()
+
+    def shutdown(self) -> None:
+        """Do nothing: there is nothing to free."""
+
+
+class DryRunBackend(_Simulation):
+    """Simulates a model that generates."""
+
+    def __init__(self, config: Config, report_phase: ReportPhase) -> None:
+        super().__init__(config, report_phase)
         self._adapters = config.model.adapter_names
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
-        self.files = files_of(self._vocabulary.directory)
-        self._model = ModelInfo(
-            names=config.model.served_names,
-            files=describe(self.files),
-            max_model_len=config.model.max_model_len,
-            max_num_seqs=config.batch.max_batch_size,
-            kv_cache_tokens=self._capacity,
-            created=int(time.time()),
-            backend="dry_run",
-            vocab_size=self._vocabulary.size,
-            fingerprint=fingerprint(self._vocabulary.directory),
-        )
-
-    @property
-    def model(self) -> ModelInfo:
-        """The simulated model."""
-        return self._model
 
     def add(self, request: Request) -> None:
-        """Start a sequence.
-
-        Raises:
-            RequestError: An option is not supported.
-        """
+        """Start a sequence, if its options are supported."""
         options = request.options
-        checks.check(request.sampling or SamplingParams(), options, self._model)
+        check(request.sampling or SamplingParams(), options, self.model)
         if options.adapter and options.adapter not in self._adapters:
-            raise checks.unknown_adapter(options.adapter, self._adapters)
+            raise unknown_adapter(options.adapter, self._adapters)
         sequence = self._sequence(request)
-        sequence.skip(len(request.continued))
+        for _ in request.continued:
+            sequence.next()
         self._running[request.key] = sequence
 
     def abort(self, keys: list[str]) -> None:
@@ -89,7 +102,7 @@ class DryRunBackend:
         self._preempted = deque(s for s in self._preempted if s.request.key not in gone)
 
     def has_work(self) -> bool:
-        """Say whether there is a sequence."""
+        """Whether there is a sequence."""
         return bool(self._running or self._preempted)
 
     def step(self) -> list[Output]:
@@ -110,19 +123,12 @@ class DryRunBackend:
         """Return the preemptions; no prefix cache is simulated."""
         return BackendCounts(preemptions=self._preemptions)
 
-    def shutdown(self) -> None:
-        """Drop all sequences."""
-        self._running.clear()
-        self._preempted.clear()
-
     def _prefill(self) -> int:
         budget = _MAX_PREFILL_TOKENS
         for sequence in self._running.values():
-            missing = max(0, sequence.prefill_tokens - sequence.prefilled)
-            if missing and budget:
-                chunk = min(missing, budget)
-                sequence.prefilled += chunk
-                budget -= chunk
+            chunk = min(max(0, sequence.prefill_tokens - sequence.prefilled), budget)
+            sequence.prefilled += chunk
+            budget -= chunk
         return _MAX_PREFILL_TOKENS - budget
 
     def _decode(self) -> Iterator[Output]:
@@ -135,20 +141,21 @@ class DryRunBackend:
             sequence.prefilled += 1
             if finish_reason:
                 del self._running[key]
-            logprobs, prompt_logprobs = self._logprobs(sequence.request, token, before)
-            yield Output(key, [token], finish_reason, 0, None, None, logprobs, prompt_logprobs)
+            logprobs = self._logprobs(sequence.request, token, before)
+            yield Output(key, [token], finish_reason, 0, None, None, *logprobs)
 
     def _logprobs(
         self, request: Request, token: int, emitted: int
     ) -> tuple[list[Logprobs] | None, list[Logprobs | None] | None]:
         """Return a new token's log probabilities, and the prompt's with the first token."""
         options, prompt, size = request.options, request.prompt, self._vocabulary.size
-        logprobs = prompt_logprobs = None
+        logprobs: list[Logprobs] | None = None
+        prompt_logprobs: list[Logprobs | None] | None = None
         if options.logprobs is not None:
-            position = len(prompt) + emitted
-            logprobs = [logprobs_at(position, token, options.logprobs, size)]
-        if options.prompt_logprobs is not None and emitted == 0:
-            prompt_logprobs = logprobs_of_prompt(prompt, options.prompt_logprobs, size)
+            logprobs = [logprobs_at(len(prompt) + emitted, token, options.logprobs, size)]
+        if (count := options.prompt_logprobs) is not None and emitted == 0:
+            rest = enumerate(prompt[1:], start=1)
+            prompt_logprobs = [None, *(logprobs_at(i, t, count, size) for i, t in rest)]
         return logprobs, prompt_logprobs
 
     def _kv_tokens(self) -> int:
@@ -173,7 +180,6 @@ class DryRunBackend:
         """Choose the output of a request: the last message, then the end token."""
         sampling = request.sampling or SamplingParams()
         options, vocabulary = request.options, self._vocabulary
-        end = vocabulary.end
         stops = frozenset(sampling.stop_token_ids or ())
         if not sampling.ignore_eos:
             stops |= vocabulary.eos
@@ -186,19 +192,74 @@ class DryRunBackend:
             # A template may write the role in a line before the message.
             structured = text_of(options.structured, [text, text.partition("\n")[2]])
             reply = vocabulary.encode(structured)
-            _check_reply(sampling, [*reply, end], rules)
+            _check_reply(sampling, [*reply, vocabulary.end], rules)
         elif sampling.ignore_eos:
             return Sequence(request, list(reply), stops, rules)
-        return Sequence(request, [*reply, end], stops, rules)
+        return Sequence(request, [*reply, vocabulary.end], stops, rules)
 
 
 def _check_reply(sampling: SamplingParams, reply: list[int], rules: Rules | None) -> None:
-    """Check that the other parameters allow the text that was made for a constraint.
-
-    Raises:
-        RequestError: Another parameter forbids it.
-    """
+    """Check that the other parameters allow the text that was made for a constraint."""
     longest = len(reply) - 1
     if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.allows_all(reply)):
         reason = "another parameter forbids the dry-run engine's only output for it"
         raise RequestError("invalid_value", reason, "constraint")
+
+
+class DryRunEmbeddingBackend(_Simulation):
+    """Simulates an embedding model.
+
+    A text's vector is the sum of one pseudo-random sign vector for each of its distinct token
+    n-grams, so the more of them two texts share, the closer they are.
+    """
+
+    def __init__(self, config: Config, report_phase: ReportPhase) -> None:
+        super().__init__(config, report_phase)
+        self._waiting: dict[str, Request] = {}
+
+    def add(self, request: Request) -> None:
+        """Queue a text for the next step, unless it asks for more dimensions than there are."""
+        if (request.dimensions or 1) > DIMENSIONS:
+            reason = f"must be at most {DIMENSIONS}, got {request.dimensions}"
+            raise RequestError("invalid_value", reason, "dimensions")
+        self._waiting[request.key] = request
+
+    def abort(self, keys: list[str]) -> None:
+        """Drop texts."""
+        for key in keys:
+            self._waiting.pop(key, None)
+
+    def has_work(self) -> bool:
+        """Whether a text is queued."""
+        return bool(self._waiting)
+
+    def step(self) -> list[Output]:
+        """Embed all queued texts."""
+        batch, self._waiting = self._waiting, {}
+        tokens = sum(len(request.prompt) for request in batch.values())
+        time.sleep(self._step_s + tokens * self._prefill_s)
+        return [
+            Output(key, [], None, 0, _embed(request.prompt, request.dimensions or DIMENSIONS))
+            for key, request in batch.items()
+        ]
+
+
+def _embed(prompt: list[int], dimensions: int) -> bytes:
+    """Return the vector of a text: float32, little-endian, of length 1."""
+    ngrams = {
+        tuple(prompt[start : start + size])
+        for size in _NGRAM_LENGTHS
+        for start in range(max(1, len(prompt) - size + 1))
+    }
+    # An n-gram's sign vector is the bits of its digest: count the ones in each dimension.
+    ones = [0] * DIMENSIONS
+    for ngram in ngrams:
+        packed = array("I", ngram).tobytes()
+        digest = hashlib.blake2b(packed, digest_size=_DIGEST_BYTES).digest()
+        bits = int.from_bytes(digest, "big")
+        for dimension in range(DIMENSIONS):
+            ones[dimension] += bits >> dimension & 1
+    values = [2 * count - len(ngrams) for count in ones[:dimensions]]
+    norm = math.sqrt(sum(value * value for value in values)) or 1.0
+    vector = array("f", [value / norm for value in values])
+    return vector.tobytes()

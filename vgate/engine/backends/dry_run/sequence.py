@@ -20,13 +20,7 @@ _MIX_TOKEN, _MIX_POSITION, _MASK = 2654435761, 40503, 0xFFFF
 class Rules:
     """The tokens that a request's parameters allow.
 
-    Args:
-        sampling: Has the rules about single tokens.
-        bad_words: Token sequences that are never output.
-        vocab_size: Number of tokens in the vocabulary.
-
-    Attributes:
-        forced: The token that is output wherever it is allowed; -1 if there is none.
+    `forced` is the token that is output wherever it is allowed; -1 if there is none.
     """
 
     def __init__(
@@ -41,7 +35,7 @@ class Rules:
         self._bad_words = bad_words
 
     def forces(self, output: list[int], excluded: frozenset[int]) -> bool:
-        """Say whether the forced token must follow an output."""
+        """Whether the forced token must follow an output."""
         return (
             self.forced != _NO_TOKEN
             and self.forced not in excluded
@@ -49,7 +43,7 @@ class Rules:
         )
 
     def allows(self, token: int, output: list[int]) -> bool:
-        """Say whether a token may follow an output."""
+        """Whether a token may follow an output."""
         if token in self._banned or (self._allowed is not None and token not in self._allowed):
             return False
         return not any(
@@ -59,51 +53,30 @@ class Rules:
         )
 
     def allows_all(self, tokens: list[int]) -> bool:
-        """Say whether tokens may be output in this order, and would be."""
+        """Whether tokens may be output in this order, and would be."""
         return self.forced == _NO_TOKEN and all(
-            self.allows(token, tokens[:place]) for place, token in enumerate(tokens)
+            self.allows(token, tokens[:index]) for index, token in enumerate(tokens)
         )
 
     def first_allowed(self, output: list[int], excluded: frozenset[int]) -> int | None:
         """Return the first token that may follow an output; None if there is none."""
-        for token in self._candidates:
-            if token not in excluded and self.allows(token, output):
-                return token
-        return None
+        allowed = (token for token in self._candidates if self.allows(token, output))
+        return next((token for token in allowed if token not in excluded), None)
 
 
 class Sequence:
-    """A running sequence.
-
-    Args:
-        request: The request.
-        reply: The tokens to output, repeatedly.
-        stops: Tokens that end it.
-        rules: The tokens that are allowed; None for all.
+    """A running sequence: it outputs the tokens of `reply` repeatedly until one of `stops`.
 
     Attributes:
         emitted: Tokens output so far.
-        min_tokens: Stop tokens are skipped before so many.
         prefilled: Tokens in the KV cache.
     """
-
-    __slots__ = (
-        "_output",
-        "_position",
-        "_reply",
-        "_rules",
-        "_stops",
-        "emitted",
-        "min_tokens",
-        "prefilled",
-        "request",
-    )
 
     def __init__(
         self, request: Request, reply: list[int], stops: frozenset[int], rules: Rules | None = None
     ) -> None:
         self.request = request
-        self.min_tokens = (request.sampling and request.sampling.min_tokens) or 0
+        self._min_tokens = (request.sampling and request.sampling.min_tokens) or 0
         self.prefilled = 0
         self.emitted = 0
         self._reply = reply
@@ -120,16 +93,11 @@ class Sequence:
     @property
     def kv_tokens(self) -> int:
         """Tokens in the KV cache."""
-        return max(self.prefilled, len(self.request.prompt) + self.emitted)
-
-    def skip(self, count: int) -> None:
-        """Continue after the first tokens, which another engine has output."""
-        for _ in range(count):
-            self.next()
+        return max(self.prefilled, self.prefill_tokens)
 
     def next(self) -> tuple[int, FinishReason | None]:
         """Return the next token; before `min_tokens` a stop token is skipped, as in vLLM."""
-        too_early = self.emitted < self.min_tokens
+        too_early = self.emitted < self._min_tokens
         token = self._choose(self._stops if too_early else frozenset())
         self.emitted += 1
         if self._rules is not None:
@@ -165,7 +133,7 @@ def logprobs_at(position: int, token: int, count: int, vocab_size: int) -> Logpr
         token: The sampled token. It gets at least half of the probability, and each of those that
             follow it in the vocabulary half of the rest.
         count: Number of most likely tokens to return.
-        vocab_size: Number of tokens in the vocabulary.
+        vocab_size: Token ids are below it.
     """
     share = ((token * _MIX_TOKEN + position * _MIX_POSITION) & _MASK) / (_MASK + 1)
     first = 0.5 + 0.4 * share
@@ -174,11 +142,3 @@ def logprobs_at(position: int, token: int, count: int, vocab_size: int) -> Logpr
         ids.append((token + rank) % vocab_size)
         logprobs.append(math.log((1 - first) * 0.5**rank if rank else first))
     return Logprobs(ids, logprobs, 1)
-
-
-def logprobs_of_prompt(prompt: list[int], count: int, vocab_size: int) -> list[Logprobs | None]:
-    """Return simulated log probabilities of a prompt's tokens; None for the first."""
-    return [
-        logprobs_at(position, token, count, vocab_size) if position else None
-        for position, token in enumerate(prompt)
-    ]

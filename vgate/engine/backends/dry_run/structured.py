@@ -1,7 +1,7 @@
 """Structured output of the dry-run engine: the last message if it conforms, else a minimal value.
 
-Only simple JSON schemas are simulated. Any other keyword is refused by name: ignoring it would
-break the promise that the output conforms. Pure.
+Only simple JSON schemas are simulated. Other keywords are refused by name, because ignoring one
+would break the promise that the output conforms. Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vgate.engine.request import RequestError
 from vgate.wire.messages import StructuredOutput
 
 _ANNOTATIONS = {"$schema", "$defs", "definitions", "title", "description", "default", "examples"}
-# One of these stands alone in its schema, but for `type` and annotations.
+# A schema with one of these has no other keyword but `type` and annotations.
 _ALONE = ("$ref", "const", "enum", "anyOf")
 _KEYWORDS = {
     *("type", "minimum", "maximum", "maxLength", "items", "minItems", "maxItems"),
@@ -32,7 +32,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _MAX_ITEMS = 1000
 _NONE: Any = object()
-# Raised by walking over a document that is no JSON schema, or one that recurses without end.
+# Raised by walking over a document that is no JSON schema, or recurses endlessly.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
 
 
@@ -40,12 +40,9 @@ def text_of(structured: StructuredOutput, messages: list[str]) -> str:
     """Return a text that satisfies the constraint.
 
     Args:
-        structured: The constraint.
-        messages: Candidates for the last message, most likely first. There are several because a
-            template may put the role before it.
-
-    Raises:
-        RequestError: The constraint is invalid, or the dry-run engine can't simulate it.
+        structured: The constraint; RequestError is raised if it is invalid or can't be simulated.
+        messages: Candidates for the last message, most likely first: a template may put the role
+            before it.
     """
     value, compact = structured.value, structured.disable_any_whitespace
     match structured.kind:
@@ -88,7 +85,7 @@ def _of_schema(document: str, messages: list[str], compact: bool) -> str:
 
 
 def _check(node: Any) -> None:
-    """Check that a schema has no keyword but those that `_conforming` follows."""
+    """Check that a schema has only keywords that `_conforming` follows."""
     if isinstance(node, bool):
         return
     alone = next((keyword for keyword in _ALONE if keyword in node), None)
@@ -106,13 +103,7 @@ def _check(node: Any) -> None:
 
 
 def _conforming(root: Any, node: Any, value: Any) -> Any:
-    """Return a value as it is if it conforms to a simple schema, or else one that does.
-
-    Args:
-        root: The whole schema, which `$ref` refers to.
-        node: The part of it that the value has to conform to.
-        value: Any JSON value.
-    """
+    """Return the value if it conforms to `node`, a part of schema `root`, or else one that does."""
     if node is True:
         return value
     if node is False:

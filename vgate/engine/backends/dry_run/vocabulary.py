@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,13 @@ from typing import Any
 from vgate.engine.backends.base import BackendError
 from vgate.wire import dry_run_vocabulary
 
-# The last message is the longest of so many spans of text before the generation prompt: a template
-# may put text of its own, such as a line break, between two messages.
+# The last message is the longest of this many spans of text before the generation prompt: a
+# template may put text of its own, such as a line break, between two messages.
 _RECENT_SPANS = 3
 
 
 class Vocabulary:
-    """A vocabulary of tokens.
-
-    Args:
-        model_id: The configured model. If it is no directory with a tokenizer, the built-in
-            vocabulary is used.
+    """The vocabulary of the configured model; the built-in one if there is no tokenizer.
 
     Attributes:
         directory: The model's files; None for the built-in vocabulary.
@@ -28,14 +25,12 @@ class Vocabulary:
         eos: Tokens that end an output.
         end: The one of them that the dry-run engine ends its output with.
         size: Token ids are below it.
-
-    Raises:
-        BackendError: The model's files can't be read.
     """
 
     def __init__(self, model_id: str) -> None:
-        self.directory = local_model(model_id)
-        self._tokenizer: Any = None
+        path = Path(model_id)
+        found = (path / "tokenizer.json").is_file()
+        self.directory = str(path.resolve()) if found else None
         if self.directory is None:
             self.special = frozenset(dry_run_vocabulary.MARKERS.values())
             self.eos = frozenset({dry_run_vocabulary.END})
@@ -54,8 +49,7 @@ class Vocabulary:
             tokens = (document.get("model") or {}).get("vocab") or ()
             self.size = max(len(tokens), *(token["id"] + 1 for token in added), 1)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"cannot read the tokenizer in {directory}: {error}"
-            raise BackendError(message) from error
+            raise BackendError(f"cannot read the tokenizer in {directory}: {error}") from error
 
     def last_message(self, prompt: list[int]) -> list[int]:
         """Return the tokens of the conversation's last message."""
@@ -68,7 +62,7 @@ class Vocabulary:
         """Return the tokens of a text."""
         if self.directory is None:
             return list(text.encode())
-        ids: list[int] = self._load().encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, tokens: list[int]) -> str:
@@ -76,22 +70,15 @@ class Vocabulary:
         if self.directory is None:
             plain = bytes(token for token in tokens if token < dry_run_vocabulary.BYTE_TOKENS)
             return plain.decode(errors="replace")
-        text: str = self._load().decode(tokens)
+        text: str = self._tokenizer.decode(tokens)
         return text
 
-    def _load(self) -> Any:
-        """Return the tokenizer, loaded at first use: only structured output needs it."""
-        if self._tokenizer is None:
-            from tokenizers import Tokenizer
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """The tokenizer, loaded at first use: only structured output needs it."""
+        from tokenizers import Tokenizer
 
-            self._tokenizer = Tokenizer.from_file(f"{self.directory}/tokenizer.json")
-        return self._tokenizer
-
-
-def local_model(model_id: str) -> str | None:
-    """Return the directory of a model, or None if it has no tokenizer on this machine."""
-    path = Path(model_id)
-    return str(path.resolve()) if (path / "tokenizer.json").is_file() else None
+        return Tokenizer.from_file(f"{self.directory}/tokenizer.json")
 
 
 def _own_end(directory: Path, added: list[Any]) -> int | None:

@@ -4,8 +4,6 @@ EngineCore is internal API of the pinned vLLM version; the backend contract suit
 against it. Requests pass vLLM's InputProcessor first: an invalid one given to the core would raise
 inside a step and fail the whole batch. (On a tiny model a step with 64 sequences takes 1.98 ms here
 and 3.21 ms through LLMEngine.)
-
-Grammars are checked and compiled in a thread of their own, because that takes up to seconds.
 """
 
 from __future__ import annotations
@@ -14,48 +12,44 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from vgate.config import Config
-from vgate.engine.backends import checks
 from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
+from vgate.engine.backends.checks import check
 from vgate.engine.backends.vllm.failures import is_permanent, start_failure
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
-from vgate.engine.backends.vllm.model import model_info, reporting_executor
 from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
-from vgate.engine.backends.vllm.parameters import Parameters, refusal
 from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, ReasoningMarks
-from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
+from vgate.engine.backends.vllm.setup import (
+    engine_config,
+    model_facts,
+    prepare_environment,
+    reporting_executor,
+)
 from vgate.engine.request import Request, RequestError
+from vgate.engine.served_files import describe_model
 from vgate.log import Log
-from vgate.wire.messages import ModelInfo
 
 log = Log("vgate.engine.vllm")
 
 
 class VLLMBackend:
-    """Loads the configured model and runs it.
-
-    Raises:
-        BackendError: The model can't be loaded.
-    """
+    """Loads the configured model and runs it."""
 
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
         report_phase("importing vLLM")
         prepare_environment(config.model)
         try:
-            from vllm.exceptions import VLLMClientError
             from vllm.inputs.engine import tokens_input
             from vllm.lora.request import LoRARequest
-            from vllm.v1.engine.core import EngineCore
-            from vllm.v1.engine.input_processor import InputProcessor
-        except ImportError as error:
-            message = f"vLLM can't be imported here: {error}"
-            raise BackendError(message) from error
 
+            from vgate.engine.backends.vllm.parameters import Parameters
+        except ImportError as error:
+            raise BackendError(f"vLLM can't be imported here: {error}") from error
         self._tokens_input = tokens_input
-        self._refusals = (VLLMClientError, ValueError)
         self._worker_died = False
         self._running: dict[str, Running] = {}
-        # One thread, because grammars share what the first one creates.
+        # Grammars are checked and compiled here, because that takes up to seconds. One thread,
+        # because they share what the first one creates.
         self._grammars = ThreadPoolExecutor(1, "grammars")
         self._preparing: dict[str, tuple[Request, Future[Any]]] = {}
         # Keys of running requests whose grammar has taken too long.
@@ -67,47 +61,45 @@ class VLLMBackend:
             for number, adapter in enumerate(read_adapters(config.model), start=1)
         ]
         try:
-            self._core = EngineCore(
-                vllm_config,
-                reporting_executor(vllm_config, report_phase),
-                # vLLM's per-step statistics are not used.
-                log_stats=False,
-                executor_fail_callback=self._on_worker_death,
-            )
-            time_grammars(self._core.structured_output_manager, self._too_slow.add)
-            self._input_processor = InputProcessor(vllm_config)
-            for adapter in adapters:
-                # A broken adapter fails the start instead of a step.
-                report_phase(f"loading the adapter {adapter.lora_name}")
-                self._core.add_lora(adapter)
+            self._load(vllm_config, adapters, report_phase)
         except Exception as error:
             log.exception("vLLM could not start")
-            raise BackendError(
-                start_failure(error, config), permanent=is_permanent(error)
-            ) from error
+            permanent = is_permanent(error)
+            raise BackendError(start_failure(error, config), permanent=permanent) from error
         self._tasks = self._core.get_supported_tasks()
         if config.model.task not in self._tasks:
-            supported = ", ".join(self._tasks)
-            message = (
+            raise BackendError(
                 f"model {config.model.model_id} does not support the task {config.model.task} "
-                f"(supported: {supported})"
+                f"(supported: {', '.join(self._tasks)})"
             )
-            raise BackendError(message)
         self._parameters = Parameters(vllm_config, adapters)
         self._reasoning: ReasoningMarks | None = None
         if vllm_config.structured_outputs_config.reasoning_parser == PLAIN_PARSER:
             self._reasoning = ReasoningMarks(self._input_processor.get_tokenizer())
-        self._model, self.files = model_info(config, vllm_config, directory)
+        self.model, self.files = describe_model(config, directory, **model_facts(vllm_config))
 
-    @property
-    def model(self) -> ModelInfo:
-        """The loaded model."""
-        return self._model
+    def _load(self, vllm_config: Any, adapters: list[Any], report_phase: ReportPhase) -> None:
+        from vllm.v1.engine.core import EngineCore
+        from vllm.v1.engine.input_processor import InputProcessor
+
+        self._core = EngineCore(
+            vllm_config,
+            reporting_executor(vllm_config, report_phase),
+            # vLLM's per-step statistics are not used.
+            log_stats=False,
+            executor_fail_callback=self._on_worker_death,
+        )
+        time_grammars(self._core.structured_output_manager, self._too_slow.add)
+        self._input_processor = InputProcessor(vllm_config)
+        for adapter in adapters:
+            # A broken adapter fails the start instead of a step.
+            report_phase(f"loading the adapter {adapter.lora_name}")
+            self._core.add_lora(adapter)
 
     def add(self, request: Request) -> None:
-        """Start a sequence, or one with a grammar when that is compiled."""
+        """Start a sequence; one with a grammar starts when that is compiled."""
         if request.sampling is not None:
-            checks.check(request.sampling, request.options, self._model)
+            check(request.sampling, request.options, self.model)
         if request.options.structured is not None:
             preparing = self._grammars.submit(self._prepare, request)
             self._preparing[request.key] = request, preparing
@@ -115,11 +107,7 @@ class VLLMBackend:
             self._start(request, self._prepare(request))
 
     def _prepare(self, request: Request) -> Any:
-        """Let vLLM check a request; return it as the core takes it.
-
-        Raises:
-            RequestError: The request can't be run.
-        """
+        """Let vLLM check a request; return it as the core takes it."""
         options, tokens = request.options, request.prompt
         if request.continued:
             tokens = tokens + request.continued
@@ -137,8 +125,8 @@ class VLLMBackend:
             return self._core.preprocess_add_request(prepared)
         except RequestError:
             raise
-        except self._refusals as error:
-            raise refusal(error, request) from None
+        except self._parameters.refusals as error:
+            raise self._parameters.refusal(error, request) from None
         except Exception as error:
             # The scheduler does not have it yet, so no other request is affected.
             log.exception("vLLM could not take a request", key=request.key)
@@ -171,7 +159,7 @@ class VLLMBackend:
                 waiting[1].cancel()
 
     def has_work(self) -> bool:
-        """Say whether a sequence runs, waits for its grammar or has yet to be completed."""
+        """Whether a sequence runs, waits for its grammar or has yet to be completed."""
         core = self._core
         # A batch in flight (async scheduling, pipeline parallelism) has to be collected as well,
         # and the next step reports the death of a worker process.
@@ -185,8 +173,7 @@ class VLLMBackend:
     def step(self) -> list[Output] | None:
         """Run the model once."""
         if self._worker_died:
-            message = "a worker process of vLLM died"
-            raise RuntimeError(message)
+            raise RuntimeError("a worker process of vLLM died")
         outputs = self._start_prepared() if self._preparing else []
         by_client, executed = self._core.step_fn()
         self._core.post_step(executed)

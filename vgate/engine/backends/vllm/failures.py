@@ -13,7 +13,7 @@ _MEMORY_TAKEN = ("out of memory", "free memory on device", "available memory on 
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Say whether a restart would fail too: memory may be free then, a wrong option stays wrong."""
+    """Whether a restart would fail too: memory may be free then, a wrong option stays wrong."""
     text = str(error).lower()
     return not any(phrase in text for phrase in _MEMORY_TAKEN)
 
@@ -71,7 +71,7 @@ def first_paragraph(error: BaseException) -> str:
 
 
 def is_cpu_build() -> bool:
-    """Say whether the installed torch has no GPU support."""
+    """Whether the installed torch has no GPU support."""
     try:
         return "cpu" in importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:

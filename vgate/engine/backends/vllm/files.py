@@ -1,4 +1,4 @@
-"""Finds and reads the files of the model and its adapters."""
+"""Finds and reads the files of the model and its adapters; raises BackendError where it can't."""
 
 from __future__ import annotations
 
@@ -20,33 +20,23 @@ _NOT_DOWNLOADED = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "or
 
 
 def read_model_config(directory: str) -> dict[str, Any]:
-    """Return the model's config.json.
-
-    Raises:
-        BackendError: There is none, or it can't be read.
-    """
+    """Return the model's config.json."""
     path = Path(directory, "config.json")
     if not path.is_file():
-        message = f"model.model_id: {directory} holds no model, it has no config.json"
-        raise BackendError(message)
+        raise BackendError(f"model.model_id: {directory} holds no model, it has no config.json")
     return _read_json(path)
 
 
 def check_quantization(model: ModelConfig, directory: str, document: dict[str, Any]) -> None:
-    """Check that the checkpoint has the configured format.
-
-    Raises:
-        BackendError: It has another.
-    """
+    """Check that the checkpoint has the configured format."""
     if model.quantization not in DETECTED_FORMATS:
         return
     found = (document.get("quantization_config") or {}).get("quant_method")
     if found != model.quantization:
-        message = (
+        raise BackendError(
             f"model.quantization is {model.quantization!r}, but the checkpoint in {directory} "
             f"is {found or 'not quantized'}; leave model.quantization empty to use its own"
         )
-        raise BackendError(message)
 
 
 class Adapter(NamedTuple):
@@ -58,11 +48,7 @@ class Adapter(NamedTuple):
 
 
 def read_adapters(model: ModelConfig) -> list[Adapter]:
-    """Return the model's adapters.
-
-    Raises:
-        BackendError: A directory holds none.
-    """
+    """Return the model's adapters."""
     return [_read_adapter(adapter) for adapter in model.lora_adapters]
 
 
@@ -71,45 +57,30 @@ def _read_adapter(adapter: LoraAdapter) -> Adapter:
     directory = _expanded(adapter.path)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (directory / name).is_file():
-            message = f"{where}: {directory} holds no adapter, it has no {name}"
-            raise BackendError(message)
+            raise BackendError(f"{where}: {directory} holds no adapter, it has no {name}")
     document = _read_json(directory / "adapter_config.json")
     ranks = [document.get("r"), *(document.get("rank_pattern") or {}).values()]
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
-        message = f"{where}: {directory}/adapter_config.json has no rank, `r`"
-        raise BackendError(message)
+        raise BackendError(f"{where}: {directory}/adapter_config.json has no rank, `r`")
     return Adapter(adapter.name, str(directory.resolve()), max(ranks))
 
 
 def local_directory(model: ModelConfig) -> Path | None:
-    """Return the model's directory; None if it is the name of a model on the Hub.
-
-    Raises:
-        BackendError: It is a path, and there is no directory.
-    """
+    """Return the model's directory; None if it is the name of a model on the Hub."""
     path = _expanded(model.model_id)
     if path.is_dir():
         return path.resolve()
     # A Hub name is NAME or OWNER/NAME.
     if path.exists() or model.model_id.startswith((".", "/", "~")) or model.model_id.count("/") > 1:
-        message = f"model.model_id: there is no directory {model.model_id}"
-        raise BackendError(message)
+        raise BackendError(f"model.model_id: there is no directory {model.model_id}")
     return None
 
 
 def model_directory(model: ModelConfig, report_phase: ReportPhase) -> str:
-    """Return the model's directory; download it first if it is a Hub name.
-
-    Raises:
-        BackendError: There is no such directory, or the download failed.
-    """
+    """Return the model's directory; download it first if it is a Hub name."""
     if (directory := local_directory(model)) is not None:
         return str(directory)
     report_phase(f"fetching {model.model_id}")
-    return _download(model)
-
-
-def _download(model: ModelConfig) -> str:
     from huggingface_hub import errors, snapshot_download
 
     permanent = (
@@ -123,11 +94,11 @@ def _download(model: ModelConfig) -> str:
             model.model_id, revision=model.revision, ignore_patterns=_NOT_DOWNLOADED
         )
     except Exception as error:
-        message = (
+        raise BackendError(
             f"cannot fetch the model {model.model_id}: {first_paragraph(error)}\n"
-            "Set model.model_id to a directory with the model, or check the name and the network."
-        )
-        raise BackendError(message, permanent=isinstance(error, permanent)) from error
+            "Set model.model_id to a directory with the model, or check the name and the network.",
+            permanent=isinstance(error, permanent),
+        ) from error
 
 
 def _expanded(path: str) -> Path:
@@ -140,9 +111,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        message = f"cannot read {path}: {error}"
-        raise BackendError(message) from error
+        raise BackendError(f"cannot read {path}: {error}") from error
     if not isinstance(document, dict):
-        message = f"cannot read {path}: it holds no JSON object"
-        raise BackendError(message)
+        raise BackendError(f"cannot read {path}: it holds no JSON object")
     return document

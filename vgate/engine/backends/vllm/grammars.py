@@ -1,4 +1,4 @@
-"""Limits the time that a grammar may take, because it is part of the step of the whole batch.
+"""Limits the time that a grammar may take, which is part of the step of the whole batch.
 
 The tokens that a grammar allows next are found by parsing. For an ambiguous one (`s ::= "a" | s s`)
 the time grows with the cube of the output: seconds per step after a few hundred tokens. Such a
@@ -23,7 +23,7 @@ class TimedGrammar:
 
     Args:
         grammar: vLLM's.
-        on_too_slow: Called once, maybe on another thread.
+        on_too_slow: Called once, possibly on another thread.
         clock: The thread's CPU time in seconds, so that a busy machine makes no difference.
     """
 
@@ -37,7 +37,7 @@ class TimedGrammar:
         self._on_too_slow = on_too_slow
         self._clock = clock
         self._left_s = _FIRST_S
-        # These cost next to nothing, or run for speculative tokens only.
+        # These cost almost nothing, or run for speculative tokens only.
         self.validate_tokens = grammar.validate_tokens
         self.rollback = grammar.rollback
         self.is_terminated = grammar.is_terminated
@@ -64,13 +64,11 @@ class TimedGrammar:
 
 
 def time_grammars(manager: Any, on_too_slow: Callable[[str], object]) -> None:
-    """Make a StructuredOutputManager of vLLM's create timed grammars.
+    """Make vLLM's StructuredOutputManager create timed grammars.
 
-    Args:
-        manager: vLLM's.
-        on_too_slow: Called with the id of a request whose grammar takes too long.
+    `on_too_slow` is called with the id of a request whose grammar takes too long.
     """
-    create = manager._create_grammar  # noqa: SLF001 - it has no other place to hook into
+    create = manager._create_grammar  # noqa: SLF001 - there is no public hook
 
     def timed(request: Any) -> TimedGrammar:
         return TimedGrammar(create(request), partial(on_too_slow, request.request_id))

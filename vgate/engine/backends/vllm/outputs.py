@@ -13,38 +13,29 @@ _FINISH: dict[int | None, FinishReason | None] = {None: None, 0: "stop", 1: "len
 
 
 class Running(NamedTuple):
-    """A sequence in vLLM's scheduler.
-
-    Attributes:
-        request: Ours.
-        counted: vLLM's own, which counts its preemptions.
-    """
+    """A sequence in vLLM's scheduler: our request, and vLLM's, which counts its preemptions."""
 
     request: Request
     counted: Any
 
 
 def to_output(output: Any, running: Running | None, cached_tokens: int) -> Output:
-    """Translate an output.
-
-    Args:
-        output: vLLM's EngineCoreOutput.
-        running: Its sequence; None if it is unknown.
-        cached_tokens: Prompt tokens found in the prefix cache.
-    """
+    """Translate vLLM's EngineCoreOutput of a sequence; None if that is unknown."""
     key, reason = output.request_id, output.finish_reason
     if output.pooling_output is not None:
         vector = output.pooling_output.float().cpu().numpy().astype("<f4").tobytes()
         return Output(key, [], None, cached_tokens, vector)
     if reason not in _FINISH:
         return Output(key, [], None, cached_tokens, error=_given_up(reason, running))
-    logprobs = prompt_logprobs = None
+    logprobs: list[Logprobs] | None = None
+    prompt_logprobs: list[Logprobs | None] | None = None
     if running is not None:
         options = running.request.options
         if (arrays := output.new_logprobs) is not None:
-            logprobs = _of_tokens(arrays, options.logprobs or 0)
+            logprobs = _logprobs(arrays, options.logprobs or 0)
         if (tensors := output.new_prompt_logprobs_tensors) is not None:
-            prompt_logprobs = _of_prompt(tensors, options.prompt_logprobs or 0)
+            # vLLM's begin with the second token.
+            prompt_logprobs = [None, *_logprobs(tensors, options.prompt_logprobs or 0)]
     token_ids, finish_reason = output.new_token_ids, _FINISH[reason]
     return Output(
         key, token_ids, finish_reason, cached_tokens, None, None, logprobs, prompt_logprobs
@@ -68,43 +59,13 @@ def too_slow(running: Running) -> Output:
     return Output(running.request.key, [], None, 0, error=error)
 
 
-def _of_tokens(arrays: Any, count: int) -> list[Logprobs]:
-    """Return one `Logprobs` for each new token.
+def _logprobs(arrays: Any, count: int) -> list[Logprobs]:
+    """Return one `Logprobs` for each row of vLLM's LogprobsLists or LogprobsTensors.
 
-    Args:
-        arrays: vLLM's LogprobsLists. A row has the sampled token and then the most likely ones, as
-            many as any request in the batch asked for.
-        count: Number of most likely tokens that this request asked for.
+    A row has the sampled token and then the most likely ones, as many as any request in the batch
+    asked for; this one asked for `count`.
     """
+    ids, logprobs, ranks, *_ = arrays
     width = count + 1
-    return [
-        Logprobs(*row)
-        for row in zip(
-            arrays.logprob_token_ids[:, :width].tolist(),
-            arrays.logprobs[:, :width].tolist(),
-            arrays.sampled_token_ranks.tolist(),
-            strict=True,
-        )
-    ]
-
-
-def _of_prompt(tensors: Any, count: int) -> list[Logprobs | None]:
-    """Return one `Logprobs` for each prompt token; None for the first.
-
-    Args:
-        tensors: vLLM's LogprobsTensors, from the second token on.
-        count: As in `_of_tokens`.
-    """
-    width = count + 1
-    return [
-        None,
-        *(
-            Logprobs(*row)
-            for row in zip(
-                tensors.logprob_token_ids[:, :width].tolist(),
-                tensors.logprobs[:, :width].tolist(),
-                tensors.selected_token_ranks.tolist(),
-                strict=True,
-            )
-        ),
-    ]
+    rows = (ids[:, :width].tolist(), logprobs[:, :width].tolist(), ranks.tolist())
+    return [Logprobs(*row) for row in zip(*rows, strict=True)]

@@ -1,4 +1,7 @@
-"""From our requests to vLLM's sampling parameters, and from vLLM's refusals to ours."""
+"""From our requests to vLLM's sampling parameters, and from vLLM's refusals to ours.
+
+It imports vLLM, so import it only when vLLM's environment is prepared.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from vllm import PoolingParams
+from vllm import SamplingParams as VLLMSamplingParams
+from vllm.exceptions import VLLMClientError
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from vgate.engine.backends.checks import unknown_adapter
 from vgate.engine.backends.vllm.schemas import ignored_part
@@ -14,52 +21,46 @@ from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
+# Options that vLLM doesn't take under their names; all others are passed on.
+_TRANSLATED = {"bad_words", "structured", "adapter", "cache_salt"}
+_OPTIONS = [name for name in GenerateOptions.__struct_fields__ if name not in _TRANSLATED]
 # vLLM takes -1 for "no seed" (vllm/sampling_params.py, __post_init__), but for our clients it is a
 # valid seed. Any fixed number can replace it: two seeds may give the same sample.
 _VLLM_NO_SEED = -1
 _SEED_INSTEAD = 2**63 - 1
 # Time and source line before xgrammar's messages.
-_XGRAMMAR_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+_XGRAMMAR_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 class Parameters:
-    """Translates our requests' parameters to vLLM's.
+    """Translates our requests' parameters to vLLM's; raises RequestError where it can't."""
 
-    Args:
-        vllm_config: vLLM's configuration.
-        adapters: vLLM's LoRARequests.
-    """
+    # vLLM's errors that `refusal` translates.
+    refusals = (VLLMClientError, ValueError)
 
     def __init__(self, vllm_config: Any, adapters: Iterable[Any]) -> None:
-        from vllm import PoolingParams
-        from vllm import SamplingParams as VLLMSamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-        self._sampling_params = VLLMSamplingParams
-        self._structured_params = StructuredOutputsParams
-        self._pooling_params = PoolingParams
-        self._output_kind = RequestOutputKind.DELTA
         settings = vllm_config.structured_outputs_config
         self._compact: bool = settings.disable_any_whitespace
         self._ignores_keywords = settings.backend == "xgrammar"
         self._adapters = {adapter.lora_name: adapter for adapter in adapters}
 
     def for_request(self, request: Request) -> Any:
-        """Return vLLM's parameters for a request.
-
-        Raises:
-            RequestError: An option is wrong, or is not supported here.
-        """
-        if request.sampling is None:
-            return self._pooling_params(task="embed", dimensions=request.dimensions)
-        return self.generation(*remaining(request.sampling, request))
+        """Return vLLM's parameters for a request."""
+        sampling, options, done = request.sampling, request.options, len(request.continued)
+        if sampling is None:
+            return PoolingParams(task="embed", dimensions=request.dimensions)
+        if done:
+            # For vLLM, the tokens that another engine generated are part of the prompt. The
+            # prompt's log probabilities were sent with the first of them.
+            min_tokens = max(0, (sampling.min_tokens or 0) - done)
+            sampling = msgspec.structs.replace(
+                sampling, max_tokens=request.max_tokens - done, min_tokens=min_tokens
+            )
+            options = msgspec.structs.replace(options, prompt_logprobs=None)
+        return self.generation(sampling, options)
 
     def adapter(self, name: str) -> Any:
-        """Return vLLM's LoRARequest for an adapter; None for the model itself.
-
-        Raises:
-            RequestError: There is no such adapter.
-        """
+        """Return vLLM's LoRARequest for an adapter; None for the model itself."""
         if not name:
             return None
         adapter = self._adapters.get(name)
@@ -68,22 +69,18 @@ class Parameters:
         return adapter
 
     def generation(self, sampling: SamplingParams, options: GenerateOptions) -> Any:
-        """Translate parameters of a generation; most names are the same."""
-        given = {
-            name: value
-            for name, value in msgspec.structs.asdict(sampling).items()
-            if value is not None
-        }
+        """Translate parameters of a generation."""
+        given = sampling.given()
+        for name in _OPTIONS:
+            given[name] = getattr(options, name)
         if sampling.seed == _VLLM_NO_SEED:
             given["seed"] = _SEED_INSTEAD
-        params = self._sampling_params(
+        params = VLLMSamplingParams(
             **given,
-            logprobs=options.logprobs,
-            prompt_logprobs=options.prompt_logprobs,
             structured_outputs=self._structured(options.structured),
             # Frontends detokenize and match stop strings, so they need every new token.
             detokenize=False,
-            output_kind=self._output_kind,
+            output_kind=RequestOutputKind.DELTA,
             skip_clone=True,
         )
         if options.bad_words:
@@ -100,24 +97,21 @@ class Parameters:
         if self._ignores_keywords and structured.kind in {"json", "structural_tag"}:
             _check_schema(structured)
         value = True if structured.kind == "json_object" else structured.value
-        return self._structured_params(**{structured.kind: value})
+        return StructuredOutputsParams(**{structured.kind: value})
 
-
-def remaining(sampling: SamplingParams, request: Request) -> tuple[SamplingParams, GenerateOptions]:
-    """Return the parameters for the rest of a request that another engine began.
-
-    For vLLM, the tokens that are generated already are part of the prompt. The prompt's log
-    probabilities were sent with the first of them.
-    """
-    done = len(request.continued)
-    if not done:
-        return sampling, request.options
-    sampling = msgspec.structs.replace(
-        sampling,
-        max_tokens=request.max_tokens - done,
-        min_tokens=max(0, (sampling.min_tokens or 0) - done),
-    )
-    return sampling, msgspec.structs.replace(request.options, prompt_logprobs=None)
+    @staticmethod
+    def refusal(error: Exception, request: Request) -> RequestError:
+        """Turn vLLM's refusal of a request into ours."""
+        # str() of vLLM's own adds the parameter and the whole value.
+        reason = str(error.args[0]) if error.args else str(error)
+        if "longer than the maximum model length" in reason or "max_model_len" in reason:
+            return RequestError("context_length_exceeded", reason, "prompt")
+        subject = getattr(error, "parameter", None)
+        if subject is None and request.options.structured is not None:
+            subject, reason = "constraint", _XGRAMMAR_PREFIX.sub("", reason).strip()
+        elif subject is None and request.dimensions is not None:
+            subject = "dimensions"
+        return RequestError("invalid_value", reason, subject)
 
 
 def _check_schema(structured: StructuredOutput) -> None:
@@ -129,17 +123,3 @@ def _check_schema(structured: StructuredOutput) -> None:
     if (part := ignored_part(schema)) is not None:
         reason = f"a schema's {part} is not supported"
         raise RequestError("unsupported_parameter", reason, "constraint")
-
-
-def refusal(error: Exception, request: Request) -> RequestError:
-    """Turn vLLM's refusal of a request into ours."""
-    # str() of vLLM's own adds the parameter and the whole value.
-    reason = str(error.args[0]) if error.args else str(error)
-    if "longer than the maximum model length" in reason or "max_model_len" in reason:
-        return RequestError("context_length_exceeded", reason, "prompt")
-    subject = getattr(error, "parameter", None)
-    if subject is None and request.options.structured is not None:
-        subject, reason = "constraint", _XGRAMMAR_PLACE.sub("", reason).strip()
-    elif subject is None and request.dimensions is not None:
-        subject = "dimensions"
-    return RequestError("invalid_value", reason, subject)

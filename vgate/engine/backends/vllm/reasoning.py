@@ -15,7 +15,7 @@ log = Log("vgate.engine.vllm")
 
 
 def has_marks(model: ModelConfig, vllm_config: Any) -> bool:
-    """Say whether a model that may reason has tokens for the marks around its reasoning."""
+    """Whether a model that may reason has tokens for the marks around its reasoning."""
     if model.reasoning_parser == "none" or vllm_config.model_config.skip_tokenizer_init:
         return False
     from vllm.tokenizers import cached_tokenizer_from_config
@@ -29,11 +29,7 @@ def has_marks(model: ModelConfig, vllm_config: Any) -> bool:
 
 
 class ReasoningMarks:
-    """The tokens around reasoning, and those that begin and end a turn.
-
-    Args:
-        tokenizer: vLLM's.
-    """
+    """The tokens around reasoning, and those that begin and end a turn."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._open = tokenizer.convert_tokens_to_ids(_OPEN)
@@ -41,7 +37,7 @@ class ReasoningMarks:
         self._borders = frozenset(tokenizer.all_special_ids) - {self._open, self._close}
 
     def ended(self, prompt: list[int]) -> bool:
-        """Say whether the prompt's last turn has closed the reasoning.
+        """Whether the prompt's last turn has closed the reasoning.
 
         Without a mark in that turn it has not: a model that reasons does so unless prevented.
         """

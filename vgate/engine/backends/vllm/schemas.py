@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Keywords that are ignored, with the values that demand nothing. vLLM refuses others itself
+# Keywords that are ignored, with their neutral values. vLLM refuses others itself
 # (has_xgrammar_unsupported_json_features).
 _IGNORED: dict[str, tuple[Any, ...]] = {
     "not": (False,),
@@ -61,7 +61,7 @@ def _of(node: dict[str, Any]) -> str | None:
         beside = (keyword for keyword in _BESIDE if keyword in node and keyword != alone)
         return next((f"`{keyword}` beside `{alone}`" for keyword in beside), None)
     if not node.keys() & {"type", "enum", "const", *_OF_CONTAINERS}:
-        # Their type would be a guess.
+        # Their type would be guessed.
         untyped = (keyword for keyword in _OF_SCALARS if keyword in node)
         return next((f"`{keyword}` without `type`" for keyword in untyped), None)
     if "required" in node and not node.keys() & {"type", "properties"}:

@@ -1,4 +1,4 @@
-"""From our configuration to vLLM's environment and arguments."""
+"""From our configuration to vLLM's environment, arguments and executor."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _OWN_SETTINGS = {
     "trust_remote_code": "model.trust_remote_code",
     "enable_lora": "model.lora_adapters",
 }
-# JSON without whitespace between its parts: where vLLM allows it, small models sometimes write
-# nothing else until they run out of tokens. The backend is fixed because with "auto" the first
-# request chooses it for all, and a schema's keyword that it doesn't know would then be ignored.
+# JSON without whitespace between its parts: where it is allowed, small models sometimes write
+# nothing else until they run out of tokens. The backend is fixed: with "auto" the first request
+# chooses it for all, and a keyword that it doesn't know would be ignored.
 _STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 # Ranks that vLLM has kernels for (vllm/config/lora.py, MaxLoRARanks).
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -49,14 +49,12 @@ _CPU_KV_CACHE_SHARE = 0.25
 _CPU_KV_CACHE_MIN_BYTES = 64 * MIB
 _FLOAT32_BYTES = 4
 _SEEDS = 2**31
+# vLLM's max_logprobs for "as many as there are tokens".
+_ALL_LOGPROBS = -1
 
 
 def prepare_environment(model: ModelConfig) -> None:
-    """Set the environment that vLLM and torch read at import, but no variable that is set already.
-
-    Raises:
-        BackendError: The model is a directory that doesn't exist. Checked before the slow import.
-    """
+    """Set what vLLM and torch read at import, but no variable that is set already."""
     defaults = {
         "VLLM_CONFIGURE_LOGGING": "0",  # our log formats its lines
         "VLLM_NO_USAGE_STATS": "1",
@@ -66,17 +64,18 @@ def prepare_environment(model: ModelConfig) -> None:
     if workers == 1 and model.distributed_executor_backend is None:
         # The worker runs in this process, so vLLM needs no process of its own.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # Raises an error for a missing directory, before the slow import.
     if local_directory(model) is not None:
         defaults["HF_HUB_OFFLINE"] = "1"
     if is_cpu_build():
-        # One core is left for the frontends. With as many threads as cores, engine and frontends
+        # One core is left for the frontends: with as many threads as cores, engine and frontends
         # wait for each other, and decoding collapses.
         defaults["OMP_NUM_THREADS"] = str(max(1, (len(os.sched_getaffinity(0)) - 1) // workers))
         if workers > 1:
             # Otherwise vLLM binds each worker to its own NUMA node, and fails if there are too few.
             defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         if model.engine_args.get("enforce_eager", True):
-            # Then nothing is compiled; without this, a missing C++ compiler would be an error.
+            # Nothing is compiled then; without this, a missing C++ compiler would be an error.
             defaults["TORCHDYNAMO_DISABLE"] = "1"
         if model.distributed_executor_backend != "ray":
             defaults["VLLM_HOST_IP"] = "127.0.0.1"
@@ -85,11 +84,7 @@ def prepare_environment(model: ModelConfig) -> None:
 
 
 def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
-    """Return vLLM's configuration and the model's local directory.
-
-    Raises:
-        BackendError: vLLM refuses the configuration, or the model can't be fetched.
-    """
+    """Return vLLM's configuration and the model's local directory; fetch the model if needed."""
     from vllm import EngineArgs
 
     _check_engine_args(config.model, {field.name for field in dataclasses.fields(EngineArgs)})
@@ -113,21 +108,63 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
         raise BackendError(start_failure(error, config)) from error
     runner = "pooling" if config.model.task == "embed" else "generate"
     if vllm_config.model_config.runner_type != runner:
-        message = f"model {config.model.model_id} does not support the task {config.model.task}"
-        raise BackendError(message)
+        raise BackendError(
+            f"model {config.model.model_id} does not support the task {config.model.task}"
+        )
     return vllm_config, directory
+
+
+def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
+    """Return vLLM's executor class, made to report the phases of its start."""
+    from vllm.v1.executor import Executor
+
+    base: Any = Executor.get_class(vllm_config)
+
+    class ReportingExecutor(base):  # type: ignore[misc]
+        def _init_executor(self) -> None:
+            report_phase("loading weights")
+            super()._init_executor()
+
+        def determine_available_memory(self) -> Any:
+            report_phase("measuring memory")
+            return super().determine_available_memory()
+
+        def initialize_from_config(self, kv_cache_configs: Any) -> None:
+            report_phase("allocating the KV cache")
+            super().initialize_from_config(kv_cache_configs)
+
+        def compile_or_warm_up_model(self) -> None:
+            report_phase("warming up")
+            super().compile_or_warm_up_model()
+
+    return ReportingExecutor
+
+
+def model_facts(vllm_config: Any) -> dict[str, Any]:
+    """Return the fields of `ModelInfo` that vLLM has determined while it loaded the model."""
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    max_num_seqs, vocab_size = vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size()
+    unlimited = model.max_logprobs == _ALL_LOGPROBS
+    return {
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": max_num_seqs,
+        # A model without attention has no KV cache that could overflow.
+        "kv_cache_tokens": cache.kv_cache_size_tokens or max_num_seqs * model.max_model_len,
+        "backend": "vllm",
+        "kv_block_tokens": cache.block_size,
+        "vocab_size": vocab_size,
+        "max_logprobs": vocab_size if unlimited else model.max_logprobs,
+    }
 
 
 def _check_engine_args(model: ModelConfig, known: set[str]) -> None:
     for name in model.engine_args:
         if name in _OWN_SETTINGS:
-            message = f"model.engine_args.{name}: set {_OWN_SETTINGS[name]} instead"
-            raise BackendError(message)
+            raise BackendError(f"model.engine_args.{name}: set {_OWN_SETTINGS[name]} instead")
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            message = f"model.engine_args.{name}: vLLM has no such argument{hint}"
-            raise BackendError(message)
+            raise BackendError(f"model.engine_args.{name}: vLLM has no such argument{hint}")
 
 
 def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -170,11 +207,10 @@ def _lora_args(model: ModelConfig) -> dict[str, Any]:
     largest = max(adapters, key=lambda adapter: adapter.rank)
     rank = next((rank for rank in _LORA_RANKS if rank >= largest.rank), None)
     if rank is None:
-        message = (
+        raise BackendError(
             f"model.lora_adapters: `{largest.name}` has rank {largest.rank}, "
             f"the most is {_LORA_RANKS[-1]}"
         )
-        raise BackendError(message)
     return {
         "enable_lora": True,
         "max_lora_rank": rank,
@@ -202,17 +238,13 @@ def _set_reasoning(model: ModelConfig, vllm_config: Any) -> None:
     Each request says whether its grammar does: see `StructuredOutput.after_reasoning`.
     """
     structured = vllm_config.structured_outputs_config
-    if model.task != "generate" or structured.reasoning_parser:
-        return
-    if has_marks(model, vllm_config):
+    chosen = model.task != "generate" or structured.reasoning_parser
+    if not chosen and has_marks(model, vllm_config):
         structured.reasoning_parser = PLAIN_PARSER
 
 
 def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
-    """Return the KV cache for a full batch of full contexts, at most a share of the free memory.
-
-    The size is for one worker, which holds its part of the model.
-    """
+    """Return one worker's KV cache for a full batch, at most a share of the free memory."""
     from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
 
     # vLLM compares the size with this, which respects reclaimable memory and container limits.

@@ -20,31 +20,30 @@ from prometheus_client.utils import floatToGoString
 
 from vgate.frontend.cache.port import StoreUsage
 from vgate.frontend.engines.port import Models
-from vgate.wire import buckets
-from vgate.wire.messages import EngineStats, Histogram
+from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats, Histogram
 
 _LABELS = ("model",)
 
 # Name, text, field of `EngineStats` (and the bounds of its buckets).
 _HISTOGRAMS = (
-    ("vgate_batch_size", "Sequences in each step.", "batch_size", buckets.BATCH_SIZE),
+    ("vgate_batch_size", "Sequences in each step.", "batch_size", BATCH_SIZE),
     (
         "vgate_batch_processing_seconds",
         "Time that each step of the engine took.",
         "step_s",
-        buckets.STEP_S,
+        STEP_S,
     ),
     (
         "vgate_inter_token_latency_seconds",
         "Time between two tokens of a sequence, as the engine makes them.",
         "inter_token_s",
-        buckets.STEP_S,
+        STEP_S,
     ),
     (
         "vgate_queue_time_seconds",
         "Time that requests waited in the queue.",
         "queue_s",
-        buckets.REQUEST_S,
+        REQUEST_S,
     ),
 )
 _COUNTERS = (

@@ -15,8 +15,7 @@ from vgate.frontend.apis.system.engine_metrics import EngineCollector
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.observe.metrics import registry_of_all_workers
 from vgate.frontend.services import Services
-from vgate.wire import buckets
-from vgate.wire.messages import EngineStats
+from vgate.wire.stats import BATCH_SIZE, EngineStats
 
 
 async def show_metrics(services: Services, http: HttpRequest) -> Response:
@@ -98,7 +97,7 @@ def _batching(engine: EngineStats | None) -> dict[str, Any]:
     if engine is None:
         return {"steps": 0}
     steps = sum(engine.batch_size.counts)
-    names = [f"<={bound}" for bound in buckets.BATCH_SIZE] + [f">{buckets.BATCH_SIZE[-1]}"]
+    names = [f"<={bound}" for bound in BATCH_SIZE] + [f">{BATCH_SIZE[-1]}"]
     sizes = zip(names, engine.batch_size.counts, strict=True)
     return {
         "steps": steps,
