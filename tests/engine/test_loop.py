@@ -229,7 +229,7 @@ class TestBackendErrors:
         greeted.say(A, generate(1, max_tokens=50), generate(2, prompt_tokens=1000))
         greeted.turn()
         greeted.say(A, generate(3, prompt_tokens=1000))
-        greeted.loop._drain()
+        greeted.loop._read_inbox()
         greeted.loop.end("of old age")
         assert [f.id for f in greeted.failures(A)] == [2, 3]
         assert greeted.heard(A)[-1] == greeted.heard(B)[-1] == Ending("of old age")

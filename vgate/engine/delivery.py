@@ -11,10 +11,7 @@ from vgate.wire.messages import Delta, Embedding, Embeddings, Failure, Failures,
 
 
 class Subscriptions:
-    """The requests in the engine by subscriber.
-
-    Coalesced requests are one request with several subscribers. It lives as long as it has any.
-    """
+    """The requests in the engine by subscriber: coalesced ones are one with several."""
 
     def __init__(self) -> None:
         self._requests: dict[Subscriber, Request] = {}
@@ -71,12 +68,7 @@ class Delivery(NamedTuple):
 
 
 def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:
-    """Make the messages for a step's tokens.
-
-    Args:
-        outputs: Of one step.
-        running: The requests in the batch by key; outputs of others are dropped.
-    """
+    """Make the messages for a step's tokens; outputs of requests that don't run are dropped."""
     by_peer: dict[bytes, Step] = {}
     finished: list[Request] = []
     failed: list[tuple[Request, RequestError]] = []

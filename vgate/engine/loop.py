@@ -42,8 +42,7 @@ from vgate.wire.messages import (
 )
 
 HEARTBEAT_S = 0.25
-# How long to wait before the next step if the backend has work but could not run the model, for
-# example while a grammar compiles.
+# Before the next step if the backend could not run the model, as while a grammar compiles.
 _IDLE_STEP_S = 0.001
 # Most messages read between two steps, so that a flood of them can't starve the batch.
 _INBOX_BATCH = 4096
@@ -67,10 +66,7 @@ class Transport(Protocol):
 class EngineLoop:
     """Runs a backend for the frontends that connect.
 
-    Args:
-        backend, scheduler, transport: Run the model, fill its batch, connect to the frontends.
-        clock: Returns monotonic seconds.
-        on_beat: Called at every heartbeat with the numbers of running and waiting requests.
+    `clock` returns monotonic seconds; `on_beat` gets the numbers of running and waiting requests.
     """
 
     def __init__(
@@ -120,7 +116,7 @@ class EngineLoop:
         """Run one iteration, with at most one step of the backend."""
         if not self._backend.has_work() and not self._files.wanted:
             self._transport.wait(self._idle_s())
-        self._drain()
+        self._read_inbox()
         now = self._clock()
         self._expire(now)
         self._admit(now)
@@ -140,13 +136,12 @@ class EngineLoop:
     def _idle_s(self) -> float:
         """Return how long to wait for a message while the backend has nothing to do."""
         now = self._clock()
-        until_beat = self._next_beat - now
-        if self._scheduler.waiting:
-            gather = self._scheduler.gather_s(now)
-            return min(gather, until_beat, self._scheduler.next_deadline - now)
-        return until_beat
+        if not self._scheduler.waiting:
+            return self._next_beat - now
+        wake = min(self._next_beat, self._scheduler.next_deadline) - now
+        return min(self._scheduler.gather_s(now), wake)
 
-    def _drain(self) -> None:
+    def _read_inbox(self) -> None:
         receive = self._transport.receive
         for _ in range(_INBOX_BATCH):
             received = receive()

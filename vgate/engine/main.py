@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import signal
 import time
-from types import FrameType
 
 from vgate import log as logs
 from vgate.config import Runtime
@@ -66,10 +65,7 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
 
     loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=beat)
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        loop.stop()
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: loop.stop())
     # Everything loaded so far stays until the end, so the collector can skip it.
     gc.collect()
     gc.freeze()
@@ -80,7 +76,7 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
     try:
         loop.run()
     except Exception as error:
-        # The model's state is unknown now. Every frontend learns that before the process ends.
+        # The model's state is unknown now, so the process ends.
         log.exception("engine crashed")
         reason = f"{type(error).__name__}: {error}"
         loop.end(reason)

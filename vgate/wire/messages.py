@@ -221,12 +221,11 @@ class FileChunk(Message, frozen=True):
 
 
 class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Log probabilities at one position of a sequence.
+    """Log probabilities (natural logarithms) at one position of a sequence.
 
     Attributes:
         token_ids: The sampled token, then the most likely ones in descending probability (the
             sampled one may appear twice).
-        logprobs: Their natural logarithms, in the same order.
         rank: Rank of the sampled token; 1 is the most likely.
     """
 

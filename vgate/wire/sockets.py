@@ -178,7 +178,7 @@ class Dealer:
 
 
 def flush_dealers() -> None:
-    """Wait until closed dealers have sent their messages, or their linger time is over."""
+    """Wait until closed dealers have sent their messages, for at most their linger time."""
     zmq.Context.instance().term()
 
 
@@ -186,7 +186,7 @@ class AsyncDealer:
     """A `Dealer` on an event loop, with callbacks and without a task.
 
     Args:
-        loop, endpoint, name: Where to run and to connect, and the start of the identity.
+        loop, endpoint, name: Where it runs and connects, and the start of its identity.
         on_batch: Called with the messages that have arrived, in order; at most `_READ_BATCH`.
         on_lost: Called once when the connection is lost.
     """
@@ -216,10 +216,8 @@ class AsyncDealer:
         loop.call_soon(self._check)
 
     def send(self, payload: bytes) -> None:
-        """Queue a message; all of one iteration of the event loop are sent together at its end.
-
-        Each send wakes ZeroMQ's thread, which costs several times as much as the message.
-        """
+        """Queue a message; all of one iteration of the event loop are sent together at its end."""
+        # Each send wakes ZeroMQ's thread, which costs several times as much as the message.
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(payload)

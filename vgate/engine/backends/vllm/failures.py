@@ -47,7 +47,7 @@ def start_failure(error: BaseException, config: Config) -> str:
 
 
 def _problem(error: BaseException, model: ModelConfig) -> str:
-    """Return vLLM's own message, without what pydantic adds to it."""
+    """Return vLLM's own message, without pydantic's additions."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):

@@ -21,10 +21,8 @@ _EACH_TOKEN_S = 0.02
 class TimedGrammar:
     """Wraps one of vLLM's StructuredOutputGrammars and reports once that it takes too long.
 
-    Args:
-        grammar: vLLM's.
-        on_too_slow: Called once, possibly on another thread.
-        clock: The thread's CPU time in seconds, so that a busy machine makes no difference.
+    `on_too_slow` may be called on another thread. `clock` is the thread's CPU time in seconds, so
+    that a busy machine makes no difference.
     """
 
     def __init__(
