@@ -17,7 +17,7 @@ _BY_CODE: dict[str, type[VGateError]] = {}
 
 
 class VGateError(Exception):
-    """Base of all errors that a client may see. Subclasses inherit status and type.
+    """Base of all errors that a client may see. Subclasses inherit code, status and type.
 
     Args:
         message: What went wrong and what to do, for the client.
@@ -30,10 +30,12 @@ class VGateError(Exception):
     type: ClassVar[str] = "server_error"
 
     def __init_subclass__(
-        cls, code: str = "internal_error", status: int | None = None, kind: str | None = None
+        cls, code: str | None = None, status: int | None = None, kind: str | None = None
     ) -> None:
-        cls.code, cls.status, cls.type = code, status or cls.status, kind or cls.type
-        _BY_CODE[code] = cls
+        cls.status, cls.type = status or cls.status, kind or cls.type
+        if code is not None:
+            cls.code = code
+            _BY_CODE[code] = cls
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_s: float | None = None
@@ -141,7 +143,7 @@ class DeadlineExceededError(VGateError, code="deadline_exceeded", status=504, ki
     """The request ran longer than ``timeouts.request_s``."""
 
 
-class InternalError(VGateError):
+class InternalError(VGateError, code="internal_error"):
     """A bug in V-Gate; the log has the details under the request id."""
 
 

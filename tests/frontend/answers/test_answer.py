@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError, InternalError
-from vgate.frontend.answers.answer import StreamedAnswer, WholeAnswer
+from vgate.frontend.answers.answer import CollectedAnswer, StreamedAnswer
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.common import StreamOptions
@@ -36,7 +36,7 @@ def make(loop, built_in):
         reading = DecodeOptions(texts=built_in.token_texts, stops=stops, min_tokens=min_tokens)
         arguments = (loop, lambda s: Choice(s, [], reading), [10], n, aborted.extend)
         if kind == "whole":
-            answer = WholeAnswer(*arguments)
+            answer = CollectedAnswer(*arguments)
         else:
             answer = StreamedAnswer(
                 *arguments,
@@ -99,7 +99,7 @@ class Fed:
         """Return (texts, finish reasons, usage) of an answer that ended well."""
         answer = self.answer
         assert answer.done.result() is None
-        if isinstance(answer, WholeAnswer):
+        if isinstance(answer, CollectedAnswer):
             result = answer.result()
             texts = [choice.text for choice in result.choices]
             reasons = [choice.finish_reason for choice in result.choices]
@@ -289,7 +289,7 @@ class TestErrors:
             message = "a bug"
             raise ZeroDivisionError(message)
 
-        monkeypatch.setattr(Choice, "_said", fault)
+        monkeypatch.setattr(Choice, "_decode", fault)
         monkeypatch.setattr(Detokenizer, "feed", fault)
         fed.feed(0, list(b"a"), "length")
         fed.flush()  # must not raise: it is called for everybody

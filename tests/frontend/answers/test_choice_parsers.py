@@ -57,7 +57,7 @@ class Fed:
         return self
 
     def outcome(self):
-        finished = self.choice.finished()
+        finished = self.choice.result()
         return finished, self.choice.tokens, self.choice.reasoning_tokens
 
 

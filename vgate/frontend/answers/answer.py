@@ -1,7 +1,7 @@
-"""The two kinds of answers: one collected whole, one written to the client as it comes.
+"""The two kinds of generated answers: collected for one response, and streamed as it is generated.
 
 Both read tokens with the same `Choice` in the same way, so that streaming changes nothing about the
-text, the end reason or the counts. They are driven by the engine client's callbacks and wake the
+text, the finish reason or the counts. The engine's callbacks drive them, and they wake the
 request's coroutine once, at the end.
 """
 
@@ -13,19 +13,20 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vgate.errors import InternalError, VGateError
+from vgate.frontend.answers.base import BaseAnswer
 from vgate.frontend.answers.choice import Choice
 from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder
 from vgate.frontend.answers.result import Result, TokenCounts
-from vgate.frontend.engines.sequence import Sequence, detach
-from vgate.frontend.http.waits import ClientDisconnected
+from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.log import Log
 
 log = Log("vgate.frontend")
 
 _FAULT = "answer failed"
+_FAULT_MESSAGE = "internal error; the log has the details"
 
-# Makes the choice that reads a sequence.
+# Makes the choice that reads a sequence, by the sequence's index.
 MakeChoice = Callable[[Sequence], Choice]
 
 
@@ -36,19 +37,22 @@ class Stream(Protocol):
         """Send bytes without waiting."""
 
 
-class Answer:
-    """What all answers share: their sequences, the end, and giving up.
+class Answer(BaseAnswer):
+    """An answer made of choices.
 
     Args:
         loop: The event loop.
-        make_choice: Makes the choice of a sequence, whose index says which.
+        make_choice: Makes the choice that reads a sequence.
         prompt_tokens: Lengths of the prompts.
         choices_each: Choices for each prompt.
         abort: Stops sequences in the engine.
+
+    Attributes:
+        first_token_at: When the first token arrived, in `time.monotonic` seconds.
     """
 
-    # Streams are many, and each is looked at after every step, by when nothing of it is in the
-    # processor's caches: the fewer places it has in memory the better.
+    # Every stream is touched after every step, by when none of it is in the processor's caches: the
+    # fewer objects it consists of the better.
     __slots__ = (
         "_abort",
         "_choices_each",
@@ -56,9 +60,7 @@ class Answer:
         "_make_choice",
         "_prompt_tokens",
         "choices",
-        "done",
         "first_token_at",
-        "touched",
     )
 
     def __init__(
@@ -69,21 +71,14 @@ class Answer:
         choices_each: int,
         abort: Callable[[list[Sequence]], None],
     ) -> None:
-        self.touched = False
+        super().__init__(loop, len(prompt_tokens) * choices_each)
         self.first_token_at: float | None = None
-        self.done: asyncio.Future[None] = loop.create_future()
-        count = len(prompt_tokens) * choices_each
-        self.choices = [make_choice(Sequence(self, index)) for index in range(count)]
+        self.choices = [make_choice(sequence) for sequence in self.sequences]
         self._make_choice = make_choice
         self._prompt_tokens = prompt_tokens
         self._choices_each = choices_each
         self._abort = abort
         self._left = len(self.choices)
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        """The sequences to submit."""
-        return [choice.sequence for choice in self.choices]
 
     @property
     def counts(self) -> TokenCounts:
@@ -98,7 +93,7 @@ class Answer:
         return TokenCounts(
             sum(self._prompt_tokens),
             sum(choice.tokens for choice in choices),
-            # A prompt is looked up once for each of its choices, and read once.
+            # Each choice looks its prompt up, but the prompt counts once.
             sum(
                 max(choice.sequence.cached_tokens for choice in choices[first : first + each])
                 for first in range(0, len(choices), each)
@@ -109,84 +104,67 @@ class Answer:
     @property
     def coalesced(self) -> bool:
         """Whether it shares the sequences of an identical request."""
-        return any(choice.sequence.coalesced for choice in self.choices)
+        return any(sequence.coalesced for sequence in self.sequences)
 
     @property
     def buffered(self) -> bool:
-        """Whether nothing is done with tokens until the last has come."""
+        """Whether tokens are read only when the last has arrived."""
         return False
 
     def result(self) -> Result:
         """Return the complete answer."""
-        return Result([choice.finished() for choice in self.choices], self.counts)
+        return Result([choice.result() for choice in self.choices], self.counts)
 
     def flush(self) -> None:
-        """Take what the engine sent since the last call."""
+        """Read the new output of the sequences."""
         if self.done.done():
             return
-        if self.first_token_at is None and any(c.sequence.pending for c in self.choices):
+        if self.first_token_at is None and any(s.pending for s in self.sequences):
             self.first_token_at = time.monotonic()
         try:
-            if (error := self._error()) is not None:
-                self.fail(error)
-            else:
-                self._take()
+            for sequence in self.sequences:
+                if sequence.error is not None:
+                    self.fail(sequence.error)
+                    return
+            self._take()
         except Exception:
             log.exception(_FAULT)
-            self.fail(_fault())
-
-    def restart(self, sequence: Sequence) -> bool:
-        """Forget what came of a sequence, which begins anew; False if the client has seen of it."""
-        raise NotImplementedError
+            self.fail(InternalError(_FAULT_MESSAGE))
 
     def fail(self, error: Exception) -> None:
-        """End the answer with an error, once; what still runs for it is stopped."""
+        """End the answer with an error and abort its sequences, unless it has ended."""
         if not self.done.done():
             self.done.set_exception(error)
             self._abort(self.sequences)
 
-    def give_up(self) -> None:
-        """End the answer because its client is gone."""
-        self.fail(ClientDisconnected())
-
-    def close(self) -> None:
-        """Let go of what holds it in turn. Nothing comes for its sequences any more."""
-        self.done = detach(self.sequences, self.done)
-
     def _take(self) -> None:
         raise NotImplementedError
 
-    def _error(self) -> VGateError | None:
-        for choice in self.choices:
-            if choice.sequence.error is not None:
-                return choice.sequence.error
-        return None
-
     def _end(self, choice: Choice) -> bool:
-        """Note that a choice is complete; True if it was the last."""
+        """Mark a choice as complete; return whether it was the last."""
         choice.done = True
         if choice.sequence.finish_reason is None:
-            # A stop string ended it here; the engine would go on.
+            # A stop string ended it here, unknown to the engine.
             self._abort([choice.sequence])
         self._left -= 1
         return self._left == 0
 
 
-class WholeAnswer(Answer):
-    """An answer for a request that is not streamed."""
+class CollectedAnswer(Answer):
+    """The answer to a non-streaming request."""
 
     __slots__ = ()
 
     @property
     def buffered(self) -> bool:
-        """Whether nothing is done with tokens until the last has come."""
-        # A stop string must be found when it comes: the engine would go on.
+        """Whether tokens are read only when the last has arrived."""
+        # A stop string must be found at once: the engine would continue.
         return not any(choice.watching for choice in self.choices)
 
     def restart(self, sequence: Sequence) -> bool:
-        """Have a sequence begin anew: the client sees nothing before the end."""
+        """Reset a sequence, of which nothing was sent."""
         sequence.clear()
-        # One that looks for stop strings has read tokens.
+        # A choice that looks for stop strings has read tokens.
         self.choices[sequence.index] = self._make_choice(sequence)
         self.first_token_at = None
         return True
@@ -194,7 +172,7 @@ class WholeAnswer(Answer):
     def _take(self) -> None:
         for choice in self.choices:
             if choice.done or not (choice.watching or choice.sequence.finish_reason):
-                # Nothing to look for yet: the tokens wait, and cost nothing until the end.
+                # Tokens that can't end the choice stay unread until the end.
                 continue
             if choice.plain:
                 choice.take_text()
@@ -211,10 +189,10 @@ class StreamedAnswer(Answer):
 
     Args:
         stream_encoder: Builds the events.
-        open_stream: Sends the status and headers; given this.
+        open_stream: Sends the status and headers for this answer.
     """
 
-    __slots__ = ("_format", "_open_stream", "_simple", "_stream", "_unopened")
+    __slots__ = ("_encoder", "_open_stream", "_simple", "_stream", "_unopened")
 
     def __init__(
         self,
@@ -228,23 +206,23 @@ class StreamedAnswer(Answer):
         open_stream: Callable[[StreamedAnswer], Stream],
     ) -> None:
         super().__init__(loop, make_choice, prompt_tokens, choices_each, abort)
-        self._format = stream_encoder
+        self._encoder = stream_encoder
         stream_encoder.counts = lambda: self.counts
         self._open_stream = open_stream
         self._stream: Stream | None = None
         self._unopened = set(range(len(self.choices)))
-        # The answer whose tokens are text and nothing else, which nearly all are.
+        # The only choice, if it is text and has no stop strings, as nearly all are.
         first = self.choices[0]
         alone = len(self.choices) == 1 and first.plain and not first.watching
         self._simple = first if alone else None
 
     @property
     def started(self) -> bool:
-        """Whether the client has got a status and part of the answer."""
+        """Whether the status and a part of the answer were sent."""
         return self._stream is not None
 
     def flush(self) -> None:
-        """Take what the engine sent since the last call."""
+        """Read the new output of the sequences."""
         choice, stream = self._simple, self._stream
         if (
             choice is not None
@@ -252,42 +230,44 @@ class StreamedAnswer(Answer):
             and choice.sequence.finish_reason is None
             and choice.sequence.error is None
         ):
-            # The short way for nearly every token; `_take` would do the same.
+            # The fast path of nearly every token; `_take` would do the same.
             try:
                 if text := choice.take_text():
-                    stream.write(self._format.text(0, text))
+                    stream.write(self._encoder.text(0, text))
             except Exception:
                 log.exception(_FAULT)
-                self.fail(_fault())
+                self.fail(InternalError(_FAULT_MESSAGE))
         else:
             super().flush()
 
     def restart(self, sequence: Sequence) -> bool:
-        """Have a sequence begin anew, unless tokens of it were read: those were shown at once."""
+        """Reset a sequence; False if tokens of it were read, and so sent."""
         if sequence.generated:
-            # What was not read will be generated again.
+            # Tokens that were not read will be generated again.
             sequence.pending, sequence.logprobs = [], []
             return False
         sequence.clear()
         return True
 
     def fail(self, error: Exception) -> None:
-        """End the stream with an error event, once; nothing follows that would look like an end."""
-        if self.started and not self.done.done() and isinstance(error, VGateError):
-            self._open().write(self._format.error(error))
+        """End the answer with an error and, in an open stream, an error event."""
+        stream = self._stream
+        if stream is not None and not self.done.done() and isinstance(error, VGateError):
+            stream.write(self._encoder.error(error))
         self._simple = None
         super().fail(error)
 
     def close(self) -> None:
-        """Let go of what holds it in turn. Nothing comes for its sequences any more."""
+        """Break the reference cycles. Call it last, when no engine runs its sequences."""
         super().close()
-        del self._format.counts
+        del self._encoder.counts
 
     def _take(self) -> None:
-        if not self.started and self.first_token_at is None:
-            # Joined a sequence that has no token yet.
+        stream, encoder = self._stream, self._encoder
+        if stream is None and self.first_token_at is None:
+            # It shares another request's sequence, which has no token yet.
             return
-        out = [] if self.started else [self._format.begin()]
+        out = [] if stream is not None else [encoder.begin()]
         ended = False
         for choice in self.choices:
             sequence = choice.sequence
@@ -296,40 +276,30 @@ class StreamedAnswer(Answer):
             index = sequence.index
             if self._unopened and index in self._unopened:
                 self._unopened.remove(index)
-                out.append(self._format.open(index, sequence.prompt_logprobs))
+                out.append(encoder.open(index, sequence.prompt_logprobs))
             if choice.plain:
-                text = choice.take_text()
-                if text:
-                    out.append(self._format.text(index, text))
+                if text := choice.take_text():
+                    out.append(encoder.text(index, text))
             elif (piece := choice.take()) is not None:
-                out.append(self._format.delta(index, piece))
+                out.append(encoder.delta(index, piece))
             if choice.finish_reason is not None:
                 ended = self._end(choice)
-                out.append(self._format.finish(index, choice.finish_reason, choice.stop_reason))
+                out.append(encoder.finish(index, choice.finish_reason, choice.stop_reason))
         if ended:
-            out.append(self._format.end())
+            out.append(encoder.end())
         if out:
-            # What came together leaves together.
-            self._open().write(b"".join(out))
+            if stream is None:
+                self._stream = stream = self._open_stream(self)
+            stream.write(b"".join(out))
         if ended:
             self.done.set_result(None)
 
-    def _open(self) -> Stream:
-        if self._stream is None:
-            self._stream = self._open_stream(self)
-        return self._stream
 
-
-def _fault() -> InternalError:
-    """Return the end of an answer by a fault of ours, which is nobody else's."""
-    return InternalError("internal error; the log has the details")
-
-
-def replay(stream_encoder: StreamEncoder, answer: Result) -> bytes:
-    """Return the events of a finished answer: a piece for each choice, since all of it is there."""
-    stream_encoder.counts = lambda: answer.counts
+def replay(stream_encoder: StreamEncoder, result: Result) -> bytes:
+    """Return the events of a finished answer, with one delta for each choice."""
+    stream_encoder.counts = lambda: result.counts
     out = [stream_encoder.begin()]
-    for index, choice in enumerate(answer.choices):
+    for index, choice in enumerate(result.choices):
         out.append(stream_encoder.open(index, choice.prompt_logprobs))
         made = enumerate(choice.tool_calls)
         calls = tuple(ToolCallDelta(i, call.id, call.name, call.arguments) for i, call in made)

@@ -1,14 +1,16 @@
-"""One choice of an answer: from its sequence's tokens to what the model thinks, says and calls.
+"""One choice of an answer: from its sequence's tokens to reasoning, content and tool calls.
 
-Tokens become text (`Detokenizer`), of which the reasoning is split off (`ReasoningParser`), what is
-left is searched for stop strings (`StopStrings`) and then for tool calls. How the tokens were cut
-into steps changes nothing about the outcome.
+Tokens become text (`Detokenizer`); the reasoning is split off (`ReasoningParser`); the rest is
+searched for stop strings (`StopStrings`), then for tool calls. The result does not depend on how
+the tokens were divided into steps.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
+from itertools import accumulate
 
 import msgspec
 
@@ -23,27 +25,22 @@ from vgate.frontend.text.stop_strings import StopStrings
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
-# Tokens that the longest mark of a tool call may have: a few for each of its characters.
-_MARK_TOKENS = 128
+# The most tokens of a tool call's marker: a few for each of its characters.
+_MARKER_TOKENS = 128
 
 
 class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the tokens of a request's choices are read.
 
     Attributes:
-        texts: What is known of the model's vocabulary.
-        skip_special_tokens: Whether the text leaves special tokens out.
-        stops, include_stop, min_tokens: Strings that end a choice, whether they belong to it, and
-            after how many tokens they are looked for.
-        reported_stop_ids: Tokens that are told as the reason when they end a choice.
+        include_stop: Whether a stop string is part of the text.
+        min_tokens: Tokens after which stop strings are looked for.
+        reported_stop_ids: Tokens that are reported as the stop reason when they end a choice.
         reasoning, tools: Make the parsers; None where there is nothing to parse.
-        hide_reasoning: The client doesn't want to see it.
-        calls_are_stops: A tool call ends a choice with "stop", as OpenAI has it for one that the
+        calls_are_stops: A tool call ends a choice with "stop", as OpenAI does for a tool that the
             client named.
-        new_call_id: Names a tool call.
-        keep_token_ids: The client wants to see them.
-        prompt_only: The client wants its prompt back and no token more; one is generated
-            nevertheless, and thrown away.
+        prompt_only: The client wants its prompt and no tokens; the one that the engine must
+            generate is dropped.
     """
 
     texts: TokenTexts
@@ -62,21 +59,21 @@ class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice:
-    """See the module.
+    """One choice of an answer.
 
     Args:
-        sequence: Where the tokens come.
+        sequence: Where the tokens arrive.
         prompt: The prompt's token ids.
-        decoding: What to make of them.
+        decoding: How to read the tokens.
         logprobs: Whether the tokens come with log probabilities.
 
     Attributes:
-        plain: There is nothing to it but text: `take_text` will do.
-        watching: Every token must be looked at as it comes, since it may end the choice.
-        tokens, reasoning_tokens: Generated so far; with a matched stop string those up to the one
-            completing it.
-        finish_reason, stop_reason: Set with the end.
-        done: Its end was taken note of.
+        plain: The output is text and nothing else, so `take_text` is enough.
+        watching: Each token must be read at once, since it may end the choice.
+        tokens, reasoning_tokens: Generated so far; after a stop string, up to the token that
+            completed it.
+        finish_reason, stop_reason: Set at the end.
+        done: Set by the answer when it has seen the end.
     """
 
     __slots__ = (
@@ -129,27 +126,27 @@ class Choice:
         )
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        # The first part of each call, and its arguments so far.
+        # The first delta of each call, and its arguments so far.
         self._calls: list[tuple[ToolCallDelta, list[str]]] = []
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
         self._token_ids: list[int] | None = [] if decoding.keep_token_ids else None
         # Lengths of the last tokens' texts.
-        self._recent: deque[int] = deque(maxlen=_MARK_TOKENS)
+        self._recent: deque[int] = deque(maxlen=_MARKER_TOKENS)
         self.tokens = self.reasoning_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.done = False
 
     @property
-    def ended(self) -> bool:
-        """Whether nothing more comes: the engine has finished, or a stop string was found."""
+    def _ended(self) -> bool:
+        """Whether the engine has finished, or a stop string was found."""
         stops = self._stops
         return self.sequence.finish_reason is not None or (
             stops is not None and stops.found is not None
         )
 
     def take_text(self) -> str:
-        """Turn what has come into text; sets `finish_reason` with the last of it."""
+        """Turn new tokens into text; the last of them set `finish_reason`."""
         sequence = self.sequence
         tokens, sequence.pending = sequence.pending, []
         sequence.generated += tokens
@@ -157,19 +154,15 @@ class Choice:
             self.tokens += len(tokens)
             text = self._detokenizer.feed(tokens)
         else:
-            _, text = self._said(tokens)
-            if self.ended:
-                text += self._released()[1]
+            _, text = self._decode(tokens)
+            if self._ended:
                 self._note_end(tokens)
         if text:
             self._text.append(text)
         return text
 
     def take(self) -> ChoiceDelta | None:
-        """Turn what has come into a piece, or None if there is nothing to show.
-
-        Sets `finish_reason` with the last of it.
-        """
+        """Turn new tokens into a delta, None if it is empty; the last set `finish_reason`."""
         sequence = self.sequence
         tokens, sequence.pending = sequence.pending, []
         sequence.generated += tokens
@@ -178,25 +171,23 @@ class Choice:
             self._note_end(tokens)
             return None
         before = self.tokens
-        reasoning, text = self._said(tokens)
-        if self.ended:
-            more_reasoning, more_text = self._released()
-            reasoning, text = reasoning + more_reasoning, text + more_text
+        reasoning, text = self._decode(tokens)
+        ended = self._ended
         parts: tuple[ToolCallDelta, ...] = ()
         if self._tools is not None:
             parsed = self._tools.feed(text)
             text, deltas = parsed.content, parsed.tool_calls
-            if self.ended:
+            if ended:
                 parsed = self._tools.finish()
                 text, deltas = text + parsed.content, deltas + parsed.tool_calls
-            parts = tuple(map(self._take_call, deltas))
-        if self.ended:
+            parts = tuple(map(self._keep_call, deltas))
+        if ended:
             self._note_end(tokens)
         counted = self.tokens - before
-        return self._piece(reasoning, text, parts, tokens[:counted], logprobs[:counted])
+        return self._keep(reasoning, text, parts, tokens[:counted], logprobs[:counted])
 
-    def finished(self) -> ChoiceResult:
-        """Return all of it, at its end."""
+    def result(self) -> ChoiceResult:
+        """Return the complete choice."""
         return ChoiceResult(
             "".join(self._text),
             self.finish_reason or "stop",
@@ -211,17 +202,18 @@ class Choice:
             self.sequence.prompt_logprobs,
         )
 
-    def _said(self, tokens: list[int]) -> tuple[str, str]:
-        """Return the reasoning and the rest of some tokens' text, up to a stop string."""
-        detokenizer, stops = self._detokenizer, self._stops
+    def _decode(self, tokens: list[int]) -> tuple[str, str]:
+        """Return the reasoning and the other text of new tokens, up to a stop string."""
+        detokenizer, stops, parser = self._detokenizer, self._stops, self._reasoning_parser
+        finished = self.sequence.finish_reason is not None
         ends_at = len(tokens)
         if self.sequence.finish_reason == "stop" and not self._decoding.include_stop:
-            # The engine stopped at a stop token: it counts, and it isn't text.
+            # The stop token at which the engine stopped counts, but it isn't text.
             ends_at -= 1
-        if stops is None and self._reasoning_parser is None:
-            alone = self.tokens == 0 and self.sequence.finish_reason is not None
+        if stops is None and parser is None:
+            at_once = finished and self.tokens == 0
             self.tokens += len(tokens)
-            take = detokenizer.whole if alone else detokenizer.feed
+            take = detokenizer.whole if at_once else detokenizer.feed
             return "", take(tokens[:ends_at])
         reasoning, text = [], []
         for position, token in enumerate(tokens):
@@ -229,57 +221,42 @@ class Choice:
                 break
             self.tokens += 1
             piece = detokenizer.text_of(token) if position < ends_at else ""
-            if self._reasoning_parser is not None:
-                thought, piece = self._split(piece)
+            if parser is not None:
+                thought, piece = self._split_reasoning(parser, piece)
                 reasoning.append(thought)
             if stops is not None:
                 piece = stops.feed(piece, armed=self.tokens > self._decoding.min_tokens)
             text.append(piece)
+        if finished and not (stops is not None and stops.found):
+            # The end releases the text that was held back.
+            piece = ""
+            if parser is not None:
+                parsed = parser.finish()
+                reasoning.append(parsed.reasoning)
+                piece = parsed.content
+            if stops is not None:
+                piece = stops.feed(piece, armed=self.tokens > self._decoding.min_tokens)
+                piece += stops.finish()
+            text.append(piece)
         return "".join(reasoning), "".join(text)
 
-    def _split(self, piece: str) -> tuple[str, str]:
-        """Split a token's text into reasoning and the rest, and count it."""
-        parser = self._reasoning_parser
-        assert parser is not None
+    def _split_reasoning(self, parser: ReasoningParser, piece: str) -> tuple[str, str]:
+        """Split a token's text into reasoning and the rest, and count the token."""
         inside = parser.in_reasoning
         parsed = parser.feed(piece)
         if inside or parser.in_reasoning or parsed.reasoning:
             self._recent.append(len(piece))
             self.reasoning_tokens = self.tokens
             if parsed.content:
-                # What has ended the reasoning is content, and took tokens that looked like more.
-                self.reasoning_tokens -= self._recent_tokens_of(parsed.content)
+                # The marker that ended the reasoning is content. Its tokens, the last ones, were
+                # counted as reasoning while it was incomplete.
+                ends = list(accumulate(reversed(self._recent)))
+                size = len(parsed.content)
+                self.reasoning_tokens -= bisect_left(ends, size) + (size in ends)
         return parsed.reasoning, parsed.content
 
-    def _recent_tokens_of(self, content: str) -> int:
-        """Return how many of the last tokens are nothing but the content that they end with."""
-        left = len(content)
-        count = 0
-        for size in reversed(self._recent):
-            left -= size
-            if left < 0:
-                break
-            count += 1
-            if left == 0:
-                break
-        return count
-
-    def _released(self) -> tuple[str, str]:
-        """Return the reasoning and the text that were held back, at the end."""
-        reasoning = text = ""
-        stops = self._stops
-        if stops is not None and stops.found:
-            return "", ""
-        if self._reasoning_parser is not None:
-            parsed = self._reasoning_parser.finish()
-            reasoning, text = parsed.reasoning, parsed.content
-        if stops is not None:
-            text = stops.feed(text, armed=self.tokens > self._decoding.min_tokens)
-            text += stops.finish()
-        return reasoning, text
-
     def _note_end(self, tokens: list[int]) -> None:
-        """Set why it ended, if it has; `tokens` are its last."""
+        """Set the finish reason, if there is one; `tokens` are the last."""
         stops, reason = self._stops, self.sequence.finish_reason
         if stops is not None and stops.found:
             self.finish_reason, self.stop_reason = "stop", stops.found
@@ -292,15 +269,15 @@ class Choice:
         if self._calls and self.finish_reason == "stop" and not self._decoding.calls_are_stops:
             self.finish_reason = "tool_calls"
 
-    def _take_call(self, delta: ToolCallDelta) -> ToolCallDelta:
-        """Keep a part of a tool call; the first gets the call's id."""
+    def _keep_call(self, delta: ToolCallDelta) -> ToolCallDelta:
+        """Keep a tool call's delta and return it; the first one gets the call's id."""
         if delta.name is not None:
             delta = msgspec.structs.replace(delta, id=self._decoding.new_call_id())
             self._calls.append((delta, []))
         self._calls[delta.index][1].append(delta.arguments)
         return delta
 
-    def _piece(
+    def _keep(
         self,
         reasoning: str,
         text: str,
@@ -308,7 +285,7 @@ class Choice:
         tokens: list[int],
         logprobs: list[Logprobs],
     ) -> ChoiceDelta | None:
-        """Keep what came, and return what of it is to be shown."""
+        """Keep new output, and return the part that the client wants."""
         if self._decoding.hide_reasoning:
             reasoning = ""
         if reasoning:
@@ -319,8 +296,8 @@ class Choice:
             self._logprobs += logprobs
         if self._token_ids is not None:
             self._token_ids += tokens
-        shown_logprobs = logprobs if self._logprobs is not None else None
-        shown_tokens = tokens if self._token_ids is not None else None
-        if not (reasoning or text or parts or shown_logprobs or shown_tokens):
+        sent_logprobs = logprobs if self._logprobs is not None else None
+        sent_tokens = tokens if self._token_ids is not None else None
+        if not (reasoning or text or parts or sent_logprobs or sent_tokens):
             return None
-        return ChoiceDelta(text, reasoning, parts, shown_logprobs, shown_tokens)
+        return ChoiceDelta(text, reasoning, parts, sent_logprobs, sent_tokens)

@@ -1,4 +1,4 @@
-"""All embeddings of one request, made a few at a time."""
+"""All embeddings of one request, a few at a time."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Callable
 
 from vgate.errors import VGateError
-from vgate.frontend.engines.sequence import Sequence, detach
-from vgate.frontend.http.waits import ClientDisconnected
+from vgate.frontend.answers.base import BaseAnswer
+from vgate.frontend.engines.sequence import Sequence
 
 
-class EmbeddingAnswer:
-    """Waits for all embeddings of a request, and has them made a window at a time.
+class EmbeddingAnswer(BaseAnswer):
+    """Waits for all embeddings of a request.
 
     Args:
         loop: The event loop.
-        count: Inputs.
-        window: Most of them that are under way at once.
-        submit: Starts one.
+        count: The number of inputs.
+        window: The most inputs that run at once.
+        submit: Submits a sequence.
     """
 
     def __init__(
@@ -27,56 +27,36 @@ class EmbeddingAnswer:
         window: int,
         submit: Callable[[Sequence], None],
     ) -> None:
-        self.touched = False
-        self.done: asyncio.Future[None] = loop.create_future()
-        self.sequences = [Sequence(self, index) for index in range(count)]
+        super().__init__(loop, count)
         self._window = window
         self._submit = submit
         self._next = 0
-        self._under_way: list[Sequence] = []
+        self._running: list[Sequence] = []
 
     def start(self) -> None:
-        """Start the first of them.
+        """Submit as many inputs as the window has room for.
 
         Raises:
             EngineUnavailableError: No engine is connected.
         """
-        while self._next < len(self.sequences) and len(self._under_way) < self._window:
+        while self._next < len(self.sequences) and len(self._running) < self._window:
             sequence = self.sequences[self._next]
             self._submit(sequence)
-            self._under_way.append(sequence)
+            self._running.append(sequence)
             self._next += 1
 
     def flush(self) -> None:
-        """See what has come: an error ends it, and each that is done lets another one start."""
+        """Read the new output: an error ends the answer, a vector makes room for another input."""
         if self.done.done():
             return
-        error = next((s.error for s in self._under_way if s.error), None)
+        error = next((s.error for s in self._running if s.error), None)
         if error is not None:
             self.fail(error)
             return
-        self._under_way = [s for s in self._under_way if s.vector is None]
+        self._running = [s for s in self._running if s.vector is None]
         try:
             self.start()
         except VGateError as refusal:
             self.fail(refusal)
-        if not self._under_way and not self.done.done():
+        if not self._running and not self.done.done():
             self.done.set_result(None)
-
-    def restart(self, sequence: Sequence) -> bool:
-        """Have one begun anew: a vector comes at once or not at all."""
-        sequence.clear()
-        return True
-
-    def fail(self, error: Exception) -> None:
-        """End with an error, once."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def close(self) -> None:
-        """Let go of what holds it in turn. Nothing comes for its sequences any more."""
-        self.done = detach(self.sequences, self.done)
-
-    def give_up(self) -> None:
-        """End because the client is gone."""
-        self.fail(ClientDisconnected())

@@ -1,4 +1,4 @@
-"""How an API encodes answers: the protocols that its encoders follow, and what they are given."""
+"""The protocols of an API's encoders, and the delta that they encode."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from vgate.wire.messages import Logprobs
 
 
 class ChoiceDelta(NamedTuple):
-    """What came at once for one choice. Most often it is text and nothing else.
+    """New output of one choice, in the order reasoning, text, tool calls. Most often only text.
 
     Attributes:
-        text: What the model says.
-        reasoning: What it thinks; comes before the text of the same piece.
-        tool_calls: Parts of tool calls; come after it.
-        logprobs, token_ids: Of the tokens that came, if they were asked for.
+        logprobs, token_ids: Those of the new tokens, if they were asked for.
     """
 
     text: str
@@ -29,24 +26,23 @@ class ChoiceDelta(NamedTuple):
 
 
 class StreamEncoder(Protocol):
-    """Turns what happens to an answer into server-sent events.
+    """Turns an answer's deltas into server-sent events. Each method returns whole events.
 
-    What each method returns are whole events. One instance serves one answer, and may keep state.
-
-    The order of calls is: `begin`; for each choice `open`, any number of `text` and `delta`, then
-    `finish`; `end` when all have finished. `error` may come at any time instead, and is the last.
+    One instance serves one answer, and may keep state. The order of calls is: `begin`; for each
+    choice `open`, any number of `text` and `delta`, then `finish`; `end` when all have finished.
+    `error` may come at any time instead, and is the last.
 
     Attributes:
-        counts: Set by the answer before `begin`; tells the token counts so far.
+        counts: Returns the token counts so far. Set by the answer before `begin`.
     """
 
     counts: Callable[[], TokenCounts]
 
     def begin(self) -> bytes:
-        """Return what precedes everything else."""
+        """Return the first events of the stream."""
 
     def open(self, index: int, prompt_logprobs: list[Logprobs | None] | None) -> bytes:
-        """Return what precedes the first token of choice `index`.
+        """Return the first events of choice `index`.
 
         Args:
             index: Which choice.
@@ -57,18 +53,18 @@ class StreamEncoder(Protocol):
         """Return text of choice `index`. The hot path: called for nearly every token."""
 
     def delta(self, index: int, piece: ChoiceDelta) -> bytes:
-        """Return a piece that is more than text."""
+        """Return a delta that is more than text."""
 
     def finish(
         self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
     ) -> bytes:
-        """Return the end of a choice."""
+        """Return the last events of choice `index`."""
 
     def end(self) -> bytes:
-        """Return the end of a complete answer."""
+        """Return the last events of a complete answer."""
 
     def error(self, error: VGateError) -> bytes:
-        """Return the end of a broken one."""
+        """Return the last events of an answer that failed."""
 
 
 class ResponseEncoder(Protocol):

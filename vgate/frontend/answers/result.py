@@ -1,4 +1,4 @@
-"""A finished answer in no API's form: what is cached, and what each API's response is made of."""
+"""A complete answer in no API's format, as it is cached and as each API encodes it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class TokenCounts(msgspec.Struct, frozen=True, array_like=True):
-    """Tokens of a request; with several choices, of all of them.
+    """Tokens of a request, for all its choices.
 
     Attributes:
-        prompt, completion: Tokens read and generated.
         cached: Those of the prompt that the engine's prefix cache had.
         reasoning: Those of the completion that are reasoning.
     """
@@ -36,16 +35,11 @@ class ToolCall(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChoiceResult(msgspec.Struct, frozen=True, array_like=True):
-    """One choice.
+    """One complete choice.
 
     Attributes:
-        text: What the model says.
-        finish_reason: Why it ended.
-        reasoning: What it thought before.
-        tool_calls: Tools to call.
         stop_reason: The stop string or stop token id that ended it; None for the usual end.
-        logprobs: One for each token, if they were asked for.
-        token_ids: All tokens, if they were asked for.
+        logprobs, token_ids: One for each token, if they were asked for.
         prompt_logprobs: One for each token of its prompt, if they were asked for.
     """
 
@@ -60,7 +54,7 @@ class ChoiceResult(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Result(msgspec.Struct, frozen=True, array_like=True):
-    """All choices, and what they cost."""
+    """All choices, and their token counts."""
 
     choices: list[ChoiceResult]
     counts: TokenCounts

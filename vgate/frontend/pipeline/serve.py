@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from vgate.config.schema import Timeouts
-from vgate.frontend.answers.answer import Answer, StreamedAnswer, WholeAnswer, replay
+from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, replay
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
 from vgate.frontend.answers.result import Result
@@ -73,7 +73,7 @@ async def serve(
         await _stream(context, http, job, encoder.stream_encoder(), found)
         return None
     if found is None:
-        answer = WholeAnswer(
+        answer = CollectedAnswer(
             context.loop,
             job.make_choice,
             job.prompt_tokens,

@@ -41,8 +41,7 @@ def test_the_body(kind):
 
 
 def test_forbidden():
-    class ForbiddenError(errors.VGateError):
-        code = "rate_limit_exceeded"
-        status = 403
+    class ForbiddenError(errors.VGateError, status=403):
+        pass
 
     assert json.loads(error_body(ForbiddenError("no"), "r"))["error"]["type"] == "permission_error"
