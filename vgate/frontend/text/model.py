@@ -78,13 +78,12 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
             InvalidValueError: Names the position of the first such id in `param`.
         """
         size = self.info.vocab_size or self.tokenizer.vocab_size
-        if not tokens or max(tokens) < size:
+        if max(tokens, default=0) < size:
             return
+        # Ids of added tokens may have gaps, and then exceed the number of tokens.
+        may_have_gaps = not self.info.vocab_size
         for index, token in enumerate(tokens):
-            # Ids of added tokens may have gaps, and then exceed the number of tokens.
-            if token < size or (
-                not self.info.vocab_size and self.tokenizer.id_to_token(token) is not None
-            ):
+            if token < size or (may_have_gaps and self.tokenizer.id_to_token(token) is not None):
                 continue
             where = f"{param}[{index}]"
             message = f"`{where}` must be a token id of the model, 0 to {size - 1}, got {token}"
