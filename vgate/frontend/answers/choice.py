@@ -18,10 +18,8 @@ from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, ToolCall
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import tool_call_id
-from vgate.frontend.parsing.base import OutputParser
-from vgate.frontend.parsing.reasoning import ReasoningParser
-from vgate.frontend.text.decode import Detokenizer, TokenTexts
-from vgate.frontend.text.stop_strings import StopStrings
+from vgate.frontend.parsing import OutputParser, ReasoningParser
+from vgate.frontend.text import Detokenizer, StopStrings, TokenTexts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 

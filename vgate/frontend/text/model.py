@@ -11,7 +11,7 @@ import msgspec
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.errors import InvalidValueError
-from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
+from vgate.frontend.parsing import detect_reasoning, detect_tool_parser
 from vgate.frontend.text.decode import TokenTexts
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError

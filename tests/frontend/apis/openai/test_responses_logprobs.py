@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.response import TextLogprobs
-from vgate.frontend.text.model import TextModel
+from vgate.frontend.text import TextModel
 from vgate.wire.messages import Logprobs
 
 
