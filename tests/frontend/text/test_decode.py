@@ -74,11 +74,14 @@ class TestText:
         detokenizer = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
         assert [detokenizer.feed([token]) for token in ids] == expected
         again = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
-        assert again.whole(ids) == "".join(expected)
+        assert again.feed_all(ids) == "".join(expected)
 
     def test_more_tokens_than_are_remembered(self, tiny, monkeypatch):
         monkeypatch.setattr(decode, "_MAX_TEXTS", 3)
-        texts, ids = TokenTexts(tiny.tokenizer), tiny.encode("one two three four five six seven")
+        texts, ids = (
+            TokenTexts(tiny.tokenizer),
+            tiny.tokenizer.encode("one two three four five six seven"),
+        )
         assert len(ids) > 3
         for _ in range(2):
             assert everything(Detokenizer(texts, []), [[i] for i in ids]) == (
@@ -88,7 +91,7 @@ class TestText:
 
     @pytest.mark.parametrize("text", SAMPLES)
     def test_text_survives(self, model, text):
-        ids = model.encode(text)
+        ids = model.tokenizer.encode(text)
         assert everything(Detokenizer(model.token_texts, []), [[i] for i in ids]) == (
             model.tokenizer.decode(ids)
         )
@@ -96,7 +99,7 @@ class TestText:
     @settings(deadline=None)
     @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40), data=st.data())
     def test_any_text_survives_in_any_parts(self, model, text, data):
-        ids = model.encode(text)
+        ids = model.tokenizer.encode(text)
         expected = model.tokenizer.decode(ids)
         assert everything(Detokenizer(model.token_texts, []), chop(data, ids)) == expected
 
@@ -105,8 +108,10 @@ class TestText:
     def test_the_end_of_the_prompt_is_enough(self, model, data):
         message = data.draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
         answer = data.draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
-        prompt = model.encode(model.template.render([{"role": "user", "content": message}]))
-        ids = model.encode(answer)
+        prompt = model.tokenizer.encode(
+            model.template.render([{"role": "user", "content": message}])
+        )
+        ids = model.tokenizer.encode(answer)
         stream = DecodeStream(ids=prompt, skip_special_tokens=True)
         whole = "".join(stream.step(model.tokenizer.library, token) or "" for token in ids)
         assert everything(Detokenizer(model.token_texts, prompt), [ids]) == whole
@@ -116,14 +121,16 @@ class TestText:
     def test_an_answer_that_repeats_the_prompt_is_whole(self, model, text, padding):
         # The tokens that prime the stream may begin inside a character.
         message = text + "x" * padding
-        prompt = model.encode(model.template.render([{"role": "user", "content": message}]))
-        ids = model.encode(text)
+        prompt = model.tokenizer.encode(
+            model.template.render([{"role": "user", "content": message}])
+        )
+        ids = model.tokenizer.encode(text)
         answer = everything(Detokenizer(model.token_texts, prompt), [[i] for i in ids])
         assert answer == model.tokenizer.decode(ids)
 
     def test_special_tokens_are_no_text(self, tiny):
         end = tiny.tokenizer.token_to_id("<|im_end|>")
-        ids = [*tiny.encode("Hello"), end, *tiny.encode(" you")]
+        ids = [*tiny.tokenizer.encode("Hello"), end, *tiny.tokenizer.encode(" you")]
         assert everything(Detokenizer(tiny.token_texts, []), [ids]) == "Hello you"
 
     def test_a_character_waits_for_its_last_byte(self, built_in):
@@ -156,27 +163,30 @@ class TestWhole:
         for skip in (True, False):
             whole = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
             stepped = Detokenizer(model.token_texts, prompt, skip_special_tokens=skip)
-            assert whole.whole(ids) == stepped.feed(ids)
+            assert whole.feed_all(ids) == stepped.feed(ids)
 
     @pytest.mark.parametrize("text", SAMPLES)
     def test_texts(self, model, text):
-        ids = model.encode(text)
+        ids = model.tokenizer.encode(text)
         for cut in (0, len(ids) // 2, len(ids) - 1):
             whole = Detokenizer(model.token_texts, ids[:cut])
             stepped = Detokenizer(model.token_texts, ids[:cut])
-            assert whole.whole(ids[cut:]) == stepped.feed(ids[cut:])
+            assert whole.feed_all(ids[cut:]) == stepped.feed(ids[cut:])
 
 
 class TestTokenTexts:
     @pytest.mark.parametrize("text", SAMPLES)
     def test_the_bytes_of_a_texts_tokens_are_its_bytes(self, model, text):
-        ids = model.encode(text)
+        ids = model.tokenizer.encode(text)
         normalized = model.tokenizer.decode(ids, skip_special_tokens=False)
         assert b"".join(map(model.token_texts.bytes_of, ids)).decode() == normalized
 
     @given(text=st.text(max_size=30))
     def test_any_text(self, built_in, text):
-        assert b"".join(map(built_in.token_texts.bytes_of, built_in.encode(text))) == text.encode()
+        assert (
+            b"".join(map(built_in.token_texts.bytes_of, built_in.tokenizer.encode(text)))
+            == text.encode()
+        )
 
     def test_part_of_a_character(self, built_in):
         first = "é".encode()[0]

@@ -84,7 +84,7 @@ def test_tools_come_first_each_on_a_line(built_in):
 def test_the_engine_repeats_the_last_message(
     built_in, tools, messages: list[dict[str, Any]], options: dict[str, Any], said: str
 ):
-    prompt = built_in.encode(built_in.template.render(messages, tools=tools, **options))
+    prompt = built_in.tokenizer.encode(built_in.template.render(messages, tools=tools, **options))
     config = msgspec.convert({"dry_run": {"step_ms": 0}}, Config)
     backend = DryRunBackend(config, lambda _phase: None)
     backend.add(Request("r", prompt, DEFAULTS.over(SamplingParams(max_tokens=100))))

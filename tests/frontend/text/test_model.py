@@ -39,12 +39,12 @@ def edit(path: Path, **changes):
 class TestBuiltIn:
     def test_it_needs_no_files(self, built_in):
         text = built_in.template.render(USER_SAYS_HI)
-        assert built_in.encode(text) == [USER, *b"Hi", END, ASSISTANT]
+        assert built_in.tokenizer.encode(text) == [USER, *b"Hi", END, ASSISTANT]
         assert built_in.defaults == DEFAULTS
 
     @pytest.mark.parametrize("text", ["", "a", "é世😀", "\0\x01\x7f", "line\nline\r\n"])
     def test_any_text_is_its_bytes(self, built_in, text):
-        ids = built_in.encode(text)
+        ids = built_in.tokenizer.encode(text)
         assert bytes(ids) == text.encode()
         assert built_in.tokenizer.decode(ids) == text
 
@@ -60,8 +60,10 @@ class TestFiles:
         shutil.rmtree(directory)
         model = load_text_model(model_info(), Model(), files)
         rendered = model.template.render(USER_SAYS_HI)
-        assert model.encode(rendered) == tiny.encode(tiny.template.render(USER_SAYS_HI))
-        assert (model.end, model.other_ends) == (tiny.end, tiny.other_ends)
+        assert model.tokenizer.encode(rendered) == tiny.tokenizer.encode(
+            tiny.template.render(USER_SAYS_HI)
+        )
+        assert (model.eos_id, model.other_eos_ids) == (tiny.eos_id, tiny.other_eos_ids)
         # Its file is as large as the tokenizer.
         assert TOKENIZER not in files.contents
 
@@ -78,14 +80,14 @@ class TestFiles:
 
 class TestDirectory:
     def test_the_tiny_model(self, tiny):
-        ids = tiny.encode(tiny.template.render(USER_SAYS_HI))
+        ids = tiny.tokenizer.encode(tiny.template.render(USER_SAYS_HI))
         assert tiny.tokenizer.decode(ids, skip_special_tokens=False).endswith(
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
         )
 
     def test_special_tokens_of_the_template_become_one_token_each(self, tiny):
         end = tiny.tokenizer.token_to_id("<|im_end|>")
-        assert tiny.encode("<|im_end|>") == [end]
+        assert tiny.tokenizer.encode("<|im_end|>") == [end]
 
     def test_nothing_is_added_to_what_the_template_wrote(self, directory):
         path = directory / "tokenizer.json"
@@ -107,7 +109,7 @@ class TestDirectory:
         path.write_text(json.dumps(document))
         model = load(directory)
         assert model.tokenizer.encode_batch(["Hi"], special=True)[0][0] == number
-        assert number not in model.encode("Hi")
+        assert number not in model.tokenizer.encode("Hi")
 
     def test_truncation_and_padding_of_the_file_are_ignored(self, directory):
         edit(
@@ -129,7 +131,7 @@ class TestDirectory:
         )
         model = load(directory)
         text = "one two three four five six seven"
-        assert model.tokenizer.decode(model.encode(text)) == text
+        assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
 
     @pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"model": 5}', "\xff\xfe"])
     def test_a_missing_or_broken_tokenizer_is_told(self, directory, content):
@@ -152,15 +154,15 @@ class TestDirectory:
 class TestEnds:
     def test_the_models_other_ends_are_told_from_the_tokenizers_own(self, tiny):
         turn, text = map(tiny.tokenizer.token_to_id, ("<|im_end|>", "<|endoftext|>"))
-        assert (tiny.end, tiny.other_ends) == (turn, {text})
+        assert (tiny.eos_id, tiny.other_eos_ids) == (turn, {text})
 
     @pytest.mark.parametrize("ends", [None, [], "x", ["x", {}], {"a": 1}])
     def test_there_may_be_none(self, directory, ends):
         edit(directory / "generation_config.json", eos_token_id=ends)
-        assert load(directory).other_ends == frozenset()
+        assert load(directory).other_eos_ids == frozenset()
 
     def test_those_of_a_file_that_is_not_to_be_used_do_not_count(self, directory):
-        assert load(directory, generation_config="vllm").other_ends == frozenset()
+        assert load(directory, generation_config="vllm").other_eos_ids == frozenset()
 
     @pytest.mark.parametrize(
         ("asked", "ignore_eos", "named"),
@@ -173,7 +175,7 @@ class TestEnds:
         ],
     )
     def test_an_answer_names_every_end_but_the_usual_one(self, tiny, asked, ignore_eos, named):
-        places = {"own": tiny.end, 0: next(iter(tiny.other_ends))}
+        places = {"own": tiny.eos_id, 0: next(iter(tiny.other_eos_ids))}
         ids = None if asked is None else [places.get(token, token) for token in asked]
         request = msgspec.convert(
             {

@@ -164,7 +164,7 @@ class TestSameTokens:
             f"<|user|>{text}<|end|>",
         ):
             for _ in range(2):
-                assert model.encode(shown) == native(model.tokenizer.library, shown)
+                assert model.tokenizer.encode(shown) == native(model.tokenizer.library, shown)
 
     def test_only_what_is_not_remembered_counts(self, tiny):
         encoder = PieceEncoder(tiny.tokenizer.library)

@@ -211,14 +211,14 @@ class Choice:
         if stops is None and parser is None:
             at_once = finished and self.tokens == 0
             self.tokens += len(tokens)
-            take = detokenizer.whole if at_once else detokenizer.feed
+            take = detokenizer.feed_all if at_once else detokenizer.feed
             return "", take(tokens[:ends_at])
         reasoning, text = [], []
         for position, token in enumerate(tokens):
             if stops is not None and stops.found:
                 break
             self.tokens += 1
-            piece = detokenizer.text_of(token) if position < ends_at else ""
+            piece = detokenizer.feed_token(token) if position < ends_at else ""
             if parser is not None:
                 thought, piece = self._split_reasoning(parser, piece)
                 reasoning.append(thought)

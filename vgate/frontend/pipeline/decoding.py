@@ -75,7 +75,7 @@ def reported_stop_ids(generation: Generation, text: TextModel) -> frozenset[int]
     asked = frozenset(generation.sampling.stop_token_ids or ())
     if generation.sampling.ignore_eos:
         return asked
-    return (asked | text.other_ends) - {text.end}
+    return (asked | text.other_eos_ids) - {text.eos_id}
 
 
 def _unknown_format(model: str) -> UnsupportedParameterError:
