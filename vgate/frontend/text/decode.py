@@ -44,18 +44,16 @@ class TokenTexts:
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
     def table(self, *, skip_special_tokens: bool) -> dict[int, str | None]:
-        """Return the texts that `in_sequence` has returned so far, by token id."""
+        """Return the texts that `learn` has returned so far, by token id."""
         return self._tables[skip_special_tokens]
 
-    def in_sequence(self, token_id: int, *, skip_special_tokens: bool) -> str | None:
+    def learn(self, token_id: int, *, skip_special_tokens: bool) -> str | None:
         """Return a byte-level token's text in any sequence; None if it depends on its neighbours.
 
         A token of whole characters has the same text after any other whole character. A stream
         would decode it each time, together with its predecessors, twice.
         """
         table = self._tables[skip_special_tokens]
-        if token_id in table:
-            return table[token_id]
         if len(table) >= _MAX_TEXTS:
             table.clear()
         text = self.tokenizer.decode([token_id], skip_special_tokens=skip_special_tokens)
@@ -97,10 +95,10 @@ class Detokenizer:
         if self._step is not None:
             return self.feed(token_ids)
         texts = list(map(self._table.get, token_ids))
-        if None in texts:
-            texts = list(map(self._look_up, token_ids))
         if None not in texts:
             return "".join(texts)  # type: ignore[arg-type]
+        for token_id in token_ids:
+            self._look_up(token_id)  # so that it is in the table the next time
         skip = self._skip_special_tokens
         text = self._texts.tokenizer.decode(token_ids, skip_special_tokens=skip)
         # Only a stream handles bytes that are not characters.
@@ -127,7 +125,9 @@ class Detokenizer:
         return text
 
     def _look_up(self, token_id: int) -> str | None:
-        return self._texts.in_sequence(token_id, skip_special_tokens=self._skip_special_tokens)
+        if token_id in self._table:
+            return self._table[token_id]
+        return self._texts.learn(token_id, skip_special_tokens=self._skip_special_tokens)
 
     def _stream(self, prompt: list[int] | None = None) -> DecodeStep:
         skip = self._skip_special_tokens
