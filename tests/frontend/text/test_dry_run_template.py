@@ -1,4 +1,4 @@
-"""The built-in template: what it shows, and that the dry-run engine still repeats what was said."""
+"""The built-in template, from which the dry-run engine repeats the last message."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RESULT = {"role": "tool", "tool_call_id": "1", "content": "sunny"}
         ([HI], {"kwargs": {"enable_thinking": True}}, "<|user|>Hi<|end|><|assistant|>"),
     ],
 )
-def test_what_is_rendered(built_in, messages, options, rendered):
+def test_rendered_conversations(built_in, messages, options, rendered):
     assert built_in.template.render(messages, **options) == rendered
 
 
