@@ -1,4 +1,4 @@
-"""What an answer must be, whatever the request was: of the clients' types, or a proper error."""
+"""Checks that every answer has the clients' types or is a proper error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import openai.types.chat
 import openai.types.responses
 import pydantic
 
+from tests.e2e.answer_content import content_of
 from tests.e2e.keep_alive import Reply, events
-from tests.e2e.said import said
 from vgate.errors import CODES
 
 # Nothing that a client sent is repeated at length.
@@ -101,7 +101,7 @@ def check_answer(path: str, reply: Reply) -> None:
             for _, data in events(reply.body):
                 if data != b"[DONE]":
                     _EVENTS[path].validate_json(data)
-        said(path, reply)
+        content_of(path, reply)
         return
     assert reply.headers["content-type"] == "application/json"
     if path in _STRUCTS:
@@ -112,11 +112,11 @@ def check_answer(path: str, reply: Reply) -> None:
             _forget_the_first_token(document)
         _MODELS[path].model_validate(document)
         if path != "/v1/messages/count_tokens":
-            said(path, reply)
+            content_of(path, reply)
 
 
 def _forget_the_first_token(document: Any) -> None:
-    """Remove what the client's types don't know: there is nothing before a prompt's first token."""
+    """Remove the null before a prompt's first token, which the client's types don't allow."""
     for choice in document["choices"]:
         shown = choice["logprobs"]
         if shown and shown["tokens"] and shown["token_logprobs"][0] is None:

@@ -1,4 +1,4 @@
-"""What can be wrong with a body: in its values, in its bytes, and in the HTTP around it."""
+"""Mutations of a body: of its values, its bytes, and the HTTP around it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 class Raw(bytes):
-    """Bytes that go into JSON as they are."""
+    """Bytes to insert into JSON unchanged."""
 
     __slots__ = ()
 
 
 class Twin(str):
-    """A name that may be in an object beside the same name."""
+    """A name that an object can hold several times."""
 
     __slots__ = ()
     __hash__ = object.__hash__
@@ -40,7 +40,7 @@ _NAMES = ["model", "prompt", "messages", "input", "n", "stream", "tools", "zzz",
 
 
 def encode(value: Any) -> bytes:
-    """Return JSON, or what goes for it."""
+    """Return a value as JSON, or as nearly JSON."""
     if isinstance(value, Raw):
         return bytes(value)
     if isinstance(value, dict):
@@ -55,7 +55,7 @@ def _text(value: Any) -> bytes:
 
 
 def mutated(rng: Random, document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document in which one to three things are wrong, or at least different."""
+    """Return a document with one to three mutations."""
     document = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         places = list(_places(document))
@@ -99,7 +99,7 @@ def _mutate(rng: Random, places: list[tuple[Any, Any]]) -> None:
 
 
 def damaged(rng: Random, body: bytes) -> bytes:
-    """Return a body whose bytes are no longer what they were."""
+    """Return a body with mutated bytes."""
     place = rng.randint(0, len(body))
     end = min(len(body), place + rng.randint(1, 20))
     return rng.choice(
@@ -140,7 +140,7 @@ _HEADERS = [
 
 
 def odd_http(rng: Random, path: str) -> tuple[str, str, dict[str, str]]:
-    """Return a method, a path and headers of which one or more are unusual."""
+    """Return a method, a path and headers, at least one of them unusual."""
     method, headers = "POST", dict(rng.choice(_HEADERS))
     kind = rng.randrange(4)
     if kind == 0:

@@ -1,4 +1,4 @@
-"""Requests of every route, from right to broken, each made of its seed and number alone."""
+"""Requests for every route, from valid to broken, each derived from its seed and number."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TEXTS = ["Hello, world", _CALL_TEXT, '{"a": "b"}', '[{"name": "f", "parameters"
 
 
 class Route(NamedTuple):
-    """A route: its request's type, and right values of fields whose type says too little."""
+    """A route: its request's type, and valid values of fields whose type is too general."""
 
     path: str
     struct: type[msgspec.Struct]
@@ -40,7 +40,7 @@ class Route(NamedTuple):
 
 
 def _turns(text: str) -> list[list[dict[str, Any]]]:
-    """Return conversations as chat completions have them."""
+    """Return conversations in the format of chat completions."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     return [
         [{"role": "user", "content": text}],
@@ -58,7 +58,7 @@ def _turns(text: str) -> list[list[dict[str, Any]]]:
 
 
 def _items(text: str) -> list[Any]:
-    """Return inputs as responses have them."""
+    """Return inputs in the format of the Responses API."""
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     return [
         text,
@@ -73,7 +73,7 @@ def _items(text: str) -> list[Any]:
 
 
 def _blocks(text: str) -> list[list[dict[str, Any]]]:
-    """Return conversations as messages have them."""
+    """Return conversations in the format of the Messages API."""
     call = {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}}
     result = {"type": "tool_result", "tool_use_id": "c", "content": text}
     return [
@@ -181,7 +181,7 @@ def fuzzed(seed: int, number: int) -> Fuzzed:
 
 
 def _document(rng: Random, route: Route) -> dict[str, Any]:
-    """Return a request most of whose fields are right."""
+    """Return a request with mostly valid fields."""
     known = frozenset((*route.right, *route.sometimes))
     document = {name: rng.choice(values) for name, values in route.right.items()}
     for name, values in route.sometimes.items():
@@ -195,7 +195,7 @@ def _document(rng: Random, route: Route) -> dict[str, Any]:
 
 
 def _short(document: Any) -> Any:
-    """Return a request with limits that keep its answers short, where it has right ones."""
+    """Return a request whose valid limits are low, to keep its answers short."""
     if not isinstance(document, dict):
         return document
     document = dict(document)

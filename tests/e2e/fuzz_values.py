@@ -1,4 +1,4 @@
-"""Random values of a type, as msgspec describes it: right ones, and at their bounds."""
+"""Random values of a type that msgspec describes: valid ones, and ones at their bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPTIONAL_FIELDS = (0, 1, 2, 3, 6)
 
 
 def value_of(rng: Random, kind: inspect.Type, depth: int = 0) -> Any:
-    """Return a value that the type takes, most of the time."""
+    """Return a value that is usually valid for the type."""
     if isinstance(kind, inspect.Metadata):
         return value_of(rng, kind.type, depth)
     make = _MAKERS.get(type(kind))
@@ -126,7 +126,7 @@ _MAKERS: dict[type, Any] = {
 
 
 def struct_type(struct: type[msgspec.Struct]) -> inspect.StructType:
-    """Return what msgspec knows of a struct."""
+    """Return msgspec's description of a struct."""
     kind = inspect.type_info(struct)
     assert isinstance(kind, inspect.StructType)
     return kind

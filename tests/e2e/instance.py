@@ -1,4 +1,4 @@
-"""A real V-Gate instance for tests: its processes, its URL, its logs, and its end."""
+"""A real V-Gate instance for tests: its processes, its URL, its logs, and its shutdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOP_TIMEOUT_S = 30
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -86,30 +86,30 @@ class Instance:
         return self
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Self:
-        """Wait until every frontend would serve a request."""
+        """Wait until every frontend is ready."""
 
         def announced() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, f"the launcher died:\n{self.logs()}"
-            # With JSON logs only the event tells.
+            # JSON logs have it as an event.
             return "V-Gate is ready" in self.logs() or '"event":"serving"' in self.logs()
 
         wait_until(announced, timeout_s, f"ready; logs:\n{self.logs()}")
         return self
 
     def ready(self) -> bool:
-        """Ask /ready, on a connection of its own."""
+        """Request /ready on a new connection."""
         try:
             return httpx.get(f"{self.url}/ready", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
     def logs(self) -> str:
-        """Return all that its processes wrote."""
+        """Return all output of its processes."""
         return os.pread(self._logs.fileno(), 10_000_000, 0).decode(errors="replace")
 
     def has_problem(self) -> str | None:
-        """Return the first line of the logs that no client may cause, with what follows it."""
+        """Return the logs from the first line that a client must not be able to cause."""
         lines = self.logs().splitlines()
         for number, line in enumerate(lines):
             if line.startswith("Traceback") or " ERROR " in line or "panicked" in line:
@@ -117,7 +117,7 @@ class Instance:
         return None
 
     def processes(self) -> list[psutil.Process]:
-        """Return the launcher and all that it started."""
+        """Return the launcher and all its descendants."""
         assert self.process is not None
         launcher = psutil.Process(self.process.pid)
         return [launcher, *launcher.children(recursive=True)]
@@ -143,13 +143,13 @@ class Instance:
         return found
 
     def stats(self, key: str) -> dict[str, Any]:
-        """Return /stats' limits by the name of their key; `key` is who asks."""
+        """Return /stats' limits by the name of their key; `key` is the key of the request."""
         headers = {"Authorization": f"Bearer {key}"}
         body = httpx.get(f"{self.url}/stats", headers=headers, timeout=10).json()
         return {row["key"]: row for row in body["limits"]}
 
     def batching(self, key: str) -> int:
-        """Return the sequence steps of the main engine so far, once it has nothing to do."""
+        """Return the sequence steps of the main engine so far, once it is idle."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         seen: list[int] = []
 
@@ -201,7 +201,7 @@ class Instance:
             self.discard()
 
     def discard(self) -> None:
-        """End it at once, whatever state it is in."""
+        """Kill it in any state."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()

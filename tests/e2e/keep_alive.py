@@ -1,4 +1,4 @@
-"""A client for suites of thousands of requests: bytes out, whole answers in, connections kept."""
+"""A client for suites of thousands of requests: bytes out, answers in, connections kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def json_post(path: str, body: Any, headers: Mapping[str, str] | None = None) ->
 
 
 def http_request(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return the bytes of a request whose headers are taken as they are."""
+    """Return the bytes of a request with the given headers, unchanged."""
     lines = [f"{method} {path} HTTP/1.1", "host: test", *(f"{n}: {v}" for n, v in headers.items())]
     if "transfer-encoding" not in headers:
         lines.append(f"content-length: {len(body)}")
@@ -77,7 +77,7 @@ class Client:
         return Reply(received.status, connection.headers, b"".join(received.pieces))
 
     async def leave(self, request: bytes, wait_s: float) -> None:
-        """Send a request, and close the connection before the answer is complete, if it lasts."""
+        """Send a request, and close the connection unless the answer is complete by then."""
         connection = await self._connected()
         received = _Received(perf_counter())
         await connection.exchange(request, received, wait_s)
@@ -98,7 +98,7 @@ class Client:
 
 
 class _Received(Answer):
-    """Keeps the whole answer, whatever its status is."""
+    """Collects the complete answer of any status."""
 
     __slots__ = ("pieces",)
 
@@ -117,7 +117,7 @@ class _Received(Answer):
 
 
 class _Recording(Connection):
-    """Keeps the headers too."""
+    """Collects the headers too."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`python -m tests.e2e.offline MODEL REQUEST REPORT`: what vLLM itself answers, without a server.
+"""`python -m tests.e2e.offline MODEL REQUEST REPORT`: vLLM's own answers, without a server.
 
 REQUEST is a JSON file with token ids by prompt and the sampling parameters for all of them; REPORT
 gets token ids, text and finish reason by prompt. A process of its own, since one can hold one

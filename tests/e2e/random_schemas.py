@@ -1,4 +1,4 @@
-"""Random JSON schemas that a model without any sense completes soon: everything has bounds."""
+"""Random JSON schemas with bounds, so that a random model completes them soon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random requests whose answers stress what reads them: parsers, stop strings, text of bytes.
+"""Random requests whose answers stress the parsers, stop strings and the detokenizer.
 
 The dry-run engine answers with the text of the last message, a token a byte, so whatever is in that
 text is cut everywhere. A case is made of its seed and number alone.
@@ -68,7 +68,7 @@ def case(seed: int, number: int) -> Case:
 
 
 def _text(rng: Random, parser: str = "hermes") -> str:
-    """Return what the model is to say."""
+    """Return the text that the model generates."""
     pieces = [_piece(rng, parser) for _ in range(rng.randint(1, 5))]
     if rng.random() < 0.3:
         pieces.insert(0, _thought(rng))
@@ -94,7 +94,7 @@ def _piece(rng: Random, parser: str) -> str:
 
 
 def _call(rng: Random) -> str:
-    """Return a call as Hermes writes it."""
+    """Return a call in Hermes' format."""
     call = {"name": rng.choice(TOOLS)["name"], "arguments": _arguments(rng)}
     space = rng.choice(("", "\n", " "))
     text = json.dumps(call, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, None, 1)))
@@ -113,7 +113,7 @@ def _arguments(rng: Random) -> dict[str, Any]:
 
 
 def _demanded(rng: Random) -> tuple[str, str | None]:
-    """Return a text that has the form of demanded calls, and the name of the one demanded."""
+    """Return text in the format of required calls, and the name of a named one."""
     ascii_only, indent = rng.random() < 0.5, rng.choice((None, None, 2))
     name = rng.choice(TOOLS)["name"]
     if rng.random() < 0.5:
@@ -136,7 +136,7 @@ def _stops(rng: Random, text: str) -> list[str]:
 
 
 def _limits(rng: Random, text: str, body: dict[str, Any], max_tokens: str) -> None:
-    """Add what ends an answer."""
+    """Add conditions that end an answer."""
     size = len(text.encode())
     if rng.random() < 0.45:
         body[max_tokens] = rng.randint(1, size + 3)
@@ -160,7 +160,7 @@ def _limits(rng: Random, text: str, body: dict[str, Any], max_tokens: str) -> No
 
 
 def _shown(rng: Random, body: dict[str, Any]) -> None:
-    """Add what is shown beside the text."""
+    """Add fields of the answer other than its text."""
     if rng.random() < 0.2:
         body["return_token_ids"] = True
     if rng.random() < 0.1:
@@ -204,7 +204,7 @@ def _chat(rng: Random) -> Case:
 
 
 def _forget_what_forms_forbid(body: dict[str, Any]) -> None:
-    """The dry-run engine has one text of a form, and a form has an end."""
+    """The dry-run engine has one text for each constraint, and it is finite."""
     if body.get("tool_choice", "auto") != "auto" or "response_format" in body or "text" in body:
         for name in ("min_tokens", "bad_words", "logit_bias", "ignore_eos"):
             body.pop(name, None)

@@ -1,4 +1,4 @@
-"""What clients get wrong, by mistake or on purpose: the right 4xx in OpenAI's shape, no harm."""
+"""Bad input, by mistake or on purpose, gets the right 4xx in OpenAI's format and does no harm."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ BAD_FIELDS = [
 
 
 @pytest.mark.parametrize(("fields", "code", "param"), BAD_FIELDS)
-def test_a_bad_field_is_named(dry_run: Instance, fields: dict, code: str, param: str):
+def test_the_error_names_a_bad_field(dry_run: Instance, fields: dict, code: str, param: str):
     response = httpx.post(dry_run.url + CHAT, json=chat("hi") | fields)
     check_error(response, 400, code, param)
 
@@ -99,7 +99,7 @@ TOOLS = [
     {"type": "function", "function": {"name": "f", "parameters": NONSENSE}},
 ]
 FORM = {"type": "json_schema", "json_schema": {"name": "n", "schema": NONSENSE}}
-# What only the engine can find wrong, and where the client has said it.
+# Errors that only the engine can find, and the field that the client sent.
 FOR_THE_ENGINE = [
     (CHAT, {**TURNS, "response_format": FORM}, "response_format"),
     (CHAT, {**TURNS, "structured_outputs": {"json": NONSENSE}}, "structured_outputs.json"),
@@ -141,7 +141,9 @@ FOR_THE_ENGINE = [
 
 
 @pytest.mark.parametrize(("path", "fields", "param"), FOR_THE_ENGINE)
-def test_what_the_engine_refuses_is_named(dry_run: Instance, path: str, fields: dict, param: str):
+def test_the_engines_refusal_names_the_field(
+    dry_run: Instance, path: str, fields: dict, param: str
+):
     for stream in (False, True):
         body = {"model": MODEL, "stream": stream, **fields}
         response = httpx.post(dry_run.url + path, json=body)
@@ -151,7 +153,7 @@ def test_what_the_engine_refuses_is_named(dry_run: Instance, path: str, fields: 
         assert f"`{param}`" in error["message"]
 
 
-def test_what_the_engine_refuses_is_named_to_anthropic_s_clients(dry_run: Instance):
+def test_the_engines_refusal_names_the_field_of_the_messages_api(dry_run: Instance):
     form = {"type": "json_schema", "schema": NONSENSE}
     body = {"model": MODEL, **TURNS, "output_config": {"format": form}}
     response = httpx.post(dry_run.url + "/v1/messages", json=body)
@@ -195,13 +197,13 @@ def test_a_bad_body_is_explained(dry_run: Instance, name: str):
 
 
 @pytest.mark.parametrize("depth", range(100, 1100, 100))
-def test_depth_alone_is_never_a_fault_of_ours(dry_run: Instance, depth: int):
+def test_depth_alone_never_causes_an_internal_error(dry_run: Instance, depth: int):
     nested = b"[" * depth + b"]" * depth
     for body in (b'{"model": %s}', HELLO[:-1] + b', "metadata": {"a": %s}}'):
         assert httpx.post(dry_run.url + CHAT, content=body % nested).status_code in {200, 400}
 
 
-def test_the_last_of_two_equal_fields_counts(dry_run: Instance):
+def test_the_last_of_two_fields_with_the_same_name_counts(dry_run: Instance):
     body = HELLO[:-1] + b', "max_tokens": 2, "max_tokens": 1}'
     answer = httpx.post(dry_run.url + CHAT, content=body).json()
     assert answer["choices"][0]["message"]["content"] == "h"
@@ -250,7 +252,7 @@ def test_large_bodies_are_refused_and_the_client_sees_it(dry_run: Instance):
     check_error(httpx.post(dry_run.url + CHAT, content=chunked), 413, "payload_too_large", None)
 
 
-def test_a_body_beyond_what_is_read_is_cut_off(dry_run: Instance):
+def test_a_body_beyond_the_limit_is_cut_off(dry_run: Instance):
     # What is declared is refused without reading it all; what isn't ends at some point.
     endless_body = b"100000\r\n" + b"x" * MIB + b"\r\n"
     head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
@@ -281,17 +283,17 @@ def test_a_body_beyond_what_is_read_is_cut_off(dry_run: Instance):
     ],
     ids=lambda data: repr(data[:24]),
 )
-def test_what_is_no_http_is_refused(dry_run: Instance, data: bytes):
+def test_bytes_that_are_not_http_are_refused(dry_run: Instance, data: bytes):
     response = raw(dry_run.port, data)
     assert not response or 400 <= status_of(response) < 500
 
 
 @pytest.mark.parametrize("header", [b"X-Request-ID: \xe9\xff", b"X-Request-ID:", b"X: \xff"])
-def test_odd_headers_harm_nothing(dry_run: Instance, header: bytes):
+def test_odd_headers_do_no_harm(dry_run: Instance, header: bytes):
     assert status_of(raw(dry_run.port, post(HELLO, header))) == 200
 
 
-def test_a_client_that_leaves_within_its_request(dry_run: Instance):
+def test_a_client_that_disconnects_during_its_request(dry_run: Instance):
     for head in (b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n"):
         request = b"POST %s HTTP/1.1\r\nHost: x\r\n%s" % (CHAT.encode(), head) + HELLO
         raw(dry_run.port, request, half_close=True)
@@ -320,8 +322,8 @@ def test_pipelined_requests_are_answered_in_order(dry_run: Instance):
     assert places == sorted(places)
 
 
-def test_a_pipelining_client_that_leaves_is_noticed(dry_run: Instance):
-    """Bytes that wait unread must not hide that the client is gone."""
+def test_the_disconnect_of_a_pipelining_client_is_noticed(dry_run: Instance):
+    """Unread bytes must not hide a disconnect."""
     with EngineProbe(dry_run.run_dir) as engine:
         engine.welcome()
         with socket.create_connection(("127.0.0.1", dry_run.port)) as connection:
@@ -330,9 +332,7 @@ def test_a_pipelining_client_that_leaves_is_noticed(dry_run: Instance):
         engine.wait_idle()
 
 
-def test_serving_went_on_and_nothing_was_logged_as_a_problem(
-    dry_run: Instance, client: openai.OpenAI
-):
+def test_serving_continued_and_no_problem_was_logged(dry_run: Instance, client: openai.OpenAI):
     assert client.chat.completions.create(**chat("still here")).choices[0].message.content
     assert dry_run.has_problem() is None
 
@@ -342,7 +342,7 @@ def test_serving_went_on_and_nothing_was_logged_as_a_problem(
     ("method", "path", "status"),
     [("PUT", CHAT, 405), ("POST", "/nothing", 404), ("POST", "/v1/responses/r/cancel", 404)],
 )
-def test_a_body_that_nobody_reads_costs_no_connection(
+def test_an_unread_body_does_not_cost_the_connection(
     dry_run: Instance, method: str, path: str, status: int, length: dict[str, str]
 ):
     body = b"x" * MIB
@@ -357,7 +357,7 @@ def test_a_body_that_nobody_reads_costs_no_connection(
     assert asyncio.run(ask()) == [status, 200] * 3
 
 
-def test_a_body_that_is_not_sent_yet_is_not_asked_for(dry_run: Instance):
+def test_an_unneeded_body_is_not_requested(dry_run: Instance):
     head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
     answer = raw(dry_run.port, head)
     assert status_of(answer) == 404

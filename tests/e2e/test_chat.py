@@ -28,7 +28,7 @@ def client(dry_run: Instance):
         yield client
 
 
-def test_a_whole_answer(client: openai.OpenAI):
+def test_a_non_streaming_answer(client: openai.OpenAI):
     answer = client.chat.completions.create(model=MODEL, messages=GREETING)
     assert answer.id.startswith("chatcmpl-")
     assert answer.object == "chat.completion"
@@ -68,15 +68,15 @@ def test_a_stream_with_usage(client: openai.OpenAI):
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_any_text_comes_back_as_it_was(client: openai.OpenAI, text: str, stream: bool):
+def test_any_text_is_returned_unchanged(client: openai.OpenAI, text: str, stream: bool):
     answer = client.chat.completions.create(
         model=MODEL, messages=[{"role": "user", "content": text}], stream=stream, max_tokens=500
     )
     if stream:
-        said = "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+        received = "".join(chunk.choices[0].delta.content or "" for chunk in answer)
     else:
-        said = answer.choices[0].message.content
-    assert said == text[:500]
+        received = answer.choices[0].message.content
+    assert received == text[:500]
 
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
@@ -174,13 +174,13 @@ def test_every_kind_of_message(client: openai.OpenAI):
     assert answer.choices[0].message.content == "first\nsecond"
 
 
-def test_fields_without_a_value_are_as_good_as_absent(dry_run: Instance):
+def test_null_fields_count_as_absent(dry_run: Instance):
     nothing = dict.fromkeys(["stop", "n", "stream", "tools", "max_tokens", "seed", "user"])
     response = httpx.post(dry_run.url + CHAT, json=chat("hi", **nothing))
     assert response.json()["choices"][0]["message"]["content"] == "hi"
 
 
-def test_the_request_id_is_the_clients_or_ours(client: openai.OpenAI):
+def test_the_request_id_is_the_clients_or_a_new_one(client: openai.OpenAI):
     create = client.chat.completions.with_raw_response.create
     given = create(model=MODEL, messages=GREETING, extra_headers={"X-Request-ID": "client-7"})
     assert given.headers["x-request-id"] == "client-7"
@@ -232,11 +232,11 @@ def test_head_is_get_without_a_body(dry_run: Instance, path: str):
     assert head.headers["content-type"] == get.headers["content-type"]
 
 
-def test_nothing_of_this_was_logged_as_a_problem(dry_run: Instance):
+def test_no_problem_was_logged(dry_run: Instance):
     assert dry_run.has_problem() is None
 
 
-def test_no_text_and_nothing_unchecked_of_a_client_is_logged(dry_run: Instance):
+def test_no_text_or_unchecked_input_of_a_client_is_logged(dry_run: Instance):
     secret = "my secret words"
     httpx.post(dry_run.url + CHAT, json=chat(secret))
     httpx.post(dry_run.url + CHAT, json=chat("hi", model="x\n00:00:00 ERROR engine  forged"))

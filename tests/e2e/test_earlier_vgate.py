@@ -1,4 +1,4 @@
-"""What users of the earlier V-Gate have: its configuration, commands, headers and metrics."""
+"""Configuration, commands, headers and metrics of the earlier V-Gate still work."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def start(run_dirs: Path, config: str):
-    """Starts the configuration as it is, but for the port and what tests have to change."""
+    """Starts the configuration unchanged, except for the port and the tests' own settings."""
 
     def start_(**settings: Any) -> Instance:
         return Instance(run_dirs, dry_run=True, config_path=config, cache__enabled=True, **settings)
@@ -129,7 +129,7 @@ def with_keys(start: Any) -> Iterator[Instance]:
 
 
 def run(instance: Instance, command: str) -> str:
-    """Run a command as it was written, on the instance's port."""
+    """Run a documented command on the instance's port."""
     done = subprocess.run(
         ["sh", "-c", command.replace("localhost:8000", f"127.0.0.1:{instance.port}")],
         capture_output=True,
@@ -153,7 +153,7 @@ def test_health(open_to_all: Instance):
     assert run(open_to_all, HEALTH) == f'{{"status":"ok","version":"{__version__}"}}'
 
 
-def test_a_chat_and_what_is_counted_of_it(open_to_all: Instance):
+def test_a_chat_and_its_metrics(open_to_all: Instance):
     first = json.loads(run(open_to_all, CHAT))
     assert first["object"] == "chat.completion"
     assert first["model"] == MODEL
@@ -193,7 +193,7 @@ def test_lines_of_the_log_are_json(open_to_all: Instance):
     assert {"/v1/chat/completions"} <= {line["path"] for line in finished}
 
 
-def test_a_name_that_is_not_served_is_told_how_it_would_be(open_to_all: Instance):
+def test_the_error_of_an_unknown_model_says_how_to_serve_it(open_to_all: Instance):
     status, _, body = run_with_headers(open_to_all, CHAT_WITH_KEY)
     assert status == 404
     for words in ("`qwen`", MODEL, "served_model_name"):

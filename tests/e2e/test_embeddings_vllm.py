@@ -1,4 +1,4 @@
-"""A real embedding model on the real engine: MiniLM, which knows what sentences mean."""
+"""A real embedding model on the real engine: MiniLM, for the meaning of sentences."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def post(given: str | list[str], encoding: str) -> bytes:
 
 
 def ask(gateway: Instance, given: str | list[str], encoding: str = "float") -> list[Any]:
-    """Return the embeddings as they are written in the answer."""
+    """Return the embeddings as encoded in the answer."""
 
     async def run() -> Reply:
         with Client(gateway.port) as client:
@@ -102,11 +102,11 @@ def dot(one: list[float], other: list[float]) -> float:
 
 @pytest.fixture(scope="module")
 def alone(gateway: Instance) -> dict[str, array[float]]:
-    """Every text's vector from a request of its own, one after the other."""
+    """The vector of each text, from one request at a time."""
     return {text: floats(ask(gateway, text)[0]) for text in TEXTS}
 
 
-def test_what_means_the_same_is_near(gateway: Instance) -> None:
+def test_similar_meanings_have_near_vectors(gateway: Instance) -> None:
     vectors = ask(gateway, [text for pair in PAIRS for text in pair])
     for vector in vectors:
         assert len(vector) == DIMENSIONS

@@ -1,4 +1,4 @@
-"""Models, tokens and embeddings over HTTP, through the official client where it knows them."""
+"""Models, tokens and embeddings over HTTP, through the official client where it supports them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_tokens_of_both_tasks(gateway: Instance):
     assert counted["count"] == usage["prompt_tokens"]
 
 
-def test_embeddings_with_what_vllm_adds(client: openai.OpenAI):
+def test_embeddings_with_vllms_fields(client: openai.OpenAI):
     whole = client.embeddings.create(model="embedder", input=["abcdefgh", "abcd"])
     cut = client.embeddings.create(
         model="embedder",
@@ -93,7 +93,7 @@ def test_embeddings_with_what_vllm_adds(client: openai.OpenAI):
     assert caught.value.param == "dimensions"
 
 
-def test_more_inputs_than_the_queue_takes(client: openai.OpenAI):
+def test_more_inputs_than_the_queue_holds(client: openai.OpenAI):
     inputs = [f"text {n}" for n in range(2048)]
     answer = client.embeddings.create(model="embedder", input=inputs)
     assert [item.index for item in answer.data] == list(range(2048))
@@ -125,7 +125,7 @@ def test_more_inputs_than_the_queue_takes(client: openai.OpenAI):
     ],
     ids=range(17),
 )
-def test_no_body_is_a_fault_of_ours(gateway: Instance, body: bytes):
+def test_no_body_causes_an_internal_error(gateway: Instance, body: bytes):
     for path in PATHS["POST"]:
         answer = httpx.post(gateway.url + path, content=body, timeout=30)
         assert answer.status_code in {400, 404}, (path, answer.text[:300])
@@ -154,7 +154,7 @@ def test_other_methods(gateway: Instance):
                 assert (answer.status_code, answer.headers["allow"]) == (405, right)
 
 
-def test_a_method_of_nobody(gateway: Instance):
+def test_an_unknown_method(gateway: Instance):
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
         connection.sendall(b"BREW /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert connection.recv(100).split(b" ")[1] in {b"400", b"405"}

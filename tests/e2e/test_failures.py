@@ -1,4 +1,4 @@
-"""Processes that die or hang: requests go on or their clients hear of it, and serving resumes."""
+"""Processes that die or hang: requests continue or get an error, and serving resumes."""
 
 from __future__ import annotations
 
@@ -48,14 +48,16 @@ def check_cut_off(stream: Request, code: str) -> None:
 
 
 def check_unavailable(request: Request) -> None:
-    """Check that a request which had no answer yet was refused with a time to come back."""
+    """Check that a request without output was refused with a Retry-After."""
     assert request.broken is None
     assert request.status == 503
     assert request.answer["error"]["code"] == "engine_unavailable"
     assert int(request.headers["retry-after"]) >= 1
 
 
-def test_without_resuming_every_client_hears_of_the_engine_s_death(run_dirs: Path, record_property):
+def test_without_resuming_every_client_gets_an_error_when_the_engine_dies(
+    run_dirs: Path, record_property
+):
     with (
         instance(run_dirs, supervision__resume_requests=False) as server,
         EngineProbe(server.run_dir) as engine,
@@ -87,7 +89,7 @@ def test_without_resuming_every_client_hears_of_the_engine_s_death(run_dirs: Pat
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
-def test_running_requests_go_on_in_the_next_engine(run_dirs: Path, sig: signal.Signals):
+def test_running_requests_continue_in_the_next_engine(run_dirs: Path, sig: signal.Signals):
     # Slow enough for all to be there before the first one ends.
     settings = {
         "batch__max_batch_size": 32,
@@ -139,7 +141,7 @@ def text_of(answer: dict[str, Any]) -> str:
     return text
 
 
-def test_a_stream_that_can_not_go_on_exactly_ends_in_an_error(run_dirs: Path):
+def test_a_stream_that_cannot_continue_exactly_ends_with_an_error(run_dirs: Path):
     with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
         bodies = [{"seed": 1}, {"presence_penalty": 0.5}, {"bad_words": ["zebra"]}]
         streams = [
@@ -155,7 +157,7 @@ def test_a_stream_that_can_not_go_on_exactly_ends_in_an_error(run_dirs: Path):
         wait_served(server)
 
 
-def test_a_request_that_two_engines_died_over_is_given_up(run_dirs: Path):
+def test_a_request_fails_after_two_engines_died_running_it(run_dirs: Path):
     with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
         stream = Request(server.url, endless(stream=True)).wait_for_text()
         whole = Request(server.url, endless())
@@ -174,7 +176,7 @@ def test_a_request_that_two_engines_died_over_is_given_up(run_dirs: Path):
         wait_served(server)
 
 
-def test_a_request_while_the_engine_is_away(run_dirs: Path):
+def test_a_request_while_the_engine_restarts(run_dirs: Path):
     with instance(run_dirs, server__workers=1) as server:
         engine = psutil.Process(server.pid_of("engine"))
         engine.kill()
@@ -243,7 +245,7 @@ def test_a_frontend_is_killed(run_dirs: Path):
         wait_served(server)
 
 
-def test_requests_are_served_while_a_frontend_is_away(run_dirs: Path):
+def test_requests_are_served_while_a_frontend_restarts(run_dirs: Path):
     with instance(run_dirs) as server:
         for _ in range(4):
             psutil.Process(server.pid_of("frontend-2")).kill()
@@ -284,7 +286,7 @@ def test_a_process_that_dies_over_and_over_ends_the_server(run_dirs: Path, role:
 
 
 def check_gone(server: Instance, processes: list[psutil.Process]) -> None:
-    """Check that nothing of an instance runs any more."""
+    """Check that no process of an instance is left."""
     _, alive = psutil.wait_procs(processes, timeout=15)
     assert not alive
     with pytest.raises(httpx.ConnectError):
@@ -312,7 +314,7 @@ def test_the_launcher_is_killed(run_dirs: Path):
 
 
 def test_the_launcher_and_its_hung_engine_are_killed(run_dirs: Path):
-    """An engine that stands still can't obey a signal when the launcher dies."""
+    """A stopped engine can't handle a signal when the launcher dies."""
     with instance(run_dirs) as server:
         processes = server.processes()
         os.kill(server.pid_of("engine"), signal.SIGSTOP)

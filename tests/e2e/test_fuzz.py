@@ -1,4 +1,4 @@
-"""Whatever comes over HTTP gets a proper answer, and leaves nothing behind.
+"""Every HTTP request gets a proper answer and leaves nothing behind.
 
 VGATE_FUZZ_REQUESTS sets how many requests are made, VGATE_FUZZ_SEED which.
 """
@@ -58,7 +58,7 @@ def server(run_dirs: Path) -> Iterator[Instance]:
 
 
 class Fuzzer:
-    """Sends requests and checks what comes; a failure says which request it was.
+    """Sends requests and checks the answers; a failure names its request.
 
     Attributes:
         outcomes: How often a route answered with a status.
@@ -85,7 +85,7 @@ class Fuzzer:
                 request = fuzzed(self._seed, number)
                 try:
                     await self._check(client, request, Random(number))
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells its request
+                except Exception as error:  # noqa: BLE001 - any, reported with its request
                     what = f"{type(error).__name__}: {error}"
                     self.failures.append(
                         f"seed {self._seed}, request {number}: {what}\n{request.data[:3000]!r}"
@@ -111,7 +111,7 @@ def frontends(server: Instance) -> dict[int, int]:
 
 
 def gauges(server: Instance) -> dict[str, float]:
-    """Return the metrics that have no place but the present."""
+    """Return the gauges."""
     wanted = ("vgate_running_requests", "vgate_waiting_requests", "vgate_kv_cache_usage_ratio")
     lines = httpx.get(f"{server.url}/metrics", timeout=10).text.splitlines()
     return {
@@ -121,7 +121,7 @@ def gauges(server: Instance) -> dict[str, float]:
 
 
 def idle(server: Instance) -> bool:
-    """Say whether nothing runs, waits or holds KV cache, as the heartbeats tell."""
+    """Whether nothing runs, waits or holds KV cache, by the heartbeats."""
     engines: list[dict[str, Any]] = httpx.get(f"{server.url}/stats", timeout=10).json()["engines"]
     assert len(engines) == 2
     told = [engine[name] for engine in engines for name in ("running", "waiting", "kv_cache_usage")]

@@ -73,7 +73,7 @@ def send(instance: Instance, body: dict[str, Any], key: str = "sk-free", **heade
 async def crowd(
     work: Iterable[T], ask: Callable[[httpx.AsyncClient, T], Awaitable[None]], clients: int = 40
 ) -> None:
-    """Have clients ask for one thing after the other, on fresh connections, all at once."""
+    """Run clients at once, each with one request after another on new connections."""
     left = iter(work)
 
     async def client() -> None:
@@ -86,7 +86,7 @@ async def crowd(
 
 
 async def storm(url: str, keys: list[str]) -> Counter[tuple[str, int]]:
-    """Ask for the models once for each key given."""
+    """Request the list of models once for each key."""
     outcomes: Counter[tuple[str, int]] = Counter()
 
     async def ask(session: httpx.AsyncClient, key: str) -> None:
@@ -127,7 +127,7 @@ def test_exactly_the_limit_passes_even_when_a_worker_is_killed(gateway: Instance
     assert response.json()["retry_after"] == int(response.headers["retry-after"])
 
 
-def test_each_of_fifty_keys_gets_exactly_its_own(gateway: Instance) -> None:
+def test_each_of_fifty_keys_gets_exactly_its_limit(gateway: Instance) -> None:
     sent = [key["key"] for key in KEYS for _ in range(int(key["rate_limit"]) + 3)]
     outcomes = asyncio.run(storm(gateway.url, sorted(sent, key=hash)))
     for key in KEYS:
@@ -135,8 +135,8 @@ def test_each_of_fifty_keys_gets_exactly_its_own(gateway: Instance) -> None:
         assert outcomes[key["key"], 429] == 3
 
 
-def test_exactly_the_limit_passes_of_every_kind_of_request(gateway: Instance) -> None:
-    """Each kind is decided on at another time; each that passes sees another number left."""
+def test_exactly_the_limit_passes_for_every_kind_of_request(gateway: Instance) -> None:
+    """Each kind is counted at another point; each request that passes sees another remainder."""
     stored = chat("stored before the storm")
     assert send(gateway, stored).status_code == 200
     kinds = {
@@ -167,7 +167,7 @@ def test_exactly_the_limit_passes_of_every_kind_of_request(gateway: Instance) ->
     assert gateway.stats("sk-free")["mixed"]["concurrent"] == 0
 
 
-def test_a_request_that_is_invalid_counts(gateway: Instance) -> None:
+def test_an_invalid_request_counts(gateway: Instance) -> None:
     invalid = {**chat("x"), "temperature": 9}
     for left in (3, 2):
         refused = send(gateway, invalid, "sk-few")
@@ -179,13 +179,13 @@ def test_a_request_that_is_invalid_counts(gateway: Instance) -> None:
         left_early.sendall(f"{head}content-length: 100\r\n\r\n".encode() + b"{")
     wait_until(lambda: gateway.stats("sk-free")["few"]["requests"] == 3, 10, "it counts")
     assert send(gateway, chat("the last"), "sk-few").headers["x-ratelimit-remaining"] == "0"
-    # Nothing else is said of it once the limit is reached.
+    # Once the limit is reached, an invalid request is a 429 like any other.
     refused = send(gateway, invalid, "sk-few")
     assert refused.status_code == 429
     assert refused.headers["x-ratelimit-remaining"] == "0"
 
 
-def test_what_is_not_found_is_not_counted(gateway: Instance) -> None:
+def test_unknown_paths_are_not_counted(gateway: Instance) -> None:
     before = gateway.stats("sk-free")
     httpx.get(f"{gateway.url}/nothing", headers=bearer("sk-free"), timeout=10)
     assert send(gateway, {**chat("x"), "model": "none"}).status_code == 404
@@ -221,7 +221,7 @@ def test_tokens_are_reserved_and_settled(gateway: Instance) -> None:
     assert too_much.json()["error"]["code"] == "rate_limit_exceeded"
 
 
-def test_without_tokens_left_stored_answers_and_lists_are_served(gateway: Instance) -> None:
+def test_cached_answers_and_lists_need_no_tokens(gateway: Instance) -> None:
     stored = chat("stored before the tokens ran out")
     wait_until(
         lambda: {send(gateway, stored).headers["x-vgate-cache"] for _ in range(8)} == {"hit"},
@@ -271,7 +271,7 @@ def test_cache_control(gateway: Instance) -> None:
     assert send(gateway, body, **{"Cache-Control": "no-cache"}).headers["x-vgate-cache"] == "bypass"
 
 
-def test_imitated_markers_share_nothing_with_the_real_conversation(gateway: Instance) -> None:
+def test_imitated_markers_do_not_hit_the_real_conversations_cache(gateway: Instance) -> None:
     real = {
         "model": chat("")["model"],
         "messages": [

@@ -1,4 +1,4 @@
-"""Sharing, cache and embeddings on the real engine, over several workers."""
+"""Coalescing, cache and embeddings on the real engine, over several workers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_dimensions_that_the_model_was_trained_for(gateway: Instance) -> None:
             assert caught.value.param == "dimensions"
 
 
-def test_what_is_embedded_is_what_was_tokenized(gateway: Instance) -> None:
+def test_embeddings_of_tokens_equal_those_of_the_text(gateway: Instance) -> None:
     def post(path: str, **body: object) -> httpx.Response:
         body["model"] = "tiny-embed"
         return httpx.post(gateway.url + path, json=body, timeout=60)
@@ -127,7 +127,7 @@ def test_what_is_embedded_is_what_was_tokenized(gateway: Instance) -> None:
     assert post("/v1/embeddings", input=text).status_code == 200
 
 
-def test_what_the_engine_counts_is_shown(gateway: Instance) -> None:
+def test_the_engines_counters_are_exported(gateway: Instance) -> None:
     def counts() -> dict[str, float]:
         text = httpx.get(f"{gateway.url}/metrics", timeout=10).text
         samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -138,6 +138,6 @@ def test_what_the_engine_counts_is_shown(gateway: Instance) -> None:
         'vgate_batch_size_count{model="tiny"}',
         'vgate_batch_size_count{model="tiny-embed"}',
     )
-    # An engine tells with its heartbeat, four times a second.
+    # The engine reports its counters in heartbeats, four times a second.
     wait_until(lambda: all(counts()[name] > 0 for name in counted), 10, "the engines' counts")
     assert counts()['vgate_engine_restarts_total{model="tiny"}'] == 0

@@ -1,4 +1,4 @@
-"""Full queues and deadlines: refused with a clear status and a time to come back."""
+"""Full queues and deadlines are refused with a clear status and a Retry-After."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = {"max_tokens": 100}
 
 @pytest.fixture(scope="module")
 def small(run_dirs: Path) -> Iterator[Instance]:
-    """One runs and two wait."""
+    """An engine that runs one request while two wait."""
     with Instance(
         run_dirs,
         dry_run=True,
@@ -41,7 +41,7 @@ def engine(small: Instance) -> Iterator[EngineProbe]:
 
 
 def occupy(small: Instance, engine: EngineProbe) -> Request:
-    """Start a request that takes longer than it may."""
+    """Start a request that exceeds its deadline."""
     running = Request(small.url, endless(stream=True)).wait_for_text()
     wait_until(lambda: engine.status().running == 1, 10, "it runs")
     return running
@@ -60,7 +60,7 @@ def test_a_full_queue_refuses_at_once(small: Instance, engine: EngineProbe):
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hi"}])
     assert refused.value.status_code == 503
     assert small.ready()
-    # Nobody who was let in suffered.
+    # The admitted requests were not affected.
     assert running.wait().done
     assert [r.wait().status for r in waiting] == [200, 200]
 
@@ -71,7 +71,7 @@ def test_choices_that_do_not_all_fit_are_refused_together(small: Instance, engin
     assert response.json()["error"]["code"] == "overloaded"
 
 
-def test_waiting_has_an_end(small: Instance, engine: EngineProbe):
+def test_waiting_requests_time_out(small: Instance, engine: EngineProbe):
     running = occupy(small, engine)
     waiting = [Request(small.url, chat("hi", stream=stream)) for stream in (False, True)]
     for request in waiting:
@@ -93,5 +93,5 @@ def test_a_request_past_its_deadline_is_a_timeout(small: Instance, engine: Engin
     assert request.answer["error"]["code"] == "deadline_exceeded"
 
 
-def test_nothing_of_this_was_logged_as_a_problem(small: Instance):
+def test_no_problem_was_logged(small: Instance):
     assert small.has_problem() is None

@@ -1,4 +1,4 @@
-"""Many clients at once, and many that leave: nothing is lost, mixed up or left behind."""
+"""Many clients at once, and many disconnects: nothing is lost, mixed up or left behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def async_client(server: Instance) -> httpx.AsyncClient:
 
 
 async def read_stream(port: int, body: bytes, gate: asyncio.Semaphore) -> list[str]:
-    """Return the events of a stream, read as cheaply as it can be."""
+    """Return the events of a stream, read as cheaply as possible."""
     async with gate:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
         writer.write(post(body))
@@ -92,7 +92,7 @@ def test_a_thousand_streams(big: Instance):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_a_client_leaves_is_stopped_soon(big: Instance, stream: bool):
+def test_the_request_of_a_disconnected_client_is_stopped_soon(big: Instance, stream: bool):
     body = json.dumps(endless(stream=stream)).encode()
     with EngineProbe(big.run_dir) as engine:
         with socket.create_connection(("127.0.0.1", big.port)) as connection:
@@ -104,7 +104,7 @@ def test_what_a_client_leaves_is_stopped_soon(big: Instance, stream: bool):
 
 
 async def leave(client: httpx.AsyncClient, choices: random.Random) -> None:
-    """Send a request and leave at some moment before its end."""
+    """Send a request and disconnect at a random time before its end."""
     stream = choices.random() < 0.5
     size = choices.choice([10, 100, 1000, 30_000])
     body = endless("x" * size, stream=stream) if size < 2000 else chat("x" * size, stream=stream)
@@ -118,7 +118,7 @@ async def leave(client: httpx.AsyncClient, choices: random.Random) -> None:
         return
 
 
-def test_clients_that_leave_at_random_leave_nothing_behind(big: Instance):
+def test_random_disconnects_leave_nothing_behind(big: Instance):
     async def run() -> None:
         choices = random.Random(20)
         for _ in range(DISCONNECTS // 50):
@@ -135,7 +135,7 @@ def test_clients_that_leave_at_random_leave_nothing_behind(big: Instance):
 
 
 def test_afterwards_the_frontends_have_nothing_in_flight_and_nothing_was_logged(big: Instance):
-    """A frontend with a request in flight would hold up the stop."""
+    """A frontend with a request in flight would delay the stop."""
     started = time.monotonic()
     assert big.stop() == 0
     assert time.monotonic() - started < 15

@@ -172,7 +172,7 @@ def test_tokens_are_counted(client: anthropic.Anthropic):
 
 
 def test_a_request_of_an_agent(dry_run: Instance):
-    """A beta parameter in the URL, cache marks, a system of many blocks, and headers."""
+    """A beta parameter in the URL, cache markers, a system prompt of many blocks, and headers."""
     body = asked(
         system=[
             {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},

@@ -62,7 +62,7 @@ def post(gateway: Instance, headers: dict[str, str] | None = None, **fields) -> 
     return httpx.post(f"{gateway.url}/v1/responses", json=body, headers=headers, timeout=60)
 
 
-def test_a_whole_answer(client: openai.OpenAI):
+def test_a_non_streaming_answer(client: openai.OpenAI):
     answer = client.responses.create(model=MODEL, input="Good morning", metadata={"a": "b"})
     assert answer.output_text == "Good morning"
     assert (answer.status, answer.model, answer.metadata) == ("completed", MODEL, {"a": "b"})
@@ -78,14 +78,14 @@ def test_a_stream(client: openai.OpenAI):
         events = list(stream)
         final = stream.get_final_response()
     thought = "".join(e.delta for e in events if e.type == "response.reasoning_text.delta")
-    said = "".join(e.delta for e in events if e.type == "response.output_text.delta")
-    assert (thought, said) == ("Warm, I guess.", "Good morning")
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert (thought, text) == ("Warm, I guess.", "Good morning")
     assert final.output_text == "Good morning"
     assert final.usage.output_tokens_details.reasoning_tokens == len(THOUGHT)
 
 
 @pytest.mark.parametrize("fields", REQUESTS)
-def test_a_stream_ends_with_the_whole_answer(gateway: Instance, fields):
+def test_a_stream_ends_with_the_complete_response(gateway: Instance, fields):
     fresh = {"cache-control": "no-store"}
     whole = post(gateway, fresh, **fields)
     assert whole.status_code == 200, whole.text
@@ -152,7 +152,7 @@ def test_log_probabilities(client: openai.OpenAI):
     assert all(len(token.top_logprobs) == 2 for token in shown)
 
 
-def test_an_unfinished_answer_is_gone_on_with(client: openai.OpenAI):
+def test_an_unfinished_answer_can_be_continued(client: openai.OpenAI):
     question = {"role": "user", "content": "Good morning"}
     answer = client.responses.create(model=MODEL, input=[question], max_output_tokens=5)
     assert (answer.status, answer.incomplete_details.reason) == ("incomplete", "max_output_tokens")
@@ -169,16 +169,16 @@ def test_an_unfinished_answer_is_gone_on_with(client: openai.OpenAI):
 
 
 def test_chats_and_responses_share_stored_answers(gateway: Instance, client: openai.OpenAI):
-    said = client.chat.completions.create(
+    chat = client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "system", "content": "Be."}, {"role": "user", "content": "Shared"}],
     )
     answer = post(gateway, instructions="Be.", input="Shared")
     assert answer.headers["x-vgate-cache"] == "hit"
-    assert answer.json()["output"][0]["content"][0]["text"] == said.choices[0].message.content
+    assert answer.json()["output"][0]["content"][0]["text"] == chat.choices[0].message.content
 
 
-def test_mistakes_speak_of_the_clients_fields(client: openai.OpenAI):
+def test_errors_name_the_clients_fields(client: openai.OpenAI):
     for fields, param, words in (
         ({"input": "x" * 5000}, "input", "max_output_tokens"),
         ({"input": "Hi", "max_output_tokens": 10**6}, "input", "max_output_tokens"),

@@ -1,4 +1,4 @@
-"""A streamed answer is the answer, for random requests of every API, from engine, peer and cache.
+"""Streamed and buffered answers are equal: random requests of every API, coalesced and cached.
 
 VGATE_SAME_ANSWER_REQUESTS sets how many, VGATE_SAME_ANSWER_SEED which.
 """
@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.answer_content import Content, content_of
 from tests.e2e.instance import Instance
 from tests.e2e.keep_alive import Client, Reply, json_post
-from tests.e2e.said import Said, said
 from tests.e2e.same_answer_cases import MAIN, PARSERS, Case, case
 
 REQUESTS = int(os.environ.get("VGATE_SAME_ANSWER_REQUESTS", "1000"))
@@ -43,7 +43,7 @@ CACHE = "x-vgate-cache"
 
 @pytest.fixture(scope="module")
 def plain(run_dirs: Path) -> Iterator[Instance]:
-    """Every answer comes from the engine, and from a sequence of its own."""
+    """Every answer comes from its own sequence in the engine."""
     with Instance(run_dirs, dry_run=True, **SETTINGS) as instance:
         yield instance
         assert not instance.has_problem()
@@ -51,7 +51,7 @@ def plain(run_dirs: Path) -> Iterator[Instance]:
 
 @pytest.fixture(scope="module")
 def cached(run_dirs: Path) -> Iterator[Instance]:
-    """An answer may come from the cache, or be another request's that is in flight."""
+    """An answer may come from the cache or from another request in flight."""
     with Instance(
         run_dirs, dry_run=True, cache__enabled=True, cache__maxsize=100_000, **SETTINGS
     ) as instance:
@@ -68,8 +68,8 @@ def streamed(wanted: Case, rng: Random) -> dict[str, Any]:
     return body
 
 
-def features(answer: Said) -> Iterator[str]:
-    """Yield what there is in an answer, to see that all of it was compared."""
+def features(answer: Content) -> Iterator[str]:
+    """Yield the features of an answer, to check that all were compared."""
     yield "several choices" if len(answer["choices"]) > 1 else "one choice"
     for choice in answer["choices"]:
         yield f"ended by {choice['finish_reason'] or answer.get('status')}"
@@ -81,7 +81,7 @@ def features(answer: Said) -> Iterator[str]:
 
 
 def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
-    """Yield where two answers differ, and how."""
+    """Yield the differences of two answers."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for name in one:
             yield from differences(one[name], other[name], f"{where}.{name}")
@@ -93,7 +93,7 @@ def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
 
 
 class Comparison:
-    """Sends cases and compares; a failure says which case it was.
+    """Sends cases and compares the answers; a failure names its case.
 
     Attributes:
         seen: How often something was in an answer.
@@ -123,7 +123,7 @@ class Comparison:
                 wanted = case(self._seed, number)
                 try:
                     await self._compare(wanted, Random(number), one, other)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it tells its case
+                except Exception as error:  # noqa: BLE001 - any, reported with its case
                     what = str(error) or repr(error)
                     text = json.dumps(wanted.body)
                     self.failures.append(
@@ -154,7 +154,7 @@ class Comparison:
             self.seen[f"refused: {error['message']}"] += 1
             return {"status": reply.status, "error": error}
         self.cache[reply.headers[CACHE]] += 1
-        return said(path, reply)
+        return content_of(path, reply)
 
 
 FEATURES = (
@@ -183,7 +183,7 @@ FEATURES = (
 
 
 def check_seen(comparison: Comparison, requests: int) -> None:
-    """Check that nothing differed, and that what was to be compared was there."""
+    """Check that nothing differed, and that every feature was compared."""
     assert not comparison.failures, "\n\n".join(comparison.failures)
     rare = {name: comparison.seen[name] for name in FEATURES if not comparison.seen[name]}
     assert not rare
@@ -191,14 +191,14 @@ def check_seen(comparison: Comparison, requests: int) -> None:
     assert refused == {}
 
 
-def test_streaming_changes_nothing(plain: Instance):
+def test_streamed_and_buffered_answers_are_equal(plain: Instance):
     comparison = Comparison(plain.port, SEED, range(REQUESTS), rounds=1)
     asyncio.run(comparison.run())
     check_seen(comparison, REQUESTS)
     assert set(comparison.cache) == {"bypass"}
 
 
-def test_sharing_and_caching_change_nothing(cached: Instance):
+def test_coalesced_and_cached_answers_are_equal(cached: Instance):
     requests = max(300, REQUESTS // 3)
     comparison = Comparison(cached.port, SEED, range(10**6, 10**6 + requests), rounds=2)
     asyncio.run(comparison.run())

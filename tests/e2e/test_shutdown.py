@@ -21,14 +21,14 @@ PROMPT_S = 15
 
 
 def signalled(server: Instance, sig: signal.Signals) -> list[psutil.Process]:
-    """Send the launcher a signal; return the processes that were there."""
+    """Send the launcher a signal; return the processes that ran."""
     processes = server.processes()
     server.process.send_signal(sig)
     return processes
 
 
 def check_ended(server: Instance, processes: list[psutil.Process], timeout_s: float) -> None:
-    """Check that it ended in time, with status 0, and left nothing."""
+    """Check that it ended in time, with status 0, and left nothing behind."""
     assert server.process.wait(timeout_s) == 0
     check_gone(server, processes)
     assert not server.run_dir.exists()
@@ -63,7 +63,7 @@ def test_running_streams_finish(run_dirs: Path, sig: signal.Signals):
         check_ended(server, processes, PROMPT_S)
 
 
-def test_idle_keep_alive_connections_do_not_hold_it_up(run_dirs: Path):
+def test_idle_connections_do_not_delay_it(run_dirs: Path):
     with instance(run_dirs) as server, httpx.Client(base_url=server.url) as client:
         for _ in range(3):
             client.get("/health")
@@ -73,7 +73,7 @@ def test_idle_keep_alive_connections_do_not_hold_it_up(run_dirs: Path):
         print(f"\nan idle server ended within {time.monotonic() - started:.2f} s")
 
 
-def test_what_runs_too_long_is_told(run_dirs: Path):
+def test_a_request_past_the_drain_limit_gets_an_error(run_dirs: Path):
     with instance(run_dirs, server__drain_timeout_s=1, batch__max_batch_size=2) as server:
         streams = [Request(server.url, endless(stream=True)).wait_for_text() for _ in range(2)]
         waiting = [Request(server.url, chat("hi", stream=s)) for s in (False, True)]
@@ -104,7 +104,7 @@ def test_a_second_signal_ends_it_at_once(run_dirs: Path, sig: signal.Signals):
         print(f"ended after {time.monotonic() - second_at:.2f} s")
 
 
-def test_a_client_that_never_sends_its_body_does_not_hold_it_up(run_dirs: Path):
+def test_a_client_that_never_sends_its_body_does_not_delay_it(run_dirs: Path):
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
     with (
         instance(run_dirs, server__drain_timeout_s=1) as server,
@@ -131,7 +131,7 @@ def test_engines_drain_once_the_frontends_are_gone(run_dirs: Path):
 
 @pytest.mark.parametrize("progress", ["engine", "frontend-1", "frontend-2", "engine-0.sock"])
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_while_it_starts(run_dirs: Path, sig: signal.Signals, progress: str):
+def test_stopping_during_the_start(run_dirs: Path, sig: signal.Signals, progress: str):
     server = Instance(run_dirs, dry_run=True, server__workers=2).launch()
     try:
         wait_until(

@@ -51,38 +51,38 @@ BAD_SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("section", "key", "value", "said"), BAD_SETTINGS)
+@pytest.mark.parametrize(("section", "key", "value", "words"), BAD_SETTINGS)
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_a_bad_setting_in_the_environment(
-    tmp_path: Path, command: str, section: str, key: str, value: str, said: list[str]
+    tmp_path: Path, command: str, section: str, key: str, value: str, words: list[str]
 ):
     variable = f"{section}__{key}"
     result = vgate(command, "--dry-run", cwd=tmp_path, **{variable: value})
     assert result.returncode == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    for words in said:
-        assert words in line
+    for word in words:
+        assert word in line
     if section != "security":
         assert f"VGATE_{variable.upper()}" in line
 
 
-@pytest.mark.parametrize(("section", "key", "value", "said"), BAD_SETTINGS)
+@pytest.mark.parametrize(("section", "key", "value", "words"), BAD_SETTINGS)
 def test_a_bad_setting_in_the_file(
-    tmp_path: Path, section: str, key: str, value: str, said: list[str]
+    tmp_path: Path, section: str, key: str, value: str, words: list[str]
 ):
     (tmp_path / "config.yaml").write_text(f"{section}:\n  {key}: {value}\n")
     result = vgate("--dry-run", cwd=tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    for words in said:
-        assert words in line
+    for word in words:
+        assert word in line
     if section != "security":
         assert "config.yaml" in line
 
 
 @pytest.mark.parametrize("text", ["{", "- 1", "a: b: c", "\x00", "server: 5"])
-def test_a_file_that_is_no_configuration(tmp_path: Path, text: str):
+def test_a_file_that_is_not_a_configuration(tmp_path: Path, text: str):
     path = tmp_path / "other.yaml"
     path.write_text(text)
     result = vgate("--dry-run", cwd=tmp_path, config_path=str(path))
@@ -91,13 +91,13 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str):
     assert "Traceback" not in result.stderr
 
 
-def test_a_file_that_is_not_there(tmp_path: Path):
+def test_a_missing_file(tmp_path: Path):
     result = vgate("--dry-run", config_path=str(tmp_path / "none.yaml"))
     assert result.returncode == 2
     assert "none.yaml" in result.stderr
 
 
-def test_check_prints_what_is_in_force_without_secrets(tmp_path: Path):
+def test_check_prints_the_effective_configuration_without_secrets(tmp_path: Path):
     keys = [{"key": "sk-very-secret", "name": "me"}]
     result = vgate("check", cwd=tmp_path, security__api_keys=json.dumps(keys), server__port="1234")
     assert result.returncode == 0
@@ -133,10 +133,10 @@ def test_a_run_directory_that_cannot_be_used(run_dirs: Path):
     taken = run_dirs / "file"
     taken.write_text("")
     long = run_dirs / ("x" * 120)
-    for run_dir, said in ((taken, "cannot make the run directory"), (long, "107 bytes")):
+    for run_dir, words in ((taken, "cannot make the run directory"), (long, "107 bytes")):
         result = vgate("--dry-run", server__run_dir=str(run_dir), server__port=str(free_port()))
         assert result.returncode == 1
-        assert said in result.stderr.splitlines()[-1]
+        assert words in result.stderr.splitlines()[-1]
         assert "Traceback" not in result.stderr
 
 
@@ -219,7 +219,9 @@ def test_a_frontend_is_small(dry_run: Instance):
         ("vgate.engine.main", ("vgate.frontend", "vgate.launcher")),
     ],
 )
-def test_a_program_loads_neither_what_is_heavy_nor_another(module: str, others: tuple[str, ...]):
+def test_a_program_loads_no_heavy_package_and_no_other_program(
+    module: str, others: tuple[str, ...]
+):
     code = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT))
     unwanted = (*HEAVY, *others)
@@ -228,7 +230,7 @@ def test_a_program_loads_neither_what_is_heavy_nor_another(module: str, others: 
     assert [m for m in loaded if m in unwanted] == []
 
 
-def test_a_tokenizer_that_is_none_ends_the_start_with_the_cause(tmp_path, run_dirs):
+def test_a_broken_tokenizer_ends_the_start_with_the_cause(tmp_path, run_dirs):
     (tmp_path / "tokenizer.json").write_text('{"added_tokens": [{"id": 1, "special": true}]}')
     instance = Instance(run_dirs, dry_run=True, model__model_id=str(tmp_path)).launch()
     try:

@@ -1,4 +1,4 @@
-"""Forms that are demanded of a model without any sense: vLLM's CPU build, a tiny random model."""
+"""Constraints on a tiny random model, with vLLM's CPU build."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.e2e.answer_content import Content, content_of
 from tests.e2e.instance import Instance
 from tests.e2e.keep_alive import Client, json_post
 from tests.e2e.random_schemas import random_schema
-from tests.e2e.said import Said, said
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -41,15 +41,15 @@ def served(run_dirs: Path, tiny_model_dir: Path) -> Iterator[Instance]:
         assert not instance.has_problem()
 
 
-def ask_all(served: Instance, requests: list[dict[str, Any]], streamed: int = 1) -> list[Said]:
-    """Send requests and return what was answered in their order.
+def ask_all(served: Instance, requests: list[dict[str, Any]], streamed: int = 1) -> list[Content]:
+    """Send requests and return the answers in their order.
 
     Args:
         served: Who is asked.
         requests: What goes into the bodies.
         streamed: Those with an even number (0), or an odd one (1), are streamed.
     """
-    answers: dict[int, Said] = {}
+    answers: dict[int, Content] = {}
     work = iter(enumerate(requests))
 
     async def client() -> None:
@@ -61,7 +61,7 @@ def ask_all(served: Instance, requests: list[dict[str, Any]], streamed: int = 1)
                     body |= {"stream": True, "stream_options": {"include_usage": True}}
                 reply = await connection.send(json_post(CHAT, body), timeout_s=300)
                 assert reply.status == 200, (reply.body, request)
-                answers[number] = said(CHAT, reply)
+                answers[number] = content_of(CHAT, reply)
 
     async def run() -> None:
         async with asyncio.TaskGroup() as group:
@@ -82,7 +82,7 @@ def tool(schema: dict[str, Any], name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": schema}}
 
 
-def test_the_schemas_are_different_and_demand_something():
+def test_the_schemas_differ_and_constrain_the_output():
     assert len({json.dumps(schema) for schema in SCHEMAS}) == len(SCHEMAS)
     for schema in SCHEMAS:
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -92,8 +92,8 @@ def test_the_schemas_are_different_and_demand_something():
 
 
 @pytest.mark.parametrize("streamed", [0, 1])
-def test_json_is_by_its_schema(served: Instance, streamed: int):
-    """All schemas are asked for whole and streamed, the halves in turns."""
+def test_json_follows_its_schema(served: Instance, streamed: int):
+    """Every schema is requested streamed and not: the two halves take turns."""
     requests: list[dict[str, Any]] = []
     for number, schema in enumerate(SCHEMAS):
         form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
@@ -124,7 +124,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("outputs", "expected"), FORMS, ids=map(str, range(len(FORMS))))
-def test_other_forms(served: Instance, outputs: dict[str, Any], expected: str):
+def test_other_constraints(served: Instance, outputs: dict[str, Any], expected: str):
     requests = [{"structured_outputs": outputs, "max_tokens": 500} for _ in range(6)]
     for answer in ask_all(served, requests):
         (choice,) = answer["choices"]
@@ -139,7 +139,7 @@ AMBIGUOUS = [
 
 
 @pytest.mark.parametrize("outputs", AMBIGUOUS, ids=["nullable", "four"])
-def test_a_grammar_that_takes_too_long_holds_nobody_up(served: Instance, outputs: dict[str, str]):
+def test_a_slow_grammar_does_not_delay_other_requests(served: Instance, outputs: dict[str, str]):
     slow = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Go on."}],
@@ -166,7 +166,7 @@ def test_a_grammar_that_takes_too_long_holds_nobody_up(served: Instance, outputs
     asyncio.run(run())
 
 
-def test_a_named_tool_gets_arguments_by_its_schema(served: Instance):
+def test_arguments_of_a_named_tool_follow_its_schema(served: Instance):
     requests = [
         {
             "tools": [tool(schema, "wanted"), tool(SCHEMAS[0], "other")],
@@ -184,7 +184,7 @@ def test_a_named_tool_gets_arguments_by_its_schema(served: Instance):
             check(arguments, schema)
 
 
-def test_required_calls_are_by_the_schemas_of_their_tools(served: Instance):
+def test_required_calls_follow_the_schemas_of_their_tools(served: Instance):
     pairs = [(schema, SCHEMAS[-1 - n]) for n, schema in enumerate(SCHEMAS[:40])]
     requests = [
         {
@@ -212,7 +212,7 @@ def test_required_calls_are_by_the_schemas_of_their_tools(served: Instance):
 
 
 def _apart(schema: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Return a schema whose definitions have names that no other tool's have."""
+    """Return a schema whose definitions have unique names."""
     text = json.dumps(schema)
     for before in ('"part', "$defs/part"):
         text = text.replace(before, before.replace("part", prefix))
@@ -220,7 +220,7 @@ def _apart(schema: dict[str, Any], prefix: str) -> dict[str, Any]:
     return moved
 
 
-def test_the_other_apis_follow_forms_too(served: Instance):
+def test_other_apis_apply_constraints_too(served: Instance):
     # These APIs' requests have no seed, or give arguments as an object: see `check`.
     schema = next(schema for schema in SCHEMAS if "minLength" not in json.dumps(schema))
     form = {"type": "json_schema", "name": "n", "schema": schema}
@@ -246,17 +246,17 @@ def test_the_other_apis_follow_forms_too(served: Instance):
         check(json.dumps(arguments), schema)
 
 
-def ask_others(served: Instance, path: str, body: dict[str, Any]) -> list[Said]:
-    """Send a request to another API, whole and streamed."""
+def ask_others(served: Instance, path: str, body: dict[str, Any]) -> list[Content]:
+    """Send a request to another API, streamed and not."""
 
-    async def run() -> list[Said]:
+    async def run() -> list[Content]:
         with Client(served.port) as client:
             answers = []
             for stream in (False, True):
                 sent = {"model": MODEL, "stream": stream, **body}
                 reply = await client.send(json_post(path, sent), timeout_s=300)
                 assert reply.status == 200, reply.body
-                answers.append(said(path, reply))
+                answers.append(content_of(path, reply))
             return answers
 
     return asyncio.run(run())

@@ -54,7 +54,7 @@ Messages = list[dict[str, Any]]
 
 
 class Prompts:
-    """Conversations to token ids, as the server must do it."""
+    """Conversations to token ids, computed without the server."""
 
     def __init__(self, model: Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
@@ -75,7 +75,7 @@ def prompts(tiny_model_dir: Path) -> Prompts:
 def offline(
     tiny_model_dir: Path, prompts: Prompts, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
-    """What vLLM answers to all conversations without us."""
+    """vLLM's own answers to all conversations."""
     return generate_offline(
         tmp_path_factory.mktemp("offline"),
         tiny_model_dir,
@@ -142,7 +142,7 @@ def assert_as_offline(got: list[tuple[str, str]], offline: list[dict[str, Any]])
     assert differing == []
 
 
-def test_alone_it_is_what_vllm_generates(
+def test_a_single_request_equals_vllms_output(
     client: openai.OpenAI, offline: list[dict[str, Any]], prompts: Prompts
 ) -> None:
     assert len({answer["text"] for answer in offline}) == CONCURRENT
@@ -155,7 +155,9 @@ def test_alone_it_is_what_vllm_generates(
         assert answer.usage.completion_tokens == len(expected["token_ids"])
 
 
-def test_streamed_it_is_the_same(client: openai.OpenAI, offline: list[dict[str, Any]]) -> None:
+def test_a_streamed_answer_equals_vllms_output(
+    client: openai.OpenAI, offline: list[dict[str, Any]]
+) -> None:
     for number in range(len(SUBJECTS)):
         chunks = list(
             ask(
@@ -170,13 +172,13 @@ def test_streamed_it_is_the_same(client: openai.OpenAI, offline: list[dict[str, 
         assert chunks[-1].usage.completion_tokens == len(offline[number]["token_ids"])
 
 
-def test_among_64_with_three_workers_it_is_the_same(
+def test_64_requests_with_three_workers_equal_vllms_output(
     served: Instance, offline: list[dict[str, Any]]
 ) -> None:
     assert_as_offline(asyncio.run(ask_all(served)), offline)
 
 
-def test_among_64_with_one_worker_it_is_the_same(
+def test_64_requests_with_one_worker_equal_vllms_output(
     run_dirs: Path, tiny_model_dir: Path, offline: list[dict[str, Any]]
 ) -> None:
     with Instance(
@@ -200,7 +202,7 @@ def test_a_stop_string_cuts_the_text_before_it(
     assert "".join(c.choices[0].delta.content or "" for c in streamed) == text_of(answer)
 
 
-def test_a_stop_token_ends_it_and_counts(
+def test_a_stop_token_ends_the_answer_and_counts(
     client: openai.OpenAI, offline: list[dict[str, Any]], prompts: Prompts
 ) -> None:
     ids = offline[0]["token_ids"]
@@ -212,7 +214,7 @@ def test_a_stop_token_ends_it_and_counts(
 
 
 @pytest.mark.parametrize(("end", "named"), [("<|im_end|>", False), ("<|endoftext|>", True)])
-def test_an_end_that_is_not_the_tokenizers_own_is_named(
+def test_an_end_token_other_than_the_tokenizers_is_reported(
     client: openai.OpenAI, prompts: Prompts, end: str, named: bool
 ) -> None:
     token = prompts.tokenizer.token_to_id(end)
@@ -222,13 +224,13 @@ def test_an_end_that_is_not_the_tokenizers_own_is_named(
     assert choice.stop_reason == (token if named else None)
 
 
-def test_max_tokens_ends_it_with_length(client: openai.OpenAI) -> None:
+def test_max_tokens_ends_the_answer_with_length(client: openai.OpenAI) -> None:
     answer = ask(client, CONVERSATIONS[0], max_tokens=5, extra_body={"ignore_eos": True})
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.completion_tokens == 5
 
 
-def test_min_tokens_holds_a_stop_token_back(
+def test_min_tokens_delays_a_stop_token(
     client: openai.OpenAI, offline: list[dict[str, Any]]
 ) -> None:
     first = offline[0]["token_ids"][0]
@@ -245,7 +247,7 @@ def test_a_seed_makes_sampling_reproducible(client: openai.OpenAI, seed: int) ->
     assert first == second != other
 
 
-def test_without_a_seed_it_varies(client: openai.OpenAI) -> None:
+def test_without_a_seed_answers_vary(client: openai.OpenAI) -> None:
     texts = {text_of(ask(client, CONVERSATIONS[0], temperature=1)) for _ in range(3)}
     assert len(texts) == 3
 
@@ -294,7 +296,7 @@ def test_a_too_long_prompt_is_refused(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_only_vllm_can_refuse_is_a_400(client: openai.OpenAI, *, stream: bool) -> None:
+def test_a_refusal_of_vllm_is_a_400(client: openai.OpenAI, *, stream: bool) -> None:
     outputs = {"structured_outputs": {"grammar": "root ::= ("}}
     with pytest.raises(openai.BadRequestError, match="rammar") as refused:
         list(ask(client, CONVERSATIONS[0], stream=stream, extra_body=outputs))
@@ -325,7 +327,7 @@ def test_a_disconnect_frees_the_kv_blocks(served: Instance, client: openai.OpenA
         probe.wait_idle(timeout_s=2)
 
 
-def test_the_engine_answers_each_bad_request_and_goes_on(
+def test_the_engine_answers_each_bad_request_and_continues(
     served: Instance, prompts: Prompts, offline: list[dict[str, Any]]
 ) -> None:
     good = pack_token_ids(prompts.ids(CONVERSATIONS[0]))
@@ -340,7 +342,7 @@ def test_the_engine_answers_each_bad_request_and_goes_on(
         probe.welcome()
         for number, (prompt, sampling) in bad.items():
             probe.send(Generate(number, prompt, sampling.over(DEFAULTS)))
-        # Parameters that nobody completed mean vLLM's defaults, not the engine's end.
+        # Incomplete parameters get vLLM's defaults and don't crash the engine.
         probe.send(Generate(5, good, greedy))
         codes: dict[int, str] = {}
         tokens: list[int] = []
@@ -360,7 +362,7 @@ def test_the_engine_answers_each_bad_request_and_goes_on(
     assert (tokens, finish_reason) == (offline[0]["token_ids"], offline[0]["finish_reason"])
 
 
-def test_a_killed_engine_comes_back(
+def test_a_killed_engine_is_restarted(
     served: Instance, client: openai.OpenAI, offline: list[dict[str, Any]]
 ) -> None:
     killed = served.pid_of("engine")
@@ -375,13 +377,13 @@ def test_a_killed_engine_comes_back(
 
 
 @pytest.mark.parametrize("extra", [{}, {"logprobs": True, "top_logprobs": 3}, {"stop": None}])
-def test_a_stream_goes_on_in_the_next_engine(
+def test_a_stream_continues_in_the_next_engine(
     served: Instance, client: openai.OpenAI, extra: dict[str, Any]
 ) -> None:
     asked: dict[str, Any] = {"max_tokens": 1200, "extra_body": {"ignore_eos": True}, **extra}
     if "stop" in extra:
         text = text_of(ask(client, CONVERSATIONS[1], **{**asked, "stop": ["\0never"]}))
-        # One that comes late, if it can be told apart.
+        # A late one, if there is a unique one.
         stops = [text[at : at + 12] for at in range(len(text) - 40, len(text) // 2, -7)]
         asked["stop"] = [max(stops, key=text.index)]
     whole = ask(client, CONVERSATIONS[1], **asked)
@@ -468,7 +470,7 @@ def test_tensor_parallel_workers_serve_and_end_with_the_engine(
     assert [process for process in left if not ended(process)] == []
 
 
-def test_seeds_with_more_prompts_than_a_step_reads(served: Instance, client: openai.OpenAI) -> None:
+def test_seeds_with_more_prompts_than_fit_a_step(served: Instance, client: openai.OpenAI) -> None:
     # Each is longer than vLLM's default budget of a step, 2048 tokens, too.
     messages = [{"role": "user", "content": "the rain and the salt " * 500}]
     pids = served.pids()

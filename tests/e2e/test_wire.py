@@ -1,4 +1,4 @@
-"""What comes over the sockets of the run directory, whatever it is, kills nothing."""
+"""No message on the sockets of the run directory kills a process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_alive(server: Instance, pids: dict[str, int]) -> None:
     assert server.pids() == pids
 
 
-def test_the_run_directory_is_its_users_alone(dry_run: Instance):
+def test_only_the_user_can_read_the_run_directory(dry_run: Instance):
     assert dry_run.run_dir.stat().st_mode & 0o777 == 0o700
     assert (dry_run.run_dir / "runtime.json").stat().st_mode & 0o777 == 0o600
 
@@ -110,7 +110,7 @@ def test_a_request_that_cannot_run_fails(engine: EngineProbe, message: Generate)
     ],
     ids=str,
 )
-def test_nonsense_in_a_message_kills_nothing(dry_run: Instance, engine: EngineProbe, message):
+def test_invalid_fields_in_a_message_kill_nothing(dry_run: Instance, engine: EngineProbe, message):
     pids = dry_run.pids()
     engine.send(message)
     engine.send(Generate(2, PROMPT, LIMITED))
@@ -144,7 +144,7 @@ def test_a_frontend_that_vanishes_leaves_nothing_running(dry_run: Instance, engi
     engine.wait_idle()
 
 
-def test_many_that_come_and_go(dry_run: Instance, run_dirs: Path):
+def test_many_frontends_that_connect_and_leave(dry_run: Instance, run_dirs: Path):
     pids = dry_run.pids()
     for _ in range(100):
         EngineProbe(dry_run.run_dir).dealer.close(linger_ms=0)

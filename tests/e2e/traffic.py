@@ -1,4 +1,4 @@
-"""Clients of the e2e tests: a stream read on a thread, raw HTTP, and a look into the engine."""
+"""Clients of the e2e tests: a stream read on a thread, raw HTTP, and an engine probe."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ class Request(threading.Thread):
         self.usage = event.get("usage") or self.usage
 
     def wait_for_text(self) -> Self:
-        """Wait until the answer has begun."""
+        """Wait for the start of the answer."""
         wait_until(lambda: self.text or not self.is_alive(), TIMEOUT_S, "the answer begins")
         assert self.text, (self.status, self.answer, self.broken)
         return self
 
     def wait(self, timeout_s: float = TIMEOUT_S) -> Self:
-        """Wait until it has ended, however it does."""
+        """Wait for the end of the answer, or its failure."""
         self.join(timeout_s)
         assert not self.is_alive(), f"the request did not end within {timeout_s} s"
         return self
@@ -125,7 +125,7 @@ def raw(port: int, data: bytes, *, timeout_s: float = 10, half_close: bool = Fal
 
 
 def post(body: bytes, *headers: bytes, path: bytes = CHAT.encode()) -> bytes:
-    """Return the bytes of a POST on a connection of its own."""
+    """Return the bytes of a POST on a new connection."""
     head = [
         b"POST %s HTTP/1.1" % path,
         b"Host: test",
@@ -142,14 +142,14 @@ def status_of(response: bytes) -> int:
 
 
 class EngineProbe:
-    """One more frontend, as far as the engine knows: it hears the engine's heartbeat."""
+    """Another frontend as far as the engine knows; it receives heartbeats."""
 
     def __init__(self, run_dir: Path, protocol: int = PROTOCOL_VERSION) -> None:
         self.dealer = Dealer(f"ipc://{run_dir}/engine-0.sock", "probe")
         self.send(Hello(protocol, "probe"))
 
     def send(self, message: Any) -> None:
-        """Send a message, or bytes as they are."""
+        """Send a message, or raw bytes."""
         self.dealer.send(message if isinstance(message, bytes) else encode(message))
 
     def receive(self, timeout_s: float = 10) -> ToFrontend:
@@ -172,12 +172,12 @@ class EngineProbe:
         return message
 
     def wait_idle(self, timeout_s: float = 20) -> None:
-        """Wait until the engine has nothing to do."""
+        """Wait until the engine is idle."""
         wait_until(lambda: self.idle(self.status()), timeout_s, "the engine is idle")
 
     @staticmethod
     def idle(status: Status) -> bool:
-        """Say whether nothing runs, waits or holds KV cache."""
+        """Whether nothing runs, waits or holds KV cache."""
         return (status.running, status.waiting, status.kv_cache_usage) == (0, 0, 0.0)
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.frontend.gateway import Gateway
 from vgate.config.schema import Model
-from vgate.frontend.text.model import TextModel, load_text_model
+from vgate.frontend.text import TextModel, load_text_model
 from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import read_model_files

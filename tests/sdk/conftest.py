@@ -14,7 +14,7 @@ from tests.sdk.conversation import ALIAS, EMBEDDER, KEY, LIMITED_KEY, MODEL
 
 @pytest.fixture(scope="session")
 def gateway(run_dirs: Path) -> Iterator[Instance]:
-    """A fast dry-run instance for everybody: a text model with two names, and an embedder."""
+    """A fast shared dry-run instance: a text model with two names, and an embedder."""
     with Instance(
         run_dirs,
         dry_run=True,
@@ -32,7 +32,7 @@ def gateway(run_dirs: Path) -> Iterator[Instance]:
 
 @pytest.fixture(scope="session")
 def guarded(run_dirs: Path) -> Iterator[Instance]:
-    """A slow instance with keys, a limit, and room for one request and one that waits."""
+    """A slow instance with keys and a limit; one request runs and one waits."""
     with Instance(
         run_dirs,
         dry_run=True,

@@ -1,4 +1,4 @@
-"""What the SDKs' suites send. The dry-run engine answers with the last message."""
+"""Requests of the SDKs' suites. The dry-run engine answers with the last message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat completions with the official Python client: whole answers and streams."""
+"""Chat completions with the official Python client: streams and non-streaming answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def stream(client: openai.OpenAI, text: str, **params: Any) -> list[ChatCompleti
     )
 
 
-def said(client: openai.OpenAI, text: str, *, streamed: bool, **params: Any) -> tuple[str, str]:
+def answer_of(
+    client: openai.OpenAI, text: str, *, streamed: bool, **params: Any
+) -> tuple[str, str]:
     """Return the text of an answer and its finish reason."""
     if streamed:
         chunks = stream(client, text, **params)
@@ -47,7 +49,7 @@ def said(client: openai.OpenAI, text: str, *, streamed: bool, **params: Any) -> 
     return choice.message.content or "", choice.finish_reason
 
 
-def test_a_whole_answer(client: openai.OpenAI):
+def test_a_non_streaming_answer(client: openai.OpenAI):
     answer = create(client, "Good morning")
     assert isinstance(answer, ChatCompletion)
     assert answer.id.startswith("chatcmpl-")
@@ -76,21 +78,21 @@ def test_a_stream(client: openai.OpenAI):
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("kind", TEXTS)
-def test_any_text_comes_back_as_it_was(client: openai.OpenAI, kind: str, streamed: bool):
-    assert said(client, TEXTS[kind], streamed=streamed) == (TEXTS[kind], "stop")
+def test_any_text_is_returned_unchanged(client: openai.OpenAI, kind: str, streamed: bool):
+    assert answer_of(client, TEXTS[kind], streamed=streamed) == (TEXTS[kind], "stop")
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_long_text(client: openai.OpenAI, streamed: bool):
     text = "Ein langer Text. " * 1_500
-    assert said(client, text, streamed=streamed, max_completion_tokens=50)[0] == text[:50]
+    assert answer_of(client, text, streamed=streamed, max_completion_tokens=50)[0] == text[:50]
 
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_limits(client: openai.OpenAI, limit: str, streamed: bool):
-    assert said(client, "a🙂b", streamed=streamed, **{limit: 3}) == ("a", "length")
-    assert said(client, "abc", streamed=streamed, **{limit: 4}) == ("abc", "stop")
+    assert answer_of(client, "a🙂b", streamed=streamed, **{limit: 3}) == ("a", "length")
+    assert answer_of(client, "abc", streamed=streamed, **{limit: 4}) == ("abc", "stop")
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -101,7 +103,7 @@ def test_limits(client: openai.OpenAI, limit: str, streamed: bool):
 def test_stop_strings(client: openai.OpenAI, stop: Any, expected: str | None, streamed: bool):
     text = "one two three"
     wanted = (text if expected is None else expected, "stop")
-    assert said(client, text, stop=stop, streamed=streamed) == wanted
+    assert answer_of(client, text, stop=stop, streamed=streamed) == wanted
 
 
 def test_several_choices(client: openai.OpenAI):
@@ -133,7 +135,7 @@ def test_usage_with_every_chunk(client: openai.OpenAI):
     assert counts[-1] == len("Good morning") + 1
 
 
-def test_no_usage_unless_it_is_asked_for(client: openai.OpenAI):
+def test_no_usage_unless_requested(client: openai.OpenAI):
     for options in (None, {"include_usage": False}, {"include_obfuscation": False}):
         chunks = stream(client, "hi", stream_options=options)
         assert all(chunk.usage is None and chunk.choices for chunk in chunks)
@@ -190,7 +192,7 @@ def test_an_answer_as_a_dictionary_can_be_sent_back(client: openai.OpenAI):
     ],
     ids=str,
 )
-def test_parameters_that_change_nothing_here(client: openai.OpenAI, params: dict[str, Any]):
+def test_accepted_parameters_without_effect(client: openai.OpenAI, params: dict[str, Any]):
     (choice,) = create(client, "Good morning", **params).choices
     assert choice.message.content == "Good morning"
 
@@ -206,7 +208,7 @@ def test_an_alias_answers_with_the_models_own_name(client: openai.OpenAI):
     assert answer.model == MODEL
 
 
-def test_a_whole_answer_async(gateway: Instance):
+def test_a_non_streaming_answer_async(gateway: Instance):
     async def run() -> ChatCompletion:
         async with gateway.async_client() as client:
             return await client.chat.completions.create(model=MODEL, messages=user("hi"))

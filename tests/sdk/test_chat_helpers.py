@@ -36,15 +36,15 @@ ANSWER = {"steps": [{"explanation": "eins", "value": 1.5}], "unit": "m", "note":
 GET_WEATHER = openai.pydantic_function_tool(GetWeather, name="get_weather")
 
 
-def test_parse_gives_the_model(client: openai.OpenAI):
+def test_parse_returns_the_model(client: openai.OpenAI):
     parsed = client.chat.completions.parse(
         model=MODEL, messages=user(json.dumps(ANSWER)), response_format=Answer
     )
     assert parsed.choices[0].message.parsed == Answer(**ANSWER)
 
 
-def test_parse_of_an_answer_of_another_form(client: openai.OpenAI):
-    # The schema is followed whatever the model would have said.
+def test_parse_of_an_answer_in_another_format(client: openai.OpenAI):
+    # The output follows the schema, whatever the model would have written.
     parsed = client.chat.completions.parse(
         model=MODEL, messages=user("no JSON at all"), response_format=Answer
     )
@@ -58,7 +58,7 @@ def test_parse_with_several_choices(client: openai.OpenAI):
     assert [choice.message.parsed for choice in parsed.choices] == [Answer(**ANSWER)] * 2
 
 
-def test_parse_of_an_answer_that_was_cut(client: openai.OpenAI):
+def test_parse_of_a_truncated_answer(client: openai.OpenAI):
     with pytest.raises(openai.LengthFinishReasonError) as cut:
         client.chat.completions.parse(
             model=MODEL, messages=user(json.dumps(ANSWER)), response_format=Answer, max_tokens=5
@@ -66,7 +66,7 @@ def test_parse_of_an_answer_that_was_cut(client: openai.OpenAI):
     assert cut.value.completion.usage.completion_tokens == 5
 
 
-def test_parse_gives_typed_tool_calls(client: openai.OpenAI):
+def test_parse_returns_typed_tool_calls(client: openai.OpenAI):
     parsed = client.chat.completions.parse(
         model=MODEL, messages=user(call("get_weather", city="Köln", days=2)), tools=[GET_WEATHER]
     )
@@ -85,7 +85,7 @@ def test_parse_async(gateway: Instance):
     assert asyncio.run(run()) == Answer(**ANSWER)
 
 
-def test_the_stream_helper_tells_content(client: openai.OpenAI):
+def test_the_stream_helper_reports_content(client: openai.OpenAI):
     with client.chat.completions.stream(model=MODEL, messages=user("Good morning")) as stream:
         events = list(stream)
         final = stream.get_final_completion()
@@ -105,7 +105,7 @@ def test_the_stream_helper_parses(client: openai.OpenAI):
     assert parsed == Answer(**ANSWER)
 
 
-def test_the_stream_helper_tells_tool_calls(client: openai.OpenAI):
+def test_the_stream_helper_reports_tool_calls(client: openai.OpenAI):
     text = f"Let me look.{call('get_weather', city='Köln', days=2)}"
     with client.chat.completions.stream(
         model=MODEL, messages=user(text), tools=[GET_WEATHER]
@@ -121,7 +121,7 @@ def test_the_stream_helper_tells_tool_calls(client: openai.OpenAI):
     assert message.tool_calls[0].function.parsed_arguments == done.parsed_arguments
 
 
-def test_the_stream_helper_tells_logprobs(client: openai.OpenAI):
+def test_the_stream_helper_reports_logprobs(client: openai.OpenAI):
     with client.chat.completions.stream(
         model=MODEL, messages=user("abc"), logprobs=True, top_logprobs=2
     ) as stream:
@@ -132,7 +132,7 @@ def test_the_stream_helper_tells_logprobs(client: openai.OpenAI):
     assert final.choices[0].logprobs.content == done.content
 
 
-def test_the_stream_helper_gives_usage(client: openai.OpenAI):
+def test_the_stream_helper_reports_usage(client: openai.OpenAI):
     with client.chat.completions.stream(
         model=MODEL, messages=user("hi"), stream_options={"include_usage": True}
     ) as stream:

@@ -26,7 +26,7 @@ def texts(answer: Completion) -> list[str]:
     return [choice.text for choice in answer.choices]
 
 
-def test_a_whole_answer(client: openai.OpenAI):
+def test_a_non_streaming_answer(client: openai.OpenAI):
     answer = create(client)
     assert answer.id.startswith("cmpl-")
     assert (answer.object, answer.model) == ("text_completion", MODEL)
@@ -37,7 +37,7 @@ def test_a_whole_answer(client: openai.OpenAI):
     assert answer.usage.completion_tokens == len(TEXT) + 1
 
 
-def test_sixteen_tokens_unless_more_are_asked_for(client: openai.OpenAI):
+def test_the_default_limit_is_sixteen_tokens(client: openai.OpenAI):
     answer = create(client, "x" * 40)
     assert (texts(answer), answer.choices[0].finish_reason) == (["x" * 16], "length")
 
@@ -58,11 +58,11 @@ def test_kinds_of_prompts(client: openai.OpenAI, prompt: Any, expected: list[str
     if not streamed:
         assert texts(create(client, prompt)) == expected
         return
-    said = [""] * len(expected)
+    joined = [""] * len(expected)
     for chunk in create(client, prompt, stream=True):
         for choice in chunk.choices:
-            said[choice.index] += choice.text
-    assert said == expected
+            joined[choice.index] += choice.text
+    assert joined == expected
 
 
 def test_several_choices_for_several_prompts(client: openai.OpenAI):
@@ -84,11 +84,11 @@ def test_a_stream_with_usage(client: openai.OpenAI):
 @pytest.mark.parametrize("streamed", [False, True])
 def test_echo(client: openai.OpenAI, streamed: bool):
     answer = create(client, "ab", echo=True, stream=streamed)
-    said = "".join(c.choices[0].text for c in answer) if streamed else answer.choices[0].text
-    assert said == "abab"
+    text = "".join(c.choices[0].text for c in answer) if streamed else answer.choices[0].text
+    assert text == "abab"
 
 
-def test_the_prompt_alone(client: openai.OpenAI):
+def test_only_the_prompt(client: openai.OpenAI):
     answer = create(client, "ab", echo=True, max_tokens=0)
     assert texts(answer) == ["ab"]
     assert answer.usage.completion_tokens == 0
@@ -132,7 +132,7 @@ def test_token_ids(client: openai.OpenAI):
     assert choice.token_ids[:2] == [97, 98]
 
 
-def test_a_form(client: openai.OpenAI):
+def test_a_constraint(client: openai.OpenAI):
     body = {"structured_outputs": {"choice": ["left", "right"]}}
     assert texts(create(client, "right", extra_body=body)) == ["right"]
 
@@ -153,13 +153,13 @@ def test_a_form(client: openai.OpenAI):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_refused(client: openai.OpenAI, params: dict[str, Any], param: str):
+def test_refused_parameters(client: openai.OpenAI, params: dict[str, Any], param: str):
     with pytest.raises(openai.BadRequestError) as refused:
         create(client, **params)
     assert refused.value.param == param
 
 
-def test_values_of_refused_fields_that_change_nothing(client: openai.OpenAI):
+def test_neutral_values_of_refused_fields(client: openai.OpenAI):
     assert texts(create(client, best_of=1, suffix="", user="someone")) == [TEXT]
 
 

@@ -1,4 +1,4 @@
-"""Embeddings with the official Python client, which asks for base64 unless told otherwise."""
+"""Embeddings with the official Python client, which requests base64 by default."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_default_is_as_exact_as_floats(client: openai.OpenAI):
     assert embed(client, "abc").data[0].embedding == pytest.approx(floats, abs=1e-7)
 
 
-def test_base64_is_left_alone_if_it_is_asked_for(client: openai.OpenAI):
+def test_requested_base64_is_not_decoded(client: openai.OpenAI):
     encoded = embed(client, "abc", encoding_format="base64").data[0].embedding
     assert isinstance(encoded, str)
     decoded = list(array("f", base64.b64decode(encoded)))
@@ -94,19 +94,19 @@ def test_fewer_dimensions(client: openai.OpenAI):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_what_is_refused(client: openai.OpenAI, given: Any, params: dict[str, Any], param: str):
+def test_refused_parameters(client: openai.OpenAI, given: Any, params: dict[str, Any], param: str):
     with pytest.raises(openai.BadRequestError) as refused:
         embed(client, given, **params)
     assert refused.value.param == param
 
 
-def test_a_model_for_text_embeds_nothing(client: openai.OpenAI):
+def test_a_text_model_does_not_embed(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError, match="does not embed") as refused:
         client.embeddings.create(model=MODEL, input="abc")
     assert refused.value.param == "model"
 
 
-def test_an_embedder_writes_nothing(client: openai.OpenAI):
+def test_an_embedder_does_not_generate(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError, match="does not generate") as refused:
         client.chat.completions.create(model=EMBEDDER, messages=[{"role": "user", "content": "hi"}])
     assert refused.value.param == "model"

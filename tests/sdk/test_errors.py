@@ -1,4 +1,4 @@
-"""Which of the official Python client's errors a client sees, and what they say."""
+"""The official Python client's exceptions and their messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ask(client: openai.OpenAI, text: str = "hi", **params: Any) -> Any:
 
 @contextmanager
 def busy(client: openai.OpenAI) -> Iterator[Any]:
-    """Have the only place in the batch taken, by a stream that is given."""
+    """Occupy the only position in the batch with a stream; yields it."""
     stream = ask(client, "on and on ", stream=True, extra_body={"ignore_eos": True})
     try:
         while not next(stream).choices[0].delta.content:
@@ -47,7 +47,7 @@ def waits(url: str) -> bool:
 
 @contextmanager
 def full(client: openai.OpenAI, url: str) -> Iterator[Any]:
-    """Have the queue full too."""
+    """Fill the queue too."""
     with busy(client) as stream:
         waiting = threading.Thread(target=ask, args=(client,))
         waiting.start()
@@ -190,7 +190,7 @@ def test_a_limit_that_is_reached(guarded: Instance):
         assert (error.code, error.type) == ("rate_limit_exceeded", "rate_limit_error")
         assert error.response.headers["retry-after"] == "1"
         assert error.response.headers["x-ratelimit-remaining"] == "0"
-        # The client waits as long as it is told to, and then is let in.
+        # The client waits as long as Retry-After says, and then is admitted.
         for _ in range(3):
             client.with_options(max_retries=3).models.list()
 
@@ -207,7 +207,7 @@ def test_a_full_queue(guarded: Instance, keyed: openai.OpenAI):
     assert ask(keyed).choices[0].message.content == "hi"
 
 
-def test_a_full_queue_is_tried_again(guarded: Instance, keyed: openai.OpenAI):
+def test_a_full_queue_is_retried(guarded: Instance, keyed: openai.OpenAI):
     with full(keyed, guarded.url) as running:
         refused = keyed.with_options(max_retries=0).chat.completions.with_raw_response
         with pytest.raises(openai.InternalServerError):

@@ -36,7 +36,7 @@ def ask(client: openai.OpenAI, text: str, extra: dict[str, Any], **params: Any) 
     ],
     ids=str,
 )
-def test_taken(client: openai.OpenAI, extra: dict[str, Any]):
+def test_accepted(client: openai.OpenAI, extra: dict[str, Any]):
     assert ask(client, "abc", extra).message.content == "abc"
 
 

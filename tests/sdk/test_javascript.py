@@ -25,7 +25,7 @@ LEAST_CASES = 130
 
 @pytest.fixture(scope="module")
 def run(gateway: Instance, guarded: Instance) -> subprocess.CompletedProcess[str]:
-    """What node said: a line of JSON for each case."""
+    """Node's output: a line of JSON for each case."""
     node = shutil.which("node")
     assert node, "node is not on PATH"
     assert (SUITE / "node_modules").is_dir(), f"run `npm ci` in {SUITE}, or bin/test"
@@ -65,7 +65,7 @@ def test_suite(outcomes: list[dict[str, Any]], subtests: pytest.Subtests, suite:
             assert case["passed"], case["error"] or "skipped"
 
 
-def test_all_was_run(run: subprocess.CompletedProcess[str], outcomes: list[dict[str, Any]]):
+def test_all_cases_ran(run: subprocess.CompletedProcess[str], outcomes: list[dict[str, Any]]):
     assert {outcome["suite"] for outcome in outcomes} == set(SUITES), run.stderr
     assert {path.name.partition(".")[0] for path in SUITE.glob("*.test.mjs")} == set(SUITES)
     assert len(outcomes) >= LEAST_CASES

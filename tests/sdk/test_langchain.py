@@ -32,7 +32,7 @@ def get_weather(city: str) -> str:
 
 
 class Application:
-    """Makes LangChain's models of an instance; all share connections that somebody closes."""
+    """Makes LangChain's models of an instance; all share connections that are closed at the end."""
 
     def __init__(self, http: openai.DefaultHttpxClient) -> None:
         self._http = http
@@ -169,7 +169,7 @@ def test_streamed_tool_calls(model: Any):
 
 
 @pytest.mark.parametrize("choice", ["any", "get_weather"])
-def test_a_demanded_tool(model: Any, choice: str):
+def test_a_required_tool(model: Any, choice: str):
     answer = model.bind_tools([get_weather], tool_choice=choice).invoke("no call")
     assert [tool_call["name"] for tool_call in answer.tool_calls] == ["get_weather"]
 
@@ -218,7 +218,7 @@ def test_errors(application: Application, gateway: Instance, guarded: Instance):
     with pytest.raises(openai.AuthenticationError):
         application.chat(guarded, api_key="sk-wrong").invoke("hi")
     assert application.chat(guarded, api_key=KEY).invoke("hi").content == "hi"
-    # More than the limit of two a second: the client waits as it is told.
+    # More than the limit of two a second: the client waits as long as Retry-After says.
     patient = application.chat(guarded, api_key=LIMITED_KEY, max_retries=5)
     assert [patient.invoke("hi").content for _ in range(3)] == ["hi"] * 3
 
@@ -233,7 +233,7 @@ def test_embeddings(application: Application, gateway: Instance):
 def test_embeddings_of_tokens(
     application: Application, gateway: Instance, monkeypatch: pytest.MonkeyPatch
 ):
-    """LangChain cuts and tokenises itself; here with the dry-run engine's own vocabulary."""
+    """LangChain splits and tokenises texts itself; here with the dry-run engine's vocabulary."""
     import tiktoken
 
     ranks = {bytes([byte]): byte for byte in range(256)}

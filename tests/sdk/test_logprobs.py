@@ -18,7 +18,7 @@ def create(client: openai.OpenAI, text: str, **params: object) -> ChatCompletion
     return answer
 
 
-def test_none_unless_they_are_asked_for(client: openai.OpenAI):
+def test_none_unless_requested(client: openai.OpenAI):
     answer = client.chat.completions.create(model=MODEL, messages=user("abc"), logprobs=False)
     assert answer.choices[0].logprobs is None
 
@@ -32,7 +32,7 @@ def test_one_for_each_token(client: openai.OpenAI):
 
 
 @pytest.mark.parametrize("top", [0, 1, 5, 20])
-def test_the_most_likely_ones(client: openai.OpenAI, top: int):
+def test_top_logprobs(client: openai.OpenAI, top: int):
     for token in create(client, "abc", top_logprobs=top).choices[0].logprobs.content:
         assert len(token.top_logprobs) == top
         logprobs = [other.logprob for other in token.top_logprobs]
@@ -45,7 +45,7 @@ def test_the_most_likely_ones(client: openai.OpenAI, top: int):
             )
 
 
-def test_streamed_they_are_the_same(client: openai.OpenAI):
+def test_streamed_logprobs_are_the_same(client: openai.OpenAI):
     whole = create(client, "Grüße", top_logprobs=2).choices[0].logprobs.content
     streamed = [
         token
@@ -67,7 +67,7 @@ def test_tokens_as_ids(client: openai.OpenAI):
     assert tokens[:2] == ["token_id:97", "token_id:98"]
 
 
-def test_the_prompts(client: openai.OpenAI):
+def test_logprobs_of_the_prompt(client: openai.OpenAI):
     answer = client.chat.completions.create(
         model=MODEL, messages=user("ab"), extra_body={"prompt_logprobs": 1}
     )
@@ -87,7 +87,7 @@ def test_the_prompts(client: openai.OpenAI):
     ],
     ids=str,
 )
-def test_what_is_refused(client: openai.OpenAI, params: dict[str, object], param: str):
+def test_refused_parameters(client: openai.OpenAI, params: dict[str, object], param: str):
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model=MODEL, messages=user("hi"), **params)
     assert refused.value.param == param

@@ -27,7 +27,7 @@ def test_one(client: openai.OpenAI, name: str):
     assert model in client.models.list().data
 
 
-def test_what_vllm_adds(client: openai.OpenAI):
+def test_vllms_fields(client: openai.OpenAI):
     assert client.models.retrieve(MODEL).max_model_len == 32_768
 
 

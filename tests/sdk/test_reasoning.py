@@ -1,4 +1,4 @@
-"""Reasoning with the official Python client, which gives fields that it does not know too."""
+"""Reasoning with the official Python client, which also returns fields that it does not know."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def ask(client: openai.OpenAI, text: str, **params: Any) -> Any:
     return answer.choices[0].message
 
 
-def test_reasoning_is_apart_from_the_answer(client: openai.OpenAI):
+def test_reasoning_is_separate_from_the_answer(client: openai.OpenAI):
     message = ask(client, THOUGHT)
     assert message.content == "42"
     assert message.reasoning_content == message.reasoning == "Let me see."
@@ -40,7 +40,7 @@ def test_no_reasoning_is_none(client: openai.OpenAI):
     assert (message.content, message.reasoning_content) == ("42", None)
 
 
-def test_reasoning_that_never_ends(client: openai.OpenAI):
+def test_unclosed_reasoning(client: openai.OpenAI):
     message = ask(client, "<think>on and on")
     assert message.content is None
     assert message.reasoning_content == "on and on"
@@ -52,7 +52,7 @@ def test_reasoning_before_a_call(client: openai.OpenAI):
     assert message.tool_calls[0].function.name == "get_time"
 
 
-def test_reasoning_can_be_left_out(client: openai.OpenAI):
+def test_reasoning_can_be_hidden(client: openai.OpenAI):
     message = ask(client, THOUGHT, extra_body={"include_reasoning": False})
     assert message.content == "42"
     assert getattr(message, "reasoning_content", None) is None
@@ -75,7 +75,7 @@ def test_thinking_can_be_switched_off_by_the_template(client: openai.OpenAI):
     assert (message.content, message.reasoning_content) == ("42", None)
 
 
-def test_an_effort_that_nobody_knows_is_refused(client: openai.OpenAI):
+def test_an_unknown_effort_is_refused(client: openai.OpenAI):
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, "42", reasoning_effort="lots")
     assert refused.value.param == "reasoning_effort"

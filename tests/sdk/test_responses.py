@@ -100,7 +100,7 @@ def test_a_streamed_call(client: openai.OpenAI):
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_weather"}])
-def test_a_demanded_call(client: openai.OpenAI, choice: Any):
+def test_a_required_call(client: openai.OpenAI, choice: Any):
     answer = client.responses.create(model=MODEL, input="hi", tools=[TOOL], tool_choice=choice)
     assert [item.type for item in answer.output] == ["function_call"]
 
@@ -155,7 +155,7 @@ def test_logprobs(client: openai.OpenAI):
     ],
     ids=str,
 )
-def test_what_is_refused(client: openai.OpenAI, params: dict[str, Any], param: str):
+def test_refused_parameters(client: openai.OpenAI, params: dict[str, Any], param: str):
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model=MODEL, input="hi", **params)
     assert refused.value.param == param

@@ -1,4 +1,4 @@
-"""Answers of a demanded form with the official Python client."""
+"""Structured outputs with the official Python client."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_vllms_structured_outputs(
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_what_is_refused(client: openai.OpenAI, params: dict[str, Any], param: str):
+def test_refused_parameters(client: openai.OpenAI, params: dict[str, Any], param: str):
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model=MODEL, messages=user("hi"), **params)
     assert refused.value.param == param

@@ -20,8 +20,8 @@ ALLOWED = {
 }
 
 
-class Said:
-    """A message, whole or put together from a stream."""
+class Answer:
+    """A message, streamed or not."""
 
     def __init__(self, client: openai.OpenAI, text: str, *, streamed: bool, **params: Any) -> None:
         self.content, self.calls = "", []
@@ -62,67 +62,67 @@ def streamed(request: pytest.FixtureRequest) -> bool:
 
 
 def test_a_call(client: openai.OpenAI, streamed: bool):
-    said = Said(client, call("get_weather", city="Köln", days=2), streamed=streamed)
-    assert said.content is None
-    assert said.calls == [("get_weather", {"city": "Köln", "days": 2})]
-    assert said.finish_reason == "tool_calls"
+    answer = Answer(client, call("get_weather", city="Köln", days=2), streamed=streamed)
+    assert answer.content is None
+    assert answer.calls == [("get_weather", {"city": "Köln", "days": 2})]
+    assert answer.finish_reason == "tool_calls"
 
 
 def test_parallel_calls(client: openai.OpenAI, streamed: bool):
     text = call("get_weather", city="Ulm") + "\n" + call("get_time", zone="CET")
-    said = Said(client, text, streamed=streamed)
-    assert said.calls == [("get_weather", {"city": "Ulm"}), ("get_time", {"zone": "CET"})]
-    assert len(set(said.ids)) == 2
+    answer = Answer(client, text, streamed=streamed)
+    assert answer.calls == [("get_weather", {"city": "Ulm"}), ("get_time", {"zone": "CET"})]
+    assert len(set(answer.ids)) == 2
 
 
 def test_only_the_first_call_without_parallel_calls(client: openai.OpenAI, streamed: bool):
     text = call("get_weather", city="Ulm") + call("get_time", zone="CET")
-    said = Said(client, text, streamed=streamed, parallel_tool_calls=False)
-    assert said.calls == [("get_weather", {"city": "Ulm"})]
+    answer = Answer(client, text, streamed=streamed, parallel_tool_calls=False)
+    assert answer.calls == [("get_weather", {"city": "Ulm"})]
 
 
 def test_text_before_a_call(client: openai.OpenAI, streamed: bool):
-    said = Said(client, "Let me look." + call("get_time"), streamed=streamed)
-    assert (said.content, said.calls) == ("Let me look.", [("get_time", {})])
+    answer = Answer(client, "Let me look." + call("get_time"), streamed=streamed)
+    assert (answer.content, answer.calls) == ("Let me look.", [("get_time", {})])
 
 
 def test_an_answer_without_a_call(client: openai.OpenAI, streamed: bool):
     for choice in ("auto", None):
-        said = Said(client, "Good morning", streamed=streamed, tool_choice=choice)
-        assert (said.content, said.calls, said.finish_reason) == ("Good morning", [], "stop")
+        answer = Answer(client, "Good morning", streamed=streamed, tool_choice=choice)
+        assert (answer.content, answer.calls, answer.finish_reason) == ("Good morning", [], "stop")
 
 
-def test_no_calls_with_none(client: openai.OpenAI, streamed: bool):
+def test_no_calls_with_tool_choice_none(client: openai.OpenAI, streamed: bool):
     text = call("get_weather", city="Ulm")
-    said = Said(client, text, streamed=streamed, tool_choice="none")
-    assert (said.content, said.calls, said.finish_reason) == (text, [], "stop")
+    answer = Answer(client, text, streamed=streamed, tool_choice="none")
+    assert (answer.content, answer.calls, answer.finish_reason) == (text, [], "stop")
 
 
 def test_a_call_can_be_required(client: openai.OpenAI, streamed: bool):
     text = json.dumps([{"name": "get_time", "parameters": {"zone": "CET"}}])
-    said = Said(client, text, streamed=streamed, tool_choice="required")
-    assert said.calls == [("get_time", {"zone": "CET"})]
-    assert said.finish_reason == "tool_calls"
-    assert not said.content
+    answer = Answer(client, text, streamed=streamed, tool_choice="required")
+    assert answer.calls == [("get_time", {"zone": "CET"})]
+    assert answer.finish_reason == "tool_calls"
+    assert not answer.content
 
 
-def test_a_required_call_comes_whatever_the_model_would_say(client: openai.OpenAI, streamed: bool):
-    said = Said(client, "no call", streamed=streamed, tool_choice="required", tools=[WEATHER])
-    ((name, arguments),) = said.calls
+def test_a_required_call_replaces_the_models_own_text(client: openai.OpenAI, streamed: bool):
+    answer = Answer(client, "no call", streamed=streamed, tool_choice="required", tools=[WEATHER])
+    ((name, arguments),) = answer.calls
     assert name == "get_weather"
     assert isinstance(arguments["city"], str)
 
 
 def test_a_named_call(client: openai.OpenAI, streamed: bool):
-    said = Said(client, '{"city": "Ulm"}', streamed=streamed, tool_choice=NAMED)
-    assert said.calls == [("get_weather", {"city": "Ulm"})]
+    answer = Answer(client, '{"city": "Ulm"}', streamed=streamed, tool_choice=NAMED)
+    assert answer.calls == [("get_weather", {"city": "Ulm"})]
     # As OpenAI's own: with a named call the model's end is just its end.
-    assert said.finish_reason == "stop"
+    assert answer.finish_reason == "stop"
 
 
 def test_allowed_tools(client: openai.OpenAI, streamed: bool):
-    said = Said(client, call("get_time", zone="CET"), streamed=streamed, tool_choice=ALLOWED)
-    assert said.calls == [("get_time", {"zone": "CET"})]
+    answer = Answer(client, call("get_time", zone="CET"), streamed=streamed, tool_choice=ALLOWED)
+    assert answer.calls == [("get_time", {"zone": "CET"})]
 
 
 def test_a_round_trip(client: openai.OpenAI):
@@ -159,7 +159,7 @@ def test_calls_in_several_choices(client: openai.OpenAI):
     assert len(set(ids)) == 2
 
 
-def test_a_call_that_was_cut_is_no_call(client: openai.OpenAI, streamed: bool):
+def test_a_truncated_call_is_not_a_call(client: openai.OpenAI, streamed: bool):
     text = call("get_weather", city="Köln")
     params = {"model": MODEL, "messages": user(text), "tools": TOOLS, "max_tokens": 30}
     if streamed:
@@ -195,7 +195,7 @@ def test_strict_and_absent_parameters(client: openai.OpenAI):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_refused(client: openai.OpenAI, params: dict[str, Any], param: str):
+def test_refused_parameters(client: openai.OpenAI, params: dict[str, Any], param: str):
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model=MODEL, messages=user("hi"), **params)
     assert refused.value.param == param

@@ -1,4 +1,4 @@
-"""Headers, raw answers, time limits and connections that end, with the official Python client."""
+"""Headers, raw answers, timeouts and disconnects, with the official Python client."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_streaming_response(client: openai.OpenAI):
     assert lines[-1] == "data: [DONE]"
 
 
-def test_a_streaming_response_of_a_whole_answer(client: openai.OpenAI):
+def test_a_streaming_response_of_a_non_streaming_answer(client: openai.OpenAI):
     with client.chat.completions.with_streaming_response.create(
         model=MODEL, messages=user("hi")
     ) as response:
@@ -89,7 +89,7 @@ def test_one_connection_for_many_requests(gateway: Instance):
             assert answer.choices[0].message.content == f"{number}"
 
 
-def test_further_headers_and_queries_change_nothing(gateway: Instance):
+def test_further_headers_and_queries_have_no_effect(gateway: Instance):
     with openai.OpenAI(
         base_url=f"{gateway.url}/v1/",
         api_key="x",
@@ -102,7 +102,7 @@ def test_further_headers_and_queries_change_nothing(gateway: Instance):
     assert answer.choices[0].message.content == "hi"
 
 
-def test_a_stream_that_is_closed_ends_its_generation(gateway: Instance, client: openai.OpenAI):
+def test_closing_a_stream_ends_the_generation(gateway: Instance, client: openai.OpenAI):
     stream = client.chat.completions.create(**ENDLESS, stream=True)
     for chunk in stream:
         if chunk.choices[0].delta.content:
@@ -112,14 +112,14 @@ def test_a_stream_that_is_closed_ends_its_generation(gateway: Instance, client: 
     wait_idle(gateway)
 
 
-def test_a_stream_helper_that_is_left_ends_its_generation(gateway: Instance, client: openai.OpenAI):
+def test_leaving_the_stream_helper_ends_the_generation(gateway: Instance, client: openai.OpenAI):
     with client.chat.completions.stream(**ENDLESS) as stream:
         next(iter(stream))
         wait_busy(gateway)
     wait_idle(gateway)
 
 
-def test_a_request_that_is_cancelled_ends_its_generation(gateway: Instance):
+def test_cancelling_a_request_ends_the_generation(gateway: Instance):
     async def run() -> None:
         async with gateway.async_client() as client:
             request = asyncio.create_task(client.chat.completions.create(**ENDLESS))
@@ -132,13 +132,13 @@ def test_a_request_that_is_cancelled_ends_its_generation(gateway: Instance):
     wait_idle(gateway)
 
 
-def test_a_time_limit_of_the_client_ends_its_generation(gateway: Instance, client: openai.OpenAI):
+def test_a_timeout_of_the_client_ends_the_generation(gateway: Instance, client: openai.OpenAI):
     with pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(**ENDLESS, timeout=0.3)
     wait_idle(gateway)
 
 
-def test_nobody_listens():
+def test_no_server():
     with (
         openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="x", max_retries=0) as client,
         pytest.raises(openai.APIConnectionError),

@@ -1,4 +1,4 @@
-"""OpenAI's Python client and the real engine, where the dry-run engine's answers prove nothing."""
+"""OpenAI's Python client and the real engine, for what the dry-run engine can't show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GREEDY: Any = {**SEEDED, "temperature": 0}
 
 
 class Report(BaseModel):
-    """Of a bounded length, whatever a model writes."""
+    """A value of bounded length for any model."""
 
     mood: Literal["good", "bad"]
     count: Literal[1, 2, 3]
@@ -54,7 +54,7 @@ def client(run_dirs: Path, tiny_model_dir: Path) -> Iterator[openai.OpenAI]:
         assert instance.has_problem() is None
 
 
-def said(client: openai.OpenAI, **params: Any) -> str:
+def generate(client: openai.OpenAI, **params: Any) -> str:
     answer = client.chat.completions.create(**{**GREEDY, "max_tokens": 200, **params})
     assert answer.choices[0].finish_reason == "stop"
     return answer.choices[0].message.content or ""
@@ -67,7 +67,7 @@ def test_parse(client: openai.OpenAI):
     assert isinstance(parsed.choices[0].message.parsed, Report)
 
 
-def test_a_streamed_form(client: openai.OpenAI):
+def test_a_streamed_constraint(client: openai.OpenAI):
     with client.chat.completions.stream(
         model=MODEL, messages=QUESTION, response_format=Report, max_tokens=200
     ) as stream:
@@ -90,13 +90,13 @@ def test_a_streamed_form(client: openai.OpenAI):
 )
 def test_structured_outputs(client: openai.OpenAI, outputs: dict[str, Any], pattern: str):
     for temperature in (0, 1):
-        text = said(client, temperature=temperature, extra_body={"structured_outputs": outputs})
+        text = generate(client, temperature=temperature, extra_body={"structured_outputs": outputs})
         assert re.fullmatch(pattern, text)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "pick"}}])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_demanded_call(client: openai.OpenAI, choice: Any, streamed: bool):
+def test_a_required_call(client: openai.OpenAI, choice: Any, streamed: bool):
     parameters = {
         "type": "object",
         "properties": {"side": {"enum": ["left", "right"]}},
@@ -142,7 +142,7 @@ def test_a_tool_round_trip(client: openai.OpenAI):
     assert answer.usage.prompt_tokens > without.usage.prompt_tokens
 
 
-def test_logprobs_are_those_of_a_distribution(client: openai.OpenAI):
+def test_logprobs_form_a_distribution(client: openai.OpenAI):
     answer = client.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=5)
     tokens = answer.choices[0].logprobs.content
     assert len(tokens) == answer.usage.completion_tokens
@@ -217,7 +217,7 @@ def test_completions_of_texts_and_tokens(client: openai.OpenAI):
     assert "".join(chunk.choices[0].text for chunk in stream) == text.choices[0].text
 
 
-def test_a_stream_is_the_whole_answer(client: openai.OpenAI):
+def test_a_stream_equals_the_non_streaming_answer(client: openai.OpenAI):
     whole = client.chat.completions.create(**GREEDY).choices[0].message.content
     assert text_of(client.chat.completions.create(**GREEDY, stream=True)) == whole
 
@@ -254,7 +254,7 @@ def test_embeddings(client: openai.OpenAI):
     ],
     ids=str,
 )
-def test_what_is_refused(client: openai.OpenAI, params: dict[str, Any], param: str):
+def test_refused_parameters(client: openai.OpenAI, params: dict[str, Any], param: str):
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(**{**GREEDY, **params})
     assert refused.value.param == param

@@ -15,7 +15,7 @@ from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.common import StreamOptions
 from vgate.frontend.http.waits import ClientDisconnected
-from vgate.frontend.text.decode import Detokenizer
+from vgate.frontend.text import Detokenizer
 
 END = 256
 

@@ -120,7 +120,7 @@ class TestStops:
         data=st.data(),
     )
     def test_the_first_complete_match_ends_it_exactly(self, built_in, text, stops, data):
-        ids = built_in.encode(text)
+        ids = built_in.tokenizer.encode(text)
         reader = Reader(built_in, tuple(stops))
         answer = everything(reader, chop(data, ids))
         end = first_completed(text, stops)
@@ -140,7 +140,7 @@ class TestStops:
     @settings(deadline=None)
     @given(text=st.sampled_from(SAMPLES), data=st.data())
     def test_across_the_tokens_of_a_real_vocabulary(self, tiny, text, data):
-        ids = tiny.encode(text)
+        ids = tiny.tokenizer.encode(text)
         text = tiny.tokenizer.decode(ids)
         if not text:
             return

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.answers.result import ToolCall
 from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.parsing import ReasoningParser
 from vgate.frontend.parsing.families.hermes import HermesToolParser
-from vgate.frontend.parsing.reasoning import ReasoningParser
 from vgate.wire.messages import Logprobs
 
 END = 256

@@ -20,7 +20,7 @@ from vgate.frontend.cache.digest import covers, is_deterministic
 from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.pipeline.prepare import make_job, tokenised
-from vgate.frontend.text.model import TextModel, load_text_model
+from vgate.frontend.text import TextModel, load_text_model
 from vgate.wire.dry_run_vocabulary import model_files
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import SamplingParams

@@ -84,7 +84,7 @@ def test_its_files_are_read_once_for_all_engines(play):
         assert play.model.not_ready_because() == "the tokenizer is being loaded"
         await play.ready()
         assert play.reads == len(FILES.contents)
-        assert play.model.text.encode("<|user|>hi") == [258, *b"hi"]
+        assert play.model.text.tokenizer.encode("<|user|>hi") == [258, *b"hi"]
 
     play(scenario)
 

@@ -1,12 +1,12 @@
-"""Outputs that are no calls at all, or stop being some, and what is made of them."""
+"""Texts that look like calls and are none, or break off, with their expected output."""
 
 from __future__ import annotations
 
-from tests.frontend.parsing.samples import NOW, Said
+from tests.frontend.parsing.samples import NOW, Output
 
-# The parser, the text, what it says.
-MALFORMED: list[tuple[str, str, Said]] = [
-    (name, text, Said(text))
+# The parser, the text, the expected output.
+MALFORMED: list[tuple[str, str, Output]] = [
+    (name, text, Output(text))
     for name, text in [
         ("hermes", '<tool_call>{"name": "get_wea'),
         ("hermes", '<tool_call>\n{"name": "get_weather", "arguments":'),
@@ -55,78 +55,82 @@ MALFORMED: list[tuple[str, str, Said]] = [
         ("required", "[]"),
     ]
 ] + [
-    # Cut off in the arguments: what came of them stays.
-    ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "b', Said(calls=(("f", '{"a": "b'),))),
-    ("required", '[{"name": "f", "parameters": {"a', Said(calls=(("f", '{"a'),))),
-    ("mistral", '[TOOL_CALLS]f{"a": 1', Said(calls=(("f", '{"a": 1'),))),
+    # Cut off in the arguments: the part that was read stays.
+    (
+        "hermes",
+        '<tool_call>{"name": "f", "arguments": {"a": "b',
+        Output(calls=(("f", '{"a": "b'),)),
+    ),
+    ("required", '[{"name": "f", "parameters": {"a', Output(calls=(("f", '{"a'),))),
+    ("mistral", '[TOOL_CALLS]f{"a": 1', Output(calls=(("f", '{"a": 1'),))),
     (
         "qwen3_coder",
         "<function=get_weather><parameter=city>Pa\n",
-        Said(calls=(("get_weather", '{"city": "Pa\\n'),)),
+        Output(calls=(("get_weather", '{"city": "Pa\\n'),)),
     ),
     (
         "qwen3_coder",
         "<function=get_weather><parameter=days>1",
-        Said(calls=(("get_weather", '{"days": 1'),)),
+        Output(calls=(("get_weather", '{"days": 1'),)),
     ),
-    ("pythonic", "[get_time(), get_wea", Said(", get_wea", calls=(NOW,))),
+    ("pythonic", "[get_time(), get_wea", Output(", get_wea", calls=(NOW,))),
     # Broken after the call began: the rest is content, and is searched for calls.
     (
         "hermes",
         '<tool_call>{"name": "f", "arguments": {"a": [1}}</tool_call>',
-        Said("}}</tool_call>", calls=(("f", '{"a": [1'),)),
+        Output("}}</tool_call>", calls=(("f", '{"a": [1'),)),
     ),
     (
         "hermes",
         '<tool_call>{"name": "f", "arguments": {}, "city": "Paris"}</tool_call>',
-        Said(', "city": "Paris"}</tool_call>', calls=(("f", "{}"),)),
+        Output(', "city": "Paris"}</tool_call>', calls=(("f", "{}"),)),
     ),
     (
         "hermes",
         '<tool_call>{"name": "f", "arguments": {}</tool_call>',
-        Said(calls=(("f", "{}"),)),
+        Output(calls=(("f", "{}"),)),
     ),
     (
         "hermes",
         '<tool_call>bad<tool_call>{"name": "f", "arguments": {}}',
-        Said("<tool_call>bad", calls=(("f", "{}"),)),
+        Output("<tool_call>bad", calls=(("f", "{}"),)),
     ),
     (
         "mistral",
         '[TOOL_CALLS][{"name": "f", "arguments": {}}, oh',
-        Said(", oh", calls=(("f", "{}"),)),
+        Output(", oh", calls=(("f", "{}"),)),
     ),
     (
         "llama3_json",
         '{"name": "get_time", "parameters": {}}; {"name": "x"}',
-        Said('; {"name": "x"}', calls=(NOW,)),
+        Output('; {"name": "x"}', calls=(NOW,)),
     ),
     (
         "qwen3_coder",
         "<function=get_time>oh <parameter=a\n></function>",
-        Said("oh <parameter=a\n>", calls=(NOW,)),
+        Output("oh <parameter=a\n>", calls=(NOW,)),
     ),
     (
         "hermes",
         '<tool_call>{"name": "f", "arguments": {}, "x"</tool_call><tool_call>{"name": "g"}',
-        Said(', "x"', calls=(("f", "{}"), ("g", "{}"))),
+        Output(', "x"', calls=(("f", "{}"), ("g", "{}"))),
     ),
     (
         "hermes",
         '<tool_call>{"name": "f", "arguments": {}, "x"<tool_call>{"name": "g"}',
-        Said(', "x"', calls=(("f", "{}"), ("g", "{}"))),
+        Output(', "x"', calls=(("f", "{}"), ("g", "{}"))),
     ),
-    # Forgivable: no arguments at all, and an object that was written as a string.
-    ("hermes", '<tool_call>{"name": "get_time"}</tool_call>', Said(calls=(NOW,))),
+    # Accepted: no arguments at all, and an object that was written as a string.
+    ("hermes", '<tool_call>{"name": "get_time"}</tool_call>', Output(calls=(NOW,))),
     (
         "hermes",
         '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>',
-        Said(calls=(("f", '{"a": 1}'),)),
+        Output(calls=(("f", '{"a": 1}'),)),
     ),
     (
         "hermes",
         '<tool_call>{"name": "f", "arguments": "a b"}</tool_call>',
-        Said(calls=(("f", '"a b"'),)),
+        Output(calls=(("f", '"a b"'),)),
     ),
-    ("hermes", '<tool_call>{"name": "f", "arguments": 5}', Said(calls=(("f", "5"),))),
+    ("hermes", '<tool_call>{"name": "f", "arguments": 5}', Output(calls=(("f", "5"),))),
 ]

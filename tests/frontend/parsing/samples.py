@@ -1,4 +1,4 @@
-"""Outputs of every format, what they say, and how to feed them in pieces."""
+"""Sample texts of every format with their expected output, and helpers to feed them in pieces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOOLS = [WEATHER, CLOCK]
 
 
 class Chain:
-    """Reasoning first, then tool calls in what is left, as `Choice` puts the two together."""
+    """A reasoning parser, then a tool parser for its content, as `Choice` combines them."""
 
     __slots__ = ("_reasoning", "_tools")
 
@@ -43,7 +43,7 @@ class Chain:
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the next text is reasoning, where stop strings don't count."""
+        """Whether the next text is reasoning, in which stop strings are ignored."""
         return self._reasoning is not None and self._reasoning.in_reasoning
 
     def feed(self, text: str) -> Parsed:
@@ -52,7 +52,7 @@ class Chain:
         return self._with_tools(parsed)
 
     def finish(self) -> Parsed:
-        """Return what was held back, at the end of the text."""
+        """Return the output that was held back. The text has ended."""
         parsed = self._reasoning.finish() if self._reasoning else Parsed()
         parsed = self._with_tools(parsed)
         if self._tools is None:
@@ -69,8 +69,8 @@ class Chain:
         return Parsed(rest.content, parsed.reasoning, rest.tool_calls)
 
 
-class Said(NamedTuple):
-    """All that a parser made of a text: content, reasoning, and (name, arguments) of each call."""
+class Output(NamedTuple):
+    """A parser's output for a text: content, reasoning, and (name, arguments) of each call."""
 
     content: str = ""
     reasoning: str = ""
@@ -81,8 +81,8 @@ class Said(NamedTuple):
         return "\0".join([self.content, self.reasoning, *map("\0".join, self.calls)])
 
 
-def gather(parser: OutputParser, pieces: Iterable[str]) -> Said:
-    """Feed pieces, check that calls come in order and named, and put together what came."""
+def gather(parser: OutputParser, pieces: Iterable[str]) -> Output:
+    """Feed pieces, check the order and the names of calls, and return the joined output."""
     content, reasoning = "", ""
     calls: list[list[str]] = []
     for parsed in [*map(parser.feed, pieces), parser.finish()]:
@@ -97,10 +97,10 @@ def gather(parser: OutputParser, pieces: Iterable[str]) -> Said:
                 assert delta.name is None
                 assert delta.arguments
                 calls[-1][1] += delta.arguments
-    return Said(content, reasoning, tuple((name, arguments) for name, arguments in calls))
+    return Output(content, reasoning, tuple((name, arguments) for name, arguments in calls))
 
 
-def whole(parser: OutputParser, text: str) -> Said:
+def parse(parser: OutputParser, text: str) -> Output:
     return gather(parser, [text])
 
 
@@ -150,18 +150,18 @@ OSLO = (
 )
 NOW = ("get_time", "{}")
 
-# Well-formed outputs. Words in capitals with a digit are what must never be lost.
-SAMPLES: list[tuple[str, str, Said]] = [
+# Well-formed texts. Words in capitals with a digit must never be lost.
+SAMPLES: list[tuple[str, str, Output]] = [
     (
         "hermes",
         '<tool_call>\n{"name": "get_weather", "arguments": ' + PARIS[1] + "}\n</tool_call>",
-        Said(calls=(PARIS,)),
+        Output(calls=(PARIS,)),
     ),
     (
         "hermes",
         'SAY1 it.\n\n<tool_call>{"arguments": ' + OSLO[1] + ', "name": "get_weather"}</tool_call>\n'
         '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>\n',
-        Said("SAY1 it.\n\n", calls=(OSLO, NOW)),
+        Output("SAY1 it.\n\n", calls=(OSLO, NOW)),
     ),
     (
         "hermes",
@@ -169,7 +169,7 @@ SAMPLES: list[tuple[str, str, Said]] = [
             '\n\n<tool_call>{"id": "x", "name": "get_weather", "arguments": '
             '{"city": "ÉVRY2 😀\\n"}}</tool_call>\nAnd SAY2 <more>'
         ),
-        Said("\nAnd SAY2 <more>", calls=(("get_weather", '{"city": "ÉVRY2 😀\\n"}'),)),
+        Output("\nAnd SAY2 <more>", calls=(("get_weather", '{"city": "ÉVRY2 😀\\n"}'),)),
     ),
     (
         "hermes_first",
@@ -177,7 +177,7 @@ SAMPLES: list[tuple[str, str, Said]] = [
             '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
             '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>SAY1'
         ),
-        Said("SAY1", calls=(NOW,)),
+        Output("SAY1", calls=(NOW,)),
     ),
     (
         "qwen3_coder",
@@ -187,7 +187,7 @@ SAMPLES: list[tuple[str, str, Said]] = [
             '<parameter=place>{"a": ["b<"]}</parameter>\n<parameter=unit>null</parameter>\n'
             "</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n</tool_call>\n"
         ),
-        Said(
+        Output(
             "SAY1\n",
             calls=(
                 (
@@ -207,7 +207,7 @@ SAMPLES: list[tuple[str, str, Said]] = [
             "<function=get_weather><parameter=city>\n\nOSLO1\n\n<parameter=other>5</parameter></function>"
             "<function=get_time></tool_call> SAY1"
         ),
-        Said(" SAY1", calls=(("get_weather", '{"city": "\\nOSLO1\\n", "other": "5"}'), NOW)),
+        Output(" SAY1", calls=(("get_weather", '{"city": "\\nOSLO1\\n", "other": "5"}'), NOW)),
     ),
     (
         "llama3_json",
@@ -215,12 +215,12 @@ SAMPLES: list[tuple[str, str, Said]] = [
             '{"name": "get_weather", "parameters": {"city": "PARIS1"}}; {"type": "function", '
             '"name": "get_time", "parameters": {}}<|eot_id|>'
         ),
-        Said(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
+        Output(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
     ),
     (
         "llama3_json",
         'SAY1 <|python_tag|>{"name": "unheard_of", "arguments": {"q": "OSLO2"}}<|eom_id|>',
-        Said("SAY1 ", calls=(("unheard_of", '{"q": "OSLO2"}'),)),
+        Output("SAY1 ", calls=(("unheard_of", '{"q": "OSLO2"}'),)),
     ),
     (
         "mistral",
@@ -228,17 +228,17 @@ SAMPLES: list[tuple[str, str, Said]] = [
             '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "PARIS1"}, "id": "abc"}, '
             '{"name": "get_time", "arguments": {}}]</s>'
         ),
-        Said(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
+        Output(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
     ),
     (
         "mistral",
         'SAY1[TOOL_CALLS]get_weather{"city": "OSLO2"}[TOOL_CALLS]get_time[CALL_ID]a1B[ARGS]{}</s>',
-        Said("SAY1", calls=(("get_weather", '{"city": "OSLO2"}'), NOW)),
+        Output("SAY1", calls=(("get_weather", '{"city": "OSLO2"}'), NOW)),
     ),
     (
         "pythonic",
         "[get_weather(city='PARIS1\"', days=-3, place={'a': [1.5, None, true]}), get_time()]\n",
-        Said(
+        Output(
             calls=(
                 (
                     "get_weather",
@@ -251,35 +251,35 @@ SAMPLES: list[tuple[str, str, Said]] = [
     (
         "pythonic",
         ' [ get_weather( city = "a) [b\\"\\n OSLO1" ) , ] SAY1',
-        Said(" SAY1", calls=(("get_weather", '{"city": "a) [b\\"\\n OSLO1"}'),)),
+        Output(" SAY1", calls=(("get_weather", '{"city": "a) [b\\"\\n OSLO1"}'),)),
     ),
     (
         "deepseek_v3",
         "SAY1"
         + deepseek(DEEPSEEK_CALL, ("get_weather", '{"city": "PARIS2"}'), NOW, between="\n")
         + "<｜end▁of▁sentence｜>",
-        Said("SAY1", calls=(("get_weather", '{"city": "PARIS2"}'), NOW)),
+        Output("SAY1", calls=(("get_weather", '{"city": "PARIS2"}'), NOW)),
     ),
     (
         "deepseek_v3",
         deepseek(DEEPSEEK_V31_CALL, ("get_weather", '{"city": "OSLO1"}'), NOW) + "\nSAY1",
-        Said("\nSAY1", calls=(("get_weather", '{"city": "OSLO1"}'), NOW)),
+        Output("\nSAY1", calls=(("get_weather", '{"city": "OSLO1"}'), NOW)),
     ),
-    ("inside", "\nTHINK1\n</think>\n\nSAY1 </think>", Said("\n\nSAY1 </think>", "\nTHINK1\n")),
-    ("inside", "\n<think>\nTHINK1 <b> </thin", Said("", "\nTHINK1 <b> </thin")),
-    ("outside", "<think>SAY1</think>", Said("<think>SAY1</think>")),
-    ("auto", " \n<think>THINK1</think>SAY1", Said("SAY1", "THINK1")),
-    ("auto", " \n<thin>SAY1</think>SAY2", Said(" \n<thin>SAY1</think>SAY2")),
-    ("implicit", "THINK1<tool_call>SAY1", Said("<tool_call>SAY1", "THINK1")),
-    ("named", '{"city": "PARIS1"}\n', Said(calls=(("get_weather", '{"city": "PARIS1"}\n'),))),
-    ("named", "", Said()),
+    ("inside", "\nTHINK1\n</think>\n\nSAY1 </think>", Output("\n\nSAY1 </think>", "\nTHINK1\n")),
+    ("inside", "\n<think>\nTHINK1 <b> </thin", Output("", "\nTHINK1 <b> </thin")),
+    ("outside", "<think>SAY1</think>", Output("<think>SAY1</think>")),
+    ("auto", " \n<think>THINK1</think>SAY1", Output("SAY1", "THINK1")),
+    ("auto", " \n<thin>SAY1</think>SAY2", Output(" \n<thin>SAY1</think>SAY2")),
+    ("implicit", "THINK1<tool_call>SAY1", Output("<tool_call>SAY1", "THINK1")),
+    ("named", '{"city": "PARIS1"}\n', Output(calls=(("get_weather", '{"city": "PARIS1"}\n'),))),
+    ("named", "", Output()),
     (
         "required",
         (
             '[{"name": "get_weather", "parameters": {"city": "PARIS1"}} , {"parameters": {}, '
             '"name": "get_time"}]\n'
         ),
-        Said(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
+        Output(calls=(("get_weather", '{"city": "PARIS1"}'), NOW)),
     ),
     (
         "thinking_hermes",
@@ -287,16 +287,16 @@ SAMPLES: list[tuple[str, str, Said]] = [
             "<think>\nTHINK1 <tool_call>\n</think>\n\n<tool_call>\n"
             '{"name": "get_time", "arguments": {}}\n</tool_call>'
         ),
-        Said("", "\nTHINK1 <tool_call>\n", (NOW,)),
+        Output("", "\nTHINK1 <tool_call>\n", (NOW,)),
     ),
     (
         "thinking_coder",
         "THINK1</think>SAY1<tool_call><function=get_time></function></tool_call>",
-        Said("SAY1", "THINK1", (NOW,)),
+        Output("SAY1", "THINK1", (NOW,)),
     ),
     (
         "thinking_required",
         'THINK1</think>\n[{"name": "get_time", "parameters": {}}]',
-        Said("", "THINK1", (NOW,)),
+        Output("", "THINK1", (NOW,)),
     ),
 ]

@@ -1,10 +1,10 @@
-"""Reasoning, then tools; who asks is told where the text is and whether a tool was called."""
+"""Reasoning and tool parsers in a chain, and the state that they report."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.frontend.parsing.samples import TOOLS, Chain, Said, whole
+from tests.frontend.parsing.samples import TOOLS, Chain, Output, parse
 from vgate.frontend.parsing.base import Parsed
 from vgate.frontend.parsing.families.hermes import HermesToolParser
 from vgate.frontend.parsing.forced import NamedCall
@@ -23,33 +23,33 @@ CALL = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
         ("<think>a</think>b<|im_end|>\n<|im_start|>assistant\n", "auto"),
     ],
 )
-def test_the_end_of_the_prompt_tells_where_the_answer_begins(prompt, state):
+def test_initial_state_depends_on_the_end_of_the_prompt(prompt, state):
     assert initial_state(prompt) == state
 
 
-def test_marks_can_be_others():
+def test_other_tags():
     assert initial_state("a [THINK]", "[THINK]", "[/THINK]") == "inside"
     parser = ReasoningParser("auto", "[THINK]", "[/THINK]")
-    assert whole(parser, "[THINK]a</think>[/THINK]b") == Said("b", "a</think>")
+    assert parse(parser, "[THINK]a</think>[/THINK]b") == Output("b", "a</think>")
 
 
-def test_nothing_to_do_passes_text_on():
-    assert whole(Chain(None, None), "<think>a</think>" + CALL) == Said("<think>a</think>" + CALL)
+def test_without_parsers_text_is_content():
+    assert parse(Chain(None, None), "<think>a</think>" + CALL) == Output("<think>a</think>" + CALL)
 
 
 def test_reasoning_alone():
-    assert whole(Chain(ReasoningParser("inside"), None), "a</think>" + CALL) == Said(CALL, "a")
+    assert parse(Chain(ReasoningParser("inside"), None), "a</think>" + CALL) == Output(CALL, "a")
 
 
-def test_a_call_within_reasoning_is_none():
+def test_a_call_inside_reasoning_is_reasoning():
     chain = Chain(ReasoningParser("inside"), HermesToolParser(TOOLS))
-    assert whole(chain, CALL) == Said("", CALL)
+    assert parse(chain, CALL) == Output("", CALL)
     assert not chain.called
 
 
-def test_reasoning_that_never_ends_forces_no_call():
+def test_unclosed_reasoning_has_no_forced_call():
     chain = Chain(ReasoningParser("inside"), NamedCall("f"))
-    assert whole(chain, "a") == Said("", "a")
+    assert parse(chain, "a") == Output("", "a")
     assert not chain.called
 
 

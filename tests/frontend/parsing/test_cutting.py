@@ -1,4 +1,4 @@
-"""What a parser says depends on the text alone: not on where it is cut, and nothing is lost."""
+"""A parser's output depends only on the text, not on how it is cut, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.frontend.parsing.malformed import MALFORMED
-from tests.frontend.parsing.samples import PARSERS, SAMPLES, gather, whole
+from tests.frontend.parsing.samples import PARSERS, SAMPLES, gather, parse
 from vgate.frontend.parsing.detect import TOOL_PARSERS
 
 KNOWN = SAMPLES + MALFORMED
-# What is made of several samples or damaged: without the longest, which would only be slow.
+# Samples to combine and to damage, without the longest, which would only be slow.
 SHORT = [(name, text) for name, text, _ in KNOWN if len(text) < 1000]
-# What markers, JSON and Python are made of, so that edits hit what matters.
+# Characters of markers, JSON and Python, so that edits hit the syntax.
 ALPHABET = st.sampled_from(list("<>/{}[]()\"'\\:,;=|｜` \nnta_1é😀"))
 SENTINEL = re.compile(r"[A-ZÉ]+\d")
 # Parsers drop these: they mark reasoning and the end of a turn, and are not part of the output.
@@ -24,8 +24,8 @@ ENDS_OF_TURN = [end for parser in TOOL_PARSERS.values() for end in parser.ends_o
 TAGS = re.compile("|".join(map(re.escape, ["<think>", "</think>", *ENDS_OF_TURN])))
 
 
-def cut(text, places):
-    edges = [0, *sorted(places), len(text)]
+def cut(text, positions):
+    edges = [0, *sorted(positions), len(text)]
     return [text[begin:end] for begin, end in itertools.pairwise(edges)]
 
 
@@ -36,53 +36,53 @@ def without_end_of_turn(name, text):
     return text
 
 
-def places_in(text):
+def positions_in(text):
     return st.sets(st.integers(0, len(text)), max_size=12)
 
 
-@pytest.mark.parametrize(("name", "text", "said"), KNOWN)
-def test_text_says_what_is_expected(name, text, said):
-    assert whole(PARSERS[name](), text) == said
+@pytest.mark.parametrize(("name", "text", "output"), KNOWN)
+def test_output_of_a_text(name, text, output):
+    assert parse(PARSERS[name](), text) == output
 
 
-@pytest.mark.parametrize(("name", "text", "said"), KNOWN)
-def test_char_by_char_says_the_same(name, text, said):
-    assert gather(PARSERS[name](), text) == said
-
-
-@pytest.mark.parametrize(("name", "text"), SHORT)
-def test_every_single_cut_says_the_same(name, text):
-    said = whole(PARSERS[name](), text)
-    for place in range(len(text) + 1):
-        assert gather(PARSERS[name](), cut(text, {place})) == said
+@pytest.mark.parametrize(("name", "text", "output"), KNOWN)
+def test_output_is_the_same_char_by_char(name, text, output):
+    assert gather(PARSERS[name](), text) == output
 
 
 @pytest.mark.parametrize(("name", "text"), SHORT)
-def test_every_truncation_cut_char_by_char_says_the_same(name, text):
+def test_output_is_the_same_for_every_single_cut(name, text):
+    output = parse(PARSERS[name](), text)
+    for position in range(len(text) + 1):
+        assert gather(PARSERS[name](), cut(text, {position})) == output
+
+
+@pytest.mark.parametrize(("name", "text"), SHORT)
+def test_output_of_truncated_text_is_the_same_char_by_char(name, text):
     for size in range(len(text)):
-        assert gather(PARSERS[name](), text[:size]) == whole(PARSERS[name](), text[:size])
+        assert gather(PARSERS[name](), text[:size]) == parse(PARSERS[name](), text[:size])
 
 
 @settings(deadline=None)
 @given(data=st.data(), sample=st.sampled_from(SHORT))
-def test_any_cuts_say_the_same(data, sample):
+def test_output_is_the_same_for_any_cuts(data, sample):
     name, text = sample
-    pieces = cut(text, data.draw(places_in(text)))
-    assert gather(PARSERS[name](), pieces) == whole(PARSERS[name](), text)
+    pieces = cut(text, data.draw(positions_in(text)))
+    assert gather(PARSERS[name](), pieces) == parse(PARSERS[name](), text)
 
 
 @settings(deadline=None, max_examples=300)
 @given(data=st.data(), name=st.sampled_from(sorted(PARSERS)))
-def test_any_text_in_any_cuts_says_the_same(data, name):
-    """Pieces of this parser's samples and of nothing in particular, in any order."""
+def test_output_of_any_text_is_the_same_for_any_cuts(data, name):
+    """Text from pieces of this parser's samples and random characters, in any order."""
     texts = [text for other, text in SHORT if other == name]
     marked = [piece for text in texts for piece in re.split(r"(<[^>]*>|[\[{}\]();,])", text)]
     parts = st.lists(st.sampled_from(marked or ["x"]) | st.text(ALPHABET, max_size=3), max_size=25)
     text = "".join(data.draw(parts))
-    pieces = cut(text, data.draw(places_in(text)))
-    said = gather(PARSERS[name](), pieces)
-    assert said == whole(PARSERS[name](), text)
-    assert gather(PARSERS[name](), text) == said
+    pieces = cut(text, data.draw(positions_in(text)))
+    output = gather(PARSERS[name](), pieces)
+    assert output == parse(PARSERS[name](), text)
+    assert gather(PARSERS[name](), text) == output
 
 
 @st.composite
@@ -103,15 +103,15 @@ def damaged_samples(draw):
 @settings(deadline=None, max_examples=500)
 @given(sample=damaged_samples(), data=st.data())
 def test_damaged_text_is_never_lost(sample, data):
-    """Every sentinel that is left comes out somewhere; without a call all text is content."""
+    """Every remaining sentinel is in the output; without a call all text is content."""
     name, text = sample
-    said = whole(PARSERS[name](), text)
+    output = parse(PARSERS[name](), text)
     for word in SENTINEL.findall(text):
-        assert word in said.everything
-    if name in TOOL_PARSERS and not said.calls:
-        assert said.content == without_end_of_turn(name, text)
-    pieces = cut(text, data.draw(places_in(text)))
-    assert gather(PARSERS[name](), pieces) == said
+        assert word in output.everything
+    if name in TOOL_PARSERS and not output.calls:
+        assert output.content == without_end_of_turn(name, text)
+    pieces = cut(text, data.draw(positions_in(text)))
+    assert gather(PARSERS[name](), pieces) == output
 
 
 @settings(deadline=None)
@@ -125,5 +125,5 @@ def test_damaged_text_is_never_lost(sample, data):
 def test_arbitrary_text_never_raises(text):
     """Any text has output, unless it is only whitespace and tags."""
     for make in PARSERS.values():
-        said = whole(make(), text)
-        assert said.calls or said.reasoning or said.content or not TAGS.sub("", text).strip()
+        output = parse(make(), text)
+        assert output.calls or output.reasoning or output.content or not TAGS.sub("", text).strip()

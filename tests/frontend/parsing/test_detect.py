@@ -1,4 +1,4 @@
-"""A chat template tells its model's formats by the marks in it."""
+"""A model's formats are detected from the markers in its chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TINY = (Path(tests.tiny_model.__file__).parent / "chat_template.jinja").read_tex
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 LLAMA = "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
 
-# Short forms of published templates: the marks are theirs.
+# Shortened published templates with their own markers.
 TEMPLATES = {
     "plain ChatML": (CHATML, None, False),
     "tiny": (TINY, "hermes", False),
@@ -85,7 +85,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("model", TEMPLATES)
-def test_template_tells_the_formats(model):
+def test_formats_are_detected_from_the_template(model):
     template, tools, reasons = TEMPLATES[model]
     assert detect_tool_parser(template) == tools
     assert detect_reasoning(template) is reasons
@@ -95,6 +95,6 @@ def test_every_parser_is_detected_by_some_template():
     assert {tools for _, tools, _ in TEMPLATES.values()} - {None} == set(TOOL_PARSERS)
 
 
-def test_parsers_whose_markers_are_special_tokens_say_so():
+def test_which_parsers_need_special_tokens():
     special = {name for name, parser in TOOL_PARSERS.items() if parser.needs_special_tokens}
     assert special == {"llama3_json", "mistral", "deepseek_v3"}

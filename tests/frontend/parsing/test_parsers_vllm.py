@@ -1,4 +1,4 @@
-"""Whole texts say what vLLM's own parsers make of them."""
+"""The output for complete texts equals that of vLLM's own parsers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.frontend.parsing.samples import (
     PARSERS,
     TOOLS,
     deepseek,
-    whole,
+    parse,
 )
 
 PROBE_TIMEOUT_S = 300
@@ -104,14 +104,14 @@ def answers(tiny_model_dir: Path) -> list:
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_text_says_what_vllm_makes_of_it(answers, number):
+def test_output_equals_vllms(answers, number):
     theirs, ours, text = CASES[number]
     content, reasoning, calls = answers[number]
-    said = whole(PARSERS[ours](), text)
+    output = parse(PARSERS[ours](), text)
     # vLLM's engine-based parsers strip the content beside calls; ours never do.
     strips = theirs == "qwen3_coder" and bool(calls)
-    assert (said.content.strip() if strips else said.content) == content
-    assert said.reasoning == reasoning
-    assert [(name, json.loads(arguments)) for name, arguments in said.calls] == [
+    assert (output.content.strip() if strips else output.content) == content
+    assert output.reasoning == reasoning
+    assert [(name, json.loads(arguments)) for name, arguments in output.calls] == [
         (name, json.loads(arguments)) for name, arguments in calls
     ]

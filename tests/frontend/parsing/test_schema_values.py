@@ -1,4 +1,4 @@
-"""Plain text becomes what the tool's schema says, if it can."""
+"""Plain text becomes a value of a type in the tool's schema, if it can."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vgate.frontend.parsing.schema_values import types_of, value_of
         ({"anyOf": 5, "allOf": []}, {"string"}),
     ],
 )
-def test_types_are_those_that_the_schema_allows(schema, types):
+def test_types_that_a_schema_allows(schema, types):
     assert types_of(schema) == types
 
 
@@ -47,7 +47,7 @@ def test_types_are_those_that_the_schema_allows(schema, types):
         ("9" * 10_000, {"integer"}, "9" * 10_000),
     ],
 )
-def test_text_is_read_as_the_first_type_that_it_can_be(text, types, value):
+def test_text_is_read_as_the_first_type_that_fits(text, types, value):
     read = value_of(text, types)
     assert read == value
     assert type(read) is type(value)

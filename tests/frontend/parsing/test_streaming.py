@@ -1,4 +1,4 @@
-"""Text comes out as soon as it is certain, and its cost grows with its length and no faster."""
+"""Text is emitted as soon as it is certain, and the cost is linear in its length."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ WORDS = "The quick brown fox, 5 < 6 [and] {more}; jumps over the lazy dog\n" * 3
 @pytest.mark.parametrize("name", [*TOOL_PARSERS, "auto", "outside"])
 def test_content_is_never_held_back(name):
     parser = PARSERS[name]()
-    said = ""
+    output = ""
     for size, character in enumerate(WORDS, 1):
-        said += parser.feed(character).content
-        # Only a character that a marker begins with, or a space that would stand alone, waits.
-        assert said == WORDS[:size] or character in "<["
+        output += parser.feed(character).content
+        # Only a character that starts a marker, or whitespace on its own, is held back.
+        assert output == WORDS[:size] or character in "<["
 
 
 def test_reasoning_is_never_held_back():
@@ -30,7 +30,7 @@ def test_reasoning_is_never_held_back():
         assert parser.feed(character).reasoning or character == "<"
 
 
-# What precedes the arguments, and what follows them.
+# The text before the arguments, and the text after them.
 AROUND_ARGUMENTS = [
     ("hermes", '<tool_call>{"name": "f", "arguments": ', "}</tool_call>"),
     ("llama3_json", '{"name": "get_weather", "parameters": ', "}"),
@@ -44,7 +44,7 @@ AROUND_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("name", "before", "after"), AROUND_ARGUMENTS)
-def test_every_character_of_json_arguments_comes_at_once(name, before, after):
+def test_every_character_of_json_arguments_is_emitted_immediately(name, before, after):
     arguments = json.dumps({"a": ['\\ " } ]', {"b": 1.5, "c": None}], "d": "é" * 9}, indent=1)
     parser = PARSERS[name]()
     parser.feed(before)
@@ -55,7 +55,7 @@ def test_every_character_of_json_arguments_comes_at_once(name, before, after):
     assert parser.finish() == NOTHING
 
 
-def test_a_text_parameter_streams_but_for_its_last_newline():
+def test_a_text_parameter_streams_except_its_last_newline():
     parser = PARSERS["qwen3_coder"]()
     parser.feed("<function=get_weather><parameter=city>\n")
     for character in 'Paris "é" {}':
@@ -66,21 +66,21 @@ def test_a_text_parameter_streams_but_for_its_last_newline():
     assert parser.feed("</parameter>").tool_calls[0].arguments == '"'
 
 
-def test_a_parameter_of_another_type_comes_when_it_is_complete():
+def test_a_parameter_of_another_type_is_emitted_when_complete():
     parser = PARSERS["qwen3_coder"]()
     parser.feed("<function=get_weather><parameter=days>")
     assert parser.feed("12") == NOTHING
     assert parser.feed("</parameter>").tool_calls[0].arguments == "12"
 
 
-def test_a_python_call_comes_when_it_is_complete():
+def test_a_python_call_is_emitted_when_complete():
     parser = PARSERS["pythonic"]()
     assert parser.feed("[get_weather(city='Paris'") == NOTHING
     assert parser.feed(")").tool_calls[0].arguments == '{"city": "Paris"}'
 
 
 def long_texts(size):
-    """Texts of about `size` characters that would cost the square of it if read again and again."""
+    """Texts of about `size` characters that take quadratic time if read repeatedly."""
     call = '{"name": "get_time", "arguments": {}}'
     return {
         "content": ("hermes", "a <b " * (size // 5)),
@@ -108,7 +108,7 @@ def long_texts(size):
 
 
 def work(name, text):
-    """Count what char by char feeding does: calls of any function, and characters read again."""
+    """Count the function calls and the characters read again when text is fed char by char."""
     parser = PARSERS[name]()
     count = 0
 
@@ -129,28 +129,28 @@ def work(name, text):
 
 
 @pytest.mark.parametrize("case", long_texts(100))
-def test_work_grows_with_the_text_and_no_faster(case):
+def test_work_is_linear_in_the_length_of_the_text(case):
     name, short = long_texts(3000)[case]
     _, long = long_texts(12_000)[case]
     assert work(name, long) < 1.2 * work(name, short) * len(long) / len(short)
 
 
 @pytest.mark.parametrize("case", long_texts(100))
-def test_long_texts_say_the_same_however_cut(case):
+def test_output_of_long_texts_is_the_same_for_any_cuts(case):
     name, text = long_texts(100_000)[case]
     by_char = gather(PARSERS[name](), text[:20_000])
     assert by_char == gather(PARSERS[name](), [text[:20_000]])
     gather(PARSERS[name](), [text[at : at + 7] for at in range(0, len(text), 7)])
 
 
-def test_only_the_first_call_is_told_if_so_asked():
+def test_first_call_only_leaves_out_further_calls():
     for name, text in (
         ("mistral", "[TOOL_CALLS]f{}[TOOL_CALLS]g{}"),
         ("pythonic", "[get_time(), get_weather()]"),
         ("qwen3_coder", "<function=f></function><function=g><parameter=a>b</parameter></function>"),
     ):
         parser = TOOL_PARSERS[name](TOOLS, first_call_only=True)
-        said = gather(parser, text)
-        assert len(said.calls) == 1
-        assert said.content == ""
+        output = gather(parser, text)
+        assert len(output.calls) == 1
+        assert output.content == ""
         assert parser.called

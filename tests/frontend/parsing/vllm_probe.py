@@ -1,6 +1,7 @@
-"""Says what vLLM's own parsers make of whole texts: JSON cases on stdin, JSON results on stdout.
+"""Runs vLLM's own parsers on complete texts: JSON cases on stdin, JSON results on stdout.
 
-Run with the model's directory. Mistral's parser needs a package that the CPU environment has not.
+The argument is the model's directory. Mistral's parser needs a package that the CPU environment
+lacks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tokenizer of a few lines, to show what the rest of the frontend needs of one."""
+"""A tokenizer of a few lines: all that the rest of the frontend needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built-in template: what it shows, and that the dry-run engine still repeats what was said."""
+"""The built-in template, from which the dry-run engine repeats the last message."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RESULT = {"role": "tool", "tool_call_id": "1", "content": "sunny"}
         ([HI], {"kwargs": {"enable_thinking": True}}, "<|user|>Hi<|end|><|assistant|>"),
     ],
 )
-def test_what_is_rendered(built_in, messages, options, rendered):
+def test_rendered_conversations(built_in, messages, options, rendered):
     assert built_in.template.render(messages, **options) == rendered
 
 
@@ -84,7 +84,7 @@ def test_tools_come_first_each_on_a_line(built_in):
 def test_the_engine_repeats_the_last_message(
     built_in, tools, messages: list[dict[str, Any]], options: dict[str, Any], said: str
 ):
-    prompt = built_in.encode(built_in.template.render(messages, tools=tools, **options))
+    prompt = built_in.tokenizer.encode(built_in.template.render(messages, tools=tools, **options))
     config = msgspec.convert({"dry_run": {"step_ms": 0}}, Config)
     backend = DryRunBackend(config, lambda _phase: None)
     backend.add(Request("r", prompt, DEFAULTS.over(SamplingParams(max_tokens=100))))

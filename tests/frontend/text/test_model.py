@@ -1,4 +1,4 @@
-"""A model's text files: what is read of them, and what is said when they are broken."""
+"""Loading a model's text files, and the errors of broken ones."""
 
 from __future__ import annotations
 
@@ -39,38 +39,40 @@ def edit(path: Path, **changes):
 class TestBuiltIn:
     def test_it_needs_no_files(self, built_in):
         text = built_in.template.render(USER_SAYS_HI)
-        assert built_in.encode(text) == [USER, *b"Hi", END, ASSISTANT]
+        assert built_in.tokenizer.encode(text) == [USER, *b"Hi", END, ASSISTANT]
         assert built_in.defaults == DEFAULTS
 
     @pytest.mark.parametrize("text", ["", "a", "é世😀", "\0\x01\x7f", "line\nline\r\n"])
     def test_any_text_is_its_bytes(self, built_in, text):
-        ids = built_in.encode(text)
+        ids = built_in.tokenizer.encode(text)
         assert bytes(ids) == text.encode()
         assert built_in.tokenizer.decode(ids) == text
 
     @pytest.mark.parametrize("role", ["tool", "function", "anything"])
-    def test_other_roles_speak_as_the_user(self, built_in, role):
+    def test_other_roles_are_rendered_as_the_user(self, built_in, role):
         text = built_in.template.render([{"role": role, "content": "x"}])
         assert text.startswith("<|user|>x")
 
 
 class TestFiles:
-    def test_they_need_not_be_on_this_machine(self, directory, tiny):
+    def test_the_directory_is_not_needed_once_they_are_read(self, directory, tiny):
         files = read_model_files(directory)
         shutil.rmtree(directory)
         model = load_text_model(model_info(), Model(), files)
         rendered = model.template.render(USER_SAYS_HI)
-        assert model.encode(rendered) == tiny.encode(tiny.template.render(USER_SAYS_HI))
-        assert (model.end, model.other_ends) == (tiny.end, tiny.other_ends)
+        assert model.tokenizer.encode(rendered) == tiny.tokenizer.encode(
+            tiny.template.render(USER_SAYS_HI)
+        )
+        assert (model.eos_id, model.other_eos_ids) == (tiny.eos_id, tiny.other_eos_ids)
         # Its file is as large as the tokenizer.
         assert TOKENIZER not in files.contents
 
-    def test_only_those_that_are_needed_are_read(self, directory):
+    def test_other_files_are_not_read(self, directory):
         (directory / "model.safetensors").write_bytes(b"large")
         assert TOKENIZER in read_model_files(directory).contents
         assert set(read_model_files(directory).contents) <= set(NAMES)
 
-    def test_a_configured_template_is_for_the_built_in_vocabulary_too(self, tmp_path):
+    def test_a_configured_template_replaces_the_built_in_one(self, tmp_path):
         (tmp_path / "mine.jinja").write_text("mine")
         model = load(None, chat_template=str(tmp_path / "mine.jinja"))
         assert model.template.render([]) == "mine"
@@ -78,16 +80,16 @@ class TestFiles:
 
 class TestDirectory:
     def test_the_tiny_model(self, tiny):
-        ids = tiny.encode(tiny.template.render(USER_SAYS_HI))
+        ids = tiny.tokenizer.encode(tiny.template.render(USER_SAYS_HI))
         assert tiny.tokenizer.decode(ids, skip_special_tokens=False).endswith(
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
         )
 
     def test_special_tokens_of_the_template_become_one_token_each(self, tiny):
         end = tiny.tokenizer.token_to_id("<|im_end|>")
-        assert tiny.encode("<|im_end|>") == [end]
+        assert tiny.tokenizer.encode("<|im_end|>") == [end]
 
-    def test_nothing_is_added_to_what_the_template_wrote(self, directory):
+    def test_no_special_tokens_are_added_to_a_rendered_text(self, directory):
         path = directory / "tokenizer.json"
         document = json.loads(path.read_text())
         end = "<|endoftext|>"
@@ -107,7 +109,7 @@ class TestDirectory:
         path.write_text(json.dumps(document))
         model = load(directory)
         assert model.tokenizer.encode_batch(["Hi"], special=True)[0][0] == number
-        assert number not in model.encode("Hi")
+        assert number not in model.tokenizer.encode("Hi")
 
     def test_truncation_and_padding_of_the_file_are_ignored(self, directory):
         edit(
@@ -129,10 +131,10 @@ class TestDirectory:
         )
         model = load(directory)
         text = "one two three four five six seven"
-        assert model.tokenizer.decode(model.encode(text)) == text
+        assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
 
     @pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"model": 5}', "\xff\xfe"])
-    def test_a_missing_or_broken_tokenizer_is_told(self, directory, content):
+    def test_a_missing_or_broken_tokenizer_is_an_error(self, directory, content):
         path = directory / "tokenizer.json"
         if content is None:
             path.unlink()
@@ -143,24 +145,24 @@ class TestDirectory:
 
     @pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
     @pytest.mark.parametrize("content", ["", "{", "\xff"])
-    def test_other_broken_files_are_told(self, directory, name, content):
+    def test_other_broken_files_are_an_error(self, directory, name, content):
         (directory / name).write_bytes(content.encode("latin-1"))
         with pytest.raises(TextModelError, match=name):
             load(directory)
 
 
 class TestEnds:
-    def test_the_models_other_ends_are_told_from_the_tokenizers_own(self, tiny):
+    def test_the_tokenizers_own_end_is_not_among_the_others(self, tiny):
         turn, text = map(tiny.tokenizer.token_to_id, ("<|im_end|>", "<|endoftext|>"))
-        assert (tiny.end, tiny.other_ends) == (turn, {text})
+        assert (tiny.eos_id, tiny.other_eos_ids) == (turn, {text})
 
     @pytest.mark.parametrize("ends", [None, [], "x", ["x", {}], {"a": 1}])
     def test_there_may_be_none(self, directory, ends):
         edit(directory / "generation_config.json", eos_token_id=ends)
-        assert load(directory).other_ends == frozenset()
+        assert load(directory).other_eos_ids == frozenset()
 
-    def test_those_of_a_file_that_is_not_to_be_used_do_not_count(self, directory):
-        assert load(directory, generation_config="vllm").other_ends == frozenset()
+    def test_those_of_an_unused_file_do_not_count(self, directory):
+        assert load(directory, generation_config="vllm").other_eos_ids == frozenset()
 
     @pytest.mark.parametrize(
         ("asked", "ignore_eos", "named"),
@@ -172,8 +174,8 @@ class TestEnds:
             (None, True, set()),
         ],
     )
-    def test_an_answer_names_every_end_but_the_usual_one(self, tiny, asked, ignore_eos, named):
-        places = {"own": tiny.end, 0: next(iter(tiny.other_ends))}
+    def test_every_end_but_the_usual_one_is_reported(self, tiny, asked, ignore_eos, named):
+        places = {"own": tiny.eos_id, 0: next(iter(tiny.other_eos_ids))}
         ids = None if asked is None else [places.get(token, token) for token in asked]
         request = msgspec.convert(
             {
@@ -190,28 +192,28 @@ class TestEnds:
 
 
 class TestTemplate:
-    def test_without_one_there_is_none(self, directory):
+    def test_a_model_without_a_template(self, directory):
         edit(directory / "tokenizer_config.json", chat_template=None)
         assert load(directory).template is None
         (directory / "tokenizer_config.json").unlink()
         assert load(directory).template is None
 
-    def test_a_file_of_its_own_comes_first(self, directory):
+    def test_a_template_file_takes_precedence(self, directory):
         (directory / "chat_template.jinja").write_text("from the file é", encoding="utf-8")
         assert load(directory).template.render(USER_SAYS_HI) == "from the file é"
 
-    def test_a_configured_one_comes_before_all(self, directory, tmp_path_factory):
+    def test_a_configured_one_replaces_the_template_file(self, directory, tmp_path_factory):
         (directory / "chat_template.jinja").write_text("from the file")
         override = tmp_path_factory.mktemp("t") / "mine.jinja"
         override.write_text("mine")
         assert load(directory, chat_template=str(override)).template.render([]) == "mine"
 
     @pytest.mark.parametrize("name", ["missing.jinja", "./missing.jinja", "/no/such//file.jinja"])
-    def test_a_configured_one_that_is_missing_is_told(self, directory, name):
+    def test_a_configured_one_that_is_missing_is_an_error(self, directory, name):
         with pytest.raises(TextModelError, match="cannot read the chat template"):
             load(directory, chat_template=name)
 
-    def test_of_several_the_default(self, directory):
+    def test_the_default_of_several(self, directory):
         templates = [
             {"name": "tool_use", "template": "tools"},
             {"name": "default", "template": "plain"},
@@ -219,7 +221,7 @@ class TestTemplate:
         edit(directory / "tokenizer_config.json", chat_template=templates)
         assert load(directory).template.render([]) == "plain"
 
-    def test_and_another_for_tools(self, directory):
+    def test_the_one_for_tools_of_several(self, directory):
         templates = [
             {"name": "tool_use", "template": "tools"},
             {"name": "default", "template": "plain"},
@@ -228,7 +230,7 @@ class TestTemplate:
         edit(directory / "tokenizer_config.json", chat_template=templates)
         assert load(directory).tool_template.render([]) == "tools"
 
-    def test_which_is_most_often_the_same(self, directory):
+    def test_a_single_one_is_for_tools_too(self, directory):
         model = load(directory)
         assert model.tool_template is model.template is not None
 
@@ -264,7 +266,7 @@ class TestTemplate:
     @pytest.mark.parametrize(
         "template", ["{% if %}", 5, {"a": 1}, [{"template": "x"}], ["x"], [{"name": "default"}]]
     )
-    def test_a_broken_one_is_told(self, directory, template):
+    def test_a_broken_one_is_an_error(self, directory, template):
         edit(directory / "tokenizer_config.json", chat_template=template)
         with pytest.raises(TextModelError, match=r"tokenizer_config\.json"):
             load(directory)
@@ -301,7 +303,7 @@ class TestDefaults:
         edit(directory / "generation_config.json", temperature=None, top_k=None)
         assert load(directory).defaults == DEFAULTS
 
-    def test_configured_away(self, directory):
+    def test_generation_config_can_be_ignored(self, directory):
         edit(directory / "generation_config.json", **GIVEN)
         assert load(directory, generation_config="vllm").defaults == DEFAULTS
 
@@ -310,7 +312,7 @@ class TestDefaults:
         assert load(directory).defaults == DEFAULTS
 
     @pytest.mark.parametrize("value", ["hot", -1, [1]])
-    def test_a_value_out_of_bounds_is_told(self, directory, value):
+    def test_a_value_out_of_bounds_is_an_error(self, directory, value):
         edit(directory / "generation_config.json", temperature=value)
         with pytest.raises(TextModelError, match=r"generation_config\.json"):
             load(directory)
@@ -332,8 +334,8 @@ class TestBadWords:
         assert tiny.tokenizer.decode([after_space]) == f" {word}"
         assert tiny.encode_bad_words([f"  {word}"]) == [[at_start], [after_space]]
 
-    def test_what_is_longer_after_a_space_is_taken_once(self, built_in):
+    def test_a_word_that_is_longer_after_a_space_is_included_once(self, built_in):
         assert built_in.encode_bad_words(["ab", "é"]) == [list(b"ab"), list("é".encode())]
 
-    def test_spaces_alone_are_no_word(self, built_in):
+    def test_spaces_alone_are_not_a_word(self, built_in):
         assert built_in.encode_bad_words([" ", ""]) == []

@@ -1,4 +1,4 @@
-"""Tokens of pieces and words are those of the tokenizer, for every text, or it is left to it."""
+"""Piece by piece and word by word, every text gets the tokenizer's own tokens."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ WITH_PIECES = set(KINDS) - {"first", "always"}
 
 
 def bpe(tiny, **options):
-    """Return the tiny model's BPE, with what other vocabularies need."""
+    """Return the tiny model's BPE with other options."""
     document = json.loads(tiny.tokenizer.library.to_str())["model"]
     vocab, merges = document["vocab"], [tuple(pair) for pair in document["merges"]]
     if options.pop("metaspace", False):
@@ -145,18 +145,18 @@ class TestSameTokens:
     @given(texts=st.lists(TEXT, min_size=1, max_size=3))
     @example(texts=["<|im_end|>!<|im_end|><|im|><|im_start", "x<|im_end|>"])
     @example(texts=["a  b\n \n c  <|im|>  d", "", " "])
-    def test_of_every_kind_of_tokenizer(self, tokenizer, encoder, texts):
-        # Once more from memory.
+    def test_for_every_kind_of_tokenizer(self, tokenizer, encoder, texts):
+        # Again from the cache.
         for text in texts * 2:
             assert encoder.encode(text) == native(tokenizer, text)
 
-    def test_where_it_can_be(self, kind, encoder):
+    def test_which_tokenizers_are_supported(self, kind, encoder):
         assert (encoder._words is not None) == (kind in WITH_WORDS)
         assert (encoder._special is not None) == (kind in WITH_PIECES)
 
     @pytest.mark.parametrize("model", ["tiny", "built_in"])
     @pytest.mark.parametrize("text", TEXTS)
-    def test_of_the_models(self, request, model, text):
+    def test_for_the_models(self, request, model, text):
         model = request.getfixturevalue(model)
         for shown in (
             text,
@@ -164,9 +164,9 @@ class TestSameTokens:
             f"<|user|>{text}<|end|>",
         ):
             for _ in range(2):
-                assert model.encode(shown) == native(model.tokenizer.library, shown)
+                assert model.tokenizer.encode(shown) == native(model.tokenizer.library, shown)
 
-    def test_only_what_is_not_remembered_counts(self, tiny):
+    def test_only_uncached_characters_count(self, tiny):
         encoder = PieceEncoder(tiny.tokenizer.library)
         text = "<|im_start|>é word<|im_end|>other<|im_start|>é word<|im_end|>"
         new = len("é wordother")
@@ -184,7 +184,7 @@ class TestSameTokens:
         assert encoder.encode_within(text, 12) == native(tokenizer, text)
 
     def test_from_several_threads(self, tiny, monkeypatch):
-        # So few are remembered that threads drop each other's.
+        # So small that threads evict each other's pieces.
         monkeypatch.setattr(piece_encoder, "_MAX_BYTES", 3_000)
         encoder = PieceEncoder(tiny.tokenizer.library)
         texts = [f"<|im_end|>turn {number}<|im_end|>shared" for number in range(20)] * 20
@@ -220,7 +220,7 @@ class TestSameTokens:
     def test_with_dropout_there_are_no_pieces(self, tiny):
         assert piece_encoder.special_tokens(Tokenizer(bpe(tiny, dropout=0.5))) is None
 
-    def test_special_tokens_may_be_meant_as_text(self, tiny):
+    def test_special_tokens_can_be_encoded_as_text(self, tiny):
         tokenizer = tokenizer_of(tiny, "qwen")
         tokenizer.encode_special_tokens = True
         encoder = PieceEncoder(tokenizer)
@@ -228,7 +228,7 @@ class TestSameTokens:
 
 
 class TestBounds:
-    def test_what_is_remembered_is_bounded(self, tiny, monkeypatch):
+    def test_the_cache_of_pieces_is_bounded(self, tiny, monkeypatch):
         monkeypatch.setattr(piece_encoder, "_MAX_BYTES", 10_000)
         encoder = PieceEncoder(tiny.tokenizer.library)
         for number in range(200):
@@ -243,7 +243,7 @@ class TestBounds:
         encoder.encode("x" * 10_000)
         assert "shared" in encoder._kept
 
-    def test_words_are_bounded(self, tiny, monkeypatch):
+    def test_the_cache_of_words_is_bounded(self, tiny, monkeypatch):
         monkeypatch.setattr(word_encoder, "_MAX_WORDS", 20)
         words = PieceEncoder(tiny.tokenizer.library)._words
         for number in range(100):
@@ -252,13 +252,13 @@ class TestBounds:
             assert len(words._known) <= 20
             assert max(map(len, words._known)) <= word_encoder._MAX_WORD_CHARS
 
-    def test_a_text_of_new_words_is_the_tokenizers(self, tiny):
+    def test_a_text_of_new_words_is_left_to_the_tokenizer(self, tiny):
         text = " ".join(f"new{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(200))
         encoder = PieceEncoder(tiny.tokenizer.library)
         assert encoder._words.encode(text) is None
         assert encoder.encode(text) == native(tiny.tokenizer.library, text)
 
-    def test_a_very_long_piece_is_the_tokenizers(self, tiny, monkeypatch):
+    def test_a_very_long_piece_is_left_to_the_tokenizer(self, tiny, monkeypatch):
         # Python's expressions hold the GIL, the tokenizer doesn't.
         monkeypatch.setattr(piece_encoder, "_MAX_WORD_CHARS", 20)
         encoder = PieceEncoder(tiny.tokenizer.library)
@@ -268,7 +268,7 @@ class TestBounds:
 
 class TestPattern:
     @pytest.mark.parametrize("source", [QWEN, LLAMA, O200K, word_encoder._GPT2, GAPS])
-    def test_usual_ones_are_known(self, source):
+    def test_common_expressions_are_translated(self, source):
         assert ascii_pattern(source) is not None
 
     @pytest.mark.parametrize(
@@ -293,10 +293,10 @@ class TestPattern:
             "",
         ],
     )
-    def test_what_may_mean_something_else_is_not(self, source):
+    def test_ambiguous_expressions_are_not_translated(self, source):
         pattern = ascii_pattern(source)
         assert pattern is None or pattern == re.compile("", re.ASCII)
 
-    def test_one_that_cuts_otherwise_is_found_out(self, tiny, monkeypatch):
+    def test_a_pattern_that_splits_differently_is_detected(self, tiny, monkeypatch):
         monkeypatch.setitem(word_encoder._PROPERTIES, "N", "1-9")
         assert word_encoder.word_encoder(tiny.tokenizer.library) is None

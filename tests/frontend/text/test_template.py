@@ -92,7 +92,7 @@ def test_special_tokens_are_known_by_name():
 
 
 @pytest.mark.parametrize("nothing", [None, []])
-def test_what_a_request_does_not_have_is_none(nothing):
+def test_absent_tools_and_documents_are_none(nothing):
     source = "{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}"
     template = ChatTemplate(source, {})
     assert template.render(USER, tools=nothing, documents=nothing) == "TrueTrueTrue"
@@ -107,7 +107,7 @@ def test_tools_documents_and_further_variables():
     assert rendered == "123[s]</s>"
 
 
-def test_further_variables_never_replace_what_has_a_place():
+def test_further_variables_never_replace_the_requests_own():
     hidden = {"messages": [], "tools": 1, "documents": 1, "add_generation_prompt": 1}
     assert set(hidden) < TEMPLATE_FIELDS
     template = ChatTemplate("{{ messages | length }}{{ tools }}{{ add_generation_prompt }}", {})
@@ -125,7 +125,7 @@ def test_further_variables_never_replace_what_has_a_place():
         ("{% macro m(x) %}{{ x }}{{ y }}{% endmacro %}{{ m(1) }}", {"y"}),
     ],
 )
-def test_the_names_that_a_template_refers_to(source, variables):
+def test_variables_of_a_template(source, variables):
     template = ChatTemplate(source, {})
     assert template.variables == variables
     assert template.source == source
@@ -136,35 +136,35 @@ TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
 
 
 class TestContinuing:
-    def go_on(self, source, messages=CONTINUED):
+    def continued(self, source, messages=CONTINUED):
         return ChatTemplate(source, {}).render(
             messages, add_generation_prompt=False, continue_final_message=True
         )
 
     def test_the_prompt_ends_with_the_message(self):
-        assert self.go_on(TURNS) == "<user>Hi</><assistant>I am "
+        assert self.continued(TURNS) == "<user>Hi</><assistant>I am "
 
     def test_a_template_that_strips_messages_strips_this_one(self):
         source = TURNS.replace("m.content", "m.content | trim")
-        assert self.go_on(source) == "<user>Hi</><assistant>I am"
+        assert self.continued(source) == "<user>Hi</><assistant>I am"
 
-    def test_what_follows_the_messages_goes_too(self):
-        assert self.go_on(TURNS + "the end") == "<user>Hi</><assistant>I am "
+    def test_text_after_the_messages_is_cut_off(self):
+        assert self.continued(TURNS + "the end") == "<user>Hi</><assistant>I am "
 
     def test_the_same_text_earlier_does_not_matter(self):
         messages = [*CONTINUED, *CONTINUED]
-        assert self.go_on(TURNS, messages) == "<user>Hi</><assistant>I am </>" * 1 + (
+        assert self.continued(TURNS, messages) == "<user>Hi</><assistant>I am </>" * 1 + (
             "<user>Hi</><assistant>I am "
         )
 
-    def test_messages_stay_as_they_are(self):
-        self.go_on(TURNS)
+    def test_messages_are_not_modified(self):
+        self.continued(TURNS)
         assert CONTINUED[1] == {"role": "assistant", "content": "I am "}
 
     @pytest.mark.parametrize("source", ["nothing", "{{ messages[0].content }}"])
     def test_a_template_that_does_not_show_the_message(self, source):
         with pytest.raises(InvalidValueError) as caught:
-            self.go_on(source)
+            self.continued(source)
         assert caught.value.param == "continue_final_message"
 
 
@@ -180,7 +180,7 @@ class TestContinuing:
         "{% for i in range(99999) %}{{ 'x' * 100000 }}{% endfor %}",
     ],
 )
-def test_much_is_not_made_of_little(source):
+def test_huge_values_are_refused(source):
     with pytest.raises(InvalidValueError):
         render(source)
 
@@ -210,7 +210,7 @@ def test_ordinary_operators_work(source, rendered):
     ],
     ids=range(6),
 )
-def test_a_template_that_can_not_be_compiled_is_told(source):
+def test_a_template_that_cannot_be_compiled_is_an_error(source):
     with pytest.raises(TemplateSyntaxError):
         ChatTemplate(source, {})
 
@@ -265,7 +265,7 @@ def test_the_sandbox_holds(source):
 
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{", "{% nothing %}", "{% endfor %}"])
-def test_a_broken_template_is_told_with_its_line(source):
+def test_the_error_of_a_broken_template_names_its_line(source):
     with pytest.raises(TemplateSyntaxError, match="line 2"):
         ChatTemplate(f"first\n{source}", {})
 
@@ -273,7 +273,7 @@ def test_a_broken_template_is_told_with_its_line(source):
 @pytest.mark.parametrize(
     "attribute", ["role", "none", "absent", "items", "get", "__class__", "fromkeys", "mro", "clear"]
 )
-def test_attributes_of_messages_are_what_the_sandbox_says(attribute):
+def test_attributes_of_messages_are_those_of_the_plain_sandbox(attribute):
     message = {"role": "user", "content": "Hi", "none": None, "items": "mine", "mro": "mine"}
     ours = _environment().getattr(message, attribute)
     plain = ImmutableSandboxedEnvironment().getattr(message, attribute)
@@ -284,6 +284,6 @@ def test_attributes_of_messages_are_what_the_sandbox_says(attribute):
         assert ours == plain
 
 
-def test_rendering_leaves_nothing_behind():
+def test_renderings_do_not_affect_each_other():
     template = ChatTemplate("{% set x = messages[0].content %}{{ x }}", {})
     assert [template.render([{"content": text}]) for text in "abc"] == ["a", "b", "c"]

@@ -88,19 +88,19 @@ def plain(tokenizer, text):
 class TestEncode:
     @settings(deadline=None)
     @given(text=TEXT)
-    def test_both_ways_give_the_same_ids(self, tokenizer, special, text):
+    def test_all_ways_to_encode_return_the_same_ids(self, tokenizer, special, text):
         for rendered in (text, f"{special}{text}{special}", f"{text}{special}{text}"):
             ids = plain(tokenizer, rendered)
             assert tokenizer.encode_within(rendered, 5) in (ids, None)
             assert tokenizer.encode(rendered) == ids
             assert tokenizer.encode_within(rendered, len(rendered)) == ids
 
-    def test_nothing(self, tokenizer):
+    def test_no_text(self, tokenizer):
         assert tokenizer.encode("") == []
         assert tokenizer.encode_within("", 0) == []
         assert tokenizer.encode_batch([], special=True) == []
 
-    def test_a_long_text_is_not_quick(self, tokenizer, special):
+    def test_a_long_new_text_is_not_encoded(self, tokenizer, special):
         text = f"{special}{'never seen '.join(['a'] * 20)}"
         assert tokenizer.encode_within(text, 50) is None
 
@@ -144,7 +144,7 @@ class TestBatch:
 class TestDecode:
     @settings(deadline=None)
     @given(text=TEXT)
-    def test_text_survives(self, tokenizer, text):
+    def test_encoding_and_decoding_returns_the_text(self, tokenizer, text):
         normal = tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False)
         ids = tokenizer.encode(normal)
         assert tokenizer.decode(ids, skip_special_tokens=False) == normal
@@ -159,7 +159,7 @@ class TestDecode:
             step = tokenizer.decode_stream(skip_special_tokens=skip)
             assert "".join(step(token) or "" for token in ids) == text
 
-    def test_a_prompt_is_no_part_of_the_text(self, tokenizer):
+    def test_a_prompt_is_not_part_of_the_text(self, tokenizer):
         step = tokenizer.decode_stream(tokenizer.encode("the"))
         assert "".join(step(token) or "" for token in tokenizer.encode(" the")) == " the"
 
@@ -177,7 +177,7 @@ class TestDecode:
         detokenizer = Detokenizer(TokenTexts(tokenizer), [])
         assert isinstance(detokenizer.feed(ids), str)
 
-    def test_other_errors_are_not_the_streams(self, tokenizer):
+    def test_other_errors_are_not_a_lost_track(self, tokenizer):
         assert not tokenizer.lost_track(ValueError("other"))
 
 
@@ -188,7 +188,7 @@ class TestVocabulary:
         assert tokenizer.bytes_of(token) == special.encode()
         assert max(tokenizer.encode(f"the{special}")) < tokenizer.vocab_size
 
-    def test_what_it_does_not_have(self, tokenizer):
+    def test_unknown_ids_and_tokens(self, tokenizer):
         assert tokenizer.id_to_token(UNKNOWN) is None
         assert tokenizer.bytes_of(UNKNOWN) == b""
         assert tokenizer.token_to_id("no such token") is None

@@ -1,4 +1,4 @@
-"""A tokenizer that is read in parts is the one that its file describes."""
+"""A tokenizer that is read in parts equals the one that the library reads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check(monkeypatch):
 
 
 def odd_tokens():
-    """Tokens with all that JSON escapes, and what ends lists and texts in it."""
+    """Tokens with everything that JSON escapes, and its delimiters."""
     letters = ['"', "\\", "],[", "[", "é", "\u2028", "\n", " ", "\x00", "😀"]
     vocab = {letter: number for number, letter in enumerate(letters)}
     merges = []
@@ -56,17 +56,17 @@ class TestSame:
     @pytest.mark.parametrize(
         "options", [{}, {"indent": 2}, {"ensure_ascii": False}, {"indent": "\t"}]
     )
-    def test_however_it_is_written(self, document, check, options):
+    def test_with_any_formatting(self, document, check, options):
         assert check(document, **options)
         assert check(json.loads(odd_tokens().to_str()), **options)
 
-    def test_with_merges_as_they_were_once_written(self, document, check):
+    def test_with_merges_in_the_old_format(self, document, check):
         merges = document["model"]["merges"]
         document["model"]["merges"] = [" ".join(pair) for pair in merges]
         assert check(document)
 
     @pytest.mark.parametrize("joined", ["a", "a b c"])
-    def test_with_merges_that_are_none(self, document, joined):
+    def test_with_invalid_merges(self, document, joined):
         document["model"]["merges"] = [joined]
         with pytest.raises(Exception, match=r"."):
             read_tokenizer(json.dumps(document).encode())
@@ -76,7 +76,7 @@ class TestSame:
         document["model"]["merges"] = []
         assert check(document, separators=separators)
 
-    def test_with_all_that_a_tokenizer_has(self, tiny, check):
+    def test_with_every_part_of_a_tokenizer(self, tiny, check):
         tokenizer = Tokenizer.from_str(tiny.tokenizer.library.to_str())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
         tokenizer.decoder = decoders.ByteLevel()
@@ -117,21 +117,21 @@ class TestLeftToTheLibrary:
         tokenizer = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
         assert not check(json.loads(tokenizer.to_str()))
 
-    def test_what_is_not_known(self, document, check):
+    def test_unknown_fields(self, document, check):
         document["model"]["novel"] = 1
         assert not check(document)
 
-    def test_ids_that_would_come_out_otherwise(self, document, check):
+    def test_ids_that_would_change(self, document, check):
         document["added_tokens"][0]["id"] += 1000
         assert not check(document)
 
-    def test_merges_that_are_no_list(self, document):
+    def test_merges_that_are_not_a_list(self, document):
         document["model"]["merges"] = {}
         with pytest.raises(Exception, match=r"."):
             read_tokenizer(json.dumps(document).encode())
 
     @pytest.mark.parametrize("raw", ["[[1,2]]", "[1]", '[["a"]]', '["a"]', '["a b c"]'])
-    def test_merges_that_are_none(self, raw):
+    def test_invalid_merges(self, raw):
         with pytest.raises(ValueError, match=r"."):
             list(tokenizer_file._Merges(raw.encode(), {}))
 

@@ -18,10 +18,8 @@ from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, ToolCall
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import tool_call_id
-from vgate.frontend.parsing.base import OutputParser
-from vgate.frontend.parsing.reasoning import ReasoningParser
-from vgate.frontend.text.decode import Detokenizer, TokenTexts
-from vgate.frontend.text.stop_strings import StopStrings
+from vgate.frontend.parsing import OutputParser, ReasoningParser
+from vgate.frontend.text import Detokenizer, StopStrings, TokenTexts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
@@ -213,14 +211,14 @@ class Choice:
         if stops is None and parser is None:
             at_once = finished and self.tokens == 0
             self.tokens += len(tokens)
-            take = detokenizer.whole if at_once else detokenizer.feed
+            take = detokenizer.feed_all if at_once else detokenizer.feed
             return "", take(tokens[:ends_at])
         reasoning, text = [], []
         for position, token in enumerate(tokens):
             if stops is not None and stops.found:
                 break
             self.tokens += 1
-            piece = detokenizer.text_of(token) if position < ends_at else ""
+            piece = detokenizer.feed_token(token) if position < ends_at else ""
             if parser is not None:
                 thought, piece = self._split_reasoning(parser, piece)
                 reasoning.append(thought)

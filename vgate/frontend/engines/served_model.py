@@ -12,8 +12,8 @@ from vgate.frontend.engines.file_cache import FileCache, FileCacheError
 from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
-from vgate.frontend.parsing.detect import tool_parser_problem
-from vgate.frontend.text.model import TextModel, TextModelError, load_text_model
+from vgate.frontend.parsing import tool_parser_problem
+from vgate.frontend.text import TextModel, TextModelError, load_text_model
 from vgate.log import Log
 from vgate.wire.control import EngineState
 from vgate.wire.messages import ModelInfo

@@ -1,7 +1,7 @@
 """The protocol of output parsers. Pure.
 
-A parser takes text in parts of any size. Its results, joined, depend on the whole text only and
-never on where it was cut, so a stream and a non-streaming response have the same content.
+A parser takes text in parts of any size. Its results, joined, depend only on the complete text and
+never on the parts, so a stream and a non-streaming response have the same content.
 """
 
 from __future__ import annotations
@@ -12,13 +12,7 @@ from vgate.frontend.tool_calls import ToolCallDelta
 
 
 class Parsed(NamedTuple):
-    """New output that later text can't change.
-
-    Attributes:
-        content: Text of the answer.
-        reasoning: Text of the model's reasoning.
-        tool_calls: Parts of tool calls, in order.
-    """
+    """New output that later text can't change; parts of tool calls are in order."""
 
     content: str = ""
     reasoning: str = ""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from vgate.frontend.parsing.incremental import IncrementalParser, Markers, Steps
+from vgate.frontend.parsing.incremental import NO_MARKERS, IncrementalParser, Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
-
-_NONE = Markers()
 
 
 class NamedCall(IncrementalParser):
@@ -23,7 +19,7 @@ class NamedCall(IncrementalParser):
         self.called = False
 
     def _run(self) -> Steps[None]:
-        yield from self._reader.until(_NONE, self._emit_arguments)
+        yield from self._reader.until(NO_MARKERS, self._emit_arguments)
 
     def _emit_arguments(self, text: str) -> None:
         self._add_to_call(0, None if self.called else self._name, text)
@@ -32,11 +28,6 @@ class NamedCall(IncrementalParser):
 
 class RequiredCalls(JsonToolParser):
     """Reads ``[{"name": ..., "parameters": {...}}, ...]``; text after the list is content."""
-
-    def __init__(
-        self, tools: list[dict[str, Any]] | None = None, *, first_call_only: bool = False
-    ) -> None:
-        super().__init__(tools or [], first_call_only=first_call_only)
 
     def _read_opening(self) -> Steps[bool]:
         self._reader.record()

@@ -1,9 +1,9 @@
-"""Parsers that are written as if the whole text were there, and run while it arrives.
+"""Parsers that are written as if the text were complete, and run while it arrives.
 
 A parser is a generator that reads from a `Reader` and yields when it needs more text. It looks at
 characters only, never at where a part ends, so the result does not depend on how the text was cut.
-The unread text stays short: a parser that must hold text back takes it from the reader and keeps
-it, so the cost is linear in the length of the text.
+A parser that must hold text back takes it from the reader, so the unread text stays short and the
+cost is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Scan(Protocol):
 
 
 class Markers:
-    """Strings to search for. None may contain another: then the cut of a text would matter."""
+    """Strings to search for. None may contain another, or it would matter where a part ends."""
 
     __slots__ = ("_any", "_first", "_longest", "texts")
 
@@ -55,7 +55,7 @@ class Markers:
         return self._any.search(text, start)
 
     def begin_of_last(self, text: str, start: int) -> int:
-        """Return the start of the marker, whole or cut, that ends `text`, or its length."""
+        """Return the start of the marker, complete or not, that ends `text`, or its length."""
         for first in self._first.finditer(text, max(start, len(text) - self._longest)):
             if self.may_begin(text[first.start() :]):
                 return first.start()
@@ -66,14 +66,16 @@ class Markers:
         return any(marker.startswith(text) for marker in self.texts)
 
 
+NO_MARKERS = Markers()
+
+
 class Reader:
     """The text that has arrived and was not taken yet.
 
-    While it records, it also keeps what is taken, so that the text can be emitted as content if it
-    turns out not to be a tool call.
+    While it records, it also keeps the text that is taken, to be emitted as content if it turns
+    out not to be a tool call.
 
     Attributes:
-        unread: Text that was not taken; never much longer than the longest marker.
         at_end: Whether the text has ended.
     """
 
@@ -87,16 +89,16 @@ class Reader:
 
     @property
     def unread(self) -> str:
-        """The text that was not taken."""
+        """The text that was not taken; never much longer than the longest marker."""
         return self._text[self._position :]
 
     def push(self, text: str) -> None:
-        """Add text."""
+        """Append text."""
         self._text = self._text[self._position :] + text
         self._position = 0
 
     def record(self, begun: str = "") -> None:
-        """Record what is taken from now on, after `begun`; an existing record continues."""
+        """Record the text taken from now on, after `begun`, or continue the current record."""
         if self._record is None:
             self._record = [begun]
 
@@ -170,10 +172,7 @@ class Reader:
             yield
 
     def scan(self, scan: Scan, sink: Sink) -> Steps[bool]:
-        """Take a value whose end `scan` finds, passing it to `sink` as it arrives.
-
-        Returns whether it ended and is not broken.
-        """
+        """Pass a value to `sink` as it arrives; return whether it ended and is not broken."""
         while True:
             self._give(scan.feed(self._text, self._position), sink)
             if scan.ended or self.at_end:
@@ -203,7 +202,7 @@ class IncrementalParser:
         self._steps = self._run()
 
     def feed(self, text: str) -> Parsed:
-        """Take more text; return the output that is certain by now."""
+        """Take more text; return the output that is certain now."""
         if not text:
             return NOTHING
         self._reader.push(text)

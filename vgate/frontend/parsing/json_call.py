@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from vgate.frontend.parsing.incremental import Steps
-from vgate.frontend.parsing.json_scan import JsonScan
-from vgate.frontend.parsing.json_text import read_string
+from vgate.frontend.parsing.json_text import JsonScan, read_string
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 _ARGUMENTS = ("arguments", "parameters")
@@ -14,32 +15,29 @@ _ARGUMENTS = ("arguments", "parameters")
 _FOLLOWING = ("id", "type", "name")
 
 
-class _JsonCall:
+class _JsonCall(msgspec.Struct):
     """The state of a call while its object is read.
 
     Attributes:
         name: Its name, once that was read.
         held: Arguments that came before the name.
         begun: Whether its beginning was emitted.
-        bare: Whether it has no members but the name and ignorable ones.
+        bare: Whether it has only a name and members that are ignored.
     """
 
-    __slots__ = ("bare", "begun", "held", "name")
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-        self.held: str | None = None
-        self.begun = False
-        self.bare = True
+    name: str | None = None
+    held: str | None = None
+    begun: bool = False
+    bare: bool = True
 
 
 class JsonToolParser(ToolParser):
     """Reads calls that are JSON objects, alone or in a list.
 
-    ``parameters`` is an alias of ``arguments``; a call that has a name and neither of them has no
-    arguments. Members come in any order. Unknown members before the arguments are dropped; after
-    the arguments they are content, because a misplaced bracket put the text there. Arguments that
-    are a string holding an object are emitted as that object.
+    ``parameters`` is an alias of ``arguments``; a call without either has no arguments. Members
+    come in any order. Unknown members before the arguments are dropped; after the arguments they
+    are content, because a misplaced bracket put the text there. Arguments that are a string with an
+    object in it are emitted as that object.
     """
 
     def _read_json_list(self) -> Steps[bool]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vgate.frontend.parsing.incremental import IncrementalParser, Markers, Steps
+from vgate.frontend.parsing.incremental import NO_MARKERS, IncrementalParser, Markers, Steps
 
 ReasoningStart = Literal["inside", "outside", "auto"]
-
-_NONE = Markers()
 
 
 def initial_state(
@@ -28,12 +26,12 @@ class ReasoningParser(IncrementalParser):
 
     Args:
         start: "inside": the prompt has opened the reasoning, and the text may repeat the tag;
-            "outside": there is no reasoning; "auto": there is if the text begins with `begin`,
-            after optional whitespace.
+            "outside": there is no reasoning; "auto": the text may begin with `begin`, after
+            optional whitespace, and otherwise has no reasoning.
         begin: The opening tag.
         end: The closing tag; without it all text is reasoning.
-        implicit_ends: Markers that also end it and are content themselves: a model may call a
-            tool without closing its reasoning.
+        implicit_ends: Markers that also end reasoning and are content themselves: a model may
+            call a tool without closing its reasoning.
 
     Attributes:
         in_reasoning: Whether the next text is reasoning, as far as is certain.
@@ -61,7 +59,7 @@ class ReasoningParser(IncrementalParser):
             self.in_reasoning = not end
             if end != self._end:
                 self._emit_content(end)
-        yield from self._reader.until(_NONE, self._emit_content)
+        yield from self._reader.until(NO_MARKERS, self._emit_content)
 
     def _read_begin(self) -> Steps[None]:
         """Skip the opening tag."""

@@ -9,29 +9,16 @@ from typing import Any
 
 # Other names that tool authors use for JSON schema's types.
 _ALIASES = {
-    "str": "string",
-    "text": "string",
-    "varchar": "string",
-    "char": "string",
-    "enum": "string",
-    "int": "integer",
-    "int32": "integer",
-    "int64": "integer",
-    "uint": "integer",
-    "uint32": "integer",
-    "uint64": "integer",
-    "long": "integer",
-    "short": "integer",
-    "unsigned": "integer",
-    "float": "number",
-    "float32": "number",
-    "float64": "number",
-    "double": "number",
-    "bool": "boolean",
-    "dict": "object",
-    "arr": "array",
-    "list": "array",
-    "sequence": "array",
+    alias: kind
+    for kind, aliases in (
+        ("string", "str text varchar char enum"),
+        ("integer", "int int32 int64 uint uint32 uint64 long short unsigned"),
+        ("number", "float float32 float64 double"),
+        ("boolean", "bool"),
+        ("object", "dict"),
+        ("array", "arr list sequence"),
+    )
+    for alias in aliases.split()
 }
 _TYPE_OF = {
     bool: "boolean",

@@ -33,22 +33,23 @@ class ToolParser(IncrementalParser):
         first_call_only: Leave out all calls but the first.
 
     Attributes:
-        called: Whether a call has begun.
         needs_special_tokens: Whether markers are special tokens, so that the text must show them.
+        template_signs: Regular expressions found in chat templates of models with this format.
         markers: The strings that a call begins with.
         ends_of_turn: Special tokens that end an answer; dropped at the end of the text.
-        new_call_id: Returns a new id for a call, in the format that the model's template takes.
+        new_call_id: Returns a new id for a call, in the format that the model's template accepts.
     """
 
     needs_special_tokens: ClassVar[bool] = False
+    template_signs: ClassVar[tuple[str, ...]]
     markers: ClassVar[tuple[str, ...]] = ()
     ends_of_turn: ClassVar[tuple[str, ...]] = ()
     new_call_id = staticmethod(tool_call_id)
 
-    @staticmethod
-    def fits(_template: str) -> bool:
+    @classmethod
+    def fits(cls, template: str) -> bool:
         """Whether a chat template shows that its model writes calls in this format."""
-        return False
+        return all(re.search(sign, template) for sign in cls.template_signs)
 
     def __init__(self, tools: list[dict[str, Any]], *, first_call_only: bool = False) -> None:
         super().__init__()

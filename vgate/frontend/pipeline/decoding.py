@@ -8,12 +8,16 @@ from functools import partial
 from vgate.errors import UnsupportedParameterError
 from vgate.frontend.answers.choice import DecodeOptions
 from vgate.frontend.ids import tool_call_id
-from vgate.frontend.parsing.base import OutputParser
-from vgate.frontend.parsing.detect import TOOL_PARSERS
-from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
-from vgate.frontend.parsing.reasoning import ReasoningParser, initial_state
+from vgate.frontend.parsing import (
+    TOOL_PARSERS,
+    NamedCall,
+    OutputParser,
+    ReasoningParser,
+    RequiredCalls,
+    initial_state,
+)
 from vgate.frontend.pipeline.generation import Generation, Prompts
-from vgate.frontend.text.model import TextModel
+from vgate.frontend.text import TextModel
 
 
 def decode_options(generation: Generation, text: TextModel, rendered: str | None) -> DecodeOptions:
@@ -71,7 +75,7 @@ def reported_stop_ids(generation: Generation, text: TextModel) -> frozenset[int]
     asked = frozenset(generation.sampling.stop_token_ids or ())
     if generation.sampling.ignore_eos:
         return asked
-    return (asked | text.other_ends) - {text.end}
+    return (asked | text.other_eos_ids) - {text.eos_id}
 
 
 def _unknown_format(model: str) -> UnsupportedParameterError:

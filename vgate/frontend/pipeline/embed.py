@@ -21,8 +21,7 @@ from vgate.frontend.pipeline.parameters import check_truncation
 from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.pipeline.serve import Context, run, tenant_of
 from vgate.frontend.pipeline.tokenizing import tokenize
-from vgate.frontend.text.model import TextModel
-from vgate.frontend.text.tokenizer import TokenLimit
+from vgate.frontend.text import TextModel, TokenLimit
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 

@@ -8,8 +8,7 @@ from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.pipeline.generation import Generation
-from vgate.frontend.text.decode import TokenTexts
-from vgate.frontend.text.model import TextModel
+from vgate.frontend.text import TextModel, TokenTexts
 from vgate.wire.messages import GenerateOptions
 from vgate.wire.sampling import SamplingParams
 

@@ -17,7 +17,7 @@ from vgate.frontend.pipeline.generation import (
     Prompts,
     Truncation,
 )
-from vgate.frontend.text.model import TextModel
+from vgate.frontend.text import TextModel
 from vgate.wire.messages import ClientOptions, GenerateOptions, ModelInfo, Task
 from vgate.wire.sampling import SamplingParams
 

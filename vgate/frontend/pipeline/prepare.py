@@ -18,7 +18,7 @@ from vgate.frontend.pipeline.generation import Conversation, Generation, Prompts
 from vgate.frontend.pipeline.job import EngineJob
 from vgate.frontend.pipeline.render import render, template_of
 from vgate.frontend.pipeline.tokenizing import tokenize, tokenize_rendered
-from vgate.frontend.text.model import TextModel
+from vgate.frontend.text import TextModel
 from vgate.wire.codec import pack_token_ids
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.pipeline.generation import Conversation, MadeCall, Message, ToolUse
-from vgate.frontend.text.model import TextModel
-from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
 
 # How templates name the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
 _SWITCHES = ("enable_thinking", "thinking")

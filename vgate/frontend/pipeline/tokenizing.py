@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vgate.frontend.pipeline.port import Tokens
-from vgate.frontend.text.model import TextModel
+from vgate.frontend.text import TextModel
 
 _INLINE_CHARS = 16_384
 # Decoding a token costs as much as encoding about so many characters.

@@ -1,1 +1,22 @@
-"""A model's text side: tokenizer, chat template, detokenizer and stop strings."""
+"""A model's text side: tokenizer, chat template, detokenizer and stop strings.
+
+`load_text_model` makes a `TextModel` of a model's files; a `Detokenizer` reads each sequence.
+"""
+
+from vgate.frontend.text.decode import Detokenizer, TokenTexts
+from vgate.frontend.text.model import TextModel, TextModelError, load_text_model
+from vgate.frontend.text.stop_strings import StopStrings
+from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.text.tokenizer import TokenLimit
+
+__all__ = [
+    "ChatTemplate",
+    "Detokenizer",
+    "StopStrings",
+    "TemplateSyntaxError",
+    "TextModel",
+    "TextModelError",
+    "TokenLimit",
+    "TokenTexts",
+    "load_text_model",
+]

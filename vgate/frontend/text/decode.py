@@ -87,10 +87,10 @@ class Detokenizer:
     def feed(self, token_ids: list[int]) -> str:
         """Take tokens; return their text as far as it is certain, which may be empty."""
         if len(token_ids) == 1:
-            return self.text_of(token_ids[0])
-        return "".join([self.text_of(token_id) for token_id in token_ids])
+            return self.feed_token(token_ids[0])
+        return "".join([self.feed_token(token_id) for token_id in token_ids])
 
-    def whole(self, token_ids: list[int]) -> str:
+    def feed_all(self, token_ids: list[int]) -> str:
         """Take all tokens of the sequence; return the same text as `feed`, in less time."""
         if self._step is not None:
             return self.feed(token_ids)
@@ -104,7 +104,7 @@ class Detokenizer:
         # Only a stream handles bytes that are not characters.
         return self.feed(token_ids) if _REPLACEMENT in text else text
 
-    def text_of(self, token_id: int) -> str:
+    def feed_token(self, token_id: int) -> str:
         """Take one token; return its text as far as it is certain."""
         if self._step is None:
             text = self._table.get(token_id)

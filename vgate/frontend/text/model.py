@@ -11,7 +11,7 @@ import msgspec
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.errors import InvalidValueError
-from vgate.frontend.parsing.detect import detect_reasoning, detect_tool_parser
+from vgate.frontend.parsing import detect_reasoning, detect_tool_parser
 from vgate.frontend.text.decode import TokenTexts
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
@@ -48,8 +48,8 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
         defaults: Its sampling defaults, complete.
         tool_parser: The name of its tool parser; None if the format is not known.
         reasons: Whether it writes reasoning between tags.
-        end: The tokenizer's end-of-sequence token, if it has one.
-        other_ends: Further tokens that end an answer, from generation_config.json.
+        eos_id: The tokenizer's end-of-sequence token, if it has one.
+        other_eos_ids: Further tokens that end an answer, from generation_config.json.
     """
 
     info: ModelInfo
@@ -61,12 +61,8 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
     defaults: SamplingParams
     tool_parser: str | None
     reasons: bool
-    end: int | None
-    other_ends: frozenset[int]
-
-    def encode(self, text: str) -> list[int]:
-        """Tokenise rendered text; the template has written all special tokens itself."""
-        return self.tokenizer.encode(text)
+    eos_id: int | None
+    other_eos_ids: frozenset[int]
 
     def check_token_ids(self, tokens: list[int], param: str) -> None:
         """Refuse ids without an embedding, which would crash some engines.
@@ -78,13 +74,12 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
             InvalidValueError: Names the position of the first such id in `param`.
         """
         size = self.info.vocab_size or self.tokenizer.vocab_size
-        if not tokens or max(tokens) < size:
+        if max(tokens, default=0) < size:
             return
+        # Ids of added tokens may have gaps, and then exceed the number of tokens.
+        may_have_gaps = not self.info.vocab_size
         for index, token in enumerate(tokens):
-            # Ids of added tokens may have gaps, and then exceed the number of tokens.
-            if token < size or (
-                not self.info.vocab_size and self.tokenizer.id_to_token(token) is not None
-            ):
+            if token < size or (may_have_gaps and self.tokenizer.id_to_token(token) is not None):
                 continue
             where = f"{param}[{index}]"
             message = f"`{where}` must be a token id of the model, 0 to {size - 1}, got {token}"
@@ -98,8 +93,8 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
         """
         sequences = []
         for word in words:
-            at_start = self.encode(word.lstrip())
-            after_space = self.encode(f" {word.lstrip()}")
+            at_start = self.tokenizer.encode(word.lstrip())
+            after_space = self.tokenizer.encode(f" {word.lstrip()}")
             if at_start:
                 sequences.append(at_start)
                 if len(after_space) == len(at_start) and after_space[0] != at_start[0]:
@@ -158,7 +153,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     if config.reasoning_parser == "auto":
         reasons = template is not None and detect_reasoning(template.source)
     eos_token = special_tokens.get("eos_token")
-    end = None if eos_token is None else tokenizer.token_to_id(eos_token)
+    eos_id = None if eos_token is None else tokenizer.token_to_id(eos_token)
     return TextModel(
         info=info,
         tokenizer=tokenizer,
@@ -169,8 +164,8 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         defaults=_defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
         tool_parser=tool_parser,
         reasons=reasons,
-        end=end,
-        other_ends=_ends(generation_config) - {end},
+        eos_id=eos_id,
+        other_eos_ids=_eos_ids(generation_config) - {eos_id},
     )
 
 
@@ -242,9 +237,9 @@ def _defaults(generation_config: dict[str, Any], path: str) -> SamplingParams:
         raise TextModelError(f"{path}: {error}") from error
 
 
-def _ends(generation_config: dict[str, Any]) -> frozenset[int]:
-    ends = generation_config.get("eos_token_id")
-    listed = ends if isinstance(ends, list) else [ends]
+def _eos_ids(generation_config: dict[str, Any]) -> frozenset[int]:
+    ids = generation_config.get("eos_token_id")
+    listed = ids if isinstance(ids, list) else [ids]
     return frozenset(token for token in listed if isinstance(token, int))
 
 

@@ -1,12 +1,8 @@
-"""Chat templates, rendered in the environment that Hugging Face gives them.
+"""Chat templates, rendered as ``transformers``' ``apply_chat_template`` renders them.
 
-Same sandbox, block trimming, loop controls, filters and globals as ``transformers``'
-``apply_chat_template`` (its chat templating guide documents them), without loading transformers.
-
-A client may send a template of its own where the operator allows it. The sandbox keeps it from
-everything but rendering, and the size of what it renders is bounded, as are the operators that make
-much of little. Its time is not bounded, and neither is what it holds in variables: only a process
-of its own could do that. That is why the operator has to allow it.
+Same sandbox, block trimming, loop controls, filters and globals (its chat templating guide
+documents them). A client's template can only render: its output and its operators are bounded.
+Its time and its variables are not, so the operator has to allow such templates.
 """
 
 from __future__ import annotations
@@ -23,7 +19,8 @@ import jinja2.ext
 import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
-import jinja2.sandbox
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vgate.errors import InvalidValueError
 
@@ -31,13 +28,13 @@ from vgate.errors import InvalidValueError
 MAX_RENDERED_CHARS = 64 * 1024 * 1024
 _MAX_REPEATED = 1_000_000
 _MAX_BITS = 4096
-# A width in a format that is long or comes from elsewhere.
+# A width in a format that is large, or is an argument.
 _WIDE = re.compile(r"\d{5}|%[^%]*\*")
 
 _DICT_ATTRIBUTES = frozenset(dir(dict))
 
-# Ends the message to be continued, so that its end is found in what was rendered. The space tells
-# whether the template kept the spaces at the end of the message.
+# Appended to the message to be continued, to find its end in the rendered text. Its space shows
+# whether the template keeps spaces at the end of a message.
 _MARK = "VGATE-CONTINUES-HERE"
 
 
@@ -51,11 +48,10 @@ class ChatTemplate:
     Args:
         source: Jinja source.
         special_tokens: ``bos_token`` and the like, as text; templates use them by name.
-        clock: Unix time, for templates that tell the date.
+        clock: Unix time, for templates that contain the date.
 
     Attributes:
-        source: The source.
-        variables: The names that it refers to and does not always define itself.
+        variables: The names that it uses and does not always define itself.
 
     Raises:
         TemplateSyntaxError: The source isn't valid.
@@ -77,13 +73,11 @@ class ChatTemplate:
             # jinja2's own chain of mappings is copied, item by item, for every rendering.
             self._template.globals = dict(self._template.globals)
         except jinja2.TemplateSyntaxError as error:
-            message = f"line {error.lineno}: {error.message}"
-            raise TemplateSyntaxError(message) from error
+            raise TemplateSyntaxError(f"line {error.lineno}: {error.message}") from error
         except (RecursionError, MemoryError):
-            message = "it is nested too deeply"
-            raise TemplateSyntaxError(message) from None
+            raise TemplateSyntaxError("it is nested too deeply") from None
         except (SyntaxError, ValueError, OverflowError) as error:
-            # What jinja lets pass and Python does not, such as very long numbers.
+            # Jinja accepts it and Python does not, such as very long numbers.
             raise TemplateSyntaxError(str(error)) from error
         self.variables = frozenset(jinja2.meta.find_undeclared_variables(parsed))
 
@@ -100,27 +94,29 @@ class ChatTemplate:
         """Render a conversation.
 
         Args:
-            messages: As `template_messages` makes them.
-            tools: As OpenAI defines them; none at all is None for the template.
-            documents: What retrieval found; as `tools`.
-            add_generation_prompt: Whether to end with the beginning of an answer.
-            continue_final_message: Whether to end within the last message, so that it goes on.
-            kwargs: Further variables; they come before special tokens of the same name.
+            messages: As `template_message` makes them.
+            tools: As OpenAI defines them; the template gets None for an empty list.
+            documents: Retrieved documents; as `tools`.
+            add_generation_prompt: Whether to end with the start of an answer.
+            continue_final_message: Whether to end inside the last message, to continue it.
+            kwargs: Further variables; they replace special tokens of the same name.
 
         Raises:
             InvalidValueError: The template refuses these messages.
         """
-        text = self._render(
-            {
-                **self.special_tokens,
-                **(kwargs or {}),
-                "messages": _marked(messages) if continue_final_message else messages,
-                "tools": tools or None,
-                "documents": documents or None,
-                "add_generation_prompt": add_generation_prompt,
-            }
-        )
-        return _cut(text, messages[-1]["content"]) if continue_final_message else text
+        variables = {
+            **self.special_tokens,
+            **(kwargs or {}),
+            "messages": messages,
+            "tools": tools or None,
+            "documents": documents or None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        if not continue_final_message:
+            return self._render(variables)
+        *before, last = messages
+        marked = {**last, "content": f"{last['content']}{_MARK} "}
+        return _cut(self._render({**variables, "messages": [*before, marked]}), last["content"])
 
     def _render(self, variables: dict[str, Any]) -> str:
         try:
@@ -128,27 +124,24 @@ class ChatTemplate:
             for part in self._template.generate(variables):
                 size += len(part)
                 if size > MAX_RENDERED_CHARS:
-                    message = f"it renders more than {MAX_RENDERED_CHARS} characters"
-                    raise _TooMuchError(message)
+                    raise SecurityError(f"it renders more than {MAX_RENDERED_CHARS} characters")
                 parts.append(part)
             return "".join(parts)
-        except _RefusedError as error:
-            message = f"the model's chat template refuses these messages: {error}"
-            raise InvalidValueError(message, param="messages") from None
-        except Exception as error:  # noqa: BLE001 - a template is a program, and fails as such
-            message = f"the model's chat template can't render these messages: {error}"
+        except Exception as error:  # noqa: BLE001 - a template is a program and can raise anything
+            failure = "refuses" if isinstance(error, _RefusedError) else "can't render"
+            message = f"the model's chat template {failure} these messages: {error}"
             raise InvalidValueError(message, param="messages") from None
 
 
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox that Hugging Face uses, with bounds on what makes much of little."""
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """The sandbox that Hugging Face uses, with bounds on operators that make huge values."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Get an attribute, or an item of that name."""
-        # Messages are dictionaries and "role" is no attribute of theirs: that need not be found out
-        # by an exception, which costs more than all else that a message does.
+        # Messages are dictionaries without an attribute "role". Jinja finds that out by an
+        # exception, which would be the most expensive part of rendering a message.
         if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
             try:
                 return obj[attribute]
@@ -167,68 +160,55 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _check_size(left.bit_length() * right, _MAX_BITS)
         elif operator == "%" and isinstance(left, str) and _WIDE.search(left):
-            raise _TooMuchError("it formats something very wide")
+            raise SecurityError("it formats a very wide field")
         return super().call_binop(context, operator, left, right)
 
 
 def _environment(clock: Callable[[], float] = time.time) -> _Sandbox:
+    def strftime_now(pattern: str) -> str:
+        return datetime.fromtimestamp(clock()).astimezone().strftime(pattern)
+
     environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[jinja2.ext.loopcontrols, _GenerationExtension],
     )
     environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda pattern: _local(clock()).strftime(pattern)
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": strftime_now}
     return environment
-
-
-def _local(unix_s: float) -> datetime:
-    return datetime.fromtimestamp(unix_s).astimezone()
 
 
 def _check_size(size: int, most: int) -> None:
     if size > most:
-        message = f"it makes something of size {size}, at most {most} is allowed"
-        raise _TooMuchError(message)
-
-
-def _marked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages with a mark at their end."""
-    *before, last = messages
-    return [*before, {**last, "content": f"{last['content']}{_MARK} "}]
+        raise SecurityError(f"it makes a value of size {size}, at most {most} is allowed")
 
 
 def _cut(text: str, final: str) -> str:
-    """Return what was rendered up to the end of the last message's text."""
+    """Return the rendered text up to the end of the last message's content."""
     end = text.rfind(_MARK)
     if end < 0 or final.strip() not in text:
-        message = (
-            "`continue_final_message`: the model's chat template does not show the last message"
+        raise InvalidValueError(
+            "`continue_final_message`: the model's chat template does not show the last message",
+            param="continue_final_message",
         )
-        raise InvalidValueError(message, param="continue_final_message")
     kept = text.startswith(f"{_MARK} ", end)
     # A template that strips messages would have stripped this one without the mark too.
     return text[:end] if kept else text[:end].rstrip()
 
 
 class _GenerationExtension(jinja2.ext.Extension):
-    """``{% generation %}``: marks the assistant's text for training, and changes nothing here."""
+    """``{% generation %}`` marks the assistant's text for training; it has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 - as Extension declares it
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """Take the block for its body."""
+        """Replace the block with its body."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _RefusedError(jinja2.TemplateError):
     """A template called ``raise_exception``."""
-
-
-class _TooMuchError(jinja2.TemplateError):
-    """A template makes too much."""
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -242,7 +222,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Like json.dumps: jinja's own filter escapes HTML, which would change the prompt."""
+    """Return JSON text. Jinja's own filter escapes HTML, which would change the prompt."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,8 +1,8 @@
 """Reads a tokenizer.json with little memory.
 
-`Tokenizer.from_buffer` keeps the whole document as a tree while it builds the model: 125 MiB for
-150,000 tokens, of which 47 remain. A BPE, the usual model, is built from its parts instead: 53 MiB,
-of which 38 remain. Anything unusual is left to `from_buffer`.
+`Tokenizer.from_buffer` keeps the document as a tree while it builds the model: 125 MiB for 150,000
+tokens, of which 47 remain. A BPE, the usual model, is built from its parts here: 53 MiB, of which
+38 remain. `from_buffer` reads everything unusual.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, models
 
 _NO_MODEL = msgspec.Raw(b'{"type":"BPE","vocab":{},"merges":[]}')
 _NO_TOKENS = msgspec.Raw(b"[]")
-# Two tokens, or in older files one text with a space between them.
+# Two tokens; in older files one text with a space between them.
 _decode_merge = msgspec.json.Decoder(tuple[str, str] | str).decode
 
 
@@ -24,7 +24,7 @@ class _UnusualError(Exception):
 
 
 class _Bpe(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="BPE"):
-    """A BPE as files describe it."""
+    """A BPE as files describe it. The fields from `dropout` on are the constructor's options."""
 
     vocab: dict[str, int]
     merges: msgspec.Raw
@@ -36,24 +36,11 @@ class _Bpe(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="BP
     byte_fallback: bool = False
     ignore_merges: bool = False
 
-    def take_merges(self) -> _Merges:
-        """Return the merges, detached from the document."""
-        raw, self.merges = bytes(self.merges), msgspec.Raw()
-        return _Merges(raw, self.vocab)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The constructor's arguments after vocabulary and merges."""
-        names = self.__struct_fields__[2:]
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
 
 class _Merges(Sequence[tuple[str, str]]):
-    """Merges that are decoded as they are read, which is possible once.
+    """Merges that can be iterated once, decoded one by one from their JSON list.
 
-    Args:
-        raw: The list as JSON.
-        vocabulary: Emptied when reading begins: the constructor has copied it by then.
+    `vocabulary` is cleared when the iteration starts: the BPE's constructor has copied it by then.
     """
 
     def __init__(self, raw: bytes, vocabulary: dict[str, int]) -> None:
@@ -61,7 +48,7 @@ class _Merges(Sequence[tuple[str, str]]):
         self._vocabulary = vocabulary
 
     def __len__(self) -> int:
-        # The constructor only reserves memory by it, and most tokens come from a merge.
+        # The constructor only reserves memory for it, and most tokens come from a merge.
         return len(self._vocabulary)
 
     def __getitem__(self, index: Any) -> Any:
@@ -77,17 +64,15 @@ class _Merges(Sequence[tuple[str, str]]):
             if isinstance(merge, str):
                 left, _, right = merge.partition(" ")
                 if not right or " " in right:
-                    message = f"a merge must be two tokens, got {merge!r}"
-                    raise ValueError(message)
+                    raise ValueError(f"a merge must be two tokens, got {merge!r}")
                 merge = left, right
             yield merge
 
 
 def read_tokenizer(document: bytes) -> Tokenizer:
-    """Return the tokenizer of a file.
+    """Return the tokenizer of a tokenizer.json.
 
-    Args:
-        document: The file. Pass the only reference to it: it is freed before memory use peaks.
+    Pass the only reference to the document: it is freed before memory use peaks.
 
     Raises:
         Exception: The file is not valid; the library raises no narrower type.
@@ -97,22 +82,22 @@ def read_tokenizer(document: bytes) -> Tokenizer:
         model = msgspec.json.decode(parts["model"], type=_Bpe)
         added = msgspec.json.decode(parts["added_tokens"], type=list[dict[str, Any]])
         tokens = _added_tokens(added, model.vocab)
-        merges = model.take_merges()
+        merges = _Merges(bytes(model.merges), model.vocab)
+        model.merges = _NO_TOKENS  # it would keep the document
     except (msgspec.MsgspecError, KeyError, TypeError, _UnusualError):
-        # If the file is broken, this explains how.
+        # If the file is broken, its error says how.
         return Tokenizer.from_buffer(document)
     parts |= {"model": _NO_MODEL, "added_tokens": _NO_TOKENS}
     rest = msgspec.json.encode(parts).decode()
     del document, parts
     tokenizer = Tokenizer.from_str(rest)
-    tokenizer.model = models.BPE(model.vocab, merges, **model.options)
+    options = {name: getattr(model, name) for name in model.__struct_fields__[2:]}
+    given = {name: value for name, value in options.items() if value is not None}
+    tokenizer.model = models.BPE(model.vocab, merges, **given)
     tokenizer.add_tokens(tokens)
-    ids = {
-        token_id: token.content for token_id, token in tokenizer.get_added_tokens_decoder().items()
-    }
+    ids = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
     if ids != {entry["id"]: entry["content"] for entry in added}:
-        message = "the ids of its added tokens are not those that tokenizers gives them"
-        raise ValueError(message)
+        raise ValueError("the ids of its added tokens are not those that tokenizers gives them")
     return tokenizer
 
 
@@ -120,7 +105,7 @@ def _added_tokens(entries: list[dict[str, Any]], vocabulary: dict[str, int]) -> 
     """Return the added tokens of a file.
 
     Raises:
-        _UnusualError: Added one by one, they would get other ids than the file gives them.
+        _UnusualError: Added one by one, they would not get the ids in the file.
     """
     tokens = []
     next_id = len(vocabulary)

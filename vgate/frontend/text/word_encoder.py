@@ -1,9 +1,9 @@
 """ASCII text to token ids, word by word, each word tokenised once. Pure.
 
-A byte-level tokenizer cuts text into words by a regular expression and makes tokens of each word by
-itself. For ASCII text Python's own expressions cut the same words, and a look-up gives the tokens
-of a word that was seen before: a sixth of the tokenizer's time, most of which goes into keeping
-track of offsets. Where that is not certain to give the same tokens there is no such encoder.
+A byte-level tokenizer splits text into words by a regular expression and tokenises each word by
+itself. For ASCII text Python's `re` finds the same words, and cached words take a sixth of the
+tokenizer's time, most of which goes into offsets. There is an encoder only where the tokens are
+certain to be the same.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 from tokenizers import Tokenizer, models
 
-# A few MB at most: a word's text and tokens, and what Python keeps beside them.
+# The cache takes a few MB at most.
 _MAX_WORDS = 16_384
 _MAX_WORD_CHARS = 64
-# Past so many new words in a text the tokenizer is faster.
+# With more new words in a text the tokenizer is faster.
 _MAX_NEW_WORDS = 64
 
-# What a byte-level pre-tokenizer cuts by if it has no expression of its own (GPT-2's).
+# GPT-2's expression, the default of a byte-level pre-tokenizer.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# They leave ASCII as it is.
+# They don't change ASCII.
 _NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
-# ASCII's share of what Unicode calls so.
+# The ASCII characters with a Unicode property.
 _PROPERTIES = {"L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "N": "0-9", "Nd": "0-9"} | dict.fromkeys(
     ("Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me"), ""
 )
@@ -48,10 +48,9 @@ def _byte_alphabet() -> dict[str, int]:
     on represent the other bytes, in order.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    alphabet = {chr(byte): byte for byte in printable}
-    alphabet.update({chr(0x100 + place): byte for place, byte in enumerate(others)})
-    return alphabet
+    others = sorted(set(range(256)) - set(printable))
+    chars = [*map(chr, printable), *(chr(0x100 + index) for index in range(len(others)))]
+    return dict(zip(chars, printable + others, strict=True))
 
 
 BYTE_OF = _byte_alphabet()
@@ -59,12 +58,7 @@ _BYTE_CHARS = {byte: char for char, byte in BYTE_OF.items()}
 
 
 class WordEncoder:
-    """See the module.
-
-    Args:
-        model: The tokenizer's model.
-        pattern: Finds the words of ASCII text.
-    """
+    """Tokenises ASCII text word by word with a cache; `pattern` finds the words."""
 
     def __init__(self, model: models.Model, pattern: re.Pattern[str]) -> None:
         self._model = model
@@ -93,8 +87,7 @@ class WordEncoder:
         ids = tuple([token.id for token in tokens])
         if len(word) <= _MAX_WORD_CHARS:
             if len(self._known) >= _MAX_WORDS:
-                # Common words are soon back.
-                self._known.clear()
+                self._known.clear()  # common words are soon back
             self._known[word] = ids
         return ids
 
@@ -102,7 +95,7 @@ class WordEncoder:
 def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
     """Return an encoder that gives the same tokens as a tokenizer with a BPE, if possible."""
     if any(token.normalized for token in tokenizer.get_added_tokens_decoder().values()):
-        # They are found in the normalised text, and cut words.
+        # They are searched in the normalised text, and split words.
         return None
     normalizers, steps = parts_of(tokenizer.normalizer), parts_of(tokenizer.pre_tokenizer)
     if any(normalizer["type"] not in _NORMALIZERS for normalizer in normalizers):
@@ -115,11 +108,8 @@ def word_encoder(tokenizer: Tokenizer) -> WordEncoder | None:
 
 
 def parts_of(part: Any) -> list[dict[str, Any]]:
-    """Return what a normalizer or pre-tokenizer is, and of a sequence what its parts are."""
-    if part is None:
-        return []
-    described = json.loads(part.__getstate__())
-    return _flat(described)
+    """Return the description of a normalizer or pre-tokenizer; of a sequence, of all its parts."""
+    return [] if part is None else _flat(json.loads(part.__getstate__()))
 
 
 def _flat(described: dict[str, Any]) -> list[dict[str, Any]]:
@@ -130,7 +120,7 @@ def _flat(described: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _expression(steps: list[dict[str, Any]]) -> str | None:
-    """Return what a byte-level pre-tokenizer cuts by, if it does nothing else."""
+    """Return the expression of a byte-level pre-tokenizer that only splits by one."""
     if not steps or steps[-1]["type"] != "ByteLevel" or steps[-1]["add_prefix_space"]:
         return None
     *splits, byte_level = steps
@@ -139,26 +129,25 @@ def _expression(steps: list[dict[str, Any]]) -> str | None:
     if len(splits) != 1 or splits[0]["type"] != "Split":
         return None
     (split,) = splits
-    whole = split["behavior"] == "Isolated" and not split["invert"]
+    if split["behavior"] != "Isolated" or split["invert"]:
+        return None
     source: str | None = split["pattern"].get("Regex")
-    return source if whole else None
+    return source
 
 
 def ascii_pattern(source: str) -> re.Pattern[str] | None:
-    """Return an expression of a tokenizer (Oniguruma's) for ASCII text in Python's terms.
+    """Translate a tokenizer's regular expression (Oniguruma's) to Python's for ASCII text.
 
-    None for one with anything that isn't known to mean the same in both.
+    Returns None if any element may not mean the same in both.
     """
-    out, place = [], 0
-    while place < len(source):
-        element = _ELEMENT.match(source, place)
-        if element is None:
-            return None
-        part = _translated(element)
-        if part is None:
+    out, position = [], 0
+    while position < len(source):
+        element = _ELEMENT.match(source, position)
+        part = element and _translated(element)
+        if element is None or part is None:
             return None
         out.append(part)
-        place = element.end()
+        position = element.end()
     try:
         return re.compile("".join(out), re.ASCII)
     except re.error:
@@ -172,24 +161,22 @@ def _translated(element: re.Match[str]) -> str | None:
     inside = rf"\p{{{name}}}" if members is None else members
     if any(found not in _PROPERTIES for found in _PROPERTY.findall(inside)):
         return None
-    inside = _PROPERTY.sub(lambda found: _PROPERTIES[found[1]], inside)
-    if not inside:
-        # Nothing in ASCII.
-        inside = r"\x80"
+    # A class without ASCII characters still needs one member.
+    inside = _PROPERTY.sub(lambda found: _PROPERTIES[found[1]], inside) or r"\x80"
     return f"[{element['negated'] or ''}{inside}]"
 
 
 def _agrees(pattern: re.Pattern[str], tokenizer: Tokenizer) -> bool:
-    """Say whether both cut alike what has any two characters side by side, and more."""
-    cut = tokenizer.pre_tokenizer.pre_tokenize_str
+    """Whether both split the same words from samples that hold every pair of characters."""
+    split = tokenizer.pre_tokenizer.pre_tokenize_str
     pairs = ["".join(f"{first}{second}" for second in _ASCII) for first in _ASCII]
-    # Contractions, and runs of spaces and line ends before other things.
+    # Contractions, and runs of spaces and newlines before other characters.
     runs = ["".join(f"{first}{second}{third}" for third in _ASCII)
             for first in "a1 \n-" for second in "' \r\n"]  # fmt: skip
     cased = " 'LL I'Ve x'S 'RE'm'T'd  aB ABc aBC\t\tx\n\n  \n y"
     samples = [*pairs, *runs, cased]
     return all(
         [word.translate(_BYTE_CHARS) for word in pattern.findall(sample)]
-        == [word for word, _ in cut(sample)]
+        == [word for word, _ in split(sample)]
         for sample in samples
     )

@@ -9,7 +9,7 @@ import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, until
 from vgate.config.schema import Cache, DryRun, Model, RateLimiting, Security
-from vgate.frontend.text.template import ChatTemplate
+from vgate.frontend.text import ChatTemplate
 from vgate.keys import ConfiguredKey
 
 MESSAGES = "/v1/messages"

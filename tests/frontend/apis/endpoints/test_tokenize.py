@@ -162,7 +162,9 @@ class TestBack:
     @given(text=st.text())
     def test_there_and_back(self, tiny, text):
         normal = tiny.tokenizer.library.normalizer.normalize_str(text)
-        assert tiny.tokenizer.decode(tiny.encode(text), skip_special_tokens=False) == normal
+        assert (
+            tiny.tokenizer.decode(tiny.tokenizer.encode(text), skip_special_tokens=False) == normal
+        )
 
 
 class TestTokenIds:

@@ -10,7 +10,7 @@ import pytest
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.pipeline.constraints import calls_constraint
-from vgate.frontend.text.template import ChatTemplate
+from vgate.frontend.text import ChatTemplate
 
 pytestmark = [
     pytest.mark.vllm,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.response import TextLogprobs
-from vgate.frontend.text.model import TextModel
+from vgate.frontend.text import TextModel
 from vgate.wire.messages import Logprobs
 
 
 def fed(tiny: TextModel, *texts: str) -> tuple[TextLogprobs, list[int]]:
     """Return the log probabilities of some texts' tokens, and how many tokens each has."""
     found = TextLogprobs(LogprobTexts(tiny.token_texts, top=0))
-    encoded = [tiny.encode(text) for text in texts]
+    encoded = [tiny.tokenizer.encode(text) for text in texts]
     for tokens in encoded:
         found.feed([Logprobs([token], [-1.0], 1) for token in tokens])
     return found, [len(tokens) for tokens in encoded]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vgate.frontend.parsing.incremental import Markers, Steps
-from vgate.frontend.parsing.json_scan import JsonScan
+from vgate.frontend.parsing.json_text import JsonScan
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 _CALLS_BEGIN = "<｜tool▁calls▁begin｜>"  # noqa: RUF001 - DeepSeek's own bars
@@ -26,13 +26,9 @@ class DeepSeekV3ToolParser(ToolParser):
     """
 
     needs_special_tokens = True
+    template_signs = (_CALLS_BEGIN,)
     markers = (_CALLS_BEGIN, _CALL_BEGIN)
     ends_of_turn = (_END_OF_TURN,)
-
-    @staticmethod
-    def fits(template: str) -> bool:
-        """Whether a chat template shows that its model writes calls in this format."""
-        return _CALLS_BEGIN in template
 
     def _read_calls(self, marker: str) -> Steps[bool]:
         reader = self._reader

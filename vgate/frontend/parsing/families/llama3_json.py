@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
-
-# A key of a JSON object, in a template's plain text or in a quoted string of it.
-_PARAMETERS_KEY = re.compile(r'\\?"parameters\\?"\s*:')
 
 
 class Llama3JsonToolParser(JsonToolParser):
     """Reads ``{"name": ..., "parameters": {...}}``, and more of them after ``;``.
 
     Without the tag a call must come first in the text and name one of the tools; nothing else
-    tells it from an answer that happens to be JSON.
+    distinguishes it from an answer that happens to be JSON.
     """
 
     needs_special_tokens = True
+    # The second is a key of a JSON object, in a template's plain text or in a quoted string.
+    template_signs = (r"<\|start_header_id\|>", r'"parameters\\?"\s*:')
     markers = ("<|python_tag|>",)
     ends_of_turn = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")
-
-    @staticmethod
-    def fits(template: str) -> bool:
-        """Whether a chat template shows that its model writes calls in this format."""
-        header = "<|start_header_id|>" in template
-        return header and _PARAMETERS_KEY.search(template) is not None
-
-    def __init__(self, tools: list[dict[str, Any]], *, first_call_only: bool = False) -> None:
-        super().__init__(tools, first_call_only=first_call_only)
-        self._tagged = False
+    _tagged = False
 
     def _read_opening(self) -> Steps[bool]:
         self._reader.record()

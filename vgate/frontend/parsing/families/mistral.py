@@ -7,7 +7,7 @@ import string
 
 from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
-from vgate.frontend.parsing.json_scan import JsonScan
+from vgate.frontend.parsing.json_text import JsonScan
 
 
 class MistralToolParser(JsonToolParser):
@@ -17,17 +17,13 @@ class MistralToolParser(JsonToolParser):
     """
 
     needs_special_tokens = True
+    template_signs = (r"\[TOOL_CALLS\]",)
     markers = ("[TOOL_CALLS]",)
     ends_of_turn = ("</s>",)
 
     @staticmethod
-    def fits(template: str) -> bool:
-        """Whether a chat template shows that its model writes calls in this format."""
-        return "[TOOL_CALLS]" in template
-
-    @staticmethod
     def new_call_id() -> str:
-        """Return nine letters and digits, which Mistral's templates demand."""
+        """Return nine letters and digits, which Mistral's templates require."""
         return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
 
     def _read_calls(self, marker: str) -> Steps[bool]:

@@ -17,8 +17,6 @@ _STRUCTURE = re.compile(r"""["'()\[\]{}]""")
 _STRING_STOPS = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
 # Models mix JSON's words into Python.
 _JSON_WORDS = {"true": True, "false": False, "null": None}
-# How templates of this family describe a call. Others have it between tags.
-_DESCRIBED_CALL = re.compile(r"(?<!>)\[func_name1\(params_name1=")
 
 
 class PythonicToolParser(ToolParser):
@@ -28,10 +26,8 @@ class PythonicToolParser(ToolParser):
     emitted when it is complete, because a Python value's type shows only at its end.
     """
 
-    @staticmethod
-    def fits(template: str) -> bool:
-        """Whether a chat template shows that its model writes calls in this format."""
-        return _DESCRIBED_CALL.search(template) is not None
+    # How templates of this family describe a call. Others have it between tags.
+    template_signs = (r"(?<!>)\[func_name1\(params_name1=",)
 
     def _read_opening(self) -> Steps[bool]:
         reader = self._reader
@@ -68,12 +64,7 @@ class PythonicToolParser(ToolParser):
 
 
 class _CallScan:
-    """Finds the closing bracket of a call whose opening bracket was just read.
-
-    Attributes:
-        ended: Whether it was found.
-        broken: Whether a bracket came that doesn't match.
-    """
+    """A `Scan` for the closing bracket of a call whose opening bracket was just read."""
 
     __slots__ = ("_closers", "_escaped", "_quote", "broken", "ended")
 
@@ -124,7 +115,7 @@ def _as_json(call: str) -> str | None:
     """Return a call's arguments as JSON; None if they aren't all named literals."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that Python doesn't know
+            warnings.simplefilter("ignore")  # about escapes that Python doesn't know
             node = ast.parse(call, mode="eval").body
         if not isinstance(node, ast.Call) or node.args:
             return None

@@ -17,7 +17,7 @@ _FUNCTION_END = "</function>"
 _PARAMETER_BEGIN = "<parameter="
 _PARAMETER_END = "</parameter>"
 _IN_FUNCTION = Markers(_PARAMETER_BEGIN, _FUNCTION_END, _CALL_END, _CALL_BEGIN, _FUNCTION_BEGIN)
-# A value ends here too where its own end was forgotten.
+# A value also ends here if its own end tag is missing.
 _AFTER_VALUE = Markers(_PARAMETER_END, _PARAMETER_BEGIN, _FUNCTION_END)
 _AFTER_FUNCTION = Markers(_CALL_END)
 _NAME = re.compile(r"[^<>\s]")
@@ -34,12 +34,8 @@ class Qwen3CoderToolParser(ToolParser):
     Text between parameters is content. ``<tool_call>`` and all end tags may be missing.
     """
 
+    template_signs = (_CALL_BEGIN, _FUNCTION_BEGIN, _PARAMETER_BEGIN)
     markers = (_CALL_BEGIN, _FUNCTION_BEGIN)
-
-    @staticmethod
-    def fits(template: str) -> bool:
-        """Whether a chat template shows that its model writes calls in this format."""
-        return all(tag in template for tag in (_CALL_BEGIN, _FUNCTION_BEGIN, "<parameter="))
 
     def _read_calls(self, marker: str) -> Steps[bool]:
         while marker:

@@ -1,7 +1,7 @@
-"""What an answer says, whichever API said it and however it was delivered, to compare two of them.
+"""The content of an answer, in one format for all APIs, streamed or not, to compare two answers.
 
-Names and times that are new in each answer are left out. Each function also checks what its API
-promises of a stream beside its content.
+Ids and times, which are new in each answer, are left out. Each function also checks its API's
+rules for streams.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 from tests.e2e.keep_alive import Reply, events
 from vgate.frontend.apis.anthropic.messages.response import tool_input
 
-Said = dict[str, Any]
+Content = dict[str, Any]
 
 
-def said(path: str, reply: Reply) -> Said:
-    """Return what a reply of status 200 says."""
-    whole, streamed = _READERS[path]
-    return streamed(reply.body) if reply.is_stream else whole(json.loads(reply.body))
+def content_of(path: str, reply: Reply) -> Content:
+    """Return the content of a reply of status 200."""
+    buffered, streamed = _READERS[path]
+    return streamed(reply.body) if reply.is_stream else buffered(json.loads(reply.body))
 
 
-def _choice(index: int) -> Said:
+def _choice(index: int) -> Content:
     return {
         "index": index,
         "text": "",
@@ -36,20 +36,20 @@ def _choice(index: int) -> Said:
     }
 
 
-def _add_logprobs(choice: Said, logprobs: dict[str, Any] | None) -> None:
+def _add_logprobs(choice: Content, logprobs: dict[str, Any] | None) -> None:
     """Append log probabilities, whose fields are lists."""
     for name, values in (logprobs or {}).items():
         choice["logprobs"] = choice["logprobs"] or {}
         choice["logprobs"][name] = choice["logprobs"].get(name, []) + (values or [])
 
 
-def _add_ids(choice: Said, name: str, ids: list[int] | None) -> None:
-    """Append token ids; to have none is the same as not to tell them."""
+def _add_ids(choice: Content, name: str, ids: list[int] | None) -> None:
+    """Append token ids; an empty list is the same as no list."""
     if ids:
         choice[name] = (choice[name] or []) + ids
 
 
-def _chat_whole(body: Any) -> Said:
+def _chat_buffered(body: Any) -> Content:
     choices = []
     for shown in body["choices"]:
         choice, message = _choice(shown["index"]), shown["message"]
@@ -70,9 +70,9 @@ def _chat_whole(body: Any) -> Said:
     return {"model": body["model"], "choices": choices, "usage": body["usage"]}
 
 
-def _chat_streamed(body: bytes) -> Said:
+def _chat_streamed(body: bytes) -> Content:
     chunks = _openai_chunks(body)
-    choices: dict[int, Said] = {}
+    choices: dict[int, Content] = {}
     usage = None
     for chunk in chunks:
         usage = _usage_so_far(usage, chunk)
@@ -92,7 +92,7 @@ def _chat_streamed(body: bytes) -> Said:
             _add_ids(choice, "prompt_token_ids", chunk.get("prompt_token_ids"))
             if shown["finish_reason"]:
                 choice |= {name: shown[name] for name in ("finish_reason", "stop_reason")}
-    return _openai_said(chunks, choices, usage)
+    return _openai_content(chunks, choices, usage)
 
 
 def _add_call_part(calls: list[list[str]], part: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ def _add_call_part(calls: list[list[str]], part: dict[str, Any]) -> None:
     calls[-1][1] += part["function"]["arguments"]
 
 
-def _completion_whole(body: Any) -> Said:
+def _completion_buffered(body: Any) -> Content:
     choices = []
     for shown in body["choices"]:
         choice = _choice(shown["index"])
@@ -116,9 +116,9 @@ def _completion_whole(body: Any) -> Said:
     return {"model": body["model"], "choices": choices, "usage": body["usage"]}
 
 
-def _completion_streamed(body: bytes) -> Said:
+def _completion_streamed(body: bytes) -> Content:
     chunks = _openai_chunks(body)
-    choices: dict[int, Said] = {}
+    choices: dict[int, Content] = {}
     usage = None
     for chunk in chunks:
         usage = _usage_so_far(usage, chunk)
@@ -131,7 +131,7 @@ def _completion_streamed(body: bytes) -> Said:
                 _add_ids(choice, name, shown.get(name))
             if shown["finish_reason"]:
                 choice |= {name: shown[name] for name in ("finish_reason", "stop_reason")}
-    return _openai_said(chunks, choices, usage)
+    return _openai_content(chunks, choices, usage)
 
 
 def _openai_chunks(body: bytes) -> list[Any]:
@@ -148,20 +148,22 @@ def _usage_so_far(before: Any, chunk: Any) -> Any:
     if usage is None:
         return before
     if before is not None:
-        assert usage["completion_tokens"] >= before["completion_tokens"], "tokens were taken back"
+        assert usage["completion_tokens"] >= before["completion_tokens"], (
+            "the token count went down"
+        )
     return usage
 
 
-def _openai_said(chunks: list[Any], choices: dict[int, Said], usage: Any) -> Said:
+def _openai_content(chunks: list[Any], choices: dict[int, Content], usage: Any) -> Content:
     ordered = [choices[index] for index in sorted(choices)]
     return {"model": chunks[0]["model"], "choices": ordered, "usage": usage}
 
 
-# What a response has that is new in each of them, or is in its output.
+# Fields that are new in each response, or are compared as its output.
 _RESPONSE_OWN = ("id", "created_at", "completed_at", "output")
 
 
-def _response_whole(body: Any) -> Said:
+def _response_buffered(body: Any) -> Content:
     choice = _choice(0)
     choice["logprobs"] = []
     assert body["output"]
@@ -176,7 +178,7 @@ def _response_whole(body: Any) -> Said:
             assert item["call_id"]
             choice["calls"].append([item["name"], item["arguments"]])
     if "\ufffd" in choice["text"]:
-        # Which tokens a replaced character has come from can't be told from the text.
+        # The text does not show which tokens a replaced character comes from.
         choice["logprobs"] = None
     cut = [item["status"] for item in body["output"] if item["status"] != "completed"]
     assert cut == (["incomplete"] if body["status"] == "incomplete" else [])
@@ -184,32 +186,32 @@ def _response_whole(body: Any) -> Said:
     return {"choices": [choice], **rest}
 
 
-def _response_streamed(body: bytes) -> Said:
-    told = [json.loads(data) for _, data in events(body)]
-    assert [event["type"] for event in told] == [name for name, _ in events(body)]
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
-    assert [event["type"] for event in told[:2]] == ["response.created", "response.in_progress"]
-    assert told[-1]["type"] in {"response.completed", "response.incomplete"}, told[-1]
+def _response_streamed(body: bytes) -> Content:
+    sent = [json.loads(data) for _, data in events(body)]
+    assert [event["type"] for event in sent] == [name for name, _ in events(body)]
+    assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
+    assert [event["type"] for event in sent[:2]] == ["response.created", "response.in_progress"]
+    assert sent[-1]["type"] in {"response.completed", "response.incomplete"}, sent[-1]
     deltas: dict[int, str] = {}
     logprobs: dict[int, list[Any]] = {}
-    for event in told:
+    for event in sent:
         if event["type"].endswith(".delta"):
-            place = event["output_index"]
-            deltas[place] = deltas.get(place, "") + event["delta"]
-            logprobs.setdefault(place, []).extend(event.get("logprobs") or [])
-    response = told[-1]["response"]
-    done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
+            index = event["output_index"]
+            deltas[index] = deltas.get(index, "") + event["delta"]
+            logprobs.setdefault(index, []).extend(event.get("logprobs") or [])
+    response = sent[-1]["response"]
+    done = [event["item"] for event in sent if event["type"] == "response.output_item.done"]
     assert done == response["output"]
-    for place, item in enumerate(done):
+    for index, item in enumerate(done):
         parts = item.get("content") or [{"text": item.get("arguments", "")}]
-        assert deltas.get(place, "") == "".join(part["text"] for part in parts)
+        assert deltas.get(index, "") == "".join(part["text"] for part in parts)
         if item["type"] == "message":
-            # Those of tokens without text come with the end.
-            assert parts[0]["logprobs"][: len(logprobs.get(place, []))] == logprobs.get(place, [])
-    return _response_whole(response)
+            # Those of tokens without text are in the last event.
+            assert parts[0]["logprobs"][: len(logprobs.get(index, []))] == logprobs.get(index, [])
+    return _response_buffered(response)
 
 
-def _message_whole(body: Any) -> Said:
+def _message_buffered(body: Any) -> Content:
     choice = _choice(0)
     assert body["content"]
     for block in body["content"]:
@@ -225,25 +227,25 @@ def _message_whole(body: Any) -> Said:
     return {"model": body["model"], "choices": [choice], "usage": body["usage"]}
 
 
-def _message_streamed(body: bytes) -> Said:
-    told = [json.loads(data) for _, data in events(body)]
-    assert [event["type"] for event in told] == [name for name, _ in events(body)]
-    assert told[0]["type"] == "message_start"
-    assert [event["type"] for event in told[-2:]] == ["message_delta", "message_stop"], told[-1]
-    message, blocks = told[0]["message"], message_blocks(told[1:-2])
-    first, last = message["usage"], told[-2]["usage"]
+def _message_streamed(body: bytes) -> Content:
+    sent = [json.loads(data) for _, data in events(body)]
+    assert [event["type"] for event in sent] == [name for name, _ in events(body)]
+    assert sent[0]["type"] == "message_start"
+    assert [event["type"] for event in sent[-2:]] == ["message_delta", "message_stop"], sent[-1]
+    message, blocks = sent[0]["message"], message_blocks(sent[1:-2])
+    first, last = message["usage"], sent[-2]["usage"]
     assert {n: v for n, v in first.items() if not n.startswith("output")} == {
         n: v for n, v in last.items() if not n.startswith("output")
     }
-    return _message_whole({**message, **told[-2]["delta"], "content": blocks, "usage": last})
+    return _message_buffered({**message, **sent[-2]["delta"], "content": blocks, "usage": last})
 
 
-def message_blocks(told: list[Any]) -> list[Any]:
-    """Return the content blocks of a message's events: one after the other, each whole."""
+def message_blocks(sent: list[Any]) -> list[Any]:
+    """Return the content blocks of a message's events: one after the other, each complete."""
     blocks: list[Any] = []
     inputs: list[str] = []
     is_open = False
-    for event in told:
+    for event in sent:
         assert event["index"] == len(blocks) - (event["type"] != "content_block_start")
         assert is_open == (event["type"] != "content_block_start")
         if event["type"] == "content_block_start":
@@ -266,9 +268,9 @@ def message_blocks(told: list[Any]) -> list[Any]:
     return blocks
 
 
-_READERS: dict[str, tuple[Callable[[Any], Said], Callable[[bytes], Said]]] = {
-    "/v1/chat/completions": (_chat_whole, _chat_streamed),
-    "/v1/completions": (_completion_whole, _completion_streamed),
-    "/v1/responses": (_response_whole, _response_streamed),
-    "/v1/messages": (_message_whole, _message_streamed),
+_READERS: dict[str, tuple[Callable[[Any], Content], Callable[[bytes], Content]]] = {
+    "/v1/chat/completions": (_chat_buffered, _chat_streamed),
+    "/v1/completions": (_completion_buffered, _completion_streamed),
+    "/v1/responses": (_response_buffered, _response_streamed),
+    "/v1/messages": (_message_buffered, _message_streamed),
 }

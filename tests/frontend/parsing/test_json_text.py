@@ -1,4 +1,4 @@
-"""A value's end is where a JSON parser finds it, however the text is cut."""
+"""The end of a value is where a JSON parser finds it, for any cuts of the text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.frontend.parsing.json_scan import JsonScan
+from vgate.frontend.parsing.json_text import JsonScan
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 def scan(text, sizes):
-    """Feed pieces of the given sizes, then the rest; return where the value ends and the scan."""
+    """Feed pieces of the given sizes, then the rest; return the end of the value and the scan."""
     found, at, scanner = 0, 0, JsonScan()
     for size in [*sizes, len(text)]:
         piece = text[at : at + size]
@@ -43,7 +43,7 @@ def test_end_is_where_a_json_parser_finds_it(value, ascii_only, indent, after, s
 
 
 @given(value=VALUES, sizes=st.lists(st.integers(1, 5)), data=st.data())
-def test_part_of_a_value_has_no_end(value, sizes, data):
+def test_an_incomplete_value_has_no_end(value, sizes, data):
     text = json.dumps([value])
     part = text[: data.draw(st.integers(0, len(text) - 1))]
     end, scanner = scan(part, sizes)
@@ -53,7 +53,7 @@ def test_part_of_a_value_has_no_end(value, sizes, data):
 @pytest.mark.parametrize(
     ("text", "end"), [("[}", 1), ('{"a": [1}', 8), ("]", 0), (",", 0), (" 1", 0), (":", 0)]
 )
-def test_what_cant_go_on_is_broken_there(text, end):
+def test_an_impossible_character_breaks_the_value(text, end):
     for sizes in ([], [1] * 20):
         found, scanner = scan(text, sizes)
         assert (found, scanner.ended, scanner.broken) == (end, True, True)
