@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from vgate.config.schema import Timeouts
-from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, replay
+from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write, replay
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
 from vgate.frontend.answers.result import Result
@@ -21,7 +21,6 @@ from vgate.frontend.http import (
     JSON,
     ClientDisconnected,
     HttpRequest,
-    OpenStream,
     Response,
 )
 from vgate.frontend.observe import metrics
@@ -98,9 +97,9 @@ async def _stream(
         http.log_fields["error"] = getattr(error, "code", type(error).__name__)
 
 
-def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> OpenStream:
+def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> Write:
     _report_sharing(http, answer, job)
-    return http.open_stream(_STREAM_HEADERS)
+    return http.open_stream(_STREAM_HEADERS).write
 
 
 async def _look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
@@ -141,11 +140,13 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
     """
     tokens = sum(job.prompt_tokens) + (job.sampling.max_tokens or 0) * len(answer.choices)
     await http.admission.reserve(tokens)
+    # Stop strings must be found at once: the engine would continue.
+    buffered = isinstance(answer, CollectedAnswer) and not job.decoding.stops
 
     def start() -> None:
         for sequence in answer.sequences:
             sequence.fields = job.fields
-            message = _message(context, http, job, sequence.index, buffered=answer.buffered)
+            message = _message(context, http, job, sequence.index, buffered=buffered)
             job.model.engine.submit(sequence, message, context.timeouts.request_s)
 
     try:
