@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
-from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
+from vgate.frontend.answers import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.cache.digest import covers, is_deterministic
 from vgate.frontend.cache.local import LocalStore

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from vgate.config.schema import Config
-from vgate.frontend.answers.encoder import ResponseEncoder
+from vgate.frontend.answers import ResponseEncoder
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http import HttpRequest, Response

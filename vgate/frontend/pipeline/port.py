@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from vgate.frontend.answers.encoder import ResponseEncoder
+from vgate.frontend.answers import ResponseEncoder
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline.generation import Generation, Truncation
 from vgate.wire.messages import GenerateOptions

@@ -10,10 +10,9 @@ from functools import partial
 import msgspec
 
 from vgate.config.schema import Timeouts
+from vgate.frontend.answers import ResponseEncoder, Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write, replay
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
-from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
-from vgate.frontend.answers.result import Result
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.http import (
