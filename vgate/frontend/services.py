@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from vgate.frontend.cache.port import StoreUsage
-from vgate.frontend.engines.port import Models
-from vgate.frontend.pipeline.port import Pipeline
+from vgate.frontend.engines import Models
+from vgate.frontend.pipeline import Pipeline
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):

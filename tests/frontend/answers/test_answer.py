@@ -46,7 +46,7 @@ def make(loop, built_in):
                     model="m",
                     stream_options=StreamOptions(include_usage=usage),
                 ).stream_encoder(),
-                open_stream=lambda _answer: Sink(written),
+                open_stream=lambda _answer: Sink(written).write,
             )
         return Fed(answer, aborted, written)
 

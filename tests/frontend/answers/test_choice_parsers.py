@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vgate.frontend.answers import ToolCall
 from vgate.frontend.answers.choice import Choice, DecodeOptions
-from vgate.frontend.answers.result import ToolCall
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.parsing import ReasoningParser
 from vgate.frontend.parsing.families.hermes import HermesToolParser

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from vgate.config.schema import Cache
-from vgate.frontend.answers.result import Result
+from vgate.frontend.answers import Result
 from vgate.frontend.cache import StoreUsage
 
 

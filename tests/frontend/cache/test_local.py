@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
-from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
+from vgate.frontend.answers import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.cache.digest import covers, is_deterministic
 from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry
-from vgate.frontend.pipeline.prepare import make_job, tokenised
+from vgate.frontend.pipeline.job import make_job
+from vgate.frontend.pipeline.prepare import tokenize_generation
 from vgate.frontend.text import TextModel, load_text_model
 from vgate.wire.dry_run_vocabulary import model_files
 from vgate.wire.messages import ModelInfo
@@ -151,7 +152,7 @@ class Digests:
         )
         try:
             # Nothing in it waits for anything.
-            tokenised(None, self._models, http, generation).send(None)
+            tokenize_generation(None, self._models, http, generation).send(None)
         except StopIteration as done:
             return make_job(self._models, self._cache, http, generation, done.value).digest
         raise AssertionError

@@ -10,7 +10,7 @@ import pytest
 
 from tests.frontend.cache.stores import STORES
 from vgate.config.schema import Cache
-from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
+from vgate.frontend.answers import ChoiceResult, Result, TokenCounts
 from vgate.frontend.cache import ResultStore, StoreUsage
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
+from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.constraints import calls_constraint
-from vgate.frontend.pipeline.generation import Generation
 
 
 def props(count: int, **more: Any) -> dict[str, Any]:

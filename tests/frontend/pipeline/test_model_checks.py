@@ -14,7 +14,7 @@ from vgate.frontend.apis.openai.chat.request import decode_chat
 from vgate.frontend.apis.openai.chat.request import generation_of as of_chat
 from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
-from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.parameters import check_against_model, truncated
 from vgate.wire.messages import ModelInfo
 

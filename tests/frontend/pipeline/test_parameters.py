@@ -9,8 +9,7 @@ import pytest
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.access.admission import NOBODY, Admission
 from vgate.frontend.access.limiter import KeyLimits
-from vgate.frontend.pipeline import parameters
-from vgate.frontend.pipeline.generation import Generation, Prompts
+from vgate.frontend.pipeline import Generation, Prompts, parameters
 from vgate.wire.sampling import SamplingParams
 
 

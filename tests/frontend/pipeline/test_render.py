@@ -9,7 +9,7 @@ import pytest
 
 from vgate.errors import InvalidRequestError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
-from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.render import client_template, reasoning_kwargs, template_kwargs
 from vgate.frontend.text import ChatTemplate
 

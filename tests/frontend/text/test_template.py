@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tests.tiny_model.rendering import plain_environment, read_template
 from tests.tiny_model.samples import CONVERSATIONS, TEXTS
 from vgate.errors import InvalidValueError
-from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS
+from vgate.frontend.pipeline import TEMPLATE_FIELDS
 from vgate.frontend.text.template import (
     ChatTemplate,
     TemplateSyntaxError,

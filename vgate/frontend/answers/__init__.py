@@ -1,1 +1,18 @@
-"""From a sequence's tokens to an answer, whole or streamed, in no API's format."""
+"""From a sequence's tokens to an answer, collected or streamed, in no API's format.
+
+APIs implement the encoders' protocols and read the results; the pipeline makes the answers.
+"""
+
+from vgate.frontend.answers.encoder import ChoiceDelta, ResponseEncoder, StreamEncoder
+from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts, ToolCall
+
+__all__ = [
+    "ChoiceDelta",
+    "ChoiceResult",
+    "FinishReason",
+    "ResponseEncoder",
+    "Result",
+    "StreamEncoder",
+    "TokenCounts",
+    "ToolCall",
+]

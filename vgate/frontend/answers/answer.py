@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from vgate.errors import InternalError, VGateError
 from vgate.frontend.answers.base import BaseAnswer
@@ -28,13 +27,8 @@ _FAULT_MESSAGE = "internal error; the log has the details"
 
 # Makes the choice that reads a sequence, by the sequence's index.
 MakeChoice = Callable[[Sequence], Choice]
-
-
-class Stream(Protocol):
-    """An open HTTP response."""
-
-    def write(self, data: bytes) -> None:
-        """Send bytes without waiting."""
+# Sends bytes without waiting.
+Write = Callable[[bytes], None]
 
 
 class Answer(BaseAnswer):
@@ -106,11 +100,6 @@ class Answer(BaseAnswer):
         """Whether it shares the sequences of an identical request."""
         return any(sequence.coalesced for sequence in self.sequences)
 
-    @property
-    def buffered(self) -> bool:
-        """Whether tokens are read only when the last has arrived."""
-        return False
-
     def result(self) -> Result:
         """Return the complete answer."""
         return Result([choice.result() for choice in self.choices], self.counts)
@@ -155,12 +144,6 @@ class CollectedAnswer(Answer):
 
     __slots__ = ()
 
-    @property
-    def buffered(self) -> bool:
-        """Whether tokens are read only when the last has arrived."""
-        # A stop string must be found at once: the engine would continue.
-        return not any(choice.watching for choice in self.choices)
-
     def restart(self, sequence: Sequence) -> bool:
         """Reset a sequence, of which nothing was sent."""
         sequence.clear()
@@ -189,10 +172,10 @@ class StreamedAnswer(Answer):
 
     Args:
         stream_encoder: Builds the events.
-        open_stream: Sends the status and headers for this answer.
+        open_stream: Sends the status and headers for this answer; returns what sends the rest.
     """
 
-    __slots__ = ("_encoder", "_open_stream", "_simple", "_stream", "_unopened")
+    __slots__ = ("_encoder", "_open_stream", "_simple", "_unopened", "_write")
 
     def __init__(
         self,
@@ -203,13 +186,13 @@ class StreamedAnswer(Answer):
         abort: Callable[[list[Sequence]], None],
         *,
         stream_encoder: StreamEncoder,
-        open_stream: Callable[[StreamedAnswer], Stream],
+        open_stream: Callable[[StreamedAnswer], Write],
     ) -> None:
         super().__init__(loop, make_choice, prompt_tokens, choices_each, abort)
         self._encoder = stream_encoder
         stream_encoder.counts = lambda: self.counts
         self._open_stream = open_stream
-        self._stream: Stream | None = None
+        self._write: Write | None = None
         self._unopened = set(range(len(self.choices)))
         # The only choice, if it is text and has no stop strings, as nearly all are.
         first = self.choices[0]
@@ -219,21 +202,21 @@ class StreamedAnswer(Answer):
     @property
     def started(self) -> bool:
         """Whether the status and a part of the answer were sent."""
-        return self._stream is not None
+        return self._write is not None
 
     def flush(self) -> None:
         """Read the new output of the sequences."""
-        choice, stream = self._simple, self._stream
+        choice, write = self._simple, self._write
         if (
             choice is not None
-            and stream is not None
+            and write is not None
             and choice.sequence.finish_reason is None
             and choice.sequence.error is None
         ):
             # The fast path of nearly every token; `_take` would do the same.
             try:
                 if text := choice.take_text():
-                    stream.write(self._encoder.text(0, text))
+                    write(self._encoder.text(0, text))
             except Exception:
                 log.exception(_FAULT)
                 self.fail(InternalError(_FAULT_MESSAGE))
@@ -251,9 +234,9 @@ class StreamedAnswer(Answer):
 
     def fail(self, error: Exception) -> None:
         """End the answer with an error and, in an open stream, an error event."""
-        stream = self._stream
-        if stream is not None and not self.done.done() and isinstance(error, VGateError):
-            stream.write(self._encoder.error(error))
+        write = self._write
+        if write is not None and not self.done.done() and isinstance(error, VGateError):
+            write(self._encoder.error(error))
         self._simple = None
         super().fail(error)
 
@@ -263,11 +246,11 @@ class StreamedAnswer(Answer):
         del self._encoder.counts
 
     def _take(self) -> None:
-        stream, encoder = self._stream, self._encoder
-        if stream is None and self.first_token_at is None:
+        write, encoder = self._write, self._encoder
+        if write is None and self.first_token_at is None:
             # It shares another request's sequence, which has no token yet.
             return
-        out = [] if stream is not None else [encoder.begin()]
+        out = [] if write is not None else [encoder.begin()]
         ended = False
         for choice in self.choices:
             sequence = choice.sequence
@@ -288,9 +271,9 @@ class StreamedAnswer(Answer):
         if ended:
             out.append(encoder.end())
         if out:
-            if stream is None:
-                self._stream = stream = self._open_stream(self)
-            stream.write(b"".join(out))
+            if write is None:
+                self._write = write = self._open_stream(self)
+            write(b"".join(out))
         if ended:
             self.done.set_result(None)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import TokenCounts
+from vgate.frontend.answers import ChoiceDelta, TokenCounts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from vgate.config.schema import Cache as CacheConfig
-from vgate.frontend.answers.result import Result
+from vgate.frontend.answers import Result
 from vgate.frontend.cache.port import StoreUsage
 
 # What an entry costs in addition to its payload: the digest, the tuple, the table's slot.

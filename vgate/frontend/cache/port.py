@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from vgate.frontend.answers.result import Result
+from vgate.frontend.answers import Result
 
 
 class StoreUsage(msgspec.Struct, frozen=True):

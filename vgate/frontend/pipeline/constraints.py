@@ -1,9 +1,9 @@
-"""The formats that a generation's text must follow: how large one may be, and those of tool calls.
+"""The formats that a generation's text must follow: their size limits, and those of tool calls.
 
-The time to compile a grammar grows faster than the grammar's size. One is compiled at a time, so
-the largest one allowed should take a second or two. Measured with xgrammar 0.2: an object of 1,000
-optional properties takes 1 s, one of 2,000 more than 25 s; 200 properties of which 50 to 100 are
-required take 9 s.
+The time to compile a grammar grows faster than its size. Only one is compiled at a time, so the
+largest should take a second or two. Measured with xgrammar 0.2: an object of 1,000 optional
+properties takes 1 s, one of 2,000 more than 25 s; 200 properties of which 50 to 100 are required
+take 9 s.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MAX_OPTIONAL = 1000
 
 
 def schema_constraint(schema: dict[str, Any], where: str) -> Constraint:
-    """Return the constraint to JSON that follows a schema.
+    """Return the constraint to JSON that follows a schema, which `check_json` has accepted.
 
     Args:
-        schema: The schema; `check_json` has accepted it.
-        where: The request's field that it is in, for errors.
+        schema: The schema.
+        where: The request's field, for errors.
 
     Raises:
         InvalidValueError: The schema is too large.
@@ -43,14 +43,13 @@ def calls_constraint(tools: ToolUse) -> Constraint | None:
     The schemas are vLLM's (vllm/tool_parsers/utils.py), so that both constrain a request alike.
 
     Raises:
-        InvalidValueError: The schemas of two tools can't be put into one, or are too large.
+        InvalidValueError: The schemas of two tools can't be combined, or are too large.
     """
     if tools.mode == "named":
-        # Of two of the same name the last, as in vLLM.
-        places = {function["name"]: place for place, function in enumerate(tools.functions)}
-        place = places[tools.name]
-        field = f"tools[{place}].function.parameters"
-        return schema_constraint(_parameters(tools.functions[place]), field)
+        # The last of two with the same name, as in vLLM.
+        index = max(i for i, tool in enumerate(tools.functions) if tool["name"] == tools.name)
+        field = f"tools[{index}].function.parameters"
+        return schema_constraint(_parameters(tools.functions[index]), field)
     if tools.mode == "required":
         return schema_constraint(_calls_schema(tools.functions, parallel=tools.parallel), "tools")
     return None
@@ -92,13 +91,13 @@ def check_schema_size(schema: Any, where: str) -> None:
         what = f"{chars} characters in names of properties, values and patterns"
         raise _too_large(where, what, MAX_SCHEMA_CHARS)
     if optional_squared > MAX_OPTIONAL**2:
-        # Several objects add up as if they were one.
+        # Several objects count as if they were one.
         what = f"the weight of {int(optional_squared**0.5)} optional properties in one object"
         raise _too_large(where, what, MAX_OPTIONAL)
 
 
 def _chars(node: dict[str, Any]) -> int:
-    """Return how much text a part of a schema demands."""
+    """Return the characters in an object's names, values and pattern."""
     properties, values = node.get("properties"), node.get("enum")
     texts = [*properties] if isinstance(properties, dict) else []
     texts += values if isinstance(values, list) else []
@@ -117,7 +116,7 @@ def _optional_squared(node: dict[str, Any]) -> int:
         optional -= len({name for name in required if isinstance(name, str)} & properties.keys())
     if most is None and node.get("minProperties") is None:
         return optional**2
-    # How many there are is part of each state.
+    # Each state of the grammar contains the number of properties so far.
     return count**2 * (min(most, count) if isinstance(most, int) else count)
 
 

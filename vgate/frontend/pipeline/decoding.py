@@ -1,4 +1,4 @@
-"""How the tokens of a generation's answer are read."""
+"""How the tokens of an answer are read: stop strings, and the parsers of reasoning and tools."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
     """Return how the answer's tokens are read.
 
     Args:
-        generation: What is asked for.
-        text: The model.
-        rendered: The conversation as text; None if the prompt is none, and so has no reasoning.
+        generation: The request.
+        text: The model's text side.
+        rendered: The conversation as text; None without one, and so without reasoning.
 
     Raises:
         UnsupportedParameterError: The format of the model's tool calls is unknown.
@@ -48,7 +48,7 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         markers = chosen.markers
     reasoning = None
     if rendered is not None and text.reasons:
-        # A model may call a tool without having ended its reasoning.
+        # A model may call a tool without closing its reasoning.
         reasoning = partial(ReasoningParser, initial_state(rendered), implicit_ends=markers)
     return DecodeOptions(
         texts=text.token_texts,
@@ -68,9 +68,9 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
 
 
 def reported_stop_ids(generation: Generation, text: TextModel) -> frozenset[int]:
-    """Return the tokens that are reported as the stop reason when one of them ends an answer.
+    """Return the tokens that are reported as the stop reason when they end an answer.
 
-    As in vLLM: all that can end it except the tokenizer's own, which is the usual end.
+    As in vLLM: every token that can end it except the tokenizer's own, which is the usual end.
     """
     asked = frozenset(generation.sampling.stop_token_ids or ())
     if generation.sampling.ignore_eos:

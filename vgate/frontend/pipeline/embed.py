@@ -17,22 +17,22 @@ from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
-from vgate.frontend.pipeline.parameters import check_truncation
+from vgate.frontend.pipeline.parameters import check_truncation, token_limit
 from vgate.frontend.pipeline.port import EmbedRequest
-from vgate.frontend.pipeline.serve import Context, run, tenant_of
-from vgate.frontend.pipeline.tokenizing import tokenize
-from vgate.frontend.text import TextModel, TokenLimit
+from vgate.frontend.pipeline.prepare import tokenize
+from vgate.frontend.pipeline.serve import Context, run
+from vgate.frontend.text import TextModel
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
-# Inputs of one request under way at once: enough to keep the engine's batches full, and no more, so
-# that a request of 2,048 inputs neither fills the queue nor is refused because it would.
+# Inputs of one request that run at once: enough to fill the engine's batches, and few enough that a
+# request of 2,048 inputs neither fills the queue nor is refused because of its size.
 _LEAST_WINDOW = 32
 _BATCHES_AHEAD = 4
 
 
 def embed_window(batch: Batch) -> int:
-    """Return how many inputs of one request may be under way at once."""
+    """Return the most inputs of one request that may run at once."""
     return min(batch.max_queue_size, max(_LEAST_WINDOW, _BATCHES_AHEAD * batch.max_batch_size))
 
 
@@ -42,15 +42,12 @@ async def input_tokens(
     """Return the token ids of each input.
 
     Raises:
-        InvalidValueError: Unknown token ids, or an input without tokens.
-        ContextLengthExceededError: One is too long.
+        InvalidValueError: A token id is unknown, or an input has no tokens.
+        ContextLengthExceededError: An input is too long.
     """
     limit = text.info.max_model_len
     check_truncation(request.truncation, limit)
-    cut = None
-    if request.truncation is not None:
-        keep = request.truncation.keep_tokens
-        cut = TokenLimit(limit if keep < 0 else keep, request.truncation.side)
+    cut = token_limit(request.truncation, limit) if request.truncation is not None else None
     texts = [item for item in request.inputs if isinstance(item, str)]
     if texts:
         special = request.add_special_tokens
@@ -75,15 +72,7 @@ async def embed(
     dimensions: int | None,
     window: int,
 ) -> list[bytes]:
-    """Return the vector of each prompt, float32 and little-endian.
-
-    Args:
-        context: What requests are served with.
-        http: The request.
-        model: The model.
-        prompts: Token ids.
-        dimensions: Length of the vectors; None for the model's own.
-        window: The most prompts under way at once.
+    """Return the vector of each prompt, float32 and little-endian; `window` run at once.
 
     Raises:
         ClientDisconnected: The client is gone.
@@ -92,8 +81,7 @@ async def embed(
     total = sum(map(len, prompts))
     http.log_fields["prompt_tokens"] = total
     await http.admission.reserve(total)
-    tenant, weight = tenant_of(http)
-    timeouts = context.timeouts
+    key, timeouts = http.admission.key, context.timeouts
 
     def submit(sequence: Sequence) -> None:
         sequence.fields = {"prompt": "input"}
@@ -101,14 +89,14 @@ async def embed(
             id=model.engine.next_id(),
             prompt=pack_token_ids(prompts[sequence.index]),
             dimensions=dimensions,
-            tenant=tenant,
-            weight=weight,
+            tenant=key.name,
+            weight=key.weight,
             queue_timeout_s=timeouts.queue_s,
         )
         model.engine.submit(sequence, message, timeouts.request_s)
 
     answer = EmbeddingAnswer(context.loop, len(prompts), window, submit)
-    # The engine client knows only how long each of them takes.
+    # The engine's handle limits only the time of each input.
     late = DeadlineExceededError("the request took longer than timeouts.request_s allows")
     deadline = context.loop.call_later(timeouts.request_s, answer.fail, late)
     try:

@@ -1,11 +1,8 @@
-"""The neutral request: what to generate from, how, and how to read the tokens. No API's terms.
+"""The neutral request that every API translates its own into; the pipeline knows no other.
 
-Each API translates its own request into a `Generation`; the pipeline knows nothing else of it.
-Errors about a generation name its fields as OpenAI's chat completions do (`messages[0].content`,
-`max_tokens`, `tools[0].function.parameters`); an API whose fields have other names translates them
-with a `vgate.frontend.apis.fields.FieldMap`.
-
-All of it is made of JSON and so can't hold itself, which spares it the garbage collector (`gc`).
+Errors about a generation name its fields as OpenAI's chat completions do, such as
+`messages[0].content`; an API with other names has a `vgate.frontend.apis.fields.FieldMap`.
+Generations come from JSON and can't refer to themselves, so no collector tracks them (`gc`).
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from vgate.wire.messages import ClientOptions, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
 Role = Literal["system", "user", "assistant", "tool"]
-# Variables of chat templates that have fields of their own in a conversation.
+# Variables of chat templates for which a conversation has fields.
 TEMPLATE_FIELDS = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 )
@@ -29,7 +26,7 @@ class MadeCall(msgspec.Struct, frozen=True, gc=False):
     """A tool call that the model made in an earlier turn.
 
     Attributes:
-        arguments: An object; text only where the model did not write one.
+        arguments: An object; text only if the model did not write one.
     """
 
     id: str
@@ -41,11 +38,9 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """One message of a conversation.
 
     Attributes:
-        content: Its text; parts are joined by the API.
-        reasoning: What an assistant thought before it answered.
-        tool_calls: The calls that an assistant made.
+        content: Its text; the API joins the parts.
         tool_call_id: In a tool's message, the call that it answers.
-        name: The author's name, for templates that show it.
+        name: The author's name, for templates that use it.
     """
 
     role: Role
@@ -60,12 +55,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A prompt that the model's chat template renders.
 
     Attributes:
-        documents: Retrieved documents, for templates that take them.
         add_generation_prompt: Whether the prompt ends with the beginning of an answer.
         continue_final_message: Whether the answer continues the last message.
-        reasoning_effort: How much to think; None for the model's own default.
-        template: A template of the client's own, in place of the model's.
-        template_kwargs: Further variables for the template.
+        reasoning_effort: None for the model's own default.
+        template: The client's own template, in place of the model's.
+        template_kwargs: Other variables for the template.
         add_special_tokens: Whether the tokenizer adds its special tokens to the rendered text.
     """
 
@@ -83,9 +77,9 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Prompts without a conversation, each a text or token ids.
 
     Attributes:
-        prompts: At least one; all are answered together.
+        prompts: At least one: all are texts, or all token ids.
         add_special_tokens: Whether the tokenizer adds its special tokens to texts.
-        only: Whether the prompts alone are wanted back, and no token generated.
+        only: Whether the client wants the prompts back, and no token generated.
     """
 
     prompts: list[str | list[int]]
@@ -97,10 +91,9 @@ class ToolUse(msgspec.Struct, frozen=True, gc=False):
     """Which tools the model may call, and which it must.
 
     Attributes:
-        mode: Whether it calls none, may call some, must call one or more, or must call the one
-            that is named.
-        tools: The tools as templates know them; empty if the model may call none.
-        name: The function that must be called.
+        mode: The model calls none, may call some ("auto"), must call one or more ("required"), or
+            must call the tool `name` ("named").
+        tools: As templates expect them; empty if the model may call none.
         parallel: Whether an answer may have more than one call.
     """
 
@@ -122,8 +115,8 @@ class Truncation(msgspec.Struct, frozen=True, gc=False):
     """How a prompt that is too long is cut.
 
     Attributes:
-        keep_tokens: The most tokens that are kept; -1 for as many as the model takes.
-        side: Where tokens are cut away.
+        keep_tokens: The most tokens to keep; -1 for as many as the model takes.
+        side: Where tokens are removed.
     """
 
     keep_tokens: int
@@ -142,19 +135,12 @@ class Generation(ClientOptions, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         model: The served name that the client used; it may be an adapter's.
-        prompt: What to generate from.
-        sampling: The parameters that the client chose; the model's defaults fill in the rest.
-            `max_tokens` None stands for as many as the context has room for.
-        choices: Answers to each prompt.
-        tools: Which tools the model may call.
-        constraint: The format that the text must follow; tool calls that are demanded have one of
-            their own, which comes before this.
-        stops: Strings that end an answer.
-        include_stop: Whether such a string is part of the answer's text.
-        bad_words: Words that are never generated.
+        sampling: The client's parameters; the model's defaults complete them. `max_tokens` None
+            stands for as many as the context has room for.
+        choices: The number of answers to each prompt.
+        constraint: The format of the text. The one of demanded tool calls takes precedence.
+        stops, include_stop: Strings that end an answer, and whether they are part of its text.
         skip_special_tokens: Whether special tokens are left out of the text.
-        show_reasoning: Whether the client wants to see the model's reasoning.
-        keep_token_ids: Whether the answer keeps its token ids.
         truncation: How a prompt that is too long is cut; None refuses it.
         priority: Lower starts sooner; None for the API key's own.
     """
@@ -175,14 +161,14 @@ class Generation(ClientOptions, frozen=True, kw_only=True, gc=False):
     priority: int | None = None
 
 
-# How a request is named and when it starts; everything else shapes the answer.
+# Every other field shapes the answer.
 _NOT_SHAPING: dict[str, Any] = {"model": "", "priority": None}
 
 
 def shape_of(generation: Generation) -> Generation:
-    """Return a generation without what does not shape its answer.
+    """Return a generation without the fields that do not shape its answer.
 
-    Two generations for which this is equal (as are their prompts' tokens, complete parameters and
-    model) get the same answer. A new field shapes the answer until it is named above.
+    Two generations whose shape, prompt tokens, complete parameters and model are equal get the same
+    answer. A new field shapes the answer unless it is named above.
     """
     return msgspec.structs.replace(generation, **_NOT_SHAPING)

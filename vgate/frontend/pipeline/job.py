@@ -2,68 +2,50 @@
 
 from __future__ import annotations
 
-import msgspec
+import time
 
+from vgate.config.schema import Cache
 from vgate.frontend.answers.choice import Choice, DecodeOptions
+from vgate.frontend.cache import covers, digest_of
+from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.pipeline.generation import Generation
-from vgate.frontend.text import TextModel, TokenTexts
-from vgate.wire.messages import GenerateOptions
-from vgate.wire.sampling import SamplingParams
+from vgate.frontend.http import HttpRequest
+from vgate.frontend.pipeline import parameters
+from vgate.frontend.pipeline.constraints import calls_constraint
+from vgate.frontend.pipeline.decoding import decode_options
+from vgate.frontend.pipeline.generation import Generation, shape_of
+from vgate.frontend.pipeline.port import Job
+from vgate.frontend.pipeline.prepare import TokenizedGeneration
+from vgate.frontend.text import TextModel
+from vgate.wire.codec import pack_token_ids
 
 
-class EngineJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A generation that is checked, tokenised and complete. API rooms see it as a `Job`.
+class EngineJob(Job, frozen=True, kw_only=True):
+    """A `Job` with what the engine and the answer need of it.
 
     Attributes:
-        generation: What the client asks for.
-        model, text: The model that serves it, and its text side.
-        name: The name that the answer carries: the model's first, or an adapter's.
-        prompts, packed: Token ids of each prompt, and the same as the engine gets them.
-        sampling, options, priority: Complete parameters.
-        fields: The generation's fields for the subjects of the engine's failures.
-        decoding: How the answer's tokens are read.
+        packed: The prompts as the engine gets them.
+        fields: The generation's field for each subject of an engine's failure.
         digest: Of everything that shapes the answer; b"" if it is neither cached nor shared.
         read_cache, write_cache: What the client's Cache-Control allows.
-        created: Unix time at which the job was made, in seconds.
     """
 
     generation: Generation
     model: ServedModel
     text: TextModel
-    name: str
-    prompts: list[list[int]]
     packed: list[bytes]
-    sampling: SamplingParams
-    options: GenerateOptions
     priority: int
     fields: dict[str, str]
     decoding: DecodeOptions
     digest: bytes
     read_cache: bool
     write_cache: bool
-    created: int
-
-    @property
-    def choices_each(self) -> int:
-        """Answers to each prompt."""
-        return self.generation.choices
 
     @property
     def prompt_tokens(self) -> list[int]:
         """Lengths of the prompts."""
         return [len(prompt) for prompt in self.prompts]
-
-    @property
-    def token_texts(self) -> TokenTexts:
-        """The texts of the model's tokens."""
-        return self.text.token_texts
-
-    @property
-    def reasons(self) -> bool:
-        """Whether reasoning is split off the answer."""
-        return self.decoding.reasoning is not None
 
     def prompt_text(self, index: int) -> str:
         """Return a prompt's text, as it was sent where that is possible."""
@@ -76,9 +58,69 @@ class EngineJob(msgspec.Struct, frozen=True, kw_only=True):
 
     def make_choice(self, sequence: Sequence) -> Choice:
         """Make the choice that reads a sequence."""
-        return Choice(
-            sequence,
-            self.prompts[sequence.index // self.choices_each],
-            self.decoding,
-            logprobs=self.options.logprobs is not None,
-        )
+        prompt = self.prompts[sequence.index // self.generation.choices]
+        logprobs = self.options.logprobs is not None
+        return Choice(sequence, prompt, self.decoding, logprobs=logprobs)
+
+
+def make_job(
+    models: ModelRegistry,
+    cache: Cache,
+    http: HttpRequest,
+    generation: Generation,
+    tokenized: TokenizedGeneration,
+) -> EngineJob:
+    """Return the job of a tokenised generation.
+
+    Raises:
+        VGateError: It can't be served.
+    """
+    model, text, rendered, prompts = tokenized
+    adapter = models.adapter(generation.model)
+    sampling = parameters.complete_sampling(generation, text, prompts)
+    # Tool calls that are demanded leave no text for another constraint.
+    constraint = calls_constraint(generation.tools) or generation.constraint
+    options = parameters.options_of(generation, text, adapter, constraint)
+    packed = [pack_token_ids(prompt) for prompt in prompts]
+    digest = b""
+    if covers(cache, sampling):
+        # The messages as well as their tokens: a text that imitates the template's markers gives
+        # the tokens of another conversation, and still isn't that conversation.
+        digest = digest_of(model.name, packed, sampling, options, shape_of(generation))
+    read, write = _cache_directives(http)
+    decoding = decode_options(generation, text, rendered)
+    return EngineJob(
+        name=adapter or model.name,
+        created=int(time.time()),
+        prompts=prompts,
+        sampling=sampling,
+        options=options,
+        token_texts=text.token_texts,
+        reasons=decoding.reasoning is not None,
+        generation=generation,
+        model=model,
+        text=text,
+        packed=packed,
+        fields={
+            "prompt": "prompt" if rendered is None else "messages",
+            "constraint": constraint.field if constraint else "",
+        },
+        priority=parameters.priority_of(http, generation.priority),
+        decoding=decoding,
+        digest=digest,
+        read_cache=read,
+        write_cache=write,
+    )
+
+
+def _cache_directives(http: HttpRequest) -> tuple[bool, bool]:
+    """Return whether a stored answer may be used and this one stored (RFC 9111, 5.2.1).
+
+    ``no-cache`` asks for a new answer, ``no-store`` also forbids to store it.
+    """
+    header = http.header("cache-control")
+    if header is None:
+        return True, True
+    directives = {part.strip().lower() for part in header.split(",")}
+    no_store = "no-store" in directives
+    return not (no_store or "no-cache" in directives), not no_store

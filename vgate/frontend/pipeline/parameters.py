@@ -9,7 +9,6 @@ import msgspec
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
-from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.pipeline.generation import (
     Constraint,
     Conversation,
@@ -17,7 +16,7 @@ from vgate.frontend.pipeline.generation import (
     Prompts,
     Truncation,
 )
-from vgate.frontend.text import TextModel
+from vgate.frontend.text import TextModel, TokenLimit
 from vgate.wire.messages import ClientOptions, GenerateOptions, ModelInfo, Task
 from vgate.wire.sampling import SamplingParams
 
@@ -25,10 +24,10 @@ _ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1
 
 
 def check_task(model: ServedModel, name: str, task: Task) -> None:
-    """Check that a model is for what is asked of it.
+    """Check that a model serves a task.
 
     Raises:
-        InvalidValueError: It is for something else.
+        InvalidValueError: It serves another one.
     """
     if model.config.task != task:
         what = "generate text" if task == "generate" else "embed text"
@@ -37,10 +36,10 @@ def check_task(model: ServedModel, name: str, task: Task) -> None:
 
 
 def check_against_model(generation: Generation, info: ModelInfo) -> None:
-    """Check a generation against what the model has and allows.
+    """Check a generation against the model's vocabulary and limits.
 
     Raises:
-        InvalidValueError: A token that is not in the vocabulary, or more than the model allows.
+        InvalidValueError: A token is not in the vocabulary, or a value exceeds a limit.
     """
     chat = isinstance(generation.prompt, Conversation)
     if generation.logprobs is not None:
@@ -61,10 +60,10 @@ def check_against_model(generation: Generation, info: ModelInfo) -> None:
 
 
 def check_truncation(truncation: Truncation | None, limit: int) -> None:
-    """Check that no more tokens are to be kept than a model takes.
+    """Check that a truncation keeps at most `limit` tokens.
 
     Raises:
-        InvalidValueError: They are more than `limit`.
+        InvalidValueError: It keeps more.
     """
     if truncation is not None and truncation.keep_tokens > limit:
         message = (
@@ -78,26 +77,22 @@ def truncated(truncation: Truncation | None, tokens: list[int], max_model_len: i
     """Cut a prompt that is too long, as vLLM does; -1 leaves room for one token of an answer."""
     if truncation is None:
         return tokens
+    return token_limit(truncation, max(1, max_model_len - 1)).cut(tokens)
+
+
+def token_limit(truncation: Truncation, most: int) -> TokenLimit:
+    """Return a truncation with its -1 replaced by `most`."""
     keep = truncation.keep_tokens
-    if keep < 0:
-        keep = max(1, max_model_len - 1)
-    if len(tokens) <= keep:
-        return tokens
-    return tokens[:keep] if truncation.side == "right" else tokens[len(tokens) - keep :]
+    return TokenLimit(most if keep < 0 else keep, truncation.side)
 
 
 def complete_sampling(
     generation: Generation, text: TextModel, prompts: list[list[int]]
 ) -> SamplingParams:
-    """Return the complete sampling parameters.
-
-    Args:
-        generation: What is asked for.
-        text: The model.
-        prompts: Token ids of the prompts; each must fit with its answer.
+    """Return the sampling parameters, completed by the model's defaults and the room for an answer.
 
     Raises:
-        ContextLengthExceededError: Prompt and requested tokens do not fit.
+        ContextLengthExceededError: The longest prompt and the requested tokens do not fit.
         InvalidValueError: `min_tokens` alone does not fit, or a prompt is empty.
     """
     sampling, chat = generation.sampling, isinstance(generation.prompt, Conversation)
@@ -107,7 +102,7 @@ def complete_sampling(
     room = limit - longest
     wanted = sampling.max_tokens
     if isinstance(generation.prompt, Prompts) and generation.prompt.only:
-        # The engine generates at least one token; it is thrown away.
+        # The engine generates at least one token; it is dropped.
         wanted = 1
     if room < 1 or (wanted or 1) > room:
         asked = f" and {wanted} were requested for the answer" if wanted else ""
@@ -126,19 +121,10 @@ def complete_sampling(
     return sampling.over(text.defaults, max_tokens=wanted or room)
 
 
-def constraint_of(generation: Generation) -> Constraint | None:
-    """Return the constraint of an answer: calls that are demanded leave no text for another.
-
-    Raises:
-        InvalidValueError: The tools can't be demanded together.
-    """
-    return calls_constraint(generation.tools) or generation.constraint
-
-
 def options_of(
     generation: Generation, text: TextModel, adapter: str, constraint: Constraint | None
 ) -> GenerateOptions:
-    """Return what shapes an answer beside the sampling parameters."""
+    """Return the options that the engine needs in addition to the sampling parameters."""
     structured = None
     if constraint is not None:
         structured = msgspec.structs.replace(constraint.output, after_reasoning=text.reasons)

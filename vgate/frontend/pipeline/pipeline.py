@@ -7,18 +7,22 @@ from collections.abc import Callable
 from functools import partial
 
 from vgate.config.schema import Config
-from vgate.frontend.answers.encoder import ResponseEncoder
+from vgate.frontend.answers import ResponseEncoder
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline.job import make_job
 from vgate.frontend.pipeline.parameters import check_task
 from vgate.frontend.pipeline.port import Embedded, EmbedRequest, Job, Tokens, Traits
-from vgate.frontend.pipeline.prepare import find_model, make_job, rendered_text, tokenised
-from vgate.frontend.pipeline.render import sets_effort
+from vgate.frontend.pipeline.prepare import find_model, tokenize, tokenize_generation
+from vgate.frontend.pipeline.render import render, sets_effort
 from vgate.frontend.pipeline.serve import Context, serve
-from vgate.frontend.pipeline.tokenizing import CHARS_PER_TOKEN, tokenize, tokens_of
+from vgate.frontend.text import TextModel
+
+# Decoding a token costs as much as encoding about so many characters.
+_CHARS_PER_TOKEN = 4
 
 
 class EnginePipeline:
@@ -53,13 +57,13 @@ class EnginePipeline:
         stream: bool,
     ) -> Response | None:
         """Answer a generation; None if the answer was streamed."""
-        ready = await tokenised(self._loop, self._models, http, generation)
-        job = make_job(self._models, self._cache, http, generation, ready)
+        tokenized = await tokenize_generation(self._loop, self._models, http, generation)
+        job = make_job(self._models, self._cache, http, generation, tokenized)
         return await serve(self._context, http, job, encoder_of(job), stream=stream)
 
     async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
         """Return the token ids of a generation's only prompt, and generate nothing."""
-        return (await tokenised(self._loop, self._models, http, generation)).prompts[0]
+        return (await tokenize_generation(self._loop, self._models, http, generation)).prompts[0]
 
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
         """Embed texts."""
@@ -80,19 +84,26 @@ class EnginePipeline:
     ) -> Tokens:
         """Return the tokens of a text, or of a generation's conversation."""
         served, text = await find_model(self._models, http, model)
-        shown = prompt if isinstance(prompt, str) else rendered_text(served, text, prompt)
-        make = partial(tokens_of, text, add_special_tokens=add_special_tokens, spell=spell)
-        return await tokenize(self._loop, make, shown, len(shown))
+        if not isinstance(prompt, str):
+            prompt = render(prompt, text, allow=served.config.allow_request_chat_template)
+        encode = partial(_tokens_of, text, add_special_tokens=add_special_tokens, spell=spell)
+        return await tokenize(self._loop, encode, prompt, len(prompt))
 
     async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
         _, text = await find_model(self._models, http, model)
         text.check_token_ids(tokens, "tokens")
         decode = partial(text.tokenizer.decode, skip_special_tokens=False)
-        return await tokenize(self._loop, decode, tokens, CHARS_PER_TOKEN * len(tokens))
+        return await tokenize(self._loop, decode, tokens, _CHARS_PER_TOKEN * len(tokens))
 
     async def traits(self, model: str, *, with_tools: bool) -> Traits:
-        """Return what is known of a model; its template may be another one with tools."""
+        """Return a model's traits; with tools it may have another template."""
         text = await self._models.find(model).wait_until_ready()
         template = text.tool_template if with_tools else text.template
         return Traits(template is not None and sets_effort(template), text.reasons)
+
+
+def _tokens_of(text: TextModel, prompt: str, *, add_special_tokens: bool, spell: bool) -> Tokens:
+    (ids,) = text.tokenizer.encode_batch([prompt], special=add_special_tokens)
+    spellings = [text.tokenizer.id_to_token(token) for token in ids] if spell else None
+    return Tokens(ids, spellings, text.info.max_model_len)

@@ -1,4 +1,4 @@
-"""What an API may ask of the pipeline, and what the pipeline asks of an API. Protocols only."""
+"""The port between APIs and the pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from vgate.frontend.answers.encoder import ResponseEncoder
+from vgate.frontend.answers import ResponseEncoder
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline.generation import Generation, Truncation
 from vgate.wire.messages import GenerateOptions
@@ -24,46 +24,35 @@ class TokenTexts(Protocol):
         """Return a token's bytes."""
 
 
-class Job(Protocol):
-    """A generation that is checked, tokenised and complete: what an encoder may read of it."""
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A generation that is checked, tokenised and complete, as an encoder may read it.
 
-    @property
-    def name(self) -> str:
-        """The name that the answer carries: the model's first, or an adapter's."""
+    Attributes:
+        name: The name that the answer carries: the model's first, or an adapter's.
+        created: Unix time at which the job was made, in seconds.
+        prompts: Token ids of each prompt.
+        sampling, options: Complete parameters.
+        reasons: Whether reasoning is split off the answer.
+    """
 
-    @property
-    def created(self) -> int:
-        """Unix time at which the job was made, in seconds."""
-
-    @property
-    def prompts(self) -> list[list[int]]:
-        """Token ids of each prompt."""
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """Complete sampling parameters."""
-
-    @property
-    def options(self) -> GenerateOptions:
-        """What else shapes the answer."""
-
-    @property
-    def token_texts(self) -> TokenTexts:
-        """The texts of the model's tokens."""
-
-    @property
-    def reasons(self) -> bool:
-        """Whether reasoning is split off the answer."""
+    name: str
+    created: int
+    prompts: list[list[int]]
+    sampling: SamplingParams
+    options: GenerateOptions
+    token_texts: TokenTexts
+    reasons: bool
 
     def prompt_text(self, index: int) -> str:
         """Return a prompt's text, as it was sent where that is possible."""
+        raise NotImplementedError
 
 
 class Traits(msgspec.Struct, frozen=True):
     """What an API may have to know of a model before it can translate a request.
 
     Attributes:
-        sets_effort: Whether the chat template can be told how much to think, or whether to.
+        sets_effort: Whether the chat template has a variable for the reasoning effort.
         reasons: Whether the model writes reasoning.
     """
 
@@ -106,9 +95,8 @@ class Tokens(msgspec.Struct, frozen=True):
     """A tokenised prompt.
 
     Attributes:
-        ids: Token ids.
-        spellings: The vocabulary's spelling of each, if it was asked for.
-        max_model_len: Most tokens that the model takes.
+        spellings: How the vocabulary spells each token, if that was asked for.
+        max_model_len: The most tokens that the model takes.
     """
 
     ids: list[int]
@@ -128,12 +116,6 @@ class Pipeline(Protocol):
         stream: bool,
     ) -> Response | None:
         """Answer a generation; None if the answer was streamed.
-
-        Args:
-            http: The request.
-            generation: What it asks for.
-            encoder_of: Makes the encoder of the answer.
-            stream: Whether to stream.
 
         Raises:
             ClientDisconnected: The client is gone.
@@ -161,16 +143,11 @@ class Pipeline(Protocol):
     ) -> Tokens:
         """Return the tokens of a text, or of a generation's conversation.
 
-        Args:
-            http: The request.
-            model: The served name that the client used.
-            prompt: What to tokenise.
-            add_special_tokens: Whether the tokenizer adds its special tokens.
-            spell: Whether to return how the vocabulary spells the tokens.
+        `add_special_tokens` adds the tokenizer's special tokens; `spell` adds the spellings.
         """
 
     async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
 
     async def traits(self, model: str, *, with_tools: bool) -> Traits:
-        """Return what is known of a model; its template may be another one with tools."""
+        """Return a model's traits; with tools it may have another template."""

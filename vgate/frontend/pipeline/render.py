@@ -1,4 +1,4 @@
-"""Conversations as prompts: messages and variables as a model's chat template takes them."""
+"""Conversations as text: messages and variables as a model's chat template takes them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,37 @@ from functools import lru_cache
 from typing import Any
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
-from vgate.frontend.pipeline.generation import Conversation, MadeCall, Message, ToolUse
+from vgate.frontend.pipeline.generation import Conversation, Generation, MadeCall, Message, ToolUse
 from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
 
-# How templates name the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
+# What templates call the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
 _SWITCHES = ("enable_thinking", "thinking")
 
 
-def render(conversation: Conversation, tools: ToolUse, template: ChatTemplate) -> str:
-    """Return a conversation as a template writes it.
+def render(generation: Generation, text: TextModel, *, allow: bool) -> str:
+    """Return a generation's conversation as text; `allow` permits a template of the client's own.
 
     Raises:
-        InvalidRequestError: The template can't, or would ignore part of it.
+        InvalidRequestError: There is no template, or it can't render all of the request.
     """
+    conversation, tools = generation.prompt, generation.tools
+    assert isinstance(conversation, Conversation)
+    if conversation.template is not None:
+        if not allow:
+            message = (
+                "`chat_template` is not allowed by this server; the operator can allow it with "
+                "model.allow_request_chat_template"
+            )
+            raise UnsupportedParameterError(message, param="chat_template")
+        template = client_template(conversation.template, text.special_tokens)
+    elif (own := text.tool_template if tools.tools else text.template) is not None:
+        template = own
+    else:
+        message = (
+            f"the model `{generation.model}` has no chat template; set model.chat_template to a "
+            "file with one"
+        )
+        raise InvalidValueError(message, param="messages")
     return template.render(
         [template_message(message) for message in conversation.messages],
         tools=tools.tools,
@@ -29,45 +47,13 @@ def render(conversation: Conversation, tools: ToolUse, template: ChatTemplate) -
     )
 
 
-def template_of(
-    text: TextModel, conversation: Conversation, tools: ToolUse, *, model: str, client_allowed: bool
-) -> ChatTemplate:
-    """Return the template for a conversation.
-
-    Args:
-        text: The model's text side.
-        conversation: What is to be rendered.
-        tools: The tools that go with it.
-        model: The name that the client used.
-        client_allowed: Whether clients may send templates.
-
-    Raises:
-        InvalidRequestError: There is none, or the client's can't be used.
-    """
-    if conversation.template is not None:
-        if not client_allowed:
-            message = (
-                "`chat_template` is not allowed by this server; the operator can allow it with "
-                "model.allow_request_chat_template"
-            )
-            raise UnsupportedParameterError(message, param="chat_template")
-        return client_template(conversation.template, text.special_tokens)
-    template = text.tool_template if tools.tools else text.template
-    if template is None:
-        message = (
-            f"the model `{model}` has no chat template; set model.chat_template to a file with one"
-        )
-        raise InvalidValueError(message, param="messages")
-    return template
-
-
 def sets_effort(template: ChatTemplate) -> bool:
-    """Whether a template can be told how much to think, or whether to."""
+    """Whether a template has a variable for the reasoning effort, or a switch for reasoning."""
     return not template.variables.isdisjoint(("reasoning_effort", *_SWITCHES))
 
 
 def client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
-    """Compile a client's template: milliseconds for a usual one, a second for the longest.
+    """Compile a client's template, in milliseconds; the longest ones take a second.
 
     Raises:
         InvalidValueError: It is not valid.
@@ -86,20 +72,20 @@ def _compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatT
 
 
 def template_message(message: Message) -> dict[str, Any]:
-    """Return a message in the format that vLLM gives to templates.
+    """Return a message as vLLM gives it to templates.
 
-    Content is one text, arguments are objects, and reasoning has both of its names.
+    Content is text, arguments are objects, and reasoning has two names.
     """
-    shown: dict[str, Any] = {"role": message.role, "content": message.content}
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        shown["tool_calls"] = [_template_call(call) for call in message.tool_calls]
+        fields["tool_calls"] = [_template_call(call) for call in message.tool_calls]
     if message.reasoning is not None:
-        shown["reasoning"] = shown["reasoning_content"] = message.reasoning
+        fields["reasoning"] = fields["reasoning_content"] = message.reasoning
     if message.tool_call_id is not None:
-        shown["tool_call_id"] = message.tool_call_id
+        fields["tool_call_id"] = message.tool_call_id
     if message.name is not None:
-        shown["name"] = message.name
-    return shown
+        fields["name"] = message.name
+    return fields
 
 
 def _template_call(call: MadeCall) -> dict[str, Any]:
@@ -110,7 +96,7 @@ def _template_call(call: MadeCall) -> dict[str, Any]:
 def template_kwargs(
     conversation: Conversation, tools: ToolUse, template: ChatTemplate
 ) -> dict[str, Any]:
-    """Return the template's further variables.
+    """Return the template's other variables.
 
     Raises:
         InvalidRequestError: The template would ignore part of the request.
@@ -128,12 +114,10 @@ def template_kwargs(
 
 
 def reasoning_kwargs(conversation: Conversation, template: ChatTemplate) -> dict[str, Any]:
-    """Return the template's variables that say how much to think.
-
-    A template that knows efforts gets the effort; one that only knows on and off gets that.
+    """Return the template's variables for the reasoning effort: itself, a switch, or both.
 
     Raises:
-        InvalidRequestError: The template knows neither, or the request contradicts itself.
+        InvalidRequestError: The template has neither, or the request contradicts itself.
     """
     effort = conversation.reasoning_effort
     if effort is None:

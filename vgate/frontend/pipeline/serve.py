@@ -10,10 +10,9 @@ from functools import partial
 import msgspec
 
 from vgate.config.schema import Timeouts
-from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, replay
+from vgate.frontend.answers import ResponseEncoder, Result, StreamEncoder
+from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write, replay
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
-from vgate.frontend.answers.encoder import ResponseEncoder, StreamEncoder
-from vgate.frontend.answers.result import Result
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.http import (
@@ -21,7 +20,6 @@ from vgate.frontend.http import (
     JSON,
     ClientDisconnected,
     HttpRequest,
-    OpenStream,
     Response,
 )
 from vgate.frontend.observe import metrics
@@ -34,13 +32,7 @@ _STREAM_HEADERS = [EVENT_STREAM, ("cache-control", "no-cache"), ("x-accel-buffer
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What jobs are served with.
-
-    Attributes:
-        loop: The event loop.
-        timeouts: The configuration's section.
-        cache: The store of finished results.
-    """
+    """What all jobs are served with."""
 
     loop: asyncio.AbstractEventLoop
     timeouts: Timeouts
@@ -57,13 +49,6 @@ async def serve(
 ) -> Response | None:
     """Answer a job; None if the answer was streamed.
 
-    Args:
-        context: What it is served with.
-        http: The request.
-        job: The job.
-        encoder: Its API's encoder.
-        stream: Whether to stream.
-
     Raises:
         ClientDisconnected: The client is gone.
         VGateError: There is no answer, and nothing was sent.
@@ -73,15 +58,10 @@ async def serve(
         await _stream(context, http, job, encoder.stream_encoder(), found)
         return None
     if found is None:
-        answer = CollectedAnswer(
-            context.loop,
-            job.make_choice,
-            job.prompt_tokens,
-            job.choices_each,
-            job.model.engine.abort,
-        )
+        abort, each = job.model.engine.abort, job.generation.choices
+        answer = CollectedAnswer(context.loop, job.make_choice, job.prompt_tokens, each, abort)
         found = await _run(context, http, job, answer)
-        _note_sharing(http, answer, job)
+        _report_sharing(http, answer, job)
     return Response(200, encoder.encode(found), [JSON])
 
 
@@ -99,10 +79,10 @@ async def _stream(
         context.loop,
         job.make_choice,
         job.prompt_tokens,
-        job.choices_each,
+        job.generation.choices,
         job.model.engine.abort,
         stream_encoder=stream_encoder,
-        # Without naming the answer, which would hold itself.
+        # Not a closure, through which the answer would refer to itself.
         open_stream=partial(_open, http, job),
     )
     try:
@@ -112,19 +92,19 @@ async def _stream(
     except Exception as error:
         if not answer.started:
             raise
-        # The client has its status; the error went into the stream.
+        # The status was sent; the error is the stream's last event.
         http.log_fields["error"] = getattr(error, "code", type(error).__name__)
 
 
-def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> OpenStream:
-    _note_sharing(http, answer, job)
-    return http.open_stream(_STREAM_HEADERS)
+def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> Write:
+    _report_sharing(http, answer, job)
+    return http.open_stream(_STREAM_HEADERS).write
 
 
 async def _look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
-    """Return the stored answer to a job, if there is one and the client takes it."""
+    """Return the stored answer to a job, if there is one and the client accepts it."""
     if not (job.digest and job.read_cache):
-        _note_cache(http, "bypass")
+        _report_cache(http, "bypass")
         return None
     found = await context.cache.get(job.digest)
     if found is None:
@@ -132,37 +112,40 @@ async def _look_up(context: Context, http: HttpRequest, job: EngineJob) -> Resul
         return None
     await http.admission.count()
     metrics.CACHE_HITS.inc()
-    _note_cache(http, "hit")
+    _report_cache(http, "hit")
     http.log_fields["prompt_tokens"] = found.counts.prompt
     http.log_fields["completion_tokens"] = found.counts.completion
     return found
 
 
-def _note_cache(http: HttpRequest, outcome: str) -> None:
-    """Tell the client and the log how the answer relates to the cache."""
+def _report_cache(http: HttpRequest, outcome: str) -> None:
+    """Put the cache's outcome into the response's headers and the log."""
     http.set_header(CACHE_HEADER, outcome)
     http.log_fields["cache"] = outcome
 
 
-def _note_sharing(http: HttpRequest, answer: Answer, job: EngineJob) -> None:
-    """Tell whether the answer is another request's sequence. Known with the first token."""
+def _report_sharing(http: HttpRequest, answer: Answer, job: EngineJob) -> None:
+    """Report whether the answer shares sequences, which is known with the first token."""
     if job.digest and job.read_cache:
-        _note_cache(http, "coalesced" if answer.coalesced else "miss")
+        _report_cache(http, "coalesced" if answer.coalesced else "miss")
 
 
 async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answer) -> Result:
-    """Submit a job, wait for its answer to be complete, store and record it.
+    """Run a job in the engine, then store and record its answer.
 
     Raises:
         ClientDisconnected: The client is gone.
         VGateError: There is no complete answer.
     """
-    await http.admission.reserve(_most_tokens(job, answer))
+    tokens = sum(job.prompt_tokens) + (job.sampling.max_tokens or 0) * len(answer.choices)
+    await http.admission.reserve(tokens)
+    # Stop strings must be found at once: the engine would continue.
+    buffered = isinstance(answer, CollectedAnswer) and not job.decoding.stops
 
     def start() -> None:
         for sequence in answer.sequences:
             sequence.fields = job.fields
-            message = _message(context, http, job, sequence.index, buffered=answer.buffered)
+            message = _message(context, http, job, sequence.index, buffered=buffered)
             job.model.engine.submit(sequence, message, context.timeouts.request_s)
 
     try:
@@ -192,7 +175,7 @@ async def run(
         start()
         await answer.done
     except BaseException:
-        # Also when a later sequence could not be submitted: the earlier ones must not run on.
+        # Also if a later sequence could not be submitted: the earlier ones must stop.
         engine.abort(answer.sequences)
         raise
     finally:
@@ -200,31 +183,22 @@ async def run(
         answer.close()
 
 
-def _most_tokens(job: EngineJob, answer: Answer) -> int:
-    return sum(job.prompt_tokens) + (job.sampling.max_tokens or 0) * len(answer.choices)
-
-
-def tenant_of(http: HttpRequest) -> tuple[str, float]:
-    """Return whose request it is and the weight of their share."""
-    return http.admission.key.name, http.admission.key.weight
-
-
 def _message(
     context: Context, http: HttpRequest, job: EngineJob, index: int, *, buffered: bool
 ) -> Generate:
-    sampling, nth = job.sampling, index % job.choices_each
+    sampling, nth = job.sampling, index % job.generation.choices
     if sampling.seed is not None and nth:
-        # Each choice of a seeded request is another sample, and the same one every time.
+        # Each choice of a seeded request is a different, but reproducible sample.
         sampling = msgspec.structs.replace(sampling, seed=nth_seed(sampling.seed, nth))
-    tenant, weight = tenant_of(http)
-    # Choices of one request are different sequences, and the same ones in a like request.
+    key = http.admission.key
+    # Equal requests share the sequences of equal indexes.
     shared = job.digest and job.read_cache
     return Generate(
         id=job.model.engine.next_id(),
-        prompt=job.packed[index // job.choices_each],
+        prompt=job.packed[index // job.generation.choices],
         sampling=sampling,
-        tenant=tenant,
-        weight=weight,
+        tenant=key.name,
+        weight=key.weight,
         queue_timeout_s=context.timeouts.queue_s,
         dedup_key=job.digest + index.to_bytes(4, "little") if shared else b"",
         options=job.options,

@@ -20,7 +20,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
     decode_messages,
 )
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
-from vgate.frontend.pipeline.generation import Generation, Message
+from vgate.frontend.pipeline import Generation, Message
 from vgate.wire.sampling import SamplingParams
 
 HELLO = {"role": "user", "content": "Hi"}

@@ -10,7 +10,7 @@ import pytest
 from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
-from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.render import template_message
 from vgate.wire.sampling import SamplingParams
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vgate.frontend.pipeline.generation import Constraint, ToolUse
+from vgate.frontend.pipeline import Constraint, ToolUse
 from vgate.wire.messages import StructuredOutput
 
 Fields = dict[str, Any]

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.frontend.apis.openai.test_chat import chunks_of
-from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import ChoiceResult, Result, TokenCounts
+from vgate.frontend.answers import ChoiceDelta, ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.wire.messages import Logprobs

@@ -17,7 +17,8 @@ from vgate.frontend.apis.openai.chat.request import (
     generation_of,
 )
 from vgate.frontend.apis.openai.common import MAX_CHOICES, MAX_STOPS, StreamOptions
-from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS, Generation, shape_of
+from vgate.frontend.pipeline import TEMPLATE_FIELDS, Generation
+from vgate.frontend.pipeline.generation import shape_of
 
 HI = {"role": "user", "content": "Hi"}
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [HI]}

@@ -39,7 +39,7 @@ from vgate.frontend.apis.openai.responses.request import (
     generation_of,
 )
 from vgate.frontend.apis.openai.responses.response import response_to
-from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline import Generation
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
 

@@ -11,7 +11,7 @@ from vgate.errors import InvalidRequestError, VGateError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
-from vgate.frontend.pipeline.generation import Constraint, Generation
+from vgate.frontend.pipeline import Constraint, Generation
 from vgate.wire.messages import StructuredOutput
 
 SCHEMA = {"type": "object", "properties": {"é": {"type": "string"}}}

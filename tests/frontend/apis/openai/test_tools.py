@@ -10,8 +10,8 @@ import pytest
 from vgate.errors import InvalidRequestError, InvalidValueError, VGateError
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.shared import MAX_TOOLS
+from vgate.frontend.pipeline import NO_TOOLS, ToolUse
 from vgate.frontend.pipeline.constraints import calls_constraint
-from vgate.frontend.pipeline.generation import NO_TOOLS, ToolUse
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.result import FinishReason, TokenCounts
+from vgate.frontend.answers import FinishReason, TokenCounts
 from vgate.frontend.apis.openai.common import GenerationRequest, StreamOptions
 from vgate.frontend.apis.openai.errors import error_body
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, logprob_texts
 from vgate.frontend.ids import new_id
-from vgate.frontend.pipeline.port import Job
+from vgate.frontend.pipeline import Job
 
 _encode = msgspec.json.Encoder().encode
 

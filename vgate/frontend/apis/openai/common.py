@@ -14,7 +14,7 @@ from vgate.frontend.apis.fields import ACCEPTED, refused
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import ResponseFormat, StructuredOutputs
 from vgate.frontend.apis.shared import MAX_STOPS, StopString
-from vgate.frontend.pipeline.generation import Conversation, Generation, Prompts, Truncation
+from vgate.frontend.pipeline import Conversation, Generation, Prompts, Truncation
 from vgate.wire.sampling import SamplingParams
 
 MAX_CHOICES = 16

@@ -14,8 +14,7 @@ from vgate.frontend.apis.fields import ACCEPTED, FieldMap, RefusedFields, refuse
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
 from vgate.frontend.http import JSON, HttpRequest, Response
-from vgate.frontend.pipeline.generation import Truncation
-from vgate.frontend.pipeline.port import Embedded, EmbedRequest
+from vgate.frontend.pipeline import Embedded, EmbedRequest, Truncation
 from vgate.frontend.services import Services
 from vgate.wire.sampling import TokenId
 

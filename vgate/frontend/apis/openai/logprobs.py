@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vgate.frontend.pipeline.port import Job, TokenTexts
+from vgate.frontend.pipeline import Job, TokenTexts
 from vgate.wire.messages import Logprobs
 
 # JSON has no infinity; OpenAI and vLLM use this number instead.

@@ -11,12 +11,12 @@ from msgspec import Meta
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json
 from vgate.frontend.apis.openai.errors import invalid, unsupported
-from vgate.frontend.pipeline.constraints import (
+from vgate.frontend.pipeline import (
+    Constraint,
     check_schema_size,
     check_text_size,
     schema_constraint,
 )
-from vgate.frontend.pipeline.generation import Constraint
 from vgate.wire.messages import StructuredOutput
 
 _Text = Annotated[str, Meta(min_length=1)]

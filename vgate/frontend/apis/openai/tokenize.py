@@ -11,7 +11,7 @@ from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.http import JSON, HttpRequest, Response
-from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline import Generation
 from vgate.frontend.services import Services
 from vgate.wire.sampling import TokenId
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 from vgate.frontend.apis.decoding import check_json
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import ToolName, function_tool
-from vgate.frontend.pipeline.generation import NO_TOOLS, ToolMode, ToolUse
+from vgate.frontend.pipeline import NO_TOOLS, ToolMode, ToolUse
 
 
 class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

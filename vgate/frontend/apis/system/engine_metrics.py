@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from vgate.frontend.cache.port import StoreUsage
-from vgate.frontend.engines.port import Models
+from vgate.frontend.engines import Models
 from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats, Histogram
 
 _LABELS = ("model",)

@@ -11,7 +11,7 @@ import jiter
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts
+from vgate.frontend.answers import ChoiceResult, FinishReason, Result, TokenCounts
 from vgate.frontend.apis.anthropic.errors import error_body
 from vgate.frontend.apis.block_stream import BlockKind, BlockStream
 from vgate.frontend.ids import new_id
@@ -181,7 +181,7 @@ def _is_truncated(parse: Callable[[], Any]) -> bool:
 
 
 class MessagesStream(BlockStream):
-    """Builds the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
+    """Builds the events of one stream; see `vgate.frontend.answers.StreamEncoder`."""
 
     __slots__ = ("_blocks", "_delta", "_model", "_request_id")
 

@@ -23,8 +23,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
 )
 from vgate.frontend.apis.fields import FieldMap
 from vgate.frontend.apis.shared import function_tool
-from vgate.frontend.pipeline.constraints import schema_constraint
-from vgate.frontend.pipeline.generation import (
+from vgate.frontend.pipeline import (
     NO_TOOLS,
     Conversation,
     Generation,
@@ -32,6 +31,7 @@ from vgate.frontend.pipeline.generation import (
     Message,
     ToolMode,
     ToolUse,
+    schema_constraint,
 )
 from vgate.wire.sampling import SamplingParams
 

@@ -6,7 +6,7 @@ from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.http import HttpRequest, Response
-from vgate.frontend.pipeline.port import Job
+from vgate.frontend.pipeline import Job
 from vgate.frontend.services import Services
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 from vgate.frontend.apis.decoding import check_json
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import CallText, arguments_of
-from vgate.frontend.pipeline.generation import MadeCall, Message, Role
+from vgate.frontend.pipeline import MadeCall, Message, Role
 
 
 class ContentPart(msgspec.Struct, frozen=True):

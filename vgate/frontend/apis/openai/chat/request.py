@@ -30,7 +30,7 @@ from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool_use
 from vgate.frontend.apis.shared import MAX_TOOLS
-from vgate.frontend.pipeline.generation import TEMPLATE_FIELDS, Conversation, Generation
+from vgate.frontend.pipeline import TEMPLATE_FIELDS, Conversation, Generation
 
 MAX_DOCUMENTS = 1024
 

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result
+from vgate.frontend.answers import ChoiceDelta, ChoiceResult, FinishReason, Result
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
 from vgate.frontend.apis.openai.logprobs import ChatLogprobs, PromptLogprobs
 from vgate.frontend.tool_calls import ToolCallDelta
@@ -115,7 +114,7 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
 
 
 class ChatStream(ChunkStream):
-    """Encodes the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
+    """Encodes the events of one stream; see `vgate.frontend.answers.StreamEncoder`."""
 
     __slots__ = ("_index", "_options", "_prefix", "_suffix")
 

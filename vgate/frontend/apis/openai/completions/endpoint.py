@@ -6,7 +6,7 @@ from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.apis.openai.completions.request import decode_completion, generation_of
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.http import HttpRequest, Response
-from vgate.frontend.pipeline.port import Job
+from vgate.frontend.pipeline import Job
 from vgate.frontend.services import Services
 
 

@@ -17,7 +17,7 @@ from vgate.frontend.apis.openai.common import (
 )
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
-from vgate.frontend.pipeline.generation import Generation, Prompts
+from vgate.frontend.pipeline import Generation, Prompts
 from vgate.wire.sampling import TokenId
 
 # vLLM limits the prompts; this limits the answers to all of them.

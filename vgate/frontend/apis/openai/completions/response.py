@@ -7,8 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result
+from vgate.frontend.answers import ChoiceDelta, ChoiceResult, FinishReason, Result
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
 from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, PromptLogprobs
 from vgate.wire.messages import Logprobs
@@ -87,7 +86,7 @@ class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
 
 
 class CompletionStream(ChunkStream):
-    """Encodes the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
+    """Encodes the events of one stream; see `vgate.frontend.answers.StreamEncoder`."""
 
     __slots__ = ("_offsets", "_options", "_prefixes", "_suffix")
 

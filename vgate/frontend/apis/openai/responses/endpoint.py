@@ -10,7 +10,7 @@ from vgate.frontend.apis.openai.responses.request import FIELDS, decode_response
 from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.http import HttpRequest, Response
-from vgate.frontend.pipeline.port import Job
+from vgate.frontend.pipeline import Job
 from vgate.frontend.services import Services
 
 PREFIX = "/v1/responses/"

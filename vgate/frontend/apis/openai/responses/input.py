@@ -15,7 +15,7 @@ from vgate.frontend.apis.decoding import ServedTypes, check_json, convert_part, 
 from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import CallText, arguments_of
-from vgate.frontend.pipeline.generation import MadeCall, Message, Role
+from vgate.frontend.pipeline import MadeCall, Message, Role
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 _Id = Annotated[str | None, ACCEPTED]

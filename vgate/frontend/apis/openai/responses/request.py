@@ -23,8 +23,7 @@ from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.responses.input import InputConversation
 from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.apis.shared import MAX_TOOLS, ToolName, function_tool
-from vgate.frontend.pipeline.constraints import schema_constraint
-from vgate.frontend.pipeline.generation import (
+from vgate.frontend.pipeline import (
     NO_TOOLS,
     TEMPLATE_FIELDS,
     Constraint,
@@ -32,6 +31,7 @@ from vgate.frontend.pipeline.generation import (
     Generation,
     ToolMode,
     ToolUse,
+    schema_constraint,
 )
 from vgate.wire.messages import StructuredOutput
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from vgate.frontend.answers.result import ChoiceResult, TokenCounts
+from vgate.frontend.answers import ChoiceResult, TokenCounts
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.request import (
     FunctionTool,

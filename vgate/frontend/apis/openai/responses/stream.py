@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 
 from vgate.errors import RateLimitedError, VGateError
-from vgate.frontend.answers.encoder import ChoiceDelta
-from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
+from vgate.frontend.answers import ChoiceDelta, FinishReason, Result, TokenCounts
 from vgate.frontend.apis.block_stream import BlockKind, BlockStream
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.response import (
@@ -79,7 +78,7 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
 
 
 class ResponsesStream(BlockStream):
-    """Encodes the events of one stream; see `vgate.frontend.answers.encoder.StreamEncoder`."""
+    """Encodes the events of one stream; see `vgate.frontend.answers.StreamEncoder`."""
 
     __slots__ = (
         "_call",
