@@ -4,8 +4,6 @@ Each has a stable code, an HTTP status and an OpenAI ``type``. Engines report fa
 facts; the frontend makes these errors of them, and each API writes them in its own format.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 # Messages and field paths may quote what a client sent, which can be very long.
@@ -13,7 +11,7 @@ _MAX_CHARS = 1000
 
 SHUTTING_DOWN = "the server is shutting down"
 _DRAIN_RETRY_AFTER_S = 5.0
-_BY_CODE: dict[str, type[VGateError]] = {}
+_BY_CODE: dict[str, type["VGateError"]] = {}
 
 
 class VGateError(Exception):

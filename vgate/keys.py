@@ -5,8 +5,6 @@ first) or a JSON object with the fields of `ApiKey`. Only SHA-256 hashes are kep
 has 256 random bits, so its hash needs neither salt nor a slow hash function.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import os
@@ -14,7 +12,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
@@ -101,7 +99,7 @@ class KeyRing:
             self._by_digest[digest] = key
 
     @classmethod
-    def build(cls, configured: Sequence[ConfiguredKey], key_file: Path | None) -> KeyRing:
+    def build(cls, configured: Sequence[ConfiguredKey], key_file: Path | None) -> Self:
         """Return a ring of the configured keys and those in the key file, or raise `KeysError`."""
         keys = [_from_config(index, entry) for index, entry in enumerate(configured)]
         if key_file is not None:

@@ -4,8 +4,6 @@ It uses standard ``logging``, so the lines of granian and vLLM get the same form
 prompt, an answer or a key, and never a line per token.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -174,7 +172,7 @@ def configure(process: str, *, level: Level, json_format: bool) -> None:
     logging.captureWarnings(capture=True)
 
 
-def gather_lines(loop: asyncio.AbstractEventLoop) -> None:
+def gather_lines(loop: "asyncio.AbstractEventLoop") -> None:
     """Write all lines of one turn of a loop together, at its end.
 
     Each write releases Python's lock to waiting threads, which costs more than the line itself.

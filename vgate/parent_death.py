@@ -1,7 +1,5 @@
 """Ends a child process when the launcher dies."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

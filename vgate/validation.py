@@ -3,8 +3,6 @@
 The configuration and the APIs' requests share it, so they explain a mistake in the same way.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any, Literal
 

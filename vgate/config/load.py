@@ -1,7 +1,5 @@
 """Loads the configuration: the environment overrides the file, which overrides the defaults."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from pathlib import Path

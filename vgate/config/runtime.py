@@ -4,11 +4,9 @@ The children read neither the configuration file nor settings in the environment
 have the same configuration, and no command line or environment contains a secret.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -102,6 +100,6 @@ class Runtime(Section, frozen=True):
         draft.replace(path)
 
     @classmethod
-    def read(cls, run_dir: str) -> Runtime:
+    def read(cls, run_dir: str) -> Self:
         """Read the file that the launcher wrote."""
         return msgspec.json.decode(Path(run_dir, _FILE).read_bytes(), type=cls)

@@ -1,7 +1,5 @@
 """The configuration's keys, bounds and defaults. ``config.yaml`` describes each key."""
 
-from __future__ import annotations
-
 import os
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """``python -m vgate.engine``: started by the launcher, not by hand."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

@@ -1,7 +1,5 @@
 """An engine's link to the launcher: reports in one direction, requests in the other."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Which frontends get the output of which request, in one message for each per step. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ exactly once: with a finish reason, a failure, an abort by its frontend, or the 
 or of the engine.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Protocol

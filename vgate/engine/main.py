@@ -1,7 +1,5 @@
 """The engine process: connects backend, scheduler, loop, sockets and launcher."""
 
-from __future__ import annotations
-
 import gc
 import signal
 import time

@@ -1,7 +1,5 @@
 """A request inside the engine process, and why one fails. Pure."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

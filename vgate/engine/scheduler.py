@@ -17,8 +17,6 @@ alone decides the order:
   within a millisecond of each other and at most `max_wait_s`. A lone request starts at once.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import insort
 from collections import defaultdict

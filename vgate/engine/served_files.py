@@ -1,7 +1,5 @@
 """The files of its model that an engine describes and serves to frontends, a chunk at a time."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import time

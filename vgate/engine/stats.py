@@ -1,7 +1,5 @@
 """The engine's counts, updated per step and per request, never per token. Pure."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """``python -m vgate.frontend``, which only the launcher starts."""
 
-from __future__ import annotations
-
 import argparse
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The RSGI application: one request in, one response out. Every error becomes a response here."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from functools import partial

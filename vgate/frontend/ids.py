@@ -1,7 +1,5 @@
 """Ids of requests, answers and tool calls."""
 
-from __future__ import annotations
-
 import itertools
 import os
 

@@ -5,8 +5,6 @@ kernel spreads connections over them. granian runs embedded in our loop, so that
 supervises each worker separately.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -1,7 +1,5 @@
 """The table of endpoints: path, method, handler. Adding one is a file and a line here."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 
 import msgspec

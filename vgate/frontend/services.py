@@ -1,7 +1,5 @@
 """What endpoints work with: ports and plain values, put together in `vgate.frontend.app`."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 

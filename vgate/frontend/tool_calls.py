@@ -1,7 +1,5 @@
 """The type of tool calls that parsers, answers and APIs share."""
 
-from __future__ import annotations
-
 import msgspec
 
 

@@ -1,7 +1,5 @@
 """The child processes that the launcher supervises, and when one that died is restarted."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

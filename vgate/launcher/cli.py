@@ -1,7 +1,5 @@
 """The ``vgate`` command."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

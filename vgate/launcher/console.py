@@ -1,7 +1,5 @@
 """Shows the phases of a start, and how to send a request."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """Edits the key file. Writers take turns; readers always see a complete file."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """``vgate keys``: add, list, revoke and rotate the API keys of the key file."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The run directory: sockets, settings and shared state of one instance, for its user alone."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -4,8 +4,6 @@ Its children send messages over the control socket, and waitpid reports their de
 blocks for longer than a tick.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Sequence

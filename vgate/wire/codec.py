@@ -1,7 +1,5 @@
 """Encoding and decoding of messages. Malformed bytes raise `WireError` and nothing else."""
 
-from __future__ import annotations
-
 import sys
 from array import array
 from collections.abc import Callable, Sequence

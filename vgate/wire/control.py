@@ -1,7 +1,5 @@
 """The messages between the launcher and its child processes, one union for each direction."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

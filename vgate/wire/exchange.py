@@ -3,8 +3,6 @@
 Only this file and `vgate.wire.sockets` use ZeroMQ.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import threading

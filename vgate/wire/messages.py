@@ -5,8 +5,6 @@ the frontend's number for it. Prompts travel as packed token ids (little-endian 
 msgpack integers takes several times longer to decode.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 import msgspec

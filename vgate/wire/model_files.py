@@ -1,7 +1,5 @@
 """The files of a model that a frontend needs: tokenizer, chat template and generation defaults."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import msgspec

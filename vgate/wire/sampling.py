@@ -4,8 +4,6 @@ The API's request structs inherit `SamplingParams`, so a parameter is accepted, 
 having a field here (and a line in the vLLM backend where vLLM's name differs).
 """
 
-from __future__ import annotations
-
 from operator import attrgetter
 from typing import Annotated, Any, ClassVar
 
@@ -62,11 +60,13 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     logit_bias: dict[TokenId, Bias] | None = None
     allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1)] | None = None
 
-    def plain(self, *, max_tokens: int | None) -> SamplingParams:
+    def plain(self, *, max_tokens: int | None) -> "SamplingParams":
         """Return plain SamplingParams of these, with another `max_tokens`."""
         return SamplingParams(**{**self.given(), "max_tokens": max_tokens})
 
-    def over(self, defaults: SamplingParams, *, max_tokens: int | None = None) -> SamplingParams:
+    def over(
+        self, defaults: "SamplingParams", *, max_tokens: int | None = None
+    ) -> "SamplingParams":
         """Return `defaults`, which are plain, with the parameters given here.
 
         `max_tokens`, if given, comes before both.

@@ -4,8 +4,6 @@ A `Router` binds: the engine's for frontends, the launcher's for its children. A
 Create sockets after a fork, in the process that uses them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import os

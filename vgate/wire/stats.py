@@ -1,7 +1,5 @@
 """An engine's statistics, and the upper bounds of their buckets, which frontends publish too."""
 
-from __future__ import annotations
-
 import msgspec
 
 BATCH_SIZE = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -1,7 +1,5 @@
 """The backends by name. An engine imports only the one that it runs."""
 
-from __future__ import annotations
-
 import importlib
 
 from vgate.config import Config

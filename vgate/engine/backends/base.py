@@ -1,7 +1,5 @@
 """The interface between the engine's loop and the backend that runs the model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """Checks of a request's options that every backend makes. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from itertools import chain
 

@@ -1,7 +1,5 @@
 """Access for all requests of a process, and the admission of one: its key and its limits."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time
@@ -56,7 +54,7 @@ class Access:
         if security.enabled:
             self._authentication = Authentication(loop, KeySource(security, kept_keys))
 
-    def admission(self, http: HttpRequest) -> Admission:
+    def admission(self, http: HttpRequest) -> "Admission":
         """Return a request's admission; nothing is counted yet.
 
         Its key has no name if the path or the server is open to all.

@@ -1,7 +1,5 @@
 """The keys in force, and which of them a request carries."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -5,8 +5,6 @@ text, the finish reason or the counts. The engine's callbacks drive them, and th
 request's coroutine once, at the end.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable
@@ -186,7 +184,7 @@ class StreamedAnswer(Answer):
         abort: Callable[[list[Sequence]], None],
         *,
         stream_encoder: StreamEncoder,
-        open_stream: Callable[[StreamedAnswer], Write],
+        open_stream: Callable[["StreamedAnswer"], Write],
     ) -> None:
         super().__init__(loop, make_choice, prompt_tokens, choices_each, abort)
         self._encoder = stream_encoder

@@ -1,7 +1,5 @@
 """What generated answers and embeddings have in common."""
 
-from __future__ import annotations
-
 import asyncio
 
 from vgate.frontend.engines.sequence import Sequence, detach

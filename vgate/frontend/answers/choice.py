@@ -5,8 +5,6 @@ searched for stop strings (`StopStrings`), then for tool calls. The result does 
 the tokens were divided into steps.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """All embeddings of one request, a few at a time."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 

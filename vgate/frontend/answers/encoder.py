@@ -1,7 +1,5 @@
 """The protocols of an API's encoders, and the delta that they encode."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """A complete answer in no API's format, as it is cached and as each API encodes it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

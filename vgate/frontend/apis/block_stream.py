@@ -1,7 +1,5 @@
 """Streams in which one block is open at a time, of reasoning, text or a tool call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

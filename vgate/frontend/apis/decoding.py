@@ -1,7 +1,5 @@
 """Decodes a body into a request struct, checks fields of any JSON, and explains mistakes."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable

@@ -4,8 +4,6 @@
 ``<!-- fields: messages -->``, and keeps its examples and remarks, which are written by hand.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

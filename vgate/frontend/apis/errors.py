@@ -1,7 +1,5 @@
 """The headers of error responses, which are the same in every API."""
 
-from __future__ import annotations
-
 import math
 
 from vgate.errors import AuthenticationError, MethodNotAllowedError, VGateError

@@ -5,8 +5,6 @@ would change the answer, so only its neutral values pass). Validation, the table
 the OpenAPI document all come from these annotations and the types.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Parts that requests of several APIs share: tools, calls, stop strings."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """The digest that stands for a request's result, and which results may be stored."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +26,7 @@ def is_deterministic(sampling: SamplingParams) -> bool:
     return sampling.temperature == 0 or sampling.seed is not None
 
 
-def covers(config: Cache, sampling: SamplingParams) -> bool:
+def covers(config: "Cache", sampling: SamplingParams) -> bool:
     """Whether results with these parameters are stored and shared."""
     if not config.enabled or config.maxsize == 0:
         return False

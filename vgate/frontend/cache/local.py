@@ -5,8 +5,6 @@ bytes that are sent, so its size is exact and the garbage collector has nothing 
 cachetools' LRUCache takes twice as long, and bounds entries or bytes but not both.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 

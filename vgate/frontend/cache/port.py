@@ -1,7 +1,5 @@
 """What every store of results guarantees, wherever it keeps them."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import msgspec

@@ -3,8 +3,6 @@
 It starts no task for a request or a token: one callback handles a batch of messages.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Mapping
 

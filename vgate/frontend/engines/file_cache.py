@@ -4,8 +4,6 @@ All workers of an instance share the directory. So an engine sends a file once: 
 needs it first, not to one that starts later or restarts.
 """
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """The port to one engine, and to the owner of several handles."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 from vgate.errors import VGateError
@@ -27,10 +25,10 @@ class Loss(NamedTuple):
 class HandleOwner(Protocol):
     """A handle's callbacks, called from the event loop and never from a handle's own methods."""
 
-    def on_model(self, handle: EngineHandle, model: ModelInfo) -> None:
+    def on_model(self, handle: "EngineHandle", model: ModelInfo) -> None:
         """An engine is connected and takes sequences. Called at each connection."""
 
-    def on_lost(self, handle: EngineHandle, loss: Loss) -> None:
+    def on_lost(self, handle: "EngineHandle", loss: Loss) -> None:
         """The engine is gone, or could not be connected. The handle connects to the next one."""
 
 

@@ -1,7 +1,5 @@
 """A frontend's control link: heartbeats to the launcher; engine states and drains from it."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time

@@ -3,8 +3,6 @@
 A sequence whose engine dies continues in another one at once, or waits for the next (`resumption`).
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The served models, as other rooms see them."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import msgspec

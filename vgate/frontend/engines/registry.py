@@ -1,7 +1,5 @@
 """The served models, by the names that requests use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 from vgate.errors import SHUTTING_DOWN, ModelNotFoundError, ShuttingDownError

@@ -5,8 +5,6 @@ continues after the tokens so far, if the next tokens depend only on the tokens 
 on where the prompt ends. All other sequences end with an error.
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from vgate.frontend.engines.sequence import Sequence

@@ -1,7 +1,5 @@
 """One generated sequence as a frontend sees it, and the answer it belongs to."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -25,7 +23,7 @@ class Answer(Protocol):
     def flush(self) -> None:
         """Read the new output of its sequences. Called once for a batch of messages."""
 
-    def restart(self, sequence: Sequence) -> bool:
+    def restart(self, sequence: "Sequence") -> bool:
         """Reset a sequence so that it can start again; False if some output was already sent."""
 
 

@@ -1,7 +1,5 @@
 """A served model in a frontend: its engines, and its tokenizer and chat template."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

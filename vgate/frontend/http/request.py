@@ -5,8 +5,6 @@ for the client (so the callback of a step may write, and a slow reader's bytes w
 bounded by the length of its answer); the future of ``client_disconnect`` must be cancelled by us.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import math

@@ -4,8 +4,6 @@ Both handle many requests at once, because a timer or a watcher for each costs a
 decoding a usual body.
 """
 
-from __future__ import annotations
-
 import asyncio
 from typing import Protocol
 

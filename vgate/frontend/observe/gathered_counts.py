@@ -5,8 +5,6 @@ file, and a request makes about ten. Gathering them makes 64 clients' cached hit
 instead of 103) and answers of 16 tokens 5 %. A process that is killed loses its last turn's counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -32,11 +30,11 @@ class Gatherer:
         """Write counts when `call_soon` runs its callback; before this they are written at once."""
         self._call_soon = call_soon
 
-    def value(self, *arguments: Any, **more: Any) -> GatheredValue:
+    def value(self, *arguments: Any, **more: Any) -> "GatheredValue":
         """Make a value, with the arguments of prometheus_client's own."""
         return GatheredValue(self, self._written(*arguments, **more))
 
-    def changed(self, value: GatheredValue) -> None:
+    def changed(self, value: "GatheredValue") -> None:
         """Write a value at the end of this turn."""
         self._changed.append(value)
         if self._call_soon is None:

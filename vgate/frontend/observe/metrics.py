@@ -5,8 +5,6 @@ prometheus_client's multiprocess mode keeps each worker's counts in memory-mappe
 leaves its counts behind, so a total never goes back. All label values are from bounded sets.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram

@@ -4,8 +4,6 @@ A parser takes text in parts of any size. Its results, joined, depend only on th
 never on the parts, so a stream and a non-streaming response have the same content.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 from vgate.frontend.tool_calls import ToolCallDelta

@@ -1,7 +1,5 @@
 """Detection of a model's output format from its chat template."""
 
-from __future__ import annotations
-
 from vgate.frontend.parsing.families.deepseek_v3 import DeepSeekV3ToolParser
 from vgate.frontend.parsing.families.hermes import HermesToolParser
 from vgate.frontend.parsing.families.llama3_json import Llama3JsonToolParser

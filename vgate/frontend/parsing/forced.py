@@ -1,7 +1,5 @@
 """Parsers for output that a constraint forces to be tool calls: there are no markers to find."""
 
-from __future__ import annotations
-
 from vgate.frontend.parsing.incremental import NO_MARKERS, IncrementalParser, Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
 

@@ -6,8 +6,6 @@ A parser that must hold text back takes it from the reader, so the unread text s
 cost is linear in the length of the text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Generator
 from typing import Protocol, TypeVar

@@ -1,7 +1,5 @@
 """Tool calls that are JSON objects: ``{"name": ..., "arguments": ...}``."""
 
-from __future__ import annotations
-
 import json
 
 import msgspec

@@ -1,7 +1,5 @@
 """JSON text as models write it: to and from values, and its end while it arrives."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

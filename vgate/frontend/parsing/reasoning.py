@@ -1,7 +1,5 @@
 """Reasoning between two tags, as Qwen3, QwQ and DeepSeek-R1 write it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from vgate.frontend.parsing.incremental import NO_MARKERS, IncrementalParser, Markers, Steps

@@ -1,7 +1,5 @@
 """Reads values that a model wrote as plain text, by the types in the tool's JSON schema."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

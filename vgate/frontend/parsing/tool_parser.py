@@ -1,7 +1,5 @@
 """The base of the tool parsers: finds calls in content and emits their parts."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """How the tokens of an answer are read: stop strings, and the parsers of reasoning and tools."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

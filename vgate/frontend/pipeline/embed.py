@@ -1,7 +1,5 @@
 """From an embed request to its vectors: tokenise, check, run a few inputs at a time."""
 
-from __future__ import annotations
-
 import asyncio
 from functools import partial
 

@@ -5,8 +5,6 @@ Errors about a generation name its fields as OpenAI's chat completions do, such 
 Generations come from JSON and can't refer to themselves, so no collector tracks them (`gc`).
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 import msgspec

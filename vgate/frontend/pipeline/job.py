@@ -1,7 +1,5 @@
 """A generation made ready for the engine."""
 
-from __future__ import annotations
-
 import time
 
 from vgate.config.schema import Cache

@@ -1,7 +1,5 @@
 """The parameters of a generation, checked against its model and completed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import msgspec

@@ -1,7 +1,5 @@
 """The pipeline that serves generations with this process's models, cache and limits."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The port between APIs and the pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 

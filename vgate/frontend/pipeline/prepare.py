@@ -4,8 +4,6 @@ The tokenizer releases the GIL, so long texts are tokenised on a thread: 30,000 
 milliseconds, for which other streams would wait.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Conversations as text: messages and variables as a model's chat template takes them."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From a job to its answer: look up, reserve, submit, wait, store, record, send."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

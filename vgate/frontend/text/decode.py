@@ -4,8 +4,6 @@ The text of a sequence equals vLLM's own detokenizer's for the same ids: both us
 knows the end of the prompt, and neither emits bytes that never become a character.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from vgate.frontend.text.tokenizer import DecodeStep, Tokenizer

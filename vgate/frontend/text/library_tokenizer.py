@@ -1,7 +1,5 @@
 """The `Tokenizer` of a tokenizer.json, by Hugging Face's tokenizers library."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 

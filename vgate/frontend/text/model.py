@@ -1,7 +1,5 @@
 """A model's text side: its tokenizer, chat template and sampling defaults."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 from pathlib import Path

@@ -5,8 +5,6 @@ itself. So pieces can be cached: a growing conversation repeats its system promp
 every request. A long text also costs more per character than a short one.
 """
 
-from __future__ import annotations
-
 import re
 from collections import OrderedDict
 from threading import Lock

@@ -1,7 +1,5 @@
 """Finds stop strings in text that arrives in pieces. Pure."""
 
-from __future__ import annotations
-
 
 class StopStrings:
     """Looks for strings that end an answer, and holds back text that may be the start of one.

@@ -5,8 +5,6 @@ documents them). A client's template can only render: its output and its operato
 Its time and its variables are not, so the operator has to allow such templates.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -3,8 +3,6 @@
 `tests/frontend/text/test_tokenizer_contract.py` states this contract as code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal, Protocol
 

@@ -5,8 +5,6 @@ tokens, of which 47 remain. A BPE, the usual model, is built from its parts here
 38 remain. `from_buffer` reads everything unusual.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ tokenizer's time, most of which goes into offsets. There is an encoder only wher
 certain to be the same.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

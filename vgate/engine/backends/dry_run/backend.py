@@ -6,8 +6,6 @@ demand more; with structured output, a message that doesn't conform is replaced 
 that does. A LoRA adapter changes nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import time

@@ -1,7 +1,5 @@
 """A sequence of the dry-run engine: its output, token by token. Pure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

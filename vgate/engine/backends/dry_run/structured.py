@@ -4,8 +4,6 @@ Only simple JSON schemas are simulated. Other keywords are refused by name, beca
 would break the promise that the output conforms. Pure.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

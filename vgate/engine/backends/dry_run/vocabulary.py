@@ -1,7 +1,5 @@
 """The dry-run engine's vocabulary: a model's, or the built-in one."""
 
-from __future__ import annotations
-
 import json
 from functools import cached_property
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Explains why vLLM did not start, and what the operator can do."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 

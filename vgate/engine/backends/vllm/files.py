@@ -1,7 +1,5 @@
 """Finds and reads the files of the model and its adapters; raises BackendError where it can't."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from pathlib import Path

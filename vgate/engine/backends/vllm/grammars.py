@@ -5,8 +5,6 @@ the time grows with the cube of the output: seconds per step after a few hundred
 sequence fails before the others are delayed noticeably.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """From vLLM's outputs to ours."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from vgate.engine.backends.base import Output

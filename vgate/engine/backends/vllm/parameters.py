@@ -3,8 +3,6 @@
 It imports vLLM, so import it only when vLLM's environment is prepared.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Where reasoning ends, so that a grammar constrains only what follows it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from vgate.config.schema import Model as ModelConfig

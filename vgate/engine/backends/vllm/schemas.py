@@ -1,7 +1,5 @@
 """Finds the parts of JSON schemas that xgrammar would silently ignore. Pure."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # Keywords that are ignored, with their neutral values. vLLM refuses others itself

@@ -1,7 +1,5 @@
 """From our configuration to vLLM's environment, arguments and executor."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import os

@@ -5,8 +5,6 @@ open files of one process, which ``fcntl`` record locks do not. All stores of a 
 are in memory, in program order; ``_DIRTY`` tells the next holder to recount the cached sums.
 """
 
-from __future__ import annotations
-
 import fcntl
 import mmap
 import os

@@ -5,8 +5,6 @@ requests are dropped when its successor starts. A window that becomes longer sta
 shorter one still held.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -83,7 +81,7 @@ class LocalLimiter:
 
     async def reserve(
         self, key_id: str, limits: KeyLimits, tokens: int = 0, *, runs: bool = True
-    ) -> LocalGrant:
+    ) -> "LocalGrant":
         """Count a request, in one critical section, or refuse it."""
         grant = LocalGrant(self, key_id, limits)
         if not limits.unlimited:

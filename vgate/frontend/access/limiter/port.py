@@ -4,8 +4,6 @@ Limits are exact, and all workers share the counts: at most ``requests`` in any 
 most ``tokens_per_minute`` in any 60 s, and at most ``concurrent`` requests at a time.
 """
 
-from __future__ import annotations
-
 from typing import Literal, Protocol
 
 import msgspec

@@ -5,8 +5,6 @@ and its entries) by single stores of one word, in an order in which every state 
 or counts too much for at most a window. Only ``total``, a cached sum, needs `recount` afterwards.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate, chain
@@ -36,7 +34,7 @@ class SlidingLog:
 
     __slots__ = ("_base", "words")
 
-    def __init__(self, words: memoryview[int], base: int) -> None:
+    def __init__(self, words: "memoryview[int]", base: int) -> None:
         self.words = words
         self._base = base
 

@@ -1,9 +1,7 @@
 """What chat completions and completions share: token counts, and the frame of stream chunks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -31,7 +29,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens_details: dict[str, int]
 
     @classmethod
-    def of(cls, counts: TokenCounts) -> Usage:
+    def of(cls, counts: TokenCounts) -> Self:
         """Convert the counts."""
         return cls(
             counts.prompt,

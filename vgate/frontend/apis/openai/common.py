@@ -3,8 +3,6 @@
 Each field's annotation says whether it is served, see `vgate.frontend.apis.fields`.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

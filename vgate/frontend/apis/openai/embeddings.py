@@ -1,7 +1,5 @@
 """``POST /v1/embeddings`` as OpenAI and vLLM define it."""
 
-from __future__ import annotations
-
 import asyncio
 from functools import partial
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """Errors in OpenAI's format, and the two that a check of a request raises."""
 
-from __future__ import annotations
-
 import msgspec
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError, VGateError

@@ -1,7 +1,5 @@
 """Log probabilities in the formats of OpenAI's APIs."""
 
-from __future__ import annotations
-
 import msgspec
 from msgspec import UNSET, UnsetType
 

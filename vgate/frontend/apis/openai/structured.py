@@ -1,7 +1,5 @@
 """The constraints that a request can put on an answer's text."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """vLLM's ``POST /tokenize`` and ``POST /detokenize``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec

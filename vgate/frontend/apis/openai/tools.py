@@ -1,7 +1,5 @@
 """The tools that a model may call, and which of them a request demands."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, cast
 
 import msgspec

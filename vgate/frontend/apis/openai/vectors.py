@@ -1,7 +1,5 @@
 """The formats of embeddings in responses: JSON numbers, or packed numbers in base64."""
 
-from __future__ import annotations
-
 import base64
 import math
 import struct
@@ -43,7 +41,7 @@ def encode_vector(vector: bytes, encoding: Encoding) -> list[float] | str:
     return base64.b64encode(packed.tobytes()).decode()
 
 
-def _packed(values: array[float], dtype: str) -> array[float] | array[int]:
+def _packed(values: "array[float]", dtype: str) -> "array[float] | array[int]":
     if dtype == "float16":
         return array("H", struct.pack(f"={len(values)}e", *map(_finite16, values)))
     if dtype == "bfloat16":
@@ -51,7 +49,7 @@ def _packed(values: array[float], dtype: str) -> array[float] | array[int]:
     return values
 
 
-def _unit(values: array[float]) -> array[float]:
+def _unit(values: "array[float]") -> "array[float]":
     length = math.hypot(*values)
     # Scaling a vector that already has that length would only change its last bits.
     if length == 0 or math.isclose(length, 1, abs_tol=_UNIT_TOLERANCE):

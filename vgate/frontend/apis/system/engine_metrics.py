@@ -4,8 +4,6 @@ Engines send their counts with their heartbeats to every frontend, so any fronte
 The counts start again with the engine's process, which Prometheus understands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 

@@ -1,7 +1,5 @@
 """``GET /health``, ``GET /ready`` and ``GET /version``."""
 
-from __future__ import annotations
-
 import time
 
 import msgspec

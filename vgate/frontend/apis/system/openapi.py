@@ -3,8 +3,6 @@
 A field that isn't served has its policy as ``x-vgate-policy``; see `vgate.frontend.apis.fields`.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """``GET /metrics`` for Prometheus, and ``GET /stats``: counts and state in one JSON document."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter

@@ -3,8 +3,6 @@
 A policy is a function in a file of its own, and a line in `POLICIES`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from vgate.frontend.engines.handle import EngineHandle

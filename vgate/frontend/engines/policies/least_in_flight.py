@@ -1,7 +1,5 @@
 """The engine with the fewest of this frontend's sequences."""
 
-from __future__ import annotations
-
 from vgate.frontend.engines.handle import EngineHandle
 from vgate.wire.messages import Embed, Generate
 

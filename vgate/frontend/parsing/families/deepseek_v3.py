@@ -1,7 +1,5 @@
 """DeepSeek's tool calls, as V3 and R1 write them and as V3.1 does."""
 
-from __future__ import annotations
-
 from vgate.frontend.parsing.incremental import Markers, Steps
 from vgate.frontend.parsing.json_text import JsonScan
 from vgate.frontend.parsing.tool_parser import ToolParser

@@ -1,7 +1,5 @@
 """Hermes' tool calls, also used by Qwen2.5 and Qwen3: JSON between two tags."""
 
-from __future__ import annotations
-
 from vgate.frontend.parsing.incremental import Markers, Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
 

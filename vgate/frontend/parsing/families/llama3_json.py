@@ -1,7 +1,5 @@
 """Llama 3's tool calls: bare JSON, or JSON after ``<|python_tag|>``."""
 
-from __future__ import annotations
-
 from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
 

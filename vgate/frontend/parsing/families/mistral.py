@@ -1,7 +1,5 @@
 """Mistral's tool calls, in the formats of its older and newer tokenizers."""
 
-from __future__ import annotations
-
 import secrets
 import string
 

@@ -1,7 +1,5 @@
 """Tool calls that are a Python list of calls, as Llama 4 and some of Llama 3.2 write them."""
 
-from __future__ import annotations
-
 import ast
 import re
 import warnings

@@ -1,7 +1,5 @@
 """Qwen3-Coder's tool calls: each parameter is a tag with plain text in it."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

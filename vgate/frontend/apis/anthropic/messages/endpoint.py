@@ -1,7 +1,5 @@
 """``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, Anthropic's chat endpoints."""
 
-from __future__ import annotations
-
 import msgspec
 
 from vgate.frontend.apis.anthropic.errors import REQUEST_ID_HEADER

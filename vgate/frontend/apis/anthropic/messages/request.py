@@ -3,8 +3,6 @@
 An annotation says if a field is accepted without effect or refused; see `fields`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar

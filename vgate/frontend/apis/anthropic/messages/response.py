@@ -1,11 +1,9 @@
 """Responses of the Messages API, streaming and not."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jiter
 import msgspec
@@ -78,7 +76,7 @@ class MessagesUsage(msgspec.Struct, frozen=True):
     output_tokens_details: dict[Literal["thinking_tokens"], int]
 
     @classmethod
-    def of(cls, counts: TokenCounts) -> MessagesUsage:
+    def of(cls, counts: TokenCounts) -> Self:
         """Return the counts as Anthropic reports them."""
         details: dict[Literal["thinking_tokens"], int] = {"thinking_tokens": counts.reasoning}
         return cls(counts.prompt - counts.cached, 0, counts.cached, counts.completion, details)
@@ -104,7 +102,7 @@ class MessagesEncoder:
         self._model = model
         self._request_id = request_id
 
-    def stream_encoder(self) -> MessagesStream:
+    def stream_encoder(self) -> "MessagesStream":
         """Return the encoder of one streamed answer."""
         return MessagesStream(self._model, self._request_id)
 

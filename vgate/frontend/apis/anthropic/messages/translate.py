@@ -1,7 +1,5 @@
 """Translates a Messages request into a generation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter

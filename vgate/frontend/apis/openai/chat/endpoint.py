@@ -1,7 +1,5 @@
 """``POST /v1/chat/completions``."""
 
-from __future__ import annotations
-
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.chunks import response_fields

@@ -1,7 +1,5 @@
 """The messages of a chat request: their checks, and how they become a conversation."""
 
-from __future__ import annotations
-
 from operator import attrgetter
 from typing import Annotated, Any, Literal, cast
 

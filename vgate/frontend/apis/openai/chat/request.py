@@ -3,8 +3,6 @@
 The remaining checks need the model.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

@@ -4,8 +4,6 @@ Most chunks of a stream differ only in their text, so these are put together fro
 instead of encoding an object per token.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import msgspec
@@ -67,7 +65,7 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
     # Whether reasoning is split off the text.
     reasons: bool = False
 
-    def stream_encoder(self) -> ChatStream:
+    def stream_encoder(self) -> "ChatStream":
         """Return the encoder of a stream."""
         return ChatStream(self)
 

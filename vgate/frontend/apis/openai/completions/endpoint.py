@@ -1,7 +1,5 @@
 """``POST /v1/completions``."""
 
-from __future__ import annotations
-
 from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.apis.openai.completions.request import decode_completion, generation_of
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder

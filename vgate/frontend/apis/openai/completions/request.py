@@ -1,7 +1,5 @@
 """Completion requests as OpenAI defines them, with vLLM's additions."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec

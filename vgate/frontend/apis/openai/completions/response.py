@@ -1,7 +1,5 @@
 """Completion responses and stream chunks (the older API, without a conversation)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec
@@ -57,7 +55,7 @@ class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
         """Return the text that a choice begins with."""
         return "" if self.echo is None else self.echo[index // self.choices_each]
 
-    def stream_encoder(self) -> CompletionStream:
+    def stream_encoder(self) -> "CompletionStream":
         """Return the encoder of a stream."""
         return CompletionStream(self)
 

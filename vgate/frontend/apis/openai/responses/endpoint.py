@@ -1,7 +1,5 @@
 """``POST /v1/responses``; responses are not stored, so there are none to get or delete."""
 
-from __future__ import annotations
-
 import time
 
 from vgate.errors import NotFoundError

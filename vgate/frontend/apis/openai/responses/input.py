@@ -4,8 +4,6 @@ One turn of the model is several items (reasoning, a message, tool calls) but on
 consecutive items become one message where that is possible.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

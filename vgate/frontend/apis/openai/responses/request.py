@@ -3,8 +3,6 @@
 The items of the input are in `input`.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

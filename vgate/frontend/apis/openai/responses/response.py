@@ -3,9 +3,7 @@
 A stream's last event carries the same object as a non-streaming response.
 """
 
-from __future__ import annotations
-
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -84,7 +82,7 @@ class ResponsesUsage(msgspec.Struct, frozen=True):
     total_tokens: int
 
     @classmethod
-    def of(cls, counts: TokenCounts) -> ResponsesUsage:
+    def of(cls, counts: TokenCounts) -> Self:
         """Convert the counts."""
         return cls(
             counts.prompt,

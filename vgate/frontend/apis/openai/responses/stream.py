@@ -4,8 +4,6 @@ A stream is a sequence of events about the items of a response, numbered from 0.
 more text, so these are put together from encoded parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +49,7 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
     clock: Callable[[], float]
     logprobs: LogprobTexts | None = None
 
-    def stream_encoder(self) -> ResponsesStream:
+    def stream_encoder(self) -> "ResponsesStream":
         """Return the encoder of a stream."""
         return ResponsesStream(self)
 
