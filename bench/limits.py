@@ -8,8 +8,6 @@ time, and the CPU time of its thread. With fewer cores than workers the former i
 processes' time slices, so its tail says as much about the machine as about V-Gate.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

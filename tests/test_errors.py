@@ -1,7 +1,5 @@
 """Errors have stable codes and statuses, and are rebuilt from their codes."""
 
-from __future__ import annotations
-
 import pytest
 
 from vgate import errors

@@ -1,7 +1,5 @@
 """Each event is one line, in both formats, with any values of its fields."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

@@ -1,7 +1,5 @@
 """The shape of the code: sizes, cycles, and how much stands under one endpoint."""
 
-from __future__ import annotations
-
 import ast
 import re
 import statistics
@@ -16,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CHAT = "vgate.frontend.apis.openai.chat.endpoint"
 
-MAX_LINES = 21_200
+MAX_LINES = 20_700
 MAX_FILE_LINES = 342
 MAX_FUNCTION_LINES = 56
 MAX_MEDIAN_FUNCTION_LINES = 7

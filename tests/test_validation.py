@@ -1,7 +1,5 @@
 """Explaining msgspec's errors: a path, a value and what is allowed."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """The engine loop's measurement: what it generates and what it tells, without an engine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import msgspec

@@ -1,7 +1,5 @@
 """The record of an engine's steps: what makes it and what is read from it, without an engine."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

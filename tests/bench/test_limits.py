@@ -1,7 +1,5 @@
 """The limiter's measurement, made small."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Loading: the environment overrides the file, and errors name their source."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The configuration is shown without secrets."""
 
-from __future__ import annotations
-
 import pytest
 
 from vgate.config import Config, masked

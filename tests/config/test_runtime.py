@@ -1,7 +1,5 @@
 """The launcher's settings reach its children unchanged, and only this user can read them."""
 
-from __future__ import annotations
-
 import stat
 
 import msgspec

@@ -1,7 +1,5 @@
 """The configuration's sections: valid defaults, frozen values and derived values."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The engines of a configuration, and several engines for one model."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

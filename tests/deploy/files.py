@@ -1,7 +1,5 @@
 """What is in the files for deployment, for the tests of them."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

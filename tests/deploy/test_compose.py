@@ -1,7 +1,5 @@
 """compose.yaml's structure: what starts with what, and what it exposes."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Dockerfile's promises, and the program that its builds run."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Alerts and dashboards ask for metrics that there are, and every alert says what to do."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

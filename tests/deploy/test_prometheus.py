@@ -1,7 +1,5 @@
 """A real Prometheus reads what was sent, and has nothing to complain about."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

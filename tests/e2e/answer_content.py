@@ -4,8 +4,6 @@ Ids and times, which are new in each answer, are left out. Each function also ch
 rules for streams.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from typing import Any

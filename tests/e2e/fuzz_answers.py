@@ -1,7 +1,5 @@
 """Checks that every answer has the clients' types or is a proper error."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 from urllib.parse import unquote

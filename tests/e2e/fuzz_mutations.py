@@ -1,7 +1,5 @@
 """Mutations of a body: of its values, its bytes, and the HTTP around it."""
 
-from __future__ import annotations
-
 import copy
 import gzip
 import json

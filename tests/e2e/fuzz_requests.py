@@ -1,7 +1,5 @@
 """Requests for every route, from valid to broken, each derived from its seed and number."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Random values of a type that msgspec describes: valid ones, and ones at their bounds."""
 
-from __future__ import annotations
-
 import string
 from random import Random
 from typing import Any

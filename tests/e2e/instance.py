@@ -1,7 +1,5 @@
 """A real V-Gate instance for tests: its processes, its URL, its logs, and its shutdown."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """A client for suites of thousands of requests: bytes out, answers in, connections kept."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Mapping
@@ -83,7 +81,7 @@ class Client:
         await connection.exchange(request, received, wait_s)
         connection.close()
 
-    async def _connected(self) -> _Recording:
+    async def _connected(self) -> "_Recording":
         if self._connection is None or not self._connection.usable:
             loop = asyncio.get_running_loop()
             _, self._connection = await loop.create_connection(_Recording, "127.0.0.1", self._port)

@@ -5,8 +5,6 @@ gets token ids, text and finish reason by prompt. A process of its own, since on
 engine only.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Random JSON schemas with bounds, so that a random model completes them soon."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import Any
 

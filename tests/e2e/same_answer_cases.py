@@ -4,8 +4,6 @@ The dry-run engine answers with the text of the last message, a token a byte, so
 text is cut everywhere. A case is made of its seed and number alone.
 """
 
-from __future__ import annotations
-
 import json
 from random import Random
 from typing import Any, NamedTuple

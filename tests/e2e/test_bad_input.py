@@ -1,7 +1,5 @@
 """Bad input, by mistake or on purpose, gets the right 4xx in OpenAI's format and does no harm."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import socket

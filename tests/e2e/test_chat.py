@@ -1,7 +1,5 @@
 """Chat completions, models and health over real HTTP, mostly with the official client."""
 
-from __future__ import annotations
-
 import re
 
 import httpx

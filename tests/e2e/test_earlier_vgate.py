@@ -1,7 +1,5 @@
 """Configuration, commands, headers and metrics of the earlier V-Gate still work."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

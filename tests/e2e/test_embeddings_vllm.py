@@ -1,7 +1,5 @@
 """A real embedding model on the real engine: MiniLM, for the meaning of sentences."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json
@@ -90,7 +88,7 @@ def embeddings(reply: Reply) -> list[Any]:
     return [item["embedding"] for item in data]
 
 
-def floats(embedding: str | list[float]) -> array[float]:
+def floats(embedding: str | list[float]) -> "array[float]":
     if isinstance(embedding, str):
         return array("f", base64.b64decode(embedding, validate=True))
     return array("f", embedding)

@@ -1,7 +1,5 @@
 """Models, tokens and embeddings over HTTP, through the official client where it supports them."""
 
-from __future__ import annotations
-
 import math
 import socket
 from collections.abc import Iterator

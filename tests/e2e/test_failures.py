@@ -1,7 +1,5 @@
 """Processes that die or hang: requests continue or get an error, and serving resumes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -3,8 +3,6 @@
 VGATE_FUZZ_REQUESTS sets how many requests are made, VGATE_FUZZ_SEED which.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

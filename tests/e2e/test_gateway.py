@@ -1,7 +1,5 @@
 """Keys, limits, cache and coalescing over several real workers."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

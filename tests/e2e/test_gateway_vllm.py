@@ -1,7 +1,5 @@
 """Coalescing, cache and embeddings on the real engine, over several workers."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import math

@@ -1,7 +1,5 @@
 """Full queues and deadlines are refused with a clear status and a Retry-After."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Many clients at once, and many disconnects: nothing is lost, mixed up or left behind."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

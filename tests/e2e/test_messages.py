@@ -1,7 +1,5 @@
 """Anthropic's Messages API over real HTTP, with the official client."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The Responses API through the official client. The engine repeats the last message."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 VGATE_SAME_ANSWER_REQUESTS sets how many, VGATE_SAME_ANSWER_SEED which.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Stopping: running requests finish within a limit, and nothing is left behind."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket

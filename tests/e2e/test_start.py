@@ -1,7 +1,5 @@
 """Starting: configuration, ports, crash loops, and what each process loads."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Constraints on a tiny random model, with vLLM's CPU build."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -4,8 +4,6 @@ float32, because the text must be the same whatever else is in the batch: there 
 a kernel adds up numbers never decided about a token.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

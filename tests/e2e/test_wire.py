@@ -1,7 +1,5 @@
 """No message on the sockets of the run directory kills a process."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Clients of the e2e tests: a stream read on a thread, raw HTTP, and an engine probe."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

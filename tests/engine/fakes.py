@@ -1,7 +1,5 @@
 """A transport in memory, a scripted backend and a clock that only tests move."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 

@@ -3,8 +3,6 @@
 The vLLM lane builds its engine once, in this process, on the tiny model.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

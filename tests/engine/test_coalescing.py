@@ -1,7 +1,5 @@
 """Identical requests in flight share one sequence."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.engine.fakes import Bench, generate, held_by

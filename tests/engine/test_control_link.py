@@ -1,7 +1,5 @@
 """The control link works in both directions, on a socket where the test is the launcher."""
 
-from __future__ import annotations
-
 import os
 import time
 

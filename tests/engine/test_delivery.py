@@ -1,7 +1,5 @@
 """From a step's outputs to one message for each frontend."""
 
-from __future__ import annotations
-
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
 from vgate.engine.delivery import PendingFailures, catch_up, deliver_embeddings, deliver_tokens

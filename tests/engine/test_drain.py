@@ -1,7 +1,5 @@
 """A drain: the engine finishes its requests, tells frontends to send no more, and ends."""
 
-from __future__ import annotations
-
 from tests.engine.fakes import Bench, generate
 from vgate.engine.loop import HEARTBEAT_S
 from vgate.wire.messages import PROTOCOL_VERSION, Delta, Hello, Status, Welcome

@@ -1,7 +1,5 @@
 """The dry-run engine's own promises: it outputs the last message, on any simulated GPU."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

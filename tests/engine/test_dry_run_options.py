@@ -1,7 +1,5 @@
 """Structured output, token rules and logprobs of the dry-run engine, beyond the contract suite."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """The loop against a scripted backend: every request leaves by exactly one way."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

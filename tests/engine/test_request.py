@@ -1,7 +1,5 @@
 """How many tokens a request may generate."""
 
-from __future__ import annotations
-
 import pytest
 
 from vgate.engine.request import Request

@@ -1,7 +1,5 @@
 """Which requests enter the batch and when, on a clock that only the tests move."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

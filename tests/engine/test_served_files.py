@@ -1,7 +1,5 @@
 """The files that an engine serves, and how little its steps notice of it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The vLLM backend on the real vLLM (CPU build), beyond the contract suite."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Adapters on disk, and vLLM's arguments for them; runs without vLLM."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

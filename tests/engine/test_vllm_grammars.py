@@ -1,7 +1,5 @@
 """The time limit of grammars, with a fake instead of vLLM."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

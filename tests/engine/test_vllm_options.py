@@ -1,7 +1,5 @@
 """Options on the real vLLM (CPU build), compared with vLLM's own offline interface."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

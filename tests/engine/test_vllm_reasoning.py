@@ -1,7 +1,5 @@
 """Whether a prompt has closed the reasoning; runs without vLLM."""
 
-from __future__ import annotations
-
 import pytest
 
 from vgate.engine.backends.vllm.reasoning import ReasoningMarks

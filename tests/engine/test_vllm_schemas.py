@@ -1,7 +1,5 @@
 """Parts of schemas that xgrammar would ignore."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

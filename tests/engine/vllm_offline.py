@@ -5,8 +5,6 @@ REQUEST is a JSON list of cases: `prompt` (token ids), `sampling` (of vLLM's Sam
 its own, since one can hold one engine only.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

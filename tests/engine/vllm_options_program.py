@@ -5,8 +5,6 @@ MODEL thinks, and ADAPTERS is a JSON list of directories. REQUEST is as that of
 became of forms of the text.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -4,8 +4,6 @@ A process of its own, since one can hold one engine only. The KV cache is small,
 batch is preempted.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections import deque

@@ -1,7 +1,5 @@
 """Text models that several frontend suites share."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path

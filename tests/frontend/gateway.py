@@ -1,8 +1,6 @@
 """A frontend worker in this process: the app behind a fake HTTP server, a real engine loop on the
 dry-run backend in a thread, and a launcher that only says what the test has it say."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading
@@ -48,7 +46,7 @@ class Scope:
 
 
 class Transport:
-    def __init__(self, protocol: Protocol) -> None:
+    def __init__(self, protocol: "Protocol") -> None:
         self._protocol = protocol
 
     def send_bytes(self, data: bytes) -> None:

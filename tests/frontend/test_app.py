@@ -1,7 +1,5 @@
 """The app through its narrowest door: RSGI calls in memory, and a real engine loop behind it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

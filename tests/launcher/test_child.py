@@ -1,7 +1,5 @@
 """A child process gets the launcher's environment and its own variables."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

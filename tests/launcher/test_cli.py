@@ -1,7 +1,5 @@
 """The vgate command: output, errors and exit statuses."""
 
-from __future__ import annotations
-
 import os
 import socket
 

@@ -1,7 +1,5 @@
 """Progress: one line for each phase, which a terminal refreshes."""
 
-from __future__ import annotations
-
 import io
 import json
 

@@ -1,7 +1,5 @@
 """How a phase of work looks on a terminal and in a log."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

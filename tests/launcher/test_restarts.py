@@ -1,7 +1,5 @@
 """Restarts: back-off, the window, and giving up."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The run directory belongs to one instance, and no other files are touched."""
 
-from __future__ import annotations
-
 import os
 import stat
 import subprocess

@@ -1,7 +1,5 @@
 """Which processes the launcher supervises, without starting any."""
 
-from __future__ import annotations
-
 import pytest
 
 from vgate.config import Config, EngineSpec, Runtime

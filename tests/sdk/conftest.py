@@ -1,7 +1,5 @@
 """The instances that the suites of the official SDKs share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

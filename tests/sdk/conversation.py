@@ -1,7 +1,5 @@
 """Requests of the SDKs' suites. The dry-run engine answers with the last message."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from typing import Any

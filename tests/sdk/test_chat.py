@@ -1,7 +1,5 @@
 """Chat completions with the official Python client: streams and non-streaming answers."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

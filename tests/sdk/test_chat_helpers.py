@@ -1,7 +1,5 @@
 """The Python client's own helpers: typed answers, typed tools, and streams as events."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Literal

@@ -1,7 +1,5 @@
 """Completions with the official Python client."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

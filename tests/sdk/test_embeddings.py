@@ -1,7 +1,5 @@
 """Embeddings with the official Python client, which requests base64 by default."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import math

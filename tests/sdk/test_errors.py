@@ -1,7 +1,5 @@
 """The official Python client's exceptions and their messages."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

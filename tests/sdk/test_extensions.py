@@ -1,7 +1,5 @@
 """vLLM's fields through the official Python client's `extra_body`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import openai

@@ -1,7 +1,5 @@
 """OpenAI's JavaScript client: runs tests/sdk/javascript, each of its cases as a subtest."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """LangChain's OpenAI classes, as an application uses them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Log probabilities with the official Python client."""
 
-from __future__ import annotations
-
 import math
 
 import openai

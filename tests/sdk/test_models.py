@@ -1,7 +1,5 @@
 """The list of models with the official Python client."""
 
-from __future__ import annotations
-
 import asyncio
 
 import openai

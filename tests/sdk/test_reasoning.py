@@ -1,7 +1,5 @@
 """Reasoning with the official Python client, which also returns fields that it does not know."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import openai

@@ -1,7 +1,5 @@
 """The Responses API with the official Python client."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Structured outputs with the official Python client."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

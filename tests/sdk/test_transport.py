@@ -1,7 +1,5 @@
 """Headers, raw answers, timeouts and disconnects, with the official Python client."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -1,7 +1,5 @@
 """OpenAI's Python client and the real engine, for what the dry-run engine can't show."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Steps as tests like to read them."""
 
-from __future__ import annotations
-
 from vgate.wire.messages import Delta, Step
 
 

@@ -1,7 +1,5 @@
 """Messages survive the wire; anything else is a WireError and nothing worse."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 

@@ -1,7 +1,5 @@
 """One definition of every sampling parameter: bounds, defaults, and how a request merges."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

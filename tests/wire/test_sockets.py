@@ -1,7 +1,5 @@
 """The sockets for real, over ipc: delivery, order, loss, and the edge-triggered descriptor."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """Two servers' answers: what is put together, what is left out, and what counts as different."""
 
-from __future__ import annotations
-
 import json
 
 from bench.compare_answers.__main__ import DIFFERENT, EQUAL, REFUSED, Verdict, judge, main, table

@@ -1,7 +1,5 @@
 """Which processes a contender has, and what they cost: on children that are made for it."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """Medians, ratios and tables, from samples that are made up."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

@@ -1,7 +1,5 @@
 """The whole comparison on small loads, and its parts against real servers."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -3,8 +3,6 @@
 Each is made as its workers' limiters would be: all of one directory share their counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Its counts are lists, every call suspends its caller as a call to another host w
 workers share them by the name of a directory.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +47,7 @@ class MemoryLimiter:
 
     async def reserve(
         self, key_id: str, limits: KeyLimits, tokens: int = 0, *, runs: bool = True
-    ) -> MemoryGrant:
+    ) -> "MemoryGrant":
         await asyncio.sleep(0)
         grant = MemoryGrant(self, self._counts.setdefault(key_id, Counts()), limits)
         grant.take(tokens, runs=runs)

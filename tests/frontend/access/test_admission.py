@@ -1,7 +1,5 @@
 """When a request is held against its limits, how often, and what happens at its end."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path

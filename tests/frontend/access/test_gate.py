@@ -1,7 +1,5 @@
 """Keys and limits around real requests: what counts, and what a client sees of it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """The keys in force are the last that could be used, for a new worker as well."""
 
-from __future__ import annotations
-
 import pytest
 
 from vgate.config.schema import Security

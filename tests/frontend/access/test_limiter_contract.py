@@ -1,7 +1,5 @@
 """What every limiter promises (`limiter/port.py`), with a clock of the test's."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import shutil

@@ -1,7 +1,5 @@
 """Whole and streamed answers, fed by hand: the same text, counts and ends, however steps fall."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 

@@ -1,7 +1,5 @@
 """Choices: the same outcome however the tokens come, and an exact end at a stop string."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

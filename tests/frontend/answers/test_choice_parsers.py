@@ -1,7 +1,5 @@
 """Choices with reasoning, tool calls, log probabilities: the same outcome at every cut."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -4,8 +4,6 @@ What does would stay until the garbage collector comes by, thousands of requests
 prompt and its tokens.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """Reads the tables of fields in ``docs/``."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The tables of fields in ``docs/`` are current."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.frontend.apis.documented import tables

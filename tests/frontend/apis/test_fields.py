@@ -1,7 +1,5 @@
 """Policies of fields, and the names of fields in errors."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import msgspec

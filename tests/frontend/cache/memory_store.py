@@ -1,7 +1,5 @@
 """A store in memory: the port as plainly as it can be said. Every call suspends its caller."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 

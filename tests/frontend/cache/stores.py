@@ -1,7 +1,5 @@
 """The stores that the contract suite holds to their port. A further one is a line in `STORES`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from tests.frontend.cache.memory_store import MemoryStore

@@ -1,7 +1,5 @@
 """What workers send each other, what is stored at all, and that a digest means one request."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

@@ -1,7 +1,5 @@
 """What every store of results promises (`cache/port.py`)."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

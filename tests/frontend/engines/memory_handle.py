@@ -1,7 +1,5 @@
 """An `EngineHandle` in memory, whose engine repeats the prompt's text as the dry run does."""
 
-from __future__ import annotations
-
 import asyncio
 
 from vgate.engine.served_files import CHUNK_BYTES

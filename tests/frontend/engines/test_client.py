@@ -1,7 +1,5 @@
 """A pool with one engine over ZeroMQ, against a router that the test plays the engine on."""
 
-from __future__ import annotations
-
 import asyncio
 
 import msgspec

@@ -1,7 +1,5 @@
 """The engine's failures in the words of an API."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 import pytest

@@ -1,7 +1,5 @@
 """Model files on disk: each comes from an engine once, and damage is noticed."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What every `EngineHandle` must do. A further implementation is one line in `RIGS`."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Several engines for one model, in memory."""
 
-from __future__ import annotations
-
 import asyncio
 
 import msgspec

@@ -1,7 +1,5 @@
 """A worker with two engines for one model: real engine loops with the dry-run backend."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

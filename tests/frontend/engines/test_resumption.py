@@ -1,7 +1,5 @@
 """What outlives an engine, and with what; the client's side is in `test_engine_client`."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

@@ -1,7 +1,5 @@
 """When a model's files are read, and what happens to them when engines come and go."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Who waits for a client for too long is cancelled there, and nowhere else."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """TokenCounts of one turn: written together, asked for at any time."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Texts that look like calls and are none, or break off, with their expected output."""
 
-from __future__ import annotations
-
 from tests.frontend.parsing.samples import NOW, Output
 
 # The parser, the text, the expected output.

@@ -1,7 +1,5 @@
 """Sample texts of every format with their expected output, and helpers to feed them in pieces."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 

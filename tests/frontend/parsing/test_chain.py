@@ -1,7 +1,5 @@
 """Reasoning and tool parsers in a chain, and the state that they report."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.frontend.parsing.samples import TOOLS, Chain, Output, parse

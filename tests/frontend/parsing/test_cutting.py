@@ -1,7 +1,5 @@
 """A parser's output depends only on the text, not on how it is cut, and nothing is lost."""
 
-from __future__ import annotations
-
 import itertools
 import re
 

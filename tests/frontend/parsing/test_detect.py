@@ -1,7 +1,5 @@
 """A model's formats are detected from the markers in its chat template."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The end of a value is where a JSON parser finds it, for any cuts of the text."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

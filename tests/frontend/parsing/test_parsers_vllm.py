@@ -1,7 +1,5 @@
 """The output for complete texts equals that of vLLM's own parsers."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

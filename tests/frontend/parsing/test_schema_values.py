@@ -1,7 +1,5 @@
 """Plain text becomes a value of a type in the tool's schema, if it can."""
 
-from __future__ import annotations
-
 import pytest
 
 from vgate.frontend.parsing.schema_values import types_of, value_of

@@ -1,7 +1,5 @@
 """Text is emitted as soon as it is certain, and the cost is linear in its length."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -4,8 +4,6 @@ The argument is the model's directory. Mistral's parser needs a package that the
 lacks.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """Forms that are as large as they may be, and those that are larger."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is checked once the model is known."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a request may ask of a model and of its key."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

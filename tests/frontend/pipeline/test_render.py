@@ -1,7 +1,5 @@
 """What a request hands to the chat template besides messages, and what is refused there."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

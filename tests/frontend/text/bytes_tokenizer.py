@@ -1,7 +1,5 @@
 """A tokenizer of a few lines: all that the rest of the frontend needs."""
 
-from __future__ import annotations
-
 import codecs
 import re
 

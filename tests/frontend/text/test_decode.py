@@ -1,7 +1,5 @@
 """Text does not depend on how its tokens are cut, and single tokens are exact bytes."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

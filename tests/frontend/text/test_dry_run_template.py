@@ -1,7 +1,5 @@
 """The built-in template, from which the dry-run engine repeats the last message."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """Loading a model's text files, and the errors of broken ones."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Piece by piece and word by word, every text gets the tokenizer's own tokens."""
 
-from __future__ import annotations
-
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Templates render as they do in Hugging Face's environment, and cannot do more than render."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """The contract of `vgate.frontend.text.tokenizer.Tokenizer`, for every implementation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 

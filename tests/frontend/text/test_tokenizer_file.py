@@ -1,7 +1,5 @@
 """A tokenizer that is read in parts equals the one that the library reads."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from types import SimpleNamespace

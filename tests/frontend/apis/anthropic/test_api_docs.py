@@ -1,7 +1,5 @@
 """Every field of a Messages request is handled as its documentation says."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Errors in Anthropic's format."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

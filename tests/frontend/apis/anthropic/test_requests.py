@@ -1,7 +1,5 @@
 """Which Messages requests are valid, and how errors name the others' fields."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

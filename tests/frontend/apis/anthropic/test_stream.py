@@ -1,7 +1,5 @@
 """A stream carries the same answer as a response, in events that Anthropic's client accepts."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from typing import Any, NamedTuple

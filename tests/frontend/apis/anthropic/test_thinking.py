@@ -1,7 +1,5 @@
 """The reasoning effort, from the request and the abilities of the model."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

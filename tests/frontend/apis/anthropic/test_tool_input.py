@@ -1,7 +1,5 @@
 """A client gets a JSON object for arguments, whatever the model wrote."""
 
-from __future__ import annotations
-
 import json
 
 import jiter

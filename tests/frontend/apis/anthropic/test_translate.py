@@ -1,7 +1,5 @@
 """The generation that a Messages request asks for."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Models that the endpoints' suites share."""
 
-from __future__ import annotations
-
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

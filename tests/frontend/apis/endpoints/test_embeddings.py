@@ -1,7 +1,5 @@
 """``/v1/embeddings`` through the app."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import math

@@ -1,7 +1,5 @@
 """The Messages endpoints on a worker in this process; its engine repeats the user's message."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

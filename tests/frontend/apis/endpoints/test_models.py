@@ -1,7 +1,5 @@
 """``/v1/models`` through the app."""
 
-from __future__ import annotations
-
 from vgate.config.schema import AdditionalModel, Model
 
 CARD = {"object": "model", "owned_by": "vgate", "root": "org/model", "parent": None}

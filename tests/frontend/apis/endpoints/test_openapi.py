@@ -1,7 +1,5 @@
 """``/openapi.json`` is valid, complete, and accepts the documented requests."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """``/tokenize``, ``/detokenize`` and ``/version`` through the app."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

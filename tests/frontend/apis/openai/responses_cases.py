@@ -1,7 +1,5 @@
 """Requests of the Responses API: each field served, taken without effect, or refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from vgate.frontend.pipeline import Constraint, ToolUse

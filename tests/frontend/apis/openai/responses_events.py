@@ -1,7 +1,5 @@
 """Reads streams of the Responses API as a strict client would."""
 
-from __future__ import annotations
-
 import json
 import typing
 from typing import Any

@@ -1,7 +1,5 @@
 """docs/api.md says of every field what becomes of it, and it is so."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

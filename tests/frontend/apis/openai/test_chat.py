@@ -1,7 +1,5 @@
 """Chunks put together from encoded parts are the same JSON as encoded objects."""
 
-from __future__ import annotations
-
 import json
 
 import msgspec

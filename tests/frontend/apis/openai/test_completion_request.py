@@ -1,7 +1,5 @@
 """What a completion request may hold beyond what it shares with chat requests."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Completions: streams and non-streaming responses have the same content."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Messages: what they may hold, and what chat templates get of them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

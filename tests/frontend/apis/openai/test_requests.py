@@ -1,7 +1,5 @@
 """What a chat request may hold: every field is served, taken without effect, or refused by name."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

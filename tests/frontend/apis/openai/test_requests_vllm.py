@@ -1,7 +1,5 @@
 """The same requests as vLLM takes, and the same made of them."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which of an answer's log probabilities belong to its text."""
 
-from __future__ import annotations
-
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.response import TextLogprobs
 from vgate.frontend.text import TextModel

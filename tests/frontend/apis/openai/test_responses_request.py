@@ -1,7 +1,5 @@
 """Requests of the Responses API, and the generations that they become."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Streams of the Responses API: the order of events, and that they match the response's body."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from typing import Any

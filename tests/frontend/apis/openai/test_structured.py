@@ -1,7 +1,5 @@
 """The forms that a request can demand, however it says it."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

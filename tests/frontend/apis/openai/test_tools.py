@@ -1,7 +1,5 @@
 """Tools: their checks, their descriptions for templates, and the schemas of demanded calls."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

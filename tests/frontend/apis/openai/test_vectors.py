@@ -1,7 +1,5 @@
 """Vectors as responses carry them."""
 
-from __future__ import annotations
-
 import base64
 import math
 import struct
