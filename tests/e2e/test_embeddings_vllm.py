@@ -99,7 +99,7 @@ def dot(one: list[float], other: list[float]) -> float:
 
 
 @pytest.fixture(scope="module")
-def alone(gateway: Instance) -> dict[str, array[float]]:
+def alone(gateway: Instance) -> dict[str, "array[float]"]:
     """The vector of each text, from one request at a time."""
     return {text: floats(ask(gateway, text)[0]) for text in TEXTS}
 
@@ -118,7 +118,7 @@ def test_similar_meanings_have_near_vectors(gateway: Instance) -> None:
 
 
 def test_base64_is_the_floats_bit_for_bit(
-    gateway: Instance, alone: dict[str, array[float]]
+    gateway: Instance, alone: dict[str, "array[float]"]
 ) -> None:
     for text in TEXTS:
         (encoded,) = ask(gateway, text, "base64")
@@ -127,7 +127,7 @@ def test_base64_is_the_floats_bit_for_bit(
 
 
 def test_the_official_client_asks_for_base64(
-    gateway: Instance, alone: dict[str, array[float]]
+    gateway: Instance, alone: dict[str, "array[float]"]
 ) -> None:
     with gateway.client() as client:
         for text in TEXTS:
@@ -136,7 +136,7 @@ def test_the_official_client_asks_for_base64(
 
 
 def test_many_batches_at_once_change_no_vector(
-    gateway: Instance, alone: dict[str, array[float]]
+    gateway: Instance, alone: dict[str, "array[float]"]
 ) -> None:
     order = random.Random(1)
     batches = [order.sample(TEXTS, BATCH_SIZE) for _ in range(BATCHES)]
