@@ -25,6 +25,7 @@ from vgate.frontend.pipeline.generation import (
 from vgate.frontend.pipeline.port import (
     Embedded,
     EmbedRequest,
+    GenerateRequest,
     Job,
     Pipeline,
     Tokens,
@@ -39,6 +40,7 @@ __all__ = [
     "Conversation",
     "EmbedRequest",
     "Embedded",
+    "GenerateRequest",
     "Generation",
     "Job",
     "MadeCall",

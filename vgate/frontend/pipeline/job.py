@@ -1,6 +1,9 @@
 """A generation made ready for the engine."""
 
 import time
+from typing import Any
+
+import msgspec
 
 from vgate.config.schema import Cache
 from vgate.frontend.answers.choice import Choice, DecodeOptions
@@ -85,11 +88,10 @@ def make_job(
         # The messages as well as their tokens: a text that imitates the template's markers gives
         # the tokens of another conversation, and still isn't that conversation.
         digest = digest_of(model.name, packed, sampling, options, shape_of(generation))
-    read, write = _cache_directives(http)
     decoding = decode_options(generation, text, rendered)
     return EngineJob(
+        **_of(http, generation),
         name=adapter or model.name,
-        created=int(time.time()),
         prompts=prompts,
         sampling=sampling,
         options=options,
@@ -103,12 +105,25 @@ def make_job(
             "prompt": "prompt" if rendered is None else "messages",
             "constraint": constraint.field if constraint else "",
         },
-        priority=parameters.priority_of(http, generation.priority),
         decoding=decoding,
         digest=digest,
-        read_cache=read,
-        write_cache=write,
     )
+
+
+def again(job: EngineJob, http: HttpRequest) -> EngineJob:
+    """Return the job of a request that repeats the body of the job's own."""
+    return msgspec.structs.replace(job, **_of(http, job.generation))
+
+
+def _of(http: HttpRequest, generation: Generation) -> dict[str, Any]:
+    """Return the fields of a job that its body alone doesn't decide."""
+    read, write = _cache_directives(http)
+    return {
+        "created": int(time.time()),
+        "priority": parameters.priority_of(http, generation.priority),
+        "read_cache": read,
+        "write_cache": write,
+    }
 
 
 def _cache_directives(http: HttpRequest) -> tuple[bool, bool]:

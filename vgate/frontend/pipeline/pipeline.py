@@ -5,18 +5,18 @@ from collections.abc import Callable
 from functools import partial
 
 from vgate.config.schema import Config
-from vgate.frontend.answers import ResponseEncoder
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
-from vgate.frontend.pipeline.job import make_job
+from vgate.frontend.pipeline.job import EngineJob, again, make_job
 from vgate.frontend.pipeline.parameters import check_task
-from vgate.frontend.pipeline.port import Embedded, EmbedRequest, Job, Tokens, Traits
+from vgate.frontend.pipeline.port import Embedded, EmbedRequest, GenerateRequest, Tokens, Traits
 from vgate.frontend.pipeline.prepare import find_model, tokenize, tokenize_generation
+from vgate.frontend.pipeline.recent import RecentRequest, RecentRequests
 from vgate.frontend.pipeline.render import render, sets_effort
-from vgate.frontend.pipeline.serve import Context, serve
+from vgate.frontend.pipeline.serve import Context, look_up, serve
 from vgate.frontend.text import TextModel
 
 # Decoding a token costs as much as encoding about so many characters.
@@ -45,19 +45,36 @@ class EnginePipeline:
         self._cache = config.cache
         self._context = Context(loop, config.timeouts, cache)
         self._window = embed_window(config.batch)
+        self._recent = RecentRequests()
 
-    async def answer(
-        self,
-        http: HttpRequest,
-        generation: Generation,
-        encoder_of: Callable[[Job], ResponseEncoder],
-        *,
-        stream: bool,
+    async def answer(self, http: HttpRequest, request: GenerateRequest) -> Response | None:
+        """Answer a request; None if the answer was streamed."""
+        job = await self._job(http, request.generation)
+        found = await look_up(self._context, http, job)
+        return await serve(self._context, http, job, request, found)
+
+    async def answer_body(
+        self, http: HttpRequest, body: bytes, read: Callable[[bytes], GenerateRequest]
     ) -> Response | None:
-        """Answer a generation; None if the answer was streamed."""
+        """Answer the request that `read` makes of a body; None if the answer was streamed."""
+        recent = self._recent.find(read, body)
+        if recent is not None and recent.is_current(await self._text(http, recent.request)):
+            request, job = recent.request, again(recent.job, http)
+            found = await look_up(self._context, http, job)
+        else:
+            request = read(body)
+            job = await self._job(http, request.generation)
+            found = await look_up(self._context, http, job)
+            if found is not None:
+                self._recent.keep(read, body, RecentRequest(request, job, job.text.info))
+        return await serve(self._context, http, job, request, found)
+
+    async def _text(self, http: HttpRequest, request: GenerateRequest) -> TextModel:
+        return (await find_model(self._models, http, request.generation.model))[1]
+
+    async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
         tokenized = await tokenize_generation(self._loop, self._models, http, generation)
-        job = make_job(self._models, self._cache, http, generation, tokenized)
-        return await serve(self._context, http, job, encoder_of(job), stream=stream)
+        return make_job(self._models, self._cache, http, generation, tokenized)
 
     async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
         """Return the token ids of a generation's only prompt, and generate nothing."""

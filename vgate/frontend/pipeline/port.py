@@ -46,6 +46,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
+class GenerateRequest(msgspec.Struct, frozen=True):
+    """What a client asks to be generated, as an API reads it from a body.
+
+    Attributes:
+        encoder_of: Returns the encoder of the answer to a job. It may be called again.
+        stream: Whether the answer is streamed.
+    """
+
+    generation: Generation
+    encoder_of: Callable[[Job], ResponseEncoder]
+    stream: bool
+
+
 class Traits(msgspec.Struct, frozen=True):
     """What an API may have to know of a model before it can translate a request.
 
@@ -105,19 +118,20 @@ class Tokens(msgspec.Struct, frozen=True):
 class Pipeline(Protocol):
     """Answers requests. Every method may raise `VGateError`."""
 
-    async def answer(
-        self,
-        http: HttpRequest,
-        generation: Generation,
-        encoder_of: Callable[[Job], ResponseEncoder],
-        *,
-        stream: bool,
-    ) -> Response | None:
-        """Answer a generation; None if the answer was streamed.
+    async def answer(self, http: HttpRequest, request: GenerateRequest) -> Response | None:
+        """Answer a request; None if the answer was streamed.
 
         Raises:
             ClientDisconnected: The client is gone.
             VGateError: There is no answer, and nothing was sent.
+        """
+
+    async def answer_body(
+        self, http: HttpRequest, body: bytes, read: Callable[[bytes], GenerateRequest]
+    ) -> Response | None:
+        """Answer the request that `read` makes of a body; as `answer` in all else.
+
+        `read` must depend on the body alone: it isn't called again for a body that repeats.
         """
 
     async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:

@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from vgate.config.schema import Timeouts
-from vgate.frontend.answers import ResponseEncoder, Result, StreamEncoder
+from vgate.frontend.answers import Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write, replay
 from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.cache import ResultStore
@@ -22,6 +22,7 @@ from vgate.frontend.http import (
 )
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
+from vgate.frontend.pipeline.port import GenerateRequest
 from vgate.wire.messages import Generate
 from vgate.wire.sampling import nth_seed
 
@@ -41,18 +42,17 @@ async def serve(
     context: Context,
     http: HttpRequest,
     job: EngineJob,
-    encoder: ResponseEncoder,
-    *,
-    stream: bool,
+    request: GenerateRequest,
+    found: Result | None,
 ) -> Response | None:
-    """Answer a job; None if the answer was streamed.
+    """Answer a job, with the stored result if there is one; None if the answer was streamed.
 
     Raises:
         ClientDisconnected: The client is gone.
         VGateError: There is no answer, and nothing was sent.
     """
-    found = await _look_up(context, http, job)
-    if stream:
+    encoder = request.encoder_of(job)
+    if request.stream:
         await _stream(context, http, job, encoder.stream_encoder(), found)
         return None
     if found is None:
@@ -99,7 +99,7 @@ def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> Write:
     return http.open_stream(_STREAM_HEADERS).write
 
 
-async def _look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
+async def look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
     """Return the stored answer to a job, if there is one and the client accepts it."""
     if not (job.digest and job.read_cache):
         _report_cache(http, "bypass")

@@ -15,6 +15,7 @@ from vgate.frontend.apis.anthropic.messages.translate import (
     reasoning_effort,
 )
 from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.pipeline import GenerateRequest
 from vgate.frontend.services import Services
 
 
@@ -24,12 +25,12 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
     request = decode_messages(await http.body(services.max_body_bytes))
     effort = await _effort(services, request)
     with FIELDS.translating():
-        return await services.pipeline.answer(
-            http,
+        asked = GenerateRequest(
             generation_of(request, effort),
             lambda job: MessagesEncoder(job.name, http.id),
-            stream=bool(request.stream),
+            bool(request.stream),
         )
+        return await services.pipeline.answer(http, asked)
 
 
 async def count_tokens(services: Services, http: HttpRequest) -> Response:

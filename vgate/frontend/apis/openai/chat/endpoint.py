@@ -4,13 +4,18 @@ from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.http import HttpRequest, Response
-from vgate.frontend.pipeline import Job
+from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
 
 async def chat_completions(services: Services, http: HttpRequest) -> Response | None:
     """Answer a chat request; None if the answer was streamed."""
-    request = decode_chat(await http.body(services.max_body_bytes))
+    return await services.pipeline.answer_body(http, await http.body(services.max_body_bytes), read)
+
+
+def read(body: bytes) -> GenerateRequest:
+    """Return what the body of a chat request asks for."""
+    request = decode_chat(body)
 
     def encoder_of(job: Job) -> ChatEncoder:
         return ChatEncoder(
@@ -20,6 +25,4 @@ async def chat_completions(services: Services, http: HttpRequest) -> Response | 
             reasons=job.reasons,
         )
 
-    return await services.pipeline.answer(
-        http, generation_of(request), encoder_of, stream=bool(request.stream)
-    )
+    return GenerateRequest(generation_of(request), encoder_of, bool(request.stream))

@@ -4,13 +4,18 @@ from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.apis.openai.completions.request import decode_completion, generation_of
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.http import HttpRequest, Response
-from vgate.frontend.pipeline import Job
+from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
 
 async def completions(services: Services, http: HttpRequest) -> Response | None:
     """Answer a completion request; None if the answer was streamed."""
-    request = decode_completion(await http.body(services.max_body_bytes))
+    return await services.pipeline.answer_body(http, await http.body(services.max_body_bytes), read)
+
+
+def read(body: bytes) -> GenerateRequest:
+    """Return what the body of a completion request asks for."""
+    request = decode_completion(body)
 
     def encoder_of(job: Job) -> CompletionEncoder:
         prompts = job.prompts
@@ -22,6 +27,4 @@ async def completions(services: Services, http: HttpRequest) -> Response | None:
             return_token_ids=bool(request.return_token_ids),
         )
 
-    return await services.pipeline.answer(
-        http, generation_of(request), encoder_of, stream=bool(request.stream)
-    )
+    return GenerateRequest(generation_of(request), encoder_of, bool(request.stream))

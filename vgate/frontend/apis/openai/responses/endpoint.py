@@ -8,7 +8,7 @@ from vgate.frontend.apis.openai.responses.request import FIELDS, decode_response
 from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.http import HttpRequest, Response
-from vgate.frontend.pipeline import Job
+from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
 PREFIX = "/v1/responses/"
@@ -23,9 +23,8 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
         return ResponsesEncoder(response, time.time, logprob_texts(job))
 
     with FIELDS.translating():
-        return await services.pipeline.answer(
-            http, generation_of(request), encoder_of, stream=bool(request.stream)
-        )
+        asked = GenerateRequest(generation_of(request), encoder_of, bool(request.stream))
+        return await services.pipeline.answer(http, asked)
 
 
 async def stored_response(_services: Services, http: HttpRequest) -> Response:

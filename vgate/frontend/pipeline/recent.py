@@ -1,0 +1,64 @@
+"""Requests whose answer came from the cache, by their bodies.
+
+A program that asks again sends the same bytes. Without these, decoding, rendering and tokenising
+them would take longer than all the rest of a hit.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vgate.frontend.pipeline.job import EngineJob
+from vgate.frontend.pipeline.port import GenerateRequest
+from vgate.frontend.text import TextModel
+from vgate.wire.messages import ModelInfo
+
+# A longer one would push out many others.
+_MAX_BODY_BYTES = 16_384
+
+Read = Callable[[bytes], GenerateRequest]
+
+
+class RecentRequest(NamedTuple):
+    """A request, its job, and what the job was made with."""
+
+    request: GenerateRequest
+    job: EngineJob
+    info: ModelInfo
+
+    def is_current(self, text: TextModel) -> bool:
+        """Whether a model's text side still is the one that made the job."""
+        return self.job.text is text and self.info is text.info
+
+
+class RecentRequests:
+    """The least recently used are dropped first.
+
+    Args:
+        max_entries: The most requests kept.
+        max_bytes: The most bytes of all their bodies. A kept request takes several times its body.
+    """
+
+    def __init__(self, max_entries: int = 512, max_bytes: int = 1 << 20) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[tuple[Read, bytes], RecentRequest] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, read: Read, body: bytes) -> RecentRequest | None:
+        """Return the request that `read` made of an equal body."""
+        found = self._kept.get((read, body))
+        if found is not None:
+            self._kept.move_to_end((read, body))
+        return found
+
+    def keep(self, read: Read, body: bytes, recent: RecentRequest) -> None:
+        """Keep a request, in place of an earlier one of the same body, unless the body is long."""
+        if len(body) > _MAX_BODY_BYTES:
+            return
+        if (read, body) not in self._kept:
+            self._bytes += len(body)
+        self._kept[read, body] = recent
+        while len(self._kept) > self._max_entries or self._bytes > self._max_bytes:
+            (_, dropped), _ = self._kept.popitem(last=False)
+            self._bytes -= len(dropped)
