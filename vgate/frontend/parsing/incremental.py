@@ -8,9 +8,10 @@ cost is linear in the length of the text.
 
 import re
 from collections.abc import Callable, Generator
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from vgate.frontend.parsing.base import NOTHING, Parsed
+from vgate.frontend.parsing.json_text import BracketScan
 from vgate.frontend.tool_calls import ToolCallDelta
 
 _Result = TypeVar("_Result")
@@ -19,21 +20,6 @@ Steps = Generator[None, None, _Result]
 Sink = Callable[[str], object]
 
 _SPACES = re.compile(r"\s*")
-
-
-class Scan(Protocol):
-    """Finds the end of a value of unknown length.
-
-    Attributes:
-        ended: Whether the end was found.
-        broken: Whether the value ended because the next character can't belong to it.
-    """
-
-    ended: bool
-    broken: bool
-
-    def feed(self, text: str, start: int) -> int:
-        """Scan `text` from `start`; return the end of the value in it, or the end of the text."""
 
 
 class Markers:
@@ -169,7 +155,7 @@ class Reader:
             self._give(markers.begin_of_last(self._text, self._position), sink)
             yield
 
-    def scan(self, scan: Scan, sink: Sink) -> Steps[bool]:
+    def scan(self, scan: BracketScan, sink: Sink) -> Steps[bool]:
         """Pass a value to `sink` as it arrives; return whether it ended and is not broken."""
         while True:
             self._give(scan.feed(self._text, self._position), sink)

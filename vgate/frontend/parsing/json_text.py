@@ -6,9 +6,9 @@ from typing import Any
 
 # Half of a UTF-16 pair: a JSON escape can make one, and UTF-8 can't hold it.
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CLOSERS = {"{": "}", "[": "]"}
+_CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _STRUCTURE = re.compile(r'["{}\[\]]')
-_STRING_STOP = re.compile(r'["\\]')
+_STRING_STOPS = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
 # Ends a number, true, false or null.
 _AFTER_SCALAR = re.compile(r'[\s,:"{}\[\]]')
 
@@ -36,21 +36,28 @@ def read_string(text: str) -> str | None:
     return value if isinstance(value, str) and not _SURROGATE.search(value) else None
 
 
-class JsonScan:
-    """A `Scan` for the end of one JSON value, by its strings, escapes and nesting only.
+class BracketScan:
+    """Finds the end of a value in brackets or quotes, by its strings, escapes and nesting only.
 
-    The text between matching brackets isn't checked, so a value that ended need not be valid JSON.
-    A number's end shows only in the character after it. Each character is read once.
+    The text between matching brackets isn't checked, so a value that ended need not be valid. Each
+    character is read once.
+
+    Args:
+        structure: Finds the quotes and brackets that matter outside strings.
+        closers: The brackets that close those already read.
+
+    Attributes:
+        ended: Whether the end was found.
+        broken: Whether the value ended because the next character can't belong to it.
     """
 
-    __slots__ = ("_begun", "_closers", "_escaped", "_in_scalar", "_in_string", "broken", "ended")
+    __slots__ = ("_closers", "_escaped", "_quote", "_structure", "broken", "ended")
 
-    def __init__(self) -> None:
-        self._begun = False
-        self._closers: list[str] = []
-        self._in_string = False
+    def __init__(self, structure: re.Pattern[str], closers: str = "") -> None:
+        self._structure = structure
+        self._closers = list(closers)
+        self._quote = ""
         self._escaped = False
-        self._in_scalar = False
         self.ended = False
         self.broken = False
 
@@ -58,58 +65,51 @@ class JsonScan:
         """Scan `text` from `start`; return the end of the value in it, or the end of the text."""
         at = start
         while at < len(text) and not self.ended:
-            if self._in_string:
-                at = self._in_string_from(text, at)
-            elif self._in_scalar:
-                at = self._in_scalar_from(text, at)
-            elif self._begun:
-                at = self._in_container_from(text, at)
-            else:
-                at = self._begin(text, at)
+            if self._escaped:
+                self._escaped = False
+                at += 1
+                continue
+            stop = (_STRING_STOPS[self._quote] if self._quote else self._structure).search(text, at)
+            if stop is None:
+                return len(text)
+            self._take(stop.group())
+            at = stop.start() if self.broken else stop.end()
         return at
 
-    def _begin(self, text: str, at: int) -> int:
-        self._begun = True
-        if text[at] in '"{[':
-            return self._in_container_from(text, at)
-        if _AFTER_SCALAR.match(text, at):
-            self.ended = self.broken = True
-            return at
-        self._in_scalar = True
-        return at + 1
-
-    def _in_scalar_from(self, text: str, at: int) -> int:
-        stop = _AFTER_SCALAR.search(text, at)
-        self.ended = stop is not None
-        return stop.start() if stop else len(text)
-
-    def _in_string_from(self, text: str, at: int) -> int:
-        if self._escaped:
-            self._escaped = False
-            return at + 1
-        stop = _STRING_STOP.search(text, at)
-        if stop is None:
-            return len(text)
-        if stop.group() == "\\":
+    def _take(self, character: str) -> None:
+        if character == "\\":
             self._escaped = True
-        else:
-            self._in_string = False
+        elif self._quote:
+            self._quote = ""
             self.ended = not self._closers
-        return stop.end()
-
-    def _in_container_from(self, text: str, at: int) -> int:
-        stop = _STRUCTURE.search(text, at)
-        if stop is None:
-            return len(text)
-        character = stop.group()
-        if character == '"':
-            self._in_string = True
+        elif character in _STRING_STOPS:
+            self._quote = character
         elif character in _CLOSERS:
             self._closers.append(_CLOSERS[character])
-        elif character == self._closers[-1]:
-            self._closers.pop()
+        elif character == self._closers.pop():
             self.ended = not self._closers
         else:
             self.ended = self.broken = True
-            return stop.start()
-        return stop.end()
+
+
+class JsonScan(BracketScan):
+    """Finds the end of one JSON value. A number's end shows only in the character after it."""
+
+    __slots__ = ("_begun", "_in_scalar")
+
+    def __init__(self) -> None:
+        super().__init__(_STRUCTURE)
+        self._begun = False
+        self._in_scalar = False
+
+    def feed(self, text: str, start: int = 0) -> int:
+        """Scan `text` from `start`; return the end of the value in it, or the end of the text."""
+        if not self._begun and start < len(text):
+            self._begun = True
+            self._in_scalar = _AFTER_SCALAR.match(text, start) is None
+            self.ended = self.broken = not self._in_scalar and text[start] not in '"{['
+        if not self._in_scalar:
+            return super().feed(text, start)
+        stop = _AFTER_SCALAR.search(text, start)
+        self.ended = stop is not None
+        return stop.start() if stop else len(text)

@@ -6,13 +6,13 @@ import warnings
 from typing import Any
 
 from vgate.frontend.parsing.incremental import Markers, Steps
-from vgate.frontend.parsing.json_text import to_json
+from vgate.frontend.parsing.json_text import BracketScan, to_json
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 _AFTER_CALL = Markers(",", "]")
-_CLOSERS = {"(": ")", "[": "]", "{": "}"}
+# Three quotes are read as an empty string and a quote, which gives the same end unless the string
+# contains a quote.
 _STRUCTURE = re.compile(r"""["'()\[\]{}]""")
-_STRING_STOPS = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
 # Models mix JSON's words into Python.
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 
@@ -51,7 +51,7 @@ class PythonicToolParser(ToolParser):
         if name not in self._tools or not (yield from reader.match("(")):
             return False
         parts: list[str] = []
-        if not (yield from reader.scan(_CallScan(), parts.append)):
+        if not (yield from reader.scan(BracketScan(_STRUCTURE, ")"), parts.append)):
             return False
         arguments = _as_json("f(" + "".join(parts))
         if arguments is None:
@@ -59,54 +59,6 @@ class PythonicToolParser(ToolParser):
         self._begin_call(name)
         self._emit_arguments(arguments)
         return True
-
-
-class _CallScan:
-    """A `Scan` for the closing bracket of a call whose opening bracket was just read."""
-
-    __slots__ = ("_closers", "_escaped", "_quote", "broken", "ended")
-
-    def __init__(self) -> None:
-        self._closers = [")"]
-        self._quote = ""
-        self._escaped = False
-        self.ended = False
-        self.broken = False
-
-    def feed(self, text: str, start: int = 0) -> int:
-        """Scan `text` from `start`; return the end of the call in it, or the end of the text.
-
-        Three quotes are read as an empty string and a quote, which gives the same result unless
-        the string contains a quote.
-        """
-        at = start
-        while at < len(text) and not self.ended:
-            if self._escaped:
-                self._escaped = False
-                at += 1
-                continue
-            stop = (_STRING_STOPS[self._quote] if self._quote else _STRUCTURE).search(text, at)
-            if stop is None:
-                return len(text)
-            at = stop.end()
-            self._take(stop.group())
-            if self.broken:
-                return stop.start()
-        return at
-
-    def _take(self, character: str) -> None:
-        if character == "\\":
-            self._escaped = True
-        elif self._quote:
-            self._quote = ""
-        elif character in _STRING_STOPS:
-            self._quote = character
-        elif character in _CLOSERS:
-            self._closers.append(_CLOSERS[character])
-        elif character == self._closers.pop():
-            self.ended = not self._closers
-        else:
-            self.ended = self.broken = True
 
 
 def _as_json(call: str) -> str | None:
