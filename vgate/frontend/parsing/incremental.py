@@ -41,13 +41,10 @@ class Markers:
     def begin_of_last(self, text: str, start: int) -> int:
         """Return the start of the marker, complete or not, that ends `text`, or its length."""
         for first in self._first.finditer(text, max(start, len(text) - self._longest)):
-            if self.may_begin(text[first.start() :]):
+            end = text[first.start() :]
+            if any(marker.startswith(end) for marker in self.texts):
                 return first.start()
         return len(text)
-
-    def may_begin(self, text: str) -> bool:
-        """Return whether `text` is the beginning of a marker."""
-        return any(marker.startswith(text) for marker in self.texts)
 
 
 NO_MARKERS = Markers()
@@ -78,7 +75,7 @@ class Reader:
 
     def push(self, text: str) -> None:
         """Append text."""
-        self._text = self._text[self._position :] + text
+        self._text = self.unread + text
         self._position = 0
 
     def record(self, begun: str = "") -> None:
@@ -119,23 +116,13 @@ class Reader:
                 return
             yield
 
-    def match(self, literal: str) -> Steps[bool]:
-        """Take `literal` if it comes next; return whether it did."""
+    def match(self, *literals: str) -> Steps[str]:
+        """Take the literal that comes next and return it; empty if none does."""
         while True:
-            if self._text.startswith(literal, self._position):
-                self._take(self._position + len(literal))
-                return True
-            if self.at_end or not literal.startswith(self.unread):
-                return False
-            yield
-
-    def match_any(self, markers: Markers) -> Steps[str]:
-        """Take the marker that comes next and return it; empty if none does."""
-        while True:
-            for marker in markers.texts:
-                if self._text.startswith(marker, self._position):
-                    return self._take(self._position + len(marker))
-            if self.at_end or not markers.may_begin(self.unread):
+            for literal in literals:
+                if self._text.startswith(literal, self._position):
+                    return self._take(self._position + len(literal))
+            if self.at_end or not any(literal.startswith(self.unread) for literal in literals):
                 return ""
             yield
 

@@ -115,7 +115,7 @@ class ToolParser(IncrementalParser):
         if clean:
             reader.record()
             yield from reader.spaces()
-            marker = yield from reader.match_any(markers)
+            marker = yield from reader.match(*markers.texts)
             if not marker:
                 space = reader.rejected()
                 if (yield from reader.peek()) or space.strip() or not self.called:
@@ -126,11 +126,11 @@ class ToolParser(IncrementalParser):
                 reader.record(marker)
         return marker
 
-    def _skip_marker(self, markers: Markers) -> Steps[str]:
+    def _skip(self, *markers: str) -> Steps[str]:
         """Take whitespace and a marker; without a marker leave the whitespace recorded."""
         self._reader.record()
         yield from self._reader.spaces()
-        marker = yield from self._reader.match_any(markers)
+        marker = yield from self._reader.match(*markers)
         if marker:
             self._reader.accept()
         return marker

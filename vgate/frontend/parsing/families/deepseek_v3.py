@@ -1,6 +1,6 @@
 """DeepSeek's tool calls, as V3 and R1 write them and as V3.1 does."""
 
-from vgate.frontend.parsing.incremental import Markers, Steps
+from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_text import JsonScan
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -10,9 +10,6 @@ _CALL_BEGIN = "<｜tool▁call▁begin｜>"  # noqa: RUF001
 _CALL_END = "<｜tool▁call▁end｜>"  # noqa: RUF001
 _SEPARATOR = "<｜tool▁sep｜>"  # noqa: RUF001
 _END_OF_TURN = "<｜end▁of▁sentence｜>"  # noqa: RUF001
-_FENCE = Markers("```")
-_AFTER_ARGUMENTS = Markers(_CALL_END)
-_AFTER_CALL = Markers(_CALL_BEGIN, _CALLS_END)
 
 
 class DeepSeekV3ToolParser(ToolParser):
@@ -35,7 +32,7 @@ class DeepSeekV3ToolParser(ToolParser):
             if not (yield from reader.match(_CALL_BEGIN)):
                 return False
         while (yield from self._read_call()):
-            marker = yield from self._skip_marker(_AFTER_CALL)
+            marker = yield from self._skip(_CALL_BEGIN, _CALLS_END)
             if marker != _CALL_BEGIN:
                 return True
             reader.record(marker)
@@ -57,6 +54,6 @@ class DeepSeekV3ToolParser(ToolParser):
             return False
         self._begin_call(name)
         if (yield from reader.scan(JsonScan(), self._emit_arguments)):
-            yield from self._skip_marker(_FENCE)
-            yield from self._skip_marker(_AFTER_ARGUMENTS)
+            yield from self._skip("```")
+            yield from self._skip(_CALL_END)
         return True

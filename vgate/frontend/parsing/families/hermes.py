@@ -1,9 +1,7 @@
 """Hermes' tool calls, also used by Qwen2.5 and Qwen3: JSON between two tags."""
 
-from vgate.frontend.parsing.incremental import Markers, Steps
+from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
-
-_END = Markers("</tool_call>")
 
 
 class HermesToolParser(JsonToolParser):
@@ -25,5 +23,5 @@ class HermesToolParser(JsonToolParser):
         yield from self._reader.spaces()
         called = yield from self._read_json_call()
         if called:
-            yield from self._skip_marker(_END)
+            yield from self._skip("</tool_call>")
         return called

@@ -5,11 +5,10 @@ import re
 import warnings
 from typing import Any
 
-from vgate.frontend.parsing.incremental import Markers, Steps
+from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_text import BracketScan, to_json
 from vgate.frontend.parsing.tool_parser import ToolParser
 
-_AFTER_CALL = Markers(",", "]")
 # Three quotes are read as an empty string and a quote, which gives the same end unless the string
 # contains a quote.
 _STRUCTURE = re.compile(r"""["'()\[\]{}]""")
@@ -35,7 +34,7 @@ class PythonicToolParser(ToolParser):
             return False
         yield from reader.spaces()
         while (yield from self._read_call()):
-            separator = yield from self._skip_marker(_AFTER_CALL)
+            separator = yield from self._skip(",", "]")
             if separator != ",":
                 return True
             reader.record(separator)

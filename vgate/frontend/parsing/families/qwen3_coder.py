@@ -17,7 +17,6 @@ _PARAMETER_END = "</parameter>"
 _IN_FUNCTION = Markers(_PARAMETER_BEGIN, _FUNCTION_END, _CALL_END, _CALL_BEGIN, _FUNCTION_BEGIN)
 # A value also ends here if its own end tag is missing.
 _AFTER_VALUE = Markers(_PARAMETER_END, _PARAMETER_BEGIN, _FUNCTION_END)
-_AFTER_FUNCTION = Markers(_CALL_END)
 _NAME = re.compile(r"[^<>\s]")
 _PARAMETER_NAME = re.compile(r"[^<>\n]")
 _MAX_NAME_CHARS = 256
@@ -78,7 +77,7 @@ class Qwen3CoderToolParser(ToolParser):
             return marker
         self._reader.accept()
         if marker == _FUNCTION_END:
-            yield from self._skip_marker(_AFTER_FUNCTION)
+            yield from self._skip(_CALL_END)
         return ""
 
     def _read_value(self, types: set[str]) -> Steps[str]:
