@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from vgate.frontend.parsing import TOOL_PARSERS
 from vgate.frontend.parsing.base import OutputParser, Parsed
-from vgate.frontend.parsing.detect import TOOL_PARSERS
 from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
 from vgate.frontend.parsing.reasoning import ReasoningParser
 

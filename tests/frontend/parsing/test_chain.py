@@ -25,12 +25,6 @@ def test_initial_state_depends_on_the_end_of_the_prompt(prompt, state):
     assert initial_state(prompt) == state
 
 
-def test_other_tags():
-    assert initial_state("a [THINK]", "[THINK]", "[/THINK]") == "inside"
-    parser = ReasoningParser("auto", "[THINK]", "[/THINK]")
-    assert parse(parser, "[THINK]a</think>[/THINK]b") == Output("b", "a</think>")
-
-
 def test_without_parsers_text_is_content():
     assert parse(Chain(None, None), "<think>a</think>" + CALL) == Output("<think>a</think>" + CALL)
 

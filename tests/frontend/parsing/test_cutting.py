@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.frontend.parsing.malformed import MALFORMED
 from tests.frontend.parsing.samples import PARSERS, SAMPLES, gather, parse
-from vgate.frontend.parsing.detect import TOOL_PARSERS
+from vgate.frontend.parsing import TOOL_PARSERS
 
 KNOWN = SAMPLES + MALFORMED
 # Samples to combine and to damage, without the longest, which would only be slow.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import tests.tiny_model
-from vgate.frontend.parsing.detect import TOOL_PARSERS, detect_reasoning, detect_tool_parser
+from vgate.frontend.parsing import TOOL_PARSERS, detect_reasoning, detect_tool_parser
 
 TINY = (Path(tests.tiny_model.__file__).parent / "chat_template.jinja").read_text(encoding="utf-8")
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from tests.frontend.parsing.samples import PARSERS, TOOLS, gather
+from vgate.frontend.parsing import TOOL_PARSERS
 from vgate.frontend.parsing.base import NOTHING
-from vgate.frontend.parsing.detect import TOOL_PARSERS
 
 WORDS = "The quick brown fox, 5 < 6 [and] {more}; jumps over the lazy dog\n" * 3
 

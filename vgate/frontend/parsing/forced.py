@@ -1,10 +1,11 @@
 """Parsers for output that a constraint forces to be tool calls: there are no markers to find."""
 
-from vgate.frontend.parsing.incremental import NO_MARKERS, IncrementalParser, Steps
+from vgate.frontend.parsing.base import OutputParser
 from vgate.frontend.parsing.json_call import JsonToolParser
+from vgate.frontend.parsing.reader import NO_MARKERS, Steps
 
 
-class NamedCall(IncrementalParser):
+class NamedCall(OutputParser):
     """Reads all text as the arguments of one call. Empty text is no call.
 
     Attributes:

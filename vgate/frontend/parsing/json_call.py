@@ -4,8 +4,8 @@ import json
 
 import msgspec
 
-from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_text import JsonScan, read_string
+from vgate.frontend.parsing.reader import Steps
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 _ARGUMENTS = ("arguments", "parameters")

@@ -4,14 +4,14 @@ import re
 from typing import Any, ClassVar
 
 from vgate.frontend.ids import tool_call_id
-from vgate.frontend.parsing.base import Parsed
-from vgate.frontend.parsing.incremental import IncrementalParser, Markers, Steps
+from vgate.frontend.parsing.base import OutputParser, Parsed
+from vgate.frontend.parsing.reader import Markers, Steps
 
 _NAME = re.compile(r"[\w.:/-]")
 _MAX_NAME_CHARS = 256
 
 
-class ToolParser(IncrementalParser):
+class ToolParser(OutputParser):
     """Finds tool calls between content.
 
     Text that is not part of a call is content, unchanged. A call begins, and is emitted, once its
@@ -43,11 +43,6 @@ class ToolParser(IncrementalParser):
     markers: ClassVar[tuple[str, ...]] = ()
     ends_of_turn: ClassVar[tuple[str, ...]] = ()
     new_call_id = staticmethod(tool_call_id)
-
-    @classmethod
-    def fits(cls, template: str) -> bool:
-        """Whether a chat template shows that its model writes calls in this format."""
-        return all(re.search(sign, template) for sign in cls.template_signs)
 
     def __init__(self, tools: list[dict[str, Any]], *, first_call_only: bool = False) -> None:
         super().__init__()

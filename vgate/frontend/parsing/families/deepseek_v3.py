@@ -1,7 +1,7 @@
 """DeepSeek's tool calls, as V3 and R1 write them and as V3.1 does."""
 
-from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_text import JsonScan
+from vgate.frontend.parsing.reader import Steps
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 _CALLS_BEGIN = "<｜tool▁calls▁begin｜>"  # noqa: RUF001 - DeepSeek's own bars

@@ -1,7 +1,7 @@
 """Hermes' tool calls, also used by Qwen2.5 and Qwen3: JSON between two tags."""
 
-from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
+from vgate.frontend.parsing.reader import Steps
 
 
 class HermesToolParser(JsonToolParser):

@@ -1,7 +1,7 @@
 """Llama 3's tool calls: bare JSON, or JSON after ``<|python_tag|>``."""
 
-from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
+from vgate.frontend.parsing.reader import Steps
 
 
 class Llama3JsonToolParser(JsonToolParser):

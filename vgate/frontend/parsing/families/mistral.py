@@ -3,9 +3,9 @@
 import secrets
 import string
 
-from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_call import JsonToolParser
 from vgate.frontend.parsing.json_text import JsonScan
+from vgate.frontend.parsing.reader import Steps
 
 
 class MistralToolParser(JsonToolParser):

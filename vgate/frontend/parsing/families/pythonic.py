@@ -5,8 +5,8 @@ import re
 import warnings
 from typing import Any
 
-from vgate.frontend.parsing.incremental import Steps
 from vgate.frontend.parsing.json_text import BracketScan, to_json
+from vgate.frontend.parsing.reader import Steps
 from vgate.frontend.parsing.tool_parser import ToolParser
 
 # Three quotes are read as an empty string and a quote, which gives the same end unless the string

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from vgate.frontend.parsing.incremental import Markers, Sink, Steps
 from vgate.frontend.parsing.json_text import to_json
+from vgate.frontend.parsing.reader import Markers, Sink, Steps
 from vgate.frontend.parsing.schema_values import types_of, value_of
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -58,7 +58,7 @@ class Qwen3CoderToolParser(ToolParser):
             if marker != _PARAMETER_BEGIN:
                 return (yield from self._end_function(marker))
             key = yield from reader.word(_PARAMETER_NAME, _MAX_NAME_CHARS)
-            clean = bool(key) and (yield from reader.match(">"))
+            clean = bool(key and (yield from reader.match(">")))
             if clean:
                 reader.accept()
                 self._emit_arguments(f"{separator}{to_json(key)}: ")

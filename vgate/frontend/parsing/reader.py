@@ -1,18 +1,15 @@
-"""Parsers that are written as if the text were complete, and run while it arrives.
+"""Text that is read as if it were complete, by generators that yield when they need more of it.
 
-A parser is a generator that reads from a `Reader` and yields when it needs more text. It looks at
-characters only, never at where a part ends, so the result does not depend on how the text was cut.
-A parser that must hold text back takes it from the reader, so the unread text stays short and the
-cost is linear in the length of the text.
+A `Reader` looks at characters only, never at where a part ends, so what is read does not depend on
+how the text was cut. A parser that must hold text back takes it from the reader, so the unread text
+stays short and the cost is linear in the length of the text.
 """
 
 import re
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from vgate.frontend.parsing.base import NOTHING, Parsed
 from vgate.frontend.parsing.json_text import BracketScan
-from vgate.frontend.tool_calls import ToolCallDelta
 
 _Result = TypeVar("_Result")
 # A generator that yields when it needs more text.
@@ -160,56 +157,3 @@ class Reader:
     def _give(self, end: int, sink: Sink) -> None:
         if end > self._position:
             sink(self._take(end))
-
-
-class IncrementalParser:
-    """Base of output parsers: a subclass reads the whole text in `_run`."""
-
-    def __init__(self) -> None:
-        self._reader = Reader()
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: list[tuple[int, str | None, list[str]]] = []
-        self._steps = self._run()
-
-    def feed(self, text: str) -> Parsed:
-        """Take more text; return the output that is certain now."""
-        if not text:
-            return NOTHING
-        self._reader.push(text)
-        next(self._steps, None)
-        return self._parsed()
-
-    def finish(self) -> Parsed:
-        """Return the output that was held back. The text has ended."""
-        self._reader.at_end = True
-        next(self._steps, None)
-        return self._parsed()
-
-    def _run(self) -> Steps[None]:
-        """Read the text up to its end."""
-        raise NotImplementedError
-
-    def _emit_content(self, text: str) -> None:
-        if text:
-            self._content.append(text)
-
-    def _emit_reasoning(self, text: str) -> None:
-        if text:
-            self._reasoning.append(text)
-
-    def _add_to_call(self, index: int, name: str | None, arguments: str) -> None:
-        if name is None and self._calls and self._calls[-1][0] == index:
-            self._calls[-1][2].append(arguments)
-        else:
-            self._calls.append((index, name, [arguments]))
-
-    def _parsed(self) -> Parsed:
-        if not (self._content or self._reasoning or self._calls):
-            return NOTHING
-        calls = tuple(
-            ToolCallDelta(index, None, name, "".join(parts)) for index, name, parts in self._calls
-        )
-        parsed = Parsed("".join(self._content), "".join(self._reasoning), calls)
-        self._content, self._reasoning, self._calls = [], [], []
-        return parsed
