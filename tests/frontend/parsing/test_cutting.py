@@ -86,7 +86,9 @@ def test_output_of_any_text_is_the_same_for_any_cuts(data, name):
 @st.composite
 def damaged_samples(draw):
     """A well-formed output with a few characters changed, none of them in a sentinel."""
-    name, text, _ = draw(st.sampled_from(SAMPLES))
+    # A parser of the first call alone drops what damage puts into the arguments of another.
+    kept_calls = [sample for sample in SAMPLES if sample[0] != "hermes_first"]
+    name, text, _ = draw(st.sampled_from(kept_calls))
     for _ in range(draw(st.integers(1, 3))):
         kept = {at for word in SENTINEL.finditer(text) for at in range(word.start(), word.end())}
         at = draw(st.integers(0, len(text)))
