@@ -18,9 +18,9 @@ class _JsonCall(msgspec.Struct):
 
     Attributes:
         name: Its name, once that was read.
-        held: Arguments that came before the name.
+        held: Arguments that came before the name, or in quotes.
         begun: Whether its beginning was emitted.
-        bare: Whether it has only a name and members that are ignored.
+        bare: Whether its members may be those of a call without arguments.
     """
 
     name: str | None = None
@@ -61,8 +61,7 @@ class JsonToolParser(ToolParser):
         call = _JsonCall()
         complete = yield from self._read_members(call)
         if complete and not call.begun and call.name is not None and call.bare:
-            self._begin(call)
-            self._emit_arguments("{}")
+            self._begin(call, "{}")
         elif call.begun and complete:
             reader.accept()
         elif call.begun:
@@ -101,18 +100,19 @@ class JsonToolParser(ToolParser):
             call.name = yield from self._read_string()
             if not call.name or not self._knows(call.name):
                 return False
-            if call.held is not None:
-                self._begin(call)
-                self._emit_arguments(call.held)
-                self._reader.record()
-            return True
-        if key in _ARGUMENTS and call.held is None:
-            call.bare = False
-            return (yield from self._read_arguments(call))
-        call.bare &= key in _FOLLOWING
-        return (yield from self._reader.scan(JsonScan(), _ignore))
+        elif key in _ARGUMENTS and call.held is None:
+            if not (yield from self._read_arguments(call)):
+                return False
+        else:
+            call.bare &= key in _FOLLOWING
+            return (yield from self._reader.scan(JsonScan(), _ignore))
+        if call.name is not None and call.held is not None:
+            self._begin(call, call.held)
+            self._reader.record()
+        return True
 
     def _read_arguments(self, call: _JsonCall) -> Steps[bool]:
+        """Emit the arguments if the call can begin, or hold them; return whether they are valid."""
         first = yield from self._reader.peek()
         if first in ("", ",", ":", "}", "]"):
             return False
@@ -125,10 +125,6 @@ class JsonToolParser(ToolParser):
         if not (yield from self._reader.scan(JsonScan(), parts.append)):
             return False
         call.held = _without_quotes("".join(parts))
-        if call.name is not None:
-            self._begin(call)
-            self._emit_arguments(call.held)
-            self._reader.record()
         return True
 
     def _read_string(self) -> Steps[str | None]:
@@ -139,10 +135,15 @@ class JsonToolParser(ToolParser):
         yield from self._reader.scan(JsonScan(), parts.append)
         return read_string("".join(parts))
 
-    def _begin(self, call: _JsonCall) -> None:
+    def _begin(self, call: _JsonCall, arguments: str = "") -> None:
         assert call.name is not None
         self._begin_call(call.name)
+        self._emit_arguments(arguments)
         call.begun = True
+
+    def _knows(self, name: str) -> bool:
+        """Return whether a tool of this name may be called; any may after a clear marker."""
+        return True
 
 
 def _without_quotes(arguments: str) -> str:

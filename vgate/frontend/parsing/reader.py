@@ -89,6 +89,12 @@ class Reader:
         record, self._record = self._record or [], None
         return "".join(record)
 
+    def put_back(self, marker: str) -> None:
+        """Make the marker that was just taken the next text again."""
+        self._position -= len(marker)
+        if self._record:
+            self._record.pop()
+
     def peek(self) -> Steps[str]:
         """Return the next character without taking it; empty at the end."""
         while self._position == len(self._text):

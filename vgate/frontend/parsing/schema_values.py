@@ -31,32 +31,8 @@ _TYPE_OF = {
 
 def types_of(schema: Any) -> set[str]:
     """Return the types that a value may have; {"string"} if the schema names none."""
-    return _named_types(schema) or {"string"}
-
-
-def value_of(text: str, types: set[str]) -> Any:
-    """Return `text` as a value of the first of `types` that it can be read as.
-
-    The order is null, integer, number, boolean, object and array, string, whatever the schema's
-    order. Text that fits no type is read as JSON, or returned unchanged.
-    """
-    for kind, read in _READERS.items():
-        if kind in types:
-            try:
-                return read(text)
-            except (ValueError, RecursionError):
-                continue
-    if "string" in types:
-        return text
-    try:
-        return _json(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _named_types(schema: Any) -> set[str]:
     if not isinstance(schema, dict):
-        return set()
+        return {"string"}
     named = schema.get("type")
     names = named if isinstance(named, list) else [named]
     types = {_known(name) for name in names if isinstance(name, str)}
@@ -67,7 +43,22 @@ def _named_types(schema: Any) -> set[str]:
         choices = schema.get(combination)
         if isinstance(choices, list):
             types.update(*map(types_of, choices))
-    return types
+    return types or {"string"}
+
+
+def value_of(text: str, types: set[str]) -> Any:
+    """Return `text` as a value of the first of `types` that it can be read as.
+
+    The order is null, integer, number, boolean, object and array, string, whatever the schema's
+    order. Text that fits no type is read as JSON, or returned unchanged.
+    """
+    readers = [read for kind, read in _READERS.items() if kind in types]
+    for read in [*readers, _json]:
+        try:
+            return read(text)
+        except (ValueError, RecursionError):
+            continue
+    return text
 
 
 def _known(name: str) -> str:
@@ -109,4 +100,5 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "boolean": _boolean,
     "object": _json,
     "array": _json,
+    "string": str,
 }

@@ -149,7 +149,3 @@ class ToolParser(OutputParser):
         index = self._begun - 1
         if index == 0 or not self._first_call_only:
             self._add_to_call(index, name, arguments)
-
-    def _knows(self, name: str) -> bool:
-        """Return whether a tool of this name may be called; any may after a clear marker."""
-        return True

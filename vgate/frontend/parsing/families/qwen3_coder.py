@@ -35,53 +35,47 @@ class Qwen3CoderToolParser(ToolParser):
     markers = (_CALL_BEGIN, _FUNCTION_BEGIN)
 
     def _read_calls(self, marker: str) -> Steps[bool]:
-        while marker:
-            if marker == _CALL_BEGIN:
-                yield from self._reader.spaces()
-                if not (yield from self._reader.match(_FUNCTION_BEGIN)):
-                    return False
-            name = yield from self._reader.word(_NAME, _MAX_NAME_CHARS)
-            if not name or not (yield from self._reader.match(">")):
+        reader = self._reader
+        if marker == _CALL_BEGIN:
+            yield from reader.spaces()
+            if not (yield from reader.match(_FUNCTION_BEGIN)):
                 return False
-            self._begin_call(name)
-            marker = yield from self._read_parameters(name)
+        name = yield from reader.word(_NAME, _MAX_NAME_CHARS)
+        if not name or not (yield from reader.match(">")):
+            return False
+        self._begin_call(name)
+        marker = yield from self._read_parameters(name)
+        if marker:
+            self._emit_arguments("}")
+        if marker in self.markers:
+            reader.put_back(marker)
+        else:
+            reader.accept()
+        if marker == _FUNCTION_END:
+            yield from self._skip(_CALL_END)
         return True
 
     def _read_parameters(self, function: str) -> Steps[str]:
-        """Read up to the function's end; return the marker of a call that follows, recorded."""
+        """Read up to the function's end; return the marker that ended it, recorded."""
         reader = self._reader
         self._emit_arguments("{")
-        marker, clean, separator = "", True, ""
+        clean, separator = True, ""
         while True:
-            if not marker:
-                marker = yield from self._next_marker(_IN_FUNCTION, clean=clean)
+            marker = yield from self._next_marker(_IN_FUNCTION, clean=clean)
             if marker != _PARAMETER_BEGIN:
-                return (yield from self._end_function(marker))
+                return marker
             key = yield from reader.word(_PARAMETER_NAME, _MAX_NAME_CHARS)
             clean = bool(key and (yield from reader.match(">")))
             if clean:
                 reader.accept()
                 self._emit_arguments(f"{separator}{to_json(key)}: ")
                 separator = ", "
-                marker = yield from self._read_value(types_of(self._schema_of(function, key)))
+                yield from self._read_value(types_of(self._schema_of(function, key)))
             else:
                 self._emit_content(reader.rejected())
-                marker = ""
 
-    def _end_function(self, marker: str) -> Steps[str]:
-        """Close the arguments, unless the text ended; return the marker if a call follows it."""
-        if not marker:
-            return ""
-        self._emit_arguments("}")
-        if marker in self.markers:
-            return marker
-        self._reader.accept()
-        if marker == _FUNCTION_END:
-            yield from self._skip(_CALL_END)
-        return ""
-
-    def _read_value(self, types: set[str]) -> Steps[str]:
-        """Read a parameter's value; return the marker that ended it, recorded, if not its own."""
+    def _read_value(self, types: set[str]) -> Steps[None]:
+        """Read a parameter's value and its end tag, if it has one."""
         reader = self._reader
         yield from reader.match("\n")
         if types == {"string"}:
@@ -95,10 +89,8 @@ class Qwen3CoderToolParser(ToolParser):
             self._emit_arguments(
                 to_json(value_of(value.removesuffix("\n"), types)) if marker else value
             )
-        if marker in ("", _PARAMETER_END):
-            return ""
-        reader.record(marker)
-        return marker
+        if marker != _PARAMETER_END:
+            reader.put_back(marker)
 
     def _schema_of(self, function: str, key: str) -> Any:
         parameters = self._tools.get(function, {}).get("parameters")
