@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.frontend.parsing.json_text import JsonScan
+from vgate.frontend.parsing.json_text import ValueScan
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -17,7 +17,7 @@ VALUES = st.recursive(
 
 def scan(text, sizes):
     """Feed pieces of the given sizes, then the rest; return the end of the value and the scan."""
-    found, at, scanner = 0, 0, JsonScan()
+    found, at, scanner = 0, 0, ValueScan()
     for size in [*sizes, len(text)]:
         piece = text[at : at + size]
         at += len(piece)

@@ -4,7 +4,7 @@ import json
 
 import msgspec
 
-from vgate.frontend.parsing.json_text import JsonScan, read_string
+from vgate.frontend.parsing.json_text import ValueScan, read_string
 from vgate.frontend.parsing.reader import Steps
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -105,7 +105,7 @@ class JsonToolParser(ToolParser):
                 return False
         else:
             call.bare &= key in _FOLLOWING
-            return (yield from self._reader.scan(JsonScan(), _ignore))
+            return (yield from self._reader.scan(ValueScan(), _ignore))
         if call.name is not None and call.held is not None:
             self._begin(call, call.held)
             self._reader.record()
@@ -118,11 +118,11 @@ class JsonToolParser(ToolParser):
             return False
         if call.name is not None and first != '"':
             self._begin(call)
-            ended = yield from self._reader.scan(JsonScan(), self._emit_arguments)
+            ended = yield from self._reader.scan(ValueScan(), self._emit_arguments)
             self._reader.record()
             return ended
         parts: list[str] = []
-        if not (yield from self._reader.scan(JsonScan(), parts.append)):
+        if not (yield from self._reader.scan(ValueScan(), parts.append)):
             return False
         call.held = _without_quotes("".join(parts))
         return True
@@ -132,7 +132,7 @@ class JsonToolParser(ToolParser):
         if (yield from self._reader.peek()) != '"':
             return None
         parts: list[str] = []
-        yield from self._reader.scan(JsonScan(), parts.append)
+        yield from self._reader.scan(ValueScan(), parts.append)
         return read_string("".join(parts))
 
     def _begin(self, call: _JsonCall, arguments: str = "") -> None:

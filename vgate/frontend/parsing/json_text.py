@@ -36,27 +36,29 @@ def read_string(text: str) -> str | None:
     return value if isinstance(value, str) and not _SURROGATE.search(value) else None
 
 
-class BracketScan:
-    """Finds the end of a value in brackets or quotes, by its strings, escapes and nesting only.
+class ValueScan:
+    """Finds the end of one value, by its strings, escapes and nesting only.
 
-    The text between matching brackets isn't checked, so a value that ended need not be valid. Each
-    character is read once.
+    The text between matching brackets isn't checked, so a value that ended need not be valid. A
+    number's end shows only in the character after it. Each character is read once.
 
     Args:
-        structure: Finds the quotes and brackets that matter outside strings.
-        closers: The brackets that close those already read.
+        structure: Finds the quotes and brackets that matter outside strings; JSON's if not given.
+        closers: Closes the brackets that were read already.
 
     Attributes:
         ended: Whether the end was found.
         broken: Whether the value ended because the next character can't belong to it.
     """
 
-    __slots__ = ("_closers", "_escaped", "_quote", "_structure", "broken", "ended")
+    __slots__ = ("_begun", "_closers", "_escaped", "_stops", "_structure", "broken", "ended")
 
-    def __init__(self, structure: re.Pattern[str], closers: str = "") -> None:
+    def __init__(self, structure: re.Pattern[str] = _STRUCTURE, closers: str = "") -> None:
         self._structure = structure
+        # Finds the next character that matters: outside strings, in one, or after a number.
+        self._stops = structure
         self._closers = list(closers)
-        self._quote = ""
+        self._begun = bool(closers)
         self._escaped = False
         self.ended = False
         self.broken = False
@@ -64,52 +66,45 @@ class BracketScan:
     def feed(self, text: str, start: int = 0) -> int:
         """Scan `text` from `start`; return the end of the value in it, or the end of the text."""
         at = start
+        if not self._begun and at < len(text):
+            self._begin(text[at])
         while at < len(text) and not self.ended:
             if self._escaped:
                 self._escaped = False
                 at += 1
                 continue
-            stop = (_STRING_STOPS[self._quote] if self._quote else self._structure).search(text, at)
+            stop = self._stops.search(text, at)
             if stop is None:
                 return len(text)
-            self._take(stop.group())
-            at = stop.start() if self.broken else stop.end()
+            if not self._take(stop.group()):
+                return stop.start()
+            at = stop.end()
         return at
 
-    def _take(self, character: str) -> None:
+    def _begin(self, first: str) -> None:
+        self._begun = True
+        if not _AFTER_SCALAR.match(first):
+            self._stops = _AFTER_SCALAR
+        elif first not in '"{[':
+            self.ended = self.broken = True
+
+    def _take(self, character: str) -> bool:
+        """Note a character that matters; return whether it belongs to the value."""
         if character == "\\":
             self._escaped = True
-        elif self._quote:
-            self._quote = ""
+        elif self._stops is _AFTER_SCALAR:
+            self.ended = True
+            return False
+        elif self._stops is not self._structure:
+            self._stops = self._structure
             self.ended = not self._closers
         elif character in _STRING_STOPS:
-            self._quote = character
+            self._stops = _STRING_STOPS[character]
         elif character in _CLOSERS:
             self._closers.append(_CLOSERS[character])
         elif character == self._closers.pop():
             self.ended = not self._closers
         else:
             self.ended = self.broken = True
-
-
-class JsonScan(BracketScan):
-    """Finds the end of one JSON value. A number's end shows only in the character after it."""
-
-    __slots__ = ("_begun", "_in_scalar")
-
-    def __init__(self) -> None:
-        super().__init__(_STRUCTURE)
-        self._begun = False
-        self._in_scalar = False
-
-    def feed(self, text: str, start: int = 0) -> int:
-        """Scan `text` from `start`; return the end of the value in it, or the end of the text."""
-        if not self._begun and start < len(text):
-            self._begun = True
-            self._in_scalar = _AFTER_SCALAR.match(text, start) is None
-            self.ended = self.broken = not self._in_scalar and text[start] not in '"{['
-        if not self._in_scalar:
-            return super().feed(text, start)
-        stop = _AFTER_SCALAR.search(text, start)
-        self.ended = stop is not None
-        return stop.start() if stop else len(text)
+            return False
+        return True

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from vgate.frontend.parsing.json_text import BracketScan
+from vgate.frontend.parsing.json_text import ValueScan
 
 _Result = TypeVar("_Result")
 # A generator that yields when it needs more text.
@@ -72,7 +72,7 @@ class Reader:
 
     def push(self, text: str) -> None:
         """Append text."""
-        self._text = self.unread + text
+        self._text = self._text[self._position :] + text
         self._position = 0
 
     def record(self, begun: str = "") -> None:
@@ -145,7 +145,7 @@ class Reader:
             self._give(markers.begin_of_last(self._text, self._position), sink)
             yield
 
-    def scan(self, scan: BracketScan, sink: Sink) -> Steps[bool]:
+    def scan(self, scan: ValueScan, sink: Sink) -> Steps[bool]:
         """Pass a value to `sink` as it arrives; return whether it ended and is not broken."""
         while True:
             self._give(scan.feed(self._text, self._position), sink)

@@ -1,6 +1,6 @@
 """DeepSeek's tool calls, as V3 and R1 write them and as V3.1 does."""
 
-from vgate.frontend.parsing.json_text import JsonScan
+from vgate.frontend.parsing.json_text import ValueScan
 from vgate.frontend.parsing.reader import Steps
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -53,7 +53,7 @@ class DeepSeekV3ToolParser(ToolParser):
         if not name or (yield from reader.peek()) != "{":
             return False
         self._begin_call(name)
-        if (yield from reader.scan(JsonScan(), self._emit_arguments)):
+        if (yield from reader.scan(ValueScan(), self._emit_arguments)):
             yield from self._skip("```")
             yield from self._skip(_CALL_END)
         return True

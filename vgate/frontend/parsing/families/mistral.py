@@ -4,7 +4,7 @@ import secrets
 import string
 
 from vgate.frontend.parsing.json_call import JsonToolParser
-from vgate.frontend.parsing.json_text import JsonScan
+from vgate.frontend.parsing.json_text import ValueScan
 from vgate.frontend.parsing.reader import Steps
 
 
@@ -44,5 +44,5 @@ class MistralToolParser(JsonToolParser):
         if not name or (yield from reader.peek()) != "{":
             return False
         self._begin_call(name)
-        yield from reader.scan(JsonScan(), self._emit_arguments)
+        yield from reader.scan(ValueScan(), self._emit_arguments)
         return True

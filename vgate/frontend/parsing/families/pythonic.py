@@ -5,7 +5,7 @@ import re
 import warnings
 from typing import Any
 
-from vgate.frontend.parsing.json_text import BracketScan, to_json
+from vgate.frontend.parsing.json_text import ValueScan, to_json
 from vgate.frontend.parsing.reader import Steps
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -50,7 +50,7 @@ class PythonicToolParser(ToolParser):
         if name not in self._tools or not (yield from reader.match("(")):
             return False
         parts: list[str] = []
-        if not (yield from reader.scan(BracketScan(_STRUCTURE, ")"), parts.append)):
+        if not (yield from reader.scan(ValueScan(_STRUCTURE, ")"), parts.append)):
             return False
         arguments = _as_json("f(" + "".join(parts))
         if arguments is None:
