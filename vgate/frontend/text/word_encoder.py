@@ -26,15 +26,18 @@ _NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
 _PROPERTIES = {"L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "N": "0-9", "Nd": "0-9"} | dict.fromkeys(
     ("Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me"), ""
 )
-_ELEMENT = re.compile(
-    r"""(?P<group>\(\?(?:i?:|!|=) | [)|])
-    | \[(?P<negated>\^?)(?P<members>(?:\\[rnstd]|\\p\{\w+\}|[A-Za-z0-9]-[A-Za-z0-9]
-        |[\w '/<>,;=~"!@%:])+)]
-    | \\p\{(?P<property>\w+)}
-    | (?P<times>(?:[?*+]|\{\d+(?:,\d*)?})(?![?*+]))
-    | (?P<char>\\[rnsStdD]|[\w '/<>,;=~"!@%:-])""",
+# What means the same in Oniguruma's expressions and in Python's, properties aside.
+_COMMON = re.compile(
+    r"""(?:
+    \(\?(?:i?:|!|=) | [)|]
+    | \[\^?(?:\\[rnstd]|\\p\{\w+\}|[A-Za-z0-9]-[A-Za-z0-9]|[\w '/<>,;=~"!@%:])+\]
+    | \\p\{\w+\}
+    | (?:[?*+]|\{\d+(?:,\d*)?\})(?![?*+])
+    | \\[rnsStdD] | [\w '/<>,;=~"!@%:-]
+    )*""",
     re.VERBOSE,
 )
+_CLASS = re.compile(r"\[(?P<negated>\^?)(?P<members>[^]]+)\]|\\p\{\w+\}")
 _PROPERTY = re.compile(r"\\p\{(\w+)\}")
 _ASCII = [chr(code) for code in range(128)]
 
@@ -138,30 +141,18 @@ def ascii_pattern(source: str) -> re.Pattern[str] | None:
 
     Returns None if any element may not mean the same in both.
     """
-    out, position = [], 0
-    while position < len(source):
-        element = _ELEMENT.match(source, position)
-        part = element and _translated(element)
-        if element is None or part is None:
-            return None
-        out.append(part)
-        position = element.end()
+    if not _COMMON.fullmatch(source):
+        return None
     try:
-        return re.compile("".join(out), re.ASCII)
-    except re.error:
+        return re.compile(_CLASS.sub(_ascii_class, source), re.ASCII)
+    except (KeyError, re.error):  # KeyError: a property that is not known
         return None
 
 
-def _translated(element: re.Match[str]) -> str | None:
-    name, members = element["property"], element["members"]
-    if name is None and members is None:
-        return element[0]
-    inside = rf"\p{{{name}}}" if members is None else members
-    if any(found not in _PROPERTIES for found in _PROPERTY.findall(inside)):
-        return None
+def _ascii_class(found: re.Match[str]) -> str:
+    members = _PROPERTY.sub(lambda name: _PROPERTIES[name[1]], found["members"] or found[0])
     # A class without ASCII characters still needs one member.
-    inside = _PROPERTY.sub(lambda found: _PROPERTIES[found[1]], inside) or r"\x80"
-    return f"[{element['negated'] or ''}{inside}]"
+    return f"[{found['negated'] or ''}{members or chr(0x80)}]"
 
 
 def _agrees(pattern: re.Pattern[str], tokenizer: Tokenizer) -> bool:
