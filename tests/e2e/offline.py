@@ -6,24 +6,11 @@ engine only.
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.instance import ROOT
-
-TIMEOUT_S = 300
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "TORCHDYNAMO_DISABLE": "1",
-}
+from tests.vllm_programs import OFFLINE, run_program
 
 
 def generate_offline(
@@ -32,20 +19,7 @@ def generate_offline(
     """Run the program and return its report."""
     request, report = scratch / "request.json", scratch / "report.json"
     request.write_text(json.dumps({"prompts": prompts, "sampling": sampling, "engine": engine}))
-    environment = {**os.environ, **ENVIRONMENT}
-    # vLLM's import is slow without its compiled files.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.offline", str(model), str(request), str(report)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout[-5000:]
+    run_program("tests.e2e.offline", str(model), str(request), str(report), **OFFLINE)
     answers: list[dict[str, Any]] = json.loads(report.read_text())
     return answers
 

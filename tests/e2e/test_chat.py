@@ -151,27 +151,6 @@ def test_the_largest_seed_with_several_choices(client: openai.OpenAI):
     assert len(answer.choices) == 2
 
 
-def test_every_kind_of_message(client: openai.OpenAI):
-    answer = client.chat.completions.create(
-        model=MODEL,
-        messages=[
-            {"role": "system", "content": "Be brief."},
-            {"role": "developer", "content": [{"type": "text", "text": "Really."}]},
-            {"role": "user", "content": "Hello", "name": "someone"},
-            {"role": "assistant", "content": "Hi."},
-            {
-                "role": "user",
-                "content": [{"type": "text", "text": "first"}, {"type": "text", "text": "second"}],
-            },
-        ],
-        temperature=0,
-        user="someone",
-        metadata={"any": "thing"},
-        logit_bias={},
-    )
-    assert answer.choices[0].message.content == "first\nsecond"
-
-
 def test_null_fields_count_as_absent(dry_run: Instance):
     nothing = dict.fromkeys(["stop", "n", "stream", "tools", "max_tokens", "seed", "user"])
     response = httpx.post(dry_run.url + CHAT, json=chat("hi", **nothing))

@@ -1,39 +1,23 @@
 """The vLLM backend on the real vLLM (CPU build), beyond the contract suite."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.e2e.instance import ROOT
 from tests.engine.vllm_program import BLOCK_TOKENS, KV_BLOCKS, NOT_DEFAULTS, SEQUENCES
+from tests.vllm_programs import PROGRAM_TIMEOUT_S, run_program
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
-PROGRAM_TIMEOUT_S = 300
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)]
 
 
 @pytest.fixture(scope="module")
 def report(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("vllm-program") / "report.json"
-    # vLLM's import is slow without its compiled files.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.engine.vllm_program", str(tiny_model_dir), str(path)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PROGRAM_TIMEOUT_S,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout[-5000:]
+    run_program("tests.engine.vllm_program", str(tiny_model_dir), str(path))
     result: dict[str, Any] = json.loads(path.read_bytes())
     return result
 

@@ -1,20 +1,15 @@
 """Options on the real vLLM (CPU build), compared with vLLM's own offline interface."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.instance import ROOT
-from tests.e2e.offline import ENVIRONMENT
 from tests.engine.vllm_options_program import SCHEMA
 from tests.tiny_model import make_tiny_adapter, make_tiny_model
+from tests.vllm_programs import OFFLINE, PROGRAM_TIMEOUT_S, run_program
 
-PROGRAM_TIMEOUT_S = 300
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2 * PROGRAM_TIMEOUT_S + 30)]
 
 TOLERANCE = 1e-4
@@ -27,23 +22,6 @@ SAMPLING = [
     {**GREEDY, "logit_bias": {300: 4.5, 301: -100.0}, "logprobs": 1},
     {**GREEDY, "allowed_token_ids": list(range(500, 700)), "logprobs": 1},
 ]
-
-
-def run(module: str, *arguments: str) -> None:
-    environment = {**os.environ, **ENVIRONMENT}
-    # vLLM's import is slow without its compiled files.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    finished = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PROGRAM_TIMEOUT_S,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stdout[-5000:]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +63,7 @@ def report(
     request, path = scratch / "request.json", scratch / "report.json"
     request.write_text(json.dumps(cases))
     arguments = (str(model), json.dumps(adapters), str(request), str(path))
-    run("tests.engine.vllm_options_program", *arguments)
+    run_program("tests.engine.vllm_options_program", *arguments, **OFFLINE)
     result: dict[str, Any] = json.loads(path.read_bytes())
     return result
 
@@ -94,7 +72,7 @@ def report(
 def offline(scratch: Path, model: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     request, path = scratch / "offline-request.json", scratch / "offline.json"
     request.write_text(json.dumps(cases))
-    run("tests.engine.vllm_offline", str(model), str(request), str(path))
+    run_program("tests.engine.vllm_offline", str(model), str(request), str(path), **OFFLINE)
     result: list[dict[str, Any]] = json.loads(path.read_bytes())
     return result
 

@@ -37,6 +37,13 @@ def built_in() -> TextModel:
     return load(None)
 
 
+@pytest.fixture(scope="session", params=["tiny", "built_in"])
+def model(request: pytest.FixtureRequest) -> TextModel:
+    """Each of the two."""
+    text: TextModel = request.getfixturevalue(request.param)
+    return text
+
+
 @pytest.fixture
 def serve(tmp_path_factory):
     """Run a scenario on a gateway; `engine=False` leaves the engine out."""

@@ -153,6 +153,10 @@ def test_every_kind_of_message(client: openai.OpenAI):
                 "content": [{"type": "text", "text": "first"}, {"type": "text", "text": "second"}],
             },
         ],
+        temperature=0,
+        user="someone",
+        metadata={"any": "thing"},
+        logit_bias={},
     )
     assert answer.choices[0].message.content == "first\nsecond"
 

@@ -24,16 +24,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SPECIAL_IDS = {"<|endoftext|>": 2045, "<|im_start|>": 2046, "<|im_end|>": 2047}
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model_dir: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(model_dir / "tokenizer.json"))
-
-
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -45,9 +35,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], bytes]:
     return header, content[8 + length :]
 
 
-def test_two_models_are_equal(model_dir: Path, tmp_path: Path) -> None:
+def test_two_models_are_equal(tiny_model_dir: Path, tmp_path: Path) -> None:
     other = make_tiny_model(tmp_path / "new" / "model")
-    names = sorted(path.name for path in model_dir.iterdir())
+    names = sorted(path.name for path in tiny_model_dir.iterdir())
     assert names == [
         "config.json",
         "generation_config.json",
@@ -56,13 +46,13 @@ def test_two_models_are_equal(model_dir: Path, tmp_path: Path) -> None:
         "tokenizer_config.json",
     ]
     for name in names:
-        assert (other / name).read_bytes() == (model_dir / name).read_bytes(), name
+        assert (other / name).read_bytes() == (tiny_model_dir / name).read_bytes(), name
 
 
-def test_same_on_every_python(model_dir: Path, tokenizer: Tokenizer) -> None:
+def test_same_on_every_python(tiny_model_dir: Path, tokenizer: Tokenizer) -> None:
     """Pins what must not depend on the interpreter; a deliberate change updates the numbers."""
     text = hashlib.sha256("".join(training_texts()).encode()).hexdigest()
-    weights = hashlib.sha256((model_dir / "model.safetensors").read_bytes()).hexdigest()
+    weights = hashlib.sha256((tiny_model_dir / "model.safetensors").read_bytes()).hexdigest()
     assert text[:16] == "4af5975b43427775"
     assert weights[:16] == "44141692e636c6f3"
     assert tokenizer.encode("Hello! What is zebra? 日本😀").ids == [
@@ -97,16 +87,17 @@ def test_tokenizer_only_needs_no_array_library(tmp_path: Path) -> None:
     assert (tmp_path / "tokenizer.json").exists()
 
 
-def test_special_tokens(model_dir: Path, tokenizer: Tokenizer) -> None:
-    assert tokenizer.get_vocab_size() == read_json(model_dir / "config.json")["vocab_size"] == 2048
+def test_special_tokens(tiny_model_dir: Path, tokenizer: Tokenizer) -> None:
+    config = read_json(tiny_model_dir / "config.json")
+    assert tokenizer.get_vocab_size() == config["vocab_size"] == 2048
     for token, token_id in SPECIAL_IDS.items():
         assert tokenizer.encode(f"a{token}b").ids[1] == token_id
         assert tokenizer.decode([token_id]) == ""
         assert tokenizer.decode([token_id], skip_special_tokens=False) == token
 
 
-def test_generation_config_has_both_eos_ids_and_no_sampling(model_dir: Path) -> None:
-    config = read_json(model_dir / "generation_config.json")
+def test_generation_config_has_both_eos_ids_and_no_sampling(tiny_model_dir: Path) -> None:
+    config = read_json(tiny_model_dir / "generation_config.json")
     assert config["eos_token_id"] == [SPECIAL_IDS["<|im_end|>"], SPECIAL_IDS["<|endoftext|>"]]
     assert {key for key in config if not key.endswith("_token_id")} == set()
 
@@ -132,8 +123,8 @@ def test_words_are_single_tokens_and_some_tokens_are_parts_of_characters(
     assert multi_byte > 100
 
 
-def test_weights_match_the_configuration(model_dir: Path) -> None:
-    header, data = read_safetensors(model_dir / "model.safetensors")
+def test_weights_match_the_configuration(tiny_model_dir: Path) -> None:
+    header, data = read_safetensors(tiny_model_dir / "model.safetensors")
     assert header.pop("__metadata__") == {"format": "pt"}
     end = 0
     for name, tensor in header.items():
@@ -155,8 +146,8 @@ def test_weights_match_the_configuration(model_dir: Path) -> None:
         ("model.layers.1.mlp.down_proj.weight", 0.125),
     ],
 )
-def test_weights_have_the_wanted_spread(model_dir: Path, name: str, std: float) -> None:
-    header, data = read_safetensors(model_dir / "model.safetensors")
+def test_weights_have_the_wanted_spread(tiny_model_dir: Path, name: str, std: float) -> None:
+    header, data = read_safetensors(tiny_model_dir / "model.safetensors")
     start, stop = header[name]["data_offsets"]
     # A bfloat16 is the upper half of a float32.
     halves = struct.unpack(f"<{(stop - start) // 2}H", data[start:stop])
@@ -167,8 +158,8 @@ def test_weights_have_the_wanted_spread(model_dir: Path, name: str, std: float) 
     assert math.sqrt(variance) == pytest.approx(std, rel=0.05)
 
 
-def test_template_adds_the_default_system_prompt(model_dir: Path) -> None:
-    template = plain_environment().from_string(read_template(model_dir))
+def test_template_adds_the_default_system_prompt(tiny_model_dir: Path) -> None:
+    template = plain_environment().from_string(read_template(tiny_model_dir))
     messages = [{"role": "user", "content": "Hi"}]
     assert template.render(messages=messages, add_generation_prompt=True) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -177,8 +168,8 @@ def test_template_adds_the_default_system_prompt(model_dir: Path) -> None:
     )
 
 
-def test_template_renders_tools_calls_and_results(model_dir: Path) -> None:
-    template = plain_environment().from_string(read_template(model_dir))
+def test_template_renders_tools_calls_and_results(tiny_model_dir: Path) -> None:
+    template = plain_environment().from_string(read_template(tiny_model_dir))
     rendered = template.render(CONVERSATIONS[-1])
     assert '<tools>\n{"type": "function", "function": {"name": "get_weather"' in rendered
     assert rendered.endswith(
@@ -196,9 +187,9 @@ def test_template_renders_tools_calls_and_results(model_dir: Path) -> None:
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_template_does_not_depend_on_whitespace_options(
-    model_dir: Path, conversation: dict[str, Any]
+    tiny_model_dir: Path, conversation: dict[str, Any]
 ) -> None:
-    source = read_template(model_dir)
+    source = read_template(tiny_model_dir)
     trimmed = plain_environment(trim=True).from_string(source).render(conversation)
     untrimmed = plain_environment(trim=False).from_string(source).render(conversation)
     assert trimmed == untrimmed

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
-from tests.tiny_model import make_tiny_model
 from tests.tiny_model.rendering import plain_environment, read_template
 from tests.tiny_model.samples import CONVERSATIONS, TEXTS, mixed_texts
+from tests.vllm_programs import OFFLINE, PROGRAM_TIMEOUT_S, run_program
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PROBE_TIMEOUT_S = 300
 # The first test waits for the probe, which mostly imports: slow on a busy machine.
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROBE_TIMEOUT_S + 30)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)]
 
 MAX_TOKENS = 64
-ENGINE_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    # One thread: two of them sometimes wait for each other most of the time on small machines.
-    "OMP_NUM_THREADS": "1",
-    # Some kernels compile themselves on first use, also in eager mode, and need a C++ compiler.
-    "TORCHDYNAMO_DISABLE": "1",
-}
 PROMPTS = [
     f"{opening} {number}"
     for number in range(4)
@@ -51,25 +35,15 @@ ALL_TEXTS = [*TEXTS, *mixed_texts(200)]
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(model_dir: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(model_dir / "tokenizer.json"))
-
-
-@pytest.fixture(scope="module")
-def eos_ids(model_dir: Path) -> list[int]:
-    config = json.loads((model_dir / "generation_config.json").read_text(encoding="utf-8"))
+def eos_ids(tiny_model_dir: Path) -> list[int]:
+    config = json.loads((tiny_model_dir / "generation_config.json").read_text(encoding="utf-8"))
     ids: list[int] = config["eos_token_id"]
     return ids
 
 
 @pytest.fixture(scope="module")
 def report(
-    model_dir: Path, eos_ids: list[int], tmp_path_factory: pytest.TempPathFactory
+    tiny_model_dir: Path, eos_ids: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     scratch = tmp_path_factory.mktemp("probe")
     request = {
@@ -80,20 +54,11 @@ def report(
     }
     request_path, report_path = scratch / "request.json", scratch / "report.json"
     request_path.write_text(json.dumps(request), encoding="utf-8")
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-m", "tests.tiny_model.vllm_probe"),
-            *(str(model_dir), str(request_path), str(report_path)),
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, **ENGINE_ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PROBE_TIMEOUT_S,
-        check=False,
+    run_program(
+        "tests.tiny_model.vllm_probe",
+        *(str(tiny_model_dir), str(request_path), str(report_path)),
+        **OFFLINE,
     )
-    assert finished.returncode == 0, finished.stdout[-5000:]
     result: dict[str, Any] = json.loads(report_path.read_text(encoding="utf-8"))
     return result
 
@@ -108,8 +73,10 @@ def test_ids_equal_those_of_the_file(report: dict[str, Any], tokenizer: Tokenize
     assert differing == []
 
 
-def test_template_renders_alike_in_plain_jinja(report: dict[str, Any], model_dir: Path) -> None:
-    template = plain_environment().from_string(read_template(model_dir))
+def test_template_renders_alike_in_plain_jinja(
+    report: dict[str, Any], tiny_model_dir: Path
+) -> None:
+    template = plain_environment().from_string(read_template(tiny_model_dir))
     assert [template.render(conversation) for conversation in CONVERSATIONS] == report["rendered"]
 
 

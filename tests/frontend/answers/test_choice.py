@@ -4,16 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.frontend.token_ids import chop, token_ids
 from tests.tiny_model.samples import TEXTS
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
 
 SAMPLES = [text for text in TEXTS if text]
-
-
-@pytest.fixture(scope="session", params=["tiny", "built_in"])
-def model(request):
-    return request.getfixturevalue(request.param)
 
 
 class Reader:
@@ -46,22 +42,8 @@ class Reader:
         return self.choice.stop_reason is not None
 
 
-def chop(data, ids):
-    """Cut a list at places that hypothesis chooses."""
-    parts = []
-    while ids:
-        size = data.draw(st.integers(1, len(ids)))
-        parts.append(ids[:size])
-        ids = ids[size:]
-    return parts
-
-
 def everything(reader, parts):
     return "".join(reader.feed(part) for part in parts) + reader.finish()
-
-
-def token_ids(model):
-    return st.lists(st.integers(0, model.tokenizer.vocab_size - 1), max_size=40)
 
 
 class TestCounts:

@@ -5,27 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 
+from tests.frontend.token_ids import chop, token_ids
 from tests.tiny_model.samples import TEXTS
 from vgate.frontend.text import decode
 from vgate.frontend.text.decode import Detokenizer, TokenTexts, _end_of
 
-MODELS = ["tiny", "built_in"]
 SAMPLES = [text for text in TEXTS if text]
-
-
-@pytest.fixture(scope="session", params=MODELS)
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
-def chop(data, ids):
-    """Cut a list at places that hypothesis chooses."""
-    parts = []
-    while ids:
-        size = data.draw(st.integers(1, len(ids)))
-        parts.append(ids[:size])
-        ids = ids[size:]
-    return parts
 
 
 def everything(detokenizer, parts):
@@ -45,14 +30,6 @@ def one_by_one(tokenizer, ids, prompt=(), *, skip=True):
     return text
 
 
-def size_of(model):
-    return model.tokenizer.vocab_size
-
-
-def token_ids(model):
-    return st.lists(st.integers(0, size_of(model) - 1), max_size=40)
-
-
 class TestText:
     @settings(deadline=None)
     @given(data=st.data())
@@ -65,7 +42,8 @@ class TestText:
     @given(data=st.data(), skip=st.booleans())
     def test_any_tokens_after_any_prompt_decode_as_by_a_stream(self, model, data, skip):
         # Also where the prompt ends, or the vocabulary does, inside a character.
-        pool = st.sampled_from(data.draw(st.lists(st.integers(0, size_of(model)), min_size=1)))
+        known = st.integers(0, model.tokenizer.vocab_size)
+        pool = st.sampled_from(data.draw(st.lists(known, min_size=1)))
         prompt, ids = data.draw(st.lists(pool, max_size=12)), data.draw(st.lists(pool, max_size=12))
         end = _end_of(prompt, model.tokenizer)
         expected = one_by_one(model.tokenizer.library, ids, end, skip=skip)
