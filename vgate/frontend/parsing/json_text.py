@@ -1,4 +1,4 @@
-"""JSON text as models write it: to and from values, and its end while it arrives."""
+"""JSON text as models write it: to and from values, and where a value ends while it arrives."""
 
 import json
 import re
