@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import weakref
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,13 @@ def make(loop, built_in):
     """Make an answer over the byte vocabulary."""
 
     def make_(kind, *, n=1, stops=(), min_tokens=0, usage=True):
-        aborted, written = [], []
+        aborted, written, responses = [], [], weakref.WeakSet()
+
+        def open_stream(_answer):
+            sink = Sink(written)
+            responses.add(sink)
+            return sink.write
+
         reading = DecodeOptions(texts=built_in.token_texts, stops=stops, min_tokens=min_tokens)
         arguments = (loop, lambda s: Choice(s, [], reading), [10], n, aborted.extend)
         if kind == "whole":
@@ -44,26 +51,30 @@ def make(loop, built_in):
                     model="m",
                     stream_options=StreamOptions(include_usage=usage),
                 ).stream_encoder(),
-                open_stream=lambda _answer: Sink(written).write,
+                open_stream=open_stream,
             )
-        return Fed(answer, aborted, written)
+        return Fed(answer, aborted, written, responses)
 
     return make_
 
 
 class Sink:
     def __init__(self, written):
-        self.write = written.append
+        self.written = written
         written.append(b"")  # the status and headers
+
+    def write(self, data):
+        self.written.append(data)
 
 
 class Fed:
-    """An answer with what came out of it."""
+    """An answer with what came out of it; `responses` are those that something can write to."""
 
-    def __init__(self, answer, aborted, written):
+    def __init__(self, answer, aborted, written, responses):
         self.answer = answer
         self.aborted = aborted
         self.written = written
+        self.responses = responses
 
     def feed(self, index, tokens, finish=None, cached=0):
         """Play the engine client: nothing comes for a sequence that was aborted or has ended."""
@@ -304,6 +315,16 @@ class TestStream:
         assert json.loads(fed.events[-1])["error"]["code"] == "engine_unavailable"
         assert "[DONE]" not in fed.events
         assert isinstance(fed.error, EngineUnavailableError)
+
+    def test_a_closed_answer_keeps_no_response_open(self, make):
+        fed = make("streamed")
+        fed.feed(0, [65])
+        fed.flush()
+        assert len(fed.responses) == 1
+        fed.fail(EngineUnavailableError("gone"))
+        fed.answer.close()
+        assert not fed.responses
+        assert fed.answer.started
 
     def test_it_opens_with_the_first_token(self, make):
         fed = make("streamed")

@@ -239,9 +239,13 @@ class StreamedAnswer(Answer):
         super().fail(error)
 
     def close(self) -> None:
-        """Break the reference cycles. Call it last, when no engine runs its sequences."""
+        """Break the reference cycles, and let go of the response. Call it last."""
         super().close()
         del self._encoder.counts
+        if self._write is not None:
+            # The response's body ends when nothing refers to its writer any more, but a traceback
+            # of the error that ended the answer may refer to the answer.
+            self._write = _discard
 
     def _take(self) -> None:
         write, encoder = self._write, self._encoder
@@ -274,6 +278,10 @@ class StreamedAnswer(Answer):
             write(b"".join(out))
         if ended:
             self.done.set_result(None)
+
+
+def _discard(_data: bytes) -> None:
+    """Write to a response that has ended."""
 
 
 def replay(stream_encoder: StreamEncoder, result: Result) -> bytes:
