@@ -29,7 +29,8 @@ _LIMITS: tuple[tuple[str, type, str, str], ...] = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``vgate keys`` to `parser`; `run` takes what it parses."""
     parser.description = (
-        "Manage API keys. A running server applies changes at once; running requests continue."
+        "Manage API keys. A running server applies changes within a second; running requests "
+        "continue."
     )
     parser.add_argument("--key-file", metavar="FILE", help="default: security.key_file")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
