@@ -8,7 +8,7 @@ from vgate.frontend.apis.docs import PAGES
 
 _TABLE = re.compile(r"(?m)^<!-- fields: (.+) -->\n((?:\|.*\n)*)")
 _ROW = re.compile(
-    r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| .*?\| `(?P<example>.*?)` \|(?P<remark>.*)\|"
+    r"\| `(?P<name>\w+)` \| (?P<kind>\w+) \| .*?\| `(?P<example>.+?)` \|(?P<remark>.*)\|"
 )
 
 
