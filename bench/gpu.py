@@ -1,4 +1,4 @@
-"""`python -m bench.gpu`: V-Gate against `vllm serve` on a model of usual size, with a GPU.
+"""Measures V-Gate and `vllm serve` on a model of usual size, with a GPU.
 
 The model has the shape of Qwen2.5-1.5B and dummy weights: nothing is downloaded, times are those
 of a real model, and its text is meaningless. In addition to tokens/s it reports how long the device

@@ -136,9 +136,14 @@ def _clock_cost_ns() -> int:
 
 def main(arguments: list[str]) -> None:
     """Measure and print JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench.limits")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.limits",
+        description="Measure what one decision of the limiter costs while all workers ask at once.",
+    )
     for name, default in msgspec.to_builtins(Options()).items():
-        parser.add_argument(f"--{name}", type=positive, default=default)
+        parser.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help=f"default {default}"
+        )
     options = Options(**vars(parser.parse_args(arguments)))
     if options.requests < options.workers:
         parser.error("there must be at least one request for each worker")

@@ -1,4 +1,4 @@
-"""`python -m bench.compare_answers`: V-Gate and vLLM's server, answer by answer.
+"""Compares the answers of V-Gate with those of vLLM's server, request by request.
 
 Exit status 0 if all are equal, 1 if one differs, 2 if they could not be compared.
 """

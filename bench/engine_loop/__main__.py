@@ -1,4 +1,4 @@
-"""`python -m bench.engine_loop MODEL_DIR`: tokens/s of the bare EngineCore and of the engine.
+"""Measures tokens/s of a bare EngineCore loop and of V-Gate's engine on the same model.
 
 Each runs in its own process, and they take turns, so that other load on the machine affects both
 alike. Exit status 0 if both were measured, 1 if not, 2 if refused.
@@ -188,8 +188,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.engine_loop", description=__doc__)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR")
     for name, default in msgspec.to_builtins(Workload()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=positive, default=default)
-    parser.add_argument("--repetitions", type=positive, default=7)
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(
+            flag, type=positive, default=default, metavar="N", help=f"default {default}"
+        )
+    parser.add_argument("--repetitions", type=positive, default=7, metavar="N", help="default 7")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     return parser
 

@@ -186,12 +186,12 @@ def _add_request(add: Callable[..., Any]) -> None:
         help="one prompt for all requests: may be cached")  # fmt: skip
     add("--prompts", dest="prompt_file", metavar="FILE.jsonl",
         help="lines with `prompt` or `messages`")  # fmt: skip
-    add("--seed", dest="prompt_seed", type=_not_negative,
+    add("--seed", dest="prompt_seed", type=_not_negative, metavar="N",
         help="of prompts and arrivals (default random)")  # fmt: skip
     add("--max-tokens", dest="body_max_tokens", type=positive, default=64, metavar="N")
     add("--ignore-eos", dest="body_ignore_eos", action="store_true",
         help="generate exactly --max-tokens")  # fmt: skip
-    add("--temperature", dest="body_temperature", type=float)
+    add("--temperature", dest="body_temperature", type=float, metavar="T")
     add("--extra", dest="body_extra", type=_fields, default={}, metavar="JSON",
         help="merged into the body")  # fmt: skip
     add("--api-key", metavar="KEY", help="sent as a bearer token, never written anywhere")

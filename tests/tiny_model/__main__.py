@@ -1,4 +1,4 @@
-"""`python -m tests.tiny_model DIR [--tokenizer-only]`: write the model for use by hand."""
+"""Writes the tests' tiny model to a directory, for use by hand."""
 
 from __future__ import annotations
 
