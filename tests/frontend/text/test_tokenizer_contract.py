@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
@@ -142,12 +142,13 @@ class TestBatch:
 class TestDecode:
     @settings(deadline=None)
     @given(text=TEXT)
+    @example(text="<|user|>")
     def test_encoding_and_decoding_returns_the_text(self, tokenizer, text):
         normal = tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False)
         ids = tokenizer.encode(normal)
         assert tokenizer.decode(ids, skip_special_tokens=False) == normal
         assert b"".join(map(tokenizer.bytes_of, ids)) == normal.encode()
-        step = tokenizer.decode_stream()
+        step = tokenizer.decode_stream(skip_special_tokens=False)
         assert "".join(step(token) or "" for token in ids) == normal
 
     def test_special_tokens_are_skipped_or_shown(self, tokenizer, special):
