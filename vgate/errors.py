@@ -4,7 +4,7 @@ Each has a stable code, an HTTP status and an OpenAI ``type``. Engines report fa
 facts; the frontend makes these errors of them, and each API writes them in its own format.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 # Messages and field paths may quote what a client sent, which can be very long.
 _MAX_CHARS = 1000
@@ -71,7 +71,26 @@ class UnsupportedParameterError(InvalidRequestError, code="unsupported_parameter
 
 
 class ContextLengthExceededError(InvalidRequestError, code="context_length_exceeded"):
-    """The prompt and the requested tokens don't fit into the model's context."""
+    """The prompt leaves no room for an answer in the model's context.
+
+    Attributes:
+        tokens, limit: Tokens of the prompt, and those that it may have, where they are known.
+    """
+
+    tokens: int = 0
+    limit: int = 0
+
+    @classmethod
+    def of_prompt(cls, tokens: int, limit: int, param: str, hint: str = "") -> Self:
+        """Return the error of a prompt, in OpenAI's words, by which clients recognise it."""
+        what = "messages" if param == "messages" else "input" if "input" in param else "prompt"
+        error = cls(
+            f"This model's maximum context length is {limit} tokens. However, your {what} resulted "
+            f"in {tokens} tokens. Please reduce the length of the {what}{hint}.",
+            param=param,
+        )
+        error.tokens, error.limit = tokens, limit
+        return error
 
 
 class ModelNotFoundError(InvalidRequestError, code="model_not_found", status=404):

@@ -98,7 +98,7 @@ class TestRequestIds:
                 await gateway.request("GET", "/nothing"),
                 await gateway.chat(),
                 await gateway.chat(stream=True),
-                await gateway.chat(temperature=9),
+                await gateway.chat(temperature=-1),
             ]
             ids = {answer.headers["x-request-id"] for answer in answers}
             assert len(ids) == len(answers)
@@ -191,10 +191,10 @@ class TestNotReady:
 
     def test_bad_requests_and_names_are_told_first(self, serve):
         async def scenario(gateway):
-            assert (await gateway.chat(temperature=9)).status == 400
+            assert (await gateway.chat(temperature=-1)).status == 400
             assert (await gateway.chat(model="other")).status == 404
 
-        serve(scenario, engine=False)
+        serve(scenario, engine=False, server=Server(any_model_name=False))
 
     def test_it_becomes_ready_and_says_so(self, serve):
         async def scenario(gateway):
@@ -276,14 +276,15 @@ class TestChat:
         async def scenario(gateway):
             for fields, param in (
                 ({"text": "x" * 200}, "messages"),
-                ({"max_tokens": 100}, "messages"),
                 ({"min_tokens": 1000}, "min_tokens"),
             ):
                 answer = await gateway.chat(**fields)
                 assert (answer.status, answer.error["param"]) == (400, param)
-            full = await gateway.chat("x", ignore_eos=True)
-            assert full.json["usage"]["total_tokens"] == 100
-            assert full.json["choices"][0]["finish_reason"] == "length"
+            for fields, told in (({}, None), ({"max_tokens": 100}, "max_tokens")):
+                full = await gateway.chat("x", ignore_eos=True, **fields)
+                assert full.json["usage"]["total_tokens"] == 100
+                assert full.json["choices"][0]["finish_reason"] == "length"
+                assert full.headers.get("x-vgate-ignored") == told
 
         serve(scenario, model=Model(max_model_len=100))
 
@@ -292,7 +293,46 @@ class TestChat:
             answer = await gateway.chat(model="other")
             assert (answer.status, answer.error["param"]) == (404, "model")
 
+        serve(scenario, server=Server(any_model_name=False))
+
+    def test_one_model_serves_every_name(self, serve):
+        async def scenario(gateway):
+            answer = await gateway.chat(model="gpt-4o")
+            assert answer.json["model"] == gateway.config.model.served_names[0]
+            assert answer.headers["x-vgate-ignored"] == "model"
+            for model in ("", None):
+                answer = await gateway.chat(model=model)
+                assert answer.json["model"] == gateway.config.model.served_names[0]
+                assert "x-vgate-ignored" not in answer.headers
+
         serve(scenario)
+
+    def test_unknown_fields_are_told_and_counted_once(self, serve, caplog):
+        async def scenario(gateway):
+            for _ in range(3):
+                answer = await gateway.chat(zzz_unknown=1, verbosity="low")
+                told = set(answer.headers["x-vgate-ignored"].split(", "))
+                assert (answer.status, told) == (200, {"zzz_unknown", "verbosity"})
+            warned = [r for r in caplog.records if "zzz_unknown" in str(vars(r))]
+            assert len([r for r in warned if r.levelname == "WARNING"]) == 1
+
+        serve(scenario)
+
+    def test_unknown_fields_are_refused_if_configured(self, serve):
+        async def scenario(gateway):
+            answer = await gateway.chat(zzz=1)
+            assert (answer.status, answer.error["code"]) == (400, "unknown_parameter")
+            assert answer.error["param"] == "zzz"
+
+        serve(scenario, server=Server(unknown_fields="refuse"))
+
+    def test_the_number_of_choices_is_bounded(self, serve):
+        async def scenario(gateway):
+            assert (await gateway.chat(n=2, max_tokens=1)).status == 200
+            answer = await gateway.chat(n=3)
+            assert (answer.status, answer.error["param"]) == (400, "n")
+
+        serve(scenario, server=Server(max_choices=2))
 
     def test_a_full_queue(self, serve):
         async def scenario(gateway):

@@ -28,6 +28,9 @@ class Server(Section, frozen=True):
     run_dir: str | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    any_model_name: bool | None = None
+    max_choices: Annotated[int, Meta(ge=1, le=1024)] = 128
 
     @property
     def worker_count(self) -> int:

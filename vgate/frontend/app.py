@@ -48,6 +48,7 @@ class App:
         self._runtime = runtime
         self._worker = worker
         self._requests: set[asyncio.Task[Any]] = set()
+        self._refuse_unknown = runtime.config.server.unknown_fields == "refuse"
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Connect to engines, launcher and peers. The loop is not running yet."""
@@ -63,7 +64,9 @@ class App:
             on_drain=self._on_drain,
         )
         models = [self._model(model) for model in config.models]
-        self.models = ModelRegistry(models, lambda: launcher.draining)
+        self.models = ModelRegistry(
+            models, lambda: launcher.draining, any_name=config.server.any_model_name
+        )
         self._waits = Waits(loop)
         self._cache = cache = LocalStore(config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
@@ -119,7 +122,7 @@ class App:
         """Serve a request."""
         task = asyncio.current_task(self._loop)
         assert task is not None
-        http = HttpRequest(scope, protocol, self._waits, task)
+        http = HttpRequest(scope, protocol, self._waits, task, refuse_unknown=self._refuse_unknown)
         self._requests.add(task)
         try:
             route, response = await self._answer(http)
@@ -184,6 +187,8 @@ class App:
             status = _STATUS_CLIENT_CLOSED
         endpoint = metrics.OTHER if route is None else route.path
         metrics.record(endpoint, http.method, status, seconds, http.log_fields.get("error"))
+        if http.ignored.names:
+            self._record_ignored(http)
         if route is not None and route.quiet:
             return
         log.info(
@@ -196,6 +201,16 @@ class App:
             duration_ms=round(seconds * 1000, 1),
             **http.log_fields,
         )
+
+    def _record_ignored(self, http: HttpRequest) -> None:
+        http.log_fields["ignored"] = http.ignored.names
+        for name in http.ignored.names:
+            if metrics.record_ignored(name):
+                log.warning(
+                    "a client sends a field that has no effect; this is said once",
+                    field=name,
+                    path=http.path,
+                )
 
     def _on_drain(self, timeout_s: float) -> None:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)

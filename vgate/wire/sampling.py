@@ -17,8 +17,7 @@ _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 _INT32_MAX = 2**31 - 1
 
 TokenId = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
-Bias = Annotated[float, Meta(ge=-100, le=100)]
-Temperature = Annotated[float, Meta(ge=0, le=2)]
+Temperature = Annotated[float, Meta(ge=0)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=_INT32_MAX)]
 
@@ -27,8 +26,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     """How tokens are chosen and when a generation ends.
 
     None means "not given": `over` fills in the model's default before a request crosses the wire.
-    The bounds of the first four and of the penalties are OpenAI's (API reference, "Create chat
-    completion"), the others vLLM's (``vllm/sampling_params.py``).
+    The bounds are vLLM's (``vllm/sampling_params.py``).
     """
 
     # Parameters whose effect on the next token does not depend on where the prompt ends. A sequence
@@ -52,12 +50,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     seed: Annotated[int, Meta(ge=_SEED_MIN, le=_SEED_MAX)] | None = None
     top_k: TopK | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=_INT32_MAX)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=1024)] | None = None
     ignore_eos: bool | None = None
-    logit_bias: dict[TokenId, Bias] | None = None
+    logit_bias: dict[TokenId, float] | None = None
     allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1)] | None = None
 
     def plain(self, *, max_tokens: int | None) -> "SamplingParams":

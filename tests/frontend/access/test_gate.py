@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, Scope, chat_body, until
-from vgate.config.schema import Cache, Security
+from vgate.config.schema import Cache, Security, Server
 from vgate.frontend.access.limiter.local import LocalGrant, LocalLimiter
 from vgate.keys import ConfiguredKey
 
@@ -21,7 +21,9 @@ KEY = ConfiguredKey(
 @pytest.fixture
 def limited(serve):
     def run(scenario, **sections):
-        serve(scenario, security=Security(enabled=True, api_keys=[KEY]), **sections)
+        server = Server(any_model_name=False)
+        security = Security(enabled=True, api_keys=[KEY])
+        serve(scenario, security=security, server=server, **sections)
 
     return run
 
@@ -76,7 +78,7 @@ def test_a_stored_answer_counts_without_tokens(limited):
 
 def test_errors_count_except_what_is_not_found(limited, monkeypatch):
     async def scenario(gateway):
-        answer = await chat(gateway, temperature=9)
+        answer = await chat(gateway, temperature=-1)
         assert (answer.status, answer.headers["x-ratelimit-remaining"]) == (400, "3")
         assert (await chat(gateway, model="none")).status == 404
         assert await used(gateway) == (1, 0, 0)
@@ -90,8 +92,8 @@ def test_errors_count_except_what_is_not_found(limited, monkeypatch):
 def test_past_the_limit_no_other_error_is_shown(limited):
     async def scenario(gateway):
         for _ in range(4):
-            assert (await chat(gateway, temperature=9)).status == 400
-        refused = await chat(gateway, temperature=9)
+            assert (await chat(gateway, temperature=-1)).status == 400
+        refused = await chat(gateway, temperature=-1)
         assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
         assert refused.headers["x-ratelimit-remaining"] == "0"
         assert int(refused.headers["retry-after"]) > 0

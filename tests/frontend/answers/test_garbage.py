@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, chat_body, post, until
-from vgate.config.schema import Cache, DryRun, Model
+from vgate.config.schema import Cache, DryRun, Model, Server
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TOOL = {
@@ -25,7 +25,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], int]] = {
     "chat with choices": (CHAT, {"n": 3, "logprobs": True, "top_logprobs": 2}, 200),
     "chat with a stop string": (CHAT, {"stop": ["lo"]}, 200),
     "chat with tools": (CHAT, {"tools": [TOOL], "tool_choice": "required"}, 200),
-    "a refused chat": (CHAT, {"temperature": 9}, 400),
+    "a refused chat": (CHAT, {"temperature": -1}, 400),
     "an unknown model": (CHAT, {"model": "none"}, 404),
     "a completion": (COMPLETIONS, {"prompt": ["one", "two"]}, 200),
     "a response": ("/v1/responses", {"input": "hello"}, 200),
@@ -78,7 +78,7 @@ def test_a_request_leaves_nothing(serve, kind, stream):
 
         await leaves_nothing(ask)
 
-    serve(scenario, model=Model(tool_parser="hermes"))
+    serve(scenario, model=Model(tool_parser="hermes"), server=Server(any_model_name=False))
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from vgate.errors import OverloadedError, RequestTimeoutError, UnsupportedParameterError
-from vgate.frontend.apis.fields import ACCEPTED, FieldMap, RefusedFields, policies_of, refused
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, policies_of, refused, told
+from vgate.frontend.http import Ignored
 
 
 class Several(msgspec.Struct):
@@ -29,7 +30,7 @@ def test_policies_use_json_names():
     "fields", [{}, {"label": "x"}, {"count": 1}, {"count": 0, "async_": False}]
 )
 def test_neutral_values_pass(fields):
-    RefusedFields(Several).check(Several(**fields))
+    FieldPolicies(Several).check(Several(**fields), Ignored())
 
 
 @pytest.mark.parametrize(
@@ -43,17 +44,30 @@ def test_neutral_values_pass(fields):
 )
 def test_other_values_are_refused(fields, path):
     with pytest.raises(UnsupportedParameterError) as caught:
-        RefusedFields(Several).check(Several(**fields), "a[3].")
+        FieldPolicies(Several).check(Several(**fields), Ignored(), "a[3].")
     assert caught.value.param == path
     assert ("use `plain`" in caught.value.message) == ("count" in path)
 
 
 def test_a_struct_with_one_refused_field():
-    check = RefusedFields(One).check
-    check(One())
-    check(One([]))
+    check = FieldPolicies(One).check
+    check(One(), Ignored())
+    check(One([]), Ignored())
     with pytest.raises(UnsupportedParameterError, match="`only`"):
-        check(One([1]))
+        check(One([1]), Ignored())
+
+
+class Told(msgspec.Struct):
+    style: Annotated[str | None, told("medium")] = None
+    budget: Annotated[Any, told()] = None
+
+
+def test_told_fields_are_noted_unless_they_are_neutral():
+    ignored = Ignored()
+    FieldPolicies(Told).check(Told(style="medium"), ignored)
+    assert ignored.names == []
+    FieldPolicies(Told).check(Told(style="low", budget=0), ignored, "a[3].")
+    assert ignored.names == ["a[].style", "a[].budget"]
 
 
 class TestNames:

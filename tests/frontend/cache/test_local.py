@@ -17,6 +17,7 @@ from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.cache.digest import covers, is_deterministic
 from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.job import make_job
 from vgate.frontend.pipeline.prepare import tokenize_generation
 from vgate.frontend.text import TextModel, load_text_model
@@ -138,13 +139,14 @@ class Digests:
         served = [
             ServedStub(config, load_text_model(info, config, model_files())) for config in models
         ]
-        self._models = ModelRegistry(served, lambda: False)
+        self._models = ModelRegistry(served, lambda: False, any_name=None)
         self._cache = Cache()
 
     def __call__(self, body: dict[str, Any]) -> bytes:
-        generation = generation_of(decode_chat(msgspec.json.encode(body)))
+        generation = generation_of(decode_chat(msgspec.json.encode(body), Ignored()))
         http = SimpleNamespace(
             log_fields={},
+            ignored=Ignored(),
             header=lambda _name: None,
             admission=SimpleNamespace(key=SimpleNamespace(min_priority=0)),
         )

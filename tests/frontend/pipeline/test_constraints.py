@@ -7,6 +7,7 @@ import pytest
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.constraints import calls_constraint
 
@@ -57,7 +58,7 @@ TEXTS = [("regex", "x"), ("grammar", "x"), ("choice", ["x" * 1024] * 64)]
 def generation(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
     body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
-    return generation_of(decode_chat(body))
+    return generation_of(decode_chat(body, Ignored()))
 
 
 def refused(**fields: Any) -> InvalidValueError:

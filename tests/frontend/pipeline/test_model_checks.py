@@ -12,6 +12,7 @@ from vgate.frontend.apis.openai.chat.request import decode_chat
 from vgate.frontend.apis.openai.chat.request import generation_of as of_chat
 from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.parameters import check_against_model, truncated
 from vgate.wire.messages import ModelInfo
@@ -23,12 +24,12 @@ UNKNOWN_SIZE = ModelInfo(["m"], [], 100, 8, 1000, 1, "dry_run", vocab_size=0)
 def chat(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
     body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
-    return of_chat(decode_chat(body))
+    return of_chat(decode_chat(body, Ignored()))
 
 
 def completion(**fields: Any) -> Generation:
     body = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
-    return of_completion(decode_completion(body))
+    return of_completion(decode_completion(body, Ignored()))
 
 
 @pytest.mark.parametrize(

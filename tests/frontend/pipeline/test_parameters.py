@@ -7,6 +7,7 @@ import pytest
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.access.admission import NOBODY, Admission
 from vgate.frontend.access.limiter import KeyLimits
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation, Prompts, parameters
 from vgate.wire.sampling import SamplingParams
 
@@ -44,20 +45,30 @@ class TestPriority:
 class TestContext:
     def test_an_answer_may_take_what_is_left(self, built_in):
         limit = built_in.info.max_model_len
+        ignored = Ignored()
         sampling = parameters.complete_sampling(
-            generation(max_tokens=3), built_in, [[1] * (limit - 3)]
+            generation(max_tokens=3), built_in, [[1] * (limit - 3)], ignored
         )
-        assert sampling.max_tokens == 3
+        assert (sampling.max_tokens, ignored.names) == (3, [])
 
-    def test_the_longest_prompt_decides(self, built_in):
+    @pytest.mark.parametrize("wanted", [3, 10**9])
+    def test_the_longest_prompt_decides(self, built_in, wanted):
         limit = built_in.info.max_model_len
         prompts = [[1], [1] * (limit - 2)]
+        ignored = Ignored()
+        sampling = parameters.complete_sampling(
+            generation(max_tokens=wanted), built_in, prompts, ignored
+        )
+        assert (sampling.max_tokens, ignored.names) == (2, ["max_tokens"])
+
+    def test_a_prompt_without_room_for_an_answer(self, built_in):
+        limit = built_in.info.max_model_len
         with pytest.raises(ContextLengthExceededError) as caught:
-            parameters.complete_sampling(generation(max_tokens=3), built_in, prompts)
-        for number in (limit, limit - 2, 3):
-            assert str(number) in caught.value.message
+            parameters.complete_sampling(generation(), built_in, [[1], [1] * limit], Ignored())
+        assert f"maximum context length is {limit} tokens. However, your" in caught.value.message
+        assert f"resulted in {limit} tokens" in caught.value.message
         assert caught.value.param == "prompt"
 
     def test_an_empty_prompt(self, built_in):
         with pytest.raises(InvalidValueError, match="at least one token"):
-            parameters.complete_sampling(generation(), built_in, [[]])
+            parameters.complete_sampling(generation(), built_in, [[]], Ignored())

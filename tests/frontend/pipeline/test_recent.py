@@ -103,6 +103,7 @@ def test_a_model_that_is_gone_is_not_found(serve):
         for _ in range(3):
             await outcome(gateway, body)
         gateway.app.models._by_name.clear()
+        gateway.app.models._any_name = False
         assert (await post(gateway, CHAT, body)).status == 404
 
     serve(scenario, cache=Cache())

@@ -7,6 +7,7 @@ import pytest
 
 from vgate.errors import InvalidRequestError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.render import client_template, reasoning_kwargs, template_kwargs
 from vgate.frontend.text import ChatTemplate
@@ -18,12 +19,19 @@ EFFORTS = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 def generation(**fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
     body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
-    return generation_of(decode_chat(body))
+    return generation_of(decode_chat(body, Ignored()))
 
 
-def of_template(source: str, **fields: Any) -> dict[str, Any]:
+def of_template(source: str, ignored: Ignored | None = None, **fields: Any) -> dict[str, Any]:
     asked = generation(**fields)
-    return template_kwargs(asked.prompt, asked.tools, ChatTemplate(source, {}))
+    template = ChatTemplate(source, {})
+    return template_kwargs(asked.prompt, asked.tools, template, ignored or Ignored())
+
+
+def ignored_by(source: str, **fields: Any) -> list[str]:
+    ignored = Ignored()
+    assert of_template(source, ignored, **fields) == fields.get("chat_template_kwargs", {})
+    return ignored.names
 
 
 def refused(source: str, **fields: Any) -> str | None:
@@ -50,8 +58,8 @@ class TestEffort:
         kwargs = of_template("{{ reasoning_effort }}{{ enable_thinking }}", reasoning_effort=effort)
         assert kwargs == {"reasoning_effort": effort, "enable_thinking": effort != "none"}
 
-    def test_a_template_that_knows_neither_is_no_place_for_it(self, effort):
-        assert refused("{{ messages }}", reasoning_effort=effort) == "reasoning_effort"
+    def test_a_template_that_knows_neither_ignores_it(self, effort):
+        assert ignored_by("{{ messages }}", reasoning_effort=effort) == ["reasoning_effort"]
 
 
 class TestClientTemplate:
@@ -72,15 +80,14 @@ class TestClientTemplate:
 
 def test_without_an_effort_nothing_is_said():
     template = ChatTemplate("{{ reasoning_effort }}{{ enable_thinking }}", {})
-    assert reasoning_kwargs(generation().prompt, template) == {}
+    assert reasoning_kwargs(generation().prompt, template, Ignored()) == {}
 
 
-def test_two_that_agree_or_not():
-    source = "{{ enable_thinking }}"
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_the_client_s_own_variables_come_first(effort):
     off = {"enable_thinking": False}
-    assert of_template(source, reasoning_effort="none", chat_template_kwargs=off) == off
-    param = refused(source, reasoning_effort="low", chat_template_kwargs=off)
-    assert param == "chat_template_kwargs.enable_thinking"
+    kwargs = of_template("{{ enable_thinking }}", reasoning_effort=effort, chat_template_kwargs=off)
+    assert kwargs == off
 
 
 @pytest.mark.parametrize(
@@ -88,12 +95,16 @@ def test_two_that_agree_or_not():
     [
         ({"tools": TOOLS}, "tools"),
         ({"documents": [{"text": "x"}]}, "documents"),
-        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs.a"),
     ],
 )
-def test_what_a_template_would_ignore_is_refused(fields, param):
+def test_what_a_template_would_leave_out_is_refused(fields, param):
     assert refused("{{ messages }}", **fields) == param
     of_template("{{ tools }}{{ documents }}{{ a }}", **fields)
+
+
+def test_variables_that_a_template_lacks_are_ignored():
+    kwargs = {"a": 1, "b": 2}
+    assert ignored_by("{{ a }}", chat_template_kwargs=kwargs) == ["chat_template_kwargs.b"]
 
 
 @pytest.mark.parametrize(
@@ -105,5 +116,5 @@ def test_what_is_not_there_is_not_ignored(fields):
 
 def test_the_built_in_template_knows_tools_and_thinking(built_in):
     asked = generation(tools=TOOLS, reasoning_effort="none")
-    kwargs = template_kwargs(asked.prompt, asked.tools, built_in.tool_template)
+    kwargs = template_kwargs(asked.prompt, asked.tools, built_in.tool_template, Ignored())
     assert kwargs == {"enable_thinking": False}

@@ -1,8 +1,7 @@
 """Decodes a body into a request struct, checks fields of any JSON, and explains mistakes."""
 
-import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -12,9 +11,10 @@ from vgate.errors import (
     InvalidJSONError,
     InvalidRequestError,
     InvalidValueError,
-    UnknownParameterError,
     UnsupportedParameterError,
 )
+from vgate.frontend.apis import lenient
+from vgate.frontend.http import Ignored
 from vgate.validation import explain, value_at
 
 _Request = TypeVar("_Request")
@@ -26,38 +26,44 @@ ServedTypes = tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 MAX_NESTING = 64
 # The range of msgpack's integers.
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-# Comparing two names takes time in proportion to the product of their lengths.
-_LONGEST_GUESSED = 64
-
-# Fields of earlier vLLM versions and of other servers, and the fields that replace them.
-_RENAMED = {
-    "guided_json": "structured_outputs.json",
-    "guided_regex": "structured_outputs.regex",
-    "guided_choice": "structured_outputs.choice",
-    "guided_grammar": "structured_outputs.grammar",
-    "max_new_tokens": "max_tokens",
-    "max_output_tokens": "max_tokens",
-    "repeat_penalty": "repetition_penalty",
-    "num_predict": "max_tokens",
-}
 
 
 def decode_request(
-    decoder: msgspec.json.Decoder[_Request], body: bytes, types: ServedTypes = ()
+    decoder: msgspec.json.Decoder[_Request],
+    body: bytes,
+    ignored: Ignored,
+    types: ServedTypes = (),
+    renamed: Mapping[str, str] = {},
+    clean: Callable[[dict[str, Any], Ignored], None] | None = None,
 ) -> _Request:
-    """Decode a request's body.
+    """Decode a request's body, without the fields that the API doesn't have.
+
+    Args:
+        decoder: Of the request's struct.
+        body: JSON in UTF-8.
+        ignored: Gets the fields that are left out.
+        types: See `ServedTypes`.
+        renamed: Other servers' names of fields, and the paths of ours.
+        clean: Takes out of a document what isn't served, and notes it; only called for one that
+            doesn't fit as it is.
 
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
     try:
         return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _explained(error, _document_of(body), decoder.type, types) from None
+    except msgspec.ValidationError:
+        pass
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
     except RecursionError:
         raise InvalidJSONError("the body is nested too deeply") from None
+    document = _document_of(body)
+    if isinstance(document, dict):
+        lenient.rename(document, renamed)
+        if clean is not None:
+            clean(document, ignored)
+    return convert_part(document, decoder.type, ignored, types=types)
 
 
 def check_json(value: Any, where: str) -> None:
@@ -81,30 +87,34 @@ def check_json(value: Any, where: str) -> None:
 
 
 def convert_part(
-    document: Any, of: type[_Request], where: str, types: ServedTypes = ()
+    document: Any, of: type[_Request], ignored: Ignored, where: str = "", types: ServedTypes = ()
 ) -> _Request:
     """Convert the part of a request at path `where`, of builtin types, to a struct.
 
-    The paths in `types` start at the part.
+    Fields that the struct doesn't have are taken out of the document. The paths in `types` start at
+    the part.
 
     Raises:
         InvalidRequestError: With the full path of the field at fault.
     """
     try:
-        return msgspec.convert(document, of)
+        return lenient.convert(document, of, ignored, where)
     except msgspec.ValidationError as error:
-        raise _explained(error, document, of, types, where) from None
+        raise _explained(error, document, types, where) from None
 
 
 def _document_of(body: bytes) -> Any:
-    """Return a body as builtin types; None if it is not JSON after the decoder's error."""
-    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    """Return a body as builtin types, which msgspec has found not to be what was expected."""
+    try:
         return msgspec.json.decode(body)
-    return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise InvalidJSONError("the body is nested too deeply") from None
 
 
 def _explained(
-    error: msgspec.ValidationError, document: Any, of: Any, types: ServedTypes, where: str = ""
+    error: msgspec.ValidationError, document: Any, types: ServedTypes, where: str
 ) -> InvalidRequestError:
     problem = explain(error, document)
     refused = _refused_type(document, problem.path, types, where)
@@ -114,8 +124,6 @@ def _explained(
     if where:
         path = f"{where}.{path}" if path and not path.startswith("[") else where + path
         problem = msgspec.structs.replace(problem, path=path)
-    if problem.kind == "unknown":
-        return UnknownParameterError(f"{problem}{_guess(path, of)}", param=path or None)
     return InvalidValueError(str(problem), param=path or None)
 
 
@@ -142,13 +150,3 @@ def unsupported_type(path: str, kind: object, served: Iterable[str]) -> InvalidR
     allowed = " or ".join(map(repr, served))
     message = f"`{path}` {repr(kind)[:80]} is not supported by this server; use {allowed}"
     return UnsupportedParameterError(message, param=path)
-
-
-def _guess(name: str, of: Any) -> str:
-    """Return the field that was probably meant, as the end of a sentence; "" if none is close."""
-    if name in _RENAMED:
-        return f"; use `{_RENAMED[name]}`"
-    if len(name) > _LONGEST_GUESSED:
-        return ""
-    close = difflib.get_close_matches(name, getattr(of, "__struct_fields__", ()), n=1, cutoff=0.75)
-    return f"; did you mean `{close[0]}`?" if close else ""

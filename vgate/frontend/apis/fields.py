@@ -1,13 +1,15 @@
 """Policies of request fields, and the names of fields in errors.
 
-A field is *served* unless its annotation is `ACCEPTED` (taken without effect) or `refused(...)` (it
-would change the answer, so only its neutral values pass). Validation, the tables in ``docs/`` and
-the OpenAPI document all come from these annotations and the types.
+A field is *served* unless its annotation is `ACCEPTED` (taken without effect), `told(...)` (taken
+without effect, and the client is told, unless the value is neutral) or `refused(...)` (it would
+give another kind of answer, so only its neutral values pass). Validation, the tables in ``docs/``
+and the OpenAPI document all come from these annotations and the types.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from operator import attrgetter
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -15,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.errors import InvalidRequestError, UnsupportedParameterError
+from vgate.frontend.http import Ignored
 
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 
@@ -23,7 +26,7 @@ _Request = TypeVar("_Request", bound=msgspec.Struct)
 class FieldPolicy(msgspec.Struct, frozen=True, eq=False):
     """How one field is handled; `instead` ends a sentence and says what to send instead."""
 
-    kind: Literal["served", "accepted", "refused"]
+    kind: Literal["served", "accepted", "told", "refused"]
     neutral: tuple[Any, ...] = ()
     instead: str = ""
 
@@ -36,13 +39,21 @@ ACCEPTED = Meta(
 )
 
 
+def told(*neutral: Any, instead: str = "") -> Meta:
+    """Mark a field, for `Annotated`, that is ignored; null and neutral values need no notice."""
+    return _meta("told", neutral, instead)
+
+
 def refused(*neutral: Any, instead: str = "") -> Meta:
     """Mark a field, for `Annotated`, of which only null and these neutral values pass."""
-    schema: dict[str, Any] = {"x-vgate-policy": "refused", "x-vgate-neutral": list(neutral)}
+    return _meta("refused", neutral, instead)
+
+
+def _meta(kind: Literal["told", "refused"], neutral: tuple[Any, ...], instead: str) -> Meta:
+    schema: dict[str, Any] = {"x-vgate-policy": kind, "x-vgate-neutral": list(neutral)}
     if instead:
         schema["description"] = instead
-    policy = FieldPolicy("refused", neutral, instead)
-    return Meta(extra={"policy": policy}, extra_json_schema=schema)
+    return Meta(extra={"policy": FieldPolicy(kind, neutral, instead)}, extra_json_schema=schema)
 
 
 def policies_of(request: type[msgspec.Struct]) -> dict[str, FieldPolicy]:
@@ -59,24 +70,34 @@ def _policy_of(hint: Any) -> FieldPolicy:
     return _SERVED
 
 
-class RefusedFields(Generic[_Request]):
-    """Checks the refused fields of a request or of a part of one, usually by one comparison."""
+class FieldPolicies(Generic[_Request]):
+    """Checks the told and refused fields of a request or of a part of one.
+
+    Usually one comparison shows that there are none.
+    """
 
     def __init__(self, request: type[_Request]) -> None:
         policies = policies_of(request)
-        self._policies = {name: p for name, p in policies.items() if p.kind == "refused"}
+        self._policies = {n: p for n, p in policies.items() if p.kind in {"told", "refused"}}
         names = zip(request.__struct_fields__, policies, strict=True)
         self._values = attrgetter(*(field for field, name in names if name in self._policies))
         self._none = None if len(self._policies) == 1 else (None,) * len(self._policies)
 
-    def check(self, request: _Request, where: str = "") -> None:
-        """Raise `UnsupportedParameterError` for a refused field; `where` precedes its name."""
+    def check(self, request: _Request, ignored: Ignored, where: str = "") -> None:
+        """Note the told fields in `ignored`; `where` precedes each field's name.
+
+        Raises:
+            UnsupportedParameterError: There is a refused field.
+        """
         values = self._values(request)
         if values == self._none:
             return
         values = values if self._none is not None else (values,)
         for (name, policy), value in zip(self._policies.items(), values, strict=True):
             if value is None or any(_same(value, neutral) for neutral in policy.neutral):
+                continue
+            if policy.kind == "told":
+                ignored.add(f"{where}{name}")
                 continue
             instead = f"; {policy.instead}" if policy.instead else ""
             message = f"`{where}{name}` is not supported by this server{instead}"
@@ -115,8 +136,10 @@ class FieldMap:
     def translate(self, error: InvalidRequestError) -> InvalidRequestError:
         """Return an error about a generation as one about the client's request."""
         text = _QUOTED.sub(lambda quoted: f"`{self.name(quoted[1])}`", error.message)
-        param = None if error.param is None else self.name(error.param)
-        return type(error)(text, param=param, retry_after_s=error.retry_after_s)
+        translated = copy(error)
+        translated.message = text
+        translated.param = None if error.param is None else self.name(error.param)
+        return translated
 
     @contextmanager
     def translating(self) -> Iterator[None]:

@@ -45,10 +45,6 @@ class ModelState(msgspec.Struct, frozen=True):
 class Models(Protocol):
     """The served models."""
 
-    @property
-    def main(self) -> str:
-        """The name of the main model."""
-
     def names(self) -> list[ServedName]:
         """Return every name that requests may use: those of a model, then its adapters'."""
 

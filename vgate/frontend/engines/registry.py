@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from vgate.errors import SHUTTING_DOWN, ModelNotFoundError, ShuttingDownError
 from vgate.frontend.engines.port import ModelState, ServedName
 from vgate.frontend.engines.served_model import ServedModel
+from vgate.wire.messages import Task
 
 
 class ModelRegistry:
@@ -12,11 +13,16 @@ class ModelRegistry:
 
     Args:
         models: The served models, the main one first.
+        any_name: Whether a name that isn't served stands for a model; None: if only one model has
+            the task.
         draining: Returns whether the server drains, and so refuses new requests.
     """
 
-    def __init__(self, models: list[ServedModel], draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, models: list[ServedModel], draining: Callable[[], bool], *, any_name: bool | None
+    ) -> None:
         self._models = models
+        self._any_name = any_name
         self._draining = draining
         self._adapters = {name for model in models for name in model.config.adapter_names}
         self._by_name = {
@@ -30,11 +36,6 @@ class ModelRegistry:
 
     def __getitem__(self, index: int) -> ServedModel:
         return self._models[index]
-
-    @property
-    def main(self) -> str:
-        """The name of the main model."""
-        return self._models[0].name
 
     def names(self) -> list[ServedName]:
         """Return every name that requests may use: those of a model, then its adapters'."""
@@ -64,8 +65,12 @@ class ModelRegistry:
             for model in self._models
         ]
 
-    def find(self, name: str) -> ServedModel:
-        """Return the model that a request names.
+    def serves(self, name: str) -> bool:
+        """Whether a model or an adapter has this name."""
+        return name in self._by_name
+
+    def find(self, name: str, task: Task | None = None) -> ServedModel:
+        """Return the model that a request names; without a name, the first one with the task.
 
         Raises:
             ShuttingDownError: The server drains.
@@ -75,6 +80,9 @@ class ModelRegistry:
             raise ShuttingDownError
         model = self._by_name.get(name)
         if model is None:
+            able = [m for m in self._models if task in {None, m.config.task}] or self._models
+            if not name or self._any_name or (self._any_name is None and len(able) == 1):
+                return able[0]
             message = (
                 f"the model `{name}` does not exist; served: {', '.join(self._by_name)} "
                 "(the server's `model.served_model_name` gives a model other names)"

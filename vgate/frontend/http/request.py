@@ -17,6 +17,7 @@ import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
+from vgate.frontend.http.ignored import HEADER, Ignored
 from vgate.frontend.http.waits import ClientDisconnected, Waits
 from vgate.frontend.ids import new_id
 
@@ -73,6 +74,7 @@ class HttpRequest:
         admission: The request's `Admission`. HTTP only carries it from the access room to the
             endpoint.
         log_fields: Fields of the line that is logged at the end of the request.
+        ignored: The fields that have no effect; the response names them.
     """
 
     __slots__ = (
@@ -88,13 +90,22 @@ class HttpRequest:
         "arrived",
         "header",
         "id",
+        "ignored",
         "log_fields",
         "method",
         "path",
         "response_headers",
     )
 
-    def __init__(self, scope: Any, protocol: Any, waits: Waits, task: asyncio.Task[Any]) -> None:
+    def __init__(
+        self,
+        scope: Any,
+        protocol: Any,
+        waits: Waits,
+        task: asyncio.Task[Any],
+        *,
+        refuse_unknown: bool = False,
+    ) -> None:
         self.arrived = time.monotonic()
         self.header: Callable[[str], str | None] = scope.headers.get
         self.method = scope.method
@@ -109,6 +120,7 @@ class HttpRequest:
         self.response_headers: dict[str, str] = {}
         self.admission: Any = None
         self.log_fields: dict[str, Any] = {}
+        self.ignored = Ignored(refuse_unknown=refuse_unknown)
         length = self.header("content-length")
         self._declared = int(length) if length and length.isdigit() else math.inf
         given = self.header("x-request-id")
@@ -232,6 +244,8 @@ class HttpRequest:
         return self._stream
 
     def _all_headers(self, headers: Headers) -> Headers:
+        if self.ignored.names:
+            self.response_headers[HEADER] = ", ".join(self.ignored.names)
         return [*headers, *self.response_headers.items(), ("x-request-id", self.id)]
 
     @property

@@ -15,6 +15,10 @@ from vgate.wire.stats import REQUEST_S, STEP_S
 
 OTHER = "other"
 
+# The fields that have a series of their own in `IGNORED`.
+_MAX_IGNORED = 64
+_ignored: set[str] = set()
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # Filled by the definitions below; `/metrics` collects from the files of all workers instead.
@@ -58,6 +62,9 @@ RESUMED = _counter(
 )
 REJECTED = _counter(
     "vgate_rejected_requests", "Requests that ended in an error, by its code.", "reason"
+)
+IGNORED = _counter(
+    "vgate_ignored_fields", "Requests with a field that has no effect, by the field.", "field"
 )
 RATE_LIMITED = _counter(
     "vgate_rate_limited_requests", "Requests refused by a limit of their key.", "key", "limit"
@@ -112,6 +119,20 @@ def record(endpoint: str, method: str, status: int, seconds: float, error: str |
     _latency_of(endpoint).observe(seconds)
     if error is not None:
         REJECTED.labels(error).inc()
+
+
+def record_ignored(field: str) -> bool:
+    """Count a field that has no effect; return whether it is the first time in this process.
+
+    Clients choose the names of unknown fields, so only the first ones have series of their own.
+    """
+    first = field not in _ignored
+    if first and len(_ignored) >= _MAX_IGNORED:
+        IGNORED.labels(OTHER).inc()
+        return False
+    _ignored.add(field)
+    IGNORED.labels(field).inc()
+    return first
 
 
 def record_generated(

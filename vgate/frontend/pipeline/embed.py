@@ -110,11 +110,8 @@ async def embed(
 
 def _check_length(prompt: list[int], limit: int, where: str) -> None:
     if len(prompt) > limit:
-        message = (
-            f"`{where}` has {len(prompt)} tokens, the model's limit is {limit}; "
-            "`truncate_prompt_tokens` cuts what is longer"
-        )
-        raise ContextLengthExceededError(message, param=where)
+        hint = ", or cut it with `truncate_prompt_tokens`"
+        raise ContextLengthExceededError.of_prompt(len(prompt), limit, where, hint)
     if not prompt:
         message = f"`{where}` has no tokens"
         raise InvalidValueError(message, param=where)

@@ -12,7 +12,8 @@ import msgspec
 from vgate.wire.messages import ClientOptions, StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
-Role = Literal["system", "user", "assistant", "tool"]
+# "system", "user", "assistant" or "tool"; some templates know other roles.
+Role = str
 # Variables of chat templates for which a conversation has fields.
 TEMPLATE_FIELDS = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
@@ -55,6 +56,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         add_generation_prompt: Whether the prompt ends with the beginning of an answer.
         continue_final_message: Whether the answer continues the last message.
+        drop_oldest: Whether the oldest turns are left out if the prompt is too long.
         reasoning_effort: None for the model's own default.
         template: The client's own template, in place of the model's.
         template_kwargs: Other variables for the template.
@@ -65,6 +67,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     documents: list[dict[str, Any]] = []
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    drop_oldest: bool = False
     reasoning_effort: str | None = None
     template: str | None = None
     template_kwargs: dict[str, Any] = {}

@@ -78,7 +78,7 @@ def make_job(
     """
     model, text, rendered, prompts = tokenized
     adapter = models.adapter(generation.model)
-    sampling = parameters.complete_sampling(generation, text, prompts)
+    sampling = parameters.complete_sampling(generation, text, prompts, http.ignored)
     # Tool calls that are demanded leave no text for another constraint.
     constraint = calls_constraint(generation.tools) or generation.constraint
     options = parameters.options_of(generation, text, adapter, constraint)

@@ -6,7 +6,7 @@ import msgspec
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http import HttpRequest
+from vgate.frontend.http import HttpRequest, Ignored
 from vgate.frontend.pipeline.generation import (
     Constraint,
     Conversation,
@@ -85,12 +85,14 @@ def token_limit(truncation: Truncation, most: int) -> TokenLimit:
 
 
 def complete_sampling(
-    generation: Generation, text: TextModel, prompts: list[list[int]]
+    generation: Generation, text: TextModel, prompts: list[list[int]], ignored: Ignored
 ) -> SamplingParams:
     """Return the sampling parameters, completed by the model's defaults and the room for an answer.
 
+    An answer is at most as long as there is room for, whatever `max_tokens` is.
+
     Raises:
-        ContextLengthExceededError: The longest prompt and the requested tokens do not fit.
+        ContextLengthExceededError: The longest prompt leaves no room for an answer.
         InvalidValueError: `min_tokens` alone does not fit, or a prompt is empty.
     """
     sampling, chat = generation.sampling, isinstance(generation.prompt, Conversation)
@@ -98,25 +100,21 @@ def complete_sampling(
     limit = text.info.max_model_len
     longest = max(map(len, prompts))
     room = limit - longest
-    wanted = sampling.max_tokens
+    if room < 1:
+        raise ContextLengthExceededError.of_prompt(longest, limit, param)
+    wanted = sampling.max_tokens or room
     if isinstance(generation.prompt, Prompts) and generation.prompt.only:
         # The engine generates at least one token; it is dropped.
         wanted = 1
-    if room < 1 or (wanted or 1) > room:
-        asked = f" and {wanted} were requested for the answer" if wanted else ""
-        has = "the messages have" if chat else "the prompt has"
-        message = (
-            f"the model's context is {limit} tokens, but {has} {longest} tokens{asked}; "
-            f"shorten the {param} or lower `max_tokens`"
-        )
-        raise ContextLengthExceededError(message, param=param)
+    elif wanted > room:
+        ignored.add("max_tokens")
     if not all(prompts):
         message = f"`{param}` must have at least one token"
         raise InvalidValueError(message, param=param)
     if (sampling.min_tokens or 0) > room:
         message = f"`min_tokens` must be at most the {room} tokens left in the model's context"
         raise InvalidValueError(message, param="min_tokens")
-    return sampling.over(text.defaults, max_tokens=wanted or room)
+    return sampling.over(text.defaults, max_tokens=min(wanted, room))
 
 
 def options_of(
@@ -153,7 +151,8 @@ def priority_of(http: HttpRequest, priority: int | None) -> int:
 
 
 def _check_logprobs(name: str, value: int, info: ModelInfo) -> None:
-    if value > info.max_logprobs:
+    # -1 stands for all of the vocabulary.
+    if value > info.max_logprobs or (value < 0 and info.max_logprobs < info.vocab_size):
         message = f"`{name}` must be at most {info.max_logprobs} for this model, got {value}"
         raise InvalidValueError(message, param=name)
 

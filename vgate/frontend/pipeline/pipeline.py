@@ -1,10 +1,10 @@
 """The pipeline that serves generations with this process's models, cache and limits."""
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 from vgate.config.schema import Config
+from vgate.errors import InvalidValueError
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http import HttpRequest, Response
@@ -12,7 +12,14 @@ from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.job import EngineJob, again, make_job
 from vgate.frontend.pipeline.parameters import check_task
-from vgate.frontend.pipeline.port import Embedded, EmbedRequest, GenerateRequest, Tokens, Traits
+from vgate.frontend.pipeline.port import (
+    Embedded,
+    EmbedRequest,
+    GenerateRequest,
+    Read,
+    Tokens,
+    Traits,
+)
 from vgate.frontend.pipeline.prepare import find_model, tokenize, tokenize_generation
 from vgate.frontend.pipeline.recent import RecentRequest, RecentRequests
 from vgate.frontend.pipeline.render import render, sets_effort
@@ -46,6 +53,7 @@ class EnginePipeline:
         self._context = Context(loop, config.timeouts, cache)
         self._window = embed_window(config.batch)
         self._recent = RecentRequests()
+        self._max_choices = config.server.max_choices
 
     async def answer(self, http: HttpRequest, request: GenerateRequest) -> Response | None:
         """Answer a request; None if the answer was streamed."""
@@ -53,26 +61,29 @@ class EnginePipeline:
         found = await look_up(self._context, http, job)
         return await serve(self._context, http, job, request, found)
 
-    async def answer_body(
-        self, http: HttpRequest, body: bytes, read: Callable[[bytes], GenerateRequest]
-    ) -> Response | None:
+    async def answer_body(self, http: HttpRequest, body: bytes, read: Read) -> Response | None:
         """Answer the request that `read` makes of a body; None if the answer was streamed."""
         recent = self._recent.find(read, body)
         if recent is not None and recent.is_current(await self._text(http, recent.request)):
             request, job = recent.request, again(recent.job, http)
+            http.ignored.names += recent.ignored
             found = await look_up(self._context, http, job)
         else:
-            request = read(body)
+            request = read(body, http.ignored)
             job = await self._job(http, request.generation)
             found = await look_up(self._context, http, job)
             if found is not None:
-                self._recent.keep(read, body, RecentRequest(request, job, job.text.info))
+                told = tuple(http.ignored.names)
+                self._recent.keep(read, body, RecentRequest(request, job, job.text.info, told))
         return await serve(self._context, http, job, request, found)
 
     async def _text(self, http: HttpRequest, request: GenerateRequest) -> TextModel:
         return (await find_model(self._models, http, request.generation.model))[1]
 
     async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
+        if generation.choices > self._max_choices:
+            message = f"`n` must be at most {self._max_choices} (server.max_choices)"
+            raise InvalidValueError(message, param="n")
         tokenized = await tokenize_generation(self._loop, self._models, http, generation)
         return make_job(self._models, self._cache, http, generation, tokenized)
 
@@ -82,8 +93,8 @@ class EnginePipeline:
 
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
         """Embed texts."""
-        model, text = await find_model(self._models, http, request.model)
-        check_task(model, request.model, "embed")
+        model, text = await find_model(self._models, http, request.model, "embed")
+        check_task(model, request.model or model.name, "embed")
         prompts = await input_tokens(self._loop, text, request)
         vectors = await embed(self._context, http, model, prompts, request.dimensions, self._window)
         return Embedded(model.name, sum(map(len, prompts)), vectors)
@@ -100,7 +111,7 @@ class EnginePipeline:
         """Return the tokens of a text, or of a generation's conversation."""
         served, text = await find_model(self._models, http, model)
         if not isinstance(prompt, str):
-            prompt = render(prompt, text, allow=served.config.allow_request_chat_template)
+            prompt = render(prompt, text, http, allow=served.config.allow_request_chat_template)
         encode = partial(_tokens_of, text, add_special_tokens=add_special_tokens, spell=spell)
         return await tokenize(self._loop, encode, prompt, len(prompt))
 
@@ -113,7 +124,7 @@ class EnginePipeline:
 
     async def traits(self, model: str, *, with_tools: bool) -> Traits:
         """Return a model's traits; with tools it may have another template."""
-        text = await self._models.find(model).wait_until_ready()
+        text = await self._models.find(model, "generate").wait_until_ready()
         template = text.tool_template if with_tools else text.template
         return Traits(template is not None and sets_effort(template), text.reasons)
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from vgate.frontend.answers import ResponseEncoder
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.pipeline.generation import Generation, Truncation
 from vgate.wire.messages import GenerateOptions
 from vgate.wire.sampling import SamplingParams
@@ -57,6 +57,10 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     generation: Generation
     encoder_of: Callable[[Job], ResponseEncoder]
     stream: bool
+
+
+# Makes a request of a body.
+Read = Callable[[bytes, Ignored], GenerateRequest]
 
 
 class Traits(msgspec.Struct, frozen=True):
@@ -126,9 +130,7 @@ class Pipeline(Protocol):
             VGateError: There is no answer, and nothing was sent.
         """
 
-    async def answer_body(
-        self, http: HttpRequest, body: bytes, read: Callable[[bytes], GenerateRequest]
-    ) -> Response | None:
+    async def answer_body(self, http: HttpRequest, body: bytes, read: Read) -> Response | None:
         """Answer the request that `read` makes of a body; as `answer` in all else.
 
         `read` must depend on the body alone: it isn't called again for a body that repeats.

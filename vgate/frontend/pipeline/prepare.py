@@ -5,20 +5,24 @@ milliseconds, for which other streams would wait.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
-from vgate.frontend.pipeline.generation import Conversation, Generation, Prompts
+from vgate.frontend.pipeline.generation import Conversation, Generation, Message, Prompts
 from vgate.frontend.pipeline.render import render
 from vgate.frontend.text import TextModel
+from vgate.wire.messages import Task
 
 _INLINE_CHARS = 16_384
 
+_Encode = Callable[[Conversation], Awaitable[tuple[str, list[int]]]]
 _Text = TypeVar("_Text")
 _Result = TypeVar("_Result")
 
@@ -37,16 +41,22 @@ class TokenizedGeneration(NamedTuple):
 
 
 async def find_model(
-    models: ModelRegistry, http: HttpRequest, name: str
+    models: ModelRegistry, http: HttpRequest, name: str, task: Task | None = None
 ) -> tuple[ServedModel, TextModel]:
     """Return the model that a request names, after a short wait for it to be ready.
+
+    Without a name it is the first that has the task. The client is told if a model of another name
+    serves its request.
 
     Raises:
         VGateError: There is no such model, or it isn't ready.
     """
-    model = models.find(name)
+    model = models.find(name, task)
+    served = models.serves(name)
+    if name and not served:
+        http.ignored.add("model")
     # Only names that are served get into the log.
-    http.log_fields["model"] = name
+    http.log_fields["model"] = name if served else model.name
     return model, await model.wait_until_ready()
 
 
@@ -61,19 +71,67 @@ async def tokenize_generation(
     Raises:
         VGateError: There is no such model, it isn't ready, or it can't serve the generation.
     """
-    model, text = await find_model(models, http, generation.model)
-    parameters.check_task(model, generation.model, "generate")
+    model, text = await find_model(models, http, generation.model, "generate")
+    parameters.check_task(model, generation.model or model.name, "generate")
     parameters.check_against_model(generation, text.info)
     prompt, rendered = generation.prompt, None
     if isinstance(prompt, Prompts):
         prompts = await _tokenize_prompts(loop, text, prompt)
     else:
-        rendered = render(generation, text, allow=model.config.allow_request_chat_template)
-        prompts = [await _tokenize_rendered(loop, text, prompt, rendered)]
+        encode = partial(_tokenize_conversation, loop, model, text, http, generation)
+        rendered, tokens = await encode(prompt)
+        room = min(generation.sampling.max_tokens or 1, text.info.max_model_len // 4)
+        if prompt.drop_oldest and len(tokens) + room > text.info.max_model_len:
+            rendered, tokens = await _drop_oldest(prompt, text.info.max_model_len - room, encode)
+        prompts = [tokens]
     if generation.truncation is not None:
         limit = text.info.max_model_len
         prompts = [parameters.truncated(generation.truncation, p, limit) for p in prompts]
     return TokenizedGeneration(model, text, rendered, prompts)
+
+
+async def _tokenize_conversation(
+    loop: asyncio.AbstractEventLoop,
+    model: ServedModel,
+    text: TextModel,
+    http: HttpRequest,
+    generation: Generation,
+    conversation: Conversation,
+) -> tuple[str, list[int]]:
+    """Return a conversation as text and as token ids."""
+    generation = msgspec.structs.replace(generation, prompt=conversation)
+    rendered = render(generation, text, http, allow=model.config.allow_request_chat_template)
+    return rendered, await _tokenize_rendered(loop, text, conversation, rendered)
+
+
+async def _drop_oldest(
+    conversation: Conversation, limit: int, encode: _Encode
+) -> tuple[str, list[int]]:
+    """Leave out as few of the oldest turns as let the prompt have at most `limit` tokens.
+
+    System messages stay, and so does the last turn, whatever its length.
+    """
+    messages = conversation.messages
+    system = [message for message in messages if message.role == "system"]
+    turns = [index for index, message in enumerate(messages) if message.role == "user"]
+    fitting: dict[int, tuple[str, list[int]]] = {}
+    least, most = 0, max(0, len(turns) - 1)
+    while least < most:
+        dropped = (least + most) // 2
+        tried = await encode(_without(conversation, system, turns[dropped]))
+        if len(tried[1]) <= limit:
+            fitting[dropped], most = tried, dropped
+        else:
+            least = dropped + 1
+    if least in fitting:
+        return fitting[least]
+    start = turns[least] if turns else 0
+    return await encode(_without(conversation, system, start))
+
+
+def _without(conversation: Conversation, system: list[Message], start: int) -> Conversation:
+    kept = [message for message in conversation.messages[start:] if message.role != "system"]
+    return msgspec.structs.replace(conversation, messages=[*system, *kept])
 
 
 async def tokenize(

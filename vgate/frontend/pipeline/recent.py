@@ -5,26 +5,24 @@ them would take longer than all the rest of a hit.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import NamedTuple
 
 from vgate.frontend.pipeline.job import EngineJob
-from vgate.frontend.pipeline.port import GenerateRequest
+from vgate.frontend.pipeline.port import GenerateRequest, Read
 from vgate.frontend.text import TextModel
 from vgate.wire.messages import ModelInfo
 
 # A longer one would push out many others.
 _MAX_BODY_BYTES = 16_384
 
-Read = Callable[[bytes], GenerateRequest]
-
 
 class RecentRequest(NamedTuple):
-    """A request, its job, and what the job was made with."""
+    """A request, its job, what the job was made with, and the fields that have no effect."""
 
     request: GenerateRequest
     job: EngineJob
     info: ModelInfo
+    ignored: tuple[str, ...] = ()
 
     def is_current(self, text: TextModel) -> bool:
         """Whether a model's text side still is the one that made the job."""

@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from vgate.errors import InvalidValueError, UnsupportedParameterError
+from vgate.frontend.http import HttpRequest, Ignored
 from vgate.frontend.pipeline.generation import Conversation, Generation, MadeCall, Message, ToolUse
 from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
 
@@ -11,8 +12,10 @@ from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
 _SWITCHES = ("enable_thinking", "thinking")
 
 
-def render(generation: Generation, text: TextModel, *, allow: bool) -> str:
+def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow: bool) -> str:
     """Return a generation's conversation as text; `allow` permits a template of the client's own.
+
+    What only tunes the answer, and the template has no variable for, is noted in `http.ignored`.
 
     Raises:
         InvalidRequestError: There is no template, or it can't render all of the request.
@@ -41,7 +44,7 @@ def render(generation: Generation, text: TextModel, *, allow: bool) -> str:
         documents=conversation.documents,
         add_generation_prompt=conversation.add_generation_prompt,
         continue_final_message=conversation.continue_final_message,
-        kwargs=template_kwargs(conversation, tools, template),
+        kwargs=template_kwargs(conversation, tools, template, http.ignored),
     )
 
 
@@ -92,7 +95,7 @@ def _template_call(call: MadeCall) -> dict[str, Any]:
 
 
 def template_kwargs(
-    conversation: Conversation, tools: ToolUse, template: ChatTemplate
+    conversation: Conversation, tools: ToolUse, template: ChatTemplate, ignored: Ignored
 ) -> dict[str, Any]:
     """Return the template's other variables.
 
@@ -105,18 +108,14 @@ def template_kwargs(
             raise UnsupportedParameterError(message, param=name)
     for name in conversation.template_kwargs:
         if name not in template.variables:
-            where = f"chat_template_kwargs.{name}"
-            message = f"`{where}` is not a variable of the model's chat template"
-            raise UnsupportedParameterError(message, param=where)
-    return {**conversation.template_kwargs, **reasoning_kwargs(conversation, template)}
+            ignored.add(f"chat_template_kwargs.{name}")
+    return {**reasoning_kwargs(conversation, template, ignored), **conversation.template_kwargs}
 
 
-def reasoning_kwargs(conversation: Conversation, template: ChatTemplate) -> dict[str, Any]:
-    """Return the template's variables for the reasoning effort: itself, a switch, or both.
-
-    Raises:
-        InvalidRequestError: The template has neither, or the request contradicts itself.
-    """
+def reasoning_kwargs(
+    conversation: Conversation, template: ChatTemplate, ignored: Ignored
+) -> dict[str, Any]:
+    """Return the template's variables for the reasoning effort: itself, a switch, or both."""
     effort = conversation.reasoning_effort
     if effort is None:
         return {}
@@ -125,11 +124,5 @@ def reasoning_kwargs(conversation: Conversation, template: ChatTemplate) -> dict
         wanted["reasoning_effort"] = effort
     wanted |= {name: effort != "none" for name in _SWITCHES if name in template.variables}
     if not wanted:
-        message = "`reasoning_effort`: the model's chat template has no way to set reasoning effort"
-        raise UnsupportedParameterError(message, param="reasoning_effort")
-    for name, value in wanted.items():
-        if conversation.template_kwargs.get(name, value) != value:
-            where = f"chat_template_kwargs.{name}"
-            message = f"`{where}` contradicts `reasoning_effort` {effort!r}"
-            raise InvalidValueError(message, param=where)
+        ignored.add("reasoning_effort")
     return wanted

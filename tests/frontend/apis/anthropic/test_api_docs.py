@@ -8,6 +8,7 @@ from tests.frontend.apis.documented import tables
 from vgate.errors import UnsupportedParameterError
 from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import generation_of
+from vgate.frontend.http import Ignored
 
 MINIMAL = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -28,13 +29,15 @@ def test_a_field_behaves_as_the_table_says(name):
     body = json.dumps(fields).encode()
     if kind == "refused":
         with pytest.raises(UnsupportedParameterError, match=f"`{name}`") as caught:
-            decode_messages(body)
+            decode_messages(body, Ignored())
         assert caught.value.param == name
         return
-    request = decode_messages(body)
+    ignored = Ignored()
+    request = decode_messages(body, ignored)
     assert getattr(request, name) is not None
+    assert ignored.names == ([name] if kind == "told" else [])
     generation = generation_of(request)
-    if kind == "accepted":
-        assert generation == generation_of(decode_messages(json.dumps(MINIMAL).encode()))
+    if kind in {"accepted", "told"}:
+        assert generation == generation_of(decode_messages(json.dumps(MINIMAL).encode(), Ignored()))
     else:
         assert kind == "served"

@@ -225,7 +225,11 @@ def test_reasoning_text_and_a_call():
                 "content": [],
                 "stop_reason": None,
                 "stop_sequence": None,
-                "usage": usage,
+                "usage": {
+                    **usage,
+                    "output_tokens": 0,
+                    "output_tokens_details": {"thinking_tokens": 0},
+                },
             },
         },
         start(0, type="thinking", thinking="", signature=""),
@@ -233,7 +237,7 @@ def test_reasoning_text_and_a_call():
         delta(0, type="thinking_delta", thinking="."),
         delta(0, type="signature_delta", signature="unsigned"),
         stop(0),
-        start(1, type="text", text="", citations=None),
+        start(1, type="text", text=""),
         delta(1, type="text_delta", text="A"),
         delta(1, type="text_delta", text="B"),
         delta(1, type="text_delta", text="C"),
@@ -243,7 +247,7 @@ def test_reasoning_text_and_a_call():
         delta(2, type="input_json_delta", partial_json=': "x'),
         delta(2, type="input_json_delta", partial_json='"}'),
         stop(2),
-        start(3, type="text", text="", citations=None),
+        start(3, type="text", text=""),
         delta(3, type="text_delta", text=" Done."),
         stop(3),
         {
@@ -286,7 +290,7 @@ def test_stop_reasons(choice, expected):
 
 def test_an_empty_answer_has_an_empty_text_block():
     answer = Result([ChoiceResult("", "stop")], COUNTS)
-    assert whole(answer)["content"] == [{"type": "text", "text": "", "citations": None}]
+    assert whole(answer)["content"] == [{"type": "text", "text": ""}]
     message = accumulated(streamed([], answer))
     assert [(block.type, block.text) for block in message.content] == [("text", "")]
 

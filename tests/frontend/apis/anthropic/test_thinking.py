@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from vgate.errors import UnsupportedParameterError
 from vgate.frontend.apis.anthropic.messages.request import decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import reasoning_effort
+from vgate.frontend.http import Ignored
 
 DISABLED = {"type": "disabled"}
 ADAPTIVE = {"type": "adaptive"}
@@ -17,7 +17,9 @@ def enabled(budget_tokens: int = 1024) -> dict[str, Any]:
     return {"type": "enabled", "budget_tokens": budget_tokens}
 
 
-def effort_of(thinking=None, effort=None, *, adjustable: bool, reasons: bool) -> str | None:
+def effort_of(
+    thinking=None, effort=None, ignored=None, *, adjustable: bool, reasons: bool
+) -> str | None:
     asked: dict[str, Any] = {
         "model": "m",
         "max_tokens": 100_000,
@@ -27,8 +29,8 @@ def effort_of(thinking=None, effort=None, *, adjustable: bool, reasons: bool) ->
         asked["thinking"] = thinking
     if effort is not None:
         asked["output_config"] = {"effort": effort}
-    request = decode_messages(json.dumps(asked).encode())
-    return reasoning_effort(request, adjustable=adjustable, reasons=reasons)
+    request = decode_messages(json.dumps(asked).encode(), Ignored())
+    return reasoning_effort(request, ignored or Ignored(), adjustable=adjustable, reasons=reasons)
 
 
 @pytest.mark.parametrize(
@@ -62,18 +64,17 @@ def test_what_every_model_supports(thinking, effort, reasons):
 @pytest.mark.parametrize(
     ("thinking", "effort", "reasons", "path"),
     [
-        (DISABLED, None, True, "thinking.type"),
-        (enabled(), None, False, "thinking.type"),
+        (DISABLED, None, True, "thinking"),
+        (enabled(), None, False, "thinking"),
         (None, "low", True, "output_config.effort"),
         (ADAPTIVE, "max", False, "output_config.effort"),
         (enabled(), "low", True, "output_config.effort"),
     ],
 )
-def test_unsupported_by_the_model(thinking, effort, reasons, path):
-    with pytest.raises(UnsupportedParameterError) as caught:
-        effort_of(thinking, effort, adjustable=False, reasons=reasons)
-    assert caught.value.param == path
-    assert f"`{path}`" in caught.value.message
+def test_what_the_model_can_t_follow_is_told(thinking, effort, reasons, path):
+    ignored = Ignored()
+    assert effort_of(thinking, effort, ignored, adjustable=False, reasons=reasons) is None
+    assert ignored.names == [path]
 
 
 def test_thinking_enabled_for_a_model_that_always_thinks():

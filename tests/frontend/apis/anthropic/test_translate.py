@@ -8,6 +8,7 @@ import pytest
 from vgate.errors import ContextLengthExceededError, InvalidValueError, UnsupportedParameterError
 from vgate.frontend.apis.anthropic.messages.request import MessagesRequest, decode_messages
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.render import template_message
 from vgate.wire.sampling import SamplingParams
@@ -34,7 +35,7 @@ def result(call_id: str, content: Any, **more: Any) -> dict[str, Any]:
 
 def decoded(**fields: Any) -> MessagesRequest:
     asked = {"model": "m", "max_tokens": 2000, "messages": [HELLO], **fields}
-    return decode_messages(json.dumps(asked).encode())
+    return decode_messages(json.dumps(asked).encode(), Ignored())
 
 
 def generation(**fields: Any) -> Generation:

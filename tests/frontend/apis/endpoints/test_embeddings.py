@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, post, until
-from vgate.config.schema import Batch, DryRun, Model, Timeouts
+from vgate.config.schema import Batch, DryRun, Model, Server, Timeouts
 
 CLS, SEP, A, B, C, D = 0, 1, 3, 4, 5, 6
 LIMIT = 16
@@ -251,11 +251,6 @@ BAD = [
     ({"input": "a", "use_activation": False}, "unsupported_parameter", "use_activation"),
     ({"messages": [{"role": "user", "content": "a"}]}, "unsupported_parameter", "messages"),
     ({"input": "a", "normalize": True}, "unsupported_parameter", "normalize"),
-    ({"input": "a", "priority": 1}, "unsupported_parameter", "priority"),
-    ({"input": "a", "priority": False}, "unsupported_parameter", "priority"),
-    ({"input": "a", "padding": "max_length"}, "unsupported_parameter", "padding"),
-    ({"input": "a", "cache_salt": "x"}, "unsupported_parameter", "cache_salt"),
-    ({"input": "a", "chat_template_kwargs": {"a": 1}}, "unsupported_parameter", None),
     ({"input": "a", "zzz": 1}, "unknown_parameter", "zzz"),
 ]
 
@@ -265,7 +260,7 @@ def test_what_is_wrong_is_named(embed):
         for fields, code, param in BAD:
             answer = await send(gateway, **fields)
             assert (answer.status, answer.error["code"]) == (400, code), (fields, answer.body)
-            assert answer.error["param"] == (param or "chat_template_kwargs"), fields
+            assert answer.error["param"] == param, fields
         neutral = {
             "priority": 0,
             "padding": "do_not_pad",
@@ -275,7 +270,28 @@ def test_what_is_wrong_is_named(embed):
             "messages": None,
             "dimensions": 384,
         }
-        assert (await send(gateway, input="a", **neutral)).status == 200
+        answer = await send(gateway, input="a", **neutral)
+        assert (answer.status, answer.headers.get("x-vgate-ignored")) == (200, None)
+
+    embed(scenario, server=Server(unknown_fields="refuse"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"priority": 1},
+        {"priority": False},
+        {"padding": "max_length"},
+        {"cache_salt": "x"},
+        {"chat_template_kwargs": {"a": 1}},
+        {"zzz": 1},
+    ],
+)
+def test_what_has_no_effect_is_told(embed, fields):
+    async def scenario(gateway):
+        answer = await send(gateway, input="a", **fields)
+        assert answer.status == 200
+        assert answer.headers["x-vgate-ignored"] == next(iter(fields))
 
     embed(scenario)
 

@@ -123,7 +123,7 @@ def test_policies_are_in_the_document(table):
 
 
 def test_policies_of_nested_fields_are_in_the_document():
-    tool = SCHEMAS["FunctionToolParam"]["properties"]
-    assert tool["async"]["x-vgate-neutral"] == [False]
-    assert tool["output_schema"]["x-vgate-policy"] == "refused"
+    tool = SCHEMAS["ToolParam"]["properties"]
+    assert tool["defer_loading"]["x-vgate-neutral"] == [False]
+    assert tool["defer_loading"]["x-vgate-policy"] == "told"
     assert policies_of(TABLES["messages"][0])["speed"].neutral == ("standard",)

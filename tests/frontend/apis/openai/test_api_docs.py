@@ -13,6 +13,7 @@ from vgate.frontend.apis.openai.chat.request import generation_of as of_chat
 from vgate.frontend.apis.openai.completions.request import CompletionRequest, decode_completion
 from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
 from vgate.frontend.apis.openai.embeddings import EmbeddingRequest, decode_embeddings
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.generation import shape_of
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -55,15 +56,17 @@ def test_a_field_is_what_the_table_says(api, row):
     assert row.kind == policies_of(struct)[row.name].kind
     if row.kind == "refused":
         with pytest.raises(UnsupportedParameterError) as caught:
-            decode(body)
+            decode(body, Ignored())
         assert caught.value.param == row.name
         assert f"`{row.name}`" in caught.value.message
         return
-    request = decode(body)
+    ignored = Ignored()
+    request = decode(body, ignored)
     assert getattr(request, row.name) is not None
-    if row.kind == "accepted":
+    assert ignored.names == ([row.name] if row.kind == "told" else [])
+    if row.kind in {"accepted", "told"}:
         # It has no effect: an answer from the cache serves the request as well.
-        without = generation_of(decode(json.dumps(minimal).encode()))
+        without = generation_of(decode(json.dumps(minimal).encode(), Ignored()))
         assert shape_of(generation_of(request)) == shape_of(without)
 
 
@@ -74,8 +77,8 @@ def test_a_field_of_embeddings_is_what_the_table_says(row):
     body = json.dumps({**minimal, row.name: row.example}).encode()
     if row.kind == "refused":
         with pytest.raises(UnsupportedParameterError) as caught:
-            decode_embeddings(body)
+            decode_embeddings(body, Ignored())
         assert caught.value.param == row.name
     else:
-        assert getattr(decode_embeddings(body), row.name) == row.example
+        assert getattr(decode_embeddings(body, Ignored()), row.name) == row.example
     assert row.kind == policies_of(EmbeddingRequest)[row.name].kind

@@ -15,16 +15,18 @@ from vgate.frontend.apis.openai.completions.request import (
     decode_completion,
     generation_of,
 )
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.generation import shape_of
 
 
-def decode(**fields: Any) -> CompletionRequest:
-    return decode_completion(json.dumps({"model": "m", "prompt": "Hi", **fields}).encode())
+def decode(ignored: Ignored | None = None, **fields: Any) -> CompletionRequest:
+    body = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
+    return decode_completion(body, ignored or Ignored())
 
 
 def refusal(**fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        decode(**fields)
+        decode(Ignored(refuse_unknown=True), **fields)
     assert caught.value.status == 400
     return caught.value
 
@@ -55,7 +57,7 @@ class TestPrompt:
 
     def test_it_is_required(self):
         with pytest.raises(InvalidRequestError) as caught:
-            decode_completion(b'{"model": "m"}')
+            decode_completion(b'{"model": "m"}', Ignored())
         assert caught.value.param == "prompt"
 
     def test_how_many_answers(self):
@@ -101,7 +103,7 @@ def test_log_probabilities(fields, wanted, of_prompt):
     assert (generation.logprobs, generation.prompt_logprobs) == (wanted, of_prompt)
 
 
-@pytest.mark.parametrize("value", [True, -1, 1.5, "5"])
+@pytest.mark.parametrize("value", [True, -2, 1.5, "x"])
 def test_log_probabilities_are_a_number(value):
     assert refusal(logprobs=value).param == "logprobs"
 
@@ -119,6 +121,9 @@ def test_neutral_values(name, neutral, other):
 def test_fields_of_chats_are_unknown(name):
     error = refusal(**{name: []})
     assert (error.code, error.param) == ("unknown_parameter", name)
+    ignored = Ignored()
+    decode(ignored, **{name: []})
+    assert ignored.names == [name]
 
 
 def test_what_shapes():

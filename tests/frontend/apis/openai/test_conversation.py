@@ -7,18 +7,27 @@ import pytest
 
 from vgate.errors import InvalidRequestError, VGateError
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.render import template_message
 
 HI = {"role": "user", "content": "Hi"}
 
 
 def decode(*messages: dict[str, Any]) -> ChatRequest:
-    return decode_chat(json.dumps({"model": "m", "messages": messages}).encode())
+    return decode_chat(json.dumps({"model": "m", "messages": messages}).encode(), Ignored())
+
+
+def told(*messages: dict[str, Any]) -> list[str]:
+    """Return the fields that messages are served without."""
+    ignored = Ignored()
+    decode_chat(json.dumps({"model": "m", "messages": messages}).encode(), ignored)
+    return ignored.names
 
 
 def refusal(*messages: dict[str, Any]) -> VGateError:
+    body = json.dumps({"model": "m", "messages": messages}).encode()
     with pytest.raises(InvalidRequestError) as caught:
-        decode(*messages)
+        decode_chat(body, Ignored(refuse_unknown=True))
     assert caught.value.status == 400
     return caught.value
 
@@ -46,11 +55,14 @@ class TestRoles:
     def test_roles(self, role):
         decode({"role": role, "content": "x"})
 
-    def test_the_role_of_functions_is_refused(self):
-        error = refusal(HI, {"role": "function", "name": "f", "content": "x"})
-        assert (error.code, error.param) == ("unsupported_parameter", "messages[1].role")
+    def test_the_role_of_functions_is_the_one_of_tools(self):
+        messages = converted(HI, {"role": "function", "name": "f", "content": "x"})
+        assert messages[1] == {"role": "tool", "content": "x", "name": "f"}
 
-    @pytest.mark.parametrize("role", ["User", "", "bot", None, 5])
+    def test_the_template_gets_other_roles_as_they_are(self):
+        assert converted({"role": "bot", "content": "x"}) == [{"role": "bot", "content": "x"}]
+
+    @pytest.mark.parametrize("role", ["", None, 5, "x" * 65])
     def test_other_roles_are_invalid(self, role):
         assert refusal({"role": role, "content": "x"}).param == "messages[0].role"
 
@@ -59,28 +71,14 @@ class TestRoles:
     ("message", "param"),
     [
         ({"content": "x"}, "messages[0].role"),
-        ({"role": "user"}, "messages[0].content"),
-        ({"role": "user", "content": None}, "messages[0].content"),
-        ({"role": "assistant", "content": None}, "messages[0].content"),
-        ({"role": "assistant", "content": None, "tool_calls": []}, "messages[0].content"),
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": "x", "extra": 1}, "messages[0].extra"),
         ({"role": "user", "content": [5]}, "messages[0].content[0]"),
-        ({"role": "user", "content": [{}]}, "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         (
             {"role": "user", "content": [{"type": "text", "text": None}]},
             "messages[0].content[0].text",
         ),
-        ({"role": "assistant", "content": "x", "function_call": {}}, "messages[0].function_call"),
-        ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio"),
-        ({"role": "user", "content": "x", "tool_call_id": "1"}, "messages[0].tool_call_id"),
-        ({"role": "user", "content": "x", "tool_calls": [call()]}, "messages[0].tool_calls"),
-        ({"role": "user", "content": "x", "reasoning": "y"}, "messages[0].reasoning"),
-        ({"role": "system", "content": "x", "refusal": "y"}, "messages[0].refusal"),
-        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
-        ({"role": "tool", "content": "x", "tool_call_id": ""}, "messages[0].tool_call_id"),
-        ({"role": "tool", "tool_call_id": "1"}, "messages[0].content"),
     ],
 )
 def test_a_bad_message_is_named(message, param):
@@ -88,10 +86,45 @@ def test_a_bad_message_is_named(message, param):
 
 
 @pytest.mark.parametrize(
+    ("message", "names"),
+    [
+        ({"role": "assistant", "content": "x", "function_call": {}}, ["function_call"]),
+        ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, ["audio"]),
+        ({"role": "user", "content": "x", "tool_call_id": "1"}, ["tool_call_id"]),
+        ({"role": "user", "content": "x", "tool_calls": [call()]}, ["tool_calls"]),
+        ({"role": "user", "content": "x", "reasoning": "y"}, ["reasoning"]),
+        ({"role": "system", "content": "x", "refusal": "y"}, ["refusal"]),
+        ({"role": "user", "content": "x", "extra": 1}, ["extra"]),
+        ({"role": "assistant", "content": "x", "reasoning_details": [1]}, ["reasoning_details"]),
+        (
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "y"}]},
+            ["content[].thinking"],
+        ),
+    ],
+)
+def test_what_a_message_is_served_without_is_told(message, names):
+    assert told(HI, message) == [f"messages[].{name}" for name in names]
+    (_, message) = converted(HI, message)
+    assert message["content"] in {"x", ""}
+    assert message.keys() == {"role", "content"}
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "tool", "system"])
+@pytest.mark.parametrize("fields", [{}, {"content": None}, {"content": []}])
+def test_content_may_be_left_out(role, fields):
+    assert converted({"role": role, **fields}) == [{"role": role, "content": ""}]
+    assert told({"role": role, **fields}) == []
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "input_text"}, {"type": "output_text"}])
+def test_text_has_several_types(kind):
+    messages = converted({"role": "user", "content": [{"text": "x", **kind}]})
+    assert messages == [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
     ("bad", "param"),
     [
-        ({"type": "function"}, "id"),
-        ({"id": "", "function": {"name": "f"}}, "id"),
         ({"id": "1"}, "function"),
         ({"id": "1", "function": {"arguments": "{}"}}, "function.name"),
         ({"id": "1", "function": {"name": ""}}, "function.name"),
@@ -114,12 +147,11 @@ def test_other_media_are_refused(kind):
     assert (error.code, error.param) == ("unsupported_parameter", "messages[0].content[1].type")
 
 
-def test_a_part_with_a_refusal_is_an_assistant_s():
+def test_a_part_with_a_refusal():
     part = {"type": "refusal", "refusal": "no"}
     assert converted({"role": "assistant", "content": [part]}) == [
         {"role": "assistant", "content": "no"}
     ]
-    assert refusal({"role": "user", "content": [part]}).param == "messages[0].content[0].type"
     missing = {"role": "assistant", "content": [{"type": "refusal"}]}
     assert refusal(missing).param == "messages[0].content[0].refusal"
 

@@ -15,6 +15,7 @@ from vgate.frontend.apis.openai.chat.request import (
     generation_of,
 )
 from vgate.frontend.apis.openai.common import MAX_CHOICES, MAX_STOPS, StreamOptions
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import TEMPLATE_FIELDS, Generation
 from vgate.frontend.pipeline.generation import shape_of
 
@@ -23,7 +24,7 @@ MINIMAL: dict[str, Any] = {"model": "m", "messages": [HI]}
 
 
 def decode(**fields: Any) -> ChatRequest:
-    return decode_chat(json.dumps({**MINIMAL, **fields}).encode())
+    return decode_chat(json.dumps({**MINIMAL, **fields}).encode(), Ignored())
 
 
 def shape(**fields: Any) -> Generation:
@@ -31,10 +32,18 @@ def shape(**fields: Any) -> Generation:
 
 
 def refusal(body: bytes | None = None, **fields: Any) -> VGateError:
+    given = json.dumps({**MINIMAL, **fields}).encode() if body is None else body
     with pytest.raises(InvalidRequestError) as caught:
-        generation_of(decode_chat(body) if body is not None else decode(**fields))
+        generation_of(decode_chat(given, Ignored(refuse_unknown=True)))
     assert caught.value.status == 400
     return caught.value
+
+
+def told(**fields: Any) -> list[str]:
+    """Return the fields that a request is served without."""
+    ignored = Ignored()
+    generation_of(decode_chat(json.dumps({**MINIMAL, **fields}).encode(), ignored))
+    return ignored.names
 
 
 NEUTRAL = {
@@ -81,14 +90,68 @@ class TestFields:
         ("name", "value"), [(name, value) for name, values in NEUTRAL.items() for value in values]
     )
     def test_neutral_values_of_what_is_refused_pass(self, name, value):
-        decode(**{name: value})
+        assert told(**{name: value}) == []
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("length_penalty", 0.9),
+            ("early_stopping", 0),
+            ("verbosity", "low"),
+            ("thinking_token_budget", 100),
+            ("vllm_xargs", {"a": 1}),
+            ("wat", 1),
+            ("num_ctx", 4096),
+            ("keep_alive", "5m"),
+            ("mirostat", 2),
+        ],
+    )
+    def test_what_only_tunes_or_is_unknown_is_told(self, name, value):
+        assert told(**{name: value}) == [name]
+
+    @pytest.mark.parametrize(
+        ("fields", "served"),
+        [
+            ({"guided_choice": ["a", "b"]}, {"structured_outputs": {"choice": ["a", "b"]}}),
+            ({"guided_json": {}}, {"structured_outputs": {"json": {}}}),
+            ({"guided_regex": "a+"}, {"structured_outputs": {"regex": "a+"}}),
+            (
+                {"guided_grammar": 'root ::= "a"'},
+                {"structured_outputs": {"grammar": 'root ::= "a"'}},
+            ),
+            ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}),
+            ({"repeat_penalty": 1.5}, {"repetition_penalty": 1.5}),
+            ({"num_predict": 5}, {"max_tokens": 5}),
+            ({"max_tokens": "2"}, {"max_tokens": 2}),
+            ({"temperature": "0.5", "max_tokens": 2.0}, {"temperature": 0.5, "max_tokens": 2}),
+        ],
+    )
+    def test_other_spellings_are_served(self, fields, served):
+        assert told(**fields) == []
+        assert shape(**fields) == shape(**served)
+
+    def test_a_field_keeps_its_value_if_another_spelling_is_there(self):
+        assert decode(max_tokens=3, num_predict=5).max_tokens == 3
+        assert told(max_tokens=3, num_predict=5) == ["num_predict"]
+
+    def test_null_says_nothing(self):
+        assert told(wat=None, messages=[{**HI, "provider_specific_fields": None}]) == []
+
+    def test_unknown_fields_inside_are_told_once(self):
+        many = [{**HI, "thinking_blocks": [1], "provider_specific_fields": {}} for _ in range(9)]
+        tool = {"function": {"name": "f", "x": 1}, "cache_control": {"type": "ephemeral"}}
+        assert sorted(told(messages=many, tools=[tool])) == [
+            "messages[].provider_specific_fields",
+            "messages[].thinking_blocks",
+            "tools[].cache_control",
+            "tools[].function.x",
+        ]
 
     @pytest.mark.parametrize(
         ("name", "value"),
         [
             ("best_of", True),
             ("use_beam_search", 0),
-            ("length_penalty", 0.9),
             ("functions", {}),
             ("modalities", ["audio"]),
             ("function_call", {"name": "none"}),
@@ -111,7 +174,7 @@ class TestFields:
         else:
             assert decode(**{name: None}) == decode()
 
-    @pytest.mark.parametrize("name", ["temprature", "guided_json", "", "a.b", "é"])
+    @pytest.mark.parametrize("name", ["temprature", "num_ctx", "", "a.b", "é"])
     def test_an_unknown_field_is_refused_by_name(self, name):
         error = refusal(**{name: 1})
         assert (error.code, error.param) == ("unknown_parameter", name or None)
@@ -122,7 +185,6 @@ class TestFields:
             ("temprature", "did you mean `temperature`?"),
             ("max_token", "did you mean `max_tokens`?"),
             ("tool_choise", "did you mean `tool_choice`?"),
-            ("guided_json", "use `structured_outputs.json`"),
         ],
     )
     def test_what_was_probably_meant_is_said(self, name, meant):
@@ -132,53 +194,61 @@ class TestFields:
     def test_nothing_is_guessed_of_what_is_far_from_everything(self, name):
         assert "did you mean" not in refusal(**{name: 1}).message
 
-    @pytest.mark.parametrize("name", ["model", "messages"])
-    def test_what_is_required(self, name):
-        error = refusal(json.dumps({k: v for k, v in MINIMAL.items() if k != name}).encode())
-        assert (error.code, error.param) == ("invalid_value", name)
+    def test_what_is_required(self):
+        error = refusal(b'{"model": "m"}')
+        assert (error.code, error.param) == ("invalid_value", "messages")
         assert "is required" in error.message
+
+    def test_the_model_may_be_left_out(self):
+        assert (
+            generation_of(decode_chat(b'{"messages": [{"role": "user"}]}', Ignored())).model == ""
+        )
 
 
 class TestBounds:
     @pytest.mark.parametrize(
         ("name", "inside", "outside"),
         [
-            ("temperature", [0, 2, 0.5], [-0.1, 2.1, "1", True, []]),
+            ("temperature", [0, 2, 0.5, 9, "1"], [-0.1, "x", True, []]),
             ("top_p", [0.01, 1], [0, 1.1, -1]),
             ("presence_penalty", [-2, 2], [-2.1, 2.1]),
             ("frequency_penalty", [-2, 2], [-2.1, 2.1]),
             ("seed", [0, -(2**63), 2**63 - 1], [2**63, -(2**63) - 1, 1.5, 10**40]),
             ("top_k", [-1, 0, 50], [-2, 10**40, 1.5]),
             ("min_p", [0, 1], [-0.1, 1.1]),
-            ("repetition_penalty", [0.1, 2], [0, 2.1]),
-            ("max_tokens", [1, 100], [0, -1, 1.5, "1"]),
+            ("repetition_penalty", [0.1, 2, 2.5], [0, -1]),
+            ("max_tokens", [1, 100, "1", 2.0], [0, -1, 1.5, "x"]),
             ("max_completion_tokens", [1, 100], [0, -1, 1.5]),
             ("min_tokens", [0, 5], [-1, 10**40]),
             ("stop_token_ids", [[], [0, 5], [1] * 1024], [[-1], [2**31], [1] * 1025, 5]),
-            ("ignore_eos", [True, False], [1, "true"]),
+            ("ignore_eos", [True, False, 1, "true"], [2, "x"]),
             (
                 "stop",
                 ["x", ["x"], [], ["x"] * MAX_STOPS, "é" * 1024],
                 ["", [""], ["x"] * (MAX_STOPS + 1), "x" * 1025, 5, [5]],
             ),
             ("n", [1, MAX_CHOICES], [0, MAX_CHOICES + 1, 1.5]),
-            ("stream", [True, False], [1, "true"]),
-            ("model", ["x"], ["", 5, None]),
+            ("stream", [True, False, 1, "true"], [2, "x"]),
+            ("model", ["x", ""], [5]),
             ("messages", [[HI], [HI] * 100], [[], "Hi", {}, [5], [[]], [None]]),
             ("metadata", [{}, {"a": 1}], [[], "x"]),
-            ("logit_bias", [{"0": 100, "5": -100}], [{"-1": 1}, {"x": 1}, {"5": 101}, {"5": "1"}]),
-            ("allowed_token_ids", [[1]], [[], [-1], ["1"]]),
+            (
+                "logit_bias",
+                [{"0": 100, "5": -100}, {"5": 101}],
+                [{"-1": 1}, {"x": 1}, {"5": "x"}, {"5": []}],
+            ),
+            ("allowed_token_ids", [[1], ["1"]], [[], [-1], ["x"]]),
             ("bad_words", [[], ["x"] * 128], [[""], ["x"] * 129, "x", ["x" * 1025]]),
-            ("top_logprobs", [0], [-1, 1.5, True]),
-            ("prompt_logprobs", [0, 5], [-1, "1"]),
+            ("top_logprobs", [0], [-2, 1.5, True]),
+            ("prompt_logprobs", [0, 5, -1, "1"], [-2, "x"]),
             ("truncate_prompt_tokens", [-1, 1], [-2, 0, 1.5]),
             ("cache_salt", ["x", "é" * 128], ["", "x" * 129, "a@b", "a/b", "a\\b", "a\0", "a\n\0"]),
             ("priority", [-5, 0, 5], [2**31, 1.5]),
-            ("reasoning_effort", ["none", "xhigh", "max"], ["", "lots", 5]),
+            ("reasoning_effort", ["none", "xhigh", "max", "ultra"], ["", 5]),
             ("chat_template", ["x"], ["", "x" * 65_537, 5]),
             ("chat_template_kwargs", [{}, {"a": [1, None]}], [[], "x"]),
             ("documents", [[], [{"text": "x"}]], [{}, ["x"], [{}] * 1025]),
-            ("echo", [True, False], [1, "true"]),
+            ("echo", [True, False, 1, "true"], [2, "x"]),
             ("user", [""], [5]),
         ],
     )
@@ -192,8 +262,8 @@ class TestBounds:
             assert error.param.startswith(name)
 
     def test_the_message_shows_the_value_and_the_bound(self):
-        error = refusal(temperature=3)
-        assert error.message == "`temperature` must be a number <= 2.0, got 3"
+        error = refusal(temperature=-3)
+        assert error.message == "`temperature` must be a number >= 0.0, got -3"
 
     def test_a_large_value_is_not_sent_back_whole(self):
         assert len(refusal(temperature="x" * 100_000).message) < 300
@@ -204,8 +274,14 @@ class TestCombinations:
         assert decode(max_tokens=5).token_limit == 5
         assert decode(max_completion_tokens=5).token_limit == 5
 
-    def test_both_names_at_once_are_refused(self):
-        assert refusal(max_tokens=5, max_completion_tokens=5).param == "max_tokens"
+    def test_of_both_names_the_newer_one_holds(self):
+        assert decode(max_tokens=9, max_completion_tokens=5).token_limit == 5
+        assert told(max_tokens=5, max_completion_tokens=5) == []
+        assert told(max_tokens=9, max_completion_tokens=5) == ["max_tokens"]
+
+    def test_a_bias_is_bounded_as_in_vllm(self):
+        sampling = generation_of(decode(logit_bias={"1": 101, "2": -1e9, "3": 5})).sampling
+        assert sampling.logit_bias == {1: 100, 2: -100, 3: 5}
 
     def test_stream_options_need_a_stream(self):
         assert refusal(stream_options={"include_usage": True}).param == "stream_options"
@@ -454,11 +530,11 @@ class TestBytes:
         refusal(body)
 
     @pytest.mark.parametrize("rest", [b"", b",", b"\xff", b"[" * 100_000, rb'"\ud800"'])
-    def test_what_follows_the_first_fault_does_not_matter(self, rest):
-        assert refusal(b'{"model": 5, ' + rest).param == "model"
+    def test_what_is_no_json_is_no_request(self, rest):
+        assert refusal(b'{"model": 5, ' + rest).code == "invalid_json"
 
     def test_a_repeated_field_is_checked_each_time(self):
-        body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "n": 1, "n": 99}'
+        body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "n": 1, "n": 1025}'
         assert refusal(body).param == "n"
 
     @settings(max_examples=300)
@@ -481,7 +557,7 @@ class TestBytes:
         for _ in range(data.draw(st.integers(1, 4))):
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
         try:
-            decode_chat(bytes(body[: data.draw(st.integers(0, len(body)))]))
+            decode_chat(bytes(body[: data.draw(st.integers(0, len(body)))]), Ignored())
         except InvalidRequestError as error:
             assert error.message  # noqa: PT017 - both ends are right
 

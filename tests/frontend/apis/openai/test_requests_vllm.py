@@ -7,6 +7,7 @@ import pytest
 
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.text import ChatTemplate
 
@@ -41,7 +42,7 @@ def both(**fields: Any) -> tuple[ChatRequest, Any]:
 
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
     theirs = ChatCompletionRequest.model_validate(json.loads(json.dumps(body)))
-    return decode_chat(json.dumps(body).encode()), theirs
+    return decode_chat(json.dumps(body).encode(), Ignored()), theirs
 
 
 def test_every_field_of_theirs_is_known():

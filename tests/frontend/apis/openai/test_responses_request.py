@@ -1,7 +1,7 @@
 """Requests of the Responses API, and the generations that they become."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ from tests.frontend.apis.openai.responses_cases import (
     SCHEMA,
     SERVED,
     TIME,
+    TOLD,
     UNKNOWN,
     USER,
     WEATHER,
@@ -37,6 +38,7 @@ from vgate.frontend.apis.openai.responses.request import (
     generation_of,
 )
 from vgate.frontend.apis.openai.responses.response import response_to
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
@@ -44,14 +46,16 @@ from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
 MINIMAL: dict[str, Any] = {"model": "m", "input": "Hi"}
 
 
-def decoded(**fields: Any) -> ResponsesRequest:
-    return decode_responses(json.dumps({**MINIMAL, **fields}).encode())
+def decoded(ignored: Ignored | None = None, **fields: Any) -> ResponsesRequest:
+    body = json.dumps({**MINIMAL, **fields}).encode()
+    return decode_responses(body, ignored or Ignored())
 
 
-def generation(**fields: Any) -> Generation:
-    request = decoded(**fields)
+def generation(ignored: Ignored | None = None, **fields: Any) -> Generation:
+    ignored = ignored or Ignored()
+    request = decoded(ignored, **fields)
     with FIELDS.translating():
-        return generation_of(request)
+        return generation_of(request, ignored)
 
 
 def flat(found: Generation) -> dict[str, Any]:
@@ -80,9 +84,9 @@ def messages(*items: Any, **fields: Any) -> list[dict[str, Any]]:
     ]
 
 
-def refusal(**fields: Any) -> VGateError:
+def refusal(ignored: Ignored | None = None, **fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        generation(**fields)
+        generation(ignored, **fields)
     assert caught.value.status == 400
     return caught.value
 
@@ -105,6 +109,13 @@ def test_refused_by_name(fields, path):
     assert f"`{path}`" in error.message
 
 
+@pytest.mark.parametrize(("fields", "name"), TOLD)
+def test_told(fields, name):
+    ignored = Ignored()
+    generation(ignored, **fields)
+    assert ignored.names == [name]
+
+
 @pytest.mark.parametrize(("fields", "path"), INVALID)
 def test_invalid(fields, path):
     error = refusal(**fields)
@@ -115,13 +126,13 @@ def test_invalid(fields, path):
 
 @pytest.mark.parametrize(("fields", "path"), UNKNOWN)
 def test_unknown(fields, path):
-    error = refusal(**fields)
+    error = refusal(Ignored(refuse_unknown=True), **fields)
     assert isinstance(error, UnknownParameterError)
     assert error.param == path
 
 
 def test_every_field_is_in_one_of_these_tables():
-    covered = {name for fields, _ in [*SERVED, *REFUSED, *INVALID] for name in fields}
+    covered = {name for fields, _ in [*SERVED, *REFUSED, *TOLD, *INVALID] for name in fields}
     assert set(ResponsesRequest.__struct_fields__) <= covered | set(WITHOUT_EFFECT)
     assert set(SAMPLING_FIELDS) - {"max_tokens"} <= {
         name for fields, _ in SERVED for name in fields
@@ -140,7 +151,7 @@ def test_a_field_is_what_the_documentation_says(name, kind, example):
     fields = {name: example, **({"stream": True} if name == "stream_options" else {})}
     if kind == "refused":
         assert refusal(**fields).param == name
-    elif kind == "accepted":
+    elif kind in {"accepted", "told"}:
         assert differences(**fields) == {}
     else:
         generation(**fields)
@@ -150,12 +161,66 @@ def test_a_field_is_what_the_documentation_says(name, kind, example):
 def test_refusals_say_what_to_do_instead():
     for name, value, instead in (
         ("previous_response_id", "r", "`input`"),
-        ("max_tokens", 1, "`max_output_tokens`"),
         ("response_format", {}, "`text.format`"),
-        ("reasoning_effort", "low", "`reasoning.effort`"),
     ):
         assert instead in refusal(**{name: value}).message
     assert "nothing is stored" in refusal(input=[{"id": "x"}]).message
+
+
+class TestOtherTools:
+    NAMESPACE: ClassVar = {
+        "type": "namespace",
+        "name": "mcp",
+        "description": "d",
+        "tools": [WEATHER],
+    }
+    PATCH: ClassVar = {
+        "type": "custom",
+        "name": "apply_patch",
+        "description": "Edit files.",
+        "format": {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"},
+    }
+
+    def test_the_functions_of_a_namespace_are_served_by_both_names(self):
+        tools = generation(tools=[self.NAMESPACE]).tools
+        assert [tool["name"] for tool in tools.functions] == ["mcp__weather"]
+
+    def test_a_custom_tool_is_a_function_with_one_text(self):
+        (function,) = generation(tools=[self.PATCH]).tools.functions
+        assert function["name"] == "apply_patch"
+        assert list(function["parameters"]["properties"]) == ["input"]
+        assert "start: /.+/" in function["description"]
+
+    @pytest.mark.parametrize(
+        ("choice", "name"),
+        [
+            ({"type": "custom", "name": "apply_patch"}, "apply_patch"),
+            ({"type": "function", "name": "mcp__weather"}, "mcp__weather"),
+            ({"type": "function", "name": "weather", "namespace": "mcp"}, "mcp__weather"),
+        ],
+    )
+    def test_a_choice(self, choice, name):
+        tools = generation(tools=[self.NAMESPACE, self.PATCH], tool_choice=choice).tools
+        assert (tools.mode, tools.name) == ("named", name)
+
+    def test_a_response_repeats_what_can_be_served(self):
+        request = decoded(tools=[self.NAMESPACE, self.PATCH, {"type": "web_search"}])
+        tools = msgspec.to_builtins(response_to(request, "m", DEFAULTS, 7).tools)
+        assert [(tool["type"], tool["name"]) for tool in tools] == [
+            ("function", "weather"),
+            ("custom", "apply_patch"),
+        ]
+        assert tools[0]["namespace"] == "mcp"
+        assert "namespace" not in tools[1]
+
+    def test_earlier_calls(self):
+        call = {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": "*** x"}
+        output = {"type": "custom_tool_call_output", "call_id": "c", "output": "done"}
+        other = {"type": "function_call", "call_id": "d", "name": "weather", "namespace": "mcp"}
+        built = messages(call, {**other, "arguments": "{}"}, output)
+        assert [call["name"] for call in built[0]["tool_calls"]] == ["apply_patch", "mcp__weather"]
+        assert built[0]["tool_calls"][0]["arguments"] == {"input": "*** x"}
+        assert built[1] == {"role": "tool", "content": "done", "tool_call_id": "c"}
 
 
 class TestStructured:
@@ -398,9 +463,9 @@ _items = st.dictionaries(_fields, _json | _types | st.sampled_from(["user", "ass
 def test_anything_else_is_refused_properly(items, fields):
     body = json.dumps({**MINIMAL, "input": items, **fields}).encode()
     try:
-        request = decode_responses(body)
+        request = decode_responses(body, Ignored())
         with FIELDS.translating():
-            generation_of(request)
+            generation_of(request, Ignored())
     except InvalidRequestError as error:
         name = (error.param or "model").split(".")[0].split("[")[0]
         assert name in ResponsesRequest.__struct_fields__

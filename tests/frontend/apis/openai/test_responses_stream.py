@@ -25,6 +25,7 @@ from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.request import decode_responses
 from vgate.frontend.apis.openai.responses.response import ResponseObject, response_to
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, ResponsesStream
+from vgate.frontend.http import Ignored
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import DEFAULTS
@@ -35,7 +36,7 @@ KINDS = ["reasoning", "message", "function_call"]
 
 def response(**fields: Any) -> ResponseObject:
     body = json.dumps({"model": "m", "input": "Hi", **fields}).encode()
-    return response_to(decode_responses(body), "m", DEFAULTS, 7)
+    return response_to(decode_responses(body, Ignored()), "m", DEFAULTS, 7)
 
 
 def encoder_of(logprobs: LogprobTexts | None = None, **fields: Any) -> ResponsesEncoder:

@@ -9,6 +9,7 @@ from vgate.errors import InvalidRequestError, VGateError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Constraint, Generation
 from vgate.wire.messages import StructuredOutput
 
@@ -18,22 +19,22 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 DEEP = json.loads('{"a":' * 80 + "1" + "}" * 80)
 
 
-def generation(**fields: Any) -> Generation:
+def generation(ignored: Ignored | None = None, **fields: Any) -> Generation:
     hello = [{"role": "user", "content": "Hi"}]
     body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
-    return generation_of(decode_chat(body))
+    return generation_of(decode_chat(body, ignored or Ignored()))
 
 
 def constraint(**fields: Any) -> Constraint | None:
     completion = json.dumps({"model": "m", "prompt": "Hi", **fields}).encode()
     found = generation(**fields).constraint
-    assert of_completion(decode_completion(completion)).constraint == found
+    assert of_completion(decode_completion(completion, Ignored())).constraint == found
     return found
 
 
 def refusal(**fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        generation(**fields)
+        generation(Ignored(refuse_unknown=True), **fields)
     assert caught.value.status == 400
     return caught.value
 

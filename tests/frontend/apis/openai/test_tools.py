@@ -8,6 +8,7 @@ import pytest
 from vgate.errors import InvalidRequestError, InvalidValueError, VGateError
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.apis.shared import MAX_TOOLS
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import NO_TOOLS, ToolUse
 from vgate.frontend.pipeline.constraints import calls_constraint
 
@@ -26,14 +27,15 @@ def allowed(mode: str, *names: str) -> dict[str, Any]:
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
-def decode(**fields: Any) -> ChatRequest:
+def decode(ignored: Ignored | None = None, **fields: Any) -> ChatRequest:
     hello = [{"role": "user", "content": "Hi"}]
-    return decode_chat(json.dumps({"model": "m", "messages": hello, **fields}).encode())
+    body = json.dumps({"model": "m", "messages": hello, **fields}).encode()
+    return decode_chat(body, ignored or Ignored())
 
 
 def refusal(**fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
-        decode(**fields)
+        decode(Ignored(refuse_unknown=True), **fields)
     assert caught.value.status == 400
     return caught.value
 
@@ -58,11 +60,8 @@ class TestChecks:
     @pytest.mark.parametrize(
         ("bad", "param"),
         [
-            ({"function": {"name": "f"}}, "type"),
             ({"type": "function"}, "function"),
             ({"type": "function", "function": {}}, "function.name"),
-            ({"type": "custom", "custom": {"name": "f"}}, "type"),
-            ({"type": "web_search"}, "type"),
             ({"type": "function", "function": {"name": "f"}, "x": 1}, "x"),
             (tool(paramters={}), "function.paramters"),
             (tool(parameters=[]), "function.parameters"),
@@ -74,6 +73,14 @@ class TestChecks:
     )
     def test_a_bad_tool_is_named(self, bad, param):
         assert refusal(tools=[bad]).param == f"tools[0].{param}"
+
+    @pytest.mark.parametrize("bad", [{"type": "custom", "custom": {}}, {"type": "web_search"}])
+    @pytest.mark.parametrize("others", [[], [{"function": {"name": "f"}}]])
+    def test_tools_of_other_types_are_left_out_and_told(self, bad, others):
+        ignored = Ignored()
+        tools = generation_of(decode(ignored, tools=[bad, *others])).tools
+        assert [tool["name"] for tool in tools.functions] == (["f"] if others else [])
+        assert ignored.names == [f"tools[].type={bad['type']}"]
 
     def test_how_many(self):
         decode(tools=[tool(name=f"f{i}") for i in range(MAX_TOOLS)])

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from vgate.errors import VGateError
+from vgate.errors import ContextLengthExceededError, VGateError
 from vgate.frontend.apis.errors import error_response
 from vgate.frontend.http import HttpRequest, Response
 
@@ -29,5 +29,9 @@ def anthropic_error(http: HttpRequest, error: VGateError) -> Response:
 def error_body(error: VGateError, request_id: str) -> bytes:
     """Encode an error as the body of a response, or as the data of a stream's `error` event."""
     other = "invalid_request_error" if error.status < 500 else "api_error"
-    described = {"type": _TYPES.get(error.status, other), "message": error.message}
+    message = error.message
+    if isinstance(error, ContextLengthExceededError) and error.tokens:
+        # Anthropic's words, by which clients recognise the error.
+        message = f"prompt is too long: {error.tokens} tokens > {error.limit} maximum"
+    described = {"type": _TYPES.get(error.status, other), "message": message}
     return msgspec.json.encode({"error": described, "request_id": request_id, "type": "error"})

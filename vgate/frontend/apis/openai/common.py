@@ -8,20 +8,36 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.frontend.apis.fields import ACCEPTED, refused
+from vgate.frontend.apis.fields import ACCEPTED, refused, told
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import ResponseFormat, StructuredOutputs
 from vgate.frontend.apis.shared import MAX_STOPS, StopString
 from vgate.frontend.pipeline import Conversation, Generation, Prompts, Truncation
 from vgate.wire.sampling import SamplingParams
 
-MAX_CHOICES = 16
+# `server.max_choices` is the bound that holds; this one keeps it sane.
+MAX_CHOICES = 1024
 # vLLM's bound is on token sequences, of which a word has one or two.
 MAX_BAD_WORDS = 128
 
 _INT32_MAX = 2**31 - 1
 Count = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+# -1 stands for all.
+CountOrAll = Annotated[int, Meta(ge=-1, le=_INT32_MAX)]
+# OpenAI's levels are none, minimal, low, medium, high, xhigh and max; models have others.
+ReasoningEffort = Annotated[str, Meta(min_length=1, max_length=32)]
+# What other servers and earlier versions of vLLM call the fields.
+RENAMED = {
+    **{
+        f"guided_{name}": f"structured_outputs.{name}"
+        for name in ("json", "regex", "choice", "grammar")
+    },
+    "enable_thinking": "chat_template_kwargs.enable_thinking",
+    "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "num_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+}
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +51,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TextRequest(SamplingParams, kw_only=True, frozen=True):
     """The fields of chat completions, completions and responses."""
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: str | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -57,16 +73,16 @@ class TextRequest(SamplingParams, kw_only=True, frozen=True):
     prompt_cache_options: Annotated[dict[str, Any] | None, ACCEPTED] = None
     session_id: Annotated[str | None, ACCEPTED] = None
 
-    watermarking: Annotated[Any, refused(False)] = None
-    request_id: Annotated[Any, refused(instead="send the header `x-request-id`")] = None
-    kv_transfer_params: Annotated[Any, refused({})] = None
-    ec_transfer_params: Annotated[Any, refused({})] = None
-    vllm_xargs: Annotated[Any, refused({})] = None
-    mm_processor_kwargs: Annotated[Any, refused({})] = None
-    media_io_kwargs: Annotated[Any, refused({})] = None
-    mm_payload: Annotated[Any, refused("tensors")] = None
-    return_mm_kwargs: Annotated[Any, refused(True)] = None
-    moderation: Annotated[Any, refused()] = None
+    watermarking: Annotated[Any, told(False)] = None
+    request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None
+    kv_transfer_params: Annotated[Any, told({})] = None
+    ec_transfer_params: Annotated[Any, told({})] = None
+    vllm_xargs: Annotated[Any, told({})] = None
+    mm_processor_kwargs: Annotated[Any, told({})] = None
+    media_io_kwargs: Annotated[Any, told({})] = None
+    mm_payload: Annotated[Any, told("tensors")] = None
+    return_mm_kwargs: Annotated[Any, told(True)] = None
+    moderation: Annotated[Any, told()] = None
 
 
 class GenerationRequest(TextRequest, kw_only=True, frozen=True):
@@ -75,7 +91,7 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    prompt_logprobs: Count | None = None
+    prompt_logprobs: CountOrAll | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=_INT32_MAX)] | None = None
@@ -87,25 +103,25 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
     suffix: Annotated[Any, refused("")] = None
     use_beam_search: Annotated[Any, refused(False)] = None
     length_penalty: Annotated[
-        Any, refused(1.0, instead="only beam search uses it, which is not offered")
+        Any, told(1.0, instead="only beam search uses it, which is not offered")
     ] = None
-    early_stopping: Annotated[Any, refused(False)] = None
+    early_stopping: Annotated[Any, told(False, instead="only beam search uses it")] = None
     logits_processors: Annotated[Any, refused([])] = None
-    logprob_token_ids: Annotated[Any, refused([])] = None
-    thinking_token_budget: Annotated[Any, refused(-1)] = None
-    repetition_detection: Annotated[Any, refused()] = None
+    logprob_token_ids: Annotated[Any, told([])] = None
+    thinking_token_budget: Annotated[Any, told(-1)] = None
+    repetition_detection: Annotated[Any, told()] = None
     prompt_embeds: Annotated[Any, refused()] = None
-    stream_interval: Annotated[Any, refused(1)] = None
-    return_token_offsets: Annotated[Any, refused(False)] = None
-    return_prompt_text: Annotated[Any, refused(False)] = None
-    routed_experts_prompt_start: Annotated[Any, refused(0)] = None
+    stream_interval: Annotated[Any, told(1)] = None
+    return_token_offsets: Annotated[Any, told(False)] = None
+    return_prompt_text: Annotated[Any, told(False)] = None
+    routed_experts_prompt_start: Annotated[Any, told(0)] = None
     functions: Annotated[Any, refused([], instead="use `tools`")] = None
     function_call: Annotated[Any, refused("none", "auto", instead="use `tool_choice`")] = None
     modalities: Annotated[Any, refused(["text"])] = None
     audio: Annotated[Any, refused()] = None
-    prediction: Annotated[Any, refused()] = None
-    verbosity: Annotated[Any, refused("medium")] = None
-    web_search_options: Annotated[Any, refused()] = None
+    prediction: Annotated[Any, ACCEPTED] = None
+    verbosity: Annotated[Any, told("medium")] = None
+    web_search_options: Annotated[Any, told()] = None
 
     @property
     def truncation(self) -> Truncation | None:
@@ -124,9 +140,9 @@ def generation_from(
     """
     stop = request.stop or ()
     return Generation(
-        model=request.model,
+        model=request.model or "",
         prompt=prompt,
-        sampling=request.plain(max_tokens=max_tokens),
+        sampling=_sampling_of(request, max_tokens),
         stops=(stop,) if isinstance(stop, str) else tuple(stop),
         include_stop=bool(request.include_stop_str_in_output),
         bad_words=request.bad_words or [],
@@ -135,6 +151,15 @@ def generation_from(
         priority=request.priority,
         **more,
     )
+
+
+def _sampling_of(request: TextRequest, max_tokens: int | None) -> SamplingParams:
+    sampling = request.plain(max_tokens=max_tokens)
+    if not sampling.logit_bias:
+        return sampling
+    # As vLLM does; OpenAI's bounds (API reference, "Create chat completion").
+    bias = {token: max(-100.0, min(value, 100.0)) for token, value in sampling.logit_bias.items()}
+    return msgspec.structs.replace(sampling, logit_bias=bias)
 
 
 def check_common(request: GenerationRequest, token_limit: int | None) -> None:

@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.decoding import decode_request
-from vgate.frontend.apis.fields import ACCEPTED, FieldMap, RefusedFields, refused
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refused, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import Embedded, EmbedRequest, Truncation
 from vgate.frontend.services import Services
 from vgate.wire.sampling import TokenId
@@ -40,7 +40,7 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         use_activation: True scales the vectors to length 1, whatever the model does.
     """
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: str | None = None
     input: _Text | _List | None = None
     encoding_format: str | None = None
     dimensions: Annotated[int, Meta(ge=1, le=_INT32_MAX)] | None = None
@@ -53,17 +53,17 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     use_activation: bool | None = None
 
     messages: Annotated[Any, refused(instead="send the text as `input`")] = None
-    add_generation_prompt: Annotated[Any, refused(False)] = None
-    continue_final_message: Annotated[Any, refused(False)] = None
-    chat_template: Annotated[Any, refused()] = None
-    chat_template_kwargs: Annotated[Any, refused({})] = None
-    media_io_kwargs: Annotated[Any, refused({})] = None
-    mm_processor_kwargs: Annotated[Any, refused({})] = None
+    add_generation_prompt: Annotated[Any, told(False)] = None
+    continue_final_message: Annotated[Any, told(False)] = None
+    chat_template: Annotated[Any, told()] = None
+    chat_template_kwargs: Annotated[Any, told({})] = None
+    media_io_kwargs: Annotated[Any, told({})] = None
+    mm_processor_kwargs: Annotated[Any, told({})] = None
     normalize: Annotated[Any, refused(instead="use `use_activation`")] = None
-    padding: Annotated[Any, refused("do_not_pad")] = None
-    priority: Annotated[Any, refused(0)] = None
-    cache_salt: Annotated[Any, refused()] = None
-    request_id: Annotated[Any, refused(instead="send the header `x-request-id`")] = None
+    padding: Annotated[Any, told("do_not_pad")] = None
+    priority: Annotated[Any, told(0)] = None
+    cache_salt: Annotated[Any, told()] = None
+    request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None
 
     @property
     def is_single(self) -> bool:
@@ -100,7 +100,7 @@ class EmbeddingResponse(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
-_refused = RefusedFields(EmbeddingRequest)
+_policies = FieldPolicies(EmbeddingRequest)
 
 _INPUTS = FieldMap({})
 _SINGLE_INPUT = FieldMap({"input[]": "input"})
@@ -108,7 +108,7 @@ _SINGLE_INPUT = FieldMap({"input[]": "input"})
 
 async def embeddings(services: Services, http: HttpRequest) -> Response:
     """Answer an embedding request."""
-    request = decode_embeddings(await http.body(services.max_body_bytes))
+    request = decode_embeddings(await http.body(services.max_body_bytes), http.ignored)
     with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
         embedded = await services.pipeline.embed(http, _embed_request(request))
     encode = partial(_encode_response, embedded, request.encoding)
@@ -119,10 +119,10 @@ async def embeddings(services: Services, http: HttpRequest) -> Response:
     return Response(200, body, [JSON])
 
 
-def decode_embeddings(body: bytes) -> EmbeddingRequest:
+def decode_embeddings(body: bytes, ignored: Ignored) -> EmbeddingRequest:
     """Decode and check an embedding request; an error has the field at fault."""
-    request = decode_request(_decoder, body)
-    _refused.check(request)
+    request = decode_request(_decoder, body, ignored)
+    _policies.check(request, ignored)
     if request.input is None:
         raise invalid("input", "is required")
     _check_input(request)
@@ -167,7 +167,7 @@ def _embed_request(request: EmbeddingRequest) -> EmbedRequest:
     # By default vLLM keeps the first tokens for pooling models: many pool the very first one.
     side = request.truncation_side or "right"
     return EmbedRequest(
-        model=request.model,
+        model=request.model or "",
         inputs=[request.input] if request.is_single else request.input,  # type: ignore[arg-type]
         add_special_tokens=request.add_special_tokens,
         truncation=None if keep is None else Truncation(keep, side),

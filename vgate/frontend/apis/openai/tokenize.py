@@ -1,26 +1,21 @@
 """vLLM's ``POST /tokenize`` and ``POST /detokenize``."""
 
-from typing import Annotated
-
 import msgspec
-from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import Generation
 from vgate.frontend.services import Services
 from vgate.wire.sampling import TokenId
-
-_ModelName = Annotated[str, Meta(min_length=1)]
 
 
 class TokenizeText(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``POST /tokenize`` of a text."""
 
     prompt: str
-    model: _ModelName | None = None
+    model: str | None = None
     add_special_tokens: bool = True
     return_token_strs: bool | None = None
 
@@ -53,7 +48,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     """``POST /detokenize``."""
 
     tokens: list[TokenId]
-    model: _ModelName | None = None
+    model: str | None = None
 
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -62,32 +57,33 @@ _options = msgspec.json.Decoder(ChatOptions)
 _tokens = msgspec.json.Decoder(DetokenizeRequest)
 
 
-def decode_tokenize(body: bytes, main_model: str) -> TokenizeText | TokenizeChat:
-    """Decode and check a tokenize request; `main_model` is the model if it names none."""
-    fields = decode_request(_fields, body)
+def decode_tokenize(body: bytes, ignored: Ignored) -> TokenizeText | TokenizeChat:
+    """Decode and check a tokenize request."""
+    fields = decode_request(_fields, body, ignored)
     if "messages" not in fields:
-        return decode_request(_text, body)
+        return decode_request(_text, body, ignored)
     if "prompt" in fields:
         message = "send either `prompt` or `messages`, not both"
         raise InvalidValueError(message, param="prompt")
     names = ChatOptions.__struct_fields__
     given = {name: fields.pop(name) for name in names if name in fields}
-    options = decode_request(_options, msgspec.json.encode(given))
-    if bytes(fields.get("model", b"null")) == b"null":
-        fields["model"] = msgspec.Raw(msgspec.json.encode(main_model))
-    return TokenizeChat(decode_chat(msgspec.json.encode(fields)), options)
+    options = decode_request(_options, msgspec.json.encode(given), ignored)
+    return TokenizeChat(decode_chat(msgspec.json.encode(fields), ignored), options)
 
 
 async def tokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the token ids of a text or of a conversation, as the model would get them."""
-    main = services.models.main
-    request = decode_tokenize(await http.body(services.max_body_bytes), main)
+    request = decode_tokenize(await http.body(services.max_body_bytes), http.ignored)
     options: TokenizeText | ChatOptions
     prompt: str | Generation
     if isinstance(request, TokenizeChat):
-        options, model, prompt = request.options, request.chat.model, generation_of(request.chat)
+        options, model, prompt = (
+            request.options,
+            request.chat.model or "",
+            generation_of(request.chat),
+        )
     else:
-        options, model, prompt = request, request.model or main, request.prompt
+        options, model, prompt = request, request.model or "", request.prompt
     tokens = await services.pipeline.tokenize(
         http,
         model,
@@ -101,7 +97,6 @@ async def tokenize(services: Services, http: HttpRequest) -> Response:
 
 async def detokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the text of token ids, special tokens included."""
-    request = decode_request(_tokens, await http.body(services.max_body_bytes))
-    model = request.model or services.models.main
-    text = await services.pipeline.detokenize(http, model, request.tokens)
+    request = decode_request(_tokens, await http.body(services.max_body_bytes), http.ignored)
+    text = await services.pipeline.detokenize(http, request.model or "", request.tokens)
     return Response(200, msgspec.json.encode({"prompt": text}), [JSON])

@@ -8,6 +8,7 @@ from msgspec import Meta
 from vgate.frontend.apis.decoding import check_json
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import ToolName, function_tool
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import NO_TOOLS, ToolMode, ToolUse
 
 
@@ -21,9 +22,9 @@ class Function(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tool; only functions can be served."""
+    """A tool; only functions can be served. `custom` ones and those of OpenAI's servers can't."""
 
-    type: str
+    type: str = "function"
     function: Function | None = None
     custom: Any = None
 
@@ -59,6 +60,8 @@ def tool_use(
     mode: ToolMode = "auto"
     name = None
     functions = [tool.function for tool in tools if tool.function is not None]
+    if not functions:
+        return NO_TOOLS
     if isinstance(choice, str):
         mode = cast("ToolMode", choice)
     elif choice is not None and choice.allowed_tools is not None:
@@ -71,13 +74,16 @@ def tool_use(
     return ToolUse(mode, described, name, parallel)
 
 
-def check_tools(tools: list[Tool] | None, choice: str | ToolChoice | None) -> None:
+def check_tools(
+    tools: list[Tool] | None, choice: str | ToolChoice | None, ignored: Ignored
+) -> None:
     """Check what the types of tools can't express."""
     names = set()
     for index, tool in enumerate(tools or ()):
         path = f"tools[{index}]"
-        if tool.type != "function" or tool.custom is not None:
-            raise unsupported(f"{path}.type", f"must be 'function', got {tool.type[:80]!r}")
+        if tool.type != "function":
+            ignored.add(f"{path}.type={tool.type}")
+            continue
         if tool.function is None:
             raise invalid(f"{path}.function", "is required")
         check_json(tool.function.parameters, f"{path}.function.parameters")

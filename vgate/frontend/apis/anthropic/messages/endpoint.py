@@ -22,8 +22,8 @@ from vgate.frontend.services import Services
 async def messages(services: Services, http: HttpRequest) -> Response | None:
     """Answer a Messages request; None if the answer was streamed."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    request = decode_messages(await http.body(services.max_body_bytes))
-    effort = await _effort(services, request)
+    request = decode_messages(await http.body(services.max_body_bytes), http.ignored)
+    effort = await _effort(services, http, request)
     with FIELDS.translating():
         asked = GenerateRequest(
             generation_of(request, effort),
@@ -36,15 +36,17 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
 async def count_tokens(services: Services, http: HttpRequest) -> Response:
     """Answer with the number of tokens in the prompt of a Messages request."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    request = decode_count_tokens(await http.body(services.max_body_bytes))
-    effort = await _effort(services, request)
+    request = decode_count_tokens(await http.body(services.max_body_bytes), http.ignored)
+    effort = await _effort(services, http, request)
     with FIELDS.translating():
         prompt = await services.pipeline.prompt_of(http, generation_of(request, effort))
     return Response(200, msgspec.json.encode({"input_tokens": len(prompt)}), [JSON])
 
 
-async def _effort(services: Services, request: CountTokensRequest) -> str | None:
+async def _effort(services: Services, http: HttpRequest, request: CountTokensRequest) -> str | None:
     if request.thinking is None and request.output_config is None:
         return None
     traits = await services.pipeline.traits(request.model, with_tools=bool(request.tools))
-    return reasoning_effort(request, adjustable=traits.sets_effort, reasons=traits.reasons)
+    return reasoning_effort(
+        request, http.ignored, adjustable=traits.sets_effort, reasons=traits.reasons
+    )

@@ -4,7 +4,7 @@ An annotation says if a field is accepted without effect or refused; see `fields
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -12,14 +12,13 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import ServedTypes, check_json, decode_request
-from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
+from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.shared import MAX_STOPS, MAX_TOOLS, CallText, StopString, ToolName
+from vgate.frontend.http import Ignored
 from vgate.wire.sampling import Temperature, TopK, TopP
 
-# Anthropic's bound (API reference, "Create a Message").
-MIN_BUDGET_TOKENS = 1024
-
-Effort = Literal["low", "medium", "high", "xhigh", "max"]
+# Anthropic's levels are low, medium, high, xhigh and max.
+Effort = Annotated[str, Meta(min_length=1, max_length=32)]
 Display = Literal["summarized", "omitted"]
 # The engine's prefix cache needs no marks.
 CacheControl = Annotated[dict[str, Any] | None, ACCEPTED]
@@ -37,7 +36,7 @@ class TextBlockParam(_BlockParam, frozen=True, kw_only=True, tag="text"):
     """Text."""
 
     text: str
-    citations: Annotated[list[Any] | None, refused([])] = None
+    citations: Annotated[Any, told([])] = None
 
 
 class ToolUseBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_use"):
@@ -46,8 +45,8 @@ class ToolUseBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_use"):
     id: CallText
     name: CallText
     input: dict[str, Any]
-    caller: Annotated[dict[str, Any] | None, refused({"type": "direct"})] = None
-    toolset_name: Annotated[str | None, refused()] = None
+    caller: Annotated[Any, told({"type": "direct"})] = None
+    toolset_name: Annotated[str | None, told()] = None
 
 
 class ToolResultBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_result"):
@@ -56,7 +55,7 @@ class ToolResultBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_res
     tool_use_id: Annotated[str, Meta(min_length=1)]
     content: str | list[TextBlockParam] | None = None
     is_error: bool | None = None
-    toolset_name: Annotated[str | None, refused()] = None
+    toolset_name: Annotated[str | None, told()] = None
 
 
 class ThinkingBlockParam(_BlockParam, frozen=True, kw_only=True, tag="thinking"):
@@ -98,9 +97,9 @@ class ToolParam(_Param, frozen=True):
     strict: bool | None = None
     cache_control: CacheControl = None
     eager_input_streaming: Annotated[bool | None, ACCEPTED] = None
-    allowed_callers: Annotated[list[str] | None, refused(["direct"])] = None
-    defer_loading: Annotated[bool | None, refused(False)] = None
-    input_examples: Annotated[list[Any] | None, refused([])] = None
+    allowed_callers: Annotated[Any, told(["direct"])] = None
+    defer_loading: Annotated[bool | None, told(False)] = None
+    input_examples: Annotated[list[Any] | None, told([])] = None
 
 
 class _ToolChoiceParam(_Param, frozen=True, kw_only=True, tag_field="type"):
@@ -128,7 +127,7 @@ class ChooseNone(_ToolChoiceParam, frozen=True, tag="none"):
 class ThinkingEnabled(_Param, frozen=True, tag_field="type", tag="enabled"):
     """The model thinks; the budget is a hint, not a bound."""
 
-    budget_tokens: Annotated[int, Meta(ge=MIN_BUDGET_TOKENS)]
+    budget_tokens: Annotated[int, Meta(ge=1)]
     display: Display | None = None
 
 
@@ -159,7 +158,7 @@ class OutputConfig(_Param, frozen=True):
 class CountTokensRequest(_Param, frozen=True, kw_only=True):
     """``POST /v1/messages/count_tokens``: the fields that shape a prompt."""
 
-    model: Annotated[str, Meta(min_length=1)]
+    model: str = ""
     messages: Annotated[list[MessageParam], Meta(min_length=1)]
     system: str | list[TextBlockParam] | None = None
     tools: Annotated[list[ToolParam], Meta(max_length=MAX_TOOLS)] | None = None
@@ -169,9 +168,9 @@ class CountTokensRequest(_Param, frozen=True, kw_only=True):
     cache_control: CacheControl = None
     user_profile_id: Annotated[str | None, ACCEPTED] = None
     workspace_id: Annotated[str | None, ACCEPTED] = None
-    context_management: Annotated[Any, refused({}, {"edits": []})] = None
-    mcp_servers: Annotated[Any, refused([])] = None
-    speed: Annotated[Any, refused("standard")] = None
+    context_management: Annotated[Any, told({}, {"edits": []})] = None
+    mcp_servers: Annotated[Any, told([])] = None
+    speed: Annotated[Any, told("standard")] = None
 
 
 class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
@@ -184,10 +183,10 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     top_k: TopK | None = None
     top_p: TopP | None = None
     metadata: Annotated[dict[str, Any] | None, ACCEPTED] = None
-    service_tier: Annotated[Literal["auto", "standard_only"] | None, ACCEPTED] = None
-    container: Annotated[Any, refused()] = None
-    diagnostics: Annotated[Any, refused()] = None
-    inference_geo: Annotated[Any, refused()] = None
+    service_tier: Annotated[str | None, ACCEPTED] = None
+    container: Annotated[Any, told()] = None
+    diagnostics: Annotated[Any, told()] = None
+    inference_geo: Annotated[Any, told()] = None
 
 
 # Anthropic's API has more types: images, documents, tools that its servers run.
@@ -202,6 +201,13 @@ _SERVED: ServedTypes = (
     (re.compile(r"tool_choice"), ("auto", "any", "tool", "none")),
     (re.compile(r"thinking"), ("enabled", "adaptive", "disabled")),
 )
+# The last two would give another kind of answer, so they are refused and not left out.
+_KNOWN_BLOCKS = frozenset(
+    {
+        *("text", "tool_use", "tool_result", "thinking", "redacted_thinking"),
+        *("image", "document"),
+    }
+)
 _BLOCKS_OF_ROLE: dict[str, tuple[type[BlockParam], ...]] = {
     "system": (TextBlockParam,),
     "user": (TextBlockParam, ToolResultBlockParam),
@@ -212,8 +218,8 @@ _BLOCKS_OF_ROLE: dict[str, tuple[type[BlockParam], ...]] = {
         RedactedThinkingBlockParam,
     ),
 }
-_refused_fields: dict[type[_Param], RefusedFields[Any]] = {
-    kind: RefusedFields(kind)
+_policies: dict[type[_Param], FieldPolicies[Any]] = {
+    kind: FieldPolicies(kind)
     for kind in (
         MessagesRequest,
         CountTokensRequest,
@@ -230,44 +236,66 @@ _messages_decoder = msgspec.json.Decoder(MessagesRequest)
 _count_tokens_decoder = msgspec.json.Decoder(CountTokensRequest)
 
 
-def decode_messages(body: bytes) -> MessagesRequest:
+def decode_messages(body: bytes, ignored: Ignored) -> MessagesRequest:
     """Decode and check a Messages request.
 
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
-    request = _decode(_messages_decoder, body)
-    thinking = request.thinking
-    if isinstance(thinking, ThinkingEnabled) and thinking.budget_tokens >= request.max_tokens:
-        where = "thinking.budget_tokens"
-        limit = f"`max_tokens` {request.max_tokens}"
-        message = f"`{where}` must be less than {limit}, got {thinking.budget_tokens}"
-        raise InvalidValueError(message, param=where)
-    return request
+    return _decode(_messages_decoder, body, ignored)
 
 
-def decode_count_tokens(body: bytes) -> CountTokensRequest:
+def decode_count_tokens(body: bytes, ignored: Ignored) -> CountTokensRequest:
     """Decode and check a request to count tokens; raises as `decode_messages` does."""
-    return _decode(_count_tokens_decoder, body)
+    return _decode(_count_tokens_decoder, body, ignored)
 
 
-def _decode(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Request:
-    request = decode_request(decoder, body, _SERVED)
-    _refused_fields[decoder.type].check(request)
-    _check_tools(request)
+def _decode(decoder: msgspec.json.Decoder[_Request], body: bytes, ignored: Ignored) -> _Request:
+    request = decode_request(decoder, body, ignored, _SERVED, clean=_leave_out)
+    _policies[decoder.type].check(request, ignored)
+    _check_tools(request, ignored)
     config = request.output_config
     if config is not None and config.format is not None:
         check_json(config.format.schema, "output_config.format.schema")
-    _check_content("system", request.system, "system")
+    _check_content("system", request.system, "system", ignored)
     for index, message in enumerate(request.messages):
-        _check_content(message.role, message.content, f"messages[{index}].content")
+        _check_content(message.role, message.content, f"messages[{index}].content", ignored)
     return request
 
 
-def _check_tools(request: CountTokensRequest) -> None:
+def _leave_out(document: dict[str, Any], ignored: Ignored) -> None:
+    """Leave out the tools that Anthropic's servers or models bring along, and the blocks of these.
+
+    Without any tool left there is nothing to choose.
+    """
+    tools = document.get("tools")
+    if isinstance(tools, list):
+        document["tools"] = _without(tools, {"custom"}, "tools", ignored)
+        if not document["tools"] and document.pop("tool_choice", None) is not None:
+            ignored.add("tool_choice")
+    messages = document.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and isinstance(message.get("content"), list):
+            blocks = message["content"]
+            message["content"] = _without(blocks, _KNOWN_BLOCKS, "messages[].content", ignored)
+
+
+def _without(items: list[Any], known: Collection[str], where: str, ignored: Ignored) -> list[Any]:
+    """Return the items without those whose type is named and unknown."""
+    kept = []
+    for item in items:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if isinstance(kind, str) and kind not in known:
+            ignored.add(f"{where}[].type={kind}")
+        else:
+            kept.append(item)
+    return kept
+
+
+def _check_tools(request: CountTokensRequest, ignored: Ignored) -> None:
     choice, names = request.tool_choice, set()
     for index, tool in enumerate(request.tools or ()):
-        _refused_fields[ToolParam].check(tool, f"tools[{index}].")
+        _policies[ToolParam].check(tool, ignored, f"tools[{index}].")
         check_json(tool.input_schema, f"tools[{index}].input_schema")
         names.add(tool.name)
     if isinstance(choice, ChooseAny | ChooseTool) and not request.tools:
@@ -277,7 +305,9 @@ def _check_tools(request: CountTokensRequest) -> None:
         raise InvalidValueError(f"`{where}` {choice.name!r} is none of `tools`", param=where)
 
 
-def _check_content(role: str, content: str | Sequence[BlockParam] | None, where: str) -> None:
+def _check_content(
+    role: str, content: str | Sequence[BlockParam] | None, where: str, ignored: Ignored
+) -> None:
     if content is None or isinstance(content, str):
         return
     for index, block in enumerate(content):
@@ -288,12 +318,12 @@ def _check_content(role: str, content: str | Sequence[BlockParam] | None, where:
             sent = _type_of(type(block))
             text = f"`{path}` {sent!r} is not allowed in a message of role {role!r}"
             raise InvalidValueError(f"{text}; allowed: {allowed}", param=path)
-        if (refused_fields := _refused_fields.get(type(block))) is not None:
-            refused_fields.check(block, f"{path}.")
+        if (policies := _policies.get(type(block))) is not None:
+            policies.check(block, ignored, f"{path}.")
         if isinstance(block, ToolUseBlockParam):
             check_json(block.input, f"{path}.input")
         elif isinstance(block, ToolResultBlockParam):
-            _check_content(role, block.content, f"{path}.content")
+            _check_content(role, block.content, f"{path}.content", ignored)
 
 
 def _type_of(block: type[msgspec.Struct]) -> str:

@@ -29,7 +29,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 _BLOCKS: dict[BlockKind, bytes] = {
-    "text": b'{"type":"text","text":"","citations":null}',
+    "text": b'{"type":"text","text":""}',
     "reasoning": b'{"type":"thinking","thinking":"","signature":""}',
     "tool_call": b'{"type":"tool_use","id":%s,"name":%s,"input":{}}',
 }
@@ -48,7 +48,6 @@ class TextOutput(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
     """A block of text."""
 
     text: str
-    citations: None = None
 
 
 class ThinkingOutput(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
@@ -197,7 +196,9 @@ class MessagesStream(BlockStream):
             b'{"type":"message_start","message":{"id":%s,"type":"message","role":"assistant",'
             b'"model":%s,"content":[],"stop_reason":null,"stop_sequence":null,"usage":%s}}'
         )
-        usage = _encode(MessagesUsage.of(self.counts()))
+        counts = self.counts()
+        # A stored answer is complete, but the stream that replays it has yet to begin.
+        usage = _encode(MessagesUsage.of(TokenCounts(counts.prompt, 0, counts.cached)))
         begun = message % (_encode(new_id("msg_")), _encode(self._model), usage)
         return _event(b"message_start", begun)
 

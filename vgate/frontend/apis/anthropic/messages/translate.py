@@ -1,10 +1,11 @@
 """Translates a Messages request into a generation."""
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from vgate.errors import InvalidValueError, UnsupportedParameterError
+from vgate.errors import InvalidValueError
 from vgate.frontend.apis.anthropic.messages.request import (
     BlockParam,
     ChooseAny,
@@ -21,6 +22,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
 )
 from vgate.frontend.apis.fields import FieldMap
 from vgate.frontend.apis.shared import function_tool
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import (
     NO_TOOLS,
     Conversation,
@@ -53,6 +55,8 @@ _EFFORT_BELOW = ((4096, "low"), (16_384, "medium"))
 ERROR_PREFIX = "Error: "
 
 _Content = str | Sequence[BlockParam]
+
+_BILLING = re.compile(r"^x-anthropic-billing-header:.*(?:\n|$)", re.MULTILINE)
 
 
 def generation_of(request: CountTokensRequest, effort: str | None = None) -> Generation:
@@ -91,22 +95,22 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
     )
 
 
-def reasoning_effort(request: CountTokensRequest, *, adjustable: bool, reasons: bool) -> str | None:
+def reasoning_effort(
+    request: CountTokensRequest, ignored: Ignored, *, adjustable: bool, reasons: bool
+) -> str | None:
     """Return the reasoning effort that a request asks for; None for the model's default.
 
     Args:
         request: The request.
+        ignored: Gets what the model can't follow.
         adjustable: Whether the model's chat template can set the effort.
         reasons: Whether the model writes reasoning.
-
-    Raises:
-        UnsupportedParameterError: The model can't do it.
     """
     thinking = request.thinking
     effort = request.output_config.effort if request.output_config else None
     if isinstance(thinking, ThinkingDisabled):
         if reasons and not adjustable:
-            raise _unsupported("thinking.type", "'disabled': this model always thinks")
+            ignored.add("thinking")
         return "none" if adjustable else None
     if adjustable:
         if isinstance(thinking, ThinkingEnabled) and effort is None:
@@ -114,26 +118,34 @@ def reasoning_effort(request: CountTokensRequest, *, adjustable: bool, reasons: 
             return next((name for below, name in _EFFORT_BELOW if budget < below), "high")
         return effort
     if isinstance(thinking, ThinkingEnabled) and not reasons:
-        raise _unsupported("thinking.type", "'enabled': this model does not think")
+        ignored.add("thinking")
     if effort not in {None, DEFAULT_EFFORT}:
-        reason = f"{effort!r}: the model's chat template has no way to set it"
-        raise _unsupported("output_config.effort", reason)
+        ignored.add("output_config.effort")
     return None
-
-
-def _unsupported(where: str, reason: str) -> UnsupportedParameterError:
-    return UnsupportedParameterError(f"`{where}` {reason}", param=where)
 
 
 def _messages_of(request: CountTokensRequest) -> list[Message]:
     """Return the conversation; consecutive messages of one role become one turn."""
-    contents: list[tuple[str, _Content]] = [("system", request.system)] if request.system else []
+    system = _without_billing(request.system or "")
+    contents: list[tuple[str, _Content]] = [("system", system)] if system else []
     contents += [(message.role, message.content) for message in request.messages]
     messages: list[Message] = []
     for role, turn in groupby(contents, key=itemgetter(0)):
         blocks = [block for _, content in turn for block in _blocks_of(content)]
         messages += _assistant_turn(blocks) if role == "assistant" else _other_turn(role, blocks)
     return messages
+
+
+def _without_billing(system: str | list[TextBlockParam]) -> str | list[TextBlockParam]:
+    """Return a system prompt without Claude Code's line for Anthropic's billing.
+
+    It changes with every request, so no prompt would begin as an earlier one.
+    """
+    if isinstance(system, str):
+        return _BILLING.sub("", system)
+    texts = [_BILLING.sub("", block.text) for block in system]
+    kept = zip(texts, system, strict=True)
+    return [TextBlockParam(text=text) for text, block in kept if text or not block.text]
 
 
 def _blocks_of(content: _Content) -> Sequence[BlockParam]:

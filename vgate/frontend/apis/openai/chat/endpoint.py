@@ -3,7 +3,7 @@
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.chunks import response_fields
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
@@ -13,9 +13,9 @@ async def chat_completions(services: Services, http: HttpRequest) -> Response | 
     return await services.pipeline.answer_body(http, await http.body(services.max_body_bytes), read)
 
 
-def read(body: bytes) -> GenerateRequest:
+def read(body: bytes, ignored: Ignored) -> GenerateRequest:
     """Return what the body of a chat request asks for."""
-    request = decode_chat(body)
+    request = decode_chat(body, ignored)
 
     def encoder_of(job: Job) -> ChatEncoder:
         return ChatEncoder(

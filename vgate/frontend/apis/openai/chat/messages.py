@@ -1,23 +1,37 @@
 """The messages of a chat request: their checks, and how they become a conversation."""
 
 from operator import attrgetter
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import CallText, arguments_of
-from vgate.frontend.pipeline import MadeCall, Message, Role
+from vgate.frontend.http import Ignored
+from vgate.frontend.pipeline import MadeCall, Message
+
+# Parts of other clients and APIs that are text, and those of an earlier answer's reasoning, which
+# templates have no place for.
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_REASONING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text"})
 
 
 class ContentPart(msgspec.Struct, frozen=True):
-    """A part of a message's content; only text can be served."""
+    """A part of a message's content; only text can be served. Its other fields mark caches."""
 
-    type: str
+    type: str = "text"
     text: str | None = None
     refusal: str | None = None
+
+    @property
+    def content(self) -> str:
+        """Its text."""
+        if self.type in _REASONING_PARTS:
+            return ""
+        return (self.refusal if self.type == "refusal" else self.text) or ""
 
 
 class EarlierFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +44,7 @@ class EarlierFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call that the model made before; clients that assemble stream chunks leave `index` in."""
 
-    id: CallText
+    id: str = ""
     function: EarlierFunction | None = None
     type: str = "function"
     custom: Any = None
@@ -38,9 +52,12 @@ class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a conversation. `annotations` come from OpenAI's web search."""
+    """One message of a conversation. `annotations` come from OpenAI's web search.
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    A role that OpenAI doesn't have goes to the chat template as it is.
+    """
+
+    role: Annotated[str, Meta(min_length=1, max_length=64)]
     content: str | list[ContentPart] | None = None
     name: str | None = None
     refusal: str | None = None
@@ -48,33 +65,37 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    function_call: Any = None
-    audio: Any = None
-    annotations: Any = None
+    function_call: Annotated[Any, told()] = None
+    audio: Annotated[Any, told()] = None
+    annotations: Annotated[Any, ACCEPTED] = None
 
 
 # All fields but role and content; few messages have any.
 _other_fields = attrgetter(*ChatMessage.__struct_fields__[2:])
 _NO_OTHER_FIELDS = (None,) * len(ChatMessage.__struct_fields__[2:])
-# A tool's message needs other fields, a function's is refused.
-_ALWAYS_CHECKED = frozenset({"tool", "function"})
+_policies = FieldPolicies(ChatMessage)
 
+# Only the model's own messages have them.
 _ASSISTANT_FIELDS = ("tool_calls", "reasoning", "reasoning_content", "refusal")
+# OpenAI's newer and older names of roles; templates know these.
+_ROLES = {"developer": "system", "function": "tool"}
 
 
-def check_messages(messages: list[ChatMessage]) -> None:
+def check_messages(messages: list[ChatMessage], ignored: Ignored) -> None:
     """Check what the types of messages can't express."""
     for index, message in enumerate(messages):
-        if not _is_text(message) or message.role in _ALWAYS_CHECKED:
-            _check_message(message, f"messages[{index}]")
+        if not _is_text(message):
+            _check_message(message, f"messages[{index}]", ignored)
 
 
 def neutral_message(message: ChatMessage) -> Message:
     """Convert a message that `check_messages` has accepted."""
-    # OpenAI's newer name of "system"; templates know the old name.
-    role = cast("Role", "system" if message.role == "developer" else message.role)
+    role = _ROLES.get(message.role, message.role)
     if _is_text(message):
         return Message(role, message_text(message))
+    if role != "assistant":
+        text, id_ = message_text(message), message.tool_call_id
+        return Message(role, text, tool_call_id=id_ if role == "tool" else None, name=message.name)
     calls = [
         MadeCall(call.id, call.function.name, _arguments(call.function.arguments))
         for call in message.tool_calls or ()
@@ -85,7 +106,6 @@ def neutral_message(message: ChatMessage) -> Message:
         message_text(message),
         reasoning=_reasoning(message),
         tool_calls=calls,
-        tool_call_id=message.tool_call_id,
         name=message.name,
     )
 
@@ -97,7 +117,7 @@ def message_text(message: ChatMessage) -> str:
         return content
     if content is None:
         return message.refusal or ""
-    return "\n".join((part.text if part.type == "text" else part.refusal) or "" for part in content)
+    return "\n".join(part.content for part in content if part.type not in _REASONING_PARTS)
 
 
 def _is_text(message: ChatMessage) -> bool:
@@ -110,44 +130,28 @@ def _reasoning(message: ChatMessage) -> str | None:
     return message.reasoning_content if message.reasoning is None else message.reasoning
 
 
-def _check_message(message: ChatMessage, path: str) -> None:
-    _check_role(message, path)
+def _check_message(message: ChatMessage, path: str, ignored: Ignored) -> None:
+    _policies.check(message, ignored, f"{path}.")
     check_json(message.annotations, f"{path}.annotations")
-    if message.content is None:
-        # A model that calls tools, reasons or refuses need not write text.
-        if not (message.tool_calls or message.refusal or _reasoning(message)):
-            raise invalid(f"{path}.content", "is required")
-    elif not isinstance(message.content, str):
-        _check_parts(message, message.content, f"{path}.content")
+    if isinstance(message.content, list):
+        _check_parts(message.content, f"{path}.content", ignored)
+    if message.role != "assistant":
+        for name in _ASSISTANT_FIELDS:
+            if getattr(message, name):
+                ignored.add(f"{path}.{name}")
+    if message.tool_call_id and _ROLES.get(message.role, message.role) != "tool":
+        ignored.add(f"{path}.tool_call_id")
     for index, call in enumerate(message.tool_calls or ()):
         _check_call(call, f"{path}.tool_calls[{index}]")
 
 
-def _check_role(message: ChatMessage, path: str) -> None:
-    """Check that a message has the fields that its role needs, and none of another role."""
-    if message.role == "function":
-        problem = "is not supported by this server when it is 'function'; use 'tool'"
-        raise unsupported(f"{path}.role", problem)
-    for name, instead in (("function_call", "; use `tool_calls`"), ("audio", "")):
-        if getattr(message, name) is not None:
-            raise unsupported(f"{path}.{name}", f"is not supported by this server{instead}")
-    if message.role != "assistant":
-        for name in _ASSISTANT_FIELDS:
-            if getattr(message, name):
-                problem = "is only allowed in messages of role 'assistant'"
-                raise invalid(f"{path}.{name}", problem)
-    if message.role != "tool":
-        if message.tool_call_id is not None:
-            problem = "is only allowed in messages of role 'tool'"
-            raise invalid(f"{path}.tool_call_id", problem)
-    elif not message.tool_call_id:
-        raise invalid(f"{path}.tool_call_id", "is required")
-
-
-def _check_parts(message: ChatMessage, parts: list[ContentPart], path: str) -> None:
+def _check_parts(parts: list[ContentPart], path: str, ignored: Ignored) -> None:
     for index, part in enumerate(parts):
-        field = "refusal" if part.type == "refusal" and message.role == "assistant" else "text"
-        if part.type != field:
+        if part.type in _REASONING_PARTS:
+            ignored.add(f"{path}[{index}].{part.type}")
+            continue
+        field = "refusal" if part.type == "refusal" else "text"
+        if field == "text" and part.type not in _TEXT_PARTS:
             problem = f"must be 'text' for this model, got {part.type[:80]!r}"
             raise unsupported(f"{path}[{index}].type", problem)
         if getattr(part, field) is None:

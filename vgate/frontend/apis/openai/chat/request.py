@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json, decode_request
-from vgate.frontend.apis.fields import RefusedFields
+from vgate.frontend.apis.fields import FieldPolicies
 from vgate.frontend.apis.openai.chat.messages import (
     ChatMessage,
     check_messages,
@@ -18,7 +18,8 @@ from vgate.frontend.apis.openai.chat.messages import (
     neutral_message,
 )
 from vgate.frontend.apis.openai.common import (
-    Count,
+    RENAMED,
+    CountOrAll,
     GenerationRequest,
     ReasoningEffort,
     check_common,
@@ -28,6 +29,7 @@ from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool_use
 from vgate.frontend.apis.shared import MAX_TOOLS
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import TEMPLATE_FIELDS, Conversation, Generation
 
 MAX_DOCUMENTS = 1024
@@ -39,7 +41,7 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Count | None = None
+    top_logprobs: CountOrAll | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -73,16 +75,16 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
-_refused = RefusedFields(ChatRequest)
+_policies = FieldPolicies(ChatRequest)
 
 
-def decode_chat(body: bytes) -> ChatRequest:
+def decode_chat(body: bytes, ignored: Ignored) -> ChatRequest:
     """Decode and check a chat request; an error has the field at fault."""
-    request = decode_request(_decoder, body)
-    _refused.check(request)
+    request = decode_request(_decoder, body, ignored, renamed=RENAMED)
+    _policies.check(request, ignored)
     check_common(request, request.token_limit)
-    check_messages(request.messages)
-    check_tools(request.tools, request.tool_choice)
+    check_messages(request.messages, ignored)
+    check_tools(request.tools, request.tool_choice, ignored)
     choice = request.tool_choice
     # A constraint applies to text, and a demanded call leaves none.
     demanded = choice == "required" or isinstance(choice, ToolChoice)
@@ -90,9 +92,8 @@ def decode_chat(body: bytes) -> ChatRequest:
         message = "set only one of `structured_outputs` and a `tool_choice` that demands a call"
         raise InvalidValueError(message, param="structured_outputs")
     _check_template(request)
-    if request.max_tokens is not None and request.max_completion_tokens is not None:
-        message = "set only one of `max_tokens` and `max_completion_tokens`"
-        raise InvalidValueError(message, param="max_tokens")
+    if request.max_completion_tokens and request.max_tokens not in {None, request.token_limit}:
+        ignored.add("max_tokens")
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", "needs `logprobs: true`")
     return request

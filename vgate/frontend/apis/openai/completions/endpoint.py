@@ -3,7 +3,7 @@
 from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.apis.openai.completions.request import decode_completion, generation_of
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
@@ -13,9 +13,9 @@ async def completions(services: Services, http: HttpRequest) -> Response | None:
     return await services.pipeline.answer_body(http, await http.body(services.max_body_bytes), read)
 
 
-def read(body: bytes) -> GenerateRequest:
+def read(body: bytes, ignored: Ignored) -> GenerateRequest:
     """Return what the body of a completion request asks for."""
-    request = decode_completion(body)
+    request = decode_completion(body, ignored)
 
     def encoder_of(job: Job) -> CompletionEncoder:
         prompts = job.prompts

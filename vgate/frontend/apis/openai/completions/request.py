@@ -6,15 +6,17 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.decoding import decode_request
-from vgate.frontend.apis.fields import RefusedFields
+from vgate.frontend.apis.fields import FieldPolicies
 from vgate.frontend.apis.openai.common import (
-    Count,
+    RENAMED,
+    CountOrAll,
     GenerationRequest,
     check_common,
     generation_from,
 )
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation, Prompts
 from vgate.wire.sampling import TokenId
 
@@ -33,7 +35,7 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
 
     prompt: _Text | _List
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
-    logprobs: Count | None = None
+    logprobs: CountOrAll | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -49,13 +51,13 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
 
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
-_refused = RefusedFields(CompletionRequest)
+_policies = FieldPolicies(CompletionRequest)
 
 
-def decode_completion(body: bytes) -> CompletionRequest:
+def decode_completion(body: bytes, ignored: Ignored) -> CompletionRequest:
     """Decode and check a completion request; an error has the field at fault."""
-    request = decode_request(_decoder, body)
-    _refused.check(request)
+    request = decode_request(_decoder, body, ignored, renamed=RENAMED)
+    _policies.check(request, ignored)
     check_common(request, request.token_limit)
     if request.max_tokens == 0 and not request.echo:
         raise invalid("max_tokens", "must be at least 1 unless `echo` is true, got 0")

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from vgate.frontend.apis.decoding import ServedTypes, check_json, convert_part, unsupported_type
-from vgate.frontend.apis.fields import ACCEPTED, RefusedFields, refused
+from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
+from vgate.frontend.apis.openai.responses.tools import INPUT
 from vgate.frontend.apis.shared import CallText, arguments_of
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import MadeCall, Message, Role
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -29,9 +31,9 @@ class _TextPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputText(_TextPart, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a message to the model. Its type is required, which a tag would not be."""
+    """A part of a message to the model, or of the result of a call."""
 
-    type: Literal["input_text"]
+    type: Literal["input_text", "output_text", "text"] = "input_text"
 
 
 class AssistantInputText(_TextPart, frozen=True, forbid_unknown_fields=True, tag="input_text"):
@@ -73,8 +75,8 @@ class _CallItem(msgspec.Struct, frozen=True, kw_only=True):
 
     id: _Id = None
     status: Annotated[ItemStatus | None, ACCEPTED] = None
-    caller: Annotated[Any, refused({"type": "direct"})] = None
-    namespace: Annotated[Any, refused()] = None
+    caller: Annotated[Any, told({"type": "direct"})] = None
+    namespace: str | None = None
 
 
 class InputFunctionCall(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,10 +88,19 @@ class InputFunctionCall(_CallItem, frozen=True, kw_only=True, forbid_unknown_fie
     arguments: str
 
 
+class InputCustomCall(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An earlier call of a custom tool by the model."""
+
+    type: Literal["custom_tool_call"]
+    call_id: CallText
+    name: CallText
+    input: str
+
+
 class InputCallOutput(_CallItem, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The result of a call."""
 
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: Annotated[str, msgspec.Meta(min_length=1)]
     output: str | list[InputText]
     name: str | None = None
@@ -113,19 +124,23 @@ class InputReasoning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: Annotated[ItemStatus | None, ACCEPTED] = None
 
 
-_Item = InputMessage | InputFunctionCall | InputCallOutput | InputReasoning
+_Item = InputMessage | InputFunctionCall | InputCustomCall | InputCallOutput | InputReasoning
 # OpenAI's API has more: images, files, audio.
 _ASSISTANT_PARTS: ServedTypes = (
     (re.compile(r"content\[\d+\]"), ("output_text", "input_text", "refusal")),
 )
-_PARTS: ServedTypes = ((re.compile(r"(content|output)\[\d+\]"), ("input_text",)),)
+_PARTS: ServedTypes = (
+    (re.compile(r"(content|output)\[\d+\]"), ("input_text", "output_text", "text")),
+)
 _ITEMS: dict[str, tuple[type[_Item], ServedTypes]] = {
     "message": (InputMessage, _PARTS),
     "function_call": (InputFunctionCall, ()),
     "function_call_output": (InputCallOutput, _PARTS),
+    "custom_tool_call": (InputCustomCall, ()),
+    "custom_tool_call_output": (InputCallOutput, _PARTS),
     "reasoning": (InputReasoning, ()),
 }
-_refused_of_calls = RefusedFields(_CallItem)
+_policies_of_calls = FieldPolicies(_CallItem)
 
 
 class _Turn(msgspec.Struct):
@@ -139,7 +154,8 @@ class _Turn(msgspec.Struct):
 class InputConversation:
     """Builds messages from items; if it is `unfinished`, the answer continues the last one."""
 
-    def __init__(self, instructions: str | None) -> None:
+    def __init__(self, instructions: str | None, ignored: Ignored) -> None:
+        self._ignored = ignored
         self.unfinished = False
         self._messages: list[Message] = []
         # The model's turn at the end, which is not a message yet.
@@ -153,14 +169,19 @@ class InputConversation:
 
     def add(self, document: dict[str, Any], path: str) -> None:
         """Add an item, or raise if it is invalid or its type isn't served."""
-        item = _item_of(document, path)
+        item = _item_of(document, path, self._ignored)
+        if item is None:
+            return
         self.unfinished = False
         if isinstance(item, _CallItem):
-            _refused_of_calls.check(item, f"{path}.")
+            _policies_of_calls.check(item, self._ignored, f"{path}.")
         if isinstance(item, InputFunctionCall):
             arguments = arguments_of(item.arguments)
             check_json(arguments, f"{path}.arguments")
-            self._model_turn().calls.append(MadeCall(item.call_id, item.name, arguments))
+            self._model_turn().calls.append(MadeCall(item.call_id, _served_name(item), arguments))
+        elif isinstance(item, InputCustomCall):
+            arguments = {INPUT: item.input}
+            self._model_turn().calls.append(MadeCall(item.call_id, _served_name(item), arguments))
         elif isinstance(item, InputCallOutput):
             output = _text_of(item.output)
             self.add_message("tool", output, tool_call_id=item.call_id, name=item.name)
@@ -186,8 +207,7 @@ class InputConversation:
 
     def _add_reasoning(self, item: InputReasoning, path: str) -> None:
         if item.encrypted_content and not item.content:
-            problem = "can't be read by this server; send the reasoning in `content`"
-            raise unsupported(f"{path}.encrypted_content", problem)
+            self._ignored.add(f"{path}.encrypted_content")
         text = "\n".join(part.text for part in item.content or item.summary or ())
         if text:
             turn = self._model_turn(first=True)
@@ -206,8 +226,15 @@ def _text_of(content: str | list[InputText] | list[AssistantPart]) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
-def _item_of(document: dict[str, Any], path: str) -> _Item:
-    """Decode an item; only a message and a reference may omit their type."""
+def _served_name(item: InputFunctionCall | InputCustomCall) -> str:
+    return f"{item.namespace}__{item.name}" if item.namespace else item.name
+
+
+def _item_of(document: dict[str, Any], path: str, ignored: Ignored) -> _Item | None:
+    """Decode an item; only a message and a reference may omit their type.
+
+    None, and told, stands for an item of a tool that OpenAI's own servers run.
+    """
     kind = document.get("type")
     if kind is None:
         kind = "message" if "role" in document else "item_reference" if "id" in document else None
@@ -216,9 +243,12 @@ def _item_of(document: dict[str, Any], path: str) -> _Item:
     if kind == "item_reference":
         problem = "'item_reference': nothing is stored, so send the item itself"
         raise unsupported(f"{path}.type", problem)
-    if not isinstance(kind, str) or kind not in _ITEMS:
+    if not isinstance(kind, str):
         raise unsupported_type(f"{path}.type", kind, _ITEMS)
+    if kind not in _ITEMS:
+        ignored.add(f"{path}.type={kind}")
+        return None
     if kind == "message" and document.get("role") == "assistant":
-        return convert_part(document, AssistantMessage, path, _ASSISTANT_PARTS)
+        return convert_part(document, AssistantMessage, ignored, path, _ASSISTANT_PARTS)
     struct, types = _ITEMS[kind]
-    return convert_part(document, struct, path, types)
+    return convert_part(document, struct, ignored, path, types)

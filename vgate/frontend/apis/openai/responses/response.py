@@ -6,14 +6,15 @@ A stream's last event carries the same object as a non-streaming response.
 from typing import Any, Literal, Self
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vgate.frontend.answers import ChoiceResult, TokenCounts
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.request import (
-    FunctionTool,
     PlainFormat,
     ResponsesRequest,
 )
+from vgate.frontend.apis.openai.responses.tools import CustomTool, FunctionTool, Tool, custom_input
 from vgate.frontend.ids import new_id
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import SamplingParams
@@ -67,9 +68,22 @@ class OutputFunctionCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
     type: Literal["function_call"] = "function_call"
+    namespace: str | UnsetType = UNSET
 
 
-OutputItem = OutputMessage | OutputReasoning | OutputFunctionCall
+class OutputCustomCall(msgspec.Struct, frozen=True):
+    """An item with a call of a custom tool."""
+
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    input: str
+    type: Literal["custom_tool_call"] = "custom_tool_call"
+    namespace: str | UnsetType = UNSET
+
+
+OutputItem = OutputMessage | OutputReasoning | OutputFunctionCall | OutputCustomCall
 
 
 class ResponsesUsage(msgspec.Struct, frozen=True):
@@ -125,7 +139,7 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float | None
     text: dict[str, Any]
     tool_choice: Any
-    tools: list[FunctionTool]
+    tools: list[FunctionTool | CustomTool]
     top_logprobs: int
     truncation: Literal["disabled"] = "disabled"
     user: str | None
@@ -154,10 +168,35 @@ def response_to(
         frequency_penalty=sampling.frequency_penalty,
         text={"format": text_format or PlainFormat(), "verbosity": "medium"},
         tool_choice="auto" if request.tool_choice is None else request.tool_choice,
-        tools=msgspec.convert(request.tools or [], list[FunctionTool], from_attributes=True),
+        tools=[_repeated(tool) for tool in request.tools or ()],
         top_logprobs=request.top_logprobs or 0,
         user=request.user,
     )
+
+
+def _repeated(tool: Any) -> FunctionTool | CustomTool:
+    """Return a request's tool as its response repeats it."""
+    if isinstance(tool, CustomTool):
+        return tool
+    return FunctionTool(**{name: getattr(tool, name) for name in FunctionTool.__struct_fields__})
+
+
+def call_item(
+    tools: dict[str, Tool], status: ItemStatus, call: tuple[str, str, str], id_: str = ""
+) -> OutputFunctionCall | OutputCustomCall:
+    """Return the item of a call: of its id, the served name of its tool, and its arguments.
+
+    `tools` has the request's tools by their served names.
+    """
+    call_id, served_name, arguments = call
+    tool = tools.get(served_name)
+    name, namespace = (tool.name, tool.namespace) if tool else (served_name, UNSET)
+    if isinstance(tool, CustomTool):
+        text = custom_input(arguments) if arguments else ""
+        item_id = id_ or new_id("ctc_")
+        return OutputCustomCall(item_id, status, call_id, name, text, namespace=namespace)
+    item_id = id_ or new_id("fc_")
+    return OutputFunctionCall(item_id, status, call_id, name, arguments, namespace=namespace)
 
 
 class TextLogprobs:
@@ -195,7 +234,10 @@ class TextLogprobs:
 
 
 def output_of(
-    choice: ChoiceResult, reasoning_tokens: int, logprobs: TextLogprobs | None
+    choice: ChoiceResult,
+    reasoning_tokens: int,
+    logprobs: TextLogprobs | None,
+    tools: dict[str, Tool],
 ) -> list[OutputItem]:
     """Return the items of an answer; the last one is incomplete if the answer is."""
     output: list[OutputItem] = []
@@ -212,7 +254,7 @@ def output_of(
         text = OutputText(choice.text, tokens)
         output.append(OutputMessage(new_id("msg_"), "completed", [text]))
     output += [
-        OutputFunctionCall(new_id("fc_"), "completed", call.id, call.name, call.arguments)
+        call_item(tools, "completed", (call.id, call.name, call.arguments))
         for call in choice.tool_calls
     ]
     if choice.finish_reason == "length":

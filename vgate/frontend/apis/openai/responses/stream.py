@@ -15,6 +15,7 @@ from vgate.frontend.apis.block_stream import BlockKind, BlockStream
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, TokenLogprob
 from vgate.frontend.apis.openai.responses.response import (
     ItemStatus,
+    OutputCustomCall,
     OutputFunctionCall,
     OutputItem,
     OutputMessage,
@@ -24,8 +25,10 @@ from vgate.frontend.apis.openai.responses.response import (
     ResponseObject,
     ResponsesUsage,
     TextLogprobs,
+    call_item,
     output_of,
 )
+from vgate.frontend.apis.openai.responses.tools import CustomTool, Tool
 from vgate.frontend.ids import new_id
 from vgate.frontend.tool_calls import ToolCallDelta
 
@@ -48,6 +51,8 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
     # Returns the Unix time in seconds.
     clock: Callable[[], float]
     logprobs: LogprobTexts | None = None
+    # The request's tools by the names that the model sees.
+    tools: dict[str, Tool] = {}
 
     def stream_encoder(self) -> "ResponsesStream":
         """Return the encoder of a stream."""
@@ -57,7 +62,7 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
         """Return the body of a non-streaming response."""
         choice, counts = answer.choices[0], answer.counts
         logprobs = None if self.logprobs is None else TextLogprobs(self.logprobs)
-        output = output_of(choice, counts.reasoning, logprobs)
+        output = output_of(choice, counts.reasoning, logprobs, self.tools)
         return _encode(self.finished(output, counts, choice.finish_reason))
 
     def finished(
@@ -84,6 +89,7 @@ class ResponsesStream(BlockStream):
         "_encoder",
         "_finish_reason",
         "_id",
+        "_is_custom",
         "_logprobs",
         "_next",
         "_prefix",
@@ -103,6 +109,7 @@ class ResponsesStream(BlockStream):
         # Of the open item: its id, its tool call, its text so far and the log probabilities of it.
         self._id = ""
         self._call: ToolCallDelta | None = None
+        self._is_custom = False
         self._texts: list[str] = []
         self._tokens: list[TokenLogprob] = []
         # The start of every delta of the open item; the second is None unless the item is a text
@@ -170,12 +177,17 @@ class ResponsesStream(BlockStream):
             self._tokens += tokens
             name = f"{_EVENTS['text']}.delta"
             return self._event(name, **self._position(), delta=text, logprobs=tokens)
+        if self._is_custom:
+            # Its text is inside of JSON that has to be complete.
+            return b""
         number = self._next
         self._next += 1
         return b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, _encode(text), number)
 
     def _begin_block(self, kind: BlockKind, call: ToolCallDelta | None) -> bytes:
-        self._id, self._call = new_id(_ID_PREFIXES[kind]), call
+        tool = self._encoder.tools.get(call.name or "") if call is not None else None
+        self._is_custom = isinstance(tool, CustomTool)
+        self._id, self._call = new_id("ctc_" if self._is_custom else _ID_PREFIXES[kind]), call
         index, position, item = len(self._done), self._position(), self._item("in_progress", None)
         begun = self._event("response.output_item.added", output_index=index, item=item)
         if kind != "tool_call":
@@ -192,7 +204,11 @@ class ResponsesStream(BlockStream):
     def _end_block(self, status: ItemStatus = "completed") -> bytes:
         name, text = _EVENTS[self._kind or "text"], "".join(self._texts)
         index, position, item = len(self._done), self._position(), self._item(status, text)
-        if isinstance(item, OutputFunctionCall):
+        if isinstance(item, OutputCustomCall):
+            events = "response.custom_tool_call_input"
+            out = self._event(f"{events}.delta", **position, delta=item.input)
+            out += self._event(f"{events}.done", **position, input=item.input)
+        elif isinstance(item, OutputFunctionCall):
             out = self._event(f"{name}.done", **position, name=item.name, arguments=text)
         else:
             more = {"logprobs": self._tokens} if isinstance(item, OutputMessage) else {}
@@ -205,7 +221,8 @@ class ResponsesStream(BlockStream):
     def _item(self, status: ItemStatus, text: str | None) -> OutputItem:
         """Return the open item; a `text` of None leaves it without content."""
         if (call := self._call) is not None:
-            return OutputFunctionCall(self._id, status, call.id or "", call.name or "", text or "")
+            made = (call.id or "", call.name or "", text or "")
+            return call_item(self._encoder.tools, status, made, self._id)
         if self._kind == "text":
             parts = [] if text is None else [OutputText(text, self._tokens)]
             return OutputMessage(self._id, status, parts)
