@@ -113,6 +113,10 @@ class RequestTimeoutError(InvalidRequestError, code="request_timeout", status=40
     """The client did not send the whole body in time."""
 
 
+class UnsupportedEncodingError(InvalidRequestError, code="unsupported_encoding", status=415):
+    """The body has a content encoding that the server doesn't read."""
+
+
 class PayloadTooLargeError(InvalidRequestError, code="payload_too_large", status=413):
     """The body is larger than ``server.max_body_bytes``."""
 
@@ -121,6 +125,10 @@ class AuthenticationError(
     VGateError, code="invalid_api_key", status=401, kind="authentication_error"
 ):
     """There is no valid API key."""
+
+
+class ForbiddenError(VGateError, code="forbidden", status=403, kind="permission_error"):
+    """A web page of this origin may not use the server."""
 
 
 class RateLimitedError(VGateError, code="rate_limit_exceeded", status=429, kind="rate_limit_error"):

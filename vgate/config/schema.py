@@ -28,6 +28,7 @@ class Server(Section, frozen=True):
     run_dir: str | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
+    cors_allow_origins: list[NonEmptyStr] | None = None
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     any_model_name: bool | None = None
     max_choices: Annotated[int, Meta(ge=1, le=1024)] = 128
@@ -154,7 +155,7 @@ class Security(Section, frozen=True):
     key_file: NonEmptyStr | None = None
     rate_limiting: RateLimiting = RateLimiting()
     exempt_paths: list[str] = msgspec.field(
-        default_factory=lambda: ["/health", "/ready", "/metrics"]
+        default_factory=lambda: ["/", "/health", "/ready", "/metrics"]
     )
 
 

@@ -23,10 +23,10 @@ from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http import ClientDisconnected, HttpRequest, Response, Waits
+from vgate.frontend.http import ClientDisconnected, Cors, HttpRequest, Response, Waits
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
-from vgate.frontend.routes import Route, error_format, match
+from vgate.frontend.routes import Route, canonical, error_format, match
 from vgate.frontend.services import Services
 from vgate.log import Log
 from vgate.wire.exchange import AsyncPeers
@@ -48,7 +48,9 @@ class App:
         self._runtime = runtime
         self._worker = worker
         self._requests: set[asyncio.Task[Any]] = set()
-        self._refuse_unknown = runtime.config.server.unknown_fields == "refuse"
+        config = runtime.config
+        self._cors = Cors(config.server.cors_allow_origins, key_required=config.security.enabled)
+        self._refuse_unknown = config.server.unknown_fields == "refuse"
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Connect to engines, launcher and peers. The loop is not running yet."""
@@ -140,6 +142,10 @@ class App:
         route = None
         try:
             try:
+                self._cors.check(http)
+                if (answer := self._cors.preflight(http)) is not None:
+                    return None, answer
+                http.path = canonical(http.path)
                 route = match(http.method, http.path)
                 return route, await self._handle(http, route)
             finally:

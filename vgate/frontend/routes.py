@@ -23,7 +23,7 @@ from vgate.frontend.apis.openai.tokenize import (
     detokenize,
     tokenize,
 )
-from vgate.frontend.apis.system.health import health, ready, version
+from vgate.frontend.apis.system.health import health, ready, root, version
 from vgate.frontend.apis.system.openapi import openapi
 from vgate.frontend.apis.system.stats import show_metrics, stats
 from vgate.frontend.http import HttpRequest, Response
@@ -87,6 +87,7 @@ ROUTES: tuple[Route, ...] = (
     _generating("/v1/embeddings", embeddings, EmbeddingRequest),
     Route("/tokenize", "POST", tokenize, requests=(TokenizeText, ChatRequest)),
     Route("/detokenize", "POST", detokenize, requests=(DetokenizeRequest,)),
+    Route("/", "GET", root, quiet=True),
     Route("/version", "GET", version),
     Route("/health", "GET", health, quiet=True),
     Route("/ready", "GET", ready, quiet=True),
@@ -95,9 +96,29 @@ ROUTES: tuple[Route, ...] = (
     Route("/openapi.json", "GET", openapi(lambda: ROUTES)),
 )
 
-_EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/")}
+_EXACT = {route.path: route for route in ROUTES if not route.path[1:].endswith("/")}
 _METHODS = {route.path: frozenset(route.methods) for route in ROUTES}
-_PREFIXES = [route for route in ROUTES if route.path.endswith("/")]
+_PREFIXES = [route for route in ROUTES if route.path[1:].endswith("/")]
+
+
+def canonical(path: str) -> str:
+    """Return the endpoint's path for one with a slash at its end, without /v1 or with two of it.
+
+    Programs put such paths together from a base URL that isn't quite what they expect.
+    """
+    if path in _EXACT:
+        return path
+    plain = path.rstrip("/")
+    for candidate in (plain, f"/v1{plain}", plain.removeprefix("/v1")):
+        if _find(candidate) is not None:
+            return candidate
+    return path
+
+
+def _find(path: str) -> Route | None:
+    if (route := _EXACT.get(path)) is not None:
+        return route
+    return next((r for r in _PREFIXES if path.startswith(r.path) and path != r.path), None)
 
 
 def error_format(path: str) -> ErrorFormat:
@@ -113,9 +134,7 @@ def match(method: str, path: str) -> Route:
         NotFoundError: No endpoint has the path.
         MethodNotAllowedError: The endpoint takes other methods.
     """
-    route = _EXACT.get(path)
-    if route is None:
-        route = next((r for r in _PREFIXES if path.startswith(r.path) and path != r.path), None)
+    route = _find(path)
     if route is None:
         raise NotFoundError(f"there is no {path}; see {', '.join(r.path for r in ROUTES)}")
     if method not in _METHODS[route.path]:

@@ -1,6 +1,7 @@
 """Decodes a body into a request struct, checks fields of any JSON, and explains mistakes."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -55,6 +56,9 @@ def decode_request(
     except msgspec.ValidationError:
         pass
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if body.startswith(BOM_UTF8):
+            plain = body.removeprefix(BOM_UTF8)
+            return decode_request(decoder, plain, ignored, types, renamed, clean)
         raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
     except RecursionError:
         raise InvalidJSONError("the body is nested too deeply") from None

@@ -3,6 +3,7 @@
 `HttpRequest` is a request and the way to respond to it; `Waits` is what a worker's requests share.
 """
 
+from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
 from vgate.frontend.http.waits import ClientDisconnected, Waits
@@ -11,6 +12,7 @@ __all__ = [
     "EVENT_STREAM",
     "JSON",
     "ClientDisconnected",
+    "Cors",
     "HttpRequest",
     "Ignored",
     "OpenStream",

@@ -17,6 +17,7 @@ import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
+from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import HEADER, Ignored
 from vgate.frontend.http.waits import ClientDisconnected, Waits
 from vgate.frontend.ids import new_id
@@ -144,14 +145,18 @@ class HttpRequest:
         try:
             if self._declared <= limit_bytes:
                 body: bytes = await self._protocol()
-                return body
-            return await self._body_in_chunks(limit_bytes)
+            else:
+                body = await self._body_in_chunks(limit_bytes)
         except ProtocolClosed:
             raise ClientDisconnected from None
         finally:
             if self._waits.deadlines.end(self._task):
                 message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
                 raise RequestTimeoutError(message) from None
+        encoding = self.header("content-encoding")
+        if encoding is None or encoding == "identity":
+            return body
+        return await asyncio.to_thread(decompressed, body, encoding, limit_bytes)
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []

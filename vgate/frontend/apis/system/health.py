@@ -1,4 +1,4 @@
-"""``GET /health``, ``GET /ready`` and ``GET /version``."""
+"""``GET /``, ``GET /health``, ``GET /ready`` and ``GET /version``."""
 
 import time
 
@@ -30,6 +30,11 @@ async def ready(services: Services, _request: HttpRequest) -> Response:
     ]
     body = msgspec.json.encode({"ready": reason is None, "reason": reason, "engines": engines})
     return Response(503 if reason else 200, body, [JSON])
+
+
+async def root(_services: Services, _request: HttpRequest) -> Response:
+    """Answer that there is a server, for programs that ask the base URL for it."""
+    return _HEALTHY
 
 
 async def version(services: Services, _request: HttpRequest) -> Response:

@@ -1,0 +1,74 @@
+"""Which web pages may use the server (the Fetch standard's CORS protocol).
+
+A page's request carries its origin. Where no key is required, any page in the owner's browser could
+use the server, so requests of other than local pages are refused: without that, a page could send
+some of them even though it may not read the answers.
+"""
+
+import re
+
+from vgate.errors import ForbiddenError
+from vgate.frontend.http.request import HttpRequest, Response
+
+_LOCAL = re.compile(
+    r"https?://(localhost|[\w.-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?"
+    # Desktop programs and editors, whose pages don't come from the network.
+    r"|(app|capacitor|file|ionic|tauri|vscode-file|vscode-webview)://.*",
+    re.IGNORECASE,
+)
+_MAX_AGE_S = 600
+_METHODS = "GET, POST, DELETE, OPTIONS"
+
+
+class Cors:
+    """The rule for origins.
+
+    Args:
+        origins: The origins that are let in, "*" for any; None for any where a key is required,
+            and for local ones where none is.
+        key_required: Whether requests need an API key.
+    """
+
+    def __init__(self, origins: list[str] | None, *, key_required: bool) -> None:
+        self._local = origins is None and not key_required
+        self._origins = frozenset(["*"] if origins is None else origins)
+
+    def allows(self, origin: str) -> bool:
+        """Whether a page of this origin may use the server."""
+        if self._local:
+            return _LOCAL.fullmatch(origin) is not None
+        return "*" in self._origins or origin in self._origins
+
+    def check(self, http: HttpRequest) -> None:
+        """Let a page read the response, if the request is a page's.
+
+        Raises:
+            ForbiddenError: The page may not use the server.
+        """
+        origin = http.header("origin")
+        if origin is None:
+            return
+        if not self.allows(origin):
+            message = (
+                f"pages of {origin[:200]} may not use this server; the operator can allow them "
+                "with server.cors_allow_origins"
+            )
+            raise ForbiddenError(message)
+        http.set_header("access-control-allow-origin", origin)
+        http.set_header("access-control-expose-headers", "*")
+        http.set_header("vary", "origin")
+
+    def preflight(self, http: HttpRequest) -> Response | None:
+        """Return the answer to a browser's question before a request; None for anything else."""
+        if http.method != "OPTIONS" or http.header("access-control-request-method") is None:
+            return None
+        headers = http.header("access-control-request-headers") or "*"
+        return Response(
+            204,
+            b"",
+            [
+                ("access-control-allow-methods", _METHODS),
+                ("access-control-allow-headers", headers),
+                ("access-control-max-age", str(_MAX_AGE_S)),
+            ],
+        )
