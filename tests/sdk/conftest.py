@@ -29,6 +29,22 @@ def gateway(run_dirs: Path) -> Iterator[Instance]:
 
 
 @pytest.fixture(scope="session")
+def strict(run_dirs: Path) -> Iterator[openai.OpenAI]:
+    """A client of an instance that refuses what it doesn't know."""
+    with Instance(
+        run_dirs,
+        dry_run=True,
+        server__workers=1,
+        server__unknown_fields="refuse",
+        server__any_model_name=False,
+        model__served_model_name=MODEL,
+    ) as instance:
+        with openai.OpenAI(base_url=f"{instance.url}/v1", api_key="any", max_retries=0) as client:
+            yield client
+        assert instance.has_problem() is None
+
+
+@pytest.fixture(scope="session")
 def guarded(run_dirs: Path) -> Iterator[Instance]:
     """A slow instance with keys and a limit; one request runs and one waits."""
     with Instance(

@@ -146,7 +146,7 @@ def test_a_constraint(client: openai.OpenAI):
         ({"best_of": 3}, "best_of"),
         ({"suffix": "x"}, "suffix"),
         ({"logprobs": 21}, "logprobs"),
-        ({"n": 17}, "n"),
+        ({"n": 129}, "n"),
         ({"prompt": ["x"] * 1025}, "prompt"),
     ],
     ids=lambda value: str(value)[:40],

@@ -59,23 +59,15 @@ def full(client: openai.OpenAI, url: str) -> Iterator[Any]:
     ("params", "code", "param"),
     [
         ({"messages": []}, "invalid_value", "messages"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages[0].role"),
-        ({"messages": [{"role": "user"}]}, "invalid_value", "messages[0].content"),
-        (
-            {"messages": [{"role": "tool", "content": "x"}]},
-            "invalid_value",
-            "messages[0].tool_call_id",
-        ),
         (
             {"messages": user([{"type": "image_url", "image_url": {"url": "x"}}])},
             "unsupported_parameter",
             "messages[0].content[0].type",
         ),
-        ({"temperature": 3}, "invalid_value", "temperature"),
+        ({"temperature": -1}, "invalid_value", "temperature"),
         ({"temperature": "hot"}, "invalid_value", "temperature"),
         ({"top_p": 0}, "invalid_value", "top_p"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
-        ({"max_tokens": 1, "max_completion_tokens": 1}, "invalid_value", "max_tokens"),
         ({"n": 0}, "invalid_value", "n"),
         ({"presence_penalty": 3}, "invalid_value", "presence_penalty"),
         ({"seed": 2**63}, "invalid_value", "seed"),
@@ -83,14 +75,6 @@ def full(client: openai.OpenAI, url: str) -> Iterator[Any]:
         ({"logit_bias": {"x": 1}}, "invalid_value", "logit_bias"),
         ({"audio": {"voice": "x", "format": "wav"}}, "unsupported_parameter", "audio"),
         ({"modalities": ["audio"]}, "unsupported_parameter", "modalities"),
-        (
-            {"prediction": {"type": "content", "content": "x"}},
-            "unsupported_parameter",
-            "prediction",
-        ),
-        ({"verbosity": "low"}, "unsupported_parameter", "verbosity"),
-        ({"web_search_options": {}}, "unsupported_parameter", "web_search_options"),
-        ({"extra_body": {"max_token": 5}}, "unknown_parameter", "max_token"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -124,17 +108,18 @@ def test_a_prompt_that_is_too_long(client: openai.OpenAI, stream: bool):
     assert "40003" in refused.value.message
 
 
-def test_an_answer_that_would_be_too_long(client: openai.OpenAI):
-    with pytest.raises(openai.BadRequestError, match="32768") as refused:
-        ask(client, max_tokens=32_768)
-    assert refused.value.code == "context_length_exceeded"
-
-
-def test_an_unknown_model(client: openai.OpenAI):
+def test_an_unknown_model(strict: openai.OpenAI):
     with pytest.raises(openai.NotFoundError) as refused:
-        ask(client, model="gpt-4o")
+        ask(strict, model="gpt-4o")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     assert MODEL in refused.value.message
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_unknown_field_may_be_refused(strict: openai.OpenAI, stream: bool):
+    with pytest.raises(openai.BadRequestError, match="did you mean `max_tokens`") as refused:
+        ask(strict, extra_body={"max_token": 5}, stream=stream)
+    assert (refused.value.code, refused.value.param) == ("unknown_parameter", "max_token")
 
 
 def test_an_unknown_path(client: openai.OpenAI):

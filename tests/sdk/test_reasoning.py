@@ -71,9 +71,3 @@ def test_efforts(client: openai.OpenAI, effort: str):
 def test_thinking_can_be_switched_off_by_the_template(client: openai.OpenAI):
     message = ask(client, "42", extra_body={"chat_template_kwargs": {"enable_thinking": False}})
     assert (message.content, message.reasoning_content) == ("42", None)
-
-
-def test_an_unknown_effort_is_refused(client: openai.OpenAI):
-    with pytest.raises(openai.BadRequestError) as refused:
-        ask(client, "42", reasoning_effort="lots")
-    assert refused.value.param == "reasoning_effort"

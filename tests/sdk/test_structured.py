@@ -86,7 +86,6 @@ def test_vllms_structured_outputs(
         ),
         ({"extra_body": {"structured_outputs": {}}}, "structured_outputs"),
         ({"extra_body": {"structured_outputs": {"choice": []}}}, "structured_outputs.choice"),
-        ({"extra_body": {"guided_json": {}}}, "guided_json"),
     ],
     ids=lambda value: str(value)[:50],
 )
