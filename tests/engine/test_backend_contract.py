@@ -25,7 +25,7 @@ from vgate.engine.backends.base import Backend, Output
 from vgate.engine.request import Request, RequestError
 from vgate.errors import from_code
 from vgate.wire.messages import GenerateOptions, Logprobs, StructuredOutput
-from vgate.wire.sampling import DEFAULTS, FIELDS, SamplingParams
+from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 8
@@ -395,7 +395,7 @@ class TestParameters:
     """Values within our bounds must not break a step, which would end every request."""
 
     def test_every_sampling_field_has_an_extreme(self):
-        assert set(EXTREMES) == set(FIELDS)
+        assert set(EXTREMES) == set(SamplingParams.__struct_fields__)
 
     @pytest.mark.parametrize(
         ("name", "value"),

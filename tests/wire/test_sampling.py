@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from vgate.wire.sampling import DEFAULTS, FIELDS, SamplingParams
+from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 # A valid value that differs from the default, for every parameter.
 OTHER = {
@@ -38,18 +38,18 @@ FALSY = {
 
 
 def test_this_file_knows_every_parameter():
-    assert set(OTHER) == set(FIELDS)
+    assert set(OTHER) == set(SamplingParams.__struct_fields__)
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", SamplingParams.__struct_fields__)
 def test_what_is_given_wins(name):
     merged = SamplingParams(**{name: OTHER[name]}).over(DEFAULTS)
     assert getattr(merged, name) == OTHER[name]
-    for other in set(FIELDS) - {name}:
+    for other in set(SamplingParams.__struct_fields__) - {name}:
         assert getattr(merged, other) == getattr(DEFAULTS, other)
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", SamplingParams.__struct_fields__)
 def test_what_is_not_given_comes_from_the_defaults(name):
     merged = SamplingParams().over(SamplingParams(**{name: OTHER[name]}))
     assert merged == SamplingParams(**{name: OTHER[name]})
@@ -70,12 +70,12 @@ def test_a_request_merges_to_plain_parameters():
     class Request(SamplingParams, kw_only=True, frozen=True):
         model: str = ""
 
-    merged = Request(temperature=0.1, model="m").over(DEFAULTS)
+    merged = Request(temperature=0.1, model="m").plain(max_tokens=None).over(DEFAULTS)
     assert type(merged) is SamplingParams
 
 
 def test_the_defaults_leave_open_only_what_has_none():
-    missing = {name for name in FIELDS if getattr(DEFAULTS, name) is None}
+    missing = {name for name in SamplingParams.__struct_fields__ if getattr(DEFAULTS, name) is None}
     assert missing == {
         "seed",
         "max_tokens",

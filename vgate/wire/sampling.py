@@ -4,7 +4,6 @@ The API's request structs inherit `SamplingParams`, so a parameter is accepted, 
 having a field here (and a line in the vLLM backend where vLLM's name differs).
 """
 
-from operator import attrgetter
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -60,12 +59,13 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 
     def plain(self, *, max_tokens: int | None) -> "SamplingParams":
         """Return plain SamplingParams of these, with another `max_tokens`."""
-        return SamplingParams(**{**self.given(), "max_tokens": max_tokens})
+        plain = msgspec.convert(self, SamplingParams, from_attributes=True)
+        return msgspec.structs.replace(plain, max_tokens=max_tokens)
 
     def over(
         self, defaults: "SamplingParams", *, max_tokens: int | None = None
     ) -> "SamplingParams":
-        """Return `defaults`, which are plain, with the parameters given here.
+        """Return `defaults` with the parameters given here. Both are plain.
 
         `max_tokens`, if given, comes before both.
         """
@@ -75,18 +75,15 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
         return msgspec.structs.replace(defaults, **given)
 
     def given(self) -> dict[str, Any]:
-        """Return the parameters that are not None."""
-        values = zip(FIELDS, _values(self), strict=True)
-        return {name: value for name, value in values if value is not None}
+        """Return the parameters that are not None, of plain SamplingParams."""
+        given: dict[str, Any] = msgspec.to_builtins(self)  # which omits defaults
+        return given
 
 
 def nth_seed(seed: int, index: int) -> int:
     """Return the seed of a request's choice `index`; after the largest it wraps around."""
     return (seed + index - _SEED_MIN) % (_SEED_MAX - _SEED_MIN + 1) + _SEED_MIN
 
-
-FIELDS = SamplingParams.__struct_fields__
-_values = attrgetter(*FIELDS)
 
 # Used where neither the request nor the model's generation_config.json has a value.
 DEFAULTS = SamplingParams(

@@ -41,7 +41,7 @@ from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
 from vgate.wire.sampling import DEFAULTS
-from vgate.wire.sampling import FIELDS as SAMPLING_FIELDS
+from vgate.wire.sampling import SamplingParams
 
 MINIMAL: dict[str, Any] = {"model": "m", "input": "Hi"}
 
@@ -134,7 +134,7 @@ def test_unknown(fields, path):
 def test_every_field_is_in_one_of_these_tables():
     covered = {name for fields, _ in [*SERVED, *REFUSED, *TOLD, *INVALID] for name in fields}
     assert set(ResponsesRequest.__struct_fields__) <= covered | set(WITHOUT_EFFECT)
-    assert set(SAMPLING_FIELDS) - {"max_tokens"} <= {
+    assert set(SamplingParams.__struct_fields__) - {"max_tokens"} <= {
         name for fields, _ in SERVED for name in fields
     }
 
