@@ -14,7 +14,7 @@ from vgate.frontend.access.authentication import Authentication, KeySource
 from vgate.frontend.access.limiter import Decision, Grant, KeyLimits, Limiter
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
-from vgate.keys import ApiKey
+from vgate.keys import ApiKey, KeyRing
 from vgate.log import Log
 
 _REASONS = {
@@ -50,9 +50,12 @@ class Access:
         self._limiting = security.rate_limiting
         self._exempt = frozenset(security.exempt_paths)
         self._limiter = limiter
+        # By the names of the keys in force.
+        self._limits: dict[str, KeyLimits] = {}
         self._authentication: Authentication | None = None
         if security.enabled:
-            self._authentication = Authentication(loop, KeySource(security, kept_keys))
+            source = KeySource(security, kept_keys)
+            self._authentication = Authentication(loop, source, self._on_keys)
 
     def admission(self, http: HttpRequest) -> "Admission":
         """Return a request's admission; nothing is counted yet.
@@ -65,13 +68,13 @@ class Access:
         if self._authentication is None or http.path in self._exempt:
             return Admission(self._limiter, NOBODY, _NO_LIMITS, http.response_headers)
         key = self._authentication.key_of(http)
-        return Admission(self._limiter, key, self._limits_of(key), http.response_headers)
+        return Admission(self._limiter, key, self._limits[key.name], http.response_headers)
 
     async def usage(self) -> list[dict[str, Any]]:
         """Return what each key uses of its limits, over all workers."""
         found = []
         for key in self._authentication.keys if self._authentication else ():
-            limits = self._limits_of(key)
+            limits = self._limits[key.name]
             used = await self._limiter.usage(key.name, limits)
             found.append(
                 {
@@ -92,6 +95,11 @@ class Access:
         if self._authentication is not None:
             self._authentication.close()
         self._limiter.close()
+
+    def _on_keys(self, keys: KeyRing) -> None:
+        self._limits = {key.name: self._limits_of(key) for key in keys}
+        for name in self._limits:
+            metrics.show_zeros_of_key(name)
 
     def _limits_of(self, key: ApiKey) -> KeyLimits:
         limiting = self._limiting

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,6 @@ import msgspec
 from vgate.config.schema import Security
 from vgate.errors import AuthenticationError
 from vgate.frontend.http import HttpRequest
-from vgate.frontend.observe import metrics
 from vgate.keys import ApiKey, KeyFileError, KeyFileWatcher, KeyRing, KeysError, read_key_file
 from vgate.log import Log
 
@@ -84,8 +84,14 @@ class Authentication:
         KeysError: There are no valid keys.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, source: KeySource) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        source: KeySource,
+        on_keys: Callable[[KeyRing], None],
+    ) -> None:
         self._loop = loop
+        self._on_keys = on_keys
         self._source = source
         self._poll: asyncio.TimerHandle | None = None
         self._use(source.first())
@@ -120,8 +126,7 @@ class Authentication:
 
     def _use(self, keys: KeyRing) -> None:
         self.keys = keys
-        for key in keys:
-            metrics.show_zeros_of_key(key.name)
+        self._on_keys(keys)
 
 
 def _secret(http: HttpRequest) -> str:

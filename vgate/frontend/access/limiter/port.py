@@ -4,6 +4,7 @@ Limits are exact, and all workers share the counts: at most ``requests`` in any 
 most ``tokens_per_minute`` in any 60 s, and at most ``concurrent`` requests at a time.
 """
 
+from functools import cached_property
 from typing import Literal, Protocol
 
 import msgspec
@@ -14,7 +15,7 @@ NS = 1_000_000_000
 TOKEN_WINDOW_NS = 60 * NS
 
 
-class KeyLimits(msgspec.Struct, frozen=True):
+class KeyLimits(msgspec.Struct, frozen=True, dict=True):
     """The limits of one key; None is no limit."""
 
     requests: int | None = None
@@ -22,12 +23,12 @@ class KeyLimits(msgspec.Struct, frozen=True):
     tokens_per_minute: int | None = None
     concurrent: int | None = None
 
-    @property
+    @cached_property
     def window_ns(self) -> int:
         """The request window."""
         return max(1, round(self.window_s * NS))
 
-    @property
+    @cached_property
     def unlimited(self) -> bool:
         """Whether there is nothing to count."""
         return self.requests is None and self.tokens_per_minute is None and self.concurrent is None
