@@ -72,6 +72,8 @@ def decode_request(
 
 def check_json(value: Any, where: str) -> None:
     """Raise `InvalidValueError` for JSON that is nested too deeply or has too large an integer."""
+    if value is None:  # as nearly always: few requests have such a field
+        return
     level = [value]
     for _ in range(MAX_NESTING + 1):
         inner: list[Any] = []
