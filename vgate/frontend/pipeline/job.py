@@ -1,7 +1,6 @@
 """A generation made ready for the engine."""
 
 import time
-from typing import Any
 
 import msgspec
 
@@ -89,8 +88,9 @@ def make_job(
         # the tokens of another conversation, and still isn't that conversation.
         digest = digest_of(model.name, packed, sampling, options, shape_of(generation))
     decoding = decode_options(generation, text, rendered)
+    read_cache, write_cache = _cache_directives(http)
     return EngineJob(
-        **_of(http, generation),
+        created=int(time.time()),
         name=adapter or model.name,
         prompts=prompts,
         sampling=sampling,
@@ -101,29 +101,28 @@ def make_job(
         model=model,
         text=text,
         packed=packed,
+        priority=parameters.priority_of(http, generation.priority),
         fields={
             "prompt": "prompt" if rendered is None else "messages",
             "constraint": constraint.field if constraint else "",
         },
         decoding=decoding,
         digest=digest,
+        read_cache=read_cache,
+        write_cache=write_cache,
     )
 
 
 def again(job: EngineJob, http: HttpRequest) -> EngineJob:
     """Return the job of a request that repeats the body of the job's own."""
-    return msgspec.structs.replace(job, **_of(http, job.generation))
-
-
-def _of(http: HttpRequest, generation: Generation) -> dict[str, Any]:
-    """Return the fields of a job that its body alone doesn't decide."""
-    read, write = _cache_directives(http)
-    return {
-        "created": int(time.time()),
-        "priority": parameters.priority_of(http, generation.priority),
-        "read_cache": read,
-        "write_cache": write,
-    }
+    read_cache, write_cache = _cache_directives(http)
+    return msgspec.structs.replace(
+        job,
+        created=int(time.time()),
+        priority=parameters.priority_of(http, job.generation.priority),
+        read_cache=read_cache,
+        write_cache=write_cache,
+    )
 
 
 def _cache_directives(http: HttpRequest) -> tuple[bool, bool]:
