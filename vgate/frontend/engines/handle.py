@@ -76,7 +76,7 @@ class EngineHandle(Protocol):
         """Return a chunk of one of the model's files. Read one chunk at a time.
 
         Returns:
-            At most a mebibyte from byte `offset`; b"" at the end of the file and for a digest that
+            At most 256 KiB from byte `offset`; b"" at the end of the file and for a digest that
             is not in `ModelInfo.files`.
 
         Raises:
