@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Self
 
-import jiter
 import msgspec
 
 from vgate.errors import VGateError
@@ -158,6 +157,9 @@ def tool_input(arguments: str) -> msgspec.Raw:
 
 def _completed(text: str) -> bytes | None:
     """Return the complete part of a truncated object; None if the text isn't one."""
+    # Only a call that was cut off comes here, and most workers never see one.
+    import jiter
+
     parse = partial(jiter.from_json, text.encode(), allow_inf_nan=False, cache_mode="none")
     # The partial mode also accepts wrong text after a complete object, such as `{"a": 1}}`.
     if not text.lstrip().startswith("{") or not _is_truncated(parse):
