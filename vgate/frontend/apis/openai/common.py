@@ -132,9 +132,9 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
 
 
 def generation_from(
-    request: TextRequest, prompt: Conversation | Prompts, *, max_tokens: int | None, **more: Any
+    request: TextRequest, prompt: Conversation | Prompts, *, max_tokens: int | None
 ) -> Generation:
-    """Return a request's generation; `more` are the fields that only some of the APIs have.
+    """Return a request's generation, in which each API replaces the fields that only some have.
 
     `max_tokens` is the most tokens of an answer, None for all that the context has room for.
     """
@@ -149,7 +149,6 @@ def generation_from(
         skip_special_tokens=request.skip_special_tokens is not False,
         cache_salt=request.cache_salt or "",
         priority=request.priority,
-        **more,
     )
 
 

@@ -125,10 +125,8 @@ def generation_of(request: ChatRequest) -> Generation:
         add_special_tokens=bool(request.add_special_tokens),
     )
     parallel = request.parallel_tool_calls is not False
-    return generation_from(
-        request,
-        conversation,
-        max_tokens=request.token_limit,
+    return msgspec.structs.replace(
+        generation_from(request, conversation, max_tokens=request.token_limit),
         choices=request.n or 1,
         tools=tool_use(request.tools, request.tool_choice, parallel=parallel),
         constraint=constraint_of(request.response_format, request.structured_outputs),

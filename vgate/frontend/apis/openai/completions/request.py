@@ -84,10 +84,8 @@ def generation_of(request: CompletionRequest) -> Generation:
     if prompt_logprobs is None and request.echo:
         # The log probabilities of an echo include the prompt's.
         prompt_logprobs = request.logprobs
-    return generation_from(
-        request,
-        prompts,
-        max_tokens=request.token_limit or None,
+    return msgspec.structs.replace(
+        generation_from(request, prompts, max_tokens=request.token_limit or None),
         choices=request.n or 1,
         constraint=constraint_of(request.response_format, request.structured_outputs),
         logprobs=request.logprobs,

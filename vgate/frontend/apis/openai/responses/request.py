@@ -211,10 +211,9 @@ def generation_of(request: ResponsesRequest, ignored: Ignored) -> Generation:
     """Return the generation that a checked request asks for, or raise if it can't be served."""
     parallel = request.parallel_tool_calls is not False
     tools = tool_use(request.tools, request.tool_choice, parallel=parallel)  # type: ignore[arg-type]
-    return generation_from(
-        request,
-        _conversation_of(request, ignored),
-        max_tokens=request.token_limit,
+    conversation = _conversation_of(request, ignored)
+    return msgspec.structs.replace(
+        generation_from(request, conversation, max_tokens=request.token_limit),
         tools=tools,
         constraint=_constraint(request, tools),
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
