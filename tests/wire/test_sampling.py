@@ -92,14 +92,14 @@ def test_the_defaults_are_within_the_bounds():
 @pytest.mark.parametrize(
     ("name", "inside", "outside"),
     [
-        ("temperature", [0, 2], [-0.01, 2.01]),
+        ("temperature", [0, 2, 9], [-0.01]),
         ("top_p", [0.001, 1], [0, 1.01]),
         ("presence_penalty", [-2, 2], [-2.1, 2.1]),
         ("frequency_penalty", [-2, 2], [-2.1, 2.1]),
         ("seed", [-(2**63), 2**63 - 1], [-(2**63) - 1, 2**63]),
         ("top_k", [-1, 0, 100], [-2, 2**70]),
         ("min_p", [0, 1], [-0.1, 1.1]),
-        ("repetition_penalty", [0.1, 2], [0, 2.1]),
+        ("repetition_penalty", [0.1, 2, 9], [0, -1]),
         ("max_tokens", [1], [0, -1]),
         ("min_tokens", [0], [-1, 2**70]),
         ("stop_token_ids", [[], [0, 2**31 - 1], [1] * 1024], [[-1], [2**31], [1] * 1025, ["a"]]),
