@@ -92,7 +92,7 @@ def check_answer(path: str, reply: Reply) -> None:
     Raises:
         Exception: It is not what a client of the path can read.
     """
-    path = path.partition("?")[0]
+    path = path.partition("?")[0].rstrip("/")
     if reply.is_stream:
         assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
         if path in _EVENTS:

@@ -116,7 +116,7 @@ def test_more_inputs_than_the_queue_holds(client: openai.OpenAI):
         DEEP % (2 * (b"[" * 200_000 + b"]" * 200_000,)),
         DEEP % (2 * (b'{"a":' * 50_000 + b"1" + b"}" * 50_000,)),
         DEEP % (2 * (b"[" * 200_000,)),
-        b'{"model": "%s", "prompt": "a", "input": "a", "tokens": []}' % (b"m" * 1_000_000),
+        b'{"model": "%s", "prompt": 1, "input": 1, "tokens": 1}' % (b"m" * 1_000_000),
         b'{"%s": 1}' % (b"k" * 1_000_000),
         b'{"model": "embedder", "input": [%s], "tokens": [%s]}'
         % (2 * (b",".join([b'"a"'] * 500_000),)),

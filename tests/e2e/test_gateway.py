@@ -46,6 +46,7 @@ def gateway(run_dirs: Path, key_file: Path) -> Iterator[Instance]:
         batch__max_batch_size=64,
         dry_run__step_ms=5,
         cache__enabled=True,
+        server__any_model_name=False,
         security__enabled=True,
         security__key_file=str(key_file),
         security__api_keys=[main, mixed, few, free, slow, tokens, spent, *KEYS],
@@ -142,7 +143,7 @@ def test_exactly_the_limit_passes_for_every_kind_of_request(gateway: Instance) -
         "streamed": lambda n: chat(f"streamed {n}", stream=True),
         "stored": lambda _: stored,
         "shared": lambda _: chat("the same at once", max_tokens=20),
-        "invalid": lambda _: {**chat("x"), "temperature": 9},
+        "invalid": lambda _: {**chat("x"), "temperature": -1},
     }
     work = [(name, make(n)) for n in range(40) for name, make in kinds.items()]
     outcomes: Counter[tuple[str, int]] = Counter()
@@ -166,7 +167,7 @@ def test_exactly_the_limit_passes_for_every_kind_of_request(gateway: Instance) -
 
 
 def test_an_invalid_request_counts(gateway: Instance) -> None:
-    invalid = {**chat("x"), "temperature": 9}
+    invalid = {**chat("x"), "temperature": -1}
     for left in (3, 2):
         refused = send(gateway, invalid, "sk-few")
         assert refused.status_code == 400

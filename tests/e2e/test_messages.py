@@ -196,13 +196,11 @@ def test_errors_raise_the_client_s_own_exceptions(client: anthropic.Anthropic, d
     assert caught.value.type == "invalid_request_error"
     assert "`max_tokens`" in str(caught.value)
     assert caught.value.request_id == caught.value.body["request_id"]
-    with pytest.raises(anthropic.NotFoundError) as missing:
-        client.messages.create(**asked(model="other"))
-    assert missing.value.type == "not_found_error"
-    with pytest.raises(anthropic.BadRequestError):
-        client.messages.create(
-            **asked(stream=True, tools=[{"type": "bash_20250124", "name": "bash"}])
-        )
+    told = client.messages.with_raw_response.create(
+        **asked(model="other", tools=[{"type": "bash_20250124", "name": "bash"}])
+    )
+    assert told.headers["x-vgate-ignored"] == "tools[].type=bash_20250124, model"
+    assert told.parse().content[0].text
     with pytest.raises(anthropic.NotFoundError):
         client.messages.batches.list()
     with pytest.raises(anthropic.ContentTooLargeError):
@@ -232,7 +230,7 @@ DEEP = b'{"model": "m", "max_tokens": 5, "messages": %s, "metadata": %s, "tools"
         ).encode(),
         json.dumps(asked(stop_sequences=["x"] * 100_000)).encode(),
         json.dumps(asked(temperature=-1)).encode(),
-        json.dumps(asked(max_tokens=10**18)).encode(),
+        json.dumps(asked(max_tokens=10**30)).encode(),
         json.dumps(asked(tools=[{**TOOL, "input_schema": {"a": 10**30}}])).encode(),
     ],
     ids=range(16),
@@ -240,8 +238,10 @@ DEEP = b'{"model": "m", "max_tokens": 5, "messages": %s, "metadata": %s, "tools"
 def test_no_body_causes_an_internal_error(dry_run: Instance, body: bytes):
     for path in PATHS:
         answer = httpx.post(dry_run.url + path, content=body, timeout=30)
-        assert answer.status_code == 400, (path, answer.text[:300])
-        assert answer.json()["error"]["type"] == "invalid_request_error"
+        # A long answer is cut to what fits, and a count ignores what shapes no prompt.
+        assert answer.status_code in {200, 400}, (path, answer.text[:300])
+        if answer.status_code == 400:
+            assert answer.json()["error"]["type"] == "invalid_request_error"
     assert dry_run.has_problem() is None
 
 

@@ -53,8 +53,8 @@ def decode_request(
     """
     try:
         return decoder.decode(body)
-    except msgspec.ValidationError:
-        pass
+    except msgspec.ValidationError as error:
+        problem = error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if body.startswith(BOM_UTF8):
             plain = body.removeprefix(BOM_UTF8)
@@ -63,6 +63,11 @@ def decode_request(
     except RecursionError:
         raise InvalidJSONError("the body is nested too deeply") from None
     document = _document_of(body)
+    if document is None:
+        # It is no JSON after the field at fault, which an unknown one is not.
+        if explain(problem).kind == "unknown":
+            raise InvalidJSONError("the body is not valid JSON in UTF-8, or nested too deeply")
+        raise _explained(problem, None, types, "")
     if isinstance(document, dict):
         lenient.rename(document, renamed)
         if clean is not None:
@@ -110,13 +115,10 @@ def convert_part(
 
 
 def _document_of(body: bytes) -> Any:
-    """Return a body as builtin types, which msgspec has found not to be what was expected."""
-    try:
+    """Return a body as builtin types; None if it is not JSON after the decoder's error."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
-    except RecursionError:
-        raise InvalidJSONError("the body is nested too deeply") from None
+    return None
 
 
 def _explained(

@@ -19,6 +19,8 @@ from vgate.frontend.ids import new_id
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import SamplingParams
 
+_EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
+
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -160,7 +162,7 @@ def response_to(
         metadata=request.metadata or {},
         parallel_tool_calls=request.parallel_tool_calls is not False,
         prompt_cache_key=request.prompt_cache_key,
-        reasoning={"effort": request.effort, "summary": None},
+        reasoning={"effort": _known_effort(request.effort), "summary": None},
         safety_identifier=request.safety_identifier,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -172,6 +174,11 @@ def response_to(
         top_logprobs=request.top_logprobs or 0,
         user=request.user,
     )
+
+
+def _known_effort(effort: str | None) -> str | None:
+    """Return an effort that OpenAI's clients know; None for a model's own."""
+    return effort if effort in _EFFORTS else None
 
 
 def _repeated(tool: Any) -> FunctionTool | CustomTool:

@@ -163,10 +163,9 @@ def read_choice(document: Any, ignored: Ignored) -> ToolChoice | None:
 
 
 def _is_named(document: Any) -> bool:
-    return not isinstance(document, dict) or document.get("type", "function") in {
-        "function",
-        "custom",
-    }
+    # Any JSON may be here, so not a set, which takes only what can be hashed.
+    served = ("function", "custom")
+    return not isinstance(document, dict) or document.get("type", "function") in served
 
 
 def tool_use(tools: list[Tool], choice: ToolChoice | None, *, parallel: bool) -> ToolUse:
