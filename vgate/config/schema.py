@@ -165,6 +165,7 @@ class DryRun(Section, frozen=True):
     step_ms: Annotated[float, Meta(ge=0, le=60_000)] = 10
     prefill_tokens_per_s: PositiveFloat = 20_000
     kv_cache_tokens: PositiveInt = 65_536
+    script: NonEmptyStr | None = None
 
 
 class Config(Section, frozen=True):

@@ -1,9 +1,9 @@
 """The dry-run backend: continuous batching on a simulated GPU, for CI, demos and benchmarks.
 
 A step takes time, prefill is chunked and takes time per token, and overfilling the KV cache
-preempts. The output is the conversation's last message, repeated while `ignore_eos` or `min_tokens`
-demand more; with structured output, a message that doesn't conform is replaced by a minimal text
-that does. A LoRA adapter changes nothing.
+preempts. The output is what the script in `dry_run.script` says, or else the conversation's last
+message, repeated while `ignore_eos` or `min_tokens` demand more; with structured output, a text
+that doesn't conform is replaced by a minimal one that does. A LoRA adapter changes nothing.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from vgate.config import Config
 from vgate.engine.backends.base import Backend, BackendCounts, Output, ReportPhase
 from vgate.engine.backends.checks import check, unknown_adapter
+from vgate.engine.backends.dry_run.script import Rule, load_script
 from vgate.engine.backends.dry_run.sequence import Rules, Sequence, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
@@ -77,6 +78,7 @@ class DryRunBackend(_Simulation):
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
         super().__init__(config, report_phase)
         self._adapters = config.model.adapter_names
+        self._script = load_script(config.dry_run.script)
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
@@ -175,7 +177,7 @@ class DryRunBackend(_Simulation):
             self._running[first.request.key] = self._preempted.popleft()
 
     def _sequence(self, request: Request) -> Sequence:
-        """Choose the output of a request: the last message, then the end token."""
+        """Choose the output of a request: the script's or the last message, then the end token."""
         sampling = request.sampling or SamplingParams()
         options, vocabulary = request.options, self._vocabulary
         stops = frozenset(sampling.stop_token_ids or ())
@@ -185,15 +187,24 @@ class DryRunBackend(_Simulation):
         if sampling.logit_bias or sampling.allowed_token_ids or options.bad_words:
             rules = Rules(sampling, options.bad_words, vocabulary.size)
         reply = vocabulary.last_message(request.prompt)
+        rule = self._rule(request.prompt, reply)
         if options.structured is not None:
             text = vocabulary.decode(reply)
             # A template may write the role in a line before the message.
-            structured = text_of(options.structured, [text, text.partition("\n")[2]])
-            reply = vocabulary.encode(structured)
+            said = [text, text.partition("\n")[2]] if rule is None else rule.constrained()
+            reply = vocabulary.encode(text_of(options.structured, said))
             _check_reply(sampling, [*reply, vocabulary.end], rules)
+        elif rule is not None:
+            reply = vocabulary.encode(rule.written())
         elif sampling.ignore_eos:
             return Sequence(request, list(reply), stops, rules)
         return Sequence(request, [*reply, vocabulary.end], stops, rules)
+
+    def _rule(self, prompt: list[int], last: list[int]) -> Rule | None:
+        """Return the script's rule for a prompt and its last message."""
+        if self._script is None:
+            return None
+        return self._script.rule_for(self._vocabulary.decode(last), self._vocabulary.decode(prompt))
 
 
 def _check_reply(sampling: SamplingParams, reply: list[int], rules: Rules | None) -> None:

@@ -73,7 +73,7 @@ class Vocabulary:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """The tokenizer, loaded at first use: only structured output needs it."""
+        """The tokenizer, loaded at first use: only structured output and scripts need it."""
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(f"{self.directory}/tokenizer.json")
