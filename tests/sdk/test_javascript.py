@@ -26,7 +26,7 @@ def run(gateway: Instance, guarded: Instance) -> subprocess.CompletedProcess[str
     """Node's output: a line of JSON for each case."""
     node = shutil.which("node")
     assert node, "node is not on PATH"
-    assert (SUITE / "node_modules").is_dir(), f"run `npm ci` in {SUITE}, or bin/test"
+    assert (SUITE / "node_modules").is_dir(), f"run `npm install` in {SUITE}, or bin/test"
     told = {
         "url": gateway.url,
         "guardedUrl": guarded.url,
