@@ -14,13 +14,12 @@ from tests.e2e.answer_content import Content, content_of
 from tests.e2e.instance import Instance
 from tests.e2e.keep_alive import Client, json_post
 from tests.e2e.random_schemas import random_schema
+from tests.e2e.send_all import CHAT, send_all
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MODEL = "tiny"
-CHAT = "/v1/chat/completions"
 SCHEMAS = [random_schema(seed) for seed in range(100)]
-CLIENTS = 8
 
 
 @pytest.fixture(scope="module")
@@ -47,33 +46,16 @@ def ask_all(served: Instance, requests: list[dict[str, Any]], streamed: int = 1)
         requests: What goes into the bodies.
         streamed: Those with an even number (0), or an odd one (1), are streamed.
     """
-    answers: dict[int, Content] = {}
-    work = iter(enumerate(requests))
-
-    async def client() -> None:
-        with Client(served.port) as connection:
-            for number, request in work:
-                messages = [{"role": "user", "content": f"Say something, number {number}."}]
-                body = {"model": MODEL, "messages": messages, "seed": number, **request}
-                if number % 2 == streamed:
-                    body |= {"stream": True, "stream_options": {"include_usage": True}}
-                reply = await connection.send(json_post(CHAT, body), timeout_s=300)
-                assert reply.status == 200, (reply.body, request)
-                answers[number] = content_of(CHAT, reply)
-
-    async def run() -> None:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CLIENTS):
-                group.create_task(client())
-
-    asyncio.run(run())
-    return [answers[number] for number in range(len(requests))]
+    answers = []
+    replies = send_all(served.port, MODEL, requests, streamed=streamed)
+    for request, reply in zip(requests, replies, strict=True):
+        assert reply.status == 200, (reply.body, request)
+        answers.append(content_of(CHAT, reply))
+    return answers
 
 
 def check(text: str, schema: dict[str, Any]) -> None:
-    # In strings whose length has bounds, xgrammar lets control characters through as they are.
-    document = json.loads(text, strict=False)
-    jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+    jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
 
 
 def tool(schema: dict[str, Any], name: str) -> dict[str, Any]:

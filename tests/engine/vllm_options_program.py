@@ -104,7 +104,8 @@ def reasoning(driver: Driver) -> dict[str, str]:
     """A grammar holds for what follows the reasoning, wherever that ends."""
     turn = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     yes = StructuredOutput("choice", ["yes"], after_reasoning=True)
-    end = driver.tokenizer.token_to_id("</think>")
+    begin, end = map(driver.tokenizer.token_to_id, ("<think>", "</think>"))
+    stop = driver.tokenizer.token_to_id("<|im_end|>")
     return {
         "closed_in_the_prompt": driver.text(f"{turn}<think>\n\n</think>\n\n", yes),
         "closed_before_a_begun_answer": driver.text(f"{turn}<think>Hm</think>I say: ", yes),
@@ -115,6 +116,8 @@ def reasoning(driver: Driver) -> dict[str, str]:
             f"{turn}<think>Hm</think>Hi<|im_end|>\n{turn}", yes
         ),
         "ends_at_once": driver.text(f"{turn}<think>\n", yes, logit_bias={end: 100.0}),
+        "begins_itself": driver.text(turn, yes, logit_bias={begin: 50.0, end: 100.0}),
+        "wants_to_stop": driver.text(f"{turn}<think>\n", yes, logit_bias={stop: 100.0}),
     }
 
 

@@ -123,7 +123,9 @@ def options_of(
     """Return the options that the engine needs in addition to the sampling parameters."""
     structured = None
     if constraint is not None:
-        structured = msgspec.structs.replace(constraint.output, after_reasoning=text.reasons)
+        # Without a conversation all that is generated is text, so the constraint is for all of it.
+        reasons = text.reasons and isinstance(generation.prompt, Conversation)
+        structured = msgspec.structs.replace(constraint.output, after_reasoning=reasons)
     return GenerateOptions(
         text.encode_bad_words(generation.bad_words),
         structured,

@@ -12,11 +12,13 @@ from typing import Any
 from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
 from vgate.engine.backends.checks import check
+from vgate.engine.backends.vllm.constraints import Constraints
+from vgate.engine.backends.vllm.exact_grammars import exact_grammars
 from vgate.engine.backends.vllm.failures import is_permanent, start_failure
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
-from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, ReasoningMarks
+from vgate.engine.backends.vllm.reasoning import reasoning_marks
 from vgate.engine.backends.vllm.setup import (
     engine_config,
     model_facts,
@@ -70,10 +72,12 @@ class VLLMBackend:
                 f"model {config.model.model_id} does not support the task {config.model.task} "
                 f"(supported: {', '.join(self._tasks)})"
             )
-        self._parameters = Parameters(vllm_config, adapters)
-        self._reasoning: ReasoningMarks | None = None
-        if vllm_config.structured_outputs_config.reasoning_parser == PLAIN_PARSER:
-            self._reasoning = ReasoningMarks(self._input_processor.get_tokenizer())
+        grammars = exact_grammars(vllm_config)
+        self._parameters = Parameters(vllm_config, adapters, exact=grammars is not None)
+        self._constraints = Constraints(grammars, reasoning_marks(config.model, vllm_config))
+        time_grammars(
+            self._core.structured_output_manager, self._too_slow.add, self._constraints.grammar
+        )
         self.model, self.files = describe_model(config, directory, **model_facts(vllm_config))
 
     def _load(self, vllm_config: Any, adapters: list[Any], report_phase: ReportPhase) -> None:
@@ -87,7 +91,6 @@ class VLLMBackend:
             log_stats=False,
             executor_fail_callback=self._on_worker_death,
         )
-        time_grammars(self._core.structured_output_manager, self._too_slow.add)
         self._input_processor = InputProcessor(vllm_config)
         for adapter in adapters:
             # A broken adapter fails the start instead of a step.
@@ -110,6 +113,8 @@ class VLLMBackend:
         if request.continued:
             tokens = tokens + request.continued
         try:
+            if options.structured is not None:
+                self._constraints.compile(request)
             prepared = self._input_processor.process_inputs(
                 request.key,
                 self._tokens_input(tokens, cache_salt=options.cache_salt or None),
@@ -117,13 +122,11 @@ class VLLMBackend:
                 self._tasks,
                 lora_request=self._parameters.adapter(options.adapter),
             )
-            if options.structured is not None and self._reasoning is not None:
-                may_reason = options.structured.after_reasoning
-                prepared.reasoning_ended = not may_reason or self._reasoning.ended(request.prompt)
             return self._core.preprocess_add_request(prepared)
         except RequestError:
             raise
         except self._parameters.refusals as error:
+            self._constraints.forget(request.key)
             raise self._parameters.refusal(error, request) from None
         except Exception as error:
             # The scheduler does not have it yet, so no other request is affected.

@@ -59,14 +59,23 @@ class TimedGrammar:
             self._on_too_slow()
 
 
-def time_grammars(manager: Any, on_too_slow: Callable[[str], object]) -> None:
+def time_grammars(
+    manager: Any,
+    on_too_slow: Callable[[str], object],
+    make: Callable[[Any, Callable[[Any], Any]], Any] | None = None,
+) -> None:
     """Make vLLM's StructuredOutputManager create timed grammars.
 
-    `on_too_slow` is called with the id of a request whose grammar takes too long.
+    Args:
+        manager: vLLM's.
+        on_too_slow: Called with the id of a request whose grammar takes too long.
+        make: Makes the grammar of one of vLLM's requests, with what vLLM would make it; None to
+            leave it to that.
     """
     create = manager._create_grammar  # noqa: SLF001 - there is no public hook
 
     def timed(request: Any) -> TimedGrammar:
-        return TimedGrammar(create(request), partial(on_too_slow, request.request_id))
+        grammar = create(request) if make is None else make(request, create)
+        return TimedGrammar(grammar, partial(on_too_slow, request.request_id))
 
     manager._create_grammar = timed  # noqa: SLF001

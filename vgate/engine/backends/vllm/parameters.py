@@ -14,6 +14,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from vgate.engine.backends.checks import unknown_adapter
+from vgate.engine.backends.vllm.exact_grammars import KINDS
 from vgate.engine.backends.vllm.schemas import ignored_part
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import GenerateOptions, StructuredOutput
@@ -31,13 +32,20 @@ _XGRAMMAR_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 class Parameters:
-    """Translates our requests' parameters to vLLM's; raises RequestError where it can't."""
+    """Translates our requests' parameters to vLLM's; raises RequestError where it can't.
+
+    Args:
+        vllm_config: vLLM's configuration.
+        adapters: The LoRA adapters that are loaded.
+        exact: Whether schemas and regular expressions are followed without vLLM.
+    """
 
     # vLLM's errors that `refusal` translates.
     refusals = (VLLMClientError, ValueError)
 
-    def __init__(self, vllm_config: Any, adapters: Iterable[Any]) -> None:
+    def __init__(self, vllm_config: Any, adapters: Iterable[Any], *, exact: bool) -> None:
         settings = vllm_config.structured_outputs_config
+        self._exact = exact
         self._compact: bool = settings.disable_any_whitespace
         self._ignores_keywords = settings.backend == "xgrammar"
         self._adapters = {adapter.lora_name: adapter for adapter in adapters}
@@ -92,6 +100,9 @@ class Parameters:
         if structured.disable_any_whitespace and not self._compact:
             reason = "compact JSON is switched off by this server's configuration"
             raise RequestError("unsupported_parameter", reason, "constraint")
+        if self._exact and structured.kind in KINDS:
+            # A stand-in: vLLM never compiles it, see `Constraints`.
+            return StructuredOutputsParams(json_object=True)
         if self._ignores_keywords and structured.kind in {"json", "structural_tag"}:
             _check_schema(structured)
         value = True if structured.kind == "json_object" else structured.value

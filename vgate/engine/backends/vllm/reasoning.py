@@ -1,15 +1,33 @@
-"""Where reasoning ends, so that a grammar constrains only what follows it."""
+"""Where reasoning ends, so that a grammar constrains what follows it, and nothing else does.
 
-from typing import Any
+vLLM's own gate leaves all tokens free until `</think>`, so a model that never opens its thought, as
+adapters and fine-tunes do, would never be constrained.
+"""
+
+from collections.abc import Collection
+from typing import Any, Literal
 
 from vgate.config.schema import Model as ModelConfig
+from vgate.engine.backends.vllm.exact_grammars import set_bits
 from vgate.log import Log
 
-# vLLM's parser for plain `<think>...</think>`.
-PLAIN_PARSER = "deepseek_r1"
 _OPEN, _CLOSE = "<think>", "</think>"
 
 log = Log("vgate.engine.vllm")
+
+
+def reasoning_marks(model: ModelConfig, vllm_config: Any) -> "ReasoningMarks | None":
+    """Return the marks around a model's reasoning.
+
+    None if it generates no text or has no tokens for them, or if the operator has chosen one of
+    vLLM's reasoning parsers, which then decides where grammars begin.
+    """
+    chosen = vllm_config.structured_outputs_config.reasoning_parser
+    if model.task != "generate" or chosen or not has_marks(model, vllm_config):
+        return None
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    return ReasoningMarks(cached_tokenizer_from_config(vllm_config.model_config))
 
 
 def has_marks(model: ModelConfig, vllm_config: Any) -> bool:
@@ -30,18 +48,108 @@ class ReasoningMarks:
     """The tokens around reasoning, and those that begin and end a turn."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._open = tokenizer.convert_tokens_to_ids(_OPEN)
-        self._close = tokenizer.convert_tokens_to_ids(_CLOSE)
-        self._borders = frozenset(tokenizer.all_special_ids) - {self._open, self._close}
+        self.open: int = tokenizer.convert_tokens_to_ids(_OPEN)
+        self.close: int = tokenizer.convert_tokens_to_ids(_CLOSE)
+        self._borders = frozenset(tokenizer.all_special_ids) - {self.open, self.close}
 
     def ended(self, prompt: list[int]) -> bool:
-        """Whether the prompt's last turn has closed the reasoning.
+        """Whether the prompt's last turn has closed the reasoning."""
+        return self._last(prompt) == self.close
 
-        Without a mark in that turn it has not: a model that reasons does so unless prevented.
-        """
+    def begun(self, prompt: list[int]) -> bool:
+        """Whether the prompt's last turn has opened the reasoning, and not closed it."""
+        return self._last(prompt) == self.open
+
+    def _last(self, prompt: list[int]) -> int | None:
+        """Return the last mark in the prompt's last turn."""
         for token in reversed(prompt):
-            if token == self._close:
-                return True
-            if token == self._open or token in self._borders:
-                return False
-        return False
+            if token in (self.open, self.close):
+                return token
+            if token in self._borders:
+                return None
+        return None
+
+
+class AfterReasoning:
+    """A grammar that begins with the first token that is not reasoning.
+
+    The model may open its reasoning with its first token, or the prompt has opened it. What it
+    opened it must close: it can't end before.
+
+    Args:
+        grammar: One of vLLM's StructuredOutputGrammars.
+        marks: The tokens around reasoning.
+        stop_token_ids: The tokens that end the sequence.
+        begun: Whether the prompt has opened the reasoning.
+    """
+
+    def __init__(
+        self, grammar: Any, marks: ReasoningMarks, stop_token_ids: Collection[int], *, begun: bool
+    ) -> None:
+        self._grammar = grammar
+        self._marks = marks
+        self._stops = frozenset(stop_token_ids) - {marks.open, marks.close}
+        self._first: Literal["undecided", "reasoning"] = "reasoning" if begun else "undecided"
+        self._state: Literal["undecided", "reasoning", "grammar"] = self._first
+        # Tokens so far, of the reasoning and of what follows.
+        self._reasoned = self._followed = 0
+
+    def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
+        """Advance by some tokens; false if they are not allowed."""
+        count, self._state = self._read(tokens)
+        self._reasoned += count
+        rest = tokens[count:]
+        if rest and self._state != "grammar":
+            return False
+        self._followed += len(rest)
+        return not rest or bool(self._grammar.accept_tokens(request_id, rest))
+
+    def validate_tokens(self, tokens: list[int]) -> list[int]:
+        """Return those of the tokens, from the first, that are allowed."""
+        count, state = self._read(tokens)
+        rest = self._grammar.validate_tokens(tokens[count:]) if state == "grammar" else []
+        return tokens[:count] + rest
+
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the last tokens."""
+        followed = min(num_tokens, self._followed)
+        if followed:
+            self._followed -= followed
+            self._grammar.rollback(followed)
+        self._reasoned -= num_tokens - followed
+        if num_tokens > followed or not (self._reasoned or self._followed):
+            self._state = "reasoning" if self._reasoned else self._first
+
+    def fill_bitmask(self, bitmask: Any, index: int) -> None:
+        """Write the tokens that are allowed next."""
+        if self._state == "reasoning":
+            bitmask[index].fill_(-1)
+            set_bits(bitmask, index, self._stops, allowed=False)
+            return
+        self._grammar.fill_bitmask(bitmask, index)
+        if self._state == "undecided":
+            set_bits(bitmask, index, (self._marks.open,), allowed=True)
+
+    def is_terminated(self) -> bool:
+        """Whether the sequence has ended."""
+        return bool(self._grammar.is_terminated())
+
+    def reset(self) -> None:
+        """Go back to the beginning."""
+        self._grammar.reset()
+        self._state, self._reasoned, self._followed = self._first, 0, 0
+
+    def _read(self, tokens: list[int]) -> tuple[int, Literal["undecided", "reasoning", "grammar"]]:
+        """Return how many of the tokens belong to the reasoning, and the state after them."""
+        state = self._state
+        for count, token in enumerate(tokens):
+            if state == "undecided":
+                state = "reasoning" if token == self._marks.open else "grammar"
+            elif state == "reasoning":
+                if token in self._stops:
+                    return count, state
+                if token == self._marks.close:
+                    return count + 1, "grammar"
+            if state == "grammar":
+                return count, state
+        return len(tokens), state

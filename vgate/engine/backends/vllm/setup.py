@@ -19,7 +19,6 @@ from vgate.engine.backends.vllm.files import (
     read_adapters,
     read_model_config,
 )
-from vgate.engine.backends.vllm.reasoning import PLAIN_PARSER, has_marks
 
 # vLLM's arguments that have a setting of ours, because other processes have to know them too.
 _OWN_SETTINGS = {
@@ -101,7 +100,6 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
         structured = _structured_outputs(arguments.get("structured_outputs_config"))
         arguments["structured_outputs_config"] = structured
         vllm_config = EngineArgs(**arguments).create_engine_config()
-        _set_reasoning(config.model, vllm_config)
     except Exception as error:
         raise BackendError(start_failure(error, config)) from error
     runner = "pooling" if config.model.task == "embed" else "generate"
@@ -228,17 +226,6 @@ def _structured_outputs(given: Any) -> Any:
     # The other backends refuse the setting.
     compact = {} if backend in {"xgrammar", "guidance"} else {"disable_any_whitespace": False}
     return StructuredOutputsConfig(**(_STRUCTURED_OUTPUTS | compact | given))
-
-
-def _set_reasoning(model: ModelConfig, vllm_config: Any) -> None:
-    """Let grammars begin after reasoning, unless the operator has chosen a reasoning parser.
-
-    Each request says whether its grammar does: see `StructuredOutput.after_reasoning`.
-    """
-    structured = vllm_config.structured_outputs_config
-    chosen = model.task != "generate" or structured.reasoning_parser
-    if not chosen and has_marks(model, vllm_config):
-        structured.reasoning_parser = PLAIN_PARSER
 
 
 def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
