@@ -199,7 +199,10 @@ def test_content_and_arguments_follow_whether_the_model_reasons_or_not(
 
 def test_reasoning_does_not_end_an_answer(served: Instance, tokenizer: Tokenizer):
     """A model that has begun to reason and wants to stop has not answered."""
-    bias = {str(tokenizer.token_to_id("<|im_end|>")): 100, str(tokenizer.token_to_id("<think>")): 99}
+    bias = {
+        str(tokenizer.token_to_id("<|im_end|>")): 100,
+        str(tokenizer.token_to_id("<think>")): 99,
+    }
     request = {"response_format": form(SMALL), "logit_bias": bias, "max_tokens": 20}
     for content in ask(served, request):
         (choice,) = content["choices"]

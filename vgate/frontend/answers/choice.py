@@ -33,6 +33,7 @@ class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
         min_tokens: Tokens after which stop strings are looked for.
         reported_stop_ids: Tokens that are reported as the stop reason when they end a choice.
         reasoning, tools: Make the parsers; None where there is nothing to parse.
+        calls_only: The text is a list of calls, of which a part that was cut off is no content.
         calls_are_stops: A tool call ends a choice with "stop", as OpenAI does for a tool that the
             client named.
         prompt_only: The client wants its prompt and no tokens; the one that the engine must
@@ -48,6 +49,7 @@ class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: Callable[[], ReasoningParser] | None = None
     tools: Callable[[], OutputParser] | None = None
     hide_reasoning: bool = False
+    calls_only: bool = False
     calls_are_stops: bool = False
     new_call_id: Callable[[], str] = tool_call_id
     keep_token_ids: bool = False
@@ -175,7 +177,9 @@ class Choice:
             text, deltas = parsed.content, parsed.tool_calls
             if ended:
                 parsed = self._tools.finish()
-                text, deltas = text + parsed.content, deltas + parsed.tool_calls
+                if not self._decoding.calls_only or sequence.finish_reason == "stop":
+                    text += parsed.content
+                deltas += parsed.tool_calls
             parts = tuple(map(self._keep_call, deltas))
         if ended:
             self._note_end(tokens)

@@ -26,13 +26,7 @@ class NamedCall(OutputParser):
 
 
 class RequiredCalls(JsonToolParser):
-    """Reads ``[{"name": ..., "parameters": {...}}, ...]``, and nothing of it is ever content.
-
-    A text that ends early leaves out a call that has not begun.
-    """
-
-    def _emit_content(self, text: str) -> None:
-        """Drop text: the constraint leaves room for none but the list's beginning or end."""
+    """Reads ``[{"name": ..., "parameters": {...}}, ...]``; text after the list is content."""
 
     def _read_opening(self) -> Steps[bool]:
         self._reader.record()

@@ -46,8 +46,10 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         markers = chosen.markers
     reasoning = None
     if rendered is not None and text.reasons:
-        # A model may call a tool without closing its reasoning.
-        reasoning = partial(ReasoningParser, initial_state(rendered), implicit_ends=markers)
+        # A model may call a tool without closing its reasoning, but not where the text has a
+        # constraint: that begins with the end of the reasoning.
+        ends = markers if generation.constraint is None else ()
+        reasoning = partial(ReasoningParser, initial_state(rendered), implicit_ends=ends)
     return DecodeOptions(
         texts=text.token_texts,
         skip_special_tokens=skip_special_tokens,
@@ -58,6 +60,7 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         reasoning=reasoning,
         tools=parser,
         hide_reasoning=not generation.show_reasoning,
+        calls_only=tools.mode == "required",
         calls_are_stops=tools.mode == "named",
         new_call_id=tool_call_id if chosen is None else chosen.new_call_id,
         keep_token_ids=generation.keep_token_ids,

@@ -35,9 +35,7 @@ def exact_grammars(vllm_config: Any) -> "ExactGrammars | None":
     tokenizer: Any = cached_tokenizer_from_config(model)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return None
-    return ExactGrammars(
-        tokenizer, model.get_vocab_size(), compact=settings.disable_any_whitespace
-    )
+    return ExactGrammars(tokenizer, model.get_vocab_size(), compact=settings.disable_any_whitespace)
 
 
 class ExactGrammars:
@@ -83,10 +81,9 @@ class ExactGrammars:
             raise RequestError("invalid_value", _problem(matcher.get_error()), "constraint")
         return matcher
 
-    def _source(self, matcher: Any, structured: StructuredOutput) -> str:
+    def _source(self, matcher: Any, structured: StructuredOutput) -> Any:
         if structured.kind == "regex":
-            source: str = matcher.grammar_from_regex(whole(str(structured.value)))
-            return source
+            return matcher.grammar_from_regex(whole(str(structured.value)))
         schema: Any = {"type": "object"}
         if structured.kind == "json":
             try:
@@ -94,16 +91,19 @@ class ExactGrammars:
             except (ValueError, RecursionError):
                 raise MalformedError("the schema is not JSON") from None
             schema = translated(schema)
-        source = matcher.grammar_from_json_schema(
+        return matcher.grammar_from_json_schema(
             msgspec.json.encode(schema).decode(),
             overrides={"whitespace_flexible": not self._compact, "lenient": False},
         )
-        return source
 
 
 def _problem(error: str) -> str:
     first = error.partition("\n")[0]
-    return "nothing satisfies it" if first.startswith(_UNSATISFIABLE) else f"not usable: {first}"
+    return (
+        "nothing satisfies it"
+        if first.startswith(_UNSATISFIABLE)
+        else f"is not usable: {first[:200]}"
+    )
 
 
 class ExactGrammar:
@@ -120,7 +120,7 @@ class ExactGrammar:
         self._stops = frozenset(stop_token_ids)
         self._terminated = False
 
-    def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:  # noqa: ARG002
+    def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
         """Advance by some tokens; false if the grammar does not allow them."""
         for token in tokens:
             if self._terminated:

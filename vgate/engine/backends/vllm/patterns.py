@@ -204,7 +204,7 @@ class _Parser:
         character = self._peek()
         if character in ("b", "B"):
             raise UnsupportedError(f"word boundaries (`\\{character}`)")
-        if character.isdigit() and character != "0" or character == "k":
+        if (character.isdigit() and character != "0") or character == "k":
             raise UnsupportedError(f"back-references (`\\{character}`)")
         shorthand = self._shorthand(negated=False)
         if shorthand:

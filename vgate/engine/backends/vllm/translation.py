@@ -6,13 +6,14 @@ followed is refused; all unknown ones are annotations.
 """
 
 import math
-from decimal import Decimal
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 from urllib.parse import unquote
 
 from vgate.engine.backends.vllm.disjoint import disjoint
 from vgate.engine.backends.vllm.formats import FORMATS
+from vgate.engine.backends.vllm.numeric import bounds_of
 from vgate.engine.backends.vllm.patterns import MalformedError, UnsupportedError, searched
 
 # Keywords that limit values, with the values that limit nothing.
@@ -29,8 +30,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "$recursiveRef": (),
 }
 _TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
-# Integers beyond it would be rounded, and llguidance makes no ranges beyond it.
-_LARGEST = 2**53
 _MAX_COMBINATIONS = 200
 
 
@@ -51,6 +50,23 @@ class _Translation:
         self._root = root
         self._names: dict[str, str] = {}
         self._definitions: dict[str, Any] = {}
+        size = self._size
+        self._keywords: dict[str, Callable[[dict[str, Any], dict[str, Any], str], None]] = {
+            "type": self._type,
+            "enum": self._values,
+            "const": self._values,
+            "$ref": self._reference,
+            "anyOf": self._several,
+            "oneOf": self._several,
+            "allOf": self._several,
+            "properties": self._properties,
+            "patternProperties": self._patterns,
+            "additionalProperties": self._child,
+            "required": self._required,
+            "items": self._items,
+            "prefixItems": self._prefix,
+            **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), size),
+        }
 
     def result(self) -> dict[str, Any]:
         node = self._node(self._root)
@@ -71,12 +87,12 @@ class _Translation:
         out: dict[str, Any] = {}
         # llguidance takes properties in the order in which the keywords name them.
         for keyword in node:
-            if (method := _METHODS.get(keyword)) is not None:
-                method(self, node, out, keyword)
+            if (translate := self._keywords.get(keyword)) is not None:
+                translate(node, out, keyword)
         self._strings(node, out)
-        _numbers(node, out)
+        out |= bounds_of(node)
         self._names_of_properties(node, out)
-        self._count_properties(node, out)
+        _count_properties(node, out)
         return out
 
     def _size(self, node: dict[str, Any], out: dict[str, Any], keyword: str) -> None:
@@ -211,56 +227,43 @@ class _Translation:
             return
         out["additionalProperties"] = False
 
-    def _count_properties(self, node: dict[str, Any], out: dict[str, Any]) -> None:
-        """Count optional properties by naming the combinations; other names may repeat."""
-        properties = out.get("properties", {})
-        required = set(out.get("required", ()))
-        optional = [name for name in properties if name not in required]
-        least = _count(node, "minProperties", 0) - len(required)
-        most = _count(node, "maxProperties", math.inf) - len(required)
-        closed = out.get("additionalProperties") is False and "patternProperties" not in out
-        if most < 0 or (closed and least > len(optional)):
-            raise MalformedError("no object has so few or so many properties")
-        if least <= 0 and (most == math.inf or (closed and most >= len(optional))):
-            return
-        if not closed:
-            if least > 1 or optional or (least == 1 and required):
-                raise UnsupportedError("`minProperties` or `maxProperties` beside other properties")
-            out |= {"minProperties": least} if least == 1 else {}
-            out |= {"maxProperties": most + len(required)} if most < math.inf else {}
-            return
-        count = max(least, 0)
-        if math.comb(len(optional), count) * (1 if most >= len(optional) else 2) > _MAX_COMBINATIONS:
-            raise UnsupportedError("`minProperties` or `maxProperties` of so many properties")
-        sizes = {count} if most >= len(optional) else range(count, int(most) + 1)
-        options = []
-        for size in sizes:
-            for chosen in combinations(optional, size):
-                option: dict[str, Any] = {"required": list(chosen)}
-                if most < len(optional):
-                    option["properties"] = {n: False for n in optional if n not in chosen}
-                options.append(option)
-        if len(options) > _MAX_COMBINATIONS:
-            raise UnsupportedError("`minProperties` or `maxProperties` of so many properties")
-        out.setdefault("allOf", []).append({"anyOf": options})
+
+def _count_properties(node: dict[str, Any], out: dict[str, Any]) -> None:
+    """Count properties: optional ones by naming their combinations; other names may repeat."""
+    required = set(out.get("required", ()))
+    optional = [name for name in out.get("properties", {}) if name not in required]
+    closed = out.get("additionalProperties") is False and "patternProperties" not in out
+    least = _count(node, "minProperties", 0) - len(required)
+    most = _count(node, "maxProperties", math.inf) - len(required)
+    if most < max(least, 0) or (closed and least > len(optional)):
+        raise MalformedError("no object has so few or so many properties")
+    if closed:
+        most = min(most, len(optional))
+    if least <= 0 and most == (len(optional) if closed else math.inf):
+        return
+    if closed:
+        out.setdefault("allOf", []).append({"anyOf": _combinations(optional, least, int(most))})
+    elif optional or least > 1 or (least == 1 and required):
+        raise UnsupportedError("`minProperties` or `maxProperties` beside other properties")
+    else:
+        out |= {"minProperties": 1} if least == 1 else {}
+        out |= {"maxProperties": int(most) + len(required)} if most < math.inf else {}
 
 
-_METHODS = {
-    "type": _Translation._type,
-    "enum": _Translation._values,
-    "const": _Translation._values,
-    "$ref": _Translation._reference,
-    "anyOf": _Translation._several,
-    "oneOf": _Translation._several,
-    "allOf": _Translation._several,
-    "properties": _Translation._properties,
-    "patternProperties": _Translation._patterns,
-    "additionalProperties": _Translation._child,
-    "required": _Translation._required,
-    "items": _Translation._items,
-    "prefixItems": _Translation._prefix,
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _Translation._size),
-}
+def _combinations(optional: list[str], least: int, most: int) -> list[dict[str, Any]]:
+    """Return the schemas of objects that have `least` to `most` of the optional properties."""
+    sizes = range(max(least, 0), most + 1) if most < len(optional) else [max(least, 0)]
+    if sum(math.comb(len(optional), size) for size in sizes) > _MAX_COMBINATIONS:
+        raise UnsupportedError("`minProperties` or `maxProperties` of so many properties")
+    options = []
+    for chosen in (names for size in sizes for names in combinations(optional, size)):
+        option: dict[str, Any] = {"required": list(chosen)}
+        if most < len(optional):
+            option["properties"] = {name: False for name in optional if name not in chosen}
+        options.append(option)
+    return options
+
+
 # The keywords of `propertyNames` that limit nothing.
 _ANNOTATIONS = frozenset({"title", "description", "$comment", "default", "examples"})
 
@@ -318,37 +321,3 @@ def _format(node: dict[str, Any]) -> str | None:
     name = node.get("format")
     known = FORMATS.get(name) if isinstance(name, str) else None
     return None if known is None else f"^(?:{known})$"
-
-
-def _number(node: dict[str, Any], keyword: str) -> float | int | None:
-    value = node.get(keyword)
-    if value is not None and not isinstance(value, int | float):
-        raise MalformedError(f"`{keyword}` must be a number")
-    return value
-
-
-def _numbers(node: dict[str, Any], out: dict[str, Any]) -> None:
-    """Bounds for numbers of any type; those beyond what llguidance can follow come nearer."""
-    low, high = _number(node, "minimum"), _number(node, "maximum")
-    above, below = _number(node, "exclusiveMinimum"), _number(node, "exclusiveMaximum")
-    # Before draft 6 these were flags.
-    above = low if above is True else None if above is False else above
-    below = high if below is True else None if below is False else below
-    # The next number, because clients read decimals that are nearer as the bound itself.
-    if above is not None:
-        nearest = above + 1 if node.get("type") == "integer" else math.nextafter(above, math.inf)
-        low = nearest if low is None else max(low, nearest)
-    if below is not None:
-        nearest = below - 1 if node.get("type") == "integer" else math.nextafter(below, -math.inf)
-        high = nearest if high is None else min(high, nearest)
-    for keyword, value in (("minimum", low), ("maximum", high)):
-        if value is not None:
-            if not -_LARGEST <= value <= _LARGEST and (value > 0) == (keyword == "minimum"):
-                raise UnsupportedError(f"`{keyword}` of a number of more than 53 bits")
-            out[keyword] = max(-_LARGEST, min(value, _LARGEST))
-    step = _number(node, "multipleOf")
-    if step is not None:
-        _, denominator = Decimal(str(step)).as_integer_ratio()
-        if step <= 0 or denominator & (denominator - 1) or denominator > _LARGEST:
-            raise UnsupportedError(f"`multipleOf` {step}, which binary numbers can't be")
-        out["multipleOf"] = step
