@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from vgate.engine.backends.formats import FORMATS
 from vgate.engine.request import RequestError
 from vgate.wire.messages import StructuredOutput
 
@@ -88,6 +89,9 @@ def _check(node: Any) -> None:
         return
     alone = next((keyword for keyword in _ALONE if keyword in node), None)
     known = _ANNOTATIONS | ({alone, "type"} if alone else _KEYWORDS)
+    if isinstance(name := node.get("format"), str) and name not in FORMATS:
+        # An annotation, as for vLLM.
+        known |= {"format"}
     for keyword in node.keys() - known:
         reason = f"the dry-run engine simulates only simple JSON schemas, without `{keyword}`"
         raise _unsupported(f"{reason} beside `{alone}`" if alone else reason)

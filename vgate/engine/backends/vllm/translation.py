@@ -11,9 +11,9 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import unquote
 
+from vgate.engine.backends.formats import FORMATS
 from vgate.engine.backends.vllm.disjoint import disjoint
-from vgate.engine.backends.vllm.formats import FORMATS
-from vgate.engine.backends.vllm.numeric import bounds_of
+from vgate.engine.backends.vllm.numeric import bounds_of, exceeds
 from vgate.engine.backends.vllm.patterns import MalformedError, UnsupportedError, searched
 
 # Keywords that limit values, with the values that limit nothing.
@@ -299,8 +299,8 @@ def _check_refused(node: dict[str, Any], *, is_root: bool) -> None:
 
 
 def _check_value(value: Any, keyword: str) -> None:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**63 - 1:
-        raise UnsupportedError(f"`{keyword}` with a number of more than 64 bits")
+    if exceeds(value):
+        raise UnsupportedError(f"`{keyword}` with a number of so many digits")
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             _check_value(inner, keyword)
