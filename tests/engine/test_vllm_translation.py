@@ -11,13 +11,15 @@ from vgate.engine.backends.vllm.translation import translated
 
 CAT = {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]}
 DOG = {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]}
+# The other properties of an object without a word about them.
+OPEN = {"patternProperties": {"^(?s:.*)$": {}}, "additionalProperties": False}
 CLOSED = {"type": "object", "additionalProperties": False}
 
 TRANSLATED: list[tuple[Any, Any]] = [
     (True, {}),
     # Annotations and unknown keywords go, names and data stay.
     ({"title": "t", "x-y": 1, "nullable": True, "x-guidance": {"lenient": True}}, {}),
-    ({"properties": {"title": {"title": "t"}}}, {"properties": {"title": {}}}),
+    ({"properties": {"title": {"title": "t"}}}, {"properties": {"title": {}}, **OPEN}),
     ({"const": {"title": 1}}, {"const": {"title": 1}}),
     ({"type": "string", "format": "password"}, {"type": "string"}),
     ({"type": "integer", "format": "int32"}, {"type": "integer"}),
@@ -32,6 +34,7 @@ TRANSLATED: list[tuple[Any, Any]] = [
         {"properties": {"a": {"type": "null"}, "b": {"$ref": "#/properties/a"}}},
         {
             "properties": {"a": {"type": "null"}, "b": {"$ref": "#/$defs/d0"}},
+            **OPEN,
             "$defs": {"d0": {"type": "null"}},
         },
     ),
@@ -66,7 +69,7 @@ TRANSLATED: list[tuple[Any, Any]] = [
     ({"minimum": -1e30, "maximum": 1e30}, {"minimum": -(2**53), "maximum": 2**53}),
     ({"multipleOf": 0.25}, {"multipleOf": 0.25}),
     # What is the same as something else.
-    ({"oneOf": [CAT, DOG]}, {"anyOf": [CAT, DOG]}),
+    ({"oneOf": [CAT, DOG]}, {"anyOf": [{**CAT, **OPEN}, {**DOG, **OPEN}]}),
     (
         {"oneOf": [{"type": "integer"}, {"type": "null"}]},
         {"anyOf": [{"type": "integer"}, {"type": "null"}]},
@@ -82,7 +85,7 @@ TRANSLATED: list[tuple[Any, Any]] = [
         {"patternProperties": {"^(?:a)$": {}}, "additionalProperties": False},
     ),
     # Numbers of properties.
-    ({"required": ["a"], "minProperties": 1}, {"required": ["a"]}),
+    ({"required": ["a"], "minProperties": 1}, {"required": ["a"], **OPEN}),
     ({"maxProperties": 3}, {"maxProperties": 3}),
     (
         {**CLOSED, "properties": {"a": {}, "b": {}}, "minProperties": 1},
@@ -125,6 +128,7 @@ UNSUPPORTED: list[tuple[Any, str]] = [
     ({"enum": [{"a": 0.30000000000000004}]}, "`enum` with a number"),
     ({"minProperties": 2}, "`minProperties`"),
     ({"properties": {"a": {}}, "maxProperties": 2}, "`minProperties` or `maxProperties`"),
+    ({"patternProperties": {"a": {}}, "additionalProperties": {"type": "null"}}, "`additional"),
     ({"propertyNames": {"maxLength": 3}}, "`propertyNames`"),
     ({"propertyNames": {"pattern": "a"}, "properties": {"a": {}}}, "`propertyNames`"),
 ]

@@ -10,7 +10,7 @@ characters for one that also has quotes and backslashes.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 
@@ -35,6 +35,7 @@ _NARROW = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0b\x0c\r\x20"}
 _WIDE = {"d": r"\p{Nd}", "w": r"\p{L}\p{N}_", "s": r"\s\x1c-\x1f\x{feff}"}
 _DOT = r"[^\x00\n\r\x{2028}\x{2029}]"
 _ANY = r"[^\x00]*"
+ANY_TEXT = "^(?s:.*)$"
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 _BOUNDS = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
 _CODE = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|c([A-Za-z])")
@@ -66,6 +67,27 @@ def whole(pattern: str) -> str:
         MalformedError, UnsupportedError: There is none.
     """
     return _joined(branch.text for branch in _Parser(pattern).parse())
+
+
+def other_than(texts: Collection[str]) -> str:
+    """Return the exact pattern of all texts but these."""
+    beginnings: dict[str, set[str]] = {"": set()}
+    for text in texts:
+        for size in range(len(text)):
+            beginnings.setdefault(text[:size], set()).add(text[size])
+    # From the longest, so that what may follow each beginning is known.
+    rest: dict[str, str] = {}
+    for begun in sorted(beginnings | dict.fromkeys(texts), key=len, reverse=True):
+        following = sorted(beginnings.get(begun, ()))
+        known = "".join(map(_letter, following))
+        parts = [_letter(next_) + rest.pop(begun + next_) for next_ in following]
+        parts.append(rf"[^\x00{known}](?s:.*)" if known else "(?s:.+)")
+        rest[begun] = _joined(parts) + ("" if begun in texts else "?")
+    return f"^{rest['']}$"
+
+
+def _letter(character: str) -> str:
+    return f"\\x{{{ord(character):x}}}"
 
 
 def _joined(texts: Iterable[str]) -> str:

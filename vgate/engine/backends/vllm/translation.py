@@ -5,7 +5,6 @@ patterns and formats as exact regular expressions. A keyword that limits values 
 followed is refused; all unknown ones are annotations.
 """
 
-import math
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -15,6 +14,7 @@ from vgate.engine.backends.formats import FORMATS
 from vgate.engine.backends.vllm.disjoint import disjoint
 from vgate.engine.backends.vllm.numeric import bounds_of, exceeds
 from vgate.engine.backends.vllm.patterns import MalformedError, UnsupportedError, searched
+from vgate.engine.backends.vllm.properties import count_of, count_properties, name_others
 
 # Keywords that limit values, with the values that limit nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -92,11 +92,12 @@ class _Translation:
         self._strings(node, out)
         out |= bounds_of(node)
         self._names_of_properties(node, out)
-        _count_properties(node, out)
+        count_properties(node, out)
+        name_others(out)
         return out
 
     def _size(self, node: dict[str, Any], out: dict[str, Any], keyword: str) -> None:
-        out[keyword] = int(_count(node, keyword, 0))
+        out[keyword] = int(count_of(node, keyword, 0))
 
     def _prefix(self, node: dict[str, Any], out: dict[str, Any], keyword: str) -> None:
         out[keyword] = [self._node(item) for item in _list(node[keyword], keyword)]
@@ -228,42 +229,6 @@ class _Translation:
         out["additionalProperties"] = False
 
 
-def _count_properties(node: dict[str, Any], out: dict[str, Any]) -> None:
-    """Count properties: optional ones by naming their combinations; other names may repeat."""
-    required = set(out.get("required", ()))
-    optional = [name for name in out.get("properties", {}) if name not in required]
-    closed = out.get("additionalProperties") is False and "patternProperties" not in out
-    least = _count(node, "minProperties", 0) - len(required)
-    most = _count(node, "maxProperties", math.inf) - len(required)
-    if most < max(least, 0) or (closed and least > len(optional)):
-        raise MalformedError("no object has so few or so many properties")
-    if closed:
-        most = min(most, len(optional))
-    if least <= 0 and most == (len(optional) if closed else math.inf):
-        return
-    if closed:
-        out.setdefault("allOf", []).append({"anyOf": _combinations(optional, least, int(most))})
-    elif optional or least > 1 or (least == 1 and required):
-        raise UnsupportedError("`minProperties` or `maxProperties` beside other properties")
-    else:
-        out |= {"minProperties": 1} if least == 1 else {}
-        out |= {"maxProperties": int(most) + len(required)} if most < math.inf else {}
-
-
-def _combinations(optional: list[str], least: int, most: int) -> list[dict[str, Any]]:
-    """Return the schemas of objects that have `least` to `most` of the optional properties."""
-    sizes = range(max(least, 0), most + 1) if most < len(optional) else [max(least, 0)]
-    if sum(math.comb(len(optional), size) for size in sizes) > _MAX_COMBINATIONS:
-        raise UnsupportedError("`minProperties` or `maxProperties` of so many properties")
-    options = []
-    for chosen in (names for size in sizes for names in combinations(optional, size)):
-        option: dict[str, Any] = {"required": list(chosen)}
-        if most < len(optional):
-            option["properties"] = {name: False for name in optional if name not in chosen}
-        options.append(option)
-    return options
-
-
 # The keywords of `propertyNames` that limit nothing.
 _ANNOTATIONS = frozenset({"title", "description", "$comment", "default", "examples"})
 
@@ -277,14 +242,6 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
 def _list(value: Any, keyword: str) -> list[Any]:
     if not isinstance(value, list):
         raise MalformedError(f"`{keyword}` must be a list")
-    return value
-
-
-def _count(node: dict[str, Any], keyword: str, default: Any) -> Any:
-    value = node.get(keyword, default)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or value < 0 or (value != default and value % 1):
-        raise MalformedError(f"`{keyword}` must be a whole number")
     return value
 
 
