@@ -19,7 +19,10 @@ TRANSLATED: list[tuple[Any, Any]] = [
     (True, {}),
     # Annotations and unknown keywords go, names and data stay.
     ({"title": "t", "x-y": 1, "nullable": True, "x-guidance": {"lenient": True}}, {}),
-    ({"properties": {"title": {"title": "t"}}}, {"properties": {"title": {}}, **OPEN}),
+    (
+        {"properties": {"title": {"title": "t"}}},
+        {"properties": {"title": {}}, "additionalProperties": False},
+    ),
     ({"const": {"title": 1}}, {"const": {"title": 1}}),
     ({"type": "string", "format": "password"}, {"type": "string"}),
     ({"type": "integer", "format": "int32"}, {"type": "integer"}),
@@ -34,7 +37,7 @@ TRANSLATED: list[tuple[Any, Any]] = [
         {"properties": {"a": {"type": "null"}, "b": {"$ref": "#/properties/a"}}},
         {
             "properties": {"a": {"type": "null"}, "b": {"$ref": "#/$defs/d0"}},
-            **OPEN,
+            "additionalProperties": False,
             "$defs": {"d0": {"type": "null"}},
         },
     ),
@@ -69,7 +72,41 @@ TRANSLATED: list[tuple[Any, Any]] = [
     ({"minimum": -1e30, "maximum": 1e30}, {"minimum": -(2**53), "maximum": 2**53}),
     ({"multipleOf": 0.25}, {"multipleOf": 0.25}),
     # What is the same as something else.
-    ({"oneOf": [CAT, DOG]}, {"anyOf": [{**CAT, **OPEN}, {**DOG, **OPEN}]}),
+    ({"oneOf": [CAT, DOG]}, {"anyOf": [{**CAT, **CLOSED}, {**DOG, **CLOSED}]}),
+    # An object that names its properties has no others, unless another schema may name them.
+    ({"properties": {}}, {"properties": {}, "additionalProperties": False}),
+    (
+        {"properties": {"a": {}}, "additionalProperties": {"type": "null"}},
+        {
+            "properties": {"a": {}},
+            "patternProperties": {
+                r"^(?:\x{61}(?:(?s:.+))|[^\x00\x{61}](?s:.*))?$": {"type": "null"}
+            },
+            "additionalProperties": False,
+        },
+    ),
+    (
+        {"properties": {"a": {}}, "required": ["b"]},
+        {"properties": {"a": {}}, "required": ["b"], **OPEN},
+    ),
+    (
+        {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {"properties": {}}}}]},
+        {
+            "allOf": [
+                {"properties": {"a": {}}, **OPEN},
+                {"properties": {"b": {"properties": {}, "additionalProperties": False}}, **OPEN},
+            ]
+        },
+    ),
+    (
+        {"$ref": "#/$defs/a", "required": ["a"], "$defs": {"a": {"properties": {"a": {}}}}},
+        {
+            "$ref": "#/$defs/d0",
+            "required": ["a"],
+            **OPEN,
+            "$defs": {"d0": {"properties": {"a": {}}, **OPEN}},
+        },
+    ),
     (
         {"oneOf": [{"type": "integer"}, {"type": "null"}]},
         {"anyOf": [{"type": "integer"}, {"type": "null"}]},
@@ -127,7 +164,10 @@ UNSUPPORTED: list[tuple[Any, str]] = [
     ({"const": [2**64]}, "`const` with a number"),
     ({"enum": [{"a": 0.30000000000000004}]}, "`enum` with a number"),
     ({"minProperties": 2}, "`minProperties`"),
-    ({"properties": {"a": {}}, "maxProperties": 2}, "`minProperties` or `maxProperties`"),
+    (
+        {"properties": {"a": {}}, "additionalProperties": True, "maxProperties": 2},
+        "`minProperties` or `maxProperties`",
+    ),
     ({"patternProperties": {"a": {}}, "additionalProperties": {"type": "null"}}, "`additional"),
     ({"propertyNames": {"maxLength": 3}}, "`propertyNames`"),
     ({"propertyNames": {"pattern": "a"}, "properties": {"a": {}}}, "`propertyNames`"),

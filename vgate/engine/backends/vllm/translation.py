@@ -48,8 +48,11 @@ class _Translation:
 
     def __init__(self, root: Any) -> None:
         self._root = root
-        self._names: dict[str, str] = {}
-        self._definitions: dict[str, Any] = {}
+        # By what `$ref` says, and whether the definition is all that describes a value.
+        self._names: dict[tuple[str, bool], str] = {}
+        self._definitions: dict[tuple[str, bool], Any] = {}
+        # Whether the schema at hand is all that describes a value.
+        self._alone = True
         size = self._size
         self._keywords: dict[str, Callable[[dict[str, Any], dict[str, Any], str], None]] = {
             "type": self._type,
@@ -73,27 +76,38 @@ class _Translation:
         if node is False:
             raise MalformedError("no value satisfies `false`")
         while waiting := self._names.keys() - self._definitions.keys():
-            for pointer in sorted(waiting):
-                self._definitions[pointer] = self._node(self._target(pointer))
-        definitions = {self._names[pointer]: one for pointer, one in self._definitions.items()}
+            for pointer, alone in sorted(waiting):
+                target = self._target(pointer)
+                self._definitions[pointer, alone] = self._node(target, alone=alone)
+        definitions = {self._names[key]: one for key, one in self._definitions.items()}
         return {**node, "$defs": definitions} if definitions else node
 
-    def _node(self, schema: Any) -> Any:
-        """Return a part of the schema: an object, or False where no value is allowed."""
+    def _node(self, schema: Any, *, alone: bool = True) -> Any:
+        """Return a part of the schema: an object, or False where no value is allowed.
+
+        Args:
+            schema: The part.
+            alone: Whether it is all that describes a value.
+        """
         if isinstance(schema, bool):
             return {} if schema else False
         node = _mapping(schema, "a schema")
         _check_refused(node, is_root=node is self._root)
         out: dict[str, Any] = {}
+        before, self._alone = self._alone, alone and _describes_once(node)
         # llguidance takes properties in the order in which the keywords name them.
         for keyword in node:
             if (translate := self._keywords.get(keyword)) is not None:
                 translate(node, out, keyword)
+        if self._alone and "properties" in out and out["properties"].keys() >= {*_required(out)}:
+            # As OpenAI's strict mode demands and xgrammar has it: a model is to invent no others.
+            out.setdefault("additionalProperties", "patternProperties" in out and {})
         self._strings(node, out)
         out |= bounds_of(node)
         self._names_of_properties(node, out)
         count_properties(node, out)
         name_others(out)
+        self._alone = before
         return out
 
     def _size(self, node: dict[str, Any], out: dict[str, Any], keyword: str) -> None:
@@ -140,7 +154,7 @@ class _Translation:
                 if not disjoint(one, other, self._resolved):
                     raise UnsupportedError("`oneOf` with options that a value may share")
             keyword = "anyOf"
-        made = [self._node(option) for option in options]
+        made = [self._node(option, alone=self._alone) for option in options]
         if keyword == "allOf":
             out.setdefault("allOf", []).extend(made)
         elif keyword in out:
@@ -168,7 +182,7 @@ class _Translation:
                 raise MalformedError("a `$ref` that leads nowhere")
             seen.add(reference)
             target = self._target(reference)
-        name = self._names.setdefault(pointer, f"d{len(self._names)}")
+        name = self._names.setdefault((pointer, self._alone), f"d{len(self._names)}")
         out["$ref"] = f"#/$defs/{name}"
 
     def _target(self, pointer: str) -> Any:
@@ -231,6 +245,24 @@ class _Translation:
 
 # The keywords of `propertyNames` that limit nothing.
 _ANNOTATIONS = frozenset({"title", "description", "$comment", "default", "examples"})
+
+
+# Keywords that describe an object; each applicator beside them describes it once more.
+_OF_OBJECTS = frozenset(
+    {"properties", "patternProperties", "additionalProperties", "required", "propertyNames"}
+)
+
+
+def _describes_once(node: dict[str, Any]) -> bool:
+    """Whether a schema has only one keyword, or group of keywords, that can name properties."""
+    parts = node["allOf"] if isinstance(node.get("allOf"), list) else []
+    others = sum(keyword in node for keyword in ("$ref", "anyOf", "oneOf"))
+    return len(parts) + others + bool(node.keys() & _OF_OBJECTS) <= 1
+
+
+def _required(out: dict[str, Any]) -> list[str]:
+    names: list[str] = out.get("required", [])
+    return names
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
