@@ -235,6 +235,18 @@ def test_reasoning_is_free_but_can_not_end_the_answer(
     assert (7 in case.allowed()) is begun
 
 
+def test_reasoning_also_ends_where_its_mark_is_spelled(after_reasoning: Callable[..., Case]):
+    case = after_reasoning(begun=True)
+    spelled = [token for letter in "no </think>" for token in case.encode(letter)]
+    assert len(spelled) == len("no </think>")
+    for cut in range(len(spelled)):
+        assert case.grammar.accept_tokens("r", spelled[:cut])
+        rest = [*spelled[cut:], *case.encode("yes"), case.stop]
+        assert case.grammar.validate_tokens(rest) == rest
+        assert case.grammar.validate_tokens([*spelled[cut:], 7]) == spelled[cut:]
+        case.grammar.rollback(cut)
+
+
 def test_a_token_that_ends_nothing_is_refused(after_reasoning: Callable[..., Case]):
     case = after_reasoning(begun=True)
     assert not case.grammar.accept_tokens("r", [7, case.stop])

@@ -79,10 +79,10 @@ TRANSLATED: list[tuple[Any, Any]] = [
         {"properties": {"a": {}}, "additionalProperties": {"type": "null"}},
         {
             "properties": {"a": {}},
+            "additionalProperties": False,
             "patternProperties": {
                 r"^(?:\x{61}(?:(?s:.+))|[^\x00\x{61}](?s:.*))?$": {"type": "null"}
             },
-            "additionalProperties": False,
         },
     ),
     (

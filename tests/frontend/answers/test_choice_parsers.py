@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vgate.frontend.answers import ToolCall
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
-from vgate.frontend.parsing import ReasoningParser
+from vgate.frontend.parsing import ReasoningParser, RequiredCalls
 from vgate.frontend.parsing.families.hermes import HermesToolParser
 from vgate.wire.messages import Logprobs
 
@@ -22,12 +22,14 @@ class Fed:
     """A choice fed by hand, and what it showed."""
 
     def __init__(self, built_in, *, start="auto", tools=True, logprobs=False, ends=(), **reading):
+        if tools is True:
+            tools = partial(HermesToolParser, TOOLS)
         self.sequence = Sequence(None, 0)
         self.logprobs = logprobs
         reading = DecodeOptions(
             texts=built_in.token_texts,
             reasoning=partial(ReasoningParser, start, implicit_ends=ends) if start else None,
-            tools=partial(HermesToolParser, TOOLS) if tools else None,
+            tools=tools or None,
             new_call_id=lambda: "id",
             **reading,
         )
@@ -80,6 +82,25 @@ def test_a_call_that_ends_reasoning_is_none_of_its_tokens(fed, thought):
     assert (finished.reasoning, len(finished.tool_calls)) == (thought, 1)
     assert reasoning_tokens == len(f"<think>{thought}".encode())
     assert tokens == len(text.encode()) + 1
+
+
+LIST = '[{"name": "f", "parameters": {"a": "b"}}, {"name": "f", "parameters": {}}]'
+
+
+@pytest.mark.parametrize("size", range(len(LIST)))
+@pytest.mark.parametrize("sizes", [(), (1,) * len(LIST)], ids=["whole", "streamed"])
+def test_a_list_of_calls_that_is_cut_off_is_no_content(fed, size, sizes):
+    choice = fed(start=None, tools=partial(RequiredCalls, TOOLS), calls_only=True)
+    finished, _, _ = choice.all(LIST[:size], "length", sizes).outcome()
+    assert (finished.text, finished.finish_reason) == ("", "length")
+    assert all(call.name == "f" and call.arguments for call in finished.tool_calls[:-1])
+    assert not any(piece.text for piece in choice.pieces)
+
+
+def test_what_is_no_list_of_calls_is_content_at_its_end(fed):
+    choice = fed(start=None, tools=partial(RequiredCalls, TOOLS), calls_only=True)
+    finished, _, _ = choice.all("[{").outcome()
+    assert (finished.text, finished.finish_reason) == ("[{", "stop")
 
 
 TEXTS = st.lists(

@@ -1,14 +1,17 @@
 """What a request may ask of a model and of its key."""
 
+from copy import copy
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.access.admission import NOBODY, Admission
 from vgate.frontend.access.limiter import KeyLimits
 from vgate.frontend.http import Ignored
-from vgate.frontend.pipeline import Generation, Prompts, parameters
+from vgate.frontend.pipeline import Constraint, Conversation, Generation, Prompts, parameters
+from vgate.wire.messages import StructuredOutput
 from vgate.wire.sampling import SamplingParams
 
 
@@ -72,3 +75,16 @@ class TestContext:
     def test_an_empty_prompt(self, built_in):
         with pytest.raises(InvalidValueError, match="at least one token"):
             parameters.complete_sampling(generation(), built_in, [[]], Ignored())
+
+
+class TestConstraint:
+    @pytest.mark.parametrize("reasons", [False, True])
+    def test_only_an_answer_in_a_conversation_may_begin_with_reasoning(self, built_in, *, reasons):
+        text = copy(built_in)
+        text.reasons = reasons
+        constraint = Constraint(StructuredOutput("json_object"), "response_format")
+        for prompt in (Prompts(prompts=["p"]), Conversation(messages=[])):
+            asked = msgspec.structs.replace(generation(), prompt=prompt)
+            options = parameters.options_of(asked, text, "", constraint)
+            expected = reasons and isinstance(prompt, Conversation)
+            assert options.structured.after_reasoning is expected

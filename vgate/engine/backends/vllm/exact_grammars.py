@@ -6,6 +6,7 @@ with a length or a pattern, drops look-aheads, and compiles for longer: see the 
 
 import json
 from collections.abc import Collection
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -23,11 +24,11 @@ _UNSATISFIABLE = ("Unsatisfiable schema", "NoExtension")
 def exact_grammars(vllm_config: Any) -> "ExactGrammars | None":
     """Return what compiles a model's grammars.
 
-    None if the operator has chosen another backend than xgrammar for vLLM's grammars, or
-    llguidance doesn't take the model's tokenizer.
+    None if the operator has chosen another backend than xgrammar for vLLM's grammars, or if there
+    is no llguidance for this machine or for the model's tokenizer.
     """
     settings, model = vllm_config.structured_outputs_config, vllm_config.model_config
-    if settings.backend != "xgrammar" or model.skip_tokenizer_init:
+    if settings.backend != "xgrammar" or model.skip_tokenizer_init or not find_spec("llguidance"):
         return None
     from transformers import PreTrainedTokenizerFast
     from vllm.tokenizers import cached_tokenizer_from_config

@@ -5,6 +5,7 @@ adapters and fine-tunes do, would never be constrained.
 """
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any, Literal
 
 from vgate.config.schema import Model as ModelConfig
@@ -12,6 +13,8 @@ from vgate.engine.backends.vllm.exact_grammars import set_bits
 from vgate.log import Log
 
 _OPEN, _CLOSE = "<think>", "</think>"
+# The most tokens that spell the mark, but the last.
+_SPELLED = len(_CLOSE) - 1
 
 log = Log("vgate.engine.vllm")
 
@@ -51,6 +54,7 @@ class ReasoningMarks:
         self.open: int = tokenizer.convert_tokens_to_ids(_OPEN)
         self.close: int = tokenizer.convert_tokens_to_ids(_CLOSE)
         self._borders = frozenset(tokenizer.all_special_ids) - {self.open, self.close}
+        self._decode = lru_cache(maxsize=None)(lambda token: str(tokenizer.decode([token])))
 
     def ended(self, prompt: list[int]) -> bool:
         """Whether the prompt's last turn has closed the reasoning."""
@@ -59,6 +63,19 @@ class ReasoningMarks:
     def begun(self, prompt: list[int]) -> bool:
         """Whether the prompt's last turn has opened the reasoning, and not closed it."""
         return self._last(prompt) == self.open
+
+    def closes(self, tokens: list[int]) -> bool | None:
+        """Whether reasoning ends with the last of these tokens, as its readers see it.
+
+        A model may spell the mark instead of using its token. None if more text follows in the
+        same token, which can't be taken apart.
+        """
+        if tokens[-1] == self.close:
+            return True
+        if ">" not in self._decode(tokens[-1]):
+            return False
+        text = "".join(map(self._decode, tokens[-len(_CLOSE) :]))
+        return text.endswith(_CLOSE) or (None if _CLOSE in text else False)
 
     def _last(self, prompt: list[int]) -> int | None:
         """Return the last mark in the prompt's last turn."""
@@ -91,13 +108,14 @@ class AfterReasoning:
         self._stops = frozenset(stop_token_ids) - {marks.open, marks.close}
         self._first: Literal["undecided", "reasoning"] = "reasoning" if begun else "undecided"
         self._state: Literal["undecided", "reasoning", "grammar"] = self._first
-        # Tokens so far, of the reasoning and of what follows.
-        self._reasoned = self._followed = 0
+        # The tokens of the reasoning, and how many have followed.
+        self._reasoned: list[int] = []
+        self._followed = 0
 
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
         """Advance by some tokens; false if they are not allowed."""
         count, self._state = self._read(tokens)
-        self._reasoned += count
+        self._reasoned += tokens[:count]
         rest = tokens[count:]
         if rest and self._state != "grammar":
             return False
@@ -116,7 +134,8 @@ class AfterReasoning:
         if followed:
             self._followed -= followed
             self._grammar.rollback(followed)
-        self._reasoned -= num_tokens - followed
+        if num_tokens > followed:
+            del self._reasoned[followed - num_tokens :]
         if num_tokens > followed or not (self._reasoned or self._followed):
             self._state = "reasoning" if self._reasoned else self._first
 
@@ -137,7 +156,7 @@ class AfterReasoning:
     def reset(self) -> None:
         """Go back to the beginning."""
         self._grammar.reset()
-        self._state, self._reasoned, self._followed = self._first, 0, 0
+        self._state, self._reasoned, self._followed = self._first, [], 0
 
     def _read(self, tokens: list[int]) -> tuple[int, Literal["undecided", "reasoning", "grammar"]]:
         """Return how many of the tokens belong to the reasoning, and the state after them."""
@@ -146,9 +165,10 @@ class AfterReasoning:
             if state == "undecided":
                 state = "reasoning" if token == self._marks.open else "grammar"
             elif state == "reasoning":
-                if token in self._stops:
+                closes = self._marks.closes([*self._reasoned[-_SPELLED:], *tokens[: count + 1]])
+                if token in self._stops or closes is None:
                     return count, state
-                if token == self._marks.close:
+                if closes:
                     return count + 1, "grammar"
             if state == "grammar":
                 return count, state
