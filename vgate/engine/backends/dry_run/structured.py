@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-from vgate.engine.backends.formats import FORMATS
+from vgate.engine.backends.json_schema import FORMATS
 from vgate.engine.request import RequestError
 from vgate.wire.messages import StructuredOutput
 

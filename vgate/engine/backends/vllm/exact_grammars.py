@@ -11,8 +11,12 @@ from typing import Any
 
 import msgspec
 
-from vgate.engine.backends.vllm.patterns import MalformedError, UnsupportedError, whole
-from vgate.engine.backends.vllm.translation import translated
+from vgate.engine.backends.json_schema import (
+    MalformedError,
+    UnsupportedError,
+    translated,
+    whole,
+)
 from vgate.engine.request import RequestError
 from vgate.wire.messages import StructuredOutput
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vgate.engine.backends.vllm.patterns import (
+from vgate.engine.backends.json_schema.patterns import (
     MalformedError,
     UnsupportedError,
     searched,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from vgate.engine.backends.formats import FORMATS
-from vgate.engine.backends.vllm.patterns import MalformedError, UnsupportedError
-from vgate.engine.backends.vllm.translation import translated
+from vgate.engine.backends.json_schema.formats import FORMATS
+from vgate.engine.backends.json_schema.patterns import MalformedError, UnsupportedError
+from vgate.engine.backends.json_schema.translation import translated
 
 CAT = {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]}
 DOG = {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]}

@@ -4,7 +4,7 @@ import math
 from itertools import combinations
 from typing import Any
 
-from vgate.engine.backends.vllm.patterns import (
+from vgate.engine.backends.json_schema.patterns import (
     ANY_TEXT,
     MalformedError,
     UnsupportedError,

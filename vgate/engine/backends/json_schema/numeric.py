@@ -4,7 +4,7 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
-from vgate.engine.backends.vllm.patterns import MalformedError, UnsupportedError
+from vgate.engine.backends.json_schema.patterns import MalformedError, UnsupportedError
 
 # Integers beyond it would be rounded, and llguidance makes no ranges beyond it.
 _LARGEST = 2**53

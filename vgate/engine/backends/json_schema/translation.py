@@ -10,11 +10,11 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import unquote
 
-from vgate.engine.backends.formats import FORMATS
-from vgate.engine.backends.vllm.disjoint import disjoint
-from vgate.engine.backends.vllm.numeric import bounds_of, exceeds
-from vgate.engine.backends.vllm.patterns import MalformedError, UnsupportedError, searched
-from vgate.engine.backends.vllm.properties import count_of, count_properties, name_others
+from vgate.engine.backends.json_schema.disjoint import disjoint
+from vgate.engine.backends.json_schema.formats import FORMATS
+from vgate.engine.backends.json_schema.numeric import bounds_of, exceeds
+from vgate.engine.backends.json_schema.patterns import MalformedError, UnsupportedError, searched
+from vgate.engine.backends.json_schema.properties import count_of, count_properties, name_others
 
 # Keywords that limit values, with the values that limit nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
