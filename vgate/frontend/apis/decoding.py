@@ -54,7 +54,8 @@ def decode_request(
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        problem = error
+        # Without its traceback, through which it would refer to itself.
+        problem = msgspec.ValidationError(str(error))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if body.startswith(BOM_UTF8):
             plain = body.removeprefix(BOM_UTF8)
