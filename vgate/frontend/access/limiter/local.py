@@ -24,7 +24,7 @@ from vgate.frontend.access.limiter.port import (
     Reason,
     Usage,
 )
-from vgate.frontend.access.limiter.sliding_log import SlidingLog, WindowState
+from vgate.frontend.access.limiter.sliding_log import SlidingLog
 
 # Each open file takes two descriptors (Python's mmap keeps its own), and a process often has 1024.
 _MAX_OPEN_FILES = 128
@@ -85,7 +85,7 @@ class LocalLimiter:
         """Count a request, in one critical section, or refuse it."""
         grant = LocalGrant(self, key_id, limits)
         if not limits.unlimited:
-            grant.take(tokens, runs=runs)
+            grant.take(1, tokens, runs=runs)
         return grant
 
     async def usage(self, key_id: str, limits: KeyLimits) -> Usage:
@@ -112,93 +112,31 @@ class LocalLimiter:
         return file
 
 
-class Check(msgspec.Struct, gc=False):
-    """One request checked against the limits of its key, while the key's file is locked.
+class Window(msgspec.Struct, gc=False):
+    """A limit over a window of time, while the key's file is locked."""
 
-    Call `decision` after releasing the lock, because the lock blocks every worker.
-    """
-
-    file: LimitFile
-    limits: KeyLimits
+    log: SlidingLog
+    limit: int
+    length_ns: int
     now_ns: int
-    window_ns: int
-    wait_ns: float = 0
-    request_window: WindowState | None = None
-    token_window: WindowState | None = None
-    reason: Reason | None = None
 
-    def requests(self, count: int) -> None:
-        """Check whether `count` more requests fit."""
-        limit, log = self.limits.requests, self.file.requests
-        if limit is not None:
-            self.request_window = self._window("requests", log, count, limit, self.window_ns)
+    def wait_ns(self, amount: int) -> float:
+        """Return the time until `amount` fits: 0 if it does now, infinite if it never will.
 
-    def tokens(self, count: int) -> None:
-        """Check whether `count` more tokens fit; 0 always do, even above a lowered limit."""
-        limit, log = self.limits.tokens_per_minute, self.file.tokens
-        if limit is not None:
-            self.token_window = self._window("tokens", log, count, limit, TOKEN_WINDOW_NS)
-
-    def concurrent(self) -> None:
-        """Check whether one more running request fits."""
-        limit = self.limits.concurrent
-        if limit is not None and self.file.running >= limit:
-            self._refuse("concurrent", _CONCURRENT_RETRY_NS)
-
-    def take(self, tokens: int) -> tuple[int | None, int | None]:
-        """Count the request, if `requests` was called, and `tokens`.
-
-        Returns:
-            The stamps of the request and of the tokens; None for what is not limited or is 0.
+        0 always fits, even above a lowered limit.
         """
-        file, request_ns, tokens_ns = self.file, None, None
-        # Only this can fail (the disk is full), so it comes before anything is taken.
-        if self.request_window is not None:
-            file.make_room(file.requests)
-        if self.token_window is not None:
-            file.make_room(file.tokens)
-            if tokens:
-                tokens_ns = file.tokens.add(self.now_ns, tokens)
-                self.token_window = _after(self.token_window, tokens, tokens_ns)
-        if self.request_window is not None:
-            request_ns = file.requests.add(self.now_ns, 1)
-            self.request_window = _after(self.request_window, 1, request_ns)
-        return request_ns, tokens_ns
+        total, _ = self.log.window(self.now_ns - self.length_ns)
+        excess = total + amount - self.limit
+        if not amount or excess <= 0:
+            return 0
+        frees_ns = None if amount > self.limit else self.log.stamp_freeing(excess)
+        return inf if frees_ns is None else frees_ns + self.length_ns - self.now_ns
 
-    def _window(
-        self, reason: Reason, log: SlidingLog, count: int, limit: int, window_ns: int
-    ) -> WindowState:
-        """Return the state of a window; refuse the request if `count` does not fit."""
-        state = log.window(self.now_ns - window_ns)
-        excess = state[0] + count - limit
-        if count and excess > 0:
-            frees_ns = None if count > limit else log.stamp_freeing(excess)
-            self._refuse(reason, inf if frees_ns is None else frees_ns + window_ns - self.now_ns)
-        return state
-
-    def _refuse(self, reason: Reason, wait_ns: float) -> None:
-        self.reason = self.reason or reason
-        self.wait_ns = max(self.wait_ns, wait_ns)
-
-    def decision(self, wall_s: float) -> Decision:
-        """Return the decision; `wall_s` is Unix time."""
-        limits, requests, tokens = self.limits, None, None
-        if self.request_window is not None and limits.requests is not None:
-            requests = self._quota(self.request_window, limits.requests, self.window_ns, wall_s)
-        if self.token_window is not None and limits.tokens_per_minute is not None:
-            tokens = self._quota(
-                self.token_window, limits.tokens_per_minute, TOKEN_WINDOW_NS, wall_s
-            )
-        if self.reason is None:
-            return Decision(None, None, False, requests, tokens)
-        never = self.wait_ns == inf
-        retry_after_s = None if never else self.wait_ns / NS
-        return Decision(self.reason, retry_after_s, never, requests, tokens)
-
-    def _quota(self, state: WindowState, limit: int, window_ns: int, wall_s: float) -> Quota:
-        total, oldest_ns = state
-        left_ns = 0 if oldest_ns is None else oldest_ns + window_ns - self.now_ns
-        return Quota(limit, max(0, limit - total), wall_s + left_ns / NS)
+    def quota(self, wall_s: float) -> Quota:
+        """Return what remains now; `wall_s` is Unix time."""
+        total, oldest_ns = self.log.window(self.now_ns - self.length_ns)
+        left_ns = 0 if oldest_ns is None else oldest_ns + self.length_ns - self.now_ns
+        return Quota(self.limit, max(0, self.limit - total), wall_s + left_ns / NS)
 
 
 class LocalGrant(msgspec.Struct):
@@ -214,38 +152,52 @@ class LocalGrant(msgspec.Struct):
     running: bool = False
     decision: Decision = _ALLOWED
 
-    def take(self, tokens: int, *, runs: bool) -> None:
-        """Decide on the request. Called once, by the limiter that makes the grant."""
-        limiter = self.limiter
+    def take(self, requests: int, tokens: int, *, runs: bool) -> Decision:
+        """Take all that is asked for or, if a limit refuses, give back what was taken before.
+
+        Args:
+            requests: 1 for a request; 0 for tokens of one that was counted.
+            tokens: The number of tokens.
+            runs: Whether the request begins to run.
+        """
+        limiter, limits = self.limiter, self.limits
+        reason: Reason | None = None
+        longest_ns: float = 0
+        request_window = token_window = None
         with limiter.file(self.key_id) as file:
-            check = Check(file, self.limits, limiter.clock_ns(), self.limits.window_ns)
-            check.requests(1)
-            check.tokens(tokens)
-            check.concurrent()
-            if check.reason is None:
-                self.request_ns, self.tokens_ns = check.take(tokens)
-                self.tokens = tokens
+            now_ns = limiter.clock_ns()
+            if (limit := limits.requests) is not None:
+                request_window = Window(file.requests, limit, limits.window_ns, now_ns)
+                if wait_ns := request_window.wait_ns(requests):
+                    reason, longest_ns = "requests", wait_ns
+            if (limit := limits.tokens_per_minute) is not None:
+                token_window = Window(file.tokens, limit, TOKEN_WINDOW_NS, now_ns)
+                if wait_ns := token_window.wait_ns(tokens):
+                    reason, longest_ns = reason or "tokens", max(longest_ns, wait_ns)
+            if requests and limits.concurrent is not None and file.running >= limits.concurrent:
+                reason, longest_ns = reason or "concurrent", max(longest_ns, _CONCURRENT_RETRY_NS)
+            if reason is None:
+                self._add(file, now_ns, requests, tokens)
                 if runs:
                     file.count_running(limiter.worker, 1)
                     self.running = True
-        self.decision = check.decision(limiter.wall_s())
+            else:
+                self._give_back(file)
+            wall_s = limiter.wall_s()
+            self.decision = Decision(
+                reason,
+                longest_ns / NS if 0 < longest_ns < inf else None,
+                longest_ns == inf,
+                None if request_window is None else request_window.quota(wall_s),
+                None if token_window is None else token_window.quota(wall_s),
+            )
+        return self.decision
 
     async def reserve(self, tokens: int) -> Decision:
         """Reserve tokens, or give the request back."""
-        limiter = self.limiter
         if self.limits.tokens_per_minute is None or self.tokens_ns is not None:
             return self.decision  # the other limits were checked already
-        with limiter.file(self.key_id) as file:
-            check = Check(file, self.limits, limiter.clock_ns(), self.limits.window_ns)
-            check.tokens(tokens)
-            if check.reason is None:
-                _, self.tokens_ns = check.take(tokens)
-                self.tokens = tokens
-            else:
-                self._give_back(file)
-            check.requests(0)
-        self.decision = check.decision(limiter.wall_s())
-        return self.decision
+        return self.take(0, tokens, runs=False)
 
     async def settle(self, used_tokens: int | None = None) -> None:
         """End the request with the tokens that it used."""
@@ -263,6 +215,18 @@ class LocalGrant(msgspec.Struct):
             with self.limiter.file(self.key_id) as file:
                 self._give_back(file)
 
+    def _add(self, file: LimitFile, now_ns: int, requests: int, tokens: int) -> None:
+        limits = self.limits
+        # Only this can fail (the disk is full), so it comes before anything is taken.
+        if limits.requests is not None:
+            file.make_room(file.requests)
+        if limits.tokens_per_minute is not None:
+            file.make_room(file.tokens)
+            if tokens:
+                self.tokens_ns, self.tokens = file.tokens.add(now_ns, tokens), tokens
+        if requests and limits.requests is not None:
+            self.request_ns = file.requests.add(now_ns, requests)
+
     def _give_back(self, file: LimitFile) -> None:
         if self.request_ns is not None:
             file.requests.adjust(self.request_ns, -1)
@@ -275,9 +239,3 @@ class LocalGrant(msgspec.Struct):
         if self.running:
             file.count_running(self.limiter.worker, -1)
             self.running = False
-
-
-def _after(state: WindowState, amount: int, stamp_ns: int) -> WindowState:
-    """Return the state of a window after one more entry."""
-    total, oldest_ns = state
-    return total + amount, stamp_ns if oldest_ns is None else oldest_ns

@@ -6,8 +6,8 @@ or counts too much for at most a window. Only ``total``, a cached sum, needs `re
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import accumulate, chain
+from collections.abc import Iterable
+from itertools import chain
 
 # Words of a log's header.
 _REGION = 0  # offset << 32 | capacity of the ring: one word, so that growing is one store
@@ -65,7 +65,7 @@ class SlidingLog:
         oldest_ns = words[(region >> 32) + tail % (region & _CAPACITY_MASK)]
         if oldest_ns <= until_ns:
             kept = self._first_after(until_ns)
-            words[base + _TOTAL] -= sum(self._amounts(tail, kept))
+            words[base + _TOTAL] -= sum(self._column(1, tail, kept))
             words[base + _TAIL] = tail = kept
             oldest_ns = words[self._stamp_at(tail)]
         return words[base + _TOTAL], None if tail == words[base + _HEAD] else oldest_ns
@@ -110,31 +110,28 @@ class SlidingLog:
 
     def stamp_freeing(self, amount: int) -> int | None:
         """Return the stamp of the entry with which `amount` has left; None if it never has."""
-        words, base = self.words, self._base
-        tail, head = words[base + _TAIL], words[base + _HEAD]
-        if tail < head:
-            # A full request log needs only this: all its amounts are 1.
-            first = self._stamp_at(tail)
-            if words[first + self.capacity] >= amount:
-                return words[first]
-        for index, freed in enumerate(accumulate(self._amounts(tail, head))):
-            if freed >= amount:
-                return words[self._stamp_at(tail + index)]
+        words, base, region = self.words, self._base, self.words[self._base + _REGION]
+        offset, capacity = region >> 32, region & _CAPACITY_MASK
+        for entry in range(words[base + _TAIL], words[base + _HEAD]):
+            at = offset + entry % capacity
+            amount -= words[at + capacity]
+            if amount <= 0:
+                return words[at]
         return None
 
     def recount(self) -> None:
         """Compute the total from the entries."""
         words, base = self.words, self._base
-        words[base + _TOTAL] = sum(self._amounts(words[base + _TAIL], words[base + _HEAD]))
+        words[base + _TOTAL] = sum(self._column(1, words[base + _TAIL], words[base + _HEAD]))
 
     def move(self, offset: int, capacity: int) -> None:
         """Move to another, larger region: copy, then switch over with one store."""
         words, base = self.words, self._base
-        for part in self._parts(words[base + _TAIL], words[base + _HEAD], capacity):
-            source, target = self._stamp_at(part.start), offset + part.start % capacity
-            for shift, new_shift in ((0, 0), (self.capacity, capacity)):
-                values = words[source + shift : source + shift + len(part)]
-                words[target + new_shift : target + new_shift + len(part)] = values
+        tail, head = words[base + _TAIL], words[base + _HEAD]
+        for column in (0, 1):
+            first = offset + column * capacity
+            for entry, value in enumerate(self._column(column, tail, head), start=tail):
+                words[first + entry % capacity] = value
         words[base + _REGION] = offset << 32 | capacity
 
     def _stamp_at(self, entry: int) -> int:
@@ -142,27 +139,20 @@ class SlidingLog:
         region = self.words[self._base + _REGION]
         return (region >> 32) + entry % (region & _CAPACITY_MASK)
 
-    def _parts(self, tail: int, head: int, capacity: int) -> Iterator[range]:
-        """Split entries where this ring, or one of `capacity`, wraps around."""
-        while tail < head:
-            end = min(head, *(tail + size - tail % size for size in (capacity, self.capacity)))
-            yield range(tail, end)
-            tail = end
-
     def _first_after(self, stamp_ns: int) -> int:
         """Return the number of the first entry after `stamp_ns`; the head's if there is none."""
         words, base = self.words, self._base
-        for part in self._parts(words[base + _TAIL], words[base + _HEAD], self.capacity):
-            first = self._stamp_at(part.start)
-            end = first + len(part)
-            if words[end - 1] > stamp_ns:
-                return part.start + bisect_right(words, stamp_ns, first, end) - first
-        return words[base + _HEAD]
+        tail, head, region = words[base + _TAIL], words[base + _HEAD], words[base + _REGION]
+        offset, capacity = region >> 32, region & _CAPACITY_MASK
+        entries, stamps = range(tail, head), lambda entry: words[offset + entry % capacity]
+        return tail + bisect_right(entries, stamp_ns, key=stamps)
 
-    def _amounts(self, tail: int, head: int) -> chain[int]:
-        """Iterate over the amounts from `tail` to before `head`, without copying them."""
-        starts = (
-            (self._stamp_at(part.start) + self.capacity, len(part))
-            for part in self._parts(tail, head, self.capacity)
-        )
-        return chain.from_iterable(self.words[at : at + size] for at, size in starts)
+    def _column(self, column: int, tail: int, head: int) -> Iterable[int]:
+        """Return the stamps (column 0) or amounts (1) from `tail` to before `head`, not copied."""
+        if tail == head:
+            return ()
+        capacity = self.capacity
+        first = self._stamp_at(0) + column * capacity
+        ring = self.words[first : first + capacity]
+        start, end = tail % capacity, tail % capacity + head - tail
+        return chain(ring[start:end], ring[: max(0, end - capacity)])
