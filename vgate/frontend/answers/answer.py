@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 
 from vgate.errors import InternalError, VGateError
-from vgate.frontend.answers.base import BaseAnswer
 from vgate.frontend.answers.choice import Choice
 from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder
 from vgate.frontend.answers.result import Result, TokenCounts
-from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.engines.sequence import BaseAnswer, Sequence
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.log import Log
 

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from vgate.errors import VGateError
-from vgate.frontend.answers.base import BaseAnswer
-from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.engines.sequence import BaseAnswer, Sequence
 
 
 class EmbeddingAnswer(BaseAnswer):

@@ -1,30 +1,14 @@
-"""One generated sequence as a frontend sees it, and the answer it belongs to."""
+"""One generated sequence as a frontend sees it, and the answer that it belongs to."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
 from vgate.errors import DeadlineExceededError, VGateError
+from vgate.frontend.http.waits import ClientDisconnected
 from vgate.wire.messages import Embed, FinishReason, Generate, Logprobs
 
 # How often deadlines are checked.
 SWEEP_S = 0.25
-
-
-class Answer(Protocol):
-    """What an HTTP request waits for: one sequence or, with ``n``, several.
-
-    Attributes:
-        touched: Set while the answer is on the list of those to flush.
-    """
-
-    touched: bool
-
-    def flush(self) -> None:
-        """Read the new output of its sequences. Called once for a batch of messages."""
-
-    def restart(self, sequence: "Sequence") -> bool:
-        """Reset a sequence so that it can start again; False if some output was already sent."""
 
 
 class Sequence:
@@ -64,8 +48,8 @@ class Sequence:
         "vector",
     )
 
-    def __init__(self, answer: Answer, index: int) -> None:
-        self.answer: Answer = answer
+    def __init__(self, answer: "BaseAnswer", index: int) -> None:
+        self.answer = answer
         self.index = index
         self.id = 0
         self.deadline = 0.0
@@ -87,29 +71,58 @@ class Sequence:
         self.coalesced = False
 
 
-def detach(sequences: Iterable[Sequence], done: asyncio.Future[None]) -> asyncio.Future[None]:
-    """Remove the references from sequences to their answer, once all of them have ended.
+class BaseAnswer:
+    """What an HTTP request waits for: one sequence or, with ``n``, several.
 
-    An answer and its sequences refer to each other. Only the garbage collector would free them,
-    perhaps thousands of requests later, and a long prompt with them. The same holds for the
-    coroutine that an error's traceback refers to.
-
-    Returns:
-        The future that the answer keeps in place of `done`: the same one, or a cancelled one if
-        `done` holds an error.
+    Attributes:
+        done: Completed with the last sequence, or failed.
+        sequences: To be submitted by the owner.
+        touched: Set while the answer is on the list of those to flush.
     """
-    for sequence in sequences:
-        del sequence.answer
-    if not done.done() or done.cancelled() or done.exception() is None:
-        return done
-    done = done.get_loop().create_future()
-    done.cancel()
-    return done
+
+    __slots__ = ("done", "sequences", "touched")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        self.touched = False
+        self.done: asyncio.Future[None] = loop.create_future()
+        self.sequences = [Sequence(self, index) for index in range(count)]
+
+    def flush(self) -> None:
+        """Read the new output of the sequences. Called once for a batch of messages."""
+        raise NotImplementedError
+
+    def restart(self, sequence: Sequence) -> bool:
+        """Reset a sequence so that it can start again; False if some output was already sent."""
+        sequence.clear()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End the answer with an error, unless it has ended."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def give_up(self) -> None:
+        """End the answer because its client is gone."""
+        self.fail(ClientDisconnected())
+
+    def close(self) -> None:
+        """Break the reference cycles. Call it last, when no engine has one of its sequences.
+
+        Only the garbage collector would free an answer and its sequences, perhaps thousands of
+        requests later, and a long prompt with them. The same holds for the coroutine that an
+        error's traceback refers to.
+        """
+        for sequence in self.sequences:
+            del sequence.answer
+        done = self.done
+        if done.done() and not done.cancelled() and done.exception() is not None:
+            self.done = done.get_loop().create_future()
+            self.done.cancel()
 
 
 def fail(sequences: Iterable[Sequence], error: VGateError) -> None:
     """End sequences that run nowhere with an error; each answer is flushed once."""
-    answers: dict[int, Answer] = {}
+    answers: dict[int, BaseAnswer] = {}
     for sequence in sequences:
         sequence.error = error
         answers[id(sequence.answer)] = sequence.answer

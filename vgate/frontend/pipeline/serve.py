@@ -10,9 +10,9 @@ import msgspec
 from vgate.config.schema import Timeouts
 from vgate.frontend.answers import Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write, replay
-from vgate.frontend.answers.embeddings import EmbeddingAnswer
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.pool import EnginePool
+from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.http import (
     EVENT_STREAM,
     JSON,
@@ -159,7 +159,7 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
 async def run(
     http: HttpRequest,
     engine: EnginePool,
-    answer: Answer | EmbeddingAnswer,
+    answer: BaseAnswer,
     start: Callable[[], None],
 ) -> None:
     """Start an answer's sequences and wait until all of them have ended.
@@ -172,11 +172,9 @@ async def run(
     try:
         start()
         await answer.done
-    except BaseException:
-        # Also if a later sequence could not be submitted: the earlier ones must stop.
-        engine.abort(answer.sequences)
-        raise
     finally:
+        # However it ended: no engine may have a sequence of an answer that is closed.
+        engine.abort(answer.sequences)
         http.release()
         answer.close()
 
