@@ -76,7 +76,6 @@ class App:
         )
         if config.server.worker_count > 1:
             cache.publish = self._peers.publish
-        cache.on_evicted = metrics.CACHE_EVICTIONS.inc
         metrics.show_zeros()
         limiter = LocalLimiter(runtime.directory("limits"), self._worker)
         kept_keys = runtime.directory("kept-keys") / "keys.jsonl"

@@ -13,6 +13,7 @@ import msgspec
 from vgate.config.schema import Cache as CacheConfig
 from vgate.frontend.answers import Result
 from vgate.frontend.cache.port import StoreUsage
+from vgate.frontend.observe import metrics
 
 # What an entry costs in addition to its payload: the digest, the tuple, the table's slot.
 _ENTRY_OVERHEAD_BYTES = 256
@@ -32,13 +33,11 @@ class LocalStore:
 
     Attributes:
         publish: Sends an entry to the other workers.
-        on_evicted: Called for each result that is dropped to make room.
     """
 
     def __init__(self, config: CacheConfig, *, clock: Callable[[], float]) -> None:
         self._config = config
         self._clock = clock
-        self.on_evicted: Callable[[], None] = lambda: None
         self.publish: Callable[[bytes], None] = lambda _entry: None
         self._entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self._size_bytes = 0
@@ -90,7 +89,7 @@ class LocalStore:
         while len(self._entries) > config.maxsize or self._size_bytes > config.max_bytes:
             self._remove(next(iter(self._entries)))
             self._evictions += 1
-            self.on_evicted()
+            metrics.CACHE_EVICTIONS.inc()
         return True
 
     def _remove(self, digest: bytes) -> None:
