@@ -8,8 +8,7 @@ import pytest
 from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import until
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
-from vgate.frontend.engines.policies import POLICIES
-from vgate.frontend.engines.pool import EnginePool
+from vgate.frontend.engines.pool import POLICIES, EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import pack_token_ids

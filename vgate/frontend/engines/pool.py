@@ -12,7 +12,6 @@ import msgspec
 
 from vgate.errors import EngineUnavailableError, VGateError
 from vgate.frontend.engines.handle import EngineHandle, Loss
-from vgate.frontend.engines.policies import POLICIES, Policy
 from vgate.frontend.engines.resumption import Survivors, identity_of, resubmission
 from vgate.frontend.engines.sequence import SWEEP_S, Sequence, fail, fail_late
 from vgate.frontend.observe import metrics
@@ -22,7 +21,18 @@ from vgate.wire.stats import EngineStats, Histogram
 
 _NOT_CONNECTED = "the engine is not connected"
 
+# Chooses one of the engines that take sequences, at least two, for a request.
+Policy = Callable[[list[EngineHandle], Generate | Embed], EngineHandle]
+
 log = Log("vgate.frontend")
+
+
+def least_in_flight(engines: list[EngineHandle], _message: Generate | Embed) -> EngineHandle:
+    """Return the engine with the fewest of this frontend's sequences; of several, the first."""
+    return min(engines, key=lambda engine: engine.in_flight)
+
+
+POLICIES: dict[str, Policy] = {"least_in_flight": least_in_flight}
 
 
 class EnginePool:
@@ -46,7 +56,7 @@ class EnginePool:
         on_model: Callable[[ModelInfo], None],
         on_lost: Callable[[], None],
         survivors: Survivors,
-        policy: Policy = POLICIES["least_in_flight"],
+        policy: Policy = least_in_flight,
     ) -> None:
         self._loop = loop
         self._on_model = on_model
