@@ -6,7 +6,6 @@ from functools import partial
 from vgate.config.schema import Batch
 from vgate.errors import (
     ContextLengthExceededError,
-    DeadlineExceededError,
     InvalidValueError,
     VGateError,
 )
@@ -80,6 +79,7 @@ async def embed(
     http.log_fields["prompt_tokens"] = total
     await http.admission.reserve(total)
     key, timeouts = http.admission.key, context.timeouts
+    deadline = context.loop.time() + timeouts.request_s
 
     def submit(sequence: Sequence) -> None:
         sequence.fields = {"prompt": "input"}
@@ -91,19 +91,14 @@ async def embed(
             weight=key.weight,
             queue_timeout_s=timeouts.queue_s,
         )
-        model.engine.submit(sequence, message, timeouts.request_s)
+        model.engine.submit(sequence, message, deadline - context.loop.time())
 
     answer = EmbeddingAnswer(context.loop, len(prompts), window, submit)
-    # The engine's handle limits only the time of each input.
-    late = DeadlineExceededError("the request took longer than timeouts.request_s allows")
-    deadline = context.loop.call_later(timeouts.request_s, answer.fail, late)
     try:
         await run(http, model.engine, answer, answer.start)
     except VGateError:
         http.admission.settle(0)
         raise
-    finally:
-        deadline.cancel()
     metrics.PROMPT_TOKENS.labels(model.name).inc(total)
     return [sequence.vector or b"" for sequence in answer.sequences]
 
