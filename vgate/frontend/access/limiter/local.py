@@ -182,7 +182,7 @@ class LocalGrant(msgspec.Struct):
                     file.count_running(limiter.worker, 1)
                     self.running = True
             else:
-                self._give_back(file)
+                self._end(file, -1, -self.tokens)
             wall_s = limiter.wall_s()
             self.decision = Decision(
                 reason,
@@ -201,19 +201,19 @@ class LocalGrant(msgspec.Struct):
 
     async def settle(self, used_tokens: int | None = None) -> None:
         """End the request with the tokens that it used."""
-        adjusts = self.tokens_ns is not None and used_tokens not in {None, self.tokens}
-        if self.running or adjusts:
+        change = 0
+        if self.tokens_ns is not None and used_tokens is not None:
+            change = used_tokens - self.tokens
+        if self.running or change:
             with self.limiter.file(self.key_id) as file:
-                if self.tokens_ns is not None and used_tokens is not None:
-                    file.tokens.adjust(self.tokens_ns, used_tokens - self.tokens)
-                self._finish(file)
+                self._end(file, 0, change)
         self.request_ns = self.tokens_ns = None
 
     async def abandon(self) -> None:
         """End the request and give back what it took."""
         if self.running or self.request_ns is not None or self.tokens_ns is not None:
             with self.limiter.file(self.key_id) as file:
-                self._give_back(file)
+                self._end(file, -1, -self.tokens)
 
     def _add(self, file: LimitFile, now_ns: int, requests: int, tokens: int) -> None:
         limits = self.limits
@@ -227,15 +227,13 @@ class LocalGrant(msgspec.Struct):
         if requests and limits.requests is not None:
             self.request_ns = file.requests.add(now_ns, requests)
 
-    def _give_back(self, file: LimitFile) -> None:
-        if self.request_ns is not None:
-            file.requests.adjust(self.request_ns, -1)
-        if self.tokens_ns is not None:
-            file.tokens.adjust(self.tokens_ns, -self.tokens)
-        self._finish(file)
-        self.request_ns = self.tokens_ns = None
-
-    def _finish(self, file: LimitFile) -> None:
+    def _end(self, file: LimitFile, request_change: int, token_change: int) -> None:
+        """Correct what was taken, and run no more."""
+        if request_change and self.request_ns is not None:
+            file.requests.adjust(self.request_ns, request_change)
+        if token_change and self.tokens_ns is not None:
+            file.tokens.adjust(self.tokens_ns, token_change)
         if self.running:
             file.count_running(self.limiter.worker, -1)
             self.running = False
+        self.request_ns = self.tokens_ns = None
