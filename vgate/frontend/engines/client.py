@@ -122,7 +122,7 @@ class EngineClient:
             self._endpoint,
             self._name,
             on_batch=self._on_batch,
-            on_lost=self._on_connection_lost,
+            on_lost=lambda: self._lose("the engine stopped"),
         )
         dealer.send(encode(Hello(PROTOCOL_VERSION, self._name)))
         return dealer
@@ -156,7 +156,7 @@ class EngineClient:
             answer.flush()
         if ending is not None:
             # Only now: the answers have read the messages before it.
-            self._lose(f"the engine stopped: {ending}", _RECONNECT_S)
+            self._lose(f"the engine stopped: {ending}")
 
     def _on_other(self, message: Welcome | FileChunk | Status) -> None:
         if isinstance(message, Status):
@@ -205,29 +205,23 @@ class EngineClient:
 
     def _on_embeddings(self, message: Embeddings, touched: list[BaseAnswer]) -> None:
         for embedding in message.embeddings:
-            sequence = self._running.pop(embedding.id, None)
-            if sequence is not None:
+            if (sequence := self._running.pop(embedding.id, None)) is not None:
                 sequence.vector = embedding.vector
                 _touch(sequence.answer, touched)
 
     def _on_failures(self, failures: Failures, touched: list[BaseAnswer]) -> None:
         for failure in failures.failures:
-            sequence = self._running.pop(failure.id, None)
-            if sequence is None:
-                continue
-            sequence.error = to_error(failure, sequence.fields)
-            _touch(sequence.answer, touched)
+            if (sequence := self._running.pop(failure.id, None)) is not None:
+                sequence.error = to_error(failure, sequence.fields)
+                _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:
         self.refusal = message.reason
         log.error("the engine refused this frontend", reason=message.reason)
         # The engine is alive, but runs nothing for this frontend.
-        self._lose(message.reason, _RECONNECT_REFUSED_S, refused=True)
+        self._lose(message.reason, refused=True)
 
-    def _on_connection_lost(self) -> None:
-        self._lose("the engine stopped", _RECONNECT_S)
-
-    def _lose(self, reason: str, reconnect_s: float, *, refused: bool = False) -> None:
+    def _lose(self, reason: str, *, refused: bool = False) -> None:
         """Return all sequences to the owner, and reconnect under a new identity."""
         self.connected = False
         self.status = msgspec.structs.replace(self.status, draining=False)
@@ -236,7 +230,7 @@ class EngineClient:
         lost, self._running = list(self._running.values()), {}
         if self._chunk is not None and not self._chunk.done():
             self._chunk.set_exception(_disconnected())
-        self._loop.call_later(reconnect_s, self._reconnect)
+        self._loop.call_later(_RECONNECT_REFUSED_S if refused else _RECONNECT_S, self._reconnect)
         self._owner.on_lost(self, Loss(reason, lost, refused))
 
     def _reconnect(self) -> None:
