@@ -11,15 +11,8 @@ from typing import Any
 
 import msgspec
 
-from vgate.frontend.access.limiter.port import (
-    NS,
-    TOKEN_WINDOW_NS,
-    Decision,
-    KeyLimits,
-    Quota,
-    Reason,
-    Usage,
-)
+from vgate.frontend.access.limiter import Decision, KeyLimits, Quota, Usage
+from vgate.frontend.access.limiter.port import NS, TOKEN_WINDOW_NS, Reason
 
 
 class Counts(msgspec.Struct):

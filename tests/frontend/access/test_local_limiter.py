@@ -38,6 +38,22 @@ def admits(limiter, limits, tokens=0, key="k"):
     return reserve(limiter, limits, tokens, key).decision.allowed
 
 
+def stamps_admitted(limiter, limits, clock, *, attempts, every_ns):
+    """Return when requests of one token are admitted, of so many with so much time between."""
+    admitted = []
+    for _ in range(attempts):
+        clock.ns += every_ns
+        if admits(limiter, limits, 1):
+            admitted.append(clock.ns)
+    return admitted
+
+
+def are_a_minute_apart(stamps, count):
+    """Whether each stamp is a minute after the one `count` before it."""
+    pairs = zip(stamps, stamps[count:], strict=False)
+    return all(later - earlier >= 60 * NS for earlier, later in pairs)
+
+
 NO_LIMITS = KeyLimits()
 
 
@@ -95,15 +111,8 @@ def test_another_worker_follows_a_larger_file(make):
 
 def test_thousands_of_tokens_apart_are_exact(make, clock):
     limiter, limits = make(), KeyLimits(tokens_per_minute=1000)
-    admitted = []
-    for _ in range(6000):
-        clock.ns += NS // 30
-        if admits(limiter, limits, 1):
-            admitted.append(clock.ns)
-    assert all(
-        later - earlier >= 60 * NS
-        for earlier, later in zip(admitted, admitted[1000:], strict=False)
-    )
+    admitted = stamps_admitted(limiter, limits, clock, attempts=6000, every_ns=NS // 30)
+    assert are_a_minute_apart(admitted, 1000)
     assert len(admitted) > 3500  # in 200 s: three full windows, and 20 s at 30 a second
     assert usage(limiter).tokens == 1000
 
@@ -112,14 +121,8 @@ def test_a_ring_at_its_bound_never_admits_too_much(make, clock, monkeypatch):
     monkeypatch.setattr(file_module, "_FIRST_ENTRIES", 64)
     monkeypatch.setattr(file_module, "_MOST_ENTRIES", 64)
     limiter, limits = make(), KeyLimits(tokens_per_minute=100)
-    admitted = []
-    for _ in range(2000):
-        clock.ns += NS // 10
-        if admits(limiter, limits, 1):
-            admitted.append(clock.ns)
-    assert all(
-        later - earlier >= 60 * NS for earlier, later in zip(admitted, admitted[100:], strict=False)
-    )
+    admitted = stamps_admitted(limiter, limits, clock, attempts=2000, every_ns=NS // 10)
+    assert are_a_minute_apart(admitted, 100)
     assert len(admitted) >= 300
 
 
