@@ -149,7 +149,9 @@ def record_generated(
         shared: It was another request's sequence, whose tokens are counted there.
     """
     prompt_tokens, generated_tokens, ttft, tpot = _series_of(model)
-    if not shared:
+    if shared:
+        COALESCED.inc()
+    else:
         prompt_tokens.inc(prompt)
         generated_tokens.inc(completion)
     if ttft_s is not None:

@@ -208,19 +208,11 @@ def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
     http.admission.settle(counts.prompt + counts.completion)
     http.log_fields["prompt_tokens"] = counts.prompt
     http.log_fields["completion_tokens"] = counts.completion
-    now = time.monotonic()
-    ttft_s = decode_s = None
+    ttft_s, decode_s = None, 0.0
     if answer.first_token_at is not None:
         ttft_s = answer.first_token_at - http.arrived
-        decode_s = now - answer.first_token_at
+        decode_s = time.monotonic() - answer.first_token_at
         http.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
-    if answer.coalesced:
-        metrics.COALESCED.inc()
     metrics.record_generated(
-        job.name,
-        counts.prompt,
-        counts.completion,
-        ttft_s,
-        decode_s or 0.0,
-        shared=answer.coalesced,
+        job.name, counts.prompt, counts.completion, ttft_s, decode_s, shared=answer.coalesced
     )
