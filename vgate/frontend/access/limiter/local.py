@@ -29,7 +29,6 @@ from vgate.frontend.access.limiter.sliding_log import SlidingLog
 # Each open file takes two descriptors (Python's mmap keeps its own), and a process often has 1024.
 _MAX_OPEN_FILES = 128
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_ALLOWED = Decision()
 # Nobody knows when a running request ends; this only spaces the retries.
 _CONCURRENT_RETRY_NS = NS
 
@@ -150,7 +149,7 @@ class LocalGrant(msgspec.Struct):
     tokens_ns: int | None = None
     tokens: int = 0
     running: bool = False
-    decision: Decision = _ALLOWED
+    decision: Decision = Decision()
 
     def take(self, requests: int, tokens: int, *, runs: bool) -> Decision:
         """Take all that is asked for or, if a limit refuses, give back what was taken before.
