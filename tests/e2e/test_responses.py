@@ -189,16 +189,3 @@ def test_errors_name_the_clients_fields(client: openai.OpenAI):
         assert caught.value.param == param
         with pytest.raises(openai.BadRequestError, match=words):
             client.responses.create(model=MODEL, stream=True, **fields)
-
-
-def test_nothing_is_stored(client: openai.OpenAI, gateway: Instance):
-    answer = client.responses.create(model=MODEL, input="Hi", store=True)
-    for ask in (
-        client.responses.retrieve,
-        client.responses.delete,
-        client.responses.cancel,
-        lambda name: list(client.responses.input_items.list(name)),
-    ):
-        with pytest.raises(openai.NotFoundError, match="stores none"):
-            ask(answer.id)
-    assert httpx.put(f"{gateway.url}/v1/responses/x").status_code == 405

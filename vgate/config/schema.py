@@ -130,6 +130,16 @@ class Cache(Section, frozen=True):
     scope: Literal["all", "deterministic"] = "all"
 
 
+class Responses(Section, frozen=True):
+    """The stored responses of the Responses API."""
+
+    store: bool = True
+    file: NonEmptyStr | None = None
+    max_entries_per_key: Annotated[int, Meta(ge=1)] = 10_000
+    max_bytes: Annotated[int, Meta(ge=0)] = 256 * MIB
+    ttl_s: PositiveFloat = 30 * 24 * 3600
+
+
 class Logging(Section, frozen=True):
     """What is logged, and in which format."""
 
@@ -179,6 +189,7 @@ class Config(Section, frozen=True):
     timeouts: Timeouts = Timeouts()
     supervision: Supervision = Supervision()
     cache: Cache = Cache()
+    responses: Responses = Responses()
     logging: Logging = Logging()
     security: Security = Security()
     dry_run: DryRun = DryRun()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vgate.config import Runtime, masked
@@ -17,6 +18,7 @@ from vgate.errors import (
 from vgate.frontend.access import Access
 from vgate.frontend.access.limiter import LocalLimiter
 from vgate.frontend.cache.local import LocalStore
+from vgate.frontend.cache.responses import SqliteResponses
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.handle import EngineHandle, HandleOwner
@@ -80,6 +82,10 @@ class App:
         limiter = LocalLimiter(runtime.directory("limits"), self._worker)
         kept_keys = runtime.directory("kept-keys") / "keys.jsonl"
         self._access = Access(loop, config.security, kept_keys, limiter)
+        self._responses = None
+        if config.responses.store:
+            path = Path(config.responses.file or Path(runtime.run_dir, "responses.db"))
+            self._responses = SqliteResponses(loop, config.responses, path)
         self.services = Services(
             pipeline=EnginePipeline(loop, config, self.models, cache),
             models=self.models,
@@ -89,6 +95,7 @@ class App:
             backend=runtime.backend,
             started=runtime.started,
             max_body_bytes=config.server.max_body_bytes,
+            responses=self._responses,
         )
         launcher.beat()
 
@@ -117,6 +124,8 @@ class App:
         self._launcher.close()
         self._access.close()
         self._cache.close()
+        if self._responses is not None:
+            self._responses.close()
         self._peers.close()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:

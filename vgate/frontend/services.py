@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from vgate.frontend.cache.port import StoreUsage
+from vgate.frontend.cache.port import ResponseStore, StoreUsage
 from vgate.frontend.engines import Models
 from vgate.frontend.pipeline import Pipeline
 
@@ -18,6 +18,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
         limits: Returns the use of each API key's limits.
         config: The effective configuration as builtin types, secrets hidden.
         backend: Name of the engine backend.
+        responses: Where responses are stored; None if none are.
         started: Unix time of the instance's start, in seconds.
     """
 
@@ -29,3 +30,4 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     started: float
     max_body_bytes: int
+    responses: ResponseStore | None = None

@@ -4,6 +4,13 @@
 """
 
 from vgate.frontend.cache.digest import covers, digest_of
-from vgate.frontend.cache.port import ResultStore, StoreUsage
+from vgate.frontend.cache.port import ResponseStore, ResultStore, StoredResponse, StoreUsage
 
-__all__ = ["ResultStore", "StoreUsage", "covers", "digest_of"]
+__all__ = [
+    "ResponseStore",
+    "ResultStore",
+    "StoreUsage",
+    "StoredResponse",
+    "covers",
+    "digest_of",
+]

@@ -21,6 +21,37 @@ class StoreUsage(msgspec.Struct, frozen=True):
     expirations: int = 0
 
 
+class StoredResponse(msgspec.Struct, frozen=True):
+    """A stored response of the Responses API, as JSON.
+
+    Attributes:
+        conversation: The input items up to and with its output.
+        body: The response itself.
+    """
+
+    conversation: bytes
+    body: bytes
+
+
+class ResponseStore(Protocol):
+    """The stored responses of all workers; a key sees only its own.
+
+    No method raises: a store that can't be reached finds nothing and keeps nothing.
+    """
+
+    async def get(self, key: str, response_id: str) -> StoredResponse | None:
+        """Return a key's response, if there is one."""
+
+    async def get_item(self, key: str, item_id: str) -> StoredResponse | None:
+        """Return the response that has an output item, if it is the key's."""
+
+    def put(self, key: str, response_id: str, item_ids: list[str], stored: StoredResponse) -> None:
+        """Store a response soon. It may be dropped at any time."""
+
+    async def delete(self, key: str, response_id: str) -> bool:
+        """Delete a key's response; return whether there was one."""
+
+
 class ResultStore(Protocol):
     """One worker's access to finished results.
 

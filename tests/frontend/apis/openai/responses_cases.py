@@ -104,6 +104,7 @@ SERVED: list[tuple[Fields, Fields]] = [
 ]
 WITHOUT_EFFECT: Fields = {
     "store": True,
+    "previous_response_id": "resp_1",
     "metadata": {"a": "b"},
     "user": "u",
     "safety_identifier": "s",
@@ -129,7 +130,6 @@ WITHOUT_EFFECT: Fields = {
 REFUSED: list[tuple[Fields, str]] = [
     ({"n": 2}, "n"),
     ({"background": True}, "background"),
-    ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"conversation": "conv_1"}, "conversation"),
     ({"prompt": {"id": "p"}}, "prompt"),
     ({"image": {}}, "image"),

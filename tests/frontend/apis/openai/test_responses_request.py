@@ -159,11 +159,10 @@ def test_a_field_is_what_the_documentation_says(name, kind, example):
 
 def test_refusals_say_what_to_do_instead():
     for name, value, instead in (
-        ("previous_response_id", "r", "`input`"),
+        ("conversation", "r", "`input`"),
         ("response_format", {}, "`text.format`"),
     ):
         assert instead in refusal(**{name: value}).message
-    assert "nothing is stored" in refusal(input=[{"id": "x"}]).message
 
 
 class TestOtherTools:

@@ -1,12 +1,14 @@
-"""``POST /v1/responses``; responses are not stored, so there are none to get or delete."""
+"""``POST /v1/responses``, and ``GET`` and ``DELETE`` of stored responses."""
 
 import time
 from typing import cast
 
-from vgate.errors import NotFoundError
+import msgspec
+
 from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.apis.openai.responses.request import FIELDS, decode_responses, generation_of
 from vgate.frontend.apis.openai.responses.response import response_to
+from vgate.frontend.apis.openai.responses.stored import answer_stored, keeper, resolved
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
 from vgate.frontend.http import HttpRequest, Response
@@ -20,11 +22,15 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
     request = decode_responses(await http.body(services.max_body_bytes), http.ignored)
 
+    key: str = http.admission.key.name
+    request = await resolved(request, services.responses, key)
+    keep = keeper(request, services.responses, key)
     tools: dict[str, Tool] = {tool.served_name: tool for tool in cast("list[Tool]", request.tools)}
 
     def encoder_of(job: Job) -> ResponsesEncoder:
         response = response_to(request, job.name, job.sampling, job.created)
-        return ResponsesEncoder(response, time.time, logprob_texts(job), tools)
+        response = msgspec.structs.replace(response, store=keep is not None)
+        return ResponsesEncoder(response, time.time, logprob_texts(job), tools, keep)
 
     with FIELDS.translating():
         asked = GenerateRequest(
@@ -33,8 +39,6 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
         return await services.pipeline.answer(http, asked)
 
 
-async def stored_response(_services: Services, http: HttpRequest) -> Response:
-    """Answer that there is no such response."""
-    name = http.path.removeprefix(PREFIX).partition("/")[0]
-    message = f"there is no response {name[:80]!r}: this server stores none"
-    raise NotFoundError(message, param="response_id")
+async def stored_response(services: Services, http: HttpRequest) -> Response:
+    """Answer with a stored response, or delete it."""
+    return await answer_stored(services.responses, http, http.path.removeprefix(PREFIX))

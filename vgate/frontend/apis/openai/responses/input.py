@@ -241,8 +241,8 @@ def _item_of(document: dict[str, Any], path: str, ignored: Ignored) -> _Item | N
     if kind is None:
         raise invalid(f"{path}.type", "is required")
     if kind == "item_reference":
-        problem = "'item_reference': nothing is stored, so send the item itself"
-        raise unsupported(f"{path}.type", problem)
+        # Those of stored items have been replaced by the items.
+        raise unsupported(f"{path}.type", "'item_reference' names no stored item")
     if not isinstance(kind, str):
         raise unsupported_type(f"{path}.type", kind, _ITEMS)
     if kind not in _ITEMS:

@@ -55,7 +55,7 @@ Metadata = Annotated[
     Meta(max_length=16),
 ]
 
-_NOTHING_STORED = "nothing is stored; send the whole conversation in `input`"
+_NO_CONVERSATIONS = "use `previous_response_id`, or send the whole conversation in `input`"
 # Reasoning is shown in full.
 Summary = Annotated[str | None, told("auto")]
 
@@ -117,6 +117,7 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
+    store: bool | None = None
     metadata: Annotated[Metadata | None, ACCEPTED] = None
     max_tool_calls: Annotated[int | None, ACCEPTED] = None
 
@@ -125,8 +126,8 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
         refused(False, instead="send the request without it, and `stream: true` to see progress"),
     ] = None
     background_options: Annotated[Any, told()] = None
-    previous_response_id: Annotated[Any, refused(instead=_NOTHING_STORED)] = None
-    conversation: Annotated[Any, refused(instead=_NOTHING_STORED)] = None
+    previous_response_id: str | None = None
+    conversation: Annotated[Any, refused(instead=_NO_CONVERSATIONS)] = None
     prompt: Annotated[Any, refused(instead="send its text in `instructions` and `input`")] = None
     truncation: Literal["auto", "disabled"] | None = None
     context_management: Annotated[Any, told()] = None

@@ -129,12 +129,12 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     max_tool_calls: int | None
     metadata: dict[str, str]
     parallel_tool_calls: bool
-    previous_response_id: None = None
+    previous_response_id: str | None = None
     prompt_cache_key: str | None
     reasoning: dict[str, Any]
     safety_identifier: str | None
     service_tier: Literal["default"] = "default"
-    store: Literal[False] = False
+    store: bool = False
     temperature: float | None
     top_p: float | None
     presence_penalty: float | None
@@ -161,6 +161,7 @@ def response_to(
         max_tool_calls=request.max_tool_calls,
         metadata=request.metadata or {},
         parallel_tool_calls=request.parallel_tool_calls is not False,
+        previous_response_id=request.previous_response_id,
         prompt_cache_key=request.prompt_cache_key,
         reasoning={"effort": _known_effort(request.effort), "summary": None},
         safety_identifier=request.safety_identifier,

@@ -53,6 +53,8 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
     logprobs: LogprobTexts | None = None
     # The request's tools by the names that the model sees.
     tools: dict[str, Tool] = {}
+    # Called with the response when it is complete.
+    on_finished: Callable[[ResponseObject], None] | None = None
 
     def stream_encoder(self) -> "ResponsesStream":
         """Return the encoder of a stream."""
@@ -70,7 +72,7 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
     ) -> ResponseObject:
         """Return the response with its answer."""
         cut = finish_reason == "length"
-        return msgspec.structs.replace(
+        response = msgspec.structs.replace(
             self.response,
             completed_at=None if cut else int(self.clock()),
             status="incomplete" if cut else "completed",
@@ -78,6 +80,9 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
             output=output,
             usage=ResponsesUsage.of(counts),
         )
+        if self.on_finished is not None:
+            self.on_finished(response)
+        return response
 
 
 class ResponsesStream(BlockStream):
