@@ -157,8 +157,8 @@ def test_refused_parameters(client: openai.OpenAI, params: dict[str, Any], param
     assert refused.value.param == param
 
 
-def test_responses_are_not_stored(client: openai.OpenAI):
-    answer = client.responses.create(model=MODEL, input="hi")
+def test_responses_may_be_left_unstored(client: openai.OpenAI):
+    answer = client.responses.create(model=MODEL, input="hi", store=False)
     for missing in (client.responses.retrieve, client.responses.delete):
         with pytest.raises(openai.NotFoundError):
             missing(answer.id)

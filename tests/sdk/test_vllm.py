@@ -248,7 +248,7 @@ def test_embeddings(client: openai.OpenAI):
         ({"extra_body": {"stop_token_ids": [10**6]}}, "stop_token_ids"),
         ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs.regex"),
         ({"extra_body": {"structured_outputs": {"grammar": "::="}}}, "structured_outputs.grammar"),
-        ({"max_tokens": 10**6}, "messages"),
+        ({"messages": [{"role": "user", "content": "x " * 30_000}]}, "messages"),
     ],
     ids=str,
 )

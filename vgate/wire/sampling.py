@@ -59,7 +59,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 
     def plain(self, *, max_tokens: int | None) -> "SamplingParams":
         """Return plain SamplingParams of these, with another `max_tokens`."""
-        plain = msgspec.convert(self, SamplingParams, from_attributes=True)
+        # Completions' 0, for an echo alone, is out of bounds here.
+        given = self if self.max_tokens != 0 else msgspec.structs.replace(self, max_tokens=None)
+        plain = msgspec.convert(given, SamplingParams, from_attributes=True)
         return msgspec.structs.replace(plain, max_tokens=max_tokens)
 
     def over(

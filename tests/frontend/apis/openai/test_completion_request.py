@@ -76,6 +76,7 @@ class TestLimit:
 
     def test_nothing_new_only_with_an_echo(self):
         assert decode(max_tokens=0, echo=True).token_limit == 0
+        assert generation_of(decode(max_tokens=0, echo=True)).sampling.max_tokens is None
         assert refusal(max_tokens=0).param == "max_tokens"
         assert refusal(max_tokens=0, echo=False).param == "max_tokens"
         assert refusal(max_tokens=-1, echo=True).param == "max_tokens"
