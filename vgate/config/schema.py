@@ -32,6 +32,7 @@ class Server(Section, frozen=True):
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     any_model_name: bool | None = None
     max_choices: Annotated[int, Meta(ge=1, le=1024)] = 128
+    stream_keepalive_s: Annotated[float, Meta(ge=0)] = 15
 
     @property
     def worker_count(self) -> int:

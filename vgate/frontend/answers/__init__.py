@@ -3,10 +3,16 @@
 APIs implement the encoders' protocols and read the results; the pipeline makes the answers.
 """
 
-from vgate.frontend.answers.encoder import ChoiceDelta, ResponseEncoder, StreamEncoder
+from vgate.frontend.answers.encoder import (
+    KEEP_ALIVE_COMMENT,
+    ChoiceDelta,
+    ResponseEncoder,
+    StreamEncoder,
+)
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, Result, TokenCounts, ToolCall
 
 __all__ = [
+    "KEEP_ALIVE_COMMENT",
     "ChoiceDelta",
     "ChoiceResult",
     "FinishReason",

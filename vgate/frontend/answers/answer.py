@@ -165,14 +165,15 @@ class CollectedAnswer(Answer):
 class StreamedAnswer(Answer):
     """An answer written as server-sent events.
 
-    The response is opened with the first token: until then an error is an HTTP status.
+    The response is opened with the first token, or by `keep_alive`: until then an error is an HTTP
+    status.
 
     Args:
         stream_encoder: Builds the events.
         open_stream: Sends the status and headers for this answer; returns what sends the rest.
     """
 
-    __slots__ = ("_encoder", "_open_stream", "_simple", "_unopened", "_write")
+    __slots__ = ("_encoder", "_open_stream", "_send", "_simple", "_unopened", "_write")
 
     def __init__(
         self,
@@ -190,16 +191,39 @@ class StreamedAnswer(Answer):
         stream_encoder.counts = lambda: self.counts
         self._open_stream = open_stream
         self._write: Write | None = None
+        # What `_write` was, until something is written.
+        self._send: Write | None = None
         self._unopened = set(range(len(self.choices)))
-        # The only choice, if it is text and has no stop strings, as nearly all are.
-        first = self.choices[0]
-        alone = len(self.choices) == 1 and first.plain and not first.watching
-        self._simple = first if alone else None
+        # The only choice, once it has begun, if it is text and has no stop strings, as nearly all.
+        self._simple: Choice | None = None
 
     @property
     def started(self) -> bool:
-        """Whether the status and a part of the answer were sent."""
+        """Whether the status was sent."""
         return self._write is not None
+
+    def was_quiet(self) -> bool:
+        """Whether nothing was written since this was last called."""
+        if self._send is not None or self._write is None:
+            return True
+        # Only the next write takes a detour, so no other one has to be counted.
+        self._send, self._write = self._write, self._write_after_quiet
+        return False
+
+    def keep_alive(self) -> None:
+        """Write an event without a meaning, in a stream that is opened if it was not."""
+        if self.done.done():
+            return
+        out = self._encoder.keep_alive
+        try:
+            if self._write is None:
+                out = self._encoder.begin() + out
+                self._write = self._open_stream(self)
+            self._write(out)
+        except Exception:
+            log.exception(_FAULT)
+            self.fail(InternalError(_FAULT_MESSAGE))
+        self.was_quiet()  # This write does not count.
 
     def flush(self) -> None:
         """Read the new output of the sequences."""
@@ -245,6 +269,13 @@ class StreamedAnswer(Answer):
             # The response's body ends when nothing refers to its writer any more, but a traceback
             # of the error that ended the answer may refer to the answer.
             self._write = _discard
+        self._send = None
+
+    def _write_after_quiet(self, data: bytes) -> None:
+        write, self._send = self._send, None
+        assert write is not None
+        self._write = write
+        write(data)
 
     def _take(self) -> None:
         write, encoder = self._write, self._encoder
@@ -259,8 +290,7 @@ class StreamedAnswer(Answer):
                 continue
             index = sequence.index
             if self._unopened and index in self._unopened:
-                self._unopened.remove(index)
-                out.append(encoder.open(index, sequence.prompt_logprobs))
+                out.append(self._open(choice))
             if choice.plain:
                 if text := choice.take_text():
                     out.append(encoder.text(index, text))
@@ -277,6 +307,14 @@ class StreamedAnswer(Answer):
             write(b"".join(out))
         if ended:
             self.done.set_result(None)
+
+    def _open(self, choice: Choice) -> bytes:
+        """Return the first events of a choice."""
+        sequence = choice.sequence
+        self._unopened.remove(sequence.index)
+        if len(self.choices) == 1 and choice.plain and not choice.watching:
+            self._simple = choice
+        return self._encoder.open(sequence.index, sequence.prompt_logprobs)
 
 
 def _discard(_data: bytes) -> None:

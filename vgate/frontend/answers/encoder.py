@@ -1,12 +1,15 @@
 """The protocols of an API's encoders, and the delta that they encode."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from vgate.errors import VGateError
 from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
+
+# A comment in server-sent events: clients skip it.
+KEEP_ALIVE_COMMENT = b": keep-alive\n\n"
 
 
 class ChoiceDelta(NamedTuple):
@@ -32,9 +35,11 @@ class StreamEncoder(Protocol):
 
     Attributes:
         counts: Returns the token counts so far. Set by the answer before `begin`.
+        keep_alive: An event without a meaning. It may be sent after any other.
     """
 
     counts: Callable[[], TokenCounts]
+    keep_alive: ClassVar[bytes]
 
     def begin(self) -> bytes:
         """Return the first events of the stream."""

@@ -1,9 +1,9 @@
 """Streams in which one block is open at a time, of reasoning, text or a tool call."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
-from vgate.frontend.answers import ChoiceDelta, TokenCounts
+from vgate.frontend.answers import KEEP_ALIVE_COMMENT, ChoiceDelta, TokenCounts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
@@ -23,6 +23,7 @@ class BlockStream:
     __slots__ = ("_called", "_kind", "_waiting", "counts")
 
     counts: Callable[[], TokenCounts]
+    keep_alive: ClassVar[bytes] = KEEP_ALIVE_COMMENT
 
     def __init__(self) -> None:
         self._kind: BlockKind | None = None  # of the open block

@@ -5,6 +5,7 @@ from functools import partial
 
 from vgate.config.schema import Config
 from vgate.errors import InvalidValueError
+from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http import HttpRequest, Response
@@ -50,7 +51,8 @@ class EnginePipeline:
         self._loop = loop
         self._models = models
         self._cache = config.cache
-        self._context = Context(loop, config.timeouts, cache)
+        keep_alive = KeepAlive(loop, config.server.stream_keepalive_s)
+        self._context = Context(loop, config.timeouts, cache, keep_alive)
         self._window = embed_window(config.batch)
         self._recent = RecentRequests()
         self._max_choices = config.server.max_choices

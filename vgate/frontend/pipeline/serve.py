@@ -10,6 +10,7 @@ import msgspec
 from vgate.config.schema import Timeouts
 from vgate.frontend.answers import Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write, replay
+from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.sequence import BaseAnswer
@@ -36,6 +37,7 @@ class Context(msgspec.Struct, frozen=True):
     loop: asyncio.AbstractEventLoop
     timeouts: Timeouts
     cache: ResultStore
+    keep_alive: KeepAlive
 
 
 async def serve(
@@ -138,17 +140,22 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
     tokens = sum(job.prompt_tokens) + (job.sampling.max_tokens or 0) * len(answer.choices)
     await http.admission.reserve(tokens)
     # Stop strings must be found at once: the engine would continue.
-    buffered = isinstance(answer, CollectedAnswer) and not job.decoding.stops
+    streamed = answer if isinstance(answer, StreamedAnswer) else None
+    buffered = streamed is None and not job.decoding.stops
 
     def start() -> None:
         for sequence in answer.sequences:
             sequence.fields = job.fields
             message = _message(context, http, job, sequence.index, buffered=buffered)
             job.model.engine.submit(sequence, message, context.timeouts.request_s)
+        if streamed is not None:
+            context.keep_alive.add(streamed, http.arrived)
 
     try:
         await run(http, job.model.engine, answer, start)
     finally:
+        if streamed is not None:
+            context.keep_alive.discard(streamed)
         _record(http, job, answer)
     result = answer.result()
     if job.digest and job.write_cache:
@@ -213,6 +220,9 @@ def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
         ttft_s = answer.first_token_at - http.arrived
         decode_s = time.monotonic() - answer.first_token_at
         http.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
+    if answer.coalesced and "cache" in http.log_fields:
+        # A stream that was opened without a token did not know it.
+        http.log_fields["cache"] = "coalesced"
     metrics.record_generated(
         job.name, counts.prompt, counts.completion, ttft_s, decode_s, shared=answer.coalesced
     )

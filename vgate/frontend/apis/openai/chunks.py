@@ -1,12 +1,12 @@
 """What chat completions and completions share: token counts, and the frame of stream chunks."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers import FinishReason, TokenCounts
+from vgate.frontend.answers import KEEP_ALIVE_COMMENT, FinishReason, TokenCounts
 from vgate.frontend.apis.openai.common import GenerationRequest, StreamOptions
 from vgate.frontend.apis.openai.errors import error_body
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, logprob_texts
@@ -68,6 +68,7 @@ class ChunkStream:
     __slots__ = ("_continuous_usage", "_head", "_include_usage", "_no_content", "_usage", "counts")
 
     counts: Callable[[], TokenCounts]
+    keep_alive: ClassVar[bytes] = KEEP_ALIVE_COMMENT
 
     def __init__(self, fields: ResponseFields, kind: bytes, no_content: bytes) -> None:
         head = (

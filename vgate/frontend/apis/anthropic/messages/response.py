@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -183,6 +183,8 @@ class MessagesStream(BlockStream):
     """Builds the events of one stream; see `vgate.frontend.answers.StreamEncoder`."""
 
     __slots__ = ("_blocks", "_delta", "_model", "_request_id")
+
+    keep_alive: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def __init__(self, model: str, request_id: str) -> None:
         super().__init__()
