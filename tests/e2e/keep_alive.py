@@ -40,10 +40,15 @@ def http_request(method: str, path: str, body: bytes, headers: Mapping[str, str]
 
 
 def events(body: bytes) -> list[tuple[str, bytes]]:
-    """Return the name and the data of each event of a stream; nothing else may be in it."""
+    """Return the name and the data of each event of a stream.
+
+    Nothing else may be in it but the comments of one that waits, as on a slow machine.
+    """
     assert body.endswith(b"\n\n"), body[-200:]
     found = []
     for block in body[:-2].split(b"\n\n"):
+        if block == b": keep-alive":
+            continue
         *named, data = block.split(b"\n")
         assert data.startswith(b"data: "), block[:200]
         name = ""

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError, InternalError
+from vgate.frontend.answers import KEEP_ALIVE_COMMENT
 from vgate.frontend.answers.answer import CollectedAnswer, StreamedAnswer
 from vgate.frontend.answers.choice import Choice, DecodeOptions
-from vgate.frontend.apis.openai.chat.response import ChatEncoder
+from vgate.frontend.apis.openai.chat.response import ChatEncoder, ChatStream
 from vgate.frontend.apis.openai.common import StreamOptions
 from vgate.frontend.http.waits import ClientDisconnected
 from vgate.frontend.text import Detokenizer
@@ -333,6 +334,58 @@ class TestStream:
         fed.flush()
         assert fed.answer.started
         assert len(fed.written) == 2
+
+    def test_kept_alive_before_the_first_token_it_goes_on_as_any_other(self, make):
+        fed, plain = make("streamed"), make("streamed")
+        fed.answer.keep_alive()
+        assert fed.answer.started
+        assert fed.answer.first_token_at is None
+        assert fed.written == [b"", KEEP_ALIVE_COMMENT]
+        for each in (fed, plain):
+            play(each, list(b"abcd"), "length", [1, 1, 1, 1])
+            assert each.answer.first_token_at is not None
+        assert fed.written[2:] == plain.written[1:]
+
+    @pytest.mark.parametrize("n", [1, 2])
+    def test_quiet_is_what_wrote_nothing_since_it_was_asked(self, make, n):
+        fed = make("streamed", n=n)
+        assert fed.answer.was_quiet()
+        fed.feed(0, [65])
+        fed.flush()
+        assert not fed.answer.was_quiet()
+        fed.answer.keep_alive()
+        assert fed.answer.was_quiet()
+        assert fed.answer.was_quiet()
+        for token in b"BC":
+            fed.feed(0, [token])
+            fed.flush()
+            assert b"%c" % token in fed.written[-1]
+        assert not fed.answer.was_quiet()
+        # Half of a character: nothing can be written yet.
+        fed.feed(0, [0xC3])
+        fed.flush()
+        assert fed.answer.was_quiet()
+        fed.feed(0, [0xA4])
+        fed.fail(EngineUnavailableError("gone"))
+        assert b"engine_unavailable" in fed.written[-1]
+        assert not fed.answer.was_quiet()
+        fed.answer.close()
+        assert not fed.responses
+
+    def test_after_the_end_it_is_not_kept_alive(self, make):
+        fed = make("streamed")
+        play(fed, list(b"ab"), "length", [1, 1])
+        written = list(fed.written)
+        fed.answer.keep_alive()
+        assert fed.written == written
+
+    def test_a_fault_while_it_is_kept_alive_ends_this_answer_alone(self, make, monkeypatch):
+        fed = make("streamed")
+        monkeypatch.setattr(ChatStream, "begin", lambda _self: 1 / 0)
+        fed.answer.keep_alive()
+        assert isinstance(fed.error, InternalError)
+        assert not fed.answer.started
+        assert fed.aborted == fed.answer.sequences
 
     def test_what_came_together_leaves_together(self, make):
         fed = make("streamed", n=2)
