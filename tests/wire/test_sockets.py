@@ -1,7 +1,6 @@
 """The sockets for real, over ipc: delivery, order, loss, and the edge-triggered descriptor."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -196,18 +195,6 @@ class TestRouterAndDealer:
             assert not dealer.disconnected()
         finally:
             router.close()
-
-    def test_another_descriptor_ends_the_wait(self, router):
-        read, write = os.pipe()
-        try:
-            router.watch(read)
-            assert router.wait(0) is False
-            os.write(write, b"x")
-            assert router.wait(DEADLINE_S) is True
-            assert router.receive() is None
-        finally:
-            os.close(read)
-            os.close(write)
 
     def test_what_is_sent_together_arrives_one_by_one_and_in_order(self, router, make_dealer):
         one, other = make_dealer(), make_dealer()

@@ -13,7 +13,7 @@ from pathlib import Path
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-MS_PER_S = 1000
+_MS_PER_S = 1000
 
 # Plain numbers: zmq's own are enumerations, whose operators run Python at every message.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -33,7 +33,6 @@ _DEALER_OPTIONS = {
     zmq.RECONNECT_IVL: 20,
     zmq.RECONNECT_IVL_MAX: 250,
 }
-_PIPE_READ_BYTES = 512
 # Messages handled before the event loop gets a turn.
 _READ_BATCH = 256
 _MAX_IPC_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1, unix(7)
@@ -76,22 +75,11 @@ class Router:
             raise
         # The payloads of the last message that `receive` has not returned yet, in reverse order.
         self._received: tuple[bytes, list[bytes]] = (b"", [])
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-
-    def watch(self, fd: int) -> None:
-        """Make `wait` also return when a byte arrives in this pipe; it reads the byte."""
-        self._poller.register(fd, zmq.POLLIN)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a message; return False if none came in time."""
-        if self._received[1]:
-            return True
-        ready = self._poller.poll(max(0, math.ceil(timeout_s * MS_PER_S)))
-        for source, _ in ready:
-            if isinstance(source, int):
-                os.read(source, _PIPE_READ_BYTES)
-        return bool(ready)
+        timeout_ms = max(0, math.ceil(timeout_s * _MS_PER_S))
+        return bool(self._received[1] or self._socket.poll(timeout_ms))
 
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next (peer, payload), or None if there is none now."""
