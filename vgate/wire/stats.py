@@ -14,7 +14,7 @@ REQUEST_S = (
 )
 
 
-class Histogram(msgspec.Struct, array_like=True):
+class Histogram(msgspec.Struct, frozen=True, array_like=True):
     """Observations in each bucket, the last one without an upper bound, and the sum of values."""
 
     counts: list[int]
