@@ -111,5 +111,5 @@ class LauncherLink:
             self.beat()
 
     def _on_lost(self) -> None:
-        # The kernel ends this process too (see vgate.parent_death).
+        # The kernel ends this process too (see vgate.child_process).
         log.error("lost the launcher")

@@ -1,0 +1,39 @@
+"""How an engine and a frontend begin: as child processes of the launcher, which end with it."""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def begin(program: str, number: str) -> tuple[str, int]:
+    """Read the launcher's arguments; return the run directory and the process's number.
+
+    `number` is the name of that argument. Call this first, before slow imports.
+    """
+    parser = argparse.ArgumentParser(prog=program, description="Started by the launcher.")
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument(f"--{number}", type=int, required=True, dest="number")
+    options = parser.parse_args()
+    # Ctrl-C reaches every process of the terminal; the launcher decides when this one stops.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent(options.parent)
+    return options.run_dir, options.number
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies, however it dies.
+
+    Linux only: elsewhere the children of a launcher that is killed with SIGKILL keep running.
+
+    Raises:
+        SystemExit: The parent died before the call, so no signal would come.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent_pid:
+        raise SystemExit(0)
