@@ -2,17 +2,9 @@
 
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Output
-from vgate.engine.delivery import PendingFailures, catch_up, deliver_embeddings, deliver_tokens
+from vgate.engine.delivery import catch_up, deliver_embeddings, deliver_tokens
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import (
-    Delta,
-    Embedding,
-    Embeddings,
-    Failure,
-    Failures,
-    Logprobs,
-    Step,
-)
+from vgate.wire.messages import Delta, Embedding, Embeddings, Logprobs, Step
 from vgate.wire.sampling import SamplingParams
 
 A, B = b"a", b"b"
@@ -100,24 +92,6 @@ def test_a_request_with_a_dedup_key_keeps_its_output() -> None:
     # What follows does not change what was sent.
     deliver_tokens([Output("x", [8], None, 0, logprobs=[PLACE])], requests)
     assert (delta.token_ids, delta.logprobs) == ([5, 6, 7], [PLACE] * 3)
-
-
-def test_failures_are_collected_by_frontend() -> None:
-    failures = PendingFailures()
-    assert failures.take() == {}
-    failures.add((A, 1), RequestError("invalid_value", "wrong", "top_p"))
-    failures.add((A, 2), RequestError("overloaded", "full", retry_after_s=2.0))
-    failures.add((B, 1), RequestError("overloaded", "full"))
-    failures.forget(B)
-    assert failures.take() == {
-        A: Failures(
-            [
-                Failure(1, "invalid_value", "wrong", None, "top_p"),
-                Failure(2, "overloaded", "full", 2.0),
-            ]
-        )
-    }
-    assert failures.take() == {}
 
 
 class TestBuffered:

@@ -16,6 +16,8 @@ from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
     Ending,
+    Failure,
+    Failures,
     Generate,
     Goodbye,
     Hello,
@@ -198,6 +200,30 @@ class TestBackendErrors:
         assert (failure.id, failure.code, failure.reason) == (1, error.code, error.reason)
         assert greeted.deltas(A, 2)[-1].finish_reason == "length"
         assert held_by(greeted.scheduler) == []
+
+    def test_the_failures_of_a_turn_are_one_message_for_each_frontend(self, greeted):
+        errors = {
+            "1": RequestError("invalid_value", "wrong", "top_p"),
+            "2": RequestError("overloaded", "full", retry_after_s=2.0),
+            "3": RequestError("overloaded", "full"),
+        }
+
+        def refuse(request):
+            raise errors[request.key]
+
+        greeted.backend.refuse = refuse
+        greeted.say(A, generate(1), generate(2))
+        greeted.say(B, generate(1))
+        greeted.turn(2)
+        assert greeted.heard(A, Failures) == [
+            Failures(
+                [
+                    Failure(1, "invalid_value", "wrong", None, "top_p"),
+                    Failure(2, "overloaded", "full", 2.0),
+                ]
+            )
+        ]
+        assert greeted.heard(B, Failures) == [Failures([Failure(1, "overloaded", "full")])]
 
     def test_a_request_that_fails_in_the_backend_fails_alone(self, greeted):
         greeted.say(A, generate(1), generate(2))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from vgate.engine.backends.base import Output
 from vgate.engine.request import Request, RequestError, Subscriber
-from vgate.wire.messages import Delta, Embedding, Embeddings, Failure, Failures, FinishReason, Step
+from vgate.wire.messages import Delta, Embedding, Embeddings, FinishReason, Step
 
 
 class Subscriptions:
@@ -139,30 +139,6 @@ def catch_up(request: Request, subscriber: Subscriber, *, buffered: bool) -> Del
     if buffered:
         request.delivered[subscriber] = 0
     return _undelivered(request, subscriber, None, coalesced=True)
-
-
-class PendingFailures:
-    """Failures that have not been sent yet. Each frontend gets those of a turn in one message."""
-
-    def __init__(self) -> None:
-        self._by_peer: dict[bytes, list[Failure]] = {}
-
-    def add(self, subscriber: Subscriber, error: RequestError) -> None:
-        """Add the failure of a subscriber's request."""
-        peer, number = subscriber
-        failure = Failure(number, error.code, error.reason, error.retry_after_s, error.subject)
-        self._by_peer.setdefault(peer, []).append(failure)
-
-    def forget(self, peer: bytes) -> None:
-        """Drop the failures of a frontend that has disconnected."""
-        self._by_peer.pop(peer, None)
-
-    def take(self) -> dict[bytes, Failures]:
-        """Return the messages and clear them."""
-        if not self._by_peer:
-            return {}
-        by_peer, self._by_peer = self._by_peer, {}
-        return {peer: Failures(failures) for peer, failures in by_peer.items()}
 
 
 def _undelivered(

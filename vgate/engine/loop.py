@@ -10,13 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from vgate.engine.backends.base import Backend, Output
-from vgate.engine.delivery import (
-    PendingFailures,
-    Subscriptions,
-    catch_up,
-    deliver_embeddings,
-    deliver_tokens,
-)
+from vgate.engine.delivery import Subscriptions, catch_up, deliver_embeddings, deliver_tokens
 from vgate.engine.request import Request, RequestError, Subscriber, to_request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.served_files import FileServer
@@ -28,6 +22,8 @@ from vgate.wire.messages import (
     Abort,
     Embed,
     Ending,
+    Failure,
+    Failures,
     FetchFile,
     Generate,
     Goodbye,
@@ -85,7 +81,8 @@ class EngineLoop:
         self._subscriptions = Subscriptions()
         self._stats = StatsCounter()
         self._last_key = 0
-        self._failures = PendingFailures()
+        # By frontend, which gets those of a turn in one message.
+        self._failures: dict[bytes, list[Failure]] = {}
         self._files = FileServer(backend.files, backend.model.files)
         self._next_beat = clock()
         self._stopping = False
@@ -194,9 +191,9 @@ class EngineLoop:
             request = to_request(message, str(self._last_key), self._backend.model, now)
             self._scheduler.submit(request, now)
         except RequestError as error:
-            self._failures.add(subscriber, error)
+            self._add_failure(subscriber, error)
         except WireError as error:
-            self._failures.add(subscriber, RequestError("internal_error", str(error)))
+            self._add_failure(subscriber, RequestError("internal_error", str(error)))
         else:
             self._subscriptions.add(request, subscriber)
             if isinstance(message, Generate) and message.buffered:
@@ -274,11 +271,17 @@ class EngineLoop:
     def _fail(self, request: Request, error: RequestError) -> None:
         self._remove(request)
         for subscriber in self._subscriptions.end(request):
-            self._failures.add(subscriber, error)
+            self._add_failure(subscriber, error)
+
+    def _add_failure(self, subscriber: Subscriber, error: RequestError) -> None:
+        peer, number = subscriber
+        failure = Failure(number, error.code, error.reason, error.retry_after_s, error.subject)
+        self._failures.setdefault(peer, []).append(failure)
 
     def _flush_failures(self) -> None:
-        for peer, failures in self._failures.take().items():
-            self._send(peer, failures)
+        while self._failures:
+            peer, failures = self._failures.popitem()
+            self._send(peer, Failures(failures))
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
@@ -306,7 +309,7 @@ class EngineLoop:
             for subscriber in orphans:
                 self._abort(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
-        self._failures.forget(peer)
+        self._failures.pop(peer, None)
         self._files.wanted.pop(peer, None)
 
     def _name(self, peer: bytes) -> str:
