@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from tests.clients.conftest import Client
-from vgate.wire.dry_run_vocabulary import model_files
+from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.wire.model_files import TOKENIZER
 
 pytestmark = pytest.mark.clients
@@ -21,7 +21,7 @@ def test_a_benchmark(client: Client, python_program):
     prompts = [json.dumps({"prompt": f"Hello {number}"}) for number in range(20)]
     data = client.write(client.directory / "prompts.jsonl", "\n".join(prompts))
     tokenizer = client.directory / "tokenizer"
-    client.write(tokenizer / "tokenizer.json", model_files().contents[TOKENIZER].decode())
+    client.write(tokenizer / "tokenizer.json", built_in_files().contents[TOKENIZER].decode())
     settings = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
     client.write(tokenizer / "tokenizer_config.json", settings)
     client.run(

@@ -10,8 +10,8 @@ import pytest
 from tests.e2e.instance import Instance, wait_until
 from tests.e2e.traffic import CHAT, MODEL, EngineProbe, chat, endless
 from tests.wire.steps import deltas_of
+from vgate.engine.backends.dry_run.vocabulary import END, USER
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.dry_run_vocabulary import END, USER
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,

@@ -11,10 +11,9 @@ from vgate.config.schema import Batch, DryRun, Model
 from vgate.engine.backends.base import BackendError
 from vgate.engine.backends.dry_run import backend as dry_run
 from vgate.engine.backends.dry_run.backend import DryRunBackend
+from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, SYSTEM, USER, built_in_files
 from vgate.engine.request import Request
-from vgate.engine.served_files import fingerprint
-from vgate.wire.dry_run_vocabulary import ASSISTANT, END, SYSTEM, USER, model_files
-from vgate.wire.model_files import read_model_files
+from vgate.engine.served_files import fingerprint, read_model_files
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 numbers = itertools.count(1)
@@ -217,13 +216,13 @@ class TestMemory:
 class TestModel:
     def test_without_files_it_uses_the_built_in_vocabulary(self):
         backend = make_backend()
-        assert backend.files == model_files()
+        assert backend.files == built_in_files()
         assert backend.model.fingerprint == ""
 
     def test_a_directory_gives_its_special_tokens(self, tiny_model_dir):
         backend = make_backend(str(tiny_model_dir))
         assert backend.files == read_model_files(tiny_model_dir.resolve())
-        assert backend.model.fingerprint == fingerprint(str(tiny_model_dir))
+        assert backend.model.fingerprint == fingerprint(tiny_model_dir)
         assert backend._vocabulary.eos
         assert backend._vocabulary.eos <= backend._vocabulary.special
         assert backend.model.vocab_size == 2048

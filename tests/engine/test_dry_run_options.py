@@ -12,8 +12,8 @@ from vgate.config.schema import DryRun, Model
 from vgate.engine.backends.dry_run.backend import DryRunBackend
 from vgate.engine.backends.dry_run.sequence import Rules, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
+from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
 from vgate.engine.request import Request, RequestError
-from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 

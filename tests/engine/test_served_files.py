@@ -13,8 +13,8 @@ from vgate.engine.served_files import (
     CHUNK_BYTES,
     FileServer,
     describe,
-    files_of,
     fingerprint,
+    read_model_files,
 )
 from vgate.wire.messages import FetchFile, FileChunk, Goodbye, Step
 from vgate.wire.model_files import ModelFiles
@@ -34,12 +34,11 @@ def serving() -> Bench:
     return bench
 
 
-class TestFilesOf:
-    def test_a_directory_and_the_built_in_vocabulary(self, tmp_path):
+class TestReading:
+    def test_a_directory(self, tmp_path):
         (tmp_path / "tokenizer.json").write_bytes(b"{}")
         (tmp_path / "model.safetensors").write_bytes(b"weights")
-        assert files_of(str(tmp_path)).contents == {"tokenizer.json": b"{}"}
-        assert "tokenizer.json" in files_of(None).contents
+        assert read_model_files(tmp_path).contents == {"tokenizer.json": b"{}"}
 
     def test_one_that_cannot_be_read_ends_the_engine_with_its_name(self, tmp_path, monkeypatch):
         def fail(path):
@@ -48,7 +47,7 @@ class TestFilesOf:
         (tmp_path / "tokenizer.json").write_bytes(b"{}")
         monkeypatch.setattr(Path, "read_bytes", fail)
         with pytest.raises(BackendError, match=r"tokenizer\.json"):
-            files_of(str(tmp_path))
+            read_model_files(tmp_path)
 
 
 class TestDescribe:
@@ -64,12 +63,12 @@ class TestFingerprint:
     def test_it_changes_with_any_file(self, tmp_path):
         weights = tmp_path / "model.safetensors"
         weights.write_bytes(b"one")
-        before = fingerprint(str(tmp_path))
-        assert fingerprint(str(tmp_path)) == before
+        before = fingerprint(tmp_path)
+        assert fingerprint(tmp_path) == before
         os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
-        touched = fingerprint(str(tmp_path))
+        touched = fingerprint(tmp_path)
         (tmp_path / "config.json").write_text("{}")
-        assert len({before, touched, fingerprint(str(tmp_path))}) == 3
+        assert len({before, touched, fingerprint(tmp_path)}) == 3
 
     @pytest.mark.parametrize(("target", "same"), [("a" * 64, True), ("model-v1.bin", False)])
     def test_a_link_that_names_its_content_needs_no_time(self, tmp_path, target, same):
@@ -80,11 +79,8 @@ class TestFingerprint:
             folder = tmp_path / str(time_ns)
             folder.mkdir()
             (folder / "model.safetensors").symlink_to(tmp_path / target)
-            found.append(fingerprint(str(folder)))
+            found.append(fingerprint(folder))
         assert (found[0] == found[1]) is same
-
-    def test_the_built_in_vocabulary_has_none(self):
-        assert fingerprint(None) == ""
 
 
 class TestServing:

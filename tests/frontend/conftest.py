@@ -9,10 +9,10 @@ import pytest
 
 from tests.frontend.gateway import Gateway
 from vgate.config.schema import Model
+from vgate.engine.backends.dry_run.vocabulary import built_in_files
+from vgate.engine.served_files import read_model_files
 from vgate.frontend.text import TextModel, load_text_model
-from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import ModelInfo
-from vgate.wire.model_files import read_model_files
 
 
 def model_info(**more: int) -> ModelInfo:
@@ -21,7 +21,7 @@ def model_info(**more: int) -> ModelInfo:
 
 def load(directory: Path | None, **config: Any) -> TextModel:
     """Load the text side of a model's directory, or of the dry run's vocabulary."""
-    files = read_model_files(directory) if directory else dry_run_vocabulary.model_files()
+    files = read_model_files(directory) if directory else built_in_files()
     return load_text_model(model_info(), Model(**config), files)
 
 

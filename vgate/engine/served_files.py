@@ -8,9 +8,8 @@ from typing import Any
 
 from vgate.config import Config
 from vgate.engine.backends.base import BackendError
-from vgate.wire import dry_run_vocabulary
 from vgate.wire.messages import FetchFile, FileChunk, ModelInfo
-from vgate.wire.model_files import FileInfo, ModelFiles, read_model_files
+from vgate.wire.model_files import NAMES, FileInfo, ModelFiles
 
 # Sending this much takes a fraction of a millisecond, between two steps. Chunks of a mebibyte leave
 # 1.7 MiB more with the allocator of each frontend, whose I/O thread keeps what it freed.
@@ -20,36 +19,25 @@ CHUNK_BYTES = 256 * 1024
 _CONTENT_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def describe_model(
-    config: Config, directory: str | None, **facts: Any
-) -> tuple[ModelInfo, ModelFiles]:
-    """Return the description of a loaded model, and the files that it describes.
-
-    Args:
-        config: The engine's configuration.
-        directory: The model's directory; None for the dry run's built-in vocabulary.
-        facts: The fields of `ModelInfo` that only the backend knows.
-    """
-    files = files_of(directory)
-    info = ModelInfo(
+def describe_model(config: Config, files: ModelFiles, **facts: Any) -> ModelInfo:
+    """Return the description of a loaded model; `facts` are the fields that its backend knows."""
+    return ModelInfo(
         names=config.model.served_names,
         files=describe(files),
         created=int(time.time()),
         task=config.model.task,
-        fingerprint=fingerprint(directory),
         **facts,
     )
-    return info, files
 
 
-def files_of(directory: str | None) -> ModelFiles:
-    """Return the files in a model's directory; None is for the dry run's built-in vocabulary."""
-    if directory is None:
-        return dry_run_vocabulary.model_files()
+def read_model_files(directory: Path) -> ModelFiles:
+    """Read a model's text files; missing ones are left out."""
+    paths = {name: directory / name for name in NAMES}
     try:
-        return read_model_files(Path(directory))
+        contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     except OSError as error:
         raise BackendError(f"cannot read the model's files: {error}") from error
+    return ModelFiles(str(directory), contents)
 
 
 def describe(files: ModelFiles) -> list[FileInfo]:
@@ -60,15 +48,13 @@ def describe(files: ModelFiles) -> list[FileInfo]:
     ]
 
 
-def fingerprint(directory: str | None) -> str:
+def fingerprint(directory: Path) -> str:
     """Return a text that changes whenever one of a model's files does, its weights included.
 
     It is made of names, sizes and modification times, since reading the weights would take too
     long; for links into a cache of the Hub, of the names of their targets.
     """
-    if directory is None:
-        return ""
-    entries = [_entry(path) for path in sorted(Path(directory).iterdir()) if path.is_file()]
+    entries = [_entry(path) for path in sorted(directory.iterdir()) if path.is_file()]
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 

@@ -1,7 +1,5 @@
 """The files of a model that a frontend needs: tokenizer, chat template and generation defaults."""
 
-from pathlib import Path
-
 import msgspec
 
 TOKENIZER = "tokenizer.json"
@@ -29,10 +27,3 @@ class ModelFiles(msgspec.Struct, frozen=True):
     def path(self, name: str) -> str:
         """Return a file's name for an error message."""
         return f"{self.origin}/{name}"
-
-
-def read_model_files(directory: Path) -> ModelFiles:
-    """Read a model's text files; missing ones are left out."""
-    paths = {name: directory / name for name in NAMES}
-    contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
-    return ModelFiles(str(directory), contents)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config.schema import Cache, Model
+from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.frontend.answers import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.cache.digest import covers, is_deterministic
@@ -21,7 +22,6 @@ from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.job import make_job
 from vgate.frontend.pipeline.prepare import tokenize_generation
 from vgate.frontend.text import TextModel, load_text_model
-from vgate.wire.dry_run_vocabulary import model_files
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import SamplingParams
 
@@ -137,7 +137,7 @@ class Digests:
     def __init__(self, models: list[Model]) -> None:
         info = ModelInfo(["m"], [], 100_000, 4, 1000, 1, "dry_run")
         served = [
-            ServedStub(config, load_text_model(info, config, model_files())) for config in models
+            ServedStub(config, load_text_model(info, config, built_in_files())) for config in models
         ]
         self._models = ModelRegistry(served, lambda: False, any_name=None)
         self._cache = Cache()

@@ -2,12 +2,12 @@
 
 import asyncio
 
+from vgate.engine.backends.dry_run.vocabulary import BYTE_TOKENS, END
 from vgate.engine.served_files import CHUNK_BYTES
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateError
 from vgate.frontend.engines.handle import EngineHandle, HandleOwner, Loss
 from vgate.frontend.engines.sequence import Sequence, fail
 from vgate.wire.codec import unpack_token_ids
-from vgate.wire.dry_run_vocabulary import BYTE_TOKENS, END
 from vgate.wire.messages import Embed, Generate, ModelInfo, Status
 
 

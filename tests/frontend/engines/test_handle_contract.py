@@ -11,13 +11,13 @@ from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import Engine, until
 from vgate.config import Config, Runtime, local_engines
 from vgate.config.schema import Batch, DryRun
+from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
 from vgate.engine.served_files import CHUNK_BYTES
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.handle import EngineHandle, Loss
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.messages import Generate, ModelInfo
 from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import DEFAULTS

@@ -7,12 +7,12 @@ import pytest
 
 from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import until
+from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
 from vgate.frontend.engines.pool import POLICIES, EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
 from vgate.wire.messages import Generate, ModelInfo, Status
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.stats import EngineStats, Histogram

@@ -9,14 +9,14 @@ import pytest
 from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import until
 from vgate.config.schema import Model
+from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.engine.served_files import describe
 from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.wire.dry_run_vocabulary import model_files
 from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import TOKENIZER, ModelFiles
 
-FILES = model_files()
+FILES = built_in_files()
 
 
 def described(files: ModelFiles, created: int = 1) -> ModelInfo:

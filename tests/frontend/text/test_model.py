@@ -9,11 +9,12 @@ import pytest
 
 from tests.frontend.conftest import load, model_info
 from vgate.config.schema import Model
+from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
+from vgate.engine.served_files import read_model_files
 from vgate.frontend.apis.openai.chat.request import ChatRequest, generation_of
 from vgate.frontend.pipeline.decoding import reported_stop_ids
 from vgate.frontend.text.model import TextModelError, load_text_model
-from vgate.wire.dry_run_vocabulary import ASSISTANT, END, USER
-from vgate.wire.model_files import NAMES, TOKENIZER, read_model_files
+from vgate.wire.model_files import NAMES, TOKENIZER
 from vgate.wire.sampling import DEFAULTS
 
 USER_SAYS_HI = [{"role": "user", "content": "Hi"}]

@@ -6,22 +6,20 @@ message, repeated while `ignore_eos` or `min_tokens` demand more; with structure
 that doesn't conform is replaced by a minimal one that does. A LoRA adapter changes nothing.
 """
 
-import hashlib
-import math
 import time
-from array import array
 from collections import deque
 from collections.abc import Iterator
 
 from vgate.config import Config
-from vgate.engine.backends.base import Backend, BackendCounts, Output, ReportPhase
+from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.checks import check, unknown_adapter
+from vgate.engine.backends.dry_run.embedding import check_dimensions, embed
 from vgate.engine.backends.dry_run.script import Rule, load_script
 from vgate.engine.backends.dry_run.sequence import Rules, Sequence, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.request import Request, RequestError
-from vgate.engine.served_files import describe_model
+from vgate.engine.served_files import describe_model, fingerprint
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import SamplingParams
 
@@ -29,91 +27,79 @@ from vgate.wire.sampling import SamplingParams
 _MAX_PREFILL_TOKENS = 2048
 # The kernel makes every sleep last at least 50 us (prctl(2), PR_SET_TIMERSLACK), even one of 0.
 _SHORTEST_PAUSE_S = 1e-6
-# One bit of a blake2b digest (at most 512 bits) is the sign in one dimension.
-DIMENSIONS = 384
-_DIGEST_BYTES = DIMENSIONS // 8
-_NGRAM_LENGTHS = (3, 4)
 
 
-def create(config: Config, report_phase: ReportPhase) -> Backend:
-    """Return the dry-run backend for the model's task."""
-    embeds = config.model.task == "embed"
-    return (DryRunEmbeddingBackend if embeds else DryRunBackend)(config, report_phase)
-
-
-class _Simulation:
-    """What both backends have in common. Timing and capacity are the configuration's `dry_run`."""
+class DryRunBackend:
+    """Simulates a model that generates or embeds. Its timing and capacity are `config.dry_run`."""
 
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
         report_phase("starting the dry-run engine")
         self._step_s = config.dry_run.step_ms / 1000
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._capacity = config.dry_run.kv_cache_tokens
-        self._vocabulary = Vocabulary(config.model.model_id)
-        self.model, self.files = describe_model(
+        self._adapters = config.model.adapter_names
+        self._script = load_script(config.dry_run.script)
+        self._vocabulary = vocabulary = Vocabulary(config.model.model_id)
+        self._texts: dict[str, Request] = {}
+        self._running: dict[str, Sequence] = {}
+        self._preempted: deque[Sequence] = deque()
+        self._preemptions = 0
+        self.files = vocabulary.files
+        self.model = describe_model(
             config,
-            self._vocabulary.directory,
+            self.files,
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=self._capacity,
             backend="dry_run",
-            vocab_size=self._vocabulary.size,
+            vocab_size=vocabulary.size,
+            fingerprint=fingerprint(vocabulary.directory) if vocabulary.directory else "",
         )
 
-    def kv_cache_usage(self) -> float:
-        """Return 0: there is no KV cache."""
-        return 0.0
-
-    def counts(self) -> BackendCounts:
-        """Return zeros: there are no preemptions and no prefix cache."""
-        return BackendCounts()
-
-    def shutdown(self) -> None:
-        """Do nothing: there is nothing to free."""
-
-
-class DryRunBackend(_Simulation):
-    """Simulates a model that generates."""
-
-    def __init__(self, config: Config, report_phase: ReportPhase) -> None:
-        super().__init__(config, report_phase)
-        self._adapters = config.model.adapter_names
-        self._script = load_script(config.dry_run.script)
-        self._running: dict[str, Sequence] = {}
-        self._preempted: deque[Sequence] = deque()
-        self._preemptions = 0
-
     def add(self, request: Request) -> None:
-        """Start a sequence, if its options are supported."""
+        """Start a sequence, or queue a text to embed, if its options are supported."""
         options = request.options
-        check(request.sampling or SamplingParams(), options, self.model)
+        if request.sampling is None:
+            check_dimensions(request.dimensions)
+            self._texts[request.key] = request
+            return
+        check(request.sampling, options, self.model)
         if options.adapter and options.adapter not in self._adapters:
             raise unknown_adapter(options.adapter, self._adapters)
-        sequence = self._sequence(request)
+        sequence = self._sequence(request, request.sampling)
         for _ in request.continued:
             sequence.next()
         self._running[request.key] = sequence
 
     def abort(self, keys: list[str]) -> None:
-        """Stop sequences."""
+        """Stop sequences and drop texts."""
         for key in keys:
+            self._texts.pop(key, None)
             self._running.pop(key, None)
         gone = set(keys)
         self._preempted = deque(s for s in self._preempted if s.request.key not in gone)
 
     def has_work(self) -> bool:
-        """Whether there is a sequence."""
-        return bool(self._running or self._preempted)
+        """Whether there is a sequence or a text."""
+        return bool(self._texts or self._running or self._preempted)
 
     def step(self) -> list[Output]:
-        """Simulate one step: prefill new sequences within the budget, then decode all others."""
+        """Simulate one step.
+
+        It embeds all texts, prefills new sequences within the budget, and decodes all others.
+        """
         self._resume_preempted()
         self._preempt_overfull()
-        prefilled = self._prefill()
+        texts, self._texts = self._texts, {}
+        prefilled = self._prefill() + sum(len(request.prompt) for request in texts.values())
         pause_s = self._step_s + prefilled * self._prefill_s
         if pause_s >= _SHORTEST_PAUSE_S:
             time.sleep(pause_s)
-        return list(self._decode())
+        embedded = [
+            Output(key, [], None, 0, embed(request.prompt, request.dimensions))
+            for key, request in texts.items()
+        ]
+        return [*embedded, *self._decode()]
 
     def kv_cache_usage(self) -> float:
         """Return the fraction of the simulated KV cache in use."""
@@ -122,6 +108,9 @@ class DryRunBackend(_Simulation):
     def counts(self) -> BackendCounts:
         """Return the preemptions; no prefix cache is simulated."""
         return BackendCounts(preemptions=self._preemptions)
+
+    def shutdown(self) -> None:
+        """Do nothing: there is nothing to free."""
 
     def _prefill(self) -> int:
         budget = _MAX_PREFILL_TOKENS
@@ -176,9 +165,8 @@ class DryRunBackend(_Simulation):
                 return
             self._running[first.request.key] = self._preempted.popleft()
 
-    def _sequence(self, request: Request) -> Sequence:
+    def _sequence(self, request: Request, sampling: SamplingParams) -> Sequence:
         """Choose the output of a request: the script's or the last message, then the end token."""
-        sampling = request.sampling or SamplingParams()
         options, vocabulary = request.options, self._vocabulary
         stops = frozenset(sampling.stop_token_ids or ())
         if not sampling.ignore_eos:
@@ -213,62 +201,3 @@ def _check_reply(sampling: SamplingParams, reply: list[int], rules: Rules | None
     if (sampling.min_tokens or 0) > longest or (rules is not None and not rules.allows_all(reply)):
         reason = "another parameter forbids the dry-run engine's only output for it"
         raise RequestError("invalid_value", reason, "constraint")
-
-
-class DryRunEmbeddingBackend(_Simulation):
-    """Simulates an embedding model.
-
-    A text's vector is the sum of one pseudo-random sign vector for each of its distinct token
-    n-grams, so the more of them two texts share, the closer they are.
-    """
-
-    def __init__(self, config: Config, report_phase: ReportPhase) -> None:
-        super().__init__(config, report_phase)
-        self._waiting: dict[str, Request] = {}
-
-    def add(self, request: Request) -> None:
-        """Queue a text for the next step, unless it asks for more dimensions than there are."""
-        if (request.dimensions or 1) > DIMENSIONS:
-            reason = f"must be at most {DIMENSIONS}, got {request.dimensions}"
-            raise RequestError("invalid_value", reason, "dimensions")
-        self._waiting[request.key] = request
-
-    def abort(self, keys: list[str]) -> None:
-        """Drop texts."""
-        for key in keys:
-            self._waiting.pop(key, None)
-
-    def has_work(self) -> bool:
-        """Whether a text is queued."""
-        return bool(self._waiting)
-
-    def step(self) -> list[Output]:
-        """Embed all queued texts."""
-        batch, self._waiting = self._waiting, {}
-        tokens = sum(len(request.prompt) for request in batch.values())
-        time.sleep(self._step_s + tokens * self._prefill_s)
-        return [
-            Output(key, [], None, 0, _embed(request.prompt, request.dimensions or DIMENSIONS))
-            for key, request in batch.items()
-        ]
-
-
-def _embed(prompt: list[int], dimensions: int) -> bytes:
-    """Return the vector of a text: float32, little-endian, of length 1."""
-    ngrams = {
-        tuple(prompt[start : start + size])
-        for size in _NGRAM_LENGTHS
-        for start in range(max(1, len(prompt) - size + 1))
-    }
-    # An n-gram's sign vector is the bits of its digest: count the ones in each dimension.
-    ones = [0] * DIMENSIONS
-    for ngram in ngrams:
-        packed = array("I", ngram).tobytes()
-        digest = hashlib.blake2b(packed, digest_size=_DIGEST_BYTES).digest()
-        bits = int.from_bytes(digest, "big")
-        for dimension in range(DIMENSIONS):
-            ones[dimension] += bits >> dimension & 1
-    values = [2 * count - len(ngrams) for count in ones[:dimensions]]
-    norm = math.sqrt(sum(value * value for value in values)) or 1.0
-    vector = array("f", [value / norm for value in values])
-    return vector.tobytes()

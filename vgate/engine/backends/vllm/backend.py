@@ -26,7 +26,7 @@ from vgate.engine.backends.vllm.setup import (
     reporting_executor,
 )
 from vgate.engine.request import Request, RequestError
-from vgate.engine.served_files import describe_model
+from vgate.engine.served_files import describe_model, fingerprint, read_model_files
 from vgate.log import Log
 
 log = Log("vgate.engine.vllm")
@@ -78,7 +78,10 @@ class VLLMBackend:
         time_grammars(
             self._core.structured_output_manager, self._too_slow.add, self._constraints.grammar
         )
-        self.model, self.files = describe_model(config, directory, **model_facts(vllm_config))
+        self.files = read_model_files(directory)
+        self.model = describe_model(
+            config, self.files, fingerprint=fingerprint(directory), **model_facts(vllm_config)
+        )
 
     def _load(self, vllm_config: Any, adapters: list[Any], report_phase: ReportPhase) -> None:
         from vllm.v1.engine.core import EngineCore

@@ -17,15 +17,15 @@ DETECTED_FORMATS = frozenset({"awq", "gptq"})
 _NOT_DOWNLOADED = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
 
 
-def read_model_config(directory: str) -> dict[str, Any]:
+def read_model_config(directory: Path) -> dict[str, Any]:
     """Return the model's config.json."""
-    path = Path(directory, "config.json")
+    path = directory / "config.json"
     if not path.is_file():
         raise BackendError(f"model.model_id: {directory} holds no model, it has no config.json")
     return _read_json(path)
 
 
-def check_quantization(model: ModelConfig, directory: str, document: dict[str, Any]) -> None:
+def check_quantization(model: ModelConfig, directory: Path, document: dict[str, Any]) -> None:
     """Check that the checkpoint has the configured format."""
     if model.quantization not in DETECTED_FORMATS:
         return
@@ -74,10 +74,10 @@ def local_directory(model: ModelConfig) -> Path | None:
     return None
 
 
-def model_directory(model: ModelConfig, report_phase: ReportPhase) -> str:
+def model_directory(model: ModelConfig, report_phase: ReportPhase) -> Path:
     """Return the model's directory; download it first if it is a Hub name."""
     if (directory := local_directory(model)) is not None:
-        return str(directory)
+        return directory
     report_phase(f"fetching {model.model_id}")
     from huggingface_hub import errors, snapshot_download
 
@@ -88,8 +88,10 @@ def model_directory(model: ModelConfig, report_phase: ReportPhase) -> str:
         errors.RevisionNotFoundError,
     )
     try:
-        return snapshot_download(
-            model.model_id, revision=model.revision, ignore_patterns=_NOT_DOWNLOADED
+        return Path(
+            snapshot_download(
+                model.model_id, revision=model.revision, ignore_patterns=_NOT_DOWNLOADED
+            )
         )
     except Exception as error:
         raise BackendError(

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 import secrets
+from pathlib import Path
 from typing import Any
 
 from vgate.config import Config
@@ -80,7 +81,7 @@ def prepare_environment(model: ModelConfig) -> None:
         os.environ.setdefault(name, value)
 
 
-def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, str]:
+def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]:
     """Return vLLM's configuration and the model's local directory; fetch the model if needed."""
     from vllm import EngineArgs
 
@@ -163,10 +164,10 @@ def _check_engine_args(model: ModelConfig, known: set[str]) -> None:
             raise BackendError(f"model.engine_args.{name}: vLLM has no such argument{hint}")
 
 
-def _engine_args(config: Config, directory: str, document: dict[str, Any]) -> dict[str, Any]:
+def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> dict[str, Any]:
     model = config.model
     arguments: dict[str, Any] = {
-        "model": directory,
+        "model": str(directory),
         "served_model_name": model.served_names,
         "max_model_len": model.max_model_len,
         "max_num_seqs": config.batch.max_batch_size,
