@@ -13,7 +13,7 @@ import msgspec
 
 from bench.engine_loop.workload import Workload, vocabulary_size
 from vgate.config import Runtime
-from vgate.engine.backends.vllm.setup import engine_config, prepare_environment
+from vgate.engine.backends.vllm.environment import prepare_environment
 
 
 def main(run_dir: str, workload: Workload) -> None:
@@ -22,12 +22,14 @@ def main(run_dir: str, workload: Workload) -> None:
     os.dup2(2, 1)  # whatever else is printed goes to the log
     config = Runtime.read(run_dir).engine_config(0)
     prepare_environment(config.model)
-    vllm_config, _ = engine_config(config, lambda _phase: None)
 
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.executor import Executor
 
+    from vgate.engine.backends.vllm.setup import engine_config
+
+    vllm_config, _ = engine_config(config, lambda _phase: None)
     core = EngineCore(vllm_config, Executor.get_class(vllm_config), log_stats=False)
     inputs = InputProcessor(vllm_config)
     vocabulary = vocabulary_size(config.model.model_id)

@@ -8,8 +8,7 @@ import pytest
 from tests.tiny_model import make_tiny_adapter
 from vgate.config.schema import LoraAdapter, Model
 from vgate.engine.backends.base import BackendError
-from vgate.engine.backends.vllm import setup
-from vgate.engine.backends.vllm.files import Adapter, read_adapters
+from vgate.engine.backends.vllm.files import Adapter, lora_args, read_adapters
 
 
 def model(*directories: Path) -> Model:
@@ -59,19 +58,19 @@ def test_a_directory_without_an_adapter_is_refused(
 
 def test_vllm_has_room_for_all_adapters(tmp_path: Path) -> None:
     directories = [make_tiny_adapter(tmp_path / str(n), rank=n) for n in (2, 17, 8)]
-    arguments = setup._lora_args(model(*directories))
+    arguments = lora_args(model(*directories))
     assert arguments == {
         "enable_lora": True,
         "max_lora_rank": 32,
         "max_loras": 3,
         "max_cpu_loras": 3,
     }
-    assert setup._lora_args(Model()) == {}
+    assert lora_args(Model()) == {}
 
 
 def test_a_batch_has_at_most_so_many_adapters_and_all_stay_in_memory(tmp_path: Path) -> None:
     directories = [make_tiny_adapter(tmp_path / str(n), rank=1) for n in range(10)]
-    arguments = setup._lora_args(model(*directories))
+    arguments = lora_args(model(*directories))
     assert (arguments["max_loras"], arguments["max_cpu_loras"]) == (8, 10)
 
 
@@ -79,4 +78,4 @@ def test_a_rank_without_a_kernel_is_refused(tmp_path: Path) -> None:
     config = make_tiny_adapter(tmp_path / "one") / "adapter_config.json"
     config.write_text('{"r": 513}')
     with pytest.raises(BackendError, match="`one` has rank 513, the most is 512"):
-        setup._lora_args(model(tmp_path / "one"))
+        lora_args(model(tmp_path / "one"))

@@ -17,9 +17,8 @@ from tokenizers import Tokenizer
 from tests.engine.vllm_offline import read_cases
 from vgate.config import Config
 from vgate.config.schema import Batch, LoraAdapter, Model
+from vgate.engine.backends import load_backend
 from vgate.engine.backends.base import Output
-from vgate.engine.backends.vllm import setup
-from vgate.engine.backends.vllm.backend import VLLMBackend
 from vgate.engine.backends.vllm.reasoning import has_marks
 from vgate.engine.request import Request
 from vgate.wire.messages import GenerateOptions, StructuredOutput
@@ -50,7 +49,7 @@ SCHEMA = {
 class Driver:
     """Runs requests on the backend until all have ended."""
 
-    def __init__(self, backend: VLLMBackend, model: str) -> None:
+    def __init__(self, backend: Any, model: str) -> None:
         self.backend = backend
         self.tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
         self._numbers = iter(range(1_000_000))
@@ -123,13 +122,15 @@ def reasoning(driver: Driver) -> dict[str, str]:
 
 def settings(config: Config, vllm_config: Any) -> dict[str, Any]:
     """vLLM's settings for grammars by the operator's, and whether the model has reasoning marks."""
+    from vgate.engine.backends.vllm.setup import _structured_outputs
+
     given: list[dict[str, Any] | None] = [
         None,
         {"disable_any_whitespace": False},
         {"backend": "auto"},
         {"backend": "guidance", "reasoning_parser": "qwen3"},
     ]
-    told = [setup._structured_outputs(one) for one in given]
+    told = [_structured_outputs(one) for one in given]
     parsers: list[Any] = ["auto", "none", "think"]
     return {
         "structured": [
@@ -157,7 +158,7 @@ def main(model: str, adapters: str, request_path: str, report_path: str) -> None
         batch=Batch(max_batch_size=16),
     )
     phases: list[str] = []
-    backend = VLLMBackend(config, phases.append)
+    backend: Any = load_backend("vllm", config, phases.append)
     driver = Driver(backend, model)
     closed = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     form = StructuredOutput("json", json.dumps(SCHEMA))

@@ -15,7 +15,7 @@ import msgspec
 
 from vgate.config import Config
 from vgate.config.schema import Batch, Model
-from vgate.engine.backends.vllm.backend import VLLMBackend
+from vgate.engine.backends import load_backend
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import NO_OPTIONS, GenerateOptions
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -56,7 +56,7 @@ class Generated(msgspec.Struct):
 class Driver:
     """Runs requests on the backend until all have ended."""
 
-    def __init__(self, backend: VLLMBackend) -> None:
+    def __init__(self, backend: Any) -> None:
         self.backend = backend
         self.preemptions = 0
         self._numbers = iter(range(1_000_000))
@@ -178,7 +178,7 @@ def ends(driver: Driver, eos: list[int]) -> dict[str, Any]:
     }
 
 
-def parameters(backend: VLLMBackend) -> dict[str, Any]:
+def parameters(backend: Any) -> dict[str, Any]:
     """Every parameter must arrive under its name; -1 is a seed like any other."""
     generation = backend._parameters.generation
     mapped = generation(NOT_DEFAULTS, NO_OPTIONS)
@@ -194,7 +194,7 @@ def parameters(backend: VLLMBackend) -> dict[str, Any]:
     }
 
 
-def finish_reasons(backend: VLLMBackend) -> dict[str, list[Any]]:
+def finish_reasons(backend: Any) -> dict[str, list[Any]]:
     """Every reason that vLLM knows must become one of ours or an error."""
     from vllm.v1.engine import EngineCoreOutput, FinishReason
 
@@ -221,7 +221,7 @@ def main(model: str, report_path: str) -> None:
         batch=Batch(max_batch_size=SEQUENCES),
     )
     phases: list[str] = []
-    backend = VLLMBackend(config, phases.append)
+    backend: Any = load_backend("vllm", config, phases.append)
     driver = Driver(backend)
     generation = json.loads(Path(model, "generation_config.json").read_bytes())
     greedy = SamplingParams(temperature=0.0, max_tokens=4).over(DEFAULTS)

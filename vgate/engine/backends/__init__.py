@@ -8,7 +8,7 @@ from vgate.engine.backends.base import Backend, BackendError, ReportPhase
 # A callable of each: (config, report_phase) -> Backend. The launcher chooses one by its name.
 REGISTRY = {
     "dry_run": "vgate.engine.backends.dry_run.backend:DryRunBackend",
-    "vllm": "vgate.engine.backends.vllm.backend:VLLMBackend",
+    "vllm": "vgate.engine.backends.vllm.environment:create",
 }
 
 

@@ -9,6 +9,11 @@ and 3.21 ms through LLMEngine.)
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from vllm.inputs.engine import tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.engine.input_processor import InputProcessor
+
 from vgate.config import Config
 from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
 from vgate.engine.backends.checks import check
@@ -18,11 +23,11 @@ from vgate.engine.backends.vllm.failures import is_permanent, start_failure
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
+from vgate.engine.backends.vllm.parameters import Parameters
 from vgate.engine.backends.vllm.reasoning import reasoning_marks
 from vgate.engine.backends.vllm.setup import (
     engine_config,
     model_facts,
-    prepare_environment,
     reporting_executor,
 )
 from vgate.engine.request import Request, RequestError
@@ -36,16 +41,6 @@ class VLLMBackend:
     """Loads the configured model and runs it."""
 
     def __init__(self, config: Config, report_phase: ReportPhase) -> None:
-        report_phase("importing vLLM")
-        prepare_environment(config.model)
-        try:
-            from vllm.inputs.engine import tokens_input
-            from vllm.lora.request import LoRARequest
-
-            from vgate.engine.backends.vllm.parameters import Parameters
-        except ImportError as error:
-            raise BackendError(f"vLLM can't be imported here: {error}") from error
-        self._tokens_input = tokens_input
         self._worker_died = False
         self._running: dict[str, Running] = {}
         # Grammars are checked and compiled here, because that takes up to seconds. One thread,
@@ -84,9 +79,6 @@ class VLLMBackend:
         )
 
     def _load(self, vllm_config: Any, adapters: list[Any], report_phase: ReportPhase) -> None:
-        from vllm.v1.engine.core import EngineCore
-        from vllm.v1.engine.input_processor import InputProcessor
-
         self._core = EngineCore(
             vllm_config,
             reporting_executor(vllm_config, report_phase),
@@ -120,7 +112,7 @@ class VLLMBackend:
                 self._constraints.compile(request)
             prepared = self._input_processor.process_inputs(
                 request.key,
-                self._tokens_input(tokens, cache_salt=options.cache_salt or None),
+                tokens_input(tokens, cache_salt=options.cache_salt or None),
                 self._parameters.for_request(request),
                 self._tasks,
                 lora_request=self._parameters.adapter(options.adapter),

@@ -13,6 +13,10 @@ from vgate.engine.backends.vllm.failures import first_paragraph
 # Formats that vLLM must detect itself: naming them forces their slow kernels (on an RTX 3060
 # "awq" gave 204 tok/s against 1,146 with Marlin, which vLLM picks where it can).
 DETECTED_FORMATS = frozenset({"awq", "gptq"})
+# Ranks that vLLM has kernels for (vllm/config/lora.py, MaxLoRARanks).
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Most adapters in one batch; each takes GPU memory. The others wait in main memory.
+_MAX_LORAS = 8
 # Weights in formats that vLLM doesn't load, or second copies.
 _NOT_DOWNLOADED = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
 
@@ -61,6 +65,27 @@ def _read_adapter(adapter: LoraAdapter) -> Adapter:
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
         raise BackendError(f"{where}: {directory}/adapter_config.json has no rank, `r`")
     return Adapter(adapter.name, str(directory.resolve()), max(ranks))
+
+
+def lora_args(model: ModelConfig) -> dict[str, Any]:
+    """Return vLLM's arguments for the model's adapters."""
+    adapters = read_adapters(model)
+    if not adapters:
+        return {}
+    largest = max(adapters, key=lambda adapter: adapter.rank)
+    rank = next((rank for rank in _LORA_RANKS if rank >= largest.rank), None)
+    if rank is None:
+        raise BackendError(
+            f"model.lora_adapters: `{largest.name}` has rank {largest.rank}, "
+            f"the most is {_LORA_RANKS[-1]}"
+        )
+    return {
+        "enable_lora": True,
+        "max_lora_rank": rank,
+        "max_loras": min(len(adapters), _MAX_LORAS),
+        # All stay loaded, so no step waits for a disk and a deleted file does no harm.
+        "max_cpu_loras": len(adapters),
+    }
 
 
 def local_directory(model: ModelConfig) -> Path | None:

@@ -1,7 +1,4 @@
-"""From our requests to vLLM's sampling parameters, and from vLLM's refusals to ours.
-
-It imports vLLM, so import it only when vLLM's environment is prepared.
-"""
+"""From our requests to vLLM's sampling parameters, and from vLLM's refusals to ours."""
 
 import re
 from collections.abc import Iterable

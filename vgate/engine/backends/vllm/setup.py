@@ -1,11 +1,15 @@
-"""From our configuration to vLLM's environment, arguments and executor."""
+"""From our configuration to vLLM's arguments, configuration and executor."""
 
 import dataclasses
 import difflib
-import os
 import secrets
 from pathlib import Path
 from typing import Any
+
+from vllm import EngineArgs
+from vllm.config import StructuredOutputsConfig
+from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+from vllm.v1.executor import Executor
 
 from vgate.config import Config
 from vgate.config.schema import MIB
@@ -15,9 +19,8 @@ from vgate.engine.backends.vllm.failures import is_cpu_build, start_failure
 from vgate.engine.backends.vllm.files import (
     DETECTED_FORMATS,
     check_quantization,
-    local_directory,
+    lora_args,
     model_directory,
-    read_adapters,
     read_model_config,
 )
 
@@ -39,10 +42,6 @@ _OWN_SETTINGS = {
 # nothing else until they run out of tokens. The backend is fixed: with "auto" the first request
 # chooses it for all, and a keyword that it doesn't know would be ignored.
 _STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
-# Ranks that vLLM has kernels for (vllm/config/lora.py, MaxLoRARanks).
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Most adapters in one batch; each takes GPU memory. The others wait in main memory.
-_MAX_LORAS = 8
 _CPU_KV_CACHE_SHARE = 0.25
 _CPU_KV_CACHE_MIN_BYTES = 64 * MIB
 _FLOAT32_BYTES = 4
@@ -51,46 +50,14 @@ _SEEDS = 2**31
 _ALL_LOGPROBS = -1
 
 
-def prepare_environment(model: ModelConfig) -> None:
-    """Set what vLLM and torch read at import, but no variable that is set already."""
-    defaults = {
-        "VLLM_CONFIGURE_LOGGING": "0",  # our log formats its lines
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-    }
-    workers = model.tensor_parallel_size * model.pipeline_parallel_size
-    if workers == 1 and model.distributed_executor_backend is None:
-        # The worker runs in this process, so vLLM needs no process of its own.
-        defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # Raises an error for a missing directory, before the slow import.
-    if local_directory(model) is not None:
-        defaults["HF_HUB_OFFLINE"] = "1"
-    if is_cpu_build():
-        # One core is left for the frontends: with as many threads as cores, engine and frontends
-        # wait for each other, and decoding collapses.
-        defaults["OMP_NUM_THREADS"] = str(max(1, (len(os.sched_getaffinity(0)) - 1) // workers))
-        if workers > 1:
-            # Otherwise vLLM binds each worker to its own NUMA node, and fails if there are too few.
-            defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        if model.engine_args.get("enforce_eager", True):
-            # Nothing is compiled then; without this, a missing C++ compiler would be an error.
-            defaults["TORCHDYNAMO_DISABLE"] = "1"
-        if model.distributed_executor_backend != "ray":
-            defaults["VLLM_HOST_IP"] = "127.0.0.1"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-
-
 def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]:
     """Return vLLM's configuration and the model's local directory; fetch the model if needed."""
-    from vllm import EngineArgs
-
     _check_engine_args(config.model, {field.name for field in dataclasses.fields(EngineArgs)})
     directory = model_directory(config.model, report_phase)
     report_phase("reading the model's configuration")
     document = read_model_config(directory)
     check_quantization(config.model, directory, document)
-    arguments = _engine_args(config, directory, document) | _lora_args(config.model)
+    arguments = _engine_args(config, directory, document) | lora_args(config.model)
     arguments |= config.model.engine_args
     if config.model.lora_adapters and is_cpu_build():
         # vLLM's CPU kernels (vllm/lora/ops/torch_ops) use the last slot for sequences without an
@@ -113,8 +80,6 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]
 
 def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
     """Return vLLM's executor class, made to report the phases of its start."""
-    from vllm.v1.executor import Executor
-
     base: Any = Executor.get_class(vllm_config)
 
     class ReportingExecutor(base):  # type: ignore[misc]
@@ -197,30 +162,8 @@ def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> d
     return arguments
 
 
-def _lora_args(model: ModelConfig) -> dict[str, Any]:
-    adapters = read_adapters(model)
-    if not adapters:
-        return {}
-    largest = max(adapters, key=lambda adapter: adapter.rank)
-    rank = next((rank for rank in _LORA_RANKS if rank >= largest.rank), None)
-    if rank is None:
-        raise BackendError(
-            f"model.lora_adapters: `{largest.name}` has rank {largest.rank}, "
-            f"the most is {_LORA_RANKS[-1]}"
-        )
-    return {
-        "enable_lora": True,
-        "max_lora_rank": rank,
-        "max_loras": min(len(adapters), _MAX_LORAS),
-        # All stay loaded, so no step waits for a disk and a deleted file does no harm.
-        "max_cpu_loras": len(adapters),
-    }
-
-
 def _structured_outputs(given: Any) -> Any:
     """Return vLLM's settings for grammars: the operator's, then ours."""
-    from vllm.config import StructuredOutputsConfig
-
     if not isinstance(given, dict):
         given = {}
     backend = given.get("backend", _STRUCTURED_OUTPUTS["backend"])
@@ -231,8 +174,6 @@ def _structured_outputs(given: Any) -> Any:
 
 def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
     """Return one worker's KV cache for a full batch, at most a share of the free memory."""
-    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
-
     # vLLM compares the size with this, which respects reclaimable memory and container limits.
     free = get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
     model = config.model
