@@ -13,6 +13,9 @@ from msgspec import Meta
 
 from vgate.config.schema import Config, NonEmptyStr, Section
 
+# The engine backends that the launcher chooses from; VGATE_BACKEND may name another.
+DRY_RUN, VLLM = "dry_run", "vllm"
+
 _FILE = "runtime.json"
 # In the run directory: the state that frontends share.
 Directory = Literal["kept-keys", "limits", "metrics", "model-files"]

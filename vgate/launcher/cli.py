@@ -13,6 +13,7 @@ import msgspec
 from vgate import __version__
 from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
+from vgate.config.runtime import DRY_RUN, VLLM
 from vgate.keys import KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
 from vgate.launcher.environments.start import dry_run_is_set
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "check":
         return _check(config)
     dry_run = getattr(options, "dry_run", False) or dry_run_is_set(os.environ)
-    return _serve(config, "dry_run" if dry_run else os.environ.get("VGATE_BACKEND") or "vllm")
+    return _serve(config, DRY_RUN if dry_run else os.environ.get("VGATE_BACKEND") or VLLM)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from typing import TextIO
 
 from vgate import __version__
 from vgate.config import Runtime
+from vgate.config.runtime import DRY_RUN
 from vgate.launcher.progress import Phase
 
 
@@ -30,7 +31,7 @@ class Console:
     def starting(self) -> None:
         """Show what is being started."""
         what = ", ".join(model.model_id for model in self._runtime.config.models)
-        if self._runtime.backend == "dry_run":
+        if self._runtime.backend == DRY_RUN:
             what = "the dry-run engine: no model, answers repeat the last message"
         self.show(f"V-Gate {__version__} starts {what}")
 

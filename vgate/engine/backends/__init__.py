@@ -3,12 +3,13 @@
 import importlib
 
 from vgate.config import Config
+from vgate.config.runtime import DRY_RUN, VLLM
 from vgate.engine.backends.base import Backend, BackendError, ReportPhase
 
 # A callable of each: (config, report_phase) -> Backend. The launcher chooses one by its name.
 REGISTRY = {
-    "dry_run": "vgate.engine.backends.dry_run.backend:DryRunBackend",
-    "vllm": "vgate.engine.backends.vllm.environment:create",
+    DRY_RUN: "vgate.engine.backends.dry_run.backend:DryRunBackend",
+    VLLM: "vgate.engine.backends.vllm.environment:create",
 }
 
 

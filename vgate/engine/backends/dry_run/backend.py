@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from vgate.config import Config
+from vgate.config.runtime import DRY_RUN
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.checks import check, unknown_adapter
 from vgate.engine.backends.dry_run.embedding import check_dimensions, embed
@@ -51,7 +52,7 @@ class DryRunBackend:
             max_model_len=config.model.max_model_len,
             max_num_seqs=config.batch.max_batch_size,
             kv_cache_tokens=self._capacity,
-            backend="dry_run",
+            backend=DRY_RUN,
             vocab_size=vocabulary.size,
             fingerprint=fingerprint(vocabulary.directory) if vocabulary.directory else "",
         )

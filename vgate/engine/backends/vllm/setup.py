@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import secrets
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_
 from vllm.v1.executor import Executor
 
 from vgate.config import Config
+from vgate.config.runtime import VLLM
 from vgate.config.schema import MIB
 from vgate.config.schema import Model as ModelConfig
 from vgate.engine.backends.base import BackendError, ReportPhase
@@ -24,11 +26,8 @@ from vgate.engine.backends.vllm.files import (
     read_model_config,
 )
 
-# vLLM's arguments that have a setting of ours, because other processes have to know them too.
-_OWN_SETTINGS = {
-    "model": "model.model_id",
-    "served_model_name": "model.served_model_name",
-    "revision": "model.revision",
+# vLLM's arguments that are settings of ours, because other processes have to know them too.
+_SAME_SETTINGS = {
     "max_model_len": "model.max_model_len",
     "max_num_seqs": "batch.max_batch_size",
     "gpu_memory_utilization": "model.gpu_memory_utilization",
@@ -36,6 +35,13 @@ _OWN_SETTINGS = {
     "pipeline_parallel_size": "model.pipeline_parallel_size",
     "dtype": "model.dtype",
     "trust_remote_code": "model.trust_remote_code",
+}
+# And those that follow from one of our settings.
+_OWN_SETTINGS = {
+    **_SAME_SETTINGS,
+    "model": "model.model_id",
+    "served_model_name": "model.served_model_name",
+    "revision": "model.revision",
     "enable_lora": "model.lora_adapters",
 }
 # JSON without whitespace between its parts: where it is allowed, small models sometimes write
@@ -112,7 +118,7 @@ def model_facts(vllm_config: Any) -> dict[str, Any]:
         "max_num_seqs": max_num_seqs,
         # A model without attention has no KV cache that could overflow.
         "kv_cache_tokens": cache.kv_cache_size_tokens or max_num_seqs * model.max_model_len,
-        "backend": "vllm",
+        "backend": VLLM,
         "kv_block_tokens": cache.block_size,
         "vocab_size": vocab_size,
         "max_logprobs": vocab_size if unlimited else model.max_logprobs,
@@ -132,15 +138,9 @@ def _check_engine_args(model: ModelConfig, known: set[str]) -> None:
 def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> dict[str, Any]:
     model = config.model
     arguments: dict[str, Any] = {
+        **{name: attrgetter(setting)(config) for name, setting in _SAME_SETTINGS.items()},
         "model": str(directory),
         "served_model_name": model.served_names,
-        "max_model_len": model.max_model_len,
-        "max_num_seqs": config.batch.max_batch_size,
-        "gpu_memory_utilization": model.gpu_memory_utilization,
-        "tensor_parallel_size": model.tensor_parallel_size,
-        "pipeline_parallel_size": model.pipeline_parallel_size,
-        "dtype": model.dtype,
-        "trust_remote_code": model.trust_remote_code,
         # With vLLM's default, 0, requests without a seed would draw the same numbers after every
         # start and on every replica.
         "seed": secrets.randbelow(_SEEDS),
