@@ -169,13 +169,13 @@ class Bench:
         self.transport = MemoryTransport(self.clock)
         self.backend = ScriptedBackend(self.clock)
         self.scheduler = BatchScheduler(Limits(**{**settings, **limits}))
-        self.beats: list[object] = []
+        self.beats: list[float] = []
         self.loop = EngineLoop(
             self.backend,
             self.scheduler,
             self.transport,
             clock=self.clock,
-            on_beat=lambda *beat: self.beats.append(beat),
+            on_beat=lambda: self.beats.append(self.clock.now),
         )
 
     def say(self, peer: bytes, *messages: ToEngine | bytes) -> None:

@@ -64,22 +64,22 @@ def test_the_engine_reports(play):
     assert play.hear() == EnginePhase(pid, "loading")
     play.link.ready("it serves")
     assert play.hear() == EngineReady(pid, "it serves")
-    play.link.beat(1, 2)
-    assert play.hear() == EngineBeat(pid, 1, 2)
+    play.link.beat()
+    assert play.hear() == EngineBeat(pid)
     play.link.failed("why", permanent=True)
     assert play.hear() == EngineFailed(pid, "why", True)
 
 
 def test_the_launcher_is_heard(play):
     assert list(play.link.received()) == []
-    play.link.beat(0, 0)
+    play.link.beat()
     play.hear()
     assert play.tell() == []
     assert play.tell(encode(Drain(1.5)), encode(Drain(2.5))) == [Drain(1.5), Drain(2.5)]
 
 
 def test_a_message_that_is_not_for_engines_is_dropped(play):
-    play.link.beat(0, 0)
+    play.link.beat()
     play.hear()
     wrong = encode(EngineState("ready", "", 0.0))
     assert play.tell(b"", b"\xc1", wrong, encode(Drain(3.0))) == [Drain(3.0)]

@@ -445,7 +445,7 @@ class TestHeartbeat:
         bench.transport.sent.clear()
         bench.clock.now += HEARTBEAT_S
         bench.turn()
-        assert bench.beats == [(1, 1)]
+        assert len(bench.beats) == 1
         for peer in (A, B):
             (status,) = bench.heard(peer, Status)
             assert (status.running, status.waiting, status.kv_cache_usage) == (1, 1, 0.25)

@@ -79,9 +79,9 @@ to_frontend = st.one_of(
 to_launcher = st.one_of(
     st.builds(control.EnginePhase, int64s, texts),
     st.builds(control.EngineReady, int64s, texts),
-    st.builds(control.EngineBeat, int64s, int64s, int64s),
+    st.builds(control.EngineBeat, int64s),
     st.builds(control.EngineFailed, int64s, texts, st.booleans()),
-    st.builds(control.FrontendBeat, int64s, int64s, st.booleans(), int64s, st.booleans()),
+    st.builds(control.FrontendBeat, int64s, st.booleans(), int64s, st.booleans()),
 )
 launcher_to_frontend = st.one_of(
     st.builds(

@@ -35,9 +35,9 @@ class ControlLink:
         """Report that the engine serves."""
         self._send(EngineReady(self._pid, summary))
 
-    def beat(self, running: int, waiting: int) -> None:
+    def beat(self) -> None:
         """Report that the loop runs."""
-        self._send(EngineBeat(self._pid, running, waiting))
+        self._send(EngineBeat(self._pid))
 
     def failed(self, reason: str, *, permanent: bool) -> None:
         """Report why the process ends."""

@@ -60,7 +60,7 @@ class Transport(Protocol):
 class EngineLoop:
     """Runs a backend for the frontends that connect.
 
-    `clock` returns monotonic seconds; `on_beat` gets the numbers of running and waiting requests.
+    `clock` returns monotonic seconds; `on_beat` is called with each heartbeat.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class EngineLoop:
         transport: Transport,
         *,
         clock: Callable[[], float],
-        on_beat: Callable[[int, int], None] = lambda _running, _waiting: None,
+        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._backend = backend
         self._scheduler = scheduler
@@ -296,7 +296,7 @@ class EngineLoop:
             finished = self._announced_drain and not running + waiting
             self._stopping = finished or not self._peers or now >= self._drain_until
             self._announced_drain = True
-        self._on_beat(running, waiting)
+        self._on_beat()
 
     def _send(self, peer: bytes, message: ToFrontend) -> None:
         if not self._transport.send(peer, encode(message)):

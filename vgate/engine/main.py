@@ -55,8 +55,8 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
     )
     router = Router(endpoint)
 
-    def beat(running: int, waiting: int) -> None:
-        link.beat(running, waiting)
+    def beat() -> None:
+        link.beat()
         # Here and not in each turn of the loop: a drain can wait for a heartbeat.
         for drain in link.received():
             loop.drain(drain.timeout_s)

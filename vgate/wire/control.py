@@ -31,8 +31,6 @@ class EngineBeat(ControlMessage, frozen=True):
     """The engine's heartbeat: its loop runs."""
 
     pid: int
-    running: int
-    waiting: int
 
 
 class EngineFailed(ControlMessage, frozen=True):
@@ -47,12 +45,10 @@ class FrontendBeat(ControlMessage, frozen=True):
     """A frontend's heartbeat.
 
     Attributes:
-        worker: Its number, from 1.
         draining: It has received `Drain`, so once `in_flight` is 0 it stays 0.
         problem: Why it will never be ready (it can't use a model's files); None if it may be.
     """
 
-    worker: int
     pid: int
     ready: bool
     in_flight: int

@@ -48,7 +48,6 @@ class LauncherLink:
         on_drain: Callable[[float], None],
     ) -> None:
         self._loop = loop
-        self._worker = worker
         self._ready = ready
         self._in_flight = in_flight
         self._problem = problem
@@ -86,7 +85,7 @@ class LauncherLink:
             self._beating.cancel()
         self._beating = self._loop.call_later(_BEAT_S, self.beat)
         ready, in_flight, problem = self._ready(), self._in_flight(), self._problem()
-        beat = FrontendBeat(self._worker, os.getpid(), ready, in_flight, self.draining, problem)
+        beat = FrontendBeat(os.getpid(), ready, in_flight, self.draining, problem)
         self._dealer.send(encode(beat))
 
     def close(self) -> None:
