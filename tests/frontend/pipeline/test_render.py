@@ -25,7 +25,7 @@ def generation(**fields: Any) -> Generation:
 def of_template(source: str, ignored: Ignored | None = None, **fields: Any) -> dict[str, Any]:
     asked = generation(**fields)
     template = ChatTemplate(source, {})
-    return template_kwargs(asked.prompt, asked.tools, template, ignored or Ignored())
+    return template_kwargs(asked.prompt, template, ignored or Ignored())
 
 
 def ignored_by(source: str, **fields: Any) -> list[str]:
@@ -90,16 +90,10 @@ def test_the_client_s_own_variables_come_first(effort):
     assert kwargs == off
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tools": TOOLS}, "tools"),
-        ({"documents": [{"text": "x"}]}, "documents"),
-    ],
-)
-def test_what_a_template_would_leave_out_is_refused(fields, param):
-    assert refused("{{ messages }}", **fields) == param
-    of_template("{{ tools }}{{ documents }}{{ a }}", **fields)
+def test_documents_that_a_template_would_leave_out_are_refused():
+    documents = [{"text": "x"}]
+    assert refused("{{ messages }}", documents=documents) == "documents"
+    of_template("{{ documents }}{{ a }}", documents=documents)
 
 
 def test_variables_that_a_template_lacks_are_ignored():
@@ -108,7 +102,14 @@ def test_variables_that_a_template_lacks_are_ignored():
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"documents": []}]
+    "fields",
+    [
+        {},
+        {"tools": []},
+        {"tools": TOOLS},
+        {"tools": TOOLS, "tool_choice": "none"},
+        {"documents": []},
+    ],
 )
 def test_what_is_not_there_is_not_ignored(fields):
     assert of_template("{{ messages }}", **fields) == {}
@@ -116,5 +117,5 @@ def test_what_is_not_there_is_not_ignored(fields):
 
 def test_the_built_in_template_knows_tools_and_thinking(built_in):
     asked = generation(tools=TOOLS, reasoning_effort="none")
-    kwargs = template_kwargs(asked.prompt, asked.tools, built_in.tool_template, Ignored())
+    kwargs = template_kwargs(asked.prompt, built_in.tool_template, Ignored())
     assert kwargs == {"enable_thinking": False}

@@ -7,14 +7,17 @@ from vgate.errors import UnsupportedParameterError
 from vgate.frontend.answers.choice import DecodeOptions
 from vgate.frontend.ids import tool_call_id
 from vgate.frontend.parsing import (
+    PLAIN_TOOL_PARSER,
     TOOL_PARSERS,
     NamedCall,
     OutputParser,
     ReasoningParser,
     RequiredCalls,
+    ToolParser,
     initial_state,
 )
 from vgate.frontend.pipeline.generation import Generation, Prompts
+from vgate.frontend.pipeline.render import describes_tools, template_of
 from vgate.frontend.text import TextModel
 
 
@@ -30,7 +33,7 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         UnsupportedParameterError: The format of the model's tool calls is unknown.
     """
     tools, sampling = generation.tools, generation.sampling
-    chosen = None if text.tool_parser is None else TOOL_PARSERS[text.tool_parser]
+    chosen = _tool_parser(generation, text)
     skip_special_tokens = generation.skip_special_tokens
     parser: Callable[[], OutputParser] | None = None
     markers: tuple[str, ...] = ()
@@ -77,6 +80,16 @@ def reported_stop_ids(generation: Generation, text: TextModel) -> frozenset[int]
     if generation.sampling.ignore_eos:
         return asked
     return (asked | text.other_eos_ids) - {text.eos_id}
+
+
+def _tool_parser(generation: Generation, text: TextModel) -> type[ToolParser] | None:
+    """Return the parser of the format in which the model is told, or trained, to write calls."""
+    if text.tool_parser is None:
+        return None
+    name, tools = text.tool_parser, generation.tools
+    if tools.tools and (template := template_of(generation, text)) is not None:
+        name = PLAIN_TOOL_PARSER if describes_tools(tools, template, text) else name
+    return TOOL_PARSERS[name]
 
 
 def _unknown_format(model: str) -> UnsupportedParameterError:

@@ -6,6 +6,7 @@ from typing import Any
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.http import HttpRequest, Ignored
 from vgate.frontend.pipeline.generation import Conversation, Generation, MadeCall, Message, ToolUse
+from vgate.frontend.pipeline.normalise import describe_tools, render_normalised
 from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
 
 # What templates call the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
@@ -15,37 +16,76 @@ _SWITCHES = ("enable_thinking", "thinking")
 def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow: bool) -> str:
     """Return a generation's conversation as text; `allow` permits a template of the client's own.
 
-    What only tunes the answer, and the template has no variable for, is noted in `http.ignored`.
+    The conversation is changed as far as the template demands it. What only tunes the answer, and
+    the template has no variable for, is noted in `http.ignored`.
 
     Raises:
         InvalidRequestError: There is no template, or it can't render all of the request.
     """
     conversation, tools = generation.prompt, generation.tools
     assert isinstance(conversation, Conversation)
-    if conversation.template is not None:
-        if not allow:
-            message = (
-                "`chat_template` is not allowed by this server; the operator can allow it with "
-                "model.allow_request_chat_template"
-            )
-            raise UnsupportedParameterError(message, param="chat_template")
-        template = client_template(conversation.template, text.special_tokens)
-    elif (own := text.tool_template if tools.tools else text.template) is not None:
-        template = own
-    else:
+    if conversation.template is not None and not allow:
+        message = (
+            "`chat_template` is not allowed by this server; the operator can allow it with "
+            "model.allow_request_chat_template"
+        )
+        raise UnsupportedParameterError(message, param="chat_template")
+    template = template_of(generation, text)
+    if template is None:
         message = (
             f"the model `{generation.model}` has no chat template; set model.chat_template to a "
             "file with one"
         )
         raise InvalidValueError(message, param="messages")
-    return template.render(
-        [template_message(message) for message in conversation.messages],
-        tools=tools.tools,
-        documents=conversation.documents,
-        add_generation_prompt=conversation.add_generation_prompt,
-        continue_final_message=conversation.continue_final_message,
-        kwargs=template_kwargs(conversation, tools, template, http.ignored),
+    kwargs = template_kwargs(conversation, template, http.ignored)
+    messages, shown = conversation.messages, tools.tools
+    if describes_tools(tools, template, text):
+        messages, shown = describe_tools(messages, shown), []
+
+    def rendered(messages: list[Message]) -> str:
+        return template.render(
+            [template_message(message) for message in messages],
+            tools=shown,
+            documents=conversation.documents,
+            add_generation_prompt=conversation.add_generation_prompt,
+            continue_final_message=conversation.continue_final_message,
+            kwargs=kwargs,
+        )
+
+    def probe(messages: list[Message], tools: list[dict[str, Any]]) -> str:
+        return template.render([template_message(message) for message in messages], tools=tools)
+
+    return render_normalised(
+        template,
+        messages,
+        rendered,
+        probe,
+        tools=bool(shown),
+        whole=conversation.template is None,
     )
+
+
+def template_of(generation: Generation, text: TextModel) -> ChatTemplate | None:
+    """Return the template of a generation's conversation: the client's or the model's.
+
+    Raises:
+        InvalidValueError: The client's is not valid.
+    """
+    assert isinstance(generation.prompt, Conversation)
+    own = generation.prompt.template
+    if own is not None:
+        return client_template(own, text.special_tokens)
+    return text.tool_template if generation.tools.tools else text.template
+
+
+def describes_tools(tools: ToolUse, template: ChatTemplate, text: TextModel) -> bool:
+    """Whether the system message describes the tools, in place of the template.
+
+    It does so if the template shows none, or shows the model a format that can't be read.
+    """
+    if not tools.tools:
+        return False
+    return "tools" not in template.variables or (text.plain_calls and tools.mode == "auto")
 
 
 def sets_effort(template: ChatTemplate) -> bool:
@@ -95,17 +135,16 @@ def _template_call(call: MadeCall) -> dict[str, Any]:
 
 
 def template_kwargs(
-    conversation: Conversation, tools: ToolUse, template: ChatTemplate, ignored: Ignored
+    conversation: Conversation, template: ChatTemplate, ignored: Ignored
 ) -> dict[str, Any]:
     """Return the template's other variables.
 
     Raises:
         InvalidRequestError: The template would ignore part of the request.
     """
-    for name, value in (("tools", tools.tools), ("documents", conversation.documents)):
-        if value and name not in template.variables:
-            message = f"`{name}`: the model's chat template does not support {name}"
-            raise UnsupportedParameterError(message, param=name)
+    if conversation.documents and "documents" not in template.variables:
+        message = "`documents`: the model's chat template does not support documents"
+        raise UnsupportedParameterError(message, param="documents")
     for name in conversation.template_kwargs:
         if name not in template.variables:
             ignored.add(f"chat_template_kwargs.{name}")

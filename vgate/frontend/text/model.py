@@ -9,7 +9,7 @@ import msgspec
 
 from vgate.config.schema import Model as ModelConfig
 from vgate.errors import InvalidValueError
-from vgate.frontend.parsing import detect_reasoning, detect_tool_parser
+from vgate.frontend.parsing import PLAIN_TOOL_PARSER, detect_reasoning, detect_tool_parser
 from vgate.frontend.text.decode import TokenTexts
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
@@ -44,7 +44,9 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
         tool_template: Its chat template for requests with tools; usually the same.
         special_tokens: ``bos_token`` and the like, as text, for templates that clients send.
         defaults: Its sampling defaults, complete.
-        tool_parser: The name of its tool parser; None if the format is not known.
+        tool_parser: The name of its tool parser; None if the operator wants none.
+        plain_calls: Whether its own format of tool calls is not known, so that it has to be told to
+            write another one.
         reasons: Whether it writes reasoning between tags.
         eos_id: The tokenizer's end-of-sequence token, if it has one.
         other_eos_ids: Further tokens that end an answer, from generation_config.json.
@@ -58,6 +60,7 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
     special_tokens: dict[str, str]
     defaults: SamplingParams
     tool_parser: str | None
+    plain_calls: bool
     reasons: bool
     eos_id: int | None
     other_eos_ids: frozenset[int]
@@ -145,8 +148,11 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     if config.generation_config != "vllm":
         generation_config = _json_object(files, model_files.GENERATION_CONFIG)
     tool_parser = None if config.tool_parser == "none" else config.tool_parser
+    plain_calls = False
     if tool_parser == "auto":
         tool_parser = detect_tool_parser(tool_template.source) if tool_template else None
+        plain_calls = tool_parser is None
+        tool_parser = tool_parser or PLAIN_TOOL_PARSER
     reasons = config.reasoning_parser == "think"
     if config.reasoning_parser == "auto":
         reasons = template is not None and detect_reasoning(template.source)
@@ -161,6 +167,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         special_tokens=special_tokens,
         defaults=_defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
         tool_parser=tool_parser,
+        plain_calls=plain_calls,
         reasons=reasons,
         eos_id=eos_id,
         other_eos_ids=_eos_ids(generation_config) - {eos_id},

@@ -50,6 +50,7 @@ class ChatTemplate:
 
     Attributes:
         variables: The names that it uses and does not always define itself.
+        steps: What its users found out about changes that conversations of a shape need.
 
     Raises:
         TemplateSyntaxError: The source isn't valid.
@@ -64,6 +65,7 @@ class ChatTemplate:
     ) -> None:
         self.source = source
         self.special_tokens = special_tokens
+        self.steps: dict[Any, Any] = {}
         environment = _environment(clock)
         try:
             parsed = environment.parse(source)

@@ -19,6 +19,8 @@ TOOL_PARSERS: dict[str, type[ToolParser]] = {
     "pythonic": PythonicToolParser,
     "llama3_json": Llama3JsonToolParser,
 }
+# Reads the calls of models that are told in plain text how to write them.
+PLAIN_TOOL_PARSER = "hermes"
 
 
 def detect_tool_parser(template_source: str) -> str | None:
