@@ -17,7 +17,7 @@ NAMES = ["org/main model", "ähnlich?#%2F"]
 MODELS = [*NAMES, "embedder"]
 PATHS = {
     "POST": ["/tokenize", "/detokenize", "/v1/embeddings"],
-    "GET": ["/version", "/v1/models", "/v1/models/embedder", "/openapi.json"],
+    "GET": ["/version", "/v1/models", "/v1/models/embedder", "/openapi.json", "/tokenizer_info"],
 }
 DEEP = b'{"prompt": "a", "input": "a", "messages": %s, "tokens": %s}'
 

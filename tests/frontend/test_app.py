@@ -40,6 +40,7 @@ class TestRoutes:
             ("POST", "/v1/embeddings"),
             ("POST", "/tokenize"),
             ("POST", "/detokenize"),
+            ("GET", "/tokenizer_info"),
             ("GET", "/"),
             ("GET", "/version"),
             ("GET", "/health"),

@@ -22,6 +22,7 @@ from vgate.frontend.apis.openai.tokenize import (
     TokenizeText,
     detokenize,
     tokenize,
+    tokenizer_info,
 )
 from vgate.frontend.apis.system.health import health, ready, root, version
 from vgate.frontend.apis.system.openapi import openapi
@@ -87,6 +88,7 @@ ROUTES: tuple[Route, ...] = (
     _generating("/v1/embeddings", embeddings, EmbeddingRequest),
     Route("/tokenize", "POST", tokenize, requests=(TokenizeText, ChatRequest)),
     Route("/detokenize", "POST", detokenize, requests=(DetokenizeRequest,)),
+    Route("/tokenizer_info", "GET", tokenizer_info),
     Route("/", "GET", root, quiet=True),
     Route("/version", "GET", version),
     Route("/health", "GET", health, quiet=True),

@@ -107,14 +107,8 @@ def render_normalised(
 
 def _shape(messages: list[Message]) -> frozenset[tuple[str, str]]:
     """Return which kinds of messages follow each other."""
-    kinds = ["", *map(_kind, messages), ""]
-    return frozenset(pairwise(kinds))
-
-
-def _kind(message: Message) -> str:
-    if not message.tool_calls:
-        return message.role
-    return f"{message.role} call" if len(message.tool_calls) == 1 else f"{message.role} calls"
+    kinds = [f"{m.role} {len(m.tool_calls[:2])}" if m.tool_calls else m.role for m in messages]
+    return frozenset(pairwise(["", *kinds, ""]))
 
 
 def _needed_steps(messages: list[Message], render: Render, *, whole: bool) -> tuple["_Step", ...]:

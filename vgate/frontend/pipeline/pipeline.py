@@ -18,6 +18,7 @@ from vgate.frontend.pipeline.port import (
     EmbedRequest,
     GenerateRequest,
     Read,
+    TokenizerInfo,
     Tokens,
     Traits,
 )
@@ -123,6 +124,14 @@ class EnginePipeline:
         text.check_token_ids(tokens, "tokens")
         decode = partial(text.tokenizer.decode, skip_special_tokens=False)
         return await tokenize(self._loop, decode, tokens, _CHARS_PER_TOKEN * len(tokens))
+
+    async def tokenizer_info(self, http: HttpRequest, model: str) -> TokenizerInfo:
+        """Return a model's special tokens and chat template."""
+        _, text = await find_model(self._models, http, model)
+        template = None if text.template is None else text.template.source
+        return TokenizerInfo(
+            text.info.max_model_len, text.tokenizer_class, template, **text.special_tokens
+        )
 
     async def traits(self, model: str, *, with_tools: bool) -> Traits:
         """Return a model's traits; with tools it may have another template."""

@@ -119,6 +119,25 @@ class Tokens(msgspec.Struct, frozen=True):
     max_model_len: int
 
 
+class TokenizerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a client needs to make a model's prompts by itself.
+
+    Attributes:
+        tokenizer_class: transformers' name of the tokenizer's class.
+        model_max_length: The most tokens that the model takes.
+        chat_template: Its source.
+    """
+
+    model_max_length: int
+    tokenizer_class: str | None = None
+    chat_template: str | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+    unk_token: str | None = None
+    pad_token: str | None = None
+    sep_token: str | None = None
+
+
 class Pipeline(Protocol):
     """Answers requests. Every method may raise `VGateError`."""
 
@@ -162,6 +181,9 @@ class Pipeline(Protocol):
 
     async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
+
+    async def tokenizer_info(self, http: HttpRequest, model: str) -> TokenizerInfo:
+        """Return a model's special tokens and chat template."""
 
     async def traits(self, model: str, *, with_tools: bool) -> Traits:
         """Return a model's traits; with tools it may have another template."""

@@ -43,6 +43,7 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
         template: Its chat template; None if it has none.
         tool_template: Its chat template for requests with tools; usually the same.
         special_tokens: ``bos_token`` and the like, as text, for templates that clients send.
+        tokenizer_class: What transformers calls its tokenizer, if it says so.
         defaults: Its sampling defaults, complete.
         tool_parser: The name of its tool parser; None if the operator wants none.
         plain_calls: Whether its own format of tool calls is not known, so that it has to be told to
@@ -58,6 +59,7 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
     template: ChatTemplate | None
     tool_template: ChatTemplate | None
     special_tokens: dict[str, str]
+    tokenizer_class: str | None
     defaults: SamplingParams
     tool_parser: str | None
     plain_calls: bool
@@ -165,6 +167,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         template=template,
         tool_template=tool_template,
         special_tokens=special_tokens,
+        tokenizer_class=tokenizer_config.get("tokenizer_class"),
         defaults=_defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
         tool_parser=tool_parser,
         plain_calls=plain_calls,

@@ -239,3 +239,28 @@ def test_the_version(serve):
         assert answer.json == {"version": vgate.__version__, "backend": "dry_run"}
 
     serve(scenario)
+
+
+class TestTokenizerInfo:
+    def test_a_model_with_all_of_it(self, serve, tiny_model_dir):
+        async def scenario(gateway):
+            answer = await gateway.request("GET", "/tokenizer_info")
+            assert answer.status == 200
+            config = json.loads((tiny_model_dir / "tokenizer_config.json").read_bytes())
+            text = gateway.app.models[0].text
+            assert answer.json == {
+                **text.special_tokens,
+                "tokenizer_class": config["tokenizer_class"],
+                "chat_template": text.template.source,
+                "model_max_length": 99,
+            }
+            assert answer.json["eos_token"]
+
+        serve(scenario, model=Model(model_id=str(tiny_model_dir), max_model_len=99))
+
+    def test_a_model_with_none_of_it(self, serve, framed_dir):
+        async def scenario(gateway):
+            answer = await gateway.request("GET", "/tokenizer_info")
+            assert (answer.status, answer.json) == (200, {"model_max_length": 99})
+
+        serve(scenario, model=Model(model_id=str(framed_dir), max_model_len=99))

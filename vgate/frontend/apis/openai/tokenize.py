@@ -1,4 +1,4 @@
-"""vLLM's ``POST /tokenize`` and ``POST /detokenize``."""
+"""vLLM's ``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``."""
 
 import msgspec
 
@@ -100,3 +100,9 @@ async def detokenize(services: Services, http: HttpRequest) -> Response:
     request = decode_request(_tokens, await http.body(services.max_body_bytes), http.ignored)
     text = await services.pipeline.detokenize(http, request.model or "", request.tokens)
     return Response(200, msgspec.json.encode({"prompt": text}), [JSON])
+
+
+async def tokenizer_info(services: Services, http: HttpRequest) -> Response:
+    """Answer with the main model's special tokens and chat template, which lm-eval asks for."""
+    info = await services.pipeline.tokenizer_info(http, "")
+    return Response(200, msgspec.json.encode(info), [JSON])
