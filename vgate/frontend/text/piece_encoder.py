@@ -59,8 +59,10 @@ class PieceEncoder:
         for position, piece in enumerate(pieces):
             if position & 1:
                 ids.append(special[piece])
+            elif piece and piece not in kept:
+                ids += self._learn(piece)
             elif piece:
-                # Another thread may evict it between the two steps.
+                # Another thread may have evicted it meanwhile.
                 try:
                     kept.move_to_end(piece)
                     ids += kept[piece]
