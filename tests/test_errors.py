@@ -24,7 +24,7 @@ def test_status_and_type_agree(cls):
     assert 400 <= cls.status < 600
     if cls.type == "invalid_request_error":
         assert cls.status < 500
-    elif cls.type not in {"authentication_error", "rate_limit_error"}:
+    elif cls.type not in {"authentication_error", "permission_error", "rate_limit_error"}:
         assert cls.status >= 500
 
 

@@ -74,14 +74,22 @@ describe('responses', () => {
   for (const [params, param] of [
     [{ previous_response_id: 'resp_1' }, 'previous_response_id'],
     [{ background: true }, 'background'],
-    [{ tools: [{ type: 'web_search' }] }, 'tools[0].type'],
   ]) {
     test(`refused: ${JSON.stringify(params)}`, async () => {
       await refused(create('hi', params), BadRequestError, { param });
     });
   }
 
-  test('responses are not stored', async () => {
-    await refused(client.responses.retrieve((await create('hi')).id), NotFoundError);
+  test('a stored response', async () => {
+    const { id } = await create('hi');
+    assert.equal((await client.responses.retrieve(id)).output_text, 'hi');
+    assert.equal((await create('ho', { previous_response_id: id })).previous_response_id, id);
+    await client.responses.delete(id);
+    await refused(client.responses.retrieve(id), NotFoundError);
+  });
+
+  test('one that is not stored', async () => {
+    const { id } = await create('hi', { store: false });
+    await refused(client.responses.retrieve(id), NotFoundError);
   });
 });
