@@ -98,7 +98,6 @@ describe('tools', () => {
   for (const [params, param] of [
     [{ tools: undefined, tool_choice: 'required' }, 'tool_choice'],
     [{ tool_choice: { type: 'function', function: { name: 'x' } } }, 'tool_choice.function.name'],
-    [{ tools: [{ type: 'custom', custom: { name: 'x' } }] }, 'tools[0].type'],
     [{ functions: [{ name: 'x' }] }, 'functions'],
   ]) {
     test(`refused: ${JSON.stringify(params)}`, async () => {
