@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def test_nothing_but_the_owner_reads_the_file(run, tmp_path):
 
     run(scenario)
     assert (tmp_path / "responses.db").stat().st_mode & 0o077 == 0
-    with sqlite3.connect(tmp_path / "responses.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "responses.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 

@@ -17,6 +17,9 @@ from vgate.frontend.cache.port import StoredResponse
 from vgate.log import Log
 
 _SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+PRAGMA foreign_keys = ON;
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, key TEXT NOT NULL, created REAL NOT NULL, size INTEGER NOT NULL,
     conversation BLOB NOT NULL, body BLOB NOT NULL
@@ -131,10 +134,11 @@ class SqliteResponses:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             connection = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_S)
-            connection.executescript(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;"
-                + _SCHEMA
-            )
+            try:
+                connection.executescript(_SCHEMA)
+            except sqlite3.Error:
+                connection.close()
+                raise
             self._path.chmod(0o600)
             self._connection = connection
         return self._connection
