@@ -119,20 +119,23 @@ def test_without_it_nginx_gives_up(run_dirs: Path, tmp_path: Path):
 
 def test_the_official_client_reads_every_kind_of_stream(proxy: Nginx):
     def chat() -> list[str]:
-        stream = client(proxy).chat.completions.create(**chat_body())
-        return [chunk.choices[0].finish_reason for chunk in stream]
+        with client(proxy) as asking:
+            stream = asking.chat.completions.create(**chat_body())
+            return [chunk.choices[0].finish_reason for chunk in stream]
 
     def completion() -> list[str]:
-        stream = client(proxy).completions.create(
-            model="m", prompt="Hello!", max_tokens=TOKENS, stream=True
-        )
-        return [chunk.choices[0].finish_reason for chunk in stream]
+        with client(proxy) as asking:
+            stream = asking.completions.create(
+                model="m", prompt="Hello!", max_tokens=TOKENS, stream=True
+            )
+            return [chunk.choices[0].finish_reason for chunk in stream]
 
     def response() -> list[str]:
-        stream = client(proxy).responses.create(
-            model="m", input="Hello!", max_output_tokens=TOKENS, stream=True
-        )
-        return [event.type for event in stream]
+        with client(proxy) as asking:
+            stream = asking.responses.create(
+                model="m", input="Hello!", max_output_tokens=TOKENS, stream=True
+            )
+            return [event.type for event in stream]
 
     with ThreadPoolExecutor(3) as threads:
         running = [threads.submit(ask) for ask in (chat, completion, response)]
