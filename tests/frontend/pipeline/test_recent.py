@@ -79,6 +79,17 @@ def test_the_headers_of_each_request_hold(serve):
     serve(scenario, cache=Cache())
 
 
+def test_what_is_ignored_is_told_once_each_time(serve):
+    async def scenario(gateway):
+        body = chat_body(gateway, "Hello!", temperature=0, model="gpt-4o", verbosity="low")
+        for _ in range(4):
+            answer = await post(gateway, CHAT, body)
+            told = answer.headers["x-vgate-ignored"].split(", ")
+            assert sorted(told) == ["model", "verbosity"]
+
+    serve(scenario, cache=Cache())
+
+
 def test_a_model_that_changed_reads_the_body_again(serve, monkeypatch):
     rendered = Rendered(monkeypatch)
 

@@ -97,9 +97,13 @@ def rename(document: dict[str, Any], renamed: Mapping[str, str]) -> None:
         document: A request; it is changed.
         renamed: Other servers' names, and the paths of the fields that they stand for.
     """
-    for name in renamed.keys() & document.keys():
-        outer, _, inner = renamed[name].rpartition(".")
-        target = document.setdefault(outer, {}) if outer else document
+    for name, path in renamed.items():
+        if document.get(name) is None:  # null is the same as leaving a field out
+            continue
+        outer, _, inner = path.rpartition(".")
+        if outer and document.get(outer) is None:
+            document[outer] = {}
+        target = document[outer] if outer else document
         if isinstance(target, dict) and target.get(inner) is None:
             target[inner] = document.pop(name)
 

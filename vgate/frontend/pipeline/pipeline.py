@@ -69,7 +69,8 @@ class EnginePipeline:
         recent = self._recent.find(read, body)
         if recent is not None and recent.is_current(await self._text(http, recent.request)):
             request, job = recent.request, again(recent.job, http)
-            http.ignored.names += recent.ignored
+            for name in recent.ignored:
+                http.ignored.add(name)
             found = await look_up(self._context, http, job)
         else:
             request = read(body, http.ignored)
@@ -81,7 +82,7 @@ class EnginePipeline:
         return await serve(self._context, http, job, request, found)
 
     async def _text(self, http: HttpRequest, request: GenerateRequest) -> TextModel:
-        return (await find_model(self._models, http, request.generation.model))[1]
+        return (await find_model(self._models, http, request.generation.model, "generate"))[1]
 
     async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
         if generation.choices > self._max_choices:

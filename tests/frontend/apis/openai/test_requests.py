@@ -122,6 +122,8 @@ class TestFields:
             ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}),
             ({"repeat_penalty": 1.5}, {"repetition_penalty": 1.5}),
             ({"num_predict": 5}, {"max_tokens": 5}),
+            ({"guided_json": None, "num_predict": None}, {}),
+            ({"guided_regex": "a", "structured_outputs": None}, {"guided_regex": "a"}),
             ({"max_tokens": "2"}, {"max_tokens": 2}),
             ({"temperature": "0.5", "max_tokens": 2.0}, {"temperature": 0.5, "max_tokens": 2}),
         ],
