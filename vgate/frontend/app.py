@@ -221,7 +221,7 @@ class App:
         for name in http.ignored.names:
             if metrics.record_ignored(name):
                 log.warning(
-                    "a client sends a field that has no effect; this is said once",
+                    "ignored a request field that has no effect; logged once for each field",
                     field=name,
                     path=http.path,
                 )

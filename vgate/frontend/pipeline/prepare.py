@@ -22,7 +22,7 @@ from vgate.wire.messages import Task
 
 _INLINE_CHARS = 16_384
 
-_Encode = Callable[[Conversation], Awaitable[tuple[str, list[int]]]]
+_Encode = Callable[[Generation], Awaitable[tuple[str, list[int]]]]
 _Text = TypeVar("_Text")
 _Result = TypeVar("_Result")
 
@@ -78,11 +78,13 @@ async def tokenize_generation(
     if isinstance(prompt, Prompts):
         prompts = await _tokenize_prompts(loop, text, prompt)
     else:
-        encode = partial(_tokenize_conversation, loop, model, text, http, generation)
-        rendered, tokens = await encode(prompt)
+        encode = partial(_tokenize_conversation, loop, model, text, http)
+        rendered, tokens = await encode(generation)
         room = min(generation.sampling.max_tokens or 1, text.info.max_model_len // 4)
         if prompt.drop_oldest and len(tokens) + room > text.info.max_model_len:
-            rendered, tokens = await _drop_oldest(prompt, text.info.max_model_len - room, encode)
+            rendered, tokens = await _drop_oldest(
+                generation, text.info.max_model_len - room, encode
+            )
         prompts = [tokens]
     if generation.truncation is not None:
         limit = text.info.max_model_len
@@ -96,29 +98,29 @@ async def _tokenize_conversation(
     text: TextModel,
     http: HttpRequest,
     generation: Generation,
-    conversation: Conversation,
 ) -> tuple[str, list[int]]:
-    """Return a conversation as text and as token ids."""
-    generation = msgspec.structs.replace(generation, prompt=conversation)
+    """Return a generation's conversation as text and as token ids."""
     rendered = render(generation, text, http, allow=model.config.allow_request_chat_template)
-    return rendered, await _tokenize_rendered(loop, text, conversation, rendered)
+    assert isinstance(generation.prompt, Conversation)
+    return rendered, await _tokenize_rendered(loop, text, generation.prompt, rendered)
 
 
 async def _drop_oldest(
-    conversation: Conversation, limit: int, encode: _Encode
+    generation: Generation, limit: int, encode: _Encode
 ) -> tuple[str, list[int]]:
     """Leave out as few of the oldest turns as let the prompt have at most `limit` tokens.
 
     System messages stay, and so does the last turn, whatever its length.
     """
-    messages = conversation.messages
+    assert isinstance(generation.prompt, Conversation)
+    messages = generation.prompt.messages
     system = [message for message in messages if message.role == "system"]
     turns = [index for index, message in enumerate(messages) if message.role == "user"]
     fitting: dict[int, tuple[str, list[int]]] = {}
     least, most = 0, max(0, len(turns) - 1)
     while least < most:
         dropped = (least + most) // 2
-        tried = await encode(_without(conversation, system, turns[dropped]))
+        tried = await encode(_without(generation, system, turns[dropped]))
         if len(tried[1]) <= limit:
             fitting[dropped], most = tried, dropped
         else:
@@ -126,12 +128,15 @@ async def _drop_oldest(
     if least in fitting:
         return fitting[least]
     start = turns[least] if turns else 0
-    return await encode(_without(conversation, system, start))
+    return await encode(_without(generation, system, start))
 
 
-def _without(conversation: Conversation, system: list[Message], start: int) -> Conversation:
+def _without(generation: Generation, system: list[Message], start: int) -> Generation:
+    conversation = generation.prompt
+    assert isinstance(conversation, Conversation)
     kept = [message for message in conversation.messages[start:] if message.role != "system"]
-    return msgspec.structs.replace(conversation, messages=[*system, *kept])
+    shorter = msgspec.structs.replace(conversation, messages=[*system, *kept])
+    return msgspec.structs.replace(generation, prompt=shorter)
 
 
 async def tokenize(

@@ -12,7 +12,7 @@ import msgspec
 from vgate.frontend.apis.decoding import ServedTypes, check_json, convert_part, unsupported_type
 from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
-from vgate.frontend.apis.openai.responses.tools import INPUT
+from vgate.frontend.apis.openai.responses.tools import INPUT, served_name
 from vgate.frontend.apis.shared import CallText, arguments_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import MadeCall, Message, Role
@@ -178,10 +178,14 @@ class InputConversation:
         if isinstance(item, InputFunctionCall):
             arguments = arguments_of(item.arguments)
             check_json(arguments, f"{path}.arguments")
-            self._model_turn().calls.append(MadeCall(item.call_id, _served_name(item), arguments))
+            self._model_turn().calls.append(
+                MadeCall(item.call_id, served_name(item.namespace, item.name), arguments)
+            )
         elif isinstance(item, InputCustomCall):
             arguments = {INPUT: item.input}
-            self._model_turn().calls.append(MadeCall(item.call_id, _served_name(item), arguments))
+            self._model_turn().calls.append(
+                MadeCall(item.call_id, served_name(item.namespace, item.name), arguments)
+            )
         elif isinstance(item, InputCallOutput):
             output = _text_of(item.output)
             self.add_message("tool", output, tool_call_id=item.call_id, name=item.name)
@@ -226,18 +230,17 @@ def _text_of(content: str | list[InputText] | list[AssistantPart]) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
-def _served_name(item: InputFunctionCall | InputCustomCall) -> str:
-    return f"{item.namespace}__{item.name}" if item.namespace else item.name
-
-
-def _item_of(document: dict[str, Any], path: str, ignored: Ignored) -> _Item | None:
-    """Decode an item; only a message and a reference may omit their type.
-
-    None, and told, stands for an item of a tool that OpenAI's own servers run.
-    """
+def kind_of(document: dict[str, Any]) -> Any:
+    """Return an item's type, which only a message and a reference may omit."""
     kind = document.get("type")
     if kind is None:
         kind = "message" if "role" in document else "item_reference" if "id" in document else None
+    return kind
+
+
+def _item_of(document: dict[str, Any], path: str, ignored: Ignored) -> _Item | None:
+    """Decode an item; return None, noted as ignored, for one of a tool that isn't served."""
+    kind = kind_of(document)
     if kind is None:
         raise invalid(f"{path}.type", "is required")
     if kind == "item_reference":

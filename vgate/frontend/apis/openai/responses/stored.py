@@ -7,6 +7,7 @@ import msgspec
 
 from vgate.errors import NotFoundError
 from vgate.frontend.apis.openai.errors import invalid
+from vgate.frontend.apis.openai.responses.input import kind_of
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.responses.response import ResponseObject
 from vgate.frontend.cache import ResponseStore, StoredResponse
@@ -33,14 +34,9 @@ async def resolved(
             raise invalid("previous_response_id", "is not the id of a stored response")
         earlier = _decode_items(stored.conversation)
     for index, item in enumerate(items):
-        if _is_reference(item):
+        if kind_of(item) == "item_reference":
             items[index] = await _referenced(item, store, key, f"input[{index}]")
     return msgspec.structs.replace(request, input=[*earlier, *items])
-
-
-def _is_reference(item: dict[str, Any]) -> bool:
-    kind = item.get("type")
-    return kind == "item_reference" or (kind is None and "role" not in item and "id" in item)
 
 
 async def _referenced(

@@ -21,6 +21,11 @@ from vgate.frontend.pipeline import NO_TOOLS, ToolMode, ToolUse
 INPUT = "input"
 
 
+def served_name(namespace: str | UnsetType | None, name: str) -> str:
+    """Return the name of a tool that the model sees."""
+    return f"{namespace}__{name}" if namespace else name
+
+
 class _Tool(msgspec.Struct, frozen=True, kw_only=True):
     name: ToolName
     description: str | None = None
@@ -30,7 +35,7 @@ class _Tool(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def served_name(self) -> str:
         """The name that the model sees."""
-        return self.name if self.namespace is UNSET else f"{self.namespace}__{self.name}"
+        return served_name(self.namespace, self.name)
 
 
 class FunctionTool(_Tool, frozen=True, kw_only=True):
@@ -91,7 +96,7 @@ class NamedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def served_name(self) -> str:
         """The name that the model sees."""
-        return self.name if self.namespace is UNSET else f"{self.namespace}__{self.name}"
+        return served_name(self.namespace, self.name)
 
 
 class AllowedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,8 +108,8 @@ class AllowedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Tool = FunctionToolParam | CustomTool
-Word = Literal["none", "auto", "required"]
-ToolChoice = Word | NamedTool | AllowedTools
+_Mode = Literal["none", "auto", "required"]
+ToolChoice = _Mode | NamedTool | AllowedTools
 
 _policies = FieldPolicies(FunctionToolParam)
 
@@ -140,13 +145,13 @@ def read_tools(
 
 
 def read_choice(document: Any, ignored: Ignored) -> ToolChoice | None:
-    """Return which tools a request demands; None, and told, for a tool that isn't served.
+    """Return which tools a request demands; None, noted as ignored, for a tool that isn't served.
 
     Raises:
         InvalidRequestError: With the field at fault.
     """
     if not isinstance(document, dict):
-        return convert_part(document, Word | None, ignored, "tool_choice")  # type: ignore[arg-type]
+        return convert_part(document, _Mode | None, ignored, "tool_choice")  # type: ignore[arg-type]
     kind = document.get("type")
     if kind == "allowed_tools":
         tools = document.get("tools")
