@@ -8,6 +8,27 @@ import pytest
 from tests.e2e.instance import Instance
 from tests.tiny_model import make_tiny_model
 
+TESTS = Path(__file__).parent
+# What the Python version can't change: clients over HTTP, what isn't the package, and long runs.
+ONCE = (
+    "bench",
+    "deploy",
+    "sdk",
+    "e2e/test_fuzz.py",
+    "e2e/test_load.py",
+    "e2e/test_proxy.py",
+    "e2e/test_same_answer.py",
+    "e2e/test_structured",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that one Python version is enough for."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(ONCE):
+            item.add_marker("once")
+
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
