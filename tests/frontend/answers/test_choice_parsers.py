@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vgate.frontend.answers import ToolCall
 from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
-from vgate.frontend.parsing import ReasoningParser, RequiredCalls
+from vgate.frontend.parsing import ReasoningParser, RequiredCalls, is_json_object
 from vgate.frontend.parsing.families.hermes import HermesToolParser
 from vgate.wire.messages import Logprobs
 
@@ -97,6 +97,37 @@ def test_a_list_of_calls_that_is_cut_off_is_no_content(fed, size, sizes):
     assert not any(piece.text for piece in choice.pieces)
 
 
+@pytest.mark.parametrize("size", range(1, len(LIST)))
+@pytest.mark.parametrize("end", ["stop string", "stop token"])
+def test_a_list_of_calls_that_a_stop_cuts_off_is_no_content(fed, size, end):
+    """However the text is cut in two, and wherever the engine is when the stop string is found."""
+    stop = LIST[:size]
+    reading = (
+        {"stops": (stop,), "include_stop": True}
+        if end == "stop string"
+        else {"reported_stop_ids": frozenset({END})}
+    )
+    # The engine runs past a stop string.
+    text = LIST if end == "stop string" else stop
+    outcomes = []
+    for cut in range(len(text) + 1):
+        choice = fed(start=None, tools=partial(RequiredCalls, TOOLS), calls_only=True, **reading)
+        outcomes.append(choice.all(text, sizes=(cut,) if cut else ()).outcome())
+        assert not any(piece.text for piece in choice.pieces)
+    finished, _, _ = outcomes[0]
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert (finished.text, finished.stop_reason) == ("", END if end == "stop token" else stop)
+    whole = finished.tool_calls and is_json_object(finished.tool_calls[-1].arguments)
+    assert finished.finish_reason == ("tool_calls" if whole else "stop")
+
+
+@pytest.mark.parametrize("size", range(1, len(CALL)))
+def test_a_call_that_a_stop_cuts_off_is_not_finished(fed, size):
+    finished, _, _ = fed(stops=(CALL[:size],), include_stop=True).all(CALL).outcome()
+    whole = finished.tool_calls and is_json_object(finished.tool_calls[0].arguments)
+    assert finished.finish_reason == ("tool_calls" if whole else "stop")
+
+
 def test_what_is_no_list_of_calls_is_content_at_its_end(fed):
     choice = fed(start=None, tools=partial(RequiredCalls, TOOLS), calls_only=True)
     finished, _, _ = choice.all("[{").outcome()
@@ -153,7 +184,7 @@ class TestStops:
     def test_in_a_tool_call(self, fed):
         finished, _, _ = fed(stops=('"b"',)).all(CALL).outcome()
         assert finished.tool_calls == [ToolCall("id", "f", '{"a":')]
-        assert (finished.finish_reason, finished.stop_reason) == ("tool_calls", '"b"')
+        assert (finished.finish_reason, finished.stop_reason) == ("stop", '"b"')
 
     def test_it_may_belong_to_the_text(self, fed):
         finished, _, _ = fed(stops=("STOP",), include_stop=True).all("a STOP b").outcome()

@@ -16,7 +16,7 @@ from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, ToolCall
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import tool_call_id
-from vgate.frontend.parsing import OutputParser, ReasoningParser
+from vgate.frontend.parsing import OutputParser, ReasoningParser, is_json_object
 from vgate.frontend.text import Detokenizer, StopStrings, TokenTexts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
@@ -143,6 +143,11 @@ class Choice:
             stops is not None and stops.found is not None
         )
 
+    @property
+    def _cut(self) -> bool:
+        """Whether something other than the model's own end of turn ended the choice."""
+        return self.finish_reason == "length" or self.stop_reason is not None
+
     def take_text(self) -> str:
         """Turn new tokens into text; the last of them set `finish_reason`."""
         sequence = self.sequence
@@ -171,18 +176,20 @@ class Choice:
         before = self.tokens
         reasoning, text = self._decode(tokens)
         ended = self._ended
+        if ended:
+            self._note_end(tokens)
         parts: tuple[ToolCallDelta, ...] = ()
         if self._tools is not None:
             parsed = self._tools.feed(text)
             text, deltas = parsed.content, parsed.tool_calls
             if ended:
                 parsed = self._tools.finish()
-                if not self._decoding.calls_only or sequence.finish_reason == "stop":
+                if not (self._decoding.calls_only and self._cut):
                     text += parsed.content
                 deltas += parsed.tool_calls
             parts = tuple(map(self._keep_call, deltas))
-        if ended:
-            self._note_end(tokens)
+            if ended:
+                self._note_calls()
         counted = self.tokens - before
         return self._keep(reasoning, text, parts, tokens[:counted], logprobs[:counted])
 
@@ -266,7 +273,15 @@ class Choice:
             self.finish_reason = reason
             if reason == "stop" and tokens and tokens[-1] in self._decoding.reported_stop_ids:
                 self.stop_reason = tokens[-1]
-        if self._calls and self.finish_reason == "stop" and not self._decoding.calls_are_stops:
+
+    def _note_calls(self) -> None:
+        """Let calls be the reason that the choice finished, unless the last one was cut off."""
+        if (
+            self._calls
+            and self.finish_reason == "stop"
+            and not self._decoding.calls_are_stops
+            and not (self._cut and not is_json_object("".join(self._calls[-1][1])))
+        ):
             self.finish_reason = "tool_calls"
 
     def _keep_call(self, delta: ToolCallDelta) -> ToolCallDelta:

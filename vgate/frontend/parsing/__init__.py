@@ -11,6 +11,7 @@ from vgate.frontend.parsing.families import (
     tool_parser_problem,
 )
 from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
+from vgate.frontend.parsing.json_text import is_json_object
 from vgate.frontend.parsing.reasoning import ReasoningParser, detect_reasoning, initial_state
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -25,5 +26,6 @@ __all__ = [
     "detect_reasoning",
     "detect_tool_parser",
     "initial_state",
+    "is_json_object",
     "tool_parser_problem",
 ]

@@ -1,10 +1,8 @@
 """Tool calls that are JSON objects: ``{"name": ..., "arguments": ...}``."""
 
-import json
-
 import msgspec
 
-from vgate.frontend.parsing.json_text import ValueScan, read_string
+from vgate.frontend.parsing.json_text import ValueScan, is_json_object, read_string
 from vgate.frontend.parsing.reader import Steps
 from vgate.frontend.parsing.tool_parser import ToolParser
 
@@ -151,13 +149,7 @@ def _without_quotes(arguments: str) -> str:
     if not arguments.startswith('"'):
         return arguments
     text = read_string(arguments)
-    if text is None:
-        return arguments
-    try:
-        holds_object = isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return arguments
-    return text if holds_object else arguments
+    return arguments if text is None or not is_json_object(text) else text
 
 
 def _ignore(text: str) -> None:

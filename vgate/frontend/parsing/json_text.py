@@ -36,6 +36,14 @@ def read_string(text: str) -> str | None:
     return value if isinstance(value, str) and not _SURROGATE.search(value) else None
 
 
+def is_json_object(text: str) -> bool:
+    """Return whether a text is a complete JSON object."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 class ValueScan:
     """Finds the end of one value, by its strings, escapes and nesting only.
 
