@@ -123,6 +123,12 @@ class Answer(BaseAnswer):
             self.done.set_exception(error)
             self._abort(self.sequences)
 
+    def close(self) -> None:
+        """Break the reference cycles. Call it last."""
+        super().close()
+        for choice in self.choices:
+            choice.close()
+
     def _take(self) -> None:
         raise NotImplementedError
 
@@ -145,6 +151,7 @@ class CollectedAnswer(Answer):
         """Reset a sequence, of which nothing was sent."""
         sequence.clear()
         # A choice that looks for stop strings has read tokens.
+        self.choices[sequence.index].close()
         self.choices[sequence.index] = self._make_choice(sequence)
         self.first_token_at = None
         return True

@@ -209,6 +209,13 @@ class Choice:
             self.sequence.prompt_logprobs,
         )
 
+    def close(self) -> None:
+        """Break the reference cycles of the parsers. No tokens may be taken after it."""
+        if self._reasoning_parser is not None:
+            self._reasoning_parser.close()
+        if self._tools is not None:
+            self._tools.close()
+
     def _decode(self, tokens: list[int]) -> tuple[str, str]:
         """Return the reasoning and the other text of new tokens, up to a stop string."""
         detokenizer, stops, parser = self._detokenizer, self._stops, self._reasoning_parser

@@ -22,7 +22,7 @@ NOTHING = Parsed()
 
 
 class OutputParser:
-    """Splits the text of one sequence. Call `feed` for each part, then `finish` once.
+    """Splits the text of one sequence. Call `feed` for each part, then `finish` once, then `close`.
 
     A subclass reads the whole text in `_run`, as if it were complete.
     """
@@ -47,6 +47,11 @@ class OutputParser:
         self._reader.at_end = True
         next(self._steps, None)
         return self._parsed()
+
+    def close(self) -> None:
+        """Break the reference cycle of a parser and its steps, which wait for text."""
+        # Closing the steps would not do: Python 3.12 keeps the frame of a generator without a step.
+        del self._steps
 
     def _run(self) -> Steps[None]:
         """Read the text up to its end."""
