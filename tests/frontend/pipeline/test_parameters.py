@@ -12,7 +12,7 @@ from vgate.frontend.access.limiter import KeyLimits
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Constraint, Conversation, Generation, Prompts, parameters
 from vgate.wire.messages import StructuredOutput
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 
 def generation(max_tokens=16):
@@ -63,6 +63,25 @@ class TestContext:
             generation(max_tokens=wanted), built_in, prompts, ignored
         )
         assert (sampling.max_tokens, ignored.names) == (2, ["max_tokens"])
+
+    @pytest.mark.parametrize(
+        ("asked", "default", "got", "told"),
+        [
+            (None, 5, 5, []),
+            (None, 10**6, 10, []),
+            (None, None, 10, []),
+            (8, 5, 8, []),
+            (11, 5, 10, ["max_tokens"]),
+        ],
+    )
+    def test_the_models_own_limit_counts_where_the_request_has_none(
+        self, built_in, asked, default, got, told
+    ):
+        text, ignored = copy(built_in), Ignored()
+        text.defaults = msgspec.structs.replace(DEFAULTS, max_tokens=default)
+        prompt = [1] * (text.info.max_model_len - 10)
+        sampling = parameters.complete_sampling(generation(asked), text, [prompt], ignored)
+        assert (sampling.max_tokens, ignored.names) == (got, told)
 
     def test_a_prompt_without_room_for_an_answer(self, built_in):
         limit = built_in.info.max_model_len

@@ -160,8 +160,9 @@ class TestEnds:
         edit(directory / "generation_config.json", eos_token_id=ends)
         assert load(directory).other_eos_ids == frozenset()
 
-    def test_those_of_an_unused_file_do_not_count(self, directory):
-        assert load(directory, generation_config="vllm").other_eos_ids == frozenset()
+    def test_those_of_a_file_whose_defaults_are_not_used_count_as_in_vllm(self, directory, tiny):
+        text = load(directory, generation_config="vllm")
+        assert text.other_eos_ids == tiny.other_eos_ids != frozenset()
 
     @pytest.mark.parametrize(
         ("asked", "ignore_eos", "named"),
@@ -286,7 +287,15 @@ class TestTemplate:
         assert load(directory).template.render([]) == "[]"
 
 
-GIVEN = {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
+GIVEN = {
+    "temperature": 0.6,
+    "top_p": 0.9,
+    "top_k": 20,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+}
 
 
 class TestDefaults:
@@ -295,15 +304,15 @@ class TestDefaults:
         defaults = load(directory).defaults
         for name, value in GIVEN.items():
             assert getattr(defaults, name) == value
-        assert defaults.max_tokens is None
-        assert defaults.presence_penalty == 0.0
+        assert defaults.max_tokens == 5
+        assert defaults.ignore_eos is False
 
     def test_null_means_not_given(self, directory):
         edit(directory / "generation_config.json", temperature=None, top_k=None)
         assert load(directory).defaults == DEFAULTS
 
     def test_generation_config_can_be_ignored(self, directory):
-        edit(directory / "generation_config.json", **GIVEN)
+        edit(directory / "generation_config.json", **GIVEN, max_new_tokens=5)
         assert load(directory, generation_config="vllm").defaults == DEFAULTS
 
     def test_without_the_file(self, directory):

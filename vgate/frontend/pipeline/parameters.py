@@ -102,11 +102,11 @@ def complete_sampling(
     room = limit - longest
     if room < 1:
         raise ContextLengthExceededError.of_prompt(longest, limit, param)
-    wanted = sampling.max_tokens or room
+    wanted = sampling.max_tokens or text.defaults.max_tokens or room
     if isinstance(generation.prompt, Prompts) and generation.prompt.only:
         # The engine generates at least one token; it is dropped.
         wanted = 1
-    elif wanted > room:
+    elif (sampling.max_tokens or 0) > room:
         ignored.add("max_tokens")
     if not all(prompts):
         message = f"`{param}` must have at least one token"

@@ -20,8 +20,13 @@ from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import ModelFiles
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
-# Defaults that a model's authors may set in generation_config.json.
-_GENERATION_CONFIG_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# Defaults that a model's authors may set in generation_config.json, those that vLLM takes
+# (vllm/config/model.py, get_diff_sampling_param), by our names.
+_GENERATION_CONFIG_FIELDS = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
+    **{name: name for name in ("presence_penalty", "frequency_penalty")},
+    "max_tokens": "max_new_tokens",
+}
 _TEMPLATE_FILES = {"default": model_files.TEMPLATE, "tool_use": model_files.TOOL_TEMPLATE}
 _SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token")
 
@@ -146,9 +151,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     }
     template = templates.get("default")
     tool_template = templates.get("tool_use", template)
-    generation_config = {}
-    if config.generation_config != "vllm":
-        generation_config = _json_object(files, model_files.GENERATION_CONFIG)
+    generation_config = _json_object(files, model_files.GENERATION_CONFIG)
     tool_parser = None if config.tool_parser == "none" else config.tool_parser
     plain_calls = False
     if tool_parser == "auto":
@@ -168,7 +171,9 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         tool_template=tool_template,
         special_tokens=special_tokens,
         tokenizer_class=tokenizer_config.get("tokenizer_class"),
-        defaults=_defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
+        defaults=DEFAULTS
+        if config.generation_config == "vllm"
+        else _defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
         tool_parser=tool_parser,
         plain_calls=plain_calls,
         reasons=reasons,
@@ -238,7 +243,8 @@ def _template_text(path: str, content: bytes | None = None) -> str:
 
 
 def _defaults(generation_config: dict[str, Any], path: str) -> SamplingParams:
-    chosen = {name: generation_config.get(name) for name in _GENERATION_CONFIG_FIELDS}
+    fields = _GENERATION_CONFIG_FIELDS.items()
+    chosen = {name: generation_config.get(field) for name, field in fields}
     try:
         return msgspec.convert(chosen, SamplingParams).over(DEFAULTS)
     except msgspec.ValidationError as error:
