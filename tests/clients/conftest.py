@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.clients.installing import CLONE, JAVASCRIPT, environment_of
 from tests.e2e.instance import Instance
+from tests.tiny_model.scripted import make_scripted_model
 
 HERE = Path(__file__).parent
 DOCUMENT = CLONE / "docs" / "clients.md"
 DOCUMENTED_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 100
+NOTE = "the secret is swordfish\n"
 # Nobody listens there. A client that tries to reach another machine fails at once, as opencode,
 # which asks npm for its plugin package and has no setting against it.
 NOWHERE = "http://127.0.0.1:9"
@@ -111,15 +114,44 @@ def gateway(run_dirs: Path) -> Iterator[Instance]:
         assert instance.has_problem() is None
 
 
+@pytest.fixture(scope="session")
+def vllm_gateway(run_dirs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """The real engine with a model that says to the agents what the script says."""
+    script = yaml.safe_load((HERE / "agents.yaml").read_text())
+    # Claude Code asks for an answer of up to 32,000 tokens.
+    model = make_scripted_model(tmp_path_factory.mktemp("scripted"), script, context=131_072)
+    with Instance(
+        run_dirs,
+        dry_run=False,
+        server__workers=1,
+        model__model_id=str(model),
+        model__served_model_name="my-model",
+        model__dtype="float32",
+        model__max_model_len=131_072,
+    ) as instance:
+        yield instance
+        assert instance.has_problem() is None
+
+
+# For a program that must get through its conversation with the real engine, too.
+ON_BOTH_ENGINES = pytest.mark.parametrize(
+    "client",
+    ["gateway", pytest.param("vllm_gateway", marks=[pytest.mark.vllm, pytest.mark.timeout(330)])],
+    indirect=True,
+)
+
+
 @pytest.fixture
-def client(gateway: Instance, tmp_path: Path) -> Client:
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> Client:
+    """A client of the dry-run instance, unless the test names another one."""
+    gateway: Instance = request.getfixturevalue(getattr(request, "param", "gateway"))
     return Client(gateway.url, tmp_path)
 
 
 @pytest.fixture
 def note(client: Client) -> Path:
-    """A file that the agents are asked to read."""
-    return client.write(client.directory / "note.txt", "the secret is swordfish\n")
+    """A file that the agents are asked to read; their command leaves a copy in seen.txt."""
+    return client.write(client.directory / "note.txt", NOTE)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Client
+from tests.clients.conftest import NOTE, ON_BOTH_ENGINES, Client
 
 pytestmark = [pytest.mark.clients, pytest.mark.usefixtures("note")]
 
@@ -14,6 +14,7 @@ QUIET = "check_for_update_on_startup = false\nanalytics.enabled = false\nfeature
 EXEC = ("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
 
 
+@ON_BOTH_ENGINES
 def test_a_tool_call_and_a_second_turn(client: Client, npm_program):
     codex: Path = npm_program("codex")
     settings = client.documented("Codex CLI")
@@ -23,3 +24,4 @@ def test_a_tool_call_and_a_second_turn(client: Client, npm_program):
     assert "The note says swordfish." in answer
     answer = client.run(codex, *EXEC, "resume", "--last", "Thank you, that is all.")
     assert "You are welcome." in answer
+    assert (client.directory / "seen.txt").read_text() == NOTE

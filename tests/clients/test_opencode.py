@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Client
+from tests.clients.conftest import NOTE, ON_BOTH_ENGINES, Client
 
 pytestmark = [pytest.mark.clients, pytest.mark.usefixtures("note")]
 
 QUIET = ("AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD")
 
 
+@ON_BOTH_ENGINES
 def test_a_tool_call_and_a_second_turn(client: Client, npm_program):
     opencode: Path = npm_program("opencode")
     client.write(client.directory / "opencode.json", client.documented("opencode"))
@@ -20,3 +21,4 @@ def test_a_tool_call_and_a_second_turn(client: Client, npm_program):
     assert "The note says swordfish." in answer
     answer = client.run(opencode, "run", "--continue", "Thank you, that is all.")
     assert "You are welcome." in answer
+    assert (client.directory / "seen.txt").read_text() == NOTE

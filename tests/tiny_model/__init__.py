@@ -8,7 +8,7 @@ nothing; it is deterministic, it varies, and it is the same on every Python and 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.tiny_model.tokenizer import write_tokenizer
 from tests.tiny_model.weights import MODEL_CONFIG, write_adapter_weights, write_weights
@@ -16,7 +16,7 @@ from tests.tiny_model.weights import MODEL_CONFIG, write_adapter_weights, write_
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["make_tiny_adapter", "make_tiny_model"]
+__all__ = ["make_tiny_adapter", "make_tiny_model", "write_configs"]
 
 
 def make_tiny_model(directory: Path, *, weights: bool = True, thinking: bool = False) -> Path:
@@ -31,9 +31,17 @@ def make_tiny_model(directory: Path, *, weights: bool = True, thinking: bool = F
     """
     directory.mkdir(parents=True, exist_ok=True)
     vocab_size = MODEL_CONFIG["vocab_size"]
-    special_ids = write_tokenizer(directory, vocab_size=vocab_size, thinking=thinking)
-    end_of_text, end_of_turn = special_ids["<|endoftext|>"], special_ids["<|im_end|>"]
-    config = {**MODEL_CONFIG, "bos_token_id": end_of_text, "eos_token_id": end_of_turn}
+    token_ids = write_tokenizer(directory, vocab_size=vocab_size, thinking=thinking)
+    write_configs(directory, MODEL_CONFIG, token_ids)
+    if weights:
+        write_weights(directory / "model.safetensors")
+    return directory
+
+
+def write_configs(directory: Path, model: dict[str, Any], token_ids: dict[str, int]) -> None:
+    """Write config.json and generation_config.json of a model with these tokens, by text."""
+    end_of_text, end_of_turn = token_ids["<|endoftext|>"], token_ids["<|im_end|>"]
+    config = {**model, "bos_token_id": end_of_text, "eos_token_id": end_of_turn}
     # No temperature, top_p or top_k here: servers take them as defaults, and a request that sends
     # none of them would then no longer mean what the OpenAI API says.
     generation_config = {
@@ -43,9 +51,6 @@ def make_tiny_model(directory: Path, *, weights: bool = True, thinking: bool = F
     }
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", generation_config)
-    if weights:
-        write_weights(directory / "model.safetensors")
-    return directory
 
 
 def make_tiny_adapter(directory: Path, *, rank: int = 4, seed: int = 1) -> Path:

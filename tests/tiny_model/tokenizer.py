@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from tests.tiny_model.corpus import training_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 THINKING_TOKENS = ("<think>", "</think>")
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -35,17 +40,32 @@ _CLOSED_THINKING = (
 )
 
 
-def write_tokenizer(directory: Path, *, vocab_size: int, thinking: bool = False) -> dict[str, int]:
-    """Write tokenizer.json and tokenizer_config.json; return the ids of the special tokens."""
-    tokenizer = train_tokenizer(vocab_size, THINKING_TOKENS if thinking else ())
+def write_tokenizer(
+    directory: Path,
+    *,
+    vocab_size: int,
+    thinking: bool = False,
+    ordinary: tuple[str, ...] = (),
+    texts: Iterable[str] = (),
+) -> dict[str, int]:
+    """Write tokenizer.json and tokenizer_config.json; return the added tokens' ids.
+
+    Args:
+        directory: Where the files go.
+        vocab_size: All tokens.
+        thinking: The vocabulary and the template of a model that thinks.
+        ordinary: Further tokens that are no special ones.
+        texts: What the tokenizer is trained on besides the fixed text.
+    """
+    if thinking:
+        ordinary += THINKING_TOKENS
+    tokenizer = train_tokenizer(vocab_size, ordinary, texts)
     template = _CHAT_TEMPLATE.read_text(encoding="utf-8")
     if thinking:
         template = f"{template.rstrip()}{_CLOSED_THINKING}\n"
     tokenizer.save(str(directory / "tokenizer.json"))
     special_ids = {token: _id_of(tokenizer, token) for token in SPECIAL_TOKENS}
-    ordinary_ids = {
-        token: _id_of(tokenizer, token) for token in (THINKING_TOKENS if thinking else ())
-    }
+    ordinary_ids = {token: _id_of(tokenizer, token) for token in ordinary}
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "add_bos_token": False,
@@ -74,15 +94,18 @@ def write_tokenizer(directory: Path, *, vocab_size: int, thinking: bool = False)
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
-    return special_ids
+    return special_ids | ordinary_ids
 
 
-def train_tokenizer(vocab_size: int, ordinary: tuple[str, ...] = ()) -> Tokenizer:
-    """Train a tokenizer of exactly `vocab_size` tokens, the special ones last as in Qwen2.
+def train_tokenizer(
+    vocab_size: int, ordinary: tuple[str, ...] = (), texts: Iterable[str] = ()
+) -> Tokenizer:
+    """Train a tokenizer of `vocab_size` tokens, the special ones last as in Qwen2.
 
     Args:
         vocab_size: All tokens.
         ordinary: Further tokens, after the special ones.
+        texts: What to train on besides the fixed text.
     """
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -99,12 +122,13 @@ def train_tokenizer(vocab_size: int, ordinary: tuple[str, ...] = ()) -> Tokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(training_texts(), trainer)
+    tokenizer.train_from_iterator(itertools.chain(training_texts(), texts), trainer)
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
     )
+    learnt = [token for token in ordinary if tokenizer.token_to_id(token) is not None]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ordinary])
-    if tokenizer.get_vocab_size() != vocab_size:
+    if tokenizer.get_vocab_size() != vocab_size - len(learnt):
         message = f"the text gave {tokenizer.get_vocab_size()} tokens, wanted {vocab_size}"
         raise RuntimeError(message)
     return tokenizer

@@ -16,6 +16,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 # Attention kernels for the CPU take head sizes of 32, 64, 80, ...: hence 2 heads of 32 and no
@@ -75,14 +76,21 @@ def _write(path: Path, tensors: list[_Tensor], seed: int) -> None:
     # Random.random() alone is promised to repeat across Python versions, so the weights are
     # uniform; gauss() would also depend on the platform's logarithm and cosine.
     source = random.Random(seed)
+    write_checkpoint(path, ((t.name, t.shape, _values(t, source)) for t in tensors))
+
+
+def write_checkpoint(
+    path: Path, tensors: Iterable[tuple[str, tuple[int, ...], array[float]]]
+) -> None:
+    """Write tensors, each a name, a shape and its values row by row, as bfloat16."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     blocks: list[bytes] = []
     offset = 0
-    for tensor in tensors:
-        data = _bfloat16(_values(tensor, source))
-        header[tensor.name] = {
+    for name, shape, values in tensors:
+        data = _bfloat16(values)
+        header[name] = {
             "dtype": "BF16",
-            "shape": list(tensor.shape),
+            "shape": list(shape),
             "data_offsets": [offset, offset + len(data)],
         }
         blocks.append(data)
