@@ -14,7 +14,7 @@ from vgate import __version__
 from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
 from vgate.config.runtime import DRY_RUN, VLLM
-from vgate.keys import KeyRing, KeysError, hash_key
+from vgate.keys import KeyFileWatcher, KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
 from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
@@ -94,6 +94,8 @@ def _prepare_security(config: Config) -> Config:
     if not security.enabled:
         return config
     key_file = Path(security.key_file).absolute() if security.key_file else None
+    if key_file is not None:
+        KeyFileWatcher(key_file).wait()
     try:
         ring = KeyRing.build(security.api_keys, key_file)
     except KeysError as error:

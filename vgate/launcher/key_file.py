@@ -80,6 +80,12 @@ class KeyFile:
             file.flush()
             os.fsync(file.fileno())  # otherwise a crash of the machine may leave an empty file
         draft.replace(self._path)
+        # A key that was said to be revoked stays so after a crash of the machine.
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def _renew(key: ApiKey) -> tuple[str, tuple[str, ApiKey]]:

@@ -1,8 +1,10 @@
 """The keys in force are the last that could be used, for a new worker as well."""
 
+import asyncio
+
 import pytest
 
-from vgate.config.schema import Security
+from vgate.config.schema import RateLimiting, Security
 from vgate.frontend.access.authentication import KeySource
 from vgate.keys import ApiKey, ConfiguredKey, KeysError
 from vgate.launcher.key_file import KeyFile
@@ -44,6 +46,11 @@ def remove_it(key_file):
     key_file.unlink()
 
 
+def looks(watcher):
+    """Return after how many looks it says that the file has changed."""
+    return next(number for number in range(1, 10) if watcher.changed())
+
+
 @pytest.mark.parametrize("spoil", [break_it, remove_it])
 def test_what_was_read_last_is_kept_for_workers_to_come(source, key_file, kept, secret, spoil):
     worker = source()
@@ -51,7 +58,7 @@ def test_what_was_read_last_is_kept_for_workers_to_come(source, key_file, kept, 
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "sk-configured" not in kept.read_text()
     spoil(key_file)
-    assert worker.watcher.changed()
+    assert looks(worker.watcher) < 5
     with pytest.raises(KeysError):
         worker.read()
     found = source().first()
@@ -75,7 +82,7 @@ def test_a_file_that_was_never_there_holds_no_keys(source, key_file, secret):
         assert [key.name for key in worker.first()] == ["configured"]
     assert not worker.watcher.changed()
     KeyFile(key_file).add(ApiKey("late", "0" * 64))
-    assert worker.watcher.changed()
+    assert looks(worker.watcher) == 2
     assert [key.name for key in worker.read()] == ["configured", "late"]
 
 
@@ -90,3 +97,51 @@ def test_without_a_key_file_nothing_changes_or_is_kept(kept):
     assert [key.name for key in worker.first()] == ["configured"]
     assert worker.watcher is None
     assert not kept.exists()
+
+
+def test_no_valid_key_is_refused_while_the_file_is_written_in_place(serve, key_file):
+    secrets = [KeyFile(key_file).add(ApiKey(f"key-{number}", "0" * 64)) for number in range(20)]
+    before = key_file.read_bytes()
+    late = KeyFile(key_file).add(ApiKey("late", "0" * 64))
+    after = key_file.read_bytes()
+
+    async def write(content):
+        """As an editor does, but slowly: empty, cut at a line's end, cut in a line, complete."""
+        with key_file.open("wb", buffering=0) as file:
+            await asyncio.sleep(0.01)
+            lines = content.splitlines(keepends=True)
+            for part in (b"".join(lines[:7]), lines[7][:20], lines[7][20:], b"".join(lines[8:])):
+                file.write(part)
+                await asyncio.sleep(0.01)
+
+    async def scenario(gateway):
+        async def status(secret):
+            answer = await gateway.request("GET", "/v1/models", authorization=f"Bearer {secret}")
+            return answer.status
+
+        async def rewrite():
+            for _ in range(60):
+                await write(before)
+            await write(after)
+
+        rewriting = asyncio.ensure_future(rewrite())
+        seen = set()
+        while not rewriting.done():
+            seen.add(await status(secrets[-1]))
+            await asyncio.sleep(0.002)
+        assert seen == {200}
+        accepted = False
+        while not accepted:
+            accepted = await status(late) == 200
+            assert await status(secrets[-1]) == 200
+            await asyncio.sleep(0.01)
+        key_file.write_bytes(before)
+        while accepted:
+            accepted = await status(late) == 200
+            await asyncio.sleep(0.01)
+
+    key_file.write_bytes(before)
+    security = Security(
+        enabled=True, key_file=str(key_file), rate_limiting=RateLimiting(enabled=False)
+    )
+    serve(scenario, engine=False, security=security)

@@ -43,6 +43,8 @@ class KeySource:
         Raises:
             KeysError: They are invalid, and there are no earlier valid ones.
         """
+        if self.watcher is not None:
+            self.watcher.wait()
         try:
             return self.read()
         except KeysError as error:
@@ -55,12 +57,14 @@ class KeySource:
         """Read the keys.
 
         Raises:
-            KeysError: They are invalid. So is a key file that has disappeared: that is a mistake,
-                or an editor between two steps.
+            KeysError: They are invalid, or being written. So is a key file that has disappeared:
+                that is a mistake, or an editor between two steps.
         """
         if self._file is not None and self._kept.exists() and not self._file.exists():
             raise KeyFileError(self._file, None, "it has disappeared")
         ring = KeyRing.build(self._configured, self._file)
+        if self._file is not None and self.watcher is not None and self.watcher.moved():
+            raise KeyFileError(self._file, None, "it is being written")
         if self._file is not None and self._file.exists():
             self._keep(ring)
         return ring
@@ -120,6 +124,8 @@ class Authentication:
             try:
                 self._use(self._source.read())
             except KeysError as error:
+                if watcher.moved():
+                    return  # it is read again when it is at rest
                 log.error("key file is invalid; keeping the current keys", reason=error)
             else:
                 log.info("keys reloaded", keys=len(self.keys))
