@@ -1,5 +1,6 @@
 """The configuration's keys, bounds and defaults. ``config.yaml`` describes each key."""
 
+import ipaddress
 import os
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ class Server(Section, frozen=True):
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
     cors_allow_origins: list[NonEmptyStr] | None = None
+    allowed_hosts: list[NonEmptyStr] | None = None
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     any_model_name: bool | None = None
     max_choices: Annotated[int, Meta(ge=1, le=1024)] = 128
@@ -38,6 +40,16 @@ class Server(Section, frozen=True):
     def worker_count(self) -> int:
         """Number of frontends: as configured, or one for every two cores, 1 to 4."""
         return self.workers or max(1, min(4, (os.cpu_count() or 1) // 2))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine's programs can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
 
 class LoraAdapter(Section, frozen=True):

@@ -25,7 +25,7 @@ from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http import ClientDisconnected, Cors, HttpRequest, Response, Waits
+from vgate.frontend.http import ClientDisconnected, Cors, Hosts, HttpRequest, Response, Waits
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
 from vgate.frontend.routes import Route, canonical, error_format, match
@@ -51,7 +51,9 @@ class App:
         self._worker = worker
         self._requests: set[asyncio.Task[Any]] = set()
         config = runtime.config
-        self._cors = Cors(config.server.cors_allow_origins, key_required=config.security.enabled)
+        key_required = config.security.enabled
+        self._hosts = Hosts(config.server, key_required=key_required)
+        self._cors = Cors(config.server.cors_allow_origins, key_required=key_required)
         self._refuse_unknown = config.server.unknown_fields == "refuse"
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -150,6 +152,7 @@ class App:
         route = None
         try:
             try:
+                self._hosts.check(http)
                 self._cors.check(http)
                 if (answer := self._cors.preflight(http)) is not None:
                     return None, answer

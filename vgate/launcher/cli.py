@@ -21,7 +21,6 @@ from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 from vgate.log import Log
 
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 # Name, variable, metavar, help.
 _FLAGS = (
     ("config", "VGATE_CONFIG_PATH", "FILE", "configuration (default: ./config.yaml)"),
@@ -143,7 +142,7 @@ def _serve(config: Config, backend: str) -> int:
             started=time.time(),
         )
         runtime.write()
-        if not config.security.enabled and config.server.host not in _LOOPBACK:
+        if not config.security.enabled and not config.server.is_local:
             log.warning(
                 "EVERYBODY who reaches this address may use the server: security.enabled is false",
                 host=config.server.host,

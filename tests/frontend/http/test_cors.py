@@ -88,6 +88,46 @@ def test_a_page_from_elsewhere_spends_nothing(serve):
     serve(scenario)
 
 
+SIMPLE = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+
+
+@pytest.mark.parametrize("content_type", SIMPLE)
+def test_what_a_page_sends_without_asking_is_refused(serve, content_type):
+    async def scenario(gateway):
+        body = chat_body(gateway, "x")
+        for site in ({"origin": "null"}, {"sec_fetch_site": "cross-site"}):
+            answer = await gateway.request("POST", CHAT, body, content_type=content_type, **site)
+            assert (answer.status, answer.error["code"]) == (403, "forbidden")
+        # Programs that don't say what their body is, such as curl, are served.
+        answer = await gateway.request("POST", CHAT, body, content_type=content_type)
+        assert answer.status == 200
+
+    serve(scenario)
+
+
+def test_an_image_of_another_site_is_refused_and_a_link_followed(serve):
+    async def scenario(gateway):
+        async def get(site, mode, dest):
+            headers = {"sec_fetch_site": site, "sec_fetch_mode": mode, "sec_fetch_dest": dest}
+            return (await gateway.request("GET", "/v1/models", **headers)).status
+
+        assert await get("cross-site", "no-cors", "image") == 403
+        assert await get("cross-site", "navigate", "iframe") == 403
+        assert await get("cross-site", "navigate", "document") == 200
+        assert await get("same-origin", "cors", "empty") == 200
+        assert await get("none", "navigate", "document") == 200
+
+    serve(scenario)
+
+
+def test_any_site_may_show_an_image_where_any_page_is_let_in(serve):
+    async def scenario(gateway):
+        answer = await gateway.request("GET", "/v1/models", sec_fetch_site="cross-site")
+        assert answer.status == 200
+
+    serve(scenario, server=Server(cors_allow_origins=["*"]))
+
+
 def test_browsers_ask_without_a_key(serve):
     async def scenario(gateway):
         answer = await gateway.request(

@@ -4,6 +4,7 @@
 """
 
 from vgate.frontend.http.cors import Cors
+from vgate.frontend.http.hosts import Hosts
 from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
 from vgate.frontend.http.waits import ClientDisconnected, Waits
@@ -13,6 +14,7 @@ __all__ = [
     "JSON",
     "ClientDisconnected",
     "Cors",
+    "Hosts",
     "HttpRequest",
     "Ignored",
     "OpenStream",

@@ -20,6 +20,24 @@ _MAX_AGE_S = 600
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
 
+def _is_of_another_site(http: HttpRequest) -> bool:
+    """Whether a page elsewhere made the browser send it (W3C, Fetch Metadata Request Headers).
+
+    An image or a script is requested without an origin. A link that somebody follows is theirs.
+    """
+    if http.header("sec-fetch-site") != "cross-site":
+        return False
+    follows = http.header("sec-fetch-mode"), http.header("sec-fetch-dest")
+    return http.method != "GET" or follows != ("navigate", "document")
+
+
+def _forbidden(pages: str) -> ForbiddenError:
+    return ForbiddenError(
+        f"{pages} may not use this server; the operator can allow them with "
+        "server.cors_allow_origins"
+    )
+
+
 class Cors:
     """The rule for origins.
 
@@ -31,7 +49,9 @@ class Cors:
 
     def __init__(self, origins: list[str] | None, *, key_required: bool) -> None:
         self._local = origins is None and not key_required
-        self._origins = frozenset(["*"] if origins is None else origins)
+        if origins is None:
+            origins = [] if self._local else ["*"]
+        self._origins = frozenset(origins)
 
     def allows(self, origin: str) -> bool:
         """Whether a page of this origin may use the server."""
@@ -47,13 +67,11 @@ class Cors:
         """
         origin = http.header("origin")
         if origin is None:
+            if "*" not in self._origins and _is_of_another_site(http):
+                raise _forbidden("pages of other sites")
             return
         if not self.allows(origin):
-            message = (
-                f"pages of {origin[:200]} may not use this server; the operator can allow them "
-                "with server.cors_allow_origins"
-            )
-            raise ForbiddenError(message)
+            raise _forbidden(f"pages of {origin[:200]}")
         http.set_header("access-control-allow-origin", origin)
         http.set_header("access-control-expose-headers", "*")
         http.set_header("vary", "origin")
