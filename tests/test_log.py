@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from datetime import datetime
@@ -102,6 +103,61 @@ def test_plain_keeps_one_line_for_fields_with_line_breaks(written):
     lines = written(json_format=False)
     Log("vgate.test").info("request finished", model="a\n12:00:00.000 ERROR engine  forged")
     assert len(lines()) == 1
+
+
+FORGERIES = [
+    "a status=500",
+    'a" status="500',
+    "a\\",
+    'a\\" status=500',
+    "\x1b[2J\x1b[31m",
+    "\x9b2J",
+    "a\r\n12:00:00.000 INFO    engine  forged",
+    "a\u2028b\u202eb\x85c\x0bd\x1ce",
+    "",
+    "=",
+    '"',
+    "\t",
+    "\ud800",
+]
+# As a reader of such lines takes them apart.
+FIELD = re.compile(r' (\w+)=("(?:[^"\\]|\\.)*"|[^ "=]*)')
+
+
+@pytest.mark.parametrize("value", FORGERIES)
+def test_a_value_is_one_field_in_one_line(written, value):
+    lines = written(json_format=False)
+    Log("vgate.test").info("request finished", request_id=value, model=value, status=200)
+    (line,) = lines()
+    assert line.isprintable()
+    _, _, fields = line.partition("request finished")
+    assert "".join(match.group() for match in FIELD.finditer(fields)) == fields
+    assert [name for name, _ in FIELD.findall(fields)] == ["request_id", "model", "status"]
+
+
+@pytest.mark.parametrize("value", FORGERIES[:-1])
+def test_json_keeps_a_value_and_controls_no_terminal(written, value):
+    lines = written()
+    Log("vgate.test").info("request finished", model=value)
+    (line,) = lines()
+    assert line.isprintable()
+    assert json.loads(line)["model"] == value
+
+
+def test_usual_values_have_no_quotes(written):
+    lines = written(json_format=False)
+    Log("vgate.test").info("x", path="/v1/a_b", ratio=0.5, model="org/Model-1.5B", path_="C:\\a")
+    assert lines()[0].endswith("x path=/v1/a_b ratio=0.5 model=org/Model-1.5B path_=C:\\a")
+
+
+def test_an_exceptions_message_forges_no_line(written):
+    lines = written(json_format=False)
+    try:
+        message = "no\n12:00:00.000 ERROR   engine  forged\x1b[2J"
+        raise ValueError(message)
+    except ValueError:
+        Log("vgate.test").exception("it failed")
+    assert all(line.startswith("  ") and line.isprintable() for line in lines()[1:])
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])

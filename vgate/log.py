@@ -5,6 +5,7 @@ prompt, an answer or a key, and never a line per token.
 """
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -102,22 +103,48 @@ class JSONFormatter(_Formatter):
         line = fixed | record.__dict__.get(_FIELDS, {}) | fixed
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _encode(line).decode()
+        text = _encode(line).decode()
+        if text.isprintable():
+            return text
+        # What JSON leaves as it is controls terminals, too, or separates lines.
+        return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class PlainFormatter(_Formatter):
-    """A line for people: time, level, process, event, then ``name=value`` fields."""
+    """A line for people: time, level, process, event, then ``name=value`` fields.
+
+    A value with a space or with one of ``=`` and ``"`` is in quotes.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
         named: dict[str, Any] = record.__dict__.get(_FIELDS, {})
         fields = "".join([f" {name}={value}" for name, value in named.items()])
-        if not fields.isprintable():
-            # Some values come from clients: they must not forge a line or control the terminal.
-            fields = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in fields)
+        count = len(named)
+        if '"' in fields or not fields.count(" ") == fields.count("=") == count:
+            fields = "".join([f" {name}={_quoted(str(value))}" for name, value in named.items()])
         clock, level = self._time(record.created), record.levelname
-        line = f"{clock} {level:<7} {self._process}  {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{clock} {level:<7} {self._process}  {record.getMessage()}{_printable(fields)}"
+        if not record.exc_info:
+            return line
+        # A message in it may be a client's, with a line break: indented, it is no line of its own.
+        text = self.formatException(record.exc_info).splitlines()
+        return "\n  ".join([line, *map(_printable, text)])
+
+
+def _quoted(value: str) -> str:
+    """Return a value in quotes, unless it can't be taken for more than one value without."""
+    if value and not any(c in value for c in ' ="'):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _printable(text: str) -> str:
+    """Return text that stays in its line and doesn't control the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _LineHandler(logging.Handler):

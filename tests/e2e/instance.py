@@ -110,7 +110,7 @@ class Instance:
         """Return the logs from the first line that a client must not be able to cause."""
         lines = self.logs().splitlines()
         for number, line in enumerate(lines):
-            if line.startswith("Traceback") or " ERROR " in line or "panicked" in line:
+            if line.lstrip().startswith("Traceback") or " ERROR " in line or "panicked" in line:
                 return "\n".join(lines[number : number + 30])
         return None
 
