@@ -235,7 +235,7 @@ def test_large_bodies_are_refused_and_the_client_sees_it(dry_run: Instance):
 def test_a_body_beyond_the_limit_is_cut_off(dry_run: Instance):
     # What is declared is refused without reading it all; what isn't ends at some point.
     endless_body = b"100000\r\n" + b"x" * MIB + b"\r\n"
-    head = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
     with socket.create_connection(("127.0.0.1", dry_run.port), timeout=20) as connection:
         connection.sendall(head)
         sent, cut = 0, False
@@ -253,13 +253,13 @@ def test_a_body_beyond_the_limit_is_cut_off(dry_run: Instance):
     [
         b"\x00\x01\x02\xff garbage\r\n\r\n",
         bytes.fromhex("16030100a5010000a10303") + bytes(200),
-        b"GET /\xe9 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\xe9 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         post(HELLO, b"Content-Length: 5"),
         post(HELLO, b"X-Long: " + b"x" * 2 * MIB),
         post(HELLO, *[b"X-%d: x" % n for n in range(1000)]),
-        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n" % CHAT.encode(),
-        b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" % CHAT.encode(),
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n" % CHAT.encode(),
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" % CHAT.encode(),
     ],
     ids=lambda data: repr(data[:24]),
 )
@@ -275,7 +275,7 @@ def test_odd_headers_do_no_harm(dry_run: Instance, header: bytes):
 
 def test_a_client_that_disconnects_during_its_request(dry_run: Instance):
     for head in (b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n"):
-        request = b"POST %s HTTP/1.1\r\nHost: x\r\n%s" % (CHAT.encode(), head) + HELLO
+        request = b"POST %s HTTP/1.1\r\nHost: localhost\r\n%s" % (CHAT.encode(), head) + HELLO
         raw(dry_run.port, request, half_close=True)
         for end in (5, 30, len(request)):
             with socket.create_connection(("127.0.0.1", dry_run.port)) as connection:
@@ -338,7 +338,7 @@ def test_an_unread_body_does_not_cost_the_connection(
 
 
 def test_an_unneeded_body_is_not_requested(dry_run: Instance):
-    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
     answer = raw(dry_run.port, head)
     assert status_of(answer) == 404
     assert b"connection: close" in answer.lower()

@@ -103,7 +103,7 @@ def test_a_second_signal_ends_it_at_once(run_dirs: Path, sig: signal.Signals):
 
 
 def test_a_client_that_never_sends_its_body_does_not_delay_it(run_dirs: Path):
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     with (
         instance(run_dirs, server__drain_timeout_s=1) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection,

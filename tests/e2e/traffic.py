@@ -126,7 +126,7 @@ def post(body: bytes, *headers: bytes, path: bytes = CHAT.encode()) -> bytes:
     """Return the bytes of a POST on a new connection."""
     head = [
         b"POST %s HTTP/1.1" % path,
-        b"Host: test",
+        b"Host: localhost",
         b"Connection: close",
         b"Content-Length: %d" % len(body),
         *headers,
