@@ -14,7 +14,6 @@ from vgate.frontend.answers.choice import Choice
 from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder
 from vgate.frontend.answers.result import Result, TokenCounts
 from vgate.frontend.engines.sequence import BaseAnswer, Sequence
-from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.log import Log
 
 log = Log("vgate.frontend")
@@ -298,14 +297,16 @@ class StreamedAnswer(Answer):
             index = sequence.index
             if self._unopened and index in self._unopened:
                 out.append(self._open(choice))
-            if choice.plain:
-                if text := choice.take_text():
-                    out.append(encoder.text(index, text))
-            elif (piece := choice.take()) is not None:
-                out.append(encoder.delta(index, piece))
-            if choice.finish_reason is not None:
+            text = choice.take_text() if choice.plain else ""
+            piece = None if choice.plain else choice.take()
+            if (reason := choice.finish_reason) is not None:
                 ended = self._end(choice)
-                out.append(encoder.finish(index, choice.finish_reason, choice.stop_reason))
+                last = ChoiceDelta(text) if text else piece
+                out.append(encoder.finish(index, reason, choice.stop_reason, last))
+            elif text:
+                out.append(encoder.text(index, text))
+            elif piece is not None:
+                out.append(encoder.delta(index, piece))
         if ended:
             out.append(encoder.end())
         if out:
@@ -326,19 +327,3 @@ class StreamedAnswer(Answer):
 
 def _discard(_data: bytes) -> None:
     """Write to a response that has ended."""
-
-
-def replay(stream_encoder: StreamEncoder, result: Result) -> bytes:
-    """Return the events of a finished answer, with one delta for each choice."""
-    stream_encoder.counts = lambda: result.counts
-    out = [stream_encoder.begin()]
-    for index, choice in enumerate(result.choices):
-        out.append(stream_encoder.open(index, choice.prompt_logprobs))
-        made = enumerate(choice.tool_calls)
-        calls = tuple(ToolCallDelta(i, call.id, call.name, call.arguments) for i, call in made)
-        piece = ChoiceDelta(choice.text, choice.reasoning, calls, choice.logprobs, choice.token_ids)
-        if any(piece):
-            out.append(stream_encoder.delta(index, piece))
-        out.append(stream_encoder.finish(index, choice.finish_reason, choice.stop_reason))
-    out.append(stream_encoder.end())
-    return b"".join(out)

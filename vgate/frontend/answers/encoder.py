@@ -1,4 +1,4 @@
-"""The protocols of an API's encoders, and the delta that they encode."""
+"""The protocols of an API's encoders, the delta that they encode, and replays of whole answers."""
 
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Protocol
@@ -59,9 +59,13 @@ class StreamEncoder(Protocol):
         """Return a delta that is more than text."""
 
     def finish(
-        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+        self,
+        index: int,
+        finish_reason: FinishReason,
+        stop_reason: int | str | None,
+        last: ChoiceDelta | None = None,
     ) -> bytes:
-        """Return the last events of choice `index`."""
+        """Return the last events of choice `index`; `last` is the output that came with its end."""
 
     def end(self) -> bytes:
         """Return the last events of a complete answer."""
@@ -78,3 +82,18 @@ class ResponseEncoder(Protocol):
 
     def encode(self, answer: Result) -> bytes:
         """Return the body of an answer that is not streamed."""
+
+
+def replay(stream_encoder: StreamEncoder, result: Result) -> bytes:
+    """Return the events of a finished answer, with one delta for each choice."""
+    stream_encoder.counts = lambda: result.counts
+    out = [stream_encoder.begin()]
+    for index, choice in enumerate(result.choices):
+        out.append(stream_encoder.open(index, choice.prompt_logprobs))
+        made = enumerate(choice.tool_calls)
+        calls = tuple(ToolCallDelta(i, call.id, call.name, call.arguments) for i, call in made)
+        piece = ChoiceDelta(choice.text, choice.reasoning, calls, choice.logprobs, choice.token_ids)
+        last = piece if any(piece) else None
+        out.append(stream_encoder.finish(index, choice.finish_reason, choice.stop_reason, last))
+    out.append(stream_encoder.end())
+    return b"".join(out)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-from vgate.frontend.answers import KEEP_ALIVE_COMMENT, ChoiceDelta, TokenCounts
+from vgate.frontend.answers import KEEP_ALIVE_COMMENT, ChoiceDelta, FinishReason, TokenCounts
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
@@ -16,8 +16,8 @@ class BlockStream:
     A block stays open until another one begins. Text that arrives while a tool call is open is held
     back until the call ends, because more of the call's arguments may follow.
 
-    A subclass implements `_begin_block`, `_end_block` and `_add`, and ends the answer with
-    `_last_block` and then `_end_block`. It implements `text` too, to save a call for each token.
+    A subclass implements `_begin_block`, `_end_block`, `_add` and `_finish`, which ends the answer
+    with `_last_block` and then `_end_block`. To save a call for each token it implements `text`.
     """
 
     __slots__ = ("_called", "_kind", "_waiting", "counts")
@@ -46,6 +46,21 @@ class BlockStream:
             if part.arguments:
                 out += self._add(part.arguments)
         return out
+
+    def finish(
+        self,
+        index: int,
+        finish_reason: FinishReason,
+        stop_reason: int | str | None,
+        last: ChoiceDelta | None = None,
+    ) -> bytes:
+        """Return the events of the last output and of the end."""
+        out = b"" if last is None else self.delta(index, last)
+        return out + self._finish(finish_reason, stop_reason)
+
+    def _finish(self, finish_reason: FinishReason, stop_reason: int | str | None) -> bytes:
+        """Return the end of the last block, and what tells why the answer ended."""
+        raise NotImplementedError
 
     def _last_block(self) -> bytes:
         """Return the events before the end of the last block.

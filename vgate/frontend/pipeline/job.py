@@ -53,7 +53,9 @@ class EngineJob(Job, frozen=True, kw_only=True):
         if given and isinstance(given[index], str) and self.generation.truncation is None:
             text: str = given[index]
             return text
-        skip = self.decoding.skip_special_tokens
+        # Token ids are shown as they were sent; a text that was cut is shown without what the
+        # tokenizer added.
+        skip = isinstance(given and given[index], str) and self.decoding.skip_special_tokens
         return self.text.tokenizer.decode(self.prompts[index], skip_special_tokens=skip)
 
     def make_choice(self, sequence: Sequence) -> Choice:

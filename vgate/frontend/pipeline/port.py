@@ -21,6 +21,9 @@ class TokenTexts(Protocol):
     def bytes_of(self, token_id: int, /) -> bytes:
         """Return a token's bytes."""
 
+    def is_special(self, token_id: int, /) -> bool:
+        """Return whether a token is left out where special tokens are."""
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A generation that is checked, tokenised and complete, as an encoder may read it.

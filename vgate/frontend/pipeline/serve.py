@@ -9,7 +9,8 @@ import msgspec
 
 from vgate.config.schema import Timeouts
 from vgate.frontend.answers import Result, StreamEncoder
-from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write, replay
+from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write
+from vgate.frontend.answers.encoder import replay
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.pool import EnginePool

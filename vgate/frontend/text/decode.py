@@ -29,6 +29,7 @@ class TokenTexts:
         tokenizer: The model's.
         bytes_of: Returns a token's bytes; b"" for an unknown id.
         text_of: Returns a token's text by itself, special tokens included.
+        is_special: Returns whether a token is left out where special tokens are.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -36,10 +37,15 @@ class TokenTexts:
         # Log probabilities name the same few tokens over and over.
         self.bytes_of = lru_cache(maxsize=65_536)(tokenizer.bytes_of)
         self.text_of = lru_cache(maxsize=65_536)(self._text_of)
+        self.is_special = lru_cache(maxsize=65_536)(self._is_special)
         self._tables: dict[bool, dict[int, str | None]] = {True: {}, False: {}}
 
     def _text_of(self, token_id: int) -> str:
         return self.bytes_of(token_id).decode("utf-8", "replace")
+
+    def _is_special(self, token_id: int) -> bool:
+        decode, ids = self.tokenizer.decode, [token_id]
+        return decode(ids, skip_special_tokens=True) != decode(ids, skip_special_tokens=False)
 
     def table(self, *, skip_special_tokens: bool) -> dict[int, str | None]:
         """Return the texts that `learn` has returned so far, by token id."""

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from vgate.errors import DeadlineExceededError
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.answers.answer import replay
+from vgate.frontend.answers.encoder import replay
 from vgate.frontend.apis.anthropic.messages.response import MessagesEncoder
 from vgate.frontend.tool_calls import ToolCallDelta
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.answers.answer import replay
+from vgate.frontend.answers.encoder import replay
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.chunks import DONE, Usage
 from vgate.frontend.apis.openai.common import StreamOptions

@@ -94,7 +94,7 @@ def test_log_probabilities_have_openai_s_lists(texts):
     answer = Result([choice], TokenCounts(2, 2))
     choice = json.loads(encoder(texts).encode(answer))["choices"][0]
     assert choice["logprobs"] == {
-        "text_offset": [0, 1],
+        "text_offset": [0, 0],
         "token_logprobs": [-1.0, -1.0],
         "tokens": ["\ufffd", "\ufffd"],
         "top_logprobs": [{"\ufffd": -1.0, "z": -0.5}] * 2,

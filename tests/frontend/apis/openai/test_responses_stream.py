@@ -20,7 +20,7 @@ from tests.frontend.apis.openai.responses_events import (
 )
 from vgate.errors import EngineUnavailableError, RateLimitedError
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, Result, TokenCounts, ToolCall
-from vgate.frontend.answers.answer import replay
+from vgate.frontend.answers.encoder import replay
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.request import decode_responses
 from vgate.frontend.apis.openai.responses.response import ResponseObject, response_to

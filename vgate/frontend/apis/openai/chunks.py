@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from vgate.errors import VGateError
-from vgate.frontend.answers import KEEP_ALIVE_COMMENT, FinishReason, TokenCounts
+from vgate.frontend.answers import KEEP_ALIVE_COMMENT, ChoiceDelta, FinishReason, TokenCounts
 from vgate.frontend.apis.openai.common import GenerationRequest, StreamOptions
 from vgate.frontend.apis.openai.errors import error_body
 from vgate.frontend.apis.openai.logprobs import LogprobTexts, logprob_texts
@@ -52,32 +52,35 @@ class ResponseFields(msgspec.Struct, frozen=True, kw_only=True):
 
 def response_fields(id_prefix: str, request: GenerationRequest, job: Job) -> dict[str, Any]:
     """Return the values of `ResponseFields` for a new response."""
-    as_token_ids = bool(request.return_tokens_as_token_ids)
     return {
         "id": new_id(id_prefix),
         "created": job.created,
         "model": job.name,
         "stream_options": request.stream_options,
-        "logprobs": logprob_texts(job, request.prompt_logprobs, as_token_ids=as_token_ids),
+        "logprobs": logprob_texts(
+            job,
+            request.prompt_logprobs,
+            as_token_ids=bool(request.return_tokens_as_token_ids),
+            skip_special_tokens=request.skip_special_tokens is not False,
+        ),
     }
 
 
 class ChunkStream:
-    """The parts of a stream that both APIs share; `no_content` is an empty content in JSON."""
+    """The parts of a stream that both APIs share; a subclass implements `_chunk`."""
 
-    __slots__ = ("_continuous_usage", "_head", "_include_usage", "_no_content", "_usage", "counts")
+    __slots__ = ("_continuous_usage", "_head", "_include_usage", "_usage", "counts")
 
     counts: Callable[[], TokenCounts]
     keep_alive: ClassVar[bytes] = KEEP_ALIVE_COMMENT
 
-    def __init__(self, fields: ResponseFields, kind: bytes, no_content: bytes) -> None:
+    def __init__(self, fields: ResponseFields, kind: bytes) -> None:
         head = (
             b'data: {"id":%s,"object":"%s","created":%d,"model":%s,'
             b'"system_fingerprint":null,"choices":['
         )
         # The start of every chunk, up to its choices.
         self._head = head % (_encode(fields.id), kind, fields.created, _encode(fields.model))
-        self._no_content = no_content
         options = fields.stream_options or StreamOptions()
         self._include_usage = bool(options.include_usage)
         # As in vLLM, `continuous_usage_stats` has no effect without `include_usage`.
@@ -89,13 +92,20 @@ class ChunkStream:
         """Return nothing: a stream begins with its first choice."""
         return b""
 
+    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
+        """Return the chunk of a delta that is not only text."""
+        return self._chunk(index, delta, b"null")
+
     def finish(
-        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+        self,
+        index: int,
+        finish_reason: FinishReason,
+        stop_reason: int | str | None,
+        last: ChoiceDelta | None = None,
     ) -> bytes:
-        """Return the last chunk of a choice."""
-        choice = b'{"index":%d,%s,"logprobs":null,"finish_reason":"%s","stop_reason":%s}]'
-        choice %= (index, self._no_content, finish_reason.encode(), _encode(stop_reason))
-        return self._head + choice + self._tail()
+        """Return the last chunk of a choice: that of its last token, as in vLLM."""
+        reason = b'"%s","stop_reason":%s' % (finish_reason.encode(), _encode(stop_reason))
+        return self._chunk(index, last, reason)
 
     def end(self) -> bytes:
         """Return the usage, if it was requested, and [DONE]."""
@@ -106,6 +116,10 @@ class ChunkStream:
     def error(self, error: VGateError) -> bytes:
         """Return the event that ends a broken stream. No [DONE] follows it."""
         return b"data: " + error_body(error) + b"\n\n"
+
+    def _chunk(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes) -> bytes:
+        """Return a chunk of a choice; `finish_reason` is JSON, with the members that follow it."""
+        raise NotImplementedError
 
     def _tail(self) -> bytes:
         """Return the end of a chunk, after its choices."""

@@ -1,5 +1,7 @@
 """Log probabilities in the formats of OpenAI's APIs."""
 
+import codecs
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -8,6 +10,8 @@ from vgate.wire.messages import Logprobs
 
 # JSON has no infinity; OpenAI and vLLM use this number instead.
 _LEAST = -9999.0
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -52,11 +56,50 @@ class PromptLogprob(msgspec.Struct, frozen=True):
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
+class TextOffsets:
+    """Finds where the tokens of one choice begin in its text, in characters. Ask in their order.
+
+    A character belongs to the token with its last byte, as in vLLM; special tokens that the text
+    leaves out have no width.
+    """
+
+    def __init__(self, texts: TokenTexts, *, skip_special_tokens: bool) -> None:
+        self._texts = texts
+        self._skips = skip_special_tokens
+        self._decode = _Utf8Decoder("replace").decode
+        self._next = 0
+
+    def of_prompt(self, tokens: list[int], text: str) -> list[int]:
+        """Return the offsets of the prompt's tokens; the choice's text begins with its `text`."""
+        offsets = []
+        for token_id in tokens:
+            offsets.append(min(self._next, len(text)))
+            piece = self._decode(self._texts.bytes_of(token_id))
+            if not text.startswith(piece, self._next):
+                if self._texts.is_special(token_id):
+                    # The tokenizer added it.
+                    continue
+                if not self._next:
+                    # SentencePiece puts a space before a text.
+                    piece = piece.removeprefix(" ")
+            self._next += len(piece)
+        self._next = len(text)
+        return offsets
+
+    def of_next(self, token_id: int) -> int:
+        """Return the offset of the answer's next token."""
+        offset = self._next
+        if not (self._skips and self._texts.is_special(token_id)):
+            self._next += len(self._decode(self._texts.bytes_of(token_id)))
+        return offset
+
+
 class LogprobTexts:
     """Converts log probabilities to the formats above.
 
     `top` is how many likely tokens to list at each position of the answer, `prompt_top` the same
     for the prompt; None for no log probabilities. `as_token_ids` writes tokens as ``token_id:N``.
+    `skip_special_tokens` says whether the answer's text leaves them out.
     """
 
     def __init__(
@@ -66,7 +109,10 @@ class LogprobTexts:
         top: int | None = None,
         prompt_top: int | None = None,
         as_token_ids: bool = False,
+        skip_special_tokens: bool = True,
     ) -> None:
+        self._texts = texts
+        self._skips = skip_special_tokens
         self._bytes = texts.bytes_of
         self._name = "token_id:{}".format if as_token_ids else texts.text_of
         self._top = top
@@ -88,22 +134,22 @@ class LogprobTexts:
             ],
         )
 
+    def offsets(self) -> TextOffsets:
+        """Return what finds the offsets of a choice's tokens."""
+        return TextOffsets(self._texts, skip_special_tokens=self._skips)
+
     def completion(
-        self, tokens: list[int], positions: list[Logprobs | None], offset: int
+        self, tokens: list[int], positions: list[Logprobs | None], offsets: list[int]
     ) -> CompletionLogprobs | None:
         """Return the tokens in the completion format; None if `top` is None.
 
-        A position is None where nothing precedes its token. `offset` counts the characters of the
-        choice's text before the first token.
+        A position is None where nothing precedes its token.
         """
         if self._top is None:
             return None
-        lists, end = CompletionLogprobs([], [], [], []), self._top + 1
+        lists, end = CompletionLogprobs(offsets, [], [], []), self._top + 1
         for token_id, position in zip(tokens, positions, strict=True):
-            name = self._name(token_id)
-            lists.text_offset.append(offset)
-            lists.tokens.append(name)
-            offset += len(name)
+            lists.tokens.append(self._name(token_id))
             if position is None:
                 lists.token_logprobs.append(None)
                 lists.top_logprobs.append(None)
@@ -136,10 +182,20 @@ class LogprobTexts:
 
 
 def logprob_texts(
-    job: Job, prompt_top: int | None = None, *, as_token_ids: bool = False
+    job: Job,
+    prompt_top: int | None = None,
+    *,
+    as_token_ids: bool = False,
+    skip_special_tokens: bool = True,
 ) -> LogprobTexts | None:
     """Return the converter of a job's log probabilities; None if it has none."""
     top = job.options.logprobs
     if top is None and job.options.prompt_logprobs is None:
         return None
-    return LogprobTexts(job.token_texts, top=top, prompt_top=prompt_top, as_token_ids=as_token_ids)
+    return LogprobTexts(
+        job.token_texts,
+        top=top,
+        prompt_top=prompt_top,
+        as_token_ids=as_token_ids,
+        skip_special_tokens=skip_special_tokens,
+    )

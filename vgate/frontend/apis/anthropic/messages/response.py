@@ -212,9 +212,7 @@ class MessagesStream(BlockStream):
             return self._delta + _encode(text) + _DELTA_END
         return self._write_text(text)
 
-    def finish(
-        self, _index: int, finish_reason: FinishReason, stop_reason: int | str | None
-    ) -> bytes:
+    def _finish(self, finish_reason: FinishReason, stop_reason: int | str | None) -> bytes:
         """Return the end of the last block, the stop reason and the token counts."""
         out = self._last_block() + self._end_block()
         reason, sequence = stop_of(finish_reason, stop_reason, called=self._called)

@@ -117,7 +117,7 @@ class ChatStream(ChunkStream):
     __slots__ = ("_index", "_options", "_prefix", "_suffix")
 
     def __init__(self, options: ChatEncoder) -> None:
-        super().__init__(options, b"chat.completion.chunk", b'"delta":{}')
+        super().__init__(options, b"chat.completion.chunk")
         self._options = options
         self._suffix = b'},"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
         # The choice that `_prefix` belongs to; -1 before the first text.
@@ -145,15 +145,16 @@ class ChatStream(ChunkStream):
             self._prefix = self._head + b'{"index":%d,"delta":{"content":' % index
         return self._prefix + _encode(text) + self._suffix
 
-    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
-        """Return the chunk of a delta that is not only text."""
-        logprobs, token_ids = b"null", b""
-        if delta.logprobs and self._options.logprobs is not None:
-            logprobs = _encode(self._options.logprobs.chat(delta.logprobs))
-        if delta.token_ids is not None:
-            token_ids = b',"token_ids":' + _encode(delta.token_ids)
-        choice = b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":null%s}]'
-        choice %= (index, _encode(_delta(delta)), logprobs, token_ids)
+    def _chunk(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes) -> bytes:
+        fields, logprobs, token_ids = b"{}", b"null", b""
+        if delta is not None:
+            fields = _encode(_delta(delta))
+            if delta.logprobs and self._options.logprobs is not None:
+                logprobs = _encode(self._options.logprobs.chat(delta.logprobs))
+            if delta.token_ids is not None:
+                token_ids = b',"token_ids":' + _encode(delta.token_ids)
+        choice = b'{"index":%d,"delta":%s,"logprobs":%s,"finish_reason":%s%s}]'
+        choice %= (index, fields, logprobs, finish_reason, token_ids)
         return self._head + choice + self._tail()
 
 

@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, FinishReason, Result
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
-from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, PromptLogprobs
+from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, PromptLogprobs, TextOffsets
 from vgate.wire.messages import Logprobs
 
 _encode = msgspec.json.Encoder().encode
@@ -65,19 +65,41 @@ class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
         usage = Usage.of(answer.counts)
         return _encode(Completion(self.id, self.created, self.model, choices, usage))
 
-    def _choice(self, index: int, choice: ChoiceResult) -> CompletionChoice:
-        texts, prompt_logprobs = self.logprobs, choice.prompt_logprobs
-        logprobs: list[Logprobs | None] = list(choice.logprobs or [])
-        tokens = [position.token_ids[0] for position in choice.logprobs or []]
+    def logprobs_of(
+        self,
+        index: int,
+        offsets: TextOffsets | None,
+        prompt_logprobs: list[Logprobs | None] | None,
+        logprobs: list[Logprobs] | None,
+    ) -> CompletionLogprobs | None:
+        """Return the log probabilities of the next tokens of a choice; None if it has none.
+
+        Those of the prompt come first, with the choice's first tokens, if it is echoed.
+        """
+        if self.logprobs is None or offsets is None:
+            return None
+        tokens: list[int] = []
+        positions: list[Logprobs | None] = []
+        places: list[int] = []
         if self.echo is not None and prompt_logprobs is not None:
-            tokens, logprobs = self.prompt(index) + tokens, prompt_logprobs + logprobs
+            tokens, positions = list(self.prompt(index)), list(prompt_logprobs)
+            places = offsets.of_prompt(tokens, self.echo_of(index))
+        for position in logprobs or ():
+            tokens.append(position.token_ids[0])
+            positions.append(position)
+            places.append(offsets.of_next(tokens[-1]))
+        return self.logprobs.completion(tokens, positions, places)
+
+    def _choice(self, index: int, choice: ChoiceResult) -> CompletionChoice:
+        texts, of_prompt = self.logprobs, choice.prompt_logprobs
+        offsets = None if texts is None else texts.offsets()
         return CompletionChoice(
             index,
             self.echo_of(index) + choice.text,
             choice.finish_reason,
-            None if texts is None else texts.completion(tokens, logprobs, 0),
+            self.logprobs_of(index, offsets, of_prompt, choice.logprobs),
             choice.stop_reason,
-            UNSET if texts is None else texts.prompt(prompt_logprobs),
+            UNSET if texts is None else texts.prompt(of_prompt),
             UNSET if choice.token_ids is None else choice.token_ids,
             self.prompt(index) if self.return_token_ids else UNSET,
         )
@@ -86,55 +108,46 @@ class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
 class CompletionStream(ChunkStream):
     """Encodes the events of one stream; see `vgate.frontend.answers.StreamEncoder`."""
 
-    __slots__ = ("_offsets", "_options", "_prefixes", "_suffix")
+    __slots__ = ("_offsets", "_options", "_prefixes", "_suffix", "_unopened")
 
     def __init__(self, options: CompletionEncoder) -> None:
-        super().__init__(options, b"text_completion", b'"text":""')
+        super().__init__(options, b"text_completion")
         self._options = options
         self._suffix = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
+        # The start of a chunk of text; none before the first chunk, or if each has its own usage.
         self._prefixes: dict[int, bytes] = {}
-        # Where the next token of each choice begins in its text.
-        self._offsets: dict[int, int] = {}
+        # The log probabilities of the prompt, before the first chunk.
+        self._unopened: dict[int, list[Logprobs | None] | None] = {}
+        self._offsets: dict[int, TextOffsets] = {}
 
     def open(self, index: int, prompt_logprobs: list[Logprobs | None] | None) -> bytes:
-        """Return the chunk with the prompt, if the client wants it."""
-        self._prefixes[index] = self._head + b'{"index":%d,"text":' % index
-        self._offsets[index] = 0
-        options = self._options
-        if options.echo is None and not options.return_token_ids:
-            return b""
-        logprobs, prompt_token_ids = b"null", b""
-        if options.echo is not None and prompt_logprobs is not None:
-            logprobs = self._logprobs(index, options.prompt(index), prompt_logprobs)
-        if options.return_token_ids:
-            prompt_token_ids = b',"prompt_token_ids":' + _encode(options.prompt(index))
-        return self._chunk(index, options.echo_of(index), logprobs, prompt_token_ids)
+        """Return nothing: the prompt is in the chunk of the first token, as in vLLM."""
+        self._unopened[index] = prompt_logprobs
+        if self._options.logprobs is not None:
+            self._offsets[index] = self._options.logprobs.offsets()
+        return b""
 
     def text(self, index: int, text: str) -> bytes:
         """Return a chunk of text."""
-        if self._continuous_usage:
-            return self._chunk(index, text, b"null", b"")
-        return self._prefixes[index] + _encode(text) + self._suffix
+        prefix = self._prefixes.get(index)
+        if prefix is None:
+            return self._chunk(index, ChoiceDelta(text), b"null")
+        return prefix + _encode(text) + self._suffix
 
-    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
-        """Return the chunk of a delta that is not only text."""
-        logprobs, token_ids = b"null", b""
-        if delta.logprobs:
-            tokens = [position.token_ids[0] for position in delta.logprobs]
-            logprobs = self._logprobs(index, tokens, list(delta.logprobs))
+    def _chunk(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes) -> bytes:
+        delta, options = delta or ChoiceDelta(""), self._options
+        text, of_prompt, more = delta.text, None, b""
+        prefix = self._head + b'{"index":%d,"text":' % index
+        if index in self._unopened:
+            text, of_prompt = options.echo_of(index) + text, self._unopened.pop(index)
+            if options.return_token_ids:
+                more = b',"prompt_token_ids":' + _encode(options.prompt(index))
+            if not self._continuous_usage:
+                self._prefixes[index] = prefix
         if delta.token_ids is not None:
-            token_ids = b',"token_ids":' + _encode(delta.token_ids)
-        return self._chunk(index, delta.text, logprobs, token_ids)
-
-    def _logprobs(self, index: int, tokens: list[int], positions: list[Logprobs | None]) -> bytes:
-        texts, offset = self._options.logprobs, self._offsets[index]
-        lists = None if texts is None else texts.completion(tokens, positions, offset)
-        if lists is None:
-            return b"null"
-        if lists.tokens:
-            self._offsets[index] = lists.text_offset[-1] + len(lists.tokens[-1])
-        return _encode(lists)
-
-    def _chunk(self, index: int, text: str, logprobs: bytes, token_ids: bytes) -> bytes:
-        end = b',"logprobs":%s,"finish_reason":null%s}]' % (logprobs, token_ids)
-        return self._prefixes[index] + _encode(text) + end + self._tail()
+            more += b',"token_ids":' + _encode(delta.token_ids)
+        lists = None
+        if of_prompt or delta.logprobs:
+            lists = options.logprobs_of(index, self._offsets.get(index), of_prompt, delta.logprobs)
+        end = b',"logprobs":%s,"finish_reason":%s%s}]' % (_encode(lists), finish_reason, more)
+        return prefix + _encode(text) + end + self._tail()

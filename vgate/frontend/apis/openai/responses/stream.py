@@ -144,9 +144,7 @@ class ResponsesStream(BlockStream):
             self._logprobs.feed(delta.logprobs)
         return super().delta(index, delta)
 
-    def finish(
-        self, _index: int, finish_reason: FinishReason, _stop_reason: int | str | None
-    ) -> bytes:
+    def _finish(self, finish_reason: FinishReason, _stop_reason: int | str | None) -> bytes:
         """Return the end of the last item. An answer without items has an empty message."""
         self._finish_reason = finish_reason
         begun = self._last_block()
