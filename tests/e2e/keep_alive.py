@@ -33,7 +33,11 @@ def json_post(path: str, body: Any, headers: Mapping[str, str] | None = None) ->
 
 def http_request(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Return the bytes of a request with the given headers, unchanged."""
-    lines = [f"{method} {path} HTTP/1.1", "host: localhost", *(f"{n}: {v}" for n, v in headers.items())]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: localhost",
+        *(f"{n}: {v}" for n, v in headers.items()),
+    ]
     if "transfer-encoding" not in headers:
         lines.append(f"content-length: {len(body)}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -235,7 +235,9 @@ def test_large_bodies_are_refused_and_the_client_sees_it(dry_run: Instance):
 def test_a_body_beyond_the_limit_is_cut_off(dry_run: Instance):
     # What is declared is refused without reading it all; what isn't ends at some point.
     endless_body = b"100000\r\n" + b"x" * MIB + b"\r\n"
-    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+    )
     with socket.create_connection(("127.0.0.1", dry_run.port), timeout=20) as connection:
         connection.sendall(head)
         sent, cut = 0, False
@@ -259,7 +261,8 @@ def test_a_body_beyond_the_limit_is_cut_off(dry_run: Instance):
         post(HELLO, *[b"X-%d: x" % n for n in range(1000)]),
         b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n" % CHAT.encode(),
-        b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" % CHAT.encode(),
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+        % CHAT.encode(),
     ],
     ids=lambda data: repr(data[:24]),
 )
@@ -338,7 +341,10 @@ def test_an_unread_body_does_not_cost_the_connection(
 
 
 def test_an_unneeded_body_is_not_requested(dry_run: Instance):
-    head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    head = (
+        b"POST /nothing HTTP/1.1\r\nHost: localhost\r\n"
+        b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    )
     answer = raw(dry_run.port, head)
     assert status_of(answer) == 404
     assert b"connection: close" in answer.lower()

@@ -154,5 +154,7 @@ def test_other_methods(gateway: Instance):
 
 def test_an_unknown_method(gateway: Instance):
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
-        connection.sendall(b"BREW /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            b"BREW /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         assert connection.recv(100).split(b" ")[1] in {b"400", b"405"}

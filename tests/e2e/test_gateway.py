@@ -173,7 +173,9 @@ def test_an_invalid_request_counts(gateway: Instance) -> None:
         assert refused.status_code == 400
         assert refused.headers["x-ratelimit-remaining"] == str(left)
     # So does one whose client leaves before all of it has come.
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk-few\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk-few\r\n"
+    )
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as left_early:
         left_early.sendall(f"{head}content-length: 100\r\n\r\n".encode() + b"{")
     wait_until(lambda: gateway.stats("sk-free")["few"]["requests"] == 3, 10, "it counts")
