@@ -41,7 +41,7 @@ class Scope:
 
     def __init__(self, method: str, path: str, headers: dict[str, str]) -> None:
         self.method = method
-        self.path = path
+        self.path, _, self.query_string = path.partition("?")
         self.headers = headers
 
 

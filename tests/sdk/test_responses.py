@@ -157,6 +157,17 @@ def test_refused_parameters(client: openai.OpenAI, params: dict[str, Any], param
     assert refused.value.param == param
 
 
+def test_the_items_of_a_stored_conversation(client: openai.OpenAI):
+    first = client.responses.create(model=MODEL, input="one")
+    second = client.responses.create(model=MODEL, input="two", previous_response_id=first.id)
+    listed = list(client.responses.input_items.list(second.id, limit=1, order="asc"))
+    assert [(item.type, item.role, item.content[0].text) for item in listed] == [
+        ("message", "user", "one"),
+        ("message", "assistant", "one"),
+        ("message", "user", "two"),
+    ]
+
+
 def test_responses_may_be_left_unstored(client: openai.OpenAI):
     answer = client.responses.create(model=MODEL, input="hi", store=False)
     for missing in (client.responses.retrieve, client.responses.delete):

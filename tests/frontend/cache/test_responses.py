@@ -2,17 +2,20 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.frontend.gateway import Gateway, post
+from tests.frontend.gateway import Gateway, post, until
 from vgate.config.schema import Responses, Security
 from vgate.frontend.cache import StoredResponse
 from vgate.frontend.cache import responses as module
 from vgate.frontend.cache.responses import SqliteResponses
+from vgate.frontend.observe import metrics
 from vgate.keys import ConfiguredKey
 
 PATH = "/v1/responses"
@@ -41,8 +44,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def response(name: str, size: int = 0) -> StoredResponse:
-    return StoredResponse(b"[]" + b" " * size, name.encode())
+def response(name: str, size: int = 0, items: list[str] | None = None) -> StoredResponse:
+    return StoredResponse(b"[]" + b" " * size, name.encode(), items or [])
+
+
+def put(store: SqliteResponses, key: str, name: str, stored: StoredResponse) -> bool:
+    return store.put(key, name, len(stored.conversation), lambda: stored)
 
 
 async def kept(store: SqliteResponses, key: str, *names: str) -> list[str]:
@@ -52,7 +59,7 @@ async def kept(store: SqliteResponses, key: str, *names: str) -> list[str]:
 def test_a_key_finds_its_own(run):
     async def scenario(open_store):
         store = open_store()
-        store.put("a", "r1", ["m1"], response("r1"))
+        assert put(store, "a", "r1", response("r1", items=["m1"]))
         assert await store.get("a", "r1") == response("r1")
         assert await store.get_item("a", "m1") == response("r1")
         for key, name in (("b", "r1"), ("", "r1"), ("a", "r2")):
@@ -69,7 +76,7 @@ def test_a_key_finds_its_own(run):
 def test_other_workers_and_later_instances_find_it(run):
     async def scenario(open_store):
         one, other = open_store(), open_store()
-        one.put("a", "r1", [], response("r1"))
+        put(one, "a", "r1", response("r1"))
         assert await other.get("a", "r1") == response("r1")
         assert await open_store().get("a", "r1") == response("r1")
 
@@ -79,9 +86,9 @@ def test_other_workers_and_later_instances_find_it(run):
 def test_the_oldest_of_a_key_go_first(run):
     async def scenario(open_store):
         store = open_store()
-        store.put("b", "other", [], response("x"))
+        put(store, "b", "other", response("x"))
         for number in range(5):
-            store.put("a", f"r{number}", [], response("x"))
+            put(store, "a", f"r{number}", response("x"))
         assert await kept(store, "a", *(f"r{number}" for number in range(5))) == ["r3", "r4"]
         assert await kept(store, "b", "other") == ["other"]
 
@@ -92,20 +99,103 @@ def test_all_of_them_are_bounded_in_bytes(run):
     async def scenario(open_store):
         store = open_store()
         for number in range(6):
-            store.put(f"key{number}", f"r{number}", [], response("x", size=100))
+            put(store, f"key{number}", f"r{number}", response("x", size=100))
         left = [n for n in range(6) if await kept(store, f"key{n}", f"r{n}")]
         assert left == [4, 5]
-        store.put("key9", "huge", [], response("x", size=1000))
+        put(store, "key9", "huge", response("x", size=1000))
         assert await kept(store, "key9", "huge") == []
         assert await kept(store, "key5", "r5") == ["r5"]
 
     run(scenario, max_bytes=250)
 
 
+def test_the_key_with_the_most_bytes_loses_its_oldest(run):
+    async def scenario(open_store):
+        store = open_store()
+        put(store, "small", "first", response("x", size=50))
+        for number in range(6):
+            put(store, "large", f"r{number}", response("x", size=100))
+        put(store, "small", "last", response("x", size=50))
+        assert await kept(store, "small", "first", "last") == ["first", "last"]
+        assert await kept(store, "large", *(f"r{number}" for number in range(6))) == ["r4", "r5"]
+
+    run(scenario, max_bytes=330)
+
+
+def not_stored() -> float:
+    (metric,) = metrics.NOT_STORED.collect()
+    return next(sample.value for sample in metric.samples if sample.name.endswith("_total"))
+
+
+def test_a_slow_disk_lets_only_so_many_wait(run, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_MAX_WAITING", 3)
+    monkeypatch.setattr(module, "_MAX_WAITING_BYTES", 1000)
+
+    async def scenario(open_store):
+        store, dropped = open_store(), not_stored()
+        disk = threading.Event()
+
+        def slow() -> StoredResponse:
+            assert disk.wait(20)
+            return response("slow")
+
+        assert store.put("a", "r0", 0, slow)
+        assert not put(store, "a", "r1", response("x", size=2000))
+        assert [put(store, "a", f"r{n}", response("x")) for n in (2, 3, 4, 5)] == [
+            *[True] * 2,
+            *[False] * 2,
+        ]
+        disk.set()
+        assert await kept(store, "a", *(f"r{n}" for n in range(6))) == ["r0", "r2", "r3"]
+        assert put(store, "a", "r6", response("x", size=900))
+        assert await store.get("a", "r6")
+        assert not_stored() - dropped == 3
+
+    run(scenario)
+    assert [r.message for r in caplog.records if "can't be stored" in r.message] == [
+        "responses can't be stored"
+    ]
+
+
+@pytest.mark.parametrize("state", ["full", "not writable"])
+def test_a_disk_that_takes_nothing_fails_no_request(serve, state, monkeypatch, tmp_path):
+    opens = SqliteResponses._open
+
+    def full(store: SqliteResponses) -> sqlite3.Connection:
+        connection = opens(store)
+        connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    if state == "full":
+        monkeypatch.setattr(SqliteResponses, "_open", full)
+
+    async def scenario(gateway: Gateway):
+        dropped = not_stored()
+
+        def all_dropped(count: int) -> Callable[[], bool]:
+            return lambda: not_stored() - dropped == count
+
+        # More than is free in the file's pages.
+        body = {"input": "hi", "metadata": {str(n): "x" * 512 for n in range(16)}}
+        first = await post(gateway, PATH, body)
+        assert first.status == 200
+        await until(all_dropped(1), "the write failed")
+        for stream in (False, True):
+            answer = await post(gateway, PATH, {**body, "stream": stream})
+            assert answer.status == 200
+            assert b'"store":false' in answer.body.rpartition(b'"status":"completed"')[2]
+        await until(all_dropped(3), "all writes failed")
+        answer = await post(gateway, PATH, {"input": "x", "previous_response_id": first.json["id"]})
+        assert (answer.status, answer.error["param"]) == (400, "previous_response_id")
+
+    where = tmp_path / "no-directory" / "responses.db"
+    serve(scenario, responses=Responses(file=str(where) if state == "not writable" else None))
+
+
 def test_they_end_by_age(run):
     async def scenario(open_store):
         store = open_store()
-        store.put("a", "r1", [], response("r1"))
+        put(store, "a", "r1", response("r1"))
         assert await store.get("a", "r1")
         await asyncio.sleep(0.5)
         assert await store.get("a", "r1") is None
@@ -118,7 +208,7 @@ def test_a_broken_file_harms_no_request(run, tmp_path):
 
     async def scenario(open_store):
         store = open_store()
-        store.put("a", "r1", [], response("r1"))
+        put(store, "a", "r1", response("r1"))
         assert await store.get("a", "r1") is None
         assert not await store.delete("a", "r1")
 
@@ -175,3 +265,66 @@ def test_storing_can_be_turned_off(serve):
         assert answer.status == 404
 
     serve(scenario, responses=Responses(store=False))
+
+
+def test_an_error_counts_only_the_items_that_were_sent(serve):
+    async def scenario(gateway: Gateway):
+        first = (await post(gateway, PATH, {"input": "hi"})).json
+        for items, param in (
+            ([{"role": "user", "content": 5}], "input[0].content"),
+            ([{"role": "user", "content": "x"}, {"type": 7}], "input[1].type"),
+        ):
+            fields = {"input": items, "previous_response_id": first["id"]}
+            answer = await post(gateway, PATH, fields)
+            assert (answer.status, answer.error["param"]) == (400, param)
+
+    serve(scenario)
+
+
+def test_input_items(serve):
+    async def scenario(gateway: Gateway):
+        async def listed(query: str = "") -> Any:
+            answer = await gateway.request("GET", f"{PATH}/{last['id']}/input_items{query}")
+            return answer.json if answer.status == 200 else answer.error["param"]
+
+        first = (await post(gateway, PATH, {"input": "hi"})).json
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": "c", "output": "1", "id": "mine"}
+        said = {"role": "assistant", "content": "So."}
+        sent = {"input": [said, call, result], "previous_response_id": first["id"]}
+        last = (await post(gateway, PATH, sent)).json
+
+        everything = await listed("?order=asc")
+        data, ids = everything["data"], [item["id"] for item in everything["data"]]
+        user, answer, *new = data
+        assert user["content"] == [{"type": "input_text", "text": "hi"}]
+        assert (user["type"], user["role"], user["status"]) == ("message", "user", "completed")
+        assert answer == first["output"][0]
+        assert new[0]["content"] == [{"type": "output_text", "text": "So.", "annotations": []}]
+        assert new[1:] == [
+            {**call, "status": "completed", "id": ids[3]},
+            {**result, "status": "completed"},
+        ]
+        assert [i.partition("_")[0] for i in ids] == ["msg", "msg", "msg", "fc", "mine"]
+        assert everything["object"] == "list"
+        assert (everything["first_id"], everything["last_id"]) == (ids[0], ids[-1])
+        assert everything["has_more"] is False
+
+        assert [item["id"] for item in (await listed())["data"]] == ids[::-1]
+        page = await listed("?limit=2&include=message.input_image.image_url")
+        assert ([item["id"] for item in page["data"]], page["has_more"]) == (ids[:2:-1], True)
+        rest = await listed(f"?after={ids[3]}")
+        assert ([item["id"] for item in rest["data"]], rest["has_more"]) == (ids[2::-1], False)
+        empty = await listed(f"?after={ids[0]}")
+        assert (empty["data"], empty["first_id"], empty["has_more"]) == ([], None, False)
+        for query in ("limit=0", "limit=101", "limit=x", "limit=%C2%B2", "order=up", "after=other"):
+            assert await listed(f"?{query}") == query.partition("=")[0]
+        # An item that was told stands for itself.
+        reference = {"type": "item_reference", "id": ids[0]}
+        assert (await post(gateway, PATH, {"input": [reference]})).status == 200
+        gone = await gateway.request("DELETE", f"{PATH}/{last['id']}/input_items")
+        assert gone.status == 404
+        last = {"id": "resp_other"}
+        assert await listed() == "response_id"
+
+    serve(scenario)

@@ -1,5 +1,6 @@
 """What every store of results guarantees, wherever it keeps them."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -27,10 +28,12 @@ class StoredResponse(msgspec.Struct, frozen=True):
     Attributes:
         conversation: The input items up to and with its output.
         body: The response itself.
+        new_item_ids: Ids of the items that no earlier response has.
     """
 
     conversation: bytes
     body: bytes
+    new_item_ids: list[str] = []
 
 
 class ResponseStore(Protocol):
@@ -43,10 +46,19 @@ class ResponseStore(Protocol):
         """Return a key's response, if there is one."""
 
     async def get_item(self, key: str, item_id: str) -> StoredResponse | None:
-        """Return the response that has an output item, if it is the key's."""
+        """Return the response that has a new item, if it is the key's."""
 
-    def put(self, key: str, response_id: str, item_ids: list[str], stored: StoredResponse) -> None:
-        """Store a response soon. It may be dropped at any time."""
+    def put(
+        self, key: str, response_id: str, size_bytes: int, encode: Callable[[], StoredResponse]
+    ) -> bool:
+        """Store a response soon; return whether that is likely. It may be dropped at any time.
+
+        Args:
+            key: Name of the API key that it belongs to.
+            response_id: Its id.
+            size_bytes: About how large it is.
+            encode: Returns it; called once, on another thread.
+        """
 
     async def delete(self, key: str, response_id: str) -> bool:
         """Delete a key's response; return whether there was one."""

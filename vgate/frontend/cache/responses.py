@@ -5,15 +5,18 @@ that need it. Writers take turns by SQLite's lock.
 """
 
 import asyncio
+import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from vgate.config.schema import Responses
 from vgate.frontend.cache.port import StoredResponse
+from vgate.frontend.observe import metrics
 from vgate.log import Log
 
 _SCHEMA = """
@@ -24,9 +27,9 @@ CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, key TEXT NOT NULL, created REAL NOT NULL, size INTEGER NOT NULL,
     conversation BLOB NOT NULL, body BLOB NOT NULL
 );
--- With the size, so that their sum reads no row.
-CREATE INDEX IF NOT EXISTS by_age ON responses (created, size);
-CREATE INDEX IF NOT EXISTS by_key ON responses (key, created);
+CREATE INDEX IF NOT EXISTS by_age ON responses (created);
+-- With the size, so that a key's sum reads no row.
+CREATE INDEX IF NOT EXISTS by_key ON responses (key, created, size);
 CREATE TABLE IF NOT EXISTS items (
     id TEXT PRIMARY KEY, response TEXT NOT NULL REFERENCES responses ON DELETE CASCADE
 );
@@ -36,6 +39,11 @@ _LOCK_TIMEOUT_S = 5
 # Another worker may still be writing what its client has just received.
 _ATTEMPTS = 4
 _PAUSE_S = 0.1
+# A disk that is slower than the responses come gets no more than this to write.
+_MAX_WAITING = 1000
+_MAX_WAITING_BYTES = 64 * 1024 * 1024
+_LOG_PAUSE_S = 60
+_TOO_LARGE = "it is larger than responses.max_bytes"
 
 log = Log("vgate.frontend")
 
@@ -43,7 +51,9 @@ _T = TypeVar("_T")
 
 
 class SqliteResponses:
-    """A `ResponseStore`; it drops what is too old first, then a key's oldest, then the oldest.
+    """A `ResponseStore`; it drops what is too old first, then what a key has too many of.
+
+    If there are too many bytes, the key with the most of them loses its oldest.
 
     Args:
         loop: The event loop.
@@ -57,6 +67,14 @@ class SqliteResponses:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
         self._connection: sqlite3.Connection | None = None
+        # Whether the last write failed.
+        self._failing = False
+        # Both threads change what follows, under the lock.
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._not_logged = 0
+        self._next_log = 0.0
 
     async def get(self, key: str, response_id: str) -> StoredResponse | None:
         """Return a key's response, if there is one."""
@@ -64,7 +82,7 @@ class SqliteResponses:
         return await self._find(query, response_id, key)
 
     async def get_item(self, key: str, item_id: str) -> StoredResponse | None:
-        """Return the response that has an output item, if it is the key's."""
+        """Return the response that has a new item, if it is the key's."""
         query = (
             "SELECT conversation, body FROM responses JOIN items ON items.response = responses.id "
             "WHERE items.id = ? AND key = ? AND created > ?"
@@ -87,27 +105,73 @@ class SqliteResponses:
                 await asyncio.sleep(_PAUSE_S)
         return None
 
-    def put(self, key: str, response_id: str, item_ids: list[str], stored: StoredResponse) -> None:
-        """Store a response soon; if that fails, the log says so, and it isn't found."""
+    def put(
+        self, key: str, response_id: str, size_bytes: int, encode: Callable[[], StoredResponse]
+    ) -> bool:
+        """Store a response soon; return whether that is likely.
+
+        If it fails, the log and a metric say so, and it isn't found.
+        """
+        if size_bytes > self._config.max_bytes:
+            return self._dropped(_TOO_LARGE)
+        with self._lock:
+            full = (
+                self._waiting >= _MAX_WAITING
+                or self._waiting_bytes + size_bytes > _MAX_WAITING_BYTES
+            )
+            if not full:
+                self._waiting += 1
+                self._waiting_bytes += size_bytes
+        if full:
+            return self._dropped("the disk is slow and too many wait to be written")
 
         def write() -> None:
-            size = len(stored.conversation) + len(stored.body)
-            if size > self._config.max_bytes:
-                return
-            connection = self._open()
-            with connection:
-                connection.execute(
-                    "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
-                    (response_id, key, time.time(), size, stored.conversation, stored.body),
-                )
-                connection.executemany(
-                    "INSERT OR REPLACE INTO items VALUES (?, ?)",
-                    [(item_id, response_id) for item_id in item_ids],
-                )
-                self._make_room(connection, key)
+            try:
+                self._write(key, response_id, encode())
+                self._failing = False
+            except Exception as error:  # noqa: BLE001 - nobody waits for it
+                self._failing = True
+                self._dropped(error)
+            finally:
+                with self._lock:
+                    self._waiting -= 1
+                    self._waiting_bytes -= size_bytes
 
-        future = self._thread.submit(write)
-        future.add_done_callback(_report)
+        self._thread.submit(write)
+        # While the disk is full, the next one will most likely fail too.
+        return not self._failing
+
+    def _write(self, key: str, response_id: str, stored: StoredResponse) -> None:
+        size = len(stored.conversation) + len(stored.body)
+        if size > self._config.max_bytes:
+            self._dropped(_TOO_LARGE)
+            return
+        connection = self._open()
+        with connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+                (response_id, key, time.time(), size, stored.conversation, stored.body),
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO items VALUES (?, ?)",
+                [(item_id, response_id) for item_id in stored.new_item_ids],
+            )
+            self._make_room(connection, key)
+
+    def _dropped(self, reason: Exception | str) -> Literal[False]:
+        """Count a response that isn't stored, and say so in the log, but not for each of many."""
+        # A closed loop, at the end of the process, counts no more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(metrics.NOT_STORED.inc)
+        with self._lock:
+            self._not_logged += 1
+            now = time.monotonic()
+            if now < self._next_log:
+                return False
+            self._next_log = now + _LOG_PAUSE_S
+            responses, self._not_logged = self._not_logged, 0
+        log.error("responses can't be stored", reason=reason, responses=responses)
+        return False
 
     async def delete(self, key: str, response_id: str) -> bool:
         """Delete a key's response; return whether there was one."""
@@ -128,7 +192,7 @@ class SqliteResponses:
     async def _run(self, work: Callable[[], _T]) -> _T | None:
         try:
             return await self._loop.run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             log.error("stored responses can't be read", reason=error)
             return None
 
@@ -157,16 +221,15 @@ class SqliteResponses:
             "ORDER BY created DESC LIMIT -1 OFFSET ?)",
             (key, config.max_entries_per_key),
         )
-        ((total,),) = connection.execute("SELECT COALESCE(SUM(size), 0) FROM responses")
-        while total > config.max_bytes:
-            query = "SELECT id, size FROM responses ORDER BY created LIMIT 16"
-            for id_, size in connection.execute(query).fetchall():
-                if total > config.max_bytes:
-                    connection.execute("DELETE FROM responses WHERE id = ?", (id_,))
-                    total -= size
-
-
-def _report(future: object) -> None:
-    error = future.exception()  # type: ignore[attr-defined]
-    if error is not None:
-        log.error("a response can't be stored", reason=error)
+        query = "SELECT key, SUM(size), MIN(created) FROM responses GROUP BY key"
+        used = {name: (size, -oldest) for name, size, oldest in connection.execute(query)}
+        excess = sum(size for size, _ in used.values()) - config.max_bytes
+        while excess > 0:
+            largest = max(used, key=lambda name: used[name])
+            query = (
+                "SELECT rowid, size, created FROM responses WHERE key = ? ORDER BY created LIMIT 2"
+            )
+            (row, size, _), *next_ = connection.execute(query, (largest,)).fetchall()
+            connection.execute("DELETE FROM responses WHERE rowid = ?", (row,))
+            excess -= size
+            used[largest] = (used[largest][0] - size, -next_[0][2] if next_ else 0.0)

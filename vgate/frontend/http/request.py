@@ -70,6 +70,7 @@ class HttpRequest:
         id: The client's ``X-Request-ID``, or ours.
         header: Returns a header by its lower-case name; None if there is none.
         path: The path, percent-decoded: it may contain any character.
+        query: The query string, as the client encoded it.
         arrived: Monotonic time of its arrival, in seconds.
         response_headers: Headers of the response, by lower-case names.
         admission: The request's `Admission`. HTTP only carries it from the access room to the
@@ -95,6 +96,7 @@ class HttpRequest:
         "log_fields",
         "method",
         "path",
+        "query",
         "response_headers",
     )
 
@@ -111,6 +113,7 @@ class HttpRequest:
         self.header: Callable[[str], str | None] = scope.headers.get
         self.method = scope.method
         self.path = scope.path
+        self.query = scope.query_string
         self._protocol = protocol
         self._waits = waits
         self._task = task

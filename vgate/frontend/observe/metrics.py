@@ -66,6 +66,10 @@ REJECTED = _counter(
 IGNORED = _counter(
     "vgate_ignored_fields", "Requests with a field that has no effect, by the field.", "field"
 )
+NOT_STORED = _counter(
+    "vgate_responses_not_stored",
+    "Responses that were to be stored and weren't: too many waited, or the disk failed.",
+)
 RATE_LIMITED = _counter(
     "vgate_rate_limited_requests", "Requests refused by a limit of their key.", "key", "limit"
 )

@@ -8,7 +8,7 @@ import msgspec
 from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.apis.openai.responses.request import FIELDS, decode_responses, generation_of
 from vgate.frontend.apis.openai.responses.response import response_to
-from vgate.frontend.apis.openai.responses.stored import answer_stored, keeper, resolved
+from vgate.frontend.apis.openai.responses.stored import answer_stored, continued, keeper
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
 from vgate.frontend.http import HttpRequest, Response
@@ -20,11 +20,12 @@ PREFIX = "/v1/responses/"
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
-    request = decode_responses(await http.body(services.max_body_bytes), http.ignored)
+    body = await http.body(services.max_body_bytes)
+    request = decode_responses(body, http.ignored)
 
     key: str = http.admission.key.name
-    request = await resolved(request, services.responses, key)
-    keep = keeper(request, services.responses, key)
+    request, earlier = await continued(request, services.responses, key)
+    keep = keeper(request, earlier, services.responses, key, len(body))
     tools: dict[str, Tool] = {tool.served_name: tool for tool in cast("list[Tool]", request.tools)}
 
     def encoder_of(job: Job) -> ResponsesEncoder:
@@ -34,11 +35,11 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
 
     with FIELDS.translating():
         asked = GenerateRequest(
-            generation_of(request, http.ignored), encoder_of, bool(request.stream)
+            generation_of(request, http.ignored, earlier.items), encoder_of, bool(request.stream)
         )
         return await services.pipeline.answer(http, asked)
 
 
 async def stored_response(services: Services, http: HttpRequest) -> Response:
-    """Answer with a stored response, or delete it."""
+    """Answer with a stored response or its input items, or delete it."""
     return await answer_stored(services.responses, http, http.path.removeprefix(PREFIX))

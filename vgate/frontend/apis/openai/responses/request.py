@@ -208,11 +208,19 @@ def decode_responses(body: bytes, ignored: Ignored) -> ResponsesRequest:
     )
 
 
-def generation_of(request: ResponsesRequest, ignored: Ignored) -> Generation:
-    """Return the generation that a checked request asks for, or raise if it can't be served."""
+def generation_of(
+    request: ResponsesRequest, ignored: Ignored, earlier_items: int = 0
+) -> Generation:
+    """Return the generation that a checked request asks for, or raise if it can't be served.
+
+    Args:
+        request: The request, with the whole conversation as its input.
+        ignored: Takes the fields that have no effect.
+        earlier_items: How many items at the input's beginning were stored, not sent.
+    """
     parallel = request.parallel_tool_calls is not False
     tools = tool_use(request.tools, request.tool_choice, parallel=parallel)  # type: ignore[arg-type]
-    conversation = _conversation_of(request, ignored)
+    conversation = _conversation_of(request, ignored, earlier_items)
     return msgspec.structs.replace(
         generation_from(request, conversation, max_tokens=request.token_limit),
         tools=tools,
@@ -222,13 +230,15 @@ def generation_of(request: ResponsesRequest, ignored: Ignored) -> Generation:
     )
 
 
-def _conversation_of(request: ResponsesRequest, ignored: Ignored) -> Conversation:
+def _conversation_of(
+    request: ResponsesRequest, ignored: Ignored, earlier_items: int
+) -> Conversation:
     conversation = InputConversation(request.instructions, ignored)
     if isinstance(request.input, str):
         conversation.add_message("user", request.input)
     else:
-        for index, item in enumerate(request.input):
-            conversation.add(item, f"input[{index}]")
+        for index, item in enumerate(request.input, -earlier_items):
+            conversation.add(item, f"input[{index}]" if index >= 0 else "previous_response_id")
     messages = conversation.finish()
     if not messages:
         raise invalid("input", "must have something other than empty reasoning")

@@ -1,7 +1,8 @@
-"""Stored responses: how a request continues one, and how its own is stored."""
+"""Stored responses: how a request continues one, how its own is stored, and how one is read."""
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -12,31 +13,65 @@ from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.responses.response import ResponseObject
 from vgate.frontend.cache import ResponseStore, StoredResponse
 from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.ids import new_id
 
 _decode_items = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _encode = msgspec.json.Encoder().encode
 
+_MAX_PAGE = 100
+_ID_PREFIXES = {
+    "message": "msg_",
+    "reasoning": "rs_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "custom_tool_call": "ctc_",
+    "custom_tool_call_output": "ctco_",
+}
 
-async def resolved(
+
+class _Output(msgspec.Struct):
+    """What of a stored response tells how many items its answer has."""
+
+    output: list[msgspec.Raw]
+
+
+_decode_output = msgspec.json.Decoder(_Output).decode
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """The stored conversation that a request continues.
+
+    Attributes:
+        items: How many items it has; 0 if the request continues none.
+        conversation: Its items, as JSON.
+    """
+
+    items: int = 0
+    conversation: bytes = b"[]"
+
+
+async def continued(
     request: ResponsesRequest, store: ResponseStore | None, key: str
-) -> ResponsesRequest:
-    """Return a request with the whole conversation as its input.
+) -> tuple[ResponsesRequest, Earlier]:
+    """Return a request with the whole conversation as its input, and what of it was stored.
 
     Raises:
         InvalidValueError: An earlier response or an item isn't stored, or not for this key.
     """
     given = request.input
     items = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
-    earlier: list[dict[str, Any]] = []
+    before: list[dict[str, Any]] = []
+    earlier = Earlier()
     if request.previous_response_id is not None:
         stored = await store.get(key, request.previous_response_id) if store else None
         if stored is None:
             raise invalid("previous_response_id", "is not the id of a stored response")
-        earlier = _decode_items(stored.conversation)
+        before = _decode_items(stored.conversation)
+        earlier = Earlier(len(before), stored.conversation)
     for index, item in enumerate(items):
         if kind_of(item) == "item_reference":
             items[index] = await _referenced(item, store, key, f"input[{index}]")
-    return msgspec.structs.replace(request, input=[*earlier, *items])
+    return msgspec.structs.replace(request, input=[*before, *items]), earlier
 
 
 async def _referenced(
@@ -51,33 +86,101 @@ async def _referenced(
 
 
 def keeper(
-    request: ResponsesRequest, store: ResponseStore | None, key: str
-) -> Callable[[ResponseObject], None] | None:
-    """Return what stores the response to a resolved request; None if it isn't to be stored."""
+    request: ResponsesRequest,
+    earlier: Earlier,
+    store: ResponseStore | None,
+    key: str,
+    body_bytes: int,
+) -> Callable[[ResponseObject], bool] | None:
+    """Return what stores the response to a continued request; None if it isn't to be stored.
+
+    It returns whether the response will be stored.
+    """
     if store is None or request.store is False:
         return None
+    assert isinstance(request.input, list)
+    sent = request.input[earlier.items :]
+    size_bytes = len(earlier.conversation) + body_bytes
 
-    def keep(response: ResponseObject) -> None:
-        output = msgspec.to_builtins(response.output)
-        assert isinstance(request.input, list)
-        stored = StoredResponse(_encode([*request.input, *output]), _encode(response))
-        store.put(key, response.id, [item["id"] for item in output], stored)
+    def keep(response: ResponseObject) -> bool:
+        def encode() -> StoredResponse:
+            new_ids = [item.id for item in response.output]
+            parts = [earlier.conversation[1:-1]] if earlier.items else []
+            # One by one: a long conversation at once would keep the event loop from running.
+            for item in sent:
+                if not isinstance(item.get("id"), str):
+                    kind = kind_of(item)
+                    new_ids.append(new_id(_ID_PREFIXES.get(kind, "item_")))
+                    item = {**item, "id": new_ids[-1]}  # noqa: PLW2901
+                parts.append(_encode(item))
+            parts += [_encode(item) for item in response.output]
+            return StoredResponse(b"[%b]" % b",".join(parts), _encode(response), new_ids)
+
+        return store.put(key, response.id, size_bytes, encode)
 
     return keep
 
 
-async def answer_stored(store: ResponseStore | None, http: HttpRequest, name: str) -> Response:
-    """Answer with a stored response, or delete it.
+async def answer_stored(store: ResponseStore | None, http: HttpRequest, path: str) -> Response:
+    """Answer with a stored response or its input items, or delete it; the path is behind `PREFIX`.
 
     Raises:
         NotFoundError: The key has no such response.
+        InvalidValueError: A parameter of the query is wrong.
     """
     key: str = http.admission.key.name
-    if store is not None and http.method == "DELETE" and await store.delete(key, name):
-        body = {"id": name, "object": "response", "deleted": True}
-        return Response(200, _encode(body), [JSON])
-    if store is not None and http.method in {"GET", "HEAD"}:
+    name, _, part = path.partition("/")
+    reads = http.method in {"GET", "HEAD"}
+    if store is not None and http.method == "DELETE" and not part:
+        if await store.delete(key, name):
+            body = {"id": name, "object": "response", "deleted": True}
+            return Response(200, _encode(body), [JSON])
+    elif store is not None and reads and part in {"", "input_items"}:
         stored = await store.get(key, name)
         if stored is not None:
-            return Response(200, stored.body, [JSON])
-    raise NotFoundError(f"there is no response {name[:80]!r}", param="response_id")
+            return Response(200, _input_items(stored, http) if part else stored.body, [JSON])
+    raise NotFoundError(f"there is no response {path[:80]!r}", param="response_id")
+
+
+def _input_items(stored: StoredResponse, http: HttpRequest) -> bytes:
+    """Return a page of the items that led to a response, those of earlier responses included."""
+    query = dict(parse_qsl(http.query))
+    limit, order = query.pop("limit", "20"), query.pop("order", "desc")
+    after = query.pop("after", "")
+    for name in query.keys() - {"include"}:
+        http.ignored.add_unknown(name)
+    if not (limit.isdecimal() and 1 <= int(limit) <= _MAX_PAGE):
+        raise invalid("limit", f"must be an integer from 1 to {_MAX_PAGE}")
+    if order not in {"asc", "desc"}:
+        raise invalid("order", "must be 'asc' or 'desc'")
+    items = _decode_items(stored.conversation)
+    items = items[: len(items) - len(_decode_output(stored.body).output)]
+    if order == "desc":
+        items.reverse()
+    if after:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise invalid("after", "is not the id of one of the items")
+        items = items[ids.index(after) + 1 :]
+    page = [_shown(item) for item in items[: int(limit)]]
+    return _encode(
+        {
+            "object": "list",
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+            "has_more": len(items) > len(page),
+        }
+    )
+
+
+def _shown(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item with what clients expect in it and may leave out."""
+    shown = {"type": kind_of(item), "status": "completed", **item}
+    content = item.get("content")
+    if isinstance(content, str):
+        text: dict[str, Any] = {"type": "input_text", "text": content}
+        if item.get("role") == "assistant":
+            text = {"type": "output_text", "text": content, "annotations": []}
+        shown["content"] = [text]
+    return shown

@@ -53,8 +53,8 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
     logprobs: LogprobTexts | None = None
     # The request's tools by the names that the model sees.
     tools: dict[str, Tool] = {}
-    # Called with the response when it is complete.
-    on_finished: Callable[[ResponseObject], None] | None = None
+    # Called with the response when it is complete; returns whether it will be stored.
+    on_finished: Callable[[ResponseObject], bool] | None = None
 
     def stream_encoder(self) -> "ResponsesStream":
         """Return the encoder of a stream."""
@@ -80,8 +80,8 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
             output=output,
             usage=ResponsesUsage.of(counts),
         )
-        if self.on_finished is not None:
-            self.on_finished(response)
+        if self.on_finished is not None and not self.on_finished(response):
+            response = msgspec.structs.replace(response, store=False)
         return response
 
 
