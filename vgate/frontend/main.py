@@ -22,6 +22,7 @@ from prometheus_client import values
 from vgate import log as logs
 from vgate.config import Runtime
 from vgate.config.schema import Server as ServerConfig
+from vgate.frontend.observe import count_files
 from vgate.frontend.observe.gathered_counts import Gatherer
 
 _BACKLOG = 4096
@@ -34,9 +35,12 @@ _GC_NEW_OBJECTS = 10_000
 
 def run(runtime: Runtime, worker: int) -> int:
     """Serve until SIGTERM; return the exit status."""
+    settings = runtime.config.logging
+    logs.configure(f"frontend-{worker}", level=settings.level, json_format=settings.json_format)
     # Both are read when the metrics are imported, so the application is imported after them.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime.directory("metrics"))
-    counts = Gatherer(os.getpid())
+    count_files.use()
+    counts = Gatherer(worker)
     values.ValueClass = counts.value
     # Frontends scale by processes; a thread pool in each would only compete for the cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -45,8 +49,6 @@ def run(runtime: Runtime, worker: int) -> int:
     # As many connections as the system allows; a shell's default is often 1024.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    settings = runtime.config.logging
-    logs.configure(f"frontend-{worker}", level=settings.level, json_format=settings.json_format)
     uvloop.run(_serve(App(runtime, worker), runtime.config.server, counts))
     counts.write()
     return 0

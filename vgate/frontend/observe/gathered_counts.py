@@ -18,11 +18,11 @@ class Gatherer:
     ("Multiprocess Mode") replaces it, too.
 
     Args:
-        process: The number in the names of this process's files.
+        worker: The number in the names of the files. A process continues those of an earlier one.
     """
 
-    def __init__(self, process: int) -> None:
-        self._written: Any = values.MultiProcessValue(process_identifier=lambda: process)  # type: ignore[no-untyped-call]
+    def __init__(self, worker: int) -> None:
+        self._written: Any = values.MultiProcessValue(process_identifier=lambda: worker)  # type: ignore[no-untyped-call]
         self._changed: list[GatheredValue] = []
         self._call_soon: Callable[[Callable[[], None]], object] | None = None
 

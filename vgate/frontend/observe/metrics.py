@@ -1,16 +1,17 @@
 """Metrics of the frontends, recorded per request and shared by files among all workers.
 
 prometheus_client's multiprocess mode keeps each worker's counts in memory-mapped files in
-``PROMETHEUS_MULTIPROC_DIR``, which must be set before this module is imported. A worker that died
-leaves its counts behind, so a total never goes back. All label values are from bounded sets.
+``PROMETHEUS_MULTIPROC_DIR``, which must be set before this module is imported. The successor of a
+worker that died goes on with its files, so a total never goes back. All label values are from
+bounded sets.
 """
 
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from vgate.errors import CODES
+from vgate.frontend.observe.count_files import AllWorkers
 from vgate.wire.stats import REQUEST_S, STEP_S
 
 OTHER = "other"
@@ -167,5 +168,5 @@ def record_generated(
 def registry_of_all_workers() -> CollectorRegistry:
     """Return a registry that reads the counts of all workers, dead ones included."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    AllWorkers(registry)
     return registry

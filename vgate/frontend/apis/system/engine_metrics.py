@@ -18,6 +18,7 @@ from prometheus_client.utils import floatToGoString
 
 from vgate.frontend.cache.port import StoreUsage
 from vgate.frontend.engines import Models
+from vgate.frontend.observe import count_files
 from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats, Histogram
 
 _LABELS = ("model",)
@@ -63,6 +64,9 @@ class EngineCollector(Collector):
         ready = self._models.not_ready_because() is None
         yield _gauge("vgate_up", "1 while this frontend serves HTTP.", 1)
         yield _gauge("vgate_ready", "1 while a request would be served.", ready)
+        in_memory = len(count_files.in_memory_because())
+        text = "Files of this frontend's counts that are in memory only, as on a full disk."
+        yield _gauge("vgate_counts_in_memory", text, in_memory)
         yield from self._engines()
         yield _gauge("vgate_cache_entries", "Answers in the result cache.", self._cache.entries)
         yield _gauge("vgate_cache_bytes", "Size of the result cache.", self._cache.size_bytes)

@@ -6,6 +6,7 @@ import msgspec
 
 from vgate import __version__
 from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.observe import count_files
 from vgate.frontend.services import Services
 
 _HEALTHY = Response(200, msgspec.json.encode({"status": "ok", "version": __version__}), [JSON])
@@ -17,7 +18,12 @@ async def health(_services: Services, _request: HttpRequest) -> Response:
 
 
 async def ready(services: Services, _request: HttpRequest) -> Response:
-    """Answer 200 if a request would be served now, and 503 with the reason if not."""
+    """Answer 200 if a request would be served now, and 503 with the reason if not.
+
+    What an operator should look at meanwhile is in `warnings`.
+    """
+    count_files.save()
+    warnings = [f"counts are in memory only: {why}" for why in count_files.in_memory_because()]
     reason = services.models.not_ready_because()
     engines = [
         {
@@ -28,8 +34,8 @@ async def ready(services: Services, _request: HttpRequest) -> Response:
         }
         for model in services.models.states()
     ]
-    body = msgspec.json.encode({"ready": reason is None, "reason": reason, "engines": engines})
-    return Response(503 if reason else 200, body, [JSON])
+    body = {"ready": reason is None, "reason": reason, "warnings": warnings, "engines": engines}
+    return Response(503 if reason else 200, msgspec.json.encode(body), [JSON])
 
 
 async def root(_services: Services, _request: HttpRequest) -> Response:

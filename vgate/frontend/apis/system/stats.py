@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from vgate import __version__
 from vgate.frontend.apis.system.engine_metrics import EngineCollector
 from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.observe import count_files
 from vgate.frontend.observe.metrics import registry_of_all_workers
 from vgate.frontend.services import Services
 from vgate.wire.stats import BATCH_SIZE, EngineStats
@@ -19,6 +20,8 @@ from vgate.wire.stats import BATCH_SIZE, EngineStats
 async def show_metrics(services: Services, http: HttpRequest) -> Response:
     """Answer with the metrics of all workers and engines, in the format that the client accepts."""
     encode, content_type = choose_encoder(http.header("accept") or "")
+
+    count_files.save()
 
     def collect() -> bytes:
         registry = registry_of_all_workers()
@@ -32,6 +35,7 @@ async def show_metrics(services: Services, http: HttpRequest) -> Response:
 
 async def stats(services: Services, _http: HttpRequest) -> Response:
     """Answer with the counts and the state of all workers and engines."""
+    count_files.save()
     totals = await asyncio.get_running_loop().run_in_executor(None, _totals)
     hits, misses = totals["vgate_cache_hits"], totals["vgate_cache_misses"]
     cache = services.cache()
