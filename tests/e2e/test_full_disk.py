@@ -29,6 +29,14 @@ def test_requests_are_served_and_workers_restart_while_the_disk_is_full(tmp_path
         assert {answer.status_code for answer in answers} == {200}
         warnings = [warning for answer in answers for warning in answer.json()["warnings"]]
         assert "No space left on device" in warnings[0]
+        filler.unlink()
+
+        def no_warnings() -> bool:
+            return not any(httpx.get(server.url + "/ready").json()["warnings"] for _ in range(8))
+
+        wait_until(no_warnings, 30, "the counts are written again")
+        assert server.logs().count("counts are written to the run directory again") >= 1
+        fill(disk)
         pids = server.pids()
         os.kill(pids["frontend-1"], signal.SIGKILL)
         wait_until(lambda: server.pids().get("frontend-1", -1) not in {-1, *pids.values()}, 30, "1")
@@ -37,10 +45,3 @@ def test_requests_are_served_and_workers_restart_while_the_disk_is_full(tmp_path
             assert httpx.get(server.url + path).status_code == 200
         assert server.pids().keys() == pids.keys()
         assert server.pids()["frontend-2"] == pids["frontend-2"]
-        filler.unlink()
-
-        def no_warnings() -> bool:
-            return not any(httpx.get(server.url + "/ready").json()["warnings"] for _ in range(8))
-
-        wait_until(no_warnings, 30, "the counts are written again")
-        assert server.logs().count("counts are written to the run directory again") >= 1
