@@ -35,9 +35,9 @@ class ControlLink:
         """Report that the engine serves."""
         self._send(EngineReady(self._pid, summary))
 
-    def beat(self) -> None:
-        """Report that the loop runs."""
-        self._send(EngineBeat(self._pid))
+    def beat(self, patience_s: float | None = None) -> None:
+        """Report that the loop runs, and how long its next step may take, if that is known."""
+        self._send(EngineBeat(self._pid, patience_s))
 
     def failed(self, reason: str, *, permanent: bool) -> None:
         """Report why the process ends."""

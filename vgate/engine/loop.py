@@ -11,6 +11,7 @@ from typing import Protocol
 
 from vgate.engine.backends.base import Backend, Output
 from vgate.engine.delivery import Subscriptions, catch_up, deliver_embeddings, deliver_tokens
+from vgate.engine.patience import Patience
 from vgate.engine.request import Request, RequestError, Subscriber, to_request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.served_files import FileServer
@@ -60,7 +61,8 @@ class Transport(Protocol):
 class EngineLoop:
     """Runs a backend for the frontends that connect.
 
-    `clock` returns monotonic seconds; `on_beat` is called with each heartbeat.
+    `clock` returns monotonic seconds; `on_beat` is called with each heartbeat and before a step
+    that may take longer than the last heartbeat said.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class EngineLoop:
         self._peers: dict[bytes, str] = {}
         self._subscriptions = Subscriptions()
         self._stats = StatsCounter()
+        self._patience = Patience()
         self._last_key = 0
         # By frontend, which gets those of a turn in one message.
         self._failures: dict[bytes, list[Failure]] = {}
@@ -97,6 +100,11 @@ class EngineLoop:
     def stop(self) -> None:
         """End `run` after the current turn. May be called from a signal handler."""
         self._stopping = True
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long the next step may take before the engine counts as hung; None if unknown."""
+        return self._patience.seconds
 
     def drain(self, timeout_s: float) -> None:
         """Finish all requests and tell frontends to send no more; then `run` ends.
@@ -223,6 +231,7 @@ class EngineLoop:
     def _remove(self, request: Request) -> None:
         """Remove a request from the scheduler and the backend."""
         running = request.key in self._scheduler.running
+        self._patience.removed(request)
         self._scheduler.remove(request.key)
         if running:
             self._backend.abort([request.key])
@@ -234,6 +243,7 @@ class EngineLoop:
             self._fail(request, RequestError("queue_timeout", reason, retry_after_s=retry_after_s))
 
     def _admit(self, now: float) -> None:
+        may_be_slow = False
         for request in self._scheduler.admit(now):
             try:
                 self._backend.add(request)
@@ -243,6 +253,9 @@ class EngineLoop:
                 self._fail(request, error)
             else:
                 self._stats.started(now - request.arrived)
+                may_be_slow |= self._patience.started(request, len(self._scheduler.running))
+        if may_be_slow:
+            self._on_beat()
 
     def _step(self) -> None:
         if not self._backend.has_work():
@@ -252,8 +265,10 @@ class EngineLoop:
         if outputs is None:
             self._transport.wait(_IDLE_STEP_S)
             return
-        self._stats.step(len(self._scheduler.running), self._clock() - began)
+        now = self._clock()
+        self._stats.step(len(self._scheduler.running), now - began)
         self._deliver(outputs)
+        self._patience.stepped(self._scheduler.running, now - began, now)
 
     def _deliver(self, outputs: Iterable[Output]) -> None:
         deliver = deliver_embeddings if self._backend.model.task == "embed" else deliver_tokens

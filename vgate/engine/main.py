@@ -56,7 +56,7 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
     router = Router(endpoint)
 
     def beat() -> None:
-        link.beat()
+        link.beat(loop.patience_s)
         # Here and not in each turn of the loop: a drain can wait for a heartbeat.
         for drain in link.received():
             loop.drain(drain.timeout_s)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from vgate.config import Runtime
@@ -15,6 +15,26 @@ from vgate.wire.control import EngineState
 
 _FIRST_DELAY_S = 0.25
 _MAX_DELAY_S = 30.0
+_MOST_BETWEEN_CALLS_S = 0.5
+
+
+class JudgesClock:
+    """Monotonic seconds that stand still while this process does.
+
+    A process that is stopped, suspended or starved hears of nobody meanwhile, so it must not count
+    that time as the silence of others.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time. Ask for it several times a second."""
+        last, self._last = self._last, self._clock()
+        self._now += min(self._last - last, _MOST_BETWEEN_CALLS_S)
+        return self._now
 
 
 class RestartPolicy:
@@ -36,7 +56,7 @@ class RestartPolicy:
 
 
 class Child:
-    """One supervised process, across restarts. Times are monotonic, in seconds.
+    """One supervised process, across restarts. Times are those of a `JudgesClock`.
 
     `command` has the arguments of Python, `environment` variables in addition to the launcher's.
 
@@ -144,6 +164,7 @@ class EngineChild(Child):
         prefix: What its phases begin with on the console, if there are several engines.
         state: The state that frontends were sent last.
         peer: The identity of its control link; None before its first message.
+        patience_s: How long its step may take, as it says; None if it does not know.
     """
 
     def __init__(self, runtime: Runtime, number: int) -> None:
@@ -154,6 +175,10 @@ class EngineChild(Child):
         self.prefix = f"{spec.title}: " if len(runtime.engines) > 1 else ""
         self.peer: bytes | None = None
         self.state = EngineState("starting", "starting", time.time(), number)
+
+    def _reset(self, now: float) -> None:
+        super()._reset(now)
+        self.patience_s: float | None = None
 
     def enter(self, state: Literal["starting", "ready", "restarting"], detail: str) -> EngineState:
         """Change the state and return it."""

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from types import FrameType
 
 from vgate.config import Runtime
-from vgate.launcher.child import Child, EngineChild, frontend
+from vgate.launcher.child import Child, EngineChild, JudgesClock, frontend
 from vgate.launcher.console import Console
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
 from vgate.wire.control import (
     Drain,
+    EngineBeat,
     EngineFailed,
     EnginePhase,
     EngineReady,
@@ -56,6 +57,9 @@ class Supervisor:
         self._children: list[Child] = [*self._engines, *self._frontends]
         self._router = Router(runtime.endpoint("control"))
         self._exchange = Exchange(runtime.endpoint("publish"), runtime.endpoint("subscribe"))
+        # When heartbeats came, and when processes started, died or ended. Deadlines that clients
+        # know of are in real time.
+        self._clock = JudgesClock()
         self._frontend_peers: set[bytes] = set()
         self._drained: set[int] = set()
         self._drain_deadline: float | None = None
@@ -77,7 +81,7 @@ class Supervisor:
         self._console.starting()
         try:
             while not self._stop_signals:
-                self._supervise(time.monotonic())
+                self._supervise()
                 self._console.tick()
                 self._router.wait(_TICK_S)
             self._drain()
@@ -90,8 +94,10 @@ class Supervisor:
         self._router.close()
         self._exchange.close()
 
-    def _supervise(self, now: float) -> None:
+    def _supervise(self) -> None:
+        # Heartbeats that have arrived are heard before anyone is judged.
         self._receive()
+        now = self._clock()
         for child in self._children:
             if (cause := child.died(now)) is not None:
                 self._on_death(child, cause, now)
@@ -123,8 +129,10 @@ class Supervisor:
                     engine.kill()
             elif not engine.ready and now - engine.started_at > limits.load_timeout_s:
                 engine.kill(f"did not load within {limits.load_timeout_s:.0f} s")
-            elif engine.ready and now - engine.last_beat > limits.hang_timeout_s:
-                engine.kill(f"hung: no step finished for {limits.hang_timeout_s:.0f} s")
+            elif engine.ready:
+                hang_s = min(limits.hang_timeout_s, engine.patience_s or limits.hang_timeout_s)
+                if now - engine.last_beat > hang_s:
+                    engine.kill(f"hung: no step finished for {hang_s:.0f} s")
         hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
         for child in self._frontends:
             if now - child.last_beat > hang_s:
@@ -147,8 +155,10 @@ class Supervisor:
                         self._on_engine(engine, message)
 
     def _on_engine(self, engine: EngineChild, message: ToLauncher) -> None:
-        engine.last_beat = time.monotonic()
+        engine.last_beat = self._clock()
         match message:
+            case EngineBeat(patience_s=patience_s):
+                engine.patience_s = patience_s
             case EnginePhase(phase=phase):
                 self._console.phase(engine.prefix + phase)
                 again = engine.restarts > 0
@@ -161,7 +171,7 @@ class Supervisor:
             case EngineFailed(reason=reason, permanent=permanent):
                 engine.cause, engine.permanent = reason, permanent
                 engine.ready = False
-                engine.ending_since = time.monotonic()
+                engine.ending_since = self._clock()
 
     def _on_frontend_beat(self, peer: bytes, beat: FrontendBeat) -> None:
         if peer not in self._frontend_peers:
@@ -175,7 +185,7 @@ class Supervisor:
             raise GaveUpError(beat.problem)
         for child in self._frontends:
             if child.pid == beat.pid:
-                child.last_beat = time.monotonic()
+                child.last_beat = self._clock()
                 child.ready = beat.ready
         if beat.draining and beat.in_flight == 0:
             self._drained.add(beat.pid)
@@ -198,7 +208,7 @@ class Supervisor:
         deadline = self._drain_deadline + _DRAIN_SLACK_S
         while time.monotonic() < deadline and self._stop_signals < 2:
             self._receive()
-            alive = [f.pid for f in self._frontends if f.pid and f.died(time.monotonic()) is None]
+            alive = [f.pid for f in self._frontends if f.pid and f.died(self._clock()) is None]
             if all(pid in self._drained for pid in alive):
                 return
             self._router.wait(_TICK_S)

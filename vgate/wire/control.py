@@ -28,9 +28,13 @@ class EngineReady(ControlMessage, frozen=True):
 
 
 class EngineBeat(ControlMessage, frozen=True):
-    """The engine's heartbeat: its loop runs."""
+    """The engine's heartbeat: its loop runs.
+
+    `patience_s`: how long its next step may take before it counts as hung; None if it can't tell.
+    """
 
     pid: int
+    patience_s: float | None = None
 
 
 class EngineFailed(ControlMessage, frozen=True):

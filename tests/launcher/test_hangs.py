@@ -1,0 +1,80 @@
+"""Which silence counts as a hang."""
+
+import pytest
+
+from vgate.config import Config, EngineSpec, Runtime
+from vgate.launcher.child import JudgesClock
+from vgate.launcher.console import Console
+from vgate.launcher.supervisor import Supervisor
+
+
+class Seconds:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_clock_goes_on_while_it_is_asked():
+    seconds = Seconds()
+    clock = JudgesClock(seconds)
+    began = clock()
+    for _ in range(100):
+        seconds.now += 0.1
+        clock()
+    assert clock() - began == pytest.approx(10)
+
+
+def test_the_clock_stands_still_while_its_process_does():
+    seconds = Seconds()
+    clock = JudgesClock(seconds)
+    began = clock()
+    seconds.now += 3600
+    assert clock() - began < 1
+
+
+@pytest.fixture
+def judge(tmp_path_factory):
+    """Return a function that returns why a silent engine and a silent frontend are killed."""
+    run_dir = str(tmp_path_factory.mktemp("s"))
+    config = Config()
+    spec = EngineSpec(model=config.model.name, address="ipc://a")
+    runtime = Runtime(config=config, backend="dry_run", run_dir=run_dir, engines=[spec])
+    supervisor = Supervisor(runtime, Console(runtime))
+    (engine,) = supervisor._engines
+    killed = []
+    for child in supervisor._children:
+        child.kill = lambda cause=None: killed.append(cause)
+
+    def judge(silent_s: float, patience_s: float | None, *, ready: bool = True) -> list[str]:
+        killed.clear()
+        engine.ready, engine.patience_s, engine.last_beat = ready, patience_s, 0.0
+        for frontend in supervisor._frontends:
+            frontend.last_beat = silent_s
+        supervisor._kill_hung(silent_s)
+        return list(killed)
+
+    yield judge
+    supervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "patience_s", "hung"),
+    [
+        (19, 20.0, False),
+        (21, 20.0, True),
+        (119, None, False),
+        (121, None, True),
+        (119, 500.0, False),
+        (121, 500.0, True),
+    ],
+)
+def test_an_engine_is_judged_by_its_own_steps_and_the_configuration(
+    judge, silent_s, patience_s, hung
+):
+    assert bool(judge(silent_s, patience_s)) == hung
+
+
+def test_an_engine_that_loads_has_the_time_to_load(judge):
+    assert judge(1700, None, ready=False) == []
+    assert judge(1801, None, ready=False) == ["did not load within 1800 s"]
