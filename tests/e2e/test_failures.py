@@ -141,17 +141,22 @@ def text_of(answer: dict[str, Any]) -> str:
 
 def test_a_stream_that_cannot_continue_exactly_ends_with_an_error(run_dirs: Path):
     with instance(run_dirs) as server, EngineProbe(server.run_dir) as engine:
-        bodies = [{"seed": 1}, {"presence_penalty": 0.5}, {"bad_words": ["zebra"]}]
+        bodies = [{"presence_penalty": 0.5}, {"bad_words": ["zebra"]}]
         streams = [
             Request(server.url, endless(stream=True, temperature=1, **body)).wait_for_text()
             for body in bodies
         ]
-        whole = Request(server.url, endless(max_tokens=50, seed=1, temperature=1))
+        whole = Request(server.url, endless(max_tokens=50, bad_words=["zebra"], temperature=1))
+        # With a seed it is generated again.
+        text, seed = "on and on ", {"seed": 1, "presence_penalty": 0.5, "temperature": 1}
+        sure = Request(server.url, endless(text, stream=True, max_tokens=150, **seed))
+        sure.wait_for_text()
         wait_until(lambda: engine.status().running == 4, 10, "all run")
         os.kill(server.pid_of("engine"), signal.SIGKILL)
         for stream in streams:
             check_cut_off(stream.wait(), "engine_unavailable")
         assert whole.wait().status == 200
+        assert (sure.wait().text, sure.done) == ((text * 15)[:150], True)
         wait_served(server)
 
 
@@ -174,17 +179,21 @@ def test_a_request_fails_after_two_engines_died_running_it(run_dirs: Path):
         wait_served(server)
 
 
-def test_a_request_while_the_engine_restarts(run_dirs: Path):
-    with instance(run_dirs, server__workers=1) as server:
+@pytest.mark.parametrize("hold_s", [60, 0])
+def test_a_request_while_the_engine_restarts(run_dirs: Path, hold_s: int):
+    settings = {"server__workers": 1, "supervision__hold_requests_s": hold_s}
+    with instance(run_dirs, **settings) as server:
         engine = psutil.Process(server.pid_of("engine"))
         engine.kill()
         wait_until(lambda: not server.ready(), HEARD_S, "/ready turns")
-        for stream in (False, True):
-            request = Request(server.url, chat("hi", stream=stream)).wait()
-            if request.status != 200:
-                check_unavailable(request)
+        requests = [Request(server.url, chat("hi", stream=stream)) for stream in (False, True)]
         assert httpx.get(server.url + "/health").status_code == 200
         assert httpx.get(server.url + "/v1/models").status_code == 200
+        for request in requests:
+            if request.wait().status != 200:
+                assert not hold_s
+                check_unavailable(request)
+        assert not hold_s or [r.done for r in requests] == [False, True]
         wait_served(server)
 
 

@@ -289,6 +289,22 @@ class TestBackendErrors:
         bench.settle()
         assert [f.id for f in bench.failures(A)] == [4]
 
+    def test_it_is_told_when_a_resumed_request_begins_before_it_can_do_harm(self):
+        bench = Bench(max_num_seqs=1)
+        bench.welcome(A)
+        bench.say(A, generate(1, max_tokens=3), generate(2, resumed=True))
+        bench.turn(2)
+        assert bench.deltas(A, 2) == []
+
+        def die(_request):
+            raise RuntimeError("out of memory")
+
+        bench.backend.add = die
+        with pytest.raises(RuntimeError):
+            bench.settle()
+        (begun,) = bench.deltas(A, 2)
+        assert (begun.token_ids, begun.finish_reason) == ([], None)
+
     def test_a_step_that_could_not_run_is_retried_without_spinning(self, greeted):
         greeted.say(A, generate(1))
         answers = [None, None, NotImplemented, NotImplemented, NotImplemented]

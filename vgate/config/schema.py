@@ -131,6 +131,7 @@ class Supervision(Section, frozen=True):
     max_restarts: Annotated[int, Meta(ge=0)] = 5
     restart_window_s: PositiveFloat = 300
     resume_requests: bool = True
+    hold_requests_s: Annotated[float, Meta(ge=0)] = 60
 
 
 class Cache(Section, frozen=True):

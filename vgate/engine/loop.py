@@ -21,6 +21,7 @@ from vgate.wire.codec import WireError, decode_to_engine, encode
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
+    Delta,
     Embed,
     Ending,
     Failure,
@@ -245,6 +246,10 @@ class EngineLoop:
     def _admit(self, now: float) -> None:
         may_be_slow = False
         for request in self._scheduler.admit(now):
+            if request.resumed:
+                # First of all: the engine may die of it from here on.
+                for peer, number in list(request.subscribers):
+                    self._send(peer, Step(deltas=[Delta(number, [])]))
             try:
                 self._backend.add(request)
             except RequestError as error:

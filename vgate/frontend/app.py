@@ -24,7 +24,9 @@ from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
+from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.served_model import ServedModel
+from vgate.frontend.engines.suspects import Suspects
 from vgate.frontend.http import ClientDisconnected, Cors, Hosts, HttpRequest, Response, Waits
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
@@ -103,7 +105,10 @@ class App:
 
     def _model(self, model: Model) -> ServedModel:
         loop, launcher = self._loop, self._launcher
-        engines = self._runtime.engines_of(model.name)
+        config, engines = self._runtime.config, self._runtime.engines_of(model.name)
+        limits = config.supervision
+        directory = self._runtime.directory("suspects")
+        suspects = Suspects(directory, model.name, limits.restart_window_s)
 
         def connect(owner: HandleOwner) -> list[EngineHandle]:
             name = f"frontend-{self._worker}"
@@ -116,7 +121,14 @@ class App:
             files=FileCache(self._runtime.directory("model-files")),
             state=partial(launcher.engine_state, engines),
             on_change=launcher.beat,
-            resume=self._runtime.config.supervision.resume_requests,
+            survivors=lambda continued: Survivors(
+                enabled=limits.resume_requests,
+                continued=continued,
+                hold_s=limits.hold_requests_s,
+                # All workers together hold no more than fit the engine's queue.
+                most_held=max(1, config.batch.max_queue_size // config.server.worker_count),
+                suspects=suspects,
+            ),
         )
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:

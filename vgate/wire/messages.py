@@ -109,7 +109,9 @@ class Generate(Message, frozen=True):
             that are not streamed, whose frontend has no use for earlier tokens.
         generated: Token ids, packed, that another engine generated before it died. They count as
             generated and are not sent again; the sequence continues after them.
-        resumed: An engine that died had admitted it already, so a full queue doesn't reject it.
+        resumed: It was admitted before: an engine died with it, or it waited for this one to start.
+            A full queue doesn't reject it, and when it leaves the queue it gets a delta without
+            tokens: if this engine dies too, its frontend knows whether it had a part in that.
     """
 
     id: int

@@ -17,6 +17,7 @@ class MemoryHandle:
     Attributes:
         files: Contents by digest.
         reads: Chunks that were read.
+        queues: Sequences wait in its queue, as it tells of those that it begins.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, owner: HandleOwner) -> None:
@@ -29,6 +30,7 @@ class MemoryHandle:
         self.closed = False
         self.files: dict[bytes, bytes] = {}
         self.reads = 0
+        self.queues = False
         self.status = Status(0, 0, 0.0)
 
     def start(self, model: ModelInfo) -> None:
@@ -51,6 +53,7 @@ class MemoryHandle:
         assert self.connected
         sequence.id, sequence.message = message.id, message
         sequence.deadline = self._loop.time() + timeout_s
+        sequence.started = sequence.started or not self.queues
         self.running[message.id] = sequence
         self.submitted.append(message)
         self._loop.call_later(timeout_s, self._expire, sequence)

@@ -363,8 +363,8 @@ def test_sequences_go_on_in_the_next_engine_under_new_numbers(play):
 
 def test_an_engine_that_says_that_it_ends_is_lost_with_its_reason(play):
     async def scenario(play):
-        seeded = msgspec.structs.replace(DEFAULTS, seed=1)
-        (kept,), (shown,) = play.submit(), play.submit(sampling=seeded)
+        penalised = msgspec.structs.replace(DEFAULTS, presence_penalty=1.0)
+        (kept,), (shown,) = play.submit(), play.submit(sampling=penalised)
         shown.generated = [1]
         play.send(Ending("RuntimeError: boom"))
         await until(lambda: play.losses, "the loss")
@@ -384,9 +384,24 @@ def test_a_second_death_ends_it(play):
     async def scenario(play):
         (sequence,) = play.submit()
         await play.restart()
+        play.send(Step(deltas=[Delta(sequence.id, [])]))
+        await play.settled()
         await play.restart()
         assert type(sequence.error) is EngineUnavailableError
         assert play.client.in_flight == 0
+
+    play(scenario)
+
+
+def test_a_death_does_not_count_for_what_its_engine_had_not_begun(play):
+    async def scenario(play):
+        (sequence,) = play.submit()
+        for _ in range(4):
+            await play.restart()
+        assert (sequence.error, sequence.deaths, play.client.in_flight) == (None, 1, 1)
+        play.send(Step([sequence.id], [1], [Delta(sequence.id, [])]))
+        await play.settled()
+        assert sequence.started
 
     play(scenario)
 

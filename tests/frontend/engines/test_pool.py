@@ -1,6 +1,7 @@
 """Several engines for one model, in memory."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -48,7 +49,7 @@ class Answer:
 
 
 class Play:
-    def __init__(self, engines: int, *, resume: bool) -> None:
+    def __init__(self, engines: int, **options: Any) -> None:
         loop = asyncio.get_running_loop()
         self.models: list[ModelInfo] = []
         self.losses = 0
@@ -56,7 +57,7 @@ class Play:
             loop,
             on_model=self.models.append,
             on_lost=self.lost,
-            survivors=Survivors(enabled=resume),
+            survivors=Survivors(**{"enabled": True, "most_held": 3, **options}),
         )
         self.engines = [MemoryHandle(loop, self.pool) for _ in range(engines)]
         for engine in self.engines:
@@ -81,10 +82,10 @@ class Play:
 
 @pytest.fixture
 def play():
-    def run(scenario, *, engines=2, start=True, resume=True):
+    def run(scenario, *, engines=2, start=True, **options):
         async def main():
             async with asyncio.timeout(60):
-                play = Play(engines, resume=resume)
+                play = Play(engines, **options)
                 for engine in play.engines if start else []:
                     engine.start(MODEL)
                 try:
@@ -167,8 +168,8 @@ def test_a_sequence_that_continues_keeps_its_deadline(play):
 
 def test_what_cannot_continue_ends_and_takes_the_rest_of_its_answer_with_it(play):
     async def scenario(play):
-        seeded = msgspec.structs.replace(ENDLESS, seed=1)
-        answer = play.submit(4, sampling=seeded)
+        penalised = msgspec.structs.replace(ENDLESS, presence_penalty=1.0)
+        answer = play.submit(4, sampling=penalised)
         assert play.load == [2, 2]
         # The client has seen a token of the first sequence only, which ran in the first engine.
         answer.sequences[0].generated = [1]
@@ -207,6 +208,108 @@ def test_a_sequence_that_waits_keeps_its_deadline(play):
         await until(lambda: answer.error, "the deadline")
         assert type(answer.error) is DeadlineExceededError
         assert play.pool.in_flight == 0
+
+    play(scenario, engines=1)
+
+
+def test_a_new_sequence_waits_for_an_engine_that_comes_back(play):
+    async def scenario(play):
+        (begun,) = play.submit().sequences
+        play.engines[0].stop()
+        assert (play.pool.connected, play.pool.takes) == (False, True)
+        answer = play.submit(2)
+        (held, gone) = answer.sequences
+        assert play.pool.in_flight == 3
+        play.pool.abort([gone])
+        play.engines[0].start(MODEL)
+        assert [m.id for m in play.engines[0].submitted[1:]] == [begun.id, held.id]
+        assert all(m.resumed for m in play.engines[0].submitted[1:])
+        assert (held.deaths, answer.error, play.load) == (0, None, [2])
+        # It outlives this engine as any other sequence does.
+        play.engines[0].stop()
+        assert (held.deaths, answer.error) == (1, None)
+
+    play(scenario, engines=1, hold_s=60)
+
+
+def test_only_so_many_new_sequences_wait(play):
+    async def scenario(play):
+        play.engines[0].stop()
+        waiting = play.submit(3)
+        assert not play.pool.takes
+        with pytest.raises(EngineUnavailableError, match="not connected"):
+            play.submit()
+        assert play.pool.in_flight == 3
+        play.pool.abort(waiting.sequences)
+        assert play.pool.takes
+
+    play(scenario, engines=1, hold_s=60)
+
+
+def test_a_new_sequence_waits_only_so_long(play):
+    async def scenario(play):
+        play.engines[0].stop()
+        answer = play.submit(2)
+        late = play.submit(timeout_s=0.01)
+        await until(lambda: answer.error and late.error, "the ends")
+        assert type(answer.error) is EngineUnavailableError
+        assert type(late.error) in {EngineUnavailableError, DeadlineExceededError}
+        assert (answer.flushes, play.pool.in_flight) == (1, 0)
+        play.engines[0].start(MODEL)
+        assert play.engines[0].submitted == []
+
+    play(scenario, engines=1, hold_s=0.02)
+
+
+def test_nothing_waits_for_an_engine_that_never_was_or_refuses(play):
+    async def scenario(play):
+        assert not play.pool.takes
+        with pytest.raises(EngineUnavailableError):
+            play.submit()
+        play.engines[0].start(MODEL)
+        play.engines[0].stop()
+        held = play.submit()
+        play.engines[0].stop("another version", refused=True)
+        assert "another version" in held.error.message
+        assert not play.pool.takes
+
+    play(scenario, engines=1, start=False, hold_s=60)
+
+
+def test_what_waits_for_another_model_is_told(play):
+    async def scenario(play):
+        play.engines[0].stop()
+        held = play.submit()
+        play.engines[0].start(OTHER)
+        assert "serves another model" in held.error.message
+
+    play(scenario, engines=1, hold_s=60)
+
+
+def test_a_new_sequence_waits_while_the_only_engine_drains(play):
+    async def scenario(play):
+        play.engines[0].status = Status(0, 0, 0.0, None, True)
+        held = play.submit()
+        assert (play.load, play.pool.in_flight) == ([0], 1)
+        play.engines[0].stop()
+        play.engines[0].status = Status(0, 0, 0.0)
+        play.engines[0].start(MODEL)
+        assert (play.load, held.error) == ([1], None)
+
+    play(scenario, engines=1, hold_s=60)
+
+
+def test_what_the_next_engine_had_not_begun_survives_it(play):
+    async def scenario(play):
+        play.engines[0].queues = True
+        answer = play.submit()
+        for _ in range(4):
+            play.engines[0].stop()
+            play.engines[0].start(MODEL)
+        assert (answer.sequences[0].deaths, answer.error) == (1, None)
+        play.engines[0].running[answer.sequences[0].id].started = True
+        play.engines[0].stop()
+        assert type(answer.error) is EngineUnavailableError
 
     play(scenario, engines=1)
 
@@ -304,7 +407,7 @@ def test_its_status_is_that_of_one_engine_as_large_as_all():
         assert play.pool.status.running == 3
 
     async def main():
-        play = Play(2, resume=True)
+        play = Play(2)
         play.engines[0].start(MODEL)
         play.engines[1].start(MODEL)
         play.engines[1].stop()

@@ -3,8 +3,11 @@
 import msgspec
 import pytest
 
+from vgate.errors import EngineUnavailableError
+from vgate.frontend.engines.replay import Replay
 from vgate.frontend.engines.resumption import Survivors, identity_of, obstacle, resubmission
 from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.engines.suspects import Suspects
 from vgate.wire.codec import unpack_token_ids
 from vgate.wire.messages import (
     NO_OPTIONS,
@@ -67,6 +70,7 @@ def sequence(*, shown=False, sampling=DEFAULTS, number=1):
     made = Sequence(Answer(shown=shown), 0)
     made.id = number
     made.message = Generate(number, b"\1\0\0\0", sampling, dedup_key=b"digest")
+    made.started = True
     return made
 
 
@@ -125,12 +129,25 @@ class TestSurvivors:
         assert Survivors(enabled=True).keep([sequence(sampling=seeded)]) == []
 
     def test_what_was_seen_goes_on_if_it_can(self):
-        seeded = msgspec.structs.replace(DEFAULTS, seed=7)
-        plain, other = sequence(shown=True), sequence(shown=True, sampling=seeded, number=2)
+        penalised = msgspec.structs.replace(DEFAULTS, presence_penalty=1.0)
+        plain, other = sequence(shown=True), sequence(shown=True, sampling=penalised, number=2)
         survivors = Survivors(enabled=True)
         assert survivors.keep([plain, other]) == [other]
         assert survivors.take() == [plain]
         assert survivors.take() == []
+
+    @pytest.mark.parametrize(
+        "sure", [{"seed": 7}, {"temperature": 0.0, "presence_penalty": 1.0}, {"seed": 0}]
+    )
+    def test_what_was_seen_is_generated_again_if_it_is_no_chance(self, sure):
+        sampling = msgspec.structs.replace(DEFAULTS, **{"frequency_penalty": 1.0, **sure})
+        begun = sequence(shown=True, sampling=sampling)
+        begun.generated = [5, 6]
+        survivors = Survivors(enabled=True, continued=False)
+        assert survivors.keep([begun]) == []
+        message = resubmission(begun, 9)
+        assert message == msgspec.structs.replace(begun.message, id=9, resumed=True)
+        assert type(begun.answer) is Replay
 
     def test_nothing_begun_goes_on_where_continuing_is_not_exact(self):
         survivors = Survivors(enabled=True, continued=False)
@@ -142,6 +159,24 @@ class TestSurvivors:
         assert survivors.keep([one]) == []
         assert survivors.take() == [one]
         assert survivors.keep([one, other]) == [one]
+
+    def test_a_death_before_it_began_is_not_its_own(self):
+        survivors, queued = Survivors(enabled=True), sequence()
+        for _ in range(5):
+            queued.started = False
+            assert survivors.keep([queued]) == []
+            survivors.take()
+        assert queued.deaths == 0
+
+    def test_what_ends_by_deaths_is_remembered(self, tmp_path):
+        suspects = Suspects(tmp_path, "m", 60.0)
+        survivors, one = Survivors(enabled=True, suspects=suspects), sequence()
+        for deaths in (0, 0, 2):
+            assert survivors.deaths_of(one.message) == deaths
+            survivors.keep([one])
+            survivors.take()
+        with pytest.raises(EngineUnavailableError):
+            survivors.deaths_of(one.message)
 
     def test_none_do_when_it_is_off_or_over(self):
         one = sequence()
@@ -156,6 +191,40 @@ class TestSurvivors:
         survivors.keep([one, other])
         survivors.discard([one, sequence(number=3)])
         assert survivors.take() == [other]
+
+
+class TestHeld:
+    def test_only_so_many_are(self):
+        survivors = Survivors(enabled=True, hold_s=5, most_held=2)
+        for number in (1, 2):
+            assert survivors.has_room
+            survivors.hold(sequence(number=number), 0)
+        assert not survivors.has_room
+        survivors.discard([survivors.waiting[1]])
+        assert survivors.has_room
+
+    def test_only_so_many_bytes_are(self):
+        survivors, large = Survivors(enabled=True, hold_s=5, most_held=9), sequence()
+        large.message = msgspec.structs.replace(large.message, prompt=bytes(64 * 1024 * 1024))
+        survivors.hold(large, 0)
+        assert not survivors.has_room
+
+    def test_none_is_without_time_or_at_the_end(self):
+        assert not Survivors(enabled=True, most_held=2).has_room
+        survivors = Survivors(enabled=True, hold_s=5, most_held=2)
+        survivors.close()
+        assert not survivors.has_room
+
+    def test_it_waits_for_its_time_and_no_longer(self):
+        survivors = Survivors(enabled=False, hold_s=5, most_held=9)
+        first, second = sequence(), sequence(number=2)
+        survivors.hold(first, 10)
+        survivors.hold(second, 11)
+        assert survivors.held_too_long(14.9) == []
+        assert survivors.held_too_long(15) == [first]
+        assert list(survivors.waiting.values()) == [second]
+        assert survivors.take() == [second]
+        assert survivors.held_too_long(99) == []
 
 
 class TestSameModel:

@@ -11,8 +11,11 @@ from tests.frontend.gateway import until
 from vgate.config.schema import Model
 from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.engine.served_files import describe
+from vgate.errors import EngineUnavailableError
 from vgate.frontend.engines.file_cache import FileCache
+from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.served_model import ServedModel
+from vgate.wire.control import EngineState
 from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import TOKENIZER, ModelFiles
 
@@ -24,7 +27,7 @@ def described(files: ModelFiles, created: int = 1) -> ModelInfo:
 
 
 class Play:
-    def __init__(self, directory: Path, engines: int) -> None:
+    def __init__(self, directory: Path, engines: int, hold_s: float) -> None:
         loop = asyncio.get_running_loop()
         self.engines: list[MemoryHandle] = []
         self.changes = 0
@@ -38,9 +41,11 @@ class Play:
             Model(model_id="m"),
             connect,
             files=FileCache(directory),
-            state=lambda: None,
+            state=lambda: EngineState("restarting", "it died", 0.0) if self.changes else None,
             on_change=self.changed,
-            resume=True,
+            survivors=lambda continued: Survivors(
+                enabled=True, continued=continued, hold_s=hold_s, most_held=2
+            ),
         )
 
     def changed(self) -> None:
@@ -62,10 +67,10 @@ class Play:
 
 @pytest.fixture
 def play(tmp_path):
-    def run(scenario, *, engines=2):
+    def run(scenario, *, engines=2, hold_s=0.0):
         async def main():
             async with asyncio.timeout(60):
-                play = Play(tmp_path / "files", engines)
+                play = Play(tmp_path / "files", engines, hold_s)
                 await scenario(play)
                 play.model.engine.close()
 
@@ -172,3 +177,26 @@ def test_a_replica_of_another_size_changes_nothing_but_the_description(play):
         assert len(play.model.engine._usable) == 2
 
     play(scenario)
+
+
+def test_requests_wait_for_an_engine_that_has_served(play):
+    async def scenario(play):
+        play.start(0)
+        await play.ready()
+        text = play.model.text
+        play.engines[0].stop()
+        assert play.model.not_ready_because()
+        assert await play.model.wait_until_ready() is text
+
+    play(scenario, engines=1, hold_s=60)
+
+
+def test_without_holding_they_are_refused(play):
+    async def scenario(play):
+        play.start(0)
+        await play.ready()
+        play.engines[0].stop()
+        with pytest.raises(EngineUnavailableError):
+            await play.model.wait_until_ready()
+
+    play(scenario, engines=1)

@@ -10,7 +10,7 @@ import msgspec
 
 from vgate.errors import EngineUnavailableError, VGateError, from_code
 from vgate.frontend.engines.handle import HandleOwner, Loss
-from vgate.frontend.engines.sequence import SWEEP_S, BaseAnswer, Sequence, fail, fail_late
+from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
 from vgate.wire.messages import (
@@ -128,7 +128,7 @@ class EngineClient:
         return dealer
 
     def _on_batch(self, batch: list[bytes]) -> None:
-        touched: list[BaseAnswer] = []
+        touched: list[Reader] = []
         ending: str | None = None
         for payload in batch:
             try:
@@ -171,7 +171,7 @@ class EngineClient:
         ):
             self._chunk.set_result(message.data)
 
-    def _on_step(self, step: Step, touched: list[BaseAnswer]) -> None:
+    def _on_step(self, step: Step, touched: list[Reader]) -> None:
         running = self._running
         # This loop runs once for each token of each stream.
         for number, token in zip(step.ids, step.tokens, strict=False):
@@ -188,6 +188,7 @@ class EngineClient:
             sequence = running.get(delta.id)
             if sequence is None:
                 continue
+            sequence.started = True
             sequence.pending += delta.token_ids
             # A resumed sequence keeps the count of its first engine.
             if delta.cached_tokens and not sequence.generated:
@@ -203,13 +204,13 @@ class EngineClient:
                 del running[delta.id]
             _touch(sequence.answer, touched)
 
-    def _on_embeddings(self, message: Embeddings, touched: list[BaseAnswer]) -> None:
+    def _on_embeddings(self, message: Embeddings, touched: list[Reader]) -> None:
         for embedding in message.embeddings:
             if (sequence := self._running.pop(embedding.id, None)) is not None:
                 sequence.vector = embedding.vector
                 _touch(sequence.answer, touched)
 
-    def _on_failures(self, failures: Failures, touched: list[BaseAnswer]) -> None:
+    def _on_failures(self, failures: Failures, touched: list[Reader]) -> None:
         for failure in failures.failures:
             if (sequence := self._running.pop(failure.id, None)) is not None:
                 sequence.error = to_error(failure, sequence.fields)
@@ -242,7 +243,7 @@ class EngineClient:
         fail_late(self._running, self._loop.time(), self.abort)
 
 
-def _touch(answer: BaseAnswer, touched: list[BaseAnswer]) -> None:
+def _touch(answer: Reader, touched: list[Reader]) -> None:
     if not answer.touched:
         answer.touched = True
         touched.append(answer)

@@ -1,6 +1,7 @@
 """The engines of one model: which one runs a sequence, and which one continues it.
 
-A sequence whose engine dies continues in another one at once, or waits for the next (`resumption`).
+A sequence whose engine dies continues in another one at once, or waits for the next, and so does a
+new one that comes meanwhile (`resumption`).
 """
 
 import asyncio
@@ -87,6 +88,16 @@ class EnginePool:
         return bool(self._usable)
 
     @property
+    def takes(self) -> bool:
+        """Whether a sequence can be submitted now, if only to wait for an engine that comes back.
+
+        None can wait for the first engine: nothing is known of the model.
+        """
+        if self._accepting:
+            return True
+        return self._identity is not None and self.refusal is None and self._survivors.has_room
+
+    @property
     def refusal(self) -> str | None:
         """Why the engines refuse this frontend; None if one takes sequences or none refuses."""
         if self._usable:
@@ -104,7 +115,7 @@ class EnginePool:
         return self._last_id
 
     def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
-        """Start a sequence in one of the engines.
+        """Start a sequence in one of the engines, or let it wait for the next one.
 
         Args:
             sequence: Gets the output, and ends exactly once: by its last delta, an error, or
@@ -113,12 +124,25 @@ class EnginePool:
             timeout_s: Longest time until the sequence ends.
 
         Raises:
-            EngineUnavailableError: No engine is connected, or all are draining.
+            EngineUnavailableError: No engine is connected, or all are draining, and no more
+                sequences may wait; or engines died with such a request.
         """
-        engines = self._accepting
-        if not engines:
+        sequence.deaths = self._survivors.deaths_of(message)
+        if self._accepting:
+            self._start(sequence, message, timeout_s)
+            return
+        if not self.takes:
             reason = "the engine is being stopped" if self._usable else _NOT_CONNECTED
             raise EngineUnavailableError(reason, retry_after_s=1.0)
+        now = self._loop.time()
+        sequence.id, sequence.message, sequence.deadline = message.id, message, now + timeout_s
+        self._survivors.hold(sequence, now)
+        metrics.HELD.inc()
+
+    def _start(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
+        # Of one that was submitted before, the engine tells when it begins.
+        sequence.started = not message.resumed
+        engines = self._accepting
         engine = engines[0] if len(engines) == 1 else self._policy(engines, message)
         engine.submit(sequence, message, timeout_s)
 
@@ -199,7 +223,7 @@ class EnginePool:
         ]
         self._on_model(model)
         if before != self._identity:
-            message = "the engine stopped while it worked on this request, and serves another model"
+            message = "the engine stopped before the end of this request, and serves another model"
             error = EngineUnavailableError(message, retry_after_s=1.0)
             fail(self._survivors.take(), error)
         else:
@@ -213,13 +237,17 @@ class EnginePool:
         now = self._loop.time()
         for sequence in waiting:
             message = resubmission(sequence, self.next_id())
-            self.submit(sequence, message, sequence.deadline - now)
-        metrics.RESUMED.inc(len({id(sequence.answer) for sequence in waiting}))
+            self._start(sequence, message, sequence.deadline - now)
+        metrics.RESUMED.inc(len({id(s.answer) for s in waiting if s.deaths}))
         log.info(event, resubmitted=len(waiting))
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        fail_late(self._survivors.waiting, self._loop.time(), self._survivors.discard)
+        now = self._loop.time()
+        fail_late(self._survivors.waiting, now, self._survivors.discard)
+        if late := self._survivors.held_too_long(now):
+            message = "the engine did not come back while this request waited for it; try again"
+            fail(late, EngineUnavailableError(message, retry_after_s=5.0))
 
 
 def _combined(statuses: list[Status]) -> Status:

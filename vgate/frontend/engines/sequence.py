@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from vgate.errors import DeadlineExceededError, VGateError
 from vgate.frontend.http.waits import ClientDisconnected
@@ -9,6 +10,22 @@ from vgate.wire.messages import Embed, FinishReason, Generate, Logprobs
 
 # How often deadlines are checked.
 SWEEP_S = 0.25
+
+
+class Reader(Protocol):
+    """What reads a sequence's output: its answer, or what stands before it for a while.
+
+    Attributes:
+        touched: Set while it is on the list of those to flush.
+    """
+
+    touched: bool
+
+    def flush(self) -> None:
+        """Read the new output of the sequences. Called once for a batch of messages."""
+
+    def restart(self, sequence: "Sequence") -> bool:
+        """Reset a sequence so that it can start again; False if some output was already sent."""
 
 
 class Sequence:
@@ -27,6 +44,7 @@ class Sequence:
         coalesced: Whether it shares the sequence of an identical request.
         deadline: When it ends with an error, in the event loop's time.
         deaths: Engines that died while they ran it.
+        started: Whether its engine may have begun it; False if it certainly waits in the queue.
     """
 
     __slots__ = (
@@ -45,15 +63,17 @@ class Sequence:
         "message",
         "pending",
         "prompt_logprobs",
+        "started",
         "vector",
     )
 
-    def __init__(self, answer: "BaseAnswer", index: int) -> None:
+    def __init__(self, answer: Reader, index: int) -> None:
         self.answer = answer
         self.index = index
         self.id = 0
         self.deadline = 0.0
         self.deaths = 0
+        self.started = False
         self.message: Generate | Embed | None = None
         self.fields: Mapping[str, str] = {}
         self.finish_reason: FinishReason | None = None
@@ -122,7 +142,7 @@ class BaseAnswer:
 
 def fail(sequences: Iterable[Sequence], error: VGateError) -> None:
     """End sequences that run nowhere with an error; each answer is flushed once."""
-    answers: dict[int, BaseAnswer] = {}
+    answers: dict[int, Reader] = {}
     for sequence in sequences:
         sequence.error = error
         answers[id(sequence.answer)] = sequence.answer

@@ -33,7 +33,8 @@ class ServedModel:
         files: The cache of model files.
         state: Returns the state that the launcher has reported; None before it has.
         on_change: Called when the model becomes ready, or stops being ready.
-        resume: Whether requests outlive their engine.
+        survivors: Makes the place where sequences wait for an engine; its argument is whether
+            they may continue after some of their output was sent.
 
     Attributes:
         engine: The pool of its engines.
@@ -50,7 +51,7 @@ class ServedModel:
         files: FileCache,
         state: Callable[[], EngineState | None],
         on_change: Callable[[], None],
-        resume: bool,
+        survivors: Callable[[bool], Survivors],
     ) -> None:
         self._loop = loop
         self.config = config
@@ -69,7 +70,7 @@ class ServedModel:
             loop,
             on_model=self._on_model,
             on_lost=on_change,
-            survivors=Survivors(enabled=resume, continued=continued),
+            survivors=survivors(continued),
         )
         for handle in connect(self.engine):
             self.engine.add(handle)
@@ -98,6 +99,8 @@ class ServedModel:
     async def wait_until_ready(self) -> TextModel:
         """Return the text side, after a short wait if the engine is ready and this worker isn't.
 
+        While an engine that has served restarts, the text side is there and sequences wait for it.
+
         A worker listens before it is connected to the launcher and the engines. When an engine
         dies, a worker notices that before the launcher reports it. Both take milliseconds, and no
         client should get an error for that.
@@ -105,6 +108,8 @@ class ServedModel:
         Raises:
             EngineUnavailableError: The model is not ready.
         """
+        if self.text is not None and self.engine.takes:
+            return self.text
         give_up_at = time.monotonic() + _SOON_S
         while (reason := self.not_ready_because()) is not None and self._is_ready_soon():
             if time.monotonic() >= give_up_at:

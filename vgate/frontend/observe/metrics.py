@@ -61,6 +61,9 @@ COALESCED = _counter("vgate_coalesced_requests", "Requests that joined an identi
 RESUMED = _counter(
     "vgate_resumed_requests", "Requests that were given to another engine because theirs died."
 )
+HELD = _counter(
+    "vgate_held_sequences", "Sequences that came while no engine was there, and waited for one."
+)
 REJECTED = _counter(
     "vgate_rejected_requests", "Requests that ended in an error, by its code.", "reason"
 )
