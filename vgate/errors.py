@@ -81,12 +81,15 @@ class ContextLengthExceededError(InvalidRequestError, code="context_length_excee
     limit: int = 0
 
     @classmethod
-    def of_prompt(cls, tokens: int, limit: int, param: str, hint: str = "") -> Self:
+    def of_prompt(
+        cls, tokens: int, limit: int, param: str, hint: str = "", *, at_least: bool = False
+    ) -> Self:
         """Return the error of a prompt, in OpenAI's words, by which clients recognise it."""
+        count = f"at least {tokens}" if at_least else str(tokens)
         what = "messages" if param == "messages" else "input" if "input" in param else "prompt"
         error = cls(
             f"This model's maximum context length is {limit} tokens. However, your {what} resulted "
-            f"in {tokens} tokens. Please reduce the length of the {what}{hint}.",
+            f"in {count} tokens. Please reduce the length of the {what}{hint}.",
             param=param,
         )
         error.tokens, error.limit = tokens, limit
@@ -149,6 +152,10 @@ class EngineUnavailableError(OverloadedError, code="engine_unavailable"):
 
 class LimitsUnavailableError(OverloadedError, code="limits_unavailable"):
     """The limits of the API key can't be checked."""
+
+
+class WorkerMemoryError(OverloadedError, code="worker_memory"):
+    """The worker holds ``server.max_memory_bytes`` for other requests."""
 
 
 class ShuttingDownError(OverloadedError, code="shutting_down"):

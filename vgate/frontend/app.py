@@ -27,7 +27,16 @@ from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.engines.suspects import Suspects
-from vgate.frontend.http import ClientDisconnected, Cors, Hosts, HttpRequest, Response, Waits
+from vgate.frontend.http import (
+    BodyLimits,
+    ClientDisconnected,
+    Cors,
+    Hosts,
+    HttpRequest,
+    LongWork,
+    Response,
+    Waits,
+)
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
 from vgate.frontend.routes import Route, canonical, error_format, match
@@ -75,7 +84,8 @@ class App:
         self.models = ModelRegistry(
             models, lambda: launcher.draining, any_name=config.server.any_model_name
         )
-        self._waits = Waits(loop)
+        self._waits = Waits(loop, config.server.max_memory_bytes)
+        self._work = LongWork(loop)
         self._cache = cache = LocalStore(config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
             loop, runtime.endpoint("publish"), runtime.endpoint("subscribe"), cache.receive
@@ -91,14 +101,15 @@ class App:
             path = Path(config.responses.file or Path(runtime.run_dir, "responses.db"))
             self._responses = SqliteResponses(loop, config.responses, path)
         self.services = Services(
-            pipeline=EnginePipeline(loop, config, self.models, cache),
+            pipeline=EnginePipeline(loop, config, self.models, cache, self._work),
+            work=self._work,
             models=self.models,
             cache=cache.usage,
             limits=self._access.usage,
             config=masked(config),
             backend=runtime.backend,
             started=runtime.started,
-            max_body_bytes=config.server.max_body_bytes,
+            body_limits=BodyLimits(config.server.max_body_bytes, config.server.max_items),
             responses=self._responses,
         )
         launcher.beat()
@@ -136,6 +147,7 @@ class App:
         for model in self.models:
             model.engine.close()
         self._launcher.close()
+        self._work.close()
         self._access.close()
         self._cache.close()
         if self._responses is not None:

@@ -7,6 +7,7 @@ import msgspec
 
 from vgate.frontend.cache.port import ResponseStore, StoreUsage
 from vgate.frontend.engines import Models
+from vgate.frontend.http import BodyLimits, LongWork
 from vgate.frontend.pipeline import Pipeline
 
 
@@ -23,11 +24,12 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pipeline: Pipeline
+    work: LongWork
     models: Models
     cache: Callable[[], StoreUsage]
     limits: Callable[[], Awaitable[list[dict[str, Any]]]]
     config: dict[str, Any]
     backend: str
     started: float
-    max_body_bytes: int
+    body_limits: BodyLimits
     responses: ResponseStore | None = None

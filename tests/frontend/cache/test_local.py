@@ -150,12 +150,9 @@ class Digests:
             header=lambda _name: None,
             admission=SimpleNamespace(key=SimpleNamespace(min_priority=0)),
         )
-        try:
-            # Nothing in it waits for anything.
-            tokenize_generation(None, self._models, http, generation).send(None)
-        except StopIteration as done:
-            return make_job(self._models, self._cache, http, generation, done.value).digest
-        raise AssertionError
+        model = self._models.find(generation.model, "generate")
+        tokenized = tokenize_generation(model, model.text, http, generation)
+        return make_job(self._models, self._cache, http, generation, tokenized).digest
 
 
 class ServedStub:

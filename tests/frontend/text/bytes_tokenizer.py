@@ -18,26 +18,33 @@ class BytesTokenizer:
     byte_level = True
     vocab_size = 258
 
-    def encode(self, text: str) -> list[int]:
+    def least_tokens(self, text: str) -> int:
+        return len(text) // len("<begin>")
+
+    def encode(self, text: str, limit: TokenLimit | None = None) -> list[int]:
         ids: list[int] = []
         for place, piece in enumerate(_SPECIAL.split(text)):
             ids += [_IDS[piece]] if place & 1 else piece.encode()
+        if limit is not None and len(ids) > limit.keep:
+            limit.stop(len(ids))
         return ids
 
-    def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
-        return self.encode(text) if len(text) <= max_new_chars else None
+    def encode_within(
+        self, text: str, max_new_chars: int, limit: TokenLimit | None = None
+    ) -> list[int] | None:
+        return self.encode(text, limit) if len(text) <= max_new_chars else None
 
     def encode_batch(
-        self, texts: list[str], *, special: bool, truncation: TokenLimit | None = None
+        self, texts: list[str], *, special: bool, limit: TokenLimit | None = None
     ) -> list[list[int]]:
         around = [BEGIN] if special else []
         encoded = [self.encode(text) for text in texts]
-        if truncation is not None:
-            room = truncation.keep - len(around)
+        if limit is not None and not limit.refuses:
+            room = limit.keep - len(around)
             if room <= 0:
                 message = "`truncate_prompt_tokens` is too small"
                 raise InvalidValueError(message, param="truncate_prompt_tokens")
-            encoded = [TokenLimit(room, truncation.side).cut(ids) for ids in encoded]
+            encoded = [TokenLimit(room, limit.side).cut(ids) for ids in encoded]
         return [around + ids for ids in encoded]
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:

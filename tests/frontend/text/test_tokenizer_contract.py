@@ -126,7 +126,7 @@ class TestBatch:
     def test_truncation_keeps_the_special_tokens(self, tokenizer, around, side, add, room):
         keep = room + (around if add else 0)
         texts = ["the cab at the beach", "a", ""]
-        found = tokenizer.encode_batch(texts, special=add, truncation=TokenLimit(keep, side))
+        found = tokenizer.encode_batch(texts, special=add, limit=TokenLimit(keep, side))
         for text, ids in zip(texts, found, strict=True):
             kept = TokenLimit(room, side).cut(plain(tokenizer, text))
             assert len(ids) == len(kept) + (around if add else 0)
@@ -136,7 +136,7 @@ class TestBatch:
 
     def test_a_limit_that_the_special_tokens_exceed(self, tokenizer, around):
         with pytest.raises(InvalidValueError, match="truncate_prompt_tokens"):
-            tokenizer.encode_batch(["a"], special=True, truncation=TokenLimit(around, "right"))
+            tokenizer.encode_batch(["a"], special=True, limit=TokenLimit(around, "right"))
 
 
 class TestDecode:

@@ -6,17 +6,27 @@
 from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.hosts import Hosts
 from vgate.frontend.http.ignored import Ignored
-from vgate.frontend.http.request import EVENT_STREAM, JSON, HttpRequest, OpenStream, Response
+from vgate.frontend.http.long_work import LongWork
+from vgate.frontend.http.request import (
+    EVENT_STREAM,
+    JSON,
+    BodyLimits,
+    HttpRequest,
+    OpenStream,
+    Response,
+)
 from vgate.frontend.http.waits import ClientDisconnected, Waits
 
 __all__ = [
     "EVENT_STREAM",
     "JSON",
+    "BodyLimits",
     "ClientDisconnected",
     "Cors",
     "Hosts",
     "HttpRequest",
     "Ignored",
+    "LongWork",
     "OpenStream",
     "Response",
     "Waits",

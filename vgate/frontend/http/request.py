@@ -17,9 +17,10 @@ import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import PayloadTooLargeError, RequestTimeoutError
+from vgate.frontend.http.body_items import check_items
 from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import HEADER, Ignored
-from vgate.frontend.http.waits import ClientDisconnected, Waits
+from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, ClientDisconnected, Waits
 from vgate.frontend.ids import new_id
 
 JSON = ("content-type", "application/json")
@@ -30,6 +31,7 @@ EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
 _DISCARD_BYTES = 64 * 1024 * 1024
 # A body of up to this size comes with its headers, or nearly.
 _SMALL_BYTES = 64 * 1024
+_FEW_ITEMS = 256
 _BODY_TIMEOUT_S = 60
 _DISCARD_TIMEOUT_S = 5
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -43,6 +45,13 @@ class Response(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     headers: Headers = []
+
+
+class BodyLimits(msgspec.Struct, frozen=True):
+    """The configuration's bounds of a body: `server.max_body_bytes` and `server.max_items`."""
+
+    max_bytes: int
+    max_items: int
 
 
 class OpenStream:
@@ -76,6 +85,7 @@ class HttpRequest:
         admission: The request's `Admission`. HTTP only carries it from the access room to the
             endpoint.
         log_fields: Fields of the line that is logged at the end of the request.
+        is_short: Whether the body, once it is read, is of a kind that takes little time.
         ignored: The fields that have no effect; the response names them.
     """
 
@@ -83,6 +93,7 @@ class HttpRequest:
         "_body_taken",
         "_declared",
         "_disconnect",
+        "_held_bytes",
         "_on_disconnect",
         "_protocol",
         "_stream",
@@ -93,6 +104,7 @@ class HttpRequest:
         "header",
         "id",
         "ignored",
+        "is_short",
         "log_fields",
         "method",
         "path",
@@ -119,6 +131,8 @@ class HttpRequest:
         self._task = task
         self._on_disconnect: Callable[[], None] | None = None
         self._body_taken = False
+        self.is_short = True
+        self._held_bytes = 0
         self._disconnect: Any = None
         self._stream: OpenStream | None = None
         self.response_headers: dict[str, str] = {}
@@ -135,14 +149,30 @@ class HttpRequest:
         """Whether the declared length is so small that reading the body first costs little."""
         return self._declared <= _SMALL_BYTES
 
-    async def body(self, limit_bytes: int) -> bytes:
+    async def body(self, limits: BodyLimits) -> bytes:
         """Read the whole body.
 
         Raises:
-            PayloadTooLargeError: It is longer than the limit.
+            PayloadTooLargeError: It has more bytes or values than the limits allow.
+            OverloadedError: This worker has no memory for it now.
             RequestTimeoutError: It did not come in time.
             ClientDisconnected: The client left before it had sent all of it.
         """
+        body = await self._plain_body(limits.max_bytes)
+        self.is_short = (
+            len(body) <= _SMALL_BYTES and body.count(b"{") + body.count(b"[") <= _FEW_ITEMS
+        )
+        await check_items(body, limits.max_items)
+        return body
+
+    def _hold(self, body_bytes: int) -> None:
+        size = BYTES_PER_BODY_BYTE * body_bytes
+        self._waits.memory.hold(size)
+        self._held_bytes += size
+
+    async def _plain_body(self, limit_bytes: int) -> bytes:
+        if self._declared <= limit_bytes:
+            self._hold(int(self._declared))
         self._body_taken = True
         self._waits.deadlines.begin(self._task, _BODY_TIMEOUT_S)
         try:
@@ -159,7 +189,9 @@ class HttpRequest:
         encoding = self.header("content-encoding")
         if encoding is None or encoding == "identity":
             return body
-        return await asyncio.to_thread(decompressed, body, encoding, limit_bytes)
+        plain = await asyncio.to_thread(decompressed, body, encoding, limit_bytes)
+        self._hold(len(plain))
+        return plain
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []
@@ -167,6 +199,10 @@ class HttpRequest:
         async for chunk in self._protocol:
             size += len(chunk)
             if size <= limit_bytes:
+                # The rest would not be read if there were no memory for it.
+                self.set_header("connection", "close")
+                self._hold(len(chunk))
+                del self.response_headers["connection"]
                 chunks.append(chunk)
             elif size > _DISCARD_BYTES:
                 break
@@ -262,7 +298,8 @@ class HttpRequest:
         return self._stream is not None
 
     def close(self) -> None:
-        """Close the stream, and stop watching the client."""
+        """Close the stream, stop watching the client, and hold no memory."""
         self.release()
+        self._waits.memory.release(self._held_bytes)
         if self._stream is not None:
             self._stream.close()

@@ -1,20 +1,52 @@
-"""What requests share while they wait for their clients: deadlines, and the watch for disconnects.
+"""What a worker's requests share: memory, deadlines, and the watch for disconnects.
 
-Both handle many requests at once, because a timer or a watcher for each costs as much as reading or
-decoding a usual body.
+The last two handle many requests at once, because a timer or a watcher for each costs as much as
+reading or decoding a usual body.
 """
 
 import asyncio
 from typing import Protocol
 
+from vgate.errors import WorkerMemoryError
+
 # How late a passed deadline may be noticed.
 _SWEEP_S = 0.5
 # How late a disconnect may be noticed; an engine needs up to 100 ms to stop in any case.
 _WATCH_DELAY_S = 0.02
+# What a request takes for each byte of its body, at most: the body, its values, the prompt's text,
+# and token ids, of which each takes a reference and an object. Measured with each kind of body.
+BYTES_PER_BODY_BYTE = 8
+_RETRY_AFTER_S = 1.0
 
 
 class ClientDisconnected(Exception):  # noqa: N818 - it is an event, nobody's error
     """The client left; nobody reads the response."""
+
+
+class Memory:
+    """Counts bytes, estimated, and refuses requests beyond a limit; one alone is always let in."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.held_bytes = 0
+
+    def hold(self, size_bytes: int) -> None:
+        """Count bytes, which must be released.
+
+        Raises:
+            WorkerMemoryError: There are too many.
+        """
+        if self.held_bytes and self.held_bytes + size_bytes > self._max_bytes:
+            message = (
+                "the server holds too many large requests at once (server.max_memory_bytes); "
+                "try again soon"
+            )
+            raise WorkerMemoryError(message, retry_after_s=_RETRY_AFTER_S)
+        self.held_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Count bytes no more."""
+        self.held_bytes -= size_bytes
 
 
 class Deadlines:
@@ -91,6 +123,7 @@ class DisconnectWatch:
 class Waits:
     """Everything that the requests of one worker share."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_memory_bytes: int) -> None:
+        self.memory = Memory(max_memory_bytes)
         self.deadlines = Deadlines(loop)
         self.disconnects = DisconnectWatch(loop)

@@ -1,8 +1,5 @@
 """From an embed request to its vectors: tokenise, check, run a few inputs at a time."""
 
-import asyncio
-from functools import partial
-
 from vgate.config.schema import Batch
 from vgate.errors import (
     ContextLengthExceededError,
@@ -16,9 +13,9 @@ from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.parameters import check_truncation, token_limit
 from vgate.frontend.pipeline.port import EmbedRequest
-from vgate.frontend.pipeline.prepare import tokenize
+from vgate.frontend.pipeline.prepare import check_length, explaining
 from vgate.frontend.pipeline.serve import Context, run
-from vgate.frontend.text import TextModel
+from vgate.frontend.text import TextModel, TokenLimit
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
@@ -26,6 +23,7 @@ from vgate.wire.messages import Embed
 # request of 2,048 inputs neither fills the queue nor is refused because of its size.
 _LEAST_WINDOW = 32
 _BATCHES_AHEAD = 4
+_HINT = ", or cut it with `truncate_prompt_tokens`"
 
 
 def embed_window(batch: Batch) -> int:
@@ -33,32 +31,40 @@ def embed_window(batch: Batch) -> int:
     return min(batch.max_queue_size, max(_LEAST_WINDOW, _BATCHES_AHEAD * batch.max_batch_size))
 
 
-async def input_tokens(
-    loop: asyncio.AbstractEventLoop, text: TextModel, request: EmbedRequest
-) -> list[list[int]]:
+def input_tokens(text: TextModel, request: EmbedRequest) -> list[list[int]]:
     """Return the token ids of each input.
 
     Raises:
         InvalidValueError: A token id is unknown, or an input has no tokens.
         ContextLengthExceededError: An input is too long.
     """
-    limit = text.info.max_model_len
-    check_truncation(request.truncation, limit)
-    cut = token_limit(request.truncation, limit) if request.truncation is not None else None
+    most = text.info.max_model_len
+    check_truncation(request.truncation, most)
+    limit = TokenLimit(most, refuses=True)
+    if request.truncation is not None:
+        limit = token_limit(request.truncation, most)
     texts = [item for item in request.inputs if isinstance(item, str)]
     if texts:
-        special = request.add_special_tokens
-        encode = partial(text.tokenizer.encode_batch, truncation=cut, special=special)
-        prompts = await tokenize(loop, encode, texts, sum(map(len, texts)))
+        prompts = _tokens_of(text, texts, limit, special=request.add_special_tokens)
     else:
         prompts = [item for item in request.inputs if not isinstance(item, str)]
         for index, prompt in enumerate(prompts):
             text.check_token_ids(prompt, f"input[{index}]")
-        if cut is not None:
-            prompts = [cut.cut(prompt) for prompt in prompts]
+        if not limit.refuses:
+            prompts = [limit.cut(prompt) for prompt in prompts]
     for index, prompt in enumerate(prompts):
-        _check_length(prompt, limit, f"input[{index}]")
+        _check_length(prompt, most, f"input[{index}]")
     return prompts
+
+
+def _tokens_of(
+    text: TextModel, texts: list[str], limit: TokenLimit, *, special: bool
+) -> list[list[int]]:
+    for index, item in enumerate(texts):
+        with explaining(f"input[{index}]", limit.keep, _HINT):
+            check_length(text, item, limit)
+    with explaining("input", limit.keep, _HINT):
+        return text.tokenizer.encode_batch(texts, special=special, limit=limit)
 
 
 async def embed(
@@ -105,8 +111,7 @@ async def embed(
 
 def _check_length(prompt: list[int], limit: int, where: str) -> None:
     if len(prompt) > limit:
-        hint = ", or cut it with `truncate_prompt_tokens`"
-        raise ContextLengthExceededError.of_prompt(len(prompt), limit, where, hint)
+        raise ContextLengthExceededError.of_prompt(len(prompt), limit, where, _HINT)
     if not prompt:
         message = f"`{where}` has no tokens"
         raise InvalidValueError(message, param=where)

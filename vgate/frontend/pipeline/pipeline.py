@@ -1,14 +1,16 @@
 """The pipeline that serves generations with this process's models, cache and limits."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from vgate.config.schema import Config
 from vgate.errors import InvalidValueError
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, LongWork, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.job import EngineJob, again, make_job
@@ -22,14 +24,18 @@ from vgate.frontend.pipeline.port import (
     Tokens,
     Traits,
 )
-from vgate.frontend.pipeline.prepare import find_model, tokenize, tokenize_generation
+from vgate.frontend.pipeline.prepare import (
+    INLINE_CHARS,
+    TokenizedGeneration,
+    find_model,
+    tokenize_generation,
+)
 from vgate.frontend.pipeline.recent import RecentRequest, RecentRequests
 from vgate.frontend.pipeline.render import render, sets_effort
 from vgate.frontend.pipeline.serve import Context, look_up, serve
 from vgate.frontend.text import TextModel
 
-# Decoding a token costs as much as encoding about so many characters.
-_CHARS_PER_TOKEN = 4
+_Result = TypeVar("_Result")
 
 
 class EnginePipeline:
@@ -40,6 +46,7 @@ class EnginePipeline:
         config: The configuration.
         models: The served models.
         cache: The store of finished results.
+        work: Does what takes long.
     """
 
     def __init__(
@@ -48,8 +55,9 @@ class EnginePipeline:
         config: Config,
         models: ModelRegistry,
         cache: ResultStore,
+        work: LongWork,
     ) -> None:
-        self._loop = loop
+        self._work = work
         self._models = models
         self._cache = config.cache
         keep_alive = KeepAlive(loop, config.server.stream_keepalive_s)
@@ -73,7 +81,7 @@ class EnginePipeline:
                 http.ignored.add(name)
             found = await look_up(self._context, http, job)
         else:
-            request = read(body, http.ignored)
+            request = await self._work.read(http, body, read)
             job = await self._job(http, request.generation)
             found = await look_up(self._context, http, job)
             if found is not None:
@@ -88,18 +96,44 @@ class EnginePipeline:
         if generation.choices > self._max_choices:
             message = f"`n` must be at most {self._max_choices} (server.max_choices)"
             raise InvalidValueError(message, param="n")
-        tokenized = await tokenize_generation(self._loop, self._models, http, generation)
-        return make_job(self._models, self._cache, http, generation, tokenized)
+        model, text = await find_model(self._models, http, generation.model, "generate")
+
+        def job(max_new_chars: int | None) -> EngineJob | None:
+            tokenized = tokenize_generation(
+                model, text, http, generation, max_new_chars=max_new_chars
+            )
+            if tokenized is None:
+                return None
+            return make_job(self._models, self._cache, http, generation, tokenized)
+
+        return await self._prepared(http, job)
 
     async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
         """Return the token ids of a generation's only prompt, and generate nothing."""
-        return (await tokenize_generation(self._loop, self._models, http, generation)).prompts[0]
+        model, text = await find_model(self._models, http, generation.model, "generate")
+
+        def tokenized(max_new_chars: int | None) -> TokenizedGeneration | None:
+            return tokenize_generation(
+                model, text, http, generation, max_new_chars=max_new_chars, refuses=False
+            )
+
+        return (await self._prepared(http, tokenized)).prompts[0]
+
+    async def _prepared(
+        self, http: HttpRequest, prepare: Callable[[int | None], _Result | None]
+    ) -> _Result:
+        """Return what `prepare` makes; it gets the most characters that it may tokenise."""
+        made = prepare(INLINE_CHARS) if http.is_short else None
+        if made is None:
+            made = await self._work.run(http, partial(prepare, None))
+        assert made is not None
+        return made
 
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
         """Embed texts."""
         model, text = await find_model(self._models, http, request.model, "embed")
         check_task(model, request.model or model.name, "embed")
-        prompts = await input_tokens(self._loop, text, request)
+        prompts = await self._work.done(http, partial(input_tokens, text, request))
         vectors = await embed(self._context, http, model, prompts, request.dimensions, self._window)
         return Embedded(model.name, sum(map(len, prompts)), vectors)
 
@@ -114,17 +148,27 @@ class EnginePipeline:
     ) -> Tokens:
         """Return the tokens of a text, or of a generation's conversation."""
         served, text = await find_model(self._models, http, model)
-        if not isinstance(prompt, str):
-            prompt = render(prompt, text, http, allow=served.config.allow_request_chat_template)
-        encode = partial(_tokens_of, text, add_special_tokens=add_special_tokens, spell=spell)
-        return await tokenize(self._loop, encode, prompt, len(prompt))
+        allow = served.config.allow_request_chat_template
+
+        def tokens() -> Tokens:
+            source = prompt
+            if not isinstance(source, str):
+                source = render(source, text, http, allow=allow)
+            (ids,) = text.tokenizer.encode_batch([source], special=add_special_tokens)
+            spellings = [text.tokenizer.id_to_token(token) for token in ids] if spell else None
+            return Tokens(ids, spellings, text.info.max_model_len)
+
+        return await self._work.done(http, tokens)
 
     async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
         _, text = await find_model(self._models, http, model)
-        text.check_token_ids(tokens, "tokens")
-        decode = partial(text.tokenizer.decode, skip_special_tokens=False)
-        return await tokenize(self._loop, decode, tokens, _CHARS_PER_TOKEN * len(tokens))
+
+        def decoded() -> str:
+            text.check_token_ids(tokens, "tokens")
+            return text.tokenizer.decode(tokens, skip_special_tokens=False)
+
+        return await self._work.done(http, decoded)
 
     async def tokenizer_info(self, http: HttpRequest, model: str) -> TokenizerInfo:
         """Return a model's special tokens and chat template."""
@@ -139,9 +183,3 @@ class EnginePipeline:
         text = await self._models.find(model, "generate").wait_until_ready()
         template = text.tool_template if with_tools else text.template
         return Traits(template is not None and sets_effort(template), text.reasons)
-
-
-def _tokens_of(text: TextModel, prompt: str, *, add_special_tokens: bool, spell: bool) -> Tokens:
-    (ids,) = text.tokenizer.encode_batch([prompt], special=add_special_tokens)
-    spellings = [text.tokenizer.id_to_token(token) for token in ids] if spell else None
-    return Tokens(ids, spellings, text.info.max_model_len)

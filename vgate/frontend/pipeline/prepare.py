@@ -1,30 +1,30 @@
 """From a generation to token ids: find its model, check, render, tokenise.
 
-The tokenizer releases the GIL, so long texts are tokenised on a thread: 30,000 tokens take tens of
-milliseconds, for which other streams would wait.
+What takes long is done on a thread: 30,000 tokens take tens of milliseconds, for which other
+streams would wait.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 import msgspec
 
+from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.generation import Conversation, Generation, Message, Prompts
 from vgate.frontend.pipeline.render import render
-from vgate.frontend.text import TextModel
+from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError
 from vgate.wire.messages import Task
 
-_INLINE_CHARS = 16_384
+# What is rendered and tokenised at once, because handing it to a thread costs more.
+INLINE_CHARS = 16_384
+_INLINE_MESSAGES = 256
 
-_Encode = Callable[[Generation], Awaitable[tuple[str, list[int]]]]
-_Text = TypeVar("_Text")
-_Result = TypeVar("_Result")
+_Encode = Callable[[Generation, TokenLimit], tuple[str, list[int]] | None]
 
 
 class TokenizedGeneration(NamedTuple):
@@ -60,75 +60,134 @@ async def find_model(
     return model, await model.wait_until_ready()
 
 
-async def tokenize_generation(
-    loop: asyncio.AbstractEventLoop,
-    models: ModelRegistry,
-    http: HttpRequest,
-    generation: Generation,
-) -> TokenizedGeneration:
-    """Find a generation's model, wait until it is ready, and tokenise the prompts.
-
-    Raises:
-        VGateError: There is no such model, it isn't ready, or it can't serve the generation.
-    """
-    model, text = await find_model(models, http, generation.model, "generate")
-    parameters.check_task(model, generation.model or model.name, "generate")
-    parameters.check_against_model(generation, text.info)
-    prompt, rendered = generation.prompt, None
-    if isinstance(prompt, Prompts):
-        prompts = await _tokenize_prompts(loop, text, prompt)
-    else:
-        encode = partial(_tokenize_conversation, loop, model, text, http)
-        rendered, tokens = await encode(generation)
-        room = min(generation.sampling.max_tokens or 1, text.info.max_model_len // 4)
-        if prompt.drop_oldest and len(tokens) + room > text.info.max_model_len:
-            rendered, tokens = await _drop_oldest(
-                generation, text.info.max_model_len - room, encode
-            )
-        prompts = [tokens]
-    if generation.truncation is not None:
-        limit = text.info.max_model_len
-        prompts = [parameters.truncated(generation.truncation, p, limit) for p in prompts]
-    return TokenizedGeneration(model, text, rendered, prompts)
-
-
-async def _tokenize_conversation(
-    loop: asyncio.AbstractEventLoop,
+def tokenize_generation(
     model: ServedModel,
     text: TextModel,
     http: HttpRequest,
     generation: Generation,
-) -> tuple[str, list[int]]:
+    *,
+    max_new_chars: int | None = None,
+    refuses: bool = True,
+) -> TokenizedGeneration | None:
+    """Tokenise a generation's prompts.
+
+    Args:
+        model: The model, as `find_model` finds it.
+        text: Its text side.
+        http: The request.
+        generation: The generation.
+        max_new_chars: The most characters to tokenise, apart from those that are cached.
+        refuses: Whether a prompt that is too long for the model is refused.
+
+    Returns:
+        None if there is more to tokenise than that.
+
+    Raises:
+        VGateError: The model can't serve the generation.
+    """
+    parameters.check_task(model, generation.model or model.name, "generate")
+    parameters.check_against_model(generation, text.info)
+    most, prompt, rendered = text.info.max_model_len, generation.prompt, None
+    param = "prompt" if isinstance(prompt, Prompts) else "messages"
+    limit = TokenLimit(most, refuses=True) if refuses else None
+    if generation.truncation is not None:
+        limit = parameters.token_limit(generation.truncation, max(1, most - 1))
+    with explaining(param, most):
+        if isinstance(prompt, Prompts):
+            prompts = _tokenize_prompts(text, prompt, limit, max_new_chars)
+        else:
+            found = _tokenize_conversation(model, text, http, generation, limit, max_new_chars)
+            rendered, prompts = (None, None) if found is None else (found[0], [found[1]])
+    if prompts is None:
+        return None
+    if generation.truncation is not None:
+        prompts = [parameters.truncated(generation.truncation, p, most) for p in prompts]
+    return TokenizedGeneration(model, text, rendered, prompts)
+
+
+@contextmanager
+def explaining(param: str, most: int, hint: str = "") -> Iterator[None]:
+    """Turn a tokenizer's refusal of the text, or of one of the texts, of a field into an error."""
+    try:
+        yield
+    except TooManyTokensError as error:
+        where = param if error.index is None else f"{param}[{error.index}]"
+        raise ContextLengthExceededError.of_prompt(
+            error.tokens, most, where, hint, at_least=True
+        ) from None
+    except InvalidValueError as error:
+        if error.param is not None:
+            raise
+        raise InvalidValueError(f"`{param}`: {error.message}", param=param) from None
+
+
+def check_length(text: TextModel, prompt: str, limit: TokenLimit | None) -> None:
+    """Raise `TooManyTokensError` if a text can't have as few tokens as its limit allows."""
+    if limit is not None and limit.refuses and len(prompt) > limit.keep:
+        least = text.tokenizer.least_tokens(prompt)
+        if least > limit.keep:
+            limit.stop(least)
+
+
+def _tokenize_conversation(
+    model: ServedModel,
+    text: TextModel,
+    http: HttpRequest,
+    generation: Generation,
+    limit: TokenLimit | None,
+    max_new_chars: int | None,
+) -> tuple[str, list[int]] | None:
     """Return a generation's conversation as text and as token ids."""
-    rendered = render(generation, text, http, allow=model.config.allow_request_chat_template)
-    assert isinstance(generation.prompt, Conversation)
-    return rendered, await _tokenize_rendered(loop, text, generation.prompt, rendered)
+    conversation = generation.prompt
+    assert isinstance(conversation, Conversation)
+    inline = max_new_chars is not None
+    if inline and len(conversation.messages) > _INLINE_MESSAGES:
+        return None
+
+    def encode(generation: Generation, limit: TokenLimit | None) -> tuple[str, list[int]] | None:
+        allow = model.config.allow_request_chat_template
+        rendered = render(generation, text, http, allow=allow)
+        special = conversation.add_special_tokens
+        tokens = _tokenize_rendered(text, rendered, limit, max_new_chars, special=special)
+        return None if tokens is None else (rendered, tokens)
+
+    if not conversation.drop_oldest or limit is None:
+        return encode(generation, limit)
+    room = min(generation.sampling.max_tokens or 1, limit.keep // 4)
+    with suppress(TooManyTokensError):
+        found = encode(generation, TokenLimit(limit.keep - room, refuses=True))
+        if found is None or len(found[1]) + room <= limit.keep:
+            return found
+    return None if inline else _drop_oldest(generation, limit.keep - room, limit, encode)
 
 
-async def _drop_oldest(
-    generation: Generation, limit: int, encode: _Encode
-) -> tuple[str, list[int]]:
-    """Leave out as few of the oldest turns as let the prompt have at most `limit` tokens.
+def _drop_oldest(
+    generation: Generation, most: int, limit: TokenLimit, encode: _Encode
+) -> tuple[str, list[int]] | None:
+    """Leave out as few of the oldest turns as let the prompt have at most `most` tokens.
 
-    System messages stay, and so does the last turn, whatever its length.
+    System messages stay, and so does the last turn, up to the limit.
     """
     assert isinstance(generation.prompt, Conversation)
     messages = generation.prompt.messages
     system = [message for message in messages if message.role == "system"]
     turns = [index for index, message in enumerate(messages) if message.role == "user"]
     fitting: dict[int, tuple[str, list[int]]] = {}
-    least, most = 0, max(0, len(turns) - 1)
-    while least < most:
-        dropped = (least + most) // 2
-        tried = await encode(_without(generation, system, turns[dropped]))
-        if len(tried[1]) <= limit:
-            fitting[dropped], most = tried, dropped
+    least, last = 0, max(0, len(turns) - 1)
+    while least < last:
+        dropped = (least + last) // 2
+        tried = None
+        with suppress(TooManyTokensError):
+            shorter = _without(generation, system, turns[dropped])
+            tried = encode(shorter, TokenLimit(most, refuses=True))
+        if tried is not None and len(tried[1]) <= most:
+            fitting[dropped], last = tried, dropped
         else:
             least = dropped + 1
     if least in fitting:
         return fitting[least]
     start = turns[least] if turns else 0
-    return await encode(_without(generation, system, start))
+    return encode(_without(generation, system, start), limit)
 
 
 def _without(generation: Generation, system: list[Message], start: int) -> Generation:
@@ -139,34 +198,36 @@ def _without(generation: Generation, system: list[Message], start: int) -> Gener
     return msgspec.structs.replace(generation, prompt=shorter)
 
 
-async def tokenize(
-    loop: asyncio.AbstractEventLoop, encode: Callable[[_Text], _Result], text: _Text, chars: int
-) -> _Result:
-    """Return `encode(text)`, computed on a thread if the text is long."""
-    if chars <= _INLINE_CHARS:
-        return encode(text)
-    return await loop.run_in_executor(None, encode, text)
+def _tokenize_rendered(
+    text: TextModel,
+    rendered: str,
+    limit: TokenLimit | None,
+    max_new_chars: int | None,
+    *,
+    special: bool,
+) -> list[int] | None:
+    """Return the token ids of rendered text; None if more of it is new."""
+    if max_new_chars is None:
+        check_length(text, rendered, limit)
+        if not special:
+            return text.tokenizer.encode(rendered, limit)
+    elif not special:
+        return text.tokenizer.encode_within(rendered, max_new_chars, limit)
+    elif len(rendered) > max_new_chars:
+        return None
+    return text.tokenizer.encode_batch([rendered], special=True, limit=limit)[0]
 
 
-async def _tokenize_rendered(
-    loop: asyncio.AbstractEventLoop, text: TextModel, conversation: Conversation, rendered: str
-) -> list[int]:
-    """Return the token ids of rendered text, on a thread where much of it is new."""
-    if conversation.add_special_tokens:
-        encode = partial(text.tokenizer.encode_batch, special=True)
-        return (await tokenize(loop, encode, [rendered], len(rendered)))[0]
-    ids = text.tokenizer.encode_within(rendered, _INLINE_CHARS)
-    if ids is None:
-        ids = await loop.run_in_executor(None, text.tokenizer.encode, rendered)
-    return ids
-
-
-async def _tokenize_prompts(
-    loop: asyncio.AbstractEventLoop, text: TextModel, given: Prompts
-) -> list[list[int]]:
+def _tokenize_prompts(
+    text: TextModel, given: Prompts, limit: TokenLimit | None, max_new_chars: int | None
+) -> list[list[int]] | None:
     """Return the token ids of prompts, which are all texts or all token ids."""
     texts = [prompt for prompt in given.prompts if isinstance(prompt, str)]
     if not texts:
         return [prompt for prompt in given.prompts if not isinstance(prompt, str)]
-    encode = partial(text.tokenizer.encode_batch, special=given.add_special_tokens)
-    return await tokenize(loop, encode, texts, sum(map(len, texts)))
+    if max_new_chars is None:
+        for prompt in texts:
+            check_length(text, prompt, limit)
+    elif sum(map(len, texts)) > max_new_chars:
+        return None
+    return text.tokenizer.encode_batch(texts, special=given.add_special_tokens, limit=limit)

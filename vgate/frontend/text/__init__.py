@@ -7,7 +7,7 @@ from vgate.frontend.text.decode import Detokenizer, TokenTexts
 from vgate.frontend.text.model import TextModel, TextModelError, load_text_model
 from vgate.frontend.text.stop_strings import StopStrings
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
-from vgate.frontend.text.tokenizer import TokenLimit
+from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError
 
 __all__ = [
     "ChatTemplate",
@@ -18,5 +18,6 @@ __all__ = [
     "TextModelError",
     "TokenLimit",
     "TokenTexts",
+    "TooManyTokensError",
     "load_text_model",
 ]

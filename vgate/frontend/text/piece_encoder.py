@@ -7,10 +7,13 @@ every request. A long text also costs more per character than a short one.
 
 import re
 from collections import OrderedDict
+from itertools import chain
 from threading import Lock
 
 from tokenizers import Tokenizer, models
 
+from vgate.frontend.text.slices import SLICE_CHARS, Slices
+from vgate.frontend.text.tokenizer import TokenLimit
 from vgate.frontend.text.word_encoder import parts_of, word_encoder
 
 # Size of the cache. A token takes a reference and, at worst, an int object of its own.
@@ -22,6 +25,8 @@ _ANYWHERE = frozenset(
 )
 # Looking up the words of a longer piece would hold the GIL for more than a few milliseconds.
 _MAX_WORD_CHARS = 65_536
+# Searching more for special tokens would hold the GIL for more than a few milliseconds.
+_SEARCH_CHARS = 65_536
 
 
 class PieceEncoder:
@@ -32,43 +37,85 @@ class PieceEncoder:
         self._special = special_tokens(tokenizer)
         # Where two start at the same position, the tokenizer takes the longer one.
         longest_first = sorted(self._special or (), key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})").split
+        self._longest = len(longest_first[0]) if longest_first else 1
+        expression = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._split, self._find = expression.split, expression.search
         self._words = None if self._special is None else word_encoder(tokenizer)
+        added = (t.content for t in tokenizer.get_added_tokens_decoder().values())
+        self._slices = Slices(tokenizer, (t for t in added if t not in (self._special or ())))
         self._kept: OrderedDict[str, list[int]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
-    def encode(self, text: str) -> list[int]:
-        """Tokenise a text."""
-        return self._native(text) if self._special is None else self._join(self._split(text))
+    def encode(self, text: str, limit: TokenLimit | None = None) -> list[int]:
+        """Tokenise a text, as far as a limit needs it."""
+        return self._join(self._pieces(text), limit)
 
-    def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
+    def encode_within(
+        self, text: str, max_new_chars: int, limit: TokenLimit | None = None
+    ) -> list[int] | None:
         """Tokenise a text; None if its uncached pieces have more than `max_new_chars`."""
         if len(text) <= max_new_chars:
-            return self.encode(text)
+            return self.encode(text, limit)
         if self._special is None:
             return None
-        pieces = self._split(text)
-        new = [piece for piece in dict.fromkeys(pieces[::2]) if piece not in self._kept]
-        return None if sum(map(len, new)) > max_new_chars else self._join(pieces)
+        pieces = self._pieces(text)
+        kept, special = self._kept, self._special
+        new = {piece for piece in pieces if piece not in kept and piece not in special}
+        return None if sum(map(len, new)) > max_new_chars else self._join(pieces, limit)
 
-    def _join(self, pieces: list[str]) -> list[int]:
-        """Return the tokens of a split text, of which every second piece is a special token."""
-        special, kept = self._special or {}, self._kept
+    def _pieces(self, text: str) -> list[str]:
+        """Return the special tokens of a text and what is between them, cut where it is long."""
+        if len(text) <= 2 * SLICE_CHARS:
+            return self._split(text)
+        pieces: list[str] = []
+        start = position = 0
+        while position < len(text):
+            # Without it a search could take long.
+            end = min(len(text), position + _SEARCH_CHARS)
+            found = self._find(text, position, end)
+            if end < len(text) and (found is None or found.start() > end - self._longest):
+                # One may begin here and end, or become a longer one, after the end.
+                position = end - self._longest + 1
+            elif found is None:
+                break
+            else:
+                pieces += self._slices.of(text[start : found.start()])
+                pieces.append(found[0])
+                start = position = found.end()
+        pieces += self._slices.of(text[start:])
+        return pieces
+
+    def _join(self, pieces: list[str], limit: TokenLimit | None) -> list[int]:
+        """Return the tokens of a text in pieces; only those at one end if a limit needs no more."""
+        if limit is not None and limit.side == "left":
+            found: list[list[int]] = []
+            count = 0
+            while pieces and count < limit.keep:
+                found.append(self._tokens_of(pieces.pop()))
+                count += len(found[-1])
+            return [*chain.from_iterable(reversed(found))]
         ids: list[int] = []
-        for position, piece in enumerate(pieces):
-            if position & 1:
-                ids.append(special[piece])
-            elif piece and piece not in kept:
-                ids += self._learn(piece)
-            elif piece:
-                # Another thread may have evicted it meanwhile.
-                try:
-                    kept.move_to_end(piece)
-                    ids += kept[piece]
-                except KeyError:
-                    ids += self._learn(piece)
+        for position, piece in enumerate(pieces, 1):
+            ids += self._tokens_of(piece)
+            if limit is not None and len(ids) > limit.keep and position < len(pieces):
+                limit.stop(len(ids))
+                break
         return ids
+
+    def _tokens_of(self, piece: str) -> list[int]:
+        if not piece:
+            return []
+        if self._special is None:
+            return self._native(piece)
+        if (token := self._special.get(piece)) is not None:
+            return [token]
+        # Another thread may evict it meanwhile.
+        try:
+            self._kept.move_to_end(piece)
+            return self._kept[piece]
+        except KeyError:
+            return self._learn(piece)
 
     def _learn(self, piece: str) -> list[int]:
         ids = None

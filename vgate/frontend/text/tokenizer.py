@@ -9,16 +9,37 @@ from typing import Literal, Protocol
 import msgspec
 
 
+class TooManyTokensError(Exception):
+    """A text has more tokens than its limit.
+
+    Attributes:
+        tokens: It has at least so many.
+        index: Which of several texts it is.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
+        self.index: int | None = None
+
+
 class TokenLimit(msgspec.Struct, frozen=True):
-    """How long a tokenised text may be.
+    """How many tokens of a text are of use. A tokenizer may stop at any number above it.
 
     Attributes:
         keep: Tokens to keep at most, special ones included.
         side: Where tokens are removed: "right" keeps the first ones.
+        refuses: Whether a longer text is refused, and not cut.
     """
 
     keep: int
-    side: Literal["left", "right"]
+    side: Literal["left", "right"] = "right"
+    refuses: bool = False
+
+    def stop(self, tokens: int) -> None:
+        """Raise `TooManyTokensError` if a text of at least so many tokens is refused."""
+        if self.refuses:
+            raise TooManyTokensError(tokens)
 
     def cut(self, tokens: list[int]) -> list[int]:
         """Return the tokens that are kept."""
@@ -43,14 +64,27 @@ class Tokenizer(Protocol):
     byte_level: bool
     vocab_size: int
 
-    def encode(self, text: str) -> list[int]:
+    def least_tokens(self, text: str) -> int:
+        """Return a number of tokens that a text surely has, without tokenising it."""
+
+    def encode(self, text: str, limit: TokenLimit | None = None) -> list[int]:
         """Tokenise a rendered conversation.
 
         Special tokens in the text become single tokens; none are added. Parts of the text may be
         cached, so that the start of a growing conversation is not tokenised again.
+
+        Args:
+            text: The text.
+            limit: Allows to leave out tokens that it doesn't keep.
+
+        Raises:
+            TooManyTokensError: The limit refuses the text.
+            InvalidValueError: The text is too long to be tokenised.
         """
 
-    def encode_within(self, text: str, max_new_chars: int) -> list[int] | None:
+    def encode_within(
+        self, text: str, max_new_chars: int, limit: TokenLimit | None = None
+    ) -> list[int] | None:
         """Tokenise as `encode` does, unless it takes long.
 
         Returns:
@@ -59,17 +93,20 @@ class Tokenizer(Protocol):
         """
 
     def encode_batch(
-        self, texts: list[str], *, special: bool, truncation: TokenLimit | None = None
+        self, texts: list[str], *, special: bool, limit: TokenLimit | None = None
     ) -> list[list[int]]:
         """Tokenise texts; special tokens in them become single tokens.
 
         Args:
             texts: The texts.
             special: Whether to add the special tokens that the model expects around a text.
-            truncation: Length limit of each result; the added special tokens are always kept.
+            limit: Of each text; the added special tokens are always kept. If it refuses, texts that
+                are a little too long may be returned whole.
 
         Raises:
-            InvalidValueError: The added special tokens alone exceed the limit.
+            TooManyTokensError: The limit refuses a text.
+            InvalidValueError: The added special tokens alone exceed the limit, or a text is too
+                long to be tokenised.
         """
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:

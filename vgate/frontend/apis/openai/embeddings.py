@@ -1,6 +1,5 @@
 """``POST /v1/embeddings`` as OpenAI and vLLM define it."""
 
-import asyncio
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -108,12 +107,13 @@ _SINGLE_INPUT = FieldMap({"input[]": "input"})
 
 async def embeddings(services: Services, http: HttpRequest) -> Response:
     """Answer an embedding request."""
-    request = decode_embeddings(await http.body(services.max_body_bytes), http.ignored)
+    body = await http.body(services.body_limits)
+    request = await services.work.read(http, body, decode_embeddings)
     with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
         embedded = await services.pipeline.embed(http, _embed_request(request))
     encode = partial(_encode_response, embedded, request.encoding)
     if sum(map(len, embedded.vectors)) > _ENCODE_INLINE_BYTES:
-        body = await asyncio.get_running_loop().run_in_executor(None, encode)
+        body = await services.work.run(http, encode)
     else:
         body = encode()
     return Response(200, body, [JSON])

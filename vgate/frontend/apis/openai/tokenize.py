@@ -1,5 +1,7 @@
 """vLLM's ``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``."""
 
+from functools import partial
+
 import msgspec
 
 from vgate.errors import InvalidValueError
@@ -73,14 +75,15 @@ def decode_tokenize(body: bytes, ignored: Ignored) -> TokenizeText | TokenizeCha
 
 async def tokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the token ids of a text or of a conversation, as the model would get them."""
-    request = decode_tokenize(await http.body(services.max_body_bytes), http.ignored)
+    body = await http.body(services.body_limits)
+    request = await services.work.read(http, body, decode_tokenize)
     options: TokenizeText | ChatOptions
     prompt: str | Generation
     if isinstance(request, TokenizeChat):
         options, model, prompt = (
             request.options,
             request.chat.model or "",
-            generation_of(request.chat),
+            await services.work.done(http, partial(generation_of, request.chat)),
         )
     else:
         options, model, prompt = request, request.model or "", request.prompt
@@ -92,12 +95,14 @@ async def tokenize(services: Services, http: HttpRequest) -> Response:
         spell=bool(options.return_token_strs),
     )
     answer = TokenizeResponse(len(tokens.ids), tokens.max_model_len, tokens.ids, tokens.spellings)
-    return Response(200, msgspec.json.encode(answer), [JSON])
+    encoded = await services.work.done(http, partial(msgspec.json.encode, answer))
+    return Response(200, encoded, [JSON])
 
 
 async def detokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the text of token ids, special tokens included."""
-    request = decode_request(_tokens, await http.body(services.max_body_bytes), http.ignored)
+    body = await http.body(services.body_limits)
+    request = await services.work.read(http, body, partial(decode_request, _tokens))
     text = await services.pipeline.detokenize(http, request.model or "", request.tokens)
     return Response(200, msgspec.json.encode({"prompt": text}), [JSON])
 

@@ -1,5 +1,7 @@
 """``POST /v1/messages`` and ``POST /v1/messages/count_tokens``, Anthropic's chat endpoints."""
 
+from functools import partial
+
 import msgspec
 
 from vgate.frontend.apis.anthropic.errors import REQUEST_ID_HEADER
@@ -22,11 +24,12 @@ from vgate.frontend.services import Services
 async def messages(services: Services, http: HttpRequest) -> Response | None:
     """Answer a Messages request; None if the answer was streamed."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    request = decode_messages(await http.body(services.max_body_bytes), http.ignored)
+    body = await http.body(services.body_limits)
+    request = await services.work.read(http, body, decode_messages)
     effort = await _effort(services, http, request)
     with FIELDS.translating():
         asked = GenerateRequest(
-            generation_of(request, effort),
+            await services.work.done(http, partial(generation_of, request, effort)),
             lambda job: MessagesEncoder(job.name, http.id),
             bool(request.stream),
         )
@@ -36,10 +39,12 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
 async def count_tokens(services: Services, http: HttpRequest) -> Response:
     """Answer with the number of tokens in the prompt of a Messages request."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    request = decode_count_tokens(await http.body(services.max_body_bytes), http.ignored)
+    body = await http.body(services.body_limits)
+    request = await services.work.read(http, body, decode_count_tokens)
     effort = await _effort(services, http, request)
     with FIELDS.translating():
-        prompt = await services.pipeline.prompt_of(http, generation_of(request, effort))
+        generation = await services.work.done(http, partial(generation_of, request, effort))
+        prompt = await services.pipeline.prompt_of(http, generation)
     return Response(200, msgspec.json.encode({"input_tokens": len(prompt)}), [JSON])
 
 

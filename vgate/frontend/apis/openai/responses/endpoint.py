@@ -1,6 +1,7 @@
 """``POST /v1/responses``, and ``GET`` and ``DELETE`` of stored responses."""
 
 import time
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -16,15 +17,18 @@ from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
 PREFIX = "/v1/responses/"
+_FEW_ITEMS = 256
 
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
-    body = await http.body(services.max_body_bytes)
-    request = decode_responses(body, http.ignored)
+    body = await http.body(services.body_limits)
+    request = await services.work.read(http, body, decode_responses)
 
     key: str = http.admission.key.name
     request, earlier = await continued(request, services.responses, key)
+    # What is stored may be more than the body.
+    http.is_short = http.is_short and len(earlier.items) <= _FEW_ITEMS
     keep = keeper(request, earlier, services.responses, key, len(body))
     tools: dict[str, Tool] = {tool.served_name: tool for tool in cast("list[Tool]", request.tools)}
 
@@ -34,9 +38,9 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
         return ResponsesEncoder(response, time.time, logprob_texts(job), tools, keep)
 
     with FIELDS.translating():
-        asked = GenerateRequest(
-            generation_of(request, http.ignored, earlier.items), encoder_of, bool(request.stream)
-        )
+        translate = partial(generation_of, request, http.ignored, earlier.items)
+        generation = await services.work.done(http, translate)
+        asked = GenerateRequest(generation, encoder_of, bool(request.stream))
         return await services.pipeline.answer(http, asked)
 
 

@@ -1,0 +1,118 @@
+"""Work that takes long, on threads of its own: never in the way of other requests.
+
+Work in Python shares the interpreter with the event loop, which then waits for its turn; so turns
+are short while there is any. API keys take turns too, and what a client that left would have needed
+isn't begun.
+"""
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from vgate.frontend.http.ignored import Ignored
+from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http.waits import ClientDisconnected
+
+_Result = TypeVar("_Result")
+
+_THREADS = 2
+# How long a thread may keep the interpreter while another waits for it.
+_TURN_S = 0.0005
+
+
+class _Job(NamedTuple):
+    work: Callable[[], Any]
+    done: "asyncio.Future[Any]"
+
+
+class LongWork:
+    """Runs the long work of one worker's requests.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._threads = ThreadPoolExecutor(_THREADS, "long-work")
+        self._running: dict[str, int] = {}
+        # By key, in the order of their turns.
+        self._waiting: dict[str, deque[_Job]] = {}
+        self._usual_turn_s = sys.getswitchinterval()
+
+    async def read(
+        self, http: HttpRequest, body: bytes, decode: Callable[[bytes, Ignored], _Result]
+    ) -> _Result:
+        """Return `decode(body, http.ignored)` for a request's body."""
+        return await self.done(http, partial(decode, body, http.ignored))
+
+    async def done(self, http: HttpRequest, work: Callable[[], _Result]) -> _Result:
+        """Return the result of work whose time depends on the body; raise what it raises."""
+        return work() if http.is_short else await self.run(http, work)
+
+    async def run(self, http: HttpRequest, work: Callable[[], _Result]) -> _Result:
+        """Return the result of work, which may run in any thread; raise what it raises.
+
+        Raises:
+            ClientDisconnected: The client is gone; work that had begun is not stopped.
+        """
+        done: asyncio.Future[_Result] = self._loop.create_future()
+
+        def left() -> None:
+            if not done.done():
+                done.set_exception(ClientDisconnected())
+
+        self._waiting.setdefault(http.admission.key.name, deque()).append(_Job(work, done))
+        http.on_disconnect(left)
+        try:
+            self._begin()
+            return await done
+        finally:
+            http.release()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self) -> None:
+        """Begin what waits, as far as there are threads; no key has all if it has a name."""
+        for key in list(self._waiting):
+            jobs = self._waiting[key]
+            while jobs and jobs[0].done.done():
+                jobs.popleft()
+            if not jobs:
+                del self._waiting[key]
+                continue
+            free = _THREADS - sum(self._running.values())
+            if free <= 0 or (key and self._running.get(key, 0) >= _THREADS - 1):
+                continue
+            job = jobs.popleft()
+            # To the end of the keys: it had its turn.
+            del self._waiting[key]
+            self._waiting[key] = jobs
+            self._start(key, job)
+
+    def _start(self, key: str, job: _Job) -> None:
+        if not self._running:
+            sys.setswitchinterval(_TURN_S)
+        self._running[key] = self._running.get(key, 0) + 1
+        future = self._loop.run_in_executor(self._threads, job.work)
+        future.add_done_callback(partial(self._ended, key, job))
+
+    def _ended(self, key: str, job: _Job, ran: "asyncio.Future[Any]") -> None:
+        self._running[key] -= 1
+        if not self._running[key]:
+            del self._running[key]
+        if not self._running:
+            sys.setswitchinterval(self._usual_turn_s)
+        error = ran.exception() if not ran.cancelled() else asyncio.CancelledError()
+        if not job.done.done():
+            if error is None:
+                job.done.set_result(ran.result())
+            else:
+                job.done.set_exception(error)
+        self._begin()
