@@ -6,7 +6,7 @@ and noted; numbers that came as text become numbers. What still doesn't fit is t
 
 import difflib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -134,7 +134,7 @@ def _mend_object(
                 _mend(value[name], inner, inner_path, ignored)
         elif name != tag_field and value.pop(name) is not None:
             # Null is the same as leaving a field out.
-            ignored.add_unknown(inner_path, _guess(name, fields))
+            ignored.add_unknown(inner_path, partial(_guess, name, fields))
 
 
 def _whole(value: Any, shape: _Shape) -> Any:

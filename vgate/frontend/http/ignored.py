@@ -1,6 +1,7 @@
 """Fields of a request that have no effect, and how the client is told of them."""
 
 import re
+from collections.abc import Callable
 
 from vgate.errors import UnknownParameterError
 
@@ -32,16 +33,18 @@ class Ignored:
 
     def add(self, name: str) -> None:
         """Note a known field that this server or this model can't follow."""
+        if len(self.names) >= _MAX_NAMES:  # a body may have 100,000
+            return
         name = _NO_NAME.sub("?", _INDEX.sub("[]", name)[:_MAX_NAME_CHARS])
-        if name not in self.names and len(self.names) < _MAX_NAMES:
+        if name not in self.names:
             self.names.append(name)
 
-    def add_unknown(self, name: str, hint: str = "") -> None:
-        """Note a field that the API doesn't have; `hint` ends the sentence of the error.
+    def add_unknown(self, name: str, hint: Callable[[], str] = str) -> None:
+        """Note a field that the API doesn't have; `hint` returns the end of the error's sentence.
 
         Raises:
             UnknownParameterError: The server refuses unknown fields.
         """
         if self._refuse_unknown:
-            raise UnknownParameterError(f"`{name}` is not a known field{hint}", param=name or None)
+            raise UnknownParameterError(f"`{name}` is not a known field{hint()}", param=name or None)
         self.add(name)
