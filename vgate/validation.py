@@ -4,6 +4,7 @@ The configuration and the APIs' requests share it, so they explain a mistake in 
 """
 
 import re
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -90,8 +91,20 @@ def _sent(document: Any, path: str) -> str | None:
     if document is None:
         return None
     try:
-        value = value_at(document, path)
+        value = _start(value_at(document, path))
         text = msgspec.json.encode(value, enc_hook=str).decode(errors="replace")
     except (LookupError, RecursionError, UnicodeEncodeError):
         return None
     return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}..."
+
+
+def _start(value: Any) -> Any:
+    """Return a value without what would not be shown of it."""
+    if isinstance(value, str | bytes):
+        return value[: _MAX_VALUE_CHARS + 1]
+    if isinstance(value, list):
+        return [_start(item) for item in value[:_MAX_VALUE_CHARS]]
+    if isinstance(value, dict):
+        shown = islice(value.items(), _MAX_VALUE_CHARS)
+        return {_start(key): _start(item) for key, item in shown}
+    return value

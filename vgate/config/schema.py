@@ -29,7 +29,7 @@ class Server(Section, frozen=True):
     run_dir: str | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
-    max_items: Annotated[int, Meta(ge=1024)] = 200_000
+    max_items: Annotated[int, Meta(ge=1024)] = 100_000
     max_memory_bytes: Annotated[int, Meta(ge=MIB)] = 1024 * MIB
     cors_allow_origins: list[NonEmptyStr] | None = None
     allowed_hosts: list[NonEmptyStr] | None = None

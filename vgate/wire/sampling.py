@@ -54,8 +54,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     min_tokens: Annotated[int, Meta(ge=0, le=_INT32_MAX)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=1024)] | None = None
     ignore_eos: bool | None = None
-    logit_bias: dict[TokenId, float] | None = None
-    allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1)] | None = None
+    logit_bias: Annotated[dict[TokenId, float], Meta(max_length=1024)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1024)] | None = None
 
     def plain(self, *, max_tokens: int | None) -> "SamplingParams":
         """Return plain SamplingParams of these, with another `max_tokens`."""

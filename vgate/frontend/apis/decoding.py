@@ -15,7 +15,7 @@ from vgate.errors import (
     UnsupportedParameterError,
 )
 from vgate.frontend.apis import lenient
-from vgate.frontend.http import Ignored
+from vgate.frontend.http import Ignored, counted
 from vgate.validation import explain, value_at
 
 _Request = TypeVar("_Request")
@@ -25,6 +25,8 @@ ServedTypes = tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 
 # vLLM's bound for schemas (vllm/sampling_params.py); templates need no more.
 MAX_NESTING = 64
+# Values of a field of any JSON, which are looked at one by one; that takes a few milliseconds.
+MAX_VALUES = 65_536
 # The range of msgpack's integers.
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
@@ -77,10 +79,11 @@ def decode_request(
 
 
 def check_json(value: Any, where: str) -> None:
-    """Raise `InvalidValueError` for JSON that is nested too deeply or has too large an integer."""
+    """Raise `InvalidValueError` for JSON of too many values, too deep or with a large integer."""
     if value is None:  # as nearly always: few requests have such a field
         return
     level = [value]
+    count = 1
     for _ in range(MAX_NESTING + 1):
         inner: list[Any] = []
         for item in level:
@@ -93,9 +96,25 @@ def check_json(value: Any, where: str) -> None:
                 raise InvalidValueError(message, param=where)
         if not inner:
             return
+        count += len(inner)
+        if count > MAX_VALUES:
+            raise _too_many(where)
         level = inner
     message = f"`{where}` must be nested at most {MAX_NESTING} levels deep"
     raise InvalidValueError(message, param=where)
+
+
+def check_json_text(text: str, where: str) -> None:
+    """Raise `InvalidValueError` for text that is JSON of too many values."""
+    if len(text) <= MAX_VALUES:
+        return
+    for _, values in counted(text.encode(errors="replace")):
+        if values > MAX_VALUES:
+            raise _too_many(where)
+
+
+def _too_many(where: str) -> InvalidValueError:
+    return InvalidValueError(f"`{where}` must have at most {MAX_VALUES} values", param=where)
 
 
 def convert_part(

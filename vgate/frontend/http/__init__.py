@@ -3,6 +3,7 @@
 `HttpRequest` is a request and the way to respond to it; `Waits` is what a worker's requests share.
 """
 
+from vgate.frontend.http.body_items import counted
 from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.hosts import Hosts
 from vgate.frontend.http.ignored import Ignored
@@ -30,4 +31,5 @@ __all__ = [
     "OpenStream",
     "Response",
     "Waits",
+    "counted",
 ]

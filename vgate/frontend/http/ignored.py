@@ -46,5 +46,7 @@ class Ignored:
             UnknownParameterError: The server refuses unknown fields.
         """
         if self._refuse_unknown:
-            raise UnknownParameterError(f"`{name}` is not a known field{hint()}", param=name or None)
+            raise UnknownParameterError(
+                f"`{name}` is not a known field{hint()}", param=name or None
+            )
         self.add(name)

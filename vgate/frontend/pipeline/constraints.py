@@ -76,7 +76,8 @@ def check_schema_size(schema: Any, where: str) -> None:
         inner: list[Any] = []
         for node in level:
             if isinstance(node, dict):
-                parts += 1
+                values = node.get("enum")
+                parts += 1 + (len(values) if isinstance(values, list) else 0)
                 chars += _chars(node)
                 optional_squared += _optional_squared(node)
                 inner += node.values()
@@ -84,7 +85,7 @@ def check_schema_size(schema: Any, where: str) -> None:
                 inner += node
         level = inner
     if parts > MAX_SCHEMA_PARTS:
-        raise _too_large(where, f"{parts} objects", MAX_SCHEMA_PARTS)
+        raise _too_large(where, f"{parts} objects and values of enums", MAX_SCHEMA_PARTS)
     if chars > MAX_SCHEMA_CHARS:
         what = f"{chars} characters in names of properties, values and patterns"
         raise _too_large(where, what, MAX_SCHEMA_CHARS)

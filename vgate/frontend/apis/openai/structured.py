@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.errors import InvalidValueError
-from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.decoding import check_json, check_json_text
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.pipeline import (
     Constraint,
@@ -152,6 +152,7 @@ def _checked_value(kind: str, value: Any, path: str) -> str | list[str]:
 
 
 def _parsed(text: str, path: str) -> dict[str, Any]:
+    check_json_text(text, path)
     try:
         document = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.apis.decoding import check_json, check_json_text
 from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.shared import CallText, arguments_of
@@ -163,7 +163,10 @@ def _check_call(call: EarlierToolCall, path: str) -> None:
         raise unsupported(f"{path}.type", f"must be 'function', got {call.type[:80]!r}")
     if call.function is None:
         raise invalid(f"{path}.function", "is required")
-    check_json(_arguments(call.function.arguments), f"{path}.function.arguments")
+    arguments, path = call.function.arguments, f"{path}.function.arguments"
+    if isinstance(arguments, str):
+        check_json_text(arguments, path)
+    check_json(_arguments(arguments), path)
 
 
 def _arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:

@@ -28,7 +28,7 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
     key: str = http.admission.key.name
     request, earlier = await continued(request, services.responses, key)
     # What is stored may be more than the body.
-    http.is_short = http.is_short and len(earlier.items) <= _FEW_ITEMS
+    http.is_short = http.is_short and len(request.input) <= _FEW_ITEMS
     keep = keeper(request, earlier, services.responses, key, len(body))
     tools: dict[str, Tool] = {tool.served_name: tool for tool in cast("list[Tool]", request.tools)}
 

@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from vgate.frontend.apis.decoding import ServedTypes, check_json, convert_part, unsupported_type
+from vgate.frontend.apis.decoding import (
+    ServedTypes,
+    check_json,
+    check_json_text,
+    convert_part,
+    unsupported_type,
+)
 from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.responses.tools import INPUT, served_name
@@ -176,6 +182,7 @@ class InputConversation:
         if isinstance(item, _CallItem):
             _policies_of_calls.check(item, self._ignored, f"{path}.")
         if isinstance(item, InputFunctionCall):
+            check_json_text(item.arguments, f"{path}.arguments")
             arguments = arguments_of(item.arguments)
             check_json(arguments, f"{path}.arguments")
             self._model_turn().calls.append(
