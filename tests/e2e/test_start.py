@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -237,3 +238,40 @@ def test_a_broken_tokenizer_ends_the_start_with_the_cause(tmp_path, run_dirs):
         assert "tokenizer.json" in instance.logs()
     finally:
         instance.discard()
+
+
+def start_with_vllm(run_dirs: Path, model: Path) -> str:
+    """Start with the real engine, which can't serve a model; return the launcher's last line."""
+    run_dir = run_dirs / "hopeless"
+    result = vgate(
+        model__model_id=str(model),
+        server__port=str(free_port()),
+        server__run_dir=str(run_dir),
+        server__workers="1",
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    # It was not tried again.
+    assert "process died" not in result.stderr
+    assert result.stderr.count("importing vLLM") <= 1
+    assert not run_dir.exists()
+    return result.stderr.splitlines()[-1]
+
+
+def test_a_model_that_cannot_be_served_ends_the_start_at_once(
+    run_dirs: Path, tmp_path: Path, tiny_model_dir: Path
+):
+    line = start_with_vllm(run_dirs, tmp_path)
+    assert line.startswith(f"vgate: the engine can't start: model.model_id: {tmp_path} holds no")
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    with (model / "model.safetensors").open("rb+") as file:
+        file.truncate(10_000)
+    line = start_with_vllm(run_dirs, model)
+    assert f"{model}/model.safetensors is not whole, it has 10000 of" in line
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_an_environment_without_vllm_ends_the_start_at_once(run_dirs: Path, tiny_model_dir: Path):
+    line = start_with_vllm(run_dirs, tiny_model_dir)
+    assert "vLLM can't be imported here" in line
+    assert "start with bin/vgate, which installs it" in line

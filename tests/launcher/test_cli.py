@@ -69,6 +69,23 @@ class TestCheck:
         assert printed.err.startswith("vgate: ")
         assert printed.err.count("\n") == 1
 
+    def test_a_model_that_cannot_be_served(self, capsys, environment, tmp_path):
+        (tmp_path / "adapter_config.json").write_text("{}")
+        others = '[{"model_id": "/no/where", "task": "embed"}]'
+        environment.setenv("VGATE_ADDITIONAL_MODELS", others)
+        assert cli.main(["check", "--model", str(tmp_path)]) == cli.EXIT_USAGE
+        printed = capsys.readouterr()
+        first, second = printed.err.splitlines()
+        assert first.startswith(f"vgate: model.model_id: {tmp_path} holds a LoRA adapter")
+        assert second == "vgate: model.model_id: there is no directory /no/where"
+        assert "is valid" not in printed.out
+
+    def test_other_backends_need_no_model(self, capsys, environment):
+        assert cli.main(["check", "--model", "/no/where", "--dry-run"]) == 0
+        environment.setenv("VGATE_BACKEND", "other")
+        assert cli.main(["check", "--model", "/no/where"]) == 0
+        assert "is valid" in capsys.readouterr().out
+
     def test_an_unknown_variable_is_refused(self, capsys, environment):
         environment.setenv("VGATE_SERVER__PROT", "1")
         assert cli.main(["check"]) == cli.EXIT_USAGE

@@ -35,6 +35,12 @@ def run(runtime: Runtime, engine: int) -> int:
         link.failed(str(error), permanent=error.permanent)
         link.close()
         return EXIT_PERMANENT if error.permanent else EXIT_CRASHED
+    except Exception as error:
+        # Nobody knows whether it would come again.
+        log.exception("engine crashed while it started")
+        link.failed(f"{type(error).__name__}: {error}", permanent=False)
+        link.close()
+        return EXIT_CRASHED
     try:
         return _serve(runtime, runtime.engines[engine].address, backend, link)
     finally:

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from vgate import __version__
 from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
+from vgate.config.checkpoint import CheckpointError, find_model
 from vgate.config.runtime import DRY_RUN, VLLM
 from vgate.keys import KeyFileWatcher, KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
@@ -46,10 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_USAGE
-    if options.command == "check":
-        return _check(config)
     dry_run = getattr(options, "dry_run", False) or dry_run_is_set(os.environ)
-    return _serve(config, DRY_RUN if dry_run else os.environ.get("VGATE_BACKEND") or VLLM)
+    backend = DRY_RUN if dry_run else os.environ.get("VGATE_BACKEND") or VLLM
+    return _check(config, backend) if options.command == "check" else _serve(config, backend)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,13 +115,26 @@ def _prepare_security(config: Config) -> Config:
     return msgspec.structs.replace(config, security=security)
 
 
-def _check(config: Config) -> int:
+def _check(config: Config, backend: str) -> int:
     import yaml
 
+    problems = [*_model_problems(config)] if backend == VLLM else []
+    verdict = "can't be served, see below" if problems else "is valid"
     text = yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True)
     with contextlib.suppress(BrokenPipeError):  # as in `vgate check | head`
-        print(f"{text}# The configuration is valid.", flush=True)
-    return EXIT_OK
+        print(f"{text}# The configuration {verdict}.", flush=True)
+    for problem in problems:
+        print(f"vgate: {problem}", file=sys.stderr)
+    return EXIT_USAGE if problems else EXIT_OK
+
+
+def _model_problems(config: Config) -> Iterator[CheckpointError]:
+    """Yield what is wrong with the models' directories, in the words of the engine."""
+    for model in config.models:
+        try:
+            find_model(model)
+        except CheckpointError as error:
+            yield error
 
 
 def _serve(config: Config, backend: str) -> int:

@@ -113,8 +113,8 @@ class Supervisor:
 
     def _on_death(self, child: Child, cause: str, now: float) -> None:
         if child.restart_at is None:
-            tries = "" if child.permanent else f" {child.restarts + 1} times"
-            raise GaveUpError(f"the {child.name} died{tries}: {cause}")
+            ended = "can't start" if child.permanent else f"died {child.restarts + 1} times"
+            raise GaveUpError(f"the {child.name} {ended}: {cause}")
         delay_s = child.restart_at - now
         log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
         if isinstance(child, EngineChild):

@@ -9,7 +9,7 @@ import os
 from vgate.config import Config
 from vgate.config.schema import Model as ModelConfig
 from vgate.engine.backends.base import Backend, BackendError, ReportPhase
-from vgate.engine.backends.vllm.failures import is_cpu_build
+from vgate.engine.backends.vllm.failures import first_paragraph, is_cpu_build
 from vgate.engine.backends.vllm.files import local_directory
 
 
@@ -19,8 +19,13 @@ def create(config: Config, report_phase: ReportPhase) -> Backend:
     prepare_environment(config.model)
     try:
         from vgate.engine.backends.vllm.backend import VLLMBackend
-    except ImportError as error:
-        raise BackendError(f"vLLM can't be imported here: {error}") from error
+    except Exception as error:
+        # Not only ImportError: a library of the wrong version fails in any way.
+        reason = f"{type(error).__name__}: {first_paragraph(error)}"
+        raise BackendError(
+            f"vLLM can't be imported here ({reason}): start with bin/vgate, which installs it, or "
+            "install the vLLM that pyproject.toml names into this environment"
+        ) from error
     return VLLMBackend(config, report_phase)
 
 
@@ -35,7 +40,7 @@ def prepare_environment(model: ModelConfig) -> None:
     if workers == 1 and model.distributed_executor_backend is None:
         # The worker runs in this process, so vLLM needs no process of its own.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # Raises an error for a missing directory, before the slow import.
+    # Raises an error for a directory that can't be served, before the slow import.
     if local_directory(model) is not None:
         defaults["HF_HUB_OFFLINE"] = "1"
     if is_cpu_build():

@@ -6,6 +6,34 @@ import re
 from vgate.config import Config
 from vgate.config.schema import Model as ModelConfig
 
+# What vLLM and transformers say of a model that they can't serve, and what to say instead.
+_ANOTHER = "serve another model, or update V-Gate if this one is new"
+_ANOTHER_FORMAT = "take a version of it in another format, or one that isn't quantized"
+_IN_OTHER_WORDS = {
+    r"Model architectures (\[.*?\]) are not supported": (
+        f"this vLLM can't run its architecture, {{}}: {_ANOTHER}"
+    ),
+    r"has model type `(.+?)` but Transformers does not recognize": (
+        f"this vLLM doesn't know its model_type, {{}}: {_ANOTHER}"
+    ),
+    r"Should have a `model_type` key": (
+        "its config.json has no model_type: copy the file from where the model comes from"
+    ),
+    r"trust_remote_code=True": (
+        "it has Python code of its own: set model.trust_remote_code: true if you trust that"
+    ),
+    r"Unknown quantization method: (\S+)\. ": (
+        f"this vLLM doesn't know its quantization, {{}}: {_ANOTHER_FORMAT}"
+    ),
+    r"(\S+ quantization is (?:currently )?not supported [^.]*)": f"{{}}: {_ANOTHER_FORMAT}",
+    r"_C::(\w+)\(\) expected at most 0": (
+        f"this build of vLLM has no kernel {{}}: {_ANOTHER_FORMAT}"
+    ),
+    r"(torch\.\w+ is not supported for quantization method \S+)\.": ("{}: set model.dtype to auto"),
+    r"Failed to infer device type": (
+        "this build of vLLM needs a GPU and found none: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    ),
+}
 # vLLM's messages about a lack of memory, which may be free at the next try.
 _MEMORY_TAKEN = ("out of memory", "free memory on device", "available memory on node")
 
@@ -41,7 +69,14 @@ def start_failure(error: BaseException, config: Config) -> str:
             else "model.gpu_memory_utilization"
         )
         return f"{text}\nLower model.max_model_len or batch.max_batch_size, or raise {memory}."
-    return f"vLLM can't serve {config.model.model_id}: {text}"
+    return f"vLLM can't serve {config.model.model_id}: {_in_other_words(text)}"
+
+
+def _in_other_words(text: str) -> str:
+    for pattern, words in _IN_OTHER_WORDS.items():
+        if (found := re.search(pattern, text)) is not None:
+            return words.format(*found.groups())
+    return text
 
 
 def _problem(error: BaseException, model: ModelConfig) -> str:

@@ -1,18 +1,21 @@
 """Finds and reads the files of the model and its adapters; raises BackendError where it can't."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vgate.config.checkpoint import CheckpointError, check_files, expanded, find_model
 from vgate.config.schema import LoraAdapter
 from vgate.config.schema import Model as ModelConfig
 from vgate.engine.backends.base import BackendError, ReportPhase
-from vgate.engine.backends.vllm.failures import first_paragraph
+from vgate.engine.backends.vllm.failures import first_paragraph, is_cpu_build
 
 # Formats that vLLM must detect itself: naming them forces their slow kernels (on an RTX 3060
 # "awq" gave 204 tok/s against 1,146 with Marlin, which vLLM picks where it can).
 DETECTED_FORMATS = frozenset({"awq", "gptq"})
+# Formats whose scales, unless they are for blocks, have kernels for GPUs only (vllm/_custom_ops.py,
+# scaled_fp8_quant).
+_GPU_FORMATS = frozenset({"fp8", "modelopt"})
 # Ranks that vLLM has kernels for (vllm/config/lora.py, MaxLoRARanks).
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Most adapters in one batch; each takes GPU memory. The others wait in main memory.
@@ -23,21 +26,24 @@ _NOT_DOWNLOADED = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "or
 
 def read_model_config(directory: Path) -> dict[str, Any]:
     """Return the model's config.json."""
-    path = directory / "config.json"
-    if not path.is_file():
-        raise BackendError(f"model.model_id: {directory} holds no model, it has no config.json")
-    return _read_json(path)
+    return _read_json(directory / "config.json")
 
 
 def check_quantization(model: ModelConfig, directory: Path, document: dict[str, Any]) -> None:
-    """Check that the checkpoint has the configured format."""
-    if model.quantization not in DETECTED_FORMATS:
-        return
-    found = (document.get("quantization_config") or {}).get("quant_method")
-    if found != model.quantization:
+    """Check that the checkpoint has the configured format, and one that can be computed here."""
+    settings = document.get("quantization_config") or {}
+    if not isinstance(settings, dict):
+        raise BackendError(f"{directory}/config.json: quantization_config must be an object")
+    found = settings.get("quant_method")
+    if model.quantization in DETECTED_FORMATS and found != model.quantization:
         raise BackendError(
             f"model.quantization is {model.quantization!r}, but the checkpoint in {directory} "
             f"is {found or 'not quantized'}; leave model.quantization empty to use its own"
+        )
+    if is_cpu_build() and found in _GPU_FORMATS and not settings.get("weight_block_size"):
+        raise BackendError(
+            f"the checkpoint in {directory} is quantized with {found}, which vLLM can't compute on "
+            "a CPU: serve it on a GPU, or take a version in AWQ or GPTQ or one that isn't quantized"
         )
 
 
@@ -56,7 +62,7 @@ def read_adapters(model: ModelConfig) -> list[Adapter]:
 
 def _read_adapter(adapter: LoraAdapter) -> Adapter:
     where = f"model.lora_adapters: `{adapter.name}`"
-    directory = _expanded(adapter.path)
+    directory = expanded(adapter.path)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (directory / name).is_file():
             raise BackendError(f"{where}: {directory} holds no adapter, it has no {name}")
@@ -89,20 +95,25 @@ def lora_args(model: ModelConfig) -> dict[str, Any]:
 
 
 def local_directory(model: ModelConfig) -> Path | None:
-    """Return the model's directory; None if it is the name of a model on the Hub."""
-    path = _expanded(model.model_id)
-    if path.is_dir():
-        return path.resolve()
-    # A Hub name is NAME or OWNER/NAME.
-    if path.exists() or model.model_id.startswith((".", "/", "~")) or model.model_id.count("/") > 1:
-        raise BackendError(f"model.model_id: there is no directory {model.model_id}")
-    return None
+    """Return the model's directory, once checked; None if it is a name of a model on the Hub."""
+    try:
+        return find_model(model)
+    except CheckpointError as error:
+        raise BackendError(str(error)) from None
 
 
 def model_directory(model: ModelConfig, report_phase: ReportPhase) -> Path:
-    """Return the model's directory; download it first if it is a Hub name."""
-    if (directory := local_directory(model)) is not None:
-        return directory
+    """Return the model's directory, once checked; download it first if it is a Hub name."""
+    if (directory := local_directory(model)) is None:
+        directory = _fetched(model, report_phase)
+        try:
+            check_files(model, directory)
+        except CheckpointError as error:
+            raise BackendError(str(error)) from None
+    return directory
+
+
+def _fetched(model: ModelConfig, report_phase: ReportPhase) -> Path:
     report_phase(f"fetching {model.model_id}")
     from huggingface_hub import errors, snapshot_download
 
@@ -119,17 +130,14 @@ def model_directory(model: ModelConfig, report_phase: ReportPhase) -> Path:
             )
         )
     except Exception as error:
+        # Without a copy on disk, being offline is the cause of another error.
+        offline = isinstance(error.__cause__, errors.OfflineModeIsEnabled)
+        reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if offline else None
         raise BackendError(
-            f"cannot fetch the model {model.model_id}: {first_paragraph(error)}\n"
+            f"cannot fetch the model {model.model_id}: {reason or first_paragraph(error)}\n"
             "Set model.model_id to a directory with the model, or check the name and the network.",
-            permanent=isinstance(error, permanent),
+            permanent=offline or isinstance(error, permanent),
         ) from error
-
-
-def _expanded(path: str) -> Path:
-    with contextlib.suppress(RuntimeError):  # a "~" without a home directory
-        return Path(path).expanduser()
-    return Path(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

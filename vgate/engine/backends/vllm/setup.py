@@ -76,12 +76,23 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]
         vllm_config = EngineArgs(**arguments).create_engine_config()
     except Exception as error:
         raise BackendError(start_failure(error, config)) from error
-    runner = "pooling" if config.model.task == "embed" else "generate"
-    if vllm_config.model_config.runner_type != runner:
-        raise BackendError(
-            f"model {config.model.model_id} does not support the task {config.model.task}"
-        )
+    _check_task(config.model, vllm_config.model_config)
     return vllm_config, directory
+
+
+def _check_task(model: ModelConfig, found: Any) -> None:
+    """Check that vLLM would use a model as it is configured."""
+    architecture = ", ".join(found.architectures)
+    if model.task == "generate" and found.runner_type != "generate":
+        raise BackendError(
+            f"model {model.model_id} ({architecture}) doesn't generate text: set task: embed if it "
+            "is an embedding model"
+        )
+    if model.task == "embed" and found.runner_type != "pooling":
+        raise BackendError(
+            f"model {model.model_id} ({architecture}) generates text and wasn't trained to embed "
+            "it: set task: generate, or engine_args: {runner: pooling} to use it nevertheless"
+        )
 
 
 def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
@@ -133,6 +144,10 @@ def _check_engine_args(model: ModelConfig, known: set[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise BackendError(f"model.engine_args.{name}: vLLM has no such argument{hint}")
+    tokenizer = model.engine_args.get("tokenizer")
+    if tokenizer and not Path(tokenizer).is_dir():
+        # Frontends read its files.
+        raise BackendError(f"model.engine_args.tokenizer: there is no directory {tokenizer}")
 
 
 def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +160,6 @@ def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> d
         # start and on every replica.
         "seed": secrets.randbelow(_SEEDS),
         "use_tqdm_on_load": False,
-        "runner": "pooling" if model.task == "embed" else "auto",
     }
     if model.distributed_executor_backend is not None:
         arguments["distributed_executor_backend"] = model.distributed_executor_backend
