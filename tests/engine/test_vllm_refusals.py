@@ -24,6 +24,7 @@ WORDS = {
     "gpu_quantization": ["fp8", "can't compute on a CPU", "take a version"],
     "quantization_type": ["torch.float32 is not supported", "set model.dtype to auto"],
     "quantization_setting": ["doesn't know its quantization, foo"],
+    "tokenizer": ["the tokenizer in", "can't be read", "Fetch its files again"],
     "tokenizer_argument": ["model.engine_args.tokenizer: there is no directory nobody/nothing"],
     "hub": ["cannot fetch the model nobody/nothing-here", "HF_HUB_OFFLINE", "Set model.model_id"],
 }

@@ -30,6 +30,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gpu_quantization": ({"quantization_config": {"quant_method": "fp8"}}, {}),
     "quantization_type": ({"quantization_config": GPTQ}, {}),
     "quantization_setting": ({}, {"quantization": "foo"}),
+    "tokenizer": ({}, {}),
     "tokenizer_argument": ({}, {"engine_args": {"tokenizer": "nobody/nothing"}}),
     "hub": ({}, {"model_id": "nobody/nothing-here"}),
 }
@@ -42,6 +43,8 @@ def start(model: Path, directory: Path, name: str) -> dict[str, Any]:
     config = directory / "config.json"
     document = {**json.loads(config.read_bytes()), **changes}
     config.write_text(json.dumps({k: v for k, v in document.items() if v is not None}))
+    if name == "tokenizer":
+        (directory / "tokenizer.json").write_text('{"version": "1.0"}')
     settings = {"model_id": str(directory), "max_model_len": 256, "dtype": "float32", **settings}
     phases: list[str] = []
     try:

@@ -4,10 +4,18 @@ import msgspec
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+# In the directories of older models, beside the configuration or instead of it.
+SPECIAL_TOKENS = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
 GENERATION_CONFIG = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
-NAMES = (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, TEMPLATE, TOOL_TEMPLATE)
+# Of a model's processor: JSON with the template as `chat_template`.
+PROCESSOR_TEMPLATE = "chat_template.json"
+NAMES = (
+    *(TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS, GENERATION_CONFIG),
+    *(TEMPLATE, TOOL_TEMPLATE, PROCESSOR_TEMPLATE),
+)
 
 
 class FileInfo(msgspec.Struct, frozen=True, array_like=True):

@@ -253,6 +253,27 @@ class TestTemplate:
         assert model.template.render([]) == "plain"
         assert model.tool_template.render([]) == "tools"
 
+    def test_a_file_for_tools_alone_leaves_the_configured_default(self, directory):
+        more = directory / "additional_chat_templates"
+        more.mkdir()
+        (more / "tool_use.jinja").write_text("tools")
+        edit(directory / "tokenizer_config.json", chat_template="plain")
+        model = load(directory)
+        assert (model.template.render([]), model.tool_template.render([])) == ("plain", "tools")
+
+    def test_that_of_the_processor_is_the_last_choice(self, directory):
+        (directory / "chat_template.json").write_text('{"chat_template": "processor"}')
+        assert load(directory).template.render(USER_SAYS_HI) != "processor"
+        edit(directory / "tokenizer_config.json", chat_template=None)
+        assert load(directory).template.render(USER_SAYS_HI) == "processor"
+
+    @pytest.mark.parametrize("content", ["{", '{"chat_template": 5}'])
+    def test_a_broken_one_of_the_processor_is_an_error(self, directory, content):
+        (directory / "chat_template.json").write_text(content)
+        edit(directory / "tokenizer_config.json", chat_template=None)
+        with pytest.raises(TextModelError, match=r"chat_template\.json"):
+            load(directory)
+
     def test_a_configured_one_is_for_tools_too(self, directory, tmp_path_factory):
         templates = [
             {"name": "tool_use", "template": "tools"},
@@ -285,6 +306,49 @@ class TestTemplate:
     def test_a_missing_special_token_is_empty(self, directory):
         edit(directory / "tokenizer_config.json", chat_template="[{{ bos_token }}]", bos_token=None)
         assert load(directory).template.render([]) == "[]"
+
+
+class TestDeclaredTokens:
+    """`test_special_tokens_vllm.py` compares them with transformers."""
+
+    @pytest.fixture
+    def old(self, directory):
+        """An older model: its tokens are in files beside tokenizer_config.json."""
+        (directory / "tokenizer_config.json").write_text('{"chat_template": "{{ eos_token }}"}')
+        edit(directory / "special_tokens_map.json", eos_token={"content": "<|end|>"})
+        edit(directory / "added_tokens.json", **{"<|end|>": 2048, "<|plain|>": 2049})
+        return directory
+
+    def test_they_are_in_the_map_and_among_the_added(self, old):
+        model = load(old)
+        assert model.template.render(USER_SAYS_HI) == "<|end|>"
+        assert model.eos_id == 2048
+        ids = model.tokenizer.encode("<|plain|><|end|>")
+        assert ids == [2049, 2048]
+        assert model.tokenizer.decode(ids) == "<|plain|>"
+
+    def test_they_do_not_count_where_the_configuration_lists_tokens(self, old):
+        edit(old / "tokenizer_config.json", added_tokens_decoder={}, eos_token="<|im_end|>")
+        model = load(old)
+        assert model.template.render(USER_SAYS_HI) == "<|im_end|>"
+        assert len(model.tokenizer.encode("<|end|>")) > 1
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("special_tokens_map.json", "{"),
+            ("added_tokens.json", "["),
+            ("added_tokens.json", '{"<|x|>": "many"}'),
+            ("added_tokens.json", '{"<|x|>": null}'),
+            ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "y"}}}'),
+            ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {}}}'),
+            ("tokenizer_config.json", '{"added_tokens_decoder": [1]}'),
+        ],
+    )
+    def test_broken_ones_are_an_error(self, old, name, content):
+        (old / name).write_text(content)
+        with pytest.raises(TextModelError, match=name):
+            load(old)
 
 
 GIVEN = {

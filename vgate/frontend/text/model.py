@@ -12,6 +12,7 @@ from vgate.errors import InvalidValueError
 from vgate.frontend.parsing import PLAIN_TOOL_PARSER, detect_reasoning, detect_tool_parser
 from vgate.frontend.text.decode import TokenTexts
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
+from vgate.frontend.text.special_tokens import DeclaredTokens
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.text.tokenizer import Tokenizer
 from vgate.frontend.text.tokenizer_file import read_tokenizer
@@ -28,7 +29,6 @@ _GENERATION_CONFIG_FIELDS = {
     "max_tokens": "max_new_tokens",
 }
 _TEMPLATE_FILES = {"default": model_files.TEMPLATE, "tool_use": model_files.TOOL_TEMPLATE}
-_SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token")
 
 
 class TextModelError(Exception):
@@ -140,9 +140,9 @@ def _return_freed_memory() -> None:
 
 
 def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
-    tokenizer = _tokenizer(files)
     tokenizer_config = _json_object(files, model_files.TOKENIZER_CONFIG)
-    special_tokens = _special_tokens(tokenizer_config)
+    declared = _declared_tokens(files, tokenizer_config)
+    tokenizer, special_tokens = _tokenizer(files, declared), declared.named
     templates = {
         name: _compiled(source, special_tokens, origin)
         for name, (source, origin) in _template_sources(
@@ -182,21 +182,25 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     )
 
 
-def _tokenizer(files: ModelFiles) -> Tokenizer:
+def _declared_tokens(files: ModelFiles, tokenizer_config: dict[str, Any]) -> DeclaredTokens:
+    names = model_files.SPECIAL_TOKENS, model_files.ADDED_TOKENS
     try:
-        return LibraryTokenizer(read_tokenizer(files.contents.pop(model_files.TOKENIZER)))
+        return DeclaredTokens(tokenizer_config, *(_json_object(files, name) for name in names))
+    except (ValueError, TypeError, AttributeError) as error:
+        where = ", ".join(map(files.path, (model_files.TOKENIZER_CONFIG, *names)))
+        raise TextModelError(f"the added tokens can't be read, see {where}: {error}") from error
+
+
+def _tokenizer(files: ModelFiles, declared: DeclaredTokens) -> Tokenizer:
+    try:
+        library = read_tokenizer(files.contents.pop(model_files.TOKENIZER))
+        declared.add_to(library)
+        return LibraryTokenizer(library)
     except KeyError:
         reason = "there is no such file"
     except Exception as error:  # noqa: BLE001 - the library raises no narrower type
         reason = str(error)
     raise TextModelError(f"cannot read {files.path(model_files.TOKENIZER)}: {reason}")
-
-
-def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:
-    tokens = {name: tokenizer_config.get(name) for name in _SPECIAL_TOKEN_NAMES}
-    # A token is text, or an object with its text and options.
-    texts = {name: t.get("content") if isinstance(t, dict) else t for name, t in tokens.items()}
-    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _compiled(source: str, special_tokens: dict[str, str], origin: str) -> ChatTemplate:
@@ -211,22 +215,30 @@ def _template_sources(
 ) -> dict[str, tuple[str, str]]:
     """Return the sources of the templates "default" and "tool_use", each with its origin.
 
-    A configured file replaces all; the model's template files take precedence over its
-    tokenizer_config.json.
+    A configured file replaces all. The model's chat_template.jinja and the files beside it come
+    before its tokenizer_config.json, and the template of its processor comes last.
     """
     if override:
         return {"default": (_template_text(override), override)}
-    if model_files.TEMPLATE in files.contents:
-        return {
-            name: (_template_text(files.path(file), files.contents[file]), files.path(file))
-            for name, file in _TEMPLATE_FILES.items()
-            if file in files.contents
-        }
-    path = files.path(model_files.TOKENIZER_CONFIG)
+    sources = {
+        name: (_template_text(files.path(file), files.contents[file]), files.path(file))
+        for name, file in _TEMPLATE_FILES.items()
+        if file in files.contents
+    }
+    if "default" not in sources:
+        path = files.path(model_files.TOKENIZER_CONFIG)
+        sources = _listed_templates(tokenizer_config, path) | sources
+    if "default" not in sources:
+        document = _json_object(files, model_files.PROCESSOR_TEMPLATE)
+        path = files.path(model_files.PROCESSOR_TEMPLATE)
+        sources = _listed_templates(document, path) | sources
+    return sources
+
+
+def _listed_templates(document: dict[str, Any], path: str) -> dict[str, tuple[str, str]]:
+    """Return the templates in a JSON document: one, or a list of named ones."""
     try:
-        listed = msgspec.convert(
-            tokenizer_config.get("chat_template"), str | list[_NamedTemplate] | None
-        )
+        listed = msgspec.convert(document.get("chat_template"), str | list[_NamedTemplate] | None)
     except msgspec.ValidationError as error:
         raise TextModelError(f"{path}: chat_template: {error}") from error
     if isinstance(listed, list):

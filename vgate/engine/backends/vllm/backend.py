@@ -30,8 +30,9 @@ from vgate.engine.backends.vllm.setup import (
     model_facts,
     reporting_executor,
 )
+from vgate.engine.backends.vllm.text_files import text_files
 from vgate.engine.request import Request, RequestError
-from vgate.engine.served_files import describe_model, fingerprint, read_model_files
+from vgate.engine.served_files import describe_model, fingerprint
 from vgate.log import Log
 
 log = Log("vgate.engine.vllm")
@@ -55,6 +56,8 @@ class VLLMBackend:
             LoRARequest(adapter.name, number, adapter.directory)
             for number, adapter in enumerate(read_adapters(config.model), start=1)
         ]
+        # Before the weights, because a tokenizer may be broken.
+        self.files = text_files(vllm_config.model_config)
         try:
             self._load(vllm_config, adapters, report_phase)
         except Exception as error:
@@ -73,7 +76,6 @@ class VLLMBackend:
         time_grammars(
             self._core.structured_output_manager, self._too_slow.add, self._constraints.grammar
         )
-        self.files = read_model_files(directory)
         self.model = describe_model(
             config, self.files, fingerprint=fingerprint(directory), **model_facts(vllm_config)
         )
