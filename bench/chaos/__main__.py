@@ -1,0 +1,183 @@
+"""`python -m bench.chaos`: exit status 0 if every outcome is right or explained, otherwise 1."""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.chaos.answers import ServerError, WrongError
+from bench.chaos.clients import Clients, Tally
+from bench.chaos.deck import deck
+from bench.chaos.faults import KINDS, Fault, NotRecoveredError, Victim, inflict
+from bench.chaos.instance import Instance
+from bench.compare.service import FailedError
+
+# Deaths that the launcher allows: all of them, each followed by a quick start.
+_SETTINGS = {
+    "supervision__max_restarts": 1_000_000,
+    "supervision__restart_window_s": 0.5,
+    "supervision__hang_timeout_s": 5,
+    "batch__max_batch_size": 32,
+    "dry_run__step_ms": 5,
+    "server__workers": 2,
+    "server__stream_keepalive_s": 1,
+}
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run.
+
+    Attributes:
+        seconds: How long faults are inflicted.
+        kinds: Which.
+        pause_s: Mean time between a recovery and the next fault.
+        most_faults: The run ends after so many.
+        model: A model's directory for vLLM; None for the simulated engine.
+    """
+
+    seconds: float = 60.0
+    seed: int = 0
+    clients: int = 32
+    kinds: tuple[str, ...] = tuple(KINDS)
+    pause_s: float = 1.0
+    most_faults: int = 1_000_000
+    deck_size: int = 96
+    model: str | None = None
+    settings: dict[str, object] = {}
+
+
+class Outcome(msgspec.Struct):
+    """What a run did and saw. Times are seconds from its beginning."""
+
+    plan: Plan
+    seconds: float
+    faults: list[Fault]
+    tally: Tally
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every outcome is right or explained."""
+        return self.problem is None and not self.tally.unexplained and bool(self.tally.spanned[1])
+
+
+async def run(plan: Plan, instance: Instance) -> Outcome:
+    """Load a started instance and inflict faults on it."""
+    faults: list[Fault] = []
+    clients = Clients(instance, faults)
+    rng = random.Random(plan.seed)
+    outcome = Outcome(plan, 0.0, faults, clients.tally)
+    try:
+        asks = deck(plan.seed, plan.deck_size, simulated=plan.model is None)
+        learned = await clients.learn(asks)
+    except (WrongError, ServerError, OSError) as error:
+        outcome.problem = f"without faults: {error}"
+        return outcome
+    began = time.monotonic()
+    over = False
+    runs = [
+        asyncio.ensure_future(clients.run(learned, random.Random(rng.random()), lambda: not over))
+        for _ in range(plan.clients)
+    ]
+    victim = Victim(instance, rng)
+    try:
+        while time.monotonic() - began < plan.seconds and len(faults) < plan.most_faults:
+            await asyncio.sleep(rng.expovariate(1 / plan.pause_s))
+            fault = Fault(rng.choice(plan.kinds), time.monotonic())
+            faults.append(fault)
+            await inflict(fault.kind, victim, fault)
+    except NotRecoveredError as error:
+        outcome.problem = str(error)
+    over = True
+    await asyncio.gather(*runs)
+    clients.close()
+    outcome.seconds = time.monotonic() - began
+    if not instance.alive:
+        outcome.problem = f"the server ended: {instance.log_tail()}"
+    return outcome
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run, print what was done and seen, write the JSON file; return the exit status."""
+    options = _parser().parse_args(arguments)
+    kinds = tuple(options.faults.split(",")) if options.faults else tuple(KINDS)
+    if unknown := set(kinds) - set(KINDS):
+        print(f"bench.chaos: no such fault: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    plan = Plan(
+        seconds=options.seconds,
+        seed=options.seed if options.seed is not None else random.randrange(2**32),
+        clients=options.clients,
+        kinds=kinds,
+        pause_s=options.pause,
+        most_faults=options.most_faults,
+        model=options.model,
+        settings=dict(setting.split("=", 1) for setting in options.set),
+    )
+    with tempfile.TemporaryDirectory(prefix="vgate-chaos-") as directory:
+        try:
+            with start(plan, Path(directory)) as instance:
+                outcome = asyncio.run(run(plan, instance))
+        except FailedError as error:
+            print(f"bench.chaos: {error}\n{error.log}", file=sys.stderr)
+            return 1
+    print(table(outcome))
+    if options.json:
+        Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")
+    return 0 if outcome.passed else 1
+
+
+def start(plan: Plan, directory: Path) -> Instance:
+    """Return the instance of a plan, which is started by entering it."""
+    return Instance(directory, {**_SETTINGS, **plan.settings}, plan.model)
+
+
+def table(outcome: Outcome) -> str:
+    """Return what was done and seen, as text."""
+    tally, plan = outcome.tally, outcome.plan
+    done = Counter(fault.kind for fault in outcome.faults)
+    rows: list[tuple[str, object]] = [
+        ("seed", plan.seed),
+        ("seconds", round(outcome.seconds)),
+        ("clients", plan.clients),
+        *((f"fault: {kind}", count) for kind, count in sorted(done.items())),
+        *((f"answers: {name}", count) for name, count in sorted(tally.outcomes.items())),
+        *((f"right over {n} deaths of engines", c) for n, c in sorted(tally.spanned.items())),
+        *((f"right: {kind}", count) for kind, count in sorted(tally.kinds.items())),
+        *((f"excused: {why}", count) for why, count in sorted(tally.excused.items())),
+        ("longest request, s", round(tally.longest_s, 1)),
+    ]
+    lines = [f"{name:<40} {value}" for name, value in rows]
+    lines += [
+        f"UNEXPLAINED {one.kind} after {one.seconds:.1f} s: {one.ask.kind}: {one.what}"
+        for one in tally.unexplained[:20]
+    ]
+    if outcome.problem:
+        lines.append(f"PROBLEM {outcome.problem}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
+    add = parser.add_argument
+    add("--seconds", type=float, default=60.0, help="how long faults are inflicted (60)")
+    add("--seed", type=int, help="of the requests, the faults and their times")
+    add("--clients", type=int, default=32, help="requests at a time (32)")
+    add("--faults", metavar="KIND,...", help=f"which ones (all): {', '.join(KINDS)}")
+    add("--pause", type=float, default=1.0, help="mean seconds from a recovery to the next (1)")
+    add("--most-faults", type=int, default=1_000_000, help="end after so many")
+    add("--model", metavar="DIR", help="serve it with vLLM instead of the simulated engine")
+    add("--set", action="append", default=[], metavar="SECTION__KEY=VALUE", help="configuration")
+    add("--json", metavar="FILE", help="write the outcome there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,166 @@
+"""The clients: each asks, checks the answer against the known one, and asks again."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from bench.chaos.answers import Json, ServerError, WrongError, said
+from bench.chaos.deck import Ask
+from bench.chaos.faults import Fault
+from bench.chaos.instance import Instance
+from bench.load.answer import TIMEOUT, Answer
+from bench.load.connection import Pool
+from bench.load.target import request_head
+
+# A request that takes longer than this, with all deaths within it, hangs.
+HANGS_S = 90.0
+# A worker that was just started knows no engine yet and refuses, as at the server's start.
+_FRESH_S = 10.0
+_MOST_DEATHS = 2
+
+
+class Unexplained(msgspec.Struct, frozen=True):
+    """An outcome that no fault excuses."""
+
+    kind: str
+    ask: Ask
+    what: str
+    at: float
+    seconds: float
+
+
+class Tally(msgspec.Struct):
+    """What the clients saw.
+
+    Attributes:
+        outcomes: Requests by outcome: right, excused (an error or a broken connection that the
+            faults explain), wrong, failed, hung.
+        kinds: Right answers by the request's kind.
+        excused: The reasons of the excused ones.
+        spanned: Right answers by the number of engines' deaths within them.
+    """
+
+    outcomes: Counter[str] = msgspec.field(default_factory=Counter)
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
+    excused: Counter[str] = msgspec.field(default_factory=Counter)
+    spanned: Counter[int] = msgspec.field(default_factory=Counter)
+    unexplained: list[Unexplained] = []
+    longest_s: float = 0.0
+
+
+class Clients:
+    """Asks an instance, whose faults so far are `faults`."""
+
+    def __init__(self, instance: Instance, faults: Sequence[Fault]) -> None:
+        self._instance = instance
+        self._faults = faults
+        self._pool = Pool(instance.target, keepalive=True)
+        self.tally = Tally()
+
+    async def learn(self, asks: Sequence[Ask]) -> list[tuple[Ask, Json]]:
+        """Return each request with its answer; without faults there must be one.
+
+        Raises:
+            WrongError, ServerError: An answer is wrong, or is not the same again.
+        """
+        learned = []
+        for ask in asks:
+            first, again = [await self._said(ask) for _ in range(2)]
+            if first != again:
+                raise WrongError(f"two answers to {ask.kind}: {first} and {again}")
+            learned.append((ask, first))
+        return learned
+
+    async def run(
+        self, learned: Sequence[tuple[Ask, Json]], rng: random.Random, go_on: Callable[[], bool]
+    ) -> None:
+        """Be one client, as long as `go_on` says so."""
+        while go_on():
+            ask, known = rng.choice(learned)
+            began = time.monotonic()
+            outcome, what = await self._outcome(ask, known)
+            self._count(ask, outcome, what, began)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    async def _outcome(self, ask: Ask, known: Json) -> tuple[str, str]:
+        try:
+            found = await self._said(ask)
+        except WrongError as error:
+            return "wrong", str(error)
+        except ServerError as error:
+            return "failed", str(error)
+        except (OSError, TimeoutError) as error:
+            return "broken", str(error) or type(error).__name__
+        if found != known:
+            return "wrong", f"{found} instead of {known}"
+        return "right", ""
+
+    async def _said(self, ask: Ask) -> Json:
+        """Return what the answer says.
+
+        Raises:
+            WrongError, ServerError: It is not complete; it is an error.
+            OSError: The connection broke.
+            TimeoutError: The answer did not end.
+        """
+        target, body = self._instance.target, msgspec.json.encode({"model": "", **ask.body})
+        headers = [("Authorization", f"Bearer {self._instance.key}")]
+        head = request_head("POST", target, ask.path, headers)
+        request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        connection = await self._pool.take()
+        answer = Answer(time.perf_counter())
+        try:
+            await connection.exchange(request, answer, HANGS_S)
+        finally:
+            self._pool.give(connection)
+        if answer.error == TIMEOUT:
+            raise TimeoutError(answer.detail)
+        if answer.error is not None and not answer.error.startswith("http_"):
+            raise ConnectionError(answer.detail)
+        return said(ask.path, answer.body, stream=ask.stream and answer.error is None)
+
+    def _count(self, ask: Ask, outcome: str, what: str, began: float) -> None:
+        tally, ended = self.tally, time.monotonic()
+        tally.longest_s = max(tally.longest_s, ended - began)
+        engines = self._deaths("engine", began, ended)
+        if outcome == "right":
+            tally.outcomes[outcome] += 1
+            tally.kinds[ask.kind] += 1
+            tally.spanned[engines] += 1
+            return
+        if outcome == "broken" and ended - began >= HANGS_S:
+            outcome = "hung"
+        if (excuse := self._excuse(outcome, what, engines, began, ended)) is not None:
+            tally.outcomes["excused"] += 1
+            tally.excused[excuse] += 1
+            return
+        tally.outcomes[outcome] += 1
+        tally.unexplained.append(Unexplained(outcome, ask, what, began, ended - began))
+
+    def _excuse(
+        self, outcome: str, what: str, engines: int, began: float, ended: float
+    ) -> str | None:
+        """Return what explains an error or a broken connection; None if nothing does."""
+        if outcome == "broken" and self._deaths("frontend", began, ended):
+            return "its frontend died"
+        if outcome == "failed" and what.startswith(("engine_unavailable", "overloaded")):
+            if engines >= _MOST_DEATHS:
+                return "two engines died within it"
+            if engines and self._deaths("frontend", began - _FRESH_S, ended):
+                return "a new frontend had no engine yet"
+        return None
+
+    def _deaths(self, role: str, began: float, ended: float) -> int:
+        """Return how many faults from which a process died touched a period."""
+        return sum(
+            fault.deaths == role
+            and fault.began <= ended
+            and (fault.ended == 0.0 or fault.ended >= began)
+            for fault in self._faults
+        )

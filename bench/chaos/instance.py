@@ -1,0 +1,126 @@
+"""The server under test: its start, its processes by name, its log, and its end."""
+
+import collections
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from bench.compare.service import ROOT, FailedError, descendants, free_port
+from bench.load.target import Target, resolve
+
+_START_S = 180.0
+_STOP_S = 60.0
+_KEPT_LINES = 20_000
+
+
+class Instance:
+    """A V-Gate of its own; a context manager that waits until it serves.
+
+    Args:
+        directory: For its run directory and its key file.
+        settings: Configuration, as section__key.
+        model: A model's directory for vLLM; None for the simulated engine.
+
+    Attributes:
+        key: Its API key.
+        key_file: Where the key is.
+        log: The last lines of its log, each with the time at which it came.
+        log_is_read: Cleared to stop reading its log.
+    """
+
+    def __init__(self, directory: Path, settings: dict[str, object], model: str | None) -> None:
+        port = free_port()
+        self.target: Target = resolve(f"http://127.0.0.1:{port}", allow_remote=False)
+        self.key, self.key_file = "chaos-key", directory / "keys.jsonl"
+        self.log: collections.deque[tuple[float, str]] = collections.deque(maxlen=_KEPT_LINES)
+        self.log_is_read = threading.Event()
+        self.log_is_read.set()
+        settings = {
+            "server__port": port,
+            "server__run_dir": str(directory / "run"),
+            "cache__enabled": False,
+            "security__enabled": True,
+            "security__key_file": str(self.key_file),
+            "security__api_keys": [{"name": "chaos", "key": self.key}],
+            "security__rate_limiting__enabled": False,
+            **settings,
+        }
+        if model is not None:
+            settings["model__model_id"] = model
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("VGATE_")}
+        self._environment["VGATE_CONFIG_PATH"] = os.devnull
+        for name, value in settings.items():
+            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            self._environment[f"VGATE_{name.upper()}"] = text
+        self._arguments = [] if model is not None else ["--dry-run"]
+        self.key_file.write_text("")
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "vgate.launcher", *self._arguments],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        deadline = time.monotonic() + _START_S
+        while not self.has_logged("V-Gate is ready"):
+            if not self.alive or time.monotonic() > deadline:
+                self.__exit__()
+                raise FailedError("the server did not start", self.log_tail())
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.log_is_read.set()
+        known = descendants(self._process.pid)
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            for pid in known:
+                os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+        self._reader.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the launcher runs."""
+        return self._process.poll() is None
+
+    def pids(self, role: str) -> list[int]:
+        """Return the pids of its "engine" or "frontend" processes now, in their order."""
+        found = []
+        for pid in descendants(self._process.pid):
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if f"vgate.{role}" in command:
+                found.append(pid)
+        return found
+
+    def has_logged(self, text: str) -> bool:
+        """Whether a line of its log contains a text."""
+        return any(text in line for _, line in self.log.copy())
+
+    def log_tail(self) -> str:
+        """Return the end of its log."""
+        return "\n".join(line for _, line in list(self.log)[-40:])
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.append((time.monotonic(), line.decode(errors="replace").rstrip()))
+            self.log_is_read.wait()
