@@ -29,6 +29,9 @@ _SETTINGS = {
     "server__workers": 2,
     "server__stream_keepalive_s": 1,
 }
+# Requests of each client, which takes them in turn. No two clients have the same, nor one twice in
+# a row: a request is refused for a while after engines died with it.
+_OWN_ASKS = 5
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +51,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = tuple(KINDS)
     pause_s: float = 1.0
     most_faults: int = 1_000_000
-    deck_size: int = 96
     model: str | None = None
     settings: dict[str, object] = {}
 
@@ -75,7 +77,7 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     rng = random.Random(plan.seed)
     outcome = Outcome(plan, 0.0, faults, clients.tally)
     try:
-        asks = deck(plan.seed, plan.deck_size, simulated=plan.model is None)
+        asks = deck(plan.seed, _OWN_ASKS * plan.clients, simulated=plan.model is None)
         learned = await clients.learn(asks)
     except (WrongError, ServerError, OSError) as error:
         outcome.problem = f"without faults: {error}"
@@ -83,13 +85,13 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     began = time.monotonic()
     over = False
     runs = [
-        asyncio.ensure_future(clients.run(learned, random.Random(rng.random()), lambda: not over))
-        for _ in range(plan.clients)
+        asyncio.ensure_future(clients.run(learned[number :: plan.clients], lambda: not over))
+        for number in range(plan.clients)
     ]
     victim = Victim(instance, rng)
     try:
         while time.monotonic() - began < plan.seconds and len(faults) < plan.most_faults:
-            await asyncio.sleep(rng.expovariate(1 / plan.pause_s))
+            await asyncio.sleep(plan.pause_s * rng.uniform(0.5, 1.5))
             fault = Fault(rng.choice(plan.kinds), time.monotonic())
             faults.append(fault)
             await inflict(fault.kind, victim, fault)

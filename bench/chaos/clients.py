@@ -1,6 +1,7 @@
 """The clients: each asks, checks the answer against the known one, and asks again."""
 
-import random
+import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ HANGS_S = 90.0
 # A worker that was just started knows no engine yet and refuses, as at the server's start.
 _FRESH_S = 10.0
 _MOST_DEATHS = 2
+# Requests at a time while their answers are learned.
+_MOST_LEARNED = 32
 
 
 class Unexplained(msgspec.Struct, frozen=True):
@@ -66,20 +69,22 @@ class Clients:
         Raises:
             WrongError, ServerError: An answer is wrong, or is not the same again.
         """
-        learned = []
-        for ask in asks:
-            first, again = [await self._said(ask) for _ in range(2)]
+        free = asyncio.Semaphore(_MOST_LEARNED)
+
+        async def learned(ask: Ask) -> tuple[Ask, Json]:
+            async with free:
+                first, again = [await self._said(ask) for _ in range(2)]
             if first != again:
                 raise WrongError(f"two answers to {ask.kind}: {first} and {again}")
-            learned.append((ask, first))
-        return learned
+            return ask, first
 
-    async def run(
-        self, learned: Sequence[tuple[Ask, Json]], rng: random.Random, go_on: Callable[[], bool]
-    ) -> None:
-        """Be one client, as long as `go_on` says so."""
+        return await asyncio.gather(*map(learned, asks))
+
+    async def run(self, learned: Sequence[tuple[Ask, Json]], go_on: Callable[[], bool]) -> None:
+        """Be one client, with these requests in turn, as long as `go_on` says so."""
+        turns = itertools.cycle(learned)
         while go_on():
-            ask, known = rng.choice(learned)
+            ask, known = next(turns)
             began = time.monotonic()
             outcome, what = await self._outcome(ask, known)
             self._count(ask, outcome, what, began)

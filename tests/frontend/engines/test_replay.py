@@ -10,32 +10,33 @@ SEEN = [5, 6, 7]
 
 
 class Answer:
-    """Takes what is pending, as an answer does."""
+    """Takes what is pending of all its sequences, as an answer does."""
 
     touched = False
 
-    def __init__(self):
-        self.taken: list[int] = []
-        self.logprobs: list[Logprobs] = []
-        self.ends: list[object] = []
+    def __init__(self, count):
+        self.sequences = [Sequence(self, index) for index in range(count)]
+        self.taken = [[] for _ in range(count)]
+        self.logprobs = []
+        self.ends = []
+        self.aside = set()
 
     def flush(self):
-        (sequence,) = self.sequences
-        if sequence.error or sequence.finish_reason:
-            self.ends.append(sequence.error or sequence.finish_reason)
-        if not sequence.error:
-            self.taken += sequence.pending
-            self.logprobs += sequence.logprobs
-            sequence.pending, sequence.logprobs = [], []
+        for sequence in self.sequences:
+            if sequence.error or sequence.finish_reason:
+                self.ends.append(sequence.error or sequence.finish_reason)
+            if not sequence.error and sequence.index not in self.aside:
+                self.taken[sequence.index] += sequence.pending
+                self.logprobs += sequence.logprobs
+                sequence.pending, sequence.logprobs = [], []
 
-    def restart(self, _sequence):
-        return False
+    def set_aside(self, sequence, *, aside):
+        (self.aside.add if aside else self.aside.remove)(sequence.index)
 
 
 def replayed():
-    answer = Answer()
-    sequence = Sequence(answer, 0)
-    answer.sequences = [sequence]
+    answer = Answer(1)
+    (sequence,) = answer.sequences
     sequence.generated = list(SEEN)
     Replay(sequence)
     return sequence, answer
@@ -67,7 +68,7 @@ def test_the_answer_gets_what_is_new_however_it_arrives(steps):
         last = index == len(steps) - 1
         logprobs = [Logprobs([token], [-1.0], 1) for token in step]
         feed(sequence, step, "stop" if last else None, logprobs)
-    assert answer.taken == [8, 9]
+    assert answer.taken == [[8, 9]]
     assert [entry.token_ids for entry in answer.logprobs] == [[8], [9]]
     assert answer.ends == ["stop"]
     assert sequence.answer is answer
@@ -79,7 +80,7 @@ def test_the_answer_hears_nothing_until_then():
     assert sequence.answer is not answer
     feed(sequence, SEEN[2:])
     assert sequence.answer is answer
-    assert (answer.taken, answer.ends, sequence.pending) == ([], [], [])
+    assert (answer.taken, answer.ends, sequence.pending) == ([[]], [], [])
 
 
 @pytest.mark.parametrize("steps", list(cut([5, 6, 99, 8])))
@@ -89,7 +90,7 @@ def test_another_token_is_an_error_and_nothing_of_it_is_taken(steps):
         feed(sequence, step)
         if sequence.error:
             break
-    assert answer.taken == []
+    assert answer.taken == [[]]
     assert [end.code for end in answer.ends] == ["engine_unavailable"]
     assert "wrote another answer" in sequence.error.message
 
@@ -103,7 +104,7 @@ def test_an_earlier_end_is_an_error():
 def test_an_end_where_it_was_is_none():
     sequence, answer = replayed()
     feed(sequence, SEEN, "length")
-    assert (answer.ends, answer.taken) == (["length"], [])
+    assert (answer.ends, answer.taken) == (["length"], [[]])
 
 
 def test_the_engine_s_own_error_passes():
@@ -119,4 +120,19 @@ def test_an_engine_that_dies_meanwhile_is_followed_by_another_replay():
     feed(sequence, SEEN[:2])
     assert sequence.answer.restart(sequence)
     feed(sequence, [*SEEN, 8])
-    assert (answer.taken, sequence.answer) == ([8], answer)
+    assert (answer.taken, sequence.answer) == ([[8]], answer)
+
+
+def test_an_answer_that_reads_one_sequence_leaves_the_others_that_are_behind():
+    answer = Answer(2)
+    for sequence in answer.sequences:
+        sequence.generated = list(SEEN)
+        Replay(sequence)
+    first, second = answer.sequences
+    # One message has the tokens of both.
+    first.pending, second.pending = [*SEEN, 8], SEEN[:2]
+    first.answer.flush()
+    second.answer.flush()
+    assert answer.taken == [[8], []]
+    feed(second, [*SEEN[2:], 9])
+    assert answer.taken == [[8], [9]]

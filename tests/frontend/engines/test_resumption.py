@@ -65,6 +65,9 @@ class Answer:
     def restart(self, _sequence):
         return not self.shown
 
+    def set_aside(self, _sequence, *, aside):
+        pass
+
 
 def sequence(*, shown=False, sampling=DEFAULTS, number=1):
     made = Sequence(Answer(shown=shown), 0)

@@ -259,6 +259,11 @@ class StreamedAnswer(Answer):
         sequence.clear()
         return True
 
+    def set_aside(self, sequence: Sequence, *, aside: bool) -> None:
+        """Don't read a sequence of which tokens were read, until it is back where it was."""
+        # What marks the end as well costs nothing at each token.
+        self.choices[sequence.index].done = aside
+
     def fail(self, error: Exception) -> None:
         """End the answer with an error and, in an open stream, an error event."""
         write = self._write

@@ -71,7 +71,7 @@ class Choice:
         tokens, reasoning_tokens: Generated so far; after a stop string, up to the token that
             completed it.
         finish_reason, stop_reason: Set at the end.
-        done: Set by the answer when it has seen the end.
+        done: Set by the answer when it has seen the end, and while it must not read the sequence.
     """
 
     __slots__ = (

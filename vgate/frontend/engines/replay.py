@@ -1,7 +1,9 @@
 """A sequence that is generated again from its beginning, up to where its client has it."""
 
+from typing import cast
+
 from vgate.errors import EngineUnavailableError
-from vgate.frontend.engines.sequence import Reader, Sequence
+from vgate.frontend.engines.sequence import BaseAnswer, Sequence
 from vgate.log import Log
 
 log = Log("vgate.frontend")
@@ -21,9 +23,11 @@ class Replay:
     def __init__(self, sequence: Sequence) -> None:
         self.touched = False
         self._sequence = sequence
-        self._answer: Reader = sequence.answer
+        self._answer = cast("BaseAnswer", sequence.answer)
         self._matched = 0
         sequence.answer = self
+        # The answer is flushed for its other sequences as well.
+        self._answer.set_aside(sequence, aside=True)
 
     def restart(self, sequence: Sequence) -> bool:
         """Start over, because this engine has died too."""
@@ -48,6 +52,7 @@ class Replay:
             elif behind:
                 return
         sequence.answer = answer
+        answer.set_aside(sequence, aside=False)
         if sequence.error or sequence.pending or sequence.finish_reason:
             answer.flush()
 

@@ -116,6 +116,10 @@ class BaseAnswer:
         sequence.clear()
         return True
 
+    def set_aside(self, sequence: Sequence, *, aside: bool) -> None:
+        """Don't read a sequence that had begun, until it is back where it was."""
+        raise NotImplementedError
+
     def fail(self, error: Exception) -> None:
         """End the answer with an error, unless it has ended."""
         if not self.done.done():
