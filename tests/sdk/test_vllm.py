@@ -180,6 +180,31 @@ def test_logprobs_of_an_echoed_prompt(client: openai.OpenAI):
     assert all(value < 0 for value in logprobs.token_logprobs[1:])
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_offsets_of_an_echo_of_token_ids(client: openai.OpenAI, streamed: bool):
+    text = "<|im_start|>user\nnaïve 😀 数学"
+    (tokenized,) = client.completions.create(
+        model=MODEL, prompt=text, max_tokens=1, extra_body={"return_token_ids": True}
+    ).choices
+    prompt: Any = tokenized.prompt_token_ids
+    params: Any = {"model": MODEL, "prompt": prompt, "logprobs": 1, "echo": True, "max_tokens": 9}
+    params |= {"temperature": 0, "extra_body": {"return_token_ids": True, "ignore_eos": True}}
+    answers = client.completions.create(**params, stream=True) if streamed else None
+    choices = [chunk.choices[0] for chunk in answers or [client.completions.create(**params)]]
+    said = "".join(choice.text for choice in choices)
+    assert said.startswith(text)
+    # Each chunk has its tokens, and the last of them says how it ended.
+    assert all(choice.logprobs.tokens for choice in choices)
+    assert [choice.finish_reason for choice in choices][-1] == "length"
+    tokens = prompt + [token for choice in choices for token in choice.token_ids]
+    offsets = [at for choice in choices for at in choice.logprobs.text_offset]
+    assert len(offsets) == len(tokens) == len(prompt) + 9
+    for at, name in zip(offsets, [t for c in choices for t in c.logprobs.tokens], strict=True):
+        # A token with a part of a character has no text of its own.
+        assert said.startswith(name, at) or "\ufffd" in name
+    assert offsets[len(prompt)] == len(text)
+
+
 def test_seeds(client: openai.OpenAI):
     def sample(seed: int) -> str | None:
         answer = client.chat.completions.create(**SEEDED, seed=seed)
