@@ -45,6 +45,18 @@ class TestPriority:
         assert "-6" in caught.value.message
 
 
+@pytest.mark.parametrize(("asked", "got"), [(None, None), (0, 0), (3, 3), (-1, 300)])
+@pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
+def test_minus_one_is_the_whole_vocabulary(built_in, name, asked, got):
+    wanted = msgspec.structs.replace(generation(), **{name: asked})
+    model = copy(built_in)
+    model.info = msgspec.structs.replace(built_in.info, vocab_size=300, max_logprobs=300)
+    options = parameters.options_of(wanted, model, "", None)
+    # The engine's messages have no negative numbers.
+    msgspec.convert(msgspec.to_builtins(options), type(options))
+    assert getattr(options, name) == got
+
+
 class TestContext:
     def test_an_answer_may_take_what_is_left(self, built_in):
         limit = built_in.info.max_model_len

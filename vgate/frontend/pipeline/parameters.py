@@ -126,11 +126,12 @@ def options_of(
         # Without a conversation all that is generated is text, so the constraint is for all of it.
         reasons = text.reasons and isinstance(generation.prompt, Conversation)
         structured = msgspec.structs.replace(constraint.output, after_reasoning=reasons)
+    client = {name: getattr(generation, name) for name in ClientOptions.__struct_fields__}
+    for name in ("logprobs", "prompt_logprobs"):
+        if client[name] == -1:
+            client[name] = text.info.vocab_size or text.info.max_logprobs
     return GenerateOptions(
-        text.encode_bad_words(generation.bad_words),
-        structured,
-        adapter,
-        **{name: getattr(generation, name) for name in ClientOptions.__struct_fields__},
+        text.encode_bad_words(generation.bad_words), structured, adapter, **client
     )
 
 

@@ -192,6 +192,8 @@ def logprob_texts(
     top = job.options.logprobs
     if top is None and job.options.prompt_logprobs is None:
         return None
+    if prompt_top == -1:
+        prompt_top = job.options.prompt_logprobs
     return LogprobTexts(
         job.token_texts,
         top=top,
