@@ -206,6 +206,52 @@ class TestMessages:
         assert completion["choices"][0]["message"]["content"] == "once more"
 
 
+class TestCustomCalls:
+    ARGUMENTS = ('{"input": "a', '\\nb"}')
+    WHOLE = ToolCall("c1", "patch", "".join(ARGUMENTS))
+
+    def chunks(self, *deltas):
+        stream = encoder(custom=frozenset({"patch"})).stream_encoder()
+        made = b"".join(stream.delta(0, delta) for delta in deltas)
+        made += stream.finish(0, "tool_calls", None)
+        frames = (frame + b"\n\n" for frame in made.split(b"\n\n")[:-1])
+        choices = [data_of(frame)["choices"][0] for frame in frames]
+        assert [choice["finish_reason"] for choice in choices][-1] == "tool_calls"
+        return [part for choice in choices for part in choice["delta"].get("tool_calls", [])]
+
+    def test_a_whole_call(self):
+        other = ToolCall("c2", "f", "{}")
+        calls = ChoiceResult("", "tool_calls", tool_calls=[self.WHOLE, other])
+        message = encoded(calls, custom=frozenset({"patch"}))["choices"][0]["message"]
+        assert message["tool_calls"] == [
+            {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "a\nb"}},
+            {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        ]
+
+    def test_the_input_of_a_streamed_call_is_one_part(self):
+        first, second = self.ARGUMENTS
+        parts = self.chunks(
+            ChoiceDelta("", tool_calls=(ToolCallDelta(0, "c1", "patch", ""),)),
+            ChoiceDelta("", tool_calls=(ToolCallDelta(0, None, None, first),)),
+            ChoiceDelta("", tool_calls=(ToolCallDelta(0, None, None, second),)),
+        )
+        assert parts == [
+            {"index": 0, "id": "c1", "type": "custom", "custom": {"name": "patch", "input": ""}},
+            {"index": 0, "custom": {"input": "a\nb"}},
+        ]
+
+    def test_calls_after_it(self):
+        parts = self.chunks(
+            ChoiceDelta("", tool_calls=(ToolCallDelta(0, "c1", "patch", self.WHOLE.arguments),)),
+            ChoiceDelta("", tool_calls=(ToolCallDelta(1, "c2", "f", "{}"),)),
+            ChoiceDelta("", tool_calls=(ToolCallDelta(2, "c3", "patch", "not JSON"),)),
+        )
+        assert [part["index"] for part in parts] == [0, 0, 1, 2, 2]
+        assert parts[1]["custom"] == {"input": "a\nb"}
+        assert parts[2]["function"] == {"name": "f", "arguments": "{}"}
+        assert parts[4]["custom"] == {"input": "not JSON"}
+
+
 class TestPieces:
     def delta(self, delta, **fields):
         frames = encoder(**fields).stream_encoder()

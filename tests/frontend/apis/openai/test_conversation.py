@@ -129,7 +129,9 @@ def test_text_has_several_types(kind):
         ({"id": "1", "function": {"arguments": "{}"}}, "function.name"),
         ({"id": "1", "function": {"name": ""}}, "function.name"),
         ({"id": "1", "function": {"name": "f", "arguments": 5}}, "function.arguments"),
-        ({"id": "1", "type": "custom", "custom": {"name": "f", "input": "x"}}, "type"),
+        ({"id": "1", "type": "custom"}, "custom"),
+        ({"id": "1", "type": "custom", "custom": {"input": "x"}}, "custom.name"),
+        ({"id": "1", "type": "mcp", "function": {"name": "f"}}, "type"),
         ({"id": "1", "function": {"name": "f"}, "extra": 1}, "extra"),
         (call('{"a": %s}' % ("[" * 90 + "]" * 90)), "function.arguments"),
         (call('{"a": 123456789012345678901234567890}'), "function.arguments"),
@@ -138,6 +140,20 @@ def test_text_has_several_types(kind):
 def test_a_bad_tool_call_is_named(bad, param):
     error = refusal(HI, calling(call(), bad))
     assert error.param == f"messages[1].tool_calls[1].{param}"
+
+
+def test_a_call_of_a_custom_tool_has_one_text():
+    made = {"id": "1", "type": "custom", "custom": {"name": "f", "input": "x"}}
+    (_, message) = converted(HI, calling(made))
+    (call,) = message["tool_calls"]
+    assert call["id"] == "1"
+    assert call["function"] == {"name": "f", "arguments": {"input": "x"}}
+
+
+def test_a_reference_to_a_tool_is_left_out_and_told():
+    message = {"role": "user", "content": [{"type": "tool_reference", "name": "f"}, {"text": "x"}]}
+    assert converted(message) == [{"role": "user", "content": "x"}]
+    assert told(message) == ["messages[].content[].tool_reference"]
 
 
 @pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url", ""])

@@ -1,7 +1,7 @@
 """Tools: their checks, their descriptions for templates, and the schemas of demanded calls."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -49,11 +49,11 @@ def tool(**function: Any) -> dict[str, Any]:
 
 
 class TestChecks:
-    @pytest.mark.parametrize("name", ["f", "a" * 128, "get_time-2", "mcp.server:tool/x", "été"])
+    @pytest.mark.parametrize("name", ["f", "a" * 256, "get_time-2", "mcp.server:tool/x", "é t"])
     def test_names(self, name):
         decode(tools=[tool(name=name)])
 
-    @pytest.mark.parametrize("name", ["", "a" * 129, "a b", 'a"', "a\n", "f\n", "<f>", 5, None])
+    @pytest.mark.parametrize("name", ["", "a" * 257, 5, None])
     def test_bad_names(self, name):
         assert refusal(tools=[tool(), tool(name=name)]).param == "tools[1].function.name"
 
@@ -74,7 +74,7 @@ class TestChecks:
     def test_a_bad_tool_is_named(self, bad, param):
         assert refusal(tools=[bad]).param == f"tools[0].{param}"
 
-    @pytest.mark.parametrize("bad", [{"type": "custom", "custom": {}}, {"type": "web_search"}])
+    @pytest.mark.parametrize("bad", [{"type": "web_search"}, {"type": "mcp"}])
     @pytest.mark.parametrize("others", [[], [{"function": {"name": "f"}}]])
     def test_tools_of_other_types_are_left_out_and_told(self, bad, others):
         ignored = Ignored()
@@ -94,7 +94,9 @@ class TestChecks:
             ({"type": "function"}, "tool_choice.function"),
             ({"type": "function", "function": {}}, "tool_choice.function.name"),
             ({"type": "function", "name": "weather"}, "tool_choice.name"),
-            ({"type": "custom", "custom": {"name": "weather"}}, "tool_choice.type"),
+            ({"type": "mcp", "function": {"name": "weather"}}, "tool_choice.type"),
+            ({"type": "custom", "custom": {"name": "other"}}, "tool_choice.custom.name"),
+            ({"type": "custom"}, "tool_choice.custom"),
             ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
             (allowed("auto"), "tool_choice.allowed_tools.tools"),
             (allowed("never", "time"), "tool_choice.allowed_tools.mode"),
@@ -114,6 +116,42 @@ class TestChecks:
     @pytest.mark.parametrize("tools", [None, []])
     def test_what_demands_a_call_needs_tools(self, choice, tools):
         assert refusal(tools=tools, tool_choice=choice).param.startswith("tool_choice")
+
+
+class TestCustom:
+    TOOL: ClassVar = {
+        "type": "custom",
+        "custom": {
+            "name": "patch",
+            "description": "Applies it.",
+            "format": {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: X"}},
+        },
+    }
+
+    def test_it_is_a_function_with_one_text(self):
+        (function,) = tool_use(tools=[self.TOOL]).functions
+        assert (function["name"], function["parameters"]["required"]) == ("patch", ["input"])
+        wanted = "Applies it.\n\nThe input follows this grammar:\nstart: X"
+        assert function["description"] == wanted
+
+    @pytest.mark.parametrize("more", [{}, {"format": None}, {"format": {"type": "text"}}])
+    def test_it_needs_no_grammar(self, more):
+        ignored = Ignored()
+        decode(ignored, tools=[{"type": "custom", "custom": {"name": "patch", **more}}])
+        assert ignored.names == []
+
+    def test_it_can_be_demanded(self):
+        choice = {"type": "custom", "custom": {"name": "patch"}}
+        use = tool_use(tools=[*TOOLS, self.TOOL], tool_choice=choice)
+        assert (use.mode, use.name) == ("named", "patch")
+        only = {"mode": "required", "tools": [choice]}
+        allowed = {"type": "allowed_tools", "allowed_tools": only}
+        use = tool_use(tools=[*TOOLS, self.TOOL], tool_choice=allowed)
+        assert (use.mode, [f["name"] for f in use.functions]) == ("required", ["patch"])
+
+    def test_one_without_a_name_is_refused(self):
+        assert refusal(tools=[{"type": "custom", "custom": {}}]).param == "tools[0].custom.name"
+        assert refusal(tools=[{"type": "custom"}]).param == "tools[0].custom"
 
 
 class TestUse:

@@ -3,6 +3,7 @@
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.chunks import response_fields
+from vgate.frontend.apis.openai.tools import custom_names
 from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
@@ -23,6 +24,7 @@ def read(body: bytes, ignored: Ignored) -> GenerateRequest:
             prompt_token_ids=job.prompts[0] if request.return_token_ids else None,
             prefix=request.echo_text,
             reasons=job.reasons,
+            custom=custom_names(request.tools),
         )
 
     return GenerateRequest(generation_of(request), encoder_of, bool(request.stream))

@@ -9,6 +9,7 @@ from msgspec import Meta
 from vgate.frontend.apis.decoding import check_json, check_json_text
 from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
+from vgate.frontend.apis.openai.tools import INPUT
 from vgate.frontend.apis.shared import CallText, arguments_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import MadeCall, Message
@@ -17,6 +18,8 @@ from vgate.frontend.pipeline import MadeCall, Message
 # templates have no place for.
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _REASONING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text"})
+# Left out and told; the last one stands for a tool that was found by a search for tools.
+_LEFT_OUT = _REASONING_PARTS | {"tool_reference"}
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -29,7 +32,7 @@ class ContentPart(msgspec.Struct, frozen=True):
     @property
     def content(self) -> str:
         """Its text."""
-        if self.type in _REASONING_PARTS:
+        if self.type in _LEFT_OUT:
             return ""
         return (self.refusal if self.type == "refusal" else self.text) or ""
 
@@ -41,13 +44,20 @@ class EarlierFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: str | dict[str, Any] | None = None
 
 
+class EarlierCustom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The custom tool of an earlier call."""
+
+    name: CallText
+    input: str | None = None
+
+
 class EarlierToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call that the model made before; clients that assemble stream chunks leave `index` in."""
 
     id: str = ""
     function: EarlierFunction | None = None
     type: str = "function"
-    custom: Any = None
+    custom: EarlierCustom | None = None
     index: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
 
 
@@ -96,16 +106,11 @@ def neutral_message(message: ChatMessage) -> Message:
     if role != "assistant":
         text, id_ = message_text(message), message.tool_call_id
         return Message(role, text, tool_call_id=id_ if role == "tool" else None, name=message.name)
-    calls = [
-        MadeCall(call.id, call.function.name, _arguments(call.function.arguments))
-        for call in message.tool_calls or ()
-        if call.function is not None
-    ]
     return Message(
         role,
         message_text(message),
         reasoning=_reasoning(message),
-        tool_calls=calls,
+        tool_calls=[_made_call(call) for call in message.tool_calls or ()],
         name=message.name,
     )
 
@@ -117,7 +122,7 @@ def message_text(message: ChatMessage) -> str:
         return content
     if content is None:
         return message.refusal or ""
-    return "\n".join(part.content for part in content if part.type not in _REASONING_PARTS)
+    return "\n".join(part.content for part in content if part.type not in _LEFT_OUT)
 
 
 def _is_text(message: ChatMessage) -> bool:
@@ -147,7 +152,7 @@ def _check_message(message: ChatMessage, path: str, ignored: Ignored) -> None:
 
 def _check_parts(parts: list[ContentPart], path: str, ignored: Ignored) -> None:
     for index, part in enumerate(parts):
-        if part.type in _REASONING_PARTS:
+        if part.type in _LEFT_OUT:
             ignored.add(f"{path}[{index}].{part.type}")
             continue
         field = "refusal" if part.type == "refusal" else "text"
@@ -159,14 +164,22 @@ def _check_parts(parts: list[ContentPart], path: str, ignored: Ignored) -> None:
 
 
 def _check_call(call: EarlierToolCall, path: str) -> None:
-    if call.type != "function" or call.custom is not None:
-        raise unsupported(f"{path}.type", f"must be 'function', got {call.type[:80]!r}")
-    if call.function is None:
-        raise invalid(f"{path}.function", "is required")
-    arguments, path = call.function.arguments, f"{path}.function.arguments"
-    if isinstance(arguments, str):
-        check_json_text(arguments, path)
-    check_json(_arguments(arguments), path)
+    if call.type not in {"function", "custom"}:
+        problem = f"must be 'function' or 'custom', got {call.type[:80]!r}"
+        raise unsupported(f"{path}.type", problem)
+    if getattr(call, call.type) is None:
+        raise invalid(f"{path}.{call.type}", "is required")
+    path = f"{path}.{call.type}.arguments"
+    if call.function is not None and isinstance(call.function.arguments, str):
+        check_json_text(call.function.arguments, path)
+    check_json(_made_call(call).arguments, path)
+
+
+def _made_call(call: EarlierToolCall) -> MadeCall:
+    if call.type == "custom" and call.custom is not None:
+        return MadeCall(call.id, call.custom.name, {INPUT: call.custom.input or ""})
+    assert call.function is not None  # as checked
+    return MadeCall(call.id, call.function.name, _arguments(call.function.arguments))
 
 
 def _arguments(arguments: str | dict[str, Any] | None) -> str | dict[str, Any]:

@@ -4,14 +4,16 @@ Most chunks of a stream differ only in their text, so these are put together fro
 instead of encoding an object per token.
 """
 
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vgate.frontend.answers import ChoiceDelta, ChoiceResult, FinishReason, Result
+from vgate.frontend.answers import ChoiceDelta, ChoiceResult, FinishReason, Result, ToolCall
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
 from vgate.frontend.apis.openai.logprobs import ChatLogprobs, PromptLogprobs
+from vgate.frontend.apis.openai.tools import custom_input
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.messages import Logprobs
 
@@ -64,10 +66,12 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
     prefix: str = ""
     # Whether reasoning is split off the text.
     reasons: bool = False
+    # Names of the custom tools.
+    custom: frozenset[str] = frozenset()
 
     def stream_encoder(self) -> "ChatStream":
         """Return the encoder of a stream."""
-        return ChatStream(self)
+        return CustomChatStream(self) if self.custom else ChatStream(self)
 
     def encode(self, answer: Result) -> bytes:
         """Return the body of a non-streaming response."""
@@ -92,14 +96,7 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
         return Choice(index, message, choice.finish_reason, logprobs, choice.stop_reason, token_ids)
 
     def _message(self, choice: ChoiceResult) -> Message:
-        calls: list[dict[str, Any]] = [
-            {
-                "id": call.id,
-                "function": {"name": call.name, "arguments": call.arguments},
-                "type": "function",
-            }
-            for call in choice.tool_calls
-        ]
+        calls = [self._call(call) for call in choice.tool_calls]
         reasoning = (choice.reasoning or None) if self.reasons else UNSET
         text = self.prefix + choice.text
         return Message(
@@ -109,6 +106,14 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
             reasoning_content=reasoning,
             reasoning=reasoning,
         )
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        if call.name in self.custom:
+            text = custom_input(call.arguments) if call.arguments else ""
+            custom = {"name": call.name, "input": text}
+            return {"id": call.id, "custom": custom, "type": "custom"}
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": call.id, "function": function, "type": "function"}
 
 
 class ChatStream(ChunkStream):
@@ -158,6 +163,74 @@ class ChatStream(ChunkStream):
         return self._head + choice + self._tail()
 
 
+class CustomCallDelta(ToolCallDelta, frozen=True):
+    """The next part of a custom tool's call; `arguments` is the input's text."""
+
+
+class CustomCalls:
+    """Turns the parts of a stream's calls of custom tools into parts of custom calls.
+
+    The input is one part, because its text is inside of JSON that has to be complete.
+
+    Args:
+        names: Of the custom tools.
+    """
+
+    __slots__ = ("_names", "_open")
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+        # By choice: the custom call that is being made, and its arguments so far.
+        self._open: dict[int, tuple[int, list[str]]] = {}
+
+    def read(self, choice: int, calls: Iterable[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+        """Return the parts that are complete with these; other tools' are as they were."""
+        found: list[ToolCallDelta] = []
+        for call in calls:
+            if call.name is not None:
+                found += self.end(choice)
+                if call.name in self._names:
+                    self._open[choice] = (call.index, [])
+                    found.append(CustomCallDelta(call.index, call.id, call.name, ""))
+            if (opened := self._open.get(choice)) is None:
+                found.append(call)
+            else:
+                opened[1].append(call.arguments)
+        return tuple(found)
+
+    def end(self, choice: int) -> tuple[ToolCallDelta, ...]:
+        """Return the last part of a choice's open call, if it has one."""
+        if choice not in self._open:
+            return ()
+        index, arguments = self._open.pop(choice)
+        text = "".join(arguments)
+        return (CustomCallDelta(index, None, None, custom_input(text) if text else ""),)
+
+
+class CustomChatStream(ChatStream):
+    """Encodes a stream in which the model may call custom tools."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self, options: ChatEncoder) -> None:
+        super().__init__(options)
+        self._calls = CustomCalls(options.custom)
+
+    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
+        """Return the chunk of a delta; that of a custom call's input comes when it is complete."""
+        return super().delta(
+            index, delta._replace(tool_calls=self._calls.read(index, delta.tool_calls))
+        )
+
+    def finish(
+        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+    ) -> bytes:
+        """Return the input of the last call, and the last chunk of a choice."""
+        rest = self._calls.end(index)
+        begun = super().delta(index, ChoiceDelta("", tool_calls=rest)) if rest else b""
+        return begun + super().finish(index, finish_reason, stop_reason)
+
+
 def _delta(delta: ChoiceDelta) -> dict[str, object]:
     fields: dict[str, object] = {}
     if delta.reasoning:
@@ -171,7 +244,10 @@ def _delta(delta: ChoiceDelta) -> dict[str, object]:
 
 
 def _tool_call(call: ToolCallDelta) -> dict[str, object]:
+    kind, argument = "function", "arguments"
+    if isinstance(call, CustomCallDelta):
+        kind, argument = "custom", "input"
     if call.name is None:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+        return {"index": call.index, kind: {argument: call.arguments}}
+    named = {"name": call.name, argument: call.arguments}
+    return {"index": call.index, "id": call.id, "type": kind, kind: named}

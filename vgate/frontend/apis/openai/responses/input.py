@@ -18,7 +18,8 @@ from vgate.frontend.apis.decoding import (
 )
 from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid, unsupported
-from vgate.frontend.apis.openai.responses.tools import INPUT, served_name
+from vgate.frontend.apis.openai.responses.tools import served_name
+from vgate.frontend.apis.openai.tools import INPUT
 from vgate.frontend.apis.shared import CallText, arguments_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import MadeCall, Message, Role

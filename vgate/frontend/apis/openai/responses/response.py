@@ -14,7 +14,8 @@ from vgate.frontend.apis.openai.responses.request import (
     PlainFormat,
     ResponsesRequest,
 )
-from vgate.frontend.apis.openai.responses.tools import CustomTool, FunctionTool, Tool, custom_input
+from vgate.frontend.apis.openai.responses.tools import CustomTool, FunctionTool, Tool
+from vgate.frontend.apis.openai.tools import custom_input
 from vgate.frontend.ids import new_id
 from vgate.wire.messages import Logprobs
 from vgate.wire.sampling import SamplingParams

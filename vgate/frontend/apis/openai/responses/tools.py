@@ -13,12 +13,10 @@ from msgspec import UNSET, Meta, UnsetType
 from vgate.frontend.apis.decoding import check_json, convert_part
 from vgate.frontend.apis.fields import FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid
-from vgate.frontend.apis.shared import ToolName, arguments_of, function_tool
+from vgate.frontend.apis.openai.tools import custom_tool
+from vgate.frontend.apis.shared import ToolName, function_tool
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import NO_TOOLS, ToolMode, ToolUse
-
-# The argument of the function that stands for a custom tool.
-INPUT = "input"
 
 
 def served_name(namespace: str | UnsetType | None, name: str) -> str:
@@ -67,16 +65,7 @@ class CustomTool(_Tool, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def described(self) -> dict[str, Any]:
         """Return the function that stands for the tool, as templates expect it."""
-        description = self.description or ""
-        if definition := (self.format or {}).get("definition"):
-            description += f"\n\nThe input follows this grammar:\n{definition}"
-        schema = {
-            "type": "object",
-            "properties": {INPUT: {"type": "string"}},
-            "required": [INPUT],
-            "additionalProperties": False,
-        }
-        return function_tool(self.served_name, description, schema, None)
+        return custom_tool(self.served_name, self.description, self.format)
 
 
 class _Namespace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,7 +174,11 @@ def tool_use(tools: list[Tool], choice: ToolChoice | None, *, parallel: bool) ->
     if isinstance(choice, NamedTool):
         mode, named = "named", choice.served_name
         if named not in names:
-            raise invalid("tool_choice.name", f"{named!r} is none of `tools`")
+            # As in vLLM, a tool of a namespace needs only its own name if no other has it.
+            alike = {tool.served_name for tool in tools if tool.name == named}
+            if len(alike) != 1:
+                raise invalid("tool_choice.name", f"{named!r} is none of `tools`")
+            (named,) = alike
     elif isinstance(choice, AllowedTools):
         mode = choice.mode
         allowed = {tool.served_name for tool in choice.tools}
@@ -199,10 +192,3 @@ def tool_use(tools: list[Tool], choice: ToolChoice | None, *, parallel: bool) ->
     if not tools or mode == "none":
         return NO_TOOLS
     return ToolUse(mode, [tool.described() for tool in tools], named, parallel)
-
-
-def custom_input(arguments: str) -> str:
-    """Return the input of a custom tool from the arguments of its function, which may be cut."""
-    parsed = arguments_of(arguments)
-    value = parsed.get(INPUT) if isinstance(parsed, dict) else None
-    return value if isinstance(value, str) else arguments
