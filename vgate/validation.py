@@ -4,6 +4,7 @@ The configuration and the APIs' requests share it, so they explain a mistake in 
 """
 
 import re
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Literal
 
@@ -59,8 +60,17 @@ def explain(error: msgspec.ValidationError, document: Any = None) -> Problem:
         path = f"{path}.{field['name']}" if path else field["name"]
         return Problem(path, "missing" if field["kind"].startswith("missing") else "unknown")
     if match["key"]:
-        return Problem(path, "value", f"an object whose keys are each {_expected(what)}")
+        expected = f"an object whose keys are each {_expected(what)}"
+        return Problem(path, "value", expected, _sent_key(document, path))
     return Problem(path, "value", _expected(what), _sent(document, path))
+
+
+def _sent_key(document: Any, path: str) -> str | None:
+    """Return the key that is no number, where only numbers are keys."""
+    with suppress(LookupError, AttributeError, TypeError):
+        keys = (key for key in value_at(document, path) if not key.isdecimal())
+        return next((_shortened(key) for key in keys), None)
+    return None
 
 
 def _expected(what: str) -> str:
@@ -91,10 +101,13 @@ def _sent(document: Any, path: str) -> str | None:
     if document is None:
         return None
     try:
-        value = _start(value_at(document, path))
-        text = msgspec.json.encode(value, enc_hook=str).decode(errors="replace")
+        return _shortened(value_at(document, path))
     except (LookupError, RecursionError, UnicodeEncodeError):
         return None
+
+
+def _shortened(value: Any) -> str:
+    text = msgspec.json.encode(_start(value), enc_hook=str).decode(errors="replace")
     return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}..."
 
 

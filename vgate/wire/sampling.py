@@ -59,8 +59,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 
     def plain(self, *, max_tokens: int | None) -> "SamplingParams":
         """Return plain SamplingParams of these, with another `max_tokens`."""
-        # Completions' 0, for an echo alone, is out of bounds here.
-        given = self if self.max_tokens != 0 else msgspec.structs.replace(self, max_tokens=None)
+        # Completions' 0, for an echo alone, and -1, for no limit, are out of bounds here.
+        unbound = self.max_tokens in {0, -1}
+        given = msgspec.structs.replace(self, max_tokens=None) if unbound else self
         plain = msgspec.convert(given, SamplingParams, from_attributes=True)
         return msgspec.structs.replace(plain, max_tokens=max_tokens)
 

@@ -31,5 +31,6 @@ def test_remarks_stay_and_new_fields_ask_for_an_example():
     prompt, logprobs, *rest = page.partition("|---|---|---|---|---|\n")[2].split("\n")
     assert prompt.startswith("| `prompt` | served | text (not empty) or list (not empty) of texts")
     assert prompt.endswith(", required | `` | |")
-    assert logprobs == "| `logprobs` | served | integer (at least -1) | `1` | mind | this |"
+    words = "true or false or integer (at least -1)"
+    assert logprobs == f"| `logprobs` | served | {words} | `1` | mind | this |"
     assert rest == ["", "More."]

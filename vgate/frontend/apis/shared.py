@@ -11,9 +11,8 @@ StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 # OpenAI's bound is 128 (API reference, "Create chat completion"); agents of other APIs send more.
 MAX_TOOLS = 512
 
-# OpenAI allows 64 letters, digits, "_" and "-"; other APIs and gateways allow more.
-# Python's `$` also matches before a final line break, and JSON schemas have no `\Z`.
-ToolName = Annotated[str, Meta(pattern=r"^[\w.:/-]{1,128}$(?!\n)")]
+# OpenAI allows 64 letters, digits, "_" and "-"; other APIs and gateways, and vLLM, allow more.
+ToolName = Annotated[str, Meta(min_length=1, max_length=256)]
 
 # The id of a call that the model made, and the tool's name, which the model may have made up.
 CallText = Annotated[str, Meta(min_length=1, max_length=256)]

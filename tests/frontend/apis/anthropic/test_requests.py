@@ -185,6 +185,49 @@ def test_neutral_values_are_accepted(fields):
         assert getattr(generation, name) == getattr(plain, name), name
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        said(USE, role="assistant"),
+        [*said(USE, role="assistant"), {"role": "assistant", "content": "x"}],
+        said({"type": "text", "text": "x"}, USE, role="assistant"),
+        [{"role": "assistant", "content": ""}],
+        said(role="assistant"),
+        said({"type": "thinking", "thinking": "x"}, role="assistant"),
+    ],
+)
+def test_the_answer_continues_only_a_turn_with_text_and_no_call(last):
+    prompt = translated(decode_messages(body(messages=[HELLO, *last]), Ignored())).prompt
+    assert (prompt.continue_final_message, prompt.add_generation_prompt) == (False, True)
+    assert prompt.messages[-1].role == "assistant"
+    unfinished = [HELLO, *said({"type": "text", "text": "x"}, role="assistant")]
+    prompt = translated(decode_messages(body(messages=unfinished), Ignored())).prompt
+    assert (prompt.continue_final_message, prompt.add_generation_prompt) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"tool_choice": {"type": "any"}}, ["tool_choice"]),
+        ({"tool_choice": {"type": "tool", "name": "x"}}, ["tool_choice"]),
+        ({"output_config": {"format": {"type": "json_schema"}}}, ["output_config.format"]),
+        ({"output_config": {"format": {"schema": {"type": "object"}}}}, []),
+        ({"thinking": {"type": "adaptive", "display": "updates"}}, []),
+        ({"messages": [*said({"type": "redacted_thinking"}, role="assistant"), HELLO]}, []),
+        ({"messages": said({"type": "tool_result", "content": "x"})}, []),
+        ({"messages": [*said({"type": "tool_use", "name": "f"}, role="assistant"), HELLO]}, []),
+        (
+            {"messages": said({**RESULT, "content": [{"type": "tool_reference"}]})},
+            ["messages[].content[].content[].type=tool_reference"],
+        ),
+    ],
+)
+def test_what_vllm_serves_is_served_and_told(fields, told):
+    ignored = Ignored()
+    translated(decode_messages(body(**fields), ignored))
+    assert ignored.names == told
+
+
 UNKNOWN = {
     "n": ({"n": 2}, "n"),
     "OpenAI's stop": ({"stop": ["x"]}, "stop"),
@@ -247,17 +290,15 @@ INVALID = {
     ),
     "empty stop sequence": ({"stop_sequences": ["a", ""]}, "stop_sequences[1]"),
     "too many stop sequences": ({"stop_sequences": ["a"] * 17}, "stop_sequences"),
-    "name of a tool": ({"tools": [{**TOOL, "name": "a b"}]}, "tools[0].name"),
+    "name of a tool": ({"tools": [{**TOOL, "name": "x" * 257}]}, "tools[0].name"),
     "tool without a schema": ({"tools": [{"name": "x"}]}, "tools[0].input_schema"),
     "too deep a schema": ({"tools": [{**TOOL, "input_schema": deep(70)}]}, "tools[0].input_schema"),
-    "any without tools": ({"tool_choice": {"type": "any"}}, "tool_choice"),
-    "a tool without tools": ({"tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
     "a tool that isn't there": (
         {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}},
         "tool_choice.name",
     ),
     "id of a call": (
-        {"messages": [*said({**USE, "id": ""}, role="assistant"), HELLO]},
+        {"messages": [*said({**USE, "id": "x" * 257}, role="assistant"), HELLO]},
         "messages[0].content[0].id",
     ),
     "too deep an input": (
@@ -275,20 +316,8 @@ INVALID = {
         "messages[0].content[0].input",
     ),
     "id of a result": (
-        {"messages": [HELLO, *said({**RESULT, "tool_use_id": ""})]},
+        {"messages": [HELLO, *said({**RESULT, "tool_use_id": 5})]},
         "messages[1].content[0].tool_use_id",
-    ),
-    "a call at the end": (
-        {"messages": [HELLO, *said(USE, role="assistant")]},
-        "messages[1].content[0]",
-    ),
-    "a call before the end of the same turn": (
-        {"messages": [HELLO, *said(USE, role="assistant"), {"role": "assistant", "content": "x"}]},
-        "messages[1].content[0]",
-    ),
-    "nothing to go on from": (
-        {"messages": [HELLO, {"role": "assistant", "content": ""}]},
-        "messages[1].content",
     ),
     "no budget": ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
     "format": (

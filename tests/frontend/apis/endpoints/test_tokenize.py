@@ -110,7 +110,9 @@ class TestConversation:
 
     def test_the_template_s_markers(self, serve):
         async def scenario(gateway):
-            answer = await post(gateway, "/tokenize", {"messages": HI, "model": None})
+            answer = await post(
+                gateway, "/tokenize", {"messages": HI, "model": None, "prompt": None}
+            )
             assert answer.json["tokens"] == [USER, *b"hi", END, ASSISTANT]
 
         serve(scenario)
@@ -186,7 +188,7 @@ BAD = [
     ("/tokenize", {"prompt": "a", "model": 1}, "invalid_value", "model"),
     ("/tokenize", {"prompt": "a", "truncate": 1}, "unknown_parameter", "truncate"),
     ("/tokenize", {"prompt": "a", "add_special_tokens": 2}, "invalid_value", "add_special_tokens"),
-    ("/tokenize", {"prompt": "a", "messages": HI}, "invalid_value", "prompt"),
+    ("/tokenize", {"prompt": "a", "messages": HI}, "unknown_parameter", "messages"),
     ("/tokenize", {"messages": []}, "invalid_value", "messages"),
     ("/tokenize", {"messages": [{"role": 5}]}, "invalid_value", "messages[0].role"),
     ("/tokenize", {"messages": HI, "zzz": 1}, "unknown_parameter", "zzz"),

@@ -79,7 +79,14 @@ class TestLimit:
         assert generation_of(decode(max_tokens=0, echo=True)).sampling.max_tokens is None
         assert refusal(max_tokens=0).param == "max_tokens"
         assert refusal(max_tokens=0, echo=False).param == "max_tokens"
-        assert refusal(max_tokens=-1, echo=True).param == "max_tokens"
+        assert refusal(max_tokens=-2, echo=True).param == "max_tokens"
+
+    @pytest.mark.parametrize("name", ["max_tokens", "num_predict"])
+    def test_minus_one_is_no_limit(self, name):
+        request = decode(**{name: -1}, min_tokens=100)
+        generation = generation_of(request)
+        assert (request.token_limit, generation.sampling.max_tokens) == (None, None)
+        assert not generation.prompt.only
 
     def test_min_tokens_has_to_fit_the_default_too(self):
         decode(min_tokens=16)
@@ -91,6 +98,9 @@ class TestLimit:
     [
         ({}, None, None),
         ({"logprobs": 0}, 0, None),
+        ({"logprobs": True}, 1, None),
+        ({"logprobs": False}, None, None),
+        ({"logprobs": False, "echo": True}, None, None),
         ({"logprobs": 5}, 5, None),
         ({"logprobs": 5, "echo": True}, 5, 5),
         ({"echo": True}, None, None),
@@ -104,7 +114,7 @@ def test_log_probabilities(fields, wanted, of_prompt):
     assert (generation.logprobs, generation.prompt_logprobs) == (wanted, of_prompt)
 
 
-@pytest.mark.parametrize("value", [True, -2, 1.5, "x"])
+@pytest.mark.parametrize("value", [-2, 1.5, "x"])
 def test_log_probabilities_are_a_number(value):
     assert refusal(logprobs=value).param == "logprobs"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vgate.errors import InvalidRequestError, VGateError
+from vgate.errors import InvalidRequestError, InvalidValueError, VGateError
 from vgate.frontend.apis.openai.chat.request import (
     ChatRequest,
     decode_chat,
@@ -219,8 +219,8 @@ class TestBounds:
             ("top_k", [-1, 0, 50], [-2, 10**40, 1.5]),
             ("min_p", [0, 1], [-0.1, 1.1]),
             ("repetition_penalty", [0.1, 2, 2.5], [0, -1]),
-            ("max_tokens", [1, 100, "1", 2.0], [0, -1, 1.5, "x"]),
-            ("max_completion_tokens", [1, 100], [0, -1, 1.5]),
+            ("max_tokens", [1, 100, "1", 2.0], [0, -2, 1.5, "x"]),
+            ("max_completion_tokens", [1, 100], [0, -2, 1.5]),
             ("min_tokens", [0, 5], [-1, 10**40]),
             ("stop_token_ids", [[], [0, 5], [1] * 1024], [[-1], [2**31], [1] * 1025, 5]),
             ("ignore_eos", [True, False, 1, "true"], [2, "x"]),
@@ -287,7 +287,8 @@ class TestCombinations:
 
     def test_stream_options_need_a_stream(self):
         assert refusal(stream_options={"include_usage": True}).param == "stream_options"
-        assert refusal(stream=False, stream_options={}).param == "stream_options"
+        for nothing in ({}, {"include_usage": None}):
+            decode(stream=False, stream_options=nothing)
 
     @pytest.mark.parametrize("given", [{"include_usage": True}, {}, {"include_usage": None}])
     def test_stream_options(self, given):
@@ -317,10 +318,22 @@ class TestCombinations:
     def test_log_probabilities_of_the_prompt_are_not_streamed(self):
         assert generation_of(decode(prompt_logprobs=1)).prompt_logprobs == 1
         assert refusal(prompt_logprobs=1, stream=True).param == "prompt_logprobs"
+        assert refusal(prompt_logprobs=-1, stream=True).param == "prompt_logprobs"
+        assert told(prompt_logprobs=0, stream=True) == ["prompt_logprobs"]
 
     def test_a_side_needs_a_length(self):
-        decode(truncation_side="right", truncate_prompt_tokens=5)
-        assert refusal(truncation_side="right").param == "truncation_side"
+        assert told(truncation_side="right", truncate_prompt_tokens=5) == []
+        assert told(truncation_side="right") == ["truncation_side"]
+
+    @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "num_predict"])
+    @pytest.mark.parametrize("value", [-1, "-1", -1.0])
+    def test_minus_one_is_no_limit(self, name, value):
+        assert decode(**{name: value}).token_limit is None
+        assert told(**{name: value}) == []
+
+    def test_a_bad_key_of_a_bias_is_named(self):
+        with pytest.raises(InvalidValueError, match='keys are each an integer, got "the"'):
+            decode(logit_bias={"5": 1, "the": 2})
 
     def test_choices(self):
         assert [generation_of(decode(n=n)).choices for n in (None, 1, 3)] == [1, 1, 3]
@@ -377,9 +390,11 @@ class TestContinuing:
 
 class TestTemplateFields:
     @pytest.mark.parametrize("name", sorted(TEMPLATE_FIELDS))
-    def test_variables_that_are_fields_are_refused(self, name):
-        error = refusal(chat_template_kwargs={name: 1})
-        assert error.param == f"chat_template_kwargs.{name}"
+    def test_variables_that_are_fields_are_left_out_and_told(self, name):
+        given = {name: 1, "mine": 2}
+        assert told(chat_template_kwargs=given) == [f"chat_template_kwargs.{name}"]
+        prompt = generation_of(decode(chat_template_kwargs=given)).prompt
+        assert prompt.template_kwargs == {"mine": 2}
 
     @pytest.mark.parametrize("name", ["chat_template_kwargs", "documents"])
     @pytest.mark.parametrize("value", [10**30, -(10**30), "deep"])

@@ -160,7 +160,7 @@ def test_a_field_is_what_the_documentation_says(name, kind, example):
 def test_refusals_say_what_to_do_instead():
     for name, value, instead in (
         ("conversation", "r", "`input`"),
-        ("response_format", {}, "`text.format`"),
+        ("background", True, "`stream: true`"),
     ):
         assert instead in refusal(**{name: value}).message
 
@@ -195,11 +195,17 @@ class TestOtherTools:
             ({"type": "custom", "name": "apply_patch"}, "apply_patch"),
             ({"type": "function", "name": "mcp__weather"}, "mcp__weather"),
             ({"type": "function", "name": "weather", "namespace": "mcp"}, "mcp__weather"),
+            ({"type": "function", "name": "weather"}, "mcp__weather"),
         ],
     )
     def test_a_choice(self, choice, name):
         tools = generation(tools=[self.NAMESPACE, self.PATCH], tool_choice=choice).tools
         assert (tools.mode, tools.name) == ("named", name)
+
+    def test_a_name_in_two_namespaces_chooses_none(self):
+        spaces = [self.NAMESPACE, {**self.NAMESPACE, "name": "other"}]
+        error = refusal(tools=spaces, tool_choice={"type": "function", "name": "weather"})
+        assert error.param == "tool_choice.name"
 
     def test_a_response_repeats_what_can_be_served(self):
         request = decoded(tools=[self.NAMESPACE, self.PATCH, {"type": "web_search"}])
@@ -231,12 +237,27 @@ class TestStructured:
         (constraint,) = differences(text={"format": {"type": "json_object"}}).values()
         assert constraint.output.kind == "json_object"
 
-    def test_not_with_a_demanded_call(self):
+    def test_a_demanded_call_leaves_none(self):
         demanded = {"tools": [WEATHER], "tool_choice": "required"}
-        error = refusal(structured_outputs={"regex": "a"}, **demanded)
-        assert error.param == "structured_outputs"
+        ignored = Ignored()
+        generation(ignored, structured_outputs={"regex": "a"}, **demanded)
+        assert ignored.names == ["structured_outputs"]
         text_format = {"type": "json_object"}
         assert generation(text={"format": text_format}, **demanded).tools.mode == "required"
+
+    @pytest.mark.parametrize(
+        ("given", "kind"),
+        [
+            ({"type": "json_object"}, "json_object"),
+            ({"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}, "json"),
+        ],
+    )
+    def test_the_format_of_chat_completions(self, given, kind):
+        (constraint,) = differences(response_format=given).values()
+        assert constraint.output.kind == kind
+        assert differences(response_format={"type": "text"}) == {}
+        own = {"text": {"format": {"type": "text"}}}
+        assert differences(response_format=given, **own) == {}
 
 
 class TestTools:

@@ -32,6 +32,13 @@ def constraint(**fields: Any) -> Constraint | None:
     return found
 
 
+def told(**fields: Any) -> list[str]:
+    ignored = Ignored()
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    decode_chat(json.dumps(body).encode(), ignored)
+    return ignored.names
+
+
 def refusal(**fields: Any) -> VGateError:
     with pytest.raises(InvalidRequestError) as caught:
         generation(Ignored(refuse_unknown=True), **fields)
@@ -88,8 +95,6 @@ class TestResponseFormat:
             (json_schema(schema={"minimum": 10**30}), ".json_schema.schema"),
             (json_schema(schema=SCHEMA, extra=1), ".json_schema.extra"),
             ({"type": "json_object", "schema": SCHEMA}, ".schema"),
-            ({"type": "json_object", "json_schema": {"name": "n"}}, ".json_schema"),
-            ({"type": "text", "format": {}}, ".format"),
             ({"type": "structural_tag"}, ""),
             ({"type": "structural_tag", "structures": []}, ""),
             ({"type": "structural_tag", "format": {}, "triggers": []}, ""),
@@ -98,6 +103,21 @@ class TestResponseFormat:
     )
     def test_a_bad_one_is_named(self, given, param):
         assert refusal(response_format=given).param == f"response_format{param}"
+
+    @pytest.mark.parametrize(
+        ("given", "name"),
+        [
+            ({"type": "json_object", "json_schema": {"name": "n"}}, "json_schema"),
+            ({"type": "text", "format": {}}, "format"),
+            ({**json_schema(schema=SCHEMA), "triggers": []}, "triggers"),
+        ],
+    )
+    def test_what_belongs_to_another_type_is_told(self, given, name):
+        assert told(response_format=given) == [f"response_format.{name}"]
+
+    def test_the_name_of_a_schema_may_be_empty(self):
+        constrained = constraint(response_format=json_schema(name="", schema=SCHEMA))
+        assert constrained == (StructuredOutput("json", AS_TEXT), "response_format")
 
 
 class TestStructuredOutputs:
@@ -119,6 +139,14 @@ class TestStructuredOutputs:
             (
                 {"regex": "a", "disable_any_whitespace": False, "json": None},
                 StructuredOutput("regex", "a"),
+            ),
+            (
+                {"choice": ["a"], "disable_any_whitespace": True},
+                StructuredOutput("choice", ["a"]),
+            ),
+            (
+                {"json": SCHEMA, "disable_additional_properties": True},
+                StructuredOutput("json", AS_TEXT),
             ),
         ],
     )
@@ -147,17 +175,15 @@ class TestStructuredOutputs:
             ({"grammar": ""}, ".grammar"),
             ({"structural_tag": "x"}, ".structural_tag"),
             ({"structural_tag": {"a": 1}}, ".structural_tag"),
-            ({"json": {}, "whitespace_pattern": " "}, ".whitespace_pattern"),
-            ({"choice": ["a"], "disable_any_whitespace": True}, ".disable_any_whitespace"),
-            (
-                {"json": {}, "disable_additional_properties": True},
-                ".disable_additional_properties",
-            ),
             ({"guided": 1}, ".guided"),
         ],
     )
     def test_a_bad_one_is_named(self, given, param):
         assert refusal(structured_outputs=given).param == f"structured_outputs{param}"
+
+    def test_white_space_is_told(self):
+        outputs = {"json": {}, "whitespace_pattern": " "}
+        assert told(structured_outputs=outputs) == ["structured_outputs.whitespace_pattern"]
 
 
 class TestConflicts:
@@ -169,10 +195,9 @@ class TestConflicts:
     @pytest.mark.parametrize(
         "choice", ["required", {"type": "function", "function": {"name": "f"}}]
     )
-    def test_not_with_a_demanded_call(self, choice):
+    def test_a_demanded_call_leaves_none(self, choice):
         fields = {"tools": TOOLS, "tool_choice": choice}
-        error = refusal(structured_outputs={"regex": "a"}, **fields)
-        assert error.param == "structured_outputs"
+        assert told(structured_outputs={"regex": "a"}, **fields) == ["structured_outputs"]
         # A response format has no say then, as with OpenAI and vLLM.
         generation(response_format={"type": "json_object"}, **fields)
 

@@ -8,11 +8,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from vgate.frontend.apis.decoding import check_json
 from vgate.frontend.apis.fields import ACCEPTED, refused, told
 from vgate.frontend.apis.openai.errors import invalid
-from vgate.frontend.apis.openai.structured import ResponseFormat, StructuredOutputs
+from vgate.frontend.apis.openai.structured import (
+    ResponseFormat,
+    StructuredOutputs,
+    check_constraints,
+)
 from vgate.frontend.apis.shared import MAX_STOPS, StopString
-from vgate.frontend.pipeline import Conversation, Generation, Prompts, Truncation
+from vgate.frontend.http import Ignored
+from vgate.frontend.pipeline import (
+    TEMPLATE_FIELDS,
+    Conversation,
+    Generation,
+    Prompts,
+    Truncation,
+)
 from vgate.wire.sampling import SamplingParams
 
 # `server.max_choices` is the bound that holds; this one keeps it sane.
@@ -106,11 +118,11 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
         Any, told(1.0, instead="only beam search uses it, which is not offered")
     ] = None
     early_stopping: Annotated[Any, told(False, instead="only beam search uses it")] = None
-    logits_processors: Annotated[Any, refused([])] = None
+    logits_processors: Annotated[Any, told([])] = None
     logprob_token_ids: Annotated[Any, told([])] = None
     thinking_token_budget: Annotated[Any, told(-1)] = None
     repetition_detection: Annotated[Any, told()] = None
-    prompt_embeds: Annotated[Any, refused()] = None
+    prompt_embeds: Annotated[Any, refused([])] = None
     stream_interval: Annotated[Any, told(1)] = None
     return_token_offsets: Annotated[Any, told(False)] = None
     return_prompt_text: Annotated[Any, told(False)] = None
@@ -161,17 +173,39 @@ def _sampling_of(request: TextRequest, max_tokens: int | None) -> SamplingParams
     return msgspec.structs.replace(sampling, logit_bias=bias)
 
 
-def check_common(request: GenerationRequest, token_limit: int | None) -> None:
+def without_no_limit(document: dict[str, Any], _ignored: Ignored) -> None:
+    """Leave out token limits of -1, which is how several servers write that there is none."""
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        if document.get(name) in (-1, "-1"):
+            del document[name]
+
+
+def check_template_kwargs(kwargs: dict[str, Any] | None, ignored: Ignored) -> None:
+    """Check the variables for the chat template, and note those that are fields of requests."""
+    check_json(kwargs, "chat_template_kwargs")
+    for name in TEMPLATE_FIELDS.intersection(kwargs or ()):
+        ignored.add(f"chat_template_kwargs.{name}")
+
+
+def own_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the variables for the chat template that are no fields of requests."""
+    return {name: value for name, value in (kwargs or {}).items() if name not in TEMPLATE_FIELDS}
+
+
+def check_common(request: GenerationRequest, token_limit: int | None, ignored: Ignored) -> None:
     """Check what the types of `GenerationRequest` can't express.
 
     `token_limit` is the most tokens of an answer, if the request has a limit.
     """
-    if request.stream_options is not None and not request.stream:
+    check_constraints(request.response_format, request.structured_outputs, ignored)
+    if request.stream_options not in {None, StreamOptions()} and not request.stream:
         raise invalid("stream_options", "is only allowed with `stream: true`")
     if request.prompt_logprobs is not None and request.stream:
-        raise invalid("prompt_logprobs", "is not available with `stream: true`")
+        if request.prompt_logprobs:
+            raise invalid("prompt_logprobs", "is not available with `stream: true`")
+        ignored.add("prompt_logprobs")
     if request.truncation_side is not None and request.truncate_prompt_tokens is None:
-        raise invalid("truncation_side", "needs `truncate_prompt_tokens`")
+        ignored.add("truncation_side")
     if request.truncate_prompt_tokens == 0:
         raise invalid("truncate_prompt_tokens", "must be -1 or at least 1, got 0")
     if token_limit is not None and (request.min_tokens or 0) > token_limit:

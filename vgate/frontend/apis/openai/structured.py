@@ -8,7 +8,9 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json, check_json_text
-from vgate.frontend.apis.openai.errors import invalid, unsupported
+from vgate.frontend.apis.fields import FieldPolicies, told
+from vgate.frontend.apis.openai.errors import invalid
+from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import (
     Constraint,
     check_schema_size,
@@ -23,7 +25,7 @@ _Text = Annotated[str, Meta(min_length=1)]
 class JsonSchemaFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A JSON schema with a name. It is always enforced, `strict` or not."""
 
-    name: _Text
+    name: str
     description: str | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None
@@ -40,7 +42,11 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """vLLM's way to set a constraint: one of the first six fields, and options."""
+    """vLLM's way to set a constraint: one of the first six fields, and options.
+
+    Options that don't apply to the constraint have no effect, as in vLLM, and objects never have
+    properties that their schema doesn't mention unless it allows them.
+    """
 
     json: _Text | dict[str, Any] | None = None
     regex: str | None = None
@@ -50,15 +56,34 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     structural_tag: _Text | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
-    whitespace_pattern: str | None = None
+    # vLLM's xgrammar and guidance ignore it.
+    whitespace_pattern: Annotated[str | None, told()] = None
 
 
 _KINDS = StructuredOutputs.__struct_fields__[:6]
-_REFUSED_OPTIONS = {
-    "disable_additional_properties": "say it in the schema",
-    # vLLM's xgrammar and guidance ignore it.
-    "whitespace_pattern": "JSON is compact",
-}
+_policies = FieldPolicies(StructuredOutputs)
+
+
+def check_constraints(
+    response_format: ResponseFormat | None, outputs: StructuredOutputs | None, ignored: Ignored
+) -> None:
+    """Note what of a request's constraints has no effect."""
+    if outputs is not None:
+        _policies.check(outputs, ignored, "structured_outputs.")
+    if response_format is not None:
+        for name in _misplaced(response_format):
+            ignored.add(f"response_format.{name}")
+
+
+def _misplaced(requested: ResponseFormat) -> list[str]:
+    """Return the fields that belong to other types of format."""
+    kinds = {"json_schema": "json_schema"}
+    return [
+        name
+        for name in ("json_schema", "format", "structures", "triggers")
+        if getattr(requested, name) is not None
+        and requested.type != kinds.get(name, "structural_tag")
+    ]
 
 
 def constraint_of(
@@ -75,11 +100,6 @@ def constraint_of(
 
 
 def _of_response_format(requested: ResponseFormat) -> Constraint | None:
-    for name in ("json_schema", "format", "structures", "triggers"):
-        kind = "json_schema" if name == "json_schema" else "structural_tag"
-        if getattr(requested, name) is not None and requested.type != kind:
-            problem = f"is only allowed with `response_format.type` {kind!r}"
-            raise invalid(f"response_format.{name}", problem)
     if requested.type == "text":
         return None
     if requested.type == "json_object":
@@ -116,20 +136,10 @@ def _of_structured_outputs(outputs: StructuredOutputs) -> Constraint:
         problem = f"needs exactly one of {', '.join(_KINDS)}{got}"
         raise invalid("structured_outputs", problem)
     kind: Any = given[0]
-    _check_options(outputs, kind)
     path = f"structured_outputs.{kind}"
     value = _checked_value(kind, getattr(outputs, kind), path)
-    return Constraint(StructuredOutput(kind, value, bool(outputs.disable_any_whitespace)), path)
-
-
-def _check_options(outputs: StructuredOutputs, kind: str) -> None:
-    for name, instead in _REFUSED_OPTIONS.items():
-        if getattr(outputs, name):
-            problem = f"is not supported by this server; {instead}"
-            raise unsupported(f"structured_outputs.{name}", problem)
-    if outputs.disable_any_whitespace and kind not in {"json", "json_object"}:
-        problem = "is only allowed with json or json_object"
-        raise invalid("structured_outputs.disable_any_whitespace", problem)
+    compact = bool(outputs.disable_any_whitespace) and kind in {"json", "json_object"}
+    return Constraint(StructuredOutput(kind, value, compact), path)
 
 
 def _checked_value(kind: str, value: Any, path: str) -> str | list[str]:

@@ -4,7 +4,6 @@ from functools import partial
 
 import msgspec
 
-from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
@@ -62,11 +61,10 @@ _tokens = msgspec.json.Decoder(DetokenizeRequest)
 def decode_tokenize(body: bytes, ignored: Ignored) -> TokenizeText | TokenizeChat:
     """Decode and check a tokenize request."""
     fields = decode_request(_fields, body, ignored)
-    if "messages" not in fields:
-        return decode_request(_text, body, ignored)
-    if "prompt" in fields:
-        message = "send either `prompt` or `messages`, not both"
-        raise InvalidValueError(message, param="prompt")
+    fields = {name: value for name, value in fields.items() if bytes(value) != b"null"}
+    if "prompt" in fields or "messages" not in fields:
+        # Of both vLLM takes the prompt, too.
+        return decode_request(_text, msgspec.json.encode(fields), ignored)
     names = ChatOptions.__struct_fields__
     given = {name: fields.pop(name) for name in names if name in fields}
     options = decode_request(_options, msgspec.json.encode(given), ignored)

@@ -19,7 +19,9 @@ from vgate.wire.sampling import Temperature, TopK, TopP
 
 # Anthropic's levels are low, medium, high, xhigh and max.
 Effort = Annotated[str, Meta(min_length=1, max_length=32)]
-Display = Literal["summarized", "omitted"]
+Display = Literal["summarized", "omitted", "updates"]
+# As in vLLM an earlier call needs no id.
+CallId = Annotated[str, Meta(max_length=256)] | None
 # The engine's prefix cache needs no marks.
 CacheControl = Annotated[dict[str, Any] | None, ACCEPTED]
 
@@ -42,9 +44,9 @@ class TextBlockParam(_BlockParam, frozen=True, kw_only=True, tag="text"):
 class ToolUseBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_use"):
     """A call that the assistant made."""
 
-    id: CallText
+    id: CallId = None
     name: CallText
-    input: dict[str, Any]
+    input: dict[str, Any] | None = None
     caller: Annotated[Any, told({"type": "direct"})] = None
     toolset_name: Annotated[str | None, told()] = None
 
@@ -52,7 +54,7 @@ class ToolUseBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_use"):
 class ToolResultBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_result"):
     """The result of a call."""
 
-    tool_use_id: Annotated[str, Meta(min_length=1)]
+    tool_use_id: str | None = None
     content: str | list[TextBlockParam] | None = None
     is_error: bool | None = None
     toolset_name: Annotated[str | None, told()] = None
@@ -68,7 +70,7 @@ class ThinkingBlockParam(_BlockParam, frozen=True, kw_only=True, tag="thinking")
 class RedactedThinkingBlockParam(_BlockParam, frozen=True, kw_only=True, tag="redacted_thinking"):
     """Reasoning that another server encrypted; it is ignored."""
 
-    data: str
+    data: str | None = None
 
 
 BlockParam = (
@@ -144,8 +146,8 @@ class ThinkingDisabled(_Param, frozen=True, tag_field="type", tag="disabled"):
 class OutputFormat(_Param, frozen=True):
     """The format that the text must follow."""
 
-    type: Literal["json_schema"]
-    schema: dict[str, Any]
+    type: Literal["json_schema"] = "json_schema"
+    schema: dict[str, Any] | None = None
 
 
 class OutputConfig(_Param, frozen=True):
@@ -256,6 +258,8 @@ def _decode(decoder: msgspec.json.Decoder[_Request], body: bytes, ignored: Ignor
     _check_tools(request, ignored)
     config = request.output_config
     if config is not None and config.format is not None:
+        if config.format.schema is None:
+            ignored.add("output_config.format")
         check_json(config.format.schema, "output_config.format.schema")
     _check_content("system", request.system, "system", ignored)
     for index, message in enumerate(request.messages):
@@ -275,9 +279,16 @@ def _leave_out(document: dict[str, Any], ignored: Ignored) -> None:
             ignored.add("tool_choice")
     messages = document.get("messages")
     for message in messages if isinstance(messages, list) else ():
-        if isinstance(message, dict) and isinstance(message.get("content"), list):
-            blocks = message["content"]
-            message["content"] = _without(blocks, _KNOWN_BLOCKS, "messages[].content", ignored)
+        _leave_out_blocks(message, "messages[].content", ignored)
+
+
+def _leave_out_blocks(holder: Any, where: str, ignored: Ignored) -> None:
+    """Leave them out of the content of a message or of a tool's result."""
+    if not isinstance(holder, dict) or not isinstance(holder.get("content"), list):
+        return
+    holder["content"] = _without(holder["content"], _KNOWN_BLOCKS, where, ignored)
+    for block in holder["content"]:
+        _leave_out_blocks(block, f"{where}[].content", ignored)
 
 
 def _without(items: list[Any], known: Collection[str], where: str, ignored: Ignored) -> list[Any]:
@@ -299,8 +310,8 @@ def _check_tools(request: CountTokensRequest, ignored: Ignored) -> None:
         check_json(tool.input_schema, f"tools[{index}].input_schema")
         names.add(tool.name)
     if isinstance(choice, ChooseAny | ChooseTool) and not request.tools:
-        raise InvalidValueError("`tool_choice` needs `tools`", param="tool_choice")
-    if isinstance(choice, ChooseTool) and choice.name not in names:
+        ignored.add("tool_choice")
+    elif isinstance(choice, ChooseTool) and choice.name not in names:
         where = "tool_choice.name"
         raise InvalidValueError(f"`{where}` {choice.name!r} is none of `tools`", param=where)
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from vgate.errors import InvalidValueError
 from vgate.frontend.apis.anthropic.messages.request import (
     BlockParam,
     ChooseAny,
@@ -65,9 +64,7 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
     Raises:
         InvalidValueError: The answer can't continue the conversation, or a schema is too large.
     """
-    continues = request.messages[-1].role == "assistant"
-    if continues:
-        _check_unfinished(request)
+    continues = _is_unfinished(request)
     sampling = SamplingParams()
     stops: tuple[str, ...] = ()
     if isinstance(request, MessagesRequest):
@@ -79,6 +76,7 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
         )
         stops = tuple(request.stop_sequences or ())
     output = request.output_config and request.output_config.format
+    schema = output.schema if output else None
     return Generation(
         model=request.model,
         prompt=Conversation(
@@ -90,7 +88,7 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
         sampling=sampling,
         stops=stops,
         tools=_tool_use(request),
-        constraint=schema_constraint(output.schema, "response_format") if output else None,
+        constraint=None if schema is None else schema_constraint(schema, "response_format"),
         show_reasoning=getattr(request.thinking, "display", None) != "omitted",
     )
 
@@ -159,7 +157,7 @@ def _text_of(blocks: Sequence[BlockParam]) -> str:
 def _assistant_turn(blocks: list[BlockParam]) -> list[Message]:
     thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlockParam)]
     calls = [
-        MadeCall(block.id, block.name, block.input)
+        MadeCall(block.id or "", block.name, block.input or {})
         for block in blocks
         if isinstance(block, ToolUseBlockParam)
     ]
@@ -181,23 +179,17 @@ def _tool_message(result: ToolResultBlockParam) -> Message:
     return Message("tool", text, tool_call_id=result.tool_use_id)
 
 
-def _check_unfinished(request: CountTokensRequest) -> None:
-    """Check that the answer can continue the assistant's turn at the end of the conversation."""
-    first = len(request.messages)
-    while first and request.messages[first - 1].role == "assistant":
-        first -= 1
+def _is_unfinished(request: CountTokensRequest) -> bool:
+    """Whether the answer continues the assistant's turn at the end: it has text and no call."""
     has_text = False
-    for index, message in enumerate(request.messages[first:], first):
-        for position, block in enumerate(_blocks_of(message.content)):
+    for message in reversed(request.messages):
+        if message.role != "assistant":
+            break
+        for block in _blocks_of(message.content):
             if isinstance(block, ToolUseBlockParam):
-                where = f"messages[{index}].content[{position}]"
-                text = f"`{where}` is a tool call, so a message with its tool_result must follow"
-                raise InvalidValueError(text, param=where)
+                return False
             has_text = has_text or bool(isinstance(block, TextBlockParam) and block.text)
-    if not has_text:
-        where = f"messages[{first}].content"
-        text = f"`{where}` must have text for the answer to continue"
-        raise InvalidValueError(text, param=where)
+    return has_text
 
 
 def _tool_use(request: CountTokensRequest) -> ToolUse:

@@ -23,14 +23,17 @@ from vgate.frontend.apis.openai.common import (
     GenerationRequest,
     ReasoningEffort,
     check_common,
+    check_template_kwargs,
     generation_from,
+    own_kwargs,
+    without_no_limit,
 )
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool_use
 from vgate.frontend.apis.shared import MAX_TOOLS
 from vgate.frontend.http import Ignored
-from vgate.frontend.pipeline import TEMPLATE_FIELDS, Conversation, Generation
+from vgate.frontend.pipeline import Conversation, Generation
 
 MAX_DOCUMENTS = 1024
 
@@ -80,18 +83,17 @@ _policies = FieldPolicies(ChatRequest)
 
 def decode_chat(body: bytes, ignored: Ignored) -> ChatRequest:
     """Decode and check a chat request; an error has the field at fault."""
-    request = decode_request(_decoder, body, ignored, renamed=RENAMED)
+    request = decode_request(_decoder, body, ignored, renamed=RENAMED, clean=without_no_limit)
     _policies.check(request, ignored)
-    check_common(request, request.token_limit)
+    check_common(request, request.token_limit, ignored)
     check_messages(request.messages, ignored)
     check_tools(request.tools, request.tool_choice, ignored)
     choice = request.tool_choice
     # A constraint applies to text, and a demanded call leaves none.
     demanded = choice == "required" or isinstance(choice, ToolChoice)
     if demanded and request.structured_outputs is not None:
-        message = "set only one of `structured_outputs` and a `tool_choice` that demands a call"
-        raise InvalidValueError(message, param="structured_outputs")
-    _check_template(request)
+        ignored.add("structured_outputs")
+    _check_template(request, ignored)
     if request.max_completion_tokens and request.max_tokens not in {None, request.token_limit}:
         ignored.add("max_tokens")
     if request.top_logprobs and not request.logprobs:
@@ -99,16 +101,13 @@ def decode_chat(body: bytes, ignored: Ignored) -> ChatRequest:
     return request
 
 
-def _check_template(request: ChatRequest) -> None:
+def _check_template(request: ChatRequest, ignored: Ignored) -> None:
     if request.continue_final_message and request.add_generation_prompt:
         message = "set only one of `continue_final_message` and `add_generation_prompt`"
         raise InvalidValueError(message, param="continue_final_message")
     if request.continue_final_message and not message_text(request.messages[-1]):
         raise invalid("continue_final_message", "needs text in the last message")
-    for name in request.chat_template_kwargs or ():
-        if name in TEMPLATE_FIELDS:
-            raise invalid(f"chat_template_kwargs.{name}", "has a field of its own in requests")
-    check_json(request.chat_template_kwargs, "chat_template_kwargs")
+    check_template_kwargs(request.chat_template_kwargs, ignored)
     check_json(request.documents, "documents")
 
 
@@ -121,7 +120,7 @@ def generation_of(request: ChatRequest) -> Generation:
         continue_final_message=bool(request.continue_final_message),
         reasoning_effort=request.reasoning_effort,
         template=request.chat_template,
-        template_kwargs=request.chat_template_kwargs or {},
+        template_kwargs=own_kwargs(request.chat_template_kwargs),
         add_special_tokens=bool(request.add_special_tokens),
     )
     parallel = request.parallel_tool_calls is not False

@@ -34,8 +34,8 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
     """``POST /v1/completions``."""
 
     prompt: _Text | _List
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
-    logprobs: CountOrAll | None = None
+    max_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    logprobs: bool | CountOrAll | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -45,9 +45,16 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
         return self.prompt  # type: ignore[return-value]
 
     @property
-    def token_limit(self) -> int:
-        """The most tokens of an answer; 0 only echoes the prompt."""
+    def token_limit(self) -> int | None:
+        """The most tokens of an answer, None for no limit; 0 only echoes the prompt."""
+        if self.max_tokens == -1:
+            return None
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def top_logprobs(self) -> int | None:
+        """How many likely tokens to report; clients of the chat API send true and false."""
+        return None if self.logprobs is False else self.logprobs and int(self.logprobs)
 
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
@@ -58,7 +65,7 @@ def decode_completion(body: bytes, ignored: Ignored) -> CompletionRequest:
     """Decode and check a completion request; an error has the field at fault."""
     request = decode_request(_decoder, body, ignored, renamed=RENAMED)
     _policies.check(request, ignored)
-    check_common(request, request.token_limit)
+    check_common(request, request.token_limit, ignored)
     if request.max_tokens == 0 and not request.echo:
         raise invalid("max_tokens", "must be at least 1 unless `echo` is true, got 0")
     if isinstance(request.prompt, str):
@@ -78,17 +85,17 @@ def generation_of(request: CompletionRequest) -> Generation:
     prompts = Prompts(
         prompts=request.prompts,
         add_special_tokens=request.add_special_tokens is not False,
-        only=not request.token_limit,
+        only=request.token_limit == 0,
     )
     prompt_logprobs = request.prompt_logprobs
     if prompt_logprobs is None and request.echo:
         # The log probabilities of an echo include the prompt's.
-        prompt_logprobs = request.logprobs
+        prompt_logprobs = request.top_logprobs
     return msgspec.structs.replace(
         generation_from(request, prompts, max_tokens=request.token_limit or None),
         choices=request.n or 1,
         constraint=constraint_of(request.response_format, request.structured_outputs),
-        logprobs=request.logprobs,
+        logprobs=request.top_logprobs,
         prompt_logprobs=prompt_logprobs,
         keep_token_ids=bool(request.return_token_ids),
         truncation=request.truncation,

@@ -12,19 +12,25 @@ from vgate.frontend.apis.decoding import check_json, decode_request
 from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refused, told
 from vgate.frontend.apis.openai.common import (
     RENAMED,
-    Count,
+    CountOrAll,
     ReasoningEffort,
     TextRequest,
+    check_template_kwargs,
     generation_from,
+    own_kwargs,
+    without_no_limit,
 )
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.responses.input import InputConversation
 from vgate.frontend.apis.openai.responses.tools import read_choice, read_tools, tool_use
-from vgate.frontend.apis.openai.structured import constraint_of
+from vgate.frontend.apis.openai.structured import (
+    ResponseFormat,
+    check_constraints,
+    constraint_of,
+)
 from vgate.frontend.apis.shared import MAX_TOOLS
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import (
-    TEMPLATE_FIELDS,
     Constraint,
     Conversation,
     Generation,
@@ -48,12 +54,6 @@ _WITHOUT_EFFECT = frozenset(
         "code_interpreter_call.outputs",
     }
 )
-
-# OpenAI's bounds (API reference, "Create a model response").
-Metadata = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-    Meta(max_length=16),
-]
 
 _NO_CONVERSATIONS = "use `previous_response_id`, or send the whole conversation in `input`"
 # Reasoning is shown in full.
@@ -112,13 +112,13 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     include: Annotated[list[str], Meta(max_length=64)] | None = None
-    top_logprobs: Count | None = None
+    top_logprobs: CountOrAll | None = None
     stream_options: ResponsesStreamOptions | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     store: bool | None = None
-    metadata: Annotated[Metadata | None, ACCEPTED] = None
+    metadata: Annotated[dict[str, str] | None, ACCEPTED] = None
     max_tool_calls: Annotated[int | None, ACCEPTED] = None
 
     background: Annotated[
@@ -136,13 +136,13 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
     enable_response_messages: Annotated[Any, told(False)] = None
     previous_input_messages: Annotated[Any, refused(instead="use `input`")] = None
     # Chat completions' names.
-    messages: Annotated[Any, refused(instead="use `input`")] = None
+    messages: Annotated[Any, told(instead="use `input`")] = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    response_format: Annotated[Any, refused(instead="use `text.format`")] = None
+    response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
     logprobs: Annotated[Any, told(False, instead=f"use `include` with {OUTPUT_LOGPROBS!r}")] = None
-    n: Annotated[Any, refused(1, instead="there is one answer")] = None
+    n: Annotated[Any, told(1, instead="there is one answer")] = None
 
     @property
     def effort(self) -> ReasoningEffort | None:
@@ -182,7 +182,7 @@ _policies_of_text = FieldPolicies(TextOptions)
 
 def decode_responses(body: bytes, ignored: Ignored) -> ResponsesRequest:
     """Decode and check a request, with its tools as structs; an error has the field at fault."""
-    request = decode_request(_decoder, body, ignored, renamed=_RENAMED)
+    request = decode_request(_decoder, body, ignored, renamed=_RENAMED, clean=without_no_limit)
     _policies.check(request, ignored)
     if request.reasoning is not None:
         _policies_of_reasoning.check(request.reasoning, ignored, "reasoning.")
@@ -190,17 +190,16 @@ def decode_responses(body: bytes, ignored: Ignored) -> ResponsesRequest:
         _policies_of_text.check(request.text, ignored, "text.")
     for name in {*(request.include or ())} - _WITHOUT_EFFECT - {OUTPUT_LOGPROBS}:
         ignored.add(f"include={name}")
-    if request.stream_options is not None and not request.stream:
+    check_constraints(request.response_format, request.structured_outputs, ignored)
+    options = request.stream_options
+    if options not in {None, ResponsesStreamOptions()} and not request.stream:
         raise invalid("stream_options", "is only allowed with `stream: true`")
     if request.top_logprobs and not request.wants_logprobs:
-        raise invalid("top_logprobs", f"needs {OUTPUT_LOGPROBS!r} in `include`")
+        ignored.add("top_logprobs")
     limit = request.token_limit
     if limit is not None and (request.min_tokens or 0) > limit:
         raise invalid("min_tokens", f"must be at most the token limit {limit}")
-    for name in request.chat_template_kwargs or ():
-        if name in TEMPLATE_FIELDS:
-            raise invalid(f"chat_template_kwargs.{name}", "has a field of its own in requests")
-    check_json(request.chat_template_kwargs, "chat_template_kwargs")
+    check_template_kwargs(request.chat_template_kwargs, ignored)
     return msgspec.structs.replace(
         request,
         tools=read_tools(request.tools or [], ignored),
@@ -224,7 +223,7 @@ def generation_of(
     return msgspec.structs.replace(
         generation_from(request, conversation, max_tokens=request.token_limit),
         tools=tools,
-        constraint=_constraint(request, tools),
+        constraint=_constraint(request, tools, ignored),
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
         show_reasoning=request.include_reasoning is not False,
     )
@@ -248,13 +247,14 @@ def _conversation_of(
         continue_final_message=conversation.unfinished,
         drop_oldest=request.truncation == "auto",
         reasoning_effort=request.effort,
-        template_kwargs=request.chat_template_kwargs or {},
+        template_kwargs=own_kwargs(request.chat_template_kwargs),
     )
 
 
-def _constraint(request: ResponsesRequest, tools: ToolUse) -> Constraint | None:
+def _constraint(request: ResponsesRequest, tools: ToolUse, ignored: Ignored) -> Constraint | None:
     text_format = None if request.text is None else request.text.format
-    constraint = None
+    # Chat completions' field, where this API's own isn't sent.
+    constraint = None if text_format else constraint_of(request.response_format, None)
     if isinstance(text_format, ObjectFormat):
         constraint = Constraint(StructuredOutput("json_object"), "response_format")
     elif isinstance(text_format, SchemaFormat):
@@ -265,5 +265,5 @@ def _constraint(request: ResponsesRequest, tools: ToolUse) -> Constraint | None:
     if constraint is not None:
         raise invalid("structured_outputs", "is not allowed with a `text.format` of JSON")
     if tools.mode in {"required", "named"}:
-        raise invalid("structured_outputs", "is not allowed with a demanded tool call")
+        ignored.add("structured_outputs")
     return constraint_of(None, request.structured_outputs)
