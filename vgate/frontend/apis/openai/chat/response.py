@@ -223,12 +223,18 @@ class CustomChatStream(ChatStream):
         )
 
     def finish(
-        self, index: int, finish_reason: FinishReason, stop_reason: int | str | None
+        self,
+        index: int,
+        finish_reason: FinishReason,
+        stop_reason: int | str | None,
+        last: ChoiceDelta | None = None,
     ) -> bytes:
-        """Return the input of the last call, and the last chunk of a choice."""
-        rest = self._calls.end(index)
-        begun = super().delta(index, ChoiceDelta("", tool_calls=rest)) if rest else b""
-        return begun + super().finish(index, finish_reason, stop_reason)
+        """Return the last chunk of a choice, with the input of its last call."""
+        calls = () if last is None else self._calls.read(index, last.tool_calls)
+        calls += self._calls.end(index)
+        if last is not None or calls:
+            last = (last or ChoiceDelta(""))._replace(tool_calls=calls)
+        return super().finish(index, finish_reason, stop_reason, last)
 
 
 def _delta(delta: ChoiceDelta) -> dict[str, object]:
