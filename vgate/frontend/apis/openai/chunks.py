@@ -67,7 +67,7 @@ def response_fields(id_prefix: str, request: GenerationRequest, job: Job) -> dic
 
 
 class ChunkStream:
-    """The parts of a stream that both APIs share; a subclass implements `_chunk`."""
+    """The parts of a stream that both APIs share; a subclass implements `delta`."""
 
     __slots__ = ("_continuous_usage", "_head", "_include_usage", "_usage", "counts")
 
@@ -92,9 +92,12 @@ class ChunkStream:
         """Return nothing: a stream begins with its first choice."""
         return b""
 
-    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
-        """Return the chunk of a delta that is not only text."""
-        return self._chunk(index, delta, b"null")
+    def delta(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes = b"null") -> bytes:
+        """Return the chunk of a delta that is not only text.
+
+        `finish_reason` is JSON, with the members that follow it.
+        """
+        raise NotImplementedError
 
     def finish(
         self,
@@ -105,7 +108,7 @@ class ChunkStream:
     ) -> bytes:
         """Return the last chunk of a choice: that of its last token, as in vLLM."""
         reason = b'"%s","stop_reason":%s' % (finish_reason.encode(), _encode(stop_reason))
-        return self._chunk(index, last, reason)
+        return self.delta(index, last, reason)
 
     def end(self) -> bytes:
         """Return the usage, if it was requested, and [DONE]."""
@@ -116,10 +119,6 @@ class ChunkStream:
     def error(self, error: VGateError) -> bytes:
         """Return the event that ends a broken stream. No [DONE] follows it."""
         return b"data: " + error_body(error) + b"\n\n"
-
-    def _chunk(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes) -> bytes:
-        """Return a chunk of a choice; `finish_reason` is JSON, with the members that follow it."""
-        raise NotImplementedError
 
     def _tail(self) -> bytes:
         """Return the end of a chunk, after its choices."""

@@ -1,6 +1,6 @@
 """Log probabilities in the formats of OpenAI's APIs."""
 
-import codecs
+from codecs import utf_8_decode
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -10,8 +10,6 @@ from vgate.wire.messages import Logprobs
 
 # JSON has no infinity; OpenAI and vLLM use this number instead.
 _LEAST = -9999.0
-
-_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -66,15 +64,16 @@ class TextOffsets:
     def __init__(self, texts: TokenTexts, *, skip_special_tokens: bool) -> None:
         self._texts = texts
         self._skips = skip_special_tokens
-        self._decode = _Utf8Decoder("replace").decode
         self._next = 0
+        # The first bytes of a character.
+        self._rest = b""
 
     def of_prompt(self, tokens: list[int], text: str) -> list[int]:
         """Return the offsets of the prompt's tokens; the choice's text begins with its `text`."""
         offsets = []
         for token_id in tokens:
             offsets.append(min(self._next, len(text)))
-            piece = self._decode(self._texts.bytes_of(token_id))
+            piece = self._decode(token_id)
             if not text.startswith(piece, self._next):
                 if self._texts.is_special(token_id):
                     # The tokenizer added it.
@@ -90,8 +89,15 @@ class TextOffsets:
         """Return the offset of the answer's next token."""
         offset = self._next
         if not (self._skips and self._texts.is_special(token_id)):
-            self._next += len(self._decode(self._texts.bytes_of(token_id)))
+            self._next += len(self._decode(token_id))
         return offset
+
+    def _decode(self, token_id: int) -> str:
+        """Return the characters that a token completes."""
+        data = self._rest + self._texts.bytes_of(token_id)
+        text, end = utf_8_decode(data, "replace", False)
+        self._rest = data[end:]
+        return text
 
 
 class LogprobTexts:

@@ -150,7 +150,8 @@ class ChatStream(ChunkStream):
             self._prefix = self._head + b'{"index":%d,"delta":{"content":' % index
         return self._prefix + _encode(text) + self._suffix
 
-    def _chunk(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes) -> bytes:
+    def delta(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes = b"null") -> bytes:
+        """Return the chunk of a delta that is not only text."""
         fields, logprobs, token_ids = b"{}", b"null", b""
         if delta is not None:
             fields = _encode(_delta(delta))

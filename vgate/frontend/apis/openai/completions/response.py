@@ -114,9 +114,9 @@ class CompletionStream(ChunkStream):
         super().__init__(options, b"text_completion")
         self._options = options
         self._suffix = b',"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
-        # The start of a chunk of text; none before the first chunk, or if each has its own usage.
+        # The start of each choice's chunks, once it has begun.
         self._prefixes: dict[int, bytes] = {}
-        # The log probabilities of the prompt, before the first chunk.
+        # The log probabilities of the prompt, until then.
         self._unopened: dict[int, list[Logprobs | None] | None] = {}
         self._offsets: dict[int, TextOffsets] = {}
 
@@ -130,20 +130,20 @@ class CompletionStream(ChunkStream):
     def text(self, index: int, text: str) -> bytes:
         """Return a chunk of text."""
         prefix = self._prefixes.get(index)
-        if prefix is None:
-            return self._chunk(index, ChoiceDelta(text), b"null")
+        if prefix is None or self._continuous_usage:
+            return self.delta(index, ChoiceDelta(text))
         return prefix + _encode(text) + self._suffix
 
-    def _chunk(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes) -> bytes:
+    def delta(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes = b"null") -> bytes:
+        """Return the chunk of a delta that is not only text."""
         delta, options = delta or ChoiceDelta(""), self._options
         text, of_prompt, more = delta.text, None, b""
-        prefix = self._head + b'{"index":%d,"text":' % index
-        if index in self._unopened:
+        prefix = self._prefixes.get(index)
+        if prefix is None:
+            self._prefixes[index] = prefix = self._head + b'{"index":%d,"text":' % index
             text, of_prompt = options.echo_of(index) + text, self._unopened.pop(index)
             if options.return_token_ids:
                 more = b',"prompt_token_ids":' + _encode(options.prompt(index))
-            if not self._continuous_usage:
-                self._prefixes[index] = prefix
         if delta.token_ids is not None:
             more += b',"token_ids":' + _encode(delta.token_ids)
         lists = None
