@@ -98,6 +98,16 @@ class TestWhere:
                 assert "permission" in found
 
 
+class TestChatTemplate:
+    def test_a_configured_one_that_cannot_be_read(self, directory, tmp_path):
+        missing = tmp_path / "no.jinja"
+        for name in (str(directory), "owner/name"):
+            with pytest.raises(CheckpointError, match=f"cannot read {missing}: No such file"):
+                find_model(Model(model_id=name, chat_template=str(missing)))
+        missing.write_text("template")
+        assert problem(directory, chat_template=str(missing)) == ""
+
+
 class TestWithoutConfig:
     @pytest.mark.parametrize(
         ("files", "words"),

@@ -207,7 +207,11 @@ class TestModel:
         contents = backend.files.contents
         assert described.keys() == contents.keys() >= {"tokenizer.json", "tokenizer_config.json"}
         for name, content in contents.items():
-            assert content == (tiny_model_dir / name).read_bytes()
+            own = (tiny_model_dir / name).read_bytes()
+            if content != own:
+                # Completed by what the engine's libraries know.
+                assert json.loads(own).items() <= json.loads(content).items()
+                assert name != "tokenizer.json"
             file = described[name]
             assert (file.size, file.digest) == (len(content), hashlib.sha256(content).digest())
         assert backend.model.fingerprint

@@ -35,6 +35,8 @@ def test_the_largest_rank_counts(tmp_path: Path) -> None:
     [
         ("adapter_config.json", None, "has no adapter_config.json"),
         ("adapter_model.safetensors", None, "has no adapter_model.safetensors"),
+        ("adapter_model.safetensors", "version https://git-lfs.github.com/spec/v1", "Git LFS"),
+        ("adapter_model.safetensors", "1234567", "damaged or not a safetensors file"),
         ("adapter_config.json", "{", "cannot read"),
         ("adapter_config.json", "[]", "holds no JSON object"),
         ("adapter_config.json", "{}", "has no rank"),

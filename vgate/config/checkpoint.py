@@ -43,9 +43,13 @@ def find_model(model: Model) -> Path | None:
     """Return the model's directory, once checked; None if it is the name of a model on the Hub.
 
     Raises:
-        CheckpointError: There is no such directory, or it can't be served.
+        CheckpointError: There is no such directory, it can't be served, or the configured chat
+            template can't be read.
     """
     path = expanded(model.model_id)
+    if model.chat_template:
+        with _readable():
+            Path(model.chat_template).read_bytes()
     with _readable(), suppress(FileNotFoundError, NotADirectoryError):
         if stat.S_ISDIR(path.stat().st_mode):
             directory = path.resolve()
@@ -77,7 +81,7 @@ def check_files(model: Model, directory: Path) -> None:
         names = {path.name for path in directory.iterdir()}
         if "config.json" not in names:
             raise _no_model(directory, names)
-        _check_readable(directory, ["config.json"])
+        check_whole(directory, ["config.json"])
         arguments = model.engine_args
         if arguments.get("load_format", "auto") in _WEIGHT_FORMATS:
             _check_weights(directory, names)
@@ -143,9 +147,7 @@ def _check_weights(directory: Path, names: set[str]) -> None:
         files = next((some for end in _WEIGHTS if (some := _ending(found, end))), set())
     if not files:
         raise _no_weights(directory, names)
-    _check_readable(directory, files)
-    for name in sorted(_ending(files, ".safetensors")):
-        _check_safetensors(directory / name)
+    check_whole(directory, files)
 
 
 def _ending(names: set[str], end: str) -> set[str]:
@@ -195,18 +197,26 @@ def _check_tokenizer(directory: Path, names: set[str]) -> None:
             f"{directory} has no tokenizer: copy tokenizer.json, or tokenizer.model, and "
             "tokenizer_config.json from where the model comes from"
         )
-    _check_readable(directory, found - {"auto_map"})
+    check_whole(directory, found - {"auto_map"})
 
 
-def _check_readable(directory: Path, names: Iterable[str]) -> None:
-    for name in sorted(names):
-        path = directory / name
-        with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise CheckpointError(
-                    f"{path} is only a Git LFS pointer to the file: run `git lfs pull` in the "
-                    "directory, or fetch the model in another way"
-                )
+def check_whole(directory: Path, names: Iterable[str]) -> None:
+    """Check that files of a directory can be read, and that safetensors files are whole.
+
+    Raises:
+        CheckpointError: One can't be served.
+    """
+    with _readable():
+        for name in sorted(names):
+            path = directory / name
+            with path.open("rb") as file:
+                if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                    raise CheckpointError(
+                        f"{path} is only a Git LFS pointer to the file: run `git lfs pull` in the "
+                        "directory, or fetch it in another way"
+                    )
+            if name.endswith(".safetensors"):
+                _check_safetensors(path)
 
 
 def _check_safetensors(path: Path) -> None:

@@ -19,7 +19,7 @@ from vgate.engine.backends.base import BackendCounts, BackendError, Output, Repo
 from vgate.engine.backends.checks import check
 from vgate.engine.backends.vllm.constraints import Constraints
 from vgate.engine.backends.vllm.exact_grammars import exact_grammars
-from vgate.engine.backends.vllm.failures import is_permanent, start_failure
+from vgate.engine.backends.vllm.failures import explanation, is_permanent, start_failure
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
@@ -61,7 +61,8 @@ class VLLMBackend:
         try:
             self._load(vllm_config, adapters, report_phase)
         except Exception as error:
-            log.exception("vLLM could not start")
+            if explanation(error, config) is None:
+                log.exception("vLLM could not start")
             permanent = is_permanent(error)
             raise BackendError(start_failure(error, config), permanent=permanent) from error
         self._tasks = self._core.get_supported_tasks()

@@ -34,18 +34,36 @@ _IN_OTHER_WORDS = {
         "this build of vLLM needs a GPU and found none: check nvidia-smi and CUDA_VISIBLE_DEVICES"
     ),
 }
-# vLLM's messages about a lack of memory, which may be free at the next try.
-_MEMORY_TAKEN = ("out of memory", "free memory on device", "available memory on node")
+_GPU_MEMORY = (
+    "The GPU's memory does not hold the model: free it of other programs, lower "
+    "model.max_model_len, or serve a smaller or quantized model. If memory is left over, raise "
+    "model.gpu_memory_utilization."
+)
+_CPU_MEMORY = (
+    "The machine's memory does not hold the model: free it of other programs, lower "
+    "model.engine_args.kv_cache_memory_bytes, or serve a smaller model."
+)
+# What is said of a lack of memory or a device in use, which may be over at the next try.
+_MEMORY_TAKEN = (
+    *("out of memory", "free memory on device", "available memory on node"),
+    *("can't allocate memory", "cannot allocate memory", "alloc_failed"),
+)
+_IN_USE = ("busy or unavailable", "address already in use")
 
 
 def is_permanent(error: BaseException) -> bool:
     """Whether a restart would fail too: memory may be free then, a wrong option stays wrong."""
-    text = str(error).lower()
-    return not any(phrase in text for phrase in _MEMORY_TAKEN)
+    return not (_lacks_memory(error) or _says(error, _IN_USE))
 
 
 def start_failure(error: BaseException, config: Config) -> str:
     """Return why vLLM did not start, and what to do if that is known."""
+    known = explanation(error, config)
+    return known or f"vLLM can't serve {config.model.model_id}: {_problem(error, config.model)}"
+
+
+def explanation(error: BaseException, config: Config) -> str | None:
+    """Return why vLLM did not start and what to do; None if it is not known."""
     text = _problem(error, config.model)
     too_long = re.search(
         r"max_model_len \((\d+)\) is greater than the derived max_model_len \(\w+=(\d+)", text
@@ -56,12 +74,8 @@ def start_failure(error: BaseException, config: Config) -> str:
             f"model.max_model_len is {asked}, but the model's own context is {possible} tokens: "
             "set it to that or less"
         )
-    if not is_permanent(error) and not is_cpu_build():
-        return (
-            f"{text}\nThe GPU's memory does not hold the model: free it of other "
-            "programs, lower model.max_model_len, or serve a smaller or quantized model. If "
-            "memory is left over, raise model.gpu_memory_utilization."
-        )
+    if _lacks_memory(error):
+        return f"{text}\n{_CPU_MEMORY if is_cpu_build() else _GPU_MEMORY}"
     if "KV cache" in text:
         memory = (
             "model.engine_args.kv_cache_memory_bytes"
@@ -69,14 +83,19 @@ def start_failure(error: BaseException, config: Config) -> str:
             else "model.gpu_memory_utilization"
         )
         return f"{text}\nLower model.max_model_len or batch.max_batch_size, or raise {memory}."
-    return f"vLLM can't serve {config.model.model_id}: {_in_other_words(text)}"
-
-
-def _in_other_words(text: str) -> str:
     for pattern, words in _IN_OTHER_WORDS.items():
         if (found := re.search(pattern, text)) is not None:
-            return words.format(*found.groups())
-    return text
+            return f"vLLM can't serve {config.model.model_id}: {words.format(*found.groups())}"
+    return None
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or _says(error, _MEMORY_TAKEN)
+
+
+def _says(error: BaseException, phrases: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return any(phrase in text for phrase in phrases)
 
 
 def _problem(error: BaseException, model: ModelConfig) -> str:

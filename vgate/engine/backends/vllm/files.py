@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vgate.config.checkpoint import CheckpointError, check_files, expanded, find_model
+from vgate.config.checkpoint import (
+    CheckpointError,
+    check_files,
+    check_whole,
+    expanded,
+    find_model,
+)
 from vgate.config.schema import LoraAdapter
 from vgate.config.schema import Model as ModelConfig
 from vgate.engine.backends.base import BackendError, ReportPhase
@@ -66,6 +72,10 @@ def _read_adapter(adapter: LoraAdapter) -> Adapter:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (directory / name).is_file():
             raise BackendError(f"{where}: {directory} holds no adapter, it has no {name}")
+    try:
+        check_whole(directory, ["adapter_config.json", "adapter_model.safetensors"])
+    except CheckpointError as error:
+        raise BackendError(f"{where}: {error}") from None
     document = _read_json(directory / "adapter_config.json")
     ranks = [document.get("r"), *(document.get("rank_pattern") or {}).values()]
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):

@@ -199,7 +199,7 @@ def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
         head_size = text.get("head_dim") or text["hidden_size"] // heads
         kv_heads = text.get("num_key_value_heads") or heads
         per_token: int = 2 * text["num_hidden_layers"] * kv_heads * head_size * _FLOAT32_BYTES
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError):
         # The architecture names its dimensions differently: take the share.
         return max(_CPU_KV_CACHE_MIN_BYTES, share)
     full = config.batch.max_batch_size * model.max_model_len * per_token
