@@ -27,6 +27,7 @@ class Server(Section, frozen=True):
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
     workers: Annotated[int, Meta(ge=0, le=256)] = 0
     run_dir: str | None = None
+    http2: bool = False
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
     max_items: Annotated[int, Meta(ge=1024)] = 100_000

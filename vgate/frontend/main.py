@@ -16,6 +16,7 @@ from typing import Any
 
 import uvloop
 from granian.constants import HTTPModes
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.embed import Server
 from prometheus_client import values
 
@@ -29,6 +30,12 @@ _BACKLOG = 4096
 # Requests that granian hands to the application at once; further connections wait unread. Work is
 # limited by the engine's queue, which refuses clearly, so this must not be reached first.
 _MAX_OPEN_REQUESTS = 65_536
+# Headers as long as HTTP/1.1's. The interval is in milliseconds, the timeout in seconds.
+_HTTP2 = HTTP2Settings(
+    max_headers_size=HTTP1Settings.max_buffer_size,
+    keep_alive_interval=30_000,
+    keep_alive_timeout=20,
+)
 # A request leaves a few reference cycles; the default of 700 new objects searches too often.
 _GC_NEW_OBJECTS = 10_000
 
@@ -59,7 +66,8 @@ async def _serve(app: Any, config: ServerConfig, counts: Gatherer) -> None:
         app,
         address=_address(config),
         port=config.port,
-        http=HTTPModes.http1,
+        http=HTTPModes.auto if config.http2 else HTTPModes.http1,
+        http2_settings=_HTTP2,
         websockets=False,
         backlog=_BACKLOG,
         backpressure=_MAX_OPEN_REQUESTS,

@@ -221,7 +221,8 @@ class HttpRequest:
         """
         if self._body_taken:
             return
-        if self._declared in {0, math.inf} and self.header("transfer-encoding") is None:
+        # In HTTP/2 nothing but its end says whether there is a body.
+        if self._declared == 0:
             return
         self._body_taken = True
         if self.header("expect") is not None or not await self._discarded():
