@@ -1,6 +1,7 @@
 """Each event is one line, in both formats, with any values of its fields."""
 
 import asyncio
+import fcntl
 import io
 import json
 import logging
@@ -251,3 +252,57 @@ def test_other_handlers_get_the_events_too(written, root):
     root.addHandler(other)
     Log("vgate.test").info("event", status=200)
     assert received == [("event", {"status": 200})]
+
+
+@pytest.fixture
+def small_pipe(root, monkeypatch):
+    """Return a function that configures logging to a small pipe; it returns the end for reading."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+
+    def configure() -> int:
+        monkeypatch.setattr(sys, "stderr", stream)
+        logs.configure("engine", level="info", json_format=True)
+        return reading
+
+    with os.fdopen(writing, "w") as stream:
+        yield configure
+        assert os.get_blocking(writing)  # other processes may share it
+    os.close(reading)
+
+
+def test_a_full_pipe_drops_lines_and_tells_it_once(small_pipe):
+    reading = small_pipe()
+    log = Log("vgate.test")
+    for number in range(5000):
+        log.info("event", number=number, text="x" * 100)
+    os.set_blocking(reading, False)
+    found = b""
+    for last in ("a", "b", "c"):
+        log.info("event", number=last)
+        # As often as is needed to read what was kept.
+        for _ in range(1000):
+            try:
+                found += os.read(reading, 65536)
+            except BlockingIOError:
+                break
+            logging.root.handlers[0]._stream.flush()
+    lines = [json.loads(line) for line in found.splitlines()]
+    told = [line for line in lines if line["event"] == "log lines were dropped"]
+    numbers = [line["number"] for line in lines if line["event"] == "event"]
+    assert len(told) == 1
+    count = told[0]["count"]
+    if "a" not in numbers:
+        count -= 1
+    kept = [number for number in numbers if isinstance(number, int)]
+    assert kept == list(range(5000 - count))
+    assert numbers[-2:] == ["b", "c"]
+
+
+def test_the_end_of_a_process_with_a_full_pipe_is_bounded(small_pipe):
+    small_pipe()
+    Log("vgate.test").info("event", text="x" * 100_000)
+    ending = threading.Thread(target=logging.root.handlers[0].close)
+    ending.start()
+    ending.join(30)
+    assert not ending.is_alive()

@@ -8,6 +8,8 @@ import contextlib
 import json
 import logging
 import os
+import select
+import stat
 import sys
 import threading
 import time
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
 _FIELDS = "vgate_fields"
+_MOST_WAITING_BYTES = 1 << 18
+_LAST_WORDS_S = 1.0
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -147,12 +151,62 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+class _Pipe:
+    """Writes to a pipe that only this process writes to, and never waits for its reader.
+
+    The process gets a description of its own that does not block: it must not change the one that
+    it shares. What does not fit is kept, within a bound, until the next line.
+    """
+
+    def __init__(self, fd: int) -> None:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = own
+        self._rest = bytearray()
+        self._dropped = 0
+
+    def write(self, text: str) -> None:
+        """Write whole lines, or drop them if too much waits."""
+        data = text.encode(errors="backslashreplace")
+        self.flush()
+        # Lines that are dropped are dropped in one piece, so that it is told once.
+        most_bytes = _MOST_WAITING_BYTES // 2 if self._dropped else _MOST_WAITING_BYTES
+        if len(self._rest) + len(data) > most_bytes:
+            self._dropped += data.count(b"\n")
+            return
+        if self._dropped:
+            self._rest += dropped_line(self._dropped).encode()
+            self._dropped = 0
+        self._rest += data
+        self.flush()
+
+    def flush(self) -> None:
+        """Write as much of the rest as fits."""
+        while self._rest:
+            try:
+                del self._rest[: os.write(self._fd, self._rest)]
+            except BlockingIOError:
+                return
+            except OSError:
+                # If nobody reads the log, nobody can be told so.
+                self._rest.clear()
+
+    def close(self) -> None:
+        """Write the rest, for a limited time."""
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while self._rest and (left_s := deadline - time.monotonic()) > 0:
+            select.select([], [self._fd], [], left_s)
+            self.flush()
+
+
 class _LineHandler(logging.Handler):
     """Writes each line at once, or those of one turn of an event loop together."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._stream = stream
+        self._stream: TextIO | _Pipe | None = stream
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not a pipe, or not Linux
+            if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+                self._stream = _Pipe(stream.fileno())
         self._waiting: list[str] = []
         # If set, the lines of `thread` wait until this runs a callback.
         self.call_soon: Callable[[Callable[[], None]], object] | None = None
@@ -179,11 +233,17 @@ class _LineHandler(logging.Handler):
         """Write the lines that wait. logging calls it at the end of the process too."""
         with self.lock or contextlib.nullcontext():
             waiting, self._waiting = self._waiting, []
-            if waiting:
+            if waiting and self._stream is not None:
                 # If nobody reads the log, nobody can be told so.
                 with contextlib.suppress(OSError, ValueError):
                     self._stream.write("\n".join(waiting) + "\n")
                     self._stream.flush()
+
+    def close(self) -> None:
+        """Write what waits, for a limited time. logging calls it at the end of the process."""
+        if isinstance(self._stream, _Pipe):
+            self._stream.close()
+        super().close()
 
 
 def configure(process: str, *, level: Level, json_format: bool) -> None:
@@ -197,6 +257,15 @@ def configure(process: str, *, level: Level, json_format: bool) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     setattr(logging, "logAsyncioTasks", False)  # noqa: B010 - Python 3.11 doesn't have it
     logging.captureWarnings(capture=True)
+
+
+def dropped_line(count: int) -> str:
+    """Return the line that says how many lines were dropped, in the configured format."""
+    event = "log lines were dropped"
+    record = logging.LogRecord("vgate.log", logging.WARNING, "", 0, event, (), None)
+    record.__dict__[_FIELDS] = {"count": count}
+    handler = next((one for one in logging.root.handlers if isinstance(one, _LineHandler)), None)
+    return (handler.format(record) if handler else f"{event}: {count}") + "\n"
 
 
 def gather_lines(loop: "asyncio.AbstractEventLoop") -> None:

@@ -1,5 +1,6 @@
 """``python -m vgate.engine``, which only the launcher starts."""
 
+import logging
 import os
 import sys
 
@@ -20,6 +21,7 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
+    logging.shutdown()
     # Everything is sent and shut down. A regular exit would spend seconds on unloading torch while
     # the launcher waits.
     os._exit(status)

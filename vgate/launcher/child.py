@@ -8,14 +8,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from threading import Thread
 from typing import Literal
 
 from vgate.config import Runtime
+from vgate.launcher.output import Output
 from vgate.wire.control import EngineState
 
 _FIRST_DELAY_S = 0.25
 _MAX_DELAY_S = 30.0
 _MOST_BETWEEN_CALLS_S = 0.5
+_LAST_WORDS_S = 0.1
 
 
 class JudgesClock:
@@ -59,6 +62,8 @@ class Child:
     """One supervised process, across restarts. Times are those of a `JudgesClock`.
 
     `command` has the arguments of Python, `environment` variables in addition to the launcher's.
+    What it and its own children write goes to `output`, or to the launcher's streams if that is
+    None.
 
     Attributes:
         ready: It has reported that it works.
@@ -76,11 +81,17 @@ class Child:
         command: list[str],
         policy: RestartPolicy,
         environment: Mapping[str, str] | None = None,
+        output: Output | None = None,
     ) -> None:
         self.name = name
         self._command = command
         self._policy = policy
-        self._environment = environment or {}
+        self._environment = dict(environment or {})
+        self._output = output
+        self._forwarding: Thread | None = None
+        if output is not None:
+            # Its lines and those that it prints stay in order.
+            self._environment.setdefault("PYTHONUNBUFFERED", "1")
         self._process: subprocess.Popen[bytes] | None = None
         self.restarts = -1
         self._reset(0.0)
@@ -101,12 +112,21 @@ class Child:
 
     def start(self, now: float) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches only the launcher."""
-        self._process = subprocess.Popen(
-            [sys.executable, *self._command, "--parent", str(os.getpid())],
-            env={**os.environ, **self._environment},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        pipe = None
+        if self._output is not None:
+            pipe, self._forwarding = self._output.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *self._command, "--parent", str(os.getpid())],
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
+                start_new_session=True,
+            )
+        finally:
+            if pipe is not None:
+                os.close(pipe)
         self._reset(now)
         self.restarts += 1
 
@@ -119,6 +139,8 @@ class Child:
             return None
         self.kill()
         self._process = None
+        if self._forwarding is not None:
+            self._forwarding.join(_LAST_WORDS_S)  # its last lines come before ours on its death
         self.ready = False
         delay_s = None if self.permanent else self._policy.next_delay_s(now)
         self.restart_at = None if delay_s is None else now + delay_s
@@ -167,10 +189,10 @@ class EngineChild(Child):
         patience_s: How long its step may take, as it says; None if it does not know.
     """
 
-    def __init__(self, runtime: Runtime, number: int) -> None:
-        spec = runtime.engines[number]
+    def __init__(self, runtime: Runtime, number: int, output: Output | None = None) -> None:
+        spec, name = runtime.engines[number], runtime.engine_name(number)
         command = _command(runtime, "vgate.engine", "--engine", str(number))
-        super().__init__(runtime.engine_name(number), command, _policy(runtime), spec.environment)
+        super().__init__(name, command, _policy(runtime), spec.environment, output)
         self._number = number
         self.prefix = f"{spec.title}: " if len(runtime.engines) > 1 else ""
         self.peer: bytes | None = None
@@ -187,10 +209,10 @@ class EngineChild(Child):
         return self.state
 
 
-def frontend(runtime: Runtime, worker: int) -> Child:
+def frontend(runtime: Runtime, worker: int, output: Output | None = None) -> Child:
     """Return the process of a frontend; workers count from 1."""
     command = _command(runtime, "vgate.frontend", "--worker", str(worker))
-    return Child(f"frontend-{worker}", command, _policy(runtime))
+    return Child(f"frontend-{worker}", command, _policy(runtime), output=output)
 
 
 def _command(runtime: Runtime, *program: str) -> list[str]:

@@ -20,6 +20,7 @@ from vgate.keys import KeyFileWatcher, KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli
 from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from vgate.launcher.output import Output, unblocked
 from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 from vgate.log import Log
 
@@ -138,6 +139,11 @@ def _model_problems(config: Config) -> Iterator[CheckpointError]:
 
 
 def _serve(config: Config, backend: str) -> int:
+    with unblocked() as output:
+        return _supervise(config, backend, output)
+
+
+def _supervise(config: Config, backend: str, output: Output | None) -> int:
     from vgate.launcher.console import Console
     from vgate.launcher.supervisor import GaveUpError, Supervisor
     from vgate.wire.sockets import EndpointError
@@ -161,7 +167,7 @@ def _serve(config: Config, backend: str) -> int:
                 "EVERYBODY who reaches this address may use the server: security.enabled is false",
                 host=config.server.host,
             )
-        Supervisor(runtime, Console(runtime)).run()
+        Supervisor(runtime, Console(runtime), output).run()
     except (StartError, EndpointError) as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -12,6 +12,7 @@ from types import FrameType
 from vgate.config import Runtime
 from vgate.launcher.child import Child, EngineChild, JudgesClock, frontend
 from vgate.launcher.console import Console
+from vgate.launcher.output import Output
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
 from vgate.wire.control import (
@@ -42,18 +43,21 @@ class GaveUpError(Exception):
 
 
 class Supervisor:
-    """Runs one instance, whose `runtime` is already written to the run directory."""
+    """Runs one instance, whose `runtime` is already written to the run directory.
 
-    def __init__(self, runtime: Runtime, console: Console) -> None:
+    What its processes write goes to `output`, or to this process's streams if that is None.
+    """
+
+    def __init__(self, runtime: Runtime, console: Console, output: Output | None = None) -> None:
         self._runtime = runtime
         self._console = console
         self._engines = [
-            EngineChild(runtime, number)
+            EngineChild(runtime, number, output)
             for number, spec in enumerate(runtime.engines)
             if spec.supervised
         ]
         workers = range(1, runtime.config.server.worker_count + 1)
-        self._frontends = [frontend(runtime, worker) for worker in workers]
+        self._frontends = [frontend(runtime, worker, output) for worker in workers]
         self._children: list[Child] = [*self._engines, *self._frontends]
         self._router = Router(runtime.endpoint("control"))
         self._exchange = Exchange(runtime.endpoint("publish"), runtime.endpoint("subscribe"))
