@@ -81,7 +81,7 @@ class Protocol:
             yield chunk
 
     def client_disconnect(self) -> asyncio.Future[None]:
-        assert self.disconnected is None
+        assert self.disconnected is None or self.disconnected.cancelled()
         self.disconnected = asyncio.get_running_loop().create_future()
         return self.disconnected
 

@@ -1,0 +1,122 @@
+"""Every list, map and any JSON of every request is bounded: the most that fits holds nobody up."""
+
+import asyncio
+
+import msgspec
+import pytest
+from msgspec import inspect
+
+from tests.frontend.gateway import post
+from tests.frontend.watchdog import watched
+from vgate.config.schema import Server
+from vgate.frontend.routes import ROUTES
+
+# What takes 20 ms on an idle machine; without bounds it takes seconds.
+HOLD_S = 0.25
+# What surrounds the items counts too.
+ROOM = Server().max_items - 100
+
+
+def sample(kind: inspect.Type) -> object:
+    """Return JSON that a type takes, as short as possible."""
+    match kind:
+        case inspect.Metadata(type=inner):
+            return sample(inner)
+        case inspect.UnionType(types=types):
+            return sample(next(t for t in types if not isinstance(t, inspect.NoneType)))
+        case inspect.LiteralType(values=values):
+            return values[0]
+        case inspect.StrType():
+            return "a"
+        case inspect.IntType(ge=least):
+            return least or 1
+        case inspect.FloatType():
+            return 1
+        case inspect.BoolType():
+            return True
+        case inspect.ListType(item_type=item):
+            return [sample(item)]
+        case inspect.StructType(fields=fields, tag=tag, tag_field=tag_field):
+            tagged = {} if tag is None else {tag_field: tag}
+            return tagged | {f.encode_name: sample(f.type) for f in fields if f.required}
+        case inspect.DictType():
+            return {}
+    return 0
+
+
+def items_of(value: object) -> int:
+    """Return how many items a value counts as."""
+    match value:
+        case dict():
+            return 1 + sum(2 + items_of(inner) for inner in value.values())
+        case list():
+            return 1 + sum(map(items_of, value))
+        case str():
+            return 1
+    return 0
+
+
+def filled(kind: inspect.Type):
+    """Yield the path of each list, map and any JSON in a type, and a document with a lot there."""
+    match kind:
+        case inspect.Metadata(type=inner):
+            yield from filled(inner)
+        case inspect.UnionType(types=types):
+            for inner in types:
+                yield from filled(inner)
+        case inspect.ListType(item_type=item):
+            value = sample(item)
+            yield "[]", [value] * (ROOM // max(items_of(value), 1))
+            for path, inner in filled(item):
+                yield f"[]{path}", [inner]
+        case inspect.DictType():
+            yield "{}", {f"k{number}": 0 for number in range(ROOM // 2)}
+            yield "{}{}", {"k": {f"k{number}": 0 for number in range(ROOM // 2)}}
+        case inspect.AnyType():
+            yield "", [0] * (4 * ROOM)
+            yield "", [[0]] * ROOM
+        case inspect.StructType(fields=fields):
+            around = sample(kind)
+            for field in fields:
+                for path, inner in filled(field.type):
+                    yield f".{field.encode_name}{path}", {**around, field.encode_name: inner}
+
+
+REQUESTS = {
+    f"{route.path} {request.__name__}": (route.path, inspect.type_info(request))
+    for route in ROUTES
+    for request in route.requests
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_no_field_holds_a_worker_up(serve, request_name):
+    path, kind = REQUESTS[request_name]
+
+    async def scenario(gateway):
+        await gateway.chat()
+        found = {}
+        async with watched() as hold:
+            for name, document in filled(kind):
+                body = msgspec.json.encode(document)
+                await asyncio.sleep(0.001)  # making the body doesn't count
+                hold.longest_s = 0
+                answer = await post(gateway, path, body)
+                assert answer.status in {200, 400, 413}, (name, answer.body[:200])
+                found[name] = hold.longest_s
+        assert {name: held_s for name, held_s in found.items() if held_s > HOLD_S} == {}
+
+    serve(scenario)
+
+
+def test_every_field_is_filled():
+    found = {f"{name}{path}" for name, (_, kind) in REQUESTS.items() for path, _ in filled(kind)}
+    assert {
+        "/v1/chat/completions ChatRequest.messages[]",
+        "/v1/chat/completions ChatRequest.messages[].content[]",
+        "/v1/chat/completions ChatRequest.structured_outputs.json{}",
+        "/v1/completions CompletionRequest.logit_bias{}",
+        "/v1/responses ResponsesRequest.tool_choice",
+        "/v1/messages MessagesRequest.tools[].input_schema{}{}",
+    } <= found
