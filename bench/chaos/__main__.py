@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -75,6 +75,7 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     faults: list[Fault] = []
     clients = Clients(instance, faults)
     rng = random.Random(plan.seed)
+    kinds = in_turn(plan.kinds, rng)
     outcome = Outcome(plan, 0.0, faults, clients.tally)
     try:
         asks = deck(plan.seed, _OWN_ASKS * plan.clients, simulated=plan.model is None)
@@ -92,7 +93,7 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     try:
         while time.monotonic() - began < plan.seconds and len(faults) < plan.most_faults:
             await asyncio.sleep(plan.pause_s * rng.uniform(0.5, 1.5))
-            fault = Fault(rng.choice(plan.kinds), time.monotonic())
+            fault = Fault(next(kinds), time.monotonic())
             faults.append(fault)
             await inflict(fault.kind, victim, fault)
     except NotRecoveredError as error:
@@ -101,9 +102,17 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     await asyncio.gather(*runs)
     clients.close()
     outcome.seconds = time.monotonic() - began
+    for fault in faults:
+        fault.began, fault.ended = round(fault.began - began, 3), round(fault.ended - began, 3)
     if not instance.alive:
         outcome.problem = f"the server ended: {instance.log_tail()}"
     return outcome
+
+
+def in_turn(kinds: Sequence[str], rng: random.Random) -> Iterator[str]:
+    """Return all kinds in a random order, then in another one, without end."""
+    while True:
+        yield from rng.sample(kinds, len(kinds))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -93,6 +93,7 @@ class Instance:
                 os.kill(pid, signal.SIGKILL)
             self._process.wait()
         self._reader.join()
+        self._process.communicate()
 
     @property
     def alive(self) -> bool:

@@ -48,6 +48,8 @@ CONVERSATIONS = [
     ]
     for number in range(CONCURRENT)
 ]
+# So long that it isn't complete when the engine dies.
+LIST = {"type": "array", "items": {"type": "integer"}, "minItems": 400, "maxItems": 400}
 Messages = list[dict[str, Any]]
 
 
@@ -374,7 +376,19 @@ def test_a_killed_engine_is_restarted(
     assert_as_offline(asyncio.run(ask_all(served)), offline)
 
 
-@pytest.mark.parametrize("extra", [{}, {"logprobs": True, "top_logprobs": 3}, {"stop": None}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"logprobs": True, "top_logprobs": 3},
+        {"stop": None},
+        # These are generated again.
+        {"seed": 7, "temperature": 1.0},
+        {"presence_penalty": 1.0, "logprobs": True},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": LIST}}},
+    ],
+    ids=lambda extra: "-".join(extra) or "plain",
+)
 def test_a_stream_continues_in_the_next_engine(
     served: Instance, client: openai.OpenAI, extra: dict[str, Any]
 ) -> None:
