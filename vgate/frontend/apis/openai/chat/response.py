@@ -217,25 +217,14 @@ class CustomChatStream(ChatStream):
         super().__init__(options)
         self._calls = CustomCalls(options.custom)
 
-    def delta(self, index: int, delta: ChoiceDelta) -> bytes:
+    def delta(self, index: int, delta: ChoiceDelta | None, finish_reason: bytes = b"null") -> bytes:
         """Return the chunk of a delta; that of a custom call's input comes when it is complete."""
-        return super().delta(
-            index, delta._replace(tool_calls=self._calls.read(index, delta.tool_calls))
-        )
-
-    def finish(
-        self,
-        index: int,
-        finish_reason: FinishReason,
-        stop_reason: int | str | None,
-        last: ChoiceDelta | None = None,
-    ) -> bytes:
-        """Return the last chunk of a choice, with the input of its last call."""
-        calls = () if last is None else self._calls.read(index, last.tool_calls)
-        calls += self._calls.end(index)
-        if last is not None or calls:
-            last = (last or ChoiceDelta(""))._replace(tool_calls=calls)
-        return super().finish(index, finish_reason, stop_reason, last)
+        calls = () if delta is None else self._calls.read(index, delta.tool_calls)
+        if finish_reason != b"null":
+            calls += self._calls.end(index)
+        if delta is not None or calls:
+            delta = (delta or ChoiceDelta(""))._replace(tool_calls=calls)
+        return super().delta(index, delta, finish_reason)
 
 
 def _delta(delta: ChoiceDelta) -> dict[str, object]:
