@@ -167,13 +167,25 @@ def test_a_non_streaming_response_has_openai_s_fields():
         "model": "m",
         "service_tier": None,
         "system_fingerprint": None,
+        "prompt_logprobs": None,
+        "prompt_token_ids": None,
+        "kv_transfer_params": None,
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "x", "refusal": None},
+                "message": {
+                    "role": "assistant",
+                    "content": "x",
+                    "refusal": None,
+                    "annotations": None,
+                    "audio": None,
+                    "function_call": None,
+                    "reasoning": None,
+                },
                 "finish_reason": "stop",
                 "stop_reason": None,
                 "logprobs": None,
+                "token_ids": None,
             }
         ],
         "usage": {

@@ -83,7 +83,7 @@ def test_a_stream_has_the_content_of_the_non_streaming_response(
     streamed = [chunk["choices"][0] for chunk in chunks]
     assert "".join(c["text"] for c in streamed) == choice["text"]
     assert streamed[-1]["finish_reason"] == choice["finish_reason"]
-    assert [t for c in streamed for t in c.get("token_ids", [])] == choice.get("token_ids", [])
+    assert [t for c in streamed for t in c.get("token_ids", [])] == (choice["token_ids"] or [])
     for field in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
         of_stream = [x for c in streamed if c["logprobs"] for x in c["logprobs"][field]]
         assert of_stream == (choice["logprobs"] or {field: []})[field]

@@ -3,7 +3,6 @@
 from codecs import utf_8_decode
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from vgate.frontend.pipeline import Job, TokenTexts
 from vgate.wire.messages import Logprobs
@@ -167,10 +166,10 @@ class LogprobTexts:
             )
         return lists
 
-    def prompt(self, positions: list[Logprobs | None] | None) -> PromptLogprobs | UnsetType:
-        """Return the prompt's tokens in vLLM's format; UNSET if `prompt_top` is None."""
+    def prompt(self, positions: list[Logprobs | None] | None) -> PromptLogprobs | None:
+        """Return the prompt's tokens in vLLM's format; None if `prompt_top` is None."""
         if self._prompt_top is None or positions is None:
-            return UNSET
+            return None
         end = self._prompt_top + 1
         return [
             None

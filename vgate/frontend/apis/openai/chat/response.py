@@ -21,14 +21,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Message(msgspec.Struct, frozen=True):
-    """An assistant's message."""
+    """An assistant's message. Null is what never has a value here, and clients look for."""
 
     content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
     tool_calls: list[dict[str, Any]] | UnsetType = UNSET
     reasoning_content: str | UnsetType | None = UNSET
-    reasoning: str | UnsetType | None = UNSET
+    reasoning: str | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -39,7 +42,7 @@ class Choice(msgspec.Struct, frozen=True):
     finish_reason: FinishReason
     logprobs: ChatLogprobs | None = None
     stop_reason: int | str | None = None
-    token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True):
@@ -53,8 +56,9 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     object: Literal["chat.completion"] = "chat.completion"
     service_tier: None = None
     system_fingerprint: None = None
-    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | None = None
+    prompt_token_ids: list[int] | None = None
+    kv_transfer_params: None = None
 
 
 class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
@@ -75,15 +79,15 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
 
     def encode(self, answer: Result) -> bytes:
         """Return the body of a non-streaming response."""
-        ids, prompt_logprobs = self.prompt_token_ids, answer.choices[0].prompt_logprobs
+        prompt_logprobs = answer.choices[0].prompt_logprobs
         completion = ChatCompletion(
             self.id,
             self.created,
             self.model,
             [self._choice(index, choice) for index, choice in enumerate(answer.choices)],
             Usage.of(answer.counts),
-            prompt_logprobs=self.logprobs.prompt(prompt_logprobs) if self.logprobs else UNSET,
-            prompt_token_ids=UNSET if ids is None else ids,
+            prompt_logprobs=self.logprobs.prompt(prompt_logprobs) if self.logprobs else None,
+            prompt_token_ids=self.prompt_token_ids,
         )
         return _encode(completion)
 
@@ -91,19 +95,24 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
         logprobs = None
         if choice.logprobs is not None and self.logprobs is not None:
             logprobs = self.logprobs.chat(choice.logprobs)
-        token_ids = UNSET if choice.token_ids is None else choice.token_ids
-        message = self._message(choice)
-        return Choice(index, message, choice.finish_reason, logprobs, choice.stop_reason, token_ids)
+        return Choice(
+            index,
+            self._message(choice),
+            choice.finish_reason,
+            logprobs,
+            choice.stop_reason,
+            choice.token_ids,
+        )
 
     def _message(self, choice: ChoiceResult) -> Message:
         calls = [self._call(call) for call in choice.tool_calls]
-        reasoning = (choice.reasoning or None) if self.reasons else UNSET
+        reasoning = (choice.reasoning or None) if self.reasons else None
         text = self.prefix + choice.text
         return Message(
             # An empty text is null next to tool calls or reasoning.
             text if text or not (calls or reasoning) else None,
             tool_calls=calls or UNSET,
-            reasoning_content=reasoning,
+            reasoning_content=reasoning if self.reasons else UNSET,
             reasoning=reasoning,
         )
 

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, FinishReason, Result
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
@@ -14,16 +13,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
-    """One answer."""
+    """One answer. As in vLLM, what was not asked for is null."""
 
     index: int
     text: str
     finish_reason: FinishReason
     logprobs: CompletionLogprobs | None = None
     stop_reason: int | str | None = None
-    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
-    token_ids: list[int] | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -35,7 +34,9 @@ class Completion(msgspec.Struct, frozen=True):
     choices: list[CompletionChoice]
     usage: Usage
     object: Literal["text_completion"] = "text_completion"
+    service_tier: None = None
     system_fingerprint: None = None
+    kv_transfer_params: None = None
 
 
 class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
@@ -99,9 +100,9 @@ class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
             choice.finish_reason,
             self.logprobs_of(index, offsets, of_prompt, choice.logprobs),
             choice.stop_reason,
-            UNSET if texts is None else texts.prompt(of_prompt),
-            UNSET if choice.token_ids is None else choice.token_ids,
-            self.prompt(index) if self.return_token_ids else UNSET,
+            None if texts is None else texts.prompt(of_prompt),
+            choice.token_ids,
+            self.prompt(index) if self.return_token_ids else None,
         )
 
 

@@ -1,0 +1,165 @@
+"""What vLLM's own server answers V-Gate answers, but for what docs/api.md lists.
+
+Both serve the same model, one after the other.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.compare.contenders import build
+from bench.compare.models import Models
+from bench.compare.service import Running
+from bench.compare.settings import Settings, Setup
+from tests.e2e.instance import Instance
+from tests.e2e.same_requests import Answer, Request, answers_of, request, same_requests
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(330)]
+
+MAX_MODEL_LEN = 512
+REQUESTS = [*same_requests()]
+# The kinds of requests in docs/api.md that vLLM answers and V-Gate refuses.
+KINDS = {
+    "beam search",
+    "best_of",
+    "documents",
+    "empty text",
+    "functions",
+    "invalid elsewhere",
+    "media",
+    "schema",
+    "sizes",
+    "wrong role",
+}
+# What has a value only in other setups of vLLM, or is of no use without one.
+NEVER = {"ec_transfer_params", "metrics", "prompt_text", "routed_experts"}
+# Null in each chunk of vLLM's; in V-Gate's only where it was asked for.
+NOT_IN_CHUNKS = NEVER | {"prompt_token_ids", "token_ids"}
+WHOLE = [request(api, {}, []) for api in ("chat", "completions")]
+STREAMS = [
+    request(api, {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0}, [])
+    for api in ("chat", "completions")
+]
+ALL_TOKENS = {
+    "chat": {"logprobs": True, "top_logprobs": -1, "prompt_logprobs": -1},
+    "completions": {"logprobs": -1, "prompt_logprobs": -1},
+}
+PROBES = [request(api, {**fields, "seed": 5}, []) for api, fields in ALL_TOKENS.items()]
+SENT = [*REQUESTS, *WHOLE, *STREAMS, *PROBES]
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict[str, Answer]:
+    """The answers of vLLM's server."""
+    work = tmp_path_factory.mktemp("vllm-server")
+    arguments = {
+        "enable_auto_tool_choice": True,
+        "tool_call_parser": "hermes",
+        "max_logprobs": -1,
+    }
+    setup = Setup(models=Models(work), work=work, model=tiny_model_dir, engine_arguments=arguments)
+    settings = Settings(max_num_seqs=16, max_model_len=MAX_MODEL_LEN)
+    with Running(build("vllm-serve-1p", setup, settings)) as running:
+        return answers_of(f"http://127.0.0.1:{running.service.port}", SENT)
+
+
+@pytest.fixture(scope="module")
+def ours(run_dirs: Path, tiny_model_dir: Path) -> Iterator[dict[str, Answer]]:
+    """The answers of V-Gate."""
+    with Instance(
+        run_dirs,
+        dry_run=False,
+        server__workers=1,
+        model__model_id=str(tiny_model_dir),
+        model__served_model_name="tiny",
+        model__dtype="float32",
+        model__max_model_len=MAX_MODEL_LEN,
+        model__engine_args={"enforce_eager": True, "max_logprobs": -1},
+        batch__max_batch_size=64,
+    ) as instance:
+        yield answers_of(instance.url, SENT)
+        assert not instance.has_problem()
+
+
+def test_what_vllm_serves_is_served(vllm: dict[str, Answer], ours: dict[str, Answer]):
+    served = [asked for asked in REQUESTS if vllm[asked.name].status == 200]
+    refused = [asked for asked in served if ours[asked.name].status != 200]
+    unexplained = [told(asked, ours) for asked in refused if asked.refused is None]
+    assert unexplained == []
+    # Otherwise the comparison would say little.
+    assert len(served) > 900
+
+
+def test_what_is_refused_has_a_field_and_is_documented(
+    vllm: dict[str, Answer], ours: dict[str, Answer]
+):
+    seen: Counter[str] = Counter()
+    for asked in REQUESTS:
+        answer = ours[asked.name]
+        assert answer.status in {200, 400, 404}, told(asked, ours)
+        if vllm[asked.name].status != 200 or answer.status == 200:
+            continue
+        seen[asked.refused or ""] += 1
+        error = json.loads(answer.text)["error"]
+        assert asked.path.startswith("/v1/messages") or error["param"], told(asked, ours)
+    # Each kind is still one.
+    assert set(seen) == KINDS
+
+
+@pytest.mark.parametrize("asked", WHOLE, ids=lambda asked: asked.path)
+def test_an_answer_has_the_keys_of_vllms(
+    vllm: dict[str, Answer], ours: dict[str, Answer], asked: Request
+):
+    theirs, mine = (keys_of(json.loads(answers[asked.name].text)) for answers in (vllm, ours))
+    assert theirs - mine <= NEVER
+
+
+@pytest.mark.parametrize("asked", STREAMS, ids=lambda asked: asked.path)
+def test_a_stream_has_the_keys_of_vllms(
+    vllm: dict[str, Answer], ours: dict[str, Answer], asked: Request
+):
+    theirs, mine = (
+        set().union(*map(keys_of, chunks_of(answers[asked.name].text))) for answers in (vllm, ours)
+    )
+    assert theirs - mine <= NOT_IN_CHUNKS
+
+
+@pytest.mark.parametrize("asked", PROBES, ids=lambda asked: asked.path)
+def test_minus_one_asks_for_the_whole_vocabulary(
+    vllm: dict[str, Answer], ours: dict[str, Answer], asked: Request
+):
+    theirs, mine = (json.loads(answers[asked.name].text) for answers in (vllm, ours))
+    (choice,), (other,) = mine["choices"], theirs["choices"]
+    prompt = mine["prompt_logprobs"] or choice.get("prompt_logprobs")
+    other_prompt = theirs["prompt_logprobs"] or other.get("prompt_logprobs")
+    assert [position and len(position) for position in prompt] == [
+        position and len(position) for position in other_prompt
+    ]
+    if "message" in choice:
+        tops = [len(position["top_logprobs"]) for position in choice["logprobs"]["content"]]
+    else:
+        # By the tokens' texts, some of which several tokens share.
+        tops = [len(position) for position in choice["logprobs"]["top_logprobs"]]
+    assert min(tops) > 1500
+
+
+def told(asked: Request, answers: dict[str, Answer]) -> str:
+    return f"{asked.name[:300]} -> {answers[asked.name].status} {answers[asked.name].text[:300]}"
+
+
+def chunks_of(stream: str) -> list[Any]:
+    lines = [line for line in stream.splitlines() if line.startswith("data: {")]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def keys_of(value: Any) -> set[str]:
+    """Return the names of all fields, at any depth."""
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    if not isinstance(value, dict):
+        return set()
+    return set(value).union(*map(keys_of, value.values()))
