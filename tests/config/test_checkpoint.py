@@ -108,7 +108,7 @@ class TestChatTemplate:
         assert problem(directory, chat_template=str(missing)) == ""
 
 
-class TestWithoutConfig:
+class TestConfig:
     @pytest.mark.parametrize(
         ("files", "words"),
         [
@@ -126,6 +126,11 @@ class TestWithoutConfig:
         only(tmp_path / "m", *files)
         found = problem(tmp_path / "m")
         assert [word for word in words if word not in found] == []
+
+    @pytest.mark.parametrize("content", ["", '{"architectures": [', "[]"])
+    def test_a_broken_one(self, directory, content):
+        (directory / "config.json").write_text(content)
+        assert f"cannot read {directory}/config.json" in problem(directory)
 
     def test_an_adapter_names_its_base(self, tmp_path):
         only(tmp_path / "m", "adapter_config.json")

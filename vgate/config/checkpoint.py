@@ -82,6 +82,7 @@ def check_files(model: Model, directory: Path) -> None:
         if "config.json" not in names:
             raise _no_model(directory, names)
         check_whole(directory, ["config.json"])
+        _json_object(directory / "config.json")
         arguments = model.engine_args
         if arguments.get("load_format", "auto") in _WEIGHT_FORMATS:
             _check_weights(directory, names)
