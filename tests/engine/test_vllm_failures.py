@@ -1,9 +1,12 @@
 """Why vLLM did not start, in our words; runs without vLLM."""
 
+import sys
+
 import pytest
 
 from vgate.config import Config
-from vgate.engine.backends.vllm import failures
+from vgate.engine.backends.base import BackendError
+from vgate.engine.backends.vllm import environment, failures
 from vgate.engine.backends.vllm.failures import explanation, is_permanent, start_failure
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
@@ -82,3 +85,23 @@ def test_what_is_not_known_is_not_explained():
     error = RuntimeError("There is no module or parameter named 'x' in Qwen2Model")
     assert explanation(error, Config()) is None
     assert start_failure(error, Config()).endswith("named 'x' in Qwen2Model")
+
+
+class BrokenVLLM:
+    """Finds a vLLM that fails in its own way when it is imported."""
+
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "vllm":
+            raise OSError("libcudart.so.12: cannot open shared object file\n\nand more")
+
+
+def test_a_vllm_that_cannot_be_imported_is_never_tried_again(monkeypatch):
+    monkeypatch.setattr(environment, "prepare_environment", lambda _: None)
+    monkeypatch.setattr(sys, "meta_path", [BrokenVLLM, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    with pytest.raises(BackendError, match=r"can't be imported here \(OSError: libcud") as caught:
+        environment.create(Config(), lambda _: None)
+    assert caught.value.permanent
+    assert "bin/vgate" in str(caught.value)
+    assert "more" not in str(caught.value)
