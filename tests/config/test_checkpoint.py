@@ -189,6 +189,26 @@ class TestWeights:
             (directory / name).write_bytes(b"x")
         assert words in problem(directory)
 
+    @pytest.mark.parametrize(
+        ("index", "weights"),
+        [
+            ("pytorch_model.bin.index.json", "model.safetensors"),
+            (INDEX, "pytorch_model.bin"),
+        ],
+    )
+    def test_an_index_of_what_was_not_fetched_does_not_matter(self, directory, index, weights):
+        (directory / index).write_text('{"weight_map": {"tensor": "shard"}}')
+        (directory / "model.safetensors").rename(directory / weights)
+        assert problem(directory) == ""
+        (directory / weights).unlink()
+        assert "holds no weights" in problem(directory)
+
+    def test_missing_shards_of_pytorch(self, directory):
+        (directory / "model.safetensors").rename(directory / "1.bin")
+        index = directory / "pytorch_model.bin.index.json"
+        index.write_text('{"weight_map": {"a": "1.bin", "b": "2.bin"}}')
+        assert "lacks 2.bin of the 2 weight files" in problem(directory)
+
     def test_those_of_pytorch(self, directory):
         (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
         assert problem(directory) == ""

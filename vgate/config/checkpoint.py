@@ -15,9 +15,13 @@ import msgspec
 
 from vgate.config.schema import Model
 
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-# What vLLM loads unless `load_format` names something else, in its order of preference.
-_WEIGHTS = (".safetensors", ".bin", ".pt")
+# What vLLM loads unless `load_format` names something else, in its order of preference: the index,
+# if there is one, or all files that end so.
+_WEIGHTS = (
+    ("model.safetensors.index.json", ".safetensors"),
+    ("pytorch_model.bin.index.json", ".bin"),
+    ("", ".pt"),
+)
 _WEIGHT_FORMATS = {"auto", "hf", "safetensors", "pt"}
 _ADAPTER_WEIGHTS = {"adapter_model.safetensors", "adapter_model.bin"}
 # Of one of these transformers makes a tokenizer; SentencePiece has several names.
@@ -138,17 +142,15 @@ def _only_gguf(where: str) -> CheckpointError:
 
 
 def _check_weights(directory: Path, names: set[str]) -> None:
-    for index in _INDEXES:
-        if index in names:
-            files = _weight_map(directory / index)
-            _check_complete(directory, index, files)
-            break
-    else:
-        found = names - _ADAPTER_WEIGHTS
-        files = next((some for end in _WEIGHTS if (some := _ending(found, end))), set())
-    if not files:
-        raise _no_weights(directory, names)
-    check_whole(directory, files)
+    found = names - _ADAPTER_WEIGHTS
+    for index, end in _WEIGHTS:
+        if files := _ending(found, end):
+            if index in names:
+                files = _weight_map(directory / index)
+                _check_complete(directory, index, files)
+            check_whole(directory, files)
+            return
+    raise _no_weights(directory, names)
 
 
 def _ending(names: set[str], end: str) -> set[str]:
