@@ -122,6 +122,22 @@ def test_the_key_with_the_most_bytes_loses_its_oldest(run):
     run(scenario, max_bytes=330)
 
 
+def test_what_keys_have_is_known_without_adding_it_up(run, tmp_path):
+    async def scenario(open_store):
+        store = open_store()
+        for number in range(9):
+            put(store, f"key{number % 2}", f"r{number}", response("x", size=100 + number))
+        assert await store.delete("key0", "r8")
+        assert await kept(store, "key0", "r6")
+
+    run(scenario, max_entries_per_key=3, max_bytes=600)
+    with closing(sqlite3.connect(tmp_path / "responses.db")) as connection:
+        counted = connection.execute("SELECT * FROM used ORDER BY key").fetchall()
+        query = "SELECT key, COUNT(*), SUM(size) FROM responses GROUP BY key"
+        assert counted == connection.execute(query).fetchall()
+        assert len(counted) == 2
+
+
 def not_stored() -> float:
     (metric,) = metrics.NOT_STORED.collect()
     return next(sample.value for sample in metric.samples if sample.name.endswith("_total"))

@@ -28,12 +28,29 @@ CREATE TABLE IF NOT EXISTS responses (
     conversation BLOB NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_age ON responses (created);
--- With the size, so that a key's sum reads no row.
-CREATE INDEX IF NOT EXISTS by_key ON responses (key, created, size);
+CREATE INDEX IF NOT EXISTS by_key ON responses (key, created);
 CREATE TABLE IF NOT EXISTS items (
     id TEXT PRIMARY KEY, response TEXT NOT NULL REFERENCES responses ON DELETE CASCADE
 );
 CREATE INDEX IF NOT EXISTS by_response ON items (response);
+-- What each key has; adding it up would read every response for each new one.
+CREATE TABLE IF NOT EXISTS used (
+    key TEXT PRIMARY KEY, entries INTEGER NOT NULL, size INTEGER NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON responses BEGIN
+    INSERT INTO used VALUES (new.key, 1, new.size)
+    ON CONFLICT (key) DO UPDATE SET entries = entries + 1, size = size + excluded.size;
+END;
+CREATE TRIGGER IF NOT EXISTS deleted AFTER DELETE ON responses BEGIN
+    UPDATE used SET entries = entries - 1, size = size - old.size WHERE key = old.key;
+END;
+"""
+# Of keys that have the same, the one with the oldest response.
+_OLDEST_OF_LARGEST = """
+SELECT rowid, size FROM responses WHERE key = (
+    SELECT key FROM used ORDER BY size DESC,
+    (SELECT MIN(created) FROM responses WHERE responses.key = used.key) LIMIT 1
+) ORDER BY created LIMIT 1
 """
 _LOCK_TIMEOUT_S = 5
 # Another worker may still be writing what its client has just received.
@@ -149,7 +166,7 @@ class SqliteResponses:
         connection = self._open()
         with connection:
             connection.execute(
-                "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
                 (response_id, key, time.time(), size, stored.conversation, stored.body),
             )
             connection.executemany(
@@ -216,20 +233,16 @@ class SqliteResponses:
         config = self._config
         oldest = time.time() - config.ttl_s
         connection.execute("DELETE FROM responses WHERE created <= ?", (oldest,))
-        connection.execute(
-            "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE key = ? "
-            "ORDER BY created DESC LIMIT -1 OFFSET ?)",
-            (key, config.max_entries_per_key),
-        )
-        query = "SELECT key, SUM(size), MIN(created) FROM responses GROUP BY key"
-        used = {name: (size, -oldest) for name, size, oldest in connection.execute(query)}
-        excess = sum(size for size, _ in used.values()) - config.max_bytes
-        while excess > 0:
-            largest = max(used, key=lambda name: used[name])
-            query = (
-                "SELECT rowid, size, created FROM responses WHERE key = ? ORDER BY created LIMIT 2"
+        query = "SELECT entries FROM used WHERE key = ?"
+        ((entries,),) = connection.execute(query, (key,)).fetchall()
+        if entries > config.max_entries_per_key:
+            connection.execute(
+                "DELETE FROM responses WHERE rowid IN (SELECT rowid FROM responses WHERE key = ? "
+                "ORDER BY created LIMIT ?)",
+                (key, entries - config.max_entries_per_key),
             )
-            (row, size, _), *next_ = connection.execute(query, (largest,)).fetchall()
+        ((total,),) = connection.execute("SELECT SUM(size) FROM used")
+        while total > config.max_bytes:
+            ((row, size),) = connection.execute(_OLDEST_OF_LARGEST).fetchall()
             connection.execute("DELETE FROM responses WHERE rowid = ?", (row,))
-            excess -= size
-            used[largest] = (used[largest][0] - size, -next_[0][2] if next_ else 0.0)
+            total -= size
