@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.instance import ROOT, Instance, free_port
 from tests.e2e.traffic import CHAT, chat
+from tests.small_disk import fill, small_disk
 
 TIMEOUT_S = 60
 MAX_FRONTEND_MIB = 80
@@ -136,6 +137,16 @@ def test_a_run_directory_that_cannot_be_used(run_dirs: Path):
         result = vgate("--dry-run", server__run_dir=str(run_dir), server__port=str(free_port()))
         assert result.returncode == 1
         assert words in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+
+
+def test_a_full_run_directory_ends_the_start(tmp_path: Path):
+    with small_disk(tmp_path / "d", 64) as disk:
+        fill(disk)
+        run_dir, port = str(disk / "run"), str(free_port())
+        result = vgate("--dry-run", server__run_dir=run_dir, server__port=port)
+        assert result.returncode == 1
+        assert "No space left on device; make room, or set server.run_dir" in result.stderr
         assert "Traceback" not in result.stderr
 
 

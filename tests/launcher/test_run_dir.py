@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_disk import small_disk
 from vgate.launcher import run_dir as module
 from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 
@@ -136,6 +137,47 @@ def test_a_lock_that_cannot_be_opened_is_reported(path):
     (path / "lock").mkdir(parents=True)
     with pytest.raises(StartError):
         RunDir(str(path))
+
+
+def test_a_linked_lock_is_refused_and_its_target_kept(path, tmp_path):
+    path.mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("text")
+    (path / "lock").symlink_to(precious)
+    with pytest.raises(StartError, match="is a symbolic link"):
+        RunDir(str(path))
+    assert precious.read_text() == "text"
+
+
+@pytest.mark.parametrize("name", ["runtime.json", "control.sock", "metrics", "limits"])
+def test_what_is_not_ours_is_refused_and_kept(path, name):
+    (path / name).mkdir(parents=True)
+    (path / name / "mine").write_text("precious")
+    with pytest.raises(StartError, match=f"{name}.*move it away"):
+        RunDir(str(path))
+    assert (path / name / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_link_or_a_file_in_the_place_of_a_directory_is_refused(path, tmp_path, kind):
+    path.mkdir()
+    (path / "lock").touch()  # as a killed instance leaves it
+    if kind == "link":
+        (path / "metrics").symlink_to(tmp_path)
+    else:
+        (path / "metrics").write_text("precious")
+    with pytest.raises(StartError, match="did not make"):
+        RunDir(str(path))
+    assert (path / "metrics").is_symlink() or (path / "metrics").read_text() == "precious"
+
+
+def test_a_read_only_file_system_is_reported(tmp_path):
+    with small_disk(tmp_path / "d", 64) as disk:
+        (disk / "run").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for path in (disk / "run", disk / "new"):
+            with pytest.raises(StartError, match=r"Read-only file system; set server\.run_dir"):
+                RunDir(str(path))
 
 
 def test_removing_twice_is_harmless(path):

@@ -161,7 +161,11 @@ def _supervise(config: Config, backend: str, output: Output | None) -> int:
             engines=local_engines(config, str(run_dir.path)),
             started=time.time(),
         )
-        runtime.write()
+        try:
+            runtime.write()
+        except OSError as error:
+            reason = f"cannot write to the run directory {run_dir.path}: {error.strerror}"
+            raise StartError(f"{reason}; make room, or set server.run_dir to another") from None
         if not config.security.enabled and not config.server.is_local:
             log.warning(
                 "EVERYBODY who reaches this address may use the server: security.enabled is false",
