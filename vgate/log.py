@@ -194,7 +194,9 @@ class _Pipe:
         """Write the rest, for a limited time."""
         deadline = time.monotonic() + _LAST_WORDS_S
         while self._rest and (left_s := deadline - time.monotonic()) > 0:
-            select.select([], [self._fd], [], left_s)
+            poll = select.poll()
+            poll.register(self._fd, select.POLLOUT)
+            poll.poll(left_s * 1000)
             self.flush()
 
 

@@ -9,7 +9,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 from typing import Any
@@ -53,9 +52,6 @@ def run(runtime: Runtime, worker: int) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from vgate.frontend.app import App
 
-    # As many connections as the system allows; a shell's default is often 1024.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     uvloop.run(_serve(App(runtime, worker), runtime.config.server, counts))
     counts.write()
     return 0

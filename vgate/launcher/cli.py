@@ -17,7 +17,7 @@ from vgate.config import Config, ConfigError, Runtime, load, local_engines, mask
 from vgate.config.checkpoint import CheckpointError, find_model
 from vgate.config.runtime import DRY_RUN, VLLM
 from vgate.keys import KeyFileWatcher, KeyRing, KeysError, hash_key
-from vgate.launcher import keys_cli
+from vgate.launcher import keys_cli, open_files
 from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from vgate.launcher.output import Output, unblocked
@@ -152,6 +152,7 @@ def _supervise(config: Config, backend: str, output: Output | None) -> int:
     logs.configure("launcher", level=settings.level, json_format=settings.json_format)
     run_dir = None
     try:
+        open_files.allow(config)
         _check_port(config)
         run_dir = RunDir(config.server.run_dir or default_run_dir(config.server.port))
         runtime = Runtime(

@@ -118,7 +118,9 @@ class Output(io.TextIOBase):
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:  # another program has made it non-blocking
-                select.select([], [self._fd], [])
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll()
             except OSError:
                 return False
         return True
