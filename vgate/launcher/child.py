@@ -8,10 +8,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from threading import Thread
 from typing import Literal
 
 from vgate.config import Runtime
+from vgate.launcher import leftovers
 from vgate.launcher.output import Output
 from vgate.wire.control import EngineState
 
@@ -194,6 +196,9 @@ class EngineChild(Child):
         command = _command(runtime, "vgate.engine", "--engine", str(number))
         super().__init__(name, command, _policy(runtime), spec.environment, output)
         self._number = number
+        self._temporary = leftovers.link_of(runtime.run_dir, f"engine-{number}")
+        self._shared_memory: set[Path] = set()
+        self._started = 0.0
         self.prefix = f"{spec.title}: " if len(runtime.engines) > 1 else ""
         self.peer: bytes | None = None
         self.state = EngineState("starting", "starting", time.time(), number)
@@ -201,6 +206,37 @@ class EngineChild(Child):
     def _reset(self, now: float) -> None:
         super()._reset(now)
         self.patience_s: float | None = None
+
+    def start(self, now: float) -> None:
+        """Start it with a temporary directory of its own."""
+        if (directory := leftovers.make_temporary(self._temporary)) is not None:
+            self._environment["TMPDIR"] = directory
+        self._started = time.time()
+        super().start(now)
+
+    def died(self, now: float) -> str | None:
+        """Return why it died, once after each death, and remove what it left."""
+        cause = super().died(now)
+        if cause is not None:
+            self._remove_leftovers()
+        return cause
+
+    def kill(self, cause: str | None = None) -> None:
+        """Kill its process group."""
+        if self.pid is not None:
+            self._shared_memory |= leftovers.shared_memory_of(self.pid, self._started)
+        super().kill(cause)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended, and remove what it left; False if it still runs."""
+        ended = super().wait(timeout_s)
+        if ended:
+            self._remove_leftovers()
+        return ended
+
+    def _remove_leftovers(self) -> None:
+        leftovers.remove_temporary(self._temporary)
+        leftovers.remove_shared_memory(self._shared_memory)
 
     def enter(self, state: Literal["starting", "ready", "restarting"], detail: str) -> EngineState:
         """Change the state and return it."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import IO, get_args
 
 from vgate.config.runtime import Directory, Endpoint
+from vgate.launcher.leftovers import remove_temporary
 
 _MODE = 0o700
 _LOCK = "lock"
 _SUBDIRECTORIES = get_args(Directory)
 _SOCKETS = ("engine-*.sock", *(f"{name}.sock" for name in get_args(Endpoint)))
+_TEMPORARY = "engine-*.tmp"
 _FILES = (*_SOCKETS, "runtime.json", "runtime.draft")
 
 
@@ -107,6 +109,8 @@ class RunDir:
 
     def _clear(self) -> None:
         """Delete only our own files, as the user may have named a directory with others."""
+        for path in self.path.glob(_TEMPORARY):
+            remove_temporary(path)
         for path in self._own_files():
             path.unlink(missing_ok=True)
         for name in _SUBDIRECTORIES:

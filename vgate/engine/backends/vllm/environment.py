@@ -5,6 +5,7 @@ the environment is prepared.
 """
 
 import os
+from pathlib import Path
 
 from vgate.config import Config
 from vgate.config.schema import Model as ModelConfig
@@ -36,6 +37,11 @@ def prepare_environment(model: ModelConfig) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+    temporary = Path(os.environ.get("TMPDIR", ""))
+    if temporary.name.startswith("vgate-"):
+        # The launcher removes it with this process, and compiled kernels should outlive that.
+        kept = temporary.parent / f"torchinductor_{os.getuid()}"
+        defaults["TORCHINDUCTOR_CACHE_DIR"] = str(kept)
     workers = model.tensor_parallel_size * model.pipeline_parallel_size
     if workers == 1 and model.distributed_executor_backend is None:
         # The worker runs in this process, so vLLM needs no process of its own.
