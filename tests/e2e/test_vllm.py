@@ -21,6 +21,7 @@ from tests.e2e.offline import generate_offline
 from tests.e2e.traffic import EngineProbe
 from tests.tiny_model.rendering import plain_environment, read_template
 from tests.wire.steps import deltas_of
+from vgate.launcher.leftovers import shared_memory_of
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Failures, Generate, Step
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -369,8 +370,11 @@ def test_a_killed_engine_is_restarted(
     stream = ask(client, CONVERSATIONS[0], stream=True, max_tokens=3000)
     first = next(iter(stream))
     assert first.choices
+    temporary = (served.run_dir / "engine-0.tmp").readlink()
+    assert list(temporary.glob("vllm_dist_*"))
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: served.pids().get("engine", killed) != killed, 20, "a new engine")
+    assert not temporary.exists()
     wait_until(served.ready, RESTART_TIMEOUT_S, "ready again")
     assert text_of(ask(client, CONVERSATIONS[0])) == offline[0]["text"]
     assert_as_offline(asyncio.run(ask_all(served)), offline)
@@ -477,6 +481,15 @@ def test_tensor_parallel_workers_serve_and_end_with_the_engine(
         wait_until(instance.ready, RESTART_TIMEOUT_S, "ready again")
         with instance.client() as client:
             assert text_of(ask(client, CONVERSATIONS[0])) == offline[0]["text"]
+        # Killed together, they remove nothing themselves.
+        killed = instance.pid_of("engine")
+        memory = shared_memory_of(killed, 0.0)
+        assert memory
+        os.killpg(killed, signal.SIGSTOP)
+        memory |= shared_memory_of(killed, 0.0)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: instance.pids().get("engine", killed) != killed, 20, "a new engine")
+        assert not [path for path in memory if path.exists()]
         left = instance.processes()
         instance.stop()
     assert [process for process in left if not ended(process)] == []
