@@ -76,6 +76,9 @@ def _too_many(body: bytes, most: int) -> PayloadTooLargeError:
     if len(body) <= _MAX_SEARCHED_BYTES:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             fields = _fields.decode(body)
-            largest = max(_NAMES, key=lambda name: len(getattr(fields, name)))
+            sizes = {name: len(getattr(fields, name)) for name in _NAMES}
+            largest = max(sizes, key=sizes.__getitem__)
+            if 2 * sizes[largest] < len(body):
+                largest = ""
     name = f"`{largest}`" if largest else "the body"
     return PayloadTooLargeError(f"{name} is too large: {message}", param=largest or None)
