@@ -62,6 +62,7 @@ class Outcome(msgspec.Struct):
     seconds: float
     faults: list[Fault]
     tally: Tally
+    own_deaths: int = 0
     problem: str | None = None
 
     @property
@@ -101,6 +102,7 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     over = True
     await asyncio.gather(*runs)
     clients.close()
+    outcome.own_deaths = len(instance.own_deaths)
     outcome.seconds = time.monotonic() - began
     for fault in faults:
         fault.began, fault.ended = round(fault.began - began, 3), round(fault.ended - began, 3)
@@ -158,6 +160,7 @@ def table(outcome: Outcome) -> str:
         ("seed", plan.seed),
         ("seconds", round(outcome.seconds)),
         ("clients", plan.clients),
+        ("engines that failed by themselves", outcome.own_deaths),
         *((f"fault: {kind}", count) for kind, count in sorted(done.items())),
         *((f"answers: {name}", count) for name, count in sorted(tally.outcomes.items())),
         *((f"right over {n} deaths of engines", c) for n, c in sorted(tally.spanned.items())),

@@ -21,6 +21,7 @@ HANGS_S = 90.0
 # A worker that was just started knows no engine yet and refuses, as at the server's start.
 _FRESH_S = 10.0
 _MOST_DEATHS = 2
+_LOGGED_S = 0.5
 # Requests at a time while their answers are learned.
 _MOST_LEARNED = 32
 
@@ -163,9 +164,14 @@ class Clients:
 
     def _deaths(self, role: str, began: float, ended: float) -> int:
         """Return how many faults from which a process died touched a period."""
-        return sum(
+        inflicted = sum(
             fault.deaths == role
             and fault.began <= ended
             and (fault.ended == 0.0 or fault.ended >= began)
             for fault in self._faults
         )
+        if role != "engine":
+            return inflicted
+        # Those of the simulated engine's own faults, which the launcher logs a moment later.
+        died = self._instance.own_deaths
+        return inflicted + sum(began - _LOGGED_S <= at <= ended + _LOGGED_S for at in died)

@@ -33,6 +33,7 @@ class Instance:
         key_file: Where the key is.
         log: The last lines of its log, each with the time at which it came.
         log_is_read: Cleared to stop reading its log.
+        own_deaths: When engines died of the faults that `dry_run.fault` sets.
     """
 
     def __init__(self, directory: Path, settings: dict[str, object], model: str | None) -> None:
@@ -40,11 +41,13 @@ class Instance:
         self.target: Target = resolve(f"http://127.0.0.1:{port}", allow_remote=False)
         self.key, self.key_file = "chaos-key", directory / "keys.jsonl"
         self.log: collections.deque[tuple[float, str]] = collections.deque(maxlen=_KEPT_LINES)
+        self.own_deaths: list[float] = []
         self.log_is_read = threading.Event()
         self.log_is_read.set()
         settings = {
             "server__port": port,
             "server__run_dir": str(directory / "run"),
+            "server__state_dir": str(directory / "state"),
             "cache__enabled": False,
             "security__enabled": True,
             "security__key_file": str(self.key_file),
@@ -123,5 +126,8 @@ class Instance:
     def _read_log(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.log.append((time.monotonic(), line.decode(errors="replace").rstrip()))
+            now, text = time.monotonic(), line.decode(errors="replace").rstrip()
+            self.log.append((now, text))
+            if "process died" in text and "injected" in text:
+                self.own_deaths.append(now)
             self.log_is_read.wait()

@@ -57,6 +57,7 @@ class Instance:
         # Most suites look at generations, which a cache would spare; those of the cache ask for it.
         self._settings = {
             "server__run_dir": str(self.run_dir),
+            "server__state_dir": str(run_dirs / "state"),
             "cache__enabled": False,
             **settings,
         }

@@ -39,8 +39,16 @@ def test_every_fault_once(run_dirs: Path) -> None:
 @pytest.mark.timeout(300)
 def test_engines_that_die_cost_no_answer(run_dirs: Path) -> None:
     outcome = ordeal(
-        run_dirs, seconds=240, most_faults=5, seed=12, clients=24, pause_s=1, kinds=("engine_kill",)
+        run_dirs,
+        seconds=240,
+        most_faults=5,
+        seed=12,
+        clients=24,
+        pause_s=1,
+        kinds=("engine_kill",),
+        settings={"dry_run__fault": "crash", "dry_run__fault_every": 300},
     )
+    assert outcome.own_deaths
     assert outcome.passed, table(outcome)
     # Only a request that two engines died with may end in an error.
     assert set(outcome.tally.outcomes) <= {"right", "excused"}

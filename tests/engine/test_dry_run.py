@@ -233,3 +233,39 @@ class TestModel:
         with pytest.raises(BackendError, match="cannot read the tokenizer") as caught:
             make_backend(str(tmp_path))
         assert caught.value.permanent
+
+
+def strikes(backend: DryRunBackend, steps: int) -> list[int]:
+    """Return the steps that fail."""
+    failed = []
+    for step in range(steps):
+        try:
+            backend.step()
+        except (MemoryError, RuntimeError):
+            failed.append(step)
+    return failed
+
+
+@pytest.mark.parametrize("fault", ["memory", "crash", None])
+def test_it_fails_on_purpose_in_every_nth_step_with_enough_sequences(fault):
+    backend = make_backend(fault=fault, fault_every=3, fault_batch=2)
+    backend.add(chat("one", ignore_eos=True))
+    assert strikes(backend, 7) == []
+    backend.add(chat("two", ignore_eos=True))
+    assert strikes(backend, 7) == ([2, 5] if fault else [])
+
+
+def test_it_hangs_on_purpose(monkeypatch):
+    class StillThereError(Exception):
+        pass
+
+    def sleep(seconds):
+        if seconds > 1000:
+            raise StillThereError
+
+    monkeypatch.setattr(dry_run.time, "sleep", sleep)
+    backend = make_backend(fault="hang", fault_every=2)
+    backend.add(chat("one", ignore_eos=True))
+    backend.step()
+    with pytest.raises(StillThereError):
+        backend.step()

@@ -18,7 +18,7 @@ DRY_RUN, VLLM = "dry_run", "vllm"
 
 _FILE = "runtime.json"
 # In the run directory: the state that frontends share.
-Directory = Literal["kept-keys", "limits", "metrics", "model-files", "suspects"]
+Directory = Literal["engines", "kept-keys", "limits", "metrics", "model-files", "suspects"]
 # What the launcher binds: the control link of its children, and where frontends publish to each
 # other and receive what others published.
 Endpoint = Literal["control", "publish", "subscribe"]

@@ -28,6 +28,7 @@ class Server(Section, frozen=True):
     workers: Annotated[int, Meta(ge=0, le=256)] = 0
     run_dir: str | None = None
     http2: bool = False
+    state_dir: NonEmptyStr | None = None
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
     max_items: Annotated[int, Meta(ge=1024)] = 100_000
@@ -193,6 +194,9 @@ class DryRun(Section, frozen=True):
     prefill_tokens_per_s: PositiveFloat = 20_000
     kv_cache_tokens: PositiveInt = 65_536
     script: NonEmptyStr | None = None
+    fault: Literal["memory", "crash", "hang"] | None = None
+    fault_every: PositiveInt = 100
+    fault_batch: PositiveInt = 1
 
 
 class Config(Section, frozen=True):

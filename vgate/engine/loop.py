@@ -82,7 +82,7 @@ class EngineLoop:
         self._on_beat = on_beat
         self._peers: dict[bytes, str] = {}
         self._subscriptions = Subscriptions()
-        self._stats = StatsCounter()
+        self.stats = StatsCounter()
         self._patience = Patience()
         self._last_key = 0
         # By frontend, which gets those of a turn in one message.
@@ -257,7 +257,7 @@ class EngineLoop:
                 self._scheduler.remove(request.key)
                 self._fail(request, error)
             else:
-                self._stats.started(now - request.arrived)
+                self.stats.started(now - request.arrived)
                 may_be_slow |= self._patience.started(request, len(self._scheduler.running))
         if may_be_slow:
             self._on_beat()
@@ -271,7 +271,7 @@ class EngineLoop:
             self._transport.wait(_IDLE_STEP_S)
             return
         now = self._clock()
-        self._stats.step(len(self._scheduler.running), now - began)
+        self.stats.step(len(self._scheduler.running), now - began)
         self._deliver(outputs)
         self._patience.stepped(self._scheduler.running, now - began, now)
 
@@ -306,7 +306,7 @@ class EngineLoop:
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
         running, waiting = len(self._scheduler.running), self._scheduler.waiting
-        stats = self._stats.now(*self._backend.counts())
+        stats = self.stats.now(*self._backend.counts())
         draining = self._drain_until < math.inf
         status = Status(running, waiting, self._backend.kv_cache_usage(), stats, draining)
         for peer in list(self._peers):

@@ -10,6 +10,7 @@ from vgate.engine.backends import load_backend
 from vgate.engine.backends.base import Backend, BackendError
 from vgate.engine.control_link import ControlLink
 from vgate.engine.loop import EngineLoop
+from vgate.engine.memory import Memory, is_out_of_memory
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.log import Log
 from vgate.wire.sockets import Router
@@ -28,13 +29,16 @@ def run(runtime: Runtime, engine: int) -> int:
     settings, name = runtime.config.logging, runtime.engine_name(engine)
     logs.configure(name, level=settings.level, json_format=settings.json_format)
     link = ControlLink(runtime)
+    memory = Memory(runtime, engine)
     try:
-        backend = load_backend(runtime.backend, runtime.engine_config(engine), link.phase)
+        backend = load_backend(runtime.backend, memory.config, link.phase)
     except BackendError as error:
         log.error("engine cannot start", reason=error)
-        link.failed(str(error), permanent=error.permanent)
+        memory.end()
+        permanent = error.permanent and not memory.take_back()
+        link.failed(str(error), permanent=permanent)
         link.close()
-        return EXIT_PERMANENT if error.permanent else EXIT_CRASHED
+        return EXIT_PERMANENT if permanent else EXIT_CRASHED
     except Exception as error:
         # Nobody knows whether it would come again.
         log.exception("engine crashed while it started")
@@ -42,14 +46,15 @@ def run(runtime: Runtime, engine: int) -> int:
         link.close()
         return EXIT_CRASHED
     try:
-        return _serve(runtime, runtime.engines[engine].address, backend, link)
+        return _serve(memory, runtime.engines[engine].address, backend, link)
     finally:
+        memory.end()
         backend.shutdown()
         link.close()
 
 
-def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink) -> int:
-    batch, model = runtime.config.batch, backend.model
+def _serve(memory: Memory, endpoint: str, backend: Backend, link: ControlLink) -> int:
+    batch, model = memory.config.batch, backend.model
     scheduler = BatchScheduler(
         Limits(
             max_num_seqs=model.max_num_seqs,
@@ -68,6 +73,7 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
             loop.drain(drain.timeout_s)
 
     loop = EngineLoop(backend, scheduler, router, clock=time.monotonic, on_beat=beat)
+    loop.stats.memory_reductions = memory.learned.reductions
 
     signal.signal(signal.SIGTERM, lambda _signal, _frame: loop.stop())
     # Everything loaded so far stays until the end, so the collector can skip it.
@@ -76,6 +82,7 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
     link.ready(
         f"{model.name} ({model.backend}): context {model.max_model_len} tokens, "
         f"batch {model.max_num_seqs}, KV cache {model.kv_cache_tokens} tokens"
+        f"{memory.summary}"
     )
     try:
         loop.run()
@@ -83,6 +90,9 @@ def _serve(runtime: Runtime, endpoint: str, backend: Backend, link: ControlLink)
         # The model's state is unknown now, so the process ends.
         log.exception("engine crashed")
         reason = f"{type(error).__name__}: {error}"
+        if is_out_of_memory(error):
+            memory.ran_out(reason)
+            reason = f"it ran out of memory ({reason})"
         loop.end(reason)
         link.failed(reason, permanent=False)
         return EXIT_CRASHED

@@ -23,9 +23,10 @@ class _Counter:
 
 
 class StatsCounter:
-    """The counts of one engine."""
+    """The counts of one engine; its owner sets `memory_reductions`."""
 
     def __init__(self) -> None:
+        self.memory_reductions = 0
         self._batch_size = _Counter(BATCH_SIZE)
         self._step_s = _Counter(STEP_S)
         self._inter_token_s = _Counter(STEP_S)
@@ -51,4 +52,5 @@ class StatsCounter:
             preemptions,
             queries,
             hits,
+            self.memory_reductions,
         )

@@ -31,6 +31,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
         queue_s: Seconds that requests waited in the queue.
         preemptions: Sequences that lost their KV cache and were recomputed.
         prefix_cache_queries, prefix_cache_hits: Prompt tokens looked up and found.
+        memory_reductions: How often it was made smaller because it ran out of memory.
     """
 
     batch_size: Histogram
@@ -40,3 +41,4 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     preemptions: int
     prefix_cache_queries: int
     prefix_cache_hits: int
+    memory_reductions: int = 0

@@ -232,7 +232,7 @@ class TestHeld:
 
 class TestSameModel:
     def test_an_engine_is_the_same_if_it_says_the_same(self):
-        again = msgspec.structs.replace(MODEL, created=2, kv_cache_tokens=900)
+        again = msgspec.structs.replace(MODEL, created=2, kv_cache_tokens=900, max_num_seqs=2)
         assert identity_of(again) == identity_of(MODEL)
         assert identity_of(msgspec.structs.replace(MODEL, names=["n"])) != identity_of(MODEL)
         assert identity_of(msgspec.structs.replace(MODEL, max_model_len=99)) != identity_of(MODEL)

@@ -173,4 +173,5 @@ class Survivors:
 
 def identity_of(model: ModelInfo) -> ModelInfo:
     """Return a model's description without what may differ between its replicas."""
-    return msgspec.structs.replace(model, created=0, kv_cache_tokens=0)
+    # One that ran out of memory has a smaller batch.
+    return msgspec.structs.replace(model, created=0, kv_cache_tokens=0, max_num_seqs=0)

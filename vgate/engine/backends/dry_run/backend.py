@@ -15,6 +15,7 @@ from vgate.config.runtime import DRY_RUN
 from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
 from vgate.engine.backends.checks import check, unknown_adapter
 from vgate.engine.backends.dry_run.embedding import check_dimensions, embed
+from vgate.engine.backends.dry_run.fault import Fault
 from vgate.engine.backends.dry_run.script import Rule, load_script
 from vgate.engine.backends.dry_run.sequence import Rules, Sequence, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
@@ -41,6 +42,7 @@ class DryRunBackend:
         self._adapters = config.model.adapter_names
         self._script = load_script(config.dry_run.script)
         self._vocabulary = vocabulary = Vocabulary(config.model.model_id)
+        self._fault = Fault(config.dry_run)
         self._texts: dict[str, Request] = {}
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
@@ -89,6 +91,7 @@ class DryRunBackend:
 
         It embeds all texts, prefills new sequences within the budget, and decodes all others.
         """
+        self._fault.step(len(self._running))
         self._resume_preempted()
         self._preempt_overfull()
         texts, self._texts = self._texts, {}

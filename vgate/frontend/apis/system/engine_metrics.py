@@ -82,6 +82,8 @@ class EngineCollector(Collector):
         restarts = CounterMetricFamily(
             "vgate_engine_restarts", "Times that the engine was started again.", labels=_LABELS
         )
+        text = "How often the engine was made smaller because it ran out of memory."
+        reduced = GaugeMetricFamily("vgate_engine_memory_reductions", text, labels=_LABELS)
         stats = []
         for model in self._models.states():
             status = model.status
@@ -91,8 +93,10 @@ class EngineCollector(Collector):
             restarts.add_metric([model.name], model.engine.restarts)
             if status.stats is not None:
                 stats.append((model.name, status.stats))
+                reduced.add_metric([model.name], status.stats.memory_reductions)
         yield from gauges
         yield restarts
+        yield reduced
         yield from _histograms(stats)
         yield from _counters(stats)
 
