@@ -23,6 +23,7 @@ _MINIMAL: dict[str, tuple[str, dict[str, Any]]] = {
     "messages": ("/v1/messages", {"model": "tiny", "messages": _HI, "max_tokens": 3}),
     "count": ("/v1/messages/count_tokens", {"model": "tiny", "messages": _HI}),
     "tokenize": ("/tokenize", {"model": "tiny"}),
+    "embed": ("/v1/embeddings", {"input": "hi"}),
     "detokenize": ("/detokenize", {"model": "tiny", "tokens": [1, 2]}),
 }
 

@@ -17,20 +17,25 @@ from bench.compare.service import Running
 from bench.compare.settings import Settings, Setup
 from tests.e2e.instance import Instance
 from tests.e2e.same_requests import Answer, Request, answers_of, request, same_requests
+from tests.tiny_model.weights import MODEL_CONFIG
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(330)]
 
 MAX_MODEL_LEN = 512
+EMBEDDINGS = "/v1/embeddings"
 REQUESTS = [*same_requests()]
 # The kinds of requests in docs/api.md that vLLM answers and V-Gate refuses.
 KINDS = {
     "beam search",
     "best_of",
     "documents",
+    "embedded conversations",
     "empty text",
     "functions",
     "invalid elsewhere",
     "media",
+    "other types",
+    "raw vectors",
     "schema",
     "sizes",
     "wrong role",
@@ -54,32 +59,36 @@ SENT = [*REQUESTS, *WHOLE, *STREAMS, *PROBES]
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict[str, Answer]:
-    """The answers of vLLM's server."""
+    """The answers of vLLM's servers, which serve one task each."""
     work = tmp_path_factory.mktemp("vllm-server")
-    arguments = {
-        "enable_auto_tool_choice": True,
-        "tool_call_parser": "hermes",
-        "max_logprobs": -1,
-    }
-    setup = Setup(models=Models(work), work=work, model=tiny_model_dir, engine_arguments=arguments)
     settings = Settings(max_num_seqs=16, max_model_len=MAX_MODEL_LEN)
-    with Running(build("vllm-serve-1p", setup, settings)) as running:
-        return answers_of(f"http://127.0.0.1:{running.service.port}", SENT)
+
+    def answers(sent: list[Request], **arguments: Any) -> dict[str, Answer]:
+        setup = Setup(
+            models=Models(work), work=work, model=tiny_model_dir, engine_arguments=arguments
+        )
+        with Running(build("vllm-serve", setup, settings)) as running:
+            return answers_of(f"http://127.0.0.1:{running.service.port}", sent)
+
+    tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    embed = [asked for asked in SENT if asked.path == EMBEDDINGS]
+    generate = [asked for asked in SENT if asked.path != EMBEDDINGS]
+    return answers(generate, max_logprobs=-1, **tools) | answers(embed, runner="pooling")
 
 
 @pytest.fixture(scope="module")
 def ours(run_dirs: Path, tiny_model_dir: Path) -> Iterator[dict[str, Answer]]:
     """The answers of V-Gate."""
+    common = {"model_id": str(tiny_model_dir), "dtype": "float32", "max_model_len": MAX_MODEL_LEN}
     with Instance(
         run_dirs,
         dry_run=False,
         server__workers=1,
-        model__model_id=str(tiny_model_dir),
+        **{f"model__{name}": value for name, value in common.items()},
         model__served_model_name="tiny",
-        model__dtype="float32",
-        model__max_model_len=MAX_MODEL_LEN,
         model__engine_args={"enforce_eager": True, "max_logprobs": -1},
         batch__max_batch_size=64,
+        additional_models=[{**common, "task": "embed", "served_model_name": "tiny-embed"}],
     ) as instance:
         yield answers_of(instance.url, SENT)
         assert not instance.has_problem()
@@ -134,17 +143,20 @@ def test_minus_one_asks_for_the_whole_vocabulary(
 ):
     theirs, mine = (json.loads(answers[asked.name].text) for answers in (vllm, ours))
     (choice,), (other,) = mine["choices"], theirs["choices"]
-    prompt = mine["prompt_logprobs"] or choice.get("prompt_logprobs")
-    other_prompt = theirs["prompt_logprobs"] or other.get("prompt_logprobs")
-    assert [position and len(position) for position in prompt] == [
-        position and len(position) for position in other_prompt
+    chat = "message" in choice
+    sizes = [
+        [position and len(position) for position in holder["prompt_logprobs"]]
+        for holder in ((mine, theirs) if chat else (choice, other))
     ]
-    if "message" in choice:
+    assert sizes[0] == sizes[1]
+    if chat:
         tops = [len(position["top_logprobs"]) for position in choice["logprobs"]["content"]]
+        assert set(tops) == {MODEL_CONFIG["vocab_size"]}
     else:
         # By the tokens' texts, some of which several tokens share.
         tops = [len(position) for position in choice["logprobs"]["top_logprobs"]]
-    assert min(tops) > 1500
+        assert min(tops) > MODEL_CONFIG["vocab_size"] // 2
+    assert len(tops) == mine["usage"]["completion_tokens"]
 
 
 def told(asked: Request, answers: dict[str, Answer]) -> str:

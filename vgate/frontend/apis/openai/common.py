@@ -112,7 +112,9 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
     return_tokens_as_token_ids: bool | None = None
 
     best_of: Annotated[Any, refused(1, instead="use `n`")] = None
-    suffix: Annotated[Any, refused("")] = None
+    suffix: Annotated[
+        Any, refused("", instead="write the model's own tokens for it into `prompt`")
+    ] = None
     use_beam_search: Annotated[Any, refused(False)] = None
     length_penalty: Annotated[
         Any, told(1.0, instead="only beam search uses it, which is not offered")

@@ -126,7 +126,7 @@ def decode_embeddings(body: bytes, ignored: Ignored) -> EmbeddingRequest:
     if request.input is None:
         raise invalid("input", "is required")
     _check_input(request)
-    _check_encoding(request)
+    _check_encoding(request, ignored)
     if request.use_activation is False:
         problem = "must be true or left out: the model's own vectors are final"
         raise unsupported("use_activation", problem)
@@ -147,7 +147,7 @@ def _check_input(request: EmbeddingRequest) -> None:
         raise invalid("input", f"must have at most {MAX_INPUTS} items, got {len(given)}")
 
 
-def _check_encoding(request: EmbeddingRequest) -> None:
+def _check_encoding(request: EmbeddingRequest, ignored: Ignored) -> None:
     for name, allowed in (
         ("encoding_format", ("float", "base64")),
         ("embed_dtype", DTYPES),
@@ -157,9 +157,11 @@ def _check_encoding(request: EmbeddingRequest) -> None:
         if value is not None and value not in allowed:
             raise invalid(name, f"must be {' or '.join(map(repr, allowed))}, got {value[:80]!r}")
     encoding = request.encoding
-    if not encoding.as_base64 and (encoding.dtype != "float32" or encoding.big_endian):
-        name = "endianness" if encoding.dtype == "float32" else "embed_dtype"
-        raise invalid(name, "needs `encoding_format: base64`; it has no effect on JSON numbers")
+    if not encoding.as_base64:  # they have no effect on JSON numbers
+        if encoding.dtype != "float32":
+            ignored.add("embed_dtype")
+        if encoding.big_endian:
+            ignored.add("endianness")
 
 
 def _embed_request(request: EmbeddingRequest) -> EmbedRequest:
