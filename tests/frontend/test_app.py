@@ -240,6 +240,21 @@ class TestNotReady:
 
         serve(scenario, engine=False, model=Model(tool_parser="xml"))
 
+    @pytest.mark.parametrize(("content", "words"), [(None, "cannot read"), ("{% if", "not valid")])
+    def test_a_configured_template_that_cannot_be_used(self, serve, tmp_path, content, words):
+        path = tmp_path / "mine.jinja"
+        if content is not None:
+            path.write_text(content)
+
+        # Also before a model is loaded.
+        async def scenario(gateway):
+            problem = gateway.app.models[0].problem
+            assert str(path) in problem
+            assert words in problem
+            assert gateway.heard[0].problem == problem
+
+        serve(scenario, engine=False, model=Model(chat_template=str(path)))
+
 
 class TestChat:
     @pytest.mark.parametrize("text", ["Hello!", "é世😀 " * 20, "line\nline\n\n"])

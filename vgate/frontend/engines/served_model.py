@@ -11,7 +11,7 @@ from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.parsing import tool_parser_problem
-from vgate.frontend.text import TextModel, TextModelError, load_text_model
+from vgate.frontend.text import TextModel, TextModelError, load_text_model, template_problem
 from vgate.log import Log
 from vgate.wire.control import EngineState
 from vgate.wire.messages import ModelInfo
@@ -61,7 +61,10 @@ class ServedModel:
         self._files = files
         self._info: ModelInfo | None = None
         self.text: TextModel | None = None
-        self.problem = tool_parser_problem(config.tool_parser)
+        # Now, and not when the engine has loaded for minutes.
+        self.problem = tool_parser_problem(config.tool_parser) or template_problem(
+            config.chat_template
+        )
         self._is_misconfigured = self.problem is not None
         self._loading: asyncio.Task[None] | None = None
         # Custom logits processors may depend on the prompt's length.

@@ -4,7 +4,7 @@
 """
 
 from vgate.frontend.text.decode import Detokenizer, TokenTexts
-from vgate.frontend.text.model import TextModel, TextModelError, load_text_model
+from vgate.frontend.text.model import TextModel, TextModelError, load_text_model, template_problem
 from vgate.frontend.text.stop_strings import StopStrings
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError
@@ -20,4 +20,5 @@ __all__ = [
     "TokenTexts",
     "TooManyTokensError",
     "load_text_model",
+    "template_problem",
 ]

@@ -110,6 +110,16 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
         return sequences
 
 
+def template_problem(configured: str | None) -> str | None:
+    """Return why a configured chat template can't be used; None if it can, or there is none."""
+    try:
+        if configured:
+            _compiled(_template_text(configured), {}, configured)
+    except TextModelError as error:
+        return str(error)
+    return None
+
+
 def load_text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     """Load a model's text side. Takes up to a second for a large vocabulary.
 
