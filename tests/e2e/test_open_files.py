@@ -30,7 +30,7 @@ def test_connections_beyond_the_limit_wait(run_dirs: Path):
         assert "few files may be open" in server.logs()
         pids = server.pids()
         frontend = psutil.Process(pids["frontend-1"])
-        request = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+        request = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
         connections = []
         for _ in range(2 * ALLOWED):
             connections.append(socket.create_connection(("127.0.0.1", server.port)))
