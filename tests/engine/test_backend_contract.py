@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from tests.tiny_model import make_tiny_adapter
 from vgate.config import Config
+from vgate.config.runtime import DRY_RUN
 from vgate.config.schema import Batch, DryRun, LoraAdapter, Model
 from vgate.engine.backends import REGISTRY, load_backend
 from vgate.engine.backends.base import Backend, Output
@@ -650,6 +651,39 @@ class TestStructured:
         outputs = run(backend, *requests, make_request())
         texts = [tokenizer.decode(tokens(outputs[request.key])) for request in requests]
         assert texts == ["aa", "bb", "cc"]
+
+    @pytest.mark.parametrize("at", [1, 3, 6])
+    @pytest.mark.parametrize(
+        "structured",
+        [
+            StructuredOutput("json", json.dumps(SCHEMA), disable_any_whitespace=True),
+            StructuredOutput("choice", ["yes and no and perhaps", "no and yes"]),
+            StructuredOutput("regex", "[0-9]{3}-[a-c]{3}"),
+        ],
+        ids=lambda structured: structured.kind,
+    )
+    def test_it_continues_after_the_tokens_of_another_engine(
+        self, backend, tokenizer, structured, at
+    ):
+        whole = self.request(tokenizer, structured)
+        expected = tokens(run(backend, whole)[whole.key])
+        if len(expected) <= at:
+            pytest.skip("its answer is shorter")
+        rest = self.request(tokenizer, structured)
+        rest.continued = expected[:at]
+        outputs = run(backend, rest)[rest.key]
+        assert tokens(outputs) == expected[at:]
+        assert_well_ended(outputs, "stop")
+
+    def test_what_it_forbids_can_not_be_continued(self, backend, tokenizer):
+        if backend.model.backend == DRY_RUN:
+            pytest.skip("the dry-run engine's output depends on the prompt alone")
+        request = self.request(tokenizer, StructuredOutput("choice", ["yes"]))
+        request.continued = tokenizer.encode("no").ids
+        other = make_request()
+        outputs = run(backend, request, other)
+        assert outputs[request.key][-1].error.subject == "constraint"
+        assert_well_ended(outputs[other.key], "length")
 
     def test_logprobs_come_with_it(self, backend, tokenizer):
         request = self.request(tokenizer, StructuredOutput("choice", ["yes"]))

@@ -89,11 +89,11 @@ def _serve(memory: Memory, endpoint: str, backend: Backend, link: ControlLink) -
     except Exception as error:
         # The model's state is unknown now, so the process ends.
         log.exception("engine crashed")
-        reason = f"{type(error).__name__}: {error}"
+        reason = told = f"{type(error).__name__}: {error}"
         if is_out_of_memory(error):
             memory.ran_out(reason)
-            reason = f"it ran out of memory ({reason})"
-        loop.end(reason)
+            told = "it ran out of memory"
+        loop.end(told)
         link.failed(reason, permanent=False)
         return EXIT_CRASHED
     else:

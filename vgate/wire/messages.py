@@ -78,10 +78,10 @@ class GenerateOptions(ClientOptions, frozen=True, array_like=True):
 
     # As in `SamplingParams`. The others are:
     # - bad_words: only generated tokens are searched (vllm/v1/sample/ops/bad_words.py)
-    # - structured: a grammar begins at the first generated token
-    # `prompt_logprobs` are sent with the first token.
+    # `prompt_logprobs` are sent with the first token. The engine advances the grammar of
+    # `structured` over the tokens so far.
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
-        {"logprobs", "prompt_logprobs", "adapter", "cache_salt"}
+        {"logprobs", "prompt_logprobs", "structured", "adapter", "cache_salt"}
     )
 
     bad_words: list[list[TokenId]] = []

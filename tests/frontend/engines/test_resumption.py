@@ -43,7 +43,7 @@ SHAPING = {
     "adapter": "a",
     "cache_salt": "s",
 }
-OBSTACLES = {"presence_penalty", "frequency_penalty", "seed", "bad_words", "structured"}
+OBSTACLES = {"presence_penalty", "frequency_penalty", "seed", "bad_words"}
 ALL = (*SamplingParams.__struct_fields__, *GenerateOptions.__struct_fields__)
 MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 
