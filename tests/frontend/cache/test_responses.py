@@ -344,3 +344,36 @@ def test_input_items(serve):
         assert await listed() == "response_id"
 
     serve(scenario)
+
+
+def test_references_to_a_conversation_read_it_once(serve, monkeypatch):
+    read: list[str] = []
+    get_item = SqliteResponses.get_item
+
+    async def counted(store: SqliteResponses, key: str, name: str) -> StoredResponse | None:
+        read.append(name)
+        return await get_item(store, key, name)
+
+    monkeypatch.setattr(SqliteResponses, "get_item", counted)
+
+    async def scenario(gateway: Gateway):
+        answer, said = None, []
+        for text in ("one", "two", "three"):
+            answer = (
+                await post(gateway, PATH, {"input": text, "previous_response_id": answer})
+            ).json["id"]
+            stored = await gateway.request("GET", f"{PATH}/{answer}")
+            said.append(stored.json["output"][0]["id"])
+        references = [{"type": "item_reference", "id": name} for name in said * 50]
+        asked = {"input": [*references, {"role": "user", "content": "all"}]}
+        assert (await post(gateway, PATH, asked)).status == 200
+        assert read == said[-1:]
+        # Those of the response that it continues aren't read again.
+        asked["previous_response_id"] = answer
+        assert (await post(gateway, PATH, asked)).status == 200
+        assert read == said[-1:]
+        asked["input"] = [{"type": "item_reference", "id": ["x"]}]
+        refused = await post(gateway, PATH, asked)
+        assert (refused.status, refused.error["param"]) == (400, "input[0].id")
+
+    serve(scenario)

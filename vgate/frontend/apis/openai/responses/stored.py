@@ -68,21 +68,22 @@ async def continued(
             raise invalid("previous_response_id", "is not the id of a stored response")
         before = _decode_items(stored.conversation)
         earlier = Earlier(len(before), stored.conversation)
-    for index, item in enumerate(items):
-        if kind_of(item) == "item_reference":
-            items[index] = await _referenced(item, store, key, f"input[{index}]")
+    known = _by_id(before)
+    # From the end: a later response has the items of those before it, so that one is mostly enough.
+    for index in reversed(range(len(items))):
+        if kind_of(items[index]) == "item_reference":
+            name = items[index].get("id")
+            if store and isinstance(name, str) and name not in known:
+                stored = await store.get_item(key, name)
+                known |= _by_id(_decode_items(stored.conversation)) if stored else {}
+            if not isinstance(name, str) or name not in known:
+                raise invalid(f"input[{index}].id", "is not the id of an item of a stored response")
+            items[index] = known[name]
     return msgspec.structs.replace(request, input=[*before, *items]), earlier
 
 
-async def _referenced(
-    item: dict[str, Any], store: ResponseStore | None, key: str, path: str
-) -> dict[str, Any]:
-    name = item.get("id")
-    stored = await store.get_item(key, name) if store and isinstance(name, str) else None
-    for found in _decode_items(stored.conversation) if stored else ():
-        if found.get("id") == name:
-            return found
-    raise invalid(f"{path}.id", "is not the id of an item of a stored response")
+def _by_id(items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {item["id"]: item for item in items}
 
 
 def keeper(
