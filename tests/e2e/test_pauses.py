@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.instance import Instance, wait_until
 from tests.e2e.traffic import CHAT, Request, chat, endless
 
-HANG_S = 2.0
+HANG_S = 3.0
 
 
 @pytest.mark.parametrize("first", ["launcher", "children"])

@@ -3,6 +3,7 @@
 import pytest
 
 from vgate.config import Config, EngineSpec, Runtime
+from vgate.config.schema import Server, Supervision
 from vgate.launcher.child import JudgesClock
 from vgate.launcher.console import Console
 from vgate.launcher.supervisor import Supervisor
@@ -58,6 +59,27 @@ def judge(tmp_path_factory):
     supervisor.close()
 
 
+@pytest.fixture
+def frontends(tmp_path_factory):
+    """Return a function that returns why silent frontends are killed, with a limit of 5 s."""
+    config = Config(server=Server(workers=2), supervision=Supervision(hang_timeout_s=5))
+    run_dir = str(tmp_path_factory.mktemp("s"))
+    runtime = Runtime(config=config, backend="dry_run", run_dir=run_dir, engines=[])
+    supervisor = Supervisor(runtime, Console(runtime))
+    killed: list[str] = []
+
+    def judge(silent_s: float, *, heard: bool) -> list[str]:
+        for child in supervisor._frontends:
+            child.kill = killed.append
+            child.started_at = -1.0 if heard else 0.0
+            child.last_beat = 0.0
+        supervisor._kill_hung(silent_s)
+        return killed
+
+    yield judge
+    supervisor.close()
+
+
 @pytest.mark.parametrize(
     ("silent_s", "patience_s", "hung"),
     [
@@ -78,3 +100,10 @@ def test_an_engine_is_judged_by_its_own_steps_and_the_configuration(
 def test_an_engine_that_loads_has_the_time_to_load(judge):
     assert judge(1700, None, ready=False) == []
     assert judge(1801, None, ready=False) == ["did not load within 1800 s"]
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "heard", "hung"), [(6, True, 2), (6, False, 0), (31, False, 2)]
+)
+def test_a_frontend_has_more_time_before_its_first_heartbeat(frontends, silent_s, heard, hung):
+    assert len(frontends(silent_s, heard=heard)) == hung

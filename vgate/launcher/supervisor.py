@@ -139,8 +139,10 @@ class Supervisor:
                     engine.kill(f"hung: no step finished for {hang_s:.0f} s")
         hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
         for child in self._frontends:
-            if now - child.last_beat > hang_s:
-                child.kill(f"hung: silent for {hang_s:.0f} s")
+            # Before its first heartbeat it imports, which a slow disk may draw out.
+            limit_s = hang_s if child.last_beat > child.started_at else _FRONTEND_HANG_S
+            if now - child.last_beat > limit_s:
+                child.kill(f"hung: silent for {limit_s:.0f} s")
 
     def _receive(self) -> None:
         while (received := self._router.receive()) is not None:
