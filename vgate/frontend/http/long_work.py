@@ -48,7 +48,9 @@ class LongWork:
         self, http: HttpRequest, body: bytes, decode: Callable[[bytes, Ignored], _Result]
     ) -> _Result:
         """Return `decode(body, http.ignored)` for a request's body."""
-        return await self.done(http, partial(decode, body, http.ignored))
+        if http.is_short:
+            return decode(body, http.ignored)
+        return await self.run(http, partial(decode, body, http.ignored))
 
     async def done(self, http: HttpRequest, work: Callable[[], _Result]) -> _Result:
         """Return the result of work whose time depends on the body; raise what it raises."""

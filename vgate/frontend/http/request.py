@@ -158,28 +158,16 @@ class HttpRequest:
             RequestTimeoutError: It did not come in time.
             ClientDisconnected: The client left before it had sent all of it.
         """
-        body = await self._plain_body(limits.max_bytes)
-        self.is_short = (
-            len(body) <= _SMALL_BYTES and body.count(b"{") + body.count(b"[") <= _FEW_ITEMS
-        )
-        await check_items(body, limits.max_items)
-        return body
-
-    def _hold(self, body_bytes: int) -> None:
-        size = BYTES_PER_BODY_BYTE * body_bytes
-        self._waits.memory.hold(size)
-        self._held_bytes += size
-
-    async def _plain_body(self, limit_bytes: int) -> bytes:
-        if self._declared <= limit_bytes:
+        most = limits.max_bytes
+        if self._declared <= most:
             self._hold(int(self._declared))
         self._body_taken = True
         self._waits.deadlines.begin(self._task, _BODY_TIMEOUT_S)
         try:
-            if self._declared <= limit_bytes:
+            if self._declared <= most:
                 body: bytes = await self._protocol()
             else:
-                body = await self._body_in_chunks(limit_bytes)
+                body = await self._body_in_chunks(most)
         except ProtocolClosed:
             raise ClientDisconnected from None
         finally:
@@ -187,11 +175,18 @@ class HttpRequest:
                 message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
                 raise RequestTimeoutError(message) from None
         encoding = self.header("content-encoding")
-        if encoding is None or encoding == "identity":
-            return body
-        plain = await asyncio.to_thread(decompressed, body, encoding, limit_bytes)
-        self._hold(len(plain))
-        return plain
+        if encoding is not None and encoding != "identity":
+            body = await asyncio.to_thread(decompressed, body, encoding, most)
+            self._hold(len(body))
+        self.is_short = len(body) <= _SMALL_BYTES and body.count(b"{") <= _FEW_ITEMS
+        if len(body) > limits.max_items:  # each takes a byte at least
+            await check_items(body, limits.max_items)
+        return body
+
+    def _hold(self, body_bytes: int) -> None:
+        size = BYTES_PER_BODY_BYTE * body_bytes
+        self._waits.memory.hold(size)
+        self._held_bytes += size
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []
@@ -256,8 +251,9 @@ class HttpRequest:
         """Start watching the client. Called by `DisconnectWatch`."""
         future = self._disconnect = self._protocol.client_disconnect()
 
-        def left(_future: object) -> None:
-            if self._disconnect is not None and self._on_disconnect is not None:
+        def left(done: object) -> None:
+            # It comes a little later than `release`, after which there may be another watch.
+            if self._disconnect is done and self._on_disconnect is not None:
                 self._on_disconnect()
 
         future.add_done_callback(left, context=contextvars.copy_context())

@@ -13,9 +13,9 @@ from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.parameters import check_truncation, token_limit
 from vgate.frontend.pipeline.port import EmbedRequest
-from vgate.frontend.pipeline.prepare import check_length, explaining
+from vgate.frontend.pipeline.prepare import check_length, explained
 from vgate.frontend.pipeline.serve import Context, run
-from vgate.frontend.text import TextModel, TokenLimit
+from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
@@ -60,11 +60,15 @@ def input_tokens(text: TextModel, request: EmbedRequest) -> list[list[int]]:
 def _tokens_of(
     text: TextModel, texts: list[str], limit: TokenLimit, *, special: bool
 ) -> list[list[int]]:
-    for index, item in enumerate(texts):
-        with explaining(f"input[{index}]", limit.keep, _HINT):
+    where = "input"
+    try:
+        for index, item in enumerate(texts):
+            where = f"input[{index}]"
             check_length(text, item, limit)
-    with explaining("input", limit.keep, _HINT):
+        where = "input"
         return text.tokenizer.encode_batch(texts, special=special, limit=limit)
+    except (TooManyTokensError, InvalidValueError) as error:
+        raise explained(error, where, limit.keep, _HINT) from None
 
 
 async def embed(

@@ -4,13 +4,13 @@ What takes long is done on a thread: 30,000 tokens take tens of milliseconds, fo
 streams would wait.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 
-from vgate.errors import ContextLengthExceededError, InvalidValueError
+from vgate.errors import ContextLengthExceededError, InvalidRequestError, InvalidValueError
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
@@ -92,12 +92,14 @@ def tokenize_generation(
     limit = TokenLimit(most, refuses=True) if refuses else None
     if generation.truncation is not None:
         limit = parameters.token_limit(generation.truncation, max(1, most - 1))
-    with explaining(param, most):
+    try:
         if isinstance(prompt, Prompts):
             prompts = _tokenize_prompts(text, prompt, limit, max_new_chars)
         else:
             found = _tokenize_conversation(model, text, http, generation, limit, max_new_chars)
             rendered, prompts = (None, None) if found is None else (found[0], [found[1]])
+    except (TooManyTokensError, InvalidValueError) as error:
+        raise explained(error, param, most) from None
     if prompts is None:
         return None
     if generation.truncation is not None:
@@ -105,20 +107,16 @@ def tokenize_generation(
     return TokenizedGeneration(model, text, rendered, prompts)
 
 
-@contextmanager
-def explaining(param: str, most: int, hint: str = "") -> Iterator[None]:
-    """Turn a tokenizer's refusal of the text, or of one of the texts, of a field into an error."""
-    try:
-        yield
-    except TooManyTokensError as error:
+def explained(
+    error: TooManyTokensError | InvalidValueError, param: str, most: int, hint: str = ""
+) -> InvalidRequestError:
+    """Return a tokenizer's refusal of a field's text, or of one of its texts, for the client."""
+    if isinstance(error, TooManyTokensError):
         where = param if error.index is None else f"{param}[{error.index}]"
-        raise ContextLengthExceededError.of_prompt(
-            error.tokens, most, where, hint, at_least=True
-        ) from None
-    except InvalidValueError as error:
-        if error.param is not None:
-            raise
-        raise InvalidValueError(f"`{param}`: {error.message}", param=param) from None
+        return ContextLengthExceededError.of_prompt(error.tokens, most, where, hint, at_least=True)
+    if error.param is not None:
+        return error
+    return InvalidValueError(f"`{param}`: {error.message}", param=param)
 
 
 def check_length(text: TextModel, prompt: str, limit: TokenLimit | None) -> None:

@@ -5,6 +5,7 @@ itself. So pieces can be cached: a growing conversation repeats its system promp
 every request. A long text also costs more per character than a short one.
 """
 
+import math
 import re
 from collections import OrderedDict
 from itertools import chain
@@ -66,9 +67,12 @@ class PieceEncoder:
 
     def _pieces(self, text: str) -> list[str]:
         """Return the special tokens of a text and what is between them, cut where it is long."""
-        if len(text) <= 2 * SLICE_CHARS:
-            return self._split(text)
-        pieces: list[str] = []
+        if len(text) <= _SEARCH_CHARS:
+            pieces = self._split(text)
+            if len(text) <= 2 * SLICE_CHARS or max(map(len, pieces)) <= 2 * SLICE_CHARS:
+                return pieces
+            return [part for piece in pieces for part in self._slices.of(piece)]
+        pieces = []
         start = position = 0
         while position < len(text):
             # Without it a search could take long.
@@ -95,27 +99,34 @@ class PieceEncoder:
                 found.append(self._tokens_of(pieces.pop()))
                 count += len(found[-1])
             return [*chain.from_iterable(reversed(found))]
+        special, kept = self._special or {}, self._kept
+        most = math.inf if limit is None else limit.keep
         ids: list[int] = []
         for position, piece in enumerate(pieces, 1):
-            ids += self._tokens_of(piece)
-            if limit is not None and len(ids) > limit.keep and position < len(pieces):
+            if (token := special.get(piece)) is not None:
+                ids.append(token)
+            elif piece:
+                ids += self._again(piece) if piece in kept else self._tokens_of(piece)
+            if len(ids) > most and limit is not None and position < len(pieces):
                 limit.stop(len(ids))
                 break
         return ids
+
+    def _again(self, piece: str) -> list[int]:
+        # Another thread may have evicted it meanwhile.
+        try:
+            self._kept.move_to_end(piece)
+            return self._kept[piece]
+        except KeyError:
+            return self._learn(piece)
 
     def _tokens_of(self, piece: str) -> list[int]:
         if not piece:
             return []
         if self._special is None:
             return self._native(piece)
-        if (token := self._special.get(piece)) is not None:
-            return [token]
-        # Another thread may evict it meanwhile.
-        try:
-            self._kept.move_to_end(piece)
-            return self._kept[piece]
-        except KeyError:
-            return self._learn(piece)
+        token = self._special.get(piece)
+        return self._again(piece) if token is None else [token]
 
     def _learn(self, piece: str) -> list[int]:
         ids = None
