@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.instance import Instance
+from tests.e2e.instance import Instance, wait_until
 from tests.e2e.traffic import CHAT, MODEL
 
 SIZE = 8 * 1024 * 1024 - 1000
@@ -21,7 +22,7 @@ KEYS = [
     {"name": name, "key": f"{name}-key", "rate_limit": 1_000_000} for name in ("quiet", "noisy")
 ]
 USER = {"role": "user", "content": "a"}
-ROUNDS, ROUND_S = 3, 2
+ROUNDS, ROUND_S = 3, 1.5
 CONNECTIONS = 2
 
 
@@ -63,8 +64,8 @@ def server(run_dirs: Path) -> Iterator[Instance]:
         yield server
 
 
-def send_attacks(url: str, attack: str, ready: Event, go: Event, stop: Event) -> None:
-    """Send one body over and over on each connection while `go` is set."""
+def send_attacks(url: str, attack: str, busy: Any, go: Event, stop: Event) -> None:
+    """Send one body over and over on each connection while `go` is set; count them in `busy`."""
     path, make = ATTACKS[attack]
     body = make()
 
@@ -73,13 +74,15 @@ def send_attacks(url: str, attack: str, ready: Event, go: Event, stop: Event) ->
         async with httpx.AsyncClient(timeout=120, headers=headers) as client:
             while not stop.is_set():
                 if go.is_set():
+                    busy.value += 1
                     answer = await client.post(url + path, content=body)
+                    busy.value -= 1
                     assert answer.status_code < 500 or answer.status_code == 503, answer
                 else:
                     await asyncio.sleep(0.01)
 
     async def main() -> None:
-        ready.set()
+        busy.value = 0
         await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
 
     asyncio.run(main())
@@ -101,21 +104,21 @@ def slowest(client: httpx.Client) -> float:
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_short_chats_of_another_key_hardly_notice(server: Instance, attack: str):
     context = get_context("spawn")
-    ready, go, stop = context.Event(), context.Event(), context.Event()
-    noisy = context.Process(target=send_attacks, args=(server.url, attack, ready, go, stop))
+    busy, go, stop = context.Value("i", -1), context.Event(), context.Event()
+    noisy = context.Process(target=send_attacks, args=(server.url, attack, busy, go, stop))
     noisy.start()
-    assert ready.wait(60)
     quiet_s, noisy_s = [], []
     try:
         headers = {"Authorization": "Bearer quiet-key"}
         with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
             slowest(client)
             for _ in range(ROUNDS):
+                wait_until(lambda: busy.value == 0, 60, "nothing is sent")
                 quiet_s.append(slowest(client))
                 go.set()
+                wait_until(lambda: busy.value > 0, 10, "it is sent")
                 noisy_s.append(slowest(client))
                 go.clear()
-                time.sleep(0.3)
     finally:
         stop.set()
         go.set()
