@@ -63,7 +63,11 @@ class App:
         self._requests: set[asyncio.Task[Any]] = set()
         config = runtime.config
         key_required = config.security.enabled
-        self._hosts = Hosts(config.server, key_required=key_required)
+        self._hosts = Hosts(
+            config.server.allowed_hosts,
+            is_local=config.server.is_local,
+            key_required=key_required,
+        )
         self._cors = Cors(config.server.cors_allow_origins, key_required=key_required)
         self._refuse_unknown = config.server.unknown_fields == "refuse"
 

@@ -7,7 +7,6 @@ in ``Host``, where no page can change it.
 
 import re
 
-from vgate.config.schema import Server
 from vgate.errors import ForbiddenError
 from vgate.frontend.http.request import HttpRequest
 
@@ -20,14 +19,15 @@ class Hosts:
     """The rule for names.
 
     Args:
-        server: The configuration's section.
-        key_required: Whether requests need an API key: such a page has none.
+        names: Those besides the local ones; "*" allows any. None: any if the server is open to
+            other machines or requests need an API key, which such a page doesn't have.
+        is_local: Whether the server listens for this machine only.
+        key_required: Whether requests need an API key.
     """
 
-    def __init__(self, server: Server, *, key_required: bool) -> None:
-        names = server.allowed_hosts
+    def __init__(self, names: list[str] | None, *, is_local: bool, key_required: bool) -> None:
         if names is None:
-            names = [] if server.is_local and not key_required else ["*"]
+            names = [] if is_local and not key_required else ["*"]
         self._any = "*" in names
         self._names = frozenset(name.lower() for name in names)
 

@@ -208,7 +208,7 @@ def test_what_templates_get_of_tool_calls():
     assert tool == {"role": "tool", "content": "sunny", "tool_call_id": "call_1"}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "5", "null", '{"a": NaN}', '{"a":' * 100_000])
+@pytest.mark.parametrize("text", ["{", "[]", "5", "null", '{"a": NaN}', '{"a":' * 10_000])
 def test_arguments_that_are_no_object_stay_text(text):
     # An agent tells its model of a call that went wrong, and has to show it.
     assert converted(calling(call(text)))[0]["tool_calls"][0]["function"]["arguments"] == text
