@@ -19,7 +19,7 @@ from tests.e2e.instance import Instance
 from tests.e2e.same_requests import Answer, Request, answers_of, request, same_requests
 from tests.tiny_model.weights import MODEL_CONFIG
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(330)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MAX_MODEL_LEN = 512
 EMBEDDINGS = "/v1/embeddings"
@@ -88,7 +88,14 @@ def ours(run_dirs: Path, tiny_model_dir: Path) -> Iterator[dict[str, Answer]]:
         model__served_model_name="tiny",
         model__engine_args={"enforce_eager": True, "max_logprobs": -1},
         batch__max_batch_size=64,
-        additional_models=[{**common, "task": "embed", "served_model_name": "tiny-embed"}],
+        additional_models=[
+            {
+                **common,
+                "task": "embed",
+                "served_model_name": "tiny-embed",
+                "engine_args": {"runner": "pooling"},
+            }
+        ],
     ) as instance:
         yield answers_of(instance.url, SENT)
         assert not instance.has_problem()
