@@ -43,6 +43,8 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         rate_limit: Requests per window.
         weight: Its share of the engine, relative to the other keys with waiting requests.
         min_priority: The most urgent priority that its requests may have; lower starts sooner.
+        group: Keys of a group share cached answers, generations and prompts with each other.
+        admin: Whether it may see what the other keys use.
     """
 
     rate_limit: RequestLimit | None = None
@@ -50,6 +52,8 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     concurrent: PositiveInt | None = None
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     min_priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
+    group: KeyName | None = None
+    admin: bool = False
 
 
 class ApiKey(KeyTerms, frozen=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from collections import Counter
@@ -35,10 +36,17 @@ def gateway(run_dirs: Path, key_file: Path) -> Iterator[Instance]:
     main = {"name": "main", "key": "sk-main", "rate_limit": LIMIT}
     mixed = {"name": "mixed", "key": "sk-mixed", "rate_limit": LIMIT}
     few = {"name": "few", "key": "sk-few", "rate_limit": 4}
-    free = {"name": "free", "key": "sk-free", "rate_limit": 1_000_000}
+    free = {"name": "free", "key": "sk-free", "admin": True, "group": "g"}
     slow = {"name": "slow", "key": "sk-slow", "rate_limit": 1_000_000, "concurrent": 3}
     tokens = {"name": "tokens", "key": "sk-tokens", "rate_limit": 1_000, "tokens_per_minute": 400}
-    spent = {"name": "spent", "key": "sk-spent", "rate_limit": 1_000, "tokens_per_minute": 60}
+    spent = {
+        "name": "spent",
+        "key": "sk-spent",
+        "rate_limit": 1_000,
+        "tokens_per_minute": 60,
+        "group": "g",
+    }
+    free["rate_limit"], spent["rate_limit"] = 1_000_000, 1_000
     with Instance(
         run_dirs,
         dry_run=True,
@@ -384,3 +392,31 @@ def test_no_secret_is_shown_anywhere(gateway: Instance) -> None:
     for text in (stats, metrics, commands, gateway.logs()):
         assert "sk-main" not in text
         assert "sk-free" not in text
+    # The launcher has them from this test's environment; its children don't.
+    for process in gateway.processes()[1:]:
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert b"PATH=" in environment
+        assert b"sk-main" not in environment
+
+
+def test_a_key_sees_what_it_uses_itself(gateway: Instance) -> None:
+    own = httpx.get(f"{gateway.url}/stats", headers=bearer("sk-tokens"), timeout=10).json()
+    assert [row["key"] for row in own["limits"]] == ["tokens"]
+    assert own.keys() == {"version", "uptime_s", "ready", "limits"}
+    assert len(gateway.stats("sk-free")) > 50
+
+
+def test_metrics_name_keys_to_an_admin_only(gateway: Instance) -> None:
+    def limited(headers: dict[str, str]) -> list[tuple[bool, str, float]]:
+        """Return whether a key is named, the limit and the count of each series."""
+        text = httpx.get(f"{gateway.url}/metrics", headers=headers, timeout=10).text
+        series = re.findall(r"^vgate_rate_limited_requests_total\{(.*)\} (.*)", text, re.MULTILINE)
+        return [("key=" in s, s.rpartition('limit="')[2], float(value)) for s, value in series]
+
+    named = limited(bearer("sk-free"))
+    assert len(named) > 3 * 50
+    for headers in ({}, bearer("sk-mixed"), bearer("wrong")):
+        together = limited(headers)
+        assert sorted(limit for _, limit, _ in together) == ['concurrent"', 'requests"', 'tokens"']
+        assert not any(names for names, _, _ in together)
+        assert sum(count for *_, count in together) == sum(count for *_, count in named)

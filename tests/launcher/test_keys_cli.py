@@ -35,7 +35,7 @@ def vgate_keys(key_file, capsys):
 def test_add_prints_the_key_once_and_keeps_its_hash(vgate_keys, key_file):
     status, out, err = vgate_keys(
         "add", "team a", "--rate-limit", 5, "--tokens-per-minute", 900, "--concurrent", 2,
-        "--weight", 1.5, "--min-priority", -4,
+        "--weight", 1.5, "--min-priority", -4, "--group", "team", "--admin",
     )  # fmt: skip
     secret = out.strip()
     assert status == 0
@@ -46,7 +46,7 @@ def test_add_prints_the_key_once_and_keeps_its_hash(vgate_keys, key_file):
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     key = KeyRing.build([], key_file).find(secret)
     assert (key.rate_limit, key.tokens_per_minute, key.concurrent, key.weight) == (5, 900, 2, 1.5)
-    assert key.min_priority == -4
+    assert (key.min_priority, key.group, key.admin) == (-4, "team", True)
     assert "-4" in vgate_keys("list")[1].splitlines()[1].split()
 
 

@@ -58,7 +58,7 @@ def guarded(run_dirs: Path) -> Iterator[Instance]:
         timeouts__request_s=5,
         security__enabled=True,
         security__api_keys=[
-            {"name": "user", "key": KEY, "rate_limit": 1_000_000},
+            {"name": "user", "key": KEY, "rate_limit": 1_000_000, "admin": True},
             {"name": "limited", "key": LIMITED_KEY, "rate_limit": 2},
         ],
         security__rate_limiting__window_seconds=1,

@@ -3,8 +3,17 @@
 `runtime` has what the launcher passes to its children: the configuration and the topology.
 """
 
-from vgate.config.load import ConfigError, load, masked
+from vgate.config.load import ConfigError, load, masked, without_settings
 from vgate.config.runtime import EngineSpec, Runtime, local_engines
 from vgate.config.schema import Config
 
-__all__ = ["Config", "ConfigError", "EngineSpec", "Runtime", "load", "local_engines", "masked"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "EngineSpec",
+    "Runtime",
+    "load",
+    "local_engines",
+    "masked",
+    "without_settings",
+]

@@ -39,6 +39,18 @@ _SCALARS = {inspect.IntType: int, inspect.FloatType: float, inspect.BoolType: bo
 _SECRET_KEYS = frozenset({"key", "key_sha256", "password", "token", "hf_token", "api_key"})
 
 
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process that gets its settings otherwise.
+
+    Whoever may read a process's environment would find the keys in it.
+    """
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(ENV_PREFIX) or name in RESERVED
+    }
+
+
 class ConfigError(Exception):
     """The configuration can't be used; the message says why, in one line."""
 

@@ -146,6 +146,7 @@ class Cache(Section, frozen=True):
     max_bytes: Annotated[int, Meta(ge=0)] = 64 * MIB
     ttl_s: PositiveFloat = 3600
     scope: Literal["all", "deterministic"] = "all"
+    isolate_keys: bool = True
 
 
 class Responses(Section, frozen=True):

@@ -122,6 +122,7 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
         request.priority = message.priority
     else:
         request.dimensions = message.dimensions
+        request.options = GenerateOptions(cache_salt=message.cache_salt)
     request.tenant = message.tenant
     request.weight = message.weight
     request.resumed = message.resumed

@@ -31,12 +31,12 @@ from vgate.frontend.http import (
     BodyLimits,
     ClientDisconnected,
     Cors,
-    Hosts,
     HttpRequest,
     LongWork,
     Response,
     Waits,
 )
+from vgate.frontend.http.hosts import Hosts
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
 from vgate.frontend.routes import Route, canonical, error_format, match
@@ -63,11 +63,8 @@ class App:
         self._requests: set[asyncio.Task[Any]] = set()
         config = runtime.config
         key_required = config.security.enabled
-        self._hosts = Hosts(
-            config.server.allowed_hosts,
-            is_local=config.server.is_local,
-            key_required=key_required,
-        )
+        open_locally = config.server.is_local and not key_required
+        self._hosts = Hosts(config.server.allowed_hosts, open_locally=open_locally)
         self._cors = Cors(config.server.cors_allow_origins, key_required=key_required)
         self._refuse_unknown = config.server.unknown_fields == "refuse"
 
@@ -99,7 +96,8 @@ class App:
         metrics.show_zeros()
         limiter = LocalLimiter(runtime.directory("limits"), self._worker)
         kept_keys = runtime.directory("kept-keys") / "keys.jsonl"
-        self._access = Access(loop, config.security, kept_keys, limiter)
+        isolate = config.cache.isolate_keys
+        self._access = Access(loop, config.security, kept_keys, limiter, isolate_keys=isolate)
         self._responses = None
         if config.responses.store:
             path = Path(config.responses.file or Path(runtime.run_dir, "responses.db"))
@@ -110,6 +108,7 @@ class App:
             models=self.models,
             cache=cache.usage,
             limits=self._access.usage,
+            sees_all=self._access.sees_all,
             config=masked(config),
             backend=runtime.backend,
             started=runtime.started,

@@ -7,7 +7,7 @@ import msgspec
 
 from vgate.frontend.cache.port import ResponseStore, StoreUsage
 from vgate.frontend.engines import Models
-from vgate.frontend.http import BodyLimits, LongWork
+from vgate.frontend.http import BodyLimits, HttpRequest, LongWork
 from vgate.frontend.pipeline import Pipeline
 
 
@@ -16,7 +16,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cache: Returns the size of this process's result cache.
-        limits: Returns the use of each API key's limits.
+        limits: Returns the use of the limits of each API key that a request may be told of.
+        sees_all: Whether a request may be told of all keys and of the configuration.
         config: The effective configuration as builtin types, secrets hidden.
         backend: Name of the engine backend.
         responses: Where responses are stored; None if none are.
@@ -27,7 +28,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     work: LongWork
     models: Models
     cache: Callable[[], StoreUsage]
-    limits: Callable[[], Awaitable[list[dict[str, Any]]]]
+    limits: Callable[[HttpRequest], Awaitable[list[dict[str, Any]]]]
+    sees_all: Callable[[HttpRequest], bool]
     config: dict[str, Any]
     backend: str
     started: float

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Literal
 
-from vgate.config import Runtime
+from vgate.config import Runtime, without_settings
 from vgate.launcher import leftovers
 from vgate.launcher.output import Output
 from vgate.wire.control import EngineState
@@ -120,7 +120,7 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *self._command, "--parent", str(os.getpid())],
-                env={**os.environ, **self._environment},
+                env={**without_settings(os.environ), **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=pipe,
                 stderr=pipe,

@@ -16,13 +16,14 @@ EXIT_USAGE = 2
 
 _NO_HASH = "0" * 64  # until `KeyFile` makes the key
 _LIMIT_COLUMNS = ("RATE LIMIT", "TOKENS/MIN", "CONCURRENT", "WEIGHT", "PRIORITY")
-_COLUMNS = ("NAME", *_LIMIT_COLUMNS, "CREATED", "SHA-256")
-_LIMITS: tuple[tuple[str, type, str, str], ...] = (
+_COLUMNS = ("NAME", *_LIMIT_COLUMNS, "GROUP", "ADMIN", "CREATED", "SHA-256")
+_TERMS: tuple[tuple[str, type, str, str], ...] = (
     ("--rate-limit", int, "N", "requests per window"),
     ("--tokens-per-minute", int, "N", "of prompts and answers"),
     ("--concurrent", int, "N", "requests at the same time"),
     ("--weight", float, "W", "share relative to other keys (1)"),
     ("--min-priority", int, "P", "most urgent priority of its requests (0); lower starts sooner"),
+    ("--group", str, "NAME", "keys of a group share cached answers and prompts with each other"),
 )
 
 
@@ -36,8 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = actions.add_parser("add", help="make a key and print it once")
     add.add_argument("name", metavar="NAME", help="shown in logs and metrics")
-    for flag, kind, metavar, what in _LIMITS:
+    for flag, kind, metavar, what in _TERMS:
         add.add_argument(flag, type=kind, metavar=metavar, help=what)
+    add.add_argument("--admin", action="store_true", help="it may see what the other keys use")
     actions.add_parser("list", help="show names, limits and the first digits of the hashes")
     for action, what in (
         ("revoke", "refuse a key from now on"),
@@ -104,6 +106,8 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         "-" if key.concurrent is None else str(key.concurrent),
         f"{key.weight:g}",
         str(key.min_priority),
+        key.group or "-",
+        "yes" if key.admin else "-",
         (key.created or "-").removesuffix("Z").replace("T", " "),
         key.sha256[:8],
     )

@@ -15,7 +15,7 @@ from vgate.wire.sampling import SamplingParams, TokenId
 from vgate.wire.stats import EngineStats
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -141,6 +141,7 @@ class Embed(Message, frozen=True):
     weight: Annotated[float, Meta(gt=0)] = 1.0
     queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
     resumed: bool = False
+    cache_salt: str = ""
 
 
 class Abort(Message, frozen=True):

@@ -126,6 +126,26 @@ def kill(directory):
     }
 
 
+def release(directory):
+    """A process that holds all places is killed: how many are free at once, without a successor."""
+    limits, survivor, counts = KeyLimits(concurrent=3), LocalLimiter(directory, 0), _shared(1)
+    child = os.fork()
+    if child == 0:
+        limiter = LocalLimiter(directory, 1)
+        while admitted(limiter, "k", limits):
+            pass
+        counts[0] = 1
+        time.sleep(60)
+    while not counts[0]:
+        os.sched_yield()
+    alive = admitted(survivor, "k", limits) is not None, now(survivor.usage("k", limits)).concurrent
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    first = now(survivor.usage("k", limits)).concurrent
+    places = [admitted(survivor, "k", limits) is not None for _ in range(4)]
+    return {"alive": alive, "first": first, "places": places}
+
+
 def _work_forever(limiter, limits, counts):
     while True:
         grant = admitted(limiter, "k", limits, 10)
@@ -177,5 +197,7 @@ def _shared(words):
 
 
 if __name__ == "__main__":
-    scenario = {each.__name__: each for each in (burst, keys, concurrency, kill)}[sys.argv[1]]
+    scenario = {each.__name__: each for each in (burst, keys, concurrency, kill, release)}[
+        sys.argv[1]
+    ]
     print(json.dumps(scenario(Path(sys.argv[2]))))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,8 @@ async def chat(gateway: Gateway, key: str = "sk", **fields: Any) -> Protocol:
 
 async def used(gateway: Gateway) -> tuple[int, int, int]:
     """Return requests, tokens and concurrent requests of the key."""
-    (row,) = await gateway.app.services.limits()
+    request = SimpleNamespace(admission=SimpleNamespace(key=KEY), header=lambda _name: None)
+    (row,) = await gateway.app.services.limits(request)
     return row["requests"], row["tokens"], row["concurrent"]
 
 

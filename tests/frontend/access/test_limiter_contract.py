@@ -96,7 +96,9 @@ def test_workers_share_and_keys_do_not(make):
 
 def test_counts_outlive_their_worker(make):
     limits = KeyLimits(requests=1)
-    assert make(1).admits(limits)
+    first = make(1)
+    assert first.admits(limits)
+    first.limiter.close()
     assert not make(1).admits(limits)
 
 
@@ -104,6 +106,7 @@ def test_a_dead_worker_runs_nothing(make):
     dead, other, limits = make(1), make(2), KeyLimits(concurrent=3)
     for worker in (dead, dead, other):
         worker.reserve(limits)
+    dead.limiter.close()
     successor = make(1)
     assert other.usage().concurrent == 1
     assert [successor.admits(limits) for _ in range(3)] == [True, True, False]

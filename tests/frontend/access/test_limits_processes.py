@@ -62,6 +62,13 @@ def test_killed_processes_leave_exact_counts_and_no_lock(play):
     assert result["recounts"] > 0, "no process was killed inside the critical section"
 
 
+def test_places_of_a_killed_process_are_free_at_once(play):
+    result = play("release")
+    assert result["alive"] == [False, 3]
+    assert result["first"] == 0
+    assert result["places"] == [True, True, True, False]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing is stored after it, and the lock is given up."""
 

@@ -122,16 +122,16 @@ def test_a_model_that_is_gone_is_not_found(serve):
 
 class TestBounds:
     def keep(self, recent: RecentRequests, body: bytes) -> None:
-        recent.keep(len, body, RecentRequest(mock.Mock(), mock.Mock(), mock.Mock()))
+        recent.keep(len, "", body, RecentRequest(mock.Mock(), mock.Mock(), mock.Mock()))
 
     def kept(self, recent: RecentRequests, *bodies: bytes) -> list[bytes]:
-        return [body for body in bodies if recent.find(len, body)]
+        return [body for body in bodies if recent.find(len, "", body)]
 
     def test_the_least_recently_used_goes_first(self):
         recent = RecentRequests(max_entries=2)
         self.keep(recent, b"a")
         self.keep(recent, b"b")
-        assert recent.find(len, b"a")
+        assert recent.find(len, "", b"a")
         self.keep(recent, b"c")
         assert self.kept(recent, b"a", b"b", b"c") == [b"a", b"c"]
 

@@ -234,12 +234,18 @@ class TestBounds:
             assert encoder._bytes <= 10_000
         assert encoder._bytes == sum(starmap(piece_encoder._size, encoder._kept.items()))
         # The pieces that are used stay.
-        assert [text for text in ("shared", "text 199", "text 0") if text in encoder._kept] == [
-            "shared",
-            "text 199",
-        ]
+        texts = ("shared", "text 199", "text 0")
+        assert [text for text in texts if ("", text) in encoder._kept] == ["shared", "text 199"]
         encoder.encode("x" * 10_000)
-        assert "shared" in encoder._kept
+        assert ("", "shared") in encoder._kept
+
+    def test_pieces_are_shared_within_a_scope_only(self, tiny):
+        encoder = PieceEncoder(tiny.tokenizer.library)
+        text = "<|im_start|>" + "a secret " * 50
+        ids = encoder.encode(text, "one")
+        assert encoder.encode_within(text, 100, "two") is None
+        assert encoder.encode_within(text, 100) is None
+        assert encoder.encode_within(text, 100, "one") == encoder.encode(text, "two") == ids
 
     def test_the_cache_of_words_is_bounded(self, tiny, monkeypatch):
         monkeypatch.setattr(word_encoder, "_MAX_WORDS", 20)

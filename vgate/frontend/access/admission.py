@@ -39,17 +39,25 @@ class Access:
         security: The configuration's section. If it is not enabled, every request is let in.
         kept_keys: The file of the last valid keys.
         limiter: Counts what keys use; closed with this.
+        isolate_keys: Whether what is cached is shared only within a key or a group of keys.
 
     Raises:
         KeysError: There are no valid keys.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, security: Security, kept_keys: Path, limiter: Limiter
+        self,
+        loop: asyncio.AbstractEventLoop,
+        security: Security,
+        kept_keys: Path,
+        limiter: Limiter,
+        *,
+        isolate_keys: bool = True,
     ) -> None:
         self._limiting = security.rate_limiting
         self._exempt = frozenset(security.exempt_paths)
         self._limiter = limiter
+        self._isolates = security.enabled and isolate_keys
         # By the names of the keys in force.
         self._limits: dict[str, KeyLimits] = {}
         self._authentication: Authentication | None = None
@@ -66,14 +74,27 @@ class Access:
             AuthenticationError: The request carries no valid key.
         """
         if self._authentication is None or http.path in self._exempt:
-            return Admission(self._limiter, NOBODY, _NO_LIMITS, http.response_headers)
-        key = self._authentication.key_of(http)
-        return Admission(self._limiter, key, self._limits[key.name], http.response_headers)
+            key, limits = NOBODY, _NO_LIMITS
+        else:
+            key = self._authentication.key_of(http)
+            limits = self._limits[key.name]
+        scope = _scope_of(key) if self._isolates else ""
+        return Admission(self._limiter, key, limits, http.response_headers, scope)
 
-    async def usage(self) -> list[dict[str, Any]]:
-        """Return what each key uses of its limits, over all workers."""
+    def sees_all(self, http: HttpRequest) -> bool:
+        """Whether a request may be told of all keys: it has an admin's, or there are none."""
+        if self._authentication is None:
+            return True
+        key = self._authentication.find(http)
+        return key is not None and key.admin
+
+    async def usage(self, http: HttpRequest) -> list[dict[str, Any]]:
+        """Return what each key that a request may be told of uses of its limits, in all workers."""
         found = []
+        every = self.sees_all(http)
         for key in self._authentication.keys if self._authentication else ():
+            if not every and key.name != http.admission.key.name:
+                continue
             limits = self._limits[key.name]
             used = await self._limiter.usage(key.name, limits)
             found.append(
@@ -124,6 +145,7 @@ class Admission(msgspec.Struct):
         key: The key that the request carries. Its counts go by its name, so that a rotated key
             keeps them.
         headers: The response's headers, to which each decision adds the state of the limits.
+        scope: What is cached is shared only with requests of the same one.
 
     Raises:
         RateLimitedError: A decision was against the request, which does not count at all then.
@@ -134,6 +156,7 @@ class Admission(msgspec.Struct):
     key: ApiKey
     limits: KeyLimits
     headers: dict[str, str]
+    scope: str = ""
     grant: Grant | None = None
     used_tokens: int | None = None
 
@@ -197,6 +220,10 @@ class Admission(msgspec.Struct):
                 await self.grant.settle(self.used_tokens)
             except OSError as error:  # the request was answered all the same
                 log.error("could not settle a request", key=self.key.name, reason=error)
+
+
+def _scope_of(key: ApiKey) -> str:
+    return f"group {key.group}" if key.group is not None else f"key {key.name}"
 
 
 def _add_headers(headers: dict[str, str], decision: Decision) -> None:

@@ -113,6 +113,13 @@ class Authentication:
             raise AuthenticationError("the API key is not valid")
         return key
 
+    def find(self, http: HttpRequest) -> ApiKey | None:
+        """Return the key that a request carries, if it carries a valid one."""
+        try:
+            return self.key_of(http)
+        except AuthenticationError:
+            return None
+
     def close(self) -> None:
         """Stop following the key file."""
         if self._poll is not None:

@@ -5,7 +5,6 @@
 
 from vgate.frontend.http.body_items import counted
 from vgate.frontend.http.cors import Cors
-from vgate.frontend.http.hosts import Hosts
 from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.long_work import LongWork
 from vgate.frontend.http.request import (
@@ -24,7 +23,6 @@ __all__ = [
     "BodyLimits",
     "ClientDisconnected",
     "Cors",
-    "Hosts",
     "HttpRequest",
     "Ignored",
     "LongWork",

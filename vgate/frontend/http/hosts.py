@@ -19,15 +19,15 @@ class Hosts:
     """The rule for names.
 
     Args:
-        names: Those besides the local ones; "*" allows any. None: any if the server is open to
-            other machines or requests need an API key, which such a page doesn't have.
-        is_local: Whether the server listens for this machine only.
-        key_required: Whether requests need an API key.
+        names: Those that requests may have besides local ones, "*" for any; None for any if the
+            server isn't `open_locally`.
+        open_locally: Whether it serves this machine only, and needs no API key: with keys, such a
+            page has none.
     """
 
-    def __init__(self, names: list[str] | None, *, is_local: bool, key_required: bool) -> None:
+    def __init__(self, names: list[str] | None, *, open_locally: bool) -> None:
         if names is None:
-            names = [] if is_local and not key_required else ["*"]
+            names = [] if open_locally else ["*"]
         self._any = "*" in names
         self._names = frozenset(name.lower() for name in names)
 

@@ -130,7 +130,7 @@ def save() -> None:
 class AllWorkers(MultiProcessCollector):
     """Collects the counts of all workers, dead ones included."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry | None) -> None:
         super().__init__(registry)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Any:

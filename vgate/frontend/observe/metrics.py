@@ -6,9 +6,12 @@ worker that died goes on with its files, so a total never goes back. All label v
 bounded sets.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client.registry import Collector
 
 from vgate.errors import CODES
 from vgate.frontend.observe.count_files import AllWorkers
@@ -168,8 +171,28 @@ def record_generated(
             tpot.observe(decode_s / (completion - 1))
 
 
-def registry_of_all_workers() -> CollectorRegistry:
+class _WithoutKeys(Collector):
+    """The counts of all workers, with those of all keys together."""
+
+    def collect(self) -> Iterator[Metric]:
+        for family in AllWorkers(None).collect():
+            if any("key" in sample.labels for sample in family.samples):
+                samples, family.samples = family.samples, []
+                sums: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float]
+                sums = defaultdict(float)
+                for sample in samples:
+                    labels = [label for label in sample.labels.items() if label[0] != "key"]
+                    sums[sample.name, tuple(labels)] += sample.value
+                for (name, others), value in sums.items():
+                    family.add_sample(name, dict(others), value)
+            yield family
+
+
+def registry_of_all_workers(*, names_keys: bool = True) -> CollectorRegistry:
     """Return a registry that reads the counts of all workers, dead ones included."""
     registry = CollectorRegistry()
-    AllWorkers(registry)
+    if names_keys:
+        AllWorkers(registry)
+    else:
+        registry.register(_WithoutKeys())
     return registry

@@ -11,7 +11,7 @@ from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
-from vgate.frontend.pipeline.parameters import check_truncation, token_limit
+from vgate.frontend.pipeline.parameters import cache_salt, check_truncation, token_limit
 from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.pipeline.prepare import check_length, explained
 from vgate.frontend.pipeline.serve import Context, run
@@ -100,6 +100,7 @@ async def embed(
             tenant=key.name,
             weight=key.weight,
             queue_timeout_s=timeouts.queue_s,
+            cache_salt=cache_salt(http.admission.scope),
         )
         model.engine.submit(sequence, message, deadline - context.loop.time())
 

@@ -82,7 +82,7 @@ def make_job(
     sampling = parameters.complete_sampling(generation, text, prompts, http.ignored)
     # Tool calls that are demanded leave no text for another constraint.
     constraint = calls_constraint(generation.tools) or generation.constraint
-    options = parameters.options_of(generation, text, adapter, constraint)
+    options = parameters.options_of(generation, text, adapter, constraint, http.admission.scope)
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
     if covers(cache, sampling):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
+from vgate.frontend.cache import digest_of
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest, Ignored
 from vgate.frontend.pipeline.generation import (
@@ -118,9 +119,16 @@ def complete_sampling(
 
 
 def options_of(
-    generation: Generation, text: TextModel, adapter: str, constraint: Constraint | None
+    generation: Generation,
+    text: TextModel,
+    adapter: str,
+    constraint: Constraint | None,
+    scope: str,
 ) -> GenerateOptions:
-    """Return the options that the engine needs in addition to the sampling parameters."""
+    """Return the options that the engine needs in addition to the sampling parameters.
+
+    Requests of different scopes never have equal options, so they share nothing.
+    """
     structured = None
     if constraint is not None:
         # Without a conversation all that is generated is text, so the constraint is for all of it.
@@ -130,9 +138,15 @@ def options_of(
     for name in ("logprobs", "prompt_logprobs"):
         if client[name] == -1:
             client[name] = text.info.vocab_size or text.info.max_logprobs
+    client["cache_salt"] = cache_salt(scope, generation.cache_salt)
     return GenerateOptions(
         text.encode_bad_words(generation.bad_words), structured, adapter, **client
     )
+
+
+def cache_salt(scope: str, chosen: str = "") -> str:
+    """Return the salt of a prompt's prefixes: the one that the client chose, within its scope."""
+    return digest_of(scope, chosen).hex()[:32] if scope else chosen
 
 
 def priority_of(http: HttpRequest, priority: int | None) -> int:

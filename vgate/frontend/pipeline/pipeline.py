@@ -74,7 +74,7 @@ class EnginePipeline:
 
     async def answer_body(self, http: HttpRequest, body: bytes, read: Read) -> Response | None:
         """Answer the request that `read` makes of a body; None if the answer was streamed."""
-        recent = self._recent.find(read, body)
+        recent = self._recent.find(read, http.admission.scope, body)
         if recent is not None and recent.is_current(await self._text(http, recent.request)):
             request, job = recent.request, again(recent.job, http)
             for name in recent.ignored:
@@ -86,7 +86,8 @@ class EnginePipeline:
             found = await look_up(self._context, http, job)
             if found is not None:
                 told = tuple(http.ignored.names)
-                self._recent.keep(read, body, RecentRequest(request, job, job.text.info, told))
+                recent = RecentRequest(request, job, job.text.info, told)
+                self._recent.keep(read, http.admission.scope, body, recent)
         return await serve(self._context, http, job, request, found)
 
     async def _text(self, http: HttpRequest, request: GenerateRequest) -> TextModel:

@@ -146,7 +146,9 @@ def _tokenize_conversation(
         allow = model.config.allow_request_chat_template
         rendered = render(generation, text, http, allow=allow)
         special = conversation.add_special_tokens
-        tokens = _tokenize_rendered(text, rendered, limit, max_new_chars, special=special)
+        tokens = _tokenize_rendered(
+            text, rendered, limit, max_new_chars, special=special, scope=http.admission.scope
+        )
         return None if tokens is None else (rendered, tokens)
 
     if not conversation.drop_oldest or limit is None:
@@ -203,14 +205,15 @@ def _tokenize_rendered(
     max_new_chars: int | None,
     *,
     special: bool,
+    scope: str,
 ) -> list[int] | None:
     """Return the token ids of rendered text; None if more of it is new."""
     if max_new_chars is None:
         check_length(text, rendered, limit)
         if not special:
-            return text.tokenizer.encode(rendered, limit)
+            return text.tokenizer.encode(rendered, limit, scope)
     elif not special:
-        return text.tokenizer.encode_within(rendered, max_new_chars, limit)
+        return text.tokenizer.encode_within(rendered, max_new_chars, limit, scope)
     elif len(rendered) > max_new_chars:
         return None
     return text.tokenizer.encode_batch([rendered], special=True, limit=limit)[0]

@@ -40,23 +40,23 @@ class RecentRequests:
     def __init__(self, max_entries: int = 512, max_bytes: int = 1 << 20) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[Read, bytes], RecentRequest] = OrderedDict()
+        self._kept: OrderedDict[tuple[Read, str, bytes], RecentRequest] = OrderedDict()
         self._bytes = 0
 
-    def find(self, read: Read, body: bytes) -> RecentRequest | None:
-        """Return the request that `read` made of an equal body."""
-        found = self._kept.get((read, body))
+    def find(self, read: Read, scope: str, body: bytes) -> RecentRequest | None:
+        """Return the request that `read` made of an equal body in the same scope."""
+        found = self._kept.get((read, scope, body))
         if found is not None:
-            self._kept.move_to_end((read, body))
+            self._kept.move_to_end((read, scope, body))
         return found
 
-    def keep(self, read: Read, body: bytes, recent: RecentRequest) -> None:
+    def keep(self, read: Read, scope: str, body: bytes, recent: RecentRequest) -> None:
         """Keep a request, in place of an earlier one of the same body, unless the body is long."""
         if len(body) > _MAX_BODY_BYTES:
             return
-        if (read, body) not in self._kept:
+        if (read, scope, body) not in self._kept:
             self._bytes += len(body)
-        self._kept[read, body] = recent
+        self._kept[read, scope, body] = recent
         while len(self._kept) > self._max_entries or self._bytes > self._max_bytes:
-            (_, dropped), _ = self._kept.popitem(last=False)
+            (_, _, dropped), _ = self._kept.popitem(last=False)
             self._bytes -= len(dropped)

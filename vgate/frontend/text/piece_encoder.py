@@ -44,26 +44,26 @@ class PieceEncoder:
         self._words = None if self._special is None else word_encoder(tokenizer)
         added = (t.content for t in tokenizer.get_added_tokens_decoder().values())
         self._slices = Slices(tokenizer, (t for t in added if t not in (self._special or ())))
-        self._kept: OrderedDict[str, list[int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
-    def encode(self, text: str, limit: TokenLimit | None = None) -> list[int]:
+    def encode(self, text: str, limit: TokenLimit | None = None, scope: str = "") -> list[int]:
         """Tokenise a text, as far as a limit needs it."""
-        return self._join(self._pieces(text), limit)
+        return self._join(self._pieces(text), limit, scope)
 
     def encode_within(
-        self, text: str, max_new_chars: int, limit: TokenLimit | None = None
+        self, text: str, max_new_chars: int, limit: TokenLimit | None = None, scope: str = ""
     ) -> list[int] | None:
         """Tokenise a text; None if its uncached pieces have more than `max_new_chars`."""
         if len(text) <= max_new_chars:
-            return self.encode(text, limit)
+            return self.encode(text, limit, scope)
         if self._special is None:
             return None
         pieces = self._pieces(text)
         kept, special = self._kept, self._special
-        new = {piece for piece in pieces if piece not in kept and piece not in special}
-        return None if sum(map(len, new)) > max_new_chars else self._join(pieces, limit)
+        new = {p for p in pieces if (scope, p) not in kept and p not in special}
+        return None if sum(map(len, new)) > max_new_chars else self._join(pieces, limit, scope)
 
     def _pieces(self, text: str) -> list[str]:
         """Return the special tokens of a text and what is between them, cut where it is long."""
@@ -90,13 +90,13 @@ class PieceEncoder:
         pieces += self._slices.of(text[start:])
         return pieces
 
-    def _join(self, pieces: list[str], limit: TokenLimit | None) -> list[int]:
+    def _join(self, pieces: list[str], limit: TokenLimit | None, scope: str) -> list[int]:
         """Return the tokens of a text in pieces; only those at one end if a limit needs no more."""
         if limit is not None and limit.side == "left":
             found: list[list[int]] = []
             count = 0
             while pieces and count < limit.keep:
-                found.append(self._tokens_of(pieces.pop()))
+                found.append(self._tokens_of(pieces.pop(), scope))
                 count += len(found[-1])
             return [*chain.from_iterable(reversed(found))]
         special, kept = self._special or {}, self._kept
@@ -106,39 +106,40 @@ class PieceEncoder:
             if (token := special.get(piece)) is not None:
                 ids.append(token)
             elif piece:
-                ids += self._again(piece) if piece in kept else self._tokens_of(piece)
+                known = (scope, piece) in kept
+                ids += self._again(piece, scope) if known else self._tokens_of(piece, scope)
             if len(ids) > most and limit is not None and position < len(pieces):
                 limit.stop(len(ids))
                 break
         return ids
 
-    def _again(self, piece: str) -> list[int]:
+    def _again(self, piece: str, scope: str) -> list[int]:
         # Another thread may have evicted it meanwhile.
         try:
-            self._kept.move_to_end(piece)
-            return self._kept[piece]
+            self._kept.move_to_end((scope, piece))
+            return self._kept[scope, piece]
         except KeyError:
-            return self._learn(piece)
+            return self._learn(piece, scope)
 
-    def _tokens_of(self, piece: str) -> list[int]:
+    def _tokens_of(self, piece: str, scope: str) -> list[int]:
         if not piece:
             return []
         if self._special is None:
             return self._native(piece)
         token = self._special.get(piece)
-        return self._again(piece) if token is None else [token]
+        return self._again(piece, scope) if token is None else [token]
 
-    def _learn(self, piece: str) -> list[int]:
+    def _learn(self, piece: str, scope: str) -> list[int]:
         ids = None
         if self._words is not None and len(piece) <= _MAX_WORD_CHARS and piece.isascii():
             ids = self._words.encode(piece)
         if ids is None:
             ids = self._native(piece)
-        size = _size(piece, ids)
+        size = _size((scope, piece), ids)
         if size <= _MAX_BYTES // 4:
             with self._lock:
-                if piece not in self._kept:  # another thread may have added it
-                    self._kept[piece] = ids
+                if (scope, piece) not in self._kept:  # another thread may have added it
+                    self._kept[scope, piece] = ids
                     self._bytes += size
                 while self._bytes > _MAX_BYTES:
                     self._bytes -= _size(*self._kept.popitem(last=False))
@@ -174,5 +175,5 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int] | None:
     return {token.content: token_id for token_id, token in special.items()}
 
 
-def _size(piece: str, ids: list[int]) -> int:
-    return _ENTRY_BYTES + _CHAR_BYTES * len(piece) + _TOKEN_BYTES * len(ids)
+def _size(key: tuple[str, str], ids: list[int]) -> int:
+    return _ENTRY_BYTES + _CHAR_BYTES * len(key[1]) + _TOKEN_BYTES * len(ids)

@@ -67,7 +67,7 @@ class Tokenizer(Protocol):
     def least_tokens(self, text: str) -> int:
         """Return a number of tokens that a text surely has, without tokenising it."""
 
-    def encode(self, text: str, limit: TokenLimit | None = None) -> list[int]:
+    def encode(self, text: str, limit: TokenLimit | None = None, scope: str = "") -> list[int]:
         """Tokenise a rendered conversation.
 
         Special tokens in the text become single tokens; none are added. Parts of the text may be
@@ -76,6 +76,8 @@ class Tokenizer(Protocol):
         Args:
             text: The text.
             limit: Allows to leave out tokens that it doesn't keep.
+            scope: Only texts of the same one share what is cached, so that no time tells what
+                others sent.
 
         Raises:
             TooManyTokensError: The limit refuses the text.
@@ -83,7 +85,7 @@ class Tokenizer(Protocol):
         """
 
     def encode_within(
-        self, text: str, max_new_chars: int, limit: TokenLimit | None = None
+        self, text: str, max_new_chars: int, limit: TokenLimit | None = None, scope: str = ""
     ) -> list[int] | None:
         """Tokenise as `encode` does, unless it takes long.
 

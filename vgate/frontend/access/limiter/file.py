@@ -8,6 +8,8 @@ are in memory, in program order; ``_DIRTY`` tells the next holder to recount the
 import fcntl
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +34,40 @@ _FORMAT = 0x7667_6C69_6D00_0002  # changes with the layout
 _FIRST_ENTRIES = 256
 # As many requests as a key's limit can allow in a window: 16 MiB.
 _MOST_ENTRIES = 1 << 20
+
+
+class Life:
+    """The lock that a worker holds as long as it lives: the kernel drops it however it dies."""
+
+    def __init__(self, directory: Path, worker: int) -> None:
+        self._directory = directory
+        self._fd = self._open(worker)
+        # Only a worker that looks after a predecessor holds it, for a moment.
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def _open(self, worker: int) -> int:
+        path = self._directory / str(worker)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def ended(self, worker: int) -> Iterator[bool]:
+        """Yield whether a worker is dead; its successor can't begin meanwhile."""
+        fd = self._open(worker)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ended = True
+            except BlockingIOError:
+                ended = False
+            yield ended
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """End it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class LimitFile:
@@ -122,6 +158,11 @@ class LimitFile:
         """Change the number of a worker's running requests."""
         self._words[_SLOTS + worker] += change
         self._words[_RUNNING] += change
+
+    def workers(self) -> list[int]:
+        """Return the workers with running requests."""
+        slots = self._words[_SLOTS : _SLOTS + MAX_WORKER + 1]
+        return [worker for worker, running in enumerate(slots) if running]
 
     def drop(self, worker: int) -> None:
         """Forget the running requests of a worker that died."""

@@ -1,8 +1,8 @@
 """The limiter of one machine: the counts are in files that all workers map, without a server.
 
-When a worker is killed, its requests and reserved tokens leave with their window, and its running
-requests are dropped when its successor starts. A window that becomes longer starts with what the
-shorter one still held.
+When a worker is killed, its requests and reserved tokens leave with their window. Its running
+requests are dropped as soon as they would refuse another one, and when its successor starts. A
+window that becomes longer starts with what the shorter one still held.
 """
 
 import time
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from vgate.frontend.access.limiter.file import MAX_WORKER, LimitFile
+from vgate.frontend.access.limiter.file import MAX_WORKER, Life, LimitFile
 from vgate.frontend.access.limiter.port import (
     NS,
     TOKEN_WINDOW_NS,
@@ -28,6 +28,8 @@ from vgate.frontend.access.limiter.sliding_log import SlidingLog
 
 # Each open file takes two descriptors (Python's mmap keeps its own), and a process often has 1024.
 _MAX_OPEN_FILES = 128
+# The directory of the workers' own locks.
+_LIVES = "workers"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Nobody knows when a running request ends; this only spaces the retries.
 _CONCURRENT_RETRY_NS = NS
@@ -57,7 +59,8 @@ class LocalLimiter:
     ) -> None:
         if not 0 <= worker <= MAX_WORKER:
             raise ValueError(f"worker must be 0 to {MAX_WORKER}, got {worker}")
-        directory.mkdir(mode=0o700, exist_ok=True)
+        lives = directory / _LIVES
+        lives.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self.worker = worker
         self.clock_ns = clock_ns
@@ -65,7 +68,8 @@ class LocalLimiter:
         boot = _BOOT_ID.read_bytes() if _BOOT_ID.exists() else b""
         self._boot = int.from_bytes(blake2b(boot, digest_size=7).digest())
         self._files: dict[str, LimitFile] = {}
-        for path in directory.iterdir():
+        self._life = Life(lives, worker)
+        for path in (each for each in directory.iterdir() if each != lives):
             with closing(LimitFile(path, boot=self._boot)) as file, file:
                 file.drop(worker)
 
@@ -90,6 +94,7 @@ class LocalLimiter:
     async def usage(self, key_id: str, limits: KeyLimits) -> Usage:
         """Return what a key uses now."""
         with self.file(key_id) as file:
+            self.drop_dead(file)
             now_ns = self.clock_ns()
             requests, _ = file.requests.window(now_ns - limits.window_ns)
             tokens, _ = file.tokens.window(now_ns - TOKEN_WINDOW_NS)
@@ -99,6 +104,21 @@ class LocalLimiter:
         """Close the files."""
         while self._files:
             self._files.popitem()[1].close()
+        self._life.close()
+
+    def drop_dead(self, file: LimitFile) -> None:
+        """Forget the running requests of workers that were killed; the file is locked."""
+        for worker in file.workers():
+            with self._life.ended(worker) as ended:
+                if ended:
+                    file.drop(worker)
+
+    def may_run(self, file: LimitFile, limits: KeyLimits) -> bool:
+        """Whether one more request may run; the file is locked."""
+        if limits.concurrent is None or file.running < limits.concurrent:
+            return True
+        self.drop_dead(file)
+        return file.running < limits.concurrent
 
     def file(self, key_id: str) -> LimitFile:
         """Return a key's file, opening it if necessary."""
@@ -173,7 +193,7 @@ class LocalGrant(msgspec.Struct):
                 token_window = Window(file.tokens, limit, TOKEN_WINDOW_NS, now_ns)
                 if wait_ns := token_window.wait_ns(tokens):
                     reason, longest_ns = reason or "tokens", max(longest_ns, wait_ns)
-            if requests and limits.concurrent is not None and file.running >= limits.concurrent:
+            if requests and not limiter.may_run(file, limits):
                 reason, longest_ns = reason or "concurrent", max(longest_ns, _CONCURRENT_RETRY_NS)
             if reason is None:
                 self._add(file, now_ns, requests, tokens)

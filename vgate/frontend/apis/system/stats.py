@@ -18,13 +18,17 @@ from vgate.wire.stats import BATCH_SIZE, EngineStats
 
 
 async def show_metrics(services: Services, http: HttpRequest) -> Response:
-    """Answer with the metrics of all workers and engines, in the format that the client accepts."""
+    """Answer with the metrics of all workers and engines, in the format that the client accepts.
+
+    API keys are named to an admin's key only.
+    """
+    names_keys = services.sees_all(http)
     encode, content_type = choose_encoder(http.header("accept") or "")
 
     count_files.save()
 
     def collect() -> bytes:
-        registry = registry_of_all_workers()
+        registry = registry_of_all_workers(names_keys=names_keys)
         registry.register(EngineCollector(services.models, services.cache()))
         return encode(registry)
 
@@ -33,16 +37,29 @@ async def show_metrics(services: Services, http: HttpRequest) -> Response:
     return Response(200, body, [("content-type", content_type)])
 
 
-async def stats(services: Services, _http: HttpRequest) -> Response:
-    """Answer with the counts and the state of all workers and engines."""
+async def stats(services: Services, http: HttpRequest) -> Response:
+    """Answer with the counts and the state of all workers and engines.
+
+    With a key that is no admin's, it is what that key uses.
+    """
+    about = {
+        "version": __version__,
+        "uptime_s": round(time.time() - services.started, 1),
+        "ready": services.models.not_ready_because() is None,
+        "limits": await services.limits(http),
+    }
+    if services.sees_all(http):
+        about |= await _everything(services)
+    return Response(200, msgspec.json.encode(about), [JSON])
+
+
+async def _everything(services: Services) -> dict[str, Any]:
+    """Return what isn't about one key."""
     count_files.save()
     totals = await asyncio.get_running_loop().run_in_executor(None, _totals)
     hits, misses = totals["vgate_cache_hits"], totals["vgate_cache_misses"]
     cache = services.cache()
-    body = {
-        "version": __version__,
-        "uptime_s": round(time.time() - services.started, 1),
-        "ready": services.models.not_ready_because() is None,
+    return {
         "requests": {
             "total": totals["vgate_requests"],
             "rejected": totals["vgate_rejected_requests"],
@@ -64,7 +81,6 @@ async def stats(services: Services, _http: HttpRequest) -> Response:
             "evictions": cache.evictions,
             "expirations": cache.expirations,
         },
-        "limits": await services.limits(),
         "engines": [
             {
                 "model": model.name,
@@ -81,7 +97,6 @@ async def stats(services: Services, _http: HttpRequest) -> Response:
         ],
         "config": services.config,
     }
-    return Response(200, msgspec.json.encode(body), [JSON])
 
 
 def _totals() -> Counter[str]:
