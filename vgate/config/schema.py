@@ -39,6 +39,8 @@ class Server(Section, frozen=True):
     any_model_name: bool | None = None
     max_choices: Annotated[int, Meta(ge=1, le=1024)] = 128
     stream_keepalive_s: Annotated[float, Meta(ge=0)] = 15
+    write_timeout_s: PositiveFloat = 60
+    max_unsent_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
 
     @property
     def worker_count(self) -> int:

@@ -37,6 +37,7 @@ from vgate.frontend.http import (
     Waits,
 )
 from vgate.frontend.http.hosts import Hosts
+from vgate.frontend.http.unsent import Unsent
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.pipeline import EnginePipeline
 from vgate.frontend.routes import Route, canonical, error_format, match
@@ -85,8 +86,12 @@ class App:
         self.models = ModelRegistry(
             models, lambda: launcher.draining, any_name=config.server.any_model_name
         )
-        self._waits = Waits(loop, config.server.max_memory_bytes)
         self._work = LongWork(loop)
+        server = config.server
+        unsent = Unsent(
+            loop, server.write_timeout_s, config.timeouts.request_s, server.max_unsent_bytes
+        )
+        self._waits = Waits(loop, server.max_memory_bytes, unsent)
         self._cache = cache = LocalStore(config.cache, clock=time.monotonic)
         self._peers = AsyncPeers(
             loop, runtime.endpoint("publish"), runtime.endpoint("subscribe"), cache.receive

@@ -116,6 +116,6 @@ class TestConstraint:
         constraint = Constraint(StructuredOutput("json_object"), "response_format")
         for prompt in (Prompts(prompts=["p"]), Conversation(messages=[])):
             asked = msgspec.structs.replace(generation(), prompt=prompt)
-            options = parameters.options_of(asked, text, "", constraint)
+            options = parameters.options_of(asked, text, "", constraint, "")
             expected = reasons and isinstance(prompt, Conversation)
             assert options.structured.after_reasoning is expected

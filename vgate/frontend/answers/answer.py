@@ -216,6 +216,13 @@ class StreamedAnswer(Answer):
         self._send, self._write = self._write, self._write_after_quiet
         return False
 
+    def divert(self, through: Callable[[Write], Write]) -> None:
+        """Have each further write pass through `through` of what writes now."""
+        if self._send is not None:
+            self._send = through(self._send)
+        elif self._write is not None:
+            self._write = through(self._write)
+
     def keep_alive(self) -> None:
         """Write an event without a meaning, in a stream that is opened if it was not."""
         if self.done.done():

@@ -1,8 +1,8 @@
 """A request, its response, and the only use of RSGI.
 
 RSGI facts that this file takes care of: a stream's ``send_bytes`` returns at once and never waits
-for the client (so the callback of a step may write, and a slow reader's bytes wait in granian,
-bounded by the length of its answer); the future of ``client_disconnect`` must be cancelled by us.
+for the client (so the callback of a step may write, and a slow reader's bytes wait in granian; see
+`vgate.frontend.http.unsent`); the future of ``client_disconnect`` must be cancelled by us.
 """
 
 import asyncio
@@ -20,7 +20,13 @@ from vgate.errors import PayloadTooLargeError, RequestTimeoutError
 from vgate.frontend.http.body_items import check_items
 from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import HEADER, Ignored
-from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, ClientDisconnected, Waits
+from vgate.frontend.http.waits import (
+    BYTES_PER_BODY_BYTE,
+    ClientDisconnected,
+    Divert,
+    Sending,
+    Waits,
+)
 from vgate.frontend.ids import new_id
 
 JSON = ("content-type", "application/json")
@@ -32,6 +38,8 @@ _DISCARD_BYTES = 64 * 1024 * 1024
 # A body of up to this size comes with its headers, or nearly.
 _SMALL_BYTES = 64 * 1024
 _FEW_ITEMS = 256
+# What the kernel takes of an answer, whether or not the client does.
+_QUEUED_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 60
 _DISCARD_TIMEOUT_S = 5
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -96,6 +104,8 @@ class HttpRequest:
         "_held_bytes",
         "_on_disconnect",
         "_protocol",
+        "_scope",
+        "_sending",
         "_stream",
         "_task",
         "_waits",
@@ -126,7 +136,9 @@ class HttpRequest:
         self.method = scope.method
         self.path = scope.path
         self.query = scope.query_string
+        self._scope = scope
         self._protocol = protocol
+        self._sending: Sending | None = None
         self._waits = waits
         self._task = task
         self._on_disconnect: Callable[[], None] | None = None
@@ -275,11 +287,24 @@ class HttpRequest:
 
     def respond(self, response: Response) -> None:
         """Send a complete response."""
+        if (size := len(response.body)) > _QUEUED_BYTES:
+            sendings, client = self._waits.sendings, self._scope.client
+            sendings.begin(client, self.id, self.arrived, size=size).finish()
         headers = self._all_headers(response.headers)
         self._protocol.response_bytes(response.status, headers, response.body)
 
-    def open_stream(self, headers: Headers) -> OpenStream:
-        """Send status 200 and headers, and leave the body open."""
+    def open_stream(
+        self, headers: Headers, divert: Divert | None = None, size: int = 0
+    ) -> OpenStream:
+        """Send status 200 and headers, and leave the body open.
+
+        Args:
+            headers: The headers.
+            divert: Diverts the further writes, if the client falls behind.
+            size: Bytes of the body, if it is complete.
+        """
+        sendings, client = self._waits.sendings, self._scope.client
+        self._sending = sendings.begin(client, self.id, self.arrived, divert, size)
         transport = self._protocol.response_stream(200, self._all_headers(headers))
         self._stream = OpenStream(transport)
         return self._stream
@@ -300,3 +325,5 @@ class HttpRequest:
         self._waits.memory.release(self._held_bytes)
         if self._stream is not None:
             self._stream.close()
+        if self._sending is not None:
+            self._sending.finish()

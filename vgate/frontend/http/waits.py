@@ -5,6 +5,7 @@ reading or decoding a usual body.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from vgate.errors import WorkerMemoryError
@@ -120,10 +121,47 @@ class DisconnectWatch:
             request.watch()
 
 
+Write = Callable[[bytes], None]
+# Has each further write of a stream pass through what it is given.
+Divert = Callable[[Callable[[Write], Write]], None]
+
+
+class Sending(Protocol):
+    """An answer on its way to a client."""
+
+    def finish(self) -> None:
+        """Note that the last byte was written."""
+
+
+class Sendings(Protocol):
+    """Cuts clients that don't take their answers; `vgate.frontend.http.unsent` implements it."""
+
+    def begin(
+        self,
+        client: str,
+        request_id: str,
+        arrived: float,
+        divert: Divert | None = None,
+        size: int = 0,
+    ) -> Sending:
+        """Watch an answer, until it is finished and was sent.
+
+        Args:
+            client: The client's address.
+            request_id: For the log.
+            arrived: When the request arrived, in monotonic seconds.
+            divert: Diverts the writes of an answer that isn't complete yet.
+            size: Bytes of a complete answer.
+        """
+
+
 class Waits:
     """Everything that the requests of one worker share."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, max_memory_bytes: int) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, max_memory_bytes: int, sendings: Sendings
+    ) -> None:
         self.memory = Memory(max_memory_bytes)
+        self.sendings = sendings
         self.deadlines = Deadlines(loop)
         self.disconnects = DisconnectWatch(loop)

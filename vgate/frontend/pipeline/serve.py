@@ -74,7 +74,8 @@ async def _stream(
     found: Result | None,
 ) -> None:
     if found is not None:
-        http.open_stream(_STREAM_HEADERS).write(replay(stream_encoder, found))
+        events = replay(stream_encoder, found)
+        http.open_stream(_STREAM_HEADERS, size=len(events)).write(events)
         return
     answer = StreamedAnswer(
         context.loop,
@@ -99,7 +100,7 @@ async def _stream(
 
 def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> Write:
     _report_sharing(http, answer, job)
-    return http.open_stream(_STREAM_HEADERS).write
+    return http.open_stream(_STREAM_HEADERS, answer.divert).write
 
 
 async def look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
