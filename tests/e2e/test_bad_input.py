@@ -285,6 +285,25 @@ def test_a_client_that_disconnects_during_its_request(dry_run: Instance):
                 connection.sendall(request[:end])
 
 
+CHUNK = b"%x\r\n%s\r\n" % (len(HELLO), HELLO)
+
+
+@pytest.mark.parametrize(
+    ("header", "sent"),
+    [
+        (b"Content-Length: %d" % (len(HELLO) + 10), HELLO),
+        (b"Transfer-Encoding: chunked", CHUNK),
+        (b"Transfer-Encoding: chunked", CHUNK[:-5]),
+        (b"Transfer-Encoding: chunked", CHUNK + b"5\r\n"),
+    ],
+)
+def test_a_body_that_ends_early_is_refused(dry_run: Instance, header: bytes, sent: bytes):
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n" % (CHAT.encode(), header)
+    response = raw(dry_run.port, head + sent, half_close=True)
+    assert status_of(response) == 400
+    assert b"the request body is" in response
+
+
 def test_a_slow_client_is_served(dry_run: Instance):
     request = post(HELLO)
     with socket.create_connection(("127.0.0.1", dry_run.port), timeout=10) as connection:

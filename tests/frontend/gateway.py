@@ -70,15 +70,17 @@ class Protocol:
         self.disconnected: asyncio.Future[None] | None = None
 
     async def __call__(self) -> bytes:
-        return b"".join([chunk async for chunk in self])
+        body = b"".join([chunk async for chunk in self])
+        if None in self._chunks:
+            raise ProtocolClosed
+        return body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
+        for chunk in (*self._chunks, b""):
             await asyncio.sleep(0)
-            if chunk is None:
-                raise ProtocolClosed
-            self.read += len(chunk)
-            yield chunk
+            # granian gives an empty one where the body is cut, and at its end.
+            self.read += len(chunk or b"")
+            yield chunk or b""
 
     def client_disconnect(self) -> asyncio.Future[None]:
         assert self.disconnected is None or self.disconnected.cancelled()

@@ -161,11 +161,16 @@ class TestBodies:
 
         serve(scenario, server=self.LIMIT)
 
-    def test_a_client_that_leaves_while_sending_gets_nothing(self, serve):
+    @pytest.mark.parametrize(
+        "length", [{"content-length": "10000"}, {"transfer-encoding": "chunked"}]
+    )
+    def test_a_cut_body_is_refused_even_if_it_looks_complete(self, serve, length):
         async def scenario(gateway):
-            protocol, task = gateway.begin("POST", "/v1/chat/completions", [b"{", None])
-            await task
-            assert protocol.status is None
+            body = [chat_body(gateway, "x"), None]
+            answer = await gateway.request("POST", "/v1/chat/completions", body, **length)
+            assert (answer.status, answer.error["code"]) == (400, "invalid_request")
+            whole = await gateway.request("POST", "/v1/chat/completions", body[:1], **length)
+            assert whole.status == 200
 
         serve(scenario)
 

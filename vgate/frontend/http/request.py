@@ -16,13 +16,12 @@ from typing import Any
 import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from vgate.errors import PayloadTooLargeError, RequestTimeoutError
+from vgate.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeoutError
 from vgate.frontend.http.body_items import check_items
 from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import HEADER, Ignored
 from vgate.frontend.http.waits import (
     BYTES_PER_BODY_BYTE,
-    ClientDisconnected,
     Divert,
     Sending,
     Waits,
@@ -42,6 +41,7 @@ _FEW_ITEMS = 256
 _QUEUED_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 60
 _DISCARD_TIMEOUT_S = 5
+_CUT = "the request body is {}"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 Headers = list[tuple[str, str]]
@@ -168,7 +168,7 @@ class HttpRequest:
             PayloadTooLargeError: It has more bytes or values than the limits allow.
             OverloadedError: This worker has no memory for it now.
             RequestTimeoutError: It did not come in time.
-            ClientDisconnected: The client left before it had sent all of it.
+            InvalidRequestError: The client ended it too early.
         """
         most = limits.max_bytes
         if self._declared <= most:
@@ -181,7 +181,8 @@ class HttpRequest:
             else:
                 body = await self._body_in_chunks(most)
         except ProtocolClosed:
-            raise ClientDisconnected from None
+            # If it left as well, nobody reads this.
+            raise InvalidRequestError(_CUT.format("shorter than its Content-Length")) from None
         finally:
             if self._waits.deadlines.end(self._task):
                 message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
@@ -202,9 +203,10 @@ class HttpRequest:
 
     async def _body_in_chunks(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []
-        size = 0
+        size = ends = 0
         async for chunk in self._protocol:
             size += len(chunk)
+            ends += not chunk
             if size <= limit_bytes:
                 # The rest would not be read if there were no memory for it.
                 self.set_header("connection", "close")
@@ -218,6 +220,9 @@ class HttpRequest:
         if size > limit_bytes:
             message = f"the body must be at most {limit_bytes} bytes (server.max_body_bytes)"
             raise PayloadTooLargeError(message)
+        # granian gives an empty chunk for the end, and one for an error or for trailers before it.
+        if ends > 1 and self.header("transfer-encoding") is not None:
+            raise InvalidRequestError(_CUT.format("cut, or has trailers, which are not supported"))
         return b"".join(chunks)
 
     async def discard_body(self) -> None:
