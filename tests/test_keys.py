@@ -11,8 +11,8 @@ from vgate import keys
 from vgate.keys import (
     ApiKey,
     ConfiguredKey,
+    FileWatcher,
     KeyFileError,
-    KeyFileWatcher,
     KeyRing,
     KeysError,
     hash_key,
@@ -150,7 +150,7 @@ def looks(watcher):
 
 
 def test_the_watcher_reports_every_change_once_it_is_at_rest(key_file):
-    watcher = KeyFileWatcher(key_file)
+    watcher = FileWatcher(key_file)
     assert looks(watcher) is None
     key_file.write_text("a")
     assert looks(watcher) == 2

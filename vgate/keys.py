@@ -134,8 +134,8 @@ class KeyRing:
         return iter(self._by_digest.values())
 
 
-class KeyFileWatcher:
-    """Notices changes of the key file, for a loop that looks a few times a second.
+class FileWatcher:
+    """Notices changes of a file, for a loop that looks a few times a second.
 
     A change counts once the file is at rest, because many programs write a file in place: until
     they are done it is empty or cut, perhaps at the end of a line. A file that another replaced is

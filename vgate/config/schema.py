@@ -20,6 +20,20 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all sections."""
 
 
+class Tls(Section, frozen=True):
+    """The certificate of HTTPS; without one, the server speaks HTTP."""
+
+    certificate: NonEmptyStr | None = None
+    key: NonEmptyStr | None = None
+    client_ca: NonEmptyStr | None = None
+    reload: bool = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the server speaks HTTPS."""
+        return self != Tls(reload=self.reload)
+
+
 class Server(Section, frozen=True):
     """Where and how HTTP is served."""
 
@@ -41,6 +55,7 @@ class Server(Section, frozen=True):
     stream_keepalive_s: Annotated[float, Meta(ge=0)] = 15
     write_timeout_s: PositiveFloat = 60
     max_unsent_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
+    tls: Tls = Tls()
 
     @property
     def worker_count(self) -> int:

@@ -11,10 +11,11 @@ import logging
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 import uvloop
-from granian.constants import HTTPModes
+from granian.constants import HTTPModes, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.embed import Server
 from prometheus_client import values
@@ -22,6 +23,8 @@ from prometheus_client import values
 from vgate import log as logs
 from vgate.config import Runtime
 from vgate.config.schema import Server as ServerConfig
+from vgate.config.schema import Tls
+from vgate.frontend.certificates import Certificates
 from vgate.frontend.observe import count_files
 from vgate.frontend.observe.gathered_counts import Gatherer
 
@@ -35,6 +38,8 @@ _HTTP2 = HTTP2Settings(
     keep_alive_interval=30_000,
     keep_alive_timeout=20,
 )
+# How long the listeners of an old and a new certificate both take connections.
+_OVERLAP_S = 0.5
 # A request leaves a few reference cycles; the default of 700 new objects searches too often.
 _GC_NEW_OBJECTS = 10_000
 
@@ -58,8 +63,11 @@ def run(runtime: Runtime, worker: int) -> int:
 
 
 async def _serve(app: Any, config: ServerConfig, counts: Gatherer) -> None:
+    loop = asyncio.get_running_loop()
+    # Not by granian, which would begin and end it again with each certificate.
+    app.__rsgi_init__(loop)
     server = Server(
-        app,
+        app.__rsgi__,
         address=_address(config),
         port=config.port,
         http=HTTPModes.auto if config.http2 else HTTPModes.http1,
@@ -68,6 +76,7 @@ async def _serve(app: Any, config: ServerConfig, counts: Gatherer) -> None:
         backlog=_BACKLOG,
         backpressure=_MAX_OPEN_REQUESTS,
         log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
+        **_tls(config.tls),
     )
     # Its lines go through our handler; at info they only describe how it is embedded.
     logging.getLogger("_granian").setLevel(logging.ERROR)
@@ -78,8 +87,12 @@ async def _serve(app: Any, config: ServerConfig, counts: Gatherer) -> None:
         app.end_requests()
         server.stop()  # type: ignore[no-untyped-call]
 
-    loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop)
+    if config.tls.enabled:
+        # granian starts a second listener with the new certificate, and lets the first one finish
+        # its connections.
+        server.respawn_interval = _OVERLAP_S
+        Certificates(loop, config.tls, server.reload)
     logs.gather_lines(loop)
     counts.gather(loop.call_soon)
     # Modules are never freed, so the collector need not look at them again.
@@ -87,6 +100,20 @@ async def _serve(app: Any, config: ServerConfig, counts: Gatherer) -> None:
     gc.freeze()
     gc.set_threshold(_GC_NEW_OBJECTS, 20, 20)
     await server.serve()
+    app.__rsgi_del__(loop)
+
+
+def _tls(tls: Tls) -> dict[str, Any]:
+    """Return granian's options."""
+    if tls.certificate is None or tls.key is None:
+        return {}
+    return {
+        "ssl_cert": Path(tls.certificate),
+        "ssl_key": Path(tls.key),
+        "ssl_protocol_min": SSLProtocols.tls12,
+        "ssl_ca": Path(tls.client_ca) if tls.client_ca else None,
+        "ssl_client_verify": tls.client_ca is not None,
+    }
 
 
 def _address(server: ServerConfig) -> str:

@@ -153,6 +153,11 @@ class Child:
         if self._process is not None:
             self._process.terminate()
 
+    def reload(self) -> None:
+        """Send SIGHUP, once it is ready for it."""
+        if self._process is not None and self.ready:
+            self._process.send_signal(signal.SIGHUP)
+
     def kill(self, cause: str | None = None) -> None:
         """Kill its process group: vLLM's executors start worker processes. `cause` says why."""
         if self._process is not None:

@@ -16,7 +16,7 @@ from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
 from vgate.config.checkpoint import CheckpointError, find_model
 from vgate.config.runtime import DRY_RUN, VLLM
-from vgate.keys import KeyFileWatcher, KeyRing, KeysError, hash_key
+from vgate.keys import FileWatcher, KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli, open_files
 from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = load(os.environ)
         if options.command == "keys":
             return keys_cli.run(options, config.security.key_file)
-        config = _prepare_security(config)
+        config = _prepare_tls(_prepare_security(config))
     except ConfigError as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -96,7 +96,7 @@ def _prepare_security(config: Config) -> Config:
         return config
     key_file = Path(security.key_file).absolute() if security.key_file else None
     if key_file is not None:
-        KeyFileWatcher(key_file).wait()
+        FileWatcher(key_file).wait()
     try:
         ring = KeyRing.build(security.api_keys, key_file)
     except KeysError as error:
@@ -114,6 +114,26 @@ def _prepare_security(config: Config) -> Config:
         security, api_keys=hashed, key_file=str(key_file) if key_file else None
     )
     return msgspec.structs.replace(config, security=security)
+
+
+def _prepare_tls(config: Config) -> Config:
+    """Make the paths absolute, or raise `ConfigError` if the files can't be used."""
+    if not config.server.tls.enabled:
+        return config
+    # Needs OpenSSL, which takes a megabyte.
+    from vgate.config.tls import TlsError, check_tls
+
+    paths = {
+        name: value and str(Path(value).absolute())
+        for name in ("certificate", "key", "client_ca")
+        for value in [getattr(config.server.tls, name)]
+    }
+    tls = msgspec.structs.replace(config.server.tls, **paths)
+    try:
+        check_tls(tls)
+    except TlsError as error:
+        raise ConfigError(str(error)) from None
+    return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, tls=tls))
 
 
 def _check(config: Config, backend: str) -> int:

@@ -26,7 +26,8 @@ class Console:
         """The server's URL on this machine."""
         server = self._runtime.config.server
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+        scheme = "https" if server.tls.enabled else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
 
     def starting(self) -> None:
         """Show what is being started."""

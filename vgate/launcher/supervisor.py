@@ -69,6 +69,7 @@ class Supervisor:
         self._drain_deadline: float | None = None
         self._announced = False
         self._stop_signals = 0
+        self._hung_up = False
 
     def run(self) -> None:
         """Serve until a signal comes.
@@ -82,6 +83,12 @@ class Supervisor:
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
+        if self._runtime.config.server.tls.enabled:
+
+            def hang_up(_signal: int, _frame: FrameType | None) -> None:
+                self._hung_up = True
+
+            signal.signal(signal.SIGHUP, hang_up)
         self._console.starting()
         try:
             while not self._stop_signals:
@@ -102,6 +109,10 @@ class Supervisor:
         # Heartbeats that have arrived are heard before anyone is judged.
         self._receive()
         now = self._clock()
+        if self._hung_up:
+            self._hung_up = False
+            for child in self._frontends:
+                child.reload()
         for child in self._children:
             if (cause := child.died(now)) is not None:
                 self._on_death(child, cause, now)

@@ -148,7 +148,7 @@ class Digests:
             log_fields={},
             ignored=Ignored(),
             header=lambda _name: None,
-            admission=SimpleNamespace(key=SimpleNamespace(min_priority=0)),
+            admission=SimpleNamespace(key=SimpleNamespace(min_priority=0), scope=""),
         )
         model = self._models.find(generation.model, "generate")
         tokenized = tokenize_generation(model, model.text, http, generation)

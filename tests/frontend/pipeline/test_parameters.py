@@ -51,7 +51,7 @@ def test_minus_one_is_the_whole_vocabulary(built_in, name, asked, got):
     wanted = msgspec.structs.replace(generation(), **{name: asked})
     model = copy(built_in)
     model.info = msgspec.structs.replace(built_in.info, vocab_size=300, max_logprobs=300)
-    options = parameters.options_of(wanted, model, "", None)
+    options = parameters.options_of(wanted, model, "", None, "")
     # The engine's messages have no negative numbers.
     msgspec.convert(msgspec.to_builtins(options), type(options))
     assert getattr(options, name) == got

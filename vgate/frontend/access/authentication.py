@@ -11,7 +11,7 @@ import msgspec
 from vgate.config.schema import Security
 from vgate.errors import AuthenticationError
 from vgate.frontend.http import HttpRequest
-from vgate.keys import ApiKey, KeyFileError, KeyFileWatcher, KeyRing, KeysError, read_key_file
+from vgate.keys import ApiKey, FileWatcher, KeyFileError, KeyRing, KeysError, read_key_file
 from vgate.log import Log
 
 _POLL_S = 0.25
@@ -35,7 +35,7 @@ class KeySource:
         self._file = Path(security.key_file) if security.key_file else None
         self._kept = kept
         # Made before the file is first read, so that no change in between is missed.
-        self.watcher = KeyFileWatcher(self._file) if self._file else None
+        self.watcher = FileWatcher(self._file) if self._file else None
 
     def first(self) -> KeyRing:
         """Read the keys for the first time in this process.
@@ -125,7 +125,7 @@ class Authentication:
         if self._poll is not None:
             self._poll.cancel()
 
-    def _reload(self, watcher: KeyFileWatcher) -> None:
+    def _reload(self, watcher: FileWatcher) -> None:
         self._poll = self._loop.call_later(_POLL_S, self._reload, watcher)
         if watcher.changed():
             try:
