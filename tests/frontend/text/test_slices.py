@@ -1,7 +1,7 @@
 """Cut into slices, every text has the tokens of the whole; what isn't needed is left out."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -57,6 +57,7 @@ class TestSlices:
         ]
 
     @settings(max_examples=100, deadline=None)
+    @example(text="|><<|im_end|>", keep=1, side="left")
     @given(text=LONG, keep=st.integers(1, 30), side=st.sampled_from(["left", "right"]))
     def test_a_limit_keeps_the_tokens_of_its_side(self, tokenizer, text, keep, side):
         limit = TokenLimit(keep, side)

@@ -71,7 +71,9 @@ class PieceEncoder:
             pieces = self._split(text)
             if len(text) <= 2 * SLICE_CHARS or max(map(len, pieces)) <= 2 * SLICE_CHARS:
                 return pieces
-            return [part for piece in pieces for part in self._slices.of(piece)]
+            # Every second one is a special token.
+            cut = [[p] if place & 1 else self._slices.of(p) for place, p in enumerate(pieces)]
+            return [*chain.from_iterable(cut)]
         pieces = []
         start = position = 0
         while position < len(text):
