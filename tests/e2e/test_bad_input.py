@@ -14,7 +14,7 @@ from tests.e2e.keep_alive import Client, http_request, json_post
 from tests.e2e.traffic import CHAT, MODEL, EngineProbe, chat, endless, post, raw, status_of
 
 HELLO = json.dumps(chat("hi")).encode()
-NESTED = b"[" * 100_000 + b"]" * 100_000
+NESTED = b"[" * 40_000 + b"]" * 40_000
 MIB = 1024 * 1024
 
 
@@ -198,7 +198,7 @@ def test_a_prompt_too_long(dry_run: Instance, client: openai.OpenAI):
     response = httpx.post(dry_run.url + CHAT, json=chat("x" * 5000))
     check_error(response, 400, "context_length_exceeded", "messages")
     # Long enough to be tokenised on a thread.
-    with pytest.raises(openai.BadRequestError, match="500003 tokens") as refused:
+    with pytest.raises(openai.BadRequestError, match=r"at least \d+ tokens") as refused:
         client.chat.completions.create(**chat("x" * 500_000))
     assert refused.value.code == "context_length_exceeded"
 
