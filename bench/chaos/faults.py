@@ -41,8 +41,13 @@ class Victim(msgspec.Struct, frozen=True):
     instance: Instance
     rng: random.Random
 
-    def process(self, role: str) -> int:
-        """Return the pid of one of its processes."""
+    async def process(self, role: str) -> int:
+        """Return the pid of one of its processes, once there is one: it may have died by itself."""
+
+        async def there() -> bool:
+            return bool(self.instance.pids(role))
+
+        await _until(there, f"a process of the {role}")
         return self.rng.choice(self.instance.pids(role))
 
 
@@ -57,8 +62,8 @@ async def inflict(kind: str, victim: Victim, fault: Fault) -> None:
 
 
 async def _kill(role: str, sig: signal.Signals, victim: Victim, fault: Fault) -> None:
+    pid = await victim.process(role)
     before = len(victim.instance.pids(role))
-    pid = victim.process(role)
     fault.deaths = role
     with suppress(ProcessLookupError):
         os.kill(pid, sig)
@@ -73,7 +78,7 @@ async def _kill(role: str, sig: signal.Signals, victim: Victim, fault: Fault) ->
 
 async def _pause(role: str, victim: Victim, fault: Fault) -> None:
     del fault
-    pid = victim.process(role)
+    pid = await victim.process(role)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(victim.rng.uniform(0.1, 1.0))
