@@ -14,11 +14,14 @@ _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
 
 # Counts and token ids: what fits the engine's tensors, and msgpack.
 _INT32_MAX = 2**31 - 1
+# An answer is as long as there is room for, whatever is asked for; but msgpack must hold it.
+MAX_ASKED_TOKENS = 2**63 - 1
 
 TokenId = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 Temperature = Annotated[float, Meta(ge=0)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=_INT32_MAX)]
+MaxTokens = Annotated[int, Meta(ge=1, le=MAX_ASKED_TOKENS)]
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -50,7 +53,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     top_k: TopK | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: MaxTokens | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=_INT32_MAX)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=1024)] | None = None
     ignore_eos: bool | None = None

@@ -8,7 +8,7 @@ from msgspec import inspect
 
 from tests.frontend.gateway import post
 from tests.frontend.watchdog import watched
-from vgate.config.schema import Server
+from vgate.config.schema import Cache, Server
 from vgate.frontend.observe import metrics
 from vgate.frontend.routes import ROUTES
 
@@ -82,6 +82,29 @@ def filled(kind: inspect.Type):
                     yield f".{field.encode_name}{path}", {**around, field.encode_name: inner}
 
 
+def huge(kind: inspect.Type):
+    """Yield the path of each number or any JSON in a type, and a document with a huge one there."""
+    match kind:
+        case inspect.Metadata(type=inner):
+            yield from huge(inner)
+        case inspect.UnionType(types=types):
+            for inner in types:
+                yield from huge(inner)
+        case inspect.ListType(item_type=item):
+            for path, inner in huge(item):
+                yield f"[]{path}", [inner]
+        case inspect.DictType(value_type=value):
+            for path, inner in huge(value):
+                yield f"{{}}{path}", {"1": inner}
+        case inspect.IntType() | inspect.FloatType() | inspect.AnyType():
+            yield from (("", number) for number in (2**64, -(10**40), 1e300, str(2**64)))
+        case inspect.StructType(fields=fields):
+            around = sample(kind)
+            for field in fields:
+                for path, inner in huge(field.type):
+                    yield f".{field.encode_name}{path}", {**around, field.encode_name: inner}
+
+
 REQUESTS = {
     f"{route.path} {request.__name__}": (route.path, inspect.type_info(request))
     for route in ROUTES
@@ -110,6 +133,22 @@ def test_no_field_holds_a_worker_up(serve, request_name, monkeypatch):
         assert {name: held_s for name, held_s in found.items() if held_s > HOLD_S} == {}
 
     serve(scenario)
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_no_number_is_too_large_for_an_answer(serve, request_name):
+    path, kind = REQUESTS[request_name]
+
+    async def scenario(gateway):
+        found = {}
+        for name, document in huge(kind):
+            answer = await post(gateway, path, msgspec.json.encode(document))
+            if answer.status not in {200, 400}:
+                found[name] = answer.status, answer.body[:200]
+        assert found == {}
+
+    # What is stored is also hashed, with all that was asked for.
+    serve(scenario, cache=Cache(enabled=True))
 
 
 def test_every_field_is_filled():

@@ -15,7 +15,7 @@ from vgate.frontend.apis.decoding import ServedTypes, check_json, decode_request
 from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.shared import MAX_STOPS, MAX_TOOLS, CallText, StopString, ToolName
 from vgate.frontend.http import Ignored
-from vgate.wire.sampling import Temperature, TopK, TopP
+from vgate.wire.sampling import MaxTokens, Temperature, TopK, TopP
 
 # Anthropic's levels are low, medium, high, xhigh and max.
 Effort = Annotated[str, Meta(min_length=1, max_length=32)]
@@ -178,7 +178,7 @@ class CountTokensRequest(_Param, frozen=True, kw_only=True):
 class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     """``POST /v1/messages``."""
 
-    max_tokens: Annotated[int, Meta(ge=1)]
+    max_tokens: MaxTokens
     stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     temperature: Temperature | None = None

@@ -34,6 +34,7 @@ from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool
 from vgate.frontend.apis.shared import MAX_TOOLS
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Conversation, Generation
+from vgate.wire.sampling import MaxTokens
 
 MAX_DOCUMENTS = 1024
 
@@ -42,7 +43,7 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: CountOrAll | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None

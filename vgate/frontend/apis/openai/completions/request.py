@@ -18,7 +18,7 @@ from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation, Prompts
-from vgate.wire.sampling import TokenId
+from vgate.wire.sampling import MAX_ASKED_TOKENS, TokenId
 
 # vLLM limits the prompts; this limits the answers to all of them.
 MAX_ANSWERS = 1024
@@ -34,7 +34,7 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unk
     """``POST /v1/completions``."""
 
     prompt: _Text | _List
-    max_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=-1, le=MAX_ASKED_TOKENS)] | None = None
     logprobs: bool | CountOrAll | None = None
 
     @property

@@ -38,6 +38,7 @@ from vgate.frontend.pipeline import (
     schema_constraint,
 )
 from vgate.wire.messages import StructuredOutput
+from vgate.wire.sampling import MaxTokens
 
 OUTPUT_LOGPROBS = "message.output_text.logprobs"
 
@@ -105,7 +106,7 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
 
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     instructions: str | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_output_tokens: MaxTokens | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -137,8 +138,8 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
     previous_input_messages: Annotated[Any, refused(instead="use `input`")] = None
     # Chat completions' names.
     messages: Annotated[Any, told(instead="use `input`")] = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
     logprobs: Annotated[Any, told(False, instead=f"use `include` with {OUTPUT_LOGPROBS!r}")] = None
