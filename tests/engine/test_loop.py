@@ -440,6 +440,15 @@ class TestMalformed:
         greeted.settle()
         assert greeted.deltas(A, 2)[-1].finish_reason == "length"
 
+    @pytest.mark.parametrize(
+        "request_", [["Generate", 1, b"", {"top_k": -5}], ["Embed", 1, b"\1\0\0\0", "two"]]
+    )
+    def test_a_malformed_request_fails_at_once(self, greeted, request_):
+        greeted.say(A, encode(request_))
+        greeted.turn()
+        (failure,) = greeted.failures(A)
+        assert (failure.id, failure.code) == (1, "internal_error")
+
     @settings(max_examples=50)
     @given(st.lists(st.binary(max_size=60), max_size=5))
     def test_noise_never_ends_the_loop(self, payloads):

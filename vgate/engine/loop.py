@@ -17,7 +17,7 @@ from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.served_files import FileServer
 from vgate.engine.stats import StatsCounter
 from vgate.log import Log
-from vgate.wire.codec import WireError, decode_to_engine, encode
+from vgate.wire.codec import WireError, decode_to_engine, encode, number_of_request
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -155,7 +155,7 @@ class EngineLoop:
             try:
                 message = decode_to_engine(payload)
             except WireError as error:
-                log.warning("dropped a malformed message", peer=self._name(peer), error=error)
+                self._on_malformed(peer, payload, error)
                 continue
             match message:
                 case Generate() | Embed():
@@ -222,6 +222,12 @@ class EngineLoop:
         delta = catch_up(request, subscriber, buffered=message.buffered)
         self._send(subscriber[0], Step(deltas=[delta]))
         return True
+
+    def _on_malformed(self, peer: bytes, payload: bytes, error: WireError) -> None:
+        """Report a message that can't be read; a request must not wait for its timeout."""
+        log.warning("dropped a malformed message", peer=self._name(peer), error=error)
+        if peer in self._peers and (number := number_of_request(payload)) is not None:
+            self._add_failure((peer, number), RequestError("internal_error", str(error)))
 
     def _abort(self, subscriber: Subscriber) -> None:
         """Remove a subscriber, and its request if that has no other one left."""

@@ -33,12 +33,25 @@ def _decoder(messages: Any) -> Callable[[bytes], Any]:
     return checked
 
 
+_decode_anything = _decoder(Any)
+
 decode_to_engine: Callable[[bytes], ToEngine] = _decoder(ToEngine)
 # Not typed, because mypy does not narrow a union by `type(message) is Step`.
 decode_to_frontend = _decoder(ToFrontend)
 decode_to_launcher: Callable[[bytes], ToLauncher] = _decoder(ToLauncher)
 decode_launcher_to_frontend: Callable[[bytes], LauncherToFrontend] = _decoder(LauncherToFrontend)
 decode_launcher_to_engine: Callable[[bytes], LauncherToEngine] = _decoder(LauncherToEngine)
+
+
+def number_of_request(payload: bytes) -> int | None:
+    """Return the number of a request that `decode_to_engine` refuses; None if it is none."""
+    try:
+        match _decode_anything(payload):
+            case ["Generate" | "Embed", int(number), *_]:
+                return number
+    except WireError:
+        pass
+    return None
 
 
 def pack_token_ids(token_ids: Sequence[int]) -> bytes:
