@@ -5,6 +5,9 @@ granian can't say so: `send_bytes` puts bytes into an unbounded queue and return
 socket's send queue (SIOCOUTQ, tcp(7)), because hyper fills that whenever there is room. So the
 sockets with an answer are looked at once a second, and only where there is a queue are the
 acknowledged bytes asked for (TCP_INFO) and those that are written from then on counted.
+
+In HTTP/2 the answers of a connection share its queue, and only the latest is watched. What waits
+for a client's flow-control window is not in the queue, so one that withholds it isn't noticed.
 """
 
 import asyncio
