@@ -3,6 +3,8 @@
 import asyncio
 import sys
 import threading
+import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +100,28 @@ def test_work_of_a_client_that_left_is_dropped():
         bench.go.set()
         assert await third == "a3"
         assert bench.began == ["a1", "a3"]
+
+    run(scenario)
+
+
+def test_waiting_work_is_freed_when_its_client_leaves():
+    class Body:
+        """A large body."""
+
+    async def scenario(bench):
+        others = [bench.add(name)[1] for name in ("a1", "a2")]
+        body = Body()
+        request, freed = Request("a"), weakref.ref(body)
+        task = asyncio.ensure_future(bench.work.run(request, partial(id, body)))
+        await bench.until_began(1)
+        request.leave()
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), ClientDisconnected)
+        del body, task
+        # What is before it may take long.
+        assert freed() is None
+        bench.go.set()
+        await asyncio.gather(*others)
 
     run(scenario)
 

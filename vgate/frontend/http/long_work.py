@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -63,18 +64,21 @@ class LongWork:
             ClientDisconnected: The client is gone; work that had begun is not stopped.
         """
         done: asyncio.Future[_Result] = self._loop.create_future()
-
-        def left() -> None:
-            if not done.done():
-                done.set_exception(ClientDisconnected())
-
-        self._waiting.setdefault(http.admission.key.name, deque()).append(_Job(work, done))
-        http.on_disconnect(left)
+        key, job = http.admission.key.name, _Job(work, done)
+        self._waiting.setdefault(key, deque()).append(job)
+        http.on_disconnect(partial(_leave, done))
         try:
             self._begin()
             return await done
+        except BaseException:
+            # Now, not at its turn: the request's memory doesn't count any more.
+            with suppress(KeyError, ValueError):
+                self._waiting[key].remove(job)
+            raise
         finally:
             http.release()
+            # An error's traceback refers to this frame: only the garbage collector would free both.
+            del done, job
 
     def close(self) -> None:
         """Let the threads end."""
@@ -118,3 +122,8 @@ class LongWork:
             else:
                 job.done.set_exception(error)
         self._begin()
+
+
+def _leave(done: "asyncio.Future[Any]") -> None:
+    if not done.done():
+        done.set_exception(ClientDisconnected())
