@@ -242,10 +242,16 @@ class TestBounds:
     def test_pieces_are_shared_within_a_scope_only(self, tiny):
         encoder = PieceEncoder(tiny.tokenizer.library)
         text = "<|im_start|>" + "a secret " * 50
-        ids = encoder.encode(text, "one")
-        assert encoder.encode_within(text, 100, "two") is None
-        assert encoder.encode_within(text, 100) is None
-        assert encoder.encode_within(text, 100, "one") == encoder.encode(text, "two") == ids
+        ids = encoder.encode(text, scope="one")
+        for scope in ("two", "", None):
+            assert encoder.encode_within(text, 100, scope=scope) is None
+        assert encoder.encode_within(text, 100, scope="one") == ids
+        assert encoder.encode(text, scope="two") == ids
+
+    def test_without_a_scope_nothing_is_kept(self, tiny):
+        encoder = PieceEncoder(tiny.tokenizer.library)
+        assert encoder.encode("a secret", scope=None) == native(tiny.tokenizer.library, "a secret")
+        assert not encoder._kept
 
     def test_the_cache_of_words_is_bounded(self, tiny, monkeypatch):
         monkeypatch.setattr(word_encoder, "_MAX_WORDS", 20)

@@ -79,7 +79,7 @@ class LibraryTokenizer:
         for group in _groups(texts):
             if len(group[0]) > SLICE_CHARS:
                 try:
-                    ids = [self.encode(group[0], within)]
+                    ids = [self.encode(group[0], within, None)]
                 except TooManyTokensError as error:
                     error.index = len(found) if len(texts) > 1 else None
                     raise

@@ -44,16 +44,18 @@ class PieceEncoder:
         self._words = None if self._special is None else word_encoder(tokenizer)
         added = (t.content for t in tokenizer.get_added_tokens_decoder().values())
         self._slices = Slices(tokenizer, (t for t in added if t not in (self._special or ())))
-        self._kept: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str | None, str], list[int]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
-    def encode(self, text: str, limit: TokenLimit | None = None, scope: str = "") -> list[int]:
-        """Tokenise a text, as far as a limit needs it."""
+    def encode(
+        self, text: str, limit: TokenLimit | None = None, scope: str | None = ""
+    ) -> list[int]:
+        """Tokenise a text, as far as a limit needs it; without a scope nothing is kept."""
         return self._join(self._pieces(text), limit, scope)
 
     def encode_within(
-        self, text: str, max_new_chars: int, limit: TokenLimit | None = None, scope: str = ""
+        self, text: str, max_new_chars: int, limit: TokenLimit | None = None, scope: str | None = ""
     ) -> list[int] | None:
         """Tokenise a text; None if its uncached pieces have more than `max_new_chars`."""
         if len(text) <= max_new_chars:
@@ -92,7 +94,7 @@ class PieceEncoder:
         pieces += self._slices.of(text[start:])
         return pieces
 
-    def _join(self, pieces: list[str], limit: TokenLimit | None, scope: str) -> list[int]:
+    def _join(self, pieces: list[str], limit: TokenLimit | None, scope: str | None) -> list[int]:
         """Return the tokens of a text in pieces; only those at one end if a limit needs no more."""
         if limit is not None and limit.side == "left":
             found: list[list[int]] = []
@@ -115,7 +117,7 @@ class PieceEncoder:
                 break
         return ids
 
-    def _again(self, piece: str, scope: str) -> list[int]:
+    def _again(self, piece: str, scope: str | None) -> list[int]:
         # Another thread may have evicted it meanwhile.
         try:
             self._kept.move_to_end((scope, piece))
@@ -123,7 +125,7 @@ class PieceEncoder:
         except KeyError:
             return self._learn(piece, scope)
 
-    def _tokens_of(self, piece: str, scope: str) -> list[int]:
+    def _tokens_of(self, piece: str, scope: str | None) -> list[int]:
         if not piece:
             return []
         if self._special is None:
@@ -131,12 +133,14 @@ class PieceEncoder:
         token = self._special.get(piece)
         return self._again(piece, scope) if token is None else [token]
 
-    def _learn(self, piece: str, scope: str) -> list[int]:
+    def _learn(self, piece: str, scope: str | None) -> list[int]:
         ids = None
         if self._words is not None and len(piece) <= _MAX_WORD_CHARS and piece.isascii():
             ids = self._words.encode(piece)
         if ids is None:
             ids = self._native(piece)
+        if scope is None:
+            return ids
         size = _size((scope, piece), ids)
         if size <= _MAX_BYTES // 4:
             with self._lock:
@@ -177,5 +181,5 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int] | None:
     return {token.content: token_id for token_id, token in special.items()}
 
 
-def _size(key: tuple[str, str], ids: list[int]) -> int:
+def _size(key: tuple[str | None, str], ids: list[int]) -> int:
     return _ENTRY_BYTES + _CHAR_BYTES * len(key[1]) + _TOKEN_BYTES * len(ids)
