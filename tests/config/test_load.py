@@ -65,6 +65,27 @@ class TestFile:
         assert "not valid YAML" in message
         assert "\n" not in message
 
+    @pytest.mark.parametrize(
+        ("text", "twice"),
+        [
+            ("server: {port: 1}\ncache: {}\nserver: {host: a}\n", ("server", 1, 3)),
+            ("cache: {}\nserver:\n  port: 1\n  port: 2\n", ("port", 3, 4)),
+            ("additional_models:\n  - {task: embed, task: embed}\n", ("task", 2, 2)),
+        ],
+    )
+    def test_a_key_that_is_given_twice_is_refused(self, load_yaml, text, twice):
+        name, first, second = twice
+        message = refusal(load_yaml, text)
+        assert f"has `{name}` in line {first} and again in line {second}" in message
+
+    def test_anchors_and_merges_are_taken(self, load_yaml):
+        text = "server: &s {port: 1}\ncache: &c {<<: {maxsize: 3}, maxsize: 5}\nbatch: {}\n"
+        assert load_yaml(text).cache.maxsize == 5
+        assert "is not a known field" in refusal(load_yaml, "x: &a [*a]")
+
+    def test_deep_nesting_is_refused_in_one_line(self, load_yaml):
+        assert "nested too deeply" in refusal(load_yaml, "server: " + "[" * 5000)
+
     def test_a_file_that_is_not_text_is_refused(self, tmp_path):
         path = tmp_path / "c.yaml"
         path.write_bytes(b"\xff\xfe\x00")

@@ -115,10 +115,15 @@ def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     if not named and not path.exists():
         return {}, "the defaults"
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        _check_keys(root, path)
+        document = loader.construct_document(root) if root is not None else None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot read the configuration {path}: {reason}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict | None):
@@ -126,6 +131,29 @@ def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     # An empty section ("cache:" with nothing under it) means its defaults.
     sections = (document or {}).items()
     return {key: {} if value is None else value for key, value in sections}, str(path)
+
+
+def _check_keys(root: Any, path: Path) -> None:
+    """Raise `ConfigError` if a key of a YAML node is given twice, as PyYAML takes the last one."""
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen or not isinstance(children := getattr(node, "value", None), list):
+            continue
+        seen.add(id(node))  # an anchor may be inside itself
+        if node.id == "sequence":
+            nodes += children
+            continue
+        lines: dict[str, int] = {}
+        for key, value in children:
+            nodes.append(value)
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise ConfigError(
+                    f"{path} has `{name}` in line {lines[name]} and again in line {line}, "
+                    "and only one of them would count: make them one"
+                )
+            lines[name] = line
 
 
 def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
