@@ -266,7 +266,13 @@ class HttpRequest:
 
     def watch(self) -> None:
         """Start watching the client. Called by `DisconnectWatch`."""
-        future = self._disconnect = self._protocol.client_disconnect()
+        future = self._protocol.client_disconnect()
+        if not hasattr(future, "add_done_callback"):
+            # An earlier watch has heard of it, perhaps as it was cancelled: this is done already.
+            if self._on_disconnect is not None:
+                self._on_disconnect()
+            return
+        self._disconnect = future
 
         def left(done: object) -> None:
             # It comes a little later than `release`, after which there may be another watch.
