@@ -3,13 +3,15 @@
 import asyncio
 import json
 import random
+import threading
 
 import pytest
 
 from tests.frontend.gateway import chat_body, post, until
 from tests.frontend.watchdog import watched
-from vgate.config.schema import MIB, Server
+from vgate.config.schema import MIB, Model, Server
 from vgate.frontend.text import slices
+from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 
 # What takes 20 ms on an idle machine.
 HOLD_S = 0.25
@@ -111,6 +113,35 @@ def test_a_prompt_that_can_only_be_too_long_is_not_tokenised(serve, monkeypatch)
 
     monkeypatch.setattr(slices.Slices, "of", fail)
     serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "task"),
+    [
+        ("/tokenize", {"prompt": "word " * 8_000}, "generate"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "word " * 8_000}]}, "generate"),
+        ("/v1/embeddings", {"input": ["word " * 400] * 20}, "embed"),
+    ],
+)
+def test_a_few_thousand_tokens_are_made_on_a_thread(serve, monkeypatch, path, fields, task):
+    threads = []
+    encode = LibraryTokenizer.encode_batch
+
+    def recorded(*given, **named):
+        threads.append(threading.current_thread())
+        return encode(*given, **named)
+
+    monkeypatch.setattr(LibraryTokenizer, "encode_batch", recorded)
+
+    async def scenario(gateway):
+        # Shorter than what is long for its number of bytes.
+        content = body(**fields)
+        assert len(content) < 65_536
+        assert (await post(gateway, path, content)).status == 200
+        assert threads
+        assert threading.main_thread() not in threads
+
+    serve(scenario, model=Model(task=task))
 
 
 def test_a_text_that_no_tokenizer_takes_whole_is_refused(serve, monkeypatch):

@@ -130,11 +130,20 @@ class EnginePipeline:
         assert made is not None
         return made
 
+    async def _tokenised(
+        self, http: HttpRequest, chars: int, work: Callable[[], _Result]
+    ) -> _Result:
+        """Return the result of work that tokenises so many characters."""
+        if chars > INLINE_CHARS:
+            return await self._work.run(http, work)
+        return await self._work.done(http, work)
+
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
         """Embed texts."""
         model, text = await find_model(self._models, http, request.model, "embed")
         check_task(model, request.model or model.name, "embed")
-        prompts = await self._work.done(http, partial(input_tokens, text, request))
+        chars = sum(len(item) for item in request.inputs if isinstance(item, str))
+        prompts = await self._tokenised(http, chars, partial(input_tokens, text, request))
         vectors = await embed(self._context, http, model, prompts, request.dimensions, self._window)
         return Embedded(model.name, sum(map(len, prompts)), vectors)
 
@@ -159,7 +168,7 @@ class EnginePipeline:
             spellings = [text.tokenizer.id_to_token(token) for token in ids] if spell else None
             return Tokens(ids, spellings, text.info.max_model_len)
 
-        return await self._work.done(http, tokens)
+        return await self._tokenised(http, _chars_of(prompt), tokens)
 
     async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
@@ -184,3 +193,10 @@ class EnginePipeline:
         text = await self._models.find(model, "generate").wait_until_ready()
         template = text.tool_template if with_tools else text.template
         return Traits(template is not None and sets_effort(template), text.reasons)
+
+
+def _chars_of(prompt: str | Generation) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    messages = getattr(prompt.prompt, "messages", ())
+    return sum(len(message.content) for message in messages)
