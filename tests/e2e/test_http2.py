@@ -50,6 +50,17 @@ def test_answers_and_streams_share_a_connection(gateway: Instance):
         assert connection.succeeded == {whole, streamed, health}
 
 
+def test_answers_to_head_have_no_body(gateway: Instance):
+    with Http2(gateway.port) as connection:
+        known, unknown = (connection.request("HEAD", path) for path in ("/health", "/nothing"))
+        assert connection.body(known) == connection.body(unknown) == b""
+        assert connection.succeeded == {known}
+    with httpx.Client(base_url=gateway.url, timeout=30) as client:
+        length = client.get("/health").headers["content-length"]
+        assert client.head("/health").headers["content-length"] == length
+        assert client.get("/health").status_code == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_is_taken_back_is_aborted(gateway: Instance, stream: bool):
     def running() -> int:

@@ -20,12 +20,7 @@ from vgate.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeo
 from vgate.frontend.http.body_items import check_items
 from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import HEADER, Ignored
-from vgate.frontend.http.waits import (
-    BYTES_PER_BODY_BYTE,
-    Divert,
-    Sending,
-    Waits,
-)
+from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, Divert, Sending, Waits
 from vgate.frontend.ids import new_id
 
 JSON = ("content-type", "application/json")
@@ -301,8 +296,12 @@ class HttpRequest:
         if (size := len(response.body)) > _QUEUED_BYTES:
             sendings, client = self._waits.sendings, self._scope.client
             sendings.begin(client, self.id, self.arrived, size=size).finish()
-        headers = self._all_headers(response.headers)
-        self._protocol.response_bytes(response.status, headers, response.body)
+        headers, body = self._all_headers(response.headers), response.body
+        if self.method == "HEAD":
+            # hyper drops a body in HTTP/1 only. In HTTP/2 it breaks the connection for clients.
+            headers.append(("content-length", str(size)))
+            body = b""
+        self._protocol.response_bytes(response.status, headers, body)
 
     def open_stream(
         self, headers: Headers, divert: Divert | None = None, size: int = 0
