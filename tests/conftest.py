@@ -14,11 +14,18 @@ ONCE = (
     "bench",
     "deploy",
     "sdk",
+    "e2e/test_chaos.py",
+    "e2e/test_full_disk.py",
     "e2e/test_fuzz.py",
+    "e2e/test_http2.py",
     "e2e/test_load.py",
+    "e2e/test_memory.py",
+    "e2e/test_noisy_key.py",
     "e2e/test_proxy.py",
     "e2e/test_same_answer.py",
+    "e2e/test_slow_readers.py",
     "e2e/test_structured",
+    "e2e/test_tls.py",
 )
 
 
