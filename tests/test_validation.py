@@ -134,3 +134,22 @@ def test_any_invalid_document_is_explained(document):
         msgspec.convert(document, Document)
     except msgspec.ValidationError as error:
         assert str(explain(error, document))  # noqa: PT017 - a valid document is right too
+
+
+class TestChoices:
+    @pytest.mark.parametrize(
+        ("document", "expected"),
+        [
+            ({"side": "up"}, "`side` must be 'left' or 'right', got \"up\""),
+            ({"inner": [{"side": "up"}]}, "`inner[0].side` must be 'left' or 'right', got \"up\""),
+            ({"mode": "b"}, "`mode` must be 'a', got \"b\""),
+        ],
+    )
+    def test_the_texts_that_are_allowed_are_named(self, document, expected):
+        side = Literal["left", "right"]
+        inner = msgspec.defstruct("Inner", [("side", side)])
+        fields = [("side", side | None, None), ("inner", list[inner] | None, None)]
+        request = msgspec.defstruct("Request", [*fields, ("mode", Literal["a"] | int, 0)])
+        with pytest.raises(msgspec.ValidationError) as caught:
+            msgspec.convert(document, request)
+        assert str(explain(caught.value, document, request)) == expected

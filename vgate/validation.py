@@ -4,11 +4,13 @@ The configuration and the APIs' requests share it, so they explain a mistake in 
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Literal
 
 import msgspec
+from msgspec import inspect
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[(\.\.\.)\]")
@@ -51,8 +53,14 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{name} must be {self.expected}{got}"
 
 
-def explain(error: msgspec.ValidationError, document: Any = None) -> Problem:
-    """Explain an error of the conversion of `document`, whose values are then shown."""
+def explain(error: msgspec.ValidationError, document: Any = None, of: Any = None) -> Problem:
+    """Explain an error of a conversion.
+
+    Args:
+        error: The error.
+        document: What was converted, if its values are to be shown.
+        of: The type that it was converted to, if the allowed texts are to be shown.
+    """
     match = _AT.match(str(error))
     assert match is not None  # the pattern matches any text
     what, path = match["what"], (match["path"] or "").removeprefix(".")
@@ -62,7 +70,38 @@ def explain(error: msgspec.ValidationError, document: Any = None) -> Problem:
     if match["key"]:
         expected = f"an object whose keys are each {_expected(what)}"
         return Problem(path, "value", expected, _sent_key(document, path))
-    return Problem(path, "value", _expected(what), _sent(document, path))
+    expected = _expected(what)
+    if of is not None and what.startswith("Invalid enum value"):
+        expected = " or ".join(_choices(of, path)) or expected
+    return Problem(path, "value", expected, _sent(document, path))
+
+
+def _choices(of: Any, path: str) -> list[str]:
+    """Return the texts that a type allows at a path."""
+    kinds = [*_alternatives([inspect.type_info(of)])]
+    for name, _index, _any in _STEP.findall(f".{path}"):
+        if name:
+            fields = [f for kind in kinds for f in getattr(kind, "fields", ())]
+            inner = [field.type for field in fields if field.encode_name == name]
+        else:
+            inner = [kind.item_type for kind in kinds if isinstance(kind, inspect.ListType)]
+        kinds = [*_alternatives(inner)]
+    return [
+        repr(value)
+        for kind in kinds
+        if isinstance(kind, inspect.LiteralType)
+        for value in kind.values
+    ]
+
+
+def _alternatives(kinds: Iterable[inspect.Type]) -> Iterator[inspect.Type]:
+    for kind in kinds:
+        if isinstance(kind, inspect.Metadata):
+            yield from _alternatives([kind.type])
+        elif isinstance(kind, inspect.UnionType):
+            yield from _alternatives(kind.types)
+        else:
+            yield kind
 
 
 def _sent_key(document: Any, path: str) -> str | None:

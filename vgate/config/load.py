@@ -73,7 +73,7 @@ def load(environ: Mapping[str, str]) -> Config:
     try:
         config = msgspec.convert(document, Config)
     except msgspec.ValidationError as error:
-        problem = explain(error, document)
+        problem = explain(error, document, Config)
         origin = _origin(origins, problem.path)
         raise ConfigError(_describe(problem, origin or source)) from None
     _check_names(config)

@@ -131,7 +131,7 @@ def convert_part(
     try:
         return lenient.convert(document, of, ignored, where)
     except msgspec.ValidationError as error:
-        raise _explained(error, document, types, where) from None
+        raise _explained(error, document, types, where, of) from None
 
 
 def _document_of(body: bytes) -> Any:
@@ -142,9 +142,13 @@ def _document_of(body: bytes) -> Any:
 
 
 def _explained(
-    error: msgspec.ValidationError, document: Any, types: ServedTypes, where: str
+    error: msgspec.ValidationError,
+    document: Any,
+    types: ServedTypes,
+    where: str,
+    of: Any = None,
 ) -> InvalidRequestError:
-    problem = explain(error, document)
+    problem = explain(error, document, of)
     refused = _refused_type(document, problem.path, types, where)
     if refused is not None:
         return refused
