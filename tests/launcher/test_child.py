@@ -23,18 +23,18 @@ def run(path: Path, environment: dict[str, str] | None) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def inherited(monkeypatch):
-    monkeypatch.setenv("VGATE_TEST_INHERITED", "launcher")
+    monkeypatch.setenv("TEST_INHERITED", "launcher")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
 
 
 def test_it_inherits_the_launchers_variables(tmp_path):
     found = run(tmp_path / "env", None)
-    assert found["VGATE_TEST_INHERITED"] == "launcher"
+    assert found["TEST_INHERITED"] == "launcher"
     assert found["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
 def test_its_own_variables_override_the_launchers(tmp_path):
     found = run(tmp_path / "env", {"CUDA_VISIBLE_DEVICES": "1"})
     assert found["CUDA_VISIBLE_DEVICES"] == "1"
-    assert found["VGATE_TEST_INHERITED"] == "launcher"
+    assert found["TEST_INHERITED"] == "launcher"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
