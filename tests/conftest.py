@@ -10,22 +10,16 @@ from tests.tiny_model import make_tiny_model
 
 TESTS = Path(__file__).parent
 # What the Python version can't change: clients over HTTP, what isn't the package, and long runs.
-ONCE = (
-    "bench",
-    "deploy",
-    "sdk",
-    "e2e/test_chaos.py",
-    "e2e/test_full_disk.py",
-    "e2e/test_fuzz.py",
-    "e2e/test_http2.py",
-    "e2e/test_load.py",
-    "e2e/test_memory.py",
-    "e2e/test_noisy_key.py",
-    "e2e/test_proxy.py",
-    "e2e/test_same_answer.py",
-    "e2e/test_slow_readers.py",
-    "e2e/test_structured",
-    "e2e/test_tls.py",
+ONCE = ("bench", "deploy", "e2e", "sdk")
+# But these start, serve, fail and stop real processes, each in its own way.
+WITH_EACH_PYTHON = (
+    "e2e/test_chat.py",
+    "e2e/test_endpoints.py",
+    "e2e/test_failures.py",
+    "e2e/test_gateway.py",
+    "e2e/test_shutdown.py",
+    "e2e/test_start.py",
+    "e2e/test_wire.py",
 )
 
 
@@ -33,7 +27,8 @@ ONCE = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that one Python version is enough for."""
     for item in items:
-        if item.path.relative_to(TESTS).as_posix().startswith(ONCE):
+        path = item.path.relative_to(TESTS).as_posix()
+        if path.startswith(ONCE) and not path.startswith(WITH_EACH_PYTHON):
             item.add_marker("once")
 
 
