@@ -31,9 +31,13 @@ class Http2:
     def __enter__(self) -> Self:
         # A window that no test fills: SETTINGS_INITIAL_WINDOW_SIZE, and the connection's.
         wide = 1 << 30
-        self._socket.sendall(_PREFACE)
-        self._send(_SETTINGS, 0, 0, struct.pack(">HI", 4, wide))
-        self._send(_WINDOW_UPDATE, 0, 0, struct.pack(">I", wide))
+        try:
+            self._socket.sendall(_PREFACE)
+            self._send(_SETTINGS, 0, 0, struct.pack(">HI", 4, wide))
+            self._send(_WINDOW_UPDATE, 0, 0, struct.pack(">I", wide))
+        except OSError:  # the server speaks no HTTP/2
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exception: object) -> None:

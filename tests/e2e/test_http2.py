@@ -89,5 +89,5 @@ def test_http_1_is_served_on_the_same_port(gateway: Instance):
 
 
 def test_it_is_off_by_default(dry_run: Instance):
-    with Http2(dry_run.port) as connection, pytest.raises((AssertionError, OSError)):
+    with pytest.raises((AssertionError, OSError)), Http2(dry_run.port) as connection:
         connection.body(connection.request("GET", "/health"))

@@ -17,7 +17,6 @@ WORDS = {
     "no_model_type": ["its config.json has no model_type", "copy the file"],
     "code": ["set model.trust_remote_code: true"],
     "too_long": ["model.max_model_len is 5000", "4096 tokens", "set it to that or less"],
-    "embed": ["Qwen2ForCausalLM", "generates text", "set task: generate"],
     "generate": ["BertModel", "doesn't generate text", "set task: embed"],
     "quantization": ["doesn't know its quantization, foo", "take a version of it"],
     "quantization_no_object": ["quantization_config must be an object"],

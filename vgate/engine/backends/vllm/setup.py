@@ -88,11 +88,6 @@ def _check_task(model: ModelConfig, found: Any) -> None:
             f"model {model.model_id} ({architecture}) doesn't generate text: set task: embed if it "
             "is an embedding model"
         )
-    if model.task == "embed" and found.runner_type != "pooling":
-        raise BackendError(
-            f"model {model.model_id} ({architecture}) generates text and wasn't trained to embed "
-            "it: set task: generate, or engine_args: {runner: pooling} to use it nevertheless"
-        )
 
 
 def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
@@ -160,6 +155,8 @@ def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> d
         # start and on every replica.
         "seed": secrets.randbelow(_SEEDS),
         "use_tqdm_on_load": False,
+        # A model that generates embeds too if it is told to, whether or not it was trained for it.
+        "runner": "pooling" if model.task == "embed" else "auto",
     }
     if model.distributed_executor_backend is not None:
         arguments["distributed_executor_backend"] = model.distributed_executor_backend
