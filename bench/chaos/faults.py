@@ -44,11 +44,15 @@ class Victim(msgspec.Struct, frozen=True):
     async def process(self, role: str) -> int:
         """Return the pid of one of its processes, once there is one: it may have died by itself."""
 
+        pids: list[int] = []
+
         async def there() -> bool:
-            return bool(self.instance.pids(role))
+            pids[:] = self.instance.pids(role)
+            return bool(pids)
 
         await _until(there, f"a process of the {role}")
-        return self.rng.choice(self.instance.pids(role))
+        # Not asked for again: it may die at any moment.
+        return self.rng.choice(pids)
 
 
 async def inflict(kind: str, victim: Victim, fault: Fault) -> None:

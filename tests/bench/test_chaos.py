@@ -1,6 +1,8 @@
 """What chaos takes for a right answer, and what for an excuse."""
 
+import asyncio
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ from bench.chaos.__main__ import Outcome, Plan, in_turn, main, table
 from bench.chaos.answers import ServerError, WrongError, said
 from bench.chaos.clients import Clients, Tally
 from bench.chaos.deck import Ask, deck
-from bench.chaos.faults import KINDS, Fault
+from bench.chaos.faults import KINDS, Fault, Victim
 from bench.load.target import Target
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
@@ -173,3 +175,9 @@ class TestRun:
     def test_an_unknown_fault_is_named(self, capsys):
         assert main(["--faults", "flood"]) == 2
         assert "flood" in capsys.readouterr().err
+
+
+def test_a_process_that_dies_as_it_is_chosen_is_the_victim_all_the_same():
+    pids = iter([[], [7], []])
+    victim = Victim(SimpleNamespace(pids=lambda _role: next(pids)), random.Random(1))
+    assert asyncio.run(victim.process("engine")) == 7
