@@ -43,7 +43,6 @@ class Victim(msgspec.Struct, frozen=True):
 
     async def process(self, role: str) -> int:
         """Return the pid of one of its processes, once there is one: it may have died by itself."""
-
         pids: list[int] = []
 
         async def there() -> bool:
@@ -97,7 +96,9 @@ async def _read_slowly(size: int, victim: Victim, fault: Fault) -> None:
     message = {"role": "user", "content": "on and on"}
     ask = {"model": "", "messages": [message], "stream": True, "ignore_eos": True}
     body = msgspec.json.encode(ask)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    )
     with suppress(OSError):
         reader, writer = await asyncio.open_connection(host, port, limit=1024)
         writer.write(f"{head}Authorization: Bearer {instance.key}\r\n\r\n".encode() + body)
@@ -128,7 +129,7 @@ async def _ready(instance: Instance) -> bool:
     host, port = instance.target.addresses[0], instance.target.port
     try:
         reader, writer = await asyncio.open_connection(host, port)
-        writer.write(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         status = await reader.readline()
         writer.close()
     except OSError:
