@@ -1,6 +1,4 @@
-"""API keys: the file, the ring that finds a request's key, and noticing changes."""
-
-import os
+"""API keys: the file, and the ring that finds a request's key."""
 
 import msgspec
 import pytest
@@ -11,7 +9,6 @@ from vgate import keys
 from vgate.keys import (
     ApiKey,
     ConfiguredKey,
-    FileWatcher,
     KeyFileError,
     KeyRing,
     KeysError,
@@ -140,33 +137,6 @@ def test_a_file_that_cannot_be_read_is_reported(key_file):
     key_file.write_bytes(b"\xff")
     with pytest.raises(KeyFileError, match="not text in UTF-8"):
         keys.read_key_file(key_file)
-
-
-def looks(watcher):
-    """Return after how many looks a change is reported; none is reported after it."""
-    found = [watcher.changed() for _ in range(10)]
-    assert found.count(True) <= 1
-    return found.index(True) + 1 if True in found else None
-
-
-def test_the_watcher_reports_every_change_once_it_is_at_rest(key_file):
-    watcher = FileWatcher(key_file)
-    assert looks(watcher) is None
-    key_file.write_text("a")
-    assert looks(watcher) == 2
-    draft = key_file.with_suffix(".draft")
-    draft.write_text("b")
-    os.utime(draft, ns=(key_file.stat().st_atime_ns, key_file.stat().st_mtime_ns))
-    draft.replace(key_file)
-    assert looks(watcher) == 2
-    key_file.write_text("in place")
-    assert not watcher.changed()
-    key_file.write_text("in place, more")
-    assert looks(watcher) == 4
-    assert not watcher.moved()
-    key_file.unlink()
-    assert watcher.moved()
-    assert looks(watcher) == 2
 
 
 def test_generated_keys_are_long_and_differ():

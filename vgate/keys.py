@@ -10,7 +10,6 @@ import hmac
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Self
@@ -20,9 +19,6 @@ from msgspec import Meta
 
 from vgate.validation import explain
 
-# A file that is written in place counts when its writer has paused for so many looks, or seconds.
-_LOOKS_IN_PLACE = 3
-_REST_S = 0.5
 _EMPTY_KEY = hashlib.sha256(b"").digest()
 # A header's value (RFC 9110, 5.5): no outer spaces, as they aren't part of it, and only ASCII, as
 # clients encode the rest in different ways.
@@ -132,60 +128,6 @@ class KeyRing:
 
     def __iter__(self) -> Iterator[ApiKey]:
         return iter(self._by_digest.values())
-
-
-class FileWatcher:
-    """Notices changes of a file, for a loop that looks a few times a second.
-
-    A change counts once the file is at rest, because many programs write a file in place: until
-    they are done it is empty or cut, perhaps at the end of a line. A file that another replaced is
-    at rest after a second look, one with the same inode after the fourth.
-
-    Make it before the first read of the file, so that no change is missed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read = self._seen = self._identity()
-        self._looks = 0
-
-    def changed(self) -> bool:
-        """Look at the file; return whether it has changed, once after each change.
-
-        What is read then counts only if `moved` is false afterwards.
-        """
-        before, self._seen = self._seen, self._identity()
-        self._looks = self._looks + 1 if before == self._seen else 0
-        if self._seen == self._read:
-            return False
-        in_place = (
-            self._seen is not None and self._read is not None and self._seen[0] == self._read[0]
-        )
-        if self._looks < (_LOOKS_IN_PLACE if in_place else 1):
-            return False
-        self._read = self._seen
-        return True
-
-    def moved(self) -> bool:
-        """Whether the file has changed since `changed` was last true, or `wait` returned."""
-        return self._identity() != self._read
-
-    def wait(self) -> None:
-        """Block until the file is at rest, for a second at most; before the first read."""
-        deadline = time.monotonic() + 2 * _REST_S
-        while (found := self._identity()) is not None and time.monotonic() < deadline:
-            if time.time() - found[1] / 1e9 > _REST_S:
-                break
-            time.sleep(_REST_S / 10)
-        self._read = self._seen = self._identity()
-
-    def _identity(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        # The inode shows a replacement that keeps size and time.
-        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def generate_key() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vgate.config.schema import Tls
 from vgate.config.tls import TlsError, check_tls
-from vgate.keys import FileWatcher
+from vgate.file_watcher import FileWatcher
 from vgate.log import Log
 
 _POLL_S = 1.0

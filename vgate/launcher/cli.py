@@ -16,7 +16,8 @@ from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
 from vgate.config.checkpoint import CheckpointError, find_model
 from vgate.config.runtime import DRY_RUN, VLLM
-from vgate.keys import FileWatcher, KeyRing, KeysError, hash_key
+from vgate.file_watcher import FileWatcher
+from vgate.keys import KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli, open_files
 from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE

@@ -10,8 +10,9 @@ import msgspec
 
 from vgate.config.schema import Security
 from vgate.errors import AuthenticationError
+from vgate.file_watcher import FileWatcher
 from vgate.frontend.http import HttpRequest
-from vgate.keys import ApiKey, FileWatcher, KeyFileError, KeyRing, KeysError, read_key_file
+from vgate.keys import ApiKey, KeyFileError, KeyRing, KeysError, read_key_file
 from vgate.log import Log
 
 _POLL_S = 0.25
