@@ -169,10 +169,11 @@ def _check_call(call: EarlierToolCall, path: str) -> None:
         raise unsupported(f"{path}.type", problem)
     if getattr(call, call.type) is None:
         raise invalid(f"{path}.{call.type}", "is required")
-    path = f"{path}.{call.type}.arguments"
-    if call.function is not None and isinstance(call.function.arguments, str):
-        check_json_text(call.function.arguments, path)
-    check_json(_made_call(call).arguments, path)
+    if call.type == "function" and call.function is not None:
+        arguments, path = call.function.arguments, f"{path}.function.arguments"
+        if isinstance(arguments, str):
+            check_json_text(arguments, path)
+        check_json(_arguments(arguments), path)
 
 
 def _made_call(call: EarlierToolCall) -> MadeCall:
