@@ -9,6 +9,7 @@ from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.long_work import LongWork
 from vgate.frontend.http.request import (
     EVENT_STREAM,
+    FEW_ITEMS,
     JSON,
     BodyLimits,
     HttpRequest,
@@ -19,6 +20,7 @@ from vgate.frontend.http.waits import ClientDisconnected, Waits
 
 __all__ = [
     "EVENT_STREAM",
+    "FEW_ITEMS",
     "JSON",
     "BodyLimits",
     "ClientDisconnected",

@@ -31,7 +31,8 @@ EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
 _DISCARD_BYTES = 64 * 1024 * 1024
 # A body of up to this size comes with its headers, or nearly.
 _SMALL_BYTES = 64 * 1024
-_FEW_ITEMS = 256
+# Of this many objects a request is read at once, because a thread would cost more.
+FEW_ITEMS = 256
 # What the kernel takes of an answer, whether or not the client does.
 _QUEUED_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 60
@@ -186,7 +187,7 @@ class HttpRequest:
         if encoding is not None and encoding != "identity":
             body = await asyncio.to_thread(decompressed, body, encoding, most)
             self._hold(len(body))
-        self.is_short = len(body) <= _SMALL_BYTES and body.count(b"{") <= _FEW_ITEMS
+        self.is_short = len(body) <= _SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
         if len(body) > limits.max_items:  # each takes a byte at least
             await check_items(body, limits.max_items)
         return body

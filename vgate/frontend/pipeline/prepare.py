@@ -22,7 +22,6 @@ from vgate.wire.messages import Task
 
 # What is rendered and tokenised at once, because handing it to a thread costs more.
 INLINE_CHARS = 16_384
-_INLINE_MESSAGES = 256
 
 _Encode = Callable[[Generation, TokenLimit], tuple[str, list[int]] | None]
 
@@ -139,8 +138,6 @@ def _tokenize_conversation(
     conversation = generation.prompt
     assert isinstance(conversation, Conversation)
     inline = max_new_chars is not None
-    if inline and len(conversation.messages) > _INLINE_MESSAGES:
-        return None
 
     def encode(generation: Generation, limit: TokenLimit | None) -> tuple[str, list[int]] | None:
         allow = model.config.allow_request_chat_template

@@ -12,12 +12,11 @@ from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stored import answer_stored, continued, keeper
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http import FEW_ITEMS, HttpRequest, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
 PREFIX = "/v1/responses/"
-_FEW_ITEMS = 256
 
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
@@ -28,7 +27,7 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
     key: str = http.admission.key.name
     request, earlier = await continued(request, services.responses, key)
     # What is stored may be more than the body.
-    http.is_short = http.is_short and len(request.input) <= _FEW_ITEMS
+    http.is_short = http.is_short and len(request.input) <= FEW_ITEMS
     keep = keeper(request, earlier, services.responses, key, len(body))
     tools: dict[str, Tool] = {tool.served_name: tool for tool in cast("list[Tool]", request.tools)}
 
