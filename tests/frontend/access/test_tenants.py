@@ -61,25 +61,31 @@ def test_a_generation_in_flight_is_the_keys_own_or_its_groups(serve, first, seco
     serve(scenario, security=SECURITY, cache=Cache(), dry_run=dry_run)
 
 
+def salts_of(gateway: Gateway) -> list[str]:
+    """Return a list that gets the salt of each sequence from now on."""
+    seen: list[str] = []
+    pool = next(iter(gateway.app.models)).engine
+    submit = pool.submit
+
+    def spy(sequence, message, *more):
+        seen.append(message.options.cache_salt)
+        submit(sequence, message, *more)
+
+    pool.submit = spy
+    return seen
+
+
 def test_prefixes_of_prompts_are_salted_by_key_or_group(serve):
     salts: dict[tuple[str, str], str] = {}
 
     async def scenario(gateway):
-        pool = next(iter(gateway.app.models)).engine
-        submit = pool.submit
-
-        def spy(sequence, message, *more):
-            seen.append(message.options.cache_salt)
-            submit(sequence, message, *more)
-
-        pool.submit = spy
+        seen = salts_of(gateway)
         for key in ("one", "two", "red", "rose", "reds"):
             for salt in ("", "mine"):
                 fields = {"cache_salt": salt} if salt else {}
                 assert (await chat(gateway, key, **fields)).status == 200
                 salts[key, salt] = seen.pop()
 
-    seen = []
     serve(scenario, security=SECURITY)
     assert salts["red", ""] == salts["rose", ""]
     assert salts["red", "mine"] == salts["rose", "mine"]
@@ -90,20 +96,12 @@ def test_prefixes_of_prompts_are_salted_by_key_or_group(serve):
 
 def test_without_keys_a_salt_is_the_clients(serve):
     async def scenario(gateway):
-        pool = next(iter(gateway.app.models)).engine
-        submit = pool.submit
-
-        def spy(sequence, message, *more):
-            seen.append(message.options.cache_salt)
-            submit(sequence, message, *more)
-
-        pool.submit = spy
+        seen = salts_of(gateway)
         for fields in ({}, {"cache_salt": "mine"}):
             assert (await gateway.chat(**fields)).status == 200
+        assert seen == ["", "mine"]
 
-    seen = []
     serve(scenario)
-    assert seen == ["", "mine"]
 
 
 def test_who_needs_no_key_shares_with_no_key(serve):

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+from tests.frontend.body_values import items_of
 from tests.frontend.gateway import post
 from tests.frontend.watchdog import watched
 from vgate.config.schema import Cache, Server
@@ -42,18 +43,6 @@ def sample(kind: inspect.Type) -> object:
         case inspect.DictType():
             value = {}
     return value
-
-
-def items_of(value: object) -> int:
-    """Return how many items a value counts as."""
-    match value:
-        case dict():
-            return 1 + sum(2 + items_of(inner) for inner in value.values())
-        case list():
-            return 1 + sum(map(items_of, value))
-        case str():
-            return 1
-    return 0
 
 
 def filled(kind: inspect.Type):

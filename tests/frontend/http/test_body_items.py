@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.frontend.body_values import items_of
 from vgate.errors import PayloadTooLargeError
 from vgate.frontend.http import body_items, counted
 
@@ -18,17 +19,6 @@ DOCUMENTS = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('a"\\'), inner, max_size=4),
     max_leaves=20,
 )
-
-
-def items_of(value):
-    match value:
-        case dict():
-            return 1 + sum(2 + items_of(inner) for inner in value.values())
-        case list():
-            return 1 + sum(map(items_of, value))
-        case str():
-            return 1
-    return 0
 
 
 @given(document=DOCUMENTS, size=st.integers(1, 9), spaces=st.booleans())
