@@ -1,5 +1,7 @@
 """An engine that can't start says why, and whether it is worth another try."""
 
+from pathlib import Path
+
 import pytest
 
 from vgate.config import Config, Runtime, local_engines
@@ -27,9 +29,13 @@ def start(tmp_path_factory, monkeypatch):
             run_dir=run_dir,
             engines=local_engines(Config(), run_dir),
         )
+        lives = Path(runtime.directory("engines"))
+        lives.mkdir()
         launcher = Router(runtime.endpoint("control"))
         try:
             status = main.run(runtime, 0)
+            # What is left there stands for an engine that was killed.
+            assert not [*lives.iterdir()]
             while (received := launcher.receive()) is None:
                 launcher.wait(0.1)
             return status, decode_to_launcher(received[1])

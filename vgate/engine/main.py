@@ -42,6 +42,7 @@ def run(runtime: Runtime, engine: int) -> int:
     except Exception as error:
         # Nobody knows whether it would come again.
         log.exception("engine crashed while it started")
+        memory.end()
         link.failed(f"{type(error).__name__}: {error}", permanent=False)
         link.close()
         return EXIT_CRASHED
