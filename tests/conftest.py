@@ -10,7 +10,14 @@ from tests.tiny_model import make_tiny_model
 
 TESTS = Path(__file__).parent
 # What the Python version can't change: clients over HTTP, what isn't the package, and long runs.
-ONCE = ("bench", "deploy", "e2e", "sdk")
+ONCE = (
+    "bench",
+    "deploy",
+    "e2e",
+    "frontend/apis/test_bounds.py",
+    "frontend/text/test_slices.py",
+    "sdk",
+)
 # But these start, serve, fail and stop real processes, each in its own way.
 WITH_EACH_PYTHON = (
     "e2e/test_chat.py",
