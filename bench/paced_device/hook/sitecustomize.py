@@ -1,0 +1,198 @@
+"""Replaces the device under vLLM: Python imports this module by its name from PYTHONPATH.
+
+`PACED_DEVICE` is JSON. `base_us`, `sequence_us` and `prompt_token_us` are the parts of a step's
+time; `overlap` is whether the next step is scheduled while one computes (asynchronous scheduling);
+`counters` is null, or a file that holds what the device did so far. Without the variable nothing is
+replaced.
+
+On a CPU vLLM forces asynchronous scheduling off, a process of its own for the worker, and blocks of
+the KV cache of 32 tokens or more. All three are undone, so that the engine is laid out as on a GPU.
+"""
+
+import importlib.abc
+import importlib.machinery
+import json
+import mmap
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_WORKER = "vllm.v1.worker.gpu_worker"  # the CPU's worker is a subclass of the one in it
+_PLATFORM = "vllm.platforms.cpu"
+_ATTENTION = "vllm.v1.attention.backends.cpu_attn"
+# The first that a byte-level tokenizer made of two bytes: each is common text, none is special.
+_FIRST_TOKEN, _TOKENS = 256, 100
+# Steps, their time in microseconds, tokens, prompt tokens, sequences that started, and that resumed
+# after they had been preempted.
+_COUNTERS = struct.Struct("=6Q")
+
+
+class _Device:
+    """The device's clock: when it is free again, and what it did."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.overlap: bool = settings["overlap"]
+        self._times_us = tuple(
+            settings[part] for part in ("base_us", "sequence_us", "prompt_token_us")
+        )
+        self._free_at = 0.0
+        self._prompts: dict[str, int] = {}
+        self._counts = [0] * 6
+        self._counters = self._file(settings.get("counters"))
+
+    @staticmethod
+    def _file(path: str | None) -> Any:
+        if path is None:
+            return None
+        Path(path).write_bytes(bytes(_COUNTERS.size))
+        with Path(path).open("r+b") as file:
+            return mmap.mmap(file.fileno(), _COUNTERS.size)
+
+    def forget(self, finished: set[str]) -> None:
+        """Drop what is kept of sequences that ended."""
+        for request_id in finished:
+            self._prompts.pop(request_id, None)
+
+    def start(self, scheduled: Any) -> tuple[float, list[str], list[list[int]]]:
+        """Begin a step; return when it ends, its sequences, and the tokens of each."""
+        # Up to where each is computed already, and its length: a token comes when all is computed.
+        lengths: dict[str, tuple[int, int]] = {}
+        resumed = 0
+        for new in scheduled.scheduled_new_reqs:
+            # vLLM's newer runner gets a sequence that resumes as a new one.
+            resumed += new.req_id in self._prompts
+            self._prompts[new.req_id] = len(new.prompt_token_ids)
+            known = getattr(new, "prefill_token_ids", None) or new.prompt_token_ids
+            lengths[new.req_id] = new.num_computed_tokens, len(known)
+        cached = scheduled.scheduled_cached_reqs
+        for request_id, computed, outputs in zip(
+            cached.req_ids, cached.num_computed_tokens, cached.num_output_tokens, strict=True
+        ):
+            lengths[request_id] = computed, self._prompts[request_id] + outputs
+        ids, tokens = [], []
+        for request_id, number in scheduled.num_scheduled_tokens.items():
+            computed, length = lengths[request_id]
+            ids.append(request_id)
+            whole = computed + number >= length
+            tokens.append([_FIRST_TOKEN + length % _TOKENS] if whole else [])
+        resumed += len(cached.resumed_req_ids)
+        self._work(scheduled.total_num_scheduled_tokens, tokens)
+        self._count(4, len(scheduled.scheduled_new_reqs))
+        self._count(5, resumed)
+        return self._free_at, ids, tokens
+
+    def _work(self, scheduled: int, tokens: list[list[int]]) -> None:
+        base, sequence, prompt_token = self._times_us
+        prompts = scheduled - len(tokens)
+        took_us = base + sequence * len(tokens) + prompt_token * prompts
+        self._free_at = max(self._free_at, time.monotonic()) + took_us / 1e6
+        for place, value in enumerate((1, round(took_us), sum(map(len, tokens)), prompts)):
+            self._count(place, value)
+        if self._counters is not None:
+            _COUNTERS.pack_into(self._counters, 0, *self._counts)
+
+    def _count(self, place: int, value: int) -> None:
+        self._counts[place] += value
+
+
+def _pace(module: Any, device: _Device) -> None:
+    """Put the device in the place of the worker's model."""
+    from vllm.v1.outputs import (
+        EMPTY_MODEL_RUNNER_OUTPUT,
+        AsyncModelRunnerOutput,
+        ModelRunnerOutput,
+    )
+
+    class Later(AsyncModelRunnerOutput):  # type: ignore[misc]
+        """A step's tokens, which are there when the device has computed them."""
+
+        def __init__(self, ends_at: float, output: Any) -> None:
+            self._ends_at = ends_at
+            self._output = output
+
+        def get_output(self) -> Any:
+            wait_s = self._ends_at - time.monotonic()
+            if wait_s > 0:
+                time.sleep(wait_s)
+            return self._output
+
+    def execute_model(self: Any, scheduled: Any) -> Any:
+        device.forget(scheduled.finished_req_ids)
+        if not scheduled.total_num_scheduled_tokens:
+            return EMPTY_MODEL_RUNNER_OUTPUT
+        self.paced_step = device.start(scheduled)
+        return None
+
+    def sample_tokens(self: Any, _grammar: Any) -> Any:
+        ends_at, ids, tokens = self.paced_step
+        places = {request_id: place for place, request_id in enumerate(ids)}
+        later = Later(ends_at, ModelRunnerOutput(ids, places, tokens))
+        return later if device.overlap else later.get_output()
+
+    module.Worker.execute_model = execute_model
+    module.Worker.sample_tokens = sample_tokens
+
+
+def _lay_out_as_on_gpu(module: Any, *, overlap: bool) -> None:
+    """Undo what the CPU's platform changes in the configuration."""
+    platform = module.CpuPlatform
+    check = platform.check_and_update_config.__func__
+
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        check(cls, vllm_config)
+        vllm_config.scheduler_config.async_scheduling = overlap
+        vllm_config.parallel_config.distributed_executor_backend = "uni"
+
+    platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def _allow_small_blocks(module: Any) -> None:
+    """Allow blocks of any multiple of 16 tokens: no kernel will read them."""
+    backend = module.CPUAttentionBackend
+    backend.get_supported_kernel_block_sizes = staticmethod(
+        lambda *_arguments: [module.MultipleOf(16)]
+    )
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds vLLM's modules, and changes them when they are loaded."""
+
+    def __init__(self, changes: dict[str, Callable[[Any], None]]) -> None:
+        self._changes = changes
+
+    def find_spec(
+        self, name: str, path: Any, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        change = self._changes.get(name)
+        spec = change and importlib.machinery.PathFinder.find_spec(name, path, target)
+        if not change or not spec or not spec.loader:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            load(module)
+            change(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _install(settings: dict[str, Any]) -> None:
+    # Each process has its own; only the one in which the worker runs uses its own.
+    def pace(module: Any) -> None:
+        _pace(module, _Device(settings))
+
+    def lay_out(module: Any) -> None:
+        _lay_out_as_on_gpu(module, overlap=settings["overlap"])
+
+    sys.meta_path.insert(
+        0, _Finder({_WORKER: pace, _PLATFORM: lay_out, _ATTENTION: _allow_small_blocks})
+    )
+
+
+if "PACED_DEVICE" in os.environ:
+    _install(json.loads(os.environ["PACED_DEVICE"]))
