@@ -1,0 +1,66 @@
+"""Records when a frontend's loop is held: Python imports this module by its name from PYTHONPATH.
+
+A timer of the loop, due every millisecond, writes a line whenever it is late: see `Hold`, whose
+fields they are. The file is in the directory named by `LOOP_HOLDS_DIR`.
+"""
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+import time
+from asyncio import AbstractEventLoop
+from pathlib import Path
+from typing import Any
+
+_MODULE = "vgate.frontend.app"
+_TICK_S = 0.001
+_LATE_S = 0.002
+
+
+def _record(loop: AbstractEventLoop) -> None:
+    path = Path(os.environ["LOOP_HOLDS_DIR"], f"{os.getpid()}.holds")
+    out = path.open("a", buffering=1)
+    clock, thread_clock, process_clock = time.monotonic, time.thread_time, time.process_time
+    last = (clock(), thread_clock(), process_clock())
+
+    def tick() -> None:
+        nonlocal last
+        now = (clock(), thread_clock(), process_clock())
+        late_s, loop_s = now[0] - last[0] - _TICK_S, now[1] - last[1]
+        if late_s > _LATE_S:
+            out.write(f"{now[0]:.6f} {late_s:.6f} {loop_s:.6f} {now[2] - last[2]:.6f}\n")
+        last = now
+        loop.call_later(_TICK_S, tick)
+
+    loop.call_soon(tick)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the application's module, and has it start the timer with the application."""
+
+    def find_spec(
+        self, name: str, path: Any, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != _MODULE:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                load(module)
+                init = module.App.__rsgi_init__
+
+                def timed_init(self: Any, loop: AbstractEventLoop) -> None:
+                    init(self, loop)
+                    _record(loop)
+
+                module.App.__rsgi_init__ = timed_init
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "LOOP_HOLDS_DIR" in os.environ:
+    sys.meta_path.insert(0, _Finder())

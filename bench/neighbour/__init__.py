@@ -1,0 +1,1 @@
+"""What one key's worst requests do to another key's short chats."""
