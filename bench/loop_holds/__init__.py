@@ -15,12 +15,14 @@ class Hold(NamedTuple):
         late_s: How much longer it was than it should be.
         loop_s: The processor time that the loop's thread took in it.
         process_s: That of the whole process: more than the loop's if other threads were in its way.
+        queued_s: How long the loop's thread could have run but had no processor.
     """
 
     at: float
     late_s: float
     loop_s: float
     process_s: float
+    queued_s: float
 
 
 def environment(directory: Path) -> dict[str, str]:

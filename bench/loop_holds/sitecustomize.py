@@ -21,15 +21,21 @@ _LATE_S = 0.002
 def _record(loop: AbstractEventLoop) -> None:
     path = Path(os.environ["LOOP_HOLDS_DIR"], f"{os.getpid()}.holds")
     out = path.open("a", buffering=1)
-    clock, thread_clock, process_clock = time.monotonic, time.thread_time, time.process_time
-    last = (clock(), thread_clock(), process_clock())
+    statistics = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def clocks() -> tuple[float, float, float, float]:
+        queued_ns = int(os.pread(statistics, 100, 0).split()[1])
+        return time.monotonic(), time.thread_time(), time.process_time(), queued_ns / 1e9
+
+    last = clocks()
 
     def tick() -> None:
         nonlocal last
-        now = (clock(), thread_clock(), process_clock())
-        late_s, loop_s = now[0] - last[0] - _TICK_S, now[1] - last[1]
-        if late_s > _LATE_S:
-            out.write(f"{now[0]:.6f} {late_s:.6f} {loop_s:.6f} {now[2] - last[2]:.6f}\n")
+        now = clocks()
+        passed_s, *used_s = (after - before for before, after in zip(last, now, strict=True))
+        if passed_s - _TICK_S > _LATE_S:
+            values = now[0], passed_s - _TICK_S, *used_s
+            out.write(" ".join(f"{value:.6f}" for value in values) + "\n")
         last = now
         loop.call_later(_TICK_S, tick)
 

@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--attack", action="append", choices=ATTACKS, help="all of them otherwise")
     parser.add_argument("--rounds", type=positive, default=4, help="quiet and attacked, in turn")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a phase")
-    parser.add_argument("--rate", type=float, default=20.0, help="chats of the neighbour per second")
+    parser.add_argument("--rate", type=float, default=20.0, help="its chats per second")
     options = parser.parse_args()
     outcomes: list[Seen] = []
     print(machine())
@@ -27,12 +27,15 @@ def main() -> int:
         holds = Path(directory, "holds")
         holds.mkdir()
         os.environ |= loop_holds.environment(holds)
-        with Instance(Path(directory), SETTINGS, None) as server, Neighbour(server.target.port) as n:
+        with (
+            Instance(Path(directory), SETTINGS, None) as server,
+            Neighbour(server.target.port) as neighbour,
+        ):
             for attack in options.attack or ATTACKS:
                 seen = measure(
                     server.target.port,
                     holds,
-                    n,
+                    neighbour,
                     attack,
                     rounds=options.rounds,
                     phase_s=options.seconds,

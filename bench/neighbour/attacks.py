@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import os
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,6 +37,11 @@ class Attack:
         self.port = port
         self.go = go
         self.stop = stop
+
+    async def end(self) -> None:
+        """Wait until the attack is off."""
+        while self.go.is_set() and not self.stop.is_set():  # noqa: ASYNC110 - set by a process
+            await asyncio.sleep(0.05)
 
     async def may_run(self) -> bool:
         """Wait until the attack is on; return False at its end."""
@@ -133,8 +137,7 @@ async def _connect(attack: Attack) -> None:
     async def one() -> None:
         _, writer = await asyncio.open_connection(HOST, attack.port)
         writer.write(f"POST {CHAT} HTTP/1.1\r\nHost:".encode())
-        while attack.go.is_set() and not attack.stop.is_set():
-            await asyncio.sleep(0.5)
+        await attack.end()
         writer.transport.abort()
 
     await _many(_MANY, attack, one)
@@ -170,14 +173,13 @@ async def _absent(attack: Attack) -> None:
             loop = asyncio.get_running_loop()
             await loop.sock_connect(connection, (HOST, attack.port))
             await loop.sock_sendall(connection, whole)
-            while attack.go.is_set() and not attack.stop.is_set():
-                await asyncio.sleep(0.05)
+            await attack.end()
 
     await _many(_READERS, attack, one)
 
 
 async def _leave(whole: bytes, after_s: float, attack: Attack) -> None:
-    """Send a request and leave without its answer."""
+    """Send a request and leave without its answer; about 500 times a second if it is short."""
 
     async def one() -> None:
         _, writer = await asyncio.open_connection(HOST, attack.port)
@@ -185,6 +187,7 @@ async def _leave(whole: bytes, after_s: float, attack: Attack) -> None:
         await writer.drain()
         await asyncio.sleep(after_s)
         writer.transport.abort()
+        await asyncio.sleep(_LEAVERS / 500)
 
     await _many(_LEAVERS, attack, one)
 

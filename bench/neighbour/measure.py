@@ -1,17 +1,20 @@
 """Alternates quiet and attacked phases, and measures the neighbour's chats and the loop's holds."""
 
-import http.client
+import asyncio
 import json
 import os
-import statistics
 import time
 from collections.abc import Sequence
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
+from bench.load.answer import Answer
+from bench.load.connection import Pool
+from bench.load.target import request_head, resolve
 from bench.loop_holds import Hold, recorded
 from bench.neighbour.attacks import HOST, KEY, run
 from bench.neighbour.bodies import CHAT
@@ -24,6 +27,7 @@ KEYS = [
 # Of a V-Gate that is measured.
 SETTINGS: dict[str, object] = {
     "server__workers": 1,
+    "batch__max_batch_size": 128,
     "dry_run__step_ms": 1,
     "dry_run__prefill_tokens_per_s": 10_000_000,
     "dry_run__kv_cache_tokens": 10_000_000,
@@ -51,9 +55,9 @@ class Phase(msgspec.Struct):
         return sorted(self.times_s)[min(len(self.times_s) - 1, int(share * len(self.times_s)))]
 
     @property
-    def late_s(self) -> float:
-        """The latest that the loop was."""
-        return max((hold.late_s for hold in self.holds), default=0.0)
+    def latest(self) -> Hold:
+        """The hold after which the loop was latest."""
+        return max(self.holds, key=lambda hold: hold.late_s, default=Hold(*[0.0] * 5))
 
     @property
     def loop_s(self) -> float:
@@ -79,26 +83,33 @@ class Seen(msgspec.Struct):
         return 2 * self.quiet.time_s(0.99) + 0.05
 
 
-def chats(port: int, pipe: Connection) -> None:
+def chats(port: int, pipe: Pipe) -> None:
     """Send short chats at a steady pace when told for how long: the neighbour's process."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=60)
-    headers = {"Authorization": f"Bearer {QUIET_KEY}", "Content-Type": "application/json"}
+    asyncio.run(_chats(port, pipe))
+
+
+async def _chats(port: int, pipe: Pipe) -> None:
+    target = resolve(f"http://{HOST}:{port}", allow_remote=False)
+    pool = Pool(target, keepalive=True)
+    head = request_head("POST", target, CHAT, [("Authorization", f"Bearer {QUIET_KEY}")])
+
+    async def one(due: float) -> float:
+        body = json.dumps({"messages": [{"role": "user", "content": f"hi {due}"}], "max_tokens": 4})
+        connection, answer = await pool.take(), Answer(due)
+        request = head + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        await connection.exchange(request, answer, 60)
+        assert answer.error is None, (answer.error, answer.detail)
+        pool.give(connection)
+        return time.monotonic() - due
+
     while (task := pipe.recv()) is not None:
         seconds, per_s = task
-        due, until = time.monotonic(), time.monotonic() + seconds
-        times = []
+        due, until, sent = time.monotonic(), time.monotonic() + seconds, []
         while due < until:
-            time.sleep(max(0.0, due - time.monotonic()))
-            messages = [{"role": "user", "content": f"hi {due}"}]
-            connection.request(
-                "POST", CHAT, json.dumps({"messages": messages, "max_tokens": 4}), headers
-            )
-            answer = connection.getresponse()
-            text = answer.read()
-            assert answer.status == http.client.OK, text
-            times.append(time.monotonic() - due)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            sent.append(asyncio.ensure_future(one(due)))
             due += 1 / per_s
-        pipe.send(times)
+        pipe.send(await asyncio.gather(*sent))
 
 
 class Neighbour:
@@ -109,7 +120,7 @@ class Neighbour:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=chats, args=(port, theirs), daemon=True)
 
-    def __enter__(self) -> "Neighbour":
+    def __enter__(self) -> Self:
         self._process.start()
         return self
 
@@ -162,17 +173,18 @@ def measure(
 
 def table(outcomes: Sequence[Seen]) -> str:
     """Return the table of all attacks, in milliseconds."""
-    lines = [
-        "| attack | quiet p50 | p99 | attacked p50 | p99 | allowed "
-        "| loop late | its CPU | process's CPU |",
-        "|---" * 9 + "|",
-    ]
+    columns = (
+        *("attack", "quiet p50", "p99", "attacked p50", "p99", "allowed"),
+        *("loop late", "of it queued", "loop's CPU", "process's CPU"),
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for seen in outcomes:
         quiet, attacked = seen.quiet, seen.attacked
         times = (
             *(quiet.time_s(0.5), quiet.time_s(0.99)),
             *(attacked.time_s(0.5), attacked.time_s(0.99), seen.allowed_s),
-            *(attacked.late_s, attacked.loop_s, attacked.process_s),
+            *(attacked.latest.late_s, attacked.latest.queued_s),
+            *(attacked.loop_s, attacked.process_s),
         )
         cells = " | ".join(f"{1000 * seconds:.1f}" for seconds in times)
         lines.append(f"| {seen.attack} | {cells} |")
@@ -183,8 +195,3 @@ def machine() -> str:
     """Return what the times depend on."""
     load = os.getloadavg()[0]
     return f"{len(os.sched_getaffinity(0))} cores, load average {load:.1f}"
-
-
-def median_late_s(phases: Sequence[Phase]) -> float:
-    """Return the median of the phases' latest turns."""
-    return statistics.median(phase.late_s for phase in phases)

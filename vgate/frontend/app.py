@@ -86,8 +86,8 @@ class App:
         self.models = ModelRegistry(
             models, lambda: launcher.draining, any_name=config.server.any_model_name
         )
-        self._work = LongWork(loop)
         server = config.server
+        self._work = LongWork(loop, BodyLimits(server.max_body_bytes, server.max_items))
         unsent = Unsent(
             loop, server.write_timeout_s, config.timeouts.request_s, server.max_unsent_bytes
         )
@@ -117,7 +117,6 @@ class App:
             config=masked(config),
             backend=runtime.backend,
             started=runtime.started,
-            body_limits=BodyLimits(config.server.max_body_bytes, config.server.max_items),
             responses=self._responses,
         )
         launcher.beat()

@@ -7,7 +7,7 @@ import msgspec
 
 from vgate.frontend.cache.port import ResponseStore, StoreUsage
 from vgate.frontend.engines import Models
-from vgate.frontend.http import BodyLimits, HttpRequest, LongWork
+from vgate.frontend.http import HttpRequest, LongWork
 from vgate.frontend.pipeline import Pipeline
 
 
@@ -33,5 +33,4 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any]
     backend: str
     started: float
-    body_limits: BodyLimits
     responses: ResponseStore | None = None

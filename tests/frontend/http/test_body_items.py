@@ -1,13 +1,12 @@
 """Values are counted as a decoder would make them, wherever a body is cut for counting."""
 
-import asyncio
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.frontend.body_values import items_of
+from bench.neighbour.fields import items_of
 from vgate.errors import PayloadTooLargeError
 from vgate.frontend.http import body_items, counted
 
@@ -46,10 +45,10 @@ def test_numbers_are_counted():
 )
 def test_the_field_and_the_limit_are_named(body, field):
     with pytest.raises(PayloadTooLargeError, match=r"1024 objects.*\(server.max_items\)") as error:
-        asyncio.run(body_items.check_items(json.dumps(body).encode(), 1024))
+        body_items.check_items(json.dumps(body).encode(), 1024)
     assert error.value.param == field
 
 
 def test_what_fits_passes():
     for body in (["x"] * 1000, [1] * 5000, "[" * 100_000):
-        asyncio.run(body_items.check_items(json.dumps(body).encode(), 1024))
+        body_items.check_items(json.dumps(body).encode(), 1024)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.frontend.gateway import until
-from vgate.frontend.http import ClientDisconnected, LongWork
+from vgate.frontend.http import BodyLimits, ClientDisconnected, LongWork
 
 
 class Request:
@@ -33,7 +33,7 @@ class Bench:
     """Work that waits until it is let go, and the order in which it began."""
 
     def __init__(self):
-        self.work = LongWork(asyncio.get_running_loop())
+        self.work = LongWork(asyncio.get_running_loop(), BodyLimits(1000, 1000))
         self.began = []
         self.go = threading.Event()
 

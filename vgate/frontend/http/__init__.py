@@ -6,12 +6,10 @@
 from vgate.frontend.http.body_items import counted
 from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.ignored import Ignored
-from vgate.frontend.http.long_work import LongWork
+from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
 from vgate.frontend.http.request import (
     EVENT_STREAM,
-    FEW_ITEMS,
     JSON,
-    BodyLimits,
     HttpRequest,
     OpenStream,
     Response,

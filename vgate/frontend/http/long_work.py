@@ -10,19 +10,31 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
+from vgate.frontend.http.body_items import check_items
+from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import Ignored
-from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http.request import SMALL_BYTES, HttpRequest
 from vgate.frontend.http.waits import ClientDisconnected
 
 _Result = TypeVar("_Result")
 
+# Of this many objects a request is read at once, because a thread would cost more.
+FEW_ITEMS = 256
 _THREADS = 2
 # How long a thread may keep the interpreter while another waits for it.
 _TURN_S = 0.0005
+
+
+class BodyLimits(msgspec.Struct, frozen=True):
+    """The configuration's bounds of a body: `server.max_body_bytes` and `server.max_items`."""
+
+    max_bytes: int
+    max_items: int
 
 
 class _Job(NamedTuple):
@@ -35,23 +47,50 @@ class LongWork:
 
     Args:
         loop: The event loop.
+        limits: Of the requests' bodies.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: BodyLimits) -> None:
         self._loop = loop
+        self._limits = limits
         self._threads = ThreadPoolExecutor(_THREADS, "long-work")
         self._running: dict[str, int] = {}
         # By key, in the order of their turns.
         self._waiting: dict[str, deque[_Job]] = {}
         self._usual_turn_s = sys.getswitchinterval()
 
+    async def body(self, http: HttpRequest) -> bytes:
+        """Return a request's whole body, decompressed.
+
+        Raises:
+            PayloadTooLargeError: It has more bytes than the limits allow.
+            VGateError: It can't be read.
+        """
+        most = self._limits.max_bytes
+        body = await http.body(most)
+        encoding = http.header("content-encoding")
+        if encoding is not None and encoding != "identity":
+            body = await self.run(http, partial(decompressed, body, encoding, most))
+            http.hold(len(body))
+        http.is_short = len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
+        return body
+
     async def read(
         self, http: HttpRequest, body: bytes, decode: Callable[[bytes, Ignored], _Result]
     ) -> _Result:
-        """Return `decode(body, http.ignored)` for a request's body."""
-        if http.is_short:
+        """Return `decode(body, http.ignored)` for a request's body.
+
+        Raises:
+            PayloadTooLargeError: It has more values than the limits allow.
+        """
+        most = self._limits.max_items
+
+        def read() -> _Result:
+            if len(body) > most:  # each takes a byte at least
+                check_items(body, most)
             return decode(body, http.ignored)
-        return await self.run(http, partial(decode, body, http.ignored))
+
+        return await self.done(http, read)
 
     async def done(self, http: HttpRequest, work: Callable[[], _Result]) -> _Result:
         """Return the result of work whose time depends on the body; raise what it raises."""
@@ -72,8 +111,9 @@ class LongWork:
             return await done
         except BaseException:
             # Now, not at its turn: the request's memory doesn't count any more.
-            with suppress(KeyError, ValueError):
-                self._waiting[key].remove(job)
+            # Asked first, as the error of `remove` would spell the job out, with all of its body.
+            if (waiting := self._waiting.get(key)) and job in waiting:
+                waiting.remove(job)
             raise
         finally:
             http.release()

@@ -17,8 +17,6 @@ import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeoutError
-from vgate.frontend.http.body_items import check_items
-from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import HEADER, Ignored
 from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, Divert, Sending, Waits
 from vgate.frontend.ids import new_id
@@ -30,9 +28,7 @@ EVENT_STREAM = ("content-type", "text/event-stream; charset=utf-8")
 # connection is closed while the client sends, it sees a reset instead.
 _DISCARD_BYTES = 64 * 1024 * 1024
 # A body of up to this size comes with its headers, or nearly.
-_SMALL_BYTES = 64 * 1024
-# Of this many objects a request is read at once, because a thread would cost more.
-FEW_ITEMS = 256
+SMALL_BYTES = 64 * 1024
 # What the kernel takes of an answer, whether or not the client does.
 _QUEUED_BYTES = 64 * 1024
 _BODY_TIMEOUT_S = 60
@@ -49,13 +45,6 @@ class Response(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     headers: Headers = []
-
-
-class BodyLimits(msgspec.Struct, frozen=True):
-    """The configuration's bounds of a body: `server.max_body_bytes` and `server.max_items`."""
-
-    max_bytes: int
-    max_items: int
 
 
 class OpenStream:
@@ -155,27 +144,26 @@ class HttpRequest:
     @property
     def is_small_body(self) -> bool:
         """Whether the declared length is so small that reading the body first costs little."""
-        return self._declared <= _SMALL_BYTES
+        return self._declared <= SMALL_BYTES
 
-    async def body(self, limits: BodyLimits) -> bytes:
-        """Read the whole body.
+    async def body(self, most: int) -> bytes:
+        """Read the whole body, of at most so many bytes; it may be compressed.
 
         Raises:
-            PayloadTooLargeError: It has more bytes or values than the limits allow.
+            PayloadTooLargeError: It has more.
             OverloadedError: This worker has no memory for it now.
             RequestTimeoutError: It did not come in time.
             InvalidRequestError: The client ended it too early.
         """
-        most = limits.max_bytes
         if self._declared <= most:
-            self._hold(int(self._declared))
+            self.hold(int(self._declared))
         self._body_taken = True
         self._waits.deadlines.begin(self._task, _BODY_TIMEOUT_S)
         try:
             if self._declared <= most:
                 body: bytes = await self._protocol()
-            else:
-                body = await self._body_in_chunks(most)
+                return body
+            return await self._body_in_chunks(most)
         except ProtocolClosed:
             # If it left as well, nobody reads this.
             raise InvalidRequestError(_CUT.format("shorter than its Content-Length")) from None
@@ -183,16 +171,13 @@ class HttpRequest:
             if self._waits.deadlines.end(self._task):
                 message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
                 raise RequestTimeoutError(message) from None
-        encoding = self.header("content-encoding")
-        if encoding is not None and encoding != "identity":
-            body = await asyncio.to_thread(decompressed, body, encoding, most)
-            self._hold(len(body))
-        self.is_short = len(body) <= _SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
-        if len(body) > limits.max_items:  # each takes a byte at least
-            await check_items(body, limits.max_items)
-        return body
 
-    def _hold(self, body_bytes: int) -> None:
+    def hold(self, body_bytes: int) -> None:
+        """Count memory for so many bytes of a body, until the request is closed.
+
+        Raises:
+            OverloadedError: This worker has none now.
+        """
         size = BYTES_PER_BODY_BYTE * body_bytes
         self._waits.memory.hold(size)
         self._held_bytes += size
@@ -206,7 +191,7 @@ class HttpRequest:
             if size <= limit_bytes:
                 # The rest would not be read if there were no memory for it.
                 self.set_header("connection", "close")
-                self._hold(len(chunk))
+                self.hold(len(chunk))
                 del self.response_headers["connection"]
                 chunks.append(chunk)
             elif size > _DISCARD_BYTES:

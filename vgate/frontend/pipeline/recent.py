@@ -45,6 +45,8 @@ class RecentRequests:
 
     def find(self, read: Read, scope: str, body: bytes) -> RecentRequest | None:
         """Return the request that `read` made of an equal body in the same scope."""
+        if len(body) > _MAX_BODY_BYTES:
+            return None
         found = self._kept.get((read, scope, body))
         if found is not None:
             self._kept.move_to_end((read, scope, body))

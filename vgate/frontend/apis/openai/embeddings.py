@@ -107,7 +107,7 @@ _SINGLE_INPUT = FieldMap({"input[]": "input"})
 
 async def embeddings(services: Services, http: HttpRequest) -> Response:
     """Answer an embedding request."""
-    body = await http.body(services.body_limits)
+    body = await services.work.body(http)
     request = await services.work.read(http, body, decode_embeddings)
     with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
         embedded = await services.pipeline.embed(http, _embed_request(request))

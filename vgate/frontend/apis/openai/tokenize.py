@@ -73,7 +73,7 @@ def decode_tokenize(body: bytes, ignored: Ignored) -> TokenizeText | TokenizeCha
 
 async def tokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the token ids of a text or of a conversation, as the model would get them."""
-    body = await http.body(services.body_limits)
+    body = await services.work.body(http)
     request = await services.work.read(http, body, decode_tokenize)
     options: TokenizeText | ChatOptions
     prompt: str | Generation
@@ -99,7 +99,7 @@ async def tokenize(services: Services, http: HttpRequest) -> Response:
 
 async def detokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the text of token ids, special tokens included."""
-    body = await http.body(services.body_limits)
+    body = await services.work.body(http)
     request = await services.work.read(http, body, partial(decode_request, _tokens))
     text = await services.pipeline.detokenize(http, request.model or "", request.tokens)
     return Response(200, msgspec.json.encode({"prompt": text}), [JSON])

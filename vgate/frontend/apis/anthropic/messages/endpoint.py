@@ -24,7 +24,7 @@ from vgate.frontend.services import Services
 async def messages(services: Services, http: HttpRequest) -> Response | None:
     """Answer a Messages request; None if the answer was streamed."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    body = await http.body(services.body_limits)
+    body = await services.work.body(http)
     request = await services.work.read(http, body, decode_messages)
     effort = await _effort(services, http, request)
     with FIELDS.translating():
@@ -39,7 +39,7 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
 async def count_tokens(services: Services, http: HttpRequest) -> Response:
     """Answer with the number of tokens in the prompt of a Messages request."""
     http.set_header(REQUEST_ID_HEADER, http.id)
-    body = await http.body(services.body_limits)
+    body = await services.work.body(http)
     request = await services.work.read(http, body, decode_count_tokens)
     effort = await _effort(services, http, request)
     with FIELDS.translating():

@@ -11,7 +11,7 @@ from vgate.frontend.services import Services
 
 async def chat_completions(services: Services, http: HttpRequest) -> Response | None:
     """Answer a chat request; None if the answer was streamed."""
-    return await services.pipeline.answer_body(http, await http.body(services.body_limits), read)
+    return await services.pipeline.answer_body(http, await services.work.body(http), read)
 
 
 def read(body: bytes, ignored: Ignored) -> GenerateRequest:

@@ -21,7 +21,7 @@ PREFIX = "/v1/responses/"
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
-    body = await http.body(services.body_limits)
+    body = await services.work.body(http)
     request = await services.work.read(http, body, decode_responses)
 
     key: str = http.admission.key.name
