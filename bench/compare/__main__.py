@@ -16,6 +16,7 @@ from bench.compare.scenarios import SCENARIOS
 from bench.compare.service import ROOT, FailedError
 from bench.compare.settings import Setup
 from bench.load.options import positive
+from bench.paced_device.device import DEVICES, Device
 
 _FULL_S, _QUICK_S = 600, 60
 # A scenario that begins with less than this share of its time would only be cut off.
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str]) -> int:
             peers=options.peers,
             before=options.before,
             vllm_rs=options.vllm_rs,
+            devices=dict(options.device),
+            clients=tuple(options.clients),
         )
         run = Run(
             setup,
@@ -132,7 +135,17 @@ def _parser() -> argparse.ArgumentParser:
     rust = os.environ.get("VLLM_RS")
     add("--vllm-rs", type=Path, default=Path(rust) if rust else None, metavar="FILE",
         help="vLLM's Rust frontend, from its wheel for GPUs (default $VLLM_RS)")  # fmt: skip
+    add("--device", type=_device, action="append", default=[], metavar="NAME or US,US,US",
+        help="paced-device: another device (repeatable): a name, or the microseconds of each step, "
+        f"sequence and prompt token. Names: {', '.join(DEVICES)}")  # fmt: skip
+    add("--clients", type=positive, action="append", default=[], metavar="N",
+        help="paced-device: another number of clients (repeatable)")  # fmt: skip
     return parser
+
+
+def _device(text: str) -> tuple[str, Device]:
+    """Return a paced device and its name."""
+    return text, DEVICES.get(text) or Device.parse(text)
 
 
 if __name__ == "__main__":

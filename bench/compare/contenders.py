@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,12 +15,15 @@ from bench.compare.constant_app import chunks_of, whole_answer
 from bench.compare.peers import python_with
 from bench.compare.service import ROOT, Service, UnavailableError, free_port
 from bench.compare.settings import Settings, Setup
+from bench.paced_device.device import Device
 
 # The suffix of a contender that is V-Gate from another checkout.
 BEFORE = "-before"
 _API_KEY = "sk-compare-0123456789abcdef"
 _LOCAL = ("--host", "127.0.0.1", "--port")
+_OTHER_API_KEY = "sk-compare-other-0123456789"
 _KV_CACHE_BYTES = 256 * 1024 * 1024
+_GPU_BLOCK_TOKENS = 16  # vLLM's default on a GPU; on a CPU it is 128
 _VGATE_KINDS = (
     ("vgate.launcher", "launcher"),
     ("vgate.frontend", "frontend"),
@@ -34,6 +38,7 @@ _VGATE_KEY = {
     "tokens_per_minute": 10**12,
     "concurrent": 100_000,
 }
+_OTHER_KEY = _VGATE_KEY | {"name": "other", "key": _OTHER_API_KEY}
 
 
 def build(name: str, setup: Setup, settings: Settings) -> Service:
@@ -43,11 +48,23 @@ def build(name: str, setup: Setup, settings: Settings) -> Service:
         UnavailableError: It cannot run here.
     """
     service = CONTENDERS[name.removesuffix(BEFORE)](setup, settings)
+    if settings.device is not None:
+        service = _on_device(service, settings.device, setup.work / f"device-{service.port}")
     return msgspec.structs.replace(
         service,
         name=name,
         environment=service.environment | setup.environment.get(name, {}),
         cwd=setup.before if name.endswith(BEFORE) and setup.before else ROOT,
+    )
+
+
+def _on_device(service: Service, device: Device, counters: Path) -> Service:
+    """Return a contender whose engine runs on a paced device."""
+    environment = device.environment(counters)
+    if path := service.environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] += f"{os.pathsep}{path}"
+    return msgspec.structs.replace(
+        service, environment=service.environment | environment, counters=counters
     )
 
 
@@ -91,7 +108,7 @@ def _launcher(
         "batch__max_queue_size": 16_384,
         "cache__enabled": settings.cache,
         "security__enabled": True,
-        "security__api_keys": [_VGATE_KEY],
+        "security__api_keys": [_VGATE_KEY, _OTHER_KEY],
     }
     environment = {name: None for name in os.environ if name.startswith("VGATE_")} | engine
     # Without compiled files vLLM is slow to import.
@@ -106,6 +123,7 @@ def _launcher(
         ready_path="/ready",
         kinds=_VGATE_KINDS,
         api_key=_API_KEY,
+        other_api_key=_OTHER_API_KEY,
         load_flags=("--ignore-eos", "--check", *(("--expect-echo",) if flags else ())),
     )
 
@@ -136,6 +154,12 @@ def engine_arguments(setup: Setup, settings: Settings) -> dict[str, Any]:
     if setup.device == "cpu":
         arguments["enforce_eager"] = not settings.compiled
         arguments["kv_cache_memory_bytes"] = _KV_CACHE_BYTES
+    if settings.device is not None:
+        # As on a GPU; V-Gate turns the second off for the CPU's kernels.
+        arguments |= {"block_size": _GPU_BLOCK_TOKENS, "enable_chunked_prefill": True}
+        if settings.kv_cache_tokens is not None:
+            blocks = settings.kv_cache_tokens // _GPU_BLOCK_TOKENS
+            arguments["num_gpu_blocks_override"] = blocks
     return arguments | setup.engine_arguments
 
 

@@ -23,6 +23,12 @@ _UNITS = {
     "steps": "calls that gave the device work",
     "generator_cpu_share": "load generator, cores",
     "long_prompts_per_s": "long prompts/s",
+    "limit_tokens_per_s": "the device's limit, tokens/s",
+    "limit_share": "share of the limit",
+    "sequences_per_step": "sequences a step",
+    "preempted_share": "preempted, share of sequences",
+    "itl_p99_over_p50": "ITL p99 over p50",
+    "heavy_tokens_per_s": "the heavy key's tokens/s",
 }
 
 

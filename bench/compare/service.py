@@ -55,9 +55,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         cwd: Where the command runs.
         model: The model that requests name.
         api_key: Sent with requests, if set.
+        other_api_key: Another that it knows, if set.
         load_flags: More arguments of the load generator, such as checks.
         exact_chunks: Whether a stream has exactly one chunk per token.
         ready_timeout_s: Longest start.
+        counters: Where its paced device counts, if it has one.
     """
 
     command: list[str]
@@ -69,9 +71,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     cwd: Path = ROOT
     model: str = "tiny"
     api_key: str | None = None
+    other_api_key: str | None = None
     load_flags: tuple[str, ...] = ("--ignore-eos", "--check")
     exact_chunks: bool = False
     ready_timeout_s: float = 180.0
+    counters: Path | None = None
 
     def post(self, path: str, body: bytes, timeout_s: float) -> tuple[int, str, bytes]:
         """Send a request; return the answer's status, content type and body.

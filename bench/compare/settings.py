@@ -7,6 +7,7 @@ import msgspec
 
 from bench.compare.models import Models
 from bench.compare.service import ROOT
+from bench.paced_device.device import Device
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +22,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         output_tokens: Length of a made-up answer.
         body: The constant answer.
         compiled: Whether vLLM compiles its model instead of running it eagerly.
+        device: What keeps time in the place of vLLM's model.
+        kv_cache_tokens: The size of that device's KV cache; None for enough.
     """
 
     step_ms: float = 0.0
@@ -31,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 64
     body: str = ""
     compiled: bool = False
+    device: Device | None = None
+    kv_cache_tokens: int | None = None
 
 
 class Setup(msgspec.Struct, kw_only=True):
@@ -46,6 +51,8 @@ class Setup(msgspec.Struct, kw_only=True):
         model: A model directory that replaces the tiny one in real engines.
         engine_arguments: More arguments for all vLLM engines.
         environment: More variables, by the contender's name.
+        devices: The paced devices to measure with, by name; empty for a scenario's own choice.
+        clients: Their numbers of clients; empty for a scenario's own choice.
     """
 
     models: Models
@@ -57,6 +64,8 @@ class Setup(msgspec.Struct, kw_only=True):
     model: Path | None = None
     engine_arguments: dict[str, Any] = {}
     environment: dict[str, dict[str, str | None]] = {}
+    devices: dict[str, Device] = {}
+    clients: tuple[int, ...] = ()
 
     @property
     def engine_model(self) -> str:

@@ -23,7 +23,8 @@ _DISTURBING_SHARE = 0.05
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """The load that every contender of a case gets; fields are the load generator's options."""
 
-    clients: int
+    clients: int | None = None
+    rate: float | None = None
     requests: int | None = None
     seconds: float | None = None
     max_tokens: int = 64
@@ -39,7 +40,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         values = {name: getattr(self, name) for name in self.__struct_fields__}
         return {name: value for name, value in values.items() if value is not None}
 
-    def arguments(self, running: Running) -> list[str]:
+    def arguments(self, running: Running, api_key: str | None) -> list[str]:
         """Return the load generator's command line for a contender."""
         service = running.service
         values = self.described() | {"model": service.model}
@@ -48,8 +49,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
             found.append("--no-stream")
         elif service.exact_chunks:
             values["expect-chunks"] = self.max_tokens
-        if service.api_key:
-            values["api-key"] = service.api_key
+        if api_key:
+            values["api-key"] = api_key
         for name, value in values.items():
             found += [f"--{name.replace('_', '-')}", str(value)]
         for kind, pid in running.processes:
@@ -65,13 +66,20 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class LoadProcess:
-    """A running load generator; `result` waits for its end."""
+    """A running load generator; `result` waits for its end.
 
-    def __init__(self, running: Running, load: Load) -> None:
+    Args:
+        running: What it loads.
+        load: With what.
+        api_key: Instead of the contender's first.
+    """
+
+    def __init__(self, running: Running, load: Load, api_key: str | None = None) -> None:
         self._name = running.name
         self._file = Path(tempfile.mkstemp(prefix="vgate-load-", suffix=".json")[1])
+        key = api_key or running.service.api_key
         self._deadline_s = load.timeout + (load.seconds or 0) + _GRACE_S
-        command = [sys.executable, "-m", "bench.load", *load.arguments(running)]
+        command = [sys.executable, "-m", "bench.load", *load.arguments(running, key)]
         self._process = subprocess.Popen(
             [*command, "--json", str(self._file)],
             cwd=ROOT,

@@ -47,7 +47,7 @@ class Sender:
             tally.interrupt(answer)
             raise
         prompt = self._bodies.prompt(index) if self._checks.need_prompt else None
-        self._checks.apply(answer, prompt)
+        self._checks.apply(answer, self._bodies.max_tokens(index), prompt)
         tally.add(answer)
         return connected
 

@@ -185,7 +185,7 @@ def _add_request(add: Callable[..., Any]) -> None:
     add("--same-prompt", dest="prompt_same", action="store_true",
         help="one prompt for all requests: may be cached")  # fmt: skip
     add("--prompts", dest="prompt_file", metavar="FILE.jsonl",
-        help="lines with `prompt` or `messages`")  # fmt: skip
+        help="lines with `prompt` or `messages`, and maybe `max_tokens`")  # fmt: skip
     add("--seed", dest="prompt_seed", type=_not_negative, metavar="N",
         help="of prompts and arrivals (default random)")  # fmt: skip
     add("--max-tokens", dest="body_max_tokens", type=positive, default=64, metavar="N")

@@ -29,10 +29,14 @@ _TEXT_WORDS = 8192
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """One prompt: plain text, or a conversation as the file gave it."""
+    """One prompt: plain text, or a conversation as the file gave it.
+
+    `max_tokens` is that of its answer, if the file gave it.
+    """
 
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
+    max_tokens: int | None = None
 
 
 class Prompts:
@@ -55,6 +59,10 @@ class Prompts:
         if self._from_file is not None:
             return self._from_file[index % len(self._from_file)]
         return Prompt(prompt=" ".join(self._words(0 if self._options.same else index)))
+
+    def max_tokens(self, index: int) -> int | None:
+        """Return the most tokens of the answer to the prompt, if the file gives them."""
+        return self.get(index).max_tokens if self._from_file is not None else None
 
     def _words(self, index: int) -> list[str]:
         # A prefix cache compares from the front, so the unique part must come first. For the rest a
@@ -104,19 +112,29 @@ class Bodies:
         self._prompts = prompts
         self._chat = options.endpoint == "chat"
         self._common = _common_fields(model, options)
+        self._max_tokens = options.max_tokens
         self._encode = msgspec.json.Encoder().encode
 
     def prompt(self, index: int) -> str | None:
         """Return the text of the prompt of the request with this index, if it is plain text."""
         return self._prompts.get(index).prompt
 
+    def max_tokens(self, index: int) -> int:
+        """Return the most tokens of the answer to the request with this index."""
+        return self._prompts.max_tokens(index) or self._max_tokens
+
     def get(self, index: int) -> bytes:
         """Return the JSON body of the request with this index."""
         prompt = self._prompts.get(index)
         if self._chat:
             messages = prompt.messages or [{"role": "user", "content": prompt.prompt}]
-            return self._encode({"messages": messages, **self._common})
-        return self._encode({"prompt": prompt.prompt, **self._common})
+            fields = {"messages": messages, **self._common}
+        else:
+            fields = {"prompt": prompt.prompt, **self._common}
+        if prompt.max_tokens is not None:
+            limits = fields.keys() & {"max_tokens", "min_tokens"}
+            fields |= dict.fromkeys(limits, prompt.max_tokens)
+        return self._encode(fields)
 
 
 def _common_fields(model: str, options: BodyOptions) -> dict[str, Any]:

@@ -93,12 +93,12 @@ class Checks:
             return StreamAnswer(started, self._body.choices, text, gaps)
         return CompletionAnswer(started, self._body.choices, text)
 
-    def apply(self, answer: CompletionAnswer, prompt: str | None = None) -> None:
+    def apply(self, answer: CompletionAnswer, max_tokens: int, prompt: str | None = None) -> None:
         """Fail the answer if it is complete but does not satisfy the checks."""
         if answer.error is not None:
             return
         if self._check.usage:
-            self._check_usage(answer)
+            self._check_usage(answer, max_tokens)
         if self._check.same:
             self._check_same(answer)
         if self._check.echo and prompt is not None:
@@ -106,11 +106,11 @@ class Checks:
         if self._check.chunks is not None:
             self._check_chunks(answer, self._check.chunks * self._body.choices)
 
-    def _check_usage(self, answer: CompletionAnswer) -> None:
+    def _check_usage(self, answer: CompletionAnswer, max_tokens: int) -> None:
         if answer.usage is None:
             answer.fail(CHECK_USAGE, "the answer has no usage")
         elif self._body.ignore_eos:
-            expected = self._body.max_tokens * self._body.choices
+            expected = max_tokens * self._body.choices
             got = answer.usage.completion_tokens
             if got != expected:
                 answer.fail(CHECK_USAGE, f"{got} completion tokens instead of {expected}")

@@ -15,6 +15,7 @@ from bench.compare.scenarios.frontends import (
     whole_answers,
 )
 from bench.compare.scenarios.growth import growth, long_prompt, open_streams
+from bench.compare.scenarios.paced_device import paced_device, paced_keys, paced_overfull
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -47,6 +48,15 @@ SCENARIOS: dict[str, Scenario] = {
     "streamed-chat": Scenario(streamed_chat, "Streamed chat on the real engine", 150, 30),
     "compiled-chat": Scenario(
         compiled_chat, "Streamed chat on the real engine, compiled", 90, extra=True
+    ),
+    "paced-device": Scenario(
+        paced_device, "Streams at a GPU's pace, on the real engine", 320, 30, extra=True
+    ),
+    "paced-overfull": Scenario(
+        paced_overfull, "A KV cache for 12 answers, at a GPU's pace", 160, 40, extra=True
+    ),
+    "paced-keys": Scenario(
+        paced_keys, "A light key beside a heavy one, at a GPU's pace", 110, 40, extra=True
     ),
     "memory": Scenario(memory, "Memory with a large vocabulary", 18),
     "long-prompt": Scenario(long_prompt, "A long prompt beside running streams", 12),

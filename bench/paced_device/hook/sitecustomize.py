@@ -26,9 +26,12 @@ _PLATFORM = "vllm.platforms.cpu"
 _ATTENTION = "vllm.v1.attention.backends.cpu_attn"
 # The first that a byte-level tokenizer made of two bytes: each is common text, none is special.
 _FIRST_TOKEN, _TOKENS = 256, 100
-# Steps, their time in microseconds, tokens, prompt tokens, sequences that started, and that resumed
-# after they had been preempted.
-_COUNTERS = struct.Struct("=6Q")
+_COUNTERS = struct.Struct("=7Q")  # in the order of bench.paced_device.device.Counters
+
+
+def _next_token(computed: int, length: int) -> list[int]:
+    """Return the token after a sequence of that length, if all of it is computed."""
+    return [_FIRST_TOKEN + length % _TOKENS] if computed >= length else []
 
 
 class _Device:
@@ -41,7 +44,7 @@ class _Device:
         )
         self._free_at = 0.0
         self._prompts: dict[str, int] = {}
-        self._counts = [0] * 6
+        self._counts = [0] * 7
         self._counters = self._file(settings.get("counters"))
 
     @staticmethod
@@ -59,44 +62,40 @@ class _Device:
 
     def start(self, scheduled: Any) -> tuple[float, list[str], list[list[int]]]:
         """Begin a step; return when it ends, its sequences, and the tokens of each."""
-        # Up to where each is computed already, and its length: a token comes when all is computed.
-        lengths: dict[str, tuple[int, int]] = {}
-        resumed = 0
+        ids, tokens, again = [], [], 0
+        number = scheduled.num_scheduled_tokens
         for new in scheduled.scheduled_new_reqs:
             # vLLM's newer runner gets a sequence that resumes as a new one.
-            resumed += new.req_id in self._prompts
+            again += new.req_id in self._prompts
             self._prompts[new.req_id] = len(new.prompt_token_ids)
             known = getattr(new, "prefill_token_ids", None) or new.prompt_token_ids
-            lengths[new.req_id] = new.num_computed_tokens, len(known)
+            ids.append(new.req_id)
+            tokens.append(_next_token(new.num_computed_tokens + number[new.req_id], len(known)))
         cached = scheduled.scheduled_cached_reqs
+        ids += cached.req_ids
         for request_id, computed, outputs in zip(
             cached.req_ids, cached.num_computed_tokens, cached.num_output_tokens, strict=True
         ):
-            lengths[request_id] = computed, self._prompts[request_id] + outputs
-        ids, tokens = [], []
-        for request_id, number in scheduled.num_scheduled_tokens.items():
-            computed, length = lengths[request_id]
-            ids.append(request_id)
-            whole = computed + number >= length
-            tokens.append([_FIRST_TOKEN + length % _TOKENS] if whole else [])
-        resumed += len(cached.resumed_req_ids)
-        self._work(scheduled.total_num_scheduled_tokens, tokens)
-        self._count(4, len(scheduled.scheduled_new_reqs))
-        self._count(5, resumed)
+            length = self._prompts[request_id] + outputs
+            tokens.append(_next_token(computed + number[request_id], length))
+        prompts = scheduled.total_num_scheduled_tokens - len(ids)
+        base, sequence, prompt_token = self._times_us
+        took_us = base + sequence * len(ids) + prompt_token * prompts
+        self._free_at = max(self._free_at, time.monotonic()) + took_us / 1e6
+        started = len(scheduled.scheduled_new_reqs) - again
+        resumed = again + len(cached.resumed_req_ids)
+        self._count(1, round(took_us), sum(map(len, tokens)), prompts, started, resumed)
         return self._free_at, ids, tokens
 
-    def _work(self, scheduled: int, tokens: list[list[int]]) -> None:
-        base, sequence, prompt_token = self._times_us
-        prompts = scheduled - len(tokens)
-        took_us = base + sequence * len(tokens) + prompt_token * prompts
-        self._free_at = max(self._free_at, time.monotonic()) + took_us / 1e6
-        for place, value in enumerate((1, round(took_us), sum(map(len, tokens)), prompts)):
-            self._count(place, value)
+    def count_cpu(self, seconds: float) -> None:
+        """Count the processor's time that the device itself took, and write all counters."""
+        self._counts[-1] += round(seconds * 1e6)
         if self._counters is not None:
             _COUNTERS.pack_into(self._counters, 0, *self._counts)
 
-    def _count(self, place: int, value: int) -> None:
-        self._counts[place] += value
+    def _count(self, *values: int) -> None:
+        for place, value in enumerate(values):
+            self._counts[place] += value
 
 
 def _pace(module: Any, device: _Device) -> None:
@@ -121,10 +120,12 @@ def _pace(module: Any, device: _Device) -> None:
             return self._output
 
     def execute_model(self: Any, scheduled: Any) -> Any:
+        began = time.thread_time()
         device.forget(scheduled.finished_req_ids)
         if not scheduled.total_num_scheduled_tokens:
             return EMPTY_MODEL_RUNNER_OUTPUT
         self.paced_step = device.start(scheduled)
+        device.count_cpu(time.thread_time() - began)
         return None
 
     def sample_tokens(self: Any, _grammar: Any) -> Any:
