@@ -58,7 +58,7 @@ def dry_run(run_dirs: Path) -> Iterator[Instance]:
         run_dirs,
         dry_run=True,
         server__workers=2,
-        batch__max_batch_size=64,
+        batch__max_num_seqs=64,
         dry_run__step_ms=2,
     ) as instance:
         yield instance

@@ -24,7 +24,7 @@ _SETTINGS = {
     "supervision__max_restarts": 1_000_000,
     "supervision__restart_window_s": 0.5,
     "supervision__hang_timeout_s": 5,
-    "batch__max_batch_size": 32,
+    "batch__max_num_seqs": 32,
     "dry_run__step_ms": 5,
     "server__workers": 2,
     "server__stream_keepalive_s": 1,

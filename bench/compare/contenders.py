@@ -50,11 +50,16 @@ def build(name: str, setup: Setup, settings: Settings) -> Service:
     service = CONTENDERS[name.removesuffix(BEFORE)](setup, settings)
     if settings.device is not None:
         service = _on_device(service, settings.device, setup.work / f"device-{service.port}")
+    before = setup.before if name.endswith(BEFORE) else None
+    if before and "max_num_seqs" not in (before / "vgate/config/schema.py").read_text():
+        # It had another name.
+        if sequences := service.environment.pop("VGATE_BATCH__MAX_NUM_SEQS", None):
+            service.environment["VGATE_BATCH__MAX_BATCH_SIZE"] = sequences
     return msgspec.structs.replace(
         service,
         name=name,
         environment=service.environment | setup.environment.get(name, {}),
-        cwd=setup.before if name.endswith(BEFORE) and setup.before else ROOT,
+        cwd=before or ROOT,
     )
 
 
@@ -76,7 +81,7 @@ def _vgate(setup: Setup, settings: Settings) -> Service:
         "model__dtype": arguments.pop("dtype"),
         # V-Gate has settings of its own for these.
         "model__max_model_len": arguments.pop("max_model_len"),
-        "batch__max_batch_size": arguments.pop("max_num_seqs"),
+        "batch__max_num_seqs": arguments.pop("max_num_seqs"),
     }
     if "gpu_memory_utilization" in arguments:
         values["model__gpu_memory_utilization"] = arguments.pop("gpu_memory_utilization")
@@ -88,7 +93,7 @@ def _vgate_dry_run(setup: Setup, settings: Settings) -> Service:
     values = {
         "model__model_id": str(setup.models.large_vocabulary()),
         "model__max_model_len": settings.max_model_len,
-        "batch__max_batch_size": settings.max_num_seqs,
+        "batch__max_num_seqs": settings.max_num_seqs,
         "dry_run__step_ms": settings.step_ms,
         # Prefill and memory cost nothing: only the frontend is measured.
         "dry_run__prefill_tokens_per_s": 1e12,

@@ -65,7 +65,7 @@ def runtime(model: str, workload: Workload, run_dir: str) -> Runtime:
     context = -(-longest // _CONTEXT_ROUNDING) * _CONTEXT_ROUNDING
     config = Config(
         model=Model(model_id=model, max_model_len=context),
-        batch=Batch(max_batch_size=workload.sequences),
+        batch=Batch(max_num_seqs=workload.sequences),
         logging=Logging(level="warning"),
     )
     engines = local_engines(config, run_dir)

@@ -49,7 +49,7 @@ def test_the_table_and_the_json_say_the_same() -> None:
 
 def test_both_sides_run_on_one_configuration_with_room_for_the_answer() -> None:
     config = runtime("/model", WORKLOAD, "/x").engine_config(0)
-    assert config.batch.max_batch_size == 4
+    assert config.batch.max_num_seqs == 4
     assert config.model.max_model_len >= 53
 
 

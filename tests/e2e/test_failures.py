@@ -22,7 +22,7 @@ RECOVERED_S = 30
 @contextmanager
 def instance(run_dirs: Path, **settings):
     """Start an instance whose small batch is slow enough to be interrupted."""
-    defaults = {"server__workers": 2, "batch__max_batch_size": 4, "dry_run__step_ms": 20}
+    defaults = {"server__workers": 2, "batch__max_num_seqs": 4, "dry_run__step_ms": 20}
     with Instance(run_dirs, dry_run=True, **(defaults | settings)) as started:
         yield started
 
@@ -90,7 +90,7 @@ def test_without_resuming_every_client_gets_an_error_when_the_engine_dies(
 def test_running_requests_continue_in_the_next_engine(run_dirs: Path, sig: signal.Signals):
     # Slow enough for all to be there before the first one ends.
     settings = {
-        "batch__max_batch_size": 32,
+        "batch__max_num_seqs": 32,
         "dry_run__step_ms": 50,
         "supervision__hang_timeout_s": 4,
     }
@@ -223,7 +223,7 @@ def test_an_engine_that_pauses_briefly_is_kept(run_dirs: Path):
 
 
 def test_a_frontend_is_killed(run_dirs: Path):
-    with instance(run_dirs, batch__max_batch_size=16) as server:
+    with instance(run_dirs, batch__max_num_seqs=16) as server:
         with EngineProbe(server.run_dir) as engine:
             long = endless(stream=True, max_tokens=200)
             streams = [Request(server.url, long) for _ in range(16)]

@@ -43,7 +43,7 @@ def server(run_dirs: Path) -> Iterator[Instance]:
         model__max_model_len=1024,
         model__allow_request_chat_template=True,
         additional_models=[{"model_id": EMBEDDER, "task": "embed"}],
-        batch__max_batch_size=64,
+        batch__max_num_seqs=64,
         batch__max_queue_size=1_000_000,
         batch__max_wait_time_ms=0,
         cache__enabled=True,

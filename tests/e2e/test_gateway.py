@@ -51,7 +51,7 @@ def gateway(run_dirs: Path, key_file: Path) -> Iterator[Instance]:
         run_dirs,
         dry_run=True,
         server__workers=4,
-        batch__max_batch_size=64,
+        batch__max_num_seqs=64,
         dry_run__step_ms=5,
         cache__enabled=True,
         server__any_model_name=False,

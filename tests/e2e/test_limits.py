@@ -21,7 +21,7 @@ def small(run_dirs: Path) -> Iterator[Instance]:
         run_dirs,
         dry_run=True,
         server__workers=2,
-        batch__max_batch_size=1,
+        batch__max_num_seqs=1,
         batch__max_queue_size=2,
         dry_run__step_ms=20,
         timeouts__queue_s=3,

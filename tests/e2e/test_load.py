@@ -27,7 +27,7 @@ def big(run_dirs: Path) -> Iterator[Instance]:
         run_dirs,
         dry_run=True,
         server__workers=2,
-        batch__max_batch_size=256,
+        batch__max_num_seqs=256,
         batch__max_queue_size=2000,
         dry_run__step_ms=2,
         dry_run__kv_cache_tokens=1_000_000,

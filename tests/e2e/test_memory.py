@@ -12,7 +12,7 @@ FAULT = {
     "dry_run__fault_every": 30,
     "dry_run__fault_batch": 5,
     "dry_run__step_ms": 5,
-    "batch__max_batch_size": 16,
+    "batch__max_num_seqs": 16,
     "batch__max_wait_time_ms": 0,
     "server__workers": 2,
 }

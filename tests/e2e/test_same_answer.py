@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
         for name in PARSERS
     ],
     "model__max_model_len": 8192,
-    "batch__max_batch_size": 64,
+    "batch__max_num_seqs": 64,
     "dry_run__step_ms": 0.2,
     "dry_run__prefill_tokens_per_s": 10_000_000,
     "dry_run__kv_cache_tokens": 1_000_000,

@@ -87,7 +87,7 @@ def ours(run_dirs: Path, tiny_model_dir: Path) -> Iterator[dict[str, Answer]]:
         **{f"model__{name}": value for name, value in common.items()},
         model__served_model_name="tiny",
         model__engine_args={"enforce_eager": True, "max_logprobs": -1},
-        batch__max_batch_size=64,
+        batch__max_num_seqs=64,
         additional_models=[{**common, "task": "embed", "served_model_name": "tiny-embed"}],
     ) as instance:
         yield answers_of(instance.url, SENT)

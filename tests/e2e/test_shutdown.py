@@ -35,7 +35,7 @@ def check_ended(server: Instance, processes: list[psutil.Process], timeout_s: fl
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_running_streams_finish(run_dirs: Path, sig: signal.Signals):
-    with instance(run_dirs, batch__max_batch_size=2) as server:
+    with instance(run_dirs, batch__max_num_seqs=2) as server:
         streams = [
             Request(server.url, endless(stream=True, max_tokens=100)).wait_for_text()
             for _ in range(2)
@@ -72,7 +72,7 @@ def test_idle_connections_do_not_delay_it(run_dirs: Path):
 
 
 def test_a_request_past_the_drain_limit_gets_an_error(run_dirs: Path):
-    with instance(run_dirs, server__drain_timeout_s=1, batch__max_batch_size=2) as server:
+    with instance(run_dirs, server__drain_timeout_s=1, batch__max_num_seqs=2) as server:
         streams = [Request(server.url, endless(stream=True)).wait_for_text() for _ in range(2)]
         waiting = [Request(server.url, chat("hi", stream=s)) for s in (False, True)]
         time.sleep(0.2)  # until the requests that wait have surely been taken in

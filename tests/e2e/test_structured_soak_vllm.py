@@ -59,7 +59,7 @@ def served(run_dirs: Path, model: Path) -> Iterator[Instance]:
         model__served_model_name=MODEL,
         model__dtype="float32",
         model__max_model_len=1024,
-        batch__max_batch_size=64,
+        batch__max_num_seqs=64,
     ) as instance:
         yield instance
         assert not instance.has_problem()

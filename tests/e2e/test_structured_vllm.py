@@ -32,7 +32,7 @@ def served(run_dirs: Path, tiny_model_dir: Path) -> Iterator[Instance]:
         model__served_model_name=MODEL,
         model__dtype="float32",
         model__max_model_len=4096,
-        batch__max_batch_size=16,
+        batch__max_num_seqs=16,
     ) as instance:
         yield instance
         assert not instance.has_problem()

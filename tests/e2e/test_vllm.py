@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
     "model__served_model_name": MODEL,
     "model__dtype": "float32",
     "model__max_model_len": MAX_MODEL_LEN,
-    "batch__max_batch_size": CONCURRENT,
+    "batch__max_num_seqs": CONCURRENT,
     # Tests kill more engines than an operator would accept.
     "supervision__max_restarts": 20,
     # Every answer must come from the engine.

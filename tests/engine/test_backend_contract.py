@@ -60,7 +60,7 @@ def engine(
             max_model_len=MAX_MODEL_LEN,
             lora_adapters=[LoraAdapter(name="tuned", path=str(adapter))],
         ),
-        batch=Batch(max_batch_size=MAX_NUM_SEQS),
+        batch=Batch(max_num_seqs=MAX_NUM_SEQS),
         dry_run=DryRun(step_ms=0, prefill_tokens_per_s=1e9, kv_cache_tokens=100_000),
     )
     environment = dict(os.environ)

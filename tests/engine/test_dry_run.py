@@ -30,7 +30,7 @@ def slept(monkeypatch):
 def make_backend(model_id="built-in", **settings) -> DryRunBackend:
     config = Config(
         model=Model(model_id=model_id),
-        batch=Batch(max_batch_size=64),
+        batch=Batch(max_num_seqs=64),
         dry_run=DryRun(**{"step_ms": 0, "kv_cache_tokens": 1_000_000, **settings}),
     )
     return DryRunBackend(config, lambda _phase: None)

@@ -32,7 +32,7 @@ class Machine:
         server.setdefault("state_dir", str(self.directory / "state"))
         config = Config(
             model=model or Model(model_id="m", gpu_memory_utilization=0.8),
-            batch=Batch(max_batch_size=size),
+            batch=Batch(max_num_seqs=size),
             server=Server(**server),
         )
         run_dir = str(self.directory / "run")
@@ -49,7 +49,7 @@ def machine(tmp_path, monkeypatch):
 def shape(learned: Memory) -> tuple[int, float, dict]:
     config = learned.config
     share = round(config.model.gpu_memory_utilization, 3)
-    return config.batch.max_batch_size, share, config.model.engine_args
+    return config.batch.max_num_seqs, share, config.model.engine_args
 
 
 def test_an_engine_that_never_ran_out_is_as_configured(machine):
@@ -80,6 +80,11 @@ def test_each_lack_of_memory_reduces_it_and_a_third_one_no_more(machine):
     assert (kept["reductions"], kept["reason"]) == (2, "CUDA out of memory")
     path.unlink()
     assert shape(machine.start()) == shapes[0]
+
+
+def test_an_automatic_batch_is_reduced_from_the_usual_one(machine):
+    machine.start(size="auto").ran_out("x")
+    assert shape(machine.start(size="auto"))[0] == 128
 
 
 def test_what_the_operator_chose_is_reduced(machine):
@@ -116,7 +121,7 @@ def test_the_kernel_s_kill_is_one_and_other_deaths_are_not(machine):
     machine.start()
     machine.kills += 1
     killed = machine.start()
-    assert (killed.learned.reductions, killed.config.batch.max_batch_size) == (1, 4)
+    assert (killed.learned.reductions, killed.config.batch.max_num_seqs) == (1, 4)
     assert "kernel" in killed.learned.reason
     killed.end()
     # Another process was killed while no engine ran.

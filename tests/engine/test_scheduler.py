@@ -18,9 +18,10 @@ numbers = itertools.count(1)
 
 
 def make_scheduler(
-    max_num_seqs=4, kv_cache_tokens=100_000, max_queue_size=1000, max_wait_s=0.05
+    max_num_seqs=4, kv_cache_tokens=100_000, max_queue_size=1000, max_wait_s=0.05, **limits
 ) -> BatchScheduler:
-    return BatchScheduler(Limits(max_num_seqs, kv_cache_tokens, max_queue_size, max_wait_s))
+    limits = Limits(max_num_seqs, kv_cache_tokens, max_queue_size, max_wait_s, **limits)
+    return BatchScheduler(limits)
 
 
 def make_request(
@@ -303,7 +304,7 @@ class TestGathering:
             now += BURST_GAP_S / 2
 
     def test_a_burst_is_gathered_while_requests_arrive(self):
-        scheduler = make_scheduler(max_num_seqs=100, max_wait_s=0.05)
+        scheduler = make_scheduler(max_num_seqs=100, max_wait_s=0.05, max_batch_size=100)
         now = 1.0
         for _ in range(10):
             scheduler.submit(make_request(), now)
@@ -316,7 +317,7 @@ class TestGathering:
         assert len(scheduler.admit(now)) == 10
 
     def test_gathering_is_bounded_under_constant_arrivals(self):
-        scheduler = make_scheduler(max_num_seqs=1000, max_wait_s=0.02)
+        scheduler = make_scheduler(max_num_seqs=1000, max_wait_s=0.02, max_batch_size=1000)
         began = now = 1.0
         scheduler.submit(make_request(), now)
         scheduler.submit(make_request(), now)
@@ -326,10 +327,12 @@ class TestGathering:
             assert now - began < 0.03
         assert now - began >= 0.02 - BURST_GAP_S
 
-    def test_a_full_batch_is_not_kept_waiting(self):
-        scheduler = make_scheduler(max_num_seqs=4)
-        for _ in range(4):
+    def test_a_burst_starts_as_soon_as_enough_wait(self):
+        scheduler = make_scheduler(max_num_seqs=100, max_batch_size=4)
+        for _ in range(3):
             scheduler.submit(make_request(), 1.0)
+        assert scheduler.admit(1.0) == []
+        scheduler.submit(make_request(), 1.0)
         assert len(scheduler.admit(1.0)) == 4
 
     def test_nothing_is_gathered_while_a_batch_runs(self):

@@ -155,7 +155,7 @@ def main(model: str, adapters: str, request_path: str, report_path: str) -> None
                 for directory in json.loads(adapters)
             ],
         ),
-        batch=Batch(max_batch_size=16),
+        batch=Batch(max_num_seqs=16),
     )
     phases: list[str] = []
     backend: Any = load_backend("vllm", config, phases.append)

@@ -218,7 +218,7 @@ def main(model: str, report_path: str) -> None:
                 "kv_cache_memory_bytes": KV_BLOCKS * BLOCK_TOKENS * _KV_BYTES_PER_TOKEN,
             },
         ),
-        batch=Batch(max_batch_size=SEQUENCES),
+        batch=Batch(max_num_seqs=SEQUENCES),
     )
     phases: list[str] = []
     backend: Any = load_backend("vllm", config, phases.append)

@@ -129,7 +129,7 @@ class Engine(threading.Thread):
         self.backend = load_backend("dry_run", runtime.engine_config(number), lambda _phase: None)
         batch = runtime.config.batch
         self.scheduler = BatchScheduler(
-            Limits(batch.max_batch_size, 65_536, batch.max_queue_size, 0.0)
+            Limits(batch.max_num_seqs, 65_536, batch.max_queue_size, 0.0)
         )
         self._loop = EngineLoop(self.backend, self.scheduler, self._router, clock=time.monotonic)
 
@@ -162,7 +162,7 @@ class Gateway:
     ) -> None:
         settings: dict[str, Any] = {
             "dry_run": DryRun(step_ms=0, prefill_tokens_per_s=1e9),
-            "batch": Batch(max_batch_size=8),
+            "batch": Batch(max_num_seqs=8),
             "cache": Cache(enabled=False),
             **sections,
         }

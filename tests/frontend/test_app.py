@@ -367,7 +367,7 @@ class TestChat:
                 assert int(answer.headers["retry-after"]) >= 1
             assert any(p.status == 200 for p, _ in slow)
 
-        serve(scenario, batch=Batch(max_batch_size=1, max_queue_size=2), dry_run=SLOW)
+        serve(scenario, batch=Batch(max_num_seqs=1, max_queue_size=2), dry_run=SLOW)
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_wait_that_is_too_long(self, serve, stream):
@@ -379,7 +379,7 @@ class TestChat:
             running.cancel()
             await asyncio.wait([running])
 
-        serve(scenario, batch=Batch(max_batch_size=1), dry_run=SLOW, timeouts=Timeouts(queue_s=0.1))
+        serve(scenario, batch=Batch(max_num_seqs=1), dry_run=SLOW, timeouts=Timeouts(queue_s=0.1))
 
     def test_a_deadline_that_passes(self, serve):
         async def scenario(gateway):

@@ -159,7 +159,7 @@ class TestHeld:
                 await asyncio.wait_for(task, 10)
                 assert protocol.status == 200
 
-        batch = Batch(max_batch_size=1, max_queue_size=3)
+        batch = Batch(max_num_seqs=1, max_queue_size=3)
         serve(scenario, engine=False, batch=batch, server=Server(workers=1))
 
     def test_holding_can_be_turned_off(self, serve):

@@ -14,6 +14,8 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 NonEmptyStr = Annotated[str, Meta(min_length=1)]
 
 MIB = 1024 * 1024
+# What vLLM's server takes for `max_num_seqs` on most GPUs.
+USUAL_MAX_NUM_SEQS = 256
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,9 +134,15 @@ class AdditionalModel(Model, frozen=True, kw_only=True):
 class Batch(Section, frozen=True):
     """How the scheduler fills the batch."""
 
+    max_num_seqs: PositiveInt | Literal["auto"] = "auto"
     max_batch_size: PositiveInt = 8
     max_wait_time_ms: Annotated[float, Meta(ge=0, le=10_000)] = 50
     max_queue_size: PositiveInt = 1024
+
+    @property
+    def sequences(self) -> int:
+        """Most sequences at once, where only the engine knows what is chosen for `auto`."""
+        return USUAL_MAX_NUM_SEQS if self.max_num_seqs == "auto" else self.max_num_seqs
 
 
 class Timeouts(Section, frozen=True):

@@ -61,6 +61,7 @@ def _serve(memory: Memory, endpoint: str, backend: Backend, link: ControlLink) -
             max_num_seqs=model.max_num_seqs,
             kv_cache_tokens=model.kv_cache_tokens,
             kv_block_tokens=model.kv_block_tokens,
+            max_batch_size=batch.max_batch_size,
             max_queue_size=batch.max_queue_size,
             max_wait_s=batch.max_wait_time_ms / _MS_PER_S,
         )

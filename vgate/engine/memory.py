@@ -121,7 +121,7 @@ def _reduced(config: Config, times: int) -> Config:
     if not times:
         return config
     model, share = config.model, _KEPT_SHARE**times
-    size = max(1, config.batch.max_batch_size >> times)
+    size = max(1, config.batch.sequences >> times)
     arguments = dict(model.engine_args)
     if (kv_cache := arguments.get("kv_cache_memory_bytes")) is not None:
         arguments["kv_cache_memory_bytes"] = int(kv_cache * share)
@@ -134,7 +134,7 @@ def _reduced(config: Config, times: int) -> Config:
         gpu_memory_utilization=model.gpu_memory_utilization * share,
         engine_args=arguments,
     )
-    batch = msgspec.structs.replace(config.batch, max_batch_size=size)
+    batch = msgspec.structs.replace(config.batch, max_num_seqs=size)
     return msgspec.structs.replace(config, model=model, batch=batch)
 
 
@@ -150,7 +150,7 @@ def _key(card: str, config: Config) -> str:
     model = config.model
     settings = (
         *(card, model.model_id, model.revision, model.quantization, model.dtype),
-        *(model.max_model_len, model.gpu_memory_utilization, config.batch.max_batch_size),
+        *(model.max_model_len, model.gpu_memory_utilization, config.batch.max_num_seqs),
         model.engine_args,
     )
     return hashlib.blake2b(msgspec.json.encode(settings, order="sorted"), digest_size=8).hexdigest()

@@ -14,7 +14,8 @@ alone decides the order:
 - *Bounds*: a full queue rejects at once and says when to retry. Requests that a dead engine had
   admitted are accepted anyway: they are no more than fitted its queue and batch.
 - *Gathering*: an idle engine that sees a burst waits for the rest of it, as long as requests arrive
-  within a millisecond of each other and at most `max_wait_s`. A lone request starts at once.
+  within a millisecond of each other, at most `max_wait_s`, and until `max_batch_size` have come. A
+  lone request starts at once.
 """
 
 import math
@@ -37,13 +38,20 @@ _RATE_HALF_LIFE_S = 10.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The scheduler's limits. `max_wait_s` is the longest time to gather a burst."""
+    """The scheduler's limits.
+
+    Attributes:
+        max_num_seqs: Most requests that run at once.
+        max_batch_size: A burst starts as soon as so many wait.
+        max_wait_s: The longest time to gather a burst.
+    """
 
     max_num_seqs: int
     kv_cache_tokens: int
     max_queue_size: int
     max_wait_s: float
     kv_block_tokens: int = 1
+    max_batch_size: int = 8
 
 
 class _Tenant:
@@ -120,7 +128,7 @@ class BatchScheduler:
         """Return the seconds that an idle engine should still gather a burst; 0 to start now."""
         if self.running or self._burst_began is None:
             return 0.0
-        if len(self._waiting) >= self._limits.max_num_seqs:
+        if len(self._waiting) >= self._limits.max_batch_size:
             return 0.0
         gap_ends = self._last_arrival + BURST_GAP_S
         return max(0.0, min(gap_ends, self._burst_began + self._limits.max_wait_s) - now)

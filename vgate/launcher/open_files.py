@@ -38,7 +38,7 @@ def allow(config: Config) -> None:
             f"only {allowed} files may be open (ulimit -n), and V-Gate needs {least}: raise the "
             "limit (ulimit -Hn, LimitNOFILE of systemd, --ulimit nofile of Docker)"
         )
-    needed = least + config.batch.max_batch_size + config.batch.max_queue_size
+    needed = least + config.batch.sequences + config.batch.max_queue_size
     if config.security.enabled:
         needed += _LIMITS
     if allowed < needed:

@@ -25,7 +25,7 @@ SHORT = Server(stream_keepalive_s=0.02)
 # Several intervals for each token.
 SLOW = DryRun(step_ms=100, prefill_tokens_per_s=1e9)
 # One runs, all others wait in the queue.
-ONE = {"batch": Batch(max_batch_size=1), "dry_run": DryRun(step_ms=5, prefill_tokens_per_s=1e9)}
+ONE = {"batch": Batch(max_num_seqs=1), "dry_run": DryRun(step_ms=5, prefill_tokens_per_s=1e9)}
 
 
 def body_of(gateway: Gateway, api: str, **fields: Any) -> bytes:

@@ -45,7 +45,7 @@ class ClientRig:
 
     def __init__(self, owner: Owner, run_dir: Path) -> None:
         config = Config(
-            dry_run=DryRun(step_ms=1, prefill_tokens_per_s=1e9), batch=Batch(max_batch_size=8)
+            dry_run=DryRun(step_ms=1, prefill_tokens_per_s=1e9), batch=Batch(max_num_seqs=8)
         )
         self._runtime = Runtime(
             config=config,

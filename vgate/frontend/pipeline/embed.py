@@ -23,12 +23,14 @@ from vgate.wire.messages import Embed
 # request of 2,048 inputs neither fills the queue nor is refused because of its size.
 _LEAST_WINDOW = 32
 _BATCHES_AHEAD = 4
+_QUEUE_SHARE = 0.25
 _HINT = ", or cut it with `truncate_prompt_tokens`"
 
 
 def embed_window(batch: Batch) -> int:
     """Return the most inputs of one request that may run at once."""
-    return min(batch.max_queue_size, max(_LEAST_WINDOW, _BATCHES_AHEAD * batch.max_batch_size))
+    most = min(_BATCHES_AHEAD * batch.sequences, int(batch.max_queue_size * _QUEUE_SHARE))
+    return min(batch.max_queue_size, max(_LEAST_WINDOW, most))
 
 
 def input_tokens(text: TextModel, request: EmbedRequest) -> list[list[int]]:

@@ -175,7 +175,7 @@ def test_more_inputs_than_the_queue_takes(embed):
         assert [[item["embedding"]] for item in answer.json["data"]] == alone * 32
         assert gateway.engine.idle
 
-    embed(scenario, batch=Batch(max_batch_size=2, max_queue_size=40))
+    embed(scenario, batch=Batch(max_num_seqs=2, max_queue_size=40))
 
 
 def test_a_client_that_leaves_in_the_middle(embed):
@@ -191,7 +191,7 @@ def test_a_client_that_leaves_in_the_middle(embed):
         assert engine.in_flight == 0
         await until(lambda: gateway.engine.idle, "the engine drops it")
 
-    embed(scenario, dry_run=DryRun(step_ms=20), batch=Batch(max_batch_size=1))
+    embed(scenario, dry_run=DryRun(step_ms=20), batch=Batch(max_num_seqs=1))
 
 
 def test_a_request_takes_no_longer_than_it_may(embed):
@@ -204,7 +204,7 @@ def test_a_request_takes_no_longer_than_it_may(embed):
     embed(
         scenario,
         dry_run=DryRun(step_ms=50),
-        batch=Batch(max_batch_size=1),
+        batch=Batch(max_num_seqs=1),
         timeouts=Timeouts(request_s=0.3),
     )
 
@@ -221,7 +221,7 @@ def test_an_engine_that_dies_in_the_middle(embed):
         assert protocol.status == 200
         assert len(protocol.json["data"]) == 200
 
-    embed(scenario, dry_run=DryRun(step_ms=5), batch=Batch(max_batch_size=2))
+    embed(scenario, dry_run=DryRun(step_ms=5), batch=Batch(max_num_seqs=2))
 
 
 BAD = [

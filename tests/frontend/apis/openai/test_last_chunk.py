@@ -86,7 +86,7 @@ def test_every_chunk_has_its_tokens(serve, path, stop, echo, cached):
     serve(
         scenario,
         cache=Cache(enabled=cached),
-        batch=Batch(max_batch_size=1),
+        batch=Batch(max_num_seqs=1),
         dry_run=DryRun(step_ms=10, prefill_tokens_per_s=1e9),
     )
 

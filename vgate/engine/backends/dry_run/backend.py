@@ -52,7 +52,7 @@ class DryRunBackend:
             config,
             self.files,
             max_model_len=config.model.max_model_len,
-            max_num_seqs=config.batch.max_batch_size,
+            max_num_seqs=config.batch.sequences,
             kv_cache_tokens=self._capacity,
             backend=DRY_RUN,
             vocab_size=vocabulary.size,

@@ -82,7 +82,7 @@ def explanation(error: BaseException, config: Config) -> str | None:
             if is_cpu_build()
             else "model.gpu_memory_utilization"
         )
-        return f"{text}\nLower model.max_model_len or batch.max_batch_size, or raise {memory}."
+        return f"{text}\nLower model.max_model_len or batch.max_num_seqs, or raise {memory}."
     for pattern, words in _IN_OTHER_WORDS.items():
         if (found := re.search(pattern, text)) is not None:
             return f"vLLM can't serve {config.model.model_id}: {words.format(*found.groups())}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm import EngineArgs
 from vllm.config import StructuredOutputsConfig
+from vllm.usage.usage_lib import UsageContext
 from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
 from vllm.v1.executor import Executor
 
@@ -29,7 +30,7 @@ from vgate.engine.backends.vllm.files import (
 # vLLM's arguments that are settings of ours, because other processes have to know them too.
 _SAME_SETTINGS = {
     "max_model_len": "model.max_model_len",
-    "max_num_seqs": "batch.max_batch_size",
+    "max_num_seqs": "batch.max_num_seqs",
     "gpu_memory_utilization": "model.gpu_memory_utilization",
     "tensor_parallel_size": "model.tensor_parallel_size",
     "pipeline_parallel_size": "model.pipeline_parallel_size",
@@ -49,6 +50,7 @@ _OWN_SETTINGS = {
 # chooses it for all, and a keyword that it doesn't know would be ignored.
 _STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 _CPU_KV_CACHE_SHARE = 0.25
+_CPU_KV_CACHE_SEQS = 32
 _CPU_KV_CACHE_MIN_BYTES = 64 * MIB
 _FLOAT32_BYTES = 4
 _SEEDS = 2**31
@@ -73,6 +75,7 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]
     try:
         structured = _structured_outputs(arguments.get("structured_outputs_config"))
         arguments["structured_outputs_config"] = structured
+        arguments["max_num_seqs"] = _max_num_seqs(config, arguments)
         vllm_config = EngineArgs(**arguments).create_engine_config()
     except Exception as error:
         raise BackendError(start_failure(error, config)) from error
@@ -173,6 +176,19 @@ def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> d
     return arguments
 
 
+def _max_num_seqs(config: Config, arguments: dict[str, Any]) -> int:
+    """Return the most sequences at once; for "auto" as many as vLLM's own server would run."""
+    given = config.batch.max_num_seqs
+    if given != "auto":
+        return given
+    model = config.model
+    workers = model.tensor_parallel_size * model.pipeline_parallel_size
+    _, defaults = EngineArgs.get_batch_defaults(workers)
+    usual: int = defaults[UsageContext.OPENAI_API_SERVER]
+    # vLLM refuses more sequences than tokens in a step.
+    return min(usual, arguments.get("max_num_batched_tokens") or usual)
+
+
 def _structured_outputs(given: Any) -> Any:
     """Return vLLM's settings for grammars: the operator's, then ours."""
     if not isinstance(given, dict):
@@ -199,5 +215,9 @@ def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
     except (AttributeError, KeyError, TypeError, ZeroDivisionError):
         # The architecture names its dimensions differently: take the share.
         return max(_CPU_KV_CACHE_MIN_BYTES, share)
-    full = config.batch.max_batch_size * model.max_model_len * per_token
+    sequences = config.batch.max_num_seqs
+    if sequences == "auto":
+        # Most never become as long as they may, and others need the memory, too.
+        sequences = _CPU_KV_CACHE_SEQS
+    full = sequences * model.max_model_len * per_token
     return max(_CPU_KV_CACHE_MIN_BYTES, min(full, share))
