@@ -41,6 +41,10 @@ _VGATE_KEY = {
 _OTHER_KEY = _VGATE_KEY | {"name": "other", "key": _OTHER_API_KEY}
 
 
+def _schema(before: Path) -> str:
+    return (before / "vgate" / "config" / "schema.py").read_text()
+
+
 def build(name: str, setup: Setup, settings: Settings) -> Service:
     """Return how to start a contender.
 
@@ -51,10 +55,11 @@ def build(name: str, setup: Setup, settings: Settings) -> Service:
     if settings.device is not None:
         service = _on_device(service, settings.device, setup.work / f"device-{service.port}")
     before = setup.before if name.endswith(BEFORE) else None
-    if before and "max_num_seqs" not in (before / "vgate/config/schema.py").read_text():
+    sequences = service.environment.get("VGATE_BATCH__MAX_NUM_SEQS")
+    if before and sequences and "max_num_seqs" not in _schema(before):
         # It had another name.
-        if sequences := service.environment.pop("VGATE_BATCH__MAX_NUM_SEQS", None):
-            service.environment["VGATE_BATCH__MAX_BATCH_SIZE"] = sequences
+        del service.environment["VGATE_BATCH__MAX_NUM_SEQS"]
+        service.environment["VGATE_BATCH__MAX_BATCH_SIZE"] = sequences
     return msgspec.structs.replace(
         service,
         name=name,
