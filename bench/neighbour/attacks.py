@@ -25,7 +25,7 @@ _TIMEOUT_S = 120.0
 _MANY = 3000
 _SLOW = 300
 _READERS = 64
-_LEAVERS = 16
+_LEAVERS = 20
 _TOLD = 503
 _FIRST_ERROR = 500
 
@@ -178,8 +178,8 @@ async def _absent(attack: Attack) -> None:
     await _many(_READERS, attack, one)
 
 
-async def _leave(whole: bytes, after_s: float, attack: Attack) -> None:
-    """Send a request and leave without its answer; about 500 times a second if it is short."""
+async def _leave(whole: bytes, after_s: float, pause_s: float, attack: Attack) -> None:
+    """Send a request, leave without its answer, and pause."""
 
     async def one() -> None:
         _, writer = await asyncio.open_connection(HOST, attack.port)
@@ -187,7 +187,7 @@ async def _leave(whole: bytes, after_s: float, attack: Attack) -> None:
         await writer.drain()
         await asyncio.sleep(after_s)
         writer.transport.abort()
-        await asyncio.sleep(_LEAVERS / 500)
+        await asyncio.sleep(pause_s)
 
     await _many(_LEAVERS, attack, one)
 
@@ -201,8 +201,8 @@ ATTACKS: dict[str, Prepare] = {
     "connections": lambda: _connect,
     "slow senders": lambda: _drip,
     "absent readers": lambda: _absent,
-    "left at once": lambda: partial(_leave, request(*chat("hi", max_tokens=1000)), 0.002),
-    "left with 4 MB": lambda: partial(_leave, request(*chat(words(4_000_000))), 0.0),
+    "left at once": lambda: partial(_leave, request(*chat("hi", max_tokens=1000)), 0.002, 0.03),
+    "left with 4 MB": lambda: partial(_leave, request(*chat(words(4_000_000))), 0.0, 1.0),
 }
 
 

@@ -18,7 +18,7 @@ import msgspec
 from vgate.frontend.http.body_items import check_items
 from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import Ignored
-from vgate.frontend.http.request import SMALL_BYTES, HttpRequest
+from vgate.frontend.http.request import SMALL_BYTES, WHOLE_BYTES, HttpRequest
 from vgate.frontend.http.waits import ClientDisconnected
 
 _Result = TypeVar("_Result")
@@ -67,11 +67,15 @@ class LongWork:
             VGateError: It can't be read.
         """
         most = self._limits.max_bytes
-        body = await http.body(most)
+        parts = await http.body(most)
         encoding = http.header("content-encoding")
         if encoding is not None and encoding != "identity":
-            body = await self.run(http, partial(decompressed, body, encoding, most))
-            http.hold(len(body))
+            work = partial(_decompressed, parts, encoding, most)
+            http.hold(len(body := await self.run(http, work)))
+        elif sum(map(len, parts)) <= WHOLE_BYTES:
+            body = b"".join(parts)
+        else:
+            body = await self.run(http, partial(_joined, parts))
         http.is_short = len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
         return body
 
@@ -167,3 +171,14 @@ class LongWork:
 def _leave(done: "asyncio.Future[Any]") -> None:
     if not done.done():
         done.set_exception(ClientDisconnected())
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    # Others can run while it copies (Objects/stringlib/join.h).
+    body = b"".join(parts)
+    parts.clear()
+    return body
+
+
+def _decompressed(parts: list[bytes], encoding: str, limit_bytes: int) -> bytes:
+    return decompressed(_joined(parts), encoding, limit_bytes)
