@@ -23,6 +23,8 @@ _UNITS = {
     "steps": "calls that gave the device work",
     "generator_cpu_share": "load generator, cores",
     "long_prompts_per_s": "long prompts/s",
+    "delivered_tokens_per_s": "tokens/s",
+    "device_busy_share": "device busy, share",
     "limit_tokens_per_s": "the device's limit, tokens/s",
     "limit_share": "share of the limit",
     "sequences_per_step": "sequences a step",

@@ -104,6 +104,7 @@ async def _measure(options: Options, model: str, sender: Sender, pool: Pool) -> 
         given_up=tally.interrupted,
         requests_per_s=round(tally.completed / seconds, 3),
         output_tokens_per_s=round(tally.output_tokens / seconds, 2),
+        delivered_tokens_per_s=round(tally.delivered_tokens / seconds, 2),
         total_tokens_per_s=round(total_tokens / seconds, 2),
         prompt_tokens=tally.prompt_tokens,
         output_tokens=tally.output_tokens,
@@ -119,7 +120,7 @@ async def _measure(options: Options, model: str, sender: Sender, pool: Pool) -> 
         statuses=tally.statuses,
         errors=tally.errors,
         own=own_cost(cpu_s, seconds, tally.chunks, loop_name),
-        processes=watch.costs(tally.completed, tally.output_tokens),
+        processes=watch.costs(tally.completed, tally.delivered_tokens),
     )
 
 

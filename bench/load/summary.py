@@ -32,7 +32,11 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A run: its settings, host and results. This is the JSON file's structure."""
+    """A run: its settings, host and results. This is the JSON file's structure.
+
+    Rates and tokens are those of complete answers; `delivered_tokens_per_s` and each process's cost
+    of a token count unfinished answers' too, by their chunks.
+    """
 
     format: int = 1
     started_at: str
@@ -47,6 +51,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     given_up: int
     requests_per_s: float
     output_tokens_per_s: float
+    delivered_tokens_per_s: float
     total_tokens_per_s: float
     prompt_tokens: int
     output_tokens: int

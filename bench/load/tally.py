@@ -33,6 +33,7 @@ class Tally:
         self.interrupted = 0
         self.without_usage = 0
         self.chunks = 0
+        self.complete_chunks = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
         self.errors: dict[str, ErrorCount] = {}
@@ -42,6 +43,13 @@ class Tally:
     def in_flight(self) -> int:
         """How many requests have neither ended nor been given up."""
         return self.sent - self.completed - self.failed - self.interrupted
+
+    @property
+    def delivered_tokens(self) -> int:
+        """Tokens of all answers; those of unfinished ones by their chunks, of the mean size."""
+        if not self.complete_chunks:
+            return self.output_tokens
+        return round(self.output_tokens * self.chunks / self.complete_chunks)
 
     def interrupt(self, answer: CompletionAnswer) -> None:
         """Count a request that was given up because the run was stopped."""
@@ -59,6 +67,7 @@ class Tally:
             known.count += 1
             return
         self.completed += 1
+        self.complete_chunks += answer.chunks
         if answer.usage is not None:
             tokens = answer.usage.completion_tokens
             self.prompt_tokens += answer.usage.prompt_tokens

@@ -4,30 +4,34 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 
 from bench.compare.results import Case
 from bench.compare.run import Run
-from bench.compare.service import Running
+from bench.compare.service import FailedError, Running, cpu_s
 from bench.compare.settings import Settings
-from bench.compare.turn import Load, LoadProcess, Sample, sample_of, take_turn
+from bench.compare.turn import Load, LoadProcess, Sample, sample_of
 from bench.load.prompts import WORDS
 from bench.paced_device.device import DEVICES, Counters, Device, fitting
 
 _PEERS = ("vllm-serve", "vllm-serve-1p", "vllm-rs")
 _TOKENS = 128
 _CLIENTS = (64, 128, 256, 512)
-_TURN_S = 3.0  # of a turn, at the device's limit
+_ENDLESS_S = 120  # longer than any turn, which is stopped
+_START_TIMEOUT_S = 20
+_POLL_S = 0.02
 _PROMPT_TOKENS = 160  # 64 words, without what all prompts begin with and the prefix cache has
-_COSTS = tuple(f"cpu_us_per_token.{kind}" for kind in ("frontend", "engine", "launcher", "other"))
-_ALL_COST, _SHARE, _GAPS = "cpu_us_per_token.all", "limit_share", "itl_p99_over_p50"
-_SHOWN = ("output_tokens_per_s", "limit_tokens_per_s", _SHARE, "ttft_ms.p50", "ttft_ms.p99",
-          "itl_ms.p50", "itl_ms.p99", _GAPS, _ALL_COST, *_COSTS[:2], "cpu_us_per_token.device",
-          "sequences_per_step", "generator_cpu_share")  # fmt: skip
-_OVERFULL_SHOWN = ("output_tokens_per_s", "limit_tokens_per_s", _SHARE, "sequences_per_step",
-                   "preempted_share", "ttft_ms.p50", "ttft_ms.p99", "itl_ms.p99")  # fmt: skip
+_RATE, _LIMIT, _SHARE = "delivered_tokens_per_s", "limit_tokens_per_s", "limit_share"
+_ALL_COST, _GAPS = "cpu_us_per_token.all", "itl_p99_over_p50"
+_SHOWN = (_RATE, _LIMIT, _SHARE, "ttft_ms.p50", "ttft_ms.p99", "itl_ms.p50", "itl_ms.p99", _GAPS,
+          _ALL_COST, "cpu_us_per_token.frontend", "cpu_us_per_token.engine",
+          "cpu_us_per_token.device", "device_busy_share", "sequences_per_step",
+          "generator_cpu_share", "others_cpu_share")  # fmt: skip
+_OVERFULL_SHOWN = (_RATE, _LIMIT, _SHARE, "sequences_per_step", "preempted_share",
+                   "device_busy_share", "ttft_ms.p50", "ttft_ms.p99", "itl_ms.p99")  # fmt: skip
 _KEY_SHOWN = ("ttft_ms.p50", "ttft_ms.p99", "ttft_ms.max", "heavy_tokens_per_s")
 _KV_CACHE_TOKENS, _LONG_TOKENS = 8192, 512
 _SHORTEST, _LONGEST = 16, 1024
@@ -59,11 +63,22 @@ def paced_device(run: Run) -> None:
 def _streams(
     run: Run, name: str, device: Device, clients: int, contenders: Sequence[Running]
 ) -> Case:
-    rounds = _TURN_S * device.limit(clients, _PROMPT_TOKENS, _TOKENS) / (clients * _TOKENS)
-    requests = clients * max(2, round(rounds / (2 if run.quick else 1)))
-    load = Load(clients=clients, requests=requests, max_tokens=_TOKENS)
-    turn = _counted(device, load, clients, contenders)
+    load = Load(clients=clients, seconds=_ENDLESS_S, max_tokens=_TOKENS)
+
+    def turn(running: Running) -> Sample:
+        sample, did = watched(running, load, contenders, 1.5 if run.quick else 4.0)
+        if did.started:
+            computed = did.prompt_tokens / did.started
+            _compare(sample, device.limit(clients, computed, _TOKENS))
+        return sample
+
     return run.case(name, load, contenders, _SHOWN, turn)
+
+
+def _compare(sample: Sample, limit: float) -> None:
+    """Put the device's limit into a sample, and what of it was reached."""
+    sample.measures[_LIMIT] = limit
+    sample.measures[_SHARE] = sample.measures[_RATE] / limit
 
 
 def _judge(run: Run, device: str, clients: int, case: Case) -> None:
@@ -74,7 +89,7 @@ def _judge(run: Run, device: str, clients: int, case: Case) -> None:
     faster = {256: {"vllm-serve": 3.0, "vllm-rs": 1.5}, 512: {"vllm-serve": 4.0, "vllm-rs": 2.0}}
     if device == "very-fast":
         for peer, least in faster.get(clients, {}).items():
-            ratio = case.ratio(peer, "output_tokens_per_s")
+            ratio = case.ratio(peer, _RATE)
             run.at_least(least, ratio, f"{case.name}: tokens/s over {peer}")
         if clients == 256:
             run.at_most(18, case.figure("vgate", _ALL_COST), f"{case.name}: CPU us a token")
@@ -87,48 +102,49 @@ def _judge(run: Run, device: str, clients: int, case: Case) -> None:
         run.at_most(2.5, case.figure("vgate", _GAPS), f"{case.name}: gap, p99 over p50")
 
 
-def _counted(
-    device: Device,
-    load: Load,
-    sequences: float,
-    contenders: Sequence[Running],
-    prompt_tokens: float | None = None,
-    output_tokens: float = _TOKENS,
-) -> Callable[[Running], Sample]:
-    """Return a turn that also tells what the device did, and the most that it could have done.
+def watched(
+    running: Running, load: Load, contenders: Sequence[Running], seconds: float
+) -> tuple[Sample, Counters]:
+    """Load a contender for that long; return what was measured, and what its device did.
 
-    Args:
-        device: The contenders' device.
-        load: What they are sent.
-        sequences: The most that can be in each step.
-        contenders: All that run.
-        prompt_tokens: Computed for each answer; by default what was.
-        output_tokens: Of an answer.
+    Then the load is cut off: how the last answers end, with fewer and fewer clients, doesn't count.
     """
-
-    def turn(running: Running) -> Sample:
-        path = running.service.counters
-        assert path is not None
-        before = Counters.read(path)
-        others = [one for one in contenders if one is not running]
-        sample = take_turn(running, load, others)
-        did = Counters.read(path).since(before)
-        measures = sample.measures
-        if not did.started or not did.tokens:
-            return sample
-        computed = did.prompt_tokens / did.started if prompt_tokens is None else prompt_tokens
-        limit = device.limit(sequences, computed, output_tokens)
-        measures["limit_tokens_per_s"] = limit
-        measures[_SHARE] = measures["output_tokens_per_s"] / limit
-        measures["preempted_share"] = did.resumed / did.started
-        measures["sequences_per_step"] = did.tokens / did.steps
+    path = running.service.counters
+    assert path is not None
+    others = [one for one in contenders if one is not running]
+    before, disturbing_s = Counters.read(path), sum(cpu_s(one.processes) for one in others)
+    loading = LoadProcess(running, load)
+    try:
+        _await_tokens(path, before.tokens)
+        began = monotonic()
+        sleep(seconds)
+        did, took_s = Counters.read(path).since(before), monotonic() - began
+        loading.stop()
+        summary = loading.result()
+    finally:
+        loading.close()
+    sample = sample_of(summary, stopped=True)
+    measures = sample.measures
+    disturbing_s = sum(cpu_s(one.processes) for one in others) - disturbing_s
+    measures["others_cpu_share"] = disturbing_s / took_s
+    measures[_RATE] = summary.delivered_tokens_per_s
+    measures[_ALL_COST] = sum(one.cpu_us_per_output_token or 0.0 for one in summary.processes)
+    if did.tokens and did.started:
         measures["cpu_us_per_token.device"] = did.own_cpu_us / did.tokens
-        measures[_ALL_COST] = sum(measures.get(cost, 0.0) for cost in _COSTS)
-        if measures.get("itl_ms.p50"):
-            measures[_GAPS] = measures["itl_ms.p99"] / measures["itl_ms.p50"]
-        return sample
+        measures["device_busy_share"] = did.busy_us / took_s / 1e6
+        measures["sequences_per_step"] = did.tokens / did.steps
+        measures["preempted_share"] = did.resumed / did.started
+    if measures.get("itl_ms.p50"):
+        measures[_GAPS] = measures["itl_ms.p99"] / measures["itl_ms.p50"]
+    return sample, did
 
-    return turn
+
+def _await_tokens(path: Path, before: int) -> None:
+    deadline = monotonic() + _START_TIMEOUT_S
+    while Counters.read(path).tokens == before:
+        if monotonic() > deadline:
+            raise FailedError("the load did not reach the device")
+        sleep(_POLL_S)
 
 
 def _warm_up(contenders: Sequence[Running]) -> None:
@@ -155,15 +171,14 @@ def paced_overfull(run: Run) -> None:
     with run.running("vgate", "vllm-serve", settings=settings) as contenders:
         _warm_up(contenders)
         for clients in (24,) if run.quick else (12, 24, 48):
-            requests = clients if run.quick else max(36, 2 * clients)
-            load = Load(clients=clients, requests=requests, max_tokens=_LONG_TOKENS)
+            load = Load(clients=clients, seconds=_ENDLESS_S, max_tokens=_LONG_TOKENS)
             name = f"{clients} clients, {_LONG_TOKENS} tokens"
             _overfull(run, name, device, load, [_LONG_TOKENS], contenders)
         if not run.quick:
-            outputs = _lengths(96)
+            outputs = _lengths(512)
             path = run.setup.work / "mixed-lengths.jsonl"
             _write_prompts(path, outputs)
-            load = Load(clients=24, requests=len(outputs), prompts=str(path))
+            load = Load(clients=24, seconds=_ENDLESS_S, prompts=str(path))
             name = f"24 clients, {_SHORTEST} to {_LONGEST} tokens"
             _overfull(run, name, device, load, outputs, contenders)
 
@@ -179,11 +194,15 @@ def _overfull(
     prompt = _PROMPT_TOKENS + 16  # the common beginning takes room once for all, which is little
     assert load.clients is not None
     sequences = min(load.clients, fitting(_KV_CACHE_TOKENS, prompt, outputs))
-    mean = sum(outputs) / len(outputs)
-    turn = _counted(device, load, sequences, contenders, _PROMPT_TOKENS, mean)
+    limit = device.limit(sequences, _PROMPT_TOKENS, sum(outputs) / len(outputs))
+
+    def turn(running: Running) -> Sample:
+        sample, _ = watched(running, load, contenders, 5.0 if run.quick else 12.0)
+        _compare(sample, limit)
+        return sample
+
     case = run.case(name, load, contenders, _OVERFULL_SHOWN, turn)
-    ratio = case.ratio("vllm-serve", "output_tokens_per_s")
-    run.at_least(1.02, ratio, f"{name}: tokens/s over vllm-serve")
+    run.at_least(1.02, case.ratio("vllm-serve", _RATE), f"{name}: tokens/s over vllm-serve")
     run.at_most(0.02, case.figure("vgate", "preempted_share"), f"{name}: preempted sequences")
 
 
@@ -209,7 +228,7 @@ def paced_keys(run: Run) -> None:
     device = DEVICES["slow"]
     limit = device.limit(_PLACES, _PROMPT_TOKENS, _HEAVY_TOKENS)
     rate = limit / _TIMES_THE_LOAD / _LIGHT_TOKENS
-    light = Load(rate=rate, seconds=5 if run.quick else 15, max_tokens=_LIGHT_TOKENS)
+    light = Load(rate=rate, seconds=5 if run.quick else 12, max_tokens=_LIGHT_TOKENS)
     heavy = Load(clients=4 * _PLACES, seconds=600, max_tokens=_HEAVY_TOKENS)
 
     def alone(running: Running) -> Sample:
