@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from bench.chaos.answers import Json, ServerError, WrongError, said
+from bench.chaos import answers
+from bench.chaos.answers import Json, ServerError, WrongError
 from bench.chaos.deck import Ask
 from bench.chaos.faults import Fault
 from bench.chaos.instance import Instance
@@ -74,7 +75,7 @@ class Clients:
 
         async def learned(ask: Ask) -> tuple[Ask, Json]:
             async with free:
-                first, again = [await self._said(ask) for _ in range(2)]
+                first, again = [await self.said(ask) for _ in range(2)]
             if first != again:
                 raise WrongError(f"two answers to {ask.kind}: {first} and {again}")
             return ask, first
@@ -96,7 +97,7 @@ class Clients:
 
     async def _outcome(self, ask: Ask, known: Json) -> tuple[str, str]:
         try:
-            found = await self._said(ask)
+            found = await self.said(ask)
         except WrongError as error:
             return "wrong", str(error)
         except ServerError as error:
@@ -107,7 +108,7 @@ class Clients:
             return "wrong", f"{found} instead of {known}"
         return "right", ""
 
-    async def _said(self, ask: Ask) -> Json:
+    async def said(self, ask: Ask) -> Json:
         """Return what the answer says.
 
         Raises:
@@ -129,7 +130,7 @@ class Clients:
             raise TimeoutError(answer.detail)
         if answer.error is not None and not answer.error.startswith("http_"):
             raise ConnectionError(answer.detail)
-        return said(ask.path, answer.body, stream=ask.stream and answer.error is None)
+        return answers.said(ask.path, answer.body, stream=ask.stream and answer.error is None)
 
     def _count(self, ask: Ask, outcome: str, what: str, began: float) -> None:
         tally, ended = self.tally, time.monotonic()

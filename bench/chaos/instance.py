@@ -33,6 +33,7 @@ class Instance:
         key_file: Where the key is.
         log: The last lines of its log, each with the time at which it came.
         log_is_read: Cleared to stop reading its log.
+        lines: How many lines it has logged.
         own_deaths: When engines died of the faults that `dry_run.fault` sets.
     """
 
@@ -41,6 +42,7 @@ class Instance:
         self.target: Target = resolve(f"http://127.0.0.1:{port}", allow_remote=False)
         self.key, self.key_file = "chaos-key", directory / "keys.jsonl"
         self.log: collections.deque[tuple[float, str]] = collections.deque(maxlen=_KEPT_LINES)
+        self.lines = 0
         self.own_deaths: list[float] = []
         self.log_is_read = threading.Event()
         self.log_is_read.set()
@@ -99,6 +101,11 @@ class Instance:
         self._process.communicate()
 
     @property
+    def pid(self) -> int:
+        """The launcher's process id."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the launcher runs."""
         return self._process.poll() is None
@@ -128,6 +135,7 @@ class Instance:
         for line in self._process.stdout:
             now, text = time.monotonic(), line.decode(errors="replace").rstrip()
             self.log.append((now, text))
+            self.lines += 1
             if "process died" in text and "injected" in text:
                 self.own_deaths.append(now)
             self.log_is_read.wait()
