@@ -104,6 +104,10 @@ class NotFoundError(InvalidRequestError, code="not_found", status=404):
     """There is no such path."""
 
 
+class StreamNotFoundError(NotFoundError, code="stream_not_found"):
+    """No stream is kept for the client, or not this far; it has to ask again."""
+
+
 class MethodNotAllowedError(InvalidRequestError, code="method_not_allowed", status=405):
     """The path exists, but not with this method; `allow` is the method that it has."""
 
@@ -132,6 +136,12 @@ class AuthenticationError(
 
 class ForbiddenError(VGateError, code="forbidden", status=403, kind="permission_error"):
     """A web page of this origin may not use the server."""
+
+
+class StreamTakenOverError(
+    VGateError, code="stream_taken_over", status=409, kind="invalid_request_error"
+):
+    """Another connection has taken the stream up."""
 
 
 class RateLimitedError(VGateError, code="rate_limit_exceeded", status=429, kind="rate_limit_error"):

@@ -1,11 +1,20 @@
 """Which frontends get the output of which request, in one message for each per step. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from vgate.engine.backends.base import Output
 from vgate.engine.request import Request, RequestError, Subscriber
-from vgate.wire.messages import Delta, Embedding, Embeddings, FinishReason, Step
+from vgate.wire.codec import WireError
+from vgate.wire.messages import (
+    Delta,
+    Embedding,
+    Embeddings,
+    Failure,
+    Failures,
+    FinishReason,
+    Step,
+)
 
 
 class Subscriptions:
@@ -29,15 +38,19 @@ class Subscriptions:
         if request.dedup_key:
             self._by_dedup_key[request.dedup_key] = request
 
+    def leave(self, subscriber: Subscriber) -> Request | None:
+        """Remove a subscriber from a request that goes on even without any; return the request."""
+        request = self._requests.pop(subscriber, None)
+        if request is not None:
+            request.subscribers.remove(subscriber)
+        return request
+
     def remove(self, subscriber: Subscriber) -> Request | None:
         """Remove a subscriber; return its request if that has no other one left."""
-        request = self._requests.pop(subscriber, None)
-        if request is None:
+        request = self.leave(subscriber)
+        if request is None or request.subscribers:
             return None
-        request.subscribers.remove(subscriber)
-        if request.subscribers:
-            return None
-        self._forget_key(request)
+        self.forget(request)
         return request
 
     def end(self, request: Request) -> list[Subscriber]:
@@ -45,16 +58,42 @@ class Subscriptions:
         subscribers, request.subscribers = request.subscribers, []
         for subscriber in subscribers:
             del self._requests[subscriber]
-        self._forget_key(request)
+        self.forget(request)
         return subscribers
 
     def of_peer(self, peer: bytes) -> list[Subscriber]:
         """Return the subscribers of a frontend."""
         return [subscriber for subscriber in self._requests if subscriber[0] == peer]
 
-    def _forget_key(self, request: Request) -> None:
+    def forget(self, request: Request) -> None:
+        """Let no other request join this one."""
         if self._by_dedup_key.get(request.dedup_key) is request:
             del self._by_dedup_key[request.dedup_key]
+
+
+class PendingFailures:
+    """The failures of a turn; each frontend gets its own in one message."""
+
+    def __init__(self) -> None:
+        self._failures: dict[bytes, list[Failure]] = {}
+
+    def add(self, notices: Iterable[tuple[Subscriber, RequestError | WireError]]) -> None:
+        """Add the error with which a subscription has ended, for each of some."""
+        for (peer, number), error in notices:
+            if isinstance(error, WireError):
+                error = RequestError("internal_error", str(error))  # noqa: PLW2901
+            failure = Failure(number, error.code, error.reason, error.retry_after_s, error.subject)
+            self._failures.setdefault(peer, []).append(failure)
+
+    def forget(self, peer: bytes) -> None:
+        """Drop those of a frontend that is gone."""
+        self._failures.pop(peer, None)
+
+    def take(self) -> Iterator[tuple[bytes, Failures]]:
+        """Remove and yield all, by frontend."""
+        while self._failures:
+            peer, failures = self._failures.popitem()
+            yield peer, Failures(failures)
 
 
 class Delivery(NamedTuple):
@@ -85,6 +124,7 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
         if delivered or request.dedup_key:
             _keep(request, output)
         if finish_reason is not None:
+            request.finish_reason = finish_reason
             finished.append(request)
         plain = (
             count == 1
@@ -131,14 +171,16 @@ def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]
     return Delivery(messages, finished, failed)
 
 
-def catch_up(request: Request, subscriber: Subscriber, *, buffered: bool) -> Delta:
-    """Return the first delta of a subscriber that joins a running request: the output so far.
+def catch_up(
+    request: Request, subscriber: Subscriber, *, buffered: bool = False, coalesced: bool = True
+) -> Delta:
+    """Return the first delta of a subscriber that joins a request: the output so far.
 
     A `buffered` one gets its next delta at the end.
     """
     if buffered:
         request.delivered[subscriber] = 0
-    return _undelivered(request, subscriber, None, coalesced=True)
+    return _undelivered(request, subscriber, request.finish_reason, coalesced=coalesced)
 
 
 def _undelivered(

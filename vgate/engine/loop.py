@@ -7,25 +7,31 @@ or of the engine.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from vgate.engine.backends.base import Backend, Output
-from vgate.engine.delivery import Subscriptions, catch_up, deliver_embeddings, deliver_tokens
+from vgate.engine.delivery import (
+    PendingFailures,
+    Subscriptions,
+    catch_up,
+    deliver_embeddings,
+    deliver_tokens,
+)
+from vgate.engine.kept import KeptStreams
 from vgate.engine.patience import Patience
 from vgate.engine.request import Request, RequestError, Subscriber, to_request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.served_files import FileServer
 from vgate.engine.stats import StatsCounter
+from vgate.engine.transport import Transport, refusal_of
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode, number_of_request
+from vgate.wire.kept import Claim
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
     Delta,
     Embed,
     Ending,
-    Failure,
-    Failures,
     FetchFile,
     Generate,
     Goodbye,
@@ -44,19 +50,6 @@ _IDLE_STEP_S = 0.001
 _INBOX_BATCH = 4096
 
 log = Log("vgate.engine")
-
-
-class Transport(Protocol):
-    """The loop's connection to the frontends."""
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait at most this long for a message; return whether there is one."""
-
-    def receive(self) -> tuple[bytes, bytes] | None:
-        """Return the next (peer, payload), or None."""
-
-    def send(self, peer: bytes, payload: bytes) -> bool:
-        """Send without waiting; False if the peer is gone or doesn't read."""
 
 
 class EngineLoop:
@@ -82,11 +75,11 @@ class EngineLoop:
         self._on_beat = on_beat
         self._peers: dict[bytes, str] = {}
         self._subscriptions = Subscriptions()
+        self._kept = KeptStreams(self._subscriptions)
         self.stats = StatsCounter()
         self._patience = Patience()
         self._last_key = 0
-        # By frontend, which gets those of a turn in one message.
-        self._failures: dict[bytes, list[Failure]] = {}
+        self._failures = PendingFailures()
         self._files = FileServer(backend.files, backend.model.files)
         self._next_beat = clock()
         self._stopping = False
@@ -163,6 +156,10 @@ class EngineLoop:
                 case Abort():
                     for number in message.ids:
                         self._abort((peer, number))
+                case Claim():
+                    claimed, notices = self._kept.claim(message, self._clock())
+                    self._failures.add(notices)
+                    self._send(peer, claimed)
                 case Hello():
                     self._on_hello(peer, message)
                 case Goodbye():
@@ -171,11 +168,7 @@ class EngineLoop:
                     self._files.wanted[peer] = message
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
-        if message.protocol != PROTOCOL_VERSION:
-            reason = (
-                f"the engine speaks protocol {PROTOCOL_VERSION}, {message.name} speaks "
-                f"{message.protocol}: run the same V-Gate version everywhere"
-            )
+        if (reason := refusal_of(message)) is not None:
             log.error("refused a frontend", name=message.name, reason=reason)
             self._send(peer, Refused(PROTOCOL_VERSION, reason))
             return
@@ -192,32 +185,38 @@ class EngineLoop:
             # A failure would end the valid request with that number.
             log.error("dropped a request with a number in use", peer=self._name(peer))
             return
-        if isinstance(message, Generate) and self._coalesce(message, subscriber):
-            return
         now = self._clock()
+        if isinstance(message, Generate) and self._join(message, subscriber, now):
+            return
         self._last_key += 1
         try:
             request = to_request(message, str(self._last_key), self._backend.model, now)
             self._scheduler.submit(request, now)
-        except RequestError as error:
-            self._add_failure(subscriber, error)
-        except WireError as error:
-            self._add_failure(subscriber, RequestError("internal_error", str(error)))
+        except (RequestError, WireError) as error:
+            self._failures.add([(subscriber, error)])
         else:
             self._subscriptions.add(request, subscriber)
+            self._kept.add(message, request, subscriber)
             if isinstance(message, Generate) and message.buffered:
                 request.delivered[subscriber] = 0
 
-    def _coalesce(self, message: Generate, subscriber: Subscriber) -> bool:
-        """Add a subscriber to an identical request in flight; False if there is none.
+    def _join(self, message: Generate, subscriber: Subscriber, now: float) -> bool:
+        """Add a subscriber to a kept sequence or an identical request in flight, if there is one.
 
         It gets the output so far, then each later step's. Nothing is lost or sent twice between the
         two, because this runs between steps.
         """
+        if message.keep is not None and message.keep.joins:
+            delta, notices = self._kept.join(message.keep, subscriber, now)
+            if delta is not None:
+                self._send(subscriber[0], Step(deltas=[delta]))
+            self._failures.add(notices)
+            return True
         request = self._subscriptions.find(message.dedup_key)
         if request is None:
             return False
         self._subscriptions.add(request, subscriber)
+        self._kept.add(message, request, subscriber)
         self._scheduler.raise_priority(request, message.priority)
         delta = catch_up(request, subscriber, buffered=message.buffered)
         self._send(subscriber[0], Step(deltas=[delta]))
@@ -227,12 +226,14 @@ class EngineLoop:
         """Report a message that can't be read; a request must not wait for its timeout."""
         log.warning("dropped a malformed message", peer=self._name(peer), error=error)
         if peer in self._peers and (number := number_of_request(payload)) is not None:
-            self._add_failure((peer, number), RequestError("internal_error", str(error)))
+            self._failures.add([((peer, number), error)])
 
     def _abort(self, subscriber: Subscriber) -> None:
         """Remove a subscriber, and its request if that has no other one left."""
         # The request may have just ended: the frontend ignores output of requests that it aborted.
-        if (request := self._subscriptions.remove(subscriber)) is not None:
+        stopped = self._kept.stop(subscriber, self._clock())
+        request = stopped or self._subscriptions.remove(subscriber)
+        if request is not None and not self._kept.holds(request):
             self._remove(request)
 
     def _remove(self, request: Request) -> None:
@@ -290,27 +291,24 @@ class EngineLoop:
             now = self._clock()
             for request in finished:
                 self._scheduler.finish(request, now)
+                self._kept.finish(request, now)
                 self._subscriptions.end(request)
         for peer, message in messages.items():
             self._send(peer, message)
 
     def _fail(self, request: Request, error: RequestError) -> None:
         self._remove(request)
-        for subscriber in self._subscriptions.end(request):
-            self._add_failure(subscriber, error)
-
-    def _add_failure(self, subscriber: Subscriber, error: RequestError) -> None:
-        peer, number = subscriber
-        failure = Failure(number, error.code, error.reason, error.retry_after_s, error.subject)
-        self._failures.setdefault(peer, []).append(failure)
+        self._kept.fail(request)
+        self._failures.add((each, error) for each in self._subscriptions.end(request))
 
     def _flush_failures(self) -> None:
-        while self._failures:
-            peer, failures = self._failures.popitem()
-            self._send(peer, Failures(failures))
+        for peer, failures in self._failures.take():
+            self._send(peer, failures)
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + HEARTBEAT_S
+        for request in self._kept.expire(now):
+            self._remove(request)
         running, waiting = len(self._scheduler.running), self._scheduler.waiting
         stats = self.stats.now(*self._backend.counts())
         draining = self._drain_until < math.inf
@@ -332,10 +330,12 @@ class EngineLoop:
         """Disconnect a frontend and abort its requests."""
         if name := self._peers.pop(peer, None):
             orphans = self._subscriptions.of_peer(peer)
+            now = self._clock()
             for subscriber in orphans:
-                self._abort(subscriber)
+                if not self._kept.leave(subscriber, now):
+                    self._abort(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
-        self._failures.pop(peer, None)
+        self._failures.forget(peer)
         self._files.wanted.pop(peer, None)
 
     def _name(self, peer: bytes) -> str:

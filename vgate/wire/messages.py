@@ -10,19 +10,17 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from vgate.wire.kept import Claim, Claimed, Keep
+from vgate.wire.message import Message
 from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import SamplingParams, TokenId
 from vgate.wire.stats import EngineStats
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    """Base of these messages: an array of the class name, which is the tag, and the fields."""
 
 
 # ---- frontend to engine
@@ -112,6 +110,7 @@ class Generate(Message, frozen=True):
         resumed: It was admitted before: an engine died with it, or it waited for this one to start.
             A full queue doesn't reject it, and when it leaves the queue it gets a delta without
             tokens: if this engine dies too, its frontend knows whether it had a part in that.
+        keep: Keep the sequence for a client that comes back; None: it ends with its subscribers.
     """
 
     id: int
@@ -126,6 +125,7 @@ class Generate(Message, frozen=True):
     buffered: bool = False
     generated: bytes = b""
     resumed: bool = False
+    keep: Keep | None = None
 
 
 class Embed(Message, frozen=True):
@@ -161,7 +161,7 @@ class FetchFile(Message, frozen=True):
     offset: Annotated[int, Meta(ge=0)]
 
 
-ToEngine = Hello | Generate | Embed | Abort | Goodbye | FetchFile
+ToEngine = Hello | Generate | Embed | Abort | Claim | Goodbye | FetchFile
 
 
 # ---- engine to frontend
@@ -329,4 +329,6 @@ class Status(Message, frozen=True):
     draining: bool = False
 
 
-ToFrontend = Welcome | Refused | FileChunk | Step | Embeddings | Failures | Ending | Status
+ToFrontend = (
+    Welcome | Refused | FileChunk | Claimed | Step | Embeddings | Failures | Ending | Status
+)
