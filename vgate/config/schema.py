@@ -57,6 +57,7 @@ class Server(Section, frozen=True):
     stream_keepalive_s: Annotated[float, Meta(ge=0)] = 15
     write_timeout_s: PositiveFloat = 60
     max_unsent_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
+    replay_s: Annotated[float, Meta(ge=0, le=3600)] = 30
     tls: Tls = Tls()
 
     @property

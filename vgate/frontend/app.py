@@ -216,6 +216,8 @@ class App:
             http.admission = admission
             if admission.key.name:
                 http.log_fields["key"] = admission.key.name
+            if route.takes_up(http):
+                admission.continues()
             await admission.begin(wait=route.counts_tokens and http.is_small_body)
             try:
                 response = await route.handler(self.services, http)

@@ -1,6 +1,7 @@
 """The table of endpoints: path, method, handler. Adding one is a file and a line here."""
 
 from collections.abc import Awaitable, Callable
+from functools import wraps
 
 import msgspec
 
@@ -27,13 +28,17 @@ from vgate.frontend.apis.openai.tokenize import (
 from vgate.frontend.apis.system.health import health, ready, root, version
 from vgate.frontend.apis.system.openapi import openapi
 from vgate.frontend.apis.system.stats import show_metrics, stats
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response, last_event
 from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
 
 # Turns an error into the response that a path's clients understand.
 ErrorFormat = Callable[[HttpRequest, VGateError], Response]
+
+
+def _never(_http: HttpRequest) -> bool:
+    return False
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -45,6 +50,7 @@ class Route(msgspec.Struct, frozen=True):
         quiet: Its requests are not logged, because probes send one every few seconds.
         errors: The format of its errors, and of those of paths below it.
         counts_tokens: Its requests are counted together with the tokens that they may use.
+        takes_up: Whether a request goes on with a stream, and counts with the one that began it.
         requests: The structs that its body may be, for the OpenAPI document.
     """
 
@@ -54,6 +60,7 @@ class Route(msgspec.Struct, frozen=True):
     quiet: bool = False
     errors: ErrorFormat = openai_error
     counts_tokens: bool = False
+    takes_up: Callable[[HttpRequest], bool] = _never
     requests: tuple[type[msgspec.Struct], ...] = ()
 
     @property
@@ -63,6 +70,10 @@ class Route(msgspec.Struct, frozen=True):
         return [*named, "HEAD"] if "GET" in named else named
 
 
+def _has_last_event(http: HttpRequest) -> bool:
+    return last_event(http) is not None
+
+
 def _generating(
     path: str, handler: Handler, request: type[msgspec.Struct], errors: ErrorFormat = openai_error
 ) -> Route:
@@ -70,12 +81,35 @@ def _generating(
     return Route(path, "POST", handler, errors=errors, counts_tokens=True, requests=(request,))
 
 
+def _streaming(
+    path: str, handler: Handler, request: type[msgspec.Struct], errors: ErrorFormat = openai_error
+) -> Route:
+    """Return the route of an endpoint whose streams can be taken up again, by GET as well."""
+
+    @wraps(handler)
+    async def resuming(services: Services, http: HttpRequest) -> Response | None:
+        if (last := last_event(http)) is not None:
+            await services.pipeline.take_up(http, last)
+        elif http.method != "POST":
+            message = f"{path} takes GET only with `Last-Event-ID`, to take up a stream"
+            raise MethodNotAllowedError(message, allow="POST")
+        return await handler(services, http)
+
+    route = _generating(path, resuming, request, errors)
+    return msgspec.structs.replace(route, method="POST, GET", takes_up=_has_last_event)
+
+
 ROUTES: tuple[Route, ...] = (
-    _generating("/v1/chat/completions", chat_completions, ChatRequest),
-    _generating("/v1/completions", completions, CompletionRequest),
-    _generating("/v1/responses", responses.responses, ResponsesRequest),
-    Route(responses.PREFIX, "GET, DELETE, POST", responses.stored_response),
-    _generating("/v1/messages", messages, MessagesRequest, errors=anthropic_error),
+    _streaming("/v1/chat/completions", chat_completions, ChatRequest),
+    _streaming("/v1/completions", completions, CompletionRequest),
+    _streaming("/v1/responses", responses.responses, ResponsesRequest),
+    Route(
+        responses.PREFIX,
+        "GET, DELETE, POST",
+        responses.stored_response,
+        takes_up=responses.is_streamed,
+    ),
+    _streaming("/v1/messages", messages, MessagesRequest, errors=anthropic_error),
     Route(
         "/v1/messages/count_tokens",
         "POST",

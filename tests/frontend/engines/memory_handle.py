@@ -8,6 +8,7 @@ from vgate.errors import DeadlineExceededError, EngineUnavailableError, VGateErr
 from vgate.frontend.engines.handle import EngineHandle, HandleOwner, Loss
 from vgate.frontend.engines.sequence import Sequence, fail
 from vgate.wire.codec import unpack_token_ids
+from vgate.wire.kept import Claimed
 from vgate.wire.messages import Embed, Generate, ModelInfo, Status
 
 
@@ -67,6 +68,10 @@ class MemoryHandle:
     def fail_all(self, error: VGateError) -> None:
         sequences, self.running = list(self.running.values()), {}
         fail(sequences, error)
+
+    async def claim(self, name: bytes) -> Claimed | None:
+        await asyncio.sleep(0)
+        return Claimed(0) if self.connected else None
 
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         await asyncio.sleep(0)

@@ -146,6 +146,7 @@ class Admission(msgspec.Struct):
             keeps them.
         headers: The response's headers, to which each decision adds the state of the limits.
         scope: What is cached is shared only with requests of the same one.
+        is_counted: Whether the request was counted before.
 
     Raises:
         RateLimitedError: A decision was against the request, which does not count at all then.
@@ -159,12 +160,23 @@ class Admission(msgspec.Struct):
     scope: str = ""
     grant: Grant | None = None
     used_tokens: int | None = None
+    is_counted: bool = False
+
+    def continues(self) -> None:
+        """Note that the request takes up an earlier one's stream, and counts with that one.
+
+        Tokens and requests at a time count as ever.
+        """
+        self.is_counted = True
+        self.limits = msgspec.structs.replace(self.limits, requests=None)
 
     async def begin(self, *, wait: bool) -> None:
         """Decide on the request now or, with `wait`, when its tokens are known or at its end.
 
         A request that would be refused with any number of tokens does not wait.
         """
+        if self.is_counted:
+            return
         try:
             if wait and not self.limiter.likely_full(self.key.name, self.limits):
                 return
@@ -196,7 +208,7 @@ class Admission(msgspec.Struct):
 
     async def count(self) -> None:
         """Count a request that was answered without using tokens, if it was not counted."""
-        if self.grant is None:
+        if self.grant is None and not self.is_counted:
             await self.reserve(0, runs=False)
 
     def settle(self, used_tokens: int) -> None:

@@ -1,7 +1,7 @@
 """The protocols of an API's encoders, the delta that they encode, and replays of whole answers."""
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from vgate.errors import VGateError
 from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
@@ -35,11 +35,13 @@ class StreamEncoder(Protocol):
 
     Attributes:
         counts: Returns the token counts so far. Set by the answer before `begin`.
-        keep_alive: An event without a meaning. It may be sent after any other.
     """
 
     counts: Callable[[], TokenCounts]
-    keep_alive: ClassVar[bytes]
+
+    @property
+    def keep_alive(self) -> bytes:
+        """An event without a meaning. It may be sent after any other."""
 
     def begin(self) -> bytes:
         """Return the first events of the stream."""

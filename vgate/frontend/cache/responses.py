@@ -165,10 +165,13 @@ class SqliteResponses:
             return
         connection = self._open()
         with connection:
-            connection.execute(
-                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+            added = connection.execute(
+                # A stream that was taken up may have been finished by its first connection too.
+                "INSERT OR IGNORE INTO responses VALUES (?, ?, ?, ?, ?, ?)",
                 (response_id, key, time.time(), size, stored.conversation, stored.body),
             )
+            if not added.rowcount:
+                return
             connection.executemany(
                 "INSERT OR REPLACE INTO items VALUES (?, ?)",
                 [(item_id, response_id) for item_id in stored.new_item_ids],

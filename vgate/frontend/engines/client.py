@@ -13,6 +13,7 @@ from vgate.frontend.engines.handle import HandleOwner, Loss
 from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
+from vgate.wire.kept import Claim, Claimed
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -67,6 +68,8 @@ class EngineClient:
         # The last request for a file's chunk, and the future that its chunk completes.
         self._fetch = FetchFile(b"", 0)
         self._chunk: asyncio.Future[bytes] | None = None
+        self._last_claim = 0
+        self._claims: dict[int, asyncio.Future[Claimed | None]] = {}
         self.connected = False
         self.refusal: str | None = None
         self._closed = False
@@ -98,6 +101,16 @@ class EngineClient:
         sequences = list(self._running.values())
         self.abort(sequences)
         fail(sequences, error)
+
+    async def claim(self, name: bytes) -> Claimed | None:
+        """Take a kept stream from its readers, for `submit` to join; None if the engine is lost."""
+        if not self.connected:
+            return None
+        self._last_claim += 1
+        claimed: asyncio.Future[Claimed | None] = self._loop.create_future()
+        self._claims[self._last_claim] = claimed
+        self._dealer.send(encode(Claim(self._last_claim, name)))
+        return await claimed
 
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         """Return a chunk of one of the model's files."""
@@ -158,8 +171,11 @@ class EngineClient:
             # Only now: the answers have read the messages before it.
             self._lose(f"the engine stopped: {ending}")
 
-    def _on_other(self, message: Welcome | FileChunk | Status) -> None:
-        if isinstance(message, Status):
+    def _on_other(self, message: Welcome | FileChunk | Claimed | Status) -> None:
+        if isinstance(message, Claimed):
+            if not (claimed := self._claims.pop(message.id)).done():
+                claimed.set_result(message)
+        elif isinstance(message, Status):
             self.status = message
         elif isinstance(message, Welcome):
             self.connected, self.refusal = True, None
@@ -228,6 +244,9 @@ class EngineClient:
         self.status = msgspec.structs.replace(self.status, draining=False)
         # The next engine must not get queued messages, whose sequences have left this table.
         self._dealer.close(drop=True)
+        while self._claims:
+            if not (claimed := self._claims.popitem()[1]).done():
+                claimed.set_result(None)
         lost, self._running = list(self._running.values()), {}
         if self._chunk is not None and not self._chunk.done():
             self._chunk.set_exception(_disconnected())

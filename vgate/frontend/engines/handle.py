@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 from vgate.errors import VGateError
 from vgate.frontend.engines.sequence import Sequence
+from vgate.wire.kept import Claimed
 from vgate.wire.messages import Embed, Generate, ModelInfo, Status
 
 
@@ -65,6 +66,9 @@ class EngineHandle(Protocol):
             message: What to run. Its id was never used before, for any engine.
             timeout_s: Longest time until the sequence ends.
         """
+
+    async def claim(self, name: bytes) -> Claimed | None:
+        """Take a kept stream from its readers, for `submit` to join; None if the engine is lost."""
 
     def abort(self, sequences: list[Sequence]) -> None:
         """Stop sequences without an end; those that don't run in this engine are ignored."""

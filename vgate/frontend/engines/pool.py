@@ -17,6 +17,7 @@ from vgate.frontend.engines.resumption import Survivors, identity_of, resubmissi
 from vgate.frontend.engines.sequence import SWEEP_S, Sequence, fail, fail_late
 from vgate.frontend.observe import metrics
 from vgate.log import Log
+from vgate.wire.kept import Claimed
 from vgate.wire.messages import Embed, Generate, ModelInfo, Status
 from vgate.wire.stats import EngineStats, Histogram
 
@@ -144,6 +145,23 @@ class EnginePool:
         sequence.started = not message.resumed
         engines = self._accepting
         engine = engines[0] if len(engines) == 1 else self._policy(engines, message)
+        engine.submit(sequence, message, timeout_s)
+
+    async def claim(self, name: bytes) -> list[tuple[EngineHandle, Claimed]]:
+        """Take a kept stream from its readers; return what its engines have of it."""
+        handles = self._usable[:]
+        answers = await asyncio.gather(*(handle.claim(name) for handle in handles))
+        pairs = zip(handles, answers, strict=True)
+        return [(handle, answer) for handle, answer in pairs if answer and answer.counted]
+
+    def join(
+        self, engine: EngineHandle, sequence: Sequence, message: Generate, timeout_s: float
+    ) -> None:
+        """Read a sequence that this engine keeps; otherwise as `submit`."""
+        sequence.deaths = self._survivors.deaths_of(message)
+        if engine not in self._usable:
+            raise EngineUnavailableError(_NOT_CONNECTED, retry_after_s=1.0)
+        sequence.started = True
         engine.submit(sequence, message, timeout_s)
 
     def abort(self, sequences: list[Sequence]) -> None:

@@ -43,6 +43,10 @@ def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
     """Return the request for another engine: from the start, or after the tokens so far."""
     message = sequence.message
     assert message is not None
+    if isinstance(message, Generate) and message.keep is not None and sequence.generated:
+        # What was joined has died, and its reader is the one that goes on with it.
+        keep = msgspec.structs.replace(message.keep, joins=False)
+        message = msgspec.structs.replace(message, keep=keep)
     replayed = isinstance(sequence.answer, Replay)
     if isinstance(message, Embed) or replayed or not sequence.generated:
         return msgspec.structs.replace(message, id=number, resumed=True)

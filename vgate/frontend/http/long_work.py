@@ -60,15 +60,17 @@ class LongWork:
         self._usual_turn_s = sys.getswitchinterval()
 
     async def body(self, http: HttpRequest) -> bytes:
-        """Return a request's whole body, decompressed.
+        """Return a request's whole body, decompressed, or that of the stream that it takes up.
 
         Raises:
             PayloadTooLargeError: It has more bytes than the limits allow.
             VGateError: It can't be read.
         """
         most = self._limits.max_bytes
-        parts = await http.body(most)
-        encoding = http.header("content-encoding")
+        if http.taken_up is not None:
+            parts, encoding = [http.taken_up.body], None
+        else:
+            parts, encoding = await http.body(most), http.header("content-encoding")
         if encoding is not None and encoding != "identity":
             work = partial(_decompressed, parts, encoding, most)
             http.hold(len(body := await self.run(http, work)))
@@ -77,6 +79,7 @@ class LongWork:
         else:
             body = await self.run(http, partial(_joined, parts))
         http.is_short = len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
+        http.read_body = body
         return body
 
     async def read(

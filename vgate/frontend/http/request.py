@@ -18,6 +18,7 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeoutError
 from vgate.frontend.http.ignored import HEADER, Ignored
+from vgate.frontend.http.open_stream import OpenStream
 from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, Divert, Sending, Waits
 from vgate.frontend.ids import new_id
 
@@ -50,22 +51,6 @@ class Response(msgspec.Struct, frozen=True):
     headers: Headers = []
 
 
-class OpenStream:
-    """A response whose body is still being written."""
-
-    __slots__ = ("write",)
-
-    def __init__(self, transport: Any) -> None:
-        # Sends without waiting; does nothing after the client left.
-        self.write: Callable[[bytes], None] = transport.send_bytes
-
-    def close(self) -> None:
-        """End the body: granian does that when the transport is freed, so release it now."""
-        self.write = _discard
-
-
-def _discard(_data: bytes) -> None:
-    """Write to a stream that has ended."""
 
 
 class HttpRequest:
@@ -81,6 +66,9 @@ class HttpRequest:
         admission: The request's `Admission`. HTTP only carries it from the access room to the
             endpoint.
         log_fields: Fields of the line that is logged at the end of the request.
+        taken_up: What is known of the stream that the request takes up, with its `body`; None if it
+            takes up none. HTTP only carries it to the pipeline.
+        read_body: The body, once it is read.
         is_short: Whether the body, once it is read, is of a kind that takes little time.
         ignored: The fields that have no effect; the response names them.
     """
@@ -107,7 +95,9 @@ class HttpRequest:
         "method",
         "path",
         "query",
+        "read_body",
         "response_headers",
+        "taken_up",
     )
 
     def __init__(
@@ -138,6 +128,8 @@ class HttpRequest:
         self.response_headers: dict[str, str] = {}
         self.admission: Any = None
         self.log_fields: dict[str, Any] = {}
+        self.taken_up: Any = None
+        self.read_body = b""
         self.ignored = Ignored(refuse_unknown=refuse_unknown)
         length = self.header("content-length")
         self._declared = int(length) if length and length.isdigit() else math.inf

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+import msgspec
+
 from vgate.config.schema import Config
 from vgate.errors import InvalidValueError
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
-from vgate.frontend.http import HttpRequest, LongWork, Response
+from vgate.frontend.http import HttpRequest, LastEvent, LongWork, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.job import EngineJob, again, make_job
@@ -33,6 +35,7 @@ from vgate.frontend.pipeline.prepare import (
 from vgate.frontend.pipeline.recent import RecentRequest, RecentRequests
 from vgate.frontend.pipeline.render import render, sets_effort
 from vgate.frontend.pipeline.serve import Context, look_up, serve
+from vgate.frontend.pipeline.taking_up import claimed, not_found
 from vgate.frontend.text import TextModel
 
 _Result = TypeVar("_Result")
@@ -61,7 +64,8 @@ class EnginePipeline:
         self._models = models
         self._cache = config.cache
         keep_alive = KeepAlive(loop, config.server.stream_keepalive_s)
-        self._context = Context(loop, config.timeouts, cache, keep_alive)
+        replay_s = config.server.replay_s
+        self._context = Context(loop, config.timeouts, cache, keep_alive, replay_s)
         self._window = embed_window(config.batch)
         self._recent = RecentRequests()
         self._max_choices = config.server.max_choices
@@ -69,11 +73,17 @@ class EnginePipeline:
     async def answer(self, http: HttpRequest, request: GenerateRequest) -> Response | None:
         """Answer a request; None if the answer was streamed."""
         job = await self._job(http, request.generation)
-        found = await look_up(self._context, http, job)
+        found = None
+        if http.taken_up is None:
+            found = await look_up(self._context, http, job)
+        else:
+            job = msgspec.structs.replace(job, created=http.taken_up.request.created)
         return await serve(self._context, http, job, request, found)
 
     async def answer_body(self, http: HttpRequest, body: bytes, read: Read) -> Response | None:
         """Answer the request that `read` makes of a body; None if the answer was streamed."""
+        if http.taken_up is not None:
+            return await self.answer(http, await self._work.read(http, body, read))
         recent = self._recent.find(read, http.admission.scope, body)
         if recent is not None and recent.is_current(await self._text(http, recent.request)):
             request, job = recent.request, again(recent.job, http)
@@ -89,6 +99,14 @@ class EnginePipeline:
                 recent = RecentRequest(request, job, job.text.info, told)
                 self._recent.keep(read, http.admission.scope, body, recent)
         return await serve(self._context, http, job, request, found)
+
+    async def take_up(self, http: HttpRequest, last: LastEvent) -> None:
+        """Let a request go on with the stream that its client has lost."""
+        await http.discard_body()
+        found = await claimed(http, self._models, last, self._context.replay_s)
+        if found.request.path != http.path:
+            raise not_found()
+        http.taken_up = found
 
     async def _text(self, http: HttpRequest, request: GenerateRequest) -> TextModel:
         return (await find_model(self._models, http, request.generation.model, "generate"))[1]

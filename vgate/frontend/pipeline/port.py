@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from vgate.frontend.answers import ResponseEncoder
-from vgate.frontend.http import HttpRequest, Ignored, Response
+from vgate.frontend.http import HttpRequest, Ignored, LastEvent, Response
 from vgate.frontend.pipeline.generation import Generation, Truncation
 from vgate.wire.messages import GenerateOptions
 from vgate.wire.sampling import SamplingParams
@@ -156,6 +156,13 @@ class Pipeline(Protocol):
         """Answer the request that `read` makes of a body; as `answer` in all else.
 
         `read` must depend on the body alone: it isn't called again for a body that repeats.
+        """
+
+    async def take_up(self, http: HttpRequest, last: LastEvent) -> None:
+        """Let a request go on with the stream that its client has lost; then answer it as ever.
+
+        Raises:
+            StreamNotFoundError: There is no such stream of this path and key.
         """
 
     async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:

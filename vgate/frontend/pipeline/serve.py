@@ -8,10 +8,12 @@ from functools import partial
 import msgspec
 
 from vgate.config.schema import Timeouts
-from vgate.frontend.answers import Result, StreamEncoder
+from vgate.errors import StreamTakenOverError
+from vgate.frontend.answers import Result, StreamEncoder, TokenCounts
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write
 from vgate.frontend.answers.encoder import replay
 from vgate.frontend.answers.keep_alive import KeepAlive
+from vgate.frontend.answers.resumable import NumberedEvents, ResumableAnswer
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.sequence import BaseAnswer
@@ -25,6 +27,7 @@ from vgate.frontend.http import (
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
 from vgate.frontend.pipeline.port import GenerateRequest
+from vgate.frontend.pipeline.taking_up import Resumable, offered, reserve_rest
 from vgate.wire.messages import Generate
 from vgate.wire.sampling import nth_seed
 
@@ -39,6 +42,7 @@ class Context(msgspec.Struct, frozen=True):
     timeouts: Timeouts
     cache: ResultStore
     keep_alive: KeepAlive
+    replay_s: float
 
 
 async def serve(
@@ -54,6 +58,13 @@ async def serve(
         ClientDisconnected: The client is gone.
         VGateError: There is no answer, and nothing was sent.
     """
+    resumable: Resumable | None = http.taken_up
+    if resumable is None and request.stream and found is None:
+        resumable = offered(http, job, context.replay_s)
+    if resumable is not None:
+        encoder = resumable.encoder_of(request, job)
+        await _stream_resumable(context, http, job, encoder.stream_encoder(), resumable)
+        return None
     encoder = request.encoder_of(job)
     if request.stream:
         await _stream(context, http, job, encoder.stream_encoder(), found)
@@ -87,10 +98,47 @@ async def _stream(
         # Not a closure, through which the answer would refer to itself.
         open_stream=partial(_open, http, job),
     )
+    await _run_stream(context, http, job, answer)
+
+
+async def _stream_resumable(
+    context: Context,
+    http: HttpRequest,
+    job: EngineJob,
+    stream_encoder: StreamEncoder,
+    resumable: Resumable,
+) -> None:
+    received = resumable.positions(len(job.prompts) * job.generation.choices)
+    events = NumberedEvents(stream_encoder, resumable.request.stream, resumable.ids, received)
+    answer = ResumableAnswer(
+        context.loop,
+        partial(resumable.make_choice, job),
+        job.prompt_tokens,
+        job.generation.choices,
+        job.model.engine.abort,
+        events=events,
+        keep_s=resumable.seconds,
+        open_stream=partial(_open, http, job),
+    )
+    await _run_stream(context, http, job, answer, resumable)
+
+
+async def _run_stream(
+    context: Context,
+    http: HttpRequest,
+    job: EngineJob,
+    answer: StreamedAnswer,
+    resumable: Resumable | None = None,
+) -> None:
     try:
-        await _run(context, http, job, answer)
+        await _run(context, http, job, answer, resumable)
     except ClientDisconnected:
         raise
+    except StreamTakenOverError:
+        if not answer.started:
+            raise
+        # Its client has another connection, whose request is the one to look at.
+        raise ClientDisconnected from None
     except Exception as error:
         if not answer.started:
             raise
@@ -128,11 +176,17 @@ def _report_cache(http: HttpRequest, outcome: str) -> None:
 
 def _report_sharing(http: HttpRequest, answer: Answer, job: EngineJob) -> None:
     """Report whether the answer shares sequences, which is known with the first token."""
-    if job.digest and job.read_cache:
+    if job.digest and job.read_cache and http.taken_up is None:
         _report_cache(http, "coalesced" if answer.coalesced else "miss")
 
 
-async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answer) -> Result:
+async def _run(
+    context: Context,
+    http: HttpRequest,
+    job: EngineJob,
+    answer: Answer,
+    resumable: Resumable | None = None,
+) -> Result:
     """Run a job in the engine, then store and record its answer.
 
     Raises:
@@ -140,7 +194,11 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
         VGateError: There is no complete answer.
     """
     tokens = sum(job.prompt_tokens) + (job.sampling.max_tokens or 0) * len(answer.choices)
-    await http.admission.reserve(tokens)
+    if http.taken_up is None:
+        await http.admission.reserve(tokens)
+    else:
+        tokens -= sum(job.prompt_tokens) + http.taken_up.counted
+        await reserve_rest(http, max(0, tokens))
     # Stop strings must be found at once: the engine would continue.
     streamed = answer if isinstance(answer, StreamedAnswer) else None
     buffered = streamed is None and not job.decoding.stops
@@ -149,7 +207,14 @@ async def _run(context: Context, http: HttpRequest, job: EngineJob, answer: Answ
         for sequence in answer.sequences:
             sequence.fields = job.fields
             message = _message(context, http, job, sequence.index, buffered=buffered)
-            job.model.engine.submit(sequence, message, context.timeouts.request_s)
+            if resumable is not None:
+                keep = resumable.keep(sequence.index)
+                message = msgspec.structs.replace(message, keep=keep)
+            if resumable is not None and resumable.holders:
+                holder = resumable.holders[sequence.index]
+                job.model.engine.join(holder, sequence, message, context.timeouts.request_s)
+            else:
+                job.model.engine.submit(sequence, message, context.timeouts.request_s)
         if streamed is not None:
             context.keep_alive.add(streamed, http.arrived)
 
@@ -214,6 +279,10 @@ def _message(
 
 def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
     counts = answer.counts
+    if http.taken_up is not None:
+        # The rest was counted by the connections before.
+        new = max(0, counts.completion - http.taken_up.counted)
+        counts = TokenCounts(0, new)
     http.admission.settle(counts.prompt + counts.completion)
     http.log_fields["prompt_tokens"] = counts.prompt
     http.log_fields["completion_tokens"] = counts.completion

@@ -1,8 +1,8 @@
 """Mistral's tool calls, in the formats of its older and newer tokenizers."""
 
-import secrets
-import string
+from hashlib import blake2b
 
+from vgate.frontend.ids import new_id
 from vgate.frontend.parsing.json_call import JsonToolParser
 from vgate.frontend.parsing.json_text import ValueScan
 from vgate.frontend.parsing.reader import Steps
@@ -22,7 +22,7 @@ class MistralToolParser(JsonToolParser):
     @staticmethod
     def new_call_id() -> str:
         """Return nine letters and digits, which Mistral's templates require."""
-        return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+        return blake2b(new_id("").encode(), digest_size=5).hexdigest()[:9]
 
     def _read_calls(self, marker: str) -> Steps[bool]:
         yield from self._reader.spaces()

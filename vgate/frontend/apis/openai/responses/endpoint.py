@@ -3,20 +3,38 @@
 import time
 from functools import partial
 from typing import cast
+from urllib.parse import parse_qsl
 
 import msgspec
 
+from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.apis.openai.responses.request import FIELDS, decode_responses, generation_of
 from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stored import answer_stored, continued, keeper
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
-from vgate.frontend.http import FEW_ITEMS, HttpRequest, Response
+from vgate.frontend.http import FEW_ITEMS, HttpRequest, LastEvent, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
 PREFIX = "/v1/responses/"
+_MAX_DIGITS = 12
+
+
+def _last_event(http: HttpRequest) -> LastEvent:
+    """Return what the client of a response has; its events are numbered from 0.
+
+    Raises:
+        InvalidValueError: Where it wants to go on is not a number.
+    """
+    after = dict(parse_qsl(http.query)).get("starting_after")
+    stream = http.path.removeprefix(PREFIX).removeprefix("resp_")
+    if after is None:
+        return LastEvent(stream)
+    if not after.isdecimal() or len(after) > _MAX_DIGITS:
+        raise invalid("starting_after", "must be an event's sequence number")
+    return LastEvent(stream, (int(after) + 1,))
 
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
@@ -43,6 +61,16 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
         return await services.pipeline.answer(http, asked)
 
 
-async def stored_response(services: Services, http: HttpRequest) -> Response:
-    """Answer with a stored response or its input items, or delete it."""
+def is_streamed(http: HttpRequest) -> bool:
+    """Whether a request is for a response as a stream, which it has lost."""
+    return http.method == "GET" and dict(parse_qsl(http.query)).get("stream") == "true"
+
+
+async def stored_response(services: Services, http: HttpRequest) -> Response | None:
+    """Answer with a stored response or its input items, delete it, or go on with its stream."""
+    if is_streamed(http):
+        last = _last_event(http)
+        http.path = PREFIX[:-1]
+        await services.pipeline.take_up(http, last)
+        return await responses(services, http)
     return await answer_stored(services.responses, http, http.path.removeprefix(PREFIX))

@@ -1,0 +1,256 @@
+"""Streams that are taken up again after their client has lost its connection."""
+
+import asyncio
+import json
+import random
+
+import pytest
+
+from tests.frontend.gateway import Gateway, Protocol, until
+from vgate.config.schema import DryRun, Server
+
+QUICK = DryRun(step_ms=2, prefill_tokens_per_s=1e9)
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "some text"}}\n</tool_call>'
+TEXT = "The quick brown fox jumps over the lazy dog, naïvely; 你好."
+MESSAGES = [{"role": "user", "content": TEXT}]
+
+CASES = {
+    "chat": ("/v1/chat/completions", {"messages": MESSAGES}),
+    "usage": (
+        "/v1/chat/completions",
+        {
+            "messages": MESSAGES,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        },
+    ),
+    "logprobs": (
+        "/v1/chat/completions",
+        {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2},
+    ),
+    "tools": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": f"{TEXT} {CALL} {CALL}"}], "tools": TOOLS},
+    ),
+    "stop": ("/v1/chat/completions", {"messages": MESSAGES, "stop": "lazy"}),
+    "choices": ("/v1/chat/completions", {"messages": MESSAGES, "n": 3}),
+    "completions": ("/v1/completions", {"prompt": [TEXT, "Another one."], "n": 2, "logprobs": 1}),
+    "responses": ("/v1/responses", {"input": TEXT}),
+    "responses tools": (
+        "/v1/responses",
+        {
+            "input": f"{TEXT} {CALL}",
+            "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+        },
+    ),
+    "messages": ("/v1/messages", {"messages": MESSAGES, "max_tokens": 500}),
+    "messages tools": (
+        "/v1/messages",
+        {
+            "messages": [{"role": "user", "content": f"{TEXT} {CALL}"}],
+            "max_tokens": 500,
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        },
+    ),
+}
+
+
+def body_of(case: str, **more) -> bytes:
+    path, fields = CASES[case]
+    return json.dumps({"model": "m", "stream": True, **fields, **more}).encode()
+
+
+def begin(gateway: Gateway, case: str, **headers: str):
+    headers = {"x_vgate_resumable": "true", **headers}
+    return gateway.begin("POST", CASES[case][0], body_of(case), **headers)
+
+
+def events_of(body: bytes) -> list[str]:
+    """Return the events that have a number, complete or not at the end."""
+    return [event for event in body.decode().split("\n\n") if event.startswith("id: ")]
+
+
+def id_of(event: str) -> str:
+    return event.partition("\n")[0].removeprefix("id: ")
+
+
+async def resume(gateway: Gateway, case: str, last: str, method: str = "POST") -> Protocol:
+    body = body_of(case) if method == "POST" else b""
+    return await gateway.request(method, CASES[case][0], body, last_event_id=last)
+
+
+def stream_id(event: str) -> str:
+    return id_of(event).rpartition(":")[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stream_is_continued_from_every_place(serve, case):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, case)
+        await task
+        events = events_of(protocol.body)
+        assert protocol.status == 200
+        assert protocol.headers["x-vgate-resumable"] == "30"
+        assert len({id_of(event) for event in events}) == len(events) > 10
+        places = range(len(events)) if len(events) < 60 else range(0, len(events), 7)
+        for place in places:
+            method = "POST" if place % 2 else "GET"
+            rest = await resume(gateway, case, id_of(events[place]), method)
+            assert rest.status == 200
+            missing = set(events[place + 1 :])
+            if case in {"choices", "completions"}:
+                # The choices don't wait for each other, so what has come of each is its own.
+                assert _by_choice(events_of(rest.body)) == _by_choice(missing, events)
+            else:
+                assert events_of(rest.body) == events[place + 1 :]
+
+    serve(scenario, dry_run=QUICK)
+
+
+def _by_choice(events, order=None) -> dict[object, list[str]]:
+    """Return the data of events by the choice that they are of."""
+    found: dict[object, list[str]] = {}
+    for event in order if order is not None else events:
+        if event not in events:
+            continue
+        data = event.partition("data: ")[2]
+        choices = [] if data == "[DONE]" else json.loads(data)["choices"]
+        found.setdefault(choices[0]["index"] if choices else None, []).append(data)
+    return found
+
+
+@pytest.mark.parametrize("case", ["chat", "logprobs", "tools", "choices", "responses", "messages"])
+def test_a_running_stream_is_continued_from_where_it_was_cut(serve, case):
+    rng = random.Random(case)
+
+    async def scenario(gateway):
+        for _ in range(3):
+            protocol, task = begin(gateway, case)
+            stop = rng.randrange(1, 60)
+            await until(lambda: len(events_of(protocol.body)) >= stop or task.done(), "events")
+            seen = events_of(protocol.body)[: rng.randrange(1, stop + 1)]
+            if protocol.disconnected is not None and not protocol.disconnected.done():
+                protocol.disconnected.set_result(None)
+            parts = [seen]
+            for _ in range(2):
+                rest, following = gateway.begin(
+                    "GET", CASES[case][0], last_event_id=id_of(parts[-1][-1])
+                )
+                await until(lambda: events_of(rest.body) or following.done(), "the rest")
+                parts.append(events_of(rest.body)[: rng.randrange(1, 20)])
+                if not parts[-1]:
+                    break
+            last = next(part[-1] for part in reversed(parts) if part)
+            end = await resume(gateway, case, id_of(last), "GET")
+            whole = await resume(gateway, case, stream_id(seen[0]))
+            got = [event for part in [*parts, events_of(end.body)] for event in part]
+            if case == "choices":
+                assert _by_choice(got) == _by_choice(events_of(whole.body))
+            else:
+                assert got == events_of(whole.body)
+            await asyncio.wait_for(task, 10)
+        await until(lambda: gateway.engine.idle, "idle")
+
+    serve(scenario, dry_run=QUICK)
+
+
+def test_the_earlier_connection_hears_that_it_was_superseded(serve):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, "chat")
+        await until(lambda: len(events_of(protocol.body)) > 5, "events")
+        seen = events_of(protocol.body)
+        rest = await resume(gateway, "chat", id_of(seen[-1]), "GET")
+        await asyncio.wait_for(task, 10)
+        first = events_of(protocol.body)
+        error = json.loads(protocol.events[-1])["error"]
+        assert error["code"] == "stream_taken_over"
+        assert "[DONE]" not in protocol.body.decode()
+        assert rest.body.endswith(b"data: [DONE]\n\n")
+        assert first[: len(seen)] == seen
+        # What the first one got later, the second got as well: it was told where to begin.
+        assert events_of(rest.body)[: len(first) - len(seen)] == first[len(seen) :]
+
+    serve(scenario, dry_run=QUICK)
+
+
+def test_responses_are_continued_by_their_sequence_numbers(serve):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, "responses")
+        await task
+        data = [json.loads(e.partition("data: ")[2]) for e in events_of(protocol.body)]
+        assert [d["sequence_number"] for d in data] == list(range(len(data)))
+        path = f"/v1/responses/{data[0]['response']['id']}?stream=true"
+        for after in (None, 0, 5, len(data) - 2, len(data) - 1):
+            query = path if after is None else f"{path}&starting_after={after}"
+            rest = await gateway.request("GET", query)
+            assert rest.status == 200
+            got = [json.loads(e.partition("data: ")[2]) for e in events_of(rest.body)]
+            assert got == data[0 if after is None else after + 1 :]
+        wrong = await gateway.request("GET", f"{path}&starting_after=x")
+        assert (wrong.status, wrong.error["param"]) == (400, "starting_after")
+        stored = await gateway.request("GET", path.partition("?")[0])
+        assert stored.json["status"] == "completed"
+
+    serve(scenario, dry_run=QUICK)
+
+
+def test_what_is_not_kept_is_not_found(serve):
+    async def scenario(gateway):
+        unknown = await resume(gateway, "chat", "req-unknown:5", "GET")
+        assert (unknown.status, unknown.error["code"]) == (404, "stream_not_found")
+        assert "Last-Event-ID" in unknown.error["message"]
+        plain, task = gateway.begin("POST", CASES["chat"][0], body_of("chat"))
+        await task
+        assert b"id: " not in plain.body
+        assert "x-vgate-resumable" not in plain.headers
+        unasked = await resume(gateway, "chat", f"{plain.headers['x-request-id']}:5")
+        assert unasked.status == 404
+        protocol, task = begin(gateway, "chat")
+        await task
+        last = id_of(events_of(protocol.body)[3])
+        elsewhere = await resume(gateway, "completions", last)
+        assert elsewhere.status == 404
+        many = await resume(gateway, "chat", f"{last}.3")
+        assert (many.status, many.error["param"]) == (400, "Last-Event-ID")
+        for method, status in (("GET", 405), ("HEAD", 405)):
+            bare = await gateway.request(method, CASES["chat"][0])
+            assert bare.status == status
+        gone = await gateway.request("GET", "/v1/responses/resp_1?stream=true")
+        assert gone.status == 404
+
+    serve(scenario, dry_run=QUICK)
+
+
+def test_without_a_time_nothing_is_kept(serve):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, "chat")
+        await task
+        assert protocol.status == 200
+        assert b"id: " not in protocol.body
+
+    serve(scenario, dry_run=QUICK, server=Server(replay_s=0))
+
+
+def test_a_stream_whose_client_stays_away_is_stopped(serve):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, "chat")
+        await until(lambda: len(events_of(protocol.body)) > 2, "events")
+        protocol.disconnected.set_result(None)
+        await asyncio.wait_for(task, 10)
+        await until(lambda: gateway.engine.idle, "idle")
+        assert b"[DONE]" not in protocol.body
+
+    slow = DryRun(step_ms=50, prefill_tokens_per_s=1e9)
+    serve(scenario, dry_run=slow, server=Server(replay_s=0.2))
+
+
+def test_a_client_that_leaves_without_an_event_ends_its_stream(serve):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, "chat")
+        await until(lambda: protocol.disconnected is not None, "watched")
+        protocol.disconnected.set_result(None)
+        await asyncio.wait_for(task, 10)
+        await until(lambda: gateway.engine.idle, "idle")
+
+    slow = DryRun(step_ms=2, prefill_tokens_per_s=20)
+    serve(scenario, dry_run=slow)

@@ -1,0 +1,225 @@
+"""Streams that a client can take up again, in any worker, after it has lost its connection.
+
+Another worker has the sequences' tokens, and not the events that were sent. So these streams read
+one token at a time: their events depend on the tokens alone, however these come, and have numbers.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from vgate.errors import VGateError
+from vgate.frontend.answers.answer import StreamedAnswer
+from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder
+from vgate.frontend.answers.result import FinishReason, TokenCounts
+from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.ids import Ids
+from vgate.wire.messages import FinishReason as EngineReason
+from vgate.wire.messages import Logprobs
+
+# Tokens that are read before the event loop gets its turn: most of a stream may
+# come at once.
+_AT_ONCE = 64
+# The part of an answer that belongs to no choice.
+FRAME = -1
+
+
+class NumberedEvents:
+    """A `StreamEncoder` that numbers another one's events, and leaves out those that were sent.
+
+    The choices of an answer don't take turns, so each has its own numbers, and an event's id has
+    them all: ``<stream>:<number>.<number>``. What belongs to no choice has the first one's.
+
+    Args:
+        encoder: Encodes the events.
+        stream: The stream's id.
+        ids: The ids in its events.
+        received: How many events of each choice the client has.
+    """
+
+    def __init__(self, encoder: StreamEncoder, stream: str, ids: Ids, received: list[int]) -> None:
+        self._encoder = encoder
+        self._stream = stream.encode()
+        self._ids = ids
+        self._received = received
+        self._made = [0] * len(received)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client may have an event, and so knows where it is."""
+        return any(self._made)
+
+    @property
+    def keep_alive(self) -> bytes:
+        """An event without a meaning, which has no number."""
+        return self._encoder.keep_alive
+
+    @property
+    def counts(self) -> Callable[[], TokenCounts]:
+        """Return the token counts so far."""
+        return self._encoder.counts
+
+    @counts.setter
+    def counts(self, counts: Callable[[], TokenCounts]) -> None:
+        self._encoder.counts = counts
+
+    @counts.deleter
+    def counts(self) -> None:
+        del self._encoder.counts
+
+    def begin(self) -> bytes:
+        """Return the first events of the stream."""
+        with self._ids.of(FRAME):
+            return self._numbered(0, self._encoder.begin())
+
+    def open(self, index: int, prompt_logprobs: list[Logprobs | None] | None) -> bytes:
+        """Return the first events of a choice."""
+        with self._ids.of(index):
+            return self._numbered(index, self._encoder.open(index, prompt_logprobs))
+
+    def text(self, index: int, text: str) -> bytes:
+        """Return text of a choice."""
+        with self._ids.of(index):
+            return self._numbered(index, self._encoder.text(index, text))
+
+    def delta(self, index: int, piece: ChoiceDelta) -> bytes:
+        """Return a delta that is more than text."""
+        with self._ids.of(index):
+            return self._numbered(index, self._encoder.delta(index, piece))
+
+    def finish(
+        self,
+        index: int,
+        finish_reason: FinishReason,
+        stop_reason: int | str | None,
+        last: ChoiceDelta | None = None,
+    ) -> bytes:
+        """Return the last events of a choice."""
+        with self._ids.of(index):
+            end = self._encoder.finish(index, finish_reason, stop_reason, last)
+            return self._numbered(index, end)
+
+    def end(self) -> bytes:
+        """Return the last events of a complete answer."""
+        with self._ids.of(FRAME):
+            return self._numbered(0, self._encoder.end())
+
+    def error(self, error: VGateError) -> bytes:
+        """Return the last events of an answer that failed; they are not what a replay has."""
+        return self._encoder.error(error)
+
+    def _numbered(self, index: int, events: bytes) -> bytes:
+        made, out = self._made, []
+        # Data is JSON, in which no line ends.
+        for event in events.split(b"\n\n")[:-1]:
+            made[index] += 1
+            if made[index] > self._received[index]:
+                place = ".".join(map(str, made)).encode()
+                out.append(b"id: %b:%b\n%b\n\n" % (self._stream, place, event))
+        return b"".join(out)
+
+
+class _Unread:
+    """What has come of a sequence and is not read yet."""
+
+    __slots__ = ("error", "finish_reason", "logprobs", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: deque[int] = deque()
+        self.logprobs: deque[Logprobs] = deque()
+        self.finish_reason: EngineReason | None = None
+        self.error: VGateError | None = None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is more to read."""
+        return bool(self.tokens or self.error)
+
+
+class ResumableAnswer(StreamedAnswer):
+    """A stream that goes on for a while when its client is gone.
+
+    Args:
+        arguments: As for `StreamedAnswer`, without the encoder.
+        events: Encodes and numbers the events.
+        keep_s: How long it goes on.
+    """
+
+    __slots__ = ("_away", "_events", "_keep_s", "_loop", "_unread")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *arguments: Any,
+        events: NumberedEvents,
+        keep_s: float,
+        **named: Any,
+    ) -> None:
+        super().__init__(loop, *arguments, stream_encoder=events, **named)
+        self._loop = loop
+        self._events = events
+        self._keep_s = keep_s
+        self._away: asyncio.TimerHandle | None = None
+        self._unread = [_Unread() for _ in self.sequences]
+
+    def give_up(self) -> None:
+        """Go on for a while without the client, if that knows where to take the stream up."""
+        if not self._events.begun:
+            super().give_up()
+        elif self._away is None and not self.done.done():
+            self._away = self._loop.call_later(self._keep_s, super().give_up)
+
+    def flush(self) -> None:
+        """Read the new output of the sequences, a token of each at a time."""
+        if self.done.done():
+            return
+        # One that is repeated in another engine is not read until it is back where it was.
+        reading = [
+            (choice.sequence, unread)
+            for choice, unread in zip(self.choices, self._unread, strict=True)
+            if not choice.done
+        ]
+        for sequence, unread in reading:
+            _set_aside(sequence, unread)
+        for _ in range(max(1, _AT_ONCE // len(self.choices))):
+            for sequence, unread in reading:
+                _next(sequence, unread)
+            super().flush()
+            if self.done.done() or not any(unread.is_left for _, unread in reading):
+                return
+        self._loop.call_soon(self.flush)
+
+    def restart(self, sequence: Sequence) -> bool:
+        """Reset a sequence; False if tokens of it were read, and so sent."""
+        self._unread[sequence.index] = _Unread()
+        return super().restart(sequence)
+
+    def close(self) -> None:
+        """Break the reference cycles, and let go of the response. Call it last."""
+        super().close()
+        if self._away is not None:
+            self._away.cancel()
+            self._away = None
+
+
+def _set_aside(sequence: Sequence, unread: _Unread) -> None:
+    unread.tokens += sequence.pending
+    unread.logprobs += sequence.logprobs
+    unread.finish_reason = unread.finish_reason or sequence.finish_reason
+    unread.error = unread.error or sequence.error
+    sequence.pending, sequence.logprobs = [], []
+    sequence.finish_reason = sequence.error = None
+
+
+def _next(sequence: Sequence, unread: _Unread) -> None:
+    """Let the answer see the next token, and with the last one what came after it."""
+    if unread.tokens:
+        sequence.pending.append(unread.tokens.popleft())
+    if unread.logprobs:
+        sequence.logprobs.append(unread.logprobs.popleft())
+    if not unread.tokens:
+        sequence.finish_reason = unread.finish_reason
+        # A stop string in the last token counts first.
+        if not sequence.pending:
+            sequence.error, unread.error = unread.error, None
