@@ -56,7 +56,7 @@ CASES = {
 
 
 def body_of(case: str, **more) -> bytes:
-    path, fields = CASES[case]
+    _, fields = CASES[case]
     return json.dumps({"model": "m", "stream": True, **fields, **more}).encode()
 
 
@@ -77,10 +77,6 @@ def id_of(event: str) -> str:
 async def resume(gateway: Gateway, case: str, last: str, method: str = "POST") -> Protocol:
     body = body_of(case) if method == "POST" else b""
     return await gateway.request(method, CASES[case][0], body, last_event_id=last)
-
-
-def stream_id(event: str) -> str:
-    return id_of(event).rpartition(":")[0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -119,36 +115,39 @@ def _by_choice(events, order=None) -> dict[object, list[str]]:
     return found
 
 
+async def cut(gateway: Gateway, protocol: Protocol, task, at: int, keeps: int) -> list[str]:
+    """Lose a connection after so many events; return those of them that the client has."""
+    await until(lambda: len(events_of(protocol.body)) >= at or task.done(), "events")
+    if protocol.disconnected is not None and not protocol.disconnected.done():
+        protocol.disconnected.set_result(None)
+    return events_of(protocol.body)[:keeps]
+
+
+async def cut_thrice(gateway: Gateway, case: str, rng: random.Random) -> None:
+    protocol, task = begin(gateway, case)
+    at = rng.randrange(1, 60)
+    got = await cut(gateway, protocol, task, at, rng.randrange(1, at + 1))
+    first = id_of(got[0]).rpartition(":")[0]
+    for _ in range(2):
+        rest, following = gateway.begin("GET", CASES[case][0], last_event_id=id_of(got[-1]))
+        got += await cut(gateway, rest, following, 1, rng.randrange(1, 20))
+    end = await resume(gateway, case, id_of(got[-1]), "GET")
+    got += events_of(end.body)
+    whole = events_of((await resume(gateway, case, first)).body)
+    if case == "choices":
+        assert _by_choice(got) == _by_choice(whole)
+    else:
+        assert got == whole
+    await asyncio.wait_for(task, 10)
+
+
 @pytest.mark.parametrize("case", ["chat", "logprobs", "tools", "choices", "responses", "messages"])
 def test_a_running_stream_is_continued_from_where_it_was_cut(serve, case):
     rng = random.Random(case)
 
     async def scenario(gateway):
-        for _ in range(3):
-            protocol, task = begin(gateway, case)
-            stop = rng.randrange(1, 60)
-            await until(lambda: len(events_of(protocol.body)) >= stop or task.done(), "events")
-            seen = events_of(protocol.body)[: rng.randrange(1, stop + 1)]
-            if protocol.disconnected is not None and not protocol.disconnected.done():
-                protocol.disconnected.set_result(None)
-            parts = [seen]
-            for _ in range(2):
-                rest, following = gateway.begin(
-                    "GET", CASES[case][0], last_event_id=id_of(parts[-1][-1])
-                )
-                await until(lambda: events_of(rest.body) or following.done(), "the rest")
-                parts.append(events_of(rest.body)[: rng.randrange(1, 20)])
-                if not parts[-1]:
-                    break
-            last = next(part[-1] for part in reversed(parts) if part)
-            end = await resume(gateway, case, id_of(last), "GET")
-            whole = await resume(gateway, case, stream_id(seen[0]))
-            got = [event for part in [*parts, events_of(end.body)] for event in part]
-            if case == "choices":
-                assert _by_choice(got) == _by_choice(events_of(whole.body))
-            else:
-                assert got == events_of(whole.body)
-            await asyncio.wait_for(task, 10)
+        for _ in range(4):
+            await cut_thrice(gateway, case, rng)
         await until(lambda: gateway.engine.idle, "idle")
 
     serve(scenario, dry_run=QUICK)

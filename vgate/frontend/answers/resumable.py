@@ -42,13 +42,14 @@ class NumberedEvents:
         self._encoder = encoder
         self._stream = stream.encode()
         self._ids = ids
+        # What the client has, which may be ahead of what was made again.
         self._received = received
         self._made = [0] * len(received)
 
     @property
     def begun(self) -> bool:
         """Whether the client may have an event, and so knows where it is."""
-        return any(self._made)
+        return any(self._received)
 
     @property
     def keep_alive(self) -> bytes:
@@ -110,12 +111,13 @@ class NumberedEvents:
         return self._encoder.error(error)
 
     def _numbered(self, index: int, events: bytes) -> bytes:
-        made, out = self._made, []
+        received, out = self._received, []
         # Data is JSON, in which no line ends.
         for event in events.split(b"\n\n")[:-1]:
-            made[index] += 1
-            if made[index] > self._received[index]:
-                place = ".".join(map(str, made)).encode()
+            self._made[index] += 1
+            if self._made[index] > received[index]:
+                received[index] += 1
+                place = ".".join(map(str, received)).encode()
                 out.append(b"id: %b:%b\n%b\n\n" % (self._stream, place, event))
         return b"".join(out)
 
