@@ -9,6 +9,7 @@ from vgate.errors import MethodNotAllowedError, NotFoundError, VGateError
 from vgate.frontend.apis.anthropic.errors import anthropic_error
 from vgate.frontend.apis.anthropic.messages.endpoint import count_tokens, messages
 from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
+from vgate.frontend.apis.last_event import last_event
 from vgate.frontend.apis.openai import models
 from vgate.frontend.apis.openai.chat.endpoint import chat_completions
 from vgate.frontend.apis.openai.chat.request import ChatRequest
@@ -28,7 +29,7 @@ from vgate.frontend.apis.openai.tokenize import (
 from vgate.frontend.apis.system.health import health, ready, root, version
 from vgate.frontend.apis.system.openapi import openapi
 from vgate.frontend.apis.system.stats import show_metrics, stats
-from vgate.frontend.http import HttpRequest, Response, last_event
+from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
@@ -89,7 +90,7 @@ def _streaming(
     @wraps(handler)
     async def resuming(services: Services, http: HttpRequest) -> Response | None:
         if (last := last_event(http)) is not None:
-            await services.pipeline.take_up(http, last)
+            await services.pipeline.take_up(http, last.stream, last.received)
         elif http.method != "POST":
             message = f"{path} takes GET only with `Last-Event-ID`, to take up a stream"
             raise MethodNotAllowedError(message, allow="POST")

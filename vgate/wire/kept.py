@@ -5,8 +5,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from vgate.wire.message import Message
-
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
     """How a sequence of a stream is kept for a client that has lost its connection.
@@ -26,14 +24,14 @@ class Keep(msgspec.Struct, frozen=True, array_like=True):
     joins: bool = False
 
 
-class Claim(Message, frozen=True):
+class Claim(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Ask for the kept stream of a name. Its sequences lose their readers, and go on."""
 
     id: int
     name: bytes
 
 
-class Claimed(Message, frozen=True):
+class Claimed(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """The answer to a claim.
 
     Attributes:

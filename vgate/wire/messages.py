@@ -11,7 +11,6 @@ import msgspec
 from msgspec import Meta
 
 from vgate.wire.kept import Claim, Claimed, Keep
-from vgate.wire.message import Message
 from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import SamplingParams, TokenId
 from vgate.wire.stats import EngineStats
@@ -21,6 +20,10 @@ PROTOCOL_VERSION = 8
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """Base of these messages: an array of the class name, which is the tag, and the fields."""
 
 
 # ---- frontend to engine

@@ -6,16 +6,14 @@
 from vgate.frontend.http.body_items import counted
 from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.ignored import Ignored
-from vgate.frontend.http.last_event import LastEvent, last_event
 from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
-from vgate.frontend.http.open_stream import OpenStream
 from vgate.frontend.http.request import (
     EVENT_STREAM,
     JSON,
     HttpRequest,
     Response,
 )
-from vgate.frontend.http.waits import ClientDisconnected, Waits
+from vgate.frontend.http.waits import ClientDisconnected, OpenStream, Waits
 
 __all__ = [
     "EVENT_STREAM",
@@ -26,11 +24,9 @@ __all__ = [
     "Cors",
     "HttpRequest",
     "Ignored",
-    "LastEvent",
     "LongWork",
     "OpenStream",
     "Response",
     "Waits",
     "counted",
-    "last_event",
 ]

@@ -18,8 +18,7 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeoutError
 from vgate.frontend.http.ignored import HEADER, Ignored
-from vgate.frontend.http.open_stream import OpenStream
-from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, Divert, Sending, Waits
+from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, Divert, OpenStream, Sending, Waits
 from vgate.frontend.ids import new_id
 
 JSON = ("content-type", "application/json")
@@ -49,8 +48,6 @@ class Response(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     headers: Headers = []
-
-
 
 
 class HttpRequest:

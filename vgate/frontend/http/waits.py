@@ -1,12 +1,12 @@
-"""What a worker's requests share: memory, deadlines, and the watch for disconnects.
+"""What a worker's requests share: memory, deadlines, disconnects, and answers on their way.
 
-The last two handle many requests at once, because a timer or a watcher for each costs as much as
-reading or decoding a usual body.
+Deadlines and disconnects are watched for many requests at once, because a timer or a watcher for
+each costs as much as reading or decoding a usual body.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from vgate.errors import WorkerMemoryError
 
@@ -153,6 +153,24 @@ class Sendings(Protocol):
             divert: Diverts the writes of an answer that isn't complete yet.
             size: Bytes of a complete answer.
         """
+
+
+class OpenStream:
+    """A response whose body is still being written."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, transport: Any) -> None:
+        # Sends without waiting; does nothing after the client left.
+        self.write: Callable[[bytes], None] = transport.send_bytes
+
+    def close(self) -> None:
+        """End the body: granian does that when the transport is freed, so release it now."""
+        self.write = _discard
+
+
+def _discard(_data: bytes) -> None:
+    """Write to a stream that has ended."""
 
 
 class Waits:

@@ -12,7 +12,7 @@ from vgate.errors import InvalidValueError
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
-from vgate.frontend.http import HttpRequest, LastEvent, LongWork, Response
+from vgate.frontend.http import HttpRequest, LongWork, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.job import EngineJob, again, make_job
@@ -100,13 +100,13 @@ class EnginePipeline:
                 self._recent.keep(read, http.admission.scope, body, recent)
         return await serve(self._context, http, job, request, found)
 
-    async def take_up(self, http: HttpRequest, last: LastEvent) -> None:
+    async def take_up(self, http: HttpRequest, stream: str, received: tuple[int, ...]) -> None:
         """Let a request go on with the stream that its client has lost."""
         await http.discard_body()
-        found = await claimed(http, self._models, last, self._context.replay_s)
+        found = await claimed(http, self._models, stream, self._context.replay_s)
         if found.request.path != http.path:
             raise not_found()
-        http.taken_up = found
+        http.taken_up = msgspec.structs.replace(found, received=received)
 
     async def _text(self, http: HttpRequest, request: GenerateRequest) -> TextModel:
         return (await find_model(self._models, http, request.generation.model, "generate"))[1]

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from vgate.frontend.answers import ResponseEncoder
-from vgate.frontend.http import HttpRequest, Ignored, LastEvent, Response
+from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.pipeline.generation import Generation, Truncation
 from vgate.wire.messages import GenerateOptions
 from vgate.wire.sampling import SamplingParams
@@ -158,8 +158,13 @@ class Pipeline(Protocol):
         `read` must depend on the body alone: it isn't called again for a body that repeats.
         """
 
-    async def take_up(self, http: HttpRequest, last: LastEvent) -> None:
+    async def take_up(self, http: HttpRequest, stream: str, received: tuple[int, ...]) -> None:
         """Let a request go on with the stream that its client has lost; then answer it as ever.
+
+        Args:
+            http: The request.
+            stream: The id of the stream, or of its response.
+            received: How many events of each choice the client has; empty if it has none.
 
         Raises:
             StreamNotFoundError: There is no such stream of this path and key.

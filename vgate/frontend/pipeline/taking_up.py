@@ -23,7 +23,7 @@ from vgate.frontend.answers.resumable import FRAME
 from vgate.frontend.engines.handle import EngineHandle
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.sequence import Sequence
-from vgate.frontend.http import HttpRequest, LastEvent
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.ids import Ids
 from vgate.frontend.pipeline.job import EngineJob
 from vgate.frontend.pipeline.port import GenerateRequest
@@ -134,14 +134,14 @@ def offered(http: HttpRequest, job: EngineJob, seconds: float) -> Resumable | No
 
 
 async def claimed(
-    http: HttpRequest, models: ModelRegistry, last: LastEvent, seconds: float
+    http: HttpRequest, models: ModelRegistry, stream: str, seconds: float
 ) -> Resumable:
     """Take a stream from its connection, if there still is one, for this request to go on with.
 
     Raises:
         StreamNotFoundError: No engine has it, for this request's key.
     """
-    name = _name(http.admission.scope, last.stream)
+    name = _name(http.admission.scope, stream)
     for attempt in range(_ATTEMPTS):
         if attempt:
             await asyncio.sleep(_PAUSE_S)
@@ -159,7 +159,6 @@ async def claimed(
         names=[first, _name(http.admission.scope, Ids(kept.seed).make(FRAME, ""))],
         seconds=seconds,
         ids=Ids(kept.seed),
-        received=last.received,
         holders={index: handle for handle, claimed in found for index in claimed.counted},
         counted=sum(sum(claimed.counted.values()) for _, claimed in found),
     )

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from vgate.frontend.apis.last_event import LastEvent
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.apis.openai.responses.request import FIELDS, decode_responses, generation_of
@@ -14,7 +15,7 @@ from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stored import answer_stored, continued, keeper
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
-from vgate.frontend.http import FEW_ITEMS, HttpRequest, LastEvent, Response
+from vgate.frontend.http import FEW_ITEMS, HttpRequest, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
@@ -71,6 +72,6 @@ async def stored_response(services: Services, http: HttpRequest) -> Response | N
     if is_streamed(http):
         last = _last_event(http)
         http.path = PREFIX[:-1]
-        await services.pipeline.take_up(http, last)
+        await services.pipeline.take_up(http, last.stream, last.received)
         return await responses(services, http)
     return await answer_stored(services.responses, http, http.path.removeprefix(PREFIX))

@@ -4,7 +4,7 @@ import re
 
 import msgspec
 
-from vgate.frontend.http.request import HttpRequest
+from vgate.frontend.http import HttpRequest
 
 _HEADER = "last-event-id"
 _PLACE = re.compile(r"\d{1,12}(\.\d{1,12})*")
