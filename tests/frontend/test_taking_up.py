@@ -262,3 +262,19 @@ def test_a_client_that_leaves_without_an_event_ends_its_stream(serve):
 
     slow = DryRun(step_ms=2, prefill_tokens_per_s=20)
     serve(scenario, dry_run=slow)
+
+
+def test_a_worker_that_stops_leaves_its_streams_to_others(serve):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, "chat")
+        await until(lambda: len(events_of(protocol.body)) > 5, "events")
+        gateway.app.end_requests()
+        await asyncio.wait_for(task, 10)
+        seen = events_of(protocol.body)
+        assert json.loads(protocol.events[-1])["error"]["code"] == "shutting_down"
+        rest = await resume(gateway, "chat", id_of(seen[-1]), "GET")
+        whole = await resume(gateway, "chat", id_of(seen[0]).rpartition(":")[0], "GET")
+        assert seen + events_of(rest.body) == events_of(whole.body)
+        assert whole.body.endswith(b"data: [DONE]\n\n")
+
+    serve(scenario, dry_run=QUICK)

@@ -97,8 +97,11 @@ class EngineClient:
             self._dealer.send(encode(Abort(ids)))
 
     def fail_all(self, error: VGateError) -> None:
-        """Stop every sequence and end it with `error`."""
+        """Stop every sequence and end it with `error`; one that is kept goes on in the engine."""
         sequences = list(self._running.values())
+        kept = [s for s in sequences if isinstance(s.message, Generate) and s.message.keep]
+        for sequence in kept:
+            del self._running[sequence.id]
         self.abort(sequences)
         fail(sequences, error)
 
