@@ -16,6 +16,8 @@ import httpx
 import openai
 import psutil
 
+from bench import loop_holds
+
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 30
@@ -46,11 +48,15 @@ class Instance:
     Args:
         run_dirs: Where its run directory is made.
         dry_run: Use the dry-run engine instead of vLLM.
+        holds: Where its frontends record the holds of their loops; see `bench.loop_holds`.
         settings: Configuration as section__key=value; values that aren't text go as JSON.
     """
 
-    def __init__(self, run_dirs: Path, *, dry_run: bool, **settings: Any) -> None:
+    def __init__(
+        self, run_dirs: Path, *, dry_run: bool, holds: Path | None = None, **settings: Any
+    ) -> None:
         self.port = free_port()
+        self.holds = holds
         self.url = f"http://127.0.0.1:{self.port}"
         self.run_dir = Path(settings.get("server__run_dir") or run_dirs / str(self.port))
         self._dry_run = dry_run
@@ -69,6 +75,8 @@ class Instance:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("VGATE_")}
         # vLLM's import is slow without its compiled files, and some machines forbid them.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        if self.holds is not None:
+            environment |= loop_holds.environment(self.holds)
         environment["VGATE_CONFIG_PATH"] = os.devnull
         environment["VGATE_SERVER__PORT"] = str(self.port)
         for key, value in self._settings.items():

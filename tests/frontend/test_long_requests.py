@@ -1,79 +1,22 @@
 """Requests of megabytes: what they are told, what they hold, and that nobody waits for them."""
 
 import asyncio
-import json
-import random
+import gzip
 import threading
 
 import pytest
 
+from bench.neighbour.bodies import BODIES, CHAT, RESPONSES, body
 from tests.frontend.gateway import chat_body, post, until
 from tests.frontend.watchdog import watched
 from vgate.config.schema import MIB, Model, Server
+from vgate.frontend.apis.openai.responses import stored
+from vgate.frontend.http import long_work
 from vgate.frontend.text import slices
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 
 # What takes 20 ms on an idle machine.
 HOLD_S = 0.25
-SIZE = 8 * MIB - 1000
-USER = {"role": "user", "content": "a"}
-CHAT = "/v1/chat/completions"
-
-
-def words():
-    picked = random.Random(1)
-    return " ".join(f"{picked.getrandbits(32):08x}" for _ in range(SIZE // 9))
-
-
-def repeated(before, item, after, size=SIZE):
-    return (before + ",".join([item] * (size // (len(item) + 1))) + after).encode()
-
-
-def body(**fields):
-    return json.dumps({**fields}, ensure_ascii=False).encode()
-
-
-def called(arguments):
-    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    return body(messages=[USER, {"role": "assistant", "tool_calls": [call]}])
-
-
-BODIES = {
-    "enum": lambda: (CHAT, repeated(
-        '{"messages":[{"role":"user","content":"a"}],"response_format":{"type":"json_schema",'
-        '"json_schema":{"name":"x","schema":{"enum":[', "1", "]}}}}")),
-    "calls": lambda: ("/v1/responses", repeated(
-        '{"input":[', '{"type":"function_call","call_id":"a","name":"a","arguments":""}', "]}")),
-    "parts": lambda: (CHAT, repeated(
-        '{"messages":[{"role":"user","content":[', '{"type":"text","text":""}', "]}]}")),
-    "messages": lambda: (CHAT, repeated(
-        '{"messages":[', '{"role":"user","content":""}', "]}")),
-    "most messages": lambda: (CHAT, repeated(
-        '{"messages":[', '{"role":"user","content":""}', "]}", 400_000)),
-    "most calls": lambda: ("/v1/responses", repeated(
-        '{"input":[', '{"type":"function_call","call_id":"a","name":"a","arguments":""}', "]}",
-        480_000)),
-    "unknown fields": lambda: (CHAT, repeated(
-        '{"messages":[', '{"role":"user","content":"a","unknown":1}', "]}", 450_000)),
-    "words": lambda: (CHAT, body(messages=[{"role": "user", "content": words()}])),
-    "one word": lambda: (CHAT, body(messages=[{"role": "user", "content": "a" * SIZE}])),
-    "characters": lambda: (CHAT, body(messages=[{"role": "user", "content": "中" * (SIZE // 3)}])),
-    "special tokens": lambda: (
-        CHAT, body(messages=[{"role": "user", "content": "<|end|>" * (SIZE // 8)}])),
-    "prompt": lambda: ("/v1/completions", body(prompt=words())),
-    "cut prompt": lambda: ("/v1/completions", body(prompt=words(), truncate_prompt_tokens=9)),
-    "oldest dropped": lambda: ("/v1/responses", body(
-        input=[{"role": "user", "content": "a b " * 200}] * 9000, truncation="auto")),
-    "schema as text": lambda: (CHAT, body(
-        messages=[USER], structured_outputs={"json": '{"enum":[' + "1," * (SIZE // 2) + "1]}"})),
-    "arguments as text": lambda: (CHAT, called('{"a":[' + "1," * (SIZE // 2) + "1]}")),
-    "tokenised": lambda: ("/tokenize", body(prompt=words())),
-    "counted": lambda: ("/v1/messages/count_tokens", body(
-        messages=[{"role": "user", "content": words()}])),
-    "no JSON": lambda: (CHAT, b'{"messages":' + b"\0" * SIZE),
-    "a wrong text": lambda: (CHAT, b'"' + b"\\n" * (SIZE // 2) + b'"'),
-    "a long number": lambda: (CHAT, b'{"n":' + b"9" * SIZE + b"}"),
-}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -142,6 +85,62 @@ def test_a_few_thousand_tokens_are_made_on_a_thread(serve, monkeypatch, path, fi
         assert threading.main_thread() not in threads
 
     serve(scenario, model=Model(task=task))
+
+
+def off_loop(monkeypatch, module, name):
+    """Return what tells whether a function was called, and on other threads than the loop's."""
+    loop, threads, function = threading.current_thread(), [], getattr(module, name)
+
+    def recorded(*given):
+        threads.append(threading.current_thread())
+        return function(*given)
+
+    monkeypatch.setattr(module, name, recorded)
+    return lambda: bool(threads) and loop not in threads
+
+
+@pytest.mark.parametrize("name", ["check_items", "decompressed", "_joined"])
+def test_a_long_body_is_made_ready_on_a_thread(serve, monkeypatch, name):
+    is_off_loop = off_loop(monkeypatch, long_work, name)
+
+    async def scenario(gateway):
+        content = body(messages=[{"role": "user", "content": "a" * 2 * MIB}])
+        coded = {"content_encoding": "gzip"} if name == "decompressed" else {}
+        answer = await post(gateway, CHAT, gzip.compress(content) if coded else content, **coded)
+        assert answer.status == 400
+        assert is_off_loop()
+
+    serve(scenario)
+
+
+def test_a_body_in_pieces_that_ends_too_early_is_refused(serve):
+    async def scenario(gateway):
+        pieces = [b"{" + b" " * MIB, b" " * MIB]
+        length = str(2 * MIB + 2)
+        answer = await gateway.request("POST", CHAT, pieces, content_length=length)
+        assert answer.status == 400
+        assert "shorter than its Content-Length" in answer.error["message"]
+
+    serve(scenario)
+
+
+def test_a_long_stored_conversation_is_read_on_a_thread(serve, monkeypatch):
+    is_off_loop = off_loop(monkeypatch, stored, "_decode_items")
+
+    async def scenario(gateway):
+        item = {"role": "user", "content": "a" * 1000}
+        first = await post(gateway, RESPONSES, {"input": [item] * 70, "truncation": "auto"})
+        name = first.json["id"]
+        again = {"input": "b", "previous_response_id": name, "truncation": "auto"}
+        reference = {"type": "item_reference", "id": first.json["output"][0]["id"]}
+        for request in (again, {"input": [reference, item]}):
+            assert (await post(gateway, RESPONSES, request)).status == 200
+            assert is_off_loop()
+        listed = await gateway.request("GET", f"{RESPONSES}/{name}/input_items")
+        assert len(listed.json["data"]) == 20
+        assert is_off_loop()
+
+    serve(scenario)
 
 
 def test_a_text_that_no_tokenizer_takes_whole_is_refused(serve, monkeypatch):

@@ -6,69 +6,14 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from tests.frontend.body_values import items_of
+from bench.neighbour.fields import REQUESTS, filled, sample
 from tests.frontend.gateway import post
 from tests.frontend.watchdog import watched
-from vgate.config.schema import Cache, Server
+from vgate.config.schema import Cache
 from vgate.frontend.observe import metrics
-from vgate.frontend.routes import ROUTES
 
 # What takes 20 ms on an idle machine; without bounds it takes seconds.
 HOLD_S = 0.25
-# What surrounds the items counts too.
-ROOM = Server().max_items - 100
-
-
-def sample(kind: inspect.Type) -> object:
-    """Return JSON that a type takes, as short as possible."""
-    value: object = 0
-    match kind:
-        case inspect.Metadata(type=inner):
-            value = sample(inner)
-        case inspect.UnionType(types=types):
-            value = sample(next(t for t in types if not isinstance(t, inspect.NoneType)))
-        case inspect.LiteralType(values=values):
-            value = values[0]
-        case inspect.StrType():
-            value = "a"
-        case inspect.IntType(ge=least):
-            value = least or 1
-        case inspect.BoolType():
-            value = True
-        case inspect.ListType(item_type=item):
-            value = [sample(item)]
-        case inspect.StructType(fields=fields, tag=tag, tag_field=tag_field):
-            value = {} if tag is None else {tag_field: tag}
-            value |= {f.encode_name: sample(f.type) for f in fields if f.required}
-        case inspect.DictType():
-            value = {}
-    return value
-
-
-def filled(kind: inspect.Type):
-    """Yield the path of each list, map and any JSON in a type, and a document with a lot there."""
-    match kind:
-        case inspect.Metadata(type=inner):
-            yield from filled(inner)
-        case inspect.UnionType(types=types):
-            for inner in types:
-                yield from filled(inner)
-        case inspect.ListType(item_type=item):
-            value = sample(item)
-            yield "[]", [value] * (ROOM // max(items_of(value), 1))
-            for path, inner in filled(item):
-                yield f"[]{path}", [inner]
-        case inspect.DictType():
-            yield "{}", {f"k{number}": 0 for number in range(ROOM // 2)}
-            yield "{}{}", {"k": {f"k{number}": 0 for number in range(ROOM // 2)}}
-        case inspect.AnyType():
-            yield "", [0] * (4 * ROOM)
-            yield "", [[0]] * ROOM
-        case inspect.StructType(fields=fields):
-            around = sample(kind)
-            for field in fields:
-                for path, inner in filled(field.type):
-                    yield f".{field.encode_name}{path}", {**around, field.encode_name: inner}
 
 
 def huge(kind: inspect.Type):
@@ -94,19 +39,12 @@ def huge(kind: inspect.Type):
                     yield f".{field.encode_name}{path}", {**around, field.encode_name: inner}
 
 
-REQUESTS = {
-    f"{route.path} {request.__name__}": (route.path, inspect.type_info(request))
-    for route in ROUTES
-    for request in route.requests
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("request_name", REQUESTS)
+@pytest.mark.parametrize("request_name", REQUESTS, ids=" ".join)
 def test_no_field_holds_a_worker_up(serve, request_name, monkeypatch):
     # The names that are sent here would leave no room for those of other tests.
     monkeypatch.setattr(metrics, "_ignored", set())
-    path, kind = REQUESTS[request_name]
+    (path, _), kind = request_name, REQUESTS[request_name]
 
     async def scenario(gateway):
         await gateway.chat()
@@ -124,9 +62,9 @@ def test_no_field_holds_a_worker_up(serve, request_name, monkeypatch):
     serve(scenario)
 
 
-@pytest.mark.parametrize("request_name", REQUESTS)
+@pytest.mark.parametrize("request_name", REQUESTS, ids=" ".join)
 def test_no_number_is_too_large_for_an_answer(serve, request_name):
-    path, kind = REQUESTS[request_name]
+    (path, _), kind = request_name, REQUESTS[request_name]
 
     async def scenario(gateway):
         found = {}
@@ -141,7 +79,11 @@ def test_no_number_is_too_large_for_an_answer(serve, request_name):
 
 
 def test_every_field_is_filled():
-    found = {f"{name}{path}" for name, (_, kind) in REQUESTS.items() for path, _ in filled(kind)}
+    found = {
+        f"{route} {name}{path}"
+        for (route, name), kind in REQUESTS.items()
+        for path, _ in filled(kind)
+    }
     assert {
         "/v1/chat/completions ChatRequest.messages[]",
         "/v1/chat/completions ChatRequest.messages[].content[]",

@@ -152,6 +152,29 @@ def test_errors_are_raised():
     run(scenario)
 
 
+def test_work_that_fails_is_not_spelt_out():
+    class Work:
+        """Its text would have all of a body."""
+
+        def __call__(self):
+            raise ValueError
+
+        def __repr__(self):
+            raise AssertionError
+
+    async def scenario(bench):
+        _, other = bench.add("a1")
+        await bench.until_began(1)
+        failing = asyncio.ensure_future(bench.work.run(Request("a"), Work()))
+        _, last = bench.add("a2")
+        bench.go.set()
+        with pytest.raises(ValueError, match=r"^$"):
+            await failing
+        await asyncio.gather(other, last)
+
+    run(scenario)
+
+
 def test_turns_are_short_only_while_there_is_work():
     async def scenario(bench):
         usual = sys.getswitchinterval()

@@ -10,6 +10,7 @@ from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
 from vgate.frontend.http.request import (
     EVENT_STREAM,
     JSON,
+    SMALL_BYTES,
     HttpRequest,
     Response,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "EVENT_STREAM",
     "FEW_ITEMS",
     "JSON",
+    "SMALL_BYTES",
     "BodyLimits",
     "ClientDisconnected",
     "Cors",

@@ -15,7 +15,7 @@ from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stored import answer_stored, continued, keeper
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
-from vgate.frontend.http import FEW_ITEMS, HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
@@ -42,11 +42,8 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
     """Answer a request; None if the answer was streamed."""
     body = await services.work.body(http)
     request = await services.work.read(http, body, decode_responses)
-
+    request, earlier = await continued(services.work, http, request, services.responses)
     key: str = http.admission.key.name
-    request, earlier = await continued(request, services.responses, key)
-    # What is stored may be more than the body.
-    http.is_short = http.is_short and len(request.input) <= FEW_ITEMS
     keep = keeper(request, earlier, services.responses, key, len(body))
     tools: dict[str, Tool] = {tool.served_name: tool for tool in cast("list[Tool]", request.tools)}
 
@@ -74,4 +71,5 @@ async def stored_response(services: Services, http: HttpRequest) -> Response | N
         http.path = PREFIX[:-1]
         await services.pipeline.take_up(http, last.stream, last.received)
         return await responses(services, http)
-    return await answer_stored(services.responses, http, http.path.removeprefix(PREFIX))
+    path = http.path.removeprefix(PREFIX)
+    return await answer_stored(services.work, http, services.responses, path)

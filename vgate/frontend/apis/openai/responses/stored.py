@@ -1,6 +1,7 @@
 """Stored responses: how a request continues one, how its own is stored, and how one is read."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,7 +13,7 @@ from vgate.frontend.apis.openai.responses.input import kind_of
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.responses.response import ResponseObject
 from vgate.frontend.cache import ResponseStore, StoredResponse
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http import FEW_ITEMS, JSON, SMALL_BYTES, HttpRequest, LongWork, Response
 from vgate.frontend.ids import new_id
 
 _decode_items = msgspec.json.Decoder(list[dict[str, Any]]).decode
@@ -51,13 +52,14 @@ class Earlier(msgspec.Struct, frozen=True):
 
 
 async def continued(
-    request: ResponsesRequest, store: ResponseStore | None, key: str
+    work: LongWork, http: HttpRequest, request: ResponsesRequest, store: ResponseStore | None
 ) -> tuple[ResponsesRequest, Earlier]:
     """Return a request with the whole conversation as its input, and what of it was stored.
 
     Raises:
         InvalidValueError: An earlier response or an item isn't stored, or not for this key.
     """
+    key: str = http.admission.key.name
     given = request.input
     items = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
     before: list[dict[str, Any]] = []
@@ -66,20 +68,42 @@ async def continued(
         stored = await store.get(key, request.previous_response_id) if store else None
         if stored is None:
             raise invalid("previous_response_id", "is not the id of a stored response")
-        before = _decode_items(stored.conversation)
+        before = await _items_of(work, http, stored)
         earlier = Earlier(len(before), stored.conversation)
+    http.is_short = http.is_short and len(before) + len(items) <= FEW_ITEMS
     known = _by_id(before)
-    # From the end: a later response has the items of those before it, so that one is mostly enough.
-    for index in reversed(range(len(items))):
+    index = len(items)
+    while (index := await work.done(http, partial(_resolve, items, known, index))) >= 0:
+        name = items[index].get("id")
+        stored = await store.get_item(key, name) if store and isinstance(name, str) else None
+        known |= _by_id(await _items_of(work, http, stored)) if stored else {}
+        if not isinstance(name, str) or name not in known:
+            raise invalid(f"input[{index}].id", "is not the id of an item of a stored response")
+        index += 1
+    return msgspec.structs.replace(request, input=[*before, *items]), earlier
+
+
+async def _items_of(
+    work: LongWork, http: HttpRequest, stored: StoredResponse
+) -> list[dict[str, Any]]:
+    """Return the items of a stored conversation, which may be longer than the request's body."""
+    http.is_short = http.is_short and len(stored.conversation) <= SMALL_BYTES
+    return await work.done(http, partial(_decode_items, stored.conversation))
+
+
+def _resolve(items: list[dict[str, Any]], known: dict[str, dict[str, Any]], end: int) -> int:
+    """Put known items in the places of references to them; return the last of an unknown one.
+
+    From the end, as a later response has the items of those before it: one is mostly enough. What
+    follows `end` is left as it is. Returns -1 if all are known.
+    """
+    for index in reversed(range(end)):
         if kind_of(items[index]) == "item_reference":
             name = items[index].get("id")
-            if store and isinstance(name, str) and name not in known:
-                stored = await store.get_item(key, name)
-                known |= _by_id(_decode_items(stored.conversation)) if stored else {}
             if not isinstance(name, str) or name not in known:
-                raise invalid(f"input[{index}].id", "is not the id of an item of a stored response")
+                return index
             items[index] = known[name]
-    return msgspec.structs.replace(request, input=[*before, *items]), earlier
+    return -1
 
 
 def _by_id(items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -122,7 +146,9 @@ def keeper(
     return keep
 
 
-async def answer_stored(store: ResponseStore | None, http: HttpRequest, path: str) -> Response:
+async def answer_stored(
+    work: LongWork, http: HttpRequest, store: ResponseStore | None, path: str
+) -> Response:
     """Answer with a stored response or its input items, or delete it; the path is behind `PREFIX`.
 
     Raises:
@@ -139,7 +165,11 @@ async def answer_stored(store: ResponseStore | None, http: HttpRequest, path: st
     elif store is not None and reads and part in {"", "input_items"}:
         stored = await store.get(key, name)
         if stored is not None:
-            return Response(200, _input_items(stored, http) if part else stored.body, [JSON])
+            if not part:
+                return Response(200, stored.body, [JSON])
+            http.is_short = len(stored.conversation) <= SMALL_BYTES
+            page = await work.done(http, partial(_input_items, stored, http))
+            return Response(200, page, [JSON])
     raise NotFoundError(f"there is no response {path[:80]!r}", param="response_id")
 
 
