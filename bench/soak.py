@@ -6,7 +6,6 @@ Exit status 0 if nothing grew in the last half and every answer was right, other
 import argparse
 import asyncio
 import itertools
-import os
 import random
 import sys
 import tempfile
@@ -84,9 +83,8 @@ class Series(msgspec.Struct, frozen=True):
 class Recorder:
     """Reads the instance's processes and directories."""
 
-    def __init__(self, instance: Instance, directory: Path) -> None:
+    def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._directory = directory
         self._began = time.monotonic()
         self._read: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
 
@@ -116,20 +114,26 @@ class Recorder:
                 yield f"{name} USS", "MiB", private / 1024
                 yield f"{name} PSS", "MiB (shown)", memory["Pss"] / 1024
                 yield f"{name} RSS", "MiB (shown)", memory["Rss"] / 1024
-                yield name, "descriptors", len(os.listdir(process / "fd"))
-                yield name, "threads", len(os.listdir(process / "task"))
+                yield name, "descriptors", _count(process / "fd")
+                yield name, "threads", _count(process / "task")
                 if (reading := read_process(pid)) is not None:
                     yield name, "CPU s (shown)", reading.cpu_s
 
     def _directories(self) -> Iterator[tuple[str, str, float]]:
         for name in ("run", "state"):
-            files = [path for path in self._directory.joinpath(name).rglob("*") if path.is_file()]
+            files = [
+                path for path in self._instance.disk.joinpath(name).rglob("*") if path.is_file()
+            ]
             yield name, "files", len(files)
             with suppress(FileNotFoundError):
                 yield name, "MiB", sum(path.stat().st_size for path in files) / _MIB
         # Other programs' are among them.
-        yield "/dev/shm", "files (shown)", len(os.listdir("/dev/shm"))
+        yield "/dev/shm", "files (shown)", _count(Path("/dev/shm"))
         yield "log", "lines (shown)", self._instance.lines
+
+
+def _count(directory: Path) -> int:
+    return sum(1 for _ in directory.iterdir())
 
 
 def _kib(path: Path) -> dict[str, int]:
@@ -157,7 +161,7 @@ class Load:
         """Send until the time is over, and wait for the answers."""
         until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
-            while (now := time.monotonic()) < until and self._instance.alive:
+            while time.monotonic() < until and self._instance.alive:
                 group.create_task(self._one())
                 await asyncio.sleep(self._rng.expovariate(self._rate))
         self._clients.close()
@@ -288,7 +292,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             with Instance(Path(directory), settings, None) as instance:
                 load = Load(instance, options.seed, options.rate)
-                recorder = Recorder(instance, Path(directory))
+                recorder = Recorder(instance)
                 asyncio.run(run(load, recorder, options.seconds, options.every))
                 alive = instance.alive
         except FailedError as error:

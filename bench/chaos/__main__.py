@@ -15,8 +15,9 @@ import msgspec
 from bench.chaos.answers import ServerError, WrongError
 from bench.chaos.clients import Clients, Tally
 from bench.chaos.deck import deck
-from bench.chaos.faults import KINDS, Fault, NotRecoveredError, Victim, inflict
+from bench.chaos.faults import KINDS, inflict, left_out_because
 from bench.chaos.instance import Instance
+from bench.chaos.victim import Fault, NotRecoveredError, Victim
 from bench.compare.service import FailedError
 
 # Deaths that the launcher allows: all of them, each followed by a quick start.
@@ -28,6 +29,12 @@ _SETTINGS = {
     "dry_run__step_ms": 5,
     "server__workers": 2,
     "server__stream_keepalive_s": 1,
+    "server__write_timeout_s": 5,
+    # Counted, and never reached.
+    "security__rate_limiting__enabled": True,
+    "security__rate_limiting__default_limit": 1_000_000,
+    "security__rate_limiting__default_tokens_per_minute": 1_000_000_000,
+    "security__rate_limiting__default_concurrent": 10_000,
 }
 # Requests of each client, which takes them in turn. No two clients have the same, nor one twice in
 # a row: a request is refused for a while after engines died with it.
@@ -119,12 +126,24 @@ def in_turn(kinds: Sequence[str], rng: random.Random) -> Iterator[str]:
         yield from rng.sample(kinds, len(kinds))
 
 
+def possible(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Return the faults that can be inflicted on this machine, and say why others can't."""
+    reasons = {kind: left_out_because(kind) for kind in kinds}
+    for kind, reason in reasons.items():
+        if reason:
+            print(f"bench.chaos: {kind} is left out: {reason}", file=sys.stderr)
+    return tuple(kind for kind in kinds if not reasons[kind])
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run, print what was done and seen, write the JSON file; return the exit status."""
     options = _parser().parse_args(arguments)
     kinds = tuple(options.faults.split(",")) if options.faults else tuple(KINDS)
     if unknown := set(kinds) - set(KINDS):
         print(f"bench.chaos: no such fault: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    kinds = possible(kinds)
+    if not kinds:
         return 2
     plan = Plan(
         seconds=options.seconds,
@@ -151,7 +170,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def start(plan: Plan, directory: Path) -> Instance:
     """Return the instance of a plan, which is started by entering it."""
-    return Instance(directory, {**_SETTINGS, **plan.settings}, plan.model)
+    return Instance(
+        directory,
+        {**_SETTINGS, **plan.settings},
+        plan.model,
+        small_disk="full_disk" in plan.kinds,
+        loose_clock="clock_jump" in plan.kinds,
+    )
 
 
 def table(outcome: Outcome) -> str:

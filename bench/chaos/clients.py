@@ -11,8 +11,8 @@ import msgspec
 from bench.chaos import answers
 from bench.chaos.answers import Json, ServerError, WrongError
 from bench.chaos.deck import Ask
-from bench.chaos.faults import Fault
 from bench.chaos.instance import Instance
+from bench.chaos.victim import Fault
 from bench.load.answer import TIMEOUT, Answer
 from bench.load.connection import Pool
 from bench.load.target import request_head

@@ -12,6 +12,7 @@ from typing import Self
 
 import msgspec
 
+from bench.chaos import preparation
 from bench.compare.service import ROOT, FailedError, descendants, free_port
 from bench.load.target import Target, resolve
 
@@ -27,8 +28,11 @@ class Instance:
         directory: For its run directory and its key file.
         settings: Configuration, as section__key.
         model: A model's directory for vLLM; None for the simulated engine.
+        small_disk: Put its run and state directories on a file system of their own.
+        loose_clock: Let the file `clock` say by how much its wall clock is off.
 
     Attributes:
+        disk: Where its run and state directories are.
         key: Its API key.
         key_file: Where the key is.
         log: The last lines of its log, each with the time at which it came.
@@ -37,24 +41,37 @@ class Instance:
         own_deaths: When engines died of the faults that `dry_run.fault` sets.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, object], model: str | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: dict[str, object],
+        model: str | None,
+        *,
+        small_disk: bool = False,
+        loose_clock: bool = False,
+    ) -> None:
         port = free_port()
         self.target: Target = resolve(f"http://127.0.0.1:{port}", allow_remote=False)
+        self.disk, self.clock = directory / "disk", directory / "clock"
+        self.disk.mkdir()
+        self._small_disk = small_disk
         self.key, self.key_file = "chaos-key", directory / "keys.jsonl"
         self.log: collections.deque[tuple[float, str]] = collections.deque(maxlen=_KEPT_LINES)
         self.lines = 0
         self.own_deaths: list[float] = []
+        # A hang of its own can't be told from one that is inflicted.
+        hangs = settings.get("dry_run__fault") == "hang"
+        self._own_cause = "no step finished" if hangs else "injected"
         self.log_is_read = threading.Event()
         self.log_is_read.set()
         settings = {
             "server__port": port,
-            "server__run_dir": str(directory / "run"),
-            "server__state_dir": str(directory / "state"),
+            "server__run_dir": str(self.disk / "run"),
+            "server__state_dir": str(self.disk / "state"),
             "cache__enabled": False,
             "security__enabled": True,
             "security__key_file": str(self.key_file),
             "security__api_keys": [{"name": "chaos", "key": self.key}],
-            "security__rate_limiting__enabled": False,
             **settings,
         }
         if model is not None:
@@ -64,10 +81,14 @@ class Instance:
         for name, value in settings.items():
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             self._environment[f"VGATE_{name.upper()}"] = text
+        if loose_clock:
+            self._environment |= preparation.clock(self.clock)
         self._arguments = [] if model is not None else ["--dry-run"]
         self.key_file.write_text("")
 
     def __enter__(self) -> Self:
+        if self._small_disk:
+            preparation.mount(self.disk)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "vgate.launcher", *self._arguments],
             cwd=ROOT,
@@ -99,6 +120,8 @@ class Instance:
             self._process.wait()
         self._reader.join()
         self._process.communicate()
+        if self._small_disk:
+            preparation.unmount(self.disk)
 
     @property
     def pid(self) -> int:
@@ -136,6 +159,6 @@ class Instance:
             now, text = time.monotonic(), line.decode(errors="replace").rstrip()
             self.log.append((now, text))
             self.lines += 1
-            if "process died" in text and "injected" in text:
+            if "process died" in text and self._own_cause in text:
                 self.own_deaths.append(now)
             self.log_is_read.wait()

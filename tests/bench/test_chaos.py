@@ -11,7 +11,8 @@ from bench.chaos.__main__ import Outcome, Plan, in_turn, main, table
 from bench.chaos.answers import ServerError, WrongError, said
 from bench.chaos.clients import Clients, Tally
 from bench.chaos.deck import Ask, deck
-from bench.chaos.faults import KINDS, Fault, Victim
+from bench.chaos.faults import KINDS
+from bench.chaos.victim import Fault, Victim
 from bench.load.target import Target
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
