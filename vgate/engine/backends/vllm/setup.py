@@ -26,6 +26,7 @@ from vgate.engine.backends.vllm.files import (
     model_directory,
     read_model_config,
 )
+from vgate.engine.backends.vllm.lean_scheduler import lean_scheduler
 
 # vLLM's arguments that are settings of ours, because other processes have to know them too.
 _SAME_SETTINGS = {
@@ -80,6 +81,8 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]
     except Exception as error:
         raise BackendError(start_failure(error, config)) from error
     _check_task(config.model, vllm_config.model_config)
+    scheduler = vllm_config.scheduler_config
+    scheduler.scheduler_cls = lean_scheduler(scheduler) or scheduler.scheduler_cls
     return vllm_config, directory
 
 
