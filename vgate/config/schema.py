@@ -139,6 +139,7 @@ class Batch(Section, frozen=True):
     max_batch_size: PositiveInt = 8
     max_wait_time_ms: Annotated[float, Meta(ge=0, le=10_000)] = 50
     max_queue_size: PositiveInt = 1024
+    target_itl_ms: PositiveFloat | Literal["auto"] | None = "auto"
 
     @property
     def sequences(self) -> int:

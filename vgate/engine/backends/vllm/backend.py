@@ -6,6 +6,7 @@ inside a step and fail the whole batch. (On a tiny model a step with 64 sequence
 and 3.21 ms through LLMEngine.)
 """
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,7 @@ from vgate.engine.backends.vllm.setup import (
     model_facts,
     reporting_executor,
 )
+from vgate.engine.backends.vllm.step_budget import steer
 from vgate.engine.backends.vllm.text_files import text_files
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
@@ -71,6 +73,7 @@ class VLLMBackend:
                 f"model {config.model.model_id} does not support the task {config.model.task} "
                 f"(supported: {', '.join(self._tasks)})"
             )
+        steer(self._core.scheduler, vllm_config, config.batch, time.monotonic)
         grammars = exact_grammars(vllm_config)
         self._parameters = Parameters(vllm_config, adapters, exact=grammars is not None)
         self._constraints = Constraints(grammars, reasoning_marks(config.model, vllm_config))
