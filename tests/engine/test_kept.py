@@ -194,6 +194,21 @@ def test_what_another_engine_generated_belongs_to_it(bench):
     assert tokens(bench, B, 7)[: 2 + len(new)] == [50, 51, *new]
 
 
+def test_a_new_stream_of_the_same_name_replaces_an_earlier_one(bench):
+    bench.say(A, kept(1, max_tokens=90))
+    bench.turn(2)
+    bench.say(A, Goodbye())
+    bench.turn()
+    bench.say(B, kept(2, max_tokens=80))
+    bench.turn()
+    pass_time(bench, 2 * HEARTBEAT_S)
+    assert [request.max_tokens for request in held_by(bench.scheduler)] == [80]
+    claim(bench, C)
+    bench.say(C, kept(7, joins=True))
+    bench.settle()
+    assert tokens(bench, C, 7) == list(range(1, 81))
+
+
 def test_log_probabilities_of_another_engine_are_not_there(bench):
     message = msgspec.structs.replace(
         kept(1), generated=pack_token_ids([50, 51]), options=GenerateOptions(logprobs=1)

@@ -29,11 +29,11 @@ def streamed_text(answer: Protocol) -> str:
 class TestRoutes:
     def test_what_there_is(self):
         assert [(r.method, r.path) for r in ROUTES] == [
-            ("POST", "/v1/chat/completions"),
-            ("POST", "/v1/completions"),
-            ("POST", "/v1/responses"),
+            ("POST, GET", "/v1/chat/completions"),
+            ("POST, GET", "/v1/completions"),
+            ("POST, GET", "/v1/responses"),
             ("GET, DELETE, POST", "/v1/responses/"),
-            ("POST", "/v1/messages"),
+            ("POST, GET", "/v1/messages"),
             ("POST", "/v1/messages/count_tokens"),
             ("GET", "/v1/models"),
             ("GET", "/v1/models/"),

@@ -64,13 +64,17 @@ class KeptStreams:
         self._streams: dict[bytes, dict[int, KeptSequence]] = {}
         self._by_request: dict[str, list[KeptSequence]] = {}
         self._by_reader: dict[Subscriber, KeptSequence] = {}
+        # Of sequences that are kept no more, as a new stream has their name.
+        self._replaced: list[Request] = []
 
     def add(self, message: Generate | Embed, request: Request, reader: Subscriber) -> None:
         """Keep a new sequence that asks for it, in place of an earlier one of its name."""
         keep = message.keep if isinstance(message, Generate) else None
         if keep is None or not _is_whole(request):
             return
-        self._drop([old for name in keep.names if (old := self._find(name, keep.index))])
+        earlier = [old for name in keep.names if (old := self._find(name, keep.index))]
+        self._drop(earlier)
+        self._replaced += [old.request for old in earlier if not old.ended]
         size = len(keep.request) + len(message.prompt)
         if self._bytes + size > self._max_bytes:
             self._drop_oldest(size)
@@ -156,7 +160,9 @@ class KeptStreams:
         every = {id(k): k for stream in self._streams.values() for k in stream.values()}.values()
         late = [kept for kept in every if kept.until <= now]
         self._drop(late)
-        return [kept.request for kept in late if not kept.ended and self._unwanted(kept.request)]
+        left, self._replaced = self._replaced, []
+        left += [kept.request for kept in late if not kept.ended]
+        return [request for request in left if self._unwanted(request)]
 
     def _unwanted(self, request: Request) -> Request | None:
         """Return a request that nothing keeps in the engine any more."""

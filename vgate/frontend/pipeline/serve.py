@@ -291,6 +291,8 @@ def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
         ttft_s = answer.first_token_at - http.arrived
         decode_s = time.monotonic() - answer.first_token_at
         http.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
+    if http.taken_up is not None:
+        ttft_s = None  # it was the first connection's
     if answer.coalesced and "cache" in http.log_fields:
         # A stream that was opened without a token did not know it.
         http.log_fields["cache"] = "coalesced"

@@ -75,6 +75,8 @@ def _path(
         method.lower(): {"operationId": f"{route.handler.__name__}_{method.lower()}", **operation}
         for method in route.methods
     }
+    for method in operations.keys() & {"get", "head"}:
+        operations[method].pop("requestBody", None)
     if not route.path.endswith("/"):
         return route.path, operations
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
