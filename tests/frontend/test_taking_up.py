@@ -278,3 +278,33 @@ def test_a_worker_that_stops_leaves_its_streams_to_others(serve):
         assert whole.body.endswith(b"data: [DONE]\n\n")
 
     serve(scenario, dry_run=QUICK)
+
+
+def test_metrics_count_the_tokens_and_the_wait_of_a_stream_once(serve, monkeypatch):
+    recorded = []
+
+    def record(_model, prompt, completion, ttft_s, _decode_s, *, shared):
+        recorded.append((prompt, completion, ttft_s is not None, shared))
+
+    monkeypatch.setattr("vgate.frontend.observe.metrics.record_generated", record)
+
+    async def scenario(gateway):
+        _, task = begin(gateway, "chat")
+        await task
+        ((prompt, completion, *_),) = recorded
+        recorded.clear()
+        protocol, task = begin(gateway, "chat")
+        await until(lambda: len(events_of(protocol.body)) > 5, "events")
+        last = id_of(events_of(protocol.body)[0])
+        rest, following = gateway.begin("GET", CASES["chat"][0], last_event_id=last)
+        await until(lambda: len(events_of(rest.body)) > 20, "events")
+        rest.disconnected.set_result(None)
+        await resume(gateway, "chat", last)
+        await resume(gateway, "chat", last)
+        await asyncio.gather(task, following)
+        assert sum(each[0] for each in recorded) == prompt
+        assert sum(each[1] for each in recorded) == completion
+        assert sum(each[2] for each in recorded) == 1
+        assert not any(each[3] for each in recorded)
+
+    serve(scenario, dry_run=QUICK)
