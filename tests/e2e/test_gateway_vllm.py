@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import math
+import os
+import signal
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ import pytest
 
 from tests.e2e.instance import Instance, wait_until
 from tests.e2e.test_gateway import text_of
+from tests.e2e.test_lost_connections import data_of, worker_of
+from tests.frontend.test_taking_up import events_of, id_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(330)]
 
@@ -139,3 +143,38 @@ def test_the_engines_counters_are_exported(gateway: Instance) -> None:
     # The engine reports its counters in heartbeats, four times a second.
     wait_until(lambda: all(counts()[name] > 0 for name in counted), 10, "the engines' counts")
     assert counts()['vgate_engine_restarts_total{model="tiny"}'] == 0
+
+
+def test_a_sampled_stream_goes_on_in_another_worker(gateway: Instance) -> None:
+    """Nothing but the engine has its tokens: without a seed no other generation has them."""
+    path = f"{gateway.url}/v1/chat/completions"
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "Tell me something long"}],
+        "max_tokens": 300,
+        "ignore_eos": True,
+        "temperature": 1.0,
+        "logprobs": True,
+        "n": 2,
+        "stream": True,
+    }
+    headers = {"X-VGate-Resumable": "true", "Cache-Control": "no-store, no-cache"}
+    client = httpx.Client(timeout=120)
+    with client.stream("POST", path, json=body, headers=headers) as response:
+        port = response.extensions["network_stream"].get_extra_info("client_addr")[1]
+        parts = response.iter_bytes()
+        seen = b""
+        while len(events_of(seen)) < 40:
+            seen += next(parts)
+        os.kill(worker_of(gateway, port), signal.SIGKILL)
+        got = events_of(seen[: seen.rfind(b"\n\n") + 2])
+    last, stream = id_of(got[-1]), id_of(got[0]).rpartition(":")[0]
+    rest = client.get(path, headers={"Last-Event-ID": last})
+    whole = client.get(path, headers={"Last-Event-ID": stream})
+    client.close()
+    assert rest.status_code == whole.status_code == 200
+    joined = data_of(got + events_of(rest.content))
+    assert joined == data_of(events_of(whole.content))
+    assert len(joined[0]) == len(joined[1]) > 300
+    assert joined[0] != joined[1]
+    wait_until(gateway.ready, 60, "a new worker")

@@ -71,12 +71,17 @@ class Stream:
     def worker(self, server: Instance) -> int:
         """Return the pid of the worker that serves it."""
         port = self.response.extensions["network_stream"].get_extra_info("client_addr")[1]
-        workers = [pid for role, pid in server.pids().items() if role.startswith("frontend")]
-        for pid in workers:
-            for connection in psutil.Process(pid).net_connections("tcp"):
-                if connection.raddr and connection.raddr.port == port:
-                    return pid
-        raise AssertionError(workers)
+        return worker_of(server, port)
+
+
+def worker_of(server: Instance, port: int) -> int:
+    """Return the pid of the worker that serves the client at a port."""
+    workers = [pid for role, pid in server.pids().items() if role.startswith("frontend")]
+    for pid in workers:
+        for connection in psutil.Process(pid).net_connections("tcp"):
+            if connection.raddr and connection.raddr.port == port:
+                return pid
+    raise AssertionError(workers)
 
 
 def begin(server: Instance, case: str, last: str | None = None, method="POST", key="one") -> Stream:

@@ -223,6 +223,8 @@ def test_what_is_not_kept_is_not_found(serve):
         for method, status in (("GET", 405), ("HEAD", 405)):
             bare = await gateway.request(method, CASES["chat"][0])
             assert bare.status == status
+        head = await gateway.request("HEAD", CASES["chat"][0], last_event_id=last)
+        assert head.status == 405
         gone = await gateway.request("GET", "/v1/responses/resp_1?stream=true")
         assert gone.status == 404
 

@@ -89,7 +89,7 @@ def _streaming(
 
     @wraps(handler)
     async def resuming(services: Services, http: HttpRequest) -> Response | None:
-        if (last := last_event(http)) is not None:
+        if (last := last_event(http)) is not None and http.method != "HEAD":
             await services.pipeline.take_up(http, last.stream, last.received)
         elif http.method != "POST":
             message = f"{path} takes GET only with `Last-Event-ID`, to take up a stream"
