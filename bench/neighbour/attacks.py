@@ -7,6 +7,7 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from multiprocessing import parent_process
 from multiprocessing.synchronize import Event
 from socket import SO_LINGER, SO_RCVBUF, SOL_SOCKET, socket
 from time import perf_counter
@@ -40,16 +41,20 @@ class Attack:
 
     async def end(self) -> None:
         """Wait until the attack is off."""
-        while self.go.is_set() and not self.stop.is_set():  # noqa: ASYNC110 - set by a process
+        while self.go.is_set() and not self._ended():  # noqa: ASYNC110 - set by a process
             await asyncio.sleep(0.05)
+
+    def _ended(self) -> bool:
+        parent = parent_process()
+        return self.stop.is_set() or parent is None or not parent.is_alive()
 
     async def may_run(self) -> bool:
         """Wait until the attack is on; return False at its end."""
         while not self.go.is_set():
-            if self.stop.is_set():
+            if self._ended():
                 return False
             await asyncio.sleep(0.005)
-        return not self.stop.is_set()
+        return not self._ended()
 
 
 Run = Callable[[Attack], Awaitable[object]]
