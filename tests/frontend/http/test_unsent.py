@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import Counter
 
 import pytest
 
 from tests.frontend.gateway import until
+from vgate.frontend.http import unsent as unsent_module
 from vgate.frontend.http.unsent import Unsent
 
 MIB = 1 << 20
@@ -173,3 +175,30 @@ def test_an_answer_must_have_been_sent_in_time(play):
         await reset(slow)
 
     play(scenario, timeout_s=1, request_s=0.5)
+
+
+def test_many_connections_are_looked_at_in_many_turns(play, monkeypatch):
+    monkeypatch.setattr(unsent_module, "_STEP_DESCRIPTORS", 5)
+    looks, turn = Counter(), 0
+    progress = unsent_module._progress
+
+    def counted(descriptor):
+        looks[turn] += 1
+        return progress(descriptor)
+
+    monkeypatch.setattr(unsent_module, "_progress", counted)
+
+    async def scenario(_unsent, make):
+        nonlocal turn
+        begun = [make(size=1000) for _ in range(40)]
+        while sum(looks.values()) < len(begun):
+            turn += 1
+            await asyncio.sleep(0)
+        # An answer that begins during a sweep is watched by the next one.
+        make()
+        assert max(looks.values()) <= 10
+        for exchange in begun:
+            exchange.sending.finish()
+            assert not exchange.is_cut
+
+    play(scenario)

@@ -19,11 +19,14 @@ import struct
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from vgate.frontend.http.waits import Divert, Write
 from vgate.log import Log
 
 _SWEEP_S = 1.0
+# So many are looked at in one turn of the loop, in about a millisecond.
+_STEP_DESCRIPTORS = 500
 # All clients together may lie behind by so many times as much as one.
 _ALL_BYTES = 16
 _ACKED_AT = 120  # tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
@@ -129,6 +132,7 @@ class Unsent:
         self._sendings: dict[str, Sending] = {}
         # The clients of sockets, by descriptor and inode.
         self._clients: dict[tuple[int, int], str] = {}
+        # Of the next sweep, or the one that goes on.
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(
@@ -147,10 +151,25 @@ class Unsent:
         return sending
 
     def _sweep(self) -> None:
-        now, watched = time.monotonic(), {}
+        self._go_on(self._look())
+
+    def _go_on(self, steps: Iterator[None]) -> None:
+        """Take the next step of a sweep; the one after it has its own turn of the loop."""
+        for _ in steps:
+            self._loop.call_soon(self._go_on, steps)
+            return
+        self._timer = None
+        if self._sendings:
+            self._timer = self._loop.call_later(self._sweep_s, self._sweep)
+
+    def _look(self) -> Iterator[None]:
+        """Look at all connections; yields now and then."""
+        now, begun, watched = time.monotonic(), self._sendings.copy(), set[str]()
         behind: list[tuple[int, int, str]] = []
-        for descriptor, client in self._connections():
-            if (sending := self._sendings.get(client)) is None:
+        for number, (descriptor, client) in enumerate(self._connections()):
+            if number % _STEP_DESCRIPTORS == _STEP_DESCRIPTORS - 1:
+                yield
+            if (sending := begun.get(client)) is None:
                 continue
             try:
                 queued, acked = _progress(descriptor)
@@ -160,38 +179,38 @@ class Unsent:
                 late = sending.falls_behind(queued, acked, now, self._timeout_s)
                 most = sending.unsent if sending.finished else self._max_bytes
                 if late or sending.unsent > most:
-                    self._cut(descriptor, client)
+                    self._cut(descriptor, client, sending)
                     continue
                 behind.append((sending.unsent, descriptor, client))
             elif not sending.keeps_up():
                 continue
-            watched[client] = sending
+            watched.add(client)
         total = sum(unsent for unsent, *_ in behind)
         for unsent, descriptor, client in sorted(behind, reverse=True):
             if total <= _ALL_BYTES * self._max_bytes:
                 break
-            self._cut(descriptor, client)
+            self._cut(descriptor, client, begun[client])
             total -= unsent
-        self._sendings = watched
-        self._timer = self._loop.call_later(self._sweep_s, self._sweep) if watched else None
+        for client, sending in begun.items():
+            # A connection may have begun another answer meanwhile.
+            if client not in watched and self._sendings.get(client) is sending:
+                del self._sendings[client]
 
     def _connections(self) -> Iterator[tuple[int, str]]:
-        """Yield the descriptors of this process's connections, and their clients' addresses."""
+        """Yield this process's descriptors, and their clients' addresses, "" for what has none."""
         known, self._clients = self._clients, {}
-        for descriptor in [int(entry.name) for entry in os.scandir("/proc/self/fd")]:
-            try:
+        for entry in os.scandir("/proc/self/fd"):
+            descriptor, client = int(entry.name), ""
+            with suppress(OSError):  # it was closed meanwhile
                 status = os.fstat(descriptor)
                 if stat.S_ISSOCK(status.st_mode):
                     key = descriptor, status.st_ino
                     client = known[key] if key in known else _client_of(descriptor)
                     self._clients[key] = client
-                    yield descriptor, client
-            except OSError:
-                continue
+            yield descriptor, client
 
-    def _cut(self, descriptor: int, client: str) -> None:
+    def _cut(self, descriptor: int, client: str, sending: Sending) -> None:
         """Reset a connection. hyper drops what it holds, and granian reports the disconnect."""
-        sending = self._sendings[client]
         log.warning(
             "a client takes too little of its answer and is cut",
             request_id=sending.request_id,
