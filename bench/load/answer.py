@@ -4,7 +4,14 @@ from http import HTTPStatus
 
 import msgspec
 
-from bench.load.events import Choice, EventSplitter, Usage, error_message, read_chunk
+from bench.load.events import (
+    Choice,
+    EventSplitter,
+    Usage,
+    error_message,
+    is_plain_chunk,
+    read_chunk,
+)
 from bench.load.histogram import Histogram
 
 _MAX_ERROR_BODY_BYTES = 4096
@@ -52,6 +59,11 @@ class Answer:
         del now
         if self.error is None or len(self.body) < _MAX_ERROR_BODY_BYTES:
             self.body += data  # kept whole, or as much as an error's message may take
+
+    def take_plain(self, data: bytes, now: float) -> bool:
+        """Take a read that needs no parser; return whether this is one."""
+        del data, now
+        return False
 
     def end(self, now: float) -> None:
         """Record that the HTTP response is complete."""
@@ -144,6 +156,16 @@ class StreamAnswer(CompletionAnswer):
         super().head(status, content_type)
         if not content_type.startswith(b"text/event-stream"):
             self.fail(NOT_A_STREAM, f"content-type: {content_type.decode('latin-1')}")
+
+    def take_plain(self, data: bytes, now: float) -> bool:
+        """Count a chunk with plain text, once there was a first one, where no text is compared."""
+        plain = self._last and self.text is None and self.expected == 1 and not self._done
+        if not plain or self.error is not None or not is_plain_chunk(data):
+            return False
+        self.chunks += 1
+        self._gaps.add(now - self._last)
+        self._last = now
+        return True
 
     def feed(self, data: bytes, now: float) -> None:
         """Take a piece of the stream that arrived at that time."""

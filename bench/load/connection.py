@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._now = perf_counter()
+        if self._answer.take_plain(data, self._now):
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

@@ -1,10 +1,14 @@
 """Server-sent events, and the few fields of their JSON that the load generator needs."""
 
+import re
 from collections.abc import Sequence
 
 import msgspec
 
 _NOTHING = (b"", b"null", b"[]")
+_PLAIN_CHUNK = re.compile(
+    rb'([0-9A-Fa-f]+)\r\ndata: \{[^\n]*"content":"[^"][^\n]*"finish_reason":null[^\n]*\}\n\n\r\n'
+).fullmatch
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -79,6 +83,18 @@ def error_message(body: bytes) -> str:
     inner = found.error.message if isinstance(found.error, _Error) else found.error
     message = inner or found.message or found.detail or body.decode("utf-8", "replace")
     return " ".join(message.split())[:200]
+
+
+def is_plain_chunk(data: bytes) -> bool:
+    """Whether these bytes are one whole chunk of HTTP with one event: some text, and more to come.
+
+    Nearly every read of a stream is; telling that costs a third of parsing it.
+    """
+    match = _PLAIN_CHUNK(data)
+    if match is None:
+        return False
+    size = match[1]
+    return int(size, 16) == len(data) - len(size) - 4
 
 
 class EventSplitter:

@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench.load.answer import StreamAnswer
+from bench.load.connection import Connection
 from bench.load.drive import arrival_times
-from bench.load.events import EventSplitter
+from bench.load.events import EventSplitter, is_plain_chunk
 from bench.load.histogram import Histogram
 from bench.load.options import BodyOptions, PromptOptions, UsageError, parse
 from bench.load.processes import Watch
@@ -203,3 +205,44 @@ def test_processes_under_one_name_are_summed_and_a_gone_one_is_told(
     assert (other.gone, other.cpu_us_per_request) == (1, None)
     with pytest.raises(UsageError, match="no such process"):
         Watch((("x", 99),), tmp_path)
+
+
+def a_chunk(
+    content: str | None, finish_reason: str | None = None, size: int | None = None
+) -> bytes:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": finish_reason}
+    event = b"data: %b\n\n" % msgspec.json.encode({"id": "x", "choices": [choice]})
+    return b"%X\r\n%b\r\n" % (size or len(event), event)
+
+
+def test_a_plain_chunk_is_whole_with_text_and_more_to_come() -> None:
+    assert is_plain_chunk(a_chunk("a"))
+    assert is_plain_chunk(a_chunk('"content":""\n'))
+    for other in (a_chunk(""), a_chunk(None), a_chunk("a", "stop"), a_chunk("a")[1:],
+                  a_chunk("a")[:-2], a_chunk("a") + a_chunk("b"), a_chunk("a", size=5),
+                  b"5\r\n: ok\n\r\n"):  # fmt: skip
+        assert not is_plain_chunk(other)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, None])
+def test_an_answer_does_not_depend_on_how_it_is_read(size: int | None) -> None:
+    usage = msgspec.json.encode({"choices": [], "usage": {"completion_tokens": 5}})
+    last = b"data: %b\n\ndata: [DONE]\n\n" % usage
+    reads = [
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+        *(a_chunk(text) for text in ("", "a", "b", "", "c", "d")),
+        a_chunk("e", "length"),
+        b"%X\r\n%b\r\n0\r\n\r\n" % (len(last), last),
+    ]
+    if size is not None:
+        stream = b"".join(reads)
+        reads = [stream[start : start + size] for start in range(0, len(stream), size)]
+    gaps = Histogram()
+    answer = StreamAnswer(0.0, 1, None, gaps)
+    connection = Connection()
+    connection._answer = answer
+    for read in reads:
+        connection.data_received(read)
+    assert (answer.error, answer.chunks, answer.finished, gaps.count) == (None, 5, 1, 4)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5

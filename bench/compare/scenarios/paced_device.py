@@ -23,6 +23,7 @@ _CLIENTS = (64, 128, 256, 512)
 _ENDLESS_S = 120  # longer than any turn, which is stopped
 _START_TIMEOUT_S = 20
 _POLL_S = 0.02
+_SETTLE_S = 4  # two answers of the heavy key
 _PROMPT_TOKENS = 160  # 64 words, without what all prompts begin with and the prefix cache has
 _RATE, _LIMIT, _SHARE = "delivered_tokens_per_s", "limit_tokens_per_s", "limit_share"
 _ALL_COST, _GAPS = "cpu_us_per_token.all", "itl_p99_over_p50"
@@ -237,8 +238,7 @@ def paced_keys(run: Run) -> None:
     def beside(running: Running) -> Sample:
         loading = LoadProcess(running, heavy)
         try:
-            settled = Load(clients=1, requests=2, max_tokens=_HEAVY_TOKENS)
-            LoadProcess(running, settled).result()
+            sleep(_SETTLE_S)
             sample = alone(running)
             loading.stop()
             others = sample_of(loading.result(), stopped=True)
