@@ -92,10 +92,12 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a device's file."""
-        return cls(
-            **dict(zip(cls.__struct_fields__, _FORMAT.unpack(path.read_bytes()), strict=True))
-        )
+        """Read a device's file, which is there from its first step on."""
+        try:
+            values = _FORMAT.unpack(path.read_bytes())
+        except FileNotFoundError:
+            values = (0,) * len(cls.__struct_fields__)
+        return cls(**dict(zip(cls.__struct_fields__, values, strict=True)))
 
     def since(self, before: Self) -> Self:
         """Return what it did after an earlier reading."""

@@ -50,13 +50,13 @@ SCENARIOS: dict[str, Scenario] = {
         compiled_chat, "Streamed chat on the real engine, compiled", 90, extra=True
     ),
     "paced-device": Scenario(
-        paced_device, "Streams at a GPU's pace, on the real engine", 320, 30, extra=True
+        paced_device, "Streams at a GPU's pace, on the real engine", 280, 30, extra=True
     ),
     "paced-overfull": Scenario(
-        paced_overfull, "A KV cache for 12 answers, at a GPU's pace", 160, 40, extra=True
+        paced_overfull, "A KV cache for 12 answers, at a GPU's pace", 125, 40, extra=True
     ),
     "paced-keys": Scenario(
-        paced_keys, "A light key beside a heavy one, at a GPU's pace", 110, 40, extra=True
+        paced_keys, "A light key beside a heavy one, at a GPU's pace", 80, 40, extra=True
     ),
     "memory": Scenario(memory, "Memory with a large vocabulary", 18),
     "long-prompt": Scenario(long_prompt, "A long prompt beside running streams", 12),

@@ -23,7 +23,7 @@ _CLIENTS = (64, 128, 256, 512)
 _ENDLESS_S = 120  # longer than any turn, which is stopped
 _START_TIMEOUT_S = 20
 _POLL_S = 0.02
-_SETTLE_S = 4  # two answers of the heavy key
+_SETTLE_S = 3.5  # two answers of the heavy key
 _PROMPT_TOKENS = 160  # 64 words, without what all prompts begin with and the prefix cache has
 _RATE, _LIMIT, _SHARE = "delivered_tokens_per_s", "limit_tokens_per_s", "limit_share"
 _ALL_COST, _GAPS = "cpu_us_per_token.all", "itl_p99_over_p50"
@@ -67,10 +67,11 @@ def _streams(
     load = Load(clients=clients, seconds=_ENDLESS_S, max_tokens=_TOKENS)
 
     def turn(running: Running) -> Sample:
-        sample, did = watched(running, load, contenders, 1.5 if run.quick else 4.0)
-        if did.started:
-            computed = did.prompt_tokens / did.started
-            _compare(sample, device.limit(clients, computed, _TOKENS))
+        sample, did = watched(running, load, contenders, 1.5 if run.quick else 3.5)
+        if did.tokens:
+            # For the work that was done: a cut load has begun more answers than it has ended.
+            prompt = did.prompt_tokens * _TOKENS / did.tokens
+            _compare(sample, device.limit(clients, prompt, _TOKENS))
         return sample
 
     return run.case(name, load, contenders, _SHOWN, turn)
@@ -198,7 +199,7 @@ def _overfull(
     limit = device.limit(sequences, _PROMPT_TOKENS, sum(outputs) / len(outputs))
 
     def turn(running: Running) -> Sample:
-        sample, _ = watched(running, load, contenders, 5.0 if run.quick else 12.0)
+        sample, _ = watched(running, load, contenders, 5.0 if run.quick else 11.0)
         _compare(sample, limit)
         return sample
 
@@ -229,7 +230,7 @@ def paced_keys(run: Run) -> None:
     device = DEVICES["slow"]
     limit = device.limit(_PLACES, _PROMPT_TOKENS, _HEAVY_TOKENS)
     rate = limit / _TIMES_THE_LOAD / _LIGHT_TOKENS
-    light = Load(rate=rate, seconds=5 if run.quick else 12, max_tokens=_LIGHT_TOKENS)
+    light = Load(rate=rate, seconds=5 if run.quick else 10, max_tokens=_LIGHT_TOKENS)
     heavy = Load(clients=4 * _PLACES, seconds=600, max_tokens=_HEAVY_TOKENS)
 
     def alone(running: Running) -> Sample:

@@ -45,15 +45,8 @@ class _Device:
         self._free_at = 0.0
         self._prompts: dict[str, int] = {}
         self._counts = [0] * 7
-        self._counters = self._file(settings.get("counters"))
-
-    @staticmethod
-    def _file(path: str | None) -> Any:
-        if path is None:
-            return None
-        Path(path).write_bytes(bytes(_COUNTERS.size))
-        with Path(path).open("r+b") as file:
-            return mmap.mmap(file.fileno(), _COUNTERS.size)
+        self._path: str | None = settings["counters"]
+        self._counters: mmap.mmap | None = None
 
     def forget(self, finished: set[str]) -> None:
         """Drop what is kept of sequences that ended."""
@@ -90,8 +83,14 @@ class _Device:
     def count_cpu(self, seconds: float) -> None:
         """Count the processor's time that the device itself took, and write all counters."""
         self._counts[-1] += round(seconds * 1e6)
-        if self._counters is not None:
-            _COUNTERS.pack_into(self._counters, 0, *self._counts)
+        if self._path is None:
+            return
+        if self._counters is None:
+            # With the first step: other processes import the worker's module and never use it.
+            Path(self._path).write_bytes(bytes(_COUNTERS.size))
+            with Path(self._path).open("r+b") as file:
+                self._counters = mmap.mmap(file.fileno(), _COUNTERS.size)
+        _COUNTERS.pack_into(self._counters, 0, *self._counts)
 
     def _count(self, *values: int) -> None:
         for place, value in enumerate(values):
@@ -183,7 +182,6 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def _install(settings: dict[str, Any]) -> None:
-    # Each process has its own; only the one in which the worker runs uses its own.
     def pace(module: Any) -> None:
         _pace(module, _Device(settings))
 
