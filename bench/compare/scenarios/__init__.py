@@ -50,7 +50,7 @@ SCENARIOS: dict[str, Scenario] = {
         compiled_chat, "Streamed chat on the real engine, compiled", 90, extra=True
     ),
     "paced-device": Scenario(
-        paced_device, "Streams at a GPU's pace, on the real engine", 280, 30, extra=True
+        paced_device, "Streams at a GPU's pace, on the real engine", 220, 30, extra=True
     ),
     "paced-overfull": Scenario(
         paced_overfull, "A KV cache for 12 answers, at a GPU's pace", 125, 40, extra=True

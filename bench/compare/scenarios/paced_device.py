@@ -17,7 +17,8 @@ from bench.compare.turn import Load, LoadProcess, Sample, sample_of
 from bench.load.prompts import WORDS
 from bench.paced_device.device import DEVICES, Counters, Device, fitting
 
-_PEERS = ("vllm-serve", "vllm-serve-1p", "vllm-rs")
+# Without vllm-serve-1p: the device's worker is in the engine's process everywhere.
+_PEERS = ("vllm-serve", "vllm-rs")
 _TOKENS = 128
 _CLIENTS = (64, 128, 256, 512)
 _ENDLESS_S = 120  # longer than any turn, which is stopped
@@ -45,7 +46,7 @@ def paced_device(run: Run) -> None:
     names = ("fast",) if run.quick else ("fast", "very-fast")
     devices = run.setup.devices or {name: DEVICES[name] for name in names}
     clients = run.setup.clients or (_CLIENTS[:1] if run.quick else _CLIENTS)
-    peers = _PEERS[1:2] if run.quick else _PEERS
+    peers = _PEERS[:1] if run.quick else _PEERS
     for name, device in devices.items():
         settings = Settings(max_num_seqs=max(clients), device=device)
         with run.running("vgate", *peers, settings=settings) as contenders:
@@ -67,7 +68,7 @@ def _streams(
     load = Load(clients=clients, seconds=_ENDLESS_S, max_tokens=_TOKENS)
 
     def turn(running: Running) -> Sample:
-        sample, did = watched(running, load, contenders, 1.5 if run.quick else 3.5)
+        sample, did = watched(running, load, contenders, 1.5 if run.quick else 4.0)
         if did.tokens:
             # For the work that was done: a cut load has begun more answers than it has ended.
             prompt = did.prompt_tokens * _TOKENS / did.tokens
