@@ -13,7 +13,7 @@ from bench.compare.service import Running
 from bench.compare.settings import Settings, Setup
 from bench.paced_device.device import Counters, Device
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(330)]
 
 TOKENS, STEP_S = 40, 0.02
 
