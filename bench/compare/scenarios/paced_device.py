@@ -171,12 +171,14 @@ def paced_overfull(run: Run) -> None:
     """More clients than a KV cache has room for: who runs how many, and loses how much."""
     device = Device(base_us=6000, sequence_us=20, prompt_token_us=30, overlap=False)
     settings = Settings(max_num_seqs=64, device=device, kv_cache_tokens=_KV_CACHE_TOKENS)
+    rates = {}
     with run.running("vgate", "vllm-serve", settings=settings) as contenders:
         _warm_up(contenders)
         for clients in (24,) if run.quick else (12, 24, 48):
             load = Load(clients=clients, seconds=_ENDLESS_S, max_tokens=_LONG_TOKENS)
             name = f"{clients} clients, {_LONG_TOKENS} tokens"
-            _overfull(run, name, device, load, [_LONG_TOKENS], contenders)
+            case = _overfull(run, name, device, load, [_LONG_TOKENS], contenders)
+            rates[clients] = case.figure("vgate", _RATE)
         if not run.quick:
             outputs = _lengths(512)
             path = run.setup.work / "mixed-lengths.jsonl"
@@ -184,6 +186,9 @@ def paced_overfull(run: Run) -> None:
             load = Load(clients=24, seconds=_ENDLESS_S, prompts=str(path))
             name = f"24 clients, {_SHORTEST} to {_LONGEST} tokens"
             _overfull(run, name, device, load, outputs, contenders)
+    few, many = rates.get(24), rates.get(48)
+    if few and many:
+        run.at_least(0.95, min(few, many) / max(few, many), "24 and 48 clients: less over more")
 
 
 def _overfull(
@@ -193,7 +198,7 @@ def _overfull(
     load: Load,
     outputs: Sequence[int],
     contenders: Sequence[Running],
-) -> None:
+) -> Case:
     prompt = _PROMPT_TOKENS + 16  # the common beginning takes room once for all, which is little
     assert load.clients is not None
     sequences = min(load.clients, fitting(_KV_CACHE_TOKENS, prompt, outputs))
@@ -207,6 +212,7 @@ def _overfull(
     case = run.case(name, load, contenders, _OVERFULL_SHOWN, turn)
     run.at_least(1.02, case.ratio("vllm-serve", _RATE), f"{name}: tokens/s over vllm-serve")
     run.at_most(0.02, case.figure("vgate", "preempted_share"), f"{name}: preempted sequences")
+    return case
 
 
 def _lengths(count: int) -> list[int]:
