@@ -46,6 +46,47 @@ def finish(scheduler, request, now, tokens=None):
     scheduler.finish(request, now)
 
 
+class TestBurstsBesideRunningRequests:
+    def busy(self, **sizes) -> tuple[BatchScheduler, Request]:
+        scheduler, running = make_scheduler(max_num_seqs=200, **sizes), make_request()
+        now = submit(scheduler, running)
+        assert scheduler.admit(now) == [running]
+        return scheduler, running
+
+    @pytest.mark.parametrize(("prompt_tokens", "a_turn"), [(10, 16), (4000, 3), (30_000, 1)])
+    def test_a_burst_starts_over_several_turns(self, prompt_tokens, a_turn):
+        scheduler, _ = self.busy(kv_cache_tokens=10_000_000)
+        burst = [make_request(prompt_tokens) for _ in range(40)]
+        now = submit(scheduler, *burst)
+        turns = []
+        while scheduler.waiting:
+            turns.append(scheduler.admit(now))
+        assert {len(turn) for turn in turns[:-1]} == {a_turn}
+        assert [request for turn in turns for request in turn] == burst
+
+    def test_tenants_take_turns_in_each_part_of_a_burst(self):
+        scheduler, _ = self.busy()
+        burst = [make_request(tenant=tenant) for tenant in "a" * 20 + "b" * 20]
+        now = submit(scheduler, *burst)
+        first = scheduler.admit(now)
+        assert Counter(request.tenant for request in first) == {"a": 8, "b": 8}
+
+    def test_all_start_at_once_when_nothing_runs(self):
+        scheduler, running = self.busy(kv_cache_tokens=10_000_000)
+        finish(scheduler, running, 1.0)
+        burst = [make_request(4000) for _ in range(40)]
+        now = submit(scheduler, *burst)
+        assert scheduler.admit(now) == burst
+
+    def test_embeddings_start_at_once(self):
+        scheduler, _ = self.busy()
+        burst = [make_request() for _ in range(40)]
+        for request in burst:
+            request.sampling = None
+        now = submit(scheduler, *burst)
+        assert scheduler.admit(now) == burst
+
+
 class TestQueue:
     def test_first_come_first_served(self):
         scheduler = make_scheduler(max_num_seqs=3)
