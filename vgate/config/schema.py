@@ -221,6 +221,7 @@ class DryRun(Section, frozen=True):
     step_ms: Annotated[float, Meta(ge=0, le=60_000)] = 10
     prefill_tokens_per_s: PositiveFloat = 20_000
     kv_cache_tokens: PositiveInt = 65_536
+    tokens_per_step: PositiveInt = 1
     script: NonEmptyStr | None = None
     fault: Literal["memory", "crash", "hang"] | None = None
     fault_every: PositiveInt = 100

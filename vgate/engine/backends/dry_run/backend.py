@@ -22,7 +22,7 @@ from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
-from vgate.wire.messages import Logprobs
+from vgate.wire.messages import FinishReason, Logprobs
 from vgate.wire.sampling import SamplingParams
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
@@ -39,6 +39,7 @@ class DryRunBackend:
         self._step_s = config.dry_run.step_ms / 1000
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._capacity = config.dry_run.kv_cache_tokens
+        self._tokens_per_step = config.dry_run.tokens_per_step
         self._adapters = config.model.adapter_names
         self._script = load_script(config.dry_run.script)
         self._vocabulary = vocabulary = Vocabulary(config.model.model_id)
@@ -128,24 +129,28 @@ class DryRunBackend:
         for key, sequence in list(self._running.items()):
             if sequence.prefilled < sequence.prefill_tokens:
                 continue
-            before = sequence.emitted
-            token, finish_reason = sequence.next()
-            # The new token's keys and values are computed by the next step.
-            sequence.prefilled += 1
+            before, tokens = sequence.emitted, []
+            finish_reason: FinishReason | None = None
+            while finish_reason is None and len(tokens) < self._tokens_per_step:
+                token, finish_reason = sequence.next()
+                tokens.append(token)
+            # The last token's keys and values are computed by the next step.
+            sequence.prefilled += len(tokens)
             if finish_reason:
                 del self._running[key]
-            logprobs = self._logprobs(sequence.request, token, before)
-            yield Output(key, [token], finish_reason, 0, None, None, *logprobs)
+            logprobs = self._logprobs(sequence.request, tokens, before)
+            yield Output(key, tokens, finish_reason, 0, None, None, *logprobs)
 
     def _logprobs(
-        self, request: Request, token: int, emitted: int
+        self, request: Request, tokens: list[int], emitted: int
     ) -> tuple[list[Logprobs] | None, list[Logprobs | None] | None]:
-        """Return a new token's log probabilities, and the prompt's with the first token."""
+        """Return new tokens' log probabilities, and the prompt's with the first token."""
         options, prompt, size = request.options, request.prompt, self._vocabulary.size
         logprobs: list[Logprobs] | None = None
         prompt_logprobs: list[Logprobs | None] | None = None
         if options.logprobs is not None:
-            logprobs = [logprobs_at(len(prompt) + emitted, token, options.logprobs, size)]
+            places = enumerate(tokens, start=len(prompt) + emitted)
+            logprobs = [logprobs_at(i, t, options.logprobs, size) for i, t in places]
         if (count := options.prompt_logprobs) is not None and emitted == 0:
             rest = enumerate(prompt[1:], start=1)
             prompt_logprobs = [None, *(logprobs_at(i, t, count, size) for i, t in rest)]
