@@ -129,7 +129,8 @@ class DryRunBackend:
         for key, sequence in list(self._running.items()):
             if sequence.prefilled < sequence.prefill_tokens:
                 continue
-            before, tokens = sequence.emitted, []
+            before = sequence.emitted
+            tokens: list[int] = []
             finish_reason: FinishReason | None = None
             while finish_reason is None and len(tokens) < self._tokens_per_step:
                 token, finish_reason = sequence.next()
