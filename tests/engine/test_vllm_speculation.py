@@ -1,0 +1,31 @@
+"""Speculative decoding on the real vLLM (CPU build): the same tokens in fewer steps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.vllm_speculation_program import LOGPROBS, MOST
+from tests.vllm_programs import PROGRAM_TIMEOUT_S, run_program
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2 * PROGRAM_TIMEOUT_S + 30)]
+
+
+def test_a_draft_model_changes_nothing_but_the_steps(tiny_model_dir: Path, tmp_path: Path) -> None:
+    reports: list[dict[str, Any]] = []
+    for drafted in ("0", "3"):
+        path = tmp_path / drafted
+        run_program(
+            "tests.engine.vllm_speculation_program", str(tiny_model_dir), drafted, str(path)
+        )
+        reports.append(json.loads(path.read_bytes()))
+    plain, speculative = reports
+    assert speculative["tokens"] == plain["tokens"]
+    assert [len(tokens) for tokens in speculative["tokens"]] == [*MOST, LOGPROBS]
+    assert set(speculative["reasons"]) == {"length"}
+    assert speculative["logprobs"] == [
+        [token, pytest.approx(value, abs=0.01)] for token, value in plain["logprobs"]
+    ]
+    assert max(plain["steps"]) == max(MOST)
+    assert max(speculative["steps"]) < max(MOST) / 2
