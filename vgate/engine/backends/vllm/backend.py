@@ -179,8 +179,14 @@ class VLLMBackend:
         outputs = self._start_prepared() if self._preparing else []
         by_client, executed = self._core.step_fn()
         self._core.post_step(executed)
+        # Most are plain tokens, for each of which a call would cost as much as all the rest.
         outputs += [
-            self._output(output)
+            Output(output.request_id, output.new_token_ids, None, 0)
+            if output.finish_reason is None
+            and output.prefill_stats is None
+            and output.new_logprobs is None
+            and output.new_prompt_logprobs_tensors is None
+            else self._output(output)
             for of_client in (by_client or {}).values()
             for output in of_client.outputs
         ]
@@ -229,12 +235,5 @@ class VLLMBackend:
             cached_tokens = stats.num_cached_tokens
             self._prefix_queries += stats.num_prompt_tokens
             self._prefix_hits += cached_tokens
-        if (
-            reason is None
-            and output.new_logprobs is None
-            and output.new_prompt_logprobs_tensors is None
-        ):
-            # The usual case, once for every token.
-            return Output(key, output.new_token_ids, None, cached_tokens)
         running = self._running.get(key) if reason is None else self._forget(key)
         return to_output(output, running, cached_tokens)

@@ -77,6 +77,7 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         self._sequences: dict[str, _Sequence] = {}
         self._aside = 0
         self._lean = _is_plain(self)
+        self._blocks = self.kv_cache_manager.coordinator.single_type_managers[0]
 
     def add_request(self, request: Any) -> None:
         """Take a request, and remember what the short way needs of it."""
@@ -134,7 +135,8 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
     def _decode(self, running: list[Any]) -> _Decodes:
         """Schedule the next token of the first sequences, up to one that can't go the short way."""
         sequences, block_size, ahead = self._sequences, self.block_size, self._ahead
-        allocate = self.kv_cache_manager.allocate_slots
+        manager = self.kv_cache_manager
+        allocate, free = self._blocks.allocate_new_blocks, manager.block_pool.get_num_free_blocks
         ids: list[str] = []
         new_blocks: list[Any] = []
         computed_counts: list[int] = []
@@ -156,14 +158,16 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
                 # The token that ends it is being computed.
                 places += 1
                 continue
-            # A new block is needed, or one became full and may serve other requests' prefixes.
-            if not computed % block_size or not length % block_size:
-                blocks = allocate(request, 1)
-                if blocks is None:
-                    break
-                new_blocks.append(blocks.get_block_ids(allow_none=True))
-            else:
+            if computed % block_size:
                 new_blocks.append(None)
+            elif free():
+                blocks = allocate(key, computed + 1, computed + 1)
+                new_blocks.append(([block.block_id for block in blocks],) if blocks else None)
+            else:
+                # vLLM's way makes room.
+                break
+            if not length % block_size:
+                manager.cache_blocks(request, length)
             places += 1
             ids.append(key)
             computed_counts.append(computed)
@@ -222,7 +226,7 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         """Take the tokens that only continue their sequence; return them, and who is left."""
         sequences, requests, ahead = self._sequences, self.requests, self._ahead
         sampled, places, block_size = ran.sampled_token_ids, ran.req_id_to_index, self.block_size
-        cache_blocks = self.kv_cache_manager.cache_blocks
+        cache_blocks, cached = self.kv_cache_manager.cache_blocks, self._blocks.num_cached_block
         plain: list[Any] = []
         rest: dict[str, int] = {}
         running = RequestStatus.RUNNING
@@ -255,7 +259,7 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
             if ahead:
                 request.num_output_placeholders -= 1
                 known = request.num_computed_tokens - request.num_output_placeholders
-                if not known % block_size:
+                if not known % block_size and cached.get(key, 0) * block_size < known:
                     cache_blocks(request, known)
             plain.append(EngineCoreOutput(key, token_ids))
         return plain, rest
