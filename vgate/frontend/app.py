@@ -227,6 +227,8 @@ class App:
                 if isinstance(error, NotFoundError | ModelNotFoundError):
                     await admission.abandon()
                 raise
+            # Streams that ran in the same step end together.
+            await self._work.turns.take()
             await admission.count()
             return response
 

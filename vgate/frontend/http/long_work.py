@@ -19,6 +19,7 @@ from vgate.frontend.http.body_items import check_items
 from vgate.frontend.http.content_encoding import decompressed
 from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.request import SMALL_BYTES, WHOLE_BYTES, HttpRequest
+from vgate.frontend.http.turns import Turns
 from vgate.frontend.http.waits import ClientDisconnected
 
 _Result = TypeVar("_Result")
@@ -48,6 +49,9 @@ class LongWork:
     Args:
         loop: The event loop.
         limits: Of the requests' bodies.
+
+    Attributes:
+        turns: For what is done on the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: BodyLimits) -> None:
@@ -58,6 +62,7 @@ class LongWork:
         # By key, in the order of their turns.
         self._waiting: dict[str, deque[_Job]] = {}
         self._usual_turn_s = sys.getswitchinterval()
+        self.turns = Turns(loop)
 
     async def body(self, http: HttpRequest) -> bytes:
         """Return a request's whole body, decompressed, or that of the stream that it takes up.
@@ -80,6 +85,7 @@ class LongWork:
             body = await self.run(http, partial(_joined, parts))
         http.is_short = len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
         http.read_body = body
+        await self.turns.take()
         return body
 
     async def read(
