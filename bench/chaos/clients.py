@@ -22,6 +22,8 @@ HANGS_S = 90.0
 # A worker that was just started knows no engine yet and refuses, as at the server's start.
 _FRESH_S = 10.0
 _MOST_DEATHS = 2
+# What the server says of a request with which as many died, and of one that was sent again.
+_TWO_DIED = ("as another one did before", "engines died while they worked on this request")
 _LOGGED_S = 0.5
 # Requests at a time while their answers are learned.
 _MOST_LEARNED = 32
@@ -157,7 +159,7 @@ class Clients:
         if outcome == "broken" and self._deaths("frontend", began, ended):
             return "its frontend died"
         if outcome == "failed" and what.startswith(("engine_unavailable", "overloaded")):
-            if engines >= _MOST_DEATHS:
+            if engines >= _MOST_DEATHS and any(reason in what for reason in _TWO_DIED):
                 return "two engines died within it"
             if engines and self._deaths("frontend", began - _FRESH_S, ended):
                 return "a new frontend had no engine yet"

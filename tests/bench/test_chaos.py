@@ -110,7 +110,7 @@ def outcome_of(what, faults=(), own_deaths=(), kind="failed"):
 
 
 KILL, LATER = ("engine_kill", 9.0, 10.5, "engine"), ("engine_kill", 11.0, 0.0, "engine")
-UNAVAILABLE = "engine_unavailable: the engine stopped"
+UNAVAILABLE = "engine_unavailable: the engine stopped, as another one did before"
 
 
 class TestExcuses:
@@ -118,7 +118,8 @@ class TestExcuses:
         assert outcome_of(UNAVAILABLE, [KILL]) is None
         assert outcome_of(UNAVAILABLE, [KILL, LATER]) == "two engines died within it"
         assert outcome_of(UNAVAILABLE, [KILL], [11.0]) == "two engines died within it"
-        assert outcome_of("internal_error: boom", [KILL, LATER]) is None
+        for other in ("internal_error: boom", "engine_unavailable: there is none"):
+            assert outcome_of(other, [KILL, LATER]) is None
 
     def test_only_deaths_within_the_request_count(self):
         before = ("engine_kill", 1.0, 9.9, "engine")

@@ -1,6 +1,7 @@
 """Requests that engines died with."""
 
 import os
+import time
 
 import msgspec
 import pytest
@@ -41,6 +42,15 @@ def test_fewer_deaths_take_none_back(workers):
     other.report(KILLER, 2)
     with pytest.raises(EngineUnavailableError):
         one.check(KILLER)
+
+
+def test_a_clock_that_is_set_back_refuses_nothing_for_longer(workers, tmp_path):
+    one, _ = workers
+    one.report(KILLER, 3)
+    [path] = (tmp_path / "suspects").iterdir()
+    tomorrow = time.time() + 86_400
+    os.utime(path, (tomorrow, tomorrow))
+    assert one.check(KILLER) == 0
 
 
 @pytest.mark.parametrize(

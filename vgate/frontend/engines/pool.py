@@ -218,9 +218,12 @@ class EnginePool:
         else:
             ended = self._survivors.keep(loss.sequences)
         self._on_lost()
-        message = f"{loss.reason} while it worked on this request; try again"
-        # An answer that loses one of its sequences aborts the others, waiting ones included.
-        fail(ended, EngineUnavailableError(message, retry_after_s=5.0))
+        worn = {id(sequence.answer) for sequence in ended if sequence.deaths > 1}
+        for twice, also in ((False, ""), (True, ", as another one did before")):
+            some = [sequence for sequence in ended if (id(sequence.answer) in worn) == twice]
+            message = f"{loss.reason} while it worked on this request{also}; try again"
+            # An answer that loses one of its sequences aborts the others, waiting ones included.
+            fail(some, EngineUnavailableError(message, retry_after_s=5.0))
         if was_connected:
             resumable = len(self._survivors.waiting)
             log.warning(

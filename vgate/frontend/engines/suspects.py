@@ -84,6 +84,8 @@ class Suspects:
     def _left_s(self, path: Path) -> float:
         """Return the seconds until a suspect is forgotten; 0 or less if it is."""
         try:
-            return path.stat().st_mtime + self._refuse_s - time.time()
+            left_s = path.stat().st_mtime + self._refuse_s - time.time()
         except OSError:
             return 0.0
+        # If the clock was set back, nobody knows how old it is.
+        return left_s if left_s <= self._refuse_s else 0.0
