@@ -48,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         seconds: How long faults are inflicted.
         kinds: Which.
         pause_s: Mean time between a recovery and the next fault.
+        patience_s: The longest that a request and a recovery may take.
         most_faults: The run ends after so many.
         model: A model's directory for vLLM; None for the simulated engine.
     """
@@ -57,6 +58,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     clients: int = 32
     kinds: tuple[str, ...] = tuple(KINDS)
     pause_s: float = 1.0
+    patience_s: float = 90.0
     most_faults: int = 1_000_000
     model: str | None = None
     settings: dict[str, object] = {}
@@ -83,7 +85,7 @@ class Outcome(msgspec.Struct):
 async def run(plan: Plan, instance: Instance) -> Outcome:
     """Load a started instance and inflict faults on it."""
     faults: list[Fault] = []
-    clients = Clients(instance, faults)
+    clients = Clients(instance, faults, plan.patience_s)
     rng = random.Random(plan.seed)
     kinds = in_turn(plan.kinds, rng)
     outcome = Outcome(plan, 0.0, faults, clients.tally)
@@ -99,7 +101,7 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
         asyncio.ensure_future(clients.run(learned[number :: plan.clients], lambda: not over))
         for number in range(plan.clients)
     ]
-    victim = Victim(instance, rng)
+    victim = Victim(instance, rng, plan.patience_s)
     try:
         while time.monotonic() - began < plan.seconds and len(faults) < plan.most_faults:
             await asyncio.sleep(plan.pause_s * rng.uniform(0.5, 1.5))
@@ -151,6 +153,7 @@ def main(arguments: Sequence[str]) -> int:
         clients=options.clients,
         kinds=kinds,
         pause_s=options.pause,
+        patience_s=options.patience,
         most_faults=options.most_faults,
         model=options.model,
         settings=dict(setting.split("=", 1) for setting in options.set),
@@ -172,7 +175,11 @@ def start(plan: Plan, directory: Path) -> Instance:
     """Return the instance of a plan, which is started by entering it."""
     return Instance(
         directory,
-        {**_SETTINGS, **plan.settings},
+        {
+            **_SETTINGS,
+            "supervision__hold_requests_s": plan.patience_s,
+            **plan.settings,
+        },
         plan.model,
         small_disk="full_disk" in plan.kinds,
         loose_clock="clock_jump" in plan.kinds,
@@ -213,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clients", type=int, default=32, help="requests at a time (32)")
     add("--faults", metavar="KIND,...", help=f"which ones (all): {', '.join(KINDS)}")
     add("--pause", type=float, default=1.0, help="mean seconds from a recovery to the next (1)")
+    add("--patience", type=float, default=90.0, help="most seconds of a request or recovery (90)")
     add("--most-faults", type=int, default=1_000_000, help="end after so many")
     add("--model", metavar="DIR", help="serve it with vLLM instead of the simulated engine")
     add("--set", action="append", default=[], metavar="SECTION__KEY=VALUE", help="configuration")

@@ -17,8 +17,6 @@ from bench.load.answer import TIMEOUT, Answer
 from bench.load.connection import Pool
 from bench.load.target import request_head
 
-# A request that takes longer than this, with all deaths within it, hangs.
-HANGS_S = 90.0
 # A worker that was just started knows no engine yet and refuses, as at the server's start.
 _FRESH_S = 10.0
 _MOST_DEATHS = 2
@@ -59,11 +57,17 @@ class Tally(msgspec.Struct):
 
 
 class Clients:
-    """Asks an instance, whose faults so far are `faults`."""
+    """Asks an instance, whose faults so far are `faults`.
 
-    def __init__(self, instance: Instance, faults: Sequence[Fault]) -> None:
+    A request that takes longer than `patience_s`, with all deaths within it, hangs.
+    """
+
+    def __init__(
+        self, instance: Instance, faults: Sequence[Fault], patience_s: float = 90.0
+    ) -> None:
         self._instance = instance
         self._faults = faults
+        self._patience_s = patience_s
         self._pool = Pool(instance.target, keepalive=True)
         self.tally = Tally()
 
@@ -125,7 +129,7 @@ class Clients:
         connection = await self._pool.take()
         answer = Answer(time.perf_counter())
         try:
-            await connection.exchange(request, answer, HANGS_S)
+            await connection.exchange(request, answer, self._patience_s)
         finally:
             self._pool.give(connection)
         if answer.error == TIMEOUT:
@@ -143,7 +147,7 @@ class Clients:
             tally.kinds[ask.kind] += 1
             tally.spanned[engines] += 1
             return
-        if outcome == "broken" and ended - began >= HANGS_S:
+        if outcome == "broken" and ended - began >= self._patience_s:
             outcome = "hung"
         if (excuse := self._excuse(outcome, what, engines, began, ended)) is not None:
             tally.outcomes["excused"] += 1

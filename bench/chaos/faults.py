@@ -12,7 +12,7 @@ from functools import partial
 from bench.chaos.preparation import no_clock_because, no_disk_because
 from bench.chaos.readers import lose_requests, lose_stream, read_slowly
 from bench.chaos.surroundings import break_key_file, fill_disk, jump, leave_log
-from bench.chaos.victim import Fault, Victim, until
+from bench.chaos.victim import Fault, Victim
 
 _STARVED_S = 2.0
 
@@ -47,8 +47,8 @@ async def _replaced(pid: int, role: str, before: int, victim: Victim) -> None:
         now = victim.instance.pids(role)
         return pid not in now and len(now) >= before
 
-    await until(replaced, f"another {role}")
-    await until(victim.ready, "ready again")
+    await victim.until(replaced, f"another {role}")
+    await victim.until(victim.ready, "ready again")
 
 
 async def _pause(role: str, victim: Victim, fault: Fault) -> None:

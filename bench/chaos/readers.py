@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bench.chaos.instance import Instance
-from bench.chaos.victim import Fault, Victim, until
+from bench.chaos.victim import Fault, Victim
 
 _SO_ATTACH_FILTER = 26  # socket(7), asm-generic/socket.h
 # A classic BPF program of one instruction: let nothing through (BPF_RET, 0 bytes).
@@ -41,7 +41,7 @@ async def lose_stream(victim: Victim, fault: Fault) -> None:
     cut. The server must find out by itself.
     """
     del fault
-    await _lose(victim.instance, "in a stream", _long_stream(victim.instance), answered=True)
+    await _lose(victim, "in a stream", _long_stream(victim.instance), answered=True)
 
 
 async def lose_requests(victim: Victim, fault: Fault) -> None:
@@ -50,12 +50,13 @@ async def lose_requests(victim: Victim, fault: Fault) -> None:
     head, _, _ = _long_stream(victim.instance).partition(b"{")
     idle = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     await asyncio.gather(
-        _lose(victim.instance, "in a body", head, answered=False),
-        _lose(victim.instance, "between requests", idle, answered=True),
+        _lose(victim, "in a body", head, answered=False),
+        _lose(victim, "between requests", idle, answered=True),
     )
 
 
-async def _lose(instance: Instance, when: str, request: bytes, *, answered: bool) -> None:
+async def _lose(victim: Victim, when: str, request: bytes, *, answered: bool) -> None:
+    instance = victim.instance
     loop = asyncio.get_running_loop()
     with closing(socket.socket()) as client:
         client.setblocking(False)
@@ -72,7 +73,7 @@ async def _lose(instance: Instance, when: str, request: bytes, *, answered: bool
         async def noticed() -> bool:
             return not _is_open(instance.target.port, remote)
 
-        await until(noticed, f"the loss of a link {when} was noticed")
+        await victim.until(noticed, f"the loss of a link {when} was noticed")
 
 
 def _long_stream(instance: Instance) -> bytes:

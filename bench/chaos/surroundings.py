@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 
 from bench.chaos.preparation import CLOCK_S
-from bench.chaos.victim import Fault, NotRecoveredError, Victim, until
+from bench.chaos.victim import Fault, NotRecoveredError, Victim
 
 # By how many seconds the clock jumps.
 _JUMPS_S = (-86_400, -61, -5, 5, 61, 86_400)
@@ -21,10 +21,10 @@ async def fill_disk(victim: Victim, fault: Fault) -> None:
                     while True:
                         file.write(b"x" * size)
         await asyncio.sleep(victim.rng.uniform(1.0, 3.0))
-        await until(victim.ready, "ready with a full disk")
+        await victim.until(victim.ready, "ready with a full disk")
     finally:
         filler.unlink()
-    await until(victim.ready_without_warnings, "no warnings after a full disk")
+    await victim.until(victim.ready_without_warnings, "no warnings after a full disk")
 
 
 async def jump(victim: Victim, fault: Fault) -> None:
@@ -36,7 +36,7 @@ async def jump(victim: Victim, fault: Fault) -> None:
     finally:
         instance.clock.write_text("+0")
     await asyncio.sleep(2 * CLOCK_S)
-    await until(victim.ready, "ready after a jump of the clock")
+    await victim.until(victim.ready, "ready after a jump of the clock")
     died = [
         line
         for at, line in instance.log.copy()

@@ -9,7 +9,6 @@ import msgspec
 
 from bench.chaos.instance import Instance
 
-_RECOVERY_S = 120.0
 _POLL_S = 0.02
 # A new connection meets any of the workers.
 _ASKS_FOR_ALL_WORKERS = 8
@@ -34,10 +33,11 @@ class Fault(msgspec.Struct):
 
 
 class Victim(msgspec.Struct, frozen=True):
-    """The server, and what chooses a process of it and the durations."""
+    """The server, what chooses a process of it and the durations, and how long it may recover."""
 
     instance: Instance
     rng: random.Random
+    patience_s: float = 90.0
 
     async def process(self, role: str) -> int:
         """Return the pid of one of its processes, once there is one: it may have died by itself."""
@@ -47,7 +47,7 @@ class Victim(msgspec.Struct, frozen=True):
             pids[:] = self.instance.pids(role)
             return bool(pids)
 
-        await until(there, f"a process of the {role}")
+        await self.until(there, f"a process of the {role}")
         # Not asked for again: it may die at any moment.
         return self.rng.choice(pids)
 
@@ -74,15 +74,14 @@ class Victim(msgspec.Struct, frozen=True):
         warnings: list[str] = msgspec.json.decode(body)["warnings"]
         return warnings
 
+    async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Wait for a condition.
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait for a condition.
-
-    Raises:
-        NotRecoveredError: It took too long.
-    """
-    deadline = time.monotonic() + _RECOVERY_S
-    while not await condition():
-        if time.monotonic() > deadline:
-            raise NotRecoveredError(f"not within {_RECOVERY_S:.0f} s: {what}")
-        await asyncio.sleep(_POLL_S)
+        Raises:
+            NotRecoveredError: It took too long.
+        """
+        deadline = time.monotonic() + self.patience_s
+        while not await condition():
+            if time.monotonic() > deadline:
+                raise NotRecoveredError(f"not within {self.patience_s:.0f} s: {what}")
+            await asyncio.sleep(_POLL_S)
