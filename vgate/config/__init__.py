@@ -3,15 +3,18 @@
 `runtime` has what the launcher passes to its children: the configuration and the topology.
 """
 
+from vgate.config.changes import Changes, changes
 from vgate.config.load import ConfigError, load, masked, without_settings
 from vgate.config.runtime import EngineSpec, Runtime, local_engines
 from vgate.config.schema import Config
 
 __all__ = [
+    "Changes",
     "Config",
     "ConfigError",
     "EngineSpec",
     "Runtime",
+    "changes",
     "load",
     "local_engines",
     "masked",
