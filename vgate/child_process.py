@@ -9,20 +9,21 @@ import sys
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def begin(program: str, number: str) -> tuple[str, int]:
-    """Read the launcher's arguments; return the run directory and the process's number.
+def begin(program: str, *numbers: str) -> tuple[str, list[int]]:
+    """Read the launcher's arguments; return the run directory and the numbers with these names.
 
-    `number` is the name of that argument. Call this first, before slow imports.
+    Call this first, before slow imports.
     """
     parser = argparse.ArgumentParser(prog=program, description="Started by the launcher.")
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument(f"--{number}", type=int, required=True, dest="number")
+    for number in numbers:
+        parser.add_argument(f"--{number}", type=int, required=True)
     options = parser.parse_args()
     # Ctrl-C reaches every process of the terminal; the launcher decides when this one stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent(options.parent)
-    return options.run_dir, options.number
+    return options.run_dir, [getattr(options, number) for number in numbers]
 
 
 def _die_with_parent(parent_pid: int) -> None:

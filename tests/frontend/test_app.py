@@ -10,7 +10,7 @@ from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Supervision
 from vgate.frontend.http import request as http
 from vgate.frontend.http import waits
 from vgate.frontend.routes import ROUTES
-from vgate.wire.control import Drain, FrontendBeat
+from vgate.wire.control import Drain, FrontendBeat, HandOver
 
 SLOW = DryRun(step_ms=5, prefill_tokens_per_s=1e9)
 
@@ -516,6 +516,25 @@ class TestLeaving:
             await until(lambda: gateway.engine.idle, "the engine stops")
 
         serve(scenario, dry_run=SLOW)
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_after_a_hand_over_it_serves_and_closes_each_connection(serve, monkeypatch, version):
+    monkeypatch.setattr(Scope, "http_version", version, raising=False)
+
+    async def scenario(gateway):
+        told: list[bool] = []
+        gateway.app.on_hand_over = lambda: told.append(True)
+        assert "connection" not in (await gateway.chat()).headers
+        gateway.tell(HandOver())
+        await until(lambda: told, "it is heard")
+        for stream in (False, True):
+            answer = await gateway.chat("x", stream=stream)
+            assert (streamed_text(answer) if stream else text_of(answer)) == "x"
+            assert answer.headers.get("connection") == ("close" if version == "1.1" else None)
+        assert (await gateway.request("GET", "/ready")).status == 200
+
+    serve(scenario)
 
 
 def test_a_fault_of_ours_is_a_500_with_the_request_id_and_no_details(serve, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.launcher.sockets import Sockets
 from vgate.config import Config, EngineSpec, Runtime
 from vgate.config.schema import Server, Supervision
 from vgate.launcher.child import JudgesClock
@@ -41,7 +42,7 @@ def judge(tmp_path_factory):
     config = Config()
     spec = EngineSpec(model=config.model.name, address="ipc://a")
     runtime = Runtime(config=config, backend="dry_run", run_dir=run_dir, engines=[spec])
-    supervisor = Supervisor(runtime, Console(runtime))
+    supervisor = Supervisor(runtime, Console(runtime), Sockets())
     (engine,) = supervisor._engines
     killed = []
     for child in supervisor._children:
@@ -65,7 +66,7 @@ def frontends(tmp_path_factory):
     config = Config(server=Server(workers=2), supervision=Supervision(hang_timeout_s=5))
     run_dir = str(tmp_path_factory.mktemp("s"))
     runtime = Runtime(config=config, backend="dry_run", run_dir=run_dir, engines=[])
-    supervisor = Supervisor(runtime, Console(runtime))
+    supervisor = Supervisor(runtime, Console(runtime), Sockets())
     killed: list[str] = []
 
     def judge(silent_s: float, *, heard: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.launcher.sockets import Sockets
 from vgate.config import Config, EngineSpec, Runtime
 from vgate.launcher.console import Console
 from vgate.launcher.supervisor import Supervisor
@@ -17,7 +18,7 @@ def supervised(tmp_path_factory):
         runtime = Runtime(
             config=Config(), backend="dry_run", run_dir=run_dir, engines=list(engines)
         )
-        supervisor = Supervisor(runtime, Console(runtime))
+        supervisor = Supervisor(runtime, Console(runtime), Sockets())
         made.append(supervisor)
         return [child.name for child in supervisor._children]
 

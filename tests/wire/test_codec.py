@@ -81,13 +81,15 @@ to_launcher = st.one_of(
     st.builds(control.EngineReady, int64s, texts),
     st.builds(control.EngineBeat, int64s),
     st.builds(control.EngineFailed, int64s, texts, st.booleans()),
-    st.builds(control.FrontendBeat, int64s, st.booleans(), int64s, st.booleans()),
+    st.builds(control.FrontendBeat, int64s, st.none() | texts, int64s, st.booleans()),
+    st.builds(control.Reload),
 )
 launcher_to_frontend = st.one_of(
     st.builds(
         control.EngineState, st.sampled_from(["starting", "ready", "restarting"]), texts, floats
     ),
     st.builds(control.Drain, floats),
+    st.builds(control.HandOver),
 )
 
 DIRECTIONS = {
@@ -95,6 +97,7 @@ DIRECTIONS = {
     "to_frontend": (codec.decode_to_frontend, to_frontend),
     "to_launcher": (codec.decode_to_launcher, to_launcher),
     "launcher_to_frontend": (codec.decode_launcher_to_frontend, launcher_to_frontend),
+    "reloaded": (codec.decode_reloaded, st.builds(control.Reloaded, st.booleans(), texts)),
     "launcher_to_engine": (codec.decode_launcher_to_engine, st.builds(control.Drain, floats)),
 }
 directions = pytest.mark.parametrize(("decode", "made"), DIRECTIONS.values(), ids=DIRECTIONS)

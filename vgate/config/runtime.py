@@ -17,6 +17,10 @@ from vgate.config.schema import Config, NonEmptyStr, Section
 DRY_RUN, VLLM = "dry_run", "vllm"
 
 _FILE = "runtime.json"
+# Connections that wait to be accepted, of each frontend.
+LISTEN_BACKLOG = 4096
+# The highest number of a frontend. While some leave, there are more of them than `server.workers`.
+MAX_WORKER = 447
 # In the run directory: the state that frontends share.
 Directory = Literal["engines", "kept-keys", "limits", "metrics", "model-files", "suspects"]
 # What the launcher binds: the control link of its children, and where frontends publish to each

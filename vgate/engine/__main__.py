@@ -9,7 +9,7 @@ from vgate.child_process import begin
 
 def main() -> int:
     """Run one engine of the instance in the run directory; return the exit status."""
-    run_dir, engine = begin("vgate.engine", "engine")
+    run_dir, (engine,) = begin("vgate.engine", "engine")
 
     from vgate.config import Runtime
     from vgate.engine.main import run

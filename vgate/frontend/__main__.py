@@ -7,12 +7,20 @@ from vgate.child_process import begin
 
 def main() -> int:
     """Run one frontend worker of the instance in the run directory; return the exit status."""
-    run_dir, worker = begin("vgate.frontend", "worker")
+    run_dir, (worker, listener) = begin("vgate.frontend", "worker", "listener")
+
+    import msgspec
 
     from vgate.config import Runtime
     from vgate.frontend.main import run
 
-    return run(Runtime.read(run_dir), worker)
+    try:
+        runtime = Runtime.read(run_dir)
+    except msgspec.DecodeError as error:
+        reason = f"it can't read the settings of the launcher, which is another version ({error})"
+        sys.stderr.write(f"vgate.frontend: {reason}: restart V-Gate\n")
+        return 1
+    return run(runtime, worker, listener)
 
 
 if __name__ == "__main__":

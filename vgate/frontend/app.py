@@ -1,7 +1,9 @@
 """The RSGI application: one request in, one response out. Every error becomes a response here."""
 
 import asyncio
+import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from vgate.frontend.pipeline.pipeline import EnginePipeline
 from vgate.frontend.routes import Route, canonical, error_format, match
 from vgate.frontend.services import Services
 from vgate.log import Log
+from vgate.wire.control import FrontendBeat
 from vgate.wire.exchange import AsyncPeers
 
 log = Log("vgate.frontend")
@@ -56,12 +59,16 @@ class App:
     Args:
         runtime: The instance's settings.
         worker: This worker's number, from 1.
+
+    Attributes:
+        on_hand_over: Called when another worker has taken this one's place.
     """
 
     def __init__(self, runtime: Runtime, worker: int) -> None:
         self._runtime = runtime
         self._worker = worker
         self._requests: set[asyncio.Task[Any]] = set()
+        self.on_hand_over: Callable[[], None] = lambda: None
         config = runtime.config
         key_required = config.security.enabled
         open_locally = config.server.is_local and not key_required
@@ -77,10 +84,9 @@ class App:
             loop,
             runtime,
             self._worker,
-            ready=lambda: self.models.not_ready_because() is None,
-            in_flight=lambda: len(self._requests),
-            problem=lambda: next((m.problem for m in self.models if m.problem), None),
+            heartbeat=self._heartbeat,
             on_drain=self._on_drain,
+            on_hand_over=self._on_hand_over,
         )
         models = [self._model(model) for model in config.models]
         self.models = ModelRegistry(
@@ -263,6 +269,17 @@ class App:
                     field=name,
                     path=http.path,
                 )
+
+    def _heartbeat(self, draining: bool) -> FrontendBeat:
+        problem = next((model.problem for model in self.models if model.problem), None)
+        reason, in_flight = self.models.not_ready_because(), len(self._requests)
+        refused = any(model.engine.refusal for model in self.models)
+        return FrontendBeat(os.getpid(), reason, in_flight, draining, problem, refused)
+
+    def _on_hand_over(self) -> None:
+        log.info("leaving the place to another frontend", in_flight=len(self._requests))
+        self._waits.leaving = True
+        self.on_hand_over()
 
     def _on_drain(self, timeout_s: float) -> None:
         log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)

@@ -1,8 +1,8 @@
 """A frontend process: granian's RSGI server around `vgate.frontend.app`.
 
-The launcher starts one process for each worker. All listen on the same port (SO_REUSEPORT) and the
-kernel spreads connections over them. granian runs embedded in our loop, so that the launcher
-supervises each worker separately.
+The launcher starts one process for each worker and gives it a listening socket. All of these have
+the same port (SO_REUSEPORT) and the kernel spreads connections over them. granian runs embedded in
+our loop, so that the launcher supervises each worker separately.
 """
 
 import asyncio
@@ -10,25 +10,21 @@ import gc
 import logging
 import os
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
 import uvloop
 from granian.constants import HTTPModes, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.server.embed import Server
 from prometheus_client import values
 
 from vgate import log as logs
 from vgate.config import Runtime
-from vgate.config.schema import Server as ServerConfig
 from vgate.config.schema import Tls
-from vgate.frontend.certificates import Certificates
+from vgate.frontend.listening import Leaving, Server
 from vgate.frontend.observe import count_files
 from vgate.frontend.observe.gathered_counts import Gatherer
 
-_BACKLOG = 4096
 # Requests that granian hands to the application at once; further connections wait unread. Work is
 # limited by the engine's queue, which refuses clearly, so this must not be reached first.
 _MAX_OPEN_REQUESTS = 65_536
@@ -38,14 +34,12 @@ _HTTP2 = HTTP2Settings(
     keep_alive_interval=30_000,
     keep_alive_timeout=20,
 )
-# How long the listeners of an old and a new certificate both take connections.
-_OVERLAP_S = 0.5
 # A request leaves a few reference cycles; the default of 700 new objects searches too often.
 _GC_NEW_OBJECTS = 10_000
 
 
-def run(runtime: Runtime, worker: int) -> int:
-    """Serve until SIGTERM; return the exit status."""
+def run(runtime: Runtime, worker: int, listener: int) -> int:
+    """Serve on a listening socket until SIGTERM or a hand-over; return the exit status."""
     settings = runtime.config.logging
     logs.configure(f"frontend-{worker}", level=settings.level, json_format=settings.json_format)
     # Both are read when the metrics are imported, so the application is imported after them.
@@ -57,23 +51,21 @@ def run(runtime: Runtime, worker: int) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from vgate.frontend.app import App
 
-    uvloop.run(_serve(App(runtime, worker), runtime.config.server, counts))
+    uvloop.run(_serve(App(runtime, worker), runtime, listener, counts))
     counts.write()
     return 0
 
 
-async def _serve(app: Any, config: ServerConfig, counts: Gatherer) -> None:
+async def _serve(app: Any, runtime: Runtime, listener: int, counts: Gatherer) -> None:
     loop = asyncio.get_running_loop()
-    # Not by granian, which would begin and end it again with each certificate.
+    config = runtime.config.server
     app.__rsgi_init__(loop)
     server = Server(
         app.__rsgi__,
-        address=_address(config),
-        port=config.port,
+        listener,
         http=HTTPModes.auto if config.http2 else HTTPModes.http1,
         http2_settings=_HTTP2,
         websockets=False,
-        backlog=_BACKLOG,
         backpressure=_MAX_OPEN_REQUESTS,
         log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
         **_tls(config.tls),
@@ -88,11 +80,7 @@ async def _serve(app: Any, config: ServerConfig, counts: Gatherer) -> None:
         server.stop()  # type: ignore[no-untyped-call]
 
     loop.add_signal_handler(signal.SIGTERM, stop)
-    if config.tls.enabled:
-        # granian starts a second listener with the new certificate, and lets the first one finish
-        # its connections.
-        server.respawn_interval = _OVERLAP_S
-        Certificates(loop, config.tls, server.reload)
+    app.on_hand_over = Leaving(loop, server, runtime.run_dir).begin
     logs.gather_lines(loop)
     counts.gather(loop.call_soon)
     # Modules are never freed, so the collector need not look at them again.
@@ -114,11 +102,3 @@ def _tls(tls: Tls) -> dict[str, Any]:
         "ssl_ca": Path(tls.client_ca) if tls.client_ca else None,
         "ssl_client_verify": tls.client_ca is not None,
     }
-
-
-def _address(server: ServerConfig) -> str:
-    """Return the IP address of the configured host: granian takes no names."""
-    found = socket.getaddrinfo(
-        server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    return str(found[0][4][0])

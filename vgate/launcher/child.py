@@ -65,7 +65,7 @@ class Child:
 
     `command` has the arguments of Python, `environment` variables in addition to the launcher's.
     What it and its own children write goes to `output`, or to the launcher's streams if that is
-    None.
+    None. It inherits the descriptors `passed`.
 
     Attributes:
         ready: It has reported that it works.
@@ -84,12 +84,14 @@ class Child:
         policy: RestartPolicy,
         environment: Mapping[str, str] | None = None,
         output: Output | None = None,
+        passed: tuple[int, ...] = (),
     ) -> None:
         self.name = name
         self._command = command
         self._policy = policy
         self._environment = dict(environment or {})
         self._output = output
+        self._passed = passed
         self._forwarding: Thread | None = None
         if output is not None:
             # Its lines and those that it prints stay in order.
@@ -125,6 +127,7 @@ class Child:
                 stdout=pipe,
                 stderr=pipe,
                 start_new_session=True,
+                pass_fds=self._passed,
             )
         finally:
             if pipe is not None:
@@ -152,11 +155,6 @@ class Child:
         """Send SIGTERM."""
         if self._process is not None:
             self._process.terminate()
-
-    def reload(self) -> None:
-        """Send SIGHUP, once it is ready for it."""
-        if self._process is not None and self.ready:
-            self._process.send_signal(signal.SIGHUP)
 
     def kill(self, cause: str | None = None) -> None:
         """Kill its process group: vLLM's executors start worker processes. `cause` says why."""
@@ -198,8 +196,8 @@ class EngineChild(Child):
 
     def __init__(self, runtime: Runtime, number: int, output: Output | None = None) -> None:
         spec, name = runtime.engines[number], runtime.engine_name(number)
-        command = _command(runtime, "vgate.engine", "--engine", str(number))
-        super().__init__(name, command, _policy(runtime), spec.environment, output)
+        command = command_of(runtime, "vgate.engine", "--engine", str(number))
+        super().__init__(name, command, policy_of(runtime), spec.environment, output)
         self._number = number
         self._temporary = leftovers.link_of(runtime.run_dir, f"engine-{number}")
         self._shared_memory: set[Path] = set()
@@ -250,16 +248,12 @@ class EngineChild(Child):
         return self.state
 
 
-def frontend(runtime: Runtime, worker: int, output: Output | None = None) -> Child:
-    """Return the process of a frontend; workers count from 1."""
-    command = _command(runtime, "vgate.frontend", "--worker", str(worker))
-    return Child(f"frontend-{worker}", command, _policy(runtime), output=output)
-
-
-def _command(runtime: Runtime, *program: str) -> list[str]:
+def command_of(runtime: Runtime, *program: str) -> list[str]:
+    """Return the arguments of Python for a program of the instance."""
     return ["-m", *program, "--run-dir", runtime.run_dir]
 
 
-def _policy(runtime: Runtime) -> RestartPolicy:
+def policy_of(runtime: Runtime) -> RestartPolicy:
+    """Return the configured restart policy."""
     limits = runtime.config.supervision
     return RestartPolicy(limits.max_restarts, limits.restart_window_s)

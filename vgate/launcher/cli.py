@@ -3,25 +3,22 @@
 import argparse
 import contextlib
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-
-import msgspec
 
 from vgate import __version__
 from vgate import log as logs
 from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
 from vgate.config.checkpoint import CheckpointError, find_model
 from vgate.config.runtime import DRY_RUN, VLLM
-from vgate.file_watcher import FileWatcher
-from vgate.keys import KeyRing, KeysError, hash_key
 from vgate.launcher import keys_cli, open_files
 from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from vgate.launcher.listeners import Listeners
 from vgate.launcher.output import Output, unblocked
+from vgate.launcher.reload import cli as reload_cli
+from vgate.launcher.reload.settings import prepared
 from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 from vgate.log import Log
 
@@ -43,10 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
         if (value := getattr(options, flag, None)) is not None:
             os.environ[variable] = value
     try:
+        if options.command == "reload" and options.run_dir:
+            return reload_cli.run(options.run_dir)
         config = load(os.environ)
+        if options.command == "reload":
+            return reload_cli.run(config.server.run_dir or default_run_dir(config.server.port))
         if options.command == "keys":
             return keys_cli.run(options, config.security.key_file)
-        config = _prepare_tls(_prepare_security(config))
+        config = prepared(config)
     except ConfigError as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -69,10 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         ("serve", "serve; the default"),
         ("check", "check the configuration and print it"),
         ("keys", "add, list, revoke, rotate API keys"),
+        ("reload", "have a running instance take over a changed configuration"),
     ):
         command = commands.add_parser(name, help=what, parents=[_settings()])
         if name == "keys":
             keys_cli.configure(command)
+        elif name == "reload":
+            reload_cli.configure(command)
     return parser
 
 
@@ -88,53 +92,6 @@ def _settings() -> argparse.ArgumentParser:
     for flag, _, metavar, what in _FLAGS:
         parser.add_argument(f"--{flag}", metavar=metavar, help=what)
     return parser
-
-
-def _prepare_security(config: Config) -> Config:
-    """Replace the keys by their hashes, or raise `ConfigError` if they can't be used."""
-    security = config.security
-    if not security.enabled:
-        return config
-    key_file = Path(security.key_file).absolute() if security.key_file else None
-    if key_file is not None:
-        FileWatcher(key_file).wait()
-    try:
-        ring = KeyRing.build(security.api_keys, key_file)
-    except KeysError as error:
-        raise ConfigError(str(error)) from None
-    if not len(ring):
-        raise ConfigError(
-            "security.enabled is true, but there are no keys, so nobody could use the server: add "
-            "one to security.api_keys, or set security.key_file and run `vgate keys add NAME`"
-        )
-    hashed = [
-        msgspec.structs.replace(key, key=None, key_sha256=hash_key(key.key)) if key.key else key
-        for key in security.api_keys
-    ]
-    security = msgspec.structs.replace(
-        security, api_keys=hashed, key_file=str(key_file) if key_file else None
-    )
-    return msgspec.structs.replace(config, security=security)
-
-
-def _prepare_tls(config: Config) -> Config:
-    """Make the paths absolute, or raise `ConfigError` if the files can't be used."""
-    if not config.server.tls.enabled:
-        return config
-    # Needs OpenSSL, which takes a megabyte.
-    from vgate.config.tls import TlsError, check_tls
-
-    paths = {
-        name: value and str(Path(value).absolute())
-        for name in ("certificate", "key", "client_ca")
-        for value in [getattr(config.server.tls, name)]
-    }
-    tls = msgspec.structs.replace(config.server.tls, **paths)
-    try:
-        check_tls(tls)
-    except TlsError as error:
-        raise ConfigError(str(error)) from None
-    return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, tls=tls))
 
 
 def _check(config: Config, backend: str) -> int:
@@ -171,10 +128,10 @@ def _supervise(config: Config, backend: str, output: Output | None) -> int:
 
     settings = config.logging
     logs.configure("launcher", level=settings.level, json_format=settings.json_format)
-    run_dir = None
+    run_dir = listeners = None
     try:
         open_files.allow(config)
-        _check_port(config)
+        listeners = Listeners(config.server)
         run_dir = RunDir(config.server.run_dir or default_run_dir(config.server.port))
         runtime = Runtime(
             config=config,
@@ -193,7 +150,7 @@ def _supervise(config: Config, backend: str, output: Output | None) -> int:
                 "EVERYBODY who reaches this address may use the server: security.enabled is false",
                 host=config.server.host,
             )
-        Supervisor(runtime, Console(runtime), output).run()
+        Supervisor(runtime, Console(runtime), listeners, output).run()
     except (StartError, EndpointError) as error:
         print(f"vgate: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -202,28 +159,9 @@ def _supervise(config: Config, backend: str, output: Output | None) -> int:
         print(f"\nvgate: {error}", file=sys.stderr)
         return EXIT_FAILED
     finally:
+        if listeners is not None:
+            listeners.close()
         if run_dir is not None:
             run_dir.remove()
     log.info("stopped")
     return EXIT_OK
-
-
-def _check_port(config: Config) -> None:
-    """Raise `StartError` if the port is taken, before a model loads for minutes.
-
-    The frontends bind with SO_REUSEPORT, which succeeds even if another server of this user has the
-    port. Binding without it fails then.
-    """
-    host, port = config.server.host, config.server.port
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; "
-            "set server.host or server.port (--port) to another"
-        ) from None

@@ -17,7 +17,7 @@ _LOCK = "lock"
 _SUBDIRECTORIES = get_args(Directory)
 _SOCKETS = ("engine-*.sock", *(f"{name}.sock" for name in get_args(Endpoint)))
 _TEMPORARY = "engine-*.tmp"
-_FILES = (*_SOCKETS, "runtime.json", "runtime.draft")
+_FILES = (*_SOCKETS, "runtime.json", "runtime.draft", "left-[0-9]*")
 
 
 class StartError(Exception):

@@ -4,15 +4,20 @@ Its children send messages over the control socket, and waitpid reports their de
 blocks for longer than a tick.
 """
 
+import contextlib
+import os
 import signal
 import time
 from collections.abc import Sequence
 from types import FrameType
 
-from vgate.config import Runtime
-from vgate.launcher.child import Child, EngineChild, JudgesClock, frontend
+from vgate.config import Config, Runtime
+from vgate.launcher.child import Child, EngineChild, JudgesClock
 from vgate.launcher.console import Console
+from vgate.launcher.frontends import Frontends
+from vgate.launcher.listeners import Listeners
 from vgate.launcher.output import Output
+from vgate.launcher.reload.reloads import Reloads
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_launcher, encode
 from vgate.wire.control import (
@@ -23,6 +28,8 @@ from vgate.wire.control import (
     EngineReady,
     FrontendBeat,
     LauncherToFrontend,
+    Reload,
+    Reloaded,
     ToLauncher,
 )
 from vgate.wire.exchange import Exchange
@@ -45,20 +52,26 @@ class GaveUpError(Exception):
 class Supervisor:
     """Runs one instance, whose `runtime` is already written to the run directory.
 
-    What its processes write goes to `output`, or to this process's streams if that is None.
+    Its frontends serve on `listeners`, which it closes in the end. What its processes write goes to
+    `output`, or to this process's streams if that is None.
     """
 
-    def __init__(self, runtime: Runtime, console: Console, output: Output | None = None) -> None:
-        self._runtime = runtime
+    def __init__(
+        self,
+        runtime: Runtime,
+        console: Console,
+        listeners: Listeners,
+        output: Output | None = None,
+    ) -> None:
         self._console = console
         self._engines = [
             EngineChild(runtime, number, output)
             for number, spec in enumerate(runtime.engines)
             if spec.supervised
         ]
-        workers = range(1, runtime.config.server.worker_count + 1)
-        self._frontends = [frontend(runtime, worker, output) for worker in workers]
-        self._children: list[Child] = [*self._engines, *self._frontends]
+        self._listeners = listeners
+        self._frontends = Frontends(runtime, listeners.descriptors, self._send, output)
+        self._reloads = Reloads(runtime, self._frontends, self._send)
         self._router = Router(runtime.endpoint("control"))
         self._exchange = Exchange(runtime.endpoint("publish"), runtime.endpoint("subscribe"))
         # When heartbeats came, and when processes started, died or ended. Deadlines that clients
@@ -70,6 +83,15 @@ class Supervisor:
         self._announced = False
         self._stop_signals = 0
         self._hung_up = False
+
+    @property
+    def _children(self) -> list[Child]:
+        """Those that are started again when they die."""
+        return [*self._engines, *self._frontends.serving]
+
+    @property
+    def _config(self) -> Config:
+        return self._reloads.runtime.config
 
     def run(self) -> None:
         """Serve until a signal comes.
@@ -83,12 +105,7 @@ class Supervisor:
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
-        if self._runtime.config.server.tls.enabled:
-
-            def hang_up(_signal: int, _frame: FrameType | None) -> None:
-                self._hung_up = True
-
-            signal.signal(signal.SIGHUP, hang_up)
+        self._handle_hang_ups()
         self._console.starting()
         try:
             while not self._stop_signals:
@@ -99,6 +116,20 @@ class Supervisor:
         finally:
             self._stop_all()
             self.close()
+
+    def _handle_hang_ups(self) -> None:
+        """Reload on SIGHUP, and stop if the terminal that it was started from is gone."""
+        # As by nohup: then it stays, whatever the terminal does.
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        had_terminal = _has_terminal() and not ignored
+
+        def hang_up(_signal: int, _frame: FrameType | None) -> None:
+            if had_terminal and not _has_terminal():
+                self._stop_signals += 1
+            else:
+                self._hung_up = True
+
+        signal.signal(signal.SIGHUP, hang_up)
 
     def close(self) -> None:
         """Close the sockets; `run` does so at its end."""
@@ -111,15 +142,18 @@ class Supervisor:
         now = self._clock()
         if self._hung_up:
             self._hung_up = False
-            for child in self._frontends:
-                child.reload()
+            self._reloads.ask()
         for child in self._children:
             if (cause := child.died(now)) is not None:
                 self._on_death(child, cause, now)
-            if child.restart_at is not None and now >= child.restart_at:
+            # During a hand-over, the settings may be those of the next frontends already.
+            waits = self._frontends.handing_over and child in self._frontends.serving
+            if child.restart_at is not None and now >= child.restart_at and not waits:
                 child.start(now)
                 log.debug("process started", name=child.name, child_pid=child.pid)
         self._kill_hung(now)
+        self._frontends.advance(now)
+        self._reloads.advance()
         if not self._announced and all(child.ready for child in self._children):
             self._announced = True
             self._console.serving()
@@ -136,7 +170,7 @@ class Supervisor:
             self._broadcast(child.enter("restarting", f"it died ({cause})"))
 
     def _kill_hung(self, now: float) -> None:
-        limits = self._runtime.config.supervision
+        limits = self._config.supervision
         for engine in self._engines:
             if engine.ending_since is not None:
                 if now - engine.ending_since > _TERM_GRACE_S:
@@ -165,6 +199,8 @@ class Supervisor:
                 continue
             if isinstance(message, FrontendBeat):
                 self._on_frontend_beat(peer, message)
+            elif isinstance(message, Reload):
+                self._reloads.ask(peer)
             else:
                 for engine in self._engines:
                     if engine.pid == message.pid:
@@ -198,12 +234,9 @@ class Supervisor:
             if self._drain_deadline is not None:
                 # It was still starting when the drain was broadcast.
                 self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
-        if beat.problem is not None and not self._announced:
+        child = self._frontends.hear(peer, beat, self._clock())
+        if beat.problem is not None and not self._announced and child in self._frontends.serving:
             raise GaveUpError(beat.problem)
-        for child in self._frontends:
-            if child.pid == beat.pid:
-                child.last_beat = self._clock()
-                child.ready = beat.ready
         if beat.draining and beat.in_flight == 0:
             self._drained.add(beat.pid)
 
@@ -211,13 +244,14 @@ class Supervisor:
         for peer in list(self._frontend_peers):
             self._send(peer, message)
 
-    def _send(self, peer: bytes, message: LauncherToFrontend) -> None:
+    def _send(self, peer: bytes, message: LauncherToFrontend | Reloaded) -> None:
         if not self._router.send(peer, encode(message)):
             self._frontend_peers.discard(peer)
 
     def _drain(self) -> None:
         """Wait until the frontends have finished their requests, for a limited time."""
-        limit_s = self._runtime.config.server.drain_timeout_s
+        limit_s = self._config.server.drain_timeout_s
+        self._reloads.refuse("V-Gate is stopping")
         self._console.show(f"Stopping: running requests have {limit_s:.0f} s to finish.")
         log.info("draining", timeout_s=limit_s)
         self._drain_deadline = time.monotonic() + limit_s
@@ -232,15 +266,25 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """End the frontends, then the engines that they depend on."""
-        for child in self._frontends:
+        self._listeners.close()
+        frontends = list(self._frontends)
+        for child in frontends:
             child.terminate()
-        _wait_for(self._frontends)
+        _wait_for(frontends)
         drain = encode(Drain(_DRAIN_SLACK_S))
         for engine in self._engines:
             # An engine that loads reads no messages, but SIGTERM ends it at once.
             if not (engine.ready and engine.peer and self._router.send(engine.peer, drain)):
                 engine.terminate()
         _wait_for(self._engines)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    with contextlib.suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+        return True
+    return False
 
 
 def _wait_for(children: Sequence[Child]) -> None:

@@ -49,18 +49,30 @@ class FrontendBeat(ControlMessage, frozen=True):
     """A frontend's heartbeat.
 
     Attributes:
+        not_ready_because: Why a request would not be served now; None if it would.
         draining: It has received `Drain`, so once `in_flight` is 0 it stays 0.
         problem: Why it will never be ready (it can't use a model's files); None if it may be.
+        refused: An engine refuses it, because of its version.
     """
 
     pid: int
-    ready: bool
+    not_ready_because: str | None
     in_flight: int
     draining: bool
     problem: str | None = None
+    refused: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be served now."""
+        return self.not_ready_because is None
 
 
-ToLauncher = EnginePhase | EngineReady | EngineBeat | EngineFailed | FrontendBeat
+class Reload(ControlMessage, frozen=True):
+    """`vgate reload` asks for what SIGHUP does; the answer is `Reloaded`."""
+
+
+ToLauncher = EnginePhase | EngineReady | EngineBeat | EngineFailed | FrontendBeat | Reload
 
 
 class EngineState(ControlMessage, frozen=True):
@@ -89,5 +101,19 @@ class Drain(ControlMessage, frozen=True):
     timeout_s: float
 
 
-LauncherToFrontend = EngineState | Drain
+class HandOver(ControlMessage, frozen=True):
+    """Accept no more connections: another frontend does so on the same socket.
+
+    Serve the connections that are there until their requests are done, and end then.
+    """
+
+
+class Reloaded(ControlMessage, frozen=True):
+    """The outcome of a `Reload`: whether new frontends serve, and what to tell, in words."""
+
+    done: bool
+    text: str
+
+
+LauncherToFrontend = EngineState | Drain | HandOver
 LauncherToEngine = Drain

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from tests.frontend.access.limiters import Clock
+from vgate.config.runtime import MAX_WORKER
 from vgate.frontend.access.limiter import KeyLimits, LocalLimiter, Usage
 from vgate.frontend.access.limiter import file as file_module
 from vgate.frontend.access.limiter import local as local_module
@@ -175,7 +176,7 @@ def test_open_files_are_bounded(make, monkeypatch):
     assert len(limiter._files) == 3
 
 
-@pytest.mark.parametrize("worker", [-1, 257])
+@pytest.mark.parametrize("worker", [-1, MAX_WORKER + 1])
 def test_worker_numbers_are_bounded(make, worker):
-    with pytest.raises(ValueError, match="0 to 256"):
+    with pytest.raises(ValueError, match=f"0 to {MAX_WORKER}"):
         make(worker)

@@ -1,7 +1,6 @@
 """A frontend's control link: heartbeats to the launcher; engine states and drains from it."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable
 
@@ -10,7 +9,7 @@ import msgspec
 from vgate.config import Runtime
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_launcher_to_frontend, encode
-from vgate.wire.control import EngineState, FrontendBeat
+from vgate.wire.control import EngineState, FrontendBeat, HandOver
 from vgate.wire.sockets import AsyncDealer
 
 _BEAT_S = 0.25
@@ -27,10 +26,9 @@ class LauncherLink:
         loop: The event loop.
         runtime: The instance's settings.
         worker: This frontend's number.
-        ready: Returns whether a request would be served now.
-        in_flight: Returns the number of requests in progress.
-        problem: Returns why the frontend will never be ready; None if it may be.
+        heartbeat: Returns this frontend's state; its argument is `draining`.
         on_drain: Called once when the server stops, with the seconds left to running requests.
+        on_hand_over: Called once when another frontend has taken this one's place.
 
     Attributes:
         draining: Whether the server is stopping.
@@ -42,16 +40,14 @@ class LauncherLink:
         runtime: Runtime,
         worker: int,
         *,
-        ready: Callable[[], bool],
-        in_flight: Callable[[], int],
-        problem: Callable[[], str | None],
+        heartbeat: Callable[[bool], FrontendBeat],
         on_drain: Callable[[float], None],
+        on_hand_over: Callable[[], None],
     ) -> None:
         self._loop = loop
-        self._ready = ready
-        self._in_flight = in_flight
-        self._problem = problem
+        self._heartbeat = heartbeat
         self._on_drain = on_drain
+        self._on_hand_over = on_hand_over
         self.draining = False
         # The launcher reports nothing about an engine that it doesn't supervise.
         self._engines = {
@@ -84,9 +80,7 @@ class LauncherLink:
         if self._beating is not None:
             self._beating.cancel()
         self._beating = self._loop.call_later(_BEAT_S, self.beat)
-        ready, in_flight, problem = self._ready(), self._in_flight(), self._problem()
-        beat = FrontendBeat(os.getpid(), ready, in_flight, self.draining, problem)
-        self._dealer.send(encode(beat))
+        self._dealer.send(encode(self._heartbeat(self.draining)))
 
     def close(self) -> None:
         """Stop the heartbeats and disconnect."""
@@ -103,6 +97,9 @@ class LauncherLink:
                 continue
             if isinstance(message, EngineState):
                 self._engines[message.engine] = message
+                continue
+            if isinstance(message, HandOver):
+                self._on_hand_over()
                 continue
             if not self.draining:
                 self.draining = True

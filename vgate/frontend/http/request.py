@@ -303,6 +303,8 @@ class HttpRequest:
     def _all_headers(self, headers: Headers) -> Headers:
         if self.ignored.names:
             self.response_headers[HEADER] = ", ".join(self.ignored.names)
+        if self._waits.leaving and self._scope.http_version != "2":  # that has no such header
+            self.response_headers["connection"] = "close"
         return [*headers, *self.response_headers.items(), ("x-request-id", self.id)]
 
     @property

@@ -174,11 +174,16 @@ def _discard(_data: bytes) -> None:
 
 
 class Waits:
-    """Everything that the requests of one worker share."""
+    """Everything that the requests of one worker share.
+
+    Attributes:
+        leaving: The worker ends with its requests, so each connection is closed after an answer.
+    """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, max_memory_bytes: int, sendings: Sendings
     ) -> None:
+        self.leaving = False
         self.memory = Memory(max_memory_bytes)
         self.sendings = sendings
         self.deadlines = Deadlines(loop)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # With one of these arguments no model runs, so no engine is needed.
-LIGHT_ARGUMENTS = frozenset(("check", "keys", "--dry-run", "--help", "-h", "--version"))
+LIGHT_ARGUMENTS = frozenset(("check", "keys", "reload", "--dry-run", "--help", "-h", "--version"))
 
 
 def start(clone: str, arguments: Sequence[str]) -> None:

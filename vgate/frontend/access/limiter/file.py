@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from vgate.config.runtime import MAX_WORKER
 from vgate.frontend.access.limiter.sliding_log import HEADER_WORDS, SlidingLog
-
-MAX_WORKER = 256
 
 # Words of the file. The rings follow, in the order in which they were needed.
 _MAGIC = 0
@@ -26,7 +25,7 @@ _RUNNING = 4  # sum of the slots
 _REQUESTS = 8
 _TOKENS = _REQUESTS + HEADER_WORDS
 _SLOTS = 64  # running requests by worker
-_HEADER_WORDS = 512
+_HEADER_WORDS = _SLOTS + MAX_WORKER + 1
 
 _WORD_BYTES = 8
 _FORMAT = 0x7667_6C69_6D00_0002  # changes with the layout

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from vgate.frontend.access.limiter.file import MAX_WORKER, Life, LimitFile
+from vgate.config.runtime import MAX_WORKER
+from vgate.frontend.access.limiter.file import Life, LimitFile
 from vgate.frontend.access.limiter.port import (
     NS,
     TOKEN_WINDOW_NS,
@@ -40,8 +41,8 @@ class LocalLimiter:
 
     Args:
         directory: Where the files are, one for each key; made if it is missing.
-        worker: This worker's number, 0 to 256. No two live workers share one; the running requests
-            of a dead worker with this number are dropped.
+        worker: This worker's number, 0 to `MAX_WORKER`. No two live workers share one; the running
+            requests of a dead worker with this number are dropped.
         clock_ns: CLOCK_MONOTONIC, which all processes of a machine share.
         wall_s: Unix time.
 

@@ -1,0 +1,1 @@
+"""A running instance takes over a changed configuration: SIGHUP and ``vgate reload``."""
