@@ -1,6 +1,6 @@
 import asyncio
 
-from vgate.frontend.http.turns import Turns
+from vgate.frontend.http.long_work import Turns
 
 
 class Burst:
