@@ -12,10 +12,10 @@ import msgspec
 from bench.chaos.instance import Instance
 from bench.chaos.victim import Fault, Victim
 
-_SO_ATTACH_FILTER = 26  # socket(7), asm-generic/socket.h
+SO_ATTACH_FILTER = 26  # socket(7), asm-generic/socket.h
 # A classic BPF program of one instruction: let nothing through (BPF_RET, 0 bytes).
 _NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-_FILTER = struct.pack("HL", 1, ctypes.addressof(_NOTHING))
+FILTER = struct.pack("HL", 1, ctypes.addressof(_NOTHING))
 _ESTABLISHED = "01"
 
 
@@ -67,11 +67,11 @@ async def _lose(victim: Victim, when: str, request: bytes, *, answered: bool) ->
                 await loop.sock_recv(client, 65_536)
         except OSError:
             return
-        client.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER)
+        client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, FILTER)
         remote = client.getsockname()[1]
 
         async def noticed() -> bool:
-            return not _is_open(instance.target.port, remote)
+            return not is_open(instance.target.port, remote)
 
         await victim.until(noticed, f"the loss of a link {when} was noticed")
 
@@ -86,7 +86,7 @@ def _long_stream(instance: Instance) -> bytes:
     return f"{head}Authorization: Bearer {instance.key}\r\n\r\n".encode() + body
 
 
-def _is_open(local: int, remote: int) -> bool:
+def is_open(local: int, remote: int) -> bool:
     """Whether the side of a connection that has the port `local` is open (proc_net_tcp(5))."""
     ends = f":{local:04X}", f":{remote:04X}"
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import random
+import socket
 from types import SimpleNamespace
 
 import pytest
 
-from bench.chaos.__main__ import Outcome, Plan, in_turn, main, table
+from bench.chaos import preparation, readers
+from bench.chaos.__main__ import Outcome, Plan, in_turn, main, possible, table
 from bench.chaos.answers import ServerError, WrongError, said
 from bench.chaos.clients import Clients, Tally
 from bench.chaos.deck import Ask, deck
@@ -174,9 +176,38 @@ class TestRun:
         assert Outcome(Plan(), 1.0, [], tally).passed
         assert not Outcome(Plan(), 1.0, [kill], tally).passed
 
+    def test_what_this_machine_does_not_allow_is_left_out_in_words(self, capsys, monkeypatch):
+        def fails(path):
+            raise OSError("mount: only root can do that")
+
+        monkeypatch.setattr(preparation, "mount", fails)
+        monkeypatch.setattr(preparation, "_faketime", lambda: None)
+        assert possible(["engine_kill", "full_disk"]) == ("engine_kill",)
+        assert "full_disk is left out: this user can't mount a tmpfs: mount: only root" in (
+            capsys.readouterr().err
+        )
+        assert main(["--faults", "clock_jump"]) == 2
+        assert "pip install libfaketime" in capsys.readouterr().err
+
     def test_an_unknown_fault_is_named(self, capsys):
         assert main(["--faults", "flood"]) == 2
         assert "flood" in capsys.readouterr().err
+
+
+def test_the_end_of_a_lost_link_is_seen_by_the_port_of_its_other_side():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        local = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", local)) as client:
+            remote = client.getsockname()[1]
+            accepted, _ = server.accept()
+            client.setsockopt(socket.SOL_SOCKET, readers.SO_ATTACH_FILTER, readers.FILTER)
+            accepted.send(b"lost")
+            client.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                client.recv(4)
+            assert readers.is_open(local, remote)
+            accepted.close()
+            assert not readers.is_open(local, remote)
 
 
 def test_a_process_that_dies_as_it_is_chosen_is_the_victim_all_the_same():

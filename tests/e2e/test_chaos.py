@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.chaos.__main__ import Outcome, Plan, run, start, table
+from bench.chaos.__main__ import Outcome, Plan, possible, run, start, table
 from bench.chaos.faults import KINDS
 
 
@@ -22,18 +22,20 @@ def ordeal(directory: Path, **options: Any) -> Outcome:
 
 @pytest.mark.timeout(300)
 def test_every_fault_once(run_dirs: Path) -> None:
-    faults = len(KINDS)
+    # A minute passes until a worker gives up what a client has begun to send.
+    kinds = possible([kind for kind in KINDS if kind != "lost_requests"])
     outcome = ordeal(
         run_dirs,
         seconds=240,
-        most_faults=faults,
+        most_faults=len(kinds),
         seed=11,
         clients=24,
         pause_s=0.5,
-        kinds=tuple(KINDS),
+        kinds=kinds,
+        settings={"server__write_timeout_s": 3},
     )
     assert outcome.passed, table(outcome)
-    assert {fault.kind for fault in outcome.faults} == set(KINDS)
+    assert {fault.kind for fault in outcome.faults} == set(kinds)
 
 
 @pytest.mark.timeout(300)
