@@ -5,6 +5,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product, starmap
 
+import psutil
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -238,6 +239,17 @@ class TestBounds:
         assert [text for text in texts if ("", text) in encoder._kept] == ["shared", "text 199"]
         encoder.encode("x" * 10_000)
         assert ("", "shared") in encoder._kept
+
+    def test_the_library_keeps_few_words_where_a_word_is_a_whole_text(self):
+        vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+        encoder = PieceEncoder(Tokenizer(models.BPE(vocabulary, [], byte_fallback=True)))
+        used = psutil.Process().memory_info
+        for text in (f"{number:0240}" for number in range(2000)):
+            encoder.encode(text, scope=None)
+        before = used().rss
+        for text in (f"{number:0240}" for number in range(2000, 9000)):
+            encoder.encode(text, scope=None)
+        assert used().rss - before < 8 * 1024 * 1024
 
     def test_pieces_are_shared_within_a_scope_only(self, tiny):
         encoder = PieceEncoder(tiny.tokenizer.library)

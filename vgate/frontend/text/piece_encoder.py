@@ -20,6 +20,7 @@ from vgate.frontend.text.word_encoder import parts_of, word_encoder
 # Size of the cache. A token takes a reference and, at worst, an int object of its own.
 _MAX_BYTES = 4 * 1024 * 1024
 _ENTRY_BYTES, _TOKEN_BYTES, _CHAR_BYTES = 256, 40, 4
+_MODEL_WORDS = 256
 # Pre-tokenizers that treat a piece the same at any position in the text.
 _ANYWHERE = frozenset(
     {"Split", "ByteLevel", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"}
@@ -35,6 +36,10 @@ class PieceEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        if tokenizer.pre_tokenizer is None and isinstance(tokenizer.model, models.BPE):
+            # It keeps the last 10,000 words with all their merges. Without a pre-tokenizer these
+            # are whole pieces, of several KB each, and the pieces are kept here anyway.
+            tokenizer.model._resize_cache(_MODEL_WORDS)  # noqa: SLF001
         self._special = special_tokens(tokenizer)
         # Where two start at the same position, the tokenizer takes the longer one.
         longest_first = sorted(self._special or (), key=len, reverse=True)
