@@ -53,7 +53,7 @@ class Instance:
         port = free_port()
         self.target: Target = resolve(f"http://127.0.0.1:{port}", allow_remote=False)
         self.disk, self.clock = directory / "disk", directory / "clock"
-        self.disk.mkdir()
+        self.disk.mkdir(exist_ok=True)
         self._small_disk = small_disk
         self.key, self.key_file = "chaos-key", directory / "keys.jsonl"
         self.log: collections.deque[tuple[float, str]] = collections.deque(maxlen=_KEPT_LINES)
