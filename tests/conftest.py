@@ -22,7 +22,6 @@ ONCE = (
 WITH_EACH_PYTHON = (
     "e2e/test_chat.py",
     "e2e/test_endpoints.py",
-    "e2e/test_failures.py",
     "e2e/test_gateway.py",
     "e2e/test_shutdown.py",
     "e2e/test_start.py",
