@@ -29,6 +29,7 @@ def test_tokens_go_to_all_subscribers() -> None:
     assert delivery.finished == [requests["y"]]
     assert delivery.failed == []
     assert [requests[key].generated_tokens for key in "xy"] == [1, 2]
+    assert [requests[key].cached_tokens for key in "xy"] == [4, 0]
 
 
 def test_a_plain_token_travels_in_the_columns() -> None:

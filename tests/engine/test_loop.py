@@ -467,6 +467,8 @@ class TestHeartbeat:
         bench.say(A, generate(1, max_tokens=90), generate(2, max_tokens=90))
         bench.turn()
         bench.beats.clear()
+        told: list[int] = []
+        bench.scheduler.preempted = told.append
         bench.transport.sent.clear()
         bench.clock.now += HEARTBEAT_S
         bench.turn()
@@ -476,6 +478,7 @@ class TestHeartbeat:
             assert (status.running, status.waiting, status.kv_cache_usage) == (1, 1, 0.25)
             assert sum(status.stats.batch_size.counts) == 2
             assert status.stats.preemptions == 1
+        assert told == [1]
 
     def test_the_heartbeat_is_on_time_while_idle_and_while_busy(self, greeted):
         greeted.beats.clear()

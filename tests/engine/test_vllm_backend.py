@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.vllm_program import BLOCK_TOKENS, KV_BLOCKS, NOT_DEFAULTS, SEQUENCES
 from tests.vllm_programs import PROGRAM_TIMEOUT_S, run_program
+from vgate.engine.tenants import reserved_seqs
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)]
@@ -32,6 +33,7 @@ def test_it_reports_its_phases_and_its_model(report: dict[str, Any]) -> None:
         "warming up",
     ]
     assert report["model"] == [256, SEQUENCES, BLOCK_TOKENS * KV_BLOCKS]
+    assert report["places"] == SEQUENCES + reserved_seqs(SEQUENCES) > SEQUENCES
 
 
 def test_every_sampling_parameter_arrives(report: dict[str, Any]) -> None:

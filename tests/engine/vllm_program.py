@@ -230,6 +230,7 @@ def main(model: str, report_path: str) -> None:
     report = {
         "phases": phases,
         "model": [info.max_model_len, info.max_num_seqs, info.kv_cache_tokens],
+        "places": backend._core.scheduler.max_num_running_reqs,
         "preemption": preemption(driver),
         "prefix_cache": prefix_cache(driver),
         "abort": abort(driver),

@@ -145,6 +145,7 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
                 step.ids.append(number)
                 step.tokens.append(token_ids[0])
             else:
+                request.cached_tokens = request.cached_tokens or cached
                 step.deltas.append(
                     Delta(number, token_ids, finish_reason, cached, False, logprobs, of_prompt)
                 )

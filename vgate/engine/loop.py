@@ -311,10 +311,10 @@ class EngineLoop:
             self._remove(request)
         running, waiting = len(self._scheduler.running), self._scheduler.waiting
         stats = self.stats.now(*self._backend.counts())
-        draining = self._drain_until < math.inf
-        status = Status(running, waiting, self._backend.kv_cache_usage(), stats, draining)
+        self._scheduler.preempted(stats.preemptions)
+        draining, usage = self._drain_until < math.inf, self._backend.kv_cache_usage()
         for peer in list(self._peers):
-            self._send(peer, status)
+            self._send(peer, Status(running, waiting, usage, stats, draining))
         if draining:
             # Frontends have a heartbeat's time to stop sending.
             finished = self._announced_drain and not running + waiting

@@ -12,6 +12,7 @@ from vgate.engine.control_link import ControlLink
 from vgate.engine.loop import EngineLoop
 from vgate.engine.memory import Memory, is_out_of_memory
 from vgate.engine.scheduler import BatchScheduler, Limits
+from vgate.engine.tenants import reserved_seqs
 from vgate.log import Log
 from vgate.wire.sockets import Router
 
@@ -62,6 +63,7 @@ def _serve(memory: Memory, endpoint: str, backend: Backend, link: ControlLink) -
             kv_cache_tokens=model.kv_cache_tokens,
             kv_block_tokens=model.kv_block_tokens,
             max_batch_size=batch.max_batch_size,
+            reserved_seqs=reserved_seqs(model.max_num_seqs),
             max_queue_size=batch.max_queue_size,
             max_wait_s=batch.max_wait_time_ms / _MS_PER_S,
         )

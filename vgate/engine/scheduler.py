@@ -4,10 +4,12 @@ It stands before vLLM's continuous batching and keeps vLLM's own waiting queue e
 alone decides the order:
 
 - *KV tokens*: a request is admitted only while the tokens that the batch is expected to hold at its
-  peak fit the KV cache. Beyond that, vLLM preempts and recomputes, and throughput collapses.
+  peak fit the KV cache (`forecast.kv_cache`). Beyond that, vLLM preempts and recomputes. While more
+  wait than fit, answers of one known length begin evenly spread.
 - *Fairness*: the waiting tenant that was served the fewest tokens, in proportion to its weight, is
   next (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). Within a tenant,
-  requests start in order of arrival.
+  requests start in order of arrival. A tenant with little or nothing running has places and a part
+  of the KV cache to itself (`tenants`), unless a more urgent request waits.
 - *Priority*: a lower value starts before all higher ones, of any tenant, but never stops a running
   request. A constant load of urgent requests starves the others until they time out, which is why
   an API key needs permission for it. Tokens count for fairness at any priority.
@@ -24,20 +26,26 @@ from collections import defaultdict
 
 import msgspec
 
+from vgate.engine.forecast.kv_cache import KVForecast
 from vgate.engine.request import Request, RequestError
+from vgate.engine.tenants import Reserve, Tenant, cost, queue_order
 
 # Requests of one burst arrive at most this far apart.
 BURST_GAP_S = 0.001
-# Expected output tokens before any request has finished; then a moving average is used.
-_FIRST_ESTIMATE_TOKENS = 256.0
-_ESTIMATE_MOMENTUM = 0.95
-# An output token costs the engine about twice as much as a prompt token (the paper's weights).
-_OUTPUT_TOKEN_COST = 2.0
+# A request that did not fit is tried again after as many steps as it had tokens too many, or these.
+_MOST_STEPS_UNTRIED = 32
+# The KV cache is not full any more once the queue has been empty for so many.
+_RECOVERED_STEPS = 32
 _RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
 _RATE_HALF_LIFE_S = 10.0
 # Prompt tokens that start in one turn while others run: what a backend does to start a sequence
 # (vLLM hashes the prompt's blocks) takes 0.1 to 0.2 us a token, and 0.1 ms for the shortest prompt.
-_TURN_TOKENS, _LEAST_TOKENS = 8192, 512
+# A shorter prompt counts as the second number.
+_TURN = 8192, 512
+# With several tenants, so that a light one's prompt isn't computed after many others; more where
+# more than half as much has started in each of the latest steps.
+_SHARED_TURN = 128, 64
+_RATE_STEPS = 64
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -45,6 +53,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     Attributes:
         max_num_seqs: Most requests that run at once.
+        reserved_seqs: Places beyond these for tenants that hold few or none.
         max_batch_size: A burst starts as soon as so many wait.
         max_wait_s: The longest time to gather a burst.
     """
@@ -55,18 +64,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_wait_s: float
     kv_block_tokens: int = 1
     max_batch_size: int = 8
-
-
-class _Tenant:
-    """A tenant's queue, and how much it was served in weighted tokens.
-
-    Tenants are the configured API keys, so they are few and are kept forever.
-    """
-
-    def __init__(self) -> None:
-        # By priority, then by arrival.
-        self.queue: list[Request] = []
-        self.served = 0.0
+    reserved_seqs: int = 0
 
 
 class BatchScheduler:
@@ -74,11 +72,21 @@ class BatchScheduler:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
+        self._tenants: defaultdict[str, Tenant] = defaultdict(Tenant)
+        self._reserve = Reserve(limits.reserved_seqs, limits.kv_cache_tokens, self._tenants)
         self._waiting: dict[str, Request] = {}
         self._arrivals = 0
         self.running: dict[str, Request] = {}
-        self._estimate_tokens = _FIRST_ESTIMATE_TOKENS
+        self._forecast = KVForecast(limits.kv_cache_tokens, limits.kv_block_tokens)
+        # Calls of `admit` that need not look at the queue.
+        self._untried = 0
+        # Calls of `admit`, which are the steps while anything runs. Since when a request waits for
+        # the KV cache, and whether that is for good: so many wait, or for so long.
+        self._steps = self._last_waiting = 0
+        self._full_since = math.inf
+        # Prompt tokens that start in a step, on average, and when that was last brought up to date.
+        self._start_rate, self._last_started = 0.0, 0
+        self._crowded = False
         # How much the last admitted tenant had been served: the tenants' common clock.
         self._served_so_far = 0.0
         self._burst_began: float | None = None
@@ -105,6 +113,9 @@ class BatchScheduler:
             running = {r.tenant for r in self.running.values()}
             active = [t.served for n, t in self._tenants.items() if t.queue or n in running]
             tenant.served = max(tenant.served, min(active, default=self._served_so_far))
+            self._untried = 0
+        elif request.priority < tenant.queue[0].priority:
+            self._untried = 0
         if not self.running:
             # Two arrivals close together make a burst, whose start bounds the gathering. A lone
             # request starts at once, and so does the next one of a client just answered.
@@ -114,7 +125,9 @@ class BatchScheduler:
                 self._burst_began = self._last_arrival
         self._arrivals += 1
         request.order = self._arrivals
-        insort(tenant.queue, request, key=_queue_order)
+        tenant.weight, tenant.last_arrival = request.weight, now
+        tenant.last_tokens = tenant.last_tokens or len(request.prompt) + request.max_tokens
+        insort(tenant.queue, request, key=queue_order)
         self._waiting[request.key] = request
         self.next_deadline = min(self.next_deadline, request.queue_deadline)
         self._last_arrival = now
@@ -125,7 +138,8 @@ class BatchScheduler:
             queue = self._tenants[request.tenant].queue
             queue.remove(request)
             request.priority = priority
-            insort(queue, request, key=_queue_order)
+            self._untried = 0
+            insort(queue, request, key=queue_order)
 
     def gather_s(self, now: float) -> float:
         """Return the seconds that an idle engine should still gather a burst; 0 to start now."""
@@ -141,33 +155,41 @@ class BatchScheduler:
 
         While others generate, those of a burst start over several turns, with a step after each.
         """
-        if not self._waiting or self.gather_s(now) > 0:
+        self._steps += 1
+        if not self._waiting:
+            if self._steps - self._last_waiting > _RECOVERED_STEPS:
+                self._full_since, self._crowded = math.inf, False
+            return []
+        self._last_waiting = self._steps
+        if self.gather_s(now) > 0:
             return []
         self._burst_began = None
-        if len(self.running) >= self._limits.max_num_seqs:
+        if self._untried > 0:
             # The usual state of a busy engine; this is called after every step.
+            self._untried -= 1
             return []
-        admitted = []
-        committed = sum(map(self._expected_kv_tokens, self.running.values()))
-        left_tokens = _TURN_TOKENS if self.running else math.inf
-        while self._waiting and len(self.running) < self._limits.max_num_seqs and left_tokens > 0:
-            tenant = self._next_tenant()
+        admitted: list[Request] = []
+        self._start_rate *= (1 - 1 / _RATE_STEPS) ** (self._steps - self._last_started)
+        self._last_started = self._steps
+        self._forecast.begin(self.running.values())
+        left_tokens, least_tokens = self._turn_tokens()
+        # Until a request comes or goes, nothing changes in a full batch.
+        untried, only_light = _MOST_STEPS_UNTRIED, False
+        while (tenant := self._next_tenant(only_light=only_light or left_tokens <= 0)) is not None:
             request = tenant.queue[0]
-            expected = self._expected_kv_tokens(request)
-            # A request may always run alone: vLLM fits any prompt up to max_model_len.
-            if self.running and committed + expected > self._limits.kv_cache_tokens:
-                break
-            committed += expected
-            self._served_so_far = max(self._served_so_far, tenant.served)
-            del tenant.queue[0]
-            del self._waiting[request.key]
-            self.running[request.key] = request
-            request.reserved_tokens = self._expected_tokens(request)
-            output_tokens = request.reserved_tokens - len(request.prompt)
-            tenant.served += self._cost(request, output_tokens)
+            if (steps := self._steps_until_fit(tenant, request)) > 0:
+                untried = min(steps - 1, untried)
+                if only_light or left_tokens <= 0:
+                    break
+                only_light = True
+                continue
+            self._start(tenant, request)
             admitted.append(request)
             if request.sampling is not None:
-                left_tokens -= max(len(request.prompt), _LEAST_TOKENS)
+                left_tokens -= max(len(request.prompt), least_tokens)
+                self._start_rate += len(request.prompt) / _RATE_STEPS
+        if left_tokens > 0:
+            self._untried = untried
         return admitted
 
     def finish(self, request: Request, now: float) -> None:
@@ -176,18 +198,21 @@ class BatchScheduler:
             return
         self._finished_weight = self._decayed_rate(now) + 1.0
         self._finished_at = now
-        generated = request.generated_tokens
-        self._estimate_tokens += (1 - _ESTIMATE_MOMENTUM) * (generated - self._estimate_tokens)
         self._settle(request)
 
     def remove(self, key: str) -> Request | None:
         """Remove a waiting or running request, without counting it as finished."""
         if request := self._waiting.pop(key, None):
+            self._untried = 0
             self._tenants[request.tenant].queue.remove(request)
             return request
         if request := self.running.pop(key, None):
             self._settle(request)
         return request
+
+    def preempted(self, total: int) -> None:
+        """Note how many preemptions the backend has had since its start."""
+        self._forecast.preempted(total)
 
     def expire(self, now: float) -> list[Request]:
         """Remove the waiting requests whose queue deadline has passed; return them."""
@@ -207,37 +232,82 @@ class BatchScheduler:
         seconds = len(self._waiting) / rate if rate else _RETRY_AFTER_MIN_S
         return min(_RETRY_AFTER_MAX_S, max(_RETRY_AFTER_MIN_S, seconds))
 
+    def _turn_tokens(self) -> tuple[float, int]:
+        """Return how many prompt tokens may start in this turn, and as how many one counts."""
+        if not self.running:
+            return math.inf, 0
+        if not self._reserve.is_shared(self._last_arrival):
+            return _TURN
+        tokens, least = _SHARED_TURN
+        return max(tokens, 2 * self._start_rate), least
+
+    def _start(self, tenant: Tenant, request: Request) -> None:
+        """Move a tenant's next request from the queue to the batch, and charge the tenant."""
+        self._served_so_far = max(self._served_so_far, tenant.served)
+        del tenant.queue[0]
+        del self._waiting[request.key]
+        self.running[request.key] = request
+        tenant.running += 1
+        request.charged_tokens = request.expected_tokens
+        tenant.held_tokens += len(request.prompt) + request.charged_tokens
+        tenant.served += cost(request, request.charged_tokens)
+
     def _settle(self, request: Request) -> None:
         """Charge a tenant for the tokens that a request used instead of the reserved ones."""
-        expected = request.reserved_tokens - len(request.prompt)
-        used = self._cost(request, request.generated_tokens)
-        self._tenants[request.tenant].served += used - self._cost(request, expected)
+        tenant, block = self._tenants[request.tenant], self._limits.kv_block_tokens
+        tenant.running -= 1
+        tenant.held_tokens -= len(request.prompt) + request.charged_tokens
+        tenant.last_tokens = len(request.prompt) + request.generated_tokens + 2 * block
+        self._untried = 0
+        self._forecast.ended(request)
+        used = cost(request, request.generated_tokens)
+        charged = cost(request, request.charged_tokens)
+        tenant.served += used - charged
 
-    def _next_tenant(self) -> _Tenant:
-        waiting = (tenant for tenant in self._tenants.values() if tenant.queue)
-        return min(waiting, key=lambda tenant: (tenant.queue[0].priority, tenant.served))
+    def _next_tenant(self, *, only_light: bool) -> Tenant | None:
+        """Return the tenant whose request is next; None if there is no place for one.
 
-    def _expected_kv_tokens(self, request: Request) -> int:
-        """Return the KV tokens that a request will probably need, in whole blocks."""
-        block = self._limits.kv_block_tokens
-        return math.ceil(self._expected_tokens(request) / block) * block
+        With `only_light`, or in the reserved places, only light tenants are taken, and none whose
+        request is less urgent than another.
+        """
+        waiting = [tenant for tenant in self._tenants.values() if tenant.queue]
+        free = self._limits.max_num_seqs - len(self.running)
+        if not waiting or free + self._limits.reserved_seqs <= 0:
+            return None
+        if only_light or free <= 0:
+            urgent = min(tenant.queue[0].priority for tenant in waiting)
+            waiting = [t for t in waiting if t.queue[0].priority == urgent]
+            waiting = [t for t in waiting if self._reserve.is_light(t)]
+        return min(waiting, key=lambda t: (t.queue[0].priority, t.served), default=None)
 
-    def _expected_tokens(self, request: Request) -> int:
-        """Return the tokens that a request will probably have at its end."""
-        output_tokens = min(request.max_tokens, int(self._estimate_tokens))
-        return len(request.prompt) + max(output_tokens, request.generated_tokens)
+    def _steps_until_fit(self, tenant: Tenant, request: Request) -> int:
+        """Return 0 and let a request into the forecast, or after how many steps to try again."""
+        forecast, reserve = self._forecast, 0
+        if not self.running:
+            # A request may always run alone: vLLM fits any prompt up to max_model_len.
+            forecast.start(request, self._steps)
+            return 0
+        if not self._reserve.is_light(tenant):
+            reserve = self._reserve.tokens_beside(tenant, self._last_arrival)
+            steps = forecast.early(request, self._steps) if self._is_crowded(request) else 0
+            if steps > 0:
+                return steps
+        # With each step a request needs a token less beside those that run.
+        if (excess := forecast.excess(request, reserve)) > 0:
+            self._full_since = min(self._full_since, self._steps)
+            return excess
+        forecast.start(request, self._steps)
+        return 0
 
-    @staticmethod
-    def _cost(request: Request, output_tokens: int) -> float:
-        return (len(request.prompt) + _OUTPUT_TOKEN_COST * output_tokens) / request.weight
+    def _is_crowded(self, request: Request) -> bool:
+        """Whether requests wait for the KV cache, and will go on to, not for a place."""
+        most = self._forecast.most(request)
+        for_long = self._steps - self._full_since >= request.max_tokens // 2
+        self._crowded = self._crowded or for_long or self.waiting >= most
+        return self._crowded and most < self._limits.max_num_seqs
 
     def _decayed_rate(self, now: float) -> float:
         if self._finished_at is None:
             return 0.0
         half_lives = (now - self._finished_at) / _RATE_HALF_LIFE_S
         return self._finished_weight * math.exp2(-half_lives)
-
-
-def _queue_order(request: Request) -> tuple[int, int]:
-    """Return the sort key of a tenant's queue."""
-    return request.priority, request.order

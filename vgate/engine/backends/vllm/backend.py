@@ -35,6 +35,7 @@ from vgate.engine.backends.vllm.step_budget import steer
 from vgate.engine.backends.vllm.text_files import text_files
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
+from vgate.engine.tenants import reserved_seqs
 from vgate.log import Log
 
 log = Log("vgate.engine.vllm")
@@ -54,6 +55,9 @@ class VLLMBackend:
         self._too_slow: set[str] = set()
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
         vllm_config, directory = engine_config(config, report_phase)
+        max_num_seqs = vllm_config.scheduler_config.max_num_seqs
+        # The CUDA graphs that vLLM has chosen for `max_num_seqs` reach to twice as many.
+        vllm_config.scheduler_config.max_num_seqs += reserved_seqs(max_num_seqs)
         adapters = [
             LoRARequest(adapter.name, number, adapter.directory)
             for number, adapter in enumerate(read_adapters(config.model), start=1)
@@ -80,9 +84,8 @@ class VLLMBackend:
         time_grammars(
             self._core.structured_output_manager, self._too_slow.add, self._constraints.grammar
         )
-        self.model = describe_model(
-            config, self.files, fingerprint=fingerprint(directory), **model_facts(vllm_config)
-        )
+        facts = model_facts(vllm_config, max_num_seqs)
+        self.model = describe_model(config, self.files, fingerprint=fingerprint(directory), **facts)
 
     def _load(self, vllm_config: Any, adapters: list[Any], report_phase: ReportPhase) -> None:
         self._core = EngineCore(

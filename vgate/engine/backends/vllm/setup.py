@@ -120,10 +120,10 @@ def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
     return ReportingExecutor
 
 
-def model_facts(vllm_config: Any) -> dict[str, Any]:
+def model_facts(vllm_config: Any, max_num_seqs: int) -> dict[str, Any]:
     """Return the fields of `ModelInfo` that vLLM has determined while it loaded the model."""
     model, cache = vllm_config.model_config, vllm_config.cache_config
-    max_num_seqs, vocab_size = vllm_config.scheduler_config.max_num_seqs, model.get_vocab_size()
+    vocab_size = model.get_vocab_size()
     unlimited = model.max_logprobs == _ALL_LOGPROBS
     return {
         "max_model_len": model.max_model_len,

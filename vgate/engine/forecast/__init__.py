@@ -1,0 +1,1 @@
+"""What running requests will need until they end."""
