@@ -77,7 +77,9 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         self._sequences: dict[str, _Sequence] = {}
         self._aside = 0
         self._lean = _is_plain(self)
-        self._blocks = self.kv_cache_manager.coordinator.single_type_managers[0]
+        # Models that only embed may have none.
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        self._blocks: Any = managers[0] if managers else None
 
     def add_request(self, request: Any) -> None:
         """Take a request, and remember what the short way needs of it."""
