@@ -98,7 +98,7 @@ def send(url: str, number: int) -> tuple[int, dict[str, int]]:
     if number % 4 == 1:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     elif number % 8 == 3:
-        body["max_tokens"] = -1
+        body["temperature"] = -1
     answer = httpx.post(url + CHAT, json=body, timeout=TIMEOUT_S)
     if answer.status_code != 200:
         return answer.status_code, {}
