@@ -113,7 +113,9 @@ class Reloads:
         log.info("new frontends serve", changed=found.applied, need_restart=found.waiting)
         names = [("changed", found.applied), ("needs a restart", found.waiting)]
         told = "".join(f"; {what}: {', '.join(which)}" for what, which in names if which)
-        self._tell(Reloaded(True, f"{len(self._frontends.serving)} new frontends serve{told}"))
+        count = len(self._frontends.serving)
+        new = f"{count} new frontends serve" if count > 1 else "a new frontend serves"
+        self._tell(Reloaded(True, new + told))
 
     def _fail(self, before: Runtime, reason: str) -> None:
         self.runtime = before
