@@ -17,8 +17,8 @@ from vgate.launcher.environments.start import dry_run_is_set
 from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from vgate.launcher.listeners import Listeners
 from vgate.launcher.output import Output, unblocked
+from vgate.launcher.prepared import prepared
 from vgate.launcher.reload import cli as reload_cli
-from vgate.launcher.reload.settings import prepared
 from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
 from vgate.log import Log
 

@@ -16,7 +16,7 @@ from vgate import log as logs
 from vgate.config import Changes, Config, ConfigError, Runtime, changes, load
 from vgate.file_watcher import FileWatcher
 from vgate.launcher.frontends import Frontends, HandOverError
-from vgate.launcher.reload.settings import prepared
+from vgate.launcher.prepared import prepared
 from vgate.log import Log
 from vgate.wire.control import Reloaded
 
