@@ -28,7 +28,7 @@ RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM ${PYTHON_IMAGE} AS cpu-environment
 # Without pip in it: nothing is installed into a running container.
 RUN python3 -m venv --without-pip /opt/vgate
-RUN --mount=type=bind,source=bin/light-requirements.txt,target=/requirements.txt \
+RUN --mount=type=bind,source=bin/state-requirements.txt,target=/requirements.txt \
     python3 -m pip --python /opt/vgate/bin/python install --no-cache-dir --no-deps \
         -r /requirements.txt
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \

@@ -19,12 +19,20 @@ def test_no_two_errors_share_a_code():
     assert len(codes) == len(set(codes))
 
 
+CLIENT_TYPES = {
+    "authentication_error",
+    "insufficient_quota",
+    "permission_error",
+    "rate_limit_error",
+}
+
+
 @pytest.mark.parametrize("cls", ALL)
 def test_status_and_type_agree(cls):
     assert 400 <= cls.status < 600
     if cls.type == "invalid_request_error":
         assert cls.status < 500
-    elif cls.type not in {"authentication_error", "permission_error", "rate_limit_error"}:
+    elif cls.type not in CLIENT_TYPES:
         assert cls.status >= 500
 
 

@@ -14,6 +14,7 @@ from datetime import datetime
 import pytest
 
 from vgate import log as logs
+from vgate.library_logs import adopt
 from vgate.log import JSONFormatter, Log, PlainFormatter
 
 
@@ -306,3 +307,68 @@ def test_the_end_of_a_process_with_a_full_pipe_is_bounded(small_pipe):
     ending.start()
     ending.join(30)
     assert not ending.is_alive()
+
+
+class TestLibraries:
+    """What vLLM, torch and others say is marked, and lowered where it is about themselves."""
+
+    @pytest.fixture
+    def lines(self, root, monkeypatch):
+        def configure(level="info", *, attended=False, json_format=False):
+            stream = io.StringIO()
+            monkeypatch.setattr(sys, "stderr", stream)
+            logs.configure("engine", level=level, json_format=json_format, attended=attended)
+            return lambda: stream.getvalue().splitlines()
+
+        yield configure
+        logging.getLogger("vllm").handlers.clear()
+
+    def say(self):
+        logger = logging.getLogger("vllm.config")
+        logger.debug("details")
+        logger.info("chatter")
+        logger.warning("Triton is not installed. triton-cpu is expected on x86 CPUs.")
+        logger.warning("the disk is slow")
+        logger.error("it failed")
+        logging.getLogger("py.warnings").warning("x.py:1: FutureWarning: it will be gone")
+
+    @pytest.mark.parametrize(
+        ("level", "attended", "expected"),
+        [
+            ("info", False, ["WARNING the disk is slow", "ERROR it failed"]),
+            ("error", False, ["ERROR it failed"]),
+            ("info", True, ["INFO chatter", "WARNING the disk is slow", "ERROR it failed"]),
+        ],
+    )
+    def test_their_levels(self, lines, level, attended, expected):
+        written = lines(level, attended=attended)
+        adopt(["vllm"], ("Triton is not installed",))
+        self.say()
+        shown = [line.split(None, 3) for line in written()]
+        assert [f"{level} {text}" for _, level, _, text in shown] == expected
+        assert {process for _, _, process, _ in shown} == {"engine:vllm"}
+
+    def test_all_of_it_is_at_debug(self, lines):
+        written = lines("debug")
+        adopt(["vllm"], ("Triton is not installed",))
+        self.say()
+        assert len([line for line in written() if " DEBUG " in line]) == 4
+
+    def test_json_names_the_library(self, lines):
+        written = lines(json_format=True)
+        self.say()
+        found = [json.loads(line) for line in written()]
+        assert [line["source"] for line in found] == ["vllm"] * 3
+        Log("vgate.x").info("ours")
+        assert "source" not in json.loads(written()[-1])
+
+    def test_handlers_of_their_own_are_taken_off(self, lines):
+        own = io.StringIO()
+        logger = logging.getLogger("vllm")
+        logger.addHandler(logging.StreamHandler(own))
+        logger.propagate = False
+        written = lines()
+        adopt(["vllm"], ())
+        logger.error("it failed")
+        assert own.getvalue() == ""
+        assert "it failed" in written()[-1]

@@ -14,14 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CHAT = "vgate.frontend.apis.openai.chat.endpoint"
 
-MAX_LINES = 31_500
+MAX_LINES = 56_000
 MAX_FILE_LINES = 342
 MAX_FUNCTION_LINES = 56
 MAX_MEDIAN_FUNCTION_LINES = 7
 MAX_MODULES_IN_A_DIRECTORY = 15
-MAX_MODULES_UNDER_CHAT = 44
+MAX_MODULES_UNDER_CHAT = 47
 # With the packages around them.
-MAX_MODULES_LOADED_BY_CHAT = 52
+MAX_MODULES_LOADED_BY_CHAT = 56
 
 FILES = sorted((ROOT / "vgate").rglob("*.py"))
 

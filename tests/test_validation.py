@@ -142,7 +142,8 @@ class TestChoices:
         [
             ({"side": "up"}, "`side` must be 'left' or 'right', got \"up\""),
             ({"inner": [{"side": "up"}]}, "`inner[0].side` must be 'left' or 'right', got \"up\""),
-            ({"mode": "b"}, "`mode` must be 'a', got \"b\""),
+            ({"mode": "b"}, "`mode` must be an integer or 'a', got \"b\""),
+            ({"side": False}, "`side` must be 'left' or 'right', got false"),
         ],
     )
     def test_the_texts_that_are_allowed_are_named(self, document, expected):

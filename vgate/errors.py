@@ -116,6 +116,10 @@ class MethodNotAllowedError(InvalidRequestError, code="method_not_allowed", stat
         self.allow = allow
 
 
+class EngineOrderError(InvalidRequestError, code="engine_order_refused", status=409):
+    """An engine can't be drained, resumed or restarted now."""
+
+
 class RequestTimeoutError(InvalidRequestError, code="request_timeout", status=408):
     """The client did not send the whole body in time."""
 
@@ -135,7 +139,13 @@ class AuthenticationError(
 
 
 class ForbiddenError(VGateError, code="forbidden", status=403, kind="permission_error"):
-    """A web page of this origin may not use the server."""
+    """A web page of this origin may not use the server, or the API key may not do this."""
+
+
+class CancelledByAdminError(
+    VGateError, code="cancelled_by_admin", status=403, kind="permission_error"
+):
+    """An admin has ended the request. 403, as client libraries send any 409, 429 or 5xx again."""
 
 
 class StreamTakenOverError(
@@ -146,6 +156,10 @@ class StreamTakenOverError(
 
 class RateLimitedError(VGateError, code="rate_limit_exceeded", status=429, kind="rate_limit_error"):
     """A limit of the API key is reached."""
+
+
+class BudgetUsedUpError(RateLimitedError, code="insufficient_quota", kind="insufficient_quota"):
+    """The API key's budget has too few tokens left. The code and the type are OpenAI's."""
 
 
 class OverloadedError(VGateError, code="overloaded", status=503, kind="overloaded_error"):
@@ -162,6 +176,10 @@ class EngineUnavailableError(OverloadedError, code="engine_unavailable"):
 
 class LimitsUnavailableError(OverloadedError, code="limits_unavailable"):
     """The limits of the API key can't be checked."""
+
+
+class LedgerUnavailableError(OverloadedError, code="ledger_unavailable"):
+    """What API keys have used can't be read."""
 
 
 class WorkerMemoryError(OverloadedError, code="worker_memory"):

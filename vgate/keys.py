@@ -11,8 +11,9 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -24,12 +25,19 @@ _EMPTY_KEY = hashlib.sha256(b"").digest()
 # clients encode the rest in different ways.
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
+BudgetPeriod = Literal["day", "month"]
+NonEmptyStr = Annotated[str, Meta(min_length=1)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 # Each request of a window takes 16 bytes.
 RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-# Fits in one line. Python decodes invalid bytes of an argument to lone surrogates.
-KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}$")]
+# Fits in one line; `$` alone would let a line feed follow. Python decodes invalid bytes of an
+# argument to lone surrogates.
+KeyName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}$(?!\n)")]
+# Each change of a key has all workers read every line.
+ModelNames = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=1024)]], Meta(min_length=1, max_length=256)
+]
 
 
 class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +48,11 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         weight: Its share of the engine, relative to the other keys with waiting requests.
         min_priority: The most urgent priority that its requests may have; lower starts sooner.
         group: Keys of a group share cached answers, generations and prompts with each other.
-        admin: Whether it may see what the other keys use.
+        admin: Whether it may see what the other keys use, and administer the server.
+        models: The served names that it may use; None for all.
+        expires_at: When it stops being valid.
+        budget_tokens: Tokens of prompts and answers that it may use in each `budget_period`, a
+            calendar day or month in UTC.
     """
 
     rate_limit: RequestLimit | None = None
@@ -50,6 +62,10 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     min_priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
     group: KeyName | None = None
     admin: bool = False
+    models: ModelNames | None = None
+    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+    budget_tokens: PositiveInt | None = None
+    budget_period: BudgetPeriod = "month"
 
 
 class ApiKey(KeyTerms, frozen=True, omit_defaults=True):
@@ -63,8 +79,8 @@ class ApiKey(KeyTerms, frozen=True, omit_defaults=True):
 class ConfiguredKey(KeyTerms, frozen=True, kw_only=True):
     """An entry of ``security.api_keys``: the key or its hash, never both."""
 
-    name: Annotated[str, Meta(min_length=1)]
-    key: Annotated[str, Meta(min_length=1)] | None = None
+    name: NonEmptyStr
+    key: NonEmptyStr | None = None
     key_sha256: Sha256 | None = None
 
 

@@ -1,7 +1,7 @@
 """Logging in one format for all processes: a constant event phrase and named fields.
 
-It uses standard ``logging``, so the lines of granian and vLLM get the same format. Never log a
-prompt, an answer or a key, and never a line per token.
+It uses standard ``logging``, so the lines of granian and vLLM get the same format, with the library
+as their source. Never log a prompt, an answer or a key, and never a line per token.
 """
 
 import contextlib
@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
+
+from vgate.library_logs import Libraries, library_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -73,10 +75,11 @@ class _Formatter(logging.Formatter):
 
     _date = "%H:%M:%S"
 
-    def __init__(self, process: str) -> None:
+    def __init__(self, process: str, pid: int | None = 0) -> None:
+        """`pid`: 0 is this process's own."""
         super().__init__()
         self._process = process
-        self._pid = os.getpid()
+        self._pid = os.getpid() if pid == 0 else pid
         self._second = (0, "")
 
     def _time(self, created: float) -> str:
@@ -103,6 +106,8 @@ class JSONFormatter(_Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
+        if (source := library_of(record)) is not None:
+            fixed["source"] = source
         # A field never replaces what every line has.
         line = fixed | record.__dict__.get(_FIELDS, {}) | fixed
         if record.exc_info:
@@ -117,7 +122,8 @@ class JSONFormatter(_Formatter):
 class PlainFormatter(_Formatter):
     """A line for people: time, level, process, event, then ``name=value`` fields.
 
-    A value with a space or with one of ``=`` and ``"`` is in quotes.
+    The process of a library's line is such as ``engine:vllm``. A value with a space or with one of
+    ``=`` and ``"`` is in quotes.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -127,8 +133,10 @@ class PlainFormatter(_Formatter):
         count = len(named)
         if '"' in fields or not fields.count(" ") == fields.count("=") == count:
             fields = "".join([f" {name}={_quoted(str(value))}" for name, value in named.items()])
-        clock, level = self._time(record.created), record.levelname
-        line = f"{clock} {level:<7} {self._process}  {record.getMessage()}{_printable(fields)}"
+        clock, level, process = self._time(record.created), record.levelname, self._process
+        if (source := library_of(record)) is not None:
+            process = f"{process}:{source}"
+        line = f"{clock} {level:<7} {process}  {record.getMessage()}{_printable(fields)}"
         if not record.exc_info:
             return line
         # A message in it may be a client's, with a line break: indented, it is no line of its own.
@@ -248,9 +256,16 @@ class _LineHandler(logging.Handler):
         super().close()
 
 
-def configure(process: str, *, level: Level, json_format: bool) -> None:
-    """Send all logs of this process to standard error, in the configured format."""
+def configure(process: str, *, level: Level, json_format: bool, attended: bool = False) -> None:
+    """Send all logs of this process to standard error, in the configured format.
+
+    What libraries say below warnings is at debug, unless the log is `attended`: goes to a file of
+    its own, with the launcher's terminal for what matters.
+    """
     handler = _LineHandler(sys.stderr)
+    handler.addFilter(
+        Libraries(getattr(logging, level.upper()), logging.INFO if attended else logging.DEBUG)
+    )
     handler.setFormatter(JSONFormatter(process) if json_format else PlainFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -259,6 +274,13 @@ def configure(process: str, *, level: Level, json_format: bool) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     setattr(logging, "logAsyncioTasks", False)  # noqa: B010 - Python 3.11 doesn't have it
     logging.captureWarnings(capture=True)
+
+
+def foreign_line(process: str, text: str) -> str:
+    """Return the JSON line for what a process has written past its log."""
+    record = logging.LogRecord("stderr", logging.INFO, "", 0, "%s", (text,), None)
+    # The pipe is that of its workers, too, so the pid is not known.
+    return JSONFormatter(process, pid=None).format(record) + "\n"
 
 
 def dropped_line(count: int) -> str:

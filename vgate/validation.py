@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -28,20 +29,31 @@ _NAMES = {
     "null": "null",
 }
 
+# What may stand beside texts that are allowed.
+_OTHERS: dict[type[inspect.Type], str] = {
+    inspect.IntType: "an integer",
+    inspect.FloatType: "a number",
+    inspect.ListType: "a list",
+    inspect.StructType: "an object",
+}
+
 
 class Problem(msgspec.Struct, frozen=True):
-    """The first problem that was found in a document.
+    """A problem that was found in a document.
 
     Attributes:
         path: The field, such as ``messages[0].role``; empty for the document itself.
         expected: What is allowed, if `kind` is "value".
         sent: The offending value as JSON, shortened; None if there is none or it isn't known.
+        choices: The texts that are allowed, or the names of fields where one is unknown; empty if
+            they are not known.
     """
 
     path: str
     kind: Literal["unknown", "missing", "value"]
     expected: str = ""
     sent: str | None = None
+    choices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         name = f"`{self.path}`" if self.path else "the document"
@@ -70,14 +82,72 @@ def explain(error: msgspec.ValidationError, document: Any = None, of: Any = None
     if match["key"]:
         expected = f"an object whose keys are each {_expected(what)}"
         return Problem(path, "value", expected, _sent_key(document, path))
+    choices: tuple[str, ...] = ()
     expected = _expected(what)
-    if of is not None and what.startswith("Invalid enum value"):
-        expected = " or ".join(_choices(of, path)) or expected
-    return Problem(path, "value", expected, _sent(document, path))
+    # A text that isn't allowed, or no text where some are, such as YAML's `off`.
+    if of is not None and what.startswith(("Invalid enum value", "Expected `str")):
+        kinds = _kinds_at(of, path)
+        choices = tuple(_choices(kinds))
+        others = [name for kind, name in _OTHERS.items() if any(isinstance(k, kind) for k in kinds)]
+        expected = " or ".join([*others, *map(repr, choices)]) if choices else expected
+    return Problem(path, "value", expected, _sent(document, path), choices)
 
 
-def _choices(of: Any, path: str) -> list[str]:
-    """Return the texts that a type allows at a path."""
+def problems(document: Any, of: Any, path: str = "") -> list[Problem]:
+    """Return what is wrong with each part of a document; a conversion tells only the first.
+
+    `path` is where the document itself is found, for those of its problems.
+    """
+    found: list[Problem] = []
+    for kind in _kinds(of):
+        if isinstance(document, list) and get_origin(kind) is list:
+            for index, item in enumerate(document):
+                found += problems(item, get_args(kind)[0], f"{path}[{index}]")
+        elif isinstance(document, dict) and get_origin(kind) is dict:
+            for key, item in document.items():
+                found += problems(item, get_args(kind)[1], f"{path}.{key}" if path else str(key))
+        elif isinstance(document, dict) and _is_struct(kind):
+            found += _struct_problems(document, kind, path)
+    if not found:
+        try:
+            msgspec.convert(document, of)
+        except msgspec.ValidationError as error:
+            problem = explain(error, document, of)
+            joint = "." if path and problem.path and problem.path[0] != "[" else ""
+            found = [msgspec.structs.replace(problem, path=f"{path}{joint}{problem.path}")]
+    return found
+
+
+def _struct_problems(document: dict[Any, Any], of: Any, path: str) -> Iterator[Problem]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(of)}
+    for key in [*document, *(name for name in fields if name not in document)]:
+        where, field = f"{path}.{key}" if path else str(key), fields.get(key)
+        if field is None:
+            if of.__struct_config__.forbid_unknown_fields:
+                yield Problem(where, "unknown", choices=tuple(fields))
+        elif key in document:
+            yield from problems(document[key], field.type, where)
+        elif field.required:
+            yield Problem(where, "missing")
+
+
+def _kinds(of: Any) -> Iterator[Any]:
+    """Yield a type without its bounds, or each type of a union."""
+    if get_origin(of) is Annotated:
+        yield from _kinds(get_args(of)[0])
+    elif get_origin(of) in {Union, UnionType}:
+        for kind in get_args(of):
+            yield from _kinds(kind)
+    else:
+        yield of
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _kinds_at(of: Any, path: str) -> list[inspect.Type]:
+    """Return the types that a type allows at a path."""
     kinds = [*_alternatives([inspect.type_info(of)])]
     for name, _index, _any in _STEP.findall(f".{path}"):
         if name:
@@ -86,12 +156,13 @@ def _choices(of: Any, path: str) -> list[str]:
         else:
             inner = [kind.item_type for kind in kinds if isinstance(kind, inspect.ListType)]
         kinds = [*_alternatives(inner)]
-    return [
-        repr(value)
-        for kind in kinds
-        if isinstance(kind, inspect.LiteralType)
-        for value in kind.values
-    ]
+    return kinds
+
+
+def _choices(kinds: list[inspect.Type]) -> list[str]:
+    """Return the texts that are allowed."""
+    literals = (kind for kind in kinds if isinstance(kind, inspect.LiteralType))
+    return [str(value) for kind in literals for value in kind.values]
 
 
 def _alternatives(kinds: Iterable[inspect.Type]) -> Iterator[inspect.Type]:
@@ -113,6 +184,8 @@ def _sent_key(document: Any, path: str) -> str | None:
 
 
 def _expected(what: str) -> str:
+    if "datetime" in what:
+        return "a time with its zone, such as 2027-01-31T00:00:00Z"
     match = _EXPECTED.match(what)
     if match is None:
         # Such as "Invalid enum value 'x'", in msgspec's own words.

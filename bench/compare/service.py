@@ -154,6 +154,11 @@ class Running:
             except (OSError, http.client.HTTPException):
                 return False
 
+    def log(self) -> str:
+        """Return its processes' output."""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+
     def log_tail(self) -> str:
         """Return the end of its processes' output."""
         size = os.fstat(self._log.fileno()).st_size

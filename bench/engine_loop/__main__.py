@@ -1,7 +1,8 @@
 """Measures tokens/s of a bare EngineCore loop and of V-Gate's engine on the same model.
 
-Each runs in its own process, and they take turns, so that other load on the machine affects both
-alike. Exit status 0 if both were measured, 1 if not, 2 if refused.
+With `--watchers` it measures V-Gate's engine twice instead: so many clients of one of the two are
+told what is in its prefix cache. Each runs in its own process, and they take turns, so that other
+load on the machine affects both alike. Exit status 0 if both were measured, 1 if not, 2 if refused.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -24,8 +25,10 @@ from bench.engine_loop.client import Client, EngineFailedError
 from bench.engine_loop.workload import Workload, vocabulary_size
 from bench.load.options import positive
 from bench.load.processes import read_process
+from bench.paced_device.device import Device
 from vgate.config import Config, Runtime, local_engines
-from vgate.config.schema import Batch, Logging, Model
+from vgate.config.model import Model
+from vgate.config.schema import Batch, Logging
 
 _ROOT = Path(__file__).parents[2]
 _START_TIMEOUT_S = 300.0
@@ -105,6 +108,63 @@ def _measure(model: str, workload: Workload, repetitions: int) -> Case:
     return summarize(workload, *zip(*samples[1:], strict=True))
 
 
+def _measure_watched(model: str, workload: Workload, repetitions: int, watchers: int) -> Case:
+    vocabulary = vocabulary_size(model)
+    samples: list[list[Measures]] = [[], []]
+    with ExitStack() as stack:
+        sides = [stack.enter_context(_served(model, workload)) for _ in samples]
+        clients = [sides[1][1], *(Client(sides[1][2]) for _ in range(watchers - 1))]
+        for client in (sides[0][1], *clients):
+            client.ready(_START_TIMEOUT_S)
+        for client in clients:
+            client.watch()
+        for seed in range(repetitions + 1):
+            prompts = workload.prompts(vocabulary, seed)
+            for side in (0, 1) if seed % 2 else (1, 0):
+                process, client, _ = sides[side]
+                samples[side].append(_with_reports(process, client, workload, prompts))
+                for other in clients[1:]:
+                    other.drain()
+        for client in (sides[0][1], *clients):
+            client.close()
+    quiet, watched = (side[1:] for side in samples)
+    return Case(
+        name=f"{summarize(workload, quiet, watched).name}, {watchers} watching",
+        load=msgspec.to_builtins(workload),
+        repetitions=repetitions,
+        shown=["output_tokens_per_s", "cpu_us_per_token", "reports_per_s", "report_bytes_per_s"],
+        rows=rows_of({"watched": watched, "not watched": quiet}, {}),
+    )
+
+
+def _with_reports(
+    process: subprocess.Popen[str],
+    client: Client,
+    workload: Workload,
+    prompts: list[list[list[int]]],
+) -> Measures:
+    reports, size = client.reports, client.report_bytes
+    generate = partial(client.generate, output_tokens=workload.output_tokens)
+    measures = dict(_measured(process, workload, lambda: sum(map(generate, prompts))))
+    seconds = workload.tokens / measures["output_tokens_per_s"]
+    return measures | {
+        "reports_per_s": (client.reports - reports) / seconds,
+        "report_bytes_per_s": (client.report_bytes - size) / seconds,
+    }
+
+
+@contextmanager
+def _served(model: str, workload: Workload) -> Iterator[tuple[subprocess.Popen[str], Client, str]]:
+    """Start V-Gate's engine; return its process, a client and its address."""
+    with tempfile.TemporaryDirectory(prefix="vgate-loop-") as run_dir:
+        settings = runtime(model, workload, run_dir)
+        settings.write()
+        engine = ("--run-dir", run_dir, "--engine", "0", "--parent", str(os.getpid()))
+        with _process("vgate.engine", *engine) as process:
+            address = settings.engines[0].address
+            yield process, Client(address), address
+
+
 def _measured(
     process: subprocess.Popen[str], workload: Workload, run: Callable[[], float]
 ) -> Measures:
@@ -171,9 +231,16 @@ def main(arguments: Sequence[str]) -> int:
     if not (model / "config.json").is_file():
         print(f"bench.engine_loop: {model} holds no model", file=sys.stderr)
         return 2
+    if options.device is not None:
+        os.environ.update(options.device.environment())
     workload = Workload(**{name: getattr(options, name) for name in Workload.__struct_fields__})
     try:
-        case = _measure(str(model.resolve()), workload, options.repetitions)
+        if options.watchers:
+            case = _measure_watched(
+                str(model.resolve()), workload, options.repetitions, options.watchers
+            )
+        else:
+            case = _measure(str(model.resolve()), workload, options.repetitions)
     except EngineFailedError as error:
         print(f"bench.engine_loop: {error}", file=sys.stderr)
         return 1
@@ -193,6 +260,18 @@ def _parser() -> argparse.ArgumentParser:
             flag, type=positive, default=default, metavar="N", help=f"default {default}"
         )
     parser.add_argument("--repetitions", type=positive, default=7, metavar="N", help="default 7")
+    parser.add_argument(
+        "--device",
+        type=Device.parse,
+        metavar="US,US,US",
+        help="a simulated device: see `python -m bench.compare --help`",
+    )
+    parser.add_argument(
+        "--watchers",
+        type=positive,
+        metavar="N",
+        help="compare an engine that so many are told the blocks of with one that tells nobody",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     return parser
 

@@ -42,6 +42,13 @@ class Cost(msgspec.Struct, frozen=True):
     cpu_us_per_output_token: float | None = None
 
 
+def memory_kib(pid: int, proc: Path = _PROC) -> tuple[int, int]:
+    """Return a process's share of the memory that it uses (PSS), and all of that (RSS)."""
+    text = (proc / str(pid) / "smaps_rollup").read_text()
+    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
+    return int(fields["Pss"].split()[0]), int(fields["Rss"].split()[0])
+
+
 def read_process(pid: int, proc: Path = _PROC) -> Reading | None:
     """Return a reading, or None if no such process."""
     try:

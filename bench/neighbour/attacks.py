@@ -183,6 +183,12 @@ async def _absent(attack: Attack) -> None:
     await _many(_READERS, attack, one)
 
 
+def _whole_logprobs() -> Run:
+    """Return chats whose answers are long, with log probabilities, and come as a whole."""
+    fields = {"logprobs": True, "top_logprobs": 20, "ignore_eos": True, "max_tokens": 2_000}
+    return partial(_send, [request(*chat("a b c", **fields))])
+
+
 async def _leave(whole: bytes, after_s: float, pause_s: float, attack: Attack) -> None:
     """Send a request, leave without its answer, and pause."""
 
@@ -206,6 +212,7 @@ ATTACKS: dict[str, Prepare] = {
     "connections": lambda: _connect,
     "slow senders": lambda: _drip,
     "absent readers": lambda: _absent,
+    "whole log probabilities": _whole_logprobs,
     "left at once": lambda: partial(_leave, request(*chat("hi", max_tokens=1000)), 0.002, 0.03),
     "left with 4 MB": lambda: partial(_leave, request(*chat(words(4_000_000))), 0.0, 1.0),
 }

@@ -16,9 +16,9 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def light(pyproject: Path) -> list[str]:
-    """Return what V-Gate needs without any extra."""
+    """Return what V-Gate needs beside an engine: also for limits that gateways share."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    return list(project["dependencies"])
+    return [*project["dependencies"], *project["optional-dependencies"]["state"]]
 
 
 def held(

@@ -5,7 +5,8 @@ import pytest
 
 from vgate.config import Config, changes
 from vgate.config.changes import _AT_ONCE, _AT_RESTART, needs_restart
-from vgate.config.schema import AdditionalModel, Model, RateLimiting, Security, Server, Timeouts
+from vgate.config.model import AdditionalModel, Model
+from vgate.config.schema import RateLimiting, Security, Server, Timeouts
 
 
 def names(document, prefix=""):

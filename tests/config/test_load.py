@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.config import Config, ConfigError, load
-from vgate.config.load import REMOVED_KEYS, RESERVED
+from vgate.config.variables import REMOVED_KEYS, RESERVED, unknown_variables
 from vgate.keys import ConfiguredKey
 
 ADAPTER_OF_ANOTHER_MODEL = """
@@ -33,6 +33,10 @@ def refusal(load_, *arguments, **environ):
     return str(caught.value)
 
 
+def told(environ):
+    return [str(unknown) for unknown in unknown_variables(environ)]
+
+
 class TestFile:
     def test_nothing_gives_the_defaults(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -49,11 +53,34 @@ class TestFile:
         assert str(missing) in text
         assert "No such file" in text
 
+    def test_without_a_main_model_the_first_of_the_list_is_it(self, load_yaml):
+        models = "models: [{model_id: a, task: generate}, {model_id: b, task: embed}]"
+        assert [model.name for model in load_yaml(models).all_models] == ["a", "b"]
+        config = load_yaml(f"model: {{model_id: m}}\n{models}")
+        assert [model.name for model in config.all_models] == ["m", "a", "b"]
+        config = load_yaml(
+            "model: {dtype: float32, fill: never}\n"
+            "models: [{model_id: a}, {model_id: b, fill: always, load: on_demand}]"
+        )
+        assert [(m.name, m.dtype, m.fill) for m in config.all_models] == [
+            ("a", "float32", "never"),
+            ("b", "float32", "always"),
+        ]
+        config = load_yaml("additional_models: [{model_id: a, task: embed}]")
+        assert [model.name for model in config.all_models] == [Config().model.name, "a"]
+
     @pytest.mark.parametrize(
         "text", ["", "# nothing\n", "---\n", "server:\ncache:\n", "server: {}"]
     )
     def test_an_empty_file_or_section_means_defaults(self, load_yaml, text):
         assert load_yaml(text) == Config()
+
+    def test_proxies_are_addresses_or_networks(self, load_yaml):
+        config = load_yaml('server: {trusted_proxies: [10.0.0.7/8, "::1"]}')
+        assert config.server.trusted_proxies == ["10.0.0.7/8", "::1"]
+        text = refusal(load_yaml, "server: {trusted_proxies: [10.0.0.0/8, proxy.example]}")
+        assert "`server.trusted_proxies[1]` must be an address or a network" in text
+        assert '"proxy.example"' in text
 
     @pytest.mark.parametrize("text", ["- a\n", "text", "5"])
     def test_a_file_that_is_not_a_map_is_refused(self, load_yaml, text):
@@ -83,6 +110,19 @@ class TestFile:
         assert load_yaml(text).cache.maxsize == 5
         assert "is not a known field" in refusal(load_yaml, "x: &a [*a]")
 
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("server:\n\tport: 1\n", ["line 2, column 1: found", "with spaces, not with tabs"]),
+            ("a: b: c", ["line 1, column 5:", "needs quotes"]),
+            ("server:\n  port: 1\n host: x\n", ["line 3", "the same indent"]),
+            ("server: {port: 1\n", ["line 2, column 1: expected ',' or '}'"]),
+        ],
+    )
+    def test_invalid_yaml_is_located(self, load_yaml, text, words):
+        message = refusal(load_yaml, text)
+        assert [word for word in words if word not in message] == [], message
+
     def test_deep_nesting_is_refused_in_one_line(self, load_yaml):
         assert "nested too deeply" in refusal(load_yaml, "server: " + "[" * 5000)
 
@@ -111,7 +151,10 @@ class TestEarlierVGate:
         message = refusal(load_yaml, f"{section}: {{{key or 'enabled'}: true}}")
         assert f"`{path}` is not a known field any more; {instead}" in message
         variable = f"VGATE_{path.upper().replace('.', '__')}"
-        assert variable in refusal(load_yaml, "", **{variable: "true"})
+        assert load_yaml("", **{variable: "true"}) == Config()
+        assert told({variable: "true"}) == [
+            f"{variable} is not a setting and is ignored; {instead}"
+        ]
 
 
 class TestChecks:
@@ -140,6 +183,13 @@ class TestChecks:
                 "`model.lora_adapters[0].rank` is not a known field",
             ),
             ("security: {api_keys: [{name: a, min_priority: x}]}", "min_priority` must be"),
+            *(
+                (
+                    f"security: {{api_keys: [{{name: a, key: b, expires_at: {time}}}]}}",
+                    "`security.api_keys[0].expires_at` must be a time with its zone, such as",
+                )
+                for time in ("2030-01-01", "2030-01-01T00:00:00", "tomorrow", "5")
+            ),
             ("security: {api_keys: [{key: a}]}", "`security.api_keys[0].name` is required"),
         ],
     )
@@ -192,6 +242,120 @@ class TestChecks:
         message = refusal(load_yaml, "", VGATE_SECURITY__API_KEYS='["12345678"]')
         assert "VGATE_SECURITY__API_KEYS" in message
         assert "12345678" not in message
+
+
+class TestAllAtOnce:
+    TEXT = """
+server:
+  prot: 1
+  port: 0
+  tls: {reload: 5}
+model:
+  dtype: bfloat
+  lora_adapters: [{name: a}, {pth: b}]
+logging: {level: inof}
+security: {api_keys: [{key: k, nam: x}, sk-secret]}
+"""
+
+    def test_each_with_its_line_and_what_is_allowed(self, load_yaml):
+        with pytest.raises(ConfigError) as caught:
+            load_yaml(self.TEXT, VGATE_BATCH__MAX_NUM_SEQS="many", VGATE_CACHE="x")
+        found = sorted(caught.value.problems)
+        words = [
+            ("`batch.max_num_seqs` must be", "(from VGATE_BATCH__MAX_NUM_SEQS)"),
+            ("`cache` must be an object", "(from VGATE_CACHE)"),
+            ("`logging.level` must be", "did you mean 'info'?", "line 9)"),
+            ("`model.dtype` must be 'auto' or", "did you mean 'bfloat16'?", "line 7)"),
+            ("`model.lora_adapters[0].path` is required",),
+            ("`model.lora_adapters[1].name` is required",),
+            ("`model.lora_adapters[1].path` is required",),
+            ("`model.lora_adapters[1].pth` is not", "did you mean `path`?", "line 8)"),
+            ("`security.api_keys[0].nam` is not", "did you mean `name`?"),
+            ("`security.api_keys[0].name` is required",),
+            ("`security.api_keys[1]` must be an object",),
+            ("`server.port` must be an integer >= 1, got 0", "line 4)"),
+            ("`server.prot` is not a known field; did you mean `port`?", "line 3)"),
+            ("`server.tls.reload` must be true or false, got 5", "line 5)"),
+        ]
+        assert len(found) == len(words), found
+        for line, expected in zip(found, words, strict=True):
+            assert [word for word in expected if word not in line] == [], line
+        assert "sk-secret" not in str(caught.value)
+
+    def test_every_key_that_is_given_twice(self, load_yaml):
+        with pytest.raises(ConfigError) as caught:
+            load_yaml("server: {port: 1, port: 2}\ncache: {ttl_s: 1}\nserver: {}\n")
+        assert len(caught.value.problems) == 2
+
+    def test_every_name_that_is_given_twice(self, load_yaml):
+        text = "security: {api_keys: [{key: aaa, name: a}, {key: bbb, name: a}]}\n"
+        text += "model: {model_id: m}\nadditional_models: [{model_id: m, task: embed}]"
+        with pytest.raises(ConfigError) as caught:
+            load_yaml(text)
+        assert [problem.split(" is ")[0] for problem in caught.value.problems] == [
+            "served_model_name `m`",
+            "security.api_keys: the name `a`",
+        ]
+
+
+ALIASES = """
+model: {model_id: m, served_model_name: [qwen3, q], lora_adapters: [{name: sql, path: p}]}
+additional_models: [{model_id: e, task: embed}]
+aliases:
+"""
+
+
+class TestAliases:
+    def test_values_are_those_of_requests(self, load_yaml):
+        text = "  qwen2.5-fast: {model: q, defaults: {temperature: 1, top_k: 4}, keys: [a]}\n"
+        text += "  long: {model: sql, locked: {logit_bias: {7: 2}, reasoning_effort: none}}\n"
+        text += "  small: {model: e, locked: {dimensions: 64}}\nsecurity: {enabled: true}"
+        aliases = load_yaml(ALIASES + text).aliases
+        assert aliases["qwen2.5-fast"].defaults.given() == {"temperature": 1, "top_k": 4}
+        assert aliases["long"].locked.given() == {"logit_bias": {7: 2}, "reasoning_effort": "none"}
+
+    def test_mistakes_are_told_with_their_place(self, load_yaml):
+        text = "  qwen2.5-fast: {model: q, defaults: {temprature: 5, top_p: 7}, keyz: [a]}\n"
+        text += "  b: {locked: {max_tokens: 0}}\n"
+        with pytest.raises(ConfigError) as caught:
+            load_yaml(ALIASES + text)
+        *found, missing = caught.value.problems
+        for said, words in zip(
+            found,
+            [
+                ("`aliases.qwen2.5-fast.defaults.temprature`", "did you mean `temperature`?"),
+                ("`aliases.qwen2.5-fast.defaults.top_p` must be", "<= 1.0, got 7", "line 5"),
+                ("`aliases.qwen2.5-fast.keyz`", "did you mean `keys`?"),
+                ("`aliases.b.locked.max_tokens`", ">= 1, got 0", "line 6"),
+            ],
+            strict=True,
+        ):
+            assert all(word in said for word in words), said
+        assert missing.startswith("`aliases.b.model` is required")
+
+    @pytest.mark.parametrize(
+        ("alias", "said"),
+        [
+            ("q: {model: m}", "`aliases.q`: a model or an adapter is served under this name"),
+            ("sql: {model: q}", "`aliases.sql`: a model or an adapter is served"),
+            ("a: {model: qwen}", "`aliases.a.model`: no model has the served name `qwen`; did you"),
+            (
+                "a: {model: m}",
+                "no model has the served name `m`; there is qwen3",
+            ),
+            ("a: {model: a}", "`aliases.a.model`: `a` is an alias; name its model"),
+            ("a: {model: q, keys: [k]}", "`aliases.a.keys` needs API keys; set security.enabled"),
+            ("a: {model: q, locked: {dimensions: 3}}", "`aliases.a.locked.dimensions` has no"),
+            ("a: {model: e, defaults: {seed: 3}}", "`aliases.a.defaults.seed` has no meaning"),
+            ("a: {model: e, system_prompt: s}", "`aliases.a.system_prompt` has no meaning"),
+            (
+                "a: {model: q, defaults: {min_tokens: 9}, locked: {max_tokens: 3}}",
+                "`aliases.a`: min_tokens must be at most its max_tokens, 3, got 9",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_the_models(self, load_yaml, alias, said):
+        assert said in refusal(load_yaml, f"{ALIASES}  {alias}")
 
 
 class TestEnvironment:
@@ -250,11 +414,7 @@ class TestEnvironment:
         [
             ({"VGATE_SERVER__PORT": "many"}, "`server.port`"),
             ({"VGATE_SERVER__PORT": "0"}, "`server.port`"),
-            ({"VGATE_SERVER__PROT": "1"}, "did you mean `port`?"),
-            ({"VGATE_SEVRER__PORT": "1"}, "did you mean `server`?"),
-            ({"VGATE_TYPO": "1"}, "not a known field"),
             ({"VGATE_SERVER": "x"}, "`server` must be an object"),
-            ({"VGATE_SERVER__PORT__X": "1"}, "`server.port`"),
             ({"VGATE_CACHE__ENABLED": "maybe"}, "`cache.enabled`"),
             ({"VGATE_MODEL__ENGINE_ARGS": "{"}, "must be JSON"),
             ({"VGATE_SECURITY__EXEMPT_PATHS": "/a"}, "must be a list"),
@@ -266,6 +426,50 @@ class TestEnvironment:
         assert expected in message
         assert variable in message
 
+    @pytest.mark.parametrize(
+        ("variable", "hint"),
+        [
+            ("VGATE_SERVER__PROT", "; did you mean VGATE_SERVER__PORT?"),
+            ("VGATE_SEVRER__PORT", "; did you mean VGATE_SERVER__PORT?"),
+            ("VGATE_PORT", "; did you mean VGATE_SERVER__PORT?"),
+            ("VGATE_DTYPE", "; did you mean VGATE_MODEL__DTYPE?"),
+            ("VGATE_DRYRUN", "; did you mean VGATE_DRY_RUN?"),
+            ("VGATE_SERVER_PORT", "; did you mean VGATE_SERVER__PORT?"),
+            ("VGATE_SERVER__PORT__X", "; did you mean VGATE_SERVER__PORT?"),
+            ("VGATE_CONFIG", "; did you mean VGATE_CONFIG_PATH?"),
+            ("VGATE_TELEMETRY__ENABLED", ""),
+            ("VGATE_ENABLED", ""),
+            ("VGATE_SOMETHING_ELSE", ""),
+        ],
+    )
+    def test_an_unknown_variable_is_told_and_ignored(self, load_yaml, variable, hint):
+        assert load_yaml("", **{variable: "1"}) == Config()
+        assert told({variable: "1"}) == [f"{variable} is not a setting and is ignored{hint}"]
+
+    def test_what_kubernetes_sets_is_ignored_in_silence(self, load_yaml):
+        environ = {
+            "VGATE_PORT": "tcp://10.0.0.7:8000",
+            "VGATE_SERVICE_HOST": "10.0.0.7",
+            "VGATE_SERVICE_PORT": "8000",
+            "VGATE_SERVICE_PORT_HTTP": "8000",
+            "VGATE_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+            "VGATE_PORT_8000_TCP_PROTO": "tcp",
+            "VGATE_PORT_8000_TCP_PORT": "8000",
+            "VGATE_PORT_8000_TCP_ADDR": "10.0.0.7",
+            "VGATE_CHAT_SERVICE_HOST": "10.0.0.8",
+            "VGATE_CHAT_PORT": "tcp://10.0.0.8:80",
+        }
+        assert load_yaml("", **environ) == Config()
+        assert told(environ) == []
+
+    def test_settings_are_not_told(self):
+        environ = dict.fromkeys(RESERVED, "1") | {"VGATE_MODEL__ENGINE_ARGS__SEED": "1", "PATH": ""}
+        assert told(environ) == []
+
+    def test_a_key_of_a_map(self, load_yaml):
+        config = load_yaml("", VGATE_MODEL__ENGINE_ARGS__LOAD_FORMAT="dummy")
+        assert config.model.engine_args == {"load_format": "dummy"}
+
     def test_a_key_inside_a_value_is_refused(self, load_yaml):
         message = refusal(load_yaml, "server: 5", VGATE_SERVER__PORT="1")
         assert "`server`, which is not a section" in message
@@ -276,6 +480,19 @@ class TestEnvironment:
 
     def test_other_variables_are_ignored(self, load_yaml):
         assert load_yaml("", XVGATE_SERVER__PORT="x", VGATES="y", PATH="/") == Config()
+
+    @pytest.mark.parametrize(
+        ("text", "path"),
+        [
+            ("residency: {max_wait_s: .inf}", "residency.max_wait_s"),
+            ("models: [{model_id: a, idle_ttl_s: .inf}]", "models[0].idle_ttl_s"),
+            ("model: {engine_args: {swap_space: .nan}}", "model.engine_args.swap_space"),
+        ],
+    )
+    def test_what_other_processes_can_not_be_told_is_refused(self, load_yaml, text, path):
+        message = refusal(load_yaml, text)
+        assert f"`{path}` must be a number that is not infinite" in message
+        assert "line 1" in message
 
     def test_a_problem_in_the_file_is_not_reported_for_a_variable(self, load_yaml):
         message = refusal(load_yaml, "server: {port: 0}", VGATE_SERVER__HOST="h")
@@ -293,6 +510,7 @@ class TestEnvironment:
         except ConfigError as error:
             assert str(error)  # noqa: PT017 - both ends are right, if the refusal says something
 
+    @settings(deadline=None)
     @given(
         port=st.integers(1, 65535),
         names=st.lists(st.text(min_size=1), min_size=1, max_size=3, unique=True),

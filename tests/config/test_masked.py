@@ -1,9 +1,12 @@
 """The configuration is shown without secrets."""
 
+import os
+
 import pytest
 
-from vgate.config import Config, masked
-from vgate.config.schema import Model, Security
+from vgate.config import Config, ConfigError, load, masked
+from vgate.config.model import Model
+from vgate.config.schema import Security, State
 from vgate.keys import ConfiguredKey
 
 
@@ -35,3 +38,25 @@ def test_an_empty_secret_is_shown_as_empty():
     assert masked(Config(model=Model(engine_args={"token": None})))["model"]["engine_args"] == {
         "token": None
     }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "valkey://:secret@host:6379/0",
+        "rediss://user:secret@host",
+        "redis://:se/cret@se@host",
+        "unix://user@/path.sock?password=secret&db=1",
+    ],
+)
+def test_who_a_url_says_one_is_is_hidden(url):
+    shown = masked(Config(state=State(url=url)))["state"]["url"]
+    assert "cret" not in shown
+    assert shown.startswith(url.partition("://")[0])
+    assert masked(Config(state=State(url="valkey://host")))["state"]["url"] == "valkey://host"
+
+
+def test_a_wrong_url_is_not_shown():
+    with pytest.raises(ConfigError) as error:
+        load({"VGATE_STATE__URL": "http://:secret@host", "VGATE_CONFIG_PATH": os.devnull})
+    assert "secret" not in str(error.value)

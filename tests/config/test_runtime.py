@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from vgate.config import Config, Runtime, local_engines
-from vgate.config.schema import Model, Security, Server
+from vgate.config.model import Model
+from vgate.config.schema import Security, Server
 from vgate.keys import ConfiguredKey
 
 

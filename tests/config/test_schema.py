@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from vgate.config import Config
-from vgate.config.schema import Model, Section, Server
+from vgate.config.model import Model
+from vgate.config.schema import Server
+from vgate.config.section import Section
 
 
 def sections() -> list[type[Section]]:
@@ -29,6 +31,11 @@ def test_the_shipped_file_has_every_key_with_its_default():
 def test_every_section_is_frozen_and_refuses_unknown_keys(section):
     assert section.__struct_config__.frozen
     assert section.__struct_config__.forbid_unknown_fields
+
+
+def test_what_depends_on_the_card():
+    found = Model(kv_cache_dtype="fp8", cuda_graphs="few").card_settings
+    assert (found["kv_cache_dtype"], found["cuda_graphs"], len(found)) == ("fp8", "few", 8)
 
 
 def test_settings_cannot_be_changed():

@@ -7,7 +7,7 @@ import pytest
 
 from tests.authority import OPENSSL, Authority
 from vgate.config.schema import Tls
-from vgate.config.tls import TlsError, check_tls
+from vgate.config.tls import TlsError, check_tls, is_trusted
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 
@@ -82,3 +82,15 @@ def test_a_key_with_a_password(authority, pair):
     secret = authority.file.with_name("secret.key")
     authority.run("pkey", "-in", pair[1], "-aes256", "-passout", "pass:x", "-out", secret.name)
     assert "has a password" in problem(certificate=pair[0], key=secret)
+
+
+def test_who_trusts_it(authority, pair, monkeypatch):
+    certificate, key = pair
+    tls = Tls(certificate=certificate, key=key)
+    assert not is_trusted(tls, "127.0.0.1")
+    # As on a machine that has the authority among its own.
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    assert is_trusted(tls, "127.0.0.1")
+    assert is_trusted(tls, "localhost")
+    assert not is_trusted(tls, "10.0.0.1")
+    assert not is_trusted(Tls(certificate=certificate, key="/nowhere"), "127.0.0.1")

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from vgate.config import Config, EngineSpec, Runtime, local_engines
-from vgate.config.schema import AdditionalModel, Model
+from vgate.config.model import AdditionalModel, Model
 
 CONFIG = Config(
     model=Model(model_id="m", served_model_name=["big", "alias"]),

@@ -15,7 +15,7 @@ ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 ALERT_TESTS = Path(__file__).with_name("alerts_test.yml")
 PROMETHEUS = DEPLOY / "prometheus" / "prometheus.yml"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
-OPERATIONS = ROOT / "docs" / "operations.md"
+RUNBOOK = ROOT / "docs" / "observe.md"
 
 _METRIC = re.compile(r"\bvgate_[a-z0-9_]+")
 

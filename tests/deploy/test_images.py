@@ -113,10 +113,14 @@ def test_the_builder_gets_what_is_copied_and_nothing_at_the_root_besides():
                     assert {path.as_posix().removeprefix("./"), path.parent.as_posix()} & wanted
 
 
-def test_the_light_requirements_are_the_projects_dependencies():
+def test_the_light_requirements_are_the_projects_and_those_of_shared_state():
     command = [sys.executable, "-I", REQUIREMENTS, "light", ROOT / "pyproject.toml"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines() == project()["dependencies"]
+    shared = project()["optional-dependencies"]["state"]
+    assert printed.splitlines() == [*project()["dependencies"], *shared]
+    lock = (ROOT / "bin/state-requirements.txt").read_text()
+    assert "bin/state-requirements.txt" in " ".join(stages()["cpu-environment"].all("RUN"))
+    assert all(f"\n{name.partition('>')[0]}==" in lock for name in shared)
 
 
 def test_what_is_installed_is_held_except_what_is_required(requirements: ModuleType):

@@ -113,9 +113,13 @@ def test_what_was_sent_is_what_prometheus_counts(prometheus: Prometheus, dry_run
     # Each on a connection of its own, so that both workers get some.
     with ThreadPoolExecutor(8) as threads:
         told = list(threads.map(send, [dry_run.url] * 48, range(48)))
-    ended_at = time.time()
     statuses = Counter(str(status) for status, _ in told)
     assert set(statuses) == {"200", "400"}
+    # The engine counts too, and tells with its next heartbeat.
+    complete = {"": statuses["200"]}
+    success = "sum(vllm:request_success_total)"
+    wait_until(lambda: prometheus.ask(success) == complete, TIMEOUT_S, "all complete ones")
+    ended_at = time.time()
     usages = [usage for _, usage in told if usage]
     last_scrape = f'timestamp(up{{job="{JOB}"}} == 1)'
 
@@ -130,8 +134,16 @@ def test_what_was_sent_is_what_prometheus_counts(prometheus: Prometheus, dry_run
     for counter, name in (
         ("vgate_prompt_tokens_total", "prompt_tokens"),
         ("vgate_tokens_generated_total", "completion_tokens"),
+        ("vllm:prompt_tokens_total", "prompt_tokens"),
+        ("vllm:generation_tokens_total", "completion_tokens"),
     ):
         assert ask(f'sum({counter}{{job="{JOB}"}})') == {"": sum(usage[name] for usage in usages)}
+    # As gateways and autoscalers ask.
+    assert ask("vllm:num_requests_waiting", "engine") == {"0": 0}
+    assert ask("vllm:kv_cache_usage_perc", "model_name") == {chat("")["model"]: 0}
+    assert ask(success) == complete
+    buckets = "sum by (le) (vllm:time_to_first_token_seconds_bucket)"
+    assert ask(f"histogram_quantile(0.5, {buckets})")[""] > 0
     # Of a series that comes twice in a scrape older versions say nothing.
     series = f'count({{job="{JOB}",__name__!~"up|scrape_.*"}})'
     assert ask(f'sum(scrape_samples_scraped{{job="{JOB}"}}) - {series}') == {"": 0}

@@ -1,6 +1,7 @@
-"""A full run directory: requests are served, and nothing dies of it."""
+"""A full disk with the run and state directories: all are served and counted, nothing dies."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import httpx
 from tests.e2e.instance import Instance, wait_until
 from tests.e2e.traffic import CHAT, chat
 from tests.small_disk import fill, small_disk
+from vgate.usage import read_usage
 
 
 def test_requests_are_served_and_workers_restart_while_the_disk_is_full(tmp_path: Path):
@@ -24,17 +26,27 @@ def test_requests_are_served_and_workers_restart_while_the_disk_is_full(tmp_path
                 for number in range(64):
                     body = chat("hi") | {f"unknown_{number}_{'x' * 2000}": 1}
                     assert client.post(server.url + CHAT, json=body).status_code == 200
+        wait_until(
+            lambda: "use is not in the ledger yet" in httpx.get(server.url + "/ready").text,
+            30,
+            "it tells that the ledger waits",
+        )
         # Each connection meets any of the workers.
         answers = [httpx.get(server.url + "/ready") for _ in range(8)]
         assert {answer.status_code for answer in answers} == {200}
         warnings = [warning for answer in answers for warning in answer.json()["warnings"]]
-        assert "No space left on device" in warnings[0]
+        assert re.search("No space left on device|database or disk is full", warnings[0])
+        assert "use can't be written to the ledger, and waits" in server.logs()
+        (row,) = read_usage(disk / "state", by=[])
+        assert row.used.requests <= 1 + 4 * 64  # a worker may count in memory
         filler.unlink()
 
         def no_warnings() -> bool:
             return not any(httpx.get(server.url + "/ready").json()["warnings"] for _ in range(8))
 
         wait_until(no_warnings, 30, "the counts are written again")
+        (row,) = read_usage(disk / "state", by=[])
+        assert row.used.requests == 1 + 4 * 64
         assert server.logs().count("counts are written to the run directory again") >= 1
         fill(disk)
         pids = server.pids()

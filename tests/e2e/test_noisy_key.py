@@ -14,6 +14,8 @@ from tests.e2e.instance import Instance
 # the median counts, and the processor's time.
 MOST_ADDED_S = 0.5
 MOST_LOOP_S = 0.1
+# A starved worker has more to do in one turn; what really holds the loop does so each time.
+TRIES = 3
 # `python -m bench.neighbour` has more.
 CHOSEN = [
     *("enum", "calls", "parts", "messages", "words"),
@@ -41,9 +43,16 @@ def test_short_chats_of_another_key_hardly_notice(
     server: Instance, neighbour: Neighbour, attack: str
 ):
     assert server.holds is not None
-    seen = measure(server.port, server.holds, neighbour, attack, rounds=2, phase_s=1.0, per_s=20.0)
-    assert seen.attacked.loop_s < MOST_LOOP_S
-    assert seen.attacked.time_s(0.5) < 2 * seen.quiet.time_s(0.5) + MOST_ADDED_S
+    noticed = []
+    while len(noticed) < TRIES:
+        seen = measure(
+            server.port, server.holds, neighbour, attack, rounds=2, phase_s=1.0, per_s=20.0
+        )
+        added_s = seen.attacked.time_s(0.5) - 2 * seen.quiet.time_s(0.5)
+        if seen.attacked.loop_s < MOST_LOOP_S and added_s < MOST_ADDED_S:
+            break
+        noticed.append(f"loop {seen.attacked.loop_s:.3f} s, added {added_s:.3f} s")
+    assert len(noticed) < TRIES, noticed
     assert not server.has_problem()
 
 

@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -342,33 +340,6 @@ def test_two_signals_and_a_stop_in_the_middle(run_dirs: Path, tmp_path: Path) ->
         assert stream.wait().done
         assert not any(process.is_running() for process in processes)
         assert not server.run_dir.exists()
-
-
-def test_a_closed_terminal_stops_it(run_dirs: Path) -> None:
-    """A server that was started in a terminal ends with it, as it did before SIGHUP reloaded."""
-    server = Instance(run_dirs, dry_run=True)
-    environment = {**os.environ, "VGATE_CONFIG_PATH": os.devnull, "VGATE_DRY_RUN": "1"}
-    environment |= {"VGATE_SERVER__PORT": str(server.port)}
-    environment |= {"VGATE_SERVER__RUN_DIR": str(server.run_dir)}
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.execve(sys.executable, [sys.executable, "-m", "vgate.launcher"], environment)
-    try:
-        wait_until(server.ready, 60, "it serves")
-        os.kill(pid, signal.SIGHUP)
-        time.sleep(1)
-        assert server.ready(), "the terminal is there, so it reloads"
-        os.close(terminal)
-        deadline = time.monotonic() + 60
-        while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            assert time.monotonic() < deadline, "it did not end"
-            time.sleep(0.1)
-        assert not server.run_dir.exists()
-    finally:
-        server.discard()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def test_nobody_to_reload(tmp_path: Path) -> None:

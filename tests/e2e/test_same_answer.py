@@ -35,6 +35,8 @@ SETTINGS: dict[str, Any] = {
     "dry_run__step_ms": 0.2,
     "dry_run__prefill_tokens_per_s": 10_000_000,
     "dry_run__kv_cache_tokens": 1_000_000,
+    # What is cached of a prompt depends on the requests before it.
+    "dry_run__prefix_cache": False,
 }
 CACHE = "x-vgate-cache"
 

@@ -34,6 +34,7 @@ def instance(run_dirs: Path, tokens_per_step: int, **settings: Any) -> Instance:
         run_dirs,
         dry_run=True,
         dry_run__tokens_per_step=tokens_per_step,
+        dry_run__prefix_cache=False,
         **settings,
     )
 

@@ -453,7 +453,7 @@ def test_a_missing_model_ends_the_start_at_once(run_dirs: Path) -> None:
     status, logs = failed_start(run_dirs, model__model_id="/nowhere/model")
     assert status != 0
     assert "there is no directory /nowhere/model" in logs.splitlines()[-1]
-    assert logs.count("importing vLLM") == 1, "it was tried again"
+    assert "importing vLLM" not in logs
 
 
 def ended(process: psutil.Process) -> bool:

@@ -45,9 +45,10 @@ class Request(threading.Thread):
         ended_at: Monotonic time of the end.
     """
 
-    def __init__(self, url: str, body: dict[str, Any]) -> None:
+    def __init__(self, url: str, body: dict[str, Any], key: str = "") -> None:
         super().__init__(daemon=True)
         self._url, self._body = url, body
+        self._key = {"Authorization": f"Bearer {key}"} if key else {}
         self.status: int | None = None
         self.headers: httpx.Headers = httpx.Headers()
         self.answer: dict[str, Any] = {}
@@ -63,7 +64,7 @@ class Request(threading.Thread):
     def run(self) -> None:
         try:
             with (
-                httpx.Client(timeout=TIMEOUT_S) as client,
+                httpx.Client(timeout=TIMEOUT_S, headers=self._key) as client,
                 client.stream("POST", self._url + CHAT, json=self._body) as response,
             ):
                 self.headers = response.headers
@@ -78,7 +79,7 @@ class Request(threading.Thread):
         self.ended_at = time.monotonic()
 
     def _event(self, line: str) -> None:
-        if not line:
+        if not line or line == ": keep-alive":  # on a slow machine
             return
         assert line.startswith("data: "), line
         assert not self.done, "something came after [DONE]"

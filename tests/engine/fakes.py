@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Callable
 
 from tests.wire.steps import deltas_of
-from vgate.engine.backends.base import BackendCounts, Output
+from vgate.engine.backends.base import BackendCounts, Facts, Output
+from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.loop import EngineLoop
 from vgate.engine.request import Request
 from vgate.engine.scheduler import BatchScheduler, Limits
@@ -81,6 +82,7 @@ class ScriptedBackend:
     """Gives every sequence a token a step, counting from 1, until its `max_tokens`.
 
     Attributes:
+        blocks: What its cache holds; tests change it.
         refuse: Called by `add`; may raise.
         on_step: Called by `step`; may raise, or return what `step` shall return.
     """
@@ -93,7 +95,8 @@ class ScriptedBackend:
         self.emitted: dict[str, int] = {}
         self.aborted: list[str] = []
         self.added: list[str] = []
-        self.steps = 0
+        self.steps = self.follows = 0
+        self.blocks: CachedBlocks | None = None
         self.finish: FinishReason = "length"
         self.refuse: Callable[[Request], None] = lambda _request: None
         self.on_step: Callable[[], object] = lambda: NotImplemented
@@ -131,7 +134,8 @@ class ScriptedBackend:
                 del self.running[key]
             reason = self.finish if last else None
             told = self._logprobs(request)
-            outputs.append(Output(key, [self.emitted[key]], reason, 0, None, None, *told))
+            facts = Facts() if last else None
+            outputs.append(Output(key, [self.emitted[key]], reason, facts, None, None, *told))
         return outputs
 
     def _logprobs(self, request: Request):
@@ -139,17 +143,33 @@ class ScriptedBackend:
         options, number = request.options, self.emitted[request.key]
         logprobs = prompt_logprobs = None
         if options.logprobs is not None:
-            logprobs = [Logprobs([number], [-float(number)], 1)]
+            logprobs = [Logprobs((number,), (-float(number),), 1)]
         if options.prompt_logprobs is not None and number == 1:
             places = range(1, len(request.prompt))
-            prompt_logprobs = [None, *(Logprobs([7], [-float(place)], 1) for place in places)]
+            prompt_logprobs = [None, *(Logprobs((7,), (-float(place),), 1) for place in places)]
         return logprobs, prompt_logprobs
 
     def kv_cache_usage(self) -> float:
         return 0.25
 
+    def gpus(self):
+        return []
+
     def counts(self) -> BackendCounts:
         return BackendCounts(preemptions=1, prefix_cache_queries=20, prefix_cache_hits=10)
+
+    def follow_blocks(self) -> CachedBlocks | None:
+        self.follows += 1
+        return self.blocks
+
+    def prefill_tokens_per_s(self) -> float:
+        return 5000.0
+
+    def sleep(self) -> bool:
+        return False
+
+    def wake(self) -> None:
+        raise AssertionError
 
     def shutdown(self) -> None:
         self.running.clear()

@@ -1,7 +1,8 @@
 """`python -m tests.engine.schedulers_program MODEL REPORT`: our scheduler and vLLM's, step by step.
 
-Both get the same random requests and the same tokens, without a model. REPORT gets, for each kind
-of scheduler, the first difference (or null) and how often each case came up.
+Both get the same random requests and the same tokens, without a model. What we follow of their
+block pools is compared with the pools. REPORT gets, for each kind of scheduler, the first
+difference (or null) and how often each case came up.
 """
 
 import dataclasses
@@ -13,11 +14,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vgate.engine.blocks.vllm_pool import follow_pool
+from vgate.wire.kv_blocks import block_keys, block_seed
+
 BLOCK_TOKENS = 16
 BLOCKS = 40
 SEQUENCES = 10
 STEP_TOKENS = 64
 STEPS = 300
+SALTS = [None, None, "a", "b"]
 SEEDS = range(3)
 EOS, STOP = 7, 8
 _STATE = (
@@ -42,6 +47,12 @@ class Pair:
         self._depth, self._hasher = depth, hasher
         self._numbers = iter(range(1_000_000))
         self._steps: deque[tuple[Any, Any, Any]] = deque()
+        self._pools = [
+            (scheduler.kv_cache_manager.block_pool, follow_pool(scheduler.kv_cache_manager))
+            for scheduler in schedulers
+        ]
+        # By the hash of a block's last block in vLLM.
+        self._keys: dict[bytes, int] = {}
         self.cases: Counter[str] = Counter()
 
     def run(self) -> str | None:
@@ -87,8 +98,14 @@ class Pair:
         if draw.random() < 0.7:
             params._eos_token_id = EOS
         key, grammar = str(next(self._numbers)), draw.random() < 0.1
+        salt = draw.choice(SALTS)
         for scheduler in self.both:
-            request = Request(key, prompt, params, None, block_hasher=self._hasher, arrival_time=0)
+            request = Request(
+                *(key, prompt, params, None),
+                block_hasher=self._hasher,
+                arrival_time=0,
+                cache_salt=salt,
+            )
             if grammar:
                 request.structured_output_request = SimpleNamespace(grammar=object())
             scheduler.add_request(request)
@@ -121,6 +138,7 @@ class Pair:
         if not self._steps or (len(self._steps) < self._depth and self.random.random() < 0.9):
             return None
         *scheduled, ran = self._steps.popleft()
+        self._learn_keys()
         theirs, ours = (
             _outputs(
                 scheduler.update_from_output(
@@ -137,7 +155,33 @@ class Pair:
                 self.cases[f"ended: {output['finish_reason'].name}"] += 1
             if output["prefill_stats"] is not None:
                 self.cases["cached"] += output["prefill_stats"].num_cached_tokens > 0
-        return _difference(theirs, ours) or _difference(*map(_state, self.both))
+        self._learn_keys()
+        return (
+            _difference(theirs, ours)
+            or _difference(*map(_state, self.both))
+            or self._wrongly_followed()
+        )
+
+    def _learn_keys(self) -> None:
+        """Note the keys of all blocks of the requests."""
+        for request in self.vllm.requests.values():
+            seed = block_seed("", request.cache_salt or "")
+            size, tokens = self._pools[0][1].block_tokens, request.all_token_ids
+            each = size // BLOCK_TOKENS
+            for key, name in zip(
+                block_keys(tokens, size, seed), request.block_hashes[each - 1 :: each], strict=True
+            ):
+                # With the number of the group.
+                self._keys[name + bytes(4)] = key
+
+    def _wrongly_followed(self) -> str | None:
+        for pool, blocks in self._pools:
+            names = pool.cached_block_hash_to_block._cache
+            cached = {name: self._keys[name] for name in names if name in self._keys}
+            if blocks.keys != cached:
+                return f"{len(cached)} keys are cached, {len(blocks.keys)} are said to be"
+            self.cases["keys"] += len(cached)
+        return None
 
 
 def _aborted() -> Any:

@@ -19,12 +19,16 @@ from tokenizers import Tokenizer
 
 from tests.tiny_model import make_tiny_adapter
 from vgate.config import Config
+from vgate.config.model import LoraAdapter, Model
 from vgate.config.runtime import DRY_RUN
-from vgate.config.schema import Batch, DryRun, LoraAdapter, Model
+from vgate.config.schema import Batch, DryRun
 from vgate.engine.backends import REGISTRY, load_backend
-from vgate.engine.backends.base import Backend, Output
+from vgate.engine.backends.base import Backend, BackendCounts, Output
+from vgate.engine.blocks.cached import CachedBlocks
+from vgate.engine.fill.filling import Filling
 from vgate.engine.request import Request, RequestError
 from vgate.errors import from_code
+from vgate.wire.kv_blocks import block_keys, block_seed
 from vgate.wire.messages import GenerateOptions, Logprobs, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
@@ -70,6 +74,14 @@ def engine(
     # vLLM sets variables that change every later child process.
     os.environ.clear()
     os.environ.update(environment)
+
+
+@pytest.fixture(scope="session")
+def cached(engine: Backend) -> CachedBlocks:
+    """What the engine says to be in its prefix cache."""
+    blocks = engine.follow_blocks()
+    assert blocks is not None
+    return blocks
 
 
 @pytest.fixture
@@ -138,6 +150,25 @@ def assert_well_ended(outputs: list[Output], reason: str) -> None:
     assert [output.finish_reason for output in outputs[:-1]] == [None] * (len(outputs) - 1)
     assert outputs[-1].finish_reason == reason
     assert all(output.error is None for output in outputs)
+
+
+class TestFill:
+    """All that is promised runs at once, as before an engine is ready."""
+
+    def test_it_fills_the_cache_and_leaves_nothing(self, backend, cached):
+        prompt = range(200, 400)
+        run(backend, make_request(prompt))
+        filling = Filling(backend, lambda *_: None, 200)
+        filling.run()
+        assert filling.whole
+        assert filling.longest == MAX_MODEL_LEN - 4
+        most = min(backend.model.kv_cache_tokens, (MAX_NUM_SEQS + 1) * MAX_MODEL_LEN)
+        assert filling.tokens >= 0.85 * most
+        assert backend.counts() == BackendCounts()
+        assert backend.kv_cache_usage() == 0
+        assert not cached.keys
+        again = make_request(prompt)
+        assert run(backend, again)[again.key][0].facts.cached_tokens == 0
 
 
 class TestGoingOn:
@@ -243,8 +274,16 @@ class TestGeneration:
             assert type(output.token_ids) is list
             assert all(type(token) is int for token in output.token_ids)
             assert type(output.key) is str
-            assert type(output.cached_tokens) is int
-            assert 0 <= output.cached_tokens <= len(request.prompt)
+            if output.facts is not None:
+                assert type(output.facts.cached_tokens) is type(output.facts.preemptions) is int
+                assert 0 <= output.facts.cached_tokens <= len(request.prompt)
+
+    def test_facts_come_with_the_first_tokens_and_at_the_end(self, backend):
+        request = make_request(max_tokens=5, ignore_eos=True)
+        request.continued = [1, 2]
+        outputs = run(backend, request)[request.key]
+        assert len(outputs) == 3
+        assert [output.facts is not None for output in outputs] == [True, False, True]
 
     def test_greedy_answers_repeat(self, backend):
         first, second = make_request(max_tokens=20), make_request(max_tokens=20)
@@ -446,7 +485,7 @@ def assert_probabilities(place: Logprobs, count: int) -> None:
     assert type(place.rank) is int
     top_ids, top = place.token_ids[1:], place.logprobs[1:]
     assert len(set(top_ids)) == count
-    assert top == sorted(top, reverse=True)
+    assert list(top) == sorted(top, reverse=True)
     assert sum(map(math.exp, top)) <= 1 + 1e-3
     assert (place.token_ids[0] in top_ids) == (place.rank <= count)
 
@@ -763,7 +802,135 @@ class TestAdapters:
         assert "`tuned`" in refused.reason
 
 
+class TestPrefixCache:
+    """Prompts share full blocks, which the backend can name."""
+
+    @staticmethod
+    def hits(backend: Backend, prompt: list[int], options=None, **fields) -> int:
+        """Return how many tokens of a prompt were cached."""
+        request = make_request(prompt, options, **{"max_tokens": 1, "ignore_eos": True, **fields})
+        before = backend.counts()
+        outputs = run(backend, request)[request.key]
+        found = outputs[0].facts.cached_tokens
+        after = backend.counts()
+        assert after.prefix_cache_queries - before.prefix_cache_queries == len(prompt)
+        assert after.prefix_cache_hits - before.prefix_cache_hits == found
+        return found
+
+    @staticmethod
+    def prompt(count: int) -> list[int]:
+        """Return a prompt that nobody has sent before."""
+        number = next(numbers)
+        return [(number * 7919 + place * 31 + number * place) % 2000 for place in range(count)]
+
+    def keys_of(self, cached: CachedBlocks, prompt, adapter="", salt="") -> list[bool]:
+        """Return which of a prompt's blocks are said to be cached."""
+        keys = block_keys(prompt, cached.block_tokens, block_seed(adapter, salt))
+        return [key in set(cached.keys.values()) for key in keys]
+
+    @pytest.mark.parametrize("extra", [0, 1, 5])
+    def test_whole_blocks_and_never_the_last_token(self, backend, cached, extra):
+        block = backend.model.kv_block_tokens
+        prompt = self.prompt(2 * cached.block_tokens + extra)
+        assert self.hits(backend, prompt) == 0
+        assert self.keys_of(cached, prompt) == [True, True]
+        assert self.hits(backend, prompt) == (len(prompt) - 1) // block * block
+        other = [*prompt[: block + block // 2], *self.prompt(block)]
+        assert self.hits(backend, other) == block
+
+    def test_what_the_keys_say_is_found(self, backend, cached):
+        size = cached.block_tokens
+        prompts = [self.prompt(size * n + 3 * n) for n in (1, 2, 3)]
+        prompts.append([*prompts[2][: 2 * size], *self.prompt(size)])
+        for prompt in prompts:
+            said = cached.cached_tokens(prompt, block_seed("", ""))
+            found = self.hits(backend, prompt)
+            assert said <= found < said + size
+        for prompt in prompts:
+            assert all(self.keys_of(cached, prompt))
+
+    def test_an_answer_is_cached_but_for_its_last_token(self, backend, cached):
+        size, block = cached.block_tokens, backend.model.kv_block_tokens
+        prompt = self.prompt(size - 10)
+        for more in (10, 11):
+            request = make_request([*prompt, more], max_tokens=10, ignore_eos=True)
+            answer = tokens(run(backend, request)[request.key])
+            whole = [*request.prompt, *answer]
+            # The block is full without the last token, which no step has computed.
+            assert len(whole) == size + 1
+            assert self.keys_of(cached, whole) == [True]
+            assert self.keys_of(cached, [*whole[:-2], 1, 1]) == [False]
+            assert self.hits(backend, [*whole, 5]) == size // block * block
+            shorter = make_request([*prompt, more + 2], max_tokens=9, ignore_eos=True)
+            answer = tokens(run(backend, shorter)[shorter.key])
+            assert self.keys_of(cached, [*shorter.prompt, *answer]) == [False]
+
+    def test_one_before_it_in_the_same_step_counts(self, backend, cached):
+        block = backend.model.kv_block_tokens
+        prompt = self.prompt(block + 9)
+        requests = [make_request(prompt, max_tokens=3, ignore_eos=True) for _ in range(3)]
+        outputs = run(backend, *requests)
+        found = [outputs[request.key][0].facts.cached_tokens for request in requests]
+        assert found == [0, block, block]
+
+    @pytest.mark.parametrize(("adapter", "salt"), [("tuned", ""), ("", "mine"), ("tuned", "mine")])
+    def test_adapters_and_salts_share_nothing(self, backend, cached, adapter, salt):
+        prompt = self.prompt(cached.block_tokens + 1)
+        options = GenerateOptions(adapter=adapter, cache_salt=salt)
+        assert self.hits(backend, prompt) == 0
+        assert self.keys_of(cached, prompt, adapter, salt) == [False]
+        assert self.hits(backend, prompt, options) == 0
+        assert self.keys_of(cached, prompt, adapter, salt) == [True]
+        assert self.hits(backend, prompt, options) == cached.block_tokens
+
+    def test_a_prompt_whose_log_probabilities_are_asked_for_is_computed(self, backend, cached):
+        prompt = self.prompt(cached.block_tokens + 1)
+        for _ in range(2):
+            assert self.hits(backend, prompt, GenerateOptions(prompt_logprobs=1)) == 0
+        assert self.keys_of(cached, prompt) == [True]
+
+    def test_what_is_evicted_is_told(self, backend, cached):
+        cached.watched = True
+        cached.take()
+        first = self.prompt(MAX_MODEL_LEN - 1)
+        self.hits(backend, first)
+        known: set[int] = {*cached.keys.values()}
+        cached.take()
+        assert all(self.keys_of(cached, first))
+        model = backend.model
+        for _ in range(model.kv_cache_tokens // (MAX_MODEL_LEN - model.kv_block_tokens) + 2):
+            self.hits(backend, self.prompt(MAX_MODEL_LEN - 1))
+            stored, removed = cached.take()
+            assert known.issuperset(removed)
+            assert known.isdisjoint(stored)
+            known = known - {*removed} | {*stored}
+            assert known == {*cached.keys.values()}
+        assert not any(self.keys_of(cached, first))
+        if model.backend != DRY_RUN:
+            # By now all that was cached before it was followed is gone.
+            pool = backend._core.scheduler.kv_cache_manager.block_pool
+            assert cached.keys.keys() == pool.cached_block_hash_to_block._cache.keys()
+        assert self.hits(backend, first) == 0
+        assert len(known) * cached.block_tokens <= model.kv_cache_tokens
+        cached.watched = False
+
+
 def test_a_cache_salt_does_not_change_the_output(backend):
     plain, salted = make_request(), make_request(options=GenerateOptions(cache_salt="mine"))
     outputs = run(backend, plain, salted)
     assert tokens(outputs[plain.key]) == tokens(outputs[salted.key])
+
+
+def test_it_answers_as_before_after_a_sleep(backend, monkeypatch):
+    if (mode := getattr(backend, "_sleep_mode", None)) is not None:
+        # vLLM on the CPU has none, but goes through the same calls.
+        assert not backend.sleep()
+        monkeypatch.setattr(mode, "_possible", True)
+    first, second = make_request(range(300, 600)), make_request(range(300, 600))
+    before = run(backend, first)[first.key]
+    assert backend.sleep()
+    backend.wake()
+    after = run(backend, second)[second.key]
+    assert [output.token_ids for output in after] == [output.token_ids for output in before]
+    assert after[0].facts.cached_tokens == 0
+    assert backend.counts().prefix_cache_hits == 0

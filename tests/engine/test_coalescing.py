@@ -4,6 +4,7 @@ import pytest
 
 from tests.engine.fakes import Bench, generate, held_by
 from tests.wire.steps import deltas_of
+from vgate.engine import delivery
 from vgate.engine.backends.base import Output
 from vgate.engine.request import RequestError
 from vgate.wire.messages import Abort, Embed, GenerateOptions, Goodbye, Step
@@ -112,7 +113,7 @@ def test_a_failure_reaches_all_subscribers(bench):
     bench.turn()
     (key,) = bench.backend.running
     error = RequestError("internal_error", "over")
-    bench.backend.on_step = lambda: [Output(key, [], None, 0, error=error)]
+    bench.backend.on_step = lambda: [Output(key, [], None, None, error=error)]
     bench.turn()
     assert [f.id for f in bench.failures(A)] == [1]
     assert [f.id for f in bench.failures(B)] == [2]
@@ -146,10 +147,21 @@ def test_a_late_subscriber_gets_all_logprobs(bench, after):
     assert logprobs(bench, B, 2) == logprobs(bench, A, 1) == [-1, -2, -3, -4, -5, -6]
     of_prompt = [d.prompt_logprobs for d in bench.deltas(B, 2) if d.prompt_logprobs]
     assert of_prompt == [bench.deltas(A, 1)[0].prompt_logprobs]
-    assert [place and place.logprobs for place in of_prompt[0]] == [None, [-1], [-2], [-3], [-4]]
+    shown = [place and place.logprobs for place in of_prompt[0]]
+    assert shown == [None, (-1.0,), (-2.0,), (-3.0,), (-4.0,)]
     # They come with the first tokens.
     first = next(d for d in bench.deltas(B, 2) if d.token_ids)
     assert first.prompt_logprobs == of_prompt[0]
+
+
+def test_nobody_gets_very_many_logprobs_at_once(bench, monkeypatch):
+    monkeypatch.setattr(delivery, "_MOST_LOGPROBS", 3)
+    bench.say(A, generate(1, max_tokens=9, dedup_key=DEDUP_KEY, options=WITH_LOGPROBS))
+    bench.turn(6)
+    bench.say(B, generate(2, max_tokens=9, dedup_key=DEDUP_KEY, options=WITH_LOGPROBS))
+    bench.settle()
+    assert len(bench.backend.added) == 2
+    assert logprobs(bench, B, 2) == logprobs(bench, A, 1)
 
 
 def test_each_delta_has_a_logprob_for_each_token(bench):

@@ -71,3 +71,20 @@ def test_a_frontend_that_comes_late_is_told_as_well():
     bench.loop.run()
     assert bench.heard(b"late", Welcome)
     assert bench.heard(b"late", Status)[0].draining
+
+
+def test_a_cordoned_engine_tells_a_newcomer_at_once_and_goes_on():
+    bench = Bench()
+    bench.welcome(b"a")
+    bench.loop.cordoned = True
+    bench.say(b"a", generate(1, max_tokens=100))
+    bench.turn(3)
+    bench.say(b"late", Hello(PROTOCOL_VERSION, "late"))
+    bench.turn()
+    assert bench.heard(b"late", Status)[0].draining
+    bench.turn(200)
+    assert ends(bench.deltas(b"a", 1)) == ["length"]
+    bench.loop.cordoned = False
+    bench.clock.now += HEARTBEAT_S
+    bench.turn()
+    assert not bench.heard(b"a", Status)[-1].draining

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgate.config import Config
-from vgate.config.schema import Batch, DryRun, Model
+from vgate.config.model import Model
+from vgate.config.schema import Batch, DryRun
 from vgate.engine.backends.base import BackendError
 from vgate.engine.backends.dry_run import backend as dry_run
 from vgate.engine.backends.dry_run.backend import DryRunBackend
@@ -178,7 +179,10 @@ class TestMemory:
     def test_a_preempted_sequence_is_prefilled_again(self, slept):
         def prefill_s(capacity):
             slept.clear()
-            backend = make_backend(kv_cache_tokens=capacity, prefill_tokens_per_s=1)
+            # What is cached isn't prefilled again.
+            backend = make_backend(
+                kv_cache_tokens=capacity, prefill_tokens_per_s=1, prefix_cache=False
+            )
             run(backend, *(chat("x" * 15, max_tokens=40, ignore_eos=True) for _ in range(3)))
             return sum(slept)
 
@@ -211,6 +215,58 @@ class TestMemory:
         requests = [chat("x" * size, max_tokens=n, ignore_eos=True) for size, n in loads]
         answers = run(make_backend(kv_cache_tokens=capacity), *requests)
         assert [len(answer) for answer, _ in answers] == [n for _, n in loads]
+
+
+class TestPrefixCache:
+    def prefill_s(self, backend, slept, *requests) -> list[float]:
+        """Return the seconds of prefill of requests that run one after the other."""
+        times = []
+        for request in requests:
+            slept.clear()
+            run(backend, request)
+            times.append(round(sum(slept)))
+        return times
+
+    def make(self, **settings):
+        return make_backend(prefill_tokens_per_s=1, **settings)
+
+    @staticmethod
+    def told(tokens, max_tokens=1) -> Request:
+        request = chat("", max_tokens=max_tokens, ignore_eos=True)
+        request.prompt = [*tokens]
+        return request
+
+    def test_what_is_cached_costs_no_prefill(self, slept):
+        backend, prompt = self.make(), range(100, 200)
+        other = [*prompt[:50], *range(50)]
+        prompts = (prompt, prompt, other, prompt[:96], prompt[:97])
+        times = self.prefill_s(backend, slept, *map(self.told, prompts))
+        # Whole blocks of 16, and at least one token.
+        assert times == [100, 100 - 96, 100 - 48, 96 - 80, 1]
+        assert backend.counts() == (0, 100 + 100 + 100 + 96 + 97, 96 + 48 + 80 + 96)
+
+    def test_it_can_be_switched_off(self, slept):
+        backend, prompt = self.make(prefix_cache=False), range(100, 200)
+        assert self.prefill_s(backend, slept, *map(self.told, (prompt, prompt))) == [100, 100]
+        assert backend.counts() == (0, 0, 0)
+        assert backend.follow_blocks() is None
+
+    def test_the_least_recently_used_makes_place_its_end_first(self, slept):
+        backend = self.make(kv_cache_tokens=10 * 16)
+        one, two, three = (range(n * 1000, n * 1000 + 64) for n in range(1, 4))
+        times = self.prefill_s(backend, slept, *map(self.told, (one, two, one, three, two)))
+        assert times[:4] == [64, 64, 16, 64]
+        # Ten blocks hold two prompts and a half: the second one's end is gone, its beginning isn't.
+        assert 16 < times[4] < 64
+
+    def test_running_sequences_share_blocks(self):
+        backend = make_backend(kv_cache_tokens=1600)
+        for _ in range(10):
+            backend.add(self.told(range(100, 200), max_tokens=20))
+        backend.step()
+        assert backend.kv_cache_usage() == pytest.approx((96 + 10 * 5) / 1600)
+        backend.abort(list(backend._running))
+        assert backend.kv_cache_usage() == 0
 
 
 class TestModel:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.config import Config
-from vgate.config.schema import DryRun, Model
+from vgate.config.model import Model
+from vgate.config.schema import DryRun
 from vgate.engine.backends.dry_run.backend import DryRunBackend
 from vgate.engine.backends.dry_run.sequence import Rules, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
@@ -321,7 +322,7 @@ def test_logprobs_are_from_a_distribution(place, token, count):
     assert len(told.token_ids) == len(told.logprobs) == count + 1
     assert (told.token_ids[0], told.rank) == (token, 1)
     top = told.logprobs[1:]
-    assert top == sorted(top, reverse=True)
+    assert list(top) == sorted(top, reverse=True)
     assert sum(map(math.exp, top)) <= 1
     assert told.logprobs[:1] == (top[:1] or told.logprobs[:1])
     assert all(0 <= one < 300 for one in told.token_ids)

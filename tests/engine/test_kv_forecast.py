@@ -91,6 +91,14 @@ class TestExcess:
         assert forecast.excess(alone[0]) - forecast.excess(shorter) == 400
         assert forecast.excess(alone[1]) == forecast.excess(longer)
 
+    def test_a_resumed_request_may_have_more_cached_than_its_prompt(self):
+        holder = make_request(prompt=300, max_tokens=600, generated=200)
+        holder.cached_tokens = 400
+        forecast = forecast_of(holder)
+        fits, other = make_request(prompt=[1] * 500), make_request(prompt=[1] * 399 + [2])
+        assert forecast.excess(fits) == forecast.excess(make_request(prompt=[2] * 500)) - 300
+        assert forecast.excess(other) == forecast.excess(make_request(prompt=[2] * 400)) - 300
+
     def test_preemptions_widen_the_margin_and_answers_narrow_it(self):
         running = [make_request(max_tokens=2000, ignore_eos=False) for _ in range(10)]
         forecast, newcomer = forecast_of(*running), make_request()

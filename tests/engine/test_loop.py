@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.engine.fakes import MODEL, Bench, generate, held_by
 from tests.wire.steps import deltas_of
-from vgate.engine.backends.base import Output
+from vgate.engine.backends.base import Facts, Output
 from vgate.engine.loop import HEARTBEAT_S
 from vgate.engine.request import RequestError
 from vgate.wire.codec import encode, pack_token_ids
@@ -107,7 +107,7 @@ class TestGenerate:
     def test_cached_tokens_are_passed_on(self, greeted):
         greeted.say(A, generate(1))
         greeted.backend.on_step = lambda: [
-            Output(key, [1], None, 4) for key in greeted.backend.running
+            Output(key, [1], None, Facts(4)) for key in greeted.backend.running
         ]
         greeted.turn()
         assert greeted.deltas(A, 1)[0].cached_tokens == 4
@@ -231,8 +231,8 @@ class TestBackendErrors:
         first, second = greeted.backend.added
         error = RequestError("internal_error", "gave up")
         greeted.backend.on_step = lambda: [
-            Output(first, [], None, 0, error=error),
-            Output(second, [9], None, 0),
+            Output(first, [], None, None, error=error),
+            Output(second, [9], None, None),
         ]
         greeted.turn()
         assert [(f.id, f.reason) for f in greeted.failures(A)] == [(1, "gave up")]
@@ -305,6 +305,18 @@ class TestBackendErrors:
         (begun,) = bench.deltas(A, 2)
         assert (begun.token_ids, begun.finish_reason) == ([], None)
 
+    def test_a_start_is_told_with_the_time_in_the_queue(self):
+        bench = Bench(max_num_seqs=1)
+        bench.welcome(A)
+        bench.say(A, generate(1, max_tokens=2), generate(2, max_tokens=1))
+        for _ in range(4):
+            bench.turn()
+        steps = [step for step in bench.heard(A, Step) if step.started]
+        assert [[number for number, _ in step.started] for step in steps] == [[1], [2]]
+        # In the message with the first token, of which there are two steps before the second.
+        assert deltas_of(steps[0])[0].token_ids == [1]
+        assert [round(step.started[0][1], 3) for step in steps] == [0, 0.02]
+
     def test_a_step_that_could_not_run_is_retried_without_spinning(self, greeted):
         greeted.say(A, generate(1))
         answers = [None, None, NotImplemented, NotImplemented, NotImplemented]
@@ -317,7 +329,7 @@ class TestBackendErrors:
     def test_outputs_of_unknown_requests_are_ignored(self, greeted):
         greeted.say(A, generate(1, max_tokens=2))
         greeted.turn()
-        greeted.backend.on_step = lambda: [Output("stranger", [1], "stop", 0)]
+        greeted.backend.on_step = lambda: [Output("stranger", [1], "stop", Facts())]
         greeted.turn()
         assert len(greeted.deltas(A, 1)) == 1
 
@@ -479,6 +491,26 @@ class TestHeartbeat:
             assert sum(status.stats.batch_size.counts) == 2
             assert status.stats.preemptions == 1
         assert told == [1]
+
+    def test_complete_sequences_are_counted_with_their_lengths(self):
+        bench = Bench(max_num_seqs=4)
+        bench.welcome(A)
+        bench.say(
+            A, generate(1, max_tokens=3), generate(2, max_tokens=7), generate(3, max_tokens=9)
+        )
+        bench.turn()
+        # What was not complete does not count.
+        bench.say(A, Abort([3]))
+        bench.settle()
+        bench.transport.sent.clear()
+        bench.clock.now += HEARTBEAT_S
+        bench.turn()
+        (status,) = bench.heard(A, Status)
+        stats = status.stats
+        assert (stats.finished_stop, stats.finished_length) == (0, 2)
+        assert stats.generated_tokens.total == 10
+        assert sum(stats.generated_tokens.counts) == sum(stats.decode_s.counts) == 2
+        assert sum(stats.prompt_tokens.counts) == 2
 
     def test_the_heartbeat_is_on_time_while_idle_and_while_busy(self, greeted):
         greeted.beats.clear()

@@ -89,4 +89,4 @@ def test_the_launcher_is_told_before_the_step_that_may_be_slow():
     bench.turn()
     assert heard == [beats + 1]
     bench.turn()
-    assert bench.loop.patience_s == 20
+    assert bench.loop.patience.seconds == 20

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tests.engine.fakes import held_by
+from vgate.engine import tenants
 from vgate.engine.forecast.kv_cache import peak
 from vgate.engine.request import Request, RequestError
 from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler, Limits
@@ -42,6 +43,13 @@ def submit(scheduler, *requests, now=0.0):
     for number, request in enumerate(requests):
         scheduler.submit(request, now + number * 2 * BURST_GAP_S)
     return now + len(requests) * 2 * BURST_GAP_S
+
+
+def expired(scheduler, now) -> list[Request]:
+    """Return the requests that have waited too long, and see that each is told when to retry."""
+    late = scheduler.expire(now)
+    assert all(e.code == "queue_timeout" and e.retry_after_s >= 1 for _, e in late)
+    return [request for request, _ in late]
 
 
 def finish(scheduler, request, now, tokens=None):
@@ -119,6 +127,24 @@ class TestQueue:
         finish(scheduler, requests[0], 2.0)
         assert scheduler.admit(2.0) == [requests[1]]
         scheduler.submit(requests[3], 3.0)
+
+    def test_long_prompts_fill_it_sooner(self, monkeypatch):
+        """They take the machine's memory while they wait."""
+        monkeypatch.setattr(tenants, "_MOST_QUEUED_TOKENS", 1000)
+        scheduler = make_scheduler(max_num_seqs=1, max_queue_size=20)
+        running, *others = [make_request(400) for _ in range(4)]
+        scheduler.submit(running, 0.0)
+        scheduler.admit(0.0)
+        submit(scheduler, *others[:2], now=1.0)
+        with pytest.raises(RequestError, match="1,000 prompt tokens") as caught:
+            scheduler.submit(others[2], 2.0)
+        assert caught.value.code == "overloaded"
+        # Short ones have room, and so has any where nothing waits.
+        scheduler.submit(make_request(50), 2.0)
+        others[2].resumed = True
+        scheduler.submit(others[2], 2.0)
+        alone = make_scheduler(max_num_seqs=1)
+        alone.submit(make_request(5000), 0.0)
 
     def test_retry_after_follows_the_drain_rate(self):
         scheduler = make_scheduler(max_num_seqs=1, max_queue_size=60)
@@ -232,7 +258,7 @@ class TestPriority:
         requests = [make_request(priority=-n, deadline=100.0 - n) for n in range(4)]
         now = submit(scheduler, *requests)
         assert scheduler.remove(requests[2].key) is requests[2]
-        assert scheduler.expire(97.0) == [requests[3]]
+        assert expired(scheduler, 97.0) == [requests[3]]
         assert self.served(scheduler, now) == [requests[1], requests[0]]
 
 
@@ -288,12 +314,12 @@ class TestExpiry:
         runs, late, early = (make_request(deadline=d) for d in (5.0, 10.0, 20.0))
         now = submit(scheduler, runs, late, early)
         assert scheduler.admit(now) == [runs]
-        assert scheduler.expire(9.99) == []
-        assert scheduler.expire(10.0) == [late]
-        assert scheduler.expire(10.0) == []
+        assert expired(scheduler, 9.99) == []
+        assert expired(scheduler, 10.0) == [late]
+        assert expired(scheduler, 10.0) == []
         assert scheduler.next_deadline == 20.0
         assert held_by(scheduler) == [early, runs]
-        assert scheduler.expire(1e9) == [early]
+        assert expired(scheduler, 1e9) == [early]
         assert scheduler.next_deadline == math.inf
 
     def test_the_next_deadline_is_never_later_than_the_first(self):
@@ -301,7 +327,7 @@ class TestExpiry:
         for deadline in (30.0, 10.0, 20.0):
             scheduler.submit(make_request(deadline=deadline), 0.0)
             assert scheduler.next_deadline <= deadline
-        assert [r.queue_deadline for r in scheduler.expire(25.0)] == [10.0, 20.0]
+        assert [r.queue_deadline for r in expired(scheduler, 25.0)] == [10.0, 20.0]
 
     def test_an_expired_request_is_not_admitted(self):
         scheduler = make_scheduler(max_num_seqs=1)
@@ -682,7 +708,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def expire(self):
         late = {r for r in self.waiting if r.queue_deadline <= self.now}
-        assert set(self.scheduler.expire(self.now)) == late
+        assert set(expired(self.scheduler, self.now)) == late
         self.waiting -= late
 
     @invariant()

@@ -27,6 +27,7 @@ def test_it_reports_its_phases_and_its_model(report: dict[str, Any]) -> None:
     assert report["phases"] == [
         "importing vLLM",
         "reading the model's configuration",
+        "reading the tokenizer",
         "loading weights",
         "measuring memory",
         "allocating the KV cache",
@@ -65,6 +66,7 @@ def test_every_finish_reason_ends_a_request(report: dict[str, Any]) -> None:
 def test_a_preempted_batch_has_the_same_outputs(report: dict[str, Any]) -> None:
     found = report["preemption"]
     assert found["preemptions"] > 0
+    assert found["told"] == found["counted"] > 0
     assert found["as_alone"]
     assert found["lengths"] == [150] * SEQUENCES
     assert found["usage_after"] == 0

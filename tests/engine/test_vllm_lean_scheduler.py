@@ -27,6 +27,7 @@ def test_every_step_is_scheduled_and_read_as_vllm_does(report: dict[str, Any]) -
 def test_the_comparison_met_every_case(report: dict[str, Any]) -> None:
     cases = [
         *("short way", "steps of both ways", "preempted", "aborted", "cache reset", "cached"),
+        "keys",
         *("with []", "with a grammar", "with ['logprobs']", "ended: STOP", "ended: LENGTH"),
     ]
     for one in report.values():

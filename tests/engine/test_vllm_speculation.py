@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.vllm_speculation_program import LOGPROBS, MOST
+from tests.engine.vllm_speculation_program import LOGPROBS, MOST, SWITCHED
 from tests.vllm_programs import PROGRAM_TIMEOUT_S, run_program
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2 * PROGRAM_TIMEOUT_S + 30)]
@@ -29,3 +29,9 @@ def test_a_draft_model_changes_nothing_but_the_steps(tiny_model_dir: Path, tmp_p
     ]
     assert max(plain["steps"]) == max(MOST)
     assert max(speculative["steps"]) < max(MOST) / 2
+    # Drafting that costs too much has stopped, and none of its steps changed a token.
+    dear, cheap = speculative["switched"]
+    assert [of["tokens"] for of in (dear, cheap)] == [of["tokens"] for of in plain["switched"]]
+    assert all(len(tokens) == SWITCHED for of in (dear, cheap) for tokens in of["tokens"])
+    assert dear["told"][0].startswith("stops for up to 3 answers at once: 3.00 drafted tokens")
+    assert cheap["told"][0].startswith("goes on for up to 3 answers at once: 3.00 drafted tokens")

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 
 from tests.engine.vllm_offline import read_cases
 from vgate.config import Config
-from vgate.config.schema import Batch, LoraAdapter, Model
+from vgate.config.model import LoraAdapter, Model
+from vgate.config.schema import Batch
 from vgate.engine.backends import load_backend
 from vgate.engine.backends.base import Output
 from vgate.engine.backends.vllm.reasoning import has_marks

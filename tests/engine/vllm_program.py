@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 
 from vgate.config import Config
-from vgate.config.schema import Batch, Model
+from vgate.config.model import Model
+from vgate.config.schema import Batch
 from vgate.engine.backends import load_backend
+from vgate.engine.backends.base import WorkerDiedError
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import NO_OPTIONS, GenerateOptions
 from vgate.wire.sampling import DEFAULTS, SamplingParams
@@ -51,6 +53,7 @@ class Generated(msgspec.Struct):
     tokens: list[int] = []
     finish_reason: str | None = None
     cached_tokens: int = 0
+    preemptions: int = 0
 
 
 class Driver:
@@ -73,12 +76,14 @@ class Driver:
         for request in requests:
             self.backend.add(request)
         for outputs in self._steps():
-            for key, tokens, finish_reason, cached_tokens, *_ in outputs:
+            for key, tokens, finish_reason, facts, *_ in outputs:
                 one = found[key]
                 assert one.finish_reason is None, "an output after the last"
                 one.tokens += tokens
                 one.finish_reason = finish_reason
-                one.cached_tokens += cached_tokens
+                if facts is not None:
+                    one.cached_tokens += facts.cached_tokens
+                    one.preemptions = facts.preemptions
         return list(found.values())
 
     def refusal(self, prompt: list[int], sampling: SamplingParams) -> list[str | None]:
@@ -105,6 +110,8 @@ def preemption(driver: Driver) -> dict[str, Any]:
         "preemptions": driver.preemptions,
         "as_alone": [one.tokens for one in together] == alone,
         "lengths": [len(one.tokens) for one in together],
+        "told": sum(one.preemptions for one in together),
+        "counted": driver.backend.counts().preemptions,
         "usage_after": driver.backend.kv_cache_usage(),
     }
 
@@ -251,7 +258,7 @@ def main(model: str, report_path: str) -> None:
     report["work_after_death"] = backend.has_work()
     try:
         backend.step()
-    except RuntimeError as error:
+    except WorkerDiedError as error:
         report["death"] = str(error)
     backend.shutdown()
     Path(report_path).write_bytes(msgspec.json.encode(report))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vgate.config import Config
-from vgate.config.schema import Model
+from vgate.config.model import Model
 from vgate.engine.backends.base import BackendError
 from vgate.engine.backends.vllm.environment import create, prepare_environment
 
@@ -32,6 +32,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "tokenizer": ({}, {}),
     "tokenizer_argument": ({}, {"engine_args": {"tokenizer": "nobody/nothing"}}),
     "hub": ({}, {"model_id": "nobody/nothing-here"}),
+    "kv_cache": ({}, {"max_model_len": 4096, "engine_args": {"kv_cache_memory_bytes": 150_000}}),
 }
 
 

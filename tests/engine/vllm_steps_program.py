@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.engine.vllm_program import Driver
 from vgate.config import Config
-from vgate.config.schema import Batch, Model
+from vgate.config.model import Model
+from vgate.config.schema import Batch
 from vgate.engine.backends import load_backend
 from vgate.engine.backends.vllm.step_budget import StepBudget, steer
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway
-from vgate.config.schema import Model
+from vgate.config.model import Model
 from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.engine.served_files import read_model_files
 from vgate.frontend.text import TextModel, load_text_model

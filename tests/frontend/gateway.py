@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 from granian.rsgi import ProtocolClosed
 
 from vgate.config import Config, EngineSpec, Runtime, local_engines
-from vgate.config.schema import Batch, Cache, DryRun, Section
+from vgate.config.schema import Batch, Cache, DryRun, Server
+from vgate.config.section import Section
 from vgate.engine.backends import load_backend
 from vgate.engine.loop import EngineLoop
+from vgate.engine.main import keys_of
 from vgate.engine.scheduler import BatchScheduler, Limits
 from vgate.frontend.app import App
 from vgate.wire.codec import decode_to_launcher, encode
@@ -33,16 +36,24 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
+class Headers(dict[str, str]):
+    """RSGI's, of which each name comes once."""
+
+    def get_all(self, name: str) -> list[str]:
+        return [self[name]] if name in self else []
+
+
 class Scope:
     """What RSGI tells of a request."""
 
     proto = "http"
+    http_version = "1.1"
     client = "127.0.0.1:1"
 
     def __init__(self, method: str, path: str, headers: dict[str, str]) -> None:
         self.method = method
         self.path, _, self.query_string = path.partition("?")
-        self.headers = headers
+        self.headers = Headers(headers)
 
 
 class Transport:
@@ -125,7 +136,8 @@ class Engine(threading.Thread):
 
     def __init__(self, runtime: Runtime, number: int = 0) -> None:
         super().__init__(daemon=True)
-        self._router = Router(runtime.engines[number].address)
+        address = runtime.engines[number].address
+        self._router = Router(address, keys_of(runtime.config, address))
         self.backend = load_backend("dry_run", runtime.engine_config(number), lambda _phase: None)
         batch = runtime.config.batch
         self.scheduler = BatchScheduler(
@@ -166,7 +178,10 @@ class Gateway:
             "cache": Cache(enabled=False),
             **sections,
         }
-        self.config = Config(**settings)
+        server = settings.get("server", Server())
+        if server.state_dir is None:
+            server = msgspec.structs.replace(server, state_dir=str(run_dir / "state"))
+        self.config = Config(**{**settings, "server": server})
         self.runtime = Runtime(
             config=self.config,
             backend="dry_run",
@@ -211,6 +226,13 @@ class Gateway:
         self.engine.start()
         await until(lambda: self.app.models.not_ready_because() is None, "the worker is ready")
         return self.engine
+
+    async def replace_worker(self) -> None:
+        """End the worker and put another one in its place, which knows nothing of its requests."""
+        self.app.__rsgi_del__(self._loop)
+        self.app = App(self.runtime, 2)
+        self.app.__rsgi_init__(self._loop)
+        await until(lambda: self.app.models.not_ready_because() is None, "the worker is ready")
 
     def begin(
         self,

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, until
-from vgate.config.schema import Batch, Cache, DryRun, Model, Server, Supervision, Timeouts
+from vgate.config.model import Model
+from vgate.config.schema import Batch, Cache, DryRun, Server, Supervision, Timeouts
 from vgate.frontend.http import request as http
 from vgate.frontend.http import waits
 from vgate.frontend.routes import ROUTES
@@ -42,11 +43,25 @@ class TestRoutes:
             ("POST", "/detokenize"),
             ("GET", "/tokenizer_info"),
             ("GET", "/"),
+            ("GET", "/docs"),
+            ("GET", "/ui/"),
             ("GET", "/version"),
             ("GET", "/health"),
             ("GET", "/ready"),
             ("GET", "/metrics"),
             ("GET", "/stats"),
+            ("GET", "/v1/usage"),
+            ("GET, POST", "/admin/keys"),
+            ("DELETE, POST", "/admin/keys/"),
+            ("GET", "/admin/requests"),
+            ("POST", "/admin/requests/"),
+            ("GET, POST", "/admin/hosts"),
+            ("DELETE", "/admin/hosts/"),
+            ("POST", "/engines/join"),
+            ("GET", "/admin/engines"),
+            ("POST", "/admin/engines/"),
+            ("GET", "/admin/models"),
+            ("POST", "/admin/models/"),
             ("GET", "/openapi.json"),
         ]
 
@@ -275,7 +290,8 @@ class TestChat:
             assert streamed.headers["content-type"].startswith("text/event-stream")
             assert whole.headers["content-type"] == "application/json"
 
-        serve(scenario)
+        alike = DryRun(step_ms=0, prefill_tokens_per_s=1e9, prefix_cache=False)
+        serve(scenario, dry_run=alike)
 
     def test_stop_strings_and_n(self, serve):
         async def scenario(gateway):
@@ -501,6 +517,26 @@ class TestLeaving:
 
         serve(scenario, dry_run=SLOW)
 
+    def test_before_a_delayed_drain_it_serves_and_closes_each_connection(self, serve, stream):
+        async def scenario(gateway):
+            # It has begun, so its client does not know, and may ask once more when it has ended.
+            protocol, task = gateway.begin_chat("x" * 200, stream=stream)
+            await until(lambda: gateway.engine.scheduler.running, "it runs")
+            gateway.tell(Drain(30.0, 0.5))
+            await until(lambda: gateway.app._launcher.stopping, "the drain is heard")
+            assert (await gateway.request("GET", "/ready")).status == 503
+            await asyncio.wait_for(task, 20)
+            assert (streamed_text(protocol) if stream else text_of(protocol)) == "x" * 200
+            served = await gateway.chat("once more", stream=stream)
+            assert (streamed_text(served) if stream else text_of(served)) == "once more"
+            assert served.headers["connection"] == "close"
+            await until(lambda: gateway.app._launcher.draining, "the delay ends")
+            refused = await gateway.chat()
+            assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+            assert refused.headers["connection"] == "close"
+
+        serve(scenario, dry_run=SLOW)
+
     def test_a_drain_that_runs_out_ends_all(self, serve, stream):
         async def scenario(gateway):
             protocol, task = gateway.begin_chat(
@@ -520,7 +556,7 @@ class TestLeaving:
 
 @pytest.mark.parametrize("version", ["1.1", "2"])
 def test_after_a_hand_over_it_serves_and_closes_each_connection(serve, monkeypatch, version):
-    monkeypatch.setattr(Scope, "http_version", version, raising=False)
+    monkeypatch.setattr(Scope, "http_version", version)
 
     async def scenario(gateway):
         told: list[bool] = []
@@ -571,3 +607,14 @@ def test_a_body_that_does_not_come_is_not_waited_for_without_end(serve, monkeypa
         assert (await gateway.chat()).status == 200
 
     serve(scenario)
+
+
+def test_a_request_that_comes_after_all_were_ended_does_not_wait_for_an_engine(serve):
+    async def scenario(gateway):
+        gateway.app.draining.end_requests()
+        exchange, task = gateway.begin_chat("late")
+        await asyncio.wait_for(task, DEADLINE_S)
+        assert (exchange.status, exchange.error["code"]) == (503, "shutting_down")
+        assert (await gateway.request("GET", "/health")).status == 200
+
+    serve(scenario, engine=False, supervision=Supervision(hold_requests_s=600))

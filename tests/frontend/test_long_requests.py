@@ -9,7 +9,9 @@ import pytest
 from bench.neighbour.bodies import BODIES, CHAT, RESPONSES, body
 from tests.frontend.gateway import chat_body, post, until
 from tests.frontend.watchdog import watched
-from vgate.config.schema import MIB, Model, Server
+from vgate.config.model import Model
+from vgate.config.schema import Server
+from vgate.config.section import MIB
 from vgate.frontend.apis.openai.responses import stored
 from vgate.frontend.http import long_work
 from vgate.frontend.text import slices

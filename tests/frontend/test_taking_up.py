@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import re
+import time
 
 import pytest
 
@@ -270,10 +271,13 @@ def test_a_worker_that_stops_leaves_its_streams_to_others(serve):
     async def scenario(gateway):
         protocol, task = begin(gateway, "chat")
         await until(lambda: len(events_of(protocol.body)) > 5, "events")
-        gateway.app.end_requests()
+        gateway.app.draining.end_requests()
         await asyncio.wait_for(task, 10)
         seen = events_of(protocol.body)
         assert json.loads(protocol.events[-1])["error"]["code"] == "shutting_down"
+        late = await resume(gateway, "chat", id_of(seen[-1]), "GET")
+        assert (late.status, late.json["error"]["code"]) == (503, "shutting_down")
+        await gateway.replace_worker()
         rest = await resume(gateway, "chat", id_of(seen[-1]), "GET")
         whole = await resume(gateway, "chat", id_of(seen[0]).rpartition(":")[0], "GET")
         assert seen + events_of(rest.body) == events_of(whole.body)
@@ -285,8 +289,8 @@ def test_a_worker_that_stops_leaves_its_streams_to_others(serve):
 def test_metrics_count_the_tokens_and_the_wait_of_a_stream_once(serve, monkeypatch):
     recorded = []
 
-    def record(_model, prompt, completion, ttft_s, _decode_s, *, shared):
-        recorded.append((prompt, completion, ttft_s is not None, shared))
+    def record(_model, tokens, times_s, _example, *, shared):
+        recorded.append((*tokens, times_s[0] is not None, shared))
 
     monkeypatch.setattr("vgate.frontend.observe.metrics.record_generated", record)
 
@@ -308,5 +312,33 @@ def test_metrics_count_the_tokens_and_the_wait_of_a_stream_once(serve, monkeypat
         assert sum(each[1] for each in recorded) == completion
         assert sum(each[2] for each in recorded) == 1
         assert not any(each[3] for each in recorded)
+        (row,) = (await gateway.request("GET", "/v1/usage")).json["data"]
+        used = row["requests"], row["prompt_tokens"], row["completion_tokens"], row["errors"]
+        assert used == (2, 2 * prompt, 2 * completion, 0)
+
+    serve(scenario, dry_run=QUICK)
+
+
+@pytest.mark.parametrize("events", [0, 10])
+def test_what_a_killed_worker_has_not_counted_is_counted_by_the_next(serve, events):
+    async def usage(gateway):
+        (row,) = (await gateway.request("GET", "/v1/usage")).json["data"]
+        return row["requests"], row["prompt_tokens"], row["completion_tokens"]
+
+    async def scenario(gateway):
+        _, task = begin(gateway, "chat")
+        await task
+        whole = await usage(gateway)
+        protocol, task = begin(gateway, "chat")
+        await until(lambda: len(events_of(protocol.body)) > events, "events")
+        last = id_of(events_of(protocol.body)[events])
+        # As if the engine had noticed the death of the process.
+        kept = gateway.engine._loop._kept
+        for reader in list(kept._by_reader):
+            assert kept.leave(reader, time.monotonic(), counts=False)
+        await resume(gateway, "chat", last)
+        assert await usage(gateway) == tuple(2 * count for count in whole)
+        task.cancel()
+        await asyncio.wait([task])
 
     serve(scenario, dry_run=QUICK)

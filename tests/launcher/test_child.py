@@ -38,3 +38,20 @@ def test_its_own_variables_override_the_launchers(tmp_path):
     assert found["CUDA_VISIBLE_DEVICES"] == "1"
     assert found["TEST_INHERITED"] == "launcher"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_an_instruction_that_the_cpu_lacks_is_not_tried_again(ready):
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+    child = Child("c", ["-c", program], RestartPolicy(5, 60.0))
+    child.start(time.monotonic())
+    child.ready = ready
+    deadline = time.monotonic() + 60
+    while (cause := child.died(time.monotonic())) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert cause is not None
+    assert "killed by SIGILL: the CPU lacks an instruction" in cause
+    assert "model.dtype: float32" in cause
+    # One that served is: another request may not meet it.
+    assert child.permanent is not ready
+    assert (child.restart_at is None) is not ready

@@ -27,7 +27,9 @@ def environment(monkeypatch, tmp_path):
 def served(monkeypatch):
     """Return the list of (configuration, backend) that would have been served."""
     calls = []
-    monkeypatch.setattr(cli, "_serve", lambda config, backend: calls.append((config, backend)) or 0)
+    monkeypatch.setattr(
+        cli, "serve", lambda found, backend, _role: calls.append((found.config, backend)) or 0
+    )
     return calls
 
 
@@ -86,10 +88,21 @@ class TestCheck:
         assert cli.main(["check", "--model", "/no/where"]) == 0
         assert "is valid" in capsys.readouterr().out
 
-    def test_an_unknown_variable_is_refused(self, capsys, environment):
+    def test_an_unknown_variable_is_told_and_ignored(self, capsys, environment):
         environment.setenv("VGATE_SERVER__PROT", "1")
+        environment.setenv("VGATE_PORT", "tcp://10.0.0.7:8000")
+        assert cli.main(["check", "--dry-run"]) == cli.EXIT_OK
+        assert capsys.readouterr().err == (
+            "vgate: VGATE_SERVER__PROT is not a setting and is ignored; did you mean "
+            "VGATE_SERVER__PORT?\n"
+        )
+
+    def test_all_that_is_wrong_is_told_at_once(self, capsys, tmp_path):
+        (tmp_path / "config.yaml").write_text("server: {prot: 1, port: 0}\nlogging: {level: x}")
         assert cli.main(["check"]) == cli.EXIT_USAGE
-        assert "VGATE_SERVER__PROT" in capsys.readouterr().err
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 3
+        assert all(line.startswith("vgate: `") for line in lines)
 
 
 class TestFlags:
@@ -142,6 +155,29 @@ class TestFlags:
             cli.main(["--version"])
         assert caught.value.code == 0
         assert __version__ in capsys.readouterr().out
+
+
+class TestCommands:
+    """Where the configuration can't be used."""
+
+    @pytest.fixture(autouse=True)
+    def broken(self, environment):
+        environment.setenv("VGATE_SERVER__PORT", "many")
+
+    def test_it_is_told_by_those_that_need_it(self, capsys):
+        assert cli.main(["status"]) == cli.EXIT_USAGE
+        assert "`server.port` must be an integer" in capsys.readouterr().err
+
+    def test_those_that_do_not_need_it_run(self, capsys, tmp_path):
+        assert cli.main(["completion", "bash"]) == 0
+        assert "complete -F _vgate vgate" in capsys.readouterr().out
+        assert cli.main(["reload", "--run-dir", str(tmp_path)]) == cli.EXIT_FAILED
+        assert "no V-Gate runs in" in capsys.readouterr().err
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+            assert cli.main(["status", "--url", url]) == 3
+        assert "no server answers on http" in capsys.readouterr().err
 
 
 class TestServe:

@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from vgate.commands.arguments import command_of
 from vgate.launcher.environments import make, start
 from vgate.launcher.environments.make import find_python, prepare, uv_environ
 from vgate.launcher.environments.model import Environment, EnvironmentProblem, read_requirements
@@ -34,6 +35,7 @@ echo "python $@" >> {calls}
 case "$*" in
     --version) echo "Python {version}" ;;
     "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    *only_look*) [ ! -e {folder}/look-says ] || {{ cat {folder}/look-says >&2; exit 2; }} ;;
     "-m pip config list") [ ! -e {folder}/pip-config ] || cat {folder}/pip-config ;;
     *--target*) [ -e {folder}/uv ] && mkdir -p {draft}/bin && cp {folder}/uv {draft}/bin/uv ;;
     *"pip install"*) [ ! -e {folder}/pip-says ] || {{ cat {folder}/pip-says >&2; exit 1; }} ;;
@@ -122,9 +124,6 @@ def machine(tmp_path, monkeypatch):
         (["--dry-run"], {}, True, "light"),
         (["--config", "a.yaml", "check"], {}, True, "light"),
         (["keys", "add", "alice"], {}, True, "light"),
-        (["--help"], {}, False, "light"),
-        (["-h"], {}, False, "light"),
-        (["--version"], {}, False, "light"),
         (["serve", "--port", "8000"], {}, True, "vllm-cuda"),
         ([], {"VGATE_DRY_RUN": "1"}, True, "light"),
         ([], {"VGATE_DRY_RUN": " True "}, False, "light"),
@@ -137,7 +136,7 @@ def test_the_environment_follows_from_arguments_variables_and_gpu(
     monkeypatch, arguments, environ, gpu, expected
 ):
     monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: gpu)
-    assert choose_environment(arguments, environ) == expected
+    assert choose_environment(command_of(arguments), arguments, environ) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,6 +153,124 @@ def test_without_a_device_file_nvidia_smi_decides(machine, script, visible):
         text = f'#!/bin/sh\n[ "$1" = -L ] || exit 3\n{script}\n'
         machine.program(machine.path / "nvidia-smi", text)
     assert start.gpu_is_visible(machine.environ, device="/nonexistent") is visible
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tracing:\n  endpoint: http://127.0.0.1:4318\n", True),
+        ("tracing: {endpoint: 'https://host/otlp', protocol: http}\n", True),
+        ("tracing:\n  endpoint: null   # http://127.0.0.1:4318\n", False),
+        ("# endpoint: http://host\nserver:\n  port: 1\n", False),
+    ],
+)
+def test_traces_bring_their_packages(tmp_path, monkeypatch, text, expected):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert start.traces(["--dry-run", "--config", str(file)], {}) == expected
+    assert start.traces(["--dry-run"], {"VGATE_CONFIG_PATH": str(file)}) == expected
+    monkeypatch.chdir(tmp_path)
+    assert start.traces(["--config"], {}) == expected
+    file.unlink()
+    assert not start.traces([], {})
+    assert start.traces([], {"VGATE_TRACING__ENDPOINT": "http://host"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model:\n  distributed_executor_backend: ray\n", True),
+        ("model: {model_id: /m, distributed_executor_backend: 'ray', dtype: auto}\n", True),
+        ("additional_models:\n  - {model_id: /m, distributed_executor_backend: ray}\n", True),
+        ("model:\n  distributed_executor_backend: null   # mp or ray\n", False),
+        ("model:\n  distributed_executor_backend: mp\n", False),
+    ],
+)
+def test_ray_is_installed_where_a_model_uses_it(tmp_path, text, expected):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert start.uses_ray(["--config", str(file)], {}) == expected
+    file.unlink()
+    assert not start.uses_ray(["--config", str(file)], {})
+    assert start.uses_ray([], {"VGATE_MODEL__DISTRIBUTED_EXECUTOR_BACKEND": "ray"})
+
+
+def test_ray_comes_with_vllm_only(machine, monkeypatch):
+    machine.lock("ray", "alpha==1\nbeta==2\nray==9\n")
+    made = []
+    monkeypatch.setattr(start.os, "execv", lambda *_command: None)
+    monkeypatch.setattr(make, "prepare", lambda environment: made.append(environment.requirements))
+    monkeypatch.setattr(start.os, "environ", {"VGATE_MODEL__DISTRIBUTED_EXECUTOR_BACKEND": "ray"})
+    monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: False)
+    monkeypatch.setattr(start, "_look", lambda *_arguments: None)
+    start.start(str(machine.clone), ["--dry-run"])
+    start.start(str(machine.clone), [])
+    assert ["ray==9" in requirements for requirements in made] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model:\n  quantization: bitsandbytes\n", ["bitsandbytes"]),
+        ("models:\n  - {model_id: /m, quantization: gguf}\n  - {model_id: /n}\n", ["gguf"]),
+        ("model:\n  quantization: null   # gguf\n", []),
+        ("model: {quantization: awq}\n", []),
+    ],
+)
+def test_plugins_for_weights_are_installed_where_a_model_needs_one(
+    machine, monkeypatch, tmp_path, text, expected
+):
+    for name in start.FORMATS:
+        machine.lock(name, f"alpha==1\nbeta==2\n{name}-plugin==9\n")
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    made = []
+    monkeypatch.setattr(start.os, "execv", lambda *_command: None)
+    monkeypatch.setattr(make, "prepare", lambda environment: made.append(environment.requirements))
+    monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: False)
+    monkeypatch.setattr(start, "_look", lambda *_arguments: None)
+    for arguments in ([], ["--dry-run"]):
+        start.start(str(machine.clone), ["--config", str(file), *arguments])
+    installed = [[name for name in start.FORMATS if f"{name}-plugin==9" in of] for of in made]
+    assert installed[0] == expected
+    assert not any(installed[1:])
+    named = {"VGATE_MODEL__QUANTIZATION": "gguf"}
+    assert start.weight_formats([], named) == ["gguf"]
+
+
+def test_the_packages_of_traces_are_added_to_a_dry_run_alone(machine, monkeypatch):
+    machine.lock("otel", "alpha==1\nbeta==2\nsdk==4\n")
+    made = []
+    monkeypatch.setattr(start.os, "execv", lambda *command: made.append(command))
+    monkeypatch.setattr(make, "prepare", lambda environment: made.append(environment.requirements))
+    monkeypatch.setattr(start.os, "environ", {"VGATE_TRACING__ENDPOINT": "http://host"})
+    start.start(str(machine.clone), ["--dry-run"])
+    monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: False)
+    monkeypatch.setattr(start, "_look", lambda *_arguments: None)
+    start.start(str(machine.clone), [])
+    assert "sdk==4" in made[0]
+    assert "sdk==4" not in made[-2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "added"), [(["--dry-run"], True), ([], True), (["check"], True), (["top"], False)]
+)
+def test_the_packages_of_a_shared_server_are_added_where_it_is_used(
+    machine, monkeypatch, tmp_path, arguments, added
+):
+    machine.lock("state", "alpha==1\nbeta==2\nredis==8\n")
+    config = tmp_path / "shared.yaml"
+    made = []
+    monkeypatch.setattr(start.os, "execv", lambda *command: made.append(command))
+    monkeypatch.setattr(make, "prepare", lambda environment: made.append(environment.requirements))
+    monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: False)
+    monkeypatch.setattr(start, "_look", lambda *_arguments: None)
+    monkeypatch.setattr(start.os, "environ", {"VGATE_CONFIG_PATH": str(config)})
+    for url, expected in (("null", False), ("'valkey://:pass#word@host'", added)):
+        config.write_text(f"state:\n  url: {url}  # the server\n")
+        made.clear()
+        start.start(str(machine.clone), arguments)
+        assert ("redis==8" in made[0]) == expected
 
 
 def test_a_device_file_is_enough_unless_cuda_hides_it(tmp_path):
@@ -185,6 +302,57 @@ def test_start_runs_the_launcher_with_the_clone_first_on_its_path(machine, monke
     start.start(str(machine.clone), ["--port", "1"])
     assert entered == [(mine, [mine, "-m", "vgate.launcher", "--port", "1"])]
     assert os.environ["PYTHONPATH"] == f"{machine.clone}:/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["chekc"], 2, "there is no command `chekc`; did you mean `vgate check`?"),
+        (["--config", "a.yaml", "run"], 2, "no command `run`; did you mean `vgate serve`?"),
+        (["stop"], 2, "there is no command `stop`; Ctrl-C or SIGTERM ends an instance"),
+        (["./model"], 2, "to serve a model: vgate --model ./model"),
+        (["--prot", "1"], 2, "there is no flag --prot; did you mean --port?"),
+        (["check", "--dryrun"], 2, "there is no flag --dryrun; did you mean --dry-run?"),
+        (["serve", "now"], 2, "`now` is one argument too many (vgate serve --help)"),
+        (["--port"], 2, "argument --port: expected one argument"),
+        (["--help"], 0, "keys"),
+        (["serve", "--help"], 0, "--dry-run"),
+        (["--version"], 0, "vgate "),
+    ],
+)
+def test_arguments_are_read_before_anything_is_installed(
+    machine, monkeypatch, capsys, arguments, status, told
+):
+    monkeypatch.setattr(os, "environ", machine.environ)
+    with pytest.raises(SystemExit) as ended:
+        start.start(str(machine.clone), arguments)
+    printed = capsys.readouterr()
+    assert ended.value.code == status
+    assert told in (printed.err if status else printed.out)
+    assert len(printed.err.splitlines()) == (1 if status else 0)
+    assert not (machine.clone / ".venv").exists()
+
+
+def test_what_is_wrong_is_told_before_the_engine_is_installed(machine, monkeypatch, capfd):
+    entered = []
+    for name, value in {**machine.environ, "VGATE_PYTHON": "", "PYTHONPATH": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "execv", lambda path, argv: entered.append((path, argv)))
+    monkeypatch.setattr(start, "gpu_is_visible", lambda _environ: True)
+    (machine.folder / "look-says").write_text("vgate: `server.port` must be an integer\n")
+    with pytest.raises(SystemExit) as ended:
+        start.start(str(machine.clone), ["--port", "many"])
+    assert ended.value.code == 2
+    assert "`server.port` must be" in capfd.readouterr().err
+    assert machine.is_current("light")
+    assert not (machine.clone / ".venv/vllm-cuda").exists()
+    (machine.folder / "look-says").unlink()
+    start.start(str(machine.clone), ["--port", "8001"])
+    assert machine.is_current("vllm-cuda")
+    # Once it is made, the launcher itself looks.
+    start.start(str(machine.clone), ["--port", "8001"])
+    assert len(machine.calls("only_look")) == 2
+    assert len(entered) == 2
 
 
 def test_a_problem_ends_the_start_with_a_message(machine, monkeypatch):
@@ -233,6 +401,8 @@ def test_the_locks_fit_what_is_declared_and_each_other():
     extras = project["optional-dependencies"]
     declared = {
         "light": project["dependencies"],
+        "otel": [*project["dependencies"], *extras["otel"]],
+        "state": [*project["dependencies"], *extras["state"]],
         "test": [*project["dependencies"], *extras["test"], *extras["sdk"], *extras["dev"]],
     }
     together = read_lock("vllm-cpu")
@@ -330,9 +500,9 @@ def test_a_finished_environment_is_reused_without_a_subprocess(machine, monkeypa
     monkeypatch.setenv("PYTHONPATH", "")
     entered = []
     monkeypatch.setattr(os, "execv", lambda *command: entered.append(command))
-    start.start(str(machine.clone), ["--version"])
+    start.start(str(machine.clone), ["--dry-run"])
     python = str(light / "bin/python")
-    assert entered == [(python, [python, "-m", "vgate.launcher", "--version"])]
+    assert entered == [(python, [python, "-m", "vgate.launcher", "--dry-run"])]
 
 
 def test_changed_requirements_make_it_again(machine):
@@ -448,7 +618,7 @@ def test_the_running_python_is_preferred_if_it_is_suitable(machine, monkeypatch)
 def test_the_cpu_engine_takes_only_its_python_or_says_what_to_install(machine, old_python):
     machine.python("python3.12", "3.12.1")
     (machine.folder / "uv-says").write_text("error: no download\n")
-    wanted = r"Python 3\.11 is needed.*apt install python3\.11 "
+    wanted = r"Python 3\.11 is needed; this is 3\.9, .* uv could not .*apt install python3\.11 "
     with pytest.raises(EnvironmentProblem, match=rf"(?s){wanted}.*--dry-run"):
         machine.prepare("vllm-cpu")
     assert "uv venv -q --python 3.11 " in machine.calls("uv venv")[0]
@@ -456,6 +626,26 @@ def test_the_cpu_engine_takes_only_its_python_or_says_what_to_install(machine, o
     old = machine.python("python3.11", "3.11.2")
     machine.prepare("vllm-cpu")
     assert f"--python {old} " in machine.calls("uv venv")[-1]
+
+
+@pytest.mark.parametrize("version", [(3, 10, 4), (3, 14, 0)])
+def test_uv_brings_the_python_that_a_machine_lacks(machine, monkeypatch, capsys, version):
+    monkeypatch.setattr(sys, "version_info", (*version, "final", 0))
+    downloaded = machine.python("../downloaded", "3.11.9")
+    # As if it had downloaded one.
+    uv = FAKE_UV.replace('cp "$4" "$5/bin/python"', f'cp {downloaded} "$5/bin/python"')
+    machine.program(machine.path / "uv", uv)
+    machine.prepare("vllm-cpu")
+    assert "uv venv -q --python 3.11 " in machine.calls("uv venv")[0]
+    assert f"its own Python, as this is {version[0]}.{version[1]}:" in capsys.readouterr().err
+    machine.prepare("light")
+    assert "uv venv -q --python >=3.11,<3.14 " in machine.calls("uv venv")[-1]
+    # What fails after that is not for want of a Python.
+    (machine.folder / "no-torch").touch()
+    machine.program(machine.path / "uv", uv.replace("*torch-backend*) ;;", "pip*) exit 1 ;;"))
+    machine.lock("vllm-cpu", "torch==3.0+cpu\n")
+    with pytest.raises(EnvironmentProblem, match="vllm-cpu can't be made, see the errors above"):
+        machine.prepare("vllm-cpu")
 
 
 def test_the_cpu_engine_is_refused_on_another_machine(machine, monkeypatch):

@@ -9,6 +9,7 @@ import time
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.instance import wait_until
@@ -83,6 +84,30 @@ def test_what_is_not_ours_stays(tmp_path, kind):
     leftovers.remove_temporary(link)
     assert target.exists()
     assert (tmp_path / "precious").exists()
+
+
+def test_workers_with_a_group_of_their_own_are_found():
+    """As Ray's: their session is the engine's."""
+    began = time.time() - 1
+    starts = (
+        "import subprocess, sys\n"
+        f"worker = subprocess.Popen([sys.executable, '-c', {ENGINE!r}], process_group=0)\n"
+        "worker.wait()\n"
+    )
+    engine = subprocess.Popen(
+        [sys.executable, "-c", starts], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    found: set[Path] = set()
+    try:
+        assert engine.stdout is not None
+        path = Path("/dev/shm", engine.stdout.readline().strip())
+        found = leftovers.shared_memory_of(engine.pid, began)
+        assert found == {path}
+    finally:
+        for process in psutil.Process(engine.pid).children(recursive=True):
+            process.kill()
+        engine.communicate()
+        leftovers.remove_shared_memory(found)
 
 
 def test_shared_memory_of_a_killed_group_is_removed():

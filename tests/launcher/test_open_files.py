@@ -22,7 +22,7 @@ def limits(monkeypatch):
 
     def start(soft: int, hard: int) -> tuple[int, int]:
         current[0] = soft, hard
-        open_files.allow(Config())
+        start.connections = open_files.allow(Config())
         return current[0]
 
     return start
@@ -48,6 +48,20 @@ def test_too_few_to_start_are_refused_in_words(limits):
 
 
 @pytest.mark.parametrize(("hard", "told"), [(128, True), (100_000, False)])
-def test_too_few_for_a_full_queue_are_told(limits, caplog, hard, told):
+def test_too_few_for_a_full_queue_are_told_with_numbers(limits, caplog, hard, told):
     limits(64, hard)
     assert ("few files may be open" in caplog.text) == told
+    if told:
+        (record,) = caplog.records
+        fields = record.vgate_fields
+        assert fields["allowed"] == hard
+        assert fields["needed_for_a_full_queue"] > 1024 + 256
+        assert fields["connections_of_each_worker"] == limits.connections
+
+
+@pytest.mark.parametrize("hard", [128, 1024, 20_000])
+def test_a_frontend_takes_fewer_connections_than_files(limits, hard):
+    limits(64, hard)
+    assert 8 <= limits.connections < hard - 64
+    limits(64, INFINITE)
+    assert limits.connections == 65_536

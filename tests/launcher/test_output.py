@@ -1,6 +1,7 @@
 """Writing never waits for a reader, whether it is the launcher that writes or its children."""
 
 import fcntl
+import json
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from vgate.launcher.child import Child, RestartPolicy
-from vgate.launcher.output import Output, unblocked
+from vgate.launcher.output import JSONLines, Output, unblocked
 
 PATIENCE_S = 30
 
@@ -164,3 +165,42 @@ def test_the_end_is_bounded(pipe):
     ending.start()
     ending.join(PATIENCE_S)
     assert not ending.is_alive()
+
+
+FOREIGN = """
+import os, sys
+from vgate import log as logs
+logs.configure("engine", level="info", json_format=True)
+log = logs.Log("vgate.engine")
+log.info("ours", text="a\\r\\nb")
+print("a library's print")
+os.write(2, b"50%\\r100%\\r\\n\\n")
+os.write(2, b"\\xff terminate called")
+"""
+
+
+def test_json_is_all_that_comes_out_in_json_mode(pipe):
+    reading, writing = pipe
+    output = JSONLines(writing)
+    child = run(output, FOREIGN)
+    assert child.wait(PATIENCE_S)
+    output.end()
+    lines = [json.loads(line) for line in read_all(reading, output).decode().splitlines()]
+    assert [line["event"] for line in lines] == [
+        "ours",
+        "a library's print",
+        "50%",
+        "100%",
+        "\ufffd terminate called",
+    ]
+    assert {line.get("source") for line in lines} == {None, "stderr"}
+    assert {line["process"] for line in lines} == {"engine", "c"}
+    assert lines[1]["pid"] is None
+
+
+def test_json_lines_pass_as_they_are(pipe):
+    reading, writing = pipe
+    output = JSONLines(writing)
+    lines = b"".join(b'{"ts":"2026","event":"%d"}\n' % n for n in range(100))
+    output.pass_on(lines, "engine")
+    assert read_all(reading, output) == lines

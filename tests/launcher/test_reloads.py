@@ -9,7 +9,9 @@ import pytest
 
 from tests.e2e.instance import wait_until
 from vgate.config import Config, ConfigError, Runtime
-from vgate.config.schema import Model, Server, Timeouts, Tls
+from vgate.config.aliases import Alias
+from vgate.config.model import Model
+from vgate.config.schema import Server, Timeouts, Tls
 from vgate.launcher.frontends import HandOverError
 from vgate.launcher.reload.reloads import Reloads
 from vgate.wire.control import Reloaded
@@ -120,6 +122,20 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(instance):
     assert instance.written() == Config()
 
 
+def test_aliases_change_at_once_but_for_those_of_models_that_come_later(instance):
+    renamed = Model(model_id=instance.wanted.model.model_id, served_model_name="new")
+    old = Alias(model=instance.wanted.model.name)
+    for model, alias, done in ((Model(), old, True), (renamed, Alias(model="new"), False)):
+        instance.wanted = Config(model=model, aliases={"a": alias})
+        instance.reloads.ask(b"me")
+        instance.advance()
+        if done:
+            instance.places.end()
+        assert instance.told[-1][1].done is done
+        assert instance.written().aliases == {"a": old}
+    assert "`aliases.a.model`: no model has the served name `new`" in instance.told[-1][1].text
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_frontends_that_do_not_come_up_leave_the_earlier_settings(instance, refused):
     instance.wanted = Config(timeouts=Timeouts(request_s=5))
@@ -158,6 +174,15 @@ def test_who_waits_is_told_that_it_stops(instance):
     instance.reloads.refuse("V-Gate is stopping")
     assert {peer for peer, _ in instance.told} == {b"first", b"second"}
     assert not any(outcome.done for _, outcome in instance.told)
+
+
+def test_who_asks_while_it_stops_is_told_so(instance):
+    instance.reloads.refuse("V-Gate is stopping")
+    instance.reloads.ask()  # as SIGHUP does
+    instance.reloads.ask(b"late")
+    instance.reloads.advance()
+    assert instance.told == [(b"late", Reloaded(False, "V-Gate is stopping"))]
+    assert instance.reads == 0
 
 
 class TestCertificates:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.small_disk import small_disk
+from vgate.config.runtime import default_run_dir
 from vgate.launcher import run_dir as module
-from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
+from vgate.launcher.run_dir import RunDir, StartError
 
 HOLDER = """
 import sys

@@ -4,8 +4,10 @@ import pytest
 
 from tests.launcher.sockets import Sockets
 from vgate.config import Config, EngineSpec, Runtime
-from vgate.launcher.console import Console
+from vgate.config.schema import Server
+from vgate.launcher.child import GaveUpError
 from vgate.launcher.supervisor import Supervisor
+from vgate.launcher.terminal.console import Console
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def supervised(tmp_path_factory):
         )
         supervisor = Supervisor(runtime, Console(runtime), Sockets())
         made.append(supervisor)
-        return [child.name for child in supervisor._children]
+        return [child.name for child in (*supervisor._engines, *supervisor._frontends)]
 
     yield build
     for supervisor in made:
@@ -39,3 +41,46 @@ def test_it_leaves_unsupervised_engines_alone(supervised):
     remote = EngineSpec(model=model, replica=1, address="tcp://b:1", supervised=False)
     assert [name for name in supervised(remote, local) if "engine" in name] == ["engine-1"]
     assert not any("engine" in name for name in supervised(remote))
+
+
+def test_a_process_that_is_given_up_ends_no_drain(tmp_path, monkeypatch):
+    config = Config(server=Server(drain_timeout_s=5, drain_delay_s=5, state_dir=str(tmp_path)))
+    runtime = Runtime(config=config, backend="dry_run", run_dir=str(tmp_path), engines=[])
+    supervisor = Supervisor(runtime, Console(runtime), Sockets())
+    supervisor._engines.announced = True
+    frontend, turns = supervisor._frontends.serving[0], []
+
+    def supervise():
+        turns.append("supervise")
+        raise GaveUpError("the engine died 4 times")
+
+    def receive():
+        turns.append("receive")
+        supervisor._drained.add(frontend.pid)  # it has finished its requests
+
+    monkeypatch.setattr(supervisor, "_supervise", supervise)
+    monkeypatch.setattr(supervisor, "_receive", receive)
+    monkeypatch.setattr(type(frontend), "pid", 1)
+    try:
+        supervisor._drain()
+    finally:
+        supervisor.close()
+    assert turns == ["supervise", "receive"]
+
+
+def test_a_second_reason_to_give_up_leaves_no_process(tmp_path, monkeypatch):
+    config = Config(server=Server(state_dir=str(tmp_path)))
+    runtime = Runtime(config=config, backend="dry_run", run_dir=str(tmp_path), engines=[])
+    supervisor = Supervisor(runtime, Console(runtime), Sockets())
+    frontend, waits = supervisor._frontends.serving[0], [False, True]
+
+    def receive():
+        raise GaveUpError("it can't read the files of another model either")
+
+    monkeypatch.setattr(supervisor, "_receive", receive)
+    monkeypatch.setattr(frontend, "wait", lambda _: waits.pop(0))
+    try:
+        supervisor._stop_all()
+    finally:
+        supervisor.close()
+    assert not waits, "not waited for until it ended"

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.e2e.instance import Instance
-from tests.sdk.conversation import ALIAS, EMBEDDER, KEY, LIMITED_KEY, MODEL
+from tests.sdk.conversation import ALIAS, BRIEF, EMBEDDER, KEY, LIMITED_KEY, MODEL
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,9 @@ def gateway(run_dirs: Path) -> Iterator[Instance]:
         dry_run__step_ms=0.2,
         dry_run__prefill_tokens_per_s=10_000_000,
         additional_models=[{"model_id": EMBEDDER, "task": "embed"}],
+        aliases={
+            BRIEF: {"model": ALIAS, "locked": {"max_tokens": 4}, "system_prompt": "Be brief."}
+        },
     ) as instance:
         yield instance
         assert instance.has_problem() is None

@@ -7,6 +7,8 @@ from typing import Any
 MODEL = "dry-run"
 ALIAS = "dry-run-alias"
 EMBEDDER = "embedder"
+# Of the model, with a lock on the length of answers.
+BRIEF = "dry-run-brief"
 KEY = "sk-user"
 LIMITED_KEY = "sk-limited"
 

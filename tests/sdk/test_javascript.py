@@ -32,6 +32,7 @@ def run(gateway: Instance, guarded: Instance) -> subprocess.CompletedProcess[str
         "guardedUrl": guarded.url,
         "model": conversation.MODEL,
         "alias": conversation.ALIAS,
+        "brief": conversation.BRIEF,
         "embedder": conversation.EMBEDDER,
         "key": conversation.KEY,
         "limitedKey": conversation.LIMITED_KEY,

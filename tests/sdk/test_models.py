@@ -6,19 +6,19 @@ import openai
 import pytest
 
 from tests.e2e.instance import Instance
-from tests.sdk.conversation import ALIAS, EMBEDDER, MODEL
+from tests.sdk.conversation import ALIAS, BRIEF, EMBEDDER, MODEL
 
 
 def test_the_list(client: openai.OpenAI):
     page = client.models.list()
     assert page.object == "list"
-    assert [model.id for model in page.data] == [MODEL, ALIAS, EMBEDDER]
-    assert [model.id for model in page] == [MODEL, ALIAS, EMBEDDER]
+    assert [model.id for model in page.data] == [MODEL, ALIAS, BRIEF, EMBEDDER]
+    assert [model.id for model in page] == [MODEL, ALIAS, BRIEF, EMBEDDER]
     assert {model.object for model in page} == {"model"}
     assert all(model.created > 1_700_000_000 and model.owned_by for model in page)
 
 
-@pytest.mark.parametrize("name", [MODEL, ALIAS, EMBEDDER])
+@pytest.mark.parametrize("name", [MODEL, ALIAS, BRIEF, EMBEDDER])
 def test_one(client: openai.OpenAI, name: str):
     model = client.models.retrieve(name)
     assert model.id == name
@@ -47,4 +47,4 @@ def test_async(gateway: Instance):
         async with gateway.async_client() as client:
             return [model.id async for model in client.models.list()]
 
-    assert asyncio.run(run()) == [MODEL, ALIAS, EMBEDDER]
+    assert asyncio.run(run()) == [MODEL, ALIAS, BRIEF, EMBEDDER]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vgate.wire import codec, control, messages, model_files
+from vgate.wire import codec, control, kv_blocks, messages, model_files
 from vgate.wire.codec import WireError, encode, pack_token_ids, unpack_token_ids
 from vgate.wire.messages import Generate, Hello
 from vgate.wire.sampling import SamplingParams
@@ -49,6 +49,7 @@ to_engine = st.one_of(
     st.builds(messages.Abort, st.lists(int64s)),
     st.builds(messages.Goodbye),
     st.builds(messages.FetchFile, st.binary(), st.integers(0, 2**40)),
+    st.builds(kv_blocks.WatchBlocks),
 )
 model_infos = st.builds(
     messages.ModelInfo,
@@ -75,6 +76,7 @@ to_frontend = st.one_of(
     st.builds(messages.Failures, st.lists(failures)),
     st.builds(messages.Status, int64s, int64s, floats),
     st.builds(messages.FileChunk, st.binary(), int64s, st.binary()),
+    st.builds(kv_blocks.KvBlocks, int64s, int64s, st.binary(), st.binary(), st.booleans()),
 )
 to_launcher = st.one_of(
     st.builds(control.EnginePhase, int64s, texts),
@@ -83,6 +85,12 @@ to_launcher = st.one_of(
     st.builds(control.EngineFailed, int64s, texts, st.booleans()),
     st.builds(control.FrontendBeat, int64s, st.none() | texts, int64s, st.booleans()),
     st.builds(control.Reload),
+    st.builds(control.ModelOrder, int64s, texts, st.sampled_from(["load", "unload"])),
+    st.builds(
+        control.ModelDemand,
+        int64s,
+        st.dictionaries(texts, st.builds(control.Demand, int64s, int64s, floats, floats)),
+    ),
 )
 launcher_to_frontend = st.one_of(
     st.builds(
@@ -98,6 +106,7 @@ DIRECTIONS = {
     "to_launcher": (codec.decode_to_launcher, to_launcher),
     "launcher_to_frontend": (codec.decode_launcher_to_frontend, launcher_to_frontend),
     "reloaded": (codec.decode_reloaded, st.builds(control.Reloaded, st.booleans(), texts)),
+    "probed": (codec.decode_probed, st.builds(control.Probed, texts, texts)),
     "launcher_to_engine": (codec.decode_launcher_to_engine, st.builds(control.Drain, floats)),
 }
 directions = pytest.mark.parametrize(("decode", "made"), DIRECTIONS.values(), ids=DIRECTIONS)

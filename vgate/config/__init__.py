@@ -4,9 +4,10 @@
 """
 
 from vgate.config.changes import Changes, changes
-from vgate.config.load import ConfigError, load, masked, without_settings
+from vgate.config.load import ConfigError, load, masked
 from vgate.config.runtime import EngineSpec, Runtime, local_engines
 from vgate.config.schema import Config
+from vgate.config.variables import unknown_variables, without_settings
 
 __all__ = [
     "Changes",
@@ -18,5 +19,6 @@ __all__ = [
     "load",
     "local_engines",
     "masked",
+    "unknown_variables",
     "without_settings",
 ]

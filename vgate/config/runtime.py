@@ -5,27 +5,51 @@ have the same configuration, and no command line or environment contains a secre
 """
 
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import msgspec
 from msgspec import Meta
 
-from vgate.config.schema import Config, NonEmptyStr, Section
+from vgate.config.devices import Devices, place
+from vgate.config.schema import Config
+from vgate.config.section import NonEmptyStr, Section
 
 # The engine backends that the launcher chooses from; VGATE_BACKEND may name another.
 DRY_RUN, VLLM = "dry_run", "vllm"
 
 _FILE = "runtime.json"
+# vLLM looks for free ports from here on, so that replicas that start at once find different ones.
+_FIRST_PORT, _PORTS_EACH = 21_000, 100
 # Connections that wait to be accepted, of each frontend.
 LISTEN_BACKLOG = 4096
+# Connections that a frontend takes if enough files may be open. Work is limited by the engine's
+# queue, which refuses clearly, so this must not be reached first.
+MOST_CONNECTIONS = 65_536
+# Those beyond that are told so, of which a frontend has so many open.
+SHED_AT_ONCE = 8
 # The highest number of a frontend. While some leave, there are more of them than `server.workers`.
 MAX_WORKER = 447
+# Which programs an instance has: engines and frontends; only engines, for frontends on other hosts;
+# or only frontends, of engines on other hosts.
+Role = Literal["serve", "engine", "frontend"]
 # In the run directory: the state that frontends share.
-Directory = Literal["engines", "kept-keys", "limits", "metrics", "model-files", "suspects"]
+Directory = Literal[
+    "budgets", "engines", "kept-keys", "limits", "metrics", "model-files", "suspects"
+]
 # What the launcher binds: the control link of its children, and where frontends publish to each
 # other and receive what others published.
 Endpoint = Literal["control", "publish", "subscribe"]
+
+
+def default_run_dir(port: int) -> str:
+    """Return the directory for an instance on `port`. Socket paths have a limit, so it is short."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK):
+        return str(Path(runtime, f"vgate-{port}"))
+    return str(Path(tempfile.gettempdir(), f"vgate-{os.getuid()}-{port}"))
 
 
 class EngineSpec(Section, frozen=True, kw_only=True):
@@ -38,6 +62,7 @@ class EngineSpec(Section, frozen=True, kw_only=True):
         supervised: Whether the launcher starts, watches and stops it. Frontends connect to any
             other engine at its address, and the launcher leaves it alone.
         environment: Environment variables that its process gets in addition to the launcher's.
+        public_key: Of a tcp endpoint on another host; "" for the one in `engine_link.keys`.
     """
 
     model: NonEmptyStr
@@ -45,6 +70,7 @@ class EngineSpec(Section, frozen=True, kw_only=True):
     address: NonEmptyStr
     supervised: bool = True
     environment: dict[str, str] = msgspec.field(default_factory=dict)
+    public_key: str = ""
 
     @property
     def title(self) -> str:
@@ -52,12 +78,35 @@ class EngineSpec(Section, frozen=True, kw_only=True):
         return f"{self.model} (replica {self.replica})" if self.replica else self.model
 
 
-def local_engines(config: Config, run_dir: str) -> list[EngineSpec]:
-    """Return one supervised engine for each configured model, on this machine."""
-    return [
-        EngineSpec(model=model.name, address=f"ipc://{run_dir}/engine-{number}.sock")
-        for number, model in enumerate(config.models)
-    ]
+def local_engines(config: Config, run_dir: str, gpus: Sequence[str] = ()) -> list[EngineSpec]:
+    """Return a supervised engine for each replica of each model, on this machine with its GPUs.
+
+    Raises:
+        ConfigError: The GPUs do not suffice.
+    """
+    engines: list[EngineSpec] = []
+    for model, replicas in zip(config.all_models, place(config, gpus), strict=True):
+        for replica, devices in enumerate(replicas):
+            number = len(engines)
+            environment = _environment(number, devices, alone=len(replicas) == 1)
+            address = f"ipc://{run_dir}/engine-{number}.sock"
+            engines.append(
+                EngineSpec(
+                    model=model.name, replica=replica, address=address, environment=environment
+                )
+            )
+    return engines
+
+
+def _environment(number: int, devices: Devices, *, alone: bool) -> dict[str, str]:
+    found = {}
+    if devices:
+        found = {"CUDA_VISIBLE_DEVICES": ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    if not alone:
+        first = os.environ.get("VLLM_PORT", "")
+        first_port = int(first) if first.isdigit() else _FIRST_PORT
+        found["VLLM_PORT"] = str(first_port + _PORTS_EACH * number)
+    return found
 
 
 class Runtime(Section, frozen=True):
@@ -68,6 +117,9 @@ class Runtime(Section, frozen=True):
         run_dir: Directory of the instance's sockets and shared state.
         engines: The topology. An engine's number is its index in this list.
         started: Unix time at which the instance started, in seconds.
+        most_connections: How many each frontend takes.
+        log_file: Where its log is; empty if that goes to the launcher's standard error.
+        role: Which programs it has.
     """
 
     config: Config
@@ -75,6 +127,9 @@ class Runtime(Section, frozen=True):
     run_dir: str
     engines: list[EngineSpec]
     started: float = 0.0
+    log_file: str = ""
+    most_connections: int = MOST_CONNECTIONS
+    role: Role = "serve"
 
     def engine_name(self, number: int) -> str:
         """Return the name of an engine's process, for logs."""
@@ -82,9 +137,11 @@ class Runtime(Section, frozen=True):
 
     def engine_config(self, number: int) -> Config:
         """Return the configuration of an engine: its `model` is the one that the engine runs."""
-        name = self.engines[number].model
-        model = next(model for model in self.config.models if model.name == name)
-        return msgspec.structs.replace(self.config, model=model)
+        spec, dry_run = self.engines[number], self.config.dry_run
+        model = next(model for model in self.config.all_models if model.name == spec.model)
+        if dry_run.fault_replica not in (None, spec.replica):
+            dry_run = msgspec.structs.replace(dry_run, fault=None)
+        return msgspec.structs.replace(self.config, model=model, dry_run=dry_run)
 
     def engines_of(self, model: str) -> dict[int, EngineSpec]:
         """Return the engines of a model by their numbers."""

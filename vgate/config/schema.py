@@ -2,24 +2,22 @@
 
 import ipaddress
 import os
-from typing import Annotated, Any, Literal
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from vgate.config.aliases import Alias
+from vgate.config.links import EngineLink, RemoteEngine
+from vgate.config.model import AdditionalModel, ListedModel, Model, Residency
+from vgate.config.section import MIB, NonEmptyStr, PositiveFloat, Section
 from vgate.keys import ConfiguredKey, PositiveInt, RequestLimit
 from vgate.log import Level
 
-PositiveFloat = Annotated[float, Meta(gt=0)]
-NonEmptyStr = Annotated[str, Meta(min_length=1)]
-
-MIB = 1024 * 1024
 # What vLLM's server takes for `max_num_seqs` on most GPUs.
 USUAL_MAX_NUM_SEQS = 256
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections."""
 
 
 class Tls(Section, frozen=True):
@@ -45,12 +43,14 @@ class Server(Section, frozen=True):
     run_dir: str | None = None
     http2: bool = False
     state_dir: NonEmptyStr | None = None
+    drain_delay_s: Annotated[float, Meta(ge=0)] = 0
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
     max_items: Annotated[int, Meta(ge=1024)] = 100_000
     max_memory_bytes: Annotated[int, Meta(ge=MIB)] = 1024 * MIB
     cors_allow_origins: list[NonEmptyStr] | None = None
     allowed_hosts: list[NonEmptyStr] | None = None
+    trusted_proxies: list[NonEmptyStr] = []
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     any_model_name: bool | None = None
     max_choices: Annotated[int, Meta(ge=1, le=1024)] = 128
@@ -58,12 +58,39 @@ class Server(Section, frozen=True):
     write_timeout_s: PositiveFloat = 60
     max_unsent_bytes: Annotated[int, Meta(ge=1024)] = 8 * MIB
     replay_s: Annotated[float, Meta(ge=0, le=3600)] = 30
+    ui: bool = True
     tls: Tls = Tls()
 
     @property
     def worker_count(self) -> int:
         """Number of frontends: as configured, or one for every two cores, 1 to 4."""
         return self.workers or max(1, min(4, (os.cpu_count() or 1) // 2))
+
+    @property
+    def state_path(self) -> Path:
+        """Where what outlives the instance is kept; it may not exist yet."""
+        if self.state_dir:
+            return Path(self.state_dir)
+        if by_systemd := os.environ.get("STATE_DIRECTORY"):
+            return Path(by_systemd.partition(":")[0])
+        if by_user := os.environ.get("XDG_STATE_HOME"):
+            return Path(by_user, "vgate")
+        try:
+            return Path.home() / ".local/state/vgate"
+        except RuntimeError:  # a user without a home, as in some containers
+            return Path(tempfile.gettempdir(), f"vgate-state-{os.getuid()}")
+
+    @property
+    def local_url(self) -> str:
+        """The server's URL on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        scheme = "https" if self.tls.enabled else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        """The log of an instance that runs on a terminal."""
+        return self.state_path / "logs" / f"vgate-{self.port}.log"
 
     @property
     def is_local(self) -> bool:
@@ -74,62 +101,6 @@ class Server(Section, frozen=True):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-
-class LoraAdapter(Section, frozen=True):
-    """A LoRA adapter in a directory; requests choose it by its name."""
-
-    name: NonEmptyStr
-    path: NonEmptyStr
-
-
-class Model(Section, frozen=True):
-    """A model and how vLLM runs it."""
-
-    model_id: NonEmptyStr = "Qwen/Qwen2.5-1.5B-Instruct-AWQ"
-    served_model_name: NonEmptyStr | Annotated[list[NonEmptyStr], Meta(min_length=1)] | None = None
-    quantization: NonEmptyStr | None = None
-    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.7
-    max_model_len: PositiveInt = 2048
-    tensor_parallel_size: PositiveInt = 1
-    pipeline_parallel_size: PositiveInt = 1
-    distributed_executor_backend: Literal["mp", "ray"] | None = None
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    revision: NonEmptyStr | None = None
-    trust_remote_code: bool = False
-    chat_template: NonEmptyStr | None = None
-    generation_config: Literal["auto", "vllm"] = "auto"
-    task: Literal["generate", "embed"] = "generate"
-    tool_parser: NonEmptyStr = "auto"
-    reasoning_parser: Literal["auto", "none", "think"] = "auto"
-    allow_request_chat_template: bool = False
-    lora_adapters: list[LoraAdapter] = []
-    engine_args: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        """The model's name in answers: the first of `served_names`."""
-        return self.served_names[0]
-
-    @property
-    def served_names(self) -> list[str]:
-        """Names that requests may use."""
-        names = self.served_model_name
-        if names is None:
-            return [self.model_id]
-        return [names] if isinstance(names, str) else list(names)
-
-    @property
-    def adapter_names(self) -> list[str]:
-        """Names of the model's LoRA adapters."""
-        return [adapter.name for adapter in self.lora_adapters]
-
-
-class AdditionalModel(Model, frozen=True, kw_only=True):
-    """Another model, in its own engine process."""
-
-    model_id: NonEmptyStr
-    task: Literal["generate", "embed"]
 
 
 class Batch(Section, frozen=True):
@@ -158,11 +129,20 @@ class Supervision(Section, frozen=True):
     """When a process counts as hung or broken, and what follows."""
 
     load_timeout_s: PositiveFloat = 1800
+    fill_timeout_s: PositiveFloat = 120
     hang_timeout_s: PositiveFloat = 120
     max_restarts: Annotated[int, Meta(ge=0)] = 5
     restart_window_s: PositiveFloat = 300
+    retry_replica_s: PositiveFloat = 300
     resume_requests: bool = True
     hold_requests_s: Annotated[float, Meta(ge=0)] = 60
+
+
+class Routing(Section, frozen=True):
+    """Which of several engines of a model runs a request."""
+
+    policy: Literal["prefix_aware", "least_loaded", "round_robin"] = "prefix_aware"
+    max_prefill_wait_s: PositiveFloat = 0.5
 
 
 class Cache(Section, frozen=True):
@@ -193,6 +173,30 @@ class Logging(Section, frozen=True):
     json_format: bool = False
 
 
+class Tracing(Section, frozen=True):
+    """Traces of requests, sent by OpenTelemetry; without an endpoint there are none."""
+
+    endpoint: Annotated[str, Meta(pattern=r"^https?://[^/\s]+\S*$")] | None = None
+    protocol: Literal["http", "grpc"] | None = None
+    sample_ratio: Annotated[float, Meta(ge=0, le=1)] | None = None
+    service_name: NonEmptyStr | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether requests are traced: an endpoint is set here or in OpenTelemetry's variables."""
+        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+            return False
+        names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        return self.endpoint is not None or any(map(os.environ.get, names))
+
+
+class Metrics(Section, frozen=True):
+    """What Prometheus gets."""
+
+    per_key: bool = False
+    vllm_names: bool = True
+
+
 class RateLimiting(Section, frozen=True):
     """The limits of keys that don't have their own."""
 
@@ -215,17 +219,34 @@ class Security(Section, frozen=True):
     )
 
 
+class State(Section, frozen=True):
+    """A Valkey or Redis server, through which gateways share limits, budgets and answers."""
+
+    url: Annotated[str, Meta(pattern=r"^((valkey|redis)s?|unix)://\S+$")] | None = None
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = "vgate"
+    ca: NonEmptyStr | None = None
+    timeout_ms: Annotated[float, Meta(gt=0, le=5000)] = 100
+    on_failure: Literal["local", "refuse"] = "local"
+    lease_s: Annotated[float, Meta(ge=1, le=300)] = 10
+    cache: bool = True
+    cache_timeout_ms: Annotated[float, Meta(gt=0, le=1000)] = 5
+    cache_entry_bytes: Annotated[int, Meta(ge=1024, le=64 * MIB)] = 256 * 1024
+
+
 class DryRun(Section, frozen=True):
     """How the dry-run engine simulates a GPU."""
 
     step_ms: Annotated[float, Meta(ge=0, le=60_000)] = 10
     prefill_tokens_per_s: PositiveFloat = 20_000
     kv_cache_tokens: PositiveInt = 65_536
+    prefix_cache: bool = True
     tokens_per_step: PositiveInt = 1
     script: NonEmptyStr | None = None
-    fault: Literal["memory", "crash", "hang"] | None = None
+    fault: Literal["memory", "crash", "hang", "load"] | None = None
     fault_every: PositiveInt = 100
     fault_batch: PositiveInt = 1
+    fault_tokens: PositiveInt = 1
+    fault_replica: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Config(Section, frozen=True):
@@ -235,16 +256,37 @@ class Config(Section, frozen=True):
     server: Server = Server()
     model: Model = Model()
     additional_models: list[AdditionalModel] = []
+    models: list[ListedModel] = []
+    memory_groups: list[Annotated[list[NonEmptyStr], Meta(min_length=1)]] = []
+    residency: Residency = Residency()
+    aliases: dict[NonEmptyStr, Alias] = {}
+    engines: list[RemoteEngine] = []
+    engine_link: EngineLink = EngineLink()
     batch: Batch = Batch()
     timeouts: Timeouts = Timeouts()
     supervision: Supervision = Supervision()
+    routing: Routing = Routing()
     cache: Cache = Cache()
     responses: Responses = Responses()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
+    metrics: Metrics = Metrics()
     security: Security = Security()
+    state: State = State()
     dry_run: DryRun = DryRun()
 
     @property
-    def models(self) -> list[Model]:
-        """All models; each has an engine process."""
-        return [self.model, *self.additional_models]
+    def all_models(self) -> list[Model]:
+        """All models, the main one first; each has an engine process, or several: its replicas."""
+        return [self.model, *self.additional_models, *self.models]
+
+    @property
+    def unloads_models(self) -> bool:
+        """Whether models are loaded and unloaded while the server runs."""
+        on_demand = any(model.load == "on_demand" for model in self.all_models)
+        return on_demand or bool(self.memory_groups or self.residency.memory_bytes)
+
+    @property
+    def link_keys(self) -> Path:
+        """The directory of the keys for engines on other hosts; it may not exist."""
+        return Path(self.engine_link.keys or self.server.state_path / "link-keys")

@@ -1,8 +1,10 @@
 """Checks the files of ``server.tls``: the launcher at the start, a frontend before a reload."""
 
+import contextlib
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from vgate.config.schema import Tls
 
@@ -59,28 +61,48 @@ def _pair_problem(tls: Tls, error: ssl.SSLError) -> str:
     )
 
 
+def is_trusted(tls: Tls, host: str) -> bool:
+    """Whether a client of this machine trusts the certificate as that of a host."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.create_default_context()
+    # Python is stricter than other clients since 3.13: it wants the issuer's key identifier.
+    client.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    try:
+        server.load_cert_chain(str(tls.certificate), tls.key)
+        _shake_hands(client, server, host)
+    except (ssl.SSLError, OSError):
+        return False
+    return True
+
+
 def _expiry(certificate: str, server: ssl.SSLContext) -> datetime:
-    """Return when a certificate expires: a client that trusts only itself tells (no network)."""
+    """Return when a certificate expires: a client that trusts only itself tells."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.load_verify_locations(certificate)
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        shown = _shake_hands(client, server)
+    except ssl.SSLCertVerificationError as error:
+        message = f"server.tls.certificate: {certificate}: {error.verify_message}"
+        raise TlsError(message) from None
+    except ssl.SSLError as error:
+        message = f"server.tls.certificate: {certificate} can't be used: {error.reason}"
+        raise TlsError(message) from None
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+
+
+def _shake_hands(
+    client: ssl.SSLContext, server: ssl.SSLContext, host: str | None = None
+) -> dict[str, Any]:
+    """Return the certificate that a client gets, without a network; raise `ssl.SSLError`."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
-        client.wrap_bio(to_client, to_server),
+        client.wrap_bio(to_client, to_server, server_hostname=host),
         server.wrap_bio(to_server, to_client, server_side=True),
     )
     for _ in range(4):  # flights of a handshake
         for end in ends:
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            except ssl.SSLCertVerificationError as error:
-                message = f"server.tls.certificate: {certificate}: {error.verify_message}"
-                raise TlsError(message) from None
-            except ssl.SSLError as error:
-                message = f"server.tls.certificate: {certificate} can't be used: {error.reason}"
-                raise TlsError(message) from None
-    shown = ends[0].getpeercert() or {}
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+    return ends[0].getpeercert() or {}

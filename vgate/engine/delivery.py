@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from vgate.engine.backends.base import Output
+from vgate.engine.backends.base import Facts, Output
 from vgate.engine.request import Request, RequestError, Subscriber
 from vgate.wire.codec import WireError
 from vgate.wire.messages import (
@@ -13,8 +13,15 @@ from vgate.wire.messages import (
     Failure,
     Failures,
     FinishReason,
+    Generate,
+    ModelInfo,
     Step,
 )
+from vgate.wire.progress import Progress, RequestProgress, Timing
+
+# Log probabilities that a request may get at once by joining another: a frontend that had to read
+# all of many such requests would do nothing else meanwhile.
+_MOST_LOGPROBS = 256
 
 
 class Subscriptions:
@@ -27,9 +34,13 @@ class Subscriptions:
     def __contains__(self, subscriber: Subscriber) -> bool:
         return subscriber in self._requests
 
-    def find(self, dedup_key: bytes) -> Request | None:
-        """Return the request in flight with a dedup key; None for the empty one."""
-        return self._by_dedup_key.get(dedup_key) if dedup_key else None
+    def find(self, message: Generate) -> Request | None:
+        """Return the request in flight that this one is to join, if there is one."""
+        request = self._by_dedup_key.get(message.dedup_key) if message.dedup_key else None
+        if request is None or message.options.logprobs is None:
+            return request
+        # The next ones join this one then.
+        return request if request.generated_tokens <= _MOST_LOGPROBS else None
 
     def add(self, request: Request, subscriber: Subscriber) -> None:
         """Add a subscriber to a request."""
@@ -65,6 +76,16 @@ class Subscriptions:
         """Return the subscribers of a frontend."""
         return [subscriber for subscriber in self._requests if subscriber[0] == peer]
 
+    def progress(self, peer: bytes, running: Mapping[str, Request]) -> Progress:
+        """Return how far a frontend's requests are."""
+        return Progress(
+            [
+                RequestProgress(number, request.key in running, request.generated_tokens)
+                for (subscriber, number), request in self._requests.items()
+                if subscriber == peer
+            ]
+        )
+
     def forget(self, request: Request) -> None:
         """Let no other request join this one."""
         if self._by_dedup_key.get(request.dedup_key) is request:
@@ -96,43 +117,75 @@ class PendingFailures:
             yield peer, Failures(failures)
 
 
+class PendingStarts:
+    """The requests that have started since the last step; each frontend hears of its own."""
+
+    def __init__(self) -> None:
+        self._starts: dict[bytes, list[tuple[int, float]]] = {}
+
+    def add(self, request: Request, waited_s: float) -> None:
+        """Add a request for those who wait for it now."""
+        for peer, number in request.subscribers:
+            self._starts.setdefault(peer, []).append((number, waited_s))
+
+    def take_with(
+        self, messages: Mapping[bytes, Step | Embeddings]
+    ) -> Iterator[tuple[bytes, Step | Embeddings]]:
+        """Remove all and yield them by frontend, in a step's messages where there is one."""
+        starts, self._starts = self._starts, {}
+        for peer, started in starts.items():
+            step = messages.get(peer)
+            if isinstance(step, Step):
+                step.started.extend(started)
+            else:
+                yield peer, Step(started=started)
+        yield from messages.items()
+
+
 class Delivery(NamedTuple):
-    """What to do after a step: messages by frontend, complete requests, and failed ones."""
+    """What to do after a step: messages by frontend, complete requests, and failed ones.
+
+    `prefills_s`: How long each of the requests that got their first tokens took for it.
+    """
 
     messages: Mapping[bytes, Step | Embeddings]
     finished: list[Request]
     failed: list[tuple[Request, RequestError]]
+    prefills_s: list[float]
 
 
-def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:
+def deliver(
+    model: ModelInfo, outputs: Iterable[Output], running: Mapping[str, Request], now: float
+) -> Delivery:
+    """Make the messages for a step of a model; outputs of requests that don't run are dropped."""
+    if model.task == "embed":
+        return deliver_embeddings(outputs, running)
+    return deliver_tokens(outputs, running, now)
+
+
+def deliver_tokens(
+    outputs: Iterable[Output], running: Mapping[str, Request], now: float
+) -> Delivery:
     """Make the messages for a step's tokens; outputs of requests that don't run are dropped."""
     by_peer: dict[bytes, Step] = {}
-    finished: list[Request] = []
-    failed: list[tuple[Request, RequestError]] = []
+    delivery = Delivery(by_peer, [], [], [])
     # This loop runs once for every token that the engine generates.
     for output in outputs:
-        key, token_ids, finish_reason, cached, _, error, logprobs, of_prompt = output
+        key, token_ids, finish_reason, facts, _, error, logprobs, of_prompt = output
         request = running.get(key)
         if request is None:
             continue
         if error is not None:
-            failed.append((request, error))
+            delivery.failed.append((request, error))
             continue
+        if facts is not None:
+            _note(facts, finish_reason, request, now, delivery)
         count = len(token_ids)
         request.generated_tokens += count
         delivered = request.delivered
         if delivered or request.dedup_key:
             _keep(request, output)
-        if finish_reason is not None:
-            request.finish_reason = finish_reason
-            finished.append(request)
-        plain = (
-            count == 1
-            and finish_reason is None
-            and not cached
-            and logprobs is None
-            and of_prompt is None
-        )
+        plain = count == 1 and facts is None and logprobs is None and of_prompt is None
         for peer, number in request.subscribers:
             step = by_peer.get(peer)
             if step is None:
@@ -145,12 +198,14 @@ def deliver_tokens(outputs: Iterable[Output], running: Mapping[str, Request]) ->
                 step.ids.append(number)
                 step.tokens.append(token_ids[0])
             else:
-                request.cached_tokens = request.cached_tokens or cached
+                cached, timing = (0, None) if facts is None else (facts[0], request.timing)
                 step.deltas.append(
-                    Delta(number, token_ids, finish_reason, cached, False, logprobs, of_prompt)
+                    Delta(
+                        number, token_ids, finish_reason, cached, False, logprobs, of_prompt, timing
+                    )
                 )
     messages = {peer: step for peer, step in by_peer.items() if step.ids or step.deltas}
-    return Delivery(messages, finished, failed)
+    return delivery._replace(messages=messages)
 
 
 def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:
@@ -169,7 +224,7 @@ def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]
                 by_peer.setdefault(peer, []).append(Embedding(number, output.vector))
             finished.append(request)
     messages = {peer: Embeddings(embeddings) for peer, embeddings in by_peer.items()}
-    return Delivery(messages, finished, failed)
+    return Delivery(messages, finished, failed, [])
 
 
 def catch_up(
@@ -203,13 +258,32 @@ def _undelivered(
         coalesced=coalesced,
         logprobs=None if logprobs is None else logprobs[sent:],
         prompt_logprobs=None if sent else request.prompt_logprobs,
+        timing=None if coalesced else request.timing,
     )
+
+
+def _note(
+    facts: Facts,
+    finish_reason: FinishReason | None,
+    request: Request,
+    now: float,
+    delivery: Delivery,
+) -> None:
+    """Note what a backend tells of a request with its first tokens and at its end."""
+    request.cached_tokens = request.cached_tokens or facts.cached_tokens
+    if request.timing is None:
+        request.timing = Timing(now - request.started)
+        delivery.prefills_s.append(request.timing.prefill_s)
+    if facts.preemptions:
+        request.timing = Timing(request.timing.prefill_s, facts.preemptions)
+    if finish_reason is not None:
+        request.finish_reason = finish_reason
+        delivery.finished.append(request)
 
 
 def _keep(request: Request, output: Output) -> None:
     """Keep an output for subscribers that get it later."""
     request.output += output.token_ids
-    request.cached_tokens = request.cached_tokens or output.cached_tokens
     if output.logprobs is not None:
         if request.output_logprobs is None:
             request.output_logprobs = []

@@ -32,7 +32,8 @@ class KeptSequence(msgspec.Struct, eq=False):
 
     Attributes:
         reader: Who gets its output; None while its client is away.
-        counted: How many of its tokens were generated while it had a reader.
+        counted: How many of its tokens were generated while it had a reader that has counted them;
+            -1 if none has counted anything, because it was killed.
         until: When it is dropped, if it has no reader, in monotonic seconds.
         ended: It generates nothing more: it has finished, or its reader has stopped it, perhaps
             as it found a stop string.
@@ -41,7 +42,7 @@ class KeptSequence(msgspec.Struct, eq=False):
     request: Request
     keep: Keep
     reader: Subscriber | None
-    counted: int = 0
+    counted: int = -1
     until: float = math.inf
     ended: bool = False
     size_bytes: int = 0
@@ -123,13 +124,20 @@ class KeptStreams:
         self._subscriptions.add(request, reader)
         return delta, [_taken_from(before)] if before else []
 
-    def leave(self, reader: Subscriber, now: float) -> bool:
-        """Unsubscribe a reader that is gone; return whether there is one, of a kept sequence."""
+    def leave(self, reader: Subscriber, now: float, *, counts: bool = True) -> bool:
+        """Unsubscribe a reader that is gone; return whether there is one, of a kept sequence.
+
+        Args:
+            reader: The reader.
+            now: The time.
+            counts: Whether it counts what it got; not if its process was killed.
+        """
         kept = self._by_reader.pop(reader, None)
         if kept is None:
             return False
         kept.reader, kept.until = None, now + kept.keep.seconds
-        kept.counted = kept.request.generated_tokens
+        if counts:
+            kept.counted = kept.request.generated_tokens
         self._subscriptions.leave(reader)
         return True
 

@@ -9,13 +9,8 @@ import math
 from collections.abc import Callable, Iterable
 
 from vgate.engine.backends.base import Backend, Output
-from vgate.engine.delivery import (
-    PendingFailures,
-    Subscriptions,
-    catch_up,
-    deliver_embeddings,
-    deliver_tokens,
-)
+from vgate.engine.blocks.reports import BlockReports
+from vgate.engine.delivery import PendingFailures, PendingStarts, Subscriptions, catch_up, deliver
 from vgate.engine.kept import KeptStreams
 from vgate.engine.patience import Patience
 from vgate.engine.request import Request, RequestError, Subscriber, to_request
@@ -26,6 +21,7 @@ from vgate.engine.transport import Transport, refusal_of
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_engine, encode, number_of_request
 from vgate.wire.kept import Claim
+from vgate.wire.kv_blocks import WatchBlocks
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
@@ -42,9 +38,10 @@ from vgate.wire.messages import (
     ToFrontend,
     Welcome,
 )
+from vgate.wire.progress import AskProgress
 
 HEARTBEAT_S = 0.25
-# Before the next step if the backend could not run the model, as while a grammar compiles.
+# Before the next step if the model could not run, as while a grammar compiles.
 _IDLE_STEP_S = 0.001
 # Most messages read between two steps, so that a flood of them can't starve the batch.
 _INBOX_BATCH = 4096
@@ -56,7 +53,7 @@ class EngineLoop:
     """Runs a backend for the frontends that connect.
 
     `clock` returns monotonic seconds; `on_beat` is called with each heartbeat and before a step
-    that may take longer than the last heartbeat said.
+    that may take longer than `patience` told it. If `cordoned`, frontends are to send no more.
     """
 
     def __init__(
@@ -77,14 +74,14 @@ class EngineLoop:
         self._subscriptions = Subscriptions()
         self._kept = KeptStreams(self._subscriptions)
         self.stats = StatsCounter()
-        self._patience = Patience()
+        self.patience = Patience()
+        self._reports = BlockReports(backend.follow_blocks)
         self._last_key = 0
-        self._failures = PendingFailures()
+        self._failures, self._starts = PendingFailures(), PendingStarts()
         self._files = FileServer(backend.files, backend.model.files)
         self._next_beat = clock()
-        self._stopping = False
-        self._drain_until = math.inf
-        self._announced_drain = False
+        self._stopping = self.cordoned = self.draining = False
+        self._drain_until, self._announced_drain = math.inf, False
 
     def run(self) -> None:
         """Run until `stop` is called. The backend's exceptions pass through; then call `end`."""
@@ -95,24 +92,19 @@ class EngineLoop:
         """End `run` after the current turn. May be called from a signal handler."""
         self._stopping = True
 
-    @property
-    def patience_s(self) -> float | None:
-        """How long the next step may take before the engine counts as hung; None if unknown."""
-        return self._patience.seconds
-
     def drain(self, timeout_s: float) -> None:
         """Finish all requests and tell frontends to send no more; then `run` ends.
 
         Requests already on their way are finished as well. After `timeout_s` `run` ends anyway.
         """
         log.info("draining", timeout_s=timeout_s, waiting=self._scheduler.waiting)
-        self._next_beat = self._clock()
+        self._next_beat, self.draining = self._clock(), True
         self._drain_until = self._next_beat + timeout_s
 
     def turn(self) -> None:
         """Run one iteration, with at most one step of the backend."""
-        if not self._backend.has_work() and not self._files.wanted:
-            self._transport.wait(self._idle_s())
+        if not (self._backend.has_work() or self._files.wanted or self._reports.urgent):
+            self._transport.wait(self._scheduler.idle_s(self._clock(), self._next_beat))
         self._read_inbox()
         now = self._clock()
         self._expire(now)
@@ -121,6 +113,9 @@ class EngineLoop:
         self._flush_failures()
         if self._files.wanted:
             self._send(*self._files.next_chunk())
+        if self._reports.watchers:
+            for peer, blocks in self._reports.messages(now, idle=not self._backend.has_work()):
+                self._send(peer, blocks)
         if now >= self._next_beat:
             self._beat(now)
 
@@ -129,14 +124,6 @@ class EngineLoop:
         self._flush_failures()
         for peer in list(self._peers):
             self._send(peer, Ending(reason))
-
-    def _idle_s(self) -> float:
-        """Return how long to wait for a message while the backend has nothing to do."""
-        now = self._clock()
-        if not self._scheduler.waiting:
-            return self._next_beat - now
-        wake = min(self._next_beat, self._scheduler.next_deadline) - now
-        return min(self._scheduler.gather_s(now), wake)
 
     def _read_inbox(self) -> None:
         receive = self._transport.receive
@@ -162,10 +149,14 @@ class EngineLoop:
                     self._send(peer, claimed)
                 case Hello():
                     self._on_hello(peer, message)
+                case AskProgress():
+                    self._send(peer, self._subscriptions.progress(peer, self._scheduler.running))
                 case Goodbye():
                     self._disconnect(peer, "said goodbye")
                 case FetchFile():
                     self._files.wanted[peer] = message
+                case WatchBlocks() if peer in self._peers:
+                    self._reports.watch(peer)
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         if (reason := refusal_of(message)) is not None:
@@ -174,6 +165,8 @@ class EngineLoop:
             return
         self._peers[peer] = message.name
         self._send(peer, Welcome(PROTOCOL_VERSION, self._backend.model))
+        if self.cordoned:
+            self._next_beat = self._clock()  # which tells the newcomer
 
     def _on_request(self, peer: bytes, message: Generate | Embed) -> None:
         if peer not in self._peers:
@@ -212,7 +205,7 @@ class EngineLoop:
                 self._send(subscriber[0], Step(deltas=[delta]))
             self._failures.add(notices)
             return True
-        request = self._subscriptions.find(message.dedup_key)
+        request = self._subscriptions.find(message)
         if request is None:
             return False
         self._subscriptions.add(request, subscriber)
@@ -239,16 +232,14 @@ class EngineLoop:
     def _remove(self, request: Request) -> None:
         """Remove a request from the scheduler and the backend."""
         running = request.key in self._scheduler.running
-        self._patience.removed(request)
+        self.patience.removed(request)
         self._scheduler.remove(request.key)
         if running:
             self._backend.abort([request.key])
 
     def _expire(self, now: float) -> None:
-        for request in self._scheduler.expire(now):
-            reason = f"the request waited {now - request.arrived:.0f} s and was not started"
-            retry_after_s = self._scheduler.retry_after_s()
-            self._fail(request, RequestError("queue_timeout", reason, retry_after_s=retry_after_s))
+        for request, error in self._scheduler.expire(now):
+            self._fail(request, error)
 
     def _admit(self, now: float) -> None:
         may_be_slow = False
@@ -264,8 +255,10 @@ class EngineLoop:
                 self._scheduler.remove(request.key)
                 self._fail(request, error)
             else:
+                request.started = now
                 self.stats.started(now - request.arrived)
-                may_be_slow |= self._patience.started(request, len(self._scheduler.running))
+                self._starts.add(request, now - request.arrived)
+                may_be_slow |= self.patience.started(request, len(self._scheduler.running))
         if may_be_slow:
             self._on_beat()
 
@@ -279,21 +272,21 @@ class EngineLoop:
             return
         now = self._clock()
         self.stats.step(len(self._scheduler.running), now - began)
-        self._deliver(outputs)
-        self._patience.stepped(self._scheduler.running, now - began, now)
+        self._deliver(outputs, now)
+        self.patience.stepped(self._scheduler.running, now - began, now)
 
-    def _deliver(self, outputs: Iterable[Output]) -> None:
-        deliver = deliver_embeddings if self._backend.model.task == "embed" else deliver_tokens
-        messages, finished, failed = deliver(outputs, self._scheduler.running)
+    def _deliver(self, outputs: Iterable[Output], now: float) -> None:
+        model, running = self._backend.model, self._scheduler.running
+        messages, finished, failed, prefills_s = deliver(model, outputs, running, now)
+        self.stats.prefilled(prefills_s)
         for request, error in failed:
             self._fail(request, error)
-        if finished:
-            now = self._clock()
-            for request in finished:
-                self._scheduler.finish(request, now)
-                self._kept.finish(request, now)
-                self._subscriptions.end(request)
-        for peer, message in messages.items():
+        for request in finished:
+            self.stats.finished(request, now)
+            self._scheduler.finish(request, now)
+            self._kept.finish(request, now)
+            self._subscriptions.end(request)
+        for peer, message in self._starts.take_with(messages):
             self._send(peer, message)
 
     def _fail(self, request: Request, error: RequestError) -> None:
@@ -312,10 +305,13 @@ class EngineLoop:
         running, waiting = len(self._scheduler.running), self._scheduler.waiting
         stats = self.stats.now(*self._backend.counts())
         self._scheduler.preempted(stats.preemptions)
-        draining, usage = self._drain_until < math.inf, self._backend.kv_cache_usage()
+        takes_no_more, usage = self.draining or self.cordoned, self._backend.kv_cache_usage()
+        load = self._scheduler.load(self._reports.blocks, self._backend.prefill_tokens_per_s())
+        gpus = self._backend.gpus()
+        status = Status(running, waiting, usage, stats, takes_no_more, gpus, load)
         for peer in list(self._peers):
-            self._send(peer, Status(running, waiting, usage, stats, draining))
-        if draining:
+            self._send(peer, status)
+        if self.draining:
             # Frontends have a heartbeat's time to stop sending.
             finished = self._announced_drain and not running + waiting
             self._stopping = finished or not self._peers or now >= self._drain_until
@@ -324,19 +320,20 @@ class EngineLoop:
 
     def _send(self, peer: bytes, message: ToFrontend) -> None:
         if not self._transport.send(peer, encode(message)):
-            self._disconnect(peer, "is gone or has stopped reading")
+            self._disconnect(peer, "is gone or has stopped reading", lost=True)
 
-    def _disconnect(self, peer: bytes, reason: str) -> None:
+    def _disconnect(self, peer: bytes, reason: str, *, lost: bool = False) -> None:
         """Disconnect a frontend and abort its requests."""
         if name := self._peers.pop(peer, None):
             orphans = self._subscriptions.of_peer(peer)
             now = self._clock()
             for subscriber in orphans:
-                if not self._kept.leave(subscriber, now):
+                if not self._kept.leave(subscriber, now, counts=not lost):
                     self._abort(subscriber)
             log.info("frontend left", name=name, reason=reason, aborted=len(orphans))
         self._failures.forget(peer)
         self._files.wanted.pop(peer, None)
+        self._reports.forget(peer)
 
     def _name(self, peer: bytes) -> str:
         return self._peers.get(peer, peer.hex())

@@ -86,6 +86,11 @@ class PrefillBudget:
         self._times = StepTime()
         self._unmeasured = 0
 
+    @property
+    def tokens_per_s(self) -> float:
+        """How fast prompts are computed; 0 before one was."""
+        return 1 / self._times.token_s if self._times.token_s else 0.0
+
     def observe(self, prompt_tokens: int, seconds: float) -> None:
         """Note how long a step took that computed so many prompt tokens."""
         if not prompt_tokens:

@@ -15,6 +15,7 @@ from vgate.wire.messages import (
     Logprobs,
     ModelInfo,
 )
+from vgate.wire.progress import Timing
 from vgate.wire.sampling import SamplingParams
 
 # A frontend's socket identity, and its number for the request.
@@ -62,7 +63,7 @@ class Request(msgspec.Struct, eq=False):
         sampling: Complete parameters, `max_tokens` included; None for an embedding.
         order: Its position among the requests of its tenant and priority; set by the scheduler.
         delivered: How many tokens each buffered subscriber has been sent.
-        arrived: Monotonic time of arrival, seconds.
+        arrived, started: Monotonic times of arrival and of the start in the batch, seconds.
         queue_deadline: Monotonic time at which it fails if it still waits, seconds.
         expected_tokens: Output tokens that it may have at its end, and whether that is uncertain.
         prefix: A hash of the tokens found in the prefix cache, if the scheduler has made it.
@@ -73,6 +74,8 @@ class Request(msgspec.Struct, eq=False):
             request that is kept, also `continued`.
         output_logprobs, prompt_logprobs: As `output`; None if there are none yet.
         cached_tokens: Prompt tokens found in the prefix cache.
+        likely_cached_tokens: Those that were in it when its load was estimated; None before.
+        timing: Set with the first tokens.
         finish_reason: Set at the end.
     """
 
@@ -89,6 +92,7 @@ class Request(msgspec.Struct, eq=False):
     subscribers: list[Subscriber] = []
     delivered: dict[Subscriber, int] = {}
     arrived: float = 0.0
+    started: float = 0.0
     queue_deadline: float = math.inf
     expected_tokens: int = 0
     uncertain: bool = False
@@ -101,6 +105,8 @@ class Request(msgspec.Struct, eq=False):
     output_logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs | None] | None = None
     cached_tokens: int = 0
+    likely_cached_tokens: int | None = None
+    timing: Timing | None = None
     finish_reason: FinishReason | None = None
 
     @property

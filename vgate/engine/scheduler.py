@@ -26,9 +26,12 @@ from collections import defaultdict
 
 import msgspec
 
+from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.forecast.kv_cache import KVForecast
+from vgate.engine.forecast.load import load_of
 from vgate.engine.request import Request, RequestError
-from vgate.engine.tenants import Reserve, Tenant, cost, queue_order
+from vgate.engine.tenants import Reserve, Tenant, cost, queue_full_of, queue_order
+from vgate.wire.stats import Load
 
 # Requests of one burst arrive at most this far apart.
 BURST_GAP_S = 0.001
@@ -103,8 +106,9 @@ class BatchScheduler:
 
     def submit(self, request: Request, now: float) -> None:
         """Queue a request; raise RequestError if the queue is full."""
-        if len(self._waiting) >= self._limits.max_queue_size and not request.resumed:
-            reason = f"the queue is full ({self._limits.max_queue_size} requests)"
+        full = queue_full_of(self._waiting.values(), request, self._limits.max_queue_size)
+        if full and not request.resumed:
+            reason = f"the queue is full ({full})"
             raise RequestError("overloaded", reason, retry_after_s=self.retry_after_s())
         tenant = self._tenants[request.tenant]
         if not tenant.queue:
@@ -149,6 +153,12 @@ class BatchScheduler:
             return 0.0
         gap_ends = self._last_arrival + BURST_GAP_S
         return max(0.0, min(gap_ends, self._burst_began + self._limits.max_wait_s) - now)
+
+    def idle_s(self, now: float, next_beat: float) -> float:
+        """Return how long to wait for a message while the backend has nothing to do."""
+        if not self._waiting:
+            return next_beat - now
+        return min(self.gather_s(now), min(next_beat, self.next_deadline) - now)
 
     def admit(self, now: float) -> list[Request]:
         """Move requests from the queue to the batch; return them in order.
@@ -214,8 +224,14 @@ class BatchScheduler:
         """Note how many preemptions the backend has had since its start."""
         self._forecast.preempted(total)
 
-    def expire(self, now: float) -> list[Request]:
-        """Remove the waiting requests whose queue deadline has passed; return them."""
+    def load(self, blocks: CachedBlocks | None, prefill_tokens_per_s: float) -> Load:
+        """Return what all requests will still take; the arguments are those of `load_of`."""
+        usual = self._forecast.usual_tokens()
+        running, waiting = self.running.values(), self._waiting.values()
+        return load_of(running, waiting, usual, blocks, prefill_tokens_per_s)
+
+    def expire(self, now: float) -> list[tuple[Request, RequestError]]:
+        """Remove the waiting requests whose queue deadline has passed; return why each fails."""
         if now < self.next_deadline:
             return []
         expired = [request for request in self._waiting.values() if request.queue_deadline <= now]
@@ -223,7 +239,7 @@ class BatchScheduler:
             self.remove(request.key)
         deadlines = (request.queue_deadline for request in self._waiting.values())
         self.next_deadline = min(deadlines, default=math.inf)
-        return expired
+        return [(request, self._too_late(request, now)) for request in expired]
 
     def retry_after_s(self) -> float:
         """Estimate the seconds until the queue is empty, from the rate at which requests finish."""
@@ -231,6 +247,10 @@ class BatchScheduler:
         rate = self._finished_weight * math.log(2) / _RATE_HALF_LIFE_S
         seconds = len(self._waiting) / rate if rate else _RETRY_AFTER_MIN_S
         return min(_RETRY_AFTER_MAX_S, max(_RETRY_AFTER_MIN_S, seconds))
+
+    def _too_late(self, request: Request, now: float) -> RequestError:
+        reason = f"the request waited {now - request.arrived:.0f} s and was not started"
+        return RequestError("queue_timeout", reason, retry_after_s=self.retry_after_s())
 
     def _turn_tokens(self) -> tuple[float, int]:
         """Return how many prompt tokens may start in this turn, and as how many one counts."""

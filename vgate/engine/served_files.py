@@ -1,7 +1,7 @@
 """The files of its model that an engine describes and serves to frontends, a chunk at a time."""
 
 import hashlib
-import re
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from vgate.wire.model_files import NAMES, FileInfo, ModelFiles
 # 1.7 MiB more with the allocator of each frontend, whose I/O thread keeps what it freed.
 CHUNK_BYTES = 256 * 1024
 
-# How a cache of the Hub names a file's content: a Git object id or a SHA-256.
-_CONTENT_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+# What a fingerprint reads of a large file.
+_SAMPLES = 64
+_SAMPLE_BYTES = 64 * 1024
 
 
 def describe_model(config: Config, files: ModelFiles, **facts: Any) -> ModelInfo:
@@ -49,20 +50,28 @@ def describe(files: ModelFiles) -> list[FileInfo]:
 
 
 def fingerprint(directory: Path) -> str:
-    """Return a text that changes whenever one of a model's files does, its weights included.
+    """Return a text that changes with a model's files, its weights included; on all hosts the same.
 
-    It is made of names, sizes and modification times, since reading the weights would take too
-    long; for links into a cache of the Hub, of the names of their targets.
+    Reading the weights would take too long, so of a large file it has the size and samples, which
+    other weights differ in. Names of links and modification times are each host's own.
     """
     entries = [_entry(path) for path in sorted(directory.iterdir()) if path.is_file()]
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
 def _entry(path: Path) -> str:
-    if path.is_symlink() and _CONTENT_NAME.fullmatch(target := path.readlink().name):
-        return f"{path.name} {target}"
-    status = path.stat()
-    return f"{path.name} {status.st_size} {status.st_mtime_ns}"
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            last = max(0, size - _SAMPLE_BYTES)
+            step = max(1, last // (_SAMPLES - 1)) if size > _SAMPLES * _SAMPLE_BYTES else 0
+            for offset in [*range(0, last, step), last] if step else [0]:
+                file.seek(offset)
+                digest.update(file.read(_SAMPLE_BYTES if step else size))
+    except OSError as error:
+        raise BackendError(f"cannot read {path}: {error.strerror}") from error
+    return f"{path.name} {size} {digest.hexdigest()}"
 
 
 class FileServer:

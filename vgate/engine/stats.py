@@ -1,9 +1,10 @@
 """The engine's counts, updated per step and per request, never per token. Pure."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats, Histogram
+from vgate.engine.request import Request
+from vgate.wire.stats import BATCH_SIZE, LENGTHS, REQUEST_S, STEP_S, EngineStats, Histogram
 
 
 class _Counter:
@@ -31,6 +32,11 @@ class StatsCounter:
         self._step_s = _Counter(STEP_S)
         self._inter_token_s = _Counter(STEP_S)
         self._queue_s = _Counter(REQUEST_S)
+        self._prefill_s = _Counter(REQUEST_S)
+        self._finished = {"stop": 0, "length": 0}
+        self._prompt_tokens = _Counter(LENGTHS)
+        self._generated_tokens = _Counter(LENGTHS)
+        self._decode_s = _Counter(REQUEST_S)
 
     def step(self, batch_size: int, seconds: float) -> None:
         """Count a step."""
@@ -42,6 +48,20 @@ class StatsCounter:
         """Count a request that was admitted to the batch after `waited_s` in the queue."""
         self._queue_s.observe(waited_s)
 
+    def prefilled(self, times_s: Iterable[float]) -> None:
+        """Count sequences that got their first token so long after their start."""
+        for seconds in times_s:
+            self._prefill_s.observe(seconds)
+
+    def finished(self, request: Request, now: float) -> None:
+        """Count a sequence that is complete; an embedding has no finish reason."""
+        if (reason := request.finish_reason) is not None:
+            self._finished[reason] += 1
+        self._prompt_tokens.observe(len(request.prompt))
+        if request.timing is not None:
+            self._generated_tokens.observe(request.generated_tokens)
+            self._decode_s.observe(now - request.started - request.timing.prefill_s)
+
     def now(self, preemptions: int, queries: int, hits: int) -> EngineStats:
         """Return these counts together with the backend's."""
         return EngineStats(
@@ -49,8 +69,14 @@ class StatsCounter:
             self._step_s.now(),
             self._inter_token_s.now(),
             self._queue_s.now(),
+            self._prefill_s.now(),
             preemptions,
             queries,
             hits,
             self.memory_reductions,
+            self._finished["stop"],
+            self._finished["length"],
+            self._prompt_tokens.now(),
+            self._generated_tokens.now(),
+            self._decode_s.now(),
         )

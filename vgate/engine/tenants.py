@@ -5,7 +5,7 @@ one of the answers ends with which others fill the batch or the KV cache.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from vgate.engine.request import Request
 
@@ -16,11 +16,26 @@ _OUTPUT_TOKEN_COST = 2.0
 _RESERVED_PART = 8
 _MOST_RESERVED_SEQS = 16
 _REMEMBERED_S = 60.0
+# Prompts that wait take up to 40 bytes a token, which many long ones would fill the memory with.
+# They are added up where the new one is that long that as many like it would be too many.
+_MOST_QUEUED_TOKENS = 2**24
 
 
 def reserved_seqs(max_num_seqs: int) -> int:
     """Return how many places to reserve beyond `max_num_seqs`."""
     return min(_MOST_RESERVED_SEQS, max_num_seqs // _RESERVED_PART)
+
+
+def queue_full_of(waiting: Collection[Request], request: Request, most: int) -> str:
+    """Return what a queue is full of, so that a request has no room in it; "" if it has."""
+    if len(waiting) >= most:
+        return f"{most} requests"
+    tokens = len(request.prompt)
+    if tokens * most > _MOST_QUEUED_TOKENS:
+        tokens += sum([len(other.prompt) for other in waiting])
+        if tokens > _MOST_QUEUED_TOKENS and waiting:
+            return f"{_MOST_QUEUED_TOKENS:,} prompt tokens"
+    return ""
 
 
 class Tenant:

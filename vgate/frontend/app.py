@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vgate.config import Runtime, masked
-from vgate.config.schema import Model
+from vgate.config.model import Model
 from vgate.errors import (
     InternalError,
     ModelNotFoundError,
@@ -17,15 +17,18 @@ from vgate.errors import (
     ShuttingDownError,
     VGateError,
 )
-from vgate.frontend.access import Access
-from vgate.frontend.access.limiter import LocalLimiter
+from vgate.frontend.access.made import access_of
+from vgate.frontend.access.meter import LedgerReader
 from vgate.frontend.cache.local import LocalStore
-from vgate.frontend.cache.responses import SqliteResponses
-from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.cache.made import store_behind
+from vgate.frontend.cache.responses import stored_responses
+from vgate.frontend.draining import Draining
 from vgate.frontend.engines.file_cache import FileCache
-from vgate.frontend.engines.handle import EngineHandle, HandleOwner
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
+from vgate.frontend.engines.remote.connect import connect_engines, engine_count
+from vgate.frontend.engines.remote.joining import Joining
+from vgate.frontend.engines.residency import Wanted
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.engines.suspects import Suspects
@@ -36,20 +39,31 @@ from vgate.frontend.http import (
     HttpRequest,
     LongWork,
     Response,
+    StaticFiles,
     Waits,
 )
+from vgate.frontend.http.client_address import ClientAddresses
 from vgate.frontend.http.hosts import Hosts
 from vgate.frontend.http.unsent import Unsent
 from vgate.frontend.observe import metrics
+from vgate.frontend.observe.exemplars import example_of
+from vgate.frontend.observe.ignored import report_ignored
+from vgate.frontend.observe.processes import resident_bytes, worker_names
+from vgate.frontend.observe.tracing import traces_of
+from vgate.frontend.pipeline.overview.running import RunningRequests
+from vgate.frontend.pipeline.overview.workers import AllWorkers
 from vgate.frontend.pipeline.pipeline import EnginePipeline
-from vgate.frontend.routes import Route, canonical, error_format, match
+from vgate.frontend.routes import Route, canonical, error_event, error_format, match
+from vgate.frontend.routing import Router
 from vgate.frontend.services import Services
+from vgate.frontend.shared_state import shared_state_of
 from vgate.log import Log
 from vgate.wire.control import FrontendBeat
 from vgate.wire.exchange import AsyncPeers
 
 log = Log("vgate.frontend")
 
+_PAGE = Path(__file__).with_name("ui")
 _STATUS_CLIENT_CLOSED = 499  # nginx's "client closed request"
 
 
@@ -62,6 +76,7 @@ class App:
 
     Attributes:
         on_hand_over: Called when another worker has taken this one's place.
+        draining: How it ends.
     """
 
     def __init__(self, runtime: Runtime, worker: int) -> None:
@@ -73,12 +88,17 @@ class App:
         key_required = config.security.enabled
         open_locally = config.server.is_local and not key_required
         self._hosts = Hosts(config.server.allowed_hosts, open_locally=open_locally)
-        self._cors = Cors(config.server.cors_allow_origins, key_required=key_required)
+        self._cors = Cors(
+            config.server.cors_allow_origins,
+            key_required=key_required,
+            names=config.server.allowed_hosts or (),
+        )
         self._refuse_unknown = config.server.unknown_fields == "refuse"
+        metrics.show_zeros()
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Connect to engines, launcher and peers. The loop is not running yet."""
-        runtime, config = self._runtime, self._runtime.config
+        runtime, config, server = self._runtime, self._runtime.config, self._runtime.config.server
         self._loop = loop
         self._launcher = launcher = LauncherLink(
             loop,
@@ -88,62 +108,69 @@ class App:
             on_drain=self._on_drain,
             on_hand_over=self._on_hand_over,
         )
-        models = [self._model(model) for model in config.models]
-        self.models = ModelRegistry(
-            models, lambda: launcher.draining, any_name=config.server.any_model_name
-        )
-        server = config.server
+        self.models = self._models()
         self._work = LongWork(loop, BodyLimits(server.max_body_bytes, server.max_items))
         unsent = Unsent(
             loop, server.write_timeout_s, config.timeouts.request_s, server.max_unsent_bytes
         )
-        self._waits = Waits(loop, server.max_memory_bytes, unsent)
-        self._cache = cache = LocalStore(config.cache, clock=time.monotonic)
-        self._peers = AsyncPeers(
-            loop, runtime.endpoint("publish"), runtime.endpoint("subscribe"), cache.receive
-        )
-        if config.server.worker_count > 1:
+        client_of = ClientAddresses(server.trusted_proxies).of
+        self._waits = Waits(loop, server.max_memory_bytes, unsent, client_of)
+        self.draining = Draining(loop, launcher, self.models, self._waits, self._requests)
+        cache = LocalStore(config.cache, clock=time.monotonic)
+        running = RunningRequests(f"frontend-{self._worker}")
+        workers = AllWorkers(loop, running, partial(worker_names, runtime), cache.receive)
+        publish, subscribe = runtime.endpoint("publish"), runtime.endpoint("subscribe")
+        self._peers = AsyncPeers(loop, publish, subscribe, workers.receive)
+        workers.publish = self._peers.publish
+        if server.worker_count > 1:
             cache.publish = self._peers.publish
-        metrics.show_zeros()
-        limiter = LocalLimiter(runtime.directory("limits"), self._worker)
-        kept_keys = runtime.directory("kept-keys") / "keys.jsonl"
-        isolate = config.cache.isolate_keys
-        self._access = Access(loop, config.security, kept_keys, limiter, isolate_keys=isolate)
-        self._responses = None
-        if config.responses.store:
-            path = Path(config.responses.file or Path(runtime.run_dir, "responses.db"))
-            self._responses = SqliteResponses(loop, config.responses, path)
+        self._traces = traces_of(loop, config.tracing, self._worker)
+        shared = shared_state_of(loop, config.state)
+        self._results = store_behind(loop, cache, shared, config)
+        self._access = access = access_of(loop, runtime, self._worker, shared)
+        self._responses = stored_responses(loop, config.responses, runtime.run_dir)
         self.services = Services(
-            pipeline=EnginePipeline(loop, config, self.models, cache, self._work),
+            pipeline=EnginePipeline(loop, config, self.models, self._results, self._work, running),
             work=self._work,
             models=self.models,
             cache=cache.usage,
-            limits=self._access.usage,
-            sees_all=self._access.sees_all,
+            limits=access.usage,
+            sees_all=access.sees_all,
+            security=config.security,
+            workers=workers,
+            orders=launcher,
+            hosts=Joining(runtime),
+            memory=partial(resident_bytes, runtime),
             config=masked(config),
             backend=runtime.backend,
             started=runtime.started,
+            shared_problems=shared.problems if shared else list,
+            ledger=LedgerReader(access.meter, lambda: launcher.ledger_problem),
+            page=StaticFiles(_PAGE) if server.ui else None,
             responses=self._responses,
         )
         launcher.beat()
 
-    def _model(self, model: Model) -> ServedModel:
+    def _models(self) -> ModelRegistry:
+        config, launcher = self._runtime.config, self._launcher
+        wanted = Wanted(self._runtime, self._loop.time, launcher.tell)
+        served = [self._model(model, wanted) for model in config.all_models]
+        models = ModelRegistry(served, launcher, config)
+        launcher.on_beat, launcher.on_state = wanted.tell, models.look
+        return models
+
+    def _model(self, model: Model, wanted: Wanted) -> ServedModel:
         loop, launcher = self._loop, self._launcher
-        config, engines = self._runtime.config, self._runtime.engines_of(model.name)
+        runtime, config = self._runtime, self._runtime.config
         limits = config.supervision
         directory = self._runtime.directory("suspects")
         suspects = Suspects(directory, model.name, limits.restart_window_s)
-
-        def connect(owner: HandleOwner) -> list[EngineHandle]:
-            name = f"frontend-{self._worker}"
-            return [EngineClient(loop, spec.address, name, owner) for spec in engines.values()]
-
-        return ServedModel(
+        served = ServedModel(
             loop,
             model,
-            connect,
-            files=FileCache(self._runtime.directory("model-files")),
-            state=partial(launcher.engine_state, engines),
+            partial(connect_engines, loop, runtime, model.name, self._worker, launcher.note),
+            files=FileCache(runtime.directory("model-files")),
+            state=launcher.engine_state,
             on_change=launcher.beat,
             survivors=lambda continued: Survivors(
                 enabled=limits.resume_requests,
@@ -151,9 +178,15 @@ class App:
                 hold_s=limits.hold_requests_s,
                 # All workers together hold no more than fit the engine's queue.
                 most_held=max(1, config.batch.max_queue_size // config.server.worker_count),
+                # With one engine, two that died may be all that the launcher starts again.
+                most_losses=2 * engine_count(runtime, model.name),
                 suspects=suspects,
+                residence=wanted.residence_of(model.name),
             ),
         )
+        wanted.add(model.name, served.engine.residence, served.engine.demand)
+        served.engine.route(Router(config.routing, loop.time, seed=self._worker))
+        return served
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Disconnect from engines, launcher and peers."""
@@ -162,10 +195,12 @@ class App:
         self._launcher.close()
         self._work.close()
         self._access.close()
-        self._cache.close()
+        self._results.close()
         if self._responses is not None:
             self._responses.close()
         self._peers.close()
+        if self._traces is not None:
+            self._traces.close()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Serve a request."""
@@ -195,6 +230,8 @@ class App:
                     return None, answer
                 http.path = canonical(http.path)
                 route = match(http.method, http.path)
+                if self._traces is not None and not route.quiet:
+                    self._traces.begin(http)
                 return route, await self._handle(http, route)
             finally:
                 await http.discard_body()
@@ -206,11 +243,11 @@ class App:
         except asyncio.CancelledError:
             # Only a drain that ran out of time cancels; granian must not see it. A stream already
             # has its error event.
-            return route, None if http.streamed else _error_response(http, ShuttingDownError())
+            return route, None if _answered(http) else _error_response(http, ShuttingDownError())
         except Exception:
             log.exception("request failed", request_id=http.id, path=http.path)
-            failed = _error_response(http, InternalError(f"internal error, request {http.id}"))
-            return route, None if http.streamed else failed
+            failed = InternalError(f"internal error, request {http.id}")
+            return route, None if _answered(http) else _error_response(http, failed)
 
     async def _handle(self, http: HttpRequest, route: Route) -> Response | None:
         """Authenticate a request, admit it, handle it, and settle what it used.
@@ -218,10 +255,19 @@ class App:
         Raises:
             VGateError: It is refused, or has failed.
         """
-        async with self._access.admission(http) as admission:
+        if self.draining.over and route.counts_tokens:
+            # It came after all others were ended, and would wait for an engine that never comes.
+            raise ShuttingDownError
+        async with self._access.admission(
+            http, public=route.public, generates=route.counts_tokens
+        ) as admission:
             http.admission = admission
             if admission.key.name:
                 http.log_fields["key"] = admission.key.name
+            if route.admin:
+                self._access.check_admin(http, admission)
+            if route.admin or route.is_free:
+                return await route.handler(self.services, http)
             if route.takes_up(http):
                 admission.continues()
             await admission.begin(wait=route.counts_tokens and http.is_small_body)
@@ -244,9 +290,15 @@ class App:
         if http.log_fields.pop("disconnected", False):
             status = _STATUS_CLIENT_CLOSED
         endpoint = metrics.OTHER if route is None else route.path
-        metrics.record(endpoint, http.method, status, seconds, http.log_fields.get("error"))
+        error = http.log_fields.get("error")
+        metrics.record(endpoint, http.method, status, seconds, error, example_of(http))
+        if self._traces is not None and http.trace is not None:
+            self._traces.finish(http, endpoint, status)
+        if http.waited_s:
+            http.log_fields["model_wait_s"] = round(http.waited_s, 3)
         if http.ignored.names:
-            self._record_ignored(http)
+            http.log_fields["ignored"] = http.ignored.names
+            report_ignored(http.ignored.names, http.path)
         if route is not None and route.quiet:
             return
         log.info(
@@ -256,19 +308,10 @@ class App:
             path=http.path,
             status=status,
             streamed=http.streamed,
+            client=http.client,
             duration_ms=round(seconds * 1000, 1),
             **http.log_fields,
         )
-
-    def _record_ignored(self, http: HttpRequest) -> None:
-        http.log_fields["ignored"] = http.ignored.names
-        for name in http.ignored.names:
-            if metrics.record_ignored(name):
-                log.warning(
-                    "ignored a request field that has no effect; logged once for each field",
-                    field=name,
-                    path=http.path,
-                )
 
     def _heartbeat(self, draining: bool) -> FrontendBeat:
         problem = next((model.problem for model in self.models if model.problem), None)
@@ -276,27 +319,23 @@ class App:
         refused = any(model.engine.refusal for model in self.models)
         return FrontendBeat(os.getpid(), reason, in_flight, draining, problem, refused)
 
+    def _on_drain(self, timeout_s: float, delay_s: float) -> None:
+        self.draining.begin(timeout_s, delay_s)
+
     def _on_hand_over(self) -> None:
         log.info("leaving the place to another frontend", in_flight=len(self._requests))
         self._waits.leaving = True
         self.on_hand_over()
 
-    def _on_drain(self, timeout_s: float) -> None:
-        log.info("draining", in_flight=len(self._requests), timeout_s=timeout_s)
-        # Waiting is useless: the launcher starts no more engines.
-        for model in self.models:
-            model.engine.fail_waiting(ShuttingDownError())
-        self._loop.call_later(timeout_s, self.end_requests)
 
-    def end_requests(self) -> None:
-        """End every request with an error, because the process ends."""
-        for model in self.models:
-            model.engine.fail_all(ShuttingDownError())
-        # The remaining requests wait for their clients' bodies.
-        for task in self._requests:
-            self._loop.call_later(0.1, task.cancel)
+def _answered(http: HttpRequest) -> bool:
+    """Whether a stream has begun, and not only waits for its model."""
+    return http.streamed and http.early is None
 
 
-def _error_response(http: HttpRequest, error: VGateError) -> Response:
+def _error_response(http: HttpRequest, error: VGateError) -> Response | None:
     http.log_fields["error"] = error.code
+    if http.early is not None:
+        http.early.write(error_event(http.path)(http, error))
+        return None
     return error_format(http.path)(http, error)

@@ -15,7 +15,7 @@ from vgate.config.runtime import LISTEN_BACKLOG
 # hyper closes an HTTP/1 connection without a request after this time.
 _LONGEST_IDLE_S = HTTP1Settings.header_read_timeout / 1000
 _LOOK_S = 0.5
-_OPEN_FILES = Path("/proc/self/fd")
+OPEN_FILES = Path("/proc/self/fd")
 
 
 class Server(embed.Server):
@@ -73,22 +73,29 @@ class Leaving:
 
     def _look(self) -> None:
         assert self._until is not None
-        if self._loop.time() < self._until and self._has_connections():
+        if self._loop.time() < self._until and connections_to(self._port):
             self._loop.call_later(_LOOK_S, self._look)
             return
         # Running requests are finished; an HTTP/2 connection is told that it takes no more.
         self._server.stop()  # type: ignore[no-untyped-call]
 
-    def _has_connections(self) -> bool:
-        return any(_is_connected(int(file.name), self._port) for file in _OPEN_FILES.iterdir())
+
+def connections_to(port: int) -> int:
+    """Return how many TCP connections to a port this process has open."""
+    return sum(_is_connected(int(file.name), port) for file in OPEN_FILES.iterdir())
 
 
 def _is_connected(descriptor: int, port: int) -> bool:
     """Whether it is a TCP connection to our port."""
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            connection.getpeername()
-            own = connection.getsockname()
+        connection = socket.socket(fileno=descriptor)
+    except OSError:  # no socket, or closed by now
+        return False
+    try:
+        connection.getpeername()
+        own = connection.getsockname()
     except OSError:
         return False
+    finally:
+        connection.detach()
     return connection.family != socket.AF_UNIX and own[1] == port

@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,12 @@ from prometheus_client import values
 
 from vgate import log as logs
 from vgate.config import Runtime
+from vgate.config.runtime import MOST_CONNECTIONS
 from vgate.config.schema import Tls
 from vgate.frontend.listening import Leaving, Server
 from vgate.frontend.observe import count_files
 from vgate.frontend.observe.gathered_counts import Gatherer
 
-# Requests that granian hands to the application at once; further connections wait unread. Work is
-# limited by the engine's queue, which refuses clearly, so this must not be reached first.
-_MAX_OPEN_REQUESTS = 65_536
 # Headers as long as HTTP/1.1's. The interval is in milliseconds, the timeout in seconds.
 _HTTP2 = HTTP2Settings(
     max_headers_size=HTTP1Settings.max_buffer_size,
@@ -36,6 +35,8 @@ _HTTP2 = HTTP2Settings(
 )
 # A request leaves a few reference cycles; the default of 700 new objects searches too often.
 _GC_NEW_OBJECTS = 10_000
+
+log = logs.Log("vgate.frontend")
 
 
 def run(runtime: Runtime, worker: int, listener: int) -> int:
@@ -66,7 +67,7 @@ async def _serve(app: Any, runtime: Runtime, listener: int, counts: Gatherer) ->
         http=HTTPModes.auto if config.http2 else HTTPModes.http1,
         http2_settings=_HTTP2,
         websockets=False,
-        backpressure=_MAX_OPEN_REQUESTS,
+        backpressure=runtime.most_connections,
         log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
         **_tls(config.tls),
     )
@@ -76,17 +77,25 @@ async def _serve(app: Any, runtime: Runtime, listener: int, counts: Gatherer) ->
     def stop() -> None:
         # After a drain no request is left. Otherwise (a second signal, or the launcher died or gave
         # up) granian would wait for the running ones until it is killed.
-        app.end_requests()
+        app.draining.end_requests()
         server.stop()  # type: ignore[no-untyped-call]
 
     loop.add_signal_handler(signal.SIGTERM, stop)
-    app.on_hand_over = Leaving(loop, server, runtime.run_dir).begin
+    leave = app.on_hand_over = Leaving(loop, server, runtime.run_dir).begin
+    if runtime.most_connections < MOST_CONNECTIONS:
+        # As the application, after what the metrics read.
+        from vgate.frontend.shedding import Shedding
+
+        shedding = Shedding(loop, runtime, listener)
+        shedding.begin()
+        app.on_hand_over = partial(shedding.end, then=leave)
     logs.gather_lines(loop)
     counts.gather(loop.call_soon)
     # Modules are never freed, so the collector need not look at them again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_NEW_OBJECTS, 20, 20)
+    log.debug("frontend listens")
     await server.serve()
     app.__rsgi_del__(loop)
 

@@ -6,7 +6,7 @@ from functools import wraps
 import msgspec
 
 from vgate.errors import MethodNotAllowedError, NotFoundError, VGateError
-from vgate.frontend.apis.anthropic.errors import anthropic_error
+from vgate.frontend.apis.anthropic.errors import anthropic_error, anthropic_event
 from vgate.frontend.apis.anthropic.messages.endpoint import count_tokens, messages
 from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from vgate.frontend.apis.last_event import last_event
@@ -16,9 +16,10 @@ from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.completions.endpoint import completions
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.apis.openai.embeddings import EmbeddingRequest, embeddings
-from vgate.frontend.apis.openai.errors import openai_error
+from vgate.frontend.apis.openai.errors import openai_error, openai_event
 from vgate.frontend.apis.openai.responses import endpoint as responses
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
+from vgate.frontend.apis.openai.responses.stream import responses_event
 from vgate.frontend.apis.openai.tokenize import (
     DetokenizeRequest,
     TokenizeText,
@@ -26,16 +27,20 @@ from vgate.frontend.apis.openai.tokenize import (
     tokenize,
     tokenizer_info,
 )
-from vgate.frontend.apis.system.health import health, ready, root, version
+from vgate.frontend.apis.system import admin, engines, hosts, keys, page, residency
+from vgate.frontend.apis.system.health import health, ready, version
 from vgate.frontend.apis.system.openapi import openapi
 from vgate.frontend.apis.system.stats import show_metrics, stats
+from vgate.frontend.apis.system.usage import usage
 from vgate.frontend.http import HttpRequest, Response
 from vgate.frontend.services import Services
 
 Handler = Callable[[Services, HttpRequest], Awaitable[Response | None]]
 
-# Turns an error into the response that a path's clients understand.
+# Turns an error into the response that a path's clients understand, or into the last event of a
+# stream that has no other.
 ErrorFormat = Callable[[HttpRequest, VGateError], Response]
+ErrorEvent = Callable[[HttpRequest, VGateError], bytes]
 
 
 def _never(_http: HttpRequest) -> bool:
@@ -49,8 +54,12 @@ class Route(msgspec.Struct, frozen=True):
         path: An exact path; or a prefix, if it ends in "/".
         method: The methods it takes, separated by ", "; GET includes HEAD.
         quiet: Its requests are not logged, because probes send one every few seconds.
+        public: It needs no key, because anyone may have it.
         errors: The format of its errors, and of those of paths below it.
         counts_tokens: Its requests are counted together with the tokens that they may use.
+        admin: Only an admin's key may send it, or any local client where no keys are required. Its
+            requests don't count, so that whoever looks on can go on doing so.
+        is_free: Its requests don't count towards limits either.
         takes_up: Whether a request goes on with a stream, and counts with the one that began it.
         requests: The structs that its body may be, for the OpenAPI document.
     """
@@ -59,8 +68,11 @@ class Route(msgspec.Struct, frozen=True):
     method: str
     handler: Handler
     quiet: bool = False
+    public: bool = False
     errors: ErrorFormat = openai_error
     counts_tokens: bool = False
+    admin: bool = False
+    is_free: bool = False
     takes_up: Callable[[HttpRequest], bool] = _never
     requests: tuple[type[msgspec.Struct], ...] = ()
 
@@ -124,16 +136,45 @@ ROUTES: tuple[Route, ...] = (
     Route("/tokenize", "POST", tokenize, requests=(TokenizeText, ChatRequest)),
     Route("/detokenize", "POST", detokenize, requests=(DetokenizeRequest,)),
     Route("/tokenizer_info", "GET", tokenizer_info),
-    Route("/", "GET", root, quiet=True),
+    Route("/", "GET", page.root, quiet=True),
+    Route("/docs", "GET", page.docs, quiet=True, public=True),
+    Route(page.PREFIX, "GET", page.page_file, quiet=True, public=True),
     Route("/version", "GET", version),
     Route("/health", "GET", health, quiet=True),
     Route("/ready", "GET", ready, quiet=True),
     Route("/metrics", "GET", show_metrics, quiet=True),
     Route("/stats", "GET", stats, quiet=True),
+    Route("/v1/usage", "GET", usage, is_free=True),
+    Route("/admin/keys", "GET, POST", keys.keys, admin=True, requests=(keys.NewKey,)),
+    Route(keys.PREFIX, "DELETE, POST", keys.one_key, admin=True),
+    Route("/admin/requests", "GET", admin.list_requests, quiet=True, admin=True),
+    Route(admin.REQUESTS, "POST", admin.cancel_request, admin=True),
+    Route("/admin/hosts", "GET, POST", hosts.hosts, admin=True, requests=(hosts.NewInvitation,)),
+    Route(hosts.PREFIX, "DELETE", hosts.one_host, admin=True),
+    # A token is what is needed instead of a key.
+    Route(
+        "/engines/join",
+        "POST",
+        hosts.join,
+        public=True,
+        is_free=True,
+        requests=(hosts.JoinRequest,),
+    ),
+    Route("/admin/engines", "GET", engines.list_engines, quiet=True, admin=True),
+    Route(engines.PREFIX, "POST", engines.order, admin=True, requests=(engines.EngineOptions,)),
+    Route("/admin/models", "GET", residency.list_residency, quiet=True, admin=True),
+    Route(
+        residency.PREFIX,
+        "POST",
+        residency.order_model,
+        admin=True,
+        requests=(residency.UnloadOptions,),
+    ),
     Route("/openapi.json", "GET", openapi(lambda: ROUTES)),
 )
 
 _EXACT = {route.path: route for route in ROUTES if not route.path[1:].endswith("/")}
+_EVENTS = {"/v1/messages": anthropic_event, "/v1/responses": responses_event}
 _METHODS = {route.path: frozenset(route.methods) for route in ROUTES}
 _PREFIXES = [route for route in ROUTES if route.path[1:].endswith("/")]
 
@@ -141,9 +182,10 @@ _PREFIXES = [route for route in ROUTES if route.path[1:].endswith("/")]
 def canonical(path: str) -> str:
     """Return the endpoint's path for one with a slash at its end, without /v1 or with two of it.
 
-    Programs put such paths together from a base URL that isn't quite what they expect.
+    Programs put such paths together from a base URL that isn't quite what they expect. The name of
+    a key may end in a slash, and without it would be another key's.
     """
-    if path in _EXACT:
+    if path in _EXACT or path.startswith(keys.PREFIX):
         return path
     plain = path.rstrip("/")
     for candidate in (plain, f"/v1{plain}", plain.removeprefix("/v1")):
@@ -162,6 +204,11 @@ def error_format(path: str) -> ErrorFormat:
     """Return the format of errors for a path, whether it exists or not."""
     found = (r.errors for r in ROUTES if path == r.path or path.startswith(f"{r.path}/"))
     return next(found, openai_error)
+
+
+def error_event(path: str) -> ErrorEvent:
+    """Return the format of the error that ends a stream of a path."""
+    return _EVENTS.get(path, openai_event)
 
 
 def match(method: str, path: str) -> Route:

@@ -1,14 +1,79 @@
 """What endpoints work with: ports and plain values, put together in `vgate.frontend.app`."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import date
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from vgate.frontend.cache.port import ResponseStore, StoreUsage
 from vgate.frontend.engines import Models
-from vgate.frontend.http import HttpRequest, LongWork
-from vgate.frontend.pipeline import Pipeline
+from vgate.frontend.http import HttpRequest, LongWork, StaticFiles
+from vgate.frontend.pipeline import Pipeline, Workers
+
+
+class KeySettings(Protocol):
+    """Where API keys are: `vgate.config.schema.Security`, with hashes of keys only."""
+
+    @property
+    def api_keys(self) -> Sequence[Any]:
+        """Those of the configuration."""
+
+    @property
+    def key_file(self) -> str | None:
+        """The path of the file with the others; None without one."""
+
+
+class Ledger(Protocol):
+    """What API keys use and have used."""
+
+    def problems(self) -> list[str]:
+        """Return why use isn't written where it should be; nothing if it is."""
+
+    async def read(
+        self, by: Collection[str], since: date, until: date, key: str | None
+    ) -> list[dict[str, Any]]:
+        """Return the use of all keys or of one, as rows of `GET /v1/usage`.
+
+        Raises:
+            LedgerUnavailableError: The ledger can't be read.
+        """
+
+
+class Orders(Protocol):
+    """Has an operator's orders carried out. Each returns why that can't be done, or ""."""
+
+    async def order(
+        self, engine: int, action: Literal["drain", "resume", "restart"], *, force: bool = False
+    ) -> str:
+        """Drain, resume or restart an engine."""
+
+    async def order_model(
+        self, model: str, action: Literal["load", "unload"], *, force: bool = False
+    ) -> str:
+        """Load or unload a model."""
+
+
+class Hosts(Protocol):
+    """The hosts whose engines have joined, and invitations to others.
+
+    Every method raises `InvalidRequestError` if what is asked can't be done.
+    """
+
+    async def invite(self, model: str | None, for_s: float) -> dict[str, Any]:
+        """Return a token for one host, and what it needs to know to connect."""
+
+    async def settings(self, token: str) -> dict[str, Any]:
+        """Return what a host needs to serve the model that a token is for."""
+
+    async def join(self, token: str, name: str, addresses: list[str], public_key: str) -> None:
+        """Take up a host with its engines."""
+
+    async def joined(self) -> list[dict[str, Any]]:
+        """Return the hosts that have joined."""
+
+    async def remove(self, name: str) -> None:
+        """Remove a host: its engines finish their requests and get no more."""
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,9 +83,17 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
         cache: Returns the size of this process's result cache.
         limits: Returns the use of the limits of each API key that a request may be told of.
         sees_all: Whether a request may be told of all keys and of the configuration.
+        security: Where the keys are.
+        workers: The requests of all workers.
+        orders: Gives engines and models an operator's orders.
+        hosts: The other hosts whose engines have joined.
+        memory: Returns the resident bytes of each process by its name.
         config: The effective configuration as builtin types, secrets hidden.
         backend: Name of the engine backend.
+        ledger: What keys have used.
+        shared_problems: Returns why the server that gateways share can't be used.
         responses: Where responses are stored; None if none are.
+        page: The files of the page; None if it is off.
         started: Unix time of the instance's start, in seconds.
     """
 
@@ -30,7 +103,15 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     cache: Callable[[], StoreUsage]
     limits: Callable[[HttpRequest], Awaitable[list[dict[str, Any]]]]
     sees_all: Callable[[HttpRequest], bool]
+    security: KeySettings
+    workers: Workers
+    orders: Orders
+    hosts: Hosts
+    memory: Callable[[], dict[str, int]]
     config: dict[str, Any]
     backend: str
     started: float
+    ledger: Ledger
+    shared_problems: Callable[[], list[str]] = list
+    page: StaticFiles | None = None
     responses: ResponseStore | None = None

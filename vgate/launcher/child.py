@@ -10,17 +10,25 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
-from typing import Literal
 
 from vgate.config import Runtime, without_settings
 from vgate.launcher import leftovers
 from vgate.launcher.output import Output
-from vgate.wire.control import EngineState
+from vgate.wire.control import EngineState, StateName
 
 _FIRST_DELAY_S = 0.25
 _MAX_DELAY_S = 30.0
 _MOST_BETWEEN_CALLS_S = 0.5
 _LAST_WORDS_S = 0.1
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+_ILLEGAL = (
+    "killed by SIGILL: the CPU lacks an instruction; with bfloat16 in a virtual machine, "
+    "model.dtype: float32 helps"
+)
+
+
+class GaveUpError(Exception):
+    """A process died too often or can't run at all; the message is the cause."""
 
 
 class JudgesClock:
@@ -58,6 +66,10 @@ class RestartPolicy:
         if len(self._deaths) > self._max_restarts:
             return None
         return min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** (len(self._deaths) - 1))
+
+    def forget(self) -> None:
+        """Forget all deaths."""
+        self._deaths.clear()
 
 
 class Child:
@@ -118,7 +130,7 @@ class Child:
         """Start it in a session of its own, so that Ctrl-C reaches only the launcher."""
         pipe = None
         if self._output is not None:
-            pipe, self._forwarding = self._output.pipe()
+            pipe, self._forwarding = self._output.pipe(self.name)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, *self._command, "--parent", str(os.getpid())],
@@ -146,10 +158,16 @@ class Child:
         self._process = None
         if self._forwarding is not None:
             self._forwarding.join(_LAST_WORDS_S)  # its last lines come before ours on its death
+        if status == -signal.SIGILL and not self.ready:
+            self.permanent = True
+        delay_s = None if self.permanent else self._delay_s(status, now)
         self.ready = False
-        delay_s = None if self.permanent else self._policy.next_delay_s(now)
         self.restart_at = None if delay_s is None else now + delay_s
         return self.cause or _describe(status)
+
+    def _delay_s(self, _status: int, now: float) -> float | None:
+        """Return the seconds until the restart after it ended like this; None to give it up."""
+        return self._policy.next_delay_s(now)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -178,6 +196,8 @@ class Child:
 def _describe(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
+    if status == -signal.SIGILL:
+        return _ILLEGAL
     try:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
@@ -188,27 +208,55 @@ class EngineChild(Child):
     """The process of the engine with a number in `Runtime.engines`, and the engine's state.
 
     Attributes:
-        prefix: What its phases begin with on the console, if there are several engines.
+        number: Its number.
+        spec: What it runs.
+        devices: The GPUs that it was given; none if it takes what there is.
         state: The state that frontends were sent last.
+        summary: What it says of itself; "" before it was ready.
+        drained: It takes nothing new until an operator resumes it.
+        given_up: It can't be kept running, and is only tried again from time to time.
+        downloads: It fetches its model, before it takes anything of a GPU.
+        asleep: It runs, and has given its device's memory back until it is woken.
+        wanted: It is to run; not if its model is unloaded, or about to be.
+        ended_well: It ended by itself, once it was ready, without an error.
         peer: The identity of its control link; None before its first message.
         patience_s: How long its step may take, as it says; None if it does not know.
+        slowest_step_s: How long one with the longest prompt takes; 0 if it does not know.
     """
 
     def __init__(self, runtime: Runtime, number: int, output: Output | None = None) -> None:
         spec, name = runtime.engines[number], runtime.engine_name(number)
         command = command_of(runtime, "vgate.engine", "--engine", str(number))
         super().__init__(name, command, policy_of(runtime), spec.environment, output)
-        self._number = number
+        self.number, self.spec = number, spec
+        self.devices = frozenset(filter(None, spec.environment.get(_DEVICES, "").split(",")))
+        self.summary = ""
+        self.drained = self.given_up = False
+        self.wanted = True
+        self.loads = self.unloads = 0
         self._temporary = leftovers.link_of(runtime.run_dir, f"engine-{number}")
+        # By which an engine knows that the one before it was killed.
+        self._life = runtime.directory("engines") / str(number)
         self._shared_memory: set[Path] = set()
         self._started = 0.0
-        self.prefix = f"{spec.title}: " if len(runtime.engines) > 1 else ""
         self.peer: bytes | None = None
         self.state = EngineState("starting", "starting", time.time(), number)
 
     def _reset(self, now: float) -> None:
         super()._reset(now)
         self.patience_s: float | None = None
+        self.slowest_step_s = 0.0
+        self.ended_well = self.asleep = self.downloads = False
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it runs and is on its way to being ready."""
+        return self.pid is not None and not (self.ready or self.asleep)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it serves, or may do so soon."""
+        return self.pid is not None or not self.given_up
 
     def start(self, now: float) -> None:
         """Start it with a temporary directory of its own."""
@@ -224,6 +272,17 @@ class EngineChild(Child):
             self._remove_leftovers()
         return cause
 
+    def _delay_s(self, status: int, now: float) -> float | None:
+        # It ends without an error after a drain only, which is no fault.
+        self.ended_well = status == 0 and self.ready
+        return 0.0 if self.ended_well else super()._delay_s(status, now)
+
+    def terminate(self) -> None:
+        """Send SIGTERM, which ends one that loads at once."""
+        super().terminate()
+        if self.is_loading:
+            self._life.unlink(missing_ok=True)
+
     def kill(self, cause: str | None = None) -> None:
         """Kill its process group."""
         if self.pid is not None:
@@ -237,14 +296,21 @@ class EngineChild(Child):
             self._remove_leftovers()
         return ended
 
+    def put_away(self) -> None:
+        """Have it not started until it is `wanted`, as if it had never run."""
+        self.wanted = self.drained = self.given_up = self.asleep = False
+        self.restart_at, self.restarts = None, -1
+        self._policy.forget()
+
     def _remove_leftovers(self) -> None:
         leftovers.remove_temporary(self._temporary)
         leftovers.remove_shared_memory(self._shared_memory)
 
-    def enter(self, state: Literal["starting", "ready", "restarting"], detail: str) -> EngineState:
-        """Change the state and return it."""
+    def enter(self, state: StateName, detail: str, ahead: int = 0) -> EngineState:
+        """Change the state and return it; `ahead`: how many models are loaded first."""
         restarts = max(0, self.restarts)
-        self.state = EngineState(state, detail, time.time(), self._number, restarts)
+        counts = restarts, ahead, self.loads, self.unloads
+        self.state = EngineState(state, detail, time.time(), self.number, *counts)
         return self.state
 
 

@@ -1,163 +1,200 @@
 """The ``vgate`` command."""
 
-import argparse
 import contextlib
+import importlib
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-from vgate import __version__
 from vgate import log as logs
-from vgate.config import Config, ConfigError, Runtime, load, local_engines, masked
-from vgate.config.checkpoint import CheckpointError, find_model
-from vgate.config.runtime import DRY_RUN, VLLM
-from vgate.launcher import keys_cli, open_files
-from vgate.launcher.environments.start import dry_run_is_set
-from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from vgate.launcher.listeners import Listeners
-from vgate.launcher.output import Output, unblocked
-from vgate.launcher.prepared import prepared
-from vgate.launcher.reload import cli as reload_cli
-from vgate.launcher.run_dir import RunDir, StartError, default_run_dir
-from vgate.log import Log
-
-# Name, variable, metavar, help.
-_FLAGS = (
-    ("config", "VGATE_CONFIG_PATH", "FILE", "configuration (default: ./config.yaml)"),
-    ("model", "VGATE_MODEL__MODEL_ID", "ID", "model.model_id: a directory or a Hub name"),
-    ("host", "VGATE_SERVER__HOST", "HOST", "server.host"),
-    ("port", "VGATE_SERVER__PORT", "PORT", "server.port"),
+from vgate.commands.arguments import COMMANDS, ROLE_SETTINGS, SETTINGS, read
+from vgate.commands.command import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    run_command,
 )
+from vgate.config import (
+    Config,
+    ConfigError,
+    Runtime,
+    load,
+    masked,
+    unknown_variables,
+)
+from vgate.config.model import Model
+from vgate.config.roles import run_dir_of, topology
+from vgate.config.runtime import DRY_RUN, VLLM, Role
+from vgate.launcher import open_files
+from vgate.launcher.checks import Checked
+from vgate.launcher.environments.start import dry_run_is_set, open_missing_streams
+from vgate.launcher.listeners import Listeners
+from vgate.launcher.output import JSONLines, Output, unblocked
+from vgate.launcher.run_dir import RunDir, StartError
+from vgate.launcher.terminal.log_file import LogFile, kept
+from vgate.log import Log
+from vgate.state_link import problems as state_problems
 
 log = Log("vgate.launcher")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    options = _parser().parse_args(arguments)
-    for flag, variable, *_ in _FLAGS:
+def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
+    """Run the command; return the exit status.
+
+    With `only_look` nothing is served: it says what is wrong, if anything is.
+    """
+    open_missing_streams()
+    options = read(sys.argv[1:] if arguments is None else arguments)
+    for flag, variable, *_ in (*SETTINGS, *ROLE_SETTINGS.get(options.command, ())):
         if (value := getattr(options, flag, None)) is not None:
-            os.environ[variable] = value
+            os.environ[variable] = _listed(value) if flag == "engines" else value
+    role: Role = options.command if options.command in ROLE_SETTINGS else "serve"
+    module = COMMANDS[options.command or "serve"][1]
     try:
-        if options.command == "reload" and options.run_dir:
-            return reload_cli.run(options.run_dir)
+        if module is not None:
+            # `vgate join` looks for itself, once it knows what it is to serve.
+            return EXIT_OK if only_look else run_command(importlib.import_module(module), options)
         config = load(os.environ)
-        if options.command == "reload":
-            return reload_cli.run(config.server.run_dir or default_run_dir(config.server.port))
-        if options.command == "keys":
-            return keys_cli.run(options, config.security.key_file)
-        config = prepared(config)
     except ConfigError as error:
-        print(f"vgate: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return refuse(error.problems, EXIT_USAGE)
+    if getattr(options, "probe", None):
+        from vgate.launcher.hosts.probe import probe
+
+        return probe(run_dir_of(config, role), options.probe)
     dry_run = getattr(options, "dry_run", False) or dry_run_is_set(os.environ)
     backend = DRY_RUN if dry_run else os.environ.get("VGATE_BACKEND") or VLLM
-    return _check(config, backend) if options.command == "check" else _serve(config, backend)
+    if backend == VLLM and role == "serve":
+        config = _with_model(config, ask=options.command != "check", tell=not only_look)
+    found = Checked(config, backend, role)
+    if options.command == "check":
+        return _check(found, foresees=backend == VLLM and role != "frontend")
+    if found.wrong:
+        _configure_log(config)
+        as_json = config.logging.json_format
+        return refuse(found.wrong + found.in_the_way, EXIT_USAGE, as_json=as_json)
+    if only_look:
+        return refuse(found.in_the_way, EXIT_FAILED) if found.in_the_way else EXIT_OK
+    return serve(found, backend, role)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vgate",
-        description="Serve a model as an OpenAI-compatible endpoint, with vLLM on this machine.",
-        epilog="Settings come from flags, the environment (VGATE_SECTION__KEY), config.yaml and "
-        "defaults; the first that has one wins. `vgate check` prints the result.",
-        parents=[_settings()],
-    )
-    parser.add_argument("--version", action="version", version=f"vgate {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, what in (
-        ("serve", "serve; the default"),
-        ("check", "check the configuration and print it"),
-        ("keys", "add, list, revoke, rotate API keys"),
-        ("reload", "have a running instance take over a changed configuration"),
-    ):
-        command = commands.add_parser(name, help=what, parents=[_settings()])
-        if name == "keys":
-            keys_cli.configure(command)
-        elif name == "reload":
-            reload_cli.configure(command)
-    return parser
+def _listed(addresses: str) -> str:
+    """Return the setting for a list of addresses with commas between them."""
+    return json.dumps([{"address": address} for address in addresses.split(",")])
 
 
-def _settings() -> argparse.ArgumentParser:
-    """Return the flags that may come before or after a command; absent ones have no default."""
-    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="serve a simulated engine that repeats the last message: no GPU, no model "
-        "(also VGATE_DRY_RUN=1)",
-    )
-    for flag, _, metavar, what in _FLAGS:
-        parser.add_argument(f"--{flag}", metavar=metavar, help=what)
-    return parser
+def _with_model(config: Config, *, ask: bool, tell: bool) -> Config:
+    """Return the configuration with a model where it has none of its own; say which it is."""
+    if config.model.model_id != Model().model_id:
+        return config
+    from vgate.launcher.terminal import proposal
+
+    if not proposal.is_open(config):
+        return config
+    config, note = proposal.choose(config, ask=ask)
+    if ask and tell:
+        if config.logging.json_format:
+            _configure_log(config)
+            log.info(note)
+        else:
+            print(f"vgate: {note}", file=sys.stderr)
+    return config
 
 
-def _check(config: Config, backend: str) -> int:
-    import yaml
-
-    problems = [*_model_problems(config)] if backend == VLLM else []
-    verdict = "can't be served, see below" if problems else "is valid"
-    text = yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True)
-    with contextlib.suppress(BrokenPipeError):  # as in `vgate check | head`
-        print(f"{text}# The configuration {verdict}.", flush=True)
-    for problem in problems:
-        print(f"vgate: {problem}", file=sys.stderr)
-    return EXIT_USAGE if problems else EXIT_OK
-
-
-def _model_problems(config: Config) -> Iterator[CheckpointError]:
-    """Yield what is wrong with the models' directories, in the words of the engine."""
-    for model in config.models:
-        try:
-            find_model(model)
-        except CheckpointError as error:
-            yield error
-
-
-def _serve(config: Config, backend: str) -> int:
-    with unblocked() as output:
-        return _supervise(config, backend, output)
-
-
-def _supervise(config: Config, backend: str, output: Output | None) -> int:
-    from vgate.launcher.console import Console
-    from vgate.launcher.supervisor import GaveUpError, Supervisor
-    from vgate.wire.sockets import EndpointError
-
+def _configure_log(config: Config) -> None:
+    """Have the log written to what `sys.stderr` is now."""
     settings = config.logging
     logs.configure("launcher", level=settings.level, json_format=settings.json_format)
+
+
+def _check(found: Checked, *, foresees: bool) -> int:
+    import yaml
+
+    from vgate.sizing.foreseen import foreseen
+
+    for unknown in unknown_variables(os.environ):
+        print(f"vgate: {unknown}", file=sys.stderr)
+    if not found.wrong:
+        found.in_the_way += state_problems(found.config.state)
+    if problems := found.wrong + found.in_the_way:
+        return refuse(problems, EXIT_USAGE if found.wrong else EXIT_FAILED)
+    text = yaml.safe_dump(masked(found.config), sort_keys=False, allow_unicode=True)
+    note = f"# An instance runs in {found.running}; `vgate reload` has it take this over.\n"
+    chosen = foreseen(found.config) if foresees else []
+    note = (note if found.running else "") + "".join(f"# Chosen now: {line}\n" for line in chosen)
+    with contextlib.suppress(BrokenPipeError):  # as in `vgate check | head`
+        print(
+            f"{text}# The configuration is valid.\n{note}",
+            end="",
+            flush=True,
+        )
+    return EXIT_OK
+
+
+def refuse(problems: Sequence[str], status: int, *, as_json: bool = False) -> int:
+    """Report what is wrong; return the exit status."""
+    for problem in problems:
+        if as_json:
+            log.error("this can't be served", problem=problem)
+        else:
+            print(f"vgate: {problem}", file=sys.stderr)
+    return status
+
+
+def serve(found: Checked, backend: str, role: Role) -> int:
+    """Serve with a configuration with which nothing is wrong; return the exit status."""
+    kind = JSONLines if found.config.logging.json_format else Output
+    with unblocked(kind) as terminal, kept(found.config, terminal) as output:
+        return _supervise(found, backend, role, output)
+
+
+def _supervise(found: Checked, backend: str, role: Role, output: Output | None) -> int:
+    from vgate.launcher.child import GaveUpError
+    from vgate.launcher.supervisor import Supervisor
+    from vgate.launcher.terminal.console import Console
+    from vgate.wire.sockets import EndpointError
+
+    config = found.config
+    _configure_log(config)
+    for unknown in unknown_variables(os.environ):
+        log.warning("an unknown variable is ignored", name=unknown.name, hint=unknown.instead)
     run_dir = listeners = None
     try:
-        open_files.allow(config)
-        listeners = Listeners(config.server)
-        run_dir = RunDir(config.server.run_dir or default_run_dir(config.server.port))
+        most_connections = open_files.allow(config)
+        listeners = Listeners(config.server, none=role == "engine")
+        run_dir = RunDir(run_dir_of(config, role))
         runtime = Runtime(
             config=config,
             backend=backend,
             run_dir=str(run_dir.path),
-            engines=local_engines(config, str(run_dir.path)),
+            engines=topology(config, str(run_dir.path), role, found.gpus),
             started=time.time(),
+            most_connections=most_connections,
+            log_file=str(output.path) if isinstance(output, LogFile) else "",
+            role=role,
         )
         try:
             runtime.write()
         except OSError as error:
             reason = f"cannot write to the run directory {run_dir.path}: {error.strerror}"
             raise StartError(f"{reason}; make room, or set server.run_dir to another") from None
-        if not config.security.enabled and not config.server.is_local:
+        if not (config.security.enabled or config.server.is_local or role == "engine"):
             log.warning(
                 "EVERYBODY who reaches this address may use the server: security.enabled is false",
                 host=config.server.host,
             )
-        Supervisor(runtime, Console(runtime), listeners, output).run()
-    except (StartError, EndpointError) as error:
-        print(f"vgate: {error}", file=sys.stderr)
+        console = Console(runtime)
+        if isinstance(output, LogFile) and console.live:
+            output.show = console.show
+        Supervisor(runtime, console, listeners, output).run()
+    except (StartError, EndpointError, GaveUpError) as error:
+        _tell_failure(config, error)
         return EXIT_FAILED
-    except GaveUpError as error:
-        log.error("giving up", cause=error)
-        print(f"\nvgate: {error}", file=sys.stderr)
-        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("vgate: stopped before it had started", file=sys.stderr)
+        return EXIT_INTERRUPTED
     finally:
         if listeners is not None:
             listeners.close()
@@ -165,3 +202,10 @@ def _supervise(config: Config, backend: str, output: Output | None) -> int:
             run_dir.remove()
     log.info("stopped")
     return EXIT_OK
+
+
+def _tell_failure(config: Config, error: Exception) -> None:
+    if config.logging.json_format:
+        log.error("giving up", cause=error)
+    else:
+        print(f"vgate: {error}", file=sys.stderr)

@@ -46,15 +46,15 @@ def remove_temporary(link: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)
 
 
-def shared_memory_of(group: int, since: float) -> set[Path]:
-    """Return the shared memory that the processes of a group map and that was made since then.
+def shared_memory_of(session: int, since: float) -> set[Path]:
+    """Return the shared memory that the processes of a session map and that was made since then.
 
-    Nothing where there is no /proc.
+    The workers that Ray starts have groups of their own. Nothing where there is no /proc.
     """
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
-            if os.getpgid(int(process.name)) != group:
+            if os.getsid(int(process.name)) != session:
                 continue
             maps = (process / "maps").read_text(errors="replace")
             found |= {

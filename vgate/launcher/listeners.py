@@ -1,6 +1,8 @@
 """The listening sockets of the frontends. The launcher holds them, so they outlive each process."""
 
+import errno
 import socket
+from typing import Any
 
 from vgate.config.runtime import LISTEN_BACKLOG
 from vgate.config.schema import Server
@@ -14,22 +16,18 @@ class Listeners:
     64 connections that come at once one of two workers got 39 to 62.
 
     A connection waits in its socket's queue while that has no process. Only `close` loses any.
+    An instance without frontends has `none`, and uses no port.
 
     Raises:
         StartError: The port can't be used.
     """
 
-    def __init__(self, server: Server) -> None:
-        host, port = server.host, server.port
+    def __init__(self, server: Server, *, none: bool = False) -> None:
         self._sockets: list[socket.socket] = []
+        if none:
+            return
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            # With SO_REUSEPORT it would succeed even if another server of this user had the port.
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+            (family, kind, protocol), address = _free_address(server)
             for _ in range(server.worker_count):
                 listener = socket.socket(family, kind, protocol)
                 self._sockets.append(listener)
@@ -42,10 +40,7 @@ class Listeners:
                 listener.listen(LISTEN_BACKLOG)
         except OSError as error:
             self.close()
-            raise StartError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; "
-                "set server.host or server.port (--port) to another"
-            ) from None
+            raise _cannot_listen(server, error) from None
 
     @property
     def descriptors(self) -> list[int]:
@@ -56,3 +51,38 @@ class Listeners:
         """Close them; processes that have inherited them go on."""
         for listener in self._sockets:
             listener.close()
+
+
+def check_port(server: Server) -> None:
+    """Raise StartError if the port can't be used now."""
+    try:
+        _free_address(server)
+    except OSError as error:
+        raise _cannot_listen(server, error) from None
+
+
+def _free_address(server: Server) -> tuple[tuple[int, int, int], Any]:
+    """Return the arguments of a listening socket and its address, on which nobody listens."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    # With SO_REUSEPORT it would succeed even if another server of this user had the port.
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+    return (family, kind, protocol), address
+
+
+def _cannot_listen(server: Server, error: OSError) -> StartError:
+    what = "set server.host or server.port (--port) to another"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        what = (
+            "set server.host (--host) to an address of this machine, 127.0.0.1 for its own "
+            "programs only or 0.0.0.0 for others too"
+        )
+    elif error.errno == errno.EADDRINUSE:
+        what = "stop the program that has the port, or set server.port (--port) to another"
+    elif error.errno == errno.EACCES:
+        what = "ports below 1024 are for root: set server.port (--port) to a higher one"
+    why = error.strerror or error
+    return StartError(f"cannot listen on {server.host}:{server.port}: {why}; {what}")

@@ -26,6 +26,7 @@ _LONGEST_LINE_BYTES = 1 << 16
 # A pipe's lines of this time are passed on together: each write wakes two threads.
 _GATHER_S = 0.01
 _LAST_WORDS_S = 1.0
+_JSON_START = b'{"ts":"'
 
 
 class Output(io.TextIOBase):
@@ -58,6 +59,15 @@ class Output(io.TextIOBase):
             self._tell_dropped()
             self._append(data)
 
+    def pass_on(self, lines: bytes, process: str) -> None:
+        """Write whole lines that a process has written."""
+        self.write_bytes(lines)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of what is written."""
+        return self._encoding
+
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return os.isatty(self._fd)
@@ -67,7 +77,7 @@ class Output(io.TextIOBase):
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting_bytes, timeout_s)
 
-    def pipe(self) -> tuple[int, threading.Thread]:
+    def pipe(self, process: str = "") -> tuple[int, threading.Thread]:
         """Return a new pipe's end for writing, and the thread that passes on what is written.
 
         The thread ends when the last copy of the descriptor is closed. The caller closes its own.
@@ -75,7 +85,7 @@ class Output(io.TextIOBase):
         reading, writing = os.pipe()
         with contextlib.suppress(AttributeError, OSError):  # Linux only, and limited for each user
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        thread = threading.Thread(target=self._forward, args=(reading,), daemon=True)
+        thread = threading.Thread(target=self._forward, args=(reading, process), daemon=True)
         self._forwarding = {other for other in self._forwarding if other.is_alive()} | {thread}
         thread.start()
         return writing, thread
@@ -125,7 +135,7 @@ class Output(io.TextIOBase):
                 return False
         return True
 
-    def _forward(self, pipe: int) -> None:
+    def _forward(self, pipe: int, process: str) -> None:
         rest = b""
         while data := os.read(pipe, _READ_BYTES):
             whole = rest + data
@@ -133,17 +143,34 @@ class Output(io.TextIOBase):
             if not end and len(whole) > _LONGEST_LINE_BYTES:
                 end = len(whole)
             if end:
-                self.write_bytes(whole[:end])
+                self.pass_on(whole[:end], process)
             rest = whole[end:]
             if len(data) < _READ_BYTES:
                 time.sleep(_GATHER_S)
         os.close(pipe)
         if rest:
-            self.write_bytes(rest + b"\n")
+            self.pass_on(rest + b"\n", process)
+
+
+class JSONLines(Output):
+    """Makes JSON of the lines of processes that are none: what libraries write past the log."""
+
+    def pass_on(self, lines: bytes, process: str) -> None:
+        """Write whole lines that a process has written."""
+        own = lines.startswith(_JSON_START) + lines.count(b"\n" + _JSON_START)
+        if own != lines.count(b"\n") or b"\r" in lines:
+            lines = b"".join(
+                line + b"\n"
+                if line.startswith(_JSON_START)
+                else logs.foreign_line(process, line.decode(errors="replace")).encode()
+                for line in lines.splitlines()
+                if line.strip()
+            )
+        self.write_bytes(lines)
 
 
 @contextlib.contextmanager
-def unblocked() -> Iterator[Output | None]:
+def unblocked(kind: type[Output] = Output) -> Iterator[Output | None]:
     """Make `sys.stdout` and `sys.stderr` an `Output` each, or one if they are the same file.
 
     Yields that of standard error; None if it is closed or no file.
@@ -160,7 +187,7 @@ def unblocked() -> Iterator[Output | None]:
             continue
         file = status.st_dev, status.st_ino
         if file not in outputs:
-            outputs[file] = Output(fd, stream.encoding)
+            outputs[file] = kind(fd, stream.encoding)
         made.append(outputs[file])
     sys.stdout, sys.stderr = made
     try:

@@ -1,21 +1,80 @@
 """Makes a configuration ready for the processes: keys become hashes, files are checked."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from vgate.config import Config, ConfigError
+from vgate.config.models import catalogue
 from vgate.file_watcher import FileWatcher
 from vgate.keys import KeyRing, KeysError, hash_key
+from vgate.state_link import MISSING
 
 
 def prepared(config: Config) -> Config:
     """Return the configuration as processes get it.
 
     Raises:
-        ConfigError: Its keys or certificates can't be used.
+        ConfigError: Its keys or certificates can't be used, or a package is missing.
     """
-    return _prepare_tls(_prepare_security(config))
+    problems: list[str] = []
+    config = _with_repositories(config)
+    for prepare in (_with_tracing, _with_state, _prepare_security, _prepare_tls):
+        try:
+            config = prepare(config)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def _with_repositories(config: Config) -> Config:
+    """Return the configuration with models from the Hub where it has short names."""
+    if not any(catalogue.entry(model.model_id) for model in config.all_models):
+        return config
+    from vgate.fit.short_names import resolved
+
+    return msgspec.structs.replace(
+        config,
+        model=resolved(config.model),
+        additional_models=[resolved(model) for model in config.additional_models],
+        models=[resolved(model) for model in config.models],
+    )
+
+
+def _with_tracing(config: Config) -> Config:
+    """Return the configuration; `ConfigError` if the packages that traces need are missing."""
+    if config.tracing.endpoint is None:
+        return config
+    protocol = config.tracing.protocol or "http"
+    try:
+        found = all(
+            map(find_spec, ("opentelemetry.sdk", f"opentelemetry.exporter.otlp.proto.{protocol}"))
+        )
+    except ModuleNotFoundError:  # a parent of it is missing
+        found = False
+    if not found:
+        raise ConfigError(
+            "tracing.endpoint is set, but the OpenTelemetry SDK is not installed: "
+            "pip install 'vgate[otel]', or leave tracing.endpoint out"
+        )
+    return config
+
+
+def _with_state(config: Config) -> Config:
+    """Return the configuration with an absolute path; `ConfigError` if a package is missing."""
+    state = config.state
+    if state.url is None:
+        return config
+    if find_spec("redis") is None:
+        raise ConfigError(MISSING)
+    if state.ca is not None:
+        if not Path(state.ca).is_file():
+            raise ConfigError(f"state.ca: there is no file {state.ca}")
+        state = msgspec.structs.replace(state, ca=str(Path(state.ca).absolute()))
+    return msgspec.structs.replace(config, state=state)
 
 
 def _prepare_security(config: Config) -> Config:

@@ -11,42 +11,48 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from vgate.commands.machine.systemd import notify
 from vgate.config import Config, Runtime
-from vgate.launcher.child import Child, EngineChild, JudgesClock
-from vgate.launcher.console import Console
+from vgate.launcher.child import Child, GaveUpError, JudgesClock
+from vgate.launcher.engines.fleet import Fleet
 from vgate.launcher.frontends import Frontends
+from vgate.launcher.hosts.probe import probed
 from vgate.launcher.listeners import Listeners
 from vgate.launcher.output import Output
 from vgate.launcher.reload.reloads import Reloads
+from vgate.launcher.terminal.console import Console
 from vgate.log import Log
+from vgate.usage.folding import Folding
 from vgate.wire.codec import WireError, decode_to_launcher, encode
 from vgate.wire.control import (
     Drain,
-    EngineBeat,
-    EngineFailed,
-    EnginePhase,
-    EngineReady,
+    EngineOrder,
+    EngineOrdered,
     FrontendBeat,
+    LauncherToEngine,
     LauncherToFrontend,
+    LedgerState,
+    ModelDemand,
+    ModelOrder,
+    Probe,
+    Probed,
     Reload,
     Reloaded,
-    ToLauncher,
 )
 from vgate.wire.exchange import Exchange
 from vgate.wire.sockets import Router
 
 _TICK_S = 0.1
 _TERM_GRACE_S = 5.0
+# After so many signals whoever sends them does not want to wait.
+_HURRY = 2
+_HURRIED_GRACE_S = 1.0
 # A frontend sends four heartbeats a second.
 _FRONTEND_HANG_S = 30.0
 # After the drain's limit, frontends still send their last errors and engines drop the requests.
 _DRAIN_SLACK_S = 1.0
 
 log = Log("vgate.launcher")
-
-
-class GaveUpError(Exception):
-    """A process died too often or can't run at all; the message is the cause."""
 
 
 class Supervisor:
@@ -64,11 +70,11 @@ class Supervisor:
         output: Output | None = None,
     ) -> None:
         self._console = console
-        self._engines = [
-            EngineChild(runtime, number, output)
-            for number, spec in enumerate(runtime.engines)
-            if spec.supervised
-        ]
+        self._frontend_peers: set[bytes] = set()
+        self._engines = Fleet(runtime, console, self._send_to_engine, self._broadcast, output)
+        # Frontends of other hosts still have requests when these engines are to end.
+        alone = runtime.role == "engine"
+        self._engines_drain_s = runtime.config.server.drain_timeout_s if alone else 0.0
         self._listeners = listeners
         self._frontends = Frontends(runtime, listeners.descriptors, self._send, output)
         self._reloads = Reloads(runtime, self._frontends, self._send)
@@ -77,17 +83,16 @@ class Supervisor:
         # When heartbeats came, and when processes started, died or ended. Deadlines that clients
         # know of are in real time.
         self._clock = JudgesClock()
-        self._frontend_peers: set[bytes] = set()
         self._drained: set[int] = set()
         self._drain_deadline: float | None = None
-        self._announced = False
+        self._ledger = Folding(runtime.config.server.state_path)
+        self._ledger_told = LedgerState("")
         self._stop_signals = 0
         self._hung_up = False
 
     @property
-    def _children(self) -> list[Child]:
-        """Those that are started again when they die."""
-        return [*self._engines, *self._frontends.serving]
+    def _announced(self) -> bool:
+        return self._engines.announced
 
     @property
     def _config(self) -> Config:
@@ -107,6 +112,7 @@ class Supervisor:
         signal.signal(signal.SIGINT, stop)
         self._handle_hang_ups()
         self._console.starting()
+        self._ledger.start()
         try:
             while not self._stop_signals:
                 self._supervise()
@@ -118,14 +124,15 @@ class Supervisor:
             self.close()
 
     def _handle_hang_ups(self) -> None:
-        """Reload on SIGHUP, and stop if the terminal that it was started from is gone."""
-        # As by nohup: then it stays, whatever the terminal does.
+        """On SIGHUP, stop if this process belongs to a terminal, and reload if it is a service."""
+        # Ignored as by nohup, it stays whatever the terminal does.
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        had_terminal = _has_terminal() and not ignored
+        of_terminal = _has_terminal() and not ignored
 
         def hang_up(_signal: int, _frame: FrameType | None) -> None:
-            if had_terminal and not _has_terminal():
-                self._stop_signals += 1
+            if of_terminal:
+                # The shell and the kernel may each send one, which is no request to hurry.
+                self._stop_signals = max(1, self._stop_signals)
             else:
                 self._hung_up = True
 
@@ -135,6 +142,7 @@ class Supervisor:
         """Close the sockets; `run` does so at its end."""
         self._router.close()
         self._exchange.close()
+        self._ledger.close()
 
     def _supervise(self) -> None:
         # Heartbeats that have arrived are heard before anyone is judged.
@@ -143,21 +151,30 @@ class Supervisor:
         if self._hung_up:
             self._hung_up = False
             self._reloads.ask()
-        for child in self._children:
+        if self._engines.swaps is not None:
+            self._engines.swaps.wanted.forget_others([child.pid for child in self._frontends])
+        self._engines.advance(now, self._config.supervision)
+        for child in self._frontends.serving:
             if (cause := child.died(now)) is not None:
                 self._on_death(child, cause, now)
             # During a hand-over, the settings may be those of the next frontends already.
-            waits = self._frontends.handing_over and child in self._frontends.serving
+            waits = self._frontends.handing_over
             if child.restart_at is not None and now >= child.restart_at and not waits:
                 child.start(now)
                 log.debug("process started", name=child.name, child_pid=child.pid)
         self._kill_hung(now)
         self._frontends.advance(now)
         self._reloads.advance()
-        if not self._announced and all(child.ready for child in self._children):
-            self._announced = True
+        if self._ledger.problem != self._ledger_told.problem:
+            self._ledger_told = LedgerState(self._ledger.problem)
+            self._broadcast(self._ledger_told)
+        if self._announced or not self._engines.serves:
+            return
+        if all(child.ready for child in self._frontends.serving):
+            self._engines.announced = True
             self._console.serving()
-            models = [engine.state.detail for engine in self._engines]
+            notify("READY=1")
+            models = [engine.summary for engine in self._engines if engine.ready]
             log.info("serving", url=self._console.url, models=models)
 
     def _on_death(self, child: Child, cause: str, now: float) -> None:
@@ -166,22 +183,10 @@ class Supervisor:
             raise GaveUpError(f"the {child.name} {ended}: {cause}")
         delay_s = child.restart_at - now
         log.error("process died", name=child.name, cause=cause, restart_in_s=round(delay_s, 2))
-        if isinstance(child, EngineChild):
-            self._broadcast(child.enter("restarting", f"it died ({cause})"))
 
     def _kill_hung(self, now: float) -> None:
         limits = self._config.supervision
-        for engine in self._engines:
-            if engine.ending_since is not None:
-                if now - engine.ending_since > _TERM_GRACE_S:
-                    # It has reported its failure, and hangs while it releases the device.
-                    engine.kill()
-            elif not engine.ready and now - engine.started_at > limits.load_timeout_s:
-                engine.kill(f"did not load within {limits.load_timeout_s:.0f} s")
-            elif engine.ready:
-                hang_s = min(limits.hang_timeout_s, engine.patience_s or limits.hang_timeout_s)
-                if now - engine.last_beat > hang_s:
-                    engine.kill(f"hung: no step finished for {hang_s:.0f} s")
+        self._engines.kill_hung(now, limits)
         hang_s = min(_FRONTEND_HANG_S, limits.hang_timeout_s)
         for child in self._frontends:
             # Before its first heartbeat it imports, which a slow disk may draw out.
@@ -201,39 +206,27 @@ class Supervisor:
                 self._on_frontend_beat(peer, message)
             elif isinstance(message, Reload):
                 self._reloads.ask(peer)
+            elif isinstance(message, EngineOrder | ModelOrder):
+                problem = self._engines.order(message, self._clock())
+                self._send(peer, EngineOrdered(message.id, problem))
+            elif isinstance(message, ModelDemand):
+                if self._engines.swaps is not None:
+                    self._engines.swaps.wanted.hear(message, self._clock())
+            elif isinstance(message, Probe):
+                stopping = self._drain_deadline is not None
+                self._send(peer, probed(self._engines, stopping=stopping))
             else:
-                for engine in self._engines:
-                    if engine.pid == message.pid:
-                        engine.peer = peer
-                        self._on_engine(engine, message)
-
-    def _on_engine(self, engine: EngineChild, message: ToLauncher) -> None:
-        engine.last_beat = self._clock()
-        match message:
-            case EngineBeat(patience_s=patience_s):
-                engine.patience_s = patience_s
-            case EnginePhase(phase=phase):
-                self._console.phase(engine.prefix + phase)
-                again = engine.restarts > 0
-                self._broadcast(engine.enter("restarting" if again else "starting", phase))
-            case EngineReady(summary=summary):
-                engine.ready = True
-                self._broadcast(engine.enter("ready", summary))
-                again = self._announced
-                self._console.show(f"The {engine.name} serves again." if again else f"  {summary}")
-            case EngineFailed(reason=reason, permanent=permanent):
-                engine.cause, engine.permanent = reason, permanent
-                engine.ready = False
-                engine.ending_since = self._clock()
+                self._engines.hear(peer, message, self._clock())
 
     def _on_frontend_beat(self, peer: bytes, beat: FrontendBeat) -> None:
         if peer not in self._frontend_peers:
             self._frontend_peers.add(peer)
             for engine in self._engines:
                 self._send(peer, engine.state)
+            self._send(peer, self._ledger_told)
             if self._drain_deadline is not None:
                 # It was still starting when the drain was broadcast.
-                self._send(peer, Drain(max(0.0, self._drain_deadline - time.monotonic())))
+                self._send(peer, self._drain_order(self._drain_deadline))
         child = self._frontends.hear(peer, beat, self._clock())
         if beat.problem is not None and not self._announced and child in self._frontends.serving:
             raise GaveUpError(beat.problem)
@@ -244,39 +237,76 @@ class Supervisor:
         for peer in list(self._frontend_peers):
             self._send(peer, message)
 
-    def _send(self, peer: bytes, message: LauncherToFrontend | Reloaded) -> None:
+    def _send_to_engine(self, peer: bytes, message: LauncherToEngine) -> bool:
+        return self._router.send(peer, encode(message))
+
+    def _send(self, peer: bytes, message: LauncherToFrontend | Reloaded | Probed) -> None:
         if not self._router.send(peer, encode(message)):
             self._frontend_peers.discard(peer)
 
     def _drain(self) -> None:
         """Wait until the frontends have finished their requests, for a limited time."""
         limit_s = self._config.server.drain_timeout_s
+        delay_s = self._config.server.drain_delay_s if self._announced else 0.0
+        notify("STOPPING=1")
         self._reloads.refuse("V-Gate is stopping")
-        self._console.show(f"Stopping: running requests have {limit_s:.0f} s to finish.")
-        log.info("draining", timeout_s=limit_s)
-        self._drain_deadline = time.monotonic() + limit_s
-        self._broadcast(Drain(limit_s))
+        self._console.end()
+        self._console.show(
+            f"\nStopping: running requests have {limit_s:.0f} s to finish. Ctrl-C again ends them."
+            if self._announced
+            else "\nStopping while the model loads. Ctrl-C again ends it at once."
+        )
+        log.info("draining", timeout_s=limit_s, delay_s=delay_s)
+        self._drain_deadline = time.monotonic() + delay_s + limit_s
+        self._broadcast(self._drain_order(self._drain_deadline))
         deadline = self._drain_deadline + _DRAIN_SLACK_S
-        while time.monotonic() < deadline and self._stop_signals < 2:
-            self._receive()
+        while time.monotonic() < deadline and self._stop_signals < _HURRY:
+            try:
+                # With a delay requests come in for a while, so what dies is replaced.
+                self._supervise() if delay_s else self._receive()
+            except GaveUpError as error:
+                log.error("no more is replaced: the others finish their requests", reason=error)
+                delay_s = 0.0
             alive = [f.pid for f in self._frontends if f.pid and f.died(self._clock()) is None]
             if all(pid in self._drained for pid in alive):
                 return
             self._router.wait(_TICK_S)
 
+    def _drain_order(self, deadline: float) -> Drain:
+        left_s = max(0.0, deadline - time.monotonic())
+        timeout_s = min(left_s, self._config.server.drain_timeout_s)
+        return Drain(timeout_s, left_s - timeout_s)
+
     def _stop_all(self) -> None:
         """End the frontends, then the engines that they depend on."""
+        self._console.end()
         self._listeners.close()
         frontends = list(self._frontends)
         for child in frontends:
             child.terminate()
-        _wait_for(frontends)
-        drain = encode(Drain(_DRAIN_SLACK_S))
+        self._wait_for(frontends)
+        drain = Drain(self._engines_drain_s or _DRAIN_SLACK_S)
         for engine in self._engines:
             # An engine that loads reads no messages, but SIGTERM ends it at once.
-            if not (engine.ready and engine.peer and self._router.send(engine.peer, drain)):
+            if not (engine.ready and engine.peer and self._send_to_engine(engine.peer, drain)):
                 engine.terminate()
-        _wait_for(self._engines)
+        self._wait_for(list(self._engines), self._engines_drain_s)
+
+    def _wait_for(self, children: Sequence[Child], drain_s: float = 0.0) -> None:
+        """Wait until processes have ended, and kill those that don't."""
+        began = time.monotonic()
+        for child in children:
+            while not (ended := child.wait(_TICK_S)):
+                with contextlib.suppress(GaveUpError):  # they are being stopped
+                    self._receive()
+                hurried = self._stop_signals >= _HURRY
+                grace_s = _HURRIED_GRACE_S if hurried else drain_s + _TERM_GRACE_S
+                if time.monotonic() - began > grace_s:
+                    break
+            if not ended:
+                log.warning("process did not end in time and is killed", name=child.name)
+                child.kill()
+                child.wait(_TERM_GRACE_S)
 
 
 def _has_terminal() -> bool:
@@ -285,13 +315,3 @@ def _has_terminal() -> bool:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
         return True
     return False
-
-
-def _wait_for(children: Sequence[Child]) -> None:
-    """Wait until processes have ended, and kill those that don't."""
-    deadline = time.monotonic() + _TERM_GRACE_S
-    for child in children:
-        if not child.wait(max(0.0, deadline - time.monotonic())):
-            log.warning("process did not end in time and is killed", name=child.name)
-            child.kill()
-            child.wait(_TERM_GRACE_S)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from vgate.wire.control import LauncherToEngine, LauncherToFrontend, Reloaded, ToLauncher
+from vgate.wire.control import LauncherToEngine, LauncherToFrontend, Probed, Reloaded, ToLauncher
 from vgate.wire.messages import ToEngine, ToFrontend
 
 _TOKEN_ID_BYTES = 4
@@ -42,6 +42,7 @@ decode_to_launcher: Callable[[bytes], ToLauncher] = _decoder(ToLauncher)
 decode_launcher_to_frontend: Callable[[bytes], LauncherToFrontend] = _decoder(LauncherToFrontend)
 decode_launcher_to_engine: Callable[[bytes], LauncherToEngine] = _decoder(LauncherToEngine)
 decode_reloaded: Callable[[bytes], Reloaded] = _decoder(Reloaded)
+decode_probed: Callable[[bytes], Probed] = _decoder(Probed)
 
 
 def number_of_request(payload: bytes) -> int | None:

@@ -37,7 +37,7 @@ class Claimed(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     Attributes:
         request: `Keep.request`, if the engine has the sequence with index 0.
         counted: By the indexes of the sequences that the engine has: how many tokens of each were
-            generated while somebody read it.
+            generated while somebody read it who counts them; -1 if nobody has counted anything.
     """
 
     id: int

@@ -11,12 +11,14 @@ import msgspec
 from msgspec import Meta
 
 from vgate.wire.kept import Claim, Claimed, Keep
+from vgate.wire.kv_blocks import KvBlocks, WatchBlocks
 from vgate.wire.model_files import FileInfo
+from vgate.wire.progress import AskProgress, Progress, Timing
 from vgate.wire.sampling import SamplingParams, TokenId
-from vgate.wire.stats import EngineStats
+from vgate.wire.stats import NO_LOAD, EngineStats, Gpu, Load
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 10
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -77,10 +79,8 @@ class GenerateOptions(ClientOptions, frozen=True, array_like=True):
         adapter: Name of the LoRA adapter; "" for the model itself.
     """
 
-    # As in `SamplingParams`. The others are:
-    # - bad_words: only generated tokens are searched (vllm/v1/sample/ops/bad_words.py)
-    # `prompt_logprobs` are sent with the first token. The engine advances the grammar of
-    # `structured` over the tokens so far.
+    # As in `SamplingParams`; for bad_words vLLM searches generated tokens only (v1/sample/ops).
+    # `prompt_logprobs` come with the first token, and the engine advances `structured`'s grammar.
     RESUMABLE: ClassVar[frozenset[str]] = frozenset(
         {"logprobs", "prompt_logprobs", "structured", "adapter", "cache_salt"}
     )
@@ -97,8 +97,7 @@ class Generate(Message, frozen=True):
     """Generate one sequence.
 
     Attributes:
-        id: The frontend's number for it, never used twice on a connection.
-        prompt: Token ids, packed.
+        id: The frontend's number for it, never used twice on a connection. `prompt` is packed.
         sampling: Complete: only the seed and max_tokens may be None.
         tenant, weight: The name of the API key, or "", and its share in fair scheduling.
         queue_timeout_s: Seconds that it may wait in the queue; then it fails.
@@ -164,7 +163,8 @@ class FetchFile(Message, frozen=True):
     offset: Annotated[int, Meta(ge=0)]
 
 
-ToEngine = Hello | Generate | Embed | Abort | Claim | Goodbye | FetchFile
+Question = Claim | AskProgress | FetchFile | WatchBlocks
+ToEngine = Hello | Generate | Embed | Abort | Goodbye | Question
 
 
 # ---- engine to frontend
@@ -233,8 +233,8 @@ class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
         rank: Rank of the sampled token; 1 is the most likely.
     """
 
-    token_ids: list[int]
-    logprobs: list[float]
+    token_ids: tuple[int, ...]  # the garbage collector would walk lists again and again
+    logprobs: tuple[float, ...]
     rank: int
 
 
@@ -245,11 +245,10 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
         token_ids: New tokens, in order, including the stop token that ended it.
         finish_reason: Set in the last delta.
         cached_tokens: Prompt tokens found in the prefix cache; set in the first delta.
-        coalesced: The request shares another one's sequence. Set in its first delta, which is sent
-            at once and may have no tokens yet.
+        coalesced: It shares another one's sequence. Set in its first delta, which may be empty.
         logprobs: One for each of `token_ids`, if the request asked for them.
-        prompt_logprobs: One for each prompt token, if the request asked for them; set in the first
-            delta with tokens. The first is None, because nothing precedes that token.
+        prompt_logprobs: The same for the prompt, with the first tokens; its first token has None.
+        timing: Set in the delta of the sequence's first tokens, and in the last one.
     """
 
     id: int
@@ -259,6 +258,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     coalesced: bool = False
     logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs | None] | None = None
+    timing: Timing | None = None
 
 
 class Step(Message, frozen=True):
@@ -266,11 +266,13 @@ class Step(Message, frozen=True):
 
     Most sequences get one token and nothing else. These travel in two columns, `ids` and `tokens`,
     which cost less to encode and decode than a list of objects; all others are in `deltas`.
+    `started` names the sequences that have left the queue, with the seconds that each was there.
     """
 
     ids: list[int] = msgspec.field(default_factory=list)
     tokens: list[int] = msgspec.field(default_factory=list)
     deltas: list[Delta] = msgspec.field(default_factory=list)
+    started: list[tuple[int, float]] = msgspec.field(default_factory=list)
 
 
 class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -322,7 +324,9 @@ class Status(Message, frozen=True):
     Attributes:
         running, waiting: Sequences in the batch, requests in the queue.
         kv_cache_usage: Fraction of the KV cache in use, 0 to 1.
-        draining: The engine takes no more requests, finishes the running ones and then ends.
+        draining: The engine should get no more requests; it finishes the running ones.
+        gpus: The GPUs that it runs on; empty if they aren't known.
+        load: What the requests here will still take.
     """
 
     running: int
@@ -330,8 +334,9 @@ class Status(Message, frozen=True):
     kv_cache_usage: float
     stats: EngineStats | None = None
     draining: bool = False
+    gpus: list[Gpu] = []
+    load: Load = NO_LOAD
 
 
-ToFrontend = (
-    Welcome | Refused | FileChunk | Claimed | Step | Embeddings | Failures | Ending | Status
-)
+Answer = FileChunk | Claimed | Progress
+ToFrontend = Welcome | Refused | Answer | Step | Embeddings | Failures | Ending | Status | KvBlocks

@@ -35,3 +35,24 @@ class ModelFiles(msgspec.Struct, frozen=True):
     def path(self, name: str) -> str:
         """Return a file's name for an error message."""
         return f"{self.origin}/{name}"
+
+
+def has_chat_template(files: ModelFiles, configured: str | None) -> bool:
+    """Whether a model takes conversations. A template that is no text is for its reader to tell."""
+    if configured or TEMPLATE in files.contents:
+        return True
+    holders = (files.contents.get(name, b"") for name in (TOKENIZER_CONFIG, PROCESSOR_TEMPLATE))
+    return any(_Holder.has_template(content) for content in holders)
+
+
+class _Holder(msgspec.Struct):
+    """A JSON document that may have a chat template."""
+
+    chat_template: msgspec.Raw = msgspec.Raw(b"null")
+
+    @classmethod
+    def has_template(cls, content: bytes) -> bool:
+        try:
+            return bytes(msgspec.json.decode(content, type=cls).chat_template) != b"null"
+        except msgspec.DecodeError:
+            return False

@@ -22,6 +22,10 @@ Temperature = Annotated[float, Meta(ge=0)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=_INT32_MAX)]
 MaxTokens = Annotated[int, Meta(ge=1, le=MAX_ASKED_TOKENS)]
+# OpenAI's levels are none, minimal, low, medium, high, xhigh and max; models have others.
+ReasoningEffort = Annotated[str, Meta(min_length=1, max_length=32)]
+# The length of an embedding.
+Dimensions = Annotated[int, Meta(ge=1, le=_INT32_MAX)]
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):

@@ -1,10 +1,12 @@
-"""Sockets between two processes. Only this file and `vgate.wire.exchange` use ZeroMQ.
+"""Sockets between two processes. Only this file, `curve` and `exchange` beside it use ZeroMQ.
 
 A `Router` binds: the engine's for frontends, the launcher's for its children. A `Dealer` connects.
+Processes of one machine use ipc endpoints; those of others use tcp, with keys (`curve`).
 Create sockets after a fork, in the process that uses them.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
+
+from vgate.wire.curve import ClientKeys, ServerKeys, guard_client, guard_server
 
 _MS_PER_S = 1000
 
@@ -33,8 +37,14 @@ _DEALER_OPTIONS = {
     zmq.RECONNECT_IVL: 20,
     zmq.RECONNECT_IVL_MAX: 250,
 }
-# Messages handled before the event loop gets a turn.
+# ZeroMQ would connect again under the same identity, and what was lost between the two connections
+# would go unnoticed. So over tcp it has no time to: the owner closes a lost dealer at once.
+_NEVER_MS = 24 * 3600 * 1000
+# Longest message from another host, unless a bound socket has its own limit.
+MAX_MESSAGE_BYTES = 64 << 20
+# Messages handled before the event loop gets a turn, and their bytes: log probabilities are long.
 _READ_BATCH = 256
+_READ_BYTES = 128 << 10
 _MAX_IPC_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1, unix(7)
 
 
@@ -57,9 +67,17 @@ class EndpointError(Exception):
 
 
 class Router:
-    """A bound socket that many `Dealer`s connect to, used from one thread."""
+    """A bound socket that many `Dealer`s connect to, used from one thread.
 
-    def __init__(self, endpoint: str) -> None:
+    `keys` and `max_message_bytes` count for a tcp endpoint; without keys it is open to everybody.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        keys: ServerKeys | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
@@ -68,6 +86,8 @@ class Router:
         # Sending to a peer that is gone or doesn't read must fail, instead of dropping the message:
         # that is how the engine learns that a frontend died.
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        if is_tcp(endpoint):
+            guard_server(self._socket, endpoint, keys, max_message_bytes)
         try:
             bind(self._socket, endpoint)
         except EndpointError:
@@ -106,6 +126,8 @@ class Router:
 
     def close(self) -> None:
         """Close the socket; wait a moment until unsent messages have left."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
         self._socket.close()
         self._context.term()
 
@@ -113,22 +135,39 @@ class Router:
 class Dealer:
     """A connecting socket with an identity of its own.
 
-    It connects as soon as the other side is bound. When the connection is lost, its owner closes it
-    and creates another, so that the process that binds the endpoint next gets no old messages.
+    It connects as soon as the other side is bound; over tcp it tries once, and counts as
+    disconnected if that fails. When the connection is lost, its owner closes it and creates
+    another, so that the process that binds the endpoint next gets no old messages. An endpoint that
+    is none raises EndpointError.
     """
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, keys: ClientKeys | None = None) -> None:
         _check_path(endpoint)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, f"{name}-{os.urandom(6).hex()}".encode())
         for option, value in _DEALER_OPTIONS.items():
             self._socket.setsockopt(option, value)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._socket.connect(endpoint)
+        events = int(zmq.EVENT_DISCONNECTED)
+        if is_tcp(endpoint):
+            guard_client(self._socket, endpoint, keys)
+            self._socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+            self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 0)
+            events |= int(zmq.EVENT_CONNECT_RETRIED)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close(linger_ms=0)
+            raise EndpointError(f"cannot connect to {endpoint!r}: {error.strerror}") from None
 
     def send(self, *payloads: bytes) -> None:
-        """Queue messages; they are sent together once the connection is established."""
-        send_frames(self._socket, payloads)
+        """Queue messages; they are sent together once the connection is established.
+
+        Over tcp they are dropped if it is lost already, as `disconnected` will tell.
+        """
+        # It has no limit, so it can only be lost.
+        with contextlib.suppress(zmq.Again):
+            send_frames(self._socket, payloads)
 
     def receive(self) -> bytes | None:
         """Return the next message, or None if there is none now."""
@@ -162,6 +201,10 @@ class Dealer:
         """Whether a message can be received."""
         return has_message(self._socket)
 
+    def wait(self, timeout_s: float) -> None:
+        """Wait for a message, for at most so long."""
+        self._socket.poll(round(timeout_s * 1000))
+
 
 def flush_dealers() -> None:
     """Wait until closed dealers have sent their messages, for at most their linger time."""
@@ -173,8 +216,10 @@ class AsyncDealer:
 
     Args:
         loop, endpoint, name: Where it runs and connects, and the start of its identity.
-        on_batch: Called with the messages that have arrived, in order; at most `_READ_BATCH`.
+        on_batch: Called with the messages that have arrived, in order; at most `_READ_BATCH`,
+            or `_READ_BYTES` and the last.
         on_lost: Called once when the connection is lost.
+        keys: For a tcp endpoint.
     """
 
     def __init__(
@@ -185,9 +230,10 @@ class AsyncDealer:
         *,
         on_batch: Callable[[list[bytes]], None],
         on_lost: Callable[[], None],
+        keys: ClientKeys | None = None,
     ) -> None:
         self._loop = loop
-        self._dealer = Dealer(endpoint, name)
+        self._dealer = Dealer(endpoint, name, keys)
         self._on_batch = on_batch
         self._on_lost = on_lost
         self._open = True
@@ -227,10 +273,12 @@ class AsyncDealer:
         if not self._open:
             return
         batch: list[bytes] = []
+        size = 0
         dealer = self._dealer
         while dealer.readable and (payload := dealer.receive()) is not None:
             batch.append(payload)
-            if len(batch) == _READ_BATCH:
+            size += len(payload)
+            if len(batch) == _READ_BATCH or size > _READ_BYTES:
                 self._read_soon()
                 break
         if batch:
@@ -264,6 +312,11 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
         raise EndpointError(f"cannot bind {endpoint}: {error.strerror}") from None
+
+
+def is_tcp(endpoint: str) -> bool:
+    """Whether an endpoint is, or may be, on another host."""
+    return endpoint.startswith("tcp://")
 
 
 def _check_path(endpoint: str) -> None:

@@ -25,6 +25,8 @@ _ENDLESS_S = 120  # longer than any turn, which is stopped
 _START_TIMEOUT_S = 20
 _POLL_S = 0.02
 _SETTLE_S = 3.5  # two answers of the heavy key
+# V-Gate's answers of one length begin evenly spread from then on, vLLM's by being preempted.
+_SPREAD_S = 8.0
 _PROMPT_TOKENS = 160  # 64 words, without what all prompts begin with and the prefix cache has
 _RATE, _LIMIT, _SHARE = "delivered_tokens_per_s", "limit_tokens_per_s", "limit_share"
 _ALL_COST, _GAPS = "cpu_us_per_token.all", "itl_p99_over_p50"
@@ -106,11 +108,16 @@ def _judge(run: Run, device: str, clients: int, case: Case) -> None:
 
 
 def watched(
-    running: Running, load: Load, contenders: Sequence[Running], seconds: float
+    running: Running,
+    load: Load,
+    contenders: Sequence[Running],
+    seconds: float,
+    settle_s: float = 0.0,
 ) -> tuple[Sample, Counters]:
     """Load a contender for that long; return what was measured, and what its device did.
 
-    Then the load is cut off: how the last answers end, with fewer and fewer clients, doesn't count.
+    What it does in its first `settle_s` seconds counts in no rate and no share. Then the load is
+    cut off: how the last answers end, with fewer and fewer clients, doesn't count.
     """
     path = running.service.counters
     assert path is not None
@@ -119,6 +126,9 @@ def watched(
     loading = LoadProcess(running, load)
     try:
         _await_tokens(path, before.tokens)
+        if settle_s:
+            sleep(settle_s)
+            before = Counters.read(path)
         began = monotonic()
         sleep(seconds)
         did, took_s = Counters.read(path).since(before), monotonic() - began
@@ -130,7 +140,8 @@ def watched(
     measures = sample.measures
     disturbing_s = sum(cpu_s(one.processes) for one in others) - disturbing_s
     measures["others_cpu_share"] = disturbing_s / took_s
-    measures[_RATE] = summary.delivered_tokens_per_s
+    # The clients' count has no beginning but the load's.
+    measures[_RATE] = did.tokens / took_s if settle_s else summary.delivered_tokens_per_s
     measures[_ALL_COST] = sum(one.cpu_us_per_output_token or 0.0 for one in summary.processes)
     if did.tokens and did.started:
         measures["cpu_us_per_token.device"] = did.own_cpu_us / did.tokens
@@ -205,7 +216,8 @@ def _overfull(
     limit = device.limit(sequences, _PROMPT_TOKENS, sum(outputs) / len(outputs))
 
     def turn(running: Running) -> Sample:
-        sample, _ = watched(running, load, contenders, 5.0 if run.quick else 11.0)
+        settle_s = 1.0 if run.quick else _SPREAD_S
+        sample, _ = watched(running, load, contenders, 5.0 if run.quick else 9.0, settle_s)
         _compare(sample, limit)
         return sample
 

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from vgate.errors import LimitsUnavailableError, RateLimitedError
 from vgate.frontend.access import Admission
+from vgate.frontend.access.budget import Budgets
 from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 from vgate.frontend.access.limiter.file import LimitFile
 from vgate.frontend.access.limiter.local import LocalGrant
+from vgate.frontend.access.meter import Meter, tokens_used_since
 from vgate.keys import ApiKey
+from vgate.usage import Used
 
 KEY = ApiKey(name="key", sha256="0" * 64)
 LIMITS = KeyLimits(requests=2, tokens_per_minute=100, concurrent=2)
@@ -19,7 +23,7 @@ LIMITS = KeyLimits(requests=2, tokens_per_minute=100, concurrent=2)
 
 @pytest.fixture
 def limiter(tmp_path: Path) -> Iterator[LocalLimiter]:
-    limiter = LocalLimiter(tmp_path, 1)
+    limiter = LocalLimiter(tmp_path / "limits", 1)
     yield limiter
     limiter.close()
 
@@ -39,14 +43,22 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> list[LimitFile]:
 
 
 @pytest.fixture
-def play(limiter):
+def meter(tmp_path: Path) -> Iterator[Meter]:
+    since = partial(tokens_used_since, tmp_path)
+    meter = Meter(tmp_path, Budgets(tmp_path / "budgets", 1, since))
+    yield meter
+    meter.close()
+
+
+@pytest.fixture
+def play(limiter, meter):
     """Plays a request; returns the headers of its response."""
 
     def run(scenario: Callable[[Admission], Awaitable[object]], limits=LIMITS) -> dict[str, str]:
         headers: dict[str, str] = {}
 
         async def owned() -> None:
-            async with Admission(limiter, KEY, limits, headers) as admission:
+            async with Admission(limiter, meter, KEY, limits, headers) as admission:
                 await scenario(admission)
 
         asyncio.run(owned())
@@ -64,7 +76,7 @@ def test_a_generated_answer_takes_two_critical_sections(play, limiter, entered):
     async def scenario(admission):
         await admission.begin(wait=True)
         await admission.reserve(60)
-        admission.settle(25)
+        admission.settle("m", Used(prompt_tokens=20, completion_tokens=5))
         await admission.count()
 
     headers = play(scenario)
@@ -162,7 +174,7 @@ def test_an_abandoned_request_is_not_counted(play, limiter):
 def test_whatever_happens_it_is_settled(play, limiter, error):
     async def scenario(admission):
         await admission.reserve(60)
-        admission.settle(7)
+        admission.settle("m", Used(completion_tokens=7))
         raise error
 
     with pytest.raises(error):

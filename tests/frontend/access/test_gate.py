@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,22 @@ def test_a_request_without_a_valid_key_is_not_counted(limited):
         assert await used(gateway) == (0, 0, 0)
 
     limited(scenario)
+
+
+def test_a_key_expires(serve):
+    ends = datetime.now(UTC)
+    keys = [
+        ConfiguredKey(name="past", key="sk-past", expires_at=ends),
+        ConfiguredKey(name="now", key="sk-now", expires_at=ends + timedelta(hours=1)),
+    ]
+
+    async def scenario(gateway):
+        assert (await chat(gateway, "sk-now")).status == 200
+        refused = await chat(gateway, "sk-past")
+        assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
+        assert f"`past` has expired ({ends.isoformat()})" in refused.error["message"]
+
+    serve(scenario, security=Security(enabled=True, api_keys=keys))
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,8 +6,8 @@ import pytest
 
 from vgate.config.schema import RateLimiting, Security
 from vgate.frontend.access.authentication import KeySource
+from vgate.key_file import KeyFile
 from vgate.keys import ApiKey, ConfiguredKey, KeysError
-from vgate.launcher.key_file import KeyFile
 
 CONFIGURED = ConfiguredKey(name="configured", key="sk-configured")
 

@@ -41,7 +41,7 @@ class Fed:
             return
         self.sequence.pending += ids
         if self.logprobs:
-            self.sequence.logprobs += [Logprobs([token], [-float(token)], 1) for token in ids]
+            self.sequence.logprobs += [Logprobs((token,), (-float(token),), 1) for token in ids]
         self.sequence.finish_reason = finish
         piece = self.choice.take()
         if piece is not None:

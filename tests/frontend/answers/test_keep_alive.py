@@ -190,7 +190,7 @@ class TestEveryApi:
             protocol, waiting = begin(gateway, api)
             await until_opened(protocol, api)
             assert protocol.body.startswith(first.get(api, COMMENT))
-            gateway.app.end_requests()
+            gateway.app.draining.end_requests()
             await asyncio.gather(task, waiting)
 
         serve(scenario, server=SHORT, **ONE)
@@ -201,7 +201,7 @@ class TestEveryApi:
             protocol, waiting = begin(gateway, api)
             if gateway.config.server.stream_keepalive_s:
                 await until_opened(protocol, api)
-                gateway.app.end_requests()
+                gateway.app.draining.end_requests()
                 await waiting
                 assert protocol.status == 200
                 last = protocol.body.removesuffix(b"\n\n").split(b"\n\n")[-1].decode()
@@ -210,7 +210,7 @@ class TestEveryApi:
                 assert "error" in last
             else:
                 await until(lambda: protocol.disconnected, "it waits")
-                gateway.app.end_requests()
+                gateway.app.draining.end_requests()
                 await waiting
                 assert protocol.status == 503
             ended = len(protocol.parts)
@@ -235,7 +235,7 @@ class TestEveryApi:
                 assert len(protocol.parts) == ended
 
             await leaves_nothing(ask)
-            gateway.app.end_requests()
+            gateway.app.draining.end_requests()
             await task
 
         serve(scenario, server=SHORT, **ONE)
@@ -249,7 +249,7 @@ def test_a_timeout_in_the_queue_is_an_event_of_an_open_stream(serve):
         assert protocol.status == 200
         assert protocol.body.startswith(COMMENT)
         assert json.loads(protocol.events[-1])["error"]["code"] == "queue_timeout"
-        gateway.app.end_requests()
+        gateway.app.draining.end_requests()
         await task
 
     serve(scenario, server=SHORT, timeouts=Timeouts(queue_s=0.3), **ONE)

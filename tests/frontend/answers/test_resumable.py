@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from vgate.frontend.answers.encoder import ChoiceDelta
+from vgate.frontend.answers.encoder import KEEP_ALIVE_COMMENT, ChoiceDelta
 from vgate.frontend.answers.resumable import NumberedEvents
 from vgate.frontend.ids import Ids, new_id
 
@@ -91,6 +91,8 @@ def place_of(event: str) -> list[int]:
 def test_a_keep_alive_and_an_error_have_no_number():
     events = NumberedEvents(Encoder(), "s", Ids(SEED), [0])
     assert events.keep_alive == b": nothing\n\n"
+    events._encoder.keep_alive = KEEP_ALIVE_COMMENT
+    assert events.keep_alive == b": keep-alive\n"
     assert events.error(RuntimeError()) == b"data: error\n\n"
     assert not events.begun
     events.text(0, "x")

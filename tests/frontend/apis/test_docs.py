@@ -3,7 +3,7 @@
 import pytest
 
 from tests.frontend.apis.documented import tables
-from vgate.frontend.apis.docs import PAGES, TABLES, policies_in, rendered
+from vgate.frontend.apis.docs import CLIENTS, PAGES, TABLES, clients_in, policies_in, rendered
 
 FOUND = tables()
 
@@ -34,3 +34,10 @@ def test_remarks_stay_and_new_fields_ask_for_an_example():
     words = "true or false or integer (at least -1)"
     assert logprobs == f"| `logprobs` | served | {words} | `1` | mind | this |"
     assert rest == ["", "More."]
+
+
+def test_the_page_lists_the_documented_clients():
+    written = (PAGES / "clients.md").read_text(encoding="utf-8")
+    assert CLIENTS.read_text(encoding="utf-8") == clients_in(written), (
+        "run: python -m vgate.frontend.apis.docs"
+    )

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.config.schema import Cache, Model
+from vgate.config.model import Model
+from vgate.config.schema import Cache, Config
 from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.frontend.answers import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
@@ -139,7 +140,8 @@ class Digests:
         served = [
             ServedStub(config, load_text_model(info, config, built_in_files())) for config in models
         ]
-        self._models = ModelRegistry(served, lambda: False, any_name=None)
+        launcher = SimpleNamespace(stopping=False, draining=False)
+        self._models = ModelRegistry(served, launcher, Config())
         self._cache = Cache()
 
     def __call__(self, body: dict[str, Any]) -> bytes:
@@ -160,12 +162,14 @@ class ServedStub:
         self.config = config
         self.names = config.served_names
         self.name = config.served_names[0]
+        self.identity = self.name.encode()
         self.text = text
 
     async def wait_until_ready(self) -> TextModel:
         return self.text
 
 
+@pytest.mark.once
 def test_requests_that_differ_in_one_field_never_share_an_answer():
     digest = Digests([Model(served_model_name=["m", "alias"])])
     requests = Requests(seed=7)

@@ -10,6 +10,7 @@ from vgate.frontend.engines.sequence import Sequence, fail
 from vgate.wire.codec import unpack_token_ids
 from vgate.wire.kept import Claimed
 from vgate.wire.messages import Embed, Generate, ModelInfo, Status
+from vgate.wire.progress import RequestProgress
 
 
 class MemoryHandle:
@@ -18,6 +19,7 @@ class MemoryHandle:
     Attributes:
         files: Contents by digest.
         reads: Chunks that were read.
+        watched: How often its blocks were asked for.
         queues: Sequences wait in its queue, as it tells of those that it begins.
     """
 
@@ -33,6 +35,8 @@ class MemoryHandle:
         self.reads = 0
         self.queues = False
         self.status = Status(0, 0, 0.0)
+        self.endpoint = "memory"
+        self.watched = 0
 
     def start(self, model: ModelInfo) -> None:
         """Connect to an engine that serves `model`."""
@@ -73,6 +77,10 @@ class MemoryHandle:
         await asyncio.sleep(0)
         return Claimed(0) if self.connected else None
 
+    async def progress(self) -> dict[int, RequestProgress]:
+        await asyncio.sleep(0)
+        return {number: RequestProgress(number, True, 0) for number in self.running}
+
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         await asyncio.sleep(0)
         if not self.connected:
@@ -80,6 +88,10 @@ class MemoryHandle:
             raise EngineUnavailableError(message, retry_after_s=1.0)
         self.reads += 1
         return self.files.get(digest, b"")[offset : offset + CHUNK_BYTES]
+
+    def watch_blocks(self) -> None:
+        assert self.connected
+        self.watched += 1
 
     def close(self) -> None:
         self.closed = True

@@ -1,22 +1,27 @@
 """A pool with one engine over ZeroMQ, against a router that the test plays the engine on."""
 
 import asyncio
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from tests.frontend.gateway import until
 from vgate.errors import EngineUnavailableError, OverloadedError
+from vgate.frontend.engines import client
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.observe import metrics
 from vgate.wire.codec import decode_to_engine, encode, pack_token_ids
+from vgate.wire.kv_blocks import KvBlocks, WatchBlocks
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
     Delta,
+    Embedding,
+    Embeddings,
     Ending,
     Failure,
     Failures,
@@ -31,6 +36,7 @@ from vgate.wire.messages import (
     Step,
     Welcome,
 )
+from vgate.wire.progress import Timing
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sockets import Router
 
@@ -162,6 +168,21 @@ def test_it_introduces_itself_and_learns_the_model(play):
         assert play.models == [INFO]
 
     play(connected)
+
+
+def test_nobody_waits_for_an_engine_that_is_removed(play):
+    async def scenario(play):
+        pool, handle = play.client, play.handle
+        asked = [pool.claim(b"s"), handle.progress(), handle.read_file(b"d", 0)]
+        waiting = [asyncio.ensure_future(question) for question in asked]
+        await play.hear(FetchFile)
+        pool.remove(handle)
+        async with asyncio.timeout(10):
+            claimed, progress, chunk = await asyncio.gather(*waiting, return_exceptions=True)
+        assert (claimed, progress, type(chunk)) == ([], {}, EngineUnavailableError)
+        assert await handle.claim(b"s") is None
+
+    play(scenario)
 
 
 def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
@@ -406,10 +427,32 @@ def test_a_death_does_not_count_for_what_its_engine_had_not_begun(play):
     play(scenario)
 
 
+def test_the_time_in_the_queue_is_that_of_the_engine_whose_tokens_were_read(play):
+    async def scenario(play):
+        (sequence,) = play.submit()
+        submitted = sequence.submitted_at
+        play.send(Step(started=[(sequence.id, 0.5), (999, 0.1)]))
+        await until(lambda: sequence.queued_s is not None, "the start")
+        assert (sequence.queued_s, sequence.started, submitted > 0) == (0.5, True, True)
+        await play.restart()
+        assert (sequence.queued_s, sequence.submitted_at > submitted) == (None, True)
+        play.send(Step([sequence.id], [1], started=[(sequence.id, 0.25)]))
+        await until(lambda: sequence.pending, "the token")
+        sequence.generated, sequence.pending = sequence.pending, []
+        submitted = sequence.submitted_at
+        sequence.deaths = 0
+        await play.restart()
+        play.send(Step(started=[(sequence.id, 7.5)]))
+        await play.settled()
+        assert (sequence.queued_s, sequence.submitted_at) == (0.25, submitted)
+
+    play(scenario)
+
+
 def test_another_model_does_not_get_them(play):
     async def scenario(play):
         (sequence,) = play.submit()
-        await play.restart(msgspec.structs.replace(INFO, max_model_len=50))
+        await play.restart(msgspec.structs.replace(INFO, vocab_size=50))
         assert "another model" in sequence.error.message
         await play.settled()
         play.drain()
@@ -446,5 +489,67 @@ def test_what_waits_ends_once_in_every_way(play, way):
         await play.settled()
         play.drain()
         assert not any(isinstance(m, Generate | Abort) for _, m in play.inbox)
+
+    play(scenario)
+
+
+def test_blocks_are_asked_for_and_told(play):
+    async def scenario(play):
+        told = []
+        play.client.on_blocks = lambda handle, message: told.append((handle, message))
+        play.handle.watch_blocks()
+        assert await play.hear(WatchBlocks) == (play.peer, WatchBlocks())
+        play.send(KvBlocks(1, 64, b"12345678", reset=True))
+        await until(lambda: told, "the blocks")
+        assert told == [(play.handle, KvBlocks(1, 64, b"12345678", b"", reset=True))]
+
+    play(scenario)
+
+
+def test_nobody_asks_for_the_blocks_of_the_only_engine(play):
+    async def scenario(play):
+        play.submit()
+        await play.hear(Generate)
+        play.client.abort([])
+        await play.settled()
+        play.drain()
+        assert not any(isinstance(message, WatchBlocks) for _, message in play.inbox)
+
+    play(scenario)
+
+
+def test_what_ran_for_a_while_is_hardly_what_its_engine_died_of(play, monkeypatch):
+    async def scenario(play):
+        monkeypatch.setattr(client, "_PROVED_S", 0.01)
+        ran, young = play.submit(2)
+        timing = Timing(0.1, 0)
+        play.send(Step(deltas=[Delta(ran.id, [1], timing=timing)]))
+        await play.settled()
+        await asyncio.sleep(0.02)
+        play.send(Step([ran.id], [2], [Delta(young.id, [1], timing=timing)]))
+        await play.settled()
+        await play.restart()
+        assert [(s.proved, s.deaths, s.losses) for s in (ran, young)] == [
+            (True, 0, 1),
+            (False, 1, 1),
+        ]
+        # In the next engine it has to prove itself again.
+        play.send(Step(started=[(ran.id, 0.0)]))
+        await play.settled()
+        await play.restart()
+        assert (ran.proved, ran.losses) == (False, 2)
+
+    play(scenario)
+
+
+def test_a_text_that_is_embedded_is_no_load_any_more(play):
+    async def scenario(play):
+        told = []
+        (sequence,) = play.submit()
+        sequence.ticket = SimpleNamespace(finished=lambda: told.append(sequence.vector))
+        play.send(Embeddings([Embedding(sequence.id, b"1234")]))
+        await until(lambda: told, "the vector")
+        assert told == [b"1234"]
+        sequence.ticket = None
 
     play(scenario)

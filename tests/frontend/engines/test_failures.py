@@ -6,7 +6,7 @@ import pytest
 
 from vgate import errors
 from vgate.engine.request import Code
-from vgate.frontend.engines.client import to_error
+from vgate.frontend.engines.sequence import to_error
 from vgate.wire.messages import Failure
 
 FIELDS = {"prompt": "messages", "constraint": "response_format"}

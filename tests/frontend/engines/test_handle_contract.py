@@ -9,15 +9,20 @@ import pytest
 
 from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import Engine, until
-from vgate.config import Config, Runtime, local_engines
+from tests.wire.link import free_port
+from vgate.config import Config, EngineSpec, Runtime, local_engines
+from vgate.config.links import EngineLink
+from vgate.config.roles import topology
 from vgate.config.schema import Batch, DryRun
 from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
 from vgate.engine.served_files import CHUNK_BYTES
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.handle import EngineHandle, Loss
+from vgate.frontend.engines.remote.client import RemoteEngine
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.codec import pack_token_ids
+from vgate.wire.link_keys import client_keys, make_keys
 from vgate.wire.messages import Generate, ModelInfo
 from vgate.wire.model_files import FileInfo
 from vgate.wire.sampling import DEFAULTS
@@ -44,18 +49,25 @@ class ClientRig:
     """The real client, and a real engine loop with the dry-run backend."""
 
     def __init__(self, owner: Owner, run_dir: Path) -> None:
-        config = Config(
-            dry_run=DryRun(step_ms=1, prefill_tokens_per_s=1e9), batch=Batch(max_num_seqs=8)
-        )
+        config = self.config(run_dir)
         self._runtime = Runtime(
             config=config,
             backend="dry_run",
             run_dir=str(run_dir),
-            engines=local_engines(config, str(run_dir)),
+            engines=self.topology(config, run_dir),
         )
         self._engine: Engine | None = None
-        loop = asyncio.get_running_loop()
-        self.handle = EngineClient(loop, self._runtime.engines[0].address, "test", owner)
+        self.handle = self.connect(self._runtime.engines[0].address, owner)
+
+    def config(self, run_dir: Path) -> Config:
+        dry_run = DryRun(step_ms=1, prefill_tokens_per_s=1e9)
+        return Config(dry_run=dry_run, batch=Batch(max_num_seqs=8))
+
+    def topology(self, config: Config, run_dir: Path) -> list[EngineSpec]:
+        return local_engines(config, str(run_dir))
+
+    def connect(self, address: str, owner: Owner) -> EngineClient:
+        return EngineClient(asyncio.get_running_loop(), address, "test", owner)
 
     async def start(self) -> None:
         self._engine = Engine(self._runtime)
@@ -69,6 +81,25 @@ class ClientRig:
 
     def idle(self) -> bool:
         return self._engine is None or self._engine.idle
+
+
+class RemoteRig(ClientRig):
+    """The client of an engine on another host, over tcp with keys."""
+
+    def __init__(self, owner: Owner, run_dir: Path) -> None:
+        make_keys(run_dir / "keys")
+        super().__init__(owner, run_dir)
+
+    def config(self, run_dir: Path) -> Config:
+        link = EngineLink(listen=f"tcp://127.0.0.1:{free_port()}", keys=str(run_dir / "keys"))
+        return msgspec.structs.replace(super().config(run_dir), engine_link=link)
+
+    def topology(self, config: Config, run_dir: Path) -> list[EngineSpec]:
+        return topology(config, str(run_dir), "engine")
+
+    def connect(self, address: str, owner: Owner) -> EngineClient:
+        keys = client_keys(self._runtime.config.link_keys)
+        return RemoteEngine(asyncio.get_running_loop(), address, "test", owner, keys)
 
 
 class MemoryRig:
@@ -91,7 +122,7 @@ class MemoryRig:
         return not self.handle.running
 
 
-RIGS = {"client": ClientRig, "memory": MemoryRig}
+RIGS = {"client": ClientRig, "remote": RemoteRig, "memory": MemoryRig}
 
 
 class Answer:
@@ -284,5 +315,22 @@ def test_nothing_is_called_after_close(play):
         await play.rig.stop()
         await asyncio.sleep(0.1)
         assert not play.owner.losses
+
+    play(scenario)
+
+
+def test_it_says_how_far_its_sequences_are(play):
+    async def scenario(play):
+        assert await play.handle.progress() == {}
+        answer = play.submit(sampling=ENDLESS, count=2)
+        ids = {sequence.id for sequence in answer.sequences}
+        assert (await play.handle.progress()).keys() == ids
+        play.handle.abort(answer.sequences)
+        # One that asks while the engine goes away is answered, too.
+        asked = [asyncio.ensure_future(play.handle.progress()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await play.rig.stop()
+        assert await asyncio.gather(*asked) == [{}, {}]
+        assert await play.handle.progress() == {}
 
     play(scenario)

@@ -8,18 +8,20 @@ import pytest
 
 from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import until
+from vgate.config.schema import Routing
 from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
 from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
-from vgate.frontend.engines.pool import POLICIES, EnginePool
+from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.routing import Router
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Generate, ModelInfo, Status
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.stats import EngineStats, Histogram
 
 MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
-OTHER = msgspec.structs.replace(MODEL, max_model_len=50)
+OTHER = msgspec.structs.replace(MODEL, fingerprint="other")
 PROMPT = pack_token_ids([USER, *b"hi", END, ASSISTANT])
 ENDLESS = msgspec.structs.replace(DEFAULTS, ignore_eos=True)
 
@@ -49,7 +51,7 @@ class Answer:
 
 
 class Play:
-    def __init__(self, engines: int, **options: Any) -> None:
+    def __init__(self, engines: int, policy="round_robin", **options: Any) -> None:
         loop = asyncio.get_running_loop()
         self.models: list[ModelInfo] = []
         self.losses = 0
@@ -59,6 +61,7 @@ class Play:
             on_lost=self.lost,
             survivors=Survivors(**{"enabled": True, "most_held": 3, **options}),
         )
+        self.pool.route(Router(Routing(policy=policy), loop.time, seed=1))
         self.engines = [MemoryHandle(loop, self.pool) for _ in range(engines)]
         for engine in self.engines:
             self.pool.add(engine)
@@ -111,7 +114,7 @@ def test_it_is_connected_with_its_first_engine(play):
         play.submit()
         assert play.load == [1, 1]
 
-    play(scenario, start=False)
+    play(scenario, start=False, policy="least_loaded")
 
 
 def test_sequences_go_where_fewest_are_under_ids_of_their_own(play):
@@ -125,16 +128,6 @@ def test_sequences_go_where_fewest_are_under_ids_of_their_own(play):
         assert len(set(ids)) == len(ids) == 7
 
     play(scenario)
-
-
-def test_every_policy_returns_one_of_the_engines(play):
-    async def scenario(play):
-        play.submit(1)
-        for policy in POLICIES.values():
-            message = Generate(1, PROMPT, DEFAULTS)
-            assert policy(list(play.engines), message) in play.engines
-
-    play(scenario, engines=3)
 
 
 def test_sequences_continue_in_a_sibling_at_once(play):
@@ -216,7 +209,7 @@ def test_a_new_sequence_waits_for_an_engine_that_comes_back(play):
     async def scenario(play):
         (begun,) = play.submit().sequences
         play.engines[0].stop()
-        assert (play.pool.connected, play.pool.takes) == (False, True)
+        assert (play.pool.connected, play.pool.takes()) == (False, True)
         answer = play.submit(2)
         (held, gone) = answer.sequences
         assert play.pool.in_flight == 3
@@ -236,12 +229,12 @@ def test_only_so_many_new_sequences_wait(play):
     async def scenario(play):
         play.engines[0].stop()
         waiting = play.submit(3)
-        assert not play.pool.takes
+        assert not play.pool.takes()
         with pytest.raises(EngineUnavailableError, match="not connected"):
             play.submit()
         assert play.pool.in_flight == 3
         play.pool.abort(waiting.sequences)
-        assert play.pool.takes
+        assert play.pool.takes()
 
     play(scenario, engines=1, hold_s=60)
 
@@ -263,7 +256,7 @@ def test_a_new_sequence_waits_only_so_long(play):
 
 def test_nothing_waits_for_an_engine_that_never_was_or_refuses(play):
     async def scenario(play):
-        assert not play.pool.takes
+        assert not play.pool.takes()
         with pytest.raises(EngineUnavailableError):
             play.submit()
         play.engines[0].start(MODEL)
@@ -271,9 +264,20 @@ def test_nothing_waits_for_an_engine_that_never_was_or_refuses(play):
         held = play.submit()
         play.engines[0].stop("another version", refused=True)
         assert "another version" in held.error.message
-        assert not play.pool.takes
+        assert not play.pool.takes()
 
     play(scenario, engines=1, start=False, hold_s=60)
+
+
+def test_what_waits_goes_on_where_only_the_context_is_another(play):
+    async def scenario(play):
+        play.engines[0].stop()
+        held = play.submit()
+        play.engines[0].start(msgspec.structs.replace(MODEL, max_model_len=7))
+        assert held.error is None
+        assert not play.pool._survivors.waiting
+
+    play(scenario, engines=1, hold_s=60)
 
 
 def test_what_waits_for_another_model_is_told(play):
@@ -294,6 +298,19 @@ def test_a_new_sequence_waits_while_the_only_engine_drains(play):
         play.engines[0].stop()
         play.engines[0].status = Status(0, 0, 0.0)
         play.engines[0].start(MODEL)
+        assert (play.load, held.error) == ([1], None)
+
+    play(scenario, engines=1, hold_s=60)
+
+
+def test_what_waits_for_a_drained_engine_starts_when_that_is_resumed(play):
+    async def scenario(play):
+        play.engines[0].status = Status(0, 0, 0.0, None, True)
+        assert not play.pool.accepts
+        held = play.submit()
+        play.engines[0].status = Status(0, 0, 0.0)
+        play.pool.on_resumed(play.engines[0])
+        assert play.pool.accepts
         assert (play.load, held.error) == ([1], None)
 
     play(scenario, engines=1, hold_s=60)
@@ -321,7 +338,7 @@ def test_an_engine_that_drains_gets_no_more(play):
         begun = play.submit(2)
         assert play.load == [0, 2]
         play.engines[1].status = draining
-        with pytest.raises(EngineUnavailableError, match="being stopped"):
+        with pytest.raises(EngineUnavailableError, match="takes nothing new"):
             play.submit()
         # Its end is a loss like any other, and nothing goes to one that drains as well.
         play.engines[1].stop()
@@ -331,6 +348,51 @@ def test_an_engine_that_drains_gets_no_more(play):
         assert play.load == [0, 2]
 
     play(scenario)
+
+
+def test_an_engine_that_is_removed_finishes_what_runs_there(play):
+    async def scenario(play):
+        first = play.engines[0]
+        begun = play.submit(2)
+        assert play.load == [1, 1]
+        play.pool.remove(first)
+        play.submit(2)
+        assert play.load == [1, 3]
+        assert not first.closed
+        first.running.clear()
+        await until(lambda: first.closed, "it is disconnected from")
+        play.pool.abort(begun.sequences)
+        play.pool.remove(play.engines[1])
+        with pytest.raises(EngineUnavailableError):
+            play.submit()
+
+    play(scenario)
+
+
+def test_what_a_removed_engine_loses_continues_elsewhere(play):
+    async def scenario(play):
+        play.submit(2)
+        play.pool.remove(play.engines[0])
+        play.engines[0].stop()
+        assert play.load == [0, 2]
+        await until(lambda: play.engines[0].closed, "it is disconnected from")
+
+    play(scenario)
+
+
+def test_engines_with_contexts_of_their_own_are_all_used_and_the_shortest_counts(play):
+    async def scenario(play):
+        shorter = msgspec.structs.replace(MODEL, max_model_len=MODEL.max_model_len // 2)
+        play.engines[0].start(MODEL)
+        play.engines[1].start(shorter)
+        assert play.models == [MODEL, shorter]
+        play.submit(2)
+        assert play.load == [1, 1]
+        # One that was reduced goes on with what its predecessor had.
+        play.engines[0].stop()
+        assert play.load[1] == 2
+
+    play(scenario, start=False)
 
 
 def test_an_engine_with_another_model_is_not_used_beside_its_siblings(play):
@@ -350,6 +412,39 @@ def test_an_engine_with_another_model_is_not_used_beside_its_siblings(play):
         play.engines[0].start(MODEL)
         play.submit()
         assert play.load == [0, 2]
+
+    play(scenario, start=False)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_engine_with_another_model_takes_over_from_those_that_take_nothing_more(play, removed):
+    async def scenario(play):
+        old, new = play.engines
+        old.start(MODEL)
+        new.start(OTHER)
+        begun = play.submit(2)
+        if removed:
+            play.pool.remove(old)
+        else:
+            old.status = Status(2, 0, 0.0, None, True)
+        await until(lambda: play.pool.accepts, "the new engine serves")
+        play.submit()
+        assert (play.load, play.models, begun.error) == ([2, 1], [MODEL, OTHER], None)
+        # What is lost with the old one can't go on in another model.
+        old.stop()
+        assert play.load == [0, 1]
+        assert "try again" in str(begun.error)
+
+    play(scenario, start=False)
+
+
+def test_an_engine_with_another_model_serves_once_the_last_other_one_is_removed(play):
+    async def scenario(play):
+        play.engines[0].start(MODEL)
+        play.engines[1].start(OTHER)
+        play.pool.remove(play.engines[0])
+        await until(lambda: play.pool.accepts, "the new engine serves")
+        assert play.models == [MODEL, OTHER]
 
     play(scenario, start=False)
 
@@ -390,19 +485,39 @@ def test_all_ends_reach_all_engines(play):
     play(scenario)
 
 
+def test_a_read_of_a_file_ends_with_its_pool(play):
+    async def scenario(play):
+        reading = asyncio.ensure_future(play.pool.read_file(b"d", 0))
+        play.pool.close()
+        with pytest.raises(EngineUnavailableError):
+            await asyncio.wait_for(reading, 5)
+
+    play(scenario, engines=1)
+
+
+def test_what_an_engine_loses_while_nothing_may_wait_continues_in_another(play):
+    async def scenario(play):
+        answer = play.submit(2)
+        play.pool.fail_waiting(ShuttingDownError("over"))
+        play.engines[0].stop()
+        assert (play.load, answer.error) == ([0, 2], None)
+        play.engines[1].stop()
+        assert (play.pool.in_flight, type(answer.error)) == (0, EngineUnavailableError)
+
+    play(scenario)
+
+
 def test_its_status_is_that_of_one_engine_as_large_as_all():
     def stats(count: int) -> EngineStats:
         histogram = Histogram([count, 2 * count], 0.5 * count)
-        return EngineStats(histogram, histogram, histogram, histogram, count, 10, 5)
+        return EngineStats(*[histogram] * 5, count, 10, 5)
 
     async def scenario(play):
         play.engines[0].status = Status(1, 2, 0.5, stats(1))
         assert play.pool.status.stats == stats(1)
         play.engines[1].status = Status(3, 4, 0.25, stats(2))
         total = Histogram([3, 6], 1.5)
-        assert play.pool.status == Status(
-            4, 6, 0.375, EngineStats(total, total, total, total, 3, 20, 10)
-        )
+        assert play.pool.status == Status(4, 6, 0.375, EngineStats(*[total] * 5, 3, 20, 10))
         play.engines[0].stop()
         assert play.pool.status.running == 3
 

@@ -66,10 +66,10 @@ def test_the_answer_gets_what_is_new_however_it_arrives(steps):
     sequence, answer = replayed()
     for index, step in enumerate(steps):
         last = index == len(steps) - 1
-        logprobs = [Logprobs([token], [-1.0], 1) for token in step]
+        logprobs = [Logprobs((token,), (-1.0,), 1) for token in step]
         feed(sequence, step, "stop" if last else None, logprobs)
     assert answer.taken == [[8, 9]]
-    assert [entry.token_ids for entry in answer.logprobs] == [[8], [9]]
+    assert [entry.token_ids for entry in answer.logprobs] == [(8,), (9,)]
     assert answer.ends == ["stop"]
     assert sequence.answer is answer
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.frontend.gateway import Engine, Gateway, until
 from vgate.config import Config, EngineSpec
-from vgate.config.schema import DryRun
+from vgate.config.schema import Cache, DryRun, Routing
+from vgate.frontend.routing import POLICIES
 
 SLOW = DryRun(step_ms=5, prefill_tokens_per_s=1e9)
 
@@ -14,7 +15,7 @@ SLOW = DryRun(step_ms=5, prefill_tokens_per_s=1e9)
 class Pair(Gateway):
     """A gateway with two engines for its model. The launcher supervises the first one only."""
 
-    def __init__(self, run_dir) -> None:
+    def __init__(self, run_dir, policy, *, cached) -> None:
         model = Config().model.name
         specs = [
             EngineSpec(
@@ -25,7 +26,13 @@ class Pair(Gateway):
             )
             for replica in range(2)
         ]
-        super().__init__(run_dir, engines=specs, dry_run=SLOW)
+        super().__init__(
+            run_dir,
+            engines=specs,
+            dry_run=SLOW,
+            routing=Routing(policy=policy),
+            cache=Cache(enabled=cached),
+        )
         self.engines: dict[int, Engine] = {}
 
     async def __aexit__(self, *exception: object) -> None:
@@ -54,9 +61,10 @@ class Pair(Gateway):
 
 @pytest.fixture
 def pair(tmp_path_factory):
-    def run(scenario):
+    def run(scenario, policy="round_robin", *, cached=False):
         async def main():
-            async with asyncio.timeout(60), Pair(tmp_path_factory.mktemp("p")) as gateway:
+            run_dir = tmp_path_factory.mktemp("p")
+            async with asyncio.timeout(60), Pair(run_dir, policy, cached=cached) as gateway:
                 await scenario(gateway)
 
         asyncio.run(main())
@@ -131,3 +139,44 @@ def test_a_client_that_leaves_stops_its_sequences_in_both(pair):
         await until(lambda: all(e.idle for e in gateway.engines.values()), "both stop")
 
     pair(scenario)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_identical_requests_share_one_generation(pair, policy):
+    async def scenario(gateway):
+        await gateway.start(0, 1)
+        begun = [gateway.begin_chat("same" * 30) for _ in range(6)]
+        others = [gateway.begin_chat(f"{n}" * 100) for n in range(6)]
+        most = 0
+        while not all(task.done() for _, task in begun):
+            most = max(most, sum(gateway.running))
+            await asyncio.sleep(0.001)
+        outcomes = sorted(protocol.headers["x-vgate-cache"] for protocol, _ in begun)
+        assert outcomes == ["coalesced"] * 5 + ["miss"]
+        assert most <= 7
+        await asyncio.gather(*(task for _, task in others))
+        again = await gateway.chat("same" * 30)
+        assert again.headers["x-vgate-cache"] == "hit"
+
+    pair(scenario, policy, cached=True)
+
+
+def test_a_conversation_stays_with_the_engine_that_has_it(pair):
+    async def scenario(gateway):
+        await gateway.start(0, 1)
+
+        async def talk(number: int) -> list[int]:
+            said, cached = f"{number} says " * 60, []
+            for turn in range(4):
+                protocol = await gateway.chat(said, max_tokens=8)
+                usage = protocol.json["usage"]
+                cached.append(usage["prompt_tokens_details"]["cached_tokens"])
+                said += f"{turn} and more"
+                # As long as engines may take to report.
+                await asyncio.sleep(0.05)
+            return cached
+
+        for cached in await asyncio.gather(*(talk(number) for number in range(6))):
+            assert all(tokens >= 400 for tokens in cached[1:])
+
+    pair(scenario, "prefix_aware")

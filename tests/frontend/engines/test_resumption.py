@@ -5,10 +5,11 @@ import pytest
 
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.engines.replay import Replay
-from vgate.frontend.engines.resumption import Survivors, identity_of, obstacle, resubmission
+from vgate.frontend.engines.resumption import Survivors, identity_of, least, obstacle, resubmission
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.suspects import Suspects
 from vgate.wire.codec import unpack_token_ids
+from vgate.wire.kept import Keep
 from vgate.wire.messages import (
     NO_OPTIONS,
     Embed,
@@ -157,11 +158,38 @@ class TestSurvivors:
         seen, unseen = sequence(shown=True), sequence(number=2)
         assert survivors.keep([seen, unseen]) == [seen]
 
+    def test_what_an_unloaded_engine_kept_is_gone(self):
+        keep = Keep([b"s"], 0, 30.0, b"", joins=True)
+        one, link = sequence(), sequence(number=2)
+        for each in (one, link):
+            each.message = msgspec.structs.replace(each.message, keep=keep)
+        survivors = Survivors(enabled=True)
+        assert survivors.keep([one], died=False, unloaded=True) == [one]
+        assert survivors.keep([link], died=False) == []
+
     def test_the_second_death_is_its_end(self):
         survivors, one, other = Survivors(enabled=True), sequence(), sequence(number=2)
         assert survivors.keep([one]) == []
         assert survivors.take() == [one]
         assert survivors.keep([one, other]) == [one]
+
+    def test_a_death_that_is_hardly_its_doing_counts_less(self):
+        survivors, ran = Survivors(enabled=True, most_losses=4), sequence()
+        ran.proved = True
+        for _ in range(3):
+            assert survivors.keep([ran]) == []
+            survivors.take()
+        assert (ran.deaths, ran.losses) == (0, 3)
+        assert survivors.keep([ran]) == [ran]
+        assert ran.deaths == 2
+
+    def test_two_deaths_that_may_be_its_doing_are_too_many_in_any_order(self):
+        survivors, one = Survivors(enabled=True, most_losses=9), sequence()
+        for one.proved in (False, True, True):
+            assert survivors.keep([one]) == []
+            survivors.take()
+        one.proved = False
+        assert survivors.keep([one]) == [one]
 
     def test_a_death_before_it_began_is_not_its_own(self):
         survivors, queued = Survivors(enabled=True), sequence()
@@ -184,10 +212,11 @@ class TestSurvivors:
     def test_none_do_when_it_is_off_or_over(self):
         one = sequence()
         assert Survivors(enabled=False).keep([one]) == [one]
-        survivors, one, other = Survivors(enabled=True), sequence(), sequence(number=2)
+        survivors, one = Survivors(enabled=True), sequence()
         survivors.keep([one])
+        assert not survivors.closed
         assert survivors.close() == [one]
-        assert survivors.keep([other]) == [other]
+        assert survivors.closed
 
     def test_who_leaves_is_forgotten(self):
         survivors, one, other = Survivors(enabled=True), sequence(), sequence(number=2)
@@ -200,23 +229,23 @@ class TestHeld:
     def test_only_so_many_are(self):
         survivors = Survivors(enabled=True, hold_s=5, most_held=2)
         for number in (1, 2):
-            assert survivors.has_room
+            assert survivors.has_room()
             survivors.hold(sequence(number=number), 0)
-        assert not survivors.has_room
+        assert not survivors.has_room()
         survivors.discard([survivors.waiting[1]])
-        assert survivors.has_room
+        assert survivors.has_room()
 
     def test_only_so_many_bytes_are(self):
         survivors, large = Survivors(enabled=True, hold_s=5, most_held=9), sequence()
         large.message = msgspec.structs.replace(large.message, prompt=bytes(64 * 1024 * 1024))
         survivors.hold(large, 0)
-        assert not survivors.has_room
+        assert not survivors.has_room()
 
     def test_none_is_without_time_or_at_the_end(self):
-        assert not Survivors(enabled=True, most_held=2).has_room
+        assert not Survivors(enabled=True, most_held=2).has_room()
         survivors = Survivors(enabled=True, hold_s=5, most_held=2)
         survivors.close()
-        assert not survivors.has_room
+        assert not survivors.has_room()
 
     def test_it_waits_for_its_time_and_no_longer(self):
         survivors = Survivors(enabled=False, hold_s=5, most_held=9)
@@ -235,7 +264,14 @@ class TestSameModel:
         again = msgspec.structs.replace(MODEL, created=2, kv_cache_tokens=900, max_num_seqs=2)
         assert identity_of(again) == identity_of(MODEL)
         assert identity_of(msgspec.structs.replace(MODEL, names=["n"])) != identity_of(MODEL)
-        assert identity_of(msgspec.structs.replace(MODEL, max_model_len=99)) != identity_of(MODEL)
+        assert identity_of(msgspec.structs.replace(MODEL, vocab_size=99)) != identity_of(MODEL)
+
+    def test_replicas_may_have_contexts_of_their_own_and_requests_the_shortest(self):
+        shorter = msgspec.structs.replace(MODEL, max_model_len=99)
+        assert identity_of(shorter) == identity_of(MODEL)
+        assert least(MODEL, [MODEL, shorter]).max_model_len == 99
+        other = msgspec.structs.replace(shorter, vocab_size=9)
+        assert least(MODEL, [MODEL, other]) == MODEL
 
     def test_and_its_files_are_the_same(self):
         file = FileInfo("tokenizer.json", b"digest", 3)

@@ -8,13 +8,13 @@ import pytest
 
 from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import until
-from vgate.config.schema import Model
+from vgate.config.model import LoraAdapter, Model
 from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.engine.served_files import describe
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.resumption import Survivors
-from vgate.frontend.engines.served_model import ServedModel
+from vgate.frontend.engines.served_model import ServedModel, identity_of
 from vgate.wire.control import EngineState
 from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import TOKENIZER, ModelFiles
@@ -26,6 +26,27 @@ def described(files: ModelFiles, created: int = 1) -> ModelInfo:
     return ModelInfo(["m"], describe(files), 100, 4, 1000, created, "fake")
 
 
+def test_the_identity_is_all_that_shapes_answers():
+    info = described(FILES)
+    model = Model(model_id="m")
+
+    def of(info=info, **settings):
+        return identity_of(msgspec.structs.replace(model, **settings), info)
+
+    assert of() == of(gpu_memory_utilization=0.5, tensor_parallel_size=2)
+    assert of() == of(msgspec.structs.replace(info, created=7, kv_cache_tokens=9))
+    shaping = [
+        of(dtype="float32"),
+        of(revision="r"),
+        of(lora_adapters=[LoraAdapter(name="a", path="/a")]),
+        of(engine_args={"seed": 1}),
+        of(reasoning_parser="think"),
+        of(msgspec.structs.replace(info, fingerprint="other")),
+        of(msgspec.structs.replace(info, backend="other")),
+    ]
+    assert len({of(), *shaping}) == len(shaping) + 1
+
+
 class Play:
     def __init__(self, directory: Path, engines: int, hold_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -34,14 +55,16 @@ class Play:
 
         def connect(owner):
             self.engines = [MemoryHandle(loop, owner) for _ in range(engines)]
-            return self.engines
+            return dict(enumerate(self.engines))
 
         self.model = ServedModel(
             loop,
             Model(model_id="m"),
             connect,
             files=FileCache(directory),
-            state=lambda: EngineState("restarting", "it died", 0.0) if self.changes else None,
+            state=lambda _numbers: (
+                EngineState("restarting", "it died", 0.0) if self.changes else None
+            ),
             on_change=self.changed,
             survivors=lambda continued: Survivors(
                 enabled=True, continued=continued, hold_s=hold_s, most_held=2
@@ -51,8 +74,16 @@ class Play:
     def changed(self) -> None:
         self.changes += 1
 
-    def start(self, number: int, files: ModelFiles = FILES, *, created: int = 1) -> None:
+    def start(
+        self,
+        number: int,
+        files: ModelFiles = FILES,
+        *,
+        created: int = 1,
+        max_model_len: int = 100,
+    ) -> None:
         engine, info = self.engines[number], described(files, created)
+        info = msgspec.structs.replace(info, max_model_len=max_model_len)
         contents = files.contents
         engine.files = {file.digest: contents[file.name] for file in info.files}
         engine.start(info)
@@ -88,6 +119,17 @@ def test_its_files_are_read_once_for_all_engines(play):
         await play.ready()
         assert play.reads == len(FILES.contents)
         assert play.model.text.tokenizer.encode("<|user|>hi") == [258, *b"hi"]
+
+    play(scenario)
+
+
+def test_a_context_that_an_engine_tells_while_files_are_read_counts(play):
+    async def scenario(play):
+        play.start(0)
+        play.start(1, max_model_len=50)
+        assert play.model.text is None
+        await play.ready()
+        assert play.model.text.info.max_model_len == 50
 
     play(scenario)
 
@@ -200,3 +242,23 @@ def test_without_holding_they_are_refused(play):
             await play.model.wait_until_ready()
 
     play(scenario, engines=1)
+
+
+def test_an_engine_on_another_host_is_shown_as_its_handle_knows_it(play):
+    async def scenario(play):
+        here, there = play.engines
+        there.endpoint = "tcp://10.0.0.2:5710"
+        play.start(0)
+        play.start(1)
+        await play.ready()
+        there.status = msgspec.structs.replace(there.status, draining=True)
+        states = [(one.serves, one.engine.state) for one in play.model.replicas()]
+        assert states[1] == (False, "draining")
+        there.stop()
+        unreached = play.model.replicas()[1]
+        assert (unreached.serves, unreached.engine.state) == (False, "starting")
+        assert "can't be reached" in unreached.engine.detail
+        here.stop()
+        assert "reached" not in play.model.replicas()[0].engine.detail
+
+    play(scenario)

@@ -27,7 +27,7 @@ def keyed(least):
 
 class TestPriority:
     def test_without_a_key_none_is_urgent(self):
-        nobody = SimpleNamespace(admission=Admission(None, NOBODY, KeyLimits(), {}))
+        nobody = SimpleNamespace(admission=Admission(None, None, NOBODY, KeyLimits(), {}))
         assert parameters.priority_of(nobody, None) == 0
         assert parameters.priority_of(nobody, 5) == 5
         with pytest.raises(InvalidValueError, match="at least 0"):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.frontend.conftest import load, model_info
-from vgate.config.schema import Model
+from vgate.config.model import Model
 from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
 from vgate.engine.served_files import read_model_files
 from vgate.frontend.apis.openai.chat.request import ChatRequest, generation_of

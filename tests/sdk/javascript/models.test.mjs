@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { NotFoundError } from 'openai';
 import { client, collect, gateway, model, refused } from './gateway.mjs';
 
-const names = [model, gateway.alias, gateway.embedder];
+const names = [model, gateway.alias, gateway.brief, gateway.embedder];
 
 describe('models', () => {
   test('the list', async () => {

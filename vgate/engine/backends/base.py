@@ -1,22 +1,63 @@
 """The interface between the engine's loop and the backend that runs the model."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, Protocol
 
+from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import FinishReason, Logprobs, ModelInfo
 from vgate.wire.model_files import ModelFiles
+from vgate.wire.stats import Gpu
 
-ReportPhase = Callable[[str], None]
+
+class ReportPhase(Protocol):
+    """Reports that a phase of the start begins, or how much of its download is there."""
+
+    def __call__(self, phase: str, done_bytes: int = 0, total_bytes: int = 0, /) -> None:
+        """Report it."""
+
+
+class Allowance(NamedTuple):
+    """What a start may take at most, where the backend chooses (`auto`).
+
+    Attributes:
+        share: Of what it would usually take of its device; others may need the rest.
+        halvings: How often the batch is halved, because more of it ran out of memory.
+    """
+
+    share: float = 1.0
+    halvings: int = 0
+
+
+ALL = Allowance()
+# What a start had too little of. memory: an allocation failed. room: the KV cache had none left.
+Lack = Literal["", "memory", "room"]
 
 
 class BackendError(Exception):
     """The backend can't start: why, and what the operator can do."""
 
-    def __init__(self, message: str, *, permanent: bool = True) -> None:
-        """`permanent`: a restart would fail in the same way."""
+    def __init__(self, message: str, *, permanent: bool = True, lacks: Lack = "") -> None:
+        """`permanent`: a restart would fail in the same way, `lacks`: unless it takes less."""
         super().__init__(message)
         self.permanent = permanent
+        self.lacks = lacks
+
+
+class WorkerDiedError(Exception):
+    """A process of the backend died, and with it the engine."""
+
+
+class Facts(NamedTuple):
+    """What a backend tells of a sequence with its first tokens and, brought up to date, at its end.
+
+    Attributes:
+        cached_tokens: Prompt tokens found in the prefix cache; only with the first tokens.
+        preemptions: How often it lost its KV cache.
+    """
+
+    cached_tokens: int = 0
+    preemptions: int = 0
 
 
 class Output(NamedTuple):
@@ -24,6 +65,7 @@ class Output(NamedTuple):
 
     Attributes:
         key: The request's key.
+        facts: With the first tokens and with the finish reason; otherwise None.
         vector: The embedding (float32, little-endian), which ends the request.
         error: Ends the request instead of a finish reason. The other requests are not affected.
     """
@@ -31,7 +73,7 @@ class Output(NamedTuple):
     key: str
     token_ids: list[int]
     finish_reason: FinishReason | None
-    cached_tokens: int
+    facts: Facts | None
     vector: bytes | None = None
     error: RequestError | None = None
     logprobs: list[Logprobs] | None = None
@@ -50,11 +92,13 @@ class Backend(Protocol):
     """Runs sequences in continuous batching. Used from one thread.
 
     An exception from `step` ends the process, because the model's state is unknown after it.
-    `files` are those that `model.files` describes.
+    `files` are those that `model.files` describes. `chosen`: what stands for `auto` and what was
+    lowered, and why, for people; "" if nothing.
     """
 
     model: ModelInfo
     files: ModelFiles
+    chosen: str
 
     def add(self, request: Request) -> None:
         """Start a sequence, after its `continued` tokens, which are not output again.
@@ -79,6 +123,30 @@ class Backend(Protocol):
 
     def counts(self) -> BackendCounts:
         """Return the counts since the start."""
+
+    def forget(self) -> None:
+        """Forget what ran before: the prefix cache and the counts. Called while nothing runs."""
+
+    def follow_blocks(self) -> CachedBlocks | None:
+        """Return the blocks of the prefix cache, kept up to date by `step` from now on.
+
+        None if nothing is cached, or it isn't known what. The same ones at each call.
+        """
+
+    def prefill_tokens_per_s(self) -> float:
+        """Return how fast prompts are computed, as measured so far; 0 if that isn't known."""
+
+    def gpus(self) -> list[Gpu]:
+        """Return the memory of the GPUs; empty if there are none or it isn't known."""
+
+    def sleep(self) -> bool:
+        """Free the memory of the device until `wake`, if that can be. Only when nothing runs.
+
+        Nothing but `wake` and `shutdown` may be called then. What was cached is forgotten.
+        """
+
+    def wake(self) -> None:
+        """Take the memory again, so that it serves as before."""
 
     def shutdown(self) -> None:
         """Free all resources."""

@@ -12,13 +12,24 @@ from vgate.wire.sampling import SamplingParams
 MAX_BAD_WORDS = 128
 MAX_BAD_WORDS_TOKENS = 1024
 MAX_TOKENS_NAMED = 1024
+# OpenAI's most, and what more may take of a request: each value takes up to 80 bytes here, and as
+# much in the frontend.
+_USUAL_LOGPROBS = 20
+MAX_LOGPROB_VALUES = 2**22
 
 
-def check(sampling: SamplingParams, options: GenerateOptions, model: ModelInfo) -> None:
+def check(
+    sampling: SamplingParams, options: GenerateOptions, model: ModelInfo, prompt_tokens: int = 0
+) -> None:
     """Raise RequestError if the model can't follow one of a request's options, the subject."""
-    for name in ("logprobs", "prompt_logprobs"):
-        if (count := getattr(options, name) or 0) > model.max_logprobs:
+    tokens = {"logprobs": sampling.max_tokens or 0, "prompt_logprobs": prompt_tokens}
+    for name, places in tokens.items():
+        count = getattr(options, name) or 0
+        if count > model.max_logprobs:
             raise _invalid(name, f"must be at most {model.max_logprobs}, got {count}")
+        if count > _USUAL_LOGPROBS and count * places > MAX_LOGPROB_VALUES:
+            most = max(_USUAL_LOGPROBS, MAX_LOGPROB_VALUES // places)
+            raise _invalid(name, f"must be at most {most} for {places} tokens, got {count}")
     for name in ("logit_bias", "allowed_token_ids"):
         if tokens := getattr(sampling, name):
             _check_tokens(name, tokens, model, MAX_TOKENS_NAMED)

@@ -127,6 +127,10 @@ class KVForecast:
             self._of(request.tenant).add(generated, cut=cut)
         self._caution = max(_LEAST_CAUTION, self._caution - _CAUTION_STEP * _PREEMPTED_SHARE)
 
+    def usual_tokens(self) -> int:
+        """Return how long an answer without a limit is on average, as far as that is known."""
+        return self._common.mean()
+
     def preempted(self, total: int) -> None:
         """Note how many preemptions there have been since the start."""
         count, self._preemptions = total - self._preemptions, total
@@ -144,7 +148,7 @@ class KVForecast:
         coming, size = self._tokens_to_come(request), len(request.prompt) + request.generated_tokens
         for holder, until in islice(self._holders.values(), _PREFIXES_TRIED):
             if coming <= until and _shares_prefix(holder, request):
-                return coming, size - holder.cached_tokens
+                return coming, size - _cached_prompt(holder)
         return coming, size
 
     def _place_of(self, coming: int) -> int:
@@ -155,7 +159,7 @@ class KVForecast:
         if not request.prefix:
             request.prefix = hash(tuple(request.prompt[: request.cached_tokens]))
         if request.prefix in self._holders:
-            return request.cached_tokens
+            return _cached_prompt(request)
         self._holders[request.prefix] = request, coming
         return 0
 
@@ -178,13 +182,18 @@ class KVForecast:
 
 def _shares_prefix(holder: Request, request: Request) -> bool:
     """Whether a request's prompt begins with what a running one had from the prefix cache."""
-    count, mine, other = holder.cached_tokens, request.prompt, holder.prompt
+    count, mine, other = _cached_prompt(holder), request.prompt, holder.prompt
     return (
         len(mine) > count
         and mine[count - 1] == other[count - 1]
         and mine[0] == other[0]
         and mine[:count] == other[:count]
     )
+
+
+def _cached_prompt(request: Request) -> int:
+    """Return how many tokens of a prompt were cached; of a resumed request its output may be."""
+    return min(request.cached_tokens, len(request.prompt))
 
 
 def _less_to_come(sequence: tuple[int, int]) -> int:

@@ -16,6 +16,8 @@ _COMMON_WEIGHT = 16.0
 # With so many, each counts half from then on.
 _REMEMBERED = 512
 _REFRESHED_EVERY = 16
+# Evenly spread quantiles.
+_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class OutputLengths:
@@ -57,6 +59,10 @@ class OutputLengths:
         at = min(bisect_right(ended, sought), len(_WIDTHS)) - 1
         part = (sought - ended[at]) / (ended[at + 1] - ended[at])
         return max(generated + 1, min(most, _BOUNDS[at] + math.ceil(part * _WIDTHS[at])))
+
+    def mean(self) -> int:
+        """Return the mean length, roughly: the few longest answers are left out."""
+        return sum(self.quantile(share, 0, _BOUNDS[-1]) for share in _SHARES) // len(_SHARES)
 
     def _refresh(self) -> None:
         self._unread = 0

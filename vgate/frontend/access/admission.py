@@ -1,28 +1,25 @@
 """Access for all requests of a process, and the admission of one: its key and its limits."""
 
 import asyncio
-import math
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from vgate.config.schema import Security
-from vgate.errors import LimitsUnavailableError, RateLimitedError
+from vgate.errors import ForbiddenError, RateLimitedError
 from vgate.frontend.access.authentication import Authentication, KeySource
-from vgate.frontend.access.limiter import Decision, Grant, KeyLimits, Limiter
-from vgate.frontend.http import HttpRequest
+from vgate.frontend.access.budget import Budget
+from vgate.frontend.access.limiter import Grant, KeyLimits, Limiter
+from vgate.frontend.access.meter import Meter
+from vgate.frontend.access.refusals import add_headers, refusal, unavailable
+from vgate.frontend.http import ClientDisconnected, HttpRequest
 from vgate.frontend.observe import metrics
 from vgate.keys import ApiKey, KeyRing
 from vgate.log import Log
+from vgate.usage import Used
 
-_REASONS = {
-    "requests": "too many requests",
-    "tokens": "too many tokens",
-    "concurrent": "too many requests at once",
-}
-_RETRY_AFTER_S = 5.0
 _NO_LIMITS = KeyLimits()
 
 # Stands for the client where no key is required.
@@ -38,8 +35,13 @@ class Access:
         loop: The event loop.
         security: The configuration's section. If it is not enabled, every request is let in.
         kept_keys: The file of the last valid keys.
-        limiter: Counts what keys use; closed with this.
+        limiter: Counts what keys use of their limits; closed with this.
+        meter: Counts what they use for the ledger, and of their budgets; closed with this.
         isolate_keys: Whether what is cached is shared only within a key or a group of keys.
+        is_local: Whether only this machine's programs can connect.
+
+    Attributes:
+        meter: The given one.
 
     Raises:
         KeysError: There are no valid keys.
@@ -51,12 +53,16 @@ class Access:
         security: Security,
         kept_keys: Path,
         limiter: Limiter,
+        meter: Meter,
         *,
         isolate_keys: bool = True,
+        is_local: bool = True,
     ) -> None:
+        self._is_local = is_local
         self._limiting = security.rate_limiting
         self._exempt = frozenset(security.exempt_paths)
         self._limiter = limiter
+        self.meter = meter
         self._isolates = security.enabled and isolate_keys
         # By the names of the keys in force.
         self._limits: dict[str, KeyLimits] = {}
@@ -65,21 +71,32 @@ class Access:
             source = KeySource(security, kept_keys)
             self._authentication = Authentication(loop, source, self._on_keys)
 
-    def admission(self, http: HttpRequest) -> "Admission":
+    def admission(
+        self, http: HttpRequest, *, public: bool = False, generates: bool = True
+    ) -> "Admission":
         """Return a request's admission; nothing is counted yet.
 
-        Its key has no name if the path or the server is open to all.
+        Its key has no name if the path or the server is open to all. An admin's requests have no
+        limits where they generate nothing: people watch a server with such a key.
 
         Raises:
             AuthenticationError: The request carries no valid key.
         """
-        if self._authentication is None or http.path in self._exempt:
+        if public or self._authentication is None or http.path in self._exempt:
             key, limits = NOBODY, _NO_LIMITS
         else:
             key = self._authentication.key_of(http)
-            limits = self._limits[key.name]
+            limits = _NO_LIMITS if key.admin and not generates else self._limits[key.name]
         scope = _scope_of(key) if self._isolates else ""
-        return Admission(self._limiter, key, limits, http.response_headers, scope)
+        return Admission(
+            self._limiter,
+            self.meter,
+            key,
+            limits,
+            http.response_headers,
+            scope,
+            is_metered=generates,
+        )
 
     def sees_all(self, http: HttpRequest) -> bool:
         """Whether a request may be told of all keys: it has an admin's, or there are none."""
@@ -88,15 +105,44 @@ class Access:
         key = self._authentication.find(http)
         return key is not None and key.admin
 
+    def check_admin(self, http: HttpRequest, admission: "Admission") -> None:
+        """Let an admin's request pass, and any where no keys are required and all are local.
+
+        Raises:
+            ForbiddenError: It is somebody else's.
+        """
+        if self._authentication is not None:
+            if not admission.key.admin:
+                raise ForbiddenError(
+                    "this needs an admin's API key: one with `admin: true`, as made by "
+                    "`vgate keys add NAME --admin`"
+                )
+        elif not self._is_local or http.header("x-forwarded-for") or http.header("forwarded"):
+            # A proxy on this machine brings everybody here.
+            raise ForbiddenError(
+                "without API keys this is open only to direct requests to a local server: set "
+                "security.enabled and use a key with `admin: true`"
+            )
+
+    @property
+    def limits(self) -> Mapping[str, KeyLimits]:
+        """The limits of the keys in force, by their names."""
+        return self._limits
+
     async def usage(self, http: HttpRequest) -> list[dict[str, Any]]:
-        """Return what each key that a request may be told of uses of its limits, in all workers."""
+        """Return what each key that a request may be told of uses of its limits, in all workers.
+
+        What can't be read of a budget is None.
+        """
         found = []
-        every = self.sees_all(http)
+        every, limits_of = self.sees_all(http), self._limits
         for key in self._authentication.keys if self._authentication else ():
             if not every and key.name != http.admission.key.name:
                 continue
-            limits = self._limits[key.name]
+            await asyncio.sleep(0)  # each takes a millisecond if the ledger is read for it
+            limits = limits_of[key.name]
             used = await self._limiter.usage(key.name, limits)
+            budget = self.meter.budget_of(key.name)
             found.append(
                 {
                     "key": key.name,
@@ -107,6 +153,9 @@ class Access:
                     "tokens_per_minute": limits.tokens_per_minute,
                     "concurrent": used.concurrent,
                     "concurrent_limit": limits.concurrent,
+                    "budget_used": budget and (used.budget or budget[1]),
+                    "budget_tokens": budget and budget[0].tokens,
+                    "budget_period": budget and budget[0].period,
                 }
             )
         return found
@@ -116,21 +165,25 @@ class Access:
         if self._authentication is not None:
             self._authentication.close()
         self._limiter.close()
+        self.meter.close()
 
     def _on_keys(self, keys: KeyRing) -> None:
         self._limits = {key.name: self._limits_of(key) for key in keys}
+        self.meter.on_keys(keys)
         for name in self._limits:
             metrics.show_zeros_of_key(name)
 
     def _limits_of(self, key: ApiKey) -> KeyLimits:
         limiting = self._limiting
+        budget = Budget.of(key) if self._limiter.holds_budgets else None
         if not limiting.enabled:
-            return _NO_LIMITS
+            return _NO_LIMITS if budget is None else KeyLimits(budget=budget)
         return KeyLimits(
             requests=key.rate_limit or limiting.default_limit,
             window_s=limiting.window_seconds,
             tokens_per_minute=key.tokens_per_minute or limiting.default_tokens_per_minute,
             concurrent=key.concurrent or limiting.default_concurrent,
+            budget=budget,
         )
 
 
@@ -147,6 +200,14 @@ class Admission(msgspec.Struct):
         headers: The response's headers, to which each decision adds the state of the limits.
         scope: What is cached is shared only with requests of the same one.
         is_counted: Whether the request was counted before.
+        budgeted: The tokens that are reserved of the key's budget.
+        model: The served name of the request's model, once it is known.
+        used: What the request used; None as long as it isn't known.
+        is_metered: Whether the request counts in the ledger.
+        is_recorded: Whether it has been counted there.
+        requests: As how many requests it counts there: a stream that is taken up is the request
+            that began it.
+        failed: Whether it ended in an error after its answer had begun.
 
     Raises:
         RateLimitedError: A decision was against the request, which does not count at all then.
@@ -154,13 +215,25 @@ class Admission(msgspec.Struct):
     """
 
     limiter: Limiter
+    meter: Meter
     key: ApiKey
     limits: KeyLimits
     headers: dict[str, str]
     scope: str = ""
     grant: Grant | None = None
-    used_tokens: int | None = None
+    budgeted: int = 0
+    model: str = ""
+    used: Used | None = None
     is_counted: bool = False
+    is_metered: bool = False
+    is_recorded: bool = False
+    requests: int = 1
+    failed: bool = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether `reserve` may refuse tokens."""
+        return not self.limits.unlimited or self.meter.has_budget(self.key.name)
 
     def continues(self) -> None:
         """Note that the request takes up an earlier one's stream, and counts with that one.
@@ -168,6 +241,7 @@ class Admission(msgspec.Struct):
         Tokens and requests at a time count as ever.
         """
         self.is_counted = True
+        self.requests = 0
         self.limits = msgspec.structs.replace(self.limits, requests=None)
 
     async def begin(self, *, wait: bool) -> None:
@@ -181,7 +255,7 @@ class Admission(msgspec.Struct):
             if wait and not self.limiter.likely_full(self.key.name, self.limits):
                 return
         except OSError as error:
-            raise _unavailable(error) from None
+            raise unavailable(error) from None
         await self.reserve(0)
 
     async def reserve(self, tokens: int, *, runs: bool = True) -> None:
@@ -191,6 +265,15 @@ class Admission(msgspec.Struct):
             tokens: The number of tokens.
             runs: Whether the request still runs.
         """
+        try:
+            await self._reserve(tokens, runs=runs)
+            if tokens and not self.budgeted:
+                self.budgeted = self.meter.reserve(self.key.name, tokens)
+        except RateLimitedError:
+            await self.abandon()
+            raise
+
+    async def _reserve(self, tokens: int, *, runs: bool) -> None:
         if self.limits.unlimited:
             return
         try:
@@ -201,22 +284,38 @@ class Admission(msgspec.Struct):
             else:
                 decision = await self.grant.reserve(tokens)
         except OSError as error:
-            raise _unavailable(error) from None
-        _add_headers(self.headers, decision)
+            raise unavailable(error) from None
+        add_headers(self.headers, decision)
+        if decision.reason == "budget" and (budget := self.limits.budget) is not None:
+            raise self.meter.used_up(self.key.name, budget, tokens, decision.budget_left)
         if not decision.allowed:
-            raise _refusal(self.key, decision)
+            raise refusal(self.key, decision)
 
     async def count(self) -> None:
         """Count a request that was answered without using tokens, if it was not counted."""
         if self.grant is None and not self.is_counted:
             await self.reserve(0, runs=False)
 
-    def settle(self, used_tokens: int) -> None:
-        """Set the tokens that the request used. They replace the reserved ones at its end."""
-        self.used_tokens = used_tokens
+    def settle(self, model: str, used: Used) -> None:
+        """Set what the request used so far, and of which model.
+
+        Its tokens replace the reserved ones at its end.
+        """
+        self.model, self.used, self.is_metered = model, used, True
+
+    def record(self, *, failed: bool = False) -> None:
+        """Count the request in the ledger, with what it used, if it wasn't; give the rest back."""
+        reserved, self.budgeted = self.budgeted, 0
+        used = None
+        if self.is_metered and not self.is_recorded:
+            self.is_recorded = True
+            used = self.used or Used()
+            used = msgspec.structs.replace(used, requests=self.requests, errors=int(failed))
+        self.meter.settle(self.key.name, self.model, reserved, used)
 
     async def abandon(self) -> None:
         """End the request as if it had not been made."""
+        self.is_metered = False
         if self.grant is not None:
             try:
                 await self.grant.abandon()
@@ -226,47 +325,17 @@ class Admission(msgspec.Struct):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, _kind: object, _error: object, _traceback: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, _error: object, _traceback: object
+    ) -> None:
+        failed = kind is not None and not issubclass(kind, ClientDisconnected)
+        self.record(failed=failed or self.failed)
         if self.grant is not None:
             try:
-                await self.grant.settle(self.used_tokens)
+                await self.grant.settle(None if self.used is None else self.used.tokens)
             except OSError as error:  # the request was answered all the same
                 log.error("could not settle a request", key=self.key.name, reason=error)
 
 
 def _scope_of(key: ApiKey) -> str:
     return f"group {key.group}" if key.group is not None else f"key {key.name}"
-
-
-def _add_headers(headers: dict[str, str], decision: Decision) -> None:
-    """Report the limits in headers: with the earlier V-Gate's names, and OpenAI's."""
-    now = time.time()
-    if quota := decision.requests:
-        headers["x-ratelimit-limit"] = limit = str(quota.limit)
-        headers["x-ratelimit-remaining"] = remaining = str(quota.remaining)
-        headers["x-ratelimit-reset"] = str(math.ceil(quota.reset_at))
-        headers["x-ratelimit-limit-requests"] = limit
-        headers["x-ratelimit-remaining-requests"] = remaining
-        headers["x-ratelimit-reset-requests"] = f"{max(0.0, quota.reset_at - now):.3f}s"
-    if quota := decision.tokens:
-        headers["x-ratelimit-limit-tokens"] = str(quota.limit)
-        headers["x-ratelimit-remaining-tokens"] = str(quota.remaining)
-        headers["x-ratelimit-reset-tokens"] = f"{max(0.0, quota.reset_at - now):.3f}s"
-
-
-def _refusal(key: ApiKey, decision: Decision) -> RateLimitedError:
-    reason = decision.reason or "requests"
-    metrics.RATE_LIMITED.labels(key.name, reason).inc()
-    limit = _REASONS[reason]
-    if decision.never:
-        message = f"the request may use more tokens than the key's limit allows at all ({limit})"
-    else:
-        message = f"{limit} for this API key; try again in {decision.retry_after_s or 1:.0f} s"
-    return RateLimitedError(message, retry_after_s=decision.retry_after_s)
-
-
-def _unavailable(error: OSError) -> LimitsUnavailableError:
-    log.error("a request could not be counted", reason=error)
-    return LimitsUnavailableError(
-        "the limits of this API key can't be checked now", retry_after_s=_RETRY_AFTER_S
-    )

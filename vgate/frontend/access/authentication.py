@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -107,11 +108,16 @@ class Authentication:
         """Return the key that a request carries.
 
         Raises:
-            AuthenticationError: It carries none, or one that is not valid.
+            AuthenticationError: It carries none, or one that is not, or no longer, valid.
         """
         key = self.keys.find(_secret(http))
         if key is None:
             raise AuthenticationError("the API key is not valid")
+        if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
+            raise AuthenticationError(
+                f"the API key `{key.name}` has expired ({key.expires_at.isoformat()}): ask the "
+                "server's operator for another one"
+            )
         return key
 
     def find(self, http: HttpRequest) -> ApiKey | None:

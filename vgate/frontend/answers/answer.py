@@ -223,11 +223,11 @@ class StreamedAnswer(Answer):
         elif self._write is not None:
             self._write = through(self._write)
 
-    def keep_alive(self) -> None:
+    def keep_alive(self, comment: bytes = b"") -> None:
         """Write an event without a meaning, in a stream that is opened if it was not."""
         if self.done.done():
             return
-        out = self._encoder.keep_alive
+        out = comment + self._encoder.keep_alive
         try:
             if self._write is None:
                 out = self._encoder.begin() + out
@@ -321,6 +321,7 @@ class StreamedAnswer(Answer):
                 out.append(encoder.delta(index, piece))
         if ended:
             out.append(encoder.end())
+            self.before_end(self)
         if out:
             if write is None:
                 self._write = write = self._open_stream(self)

@@ -5,6 +5,7 @@ searched for stop strings (`StopStrings`), then for tool calls. The result does 
 the tokens were divided into steps.
 """
 
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -70,6 +71,7 @@ class Choice:
         watching: Each token must be read at once, since it may end the choice.
         tokens, reasoning_tokens: Generated so far; after a stop string, up to the token that
             completed it.
+        calls_began_at: When the first tool call was read, in `time.monotonic` seconds.
         finish_reason, stop_reason: Set at the end.
         done: Set by the answer when it has seen the end, and while it must not read the sequence.
     """
@@ -86,6 +88,7 @@ class Choice:
         "_text",
         "_token_ids",
         "_tools",
+        "calls_began_at",
         "done",
         "finish_reason",
         "plain",
@@ -126,6 +129,7 @@ class Choice:
         self._reasoning: list[str] = []
         # The first delta of each call, and its arguments so far.
         self._calls: list[tuple[ToolCallDelta, list[str]]] = []
+        self.calls_began_at: float | None = None
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
         self._token_ids: list[int] | None = [] if decoding.keep_token_ids else None
         # Lengths of the last tokens' texts.
@@ -147,6 +151,11 @@ class Choice:
     def _cut(self) -> bool:
         """Whether something other than the model's own end of turn ended the choice."""
         return self.finish_reason == "length" or self.stop_reason is not None
+
+    @property
+    def called(self) -> list[str]:
+        """Names of the tools that were called so far."""
+        return [first.name or "" for first, _ in self._calls]
 
     def take_text(self) -> str:
         """Turn new tokens into text; the last of them set `finish_reason`."""
@@ -294,6 +303,8 @@ class Choice:
     def _keep_call(self, delta: ToolCallDelta) -> ToolCallDelta:
         """Keep a tool call's delta and return it; the first one gets the call's id."""
         if delta.name is not None:
+            if self.calls_began_at is None:
+                self.calls_began_at = time.monotonic()
             delta = msgspec.structs.replace(delta, id=self._decoding.new_call_id())
             self._calls.append((delta, []))
         self._calls[delta.index][1].append(delta.arguments)

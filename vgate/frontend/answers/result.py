@@ -56,3 +56,11 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
 
     choices: list[ChoiceResult]
     counts: TokenCounts
+
+    @property
+    def positions(self) -> int:
+        """How many tokens have log probabilities, which take the longest to write."""
+        return sum(
+            len(choice.logprobs or ()) + len(choice.prompt_logprobs or ())
+            for choice in self.choices
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 from vgate.errors import VGateError
 from vgate.frontend.answers.answer import StreamedAnswer
-from vgate.frontend.answers.encoder import ChoiceDelta, StreamEncoder
+from vgate.frontend.answers.encoder import KEEP_ALIVE_COMMENT, ChoiceDelta, StreamEncoder
 from vgate.frontend.answers.result import FinishReason, TokenCounts
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import Ids
@@ -54,7 +54,9 @@ class NumberedEvents:
     @property
     def keep_alive(self) -> bytes:
         """An event without a meaning, which has no number."""
-        return self._encoder.keep_alive
+        # After an event with an id, OpenAI's Python client reads a comment and an empty line as an
+        # event without data, and fails. A comment needs no empty line.
+        return self._encoder.keep_alive.replace(KEEP_ALIVE_COMMENT, KEEP_ALIVE_COMMENT[:-1])
 
     @property
     def counts(self) -> Callable[[], TokenCounts]:

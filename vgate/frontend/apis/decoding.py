@@ -65,7 +65,7 @@ def decode_request(
         raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
     except RecursionError:
         raise InvalidJSONError("the body is nested too deeply") from None
-    document = _document_of(body)
+    document = document_of(body)
     if document is None:
         # It is no JSON after the field at fault, which an unknown one is not.
         if explain(problem).kind == "unknown":
@@ -134,8 +134,8 @@ def convert_part(
         raise _explained(error, document, types, where, of) from None
 
 
-def _document_of(body: bytes) -> Any:
-    """Return a body as builtin types; None if it is not JSON after the decoder's error."""
+def document_of(body: bytes) -> Any:
+    """Return a body as builtin types; None if it is not JSON, or nested too deeply."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return msgspec.json.decode(body)
     return None

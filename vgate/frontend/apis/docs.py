@@ -1,11 +1,14 @@
 """Writes the tables of fields in ``docs/`` from the types and policies of the request structs.
 
 ``python -m vgate.frontend.apis.docs`` rewrites each table, below a line such as
-``<!-- fields: messages -->``, and keeps its examples and remarks, which are written by hand.
+``<!-- fields: messages -->``, and keeps its examples and remarks, which are written by hand. It
+makes the page's list of clients from ``docs/clients.md``, too.
 """
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import inspect
@@ -19,6 +22,7 @@ from vgate.frontend.apis.openai.embeddings import EmbeddingRequest
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 
 PAGES = Path(__file__).parents[3] / "docs"
+CLIENTS = Path(__file__).parents[1] / "ui" / "clients.json"
 
 # Each table's struct, and the base struct whose fields are in another table.
 TABLES: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
@@ -43,6 +47,30 @@ _UNBOUNDED = 2**31 - 1
 def rendered(page: str) -> str:
     """Return a page with current tables."""
     return _TABLE.sub(_table, page)
+
+
+def clients_in(page: str) -> str:
+    """Return a page's sections with programs and their settings, as JSON for ``/ui/connect.js``."""
+    groups: list[dict[str, Any]] = []
+    for section in re.split(r"(?m)^## ", page)[1:]:
+        name, *programs = re.split(r"(?m)^### ", section)
+        if programs:
+            clients = [_client(program) for program in programs]
+            groups.append({"name": name.partition("\n")[0], "clients": clients})
+    return json.dumps(groups, indent=1, ensure_ascii=False) + "\n"
+
+
+def _client(section: str) -> dict[str, Any]:
+    name, _, rest = section.partition("\n")
+    parts: list[dict[str, str]] = []
+    for index, part in enumerate(re.split(r"(?ms)^```(.*?)^```\n", rest)):
+        if index % 2:
+            language, _, code = part.partition("\n")
+            parts.append({"language": language, "code": code.rstrip("\n")})
+        else:
+            texts = (" ".join(text.split()) for text in part.split("\n\n"))
+            parts += [{"text": text} for text in texts if text]
+    return {"name": name, "parts": parts}
 
 
 def policies_in(table: str) -> dict[str, FieldPolicy]:
@@ -136,3 +164,5 @@ def _bounds(
 if __name__ == "__main__":
     for path in PAGES.glob("api*.md"):
         path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
+    clients = clients_in((PAGES / "clients.md").read_text(encoding="utf-8"))
+    CLIENTS.write_text(clients, encoding="utf-8")

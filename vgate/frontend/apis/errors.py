@@ -2,7 +2,12 @@
 
 import math
 
-from vgate.errors import AuthenticationError, MethodNotAllowedError, VGateError
+from vgate.errors import (
+    AuthenticationError,
+    BudgetUsedUpError,
+    MethodNotAllowedError,
+    VGateError,
+)
 from vgate.frontend.http import JSON, Response
 
 
@@ -13,6 +18,9 @@ def error_response(error: VGateError, body: bytes) -> Response:
         headers.append(("retry-after", str(seconds)))
     if isinstance(error, AuthenticationError):
         headers.append(("www-authenticate", 'Bearer realm="vgate"'))
+    if isinstance(error, BudgetUsedUpError):
+        # OpenAI's and Anthropic's libraries would try again in a second.
+        headers.append(("x-should-retry", "false"))
     if isinstance(error, MethodNotAllowedError):
         headers.append(("allow", error.allow))
     return Response(error.status, body, headers)

@@ -62,6 +62,20 @@ class LocalStore:
         if self._store(digest, payload):
             self.publish(_encode((digest, payload)))
 
+    def keep(self, digest: bytes, payload: bytes, age_s: float) -> Result | None:
+        """Store a payload from elsewhere that is so old; return its result, None if it is none."""
+        try:
+            result = _decode_result(payload)
+        except msgspec.DecodeError:
+            return None
+        self._store(digest, payload, age_s)
+        return result
+
+    def payload_of(self, digest: bytes) -> bytes | None:
+        """Return what is kept of a result."""
+        found = self._entries.get(digest)
+        return None if found is None else found[1]
+
     def receive(self, message: bytes) -> None:
         """Store an entry that another worker published; ignore any other message."""
         try:
@@ -78,13 +92,13 @@ class LocalStore:
     def close(self) -> None:
         """Do nothing: the memory is freed with the process."""
 
-    def _store(self, digest: bytes, payload: bytes) -> bool:
+    def _store(self, digest: bytes, payload: bytes, age_s: float = 0.0) -> bool:
         config, size = self._config, len(payload) + _ENTRY_OVERHEAD_BYTES
         if size > config.max_bytes:
             return False
         if digest in self._entries:
             self._remove(digest)
-        self._entries[digest] = (self._clock(), payload)
+        self._entries[digest] = (self._clock() - age_s, payload)
         self._size_bytes += size
         while len(self._entries) > config.maxsize or self._size_bytes > config.max_bytes:
             self._remove(next(iter(self._entries)))

@@ -67,6 +67,15 @@ log = Log("vgate.frontend")
 _T = TypeVar("_T")
 
 
+def stored_responses(
+    loop: asyncio.AbstractEventLoop, config: Responses, run_dir: str
+) -> "SqliteResponses | None":
+    """Return where responses are stored; None if none are."""
+    if not config.store:
+        return None
+    return SqliteResponses(loop, config, Path(config.file or Path(run_dir, "responses.db")))
+
+
 class SqliteResponses:
     """A `ResponseStore`; it drops what is too old first, then what a key has too many of.
 

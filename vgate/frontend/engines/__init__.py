@@ -4,6 +4,6 @@ APIs and metrics use the `Models` port. The app and the pipeline, which are buil
 classes, import their modules.
 """
 
-from vgate.frontend.engines.port import Models, ModelState, ServedName
+from vgate.frontend.engines.port import STATUS, Models, ModelState, ReplicaState, ServedName
 
-__all__ = ["ModelState", "Models", "ServedName"]
+__all__ = ["STATUS", "ModelState", "Models", "ReplicaState", "ServedName"]

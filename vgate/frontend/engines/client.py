@@ -4,26 +4,29 @@ It starts no task for a request or a token: one callback handles a batch of mess
 """
 
 import asyncio
-from collections.abc import Mapping
+import time
 
 import msgspec
 
-from vgate.errors import EngineUnavailableError, VGateError, from_code
+from vgate.errors import EngineUnavailableError, VGateError
+from vgate.frontend.engines.deferred import Deferred
+from vgate.frontend.engines.gaps import Gaps
 from vgate.frontend.engines.handle import HandleOwner, Loss
-from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late
+from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late, to_error
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
+from vgate.wire.curve import ClientKeys
 from vgate.wire.kept import Claim, Claimed
+from vgate.wire.kv_blocks import KvBlocks, WatchBlocks
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Abort,
+    Answer,
     Embed,
     Embeddings,
     Ending,
-    Failure,
     Failures,
     FetchFile,
-    FileChunk,
     Generate,
     Goodbye,
     Hello,
@@ -32,13 +35,13 @@ from vgate.wire.messages import (
     Step,
     Welcome,
 )
+from vgate.wire.progress import AskProgress, Progress, RequestProgress
 from vgate.wire.sockets import AsyncDealer
 
 _RECONNECT_S = 0.05
 _RECONNECT_REFUSED_S = 1.0
-# The request field of a failure's subject. Those of "prompt" and "constraint" depend on the API;
-# every other subject has the field's name.
-_FIELDS = {"adapter": "model"}
+# What kills its engine nearly always does so with its prompt, or with the next token.
+_PROVED_S = 1.0
 
 log = Log("vgate.frontend")
 
@@ -51,25 +54,36 @@ class EngineClient:
         endpoint: The engine's ZeroMQ endpoint.
         name: This frontend's name, for the engine's log.
         owner: Called when an engine is connected or lost.
+        keys: For an engine on another host.
 
     Attributes:
+        endpoint: As given.
         connected: Whether the engine has welcomed this frontend and is not lost.
         refusal: Why the engine refuses this frontend; None if it doesn't.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, endpoint: str, name: str, owner: HandleOwner
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoint: str,
+        name: str,
+        owner: HandleOwner,
+        keys: ClientKeys | None = None,
     ) -> None:
         self._loop = loop
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._name = name
         self._owner = owner
+        self._keys = keys
         self._running: dict[int, Sequence] = {}
+        self._deferred = Deferred(loop)
         # The last request for a file's chunk, and the future that its chunk completes.
         self._fetch = FetchFile(b"", 0)
         self._chunk: asyncio.Future[bytes] | None = None
         self._last_claim = 0
         self._claims: dict[int, asyncio.Future[Claimed | None]] = {}
+        self._progress: asyncio.Future[dict[int, RequestProgress]] | None = None
+        self._gaps = Gaps()
         self.connected = False
         self.refusal: str | None = None
         self._closed = False
@@ -87,14 +101,20 @@ class EngineClient:
         sequence.deadline = self._loop.time() + timeout_s
         sequence.id = message.id
         sequence.message = message
+        if not sequence.generated:
+            sequence.submitted_at, sequence.queued_s = time.monotonic(), None
         self._running[message.id] = sequence
         self._dealer.send(encode(message))
 
     def abort(self, sequences: list[Sequence]) -> None:
         """Stop the sequences that run here, without an end."""
-        ids = [s.id for s in sequences if self._running.pop(s.id, None) is not None]
-        if ids and self.connected:
-            self._dealer.send(encode(Abort(ids)))
+        for sequence in sequences:
+            self._deferred.drop(sequence)
+        stopped = [s for s in sequences if self._running.pop(s.id, None) is not None]
+        for sequence in stopped:
+            self._gaps.end(sequence.gaps)
+        if stopped and self.connected:
+            self._dealer.send(encode(Abort([sequence.id for sequence in stopped])))
 
     def fail_all(self, error: VGateError) -> None:
         """Stop every sequence and end it with `error`; one that is kept goes on in the engine."""
@@ -115,6 +135,16 @@ class EngineClient:
         self._dealer.send(encode(Claim(self._last_claim, name)))
         return await claimed
 
+    async def progress(self) -> dict[int, RequestProgress]:
+        """Return how far the sequences are, by their ids; none if the engine is lost."""
+        if not self.connected:
+            return {}
+        if self._progress is None:
+            self._progress = self._loop.create_future()
+            self._dealer.send(encode(AskProgress()))
+        # Of several that wait, one may leave before the answer.
+        return await asyncio.shield(self._progress)
+
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         """Return a chunk of one of the model's files."""
         if not self.connected:
@@ -124,21 +154,28 @@ class EngineClient:
         self._dealer.send(encode(self._fetch))
         return await self._chunk
 
+    def watch_blocks(self) -> None:
+        """Have the engine tell its owner the blocks of its KV cache."""
+        self._dealer.send(encode(WatchBlocks()))
+
     def close(self) -> None:
         """Disconnect from the engine."""
         self._closed = True
         self._sweeper.cancel()
         if self.connected:
             self._dealer.send(encode(Goodbye()))
+        self.connected = False
         self._dealer.close()
+        self._end_questions()
 
     def _connect(self) -> AsyncDealer:
         dealer = AsyncDealer(
             self._loop,
-            self._endpoint,
+            self.endpoint,
             self._name,
             on_batch=self._on_batch,
             on_lost=lambda: self._lose("the engine stopped"),
+            keys=self._keys,
         )
         dealer.send(encode(Hello(PROTOCOL_VERSION, self._name)))
         return dealer
@@ -146,6 +183,7 @@ class EngineClient:
     def _on_batch(self, batch: list[bytes]) -> None:
         touched: list[Reader] = []
         ending: str | None = None
+        delivered = False
         for payload in batch:
             try:
                 message = decode_to_frontend(payload)
@@ -153,6 +191,9 @@ class EngineClient:
                 log.error("dropped a malformed message from the engine", error=error)
                 continue
             if type(message) is Step:
+                if not delivered:
+                    delivered = True
+                    self._gaps.delivered(self._loop.time())
                 self._on_step(message, touched)
             elif type(message) is Embeddings:
                 self._on_embeddings(message, touched)
@@ -174,14 +215,22 @@ class EngineClient:
             # Only now: the answers have read the messages before it.
             self._lose(f"the engine stopped: {ending}")
 
-    def _on_other(self, message: Welcome | FileChunk | Claimed | Status) -> None:
-        if isinstance(message, Claimed):
+    def _on_other(self, message: Welcome | Answer | Status | KvBlocks) -> None:
+        if isinstance(message, KvBlocks):
+            self._owner.on_blocks(self, message)
+        elif isinstance(message, Claimed):
             if not (claimed := self._claims.pop(message.id)).done():
                 claimed.set_result(message)
+        elif isinstance(message, Progress):
+            self._end_progress({request.id: request for request in message.requests})
         elif isinstance(message, Status):
+            resumed = self.status.draining and not message.draining
             self.status = message
+            if resumed:
+                self._owner.on_resumed(self)
         elif isinstance(message, Welcome):
             self.connected, self.refusal = True, None
+            self.status = msgspec.structs.replace(self.status, draining=False)
             self._owner.on_model(self, message.model)
         elif (
             self._chunk is not None
@@ -192,6 +241,11 @@ class EngineClient:
 
     def _on_step(self, step: Step, touched: list[Reader]) -> None:
         running = self._running
+        for number, waited_s in step.started:
+            if (begun := running.get(number)) is not None:
+                begun.started = True
+                if not begun.generated:
+                    begun.queued_s = waited_s
         # This loop runs once for each token of each stream.
         for number, token in zip(step.ids, step.tokens, strict=False):
             sequence = running.get(number)
@@ -208,53 +262,66 @@ class EngineClient:
             if sequence is None:
                 continue
             sequence.started = True
-            sequence.pending += delta.token_ids
-            # A resumed sequence keeps the count of its first engine.
-            if delta.cached_tokens and not sequence.generated:
-                sequence.cached_tokens = delta.cached_tokens
-            if delta.coalesced:
-                sequence.coalesced = True
-            if delta.logprobs is not None:
-                sequence.logprobs += delta.logprobs
-            if delta.prompt_logprobs is not None:
-                sequence.prompt_logprobs = delta.prompt_logprobs
+            if delta.token_ids and (delta.timing is not None or delta.coalesced):
+                self._gaps.begin(sequence.gaps)
+                sequence.begun_at = self._gaps.last
             if delta.finish_reason is not None:
-                sequence.finish_reason = delta.finish_reason
                 del running[delta.id]
-            _touch(sequence.answer, touched)
+                self._gaps.end(sequence.gaps)
+            if delta.logprobs is not None or sequence in self._deferred:
+                self._deferred.add(sequence, delta)
+            else:
+                sequence.take(delta)
+                _touch(sequence.answer, touched)
 
     def _on_embeddings(self, message: Embeddings, touched: list[Reader]) -> None:
         for embedding in message.embeddings:
             if (sequence := self._running.pop(embedding.id, None)) is not None:
                 sequence.vector = embedding.vector
+                if sequence.ticket is not None:
+                    sequence.ticket.finished()
                 _touch(sequence.answer, touched)
 
     def _on_failures(self, failures: Failures, touched: list[Reader]) -> None:
         for failure in failures.failures:
             if (sequence := self._running.pop(failure.id, None)) is not None:
+                self._deferred.drop(sequence)
                 sequence.error = to_error(failure, sequence.fields)
                 _touch(sequence.answer, touched)
 
     def _on_refused(self, message: Refused) -> None:
         self.refusal = message.reason
         log.error("the engine refused this frontend", reason=message.reason)
-        # The engine is alive, but runs nothing for this frontend.
         self._lose(message.reason, refused=True)
 
-    def _lose(self, reason: str, *, refused: bool = False) -> None:
+    def _lose(self, reason: str, *, refused: bool = False, cut: bool = False) -> None:
         """Return all sequences to the owner, and reconnect under a new identity."""
         self.connected = False
-        self.status = msgspec.structs.replace(self.status, draining=False)
         # The next engine must not get queued messages, whose sequences have left this table.
         self._dealer.close(drop=True)
+        self._end_questions()
+        lost, self._running = list(self._running.values()), {}
+        for sequence in lost:
+            began, sequence.begun_at = sequence.begun_at, None
+            sequence.proved = began is not None and self._gaps.last - began >= _PROVED_S
+            self._gaps.interrupt(sequence.gaps)
+            # What was not read is generated again.
+            self._deferred.drop(sequence)
+        self._loop.call_later(_RECONNECT_REFUSED_S if refused else _RECONNECT_S, self._reconnect)
+        self._owner.on_lost(self, Loss(reason, lost, refused, cut))
+
+    def _end_questions(self) -> None:
         while self._claims:
             if not (claimed := self._claims.popitem()[1]).done():
                 claimed.set_result(None)
-        lost, self._running = list(self._running.values()), {}
+        self._end_progress({})
         if self._chunk is not None and not self._chunk.done():
             self._chunk.set_exception(_disconnected())
-        self._loop.call_later(_RECONNECT_REFUSED_S if refused else _RECONNECT_S, self._reconnect)
-        self._owner.on_lost(self, Loss(reason, lost, refused))
+
+    def _end_progress(self, progress: dict[int, RequestProgress]) -> None:
+        waiting, self._progress = self._progress, None
+        if waiting is not None:
+            waiting.set_result(progress)
 
     def _reconnect(self) -> None:
         if not self._closed:
@@ -273,17 +340,3 @@ def _touch(answer: Reader, touched: list[Reader]) -> None:
 
 def _disconnected() -> EngineUnavailableError:
     return EngineUnavailableError("the engine is not connected", retry_after_s=1.0)
-
-
-def to_error(failure: Failure, fields: Mapping[str, str]) -> VGateError:
-    """Return the error that a client gets for an engine's failure.
-
-    Args:
-        failure: The engine's failure.
-        fields: The request's fields for the subjects "prompt" and "constraint".
-    """
-    subject, message, param = failure.subject, failure.reason, None
-    if subject is not None:
-        param = fields.get(subject) or _FIELDS.get(subject, subject)
-        message = f"`{param}`: {message}"
-    return from_code(failure.code, message, failure.retry_after_s, param)

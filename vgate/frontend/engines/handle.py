@@ -5,7 +5,9 @@ from typing import NamedTuple, Protocol
 from vgate.errors import VGateError
 from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.kept import Claimed
+from vgate.wire.kv_blocks import KvBlocks
 from vgate.wire.messages import Embed, Generate, ModelInfo, Status
+from vgate.wire.progress import RequestProgress
 
 
 class Loss(NamedTuple):
@@ -16,11 +18,13 @@ class Loss(NamedTuple):
         sequences: All sequences that ran in the engine. They have not ended; the owner fails each,
             or submits it to another engine.
         refused: The engine is alive and refuses this frontend.
+        cut: The engine may be alive: its host can't be reached.
     """
 
     reason: str
     sequences: list[Sequence]
     refused: bool
+    cut: bool = False
 
 
 class HandleOwner(Protocol):
@@ -29,8 +33,14 @@ class HandleOwner(Protocol):
     def on_model(self, handle: "EngineHandle", model: ModelInfo) -> None:
         """An engine is connected and takes sequences. Called at each connection."""
 
+    def on_resumed(self, handle: "EngineHandle") -> None:
+        """An engine that was drained takes sequences again."""
+
     def on_lost(self, handle: "EngineHandle", loss: Loss) -> None:
         """The engine is gone, or could not be connected. The handle connects to the next one."""
+
+    def on_blocks(self, handle: "EngineHandle", message: KvBlocks) -> None:
+        """The engine tells what its KV cache has got and lost; see `watch_blocks`."""
 
 
 class EngineHandle(Protocol):
@@ -41,9 +51,11 @@ class EngineHandle(Protocol):
     once after each batch of messages.
 
     Attributes:
+        endpoint: Where the engine is.
         status: The engine's last heartbeat.
     """
 
+    endpoint: str
     status: Status
 
     @property
@@ -70,6 +82,9 @@ class EngineHandle(Protocol):
     async def claim(self, name: bytes) -> Claimed | None:
         """Take a kept stream from its readers, for `submit` to join; None if the engine is lost."""
 
+    async def progress(self) -> dict[int, RequestProgress]:
+        """Return how far the sequences are, by their ids; none if the engine is lost."""
+
     def abort(self, sequences: list[Sequence]) -> None:
         """Stop sequences without an end; those that don't run in this engine are ignored."""
 
@@ -87,5 +102,11 @@ class EngineHandle(Protocol):
             EngineUnavailableError: The engine is not connected, or was lost.
         """
 
+    def watch_blocks(self) -> None:
+        """Have the engine tell its owner all blocks of its KV cache, and from then on changes.
+
+        Call it while `connected`; again for another report from the beginning.
+        """
+
     def close(self) -> None:
-        """Disconnect for good. The owner is not called any more."""
+        """Disconnect for good. The owner is not called any more, and who waits gets an answer."""

@@ -1,11 +1,23 @@
 """The served models, as other rooms see them."""
 
-from typing import Protocol
+from collections.abc import Collection
+from typing import Any, Protocol
 
 import msgspec
 
-from vgate.wire.control import EngineState
-from vgate.wire.messages import Status, Task
+from vgate.wire.control import EngineState, StateName
+from vgate.wire.messages import ModelInfo, Status, Task
+
+# What a state is called where clients see it: as in llama.cpp's router, as far as that has a word.
+STATUS: dict[StateName, str] = {
+    "ready": "loaded",
+    "starting": "loading",
+    "restarting": "loading",
+    "draining": "unloading",
+    "queued": "queued",
+    "unloaded": "unloaded",
+    "failed": "failed",
+}
 
 
 class ServedName(msgspec.Struct, frozen=True):
@@ -14,15 +26,39 @@ class ServedName(msgspec.Struct, frozen=True):
     Attributes:
         created: Unix time at which the engine became ready; 0 while it is not known.
         root: The model's id as configured.
-        parent: The model that a LoRA adapter belongs to; None for a model itself.
-        max_model_len: Most tokens of prompt and answer together.
+        parent: The model that a LoRA adapter belongs to, or what an alias stands for; None for a
+            model itself.
+        status: Whether its model is loaded, in the words of `STATUS`.
+        max_model_len: Most tokens of prompt and answer together; None while the engine that chooses
+            them has not said.
+        is_alias: Whether it is an alias.
     """
 
     name: str
     created: int
     root: str
     parent: str | None
-    max_model_len: int
+    status: str
+    max_model_len: int | None
+    is_alias: bool = False
+
+
+class ReplicaState(msgspec.Struct, frozen=True):
+    """The state of one of a model's engines.
+
+    Attributes:
+        number: The engine's number.
+        replica: Its number among the engines of the model.
+        serves: Whether it takes new requests.
+        engine: The state that the launcher reported.
+        status: The engine's last heartbeat; without load while it isn't connected.
+    """
+
+    number: int
+    replica: int
+    serves: bool
+    engine: EngineState
+    status: Status
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -30,9 +66,12 @@ class ModelState(msgspec.Struct, frozen=True):
 
     Attributes:
         name: The name that answers carry.
-        ready: Whether a request would be served now.
+        ready: Whether a request would be served, if only after the model was loaded.
         engine: The state of its engines that the launcher reported.
         status: The engines' last heartbeats, combined.
+        replicas: Its engines, one by one.
+        load: When it is loaded; None if it stays so from start to end.
+        info: What the engines say of the model; None before one has.
     """
 
     name: str
@@ -40,13 +79,19 @@ class ModelState(msgspec.Struct, frozen=True):
     ready: bool
     engine: EngineState
     status: Status
+    replicas: list[ReplicaState]
+    load: str | None = None
+    info: ModelInfo | None = None
 
 
 class Models(Protocol):
     """The served models."""
 
     def names(self) -> list[ServedName]:
-        """Return every name that requests may use: those of a model, then its adapters'."""
+        """Return every name that requests may use: a model's, its adapters', then their aliases."""
+
+    def allowed(self, key: Any) -> Collection[str] | None:
+        """Return the names that a request's API key may use; None for all."""
 
     def states(self) -> list[ModelState]:
         """Return the state of each model, the main one first."""

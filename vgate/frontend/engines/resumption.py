@@ -6,10 +6,15 @@ on where the prompt ends. Otherwise it is generated again from its beginning and
 was sent (`replay`), if it isn't a matter of chance. All other sequences end with an error.
 """
 
+import math
+from collections.abc import Iterable
+
 import msgspec
 
+from vgate.errors import EngineUnavailableError
 from vgate.frontend.engines.replay import Replay
-from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.engines.residency import Residence
+from vgate.frontend.engines.sequence import Sequence, fail
 from vgate.frontend.engines.suspects import Suspects
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import NO_OPTIONS, Embed, Generate, GenerateOptions, ModelInfo
@@ -73,10 +78,15 @@ class Survivors:
         continued: Whether a sequence may continue after some of its output was sent.
         hold_s: How long a new sequence may wait for an engine; 0: it doesn't.
         most_held: How many new sequences may wait.
+        most_losses: How many engines may die while they run a sequence, if it is hardly the cause.
         suspects: Remembers the requests that engines died with; None: nothing does.
+        residence: Bounds how many new sequences wait, in place of `most_held`, and they wait until
+            their deadline: the model may be unloaded. None: it always is loaded.
 
     Attributes:
+        residence: As given.
         waiting: The sequences by their last id.
+        closed: Whether a sequence only goes on in an engine that is there.
     """
 
     def __init__(
@@ -86,14 +96,19 @@ class Survivors:
         continued: bool = True,
         hold_s: float = 0.0,
         most_held: int = 0,
+        most_losses: int = _MOST_DEATHS,
         suspects: Suspects | None = None,
+        residence: Residence | None = None,
     ) -> None:
+        self.residence = residence
         self._enabled = enabled
         self._continued = continued
         self._hold_s = hold_s
         self._most_held = most_held
+        self._most_losses = most_losses
         self._suspects = suspects
         self.waiting: dict[int, Sequence] = {}
+        self.closed = False
         # Until when the new ones among them are held.
         self._held: dict[int, float] = {}
 
@@ -105,9 +120,10 @@ class Survivors:
         """
         return self._suspects.check(message) if self._suspects else 0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether `hold` takes a sequence."""
+    def has_room(self, key: str = "") -> bool:
+        """Whether `hold` takes a sequence of any request of this API key."""
+        if self.residence is not None:
+            return self.residence.has_room(key) and not self.closed
         if not self._hold_s or len(self._held) >= self._most_held:
             return False
         messages = (self.waiting[number].message for number in self._held)
@@ -117,6 +133,10 @@ class Survivors:
         """Let a new sequence wait, with its message and deadline. Call it only if there is room."""
         self.waiting[sequence.id] = sequence
         self._held[sequence.id] = now + self._hold_s
+        if self.residence is not None:
+            self._held[sequence.id] = math.inf
+            key = sequence.message.tenant if sequence.message else ""
+            self.residence.enter(sequence.answer, _size_of(sequence), key)
 
     def held_too_long(self, now: float) -> list[Sequence]:
         """Remove and return the new sequences that no engine came for in time."""
@@ -124,17 +144,41 @@ class Survivors:
         self.discard(late)
         return late
 
-    def keep(self, lost: list[Sequence]) -> list[Sequence]:
-        """Add the sequences of a dead engine; return those that can't continue."""
+    def takes_more_of(self, sequence: Sequence) -> bool:
+        """Whether `hold` takes a sequence since others of the same request wait, or have run."""
+        if self.residence is None or self.closed:
+            return False
+        others = getattr(sequence.answer, "sequences", ())
+        return sequence.answer in self.residence or any(other.id for other in others)
+
+    @property
+    def lost(self) -> int:
+        """How many wait whose engine has died."""
+        return len(self.waiting) - len(self._held)
+
+    def keep(
+        self, lost: list[Sequence], *, died: bool = True, unloaded: bool = False
+    ) -> list[Sequence]:
+        """Add the sequences of a lost engine; return those that can't continue.
+
+        If it did not die - only the link was lost, or it was `unloaded` - they have no part in
+        that.
+        """
         ended = []
         for sequence in lost:
             # One that its engine had not begun has no part in the death.
-            sequence.deaths += sequence.started
-            if self._continues(sequence):
+            is_loss = died and sequence.started
+            sequence.losses += is_loss
+            sequence.deaths += is_loss and not sequence.proved
+            if sequence.losses >= self._most_losses:
+                sequence.deaths = max(sequence.deaths, _MOST_DEATHS)
+            # What was to be read of a kept stream is gone: its model is not loaded for nothing.
+            gone = unloaded and _joins(sequence)
+            if not gone and self._continues(sequence):
                 self.waiting[sequence.id] = sequence
             else:
                 ended.append(sequence)
-        if self._suspects:
+        if self._suspects and died:
             self._suspects.on_death()
             for sequence in ended:
                 if sequence.message and sequence.deaths >= _MOST_DEATHS:
@@ -143,19 +187,22 @@ class Survivors:
 
     def take(self) -> list[Sequence]:
         """Remove and return all sequences."""
-        waiting, self.waiting = list(self.waiting.values()), {}
-        self._held.clear()
+        waiting = list(self.waiting.values())
+        self.discard(waiting)
         return waiting
 
     def discard(self, sequences: list[Sequence]) -> None:
         """Remove sequences; those that don't wait are ignored."""
         for sequence in sequences:
             self.waiting.pop(sequence.id, None)
-            self._held.pop(sequence.id, None)
+            held = self._held.pop(sequence.id, None) is not None
+            if held and self.residence is not None:
+                waited_s = self.residence.leave(sequence.answer, _size_of(sequence))
+                sequence.model_wait_s = waited_s
 
     def close(self) -> list[Sequence]:
-        """Remove and return all sequences; `keep` will add no more, and there is no room."""
-        self._enabled = False
+        """Remove and return all sequences; those that `keep` adds from now on can't wait."""
+        self.closed = True
         self._hold_s = 0.0
         return self.take()
 
@@ -175,7 +222,36 @@ class Survivors:
         return True
 
 
+def _joins(sequence: Sequence) -> bool:
+    """Whether a sequence only reads one that its engine keeps, and hasn't begun to."""
+    keep = sequence.message.keep if isinstance(sequence.message, Generate) else None
+    return keep is not None and keep.joins and not sequence.generated
+
+
+def _size_of(sequence: Sequence) -> int:
+    return len(sequence.message.prompt) if sequence.message else 0
+
+
+def fail_lost(sequences: list[Sequence], reason: str) -> None:
+    """End sequences that don't go on after their engine was lost for this reason."""
+    worn = {id(sequence.answer) for sequence in sequences if sequence.deaths > 1}
+    for twice, also in ((False, ""), (True, ", as another one did before")):
+        some = [sequence for sequence in sequences if (id(sequence.answer) in worn) == twice]
+        message = f"{reason} while it worked on this request{also}; try again"
+        # An answer that loses one of its sequences aborts the others, waiting ones included.
+        fail(some, EngineUnavailableError(message, retry_after_s=5.0))
+
+
 def identity_of(model: ModelInfo) -> ModelInfo:
     """Return a model's description without what may differ between its replicas."""
-    # One that ran out of memory has a smaller batch.
-    return msgspec.structs.replace(model, created=0, kv_cache_tokens=0, max_num_seqs=0)
+    # One that ran out of memory has a smaller batch, and each may choose its context.
+    return msgspec.structs.replace(
+        model, created=0, kv_cache_tokens=0, max_num_seqs=0, max_model_len=0
+    )
+
+
+def least(model: ModelInfo, engines: Iterable[ModelInfo]) -> ModelInfo:
+    """Return a model's description with the least context that an engine of it has."""
+    same = (other for other in engines if identity_of(other) == identity_of(model))
+    shortest = min((other.max_model_len for other in same), default=model.max_model_len)
+    return msgspec.structs.replace(model, max_model_len=shortest)

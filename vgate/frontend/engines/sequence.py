@@ -2,14 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
-from vgate.errors import DeadlineExceededError, VGateError
+from vgate.errors import DeadlineExceededError, VGateError, from_code
+from vgate.frontend.engines.gaps import StreamGaps
 from vgate.frontend.http.waits import ClientDisconnected
-from vgate.wire.messages import Embed, FinishReason, Generate, Logprobs
+from vgate.frontend.routing import Ticket
+from vgate.wire.messages import Delta, Embed, Failure, FinishReason, Generate, Logprobs
+from vgate.wire.progress import Timing
 
 # How often deadlines are checked.
 SWEEP_S = 0.25
+# The request field of a failure's subject. Those of "prompt" and "constraint" depend on the API;
+# every other subject has the field's name.
+_FIELDS = {"adapter": "model"}
 
 
 class Reader(Protocol):
@@ -38,17 +44,30 @@ class Sequence:
 
     Attributes:
         message: The request to the engine.
-        fields: The request's field for each subject of a failure; see `client.to_error`.
+        fields: The request's field for each subject of a failure; see `to_error`.
         generated: The tokens that the answer has taken from `pending`.
         vector: The embedding, which ends the sequence.
         coalesced: Whether it shares the sequence of an identical request.
         deadline: When it ends with an error, in the event loop's time.
-        deaths: Engines that died while they ran it.
+        deaths: Engines that died while they ran it, which may have been because of it.
+        losses: Engines that died while they ran it.
+        begun_at: When its engine's first tokens of it came, in the event loop's time; None before.
+        proved: It had run in the engine that was lost for so long that it is hardly the cause.
+        timing: What its engine tells with the first token, and its preemptions with the last.
+        gaps: Measures the gaps of a stream; None: they don't matter.
+        resumptions: How often another engine took it over from one that died.
         started: Whether its engine may have begun it; False if it certainly waits in the queue.
+        ticket: Its entry in the router's account of its engine; None where there is one engine.
+        submitted_at: When an engine got it, in `time.monotonic` seconds; 0.0 before. One that goes
+            on after tokens that were read keeps this and `queued_s` of its first engine.
+        queued_s: How long it waited in the engine's queue; None until the engine has started it,
+            and if it joined a sequence that had.
+        model_wait_s: How long it waited for its model to be loaded.
     """
 
     __slots__ = (
         "answer",
+        "begun_at",
         "cached_tokens",
         "coalesced",
         "deadline",
@@ -56,14 +75,23 @@ class Sequence:
         "error",
         "fields",
         "finish_reason",
+        "gaps",
         "generated",
         "id",
         "index",
         "logprobs",
+        "losses",
         "message",
+        "model_wait_s",
         "pending",
         "prompt_logprobs",
+        "proved",
+        "queued_s",
+        "resumptions",
         "started",
+        "submitted_at",
+        "ticket",
+        "timing",
         "vector",
     )
 
@@ -72,8 +100,16 @@ class Sequence:
         self.index = index
         self.id = 0
         self.deadline = 0.0
-        self.deaths = 0
+        self.deaths = self.losses = 0
+        self.begun_at: float | None = None
+        self.proved = False
+        self.resumptions = 0
+        self.gaps: StreamGaps | None = None
         self.started = False
+        self.ticket: Ticket | None = None
+        self.submitted_at = 0.0
+        self.queued_s: float | None = None
+        self.model_wait_s = 0.0
         self.message: Generate | Embed | None = None
         self.fields: Mapping[str, str] = {}
         self.finish_reason: FinishReason | None = None
@@ -89,6 +125,33 @@ class Sequence:
         self.prompt_logprobs: list[Logprobs | None] | None = None
         self.cached_tokens = 0
         self.coalesced = False
+        self.timing: Timing | None = None
+        if self.gaps is not None:
+            self.gaps = StreamGaps()
+
+    def take(self, delta: Delta) -> None:
+        """Add new output, which the answer is to read."""
+        self.pending += delta.token_ids
+        # A resumed sequence keeps the count of its first engine.
+        if delta.cached_tokens and not self.generated:
+            self.cached_tokens = delta.cached_tokens
+        if delta.coalesced:
+            self.coalesced = True
+            if self.ticket is not None:
+                self.ticket.started()
+        if (timing := delta.timing) is not None:
+            first = self.timing or timing
+            self.timing = Timing(first.prefill_s, timing.preemptions)
+            if self.ticket is not None:
+                self.ticket.started()
+        if delta.logprobs is not None:
+            self.logprobs += delta.logprobs
+        if delta.prompt_logprobs is not None:
+            self.prompt_logprobs = delta.prompt_logprobs
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+            if self.ticket is not None:
+                self.ticket.finished(len(self.generated) + len(self.pending))
 
 
 class BaseAnswer:
@@ -97,12 +160,14 @@ class BaseAnswer:
     Attributes:
         done: Completed with the last sequence, or failed.
         sequences: To be submitted by the owner.
+        before_end: Called with a streamed answer that is complete, before its last event is sent.
         touched: Set while the answer is on the list of those to flush.
     """
 
-    __slots__ = ("done", "sequences", "touched")
+    __slots__ = ("before_end", "done", "sequences", "touched")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        self.before_end: Callable[[Any], None] = _nothing
         self.touched = False
         self.done: asyncio.Future[None] = loop.create_future()
         self.sequences = [Sequence(self, index) for index in range(count)]
@@ -144,6 +209,10 @@ class BaseAnswer:
             self.done.cancel()
 
 
+def _nothing(_answer: object) -> None:
+    """Do nothing."""
+
+
 def fail(sequences: Iterable[Sequence], error: VGateError) -> None:
     """End sequences that run nowhere with an error; each answer is flushed once."""
     answers: dict[int, Reader] = {}
@@ -163,3 +232,17 @@ def fail_late(
         remove(late)
         message = "the request took longer than timeouts.request_s allows"
         fail(late, DeadlineExceededError(message))
+
+
+def to_error(failure: Failure, fields: Mapping[str, str]) -> VGateError:
+    """Return the error that a client gets for an engine's failure.
+
+    Args:
+        failure: The engine's failure.
+        fields: The request's fields for the subjects "prompt" and "constraint".
+    """
+    subject, message, param = failure.subject, failure.reason, None
+    if subject is not None:
+        param = fields.get(subject) or _FIELDS.get(subject, subject)
+        message = f"`{param}`: {message}"
+    return from_code(failure.code, message, failure.retry_after_s, param)

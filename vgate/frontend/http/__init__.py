@@ -14,6 +14,7 @@ from vgate.frontend.http.request import (
     HttpRequest,
     Response,
 )
+from vgate.frontend.http.static import StaticFiles
 from vgate.frontend.http.waits import ClientDisconnected, OpenStream, Waits
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LongWork",
     "OpenStream",
     "Response",
+    "StaticFiles",
     "Waits",
     "counted",
 ]

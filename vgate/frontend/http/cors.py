@@ -6,6 +6,7 @@ some of them even though it may not read the answers.
 """
 
 import re
+from collections.abc import Iterable
 
 from vgate.errors import ForbiddenError
 from vgate.frontend.http.request import HttpRequest, Response
@@ -16,6 +17,8 @@ _LOCAL = re.compile(
     r"|(app|capacitor|file|ionic|tauri|vscode-file|vscode-webview)://.*",
     re.IGNORECASE,
 )
+# No page can point an address at another machine, as it can a name (DNS rebinding).
+_ADDRESS = re.compile(r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-f:.]+\])(:\d+)?", re.IGNORECASE | re.ASCII)
 _MAX_AGE_S = 600
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
@@ -45,9 +48,14 @@ class Cors:
         origins: The origins that are let in, "*" for any; None for any where a key is required,
             and for local ones where none is.
         key_required: Whether requests need an API key.
+        names: The server's names that are sure to be its own.
     """
 
-    def __init__(self, origins: list[str] | None, *, key_required: bool) -> None:
+    def __init__(
+        self, origins: list[str] | None, *, key_required: bool, names: Iterable[str] = ()
+    ) -> None:
+        self._key_required = key_required
+        self._names = frozenset(name.lower() for name in names)
         self._local = origins is None and not key_required
         if origins is None:
             origins = [] if self._local else ["*"]
@@ -58,6 +66,17 @@ class Cors:
         if self._local:
             return _LOCAL.fullmatch(origin) is not None
         return "*" in self._origins or origin in self._origins
+
+    def _is_own(self, http: HttpRequest, origin: str) -> bool:
+        """Whether it is the server's own page, under an address or a name that is surely its own.
+
+        Where a key is required, another's page under the server's name has none.
+        """
+        host = (http.header("host") or "").lower()
+        if not host or origin.lower().partition("://")[2] != host:
+            return False
+        names = {host, host.rpartition(":")[0]}
+        return self._key_required or bool(_ADDRESS.fullmatch(host) or names & self._names)
 
     def check(self, http: HttpRequest) -> None:
         """Let a page read the response, if the request is a page's.
@@ -70,7 +89,7 @@ class Cors:
             if "*" not in self._origins and _is_of_another_site(http):
                 raise _forbidden("pages of other sites")
             return
-        if not self.allows(origin):
+        if not self.allows(origin) and not self._is_own(http, origin):
             raise _forbidden(f"pages of {origin[:200]}")
         http.set_header("access-control-allow-origin", origin)
         http.set_header("access-control-expose-headers", "*")

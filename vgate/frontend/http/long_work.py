@@ -101,14 +101,18 @@ class LongWork:
         self._usual_turn_s = sys.getswitchinterval()
         self.turns = Turns(loop)
 
-    async def body(self, http: HttpRequest) -> bytes:
+    async def body(self, http: HttpRequest, most: int | None = None) -> bytes:
         """Return a request's whole body, decompressed, or that of the stream that it takes up.
+
+        Args:
+            http: The request.
+            most: A lower limit of its bytes than the configuration's.
 
         Raises:
             PayloadTooLargeError: It has more bytes than the limits allow.
             VGateError: It can't be read.
         """
-        most = self._limits.max_bytes
+        most = min(most or self._limits.max_bytes, self._limits.max_bytes)
         if http.taken_up is not None:
             parts, encoding = [http.taken_up.body], None
         else:

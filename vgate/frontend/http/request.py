@@ -65,6 +65,10 @@ class HttpRequest:
         log_fields: Fields of the line that is logged at the end of the request.
         taken_up: What is known of the stream that the request takes up, with its `body`; None if it
             takes up none. HTTP only carries it to the pipeline.
+        trace: The trace of the request; None if it isn't traced. HTTP only carries it.
+        early: The stream, if it was opened before there is an answer. HTTP only carries it.
+        streams: Whether the client has asked for a stream.
+        waited_s: How long the request has waited for its model to be loaded.
         read_body: The body, once it is read.
         is_short: Whether the body, once it is read, is of a kind that takes little time.
         ignored: The fields that have no effect; the response names them.
@@ -84,6 +88,7 @@ class HttpRequest:
         "_waits",
         "admission",
         "arrived",
+        "early",
         "header",
         "id",
         "ignored",
@@ -94,7 +99,10 @@ class HttpRequest:
         "query",
         "read_body",
         "response_headers",
+        "streams",
         "taken_up",
+        "trace",
+        "waited_s",
     )
 
     def __init__(
@@ -126,12 +134,20 @@ class HttpRequest:
         self.admission: Any = None
         self.log_fields: dict[str, Any] = {}
         self.taken_up: Any = None
+        self.trace: Any = None
+        self.early: Any = None
+        self.streams, self.waited_s = False, 0.0
         self.read_body = b""
         self.ignored = Ignored(refuse_unknown=refuse_unknown)
         length = self.header("content-length")
         self._declared = int(length) if length and length.isdigit() else math.inf
         given = self.header("x-request-id")
         self.id = given if given and _REQUEST_ID.fullmatch(given) else new_id("req-")
+
+    @property
+    def client(self) -> str:
+        """The client's address."""
+        return self._waits.client_of(self._scope.client, self._scope.headers.get_all)
 
     @property
     def is_small_body(self) -> bool:

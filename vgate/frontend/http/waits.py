@@ -155,6 +155,9 @@ class Sendings(Protocol):
         """
 
 
+ClientOf = Callable[[str, Callable[[str], list[str]]], str]
+
+
 class OpenStream:
     """A response whose body is still being written."""
 
@@ -177,13 +180,19 @@ class Waits:
     """Everything that the requests of one worker share.
 
     Attributes:
+        client_of: Returns a client's address; see `ClientAddresses.of`.
         leaving: The worker ends with its requests, so each connection is closed after an answer.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, max_memory_bytes: int, sendings: Sendings
+        self,
+        loop: asyncio.AbstractEventLoop,
+        max_memory_bytes: int,
+        sendings: Sendings,
+        client_of: ClientOf,
     ) -> None:
         self.leaving = False
+        self.client_of = client_of
         self.memory = Memory(max_memory_bytes)
         self.sendings = sendings
         self.deadlines = Deadlines(loop)

@@ -15,13 +15,24 @@ from prometheus_client.registry import Collector
 
 from vgate.errors import CODES
 from vgate.frontend.observe.count_files import AllWorkers
+from vgate.frontend.observe.exemplars import Example, remember, with_exemplars
+from vgate.usage import Used
 from vgate.wire.stats import REQUEST_S, STEP_S
 
 OTHER = "other"
+TTFT_NAME = "vgate_ttft_seconds"
 
 # The fields that have a series of their own in `IGNORED`.
 _MAX_IGNORED = 64
 _ignored: set[str] = set()
+
+# The API keys that have series of their own.
+_MAX_KEYS = 1000
+_keys: set[str] = set()
+
+# The engines that have series of their own.
+_MAX_REPLICAS = 1000
+_replicas: set[str] = set()
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -44,8 +55,14 @@ LATENCY = _histogram(
     "endpoint",
     REQUEST_S,
 )
+GENERATION = _histogram(
+    "vgate_generation_latency_seconds",
+    "Time from a request's arrival to its last token.",
+    "model",
+    REQUEST_S,
+)
 TTFT = _histogram(
-    "vgate_ttft_seconds", "Time from a request's arrival to its first token.", "model", REQUEST_S
+    TTFT_NAME, "Time from a request's arrival to its first token.", "model", REQUEST_S
 )
 TPOT = _histogram(
     "vgate_tpot_seconds",
@@ -67,6 +84,23 @@ RESUMED = _counter(
 HELD = _counter(
     "vgate_held_sequences", "Sequences that came while no engine was there, and waited for one."
 )
+MODEL_WAIT = _histogram(
+    "vgate_model_wait_seconds",
+    "Time that requests waited for their model to be loaded.",
+    "model",
+    REQUEST_S,
+)
+ROUTED = _counter(
+    "vgate_routed_sequences",
+    "Sequences given to one of several engines of a model, by engine and reason.",
+    *("model", "replica", "reason"),
+)
+ROUTED_TOKENS = _counter(
+    "vgate_routed_prompt_tokens", "Tokens of their prompts.", "model", "replica"
+)
+PREFIX_HITS = _counter(
+    "vgate_prefix_hit_tokens", "Those that the engine had in its KV cache.", "model", "replica"
+)
 REJECTED = _counter(
     "vgate_rejected_requests", "Requests that ended in an error, by its code.", "reason"
 )
@@ -77,8 +111,39 @@ NOT_STORED = _counter(
     "vgate_responses_not_stored",
     "Responses that were to be stored and weren't: too many waited, or the disk failed.",
 )
+SPANS_LOST = _counter(
+    "vgate_spans_lost",
+    "Spans of traces that were not delivered: too many waited, or the collector failed.",
+    "reason",
+)
 RATE_LIMITED = _counter(
     "vgate_rate_limited_requests", "Requests refused by a limit of their key.", "key", "limit"
+)
+# Only where `state.url` is set: a series exists with its first event, or by `show_state_zeros`.
+STATE_AWAY_S = _counter(
+    "vgate_state_away_seconds", "Time for which the shared server could not be used.", "mode"
+)
+STATE_FAILURES = _counter(
+    "vgate_state_failures", "Times that the shared server was lost, by the reason.", "reason"
+)
+STATE_WITHOUT = _counter(
+    "vgate_state_decisions_without",
+    "Requests decided on without the shared server: by local limits, or refused.",
+    "outcome",
+)
+STATE_CACHE = _counter(
+    "vgate_state_cache_lookups",
+    "Look-ups of answers in the shared server, by what came of them.",
+    "outcome",
+)
+# Only where `metrics.per_key` is on.
+KEY_REQUESTS = _counter("vgate_key_requests", "Requests in the ledger, by key.", "key")
+KEY_ERRORS = _counter("vgate_key_errors", "Those that ended in an error, by key.", "key")
+KEY_TOKENS = _counter(
+    "vgate_key_tokens",
+    "Tokens in the ledger, by key. Those of prompts include cached ones, completions reasoning.",
+    "key",
+    "kind",
 )
 
 
@@ -91,9 +156,18 @@ def show_zeros() -> None:
         REJECTED.labels(code)
 
 
+def show_state_zeros(mode: str) -> None:
+    """Create the series of a shared server; `mode` is what happens while it is away."""
+    STATE_AWAY_S.labels(mode)
+    for outcome in ("local", "refused"):
+        STATE_WITHOUT.labels(outcome)
+    for outcome in ("hit", "miss", "slow", "skipped"):
+        STATE_CACHE.labels(outcome)
+
+
 def show_zeros_of_key(name: str) -> None:
     """Create the series of a key, for the same reason."""
-    for limit in ("requests", "tokens", "concurrent"):
+    for limit in ("requests", "tokens", "concurrent", "budget"):
         RATE_LIMITED.labels(name, limit)
 
 
@@ -111,12 +185,24 @@ def _latency_of(endpoint: str) -> Histogram:
 
 
 @cache
-def _series_of(model: str) -> tuple[Counter, Counter, Histogram, Histogram]:
+def _series_of(model: str) -> tuple[Counter, Counter, Histogram, Histogram, Histogram]:
     tokens = PROMPT_TOKENS.labels(model), GENERATED_TOKENS.labels(model)
-    return *tokens, TTFT.labels(model), TPOT.labels(model)
+    return *tokens, TTFT.labels(model), TPOT.labels(model), GENERATION.labels(model)
 
 
-def record(endpoint: str, method: str, status: int, seconds: float, error: str | None) -> None:
+@cache
+def _routed_of(model: str, replica: str, reason: str) -> Counter:
+    return ROUTED.labels(model, replica, reason)
+
+
+@cache
+def _routed_tokens_of(model: str, replica: str) -> tuple[Counter, Counter]:
+    return ROUTED_TOKENS.labels(model, replica), PREFIX_HITS.labels(model, replica)
+
+
+def record(
+    endpoint: str, method: str, status: int, seconds: float, error: str | None, example: Example
+) -> None:
     """Record an answered request.
 
     Args:
@@ -125,11 +211,28 @@ def record(endpoint: str, method: str, status: int, seconds: float, error: str |
         status: The response's status.
         seconds: Time from arrival to end.
         error: The code of the error that it ended in.
+        example: What identifies it.
     """
     _requests_of(endpoint, method if method in _METHODS else OTHER, status).inc()
     _latency_of(endpoint).observe(seconds)
+    remember("vgate_request_latency_seconds", endpoint, seconds, example)
     if error is not None:
         REJECTED.labels(error).inc()
+
+
+def record_routed(model: str, replica: str, reason: str, tokens: int, cached: int) -> None:
+    """Record a sequence that was given to one of several engines.
+
+    Engines come and go under new addresses, so only the first ones have series of their own.
+    """
+    if replica not in _replicas:
+        if len(_replicas) >= _MAX_REPLICAS:
+            replica = OTHER
+        _replicas.add(replica)
+    _routed_of(model, replica, reason).inc()
+    prompt_tokens, hits = _routed_tokens_of(model, replica)
+    prompt_tokens.inc(tokens)
+    hits.inc(cached)
 
 
 def record_ignored(field: str) -> bool:
@@ -147,19 +250,24 @@ def record_ignored(field: str) -> bool:
 
 
 def record_generated(
-    model: str, prompt: int, completion: int, ttft_s: float | None, decode_s: float, *, shared: bool
+    model: str,
+    tokens: tuple[int, int],
+    times_s: tuple[float | None, float],
+    example: Example,
+    *,
+    shared: bool,
 ) -> None:
     """Record a generated answer.
 
     Args:
         model: Its served name.
-        prompt: Prompt tokens.
-        completion: Generated tokens.
-        ttft_s: Seconds to the first token, if there was one.
-        decode_s: Seconds from the first token to the last.
+        tokens: Of the prompt, and generated ones.
+        times_s: To the first token, if there was one, and from it to the last.
+        example: What identifies it.
         shared: It was another request's sequence, whose tokens are counted there.
     """
-    prompt_tokens, generated_tokens, ttft, tpot = _series_of(model)
+    prompt_tokens, generated_tokens, ttft, tpot, whole = _series_of(model)
+    (prompt, completion), (ttft_s, decode_s) = tokens, times_s
     if shared:
         COALESCED.inc()
     else:
@@ -167,32 +275,66 @@ def record_generated(
         generated_tokens.inc(completion)
     if ttft_s is not None:
         ttft.observe(ttft_s)
+        remember(TTFT_NAME, model, ttft_s, example)
+        whole.observe(ttft_s + decode_s)
+        remember("vgate_generation_latency_seconds", model, ttft_s + decode_s, example)
         if completion > 1:
             tpot.observe(decode_s / (completion - 1))
 
 
-class _WithoutKeys(Collector):
-    """The counts of all workers, with those of all keys together."""
+def record_key(key: str, used: Used) -> None:
+    """Record what a key used. Only the first ones of a process have series of their own."""
+    if key not in _keys:
+        if len(_keys) >= _MAX_KEYS:
+            key = OTHER
+        _keys.add(key)
+    KEY_REQUESTS.labels(key).inc(used.requests)
+    KEY_ERRORS.labels(key).inc(used.errors)
+    for kind, tokens in (
+        ("prompt", used.prompt_tokens),
+        ("cached", used.cached_tokens),
+        ("completion", used.completion_tokens),
+        ("reasoning", used.reasoning_tokens),
+    ):
+        KEY_TOKENS.labels(key, kind).inc(tokens)
+
+
+class _Counts(Collector):
+    """The counts of all workers."""
+
+    def __init__(self, *, names_keys: bool, has_examples: bool) -> None:
+        self._names_keys = names_keys
+        self._has_examples = has_examples
 
     def collect(self) -> Iterator[Metric]:
-        for family in AllWorkers(None).collect():
-            if any("key" in sample.labels for sample in family.samples):
-                samples, family.samples = family.samples, []
-                sums: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float]
-                sums = defaultdict(float)
-                for sample in samples:
-                    labels = [label for label in sample.labels.items() if label[0] != "key"]
-                    sums[sample.name, tuple(labels)] += sample.value
-                for (name, others), value in sums.items():
-                    family.add_sample(name, dict(others), value)
-            yield family
+        families = AllWorkers(None).collect()
+        if not self._names_keys:
+            families = map(_without_keys, families)
+        yield from with_exemplars(families) if self._has_examples else families
 
 
-def registry_of_all_workers(*, names_keys: bool = True) -> CollectorRegistry:
-    """Return a registry that reads the counts of all workers, dead ones included."""
+def _without_keys(family: Metric) -> Metric:
+    """Add up the counts of all keys."""
+    if any("key" in sample.labels for sample in family.samples):
+        samples, family.samples = family.samples, []
+        sums: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+        for sample in samples:
+            labels = [label for label in sample.labels.items() if label[0] != "key"]
+            sums[sample.name, tuple(labels)] += sample.value
+        for (name, others), value in sums.items():
+            family.add_sample(name, dict(others), value)
+    return family
+
+
+def registry_of_all_workers(
+    *, names_keys: bool = True, has_examples: bool = False
+) -> CollectorRegistry:
+    """Return a registry that reads the counts of all workers, dead ones included.
+
+    Args:
+        names_keys: Whether it has the names of keys.
+        has_examples: Whether it has the ids of some requests, which clients may have chosen.
+    """
     registry = CollectorRegistry()
-    if names_keys:
-        AllWorkers(registry)
-    else:
-        registry.register(_WithoutKeys())
+    registry.register(_Counts(names_keys=names_keys, has_examples=has_examples))
     return registry

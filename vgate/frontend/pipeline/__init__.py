@@ -23,20 +23,24 @@ from vgate.frontend.pipeline.generation import (
     Truncation,
 )
 from vgate.frontend.pipeline.port import (
+    AllRequests,
     Embedded,
     EmbedRequest,
     GenerateRequest,
     Job,
     Pipeline,
+    RequestInfo,
     TokenizerInfo,
     Tokens,
     TokenTexts,
     Traits,
+    Workers,
 )
 
 __all__ = [
     "NO_TOOLS",
     "TEMPLATE_FIELDS",
+    "AllRequests",
     "Constraint",
     "Conversation",
     "EmbedRequest",
@@ -48,6 +52,7 @@ __all__ = [
     "Message",
     "Pipeline",
     "Prompts",
+    "RequestInfo",
     "Role",
     "TokenTexts",
     "TokenizerInfo",
@@ -56,6 +61,7 @@ __all__ = [
     "ToolUse",
     "Traits",
     "Truncation",
+    "Workers",
     "check_schema_size",
     "check_text_size",
     "schema_constraint",

@@ -16,6 +16,7 @@ from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.pipeline.prepare import check_length, explained
 from vgate.frontend.pipeline.serve import Context, run
 from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError
+from vgate.usage import Used
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
@@ -87,11 +88,13 @@ async def embed(
         ClientDisconnected: The client is gone.
         VGateError: A limit or the engine refuses it, or it took too long.
     """
-    total = sum(map(len, prompts))
+    total, name = sum(map(len, prompts)), http.admission.model
     http.log_fields["prompt_tokens"] = total
     await http.admission.reserve(total)
+    # Also what nobody waits for any more.
+    http.admission.settle(name, Used(prompt_tokens=total))
     key, timeouts = http.admission.key, context.timeouts
-    deadline = context.loop.time() + timeouts.request_s
+    deadline = context.loop.time() + timeouts.request_s - http.waited_s
 
     def submit(sequence: Sequence) -> None:
         sequence.fields = {"prompt": "input"}
@@ -107,12 +110,15 @@ async def embed(
         model.engine.submit(sequence, message, deadline - context.loop.time())
 
     answer = EmbeddingAnswer(context.loop, len(prompts), window, submit)
+    context.running.add(http, name, model.engine, answer)
     try:
         await run(http, model.engine, answer, answer.start)
     except VGateError:
-        http.admission.settle(0)
+        http.admission.settle(name, Used())
         raise
-    metrics.PROMPT_TOKENS.labels(model.name).inc(total)
+    finally:
+        context.running.discard(answer)
+    metrics.PROMPT_TOKENS.labels(name).inc(total)
     return [sequence.vector or b"" for sequence in answer.sequences]
 
 

@@ -88,12 +88,12 @@ def make_job(
     if covers(cache, sampling):
         # The messages as well as their tokens: a text that imitates the template's markers gives
         # the tokens of another conversation, and still isn't that conversation.
-        digest = digest_of(model.name, packed, sampling, options, shape_of(generation))
+        digest = digest_of(model.identity, packed, sampling, options, shape_of(generation))
     decoding = decode_options(generation, text, rendered)
     read_cache, write_cache = _cache_directives(http)
     return EngineJob(
         created=int(time.time()),
-        name=adapter or model.name,
+        name=models.answer_name(generation.model, model),
         prompts=prompts,
         sampling=sampling,
         options=options,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from vgate.config.aliases import Alias
 from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.cache import digest_of
 from vgate.frontend.engines.served_model import ServedModel
@@ -12,14 +13,86 @@ from vgate.frontend.pipeline.generation import (
     Constraint,
     Conversation,
     Generation,
+    Message,
     Prompts,
     Truncation,
 )
+from vgate.frontend.pipeline.render import EFFORT_VARIABLES
 from vgate.frontend.text import TextModel, TokenLimit
 from vgate.wire.messages import ClientOptions, GenerateOptions, ModelInfo, Task
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.sampling import MAX_ASKED_TOKENS, SamplingParams
 
 _ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1/embeddings"}
+_SAMPLING = SamplingParams.__struct_fields__
+
+
+def under_alias(alias: Alias | None, generation: Generation, ignored: Ignored) -> Generation:
+    """Return a generation with what the alias that it names adds and fixes, if it names one.
+
+    What the client has asked for otherwise is noted in `ignored`.
+
+    Raises:
+        InvalidValueError: The alias has a system prompt, and the generation no conversation.
+    """
+    if alias is None:
+        return generation
+    prompt = generation.prompt
+    if isinstance(prompt, Conversation):
+        prompt = _conversation_under(alias, prompt, ignored)
+    elif alias.system_prompt is not None:
+        message = (
+            f"the model `{generation.model}` has a system prompt, for which there is no place "
+            f"here; use {_ENDPOINTS['generate']}"
+        )
+        raise InvalidValueError(message, param="model")
+    sampling = _sampling_under(alias, generation.sampling, ignored)
+    return msgspec.structs.replace(generation, prompt=prompt, sampling=sampling)
+
+
+def _sampling_under(alias: Alias, asked: SamplingParams, ignored: Ignored) -> SamplingParams:
+    given, locked = asked.given(), alias.locked.given()
+    if "max_tokens" in locked:
+        locked["max_tokens"] = min(locked["max_tokens"], given.get("max_tokens", MAX_ASKED_TOKENS))
+    values = {**alias.defaults.given(), **given, **locked}
+    if "max_tokens" in values and "min_tokens" in values:
+        values["min_tokens"] = min(values["min_tokens"], values["max_tokens"])
+    for name, value in given.items():
+        if values[name] != value:
+            ignored.add(name)
+    return SamplingParams(**{name: values[name] for name in _SAMPLING if name in values})
+
+
+def _conversation_under(alias: Alias, conversation: Conversation, ignored: Ignored) -> Conversation:
+    messages, kwargs = conversation.messages, conversation.template_kwargs
+    if alias.system_prompt is not None:
+        messages = [Message("system", alias.system_prompt), *messages]
+    effort, asked = alias.locked.reasoning_effort, conversation.reasoning_effort
+    if effort is not None:
+        if asked not in {None, effort}:
+            ignored.add("reasoning_effort")
+        for name in set(EFFORT_VARIABLES) & kwargs.keys():
+            if kwargs[name] != (effort if name == "reasoning_effort" else effort != "none"):
+                ignored.add(f"chat_template_kwargs.{name}")
+        kwargs = {name: value for name, value in kwargs.items() if name not in EFFORT_VARIABLES}
+    elif asked is not None or not kwargs.keys().isdisjoint(EFFORT_VARIABLES):
+        effort = asked
+    else:
+        effort = alias.defaults.reasoning_effort
+    return msgspec.structs.replace(
+        conversation, messages=messages, reasoning_effort=effort, template_kwargs=kwargs
+    )
+
+
+def dimensions_under(alias: Alias | None, asked: int | None, ignored: Ignored) -> int | None:
+    """Return the length of an embedding; an alias may add or fix it, as `under_alias` does."""
+    if alias is None:
+        return asked
+    fixed = alias.locked.dimensions
+    if fixed is None:
+        return asked or alias.defaults.dimensions
+    if asked not in {None, fixed}:
+        ignored.add("dimensions")
+    return fixed
 
 
 def check_task(model: ServedModel, name: str, task: Task) -> None:

@@ -12,11 +12,13 @@ from vgate.errors import InvalidValueError
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
+from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest, LongWork, Response
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.job import EngineJob, again, make_job
-from vgate.frontend.pipeline.parameters import check_task
+from vgate.frontend.pipeline.overview.running import RunningRequests
+from vgate.frontend.pipeline.parameters import check_task, dimensions_under, under_alias
 from vgate.frontend.pipeline.port import (
     Embedded,
     EmbedRequest,
@@ -36,7 +38,10 @@ from vgate.frontend.pipeline.recent import RecentRequest, RecentRequests
 from vgate.frontend.pipeline.render import render, sets_effort
 from vgate.frontend.pipeline.serve import Context, look_up, serve
 from vgate.frontend.pipeline.taking_up import claimed, not_found
+from vgate.frontend.pipeline.waiting.streams import Notices
+from vgate.frontend.pipeline.waiting.visit import text_of
 from vgate.frontend.text import TextModel
+from vgate.wire.messages import Task
 
 _Result = TypeVar("_Result")
 
@@ -50,6 +55,7 @@ class EnginePipeline:
         models: The served models.
         cache: The store of finished results.
         work: Does what takes long.
+        running: Has the requests that wait for an engine.
     """
 
     def __init__(
@@ -59,19 +65,23 @@ class EnginePipeline:
         models: ModelRegistry,
         cache: ResultStore,
         work: LongWork,
+        running: RunningRequests,
     ) -> None:
         self._work = work
         self._models = models
         self._cache = config.cache
-        keep_alive = KeepAlive(loop, config.server.stream_keepalive_s)
-        replay_s = config.server.replay_s
-        self._context = Context(loop, config.timeouts, cache, keep_alive, replay_s)
+        quiet_s, replay_s = config.server.stream_keepalive_s, config.server.replay_s
+        told = KeepAlive(loop, quiet_s), Notices(loop, quiet_s)
+        self._context = Context(loop, config.timeouts, cache, *told, replay_s, work, running)
         self._window = embed_window(config.batch)
         self._recent = RecentRequests()
+        for model in models:
+            model.on_dropped = self._recent.forget
         self._max_choices = config.server.max_choices
 
     async def answer(self, http: HttpRequest, request: GenerateRequest) -> Response | None:
         """Answer a request; None if the answer was streamed."""
+        http.streams = request.stream
         job = await self._job(http, request.generation)
         found = None
         if http.taken_up is None:
@@ -92,6 +102,7 @@ class EnginePipeline:
             found = await look_up(self._context, http, job)
         else:
             request = await self._work.read(http, body, read)
+            http.streams = request.stream
             job = await self._job(http, request.generation)
             found = await look_up(self._context, http, job)
             if found is not None:
@@ -109,13 +120,25 @@ class EnginePipeline:
         http.taken_up = msgspec.structs.replace(found, received=received)
 
     async def _text(self, http: HttpRequest, request: GenerateRequest) -> TextModel:
-        return (await find_model(self._models, http, request.generation.model, "generate"))[1]
+        http.streams = request.stream
+        return (await self._find(http, request.generation.model, "generate"))[1]
+
+    async def _find(
+        self, http: HttpRequest, name: str, task: Task | None = None
+    ) -> tuple[ServedModel, TextModel]:
+        """Return the model that a request names, once this worker has its text side."""
+        model = find_model(self._models, http, name, task)
+        if task is not None:
+            # Before a model is loaded in vain.
+            check_task(model, name or model.name, task)
+        return model, await text_of(self._context, http, model)
 
     async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
         if generation.choices > self._max_choices:
             message = f"`n` must be at most {self._max_choices} (server.max_choices)"
             raise InvalidValueError(message, param="n")
-        model, text = await find_model(self._models, http, generation.model, "generate")
+        model, text = await self._find(http, generation.model, "generate")
+        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
 
         def job(max_new_chars: int | None) -> EngineJob | None:
             tokenized = tokenize_generation(
@@ -129,7 +152,8 @@ class EnginePipeline:
 
     async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
         """Return the token ids of a generation's only prompt, and generate nothing."""
-        model, text = await find_model(self._models, http, generation.model, "generate")
+        model, text = await self._find(http, generation.model, "generate")
+        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
 
         def tokenized(max_new_chars: int | None) -> TokenizedGeneration | None:
             return tokenize_generation(
@@ -158,12 +182,14 @@ class EnginePipeline:
 
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
         """Embed texts."""
-        model, text = await find_model(self._models, http, request.model, "embed")
+        model, text = await self._find(http, request.model, "embed")
         check_task(model, request.model or model.name, "embed")
+        alias = self._models.alias(request.model)
+        dimensions = dimensions_under(alias, request.dimensions, http.ignored)
         chars = sum(len(item) for item in request.inputs if isinstance(item, str))
         prompts = await self._tokenised(http, chars, partial(input_tokens, text, request))
-        vectors = await embed(self._context, http, model, prompts, request.dimensions, self._window)
-        return Embedded(model.name, sum(map(len, prompts)), vectors)
+        vectors = await embed(self._context, http, model, prompts, dimensions, self._window)
+        return Embedded(http.admission.model, sum(map(len, prompts)), vectors)
 
     async def tokenize(
         self,
@@ -175,8 +201,10 @@ class EnginePipeline:
         spell: bool,
     ) -> Tokens:
         """Return the tokens of a text, or of a generation's conversation."""
-        served, text = await find_model(self._models, http, model)
+        served, text = await self._find(http, model)
         allow = served.config.allow_request_chat_template
+        if not isinstance(prompt, str):
+            prompt = under_alias(self._models.alias(model), prompt, http.ignored)
 
         def tokens() -> Tokens:
             source = prompt
@@ -190,7 +218,7 @@ class EnginePipeline:
 
     async def detokenize(self, http: HttpRequest, model: str, tokens: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
-        _, text = await find_model(self._models, http, model)
+        _, text = await self._find(http, model)
 
         def decoded() -> str:
             text.check_token_ids(tokens, "tokens")
@@ -200,15 +228,17 @@ class EnginePipeline:
 
     async def tokenizer_info(self, http: HttpRequest, model: str) -> TokenizerInfo:
         """Return a model's special tokens and chat template."""
-        _, text = await find_model(self._models, http, model)
+        _, text = await self._find(http, model)
         template = None if text.template is None else text.template.source
         return TokenizerInfo(
             text.info.max_model_len, text.tokenizer_class, template, **text.special_tokens
         )
 
-    async def traits(self, model: str, *, with_tools: bool) -> Traits:
+    async def traits(self, http: HttpRequest, model: str, *, with_tools: bool) -> Traits:
         """Return a model's traits; with tools it may have another template."""
-        text = await self._models.find(model, "generate").wait_until_ready()
+        allowed = self._models.allowed(http.admission.key)
+        found = self._models.find(model, "generate", allowed)
+        text = await text_of(self._context, http, found)
         template = text.tool_template if with_tools else text.template
         return Traits(template is not None and sets_effort(template), text.reasons)
 

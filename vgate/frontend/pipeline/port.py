@@ -29,7 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A generation that is checked, tokenised and complete, as an encoder may read it.
 
     Attributes:
-        name: The name that the answer carries: the model's first, or an adapter's.
+        name: The name that the answer carries: the model's first, an adapter's or an alias'.
         created: Unix time at which the job was made, in seconds.
         prompts: Token ids of each prompt.
         sampling, options: Complete parameters.
@@ -200,5 +200,62 @@ class Pipeline(Protocol):
     async def tokenizer_info(self, http: HttpRequest, model: str) -> TokenizerInfo:
         """Return a model's special tokens and chat template."""
 
-    async def traits(self, model: str, *, with_tools: bool) -> Traits:
+    async def traits(self, http: HttpRequest, model: str, *, with_tools: bool) -> Traits:
         """Return a model's traits; with tools it may have another template."""
+
+
+class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A running request, as admins see it.
+
+    Attributes:
+        id: Its `X-Request-ID`, which its client may have chosen.
+        key: The name of its API key; "" without one.
+        model, served_model: The name that it asks for, and the one of its answer.
+        api: The path.
+        state: Waiting in the engine's queue, or running.
+        age_s: Seconds since its arrival.
+        cached_tokens: Prompt tokens found in the prefix cache; 0 before the first token.
+        completion_tokens: Those generated so far.
+        ttft_s: Seconds to the first token; None before it.
+        client: The client's address.
+        worker: The frontend that serves it, as in the log.
+    """
+
+    id: str
+    key: str
+    model: str
+    served_model: str
+    api: str
+    state: str
+    age_s: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    ttft_s: float | None
+    stream: bool
+    client: str
+    worker: str
+
+
+class AllRequests(msgspec.Struct, frozen=True):
+    """What the workers have told.
+
+    Attributes:
+        requests: The oldest requests of all workers, the oldest first.
+        count: How many requests there are, or were ended.
+        silent: The workers that did not answer in time.
+    """
+
+    requests: list[RequestInfo]
+    count: int
+    silent: list[str]
+
+
+class Workers(Protocol):
+    """All workers of the instance. One that is stopped is left out after half a second."""
+
+    async def requests(self) -> AllRequests:
+        """Return the running requests of all workers."""
+
+    async def cancel(self, request_id: str, by: str) -> AllRequests:
+        """End the requests with this id by an error; `by` is for the log."""

@@ -22,6 +22,8 @@ from vgate.wire.messages import Task
 
 # What is rendered and tokenised at once, because handing it to a thread costs more.
 INLINE_CHARS = 16_384
+# Of a model's name that isn't served, in the log.
+_MOST_NAME_CHARS = 128
 
 _Encode = Callable[[Generation, TokenLimit], tuple[str, list[int]] | None]
 
@@ -39,24 +41,26 @@ class TokenizedGeneration(NamedTuple):
     prompts: list[list[int]]
 
 
-async def find_model(
+def find_model(
     models: ModelRegistry, http: HttpRequest, name: str, task: Task | None = None
-) -> tuple[ServedModel, TextModel]:
-    """Return the model that a request names, after a short wait for it to be ready.
+) -> ServedModel:
+    """Return the model that a request names.
 
     Without a name it is the first that has the task. The client is told if a model of another name
     serves its request.
 
     Raises:
-        VGateError: There is no such model, or it isn't ready.
+        VGateError: There is no such model.
     """
-    model = models.find(name, task)
     served = models.serves(name)
     if name and not served:
+        http.log_fields["asked_model"] = name[:_MOST_NAME_CHARS]
+    model = models.find(name, task, models.allowed(http.admission.key))
+    if name and not served:
         http.ignored.add("model")
-    # Only names that are served get into the log.
+    http.admission.model = models.answer_name(name, model)
     http.log_fields["model"] = name if served else model.name
-    return model, await model.wait_until_ready()
+    return model
 
 
 def tokenize_generation(

@@ -52,6 +52,12 @@ class RecentRequests:
             self._kept.move_to_end((read, scope, body))
         return found
 
+    def forget(self, text: TextModel) -> None:
+        """Drop the requests whose jobs were made with a text side, which is large."""
+        for key in [key for key, recent in self._kept.items() if recent.job.text is text]:
+            del self._kept[key]
+            self._bytes -= len(key[2])
+
     def keep(self, read: Read, scope: str, body: bytes, recent: RecentRequest) -> None:
         """Keep a request, in place of an earlier one of the same body, unless the body is long."""
         if len(body) > _MAX_BODY_BYTES:

@@ -11,6 +11,7 @@ from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
 
 # What templates call the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
 _SWITCHES = ("enable_thinking", "thinking")
+EFFORT_VARIABLES = ("reasoning_effort", *_SWITCHES)
 
 
 def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow: bool) -> str:
@@ -90,7 +91,7 @@ def describes_tools(tools: ToolUse, template: ChatTemplate, text: TextModel) -> 
 
 def sets_effort(template: ChatTemplate) -> bool:
     """Whether a template has a variable for the reasoning effort, or a switch for reasoning."""
-    return not template.variables.isdisjoint(("reasoning_effort", *_SWITCHES))
+    return not template.variables.isdisjoint(EFFORT_VARIABLES)
 
 
 def client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:

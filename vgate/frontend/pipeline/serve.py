@@ -1,7 +1,6 @@
 """From a job to its answer: look up, reserve, submit, wait, store, record, send."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -9,30 +8,36 @@ import msgspec
 
 from vgate.config.schema import Timeouts
 from vgate.errors import StreamTakenOverError
-from vgate.frontend.answers import Result, StreamEncoder, TokenCounts
+from vgate.frontend.answers import Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write
 from vgate.frontend.answers.encoder import replay
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.answers.resumable import NumberedEvents, ResumableAnswer
 from vgate.frontend.cache import ResultStore
+from vgate.frontend.engines.gaps import StreamGaps
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.http import (
-    EVENT_STREAM,
     JSON,
     ClientDisconnected,
     HttpRequest,
     Response,
 )
+from vgate.frontend.http.long_work import LongWork
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
+from vgate.frontend.pipeline.overview.record import record
+from vgate.frontend.pipeline.overview.running import RunningRequests
+from vgate.frontend.pipeline.overview.use import count_stream
 from vgate.frontend.pipeline.port import GenerateRequest
 from vgate.frontend.pipeline.taking_up import Resumable, offered, reserve_rest
+from vgate.frontend.pipeline.waiting.streams import Notices, open_stream, tell_stream
 from vgate.wire.messages import Generate
 from vgate.wire.sampling import nth_seed
 
 CACHE_HEADER = "x-vgate-cache"
-_STREAM_HEADERS = [EVENT_STREAM, ("cache-control", "no-cache"), ("x-accel-buffering", "no")]
+# With log probabilities: with twenty at each, these take some ten milliseconds.
+_FEW_POSITIONS = 256
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -42,7 +47,10 @@ class Context(msgspec.Struct, frozen=True):
     timeouts: Timeouts
     cache: ResultStore
     keep_alive: KeepAlive
+    notices: Notices
     replay_s: float
+    work: LongWork
+    running: RunningRequests
 
 
 async def serve(
@@ -74,7 +82,16 @@ async def serve(
         answer = CollectedAnswer(context.loop, job.make_choice, job.prompt_tokens, each, abort)
         found = await _run(context, http, job, answer)
         _report_sharing(http, answer, job)
-    return Response(200, encoder.encode(found), [JSON])
+    return Response(200, await _written(context, http, found, encoder.encode), [JSON])
+
+
+async def _written(
+    context: Context, http: HttpRequest, result: Result, write: Callable[[Result], bytes]
+) -> bytes:
+    """Return a result as bytes, written on a thread if that takes long."""
+    if result.positions > _FEW_POSITIONS:
+        return await context.work.run(http, partial(write, result))
+    return write(result)
 
 
 async def _stream(
@@ -85,8 +102,8 @@ async def _stream(
     found: Result | None,
 ) -> None:
     if found is not None:
-        events = replay(stream_encoder, found)
-        http.open_stream(_STREAM_HEADERS, size=len(events)).write(events)
+        events = await _written(context, http, found, partial(replay, stream_encoder))
+        open_stream(http, size=len(events)).write(events)
         return
     answer = StreamedAnswer(
         context.loop,
@@ -130,6 +147,7 @@ async def _run_stream(
     answer: StreamedAnswer,
     resumable: Resumable | None = None,
 ) -> None:
+    answer.before_end = partial(count_stream, http, job)
     try:
         await _run(context, http, job, answer, resumable)
     except ClientDisconnected:
@@ -144,11 +162,12 @@ async def _run_stream(
             raise
         # The status was sent; the error is the stream's last event.
         http.log_fields["error"] = getattr(error, "code", type(error).__name__)
+        http.admission.failed = True
 
 
 def _open(http: HttpRequest, job: EngineJob, answer: StreamedAnswer) -> Write:
     _report_sharing(http, answer, job)
-    return http.open_stream(_STREAM_HEADERS, answer.divert).write
+    return open_stream(http, answer.divert).write
 
 
 async def look_up(context: Context, http: HttpRequest, job: EngineJob) -> Result | None:
@@ -197,8 +216,10 @@ async def _run(
     if http.taken_up is None:
         await http.admission.reserve(tokens)
     else:
-        tokens -= sum(job.prompt_tokens) + http.taken_up.counted
+        if http.taken_up.counted is not None:
+            tokens -= sum(job.prompt_tokens) + http.taken_up.counted
         await reserve_rest(http, max(0, tokens))
+    timeout_s = context.timeouts.request_s - http.waited_s
     # Stop strings must be found at once: the engine would continue.
     streamed = answer if isinstance(answer, StreamedAnswer) else None
     buffered = streamed is None and not job.decoding.stops
@@ -206,24 +227,30 @@ async def _run(
     def start() -> None:
         for sequence in answer.sequences:
             sequence.fields = job.fields
+            if streamed is not None:
+                sequence.gaps = StreamGaps()
             message = _message(context, http, job, sequence.index, buffered=buffered)
             if resumable is not None:
                 keep = resumable.keep(sequence.index)
                 message = msgspec.structs.replace(message, keep=keep)
             if resumable is not None and resumable.holders:
                 holder = resumable.holders[sequence.index]
-                job.model.engine.join(holder, sequence, message, context.timeouts.request_s)
+                job.model.engine.join(holder, sequence, message, timeout_s)
             else:
-                job.model.engine.submit(sequence, message, context.timeouts.request_s)
+                job.model.engine.submit(sequence, message, timeout_s)
         if streamed is not None:
             context.keep_alive.add(streamed, http.arrived)
+            tell_stream(context.notices, job.model, job.name, streamed)
 
+    context.running.add(http, job.name, job.model.engine, answer)
     try:
         await run(http, job.model.engine, answer, start)
     finally:
+        context.running.discard(answer)
         if streamed is not None:
             context.keep_alive.discard(streamed)
-        _record(http, job, answer)
+            context.notices.discard(streamed)
+        record(http, job, answer)
     result = answer.result()
     if job.digest and job.write_cache:
         await context.cache.put(job.digest, result)
@@ -249,8 +276,18 @@ async def run(
     finally:
         # However it ended: no engine may have a sequence of an answer that is closed.
         engine.abort(answer.sequences)
+        if engine.residence is not None:
+            _note_wait(http, answer)
         http.release()
         answer.close()
+
+
+def _note_wait(http: HttpRequest, answer: BaseAnswer) -> None:
+    """Note how long an answer's sequences waited for the model to be loaded, if they did."""
+    waited_s = max((sequence.model_wait_s for sequence in answer.sequences), default=0.0)
+    if waited_s:
+        http.waited_s += waited_s
+        metrics.MODEL_WAIT.labels(http.admission.model).observe(waited_s)
 
 
 def _message(
@@ -274,28 +311,4 @@ def _message(
         options=job.options,
         priority=job.priority,
         buffered=buffered,
-    )
-
-
-def _record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
-    counts = answer.counts
-    if http.taken_up is not None:
-        # The rest was counted by the connections before.
-        new = max(0, counts.completion - http.taken_up.counted)
-        counts = TokenCounts(0, new)
-    http.admission.settle(counts.prompt + counts.completion)
-    http.log_fields["prompt_tokens"] = counts.prompt
-    http.log_fields["completion_tokens"] = counts.completion
-    ttft_s, decode_s = None, 0.0
-    if answer.first_token_at is not None:
-        ttft_s = answer.first_token_at - http.arrived
-        decode_s = time.monotonic() - answer.first_token_at
-        http.log_fields["ttft_ms"] = round(ttft_s * 1000, 1)
-    if http.taken_up is not None:
-        ttft_s = None  # it was the first connection's
-    if answer.coalesced and "cache" in http.log_fields:
-        # A stream that was opened without a token did not know it.
-        http.log_fields["cache"] = "coalesced"
-    metrics.record_generated(
-        job.name, counts.prompt, counts.completion, ttft_s, decode_s, shared=answer.coalesced
     )

@@ -10,6 +10,7 @@ the one thread that also gives it its tokens, so there is no moment at which bot
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
@@ -17,7 +18,7 @@ from hashlib import blake2b
 import msgspec
 
 from vgate.errors import InvalidValueError, RateLimitedError, StreamNotFoundError
-from vgate.frontend.answers import ResponseEncoder
+from vgate.frontend.answers import ResponseEncoder, TokenCounts
 from vgate.frontend.answers.choice import Choice
 from vgate.frontend.answers.resumable import FRAME
 from vgate.frontend.engines.handle import EngineHandle
@@ -68,7 +69,8 @@ class Resumable(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         received: How many events of each choice the client has; empty if it has none.
         holders: The engines that have its sequences, by their index; empty if it is new.
-        counted: How many of its tokens were counted for earlier connections.
+        counted: How many of its tokens were counted for earlier connections; None if not even its
+            prompt was, because the worker was killed.
     """
 
     request: KeptRequest
@@ -77,7 +79,15 @@ class Resumable(msgspec.Struct, frozen=True, kw_only=True):
     ids: Ids
     received: tuple[int, ...] = ()
     holders: dict[int, EngineHandle] = {}
-    counted: int = 0
+    counted: int | None = 0
+
+    def rest_of(self, counts: TokenCounts) -> TokenCounts:
+        """Return what of a whole answer was not counted for earlier connections."""
+        if self.counted is None:
+            return counts
+        # Reasoning comes first.
+        completion, reasoning = counts.completion - self.counted, counts.reasoning - self.counted
+        return TokenCounts(0, max(0, completion), reasoning=max(0, reasoning))
 
     @property
     def body(self) -> bytes:
@@ -142,25 +152,36 @@ async def claimed(
         StreamNotFoundError: No engine has it, for this request's key.
     """
     name = _name(http.admission.scope, stream)
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(_PAUSE_S)
+    gives_up, left = time.monotonic() + seconds, _ATTEMPTS
+    while True:
         pools = await asyncio.gather(*(model.engine.claim(name) for model in models))
         found = [pair for pool in pools for pair in pool]
         request = next((claimed.request for _, claimed in found if claimed.request), None)
         if request is not None:
             break
-    else:
-        raise not_found()
+        # An engine that has died may have had it, and another worker has it go on in the next one.
+        if all(model.engine.connected or not model.comes_back for model in models):
+            left -= 1
+        if not left or time.monotonic() > gives_up:
+            raise not_found()
+        await asyncio.sleep(_PAUSE_S)
     kept = _decode(request)
     first = _name(http.admission.scope, kept.stream)
+    # An engine whose link was cut may have an old one of a sequence that went on in another, and
+    # was read there.
+    holders: dict[int, tuple[int, EngineHandle]] = {}
+    for handle, claimed in found:
+        for index, count in claimed.counted.items():
+            if index not in holders or count > holders[index][0]:
+                holders[index] = count, handle
+    counted = [count for count, _ in holders.values() if count >= 0]
     return Resumable(
         request=kept,
         names=[first, _name(http.admission.scope, Ids(kept.seed).make(FRAME, ""))],
         seconds=seconds,
         ids=Ids(kept.seed),
-        holders={index: handle for handle, claimed in found for index in claimed.counted},
-        counted=sum(sum(claimed.counted.values()) for _, claimed in found),
+        holders={index: handle for index, (_, handle) in holders.items()},
+        counted=sum(counted) if counted else None,
     )
 
 
@@ -171,7 +192,7 @@ async def reserve_rest(http: HttpRequest, tokens: int) -> None:
         RateLimitedError: The key's limits don't allow them.
     """
     admission, pause_s = http.admission, _FIRST_LIMIT_PAUSE_S
-    if admission.limits.unlimited:
+    if not admission.is_limited:
         return
     for attempt in range(_LIMIT_ATTEMPTS):
         await asyncio.sleep(pause_s)

@@ -4,7 +4,13 @@
 """
 
 from vgate.frontend.text.decode import Detokenizer, TokenTexts
-from vgate.frontend.text.model import TextModel, TextModelError, load_text_model, template_problem
+from vgate.frontend.text.model import (
+    TextModel,
+    TextModelError,
+    load_text_model,
+    return_memory,
+    template_problem,
+)
 from vgate.frontend.text.stop_strings import StopStrings
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError
@@ -20,5 +26,6 @@ __all__ = [
     "TokenTexts",
     "TooManyTokensError",
     "load_text_model",
+    "return_memory",
     "template_problem",
 ]

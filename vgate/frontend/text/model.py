@@ -1,13 +1,14 @@
 """A model's text side: its tokenizer, chat template and sampling defaults."""
 
 import ctypes
+import gc
 import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vgate.config.schema import Model as ModelConfig
+from vgate.config.model import Model as ModelConfig
 from vgate.errors import InvalidValueError
 from vgate.frontend.parsing import PLAIN_TOOL_PARSER, detect_reasoning, detect_tool_parser
 from vgate.frontend.text.decode import TokenTexts
@@ -137,6 +138,12 @@ def load_text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> 
     text = _load(info, config, files)
     _return_freed_memory()
     return text
+
+
+def return_memory() -> None:
+    """Free text models that nothing uses any more, which are cycles, and return their memory."""
+    gc.collect()
+    _return_freed_memory()
 
 
 def _return_freed_memory() -> None:

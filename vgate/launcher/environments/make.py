@@ -108,8 +108,8 @@ class _Maker:
     def _use_uv(self, uv: str, *, extend: bool) -> None:
         self.environ = uv_environ(self.environ)
         if not extend:
-            # If none is installed, uv downloads one.
-            python = self.python or self.environment.versions[0]
+            # uv knows those that it has downloaded before, and else downloads one.
+            python = self.python or wanted_python(self.environment.versions)
             self._make_empty([uv, "venv", "-q", "--python", python])
         install = [uv, "pip", "install", "-q", "--python", self.environment.python]
         try:
@@ -122,21 +122,28 @@ class _Maker:
 
     def _use_pip(self) -> None:
         environment = self.environment
+        broken = f"{environment.directory} can't be made, see the errors above.{self.hint}"
         if self.python is None:
-            wanted = environment.versions[-1]  # the oldest, because an old system may lack newer
-            raise EnvironmentProblem(
-                f"Python {' or '.join(environment.versions)} is needed; this is "
-                f"{running_version()}, and neither PATH nor pyenv has one that starts. Install "
-                f"Python {wanted} (Debian and Ubuntu: apt install python{wanted} "
-                f"python{wanted}-venv; or: pyenv install {wanted}).{self.hint}"
-            )
+            if os.access(environment.python, os.X_OK):  # from uv, which has failed later
+                raise EnvironmentProblem(broken)
+            raise EnvironmentProblem(self._no_python())
         try:
             self._make_empty([self.python, "-m", "venv"])
             self._install("pip", [environment.python, *PIP_INSTALL])
         except subprocess.CalledProcessError as error:
-            raise EnvironmentProblem(
-                f"{environment.directory} can't be made, see the errors above.{self.hint}"
-            ) from error
+            raise EnvironmentProblem(broken) from error
+
+    def _no_python(self) -> str:
+        versions = self.environment.versions
+        wanted = versions[-1]  # the oldest, because an old system may lack newer
+        return (
+            f"Python {' or '.join(versions)} is needed; this is {running_version()}, neither PATH "
+            "nor pyenv has one that starts, and uv could not download one, see the errors above "
+            "(it comes from github.com; UV_PYTHON_INSTALL_MIRROR names another place). Install "
+            f"Python {wanted} (Debian and Ubuntu: apt install python{wanted} "
+            f"python{wanted}-venv; or: uv python install {wanted}; or: pyenv install {wanted})."
+            f"{self.hint}"
+        )
 
     def _make_empty(self, command: Sequence[str]) -> None:
         directory = self.environment.directory
@@ -146,6 +153,8 @@ class _Maker:
                 os.remove(self.environment.stamp)
             shutil.rmtree(directory)
         title = f"making .venv/{self.environment.name} with {os.path.basename(command[0])}"
+        if self.python is None:
+            title += f" and its own Python, as this is {running_version()}"
         self._run(title, [*command, directory])
 
     def _install(self, tool: str, command: Sequence[str]) -> None:
@@ -206,6 +215,15 @@ def find_python(versions: Sequence[str], environ: Mapping[str, str]) -> str | No
             if os.access(path, os.X_OK) and version_of(path) == version:
                 return path
     return None
+
+
+def wanted_python(versions: Sequence[str]) -> str:
+    """Return what uv is asked for, so that it takes one that it has before it downloads one."""
+    newest, oldest = versions[0], versions[-1]
+    if newest == oldest:
+        return newest
+    major, _, minor = newest.partition(".")
+    return f">={oldest},<{major}.{int(minor) + 1}"
 
 
 def running_version() -> str:

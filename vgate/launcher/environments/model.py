@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 SUPPORTED = ("3.13", "3.12", "3.11")
 # By name: which bin/NAME-requirements.txt are installed, and the Pythons that it may have.
-# "light" is for dry runs and for commands that run no model, "test-X.Y" for tests and linters.
+# "light" is for dry runs and for commands that run no model, "docs" for
+# their site, "test-X.Y" for tests and linters, "kubernetes" for tests of the Helm chart.
 ENVIRONMENTS = {
     "light": (("light",), SUPPORTED),
     "vllm-cuda": (("vllm-cuda", "light"), SUPPORTED),
     "vllm-cpu": (("vllm-cpu", "light"), ("3.11",)),
+    "docs": (("docs",), SUPPORTED),
+    "kubernetes": (("test",), SUPPORTED),
     **{f"test-{version}": (("test",), (version,)) for version in SUPPORTED},
 }
 

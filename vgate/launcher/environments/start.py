@@ -5,35 +5,91 @@ from __future__ import annotations
 import os
 import sys
 
+from vgate.commands.arguments import read_early
 from vgate.launcher.environments.model import Environment, EnvironmentProblem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# With one of these arguments no model runs, so no engine is needed.
-LIGHT_ARGUMENTS = frozenset(("check", "keys", "reload", "--dry-run", "--help", "-h", "--version"))
+SERVE = "serve"
+# A model runs without a command or with one of these, so that an engine is needed.
+_WITH_ENGINE = (None, SERVE, "engine", "join")
+_WITH_FRONTENDS = (None, SERVE, "frontend")
+
+CHECK = "check"
+
+# What traces need, and vLLM brings with it.
+OTEL = os.path.join("bin", "otel-requirements.txt")
+# What a model over several machines needs; no other does.
+RAY = os.path.join("bin", "ray-requirements.txt")
+# Formats of weights that vLLM has a plugin for, each with a file of this name.
+FORMATS = ("bitsandbytes", "gguf")
+# What a server needs through which gateways share limits.
+STATE = os.path.join("bin", "state-requirements.txt")
 
 
 def start(clone: str, arguments: Sequence[str]) -> None:
     """Replace this process by the launcher, in the environment that the arguments need."""
-    open_missing_stdin()
+    open_missing_streams()
+    command = read_early(arguments)
     try:
         python = chosen_python(os.environ)
         if python is None:
-            environment = Environment(clone, choose_environment(arguments, os.environ))
+            name = choose_environment(command, arguments, os.environ)
+            environment = Environment(clone, name, _more(name, command, arguments))
             python = environment.python
             if not environment.is_current():
-                from vgate.launcher.environments.make import prepare
-
-                prepare(environment)
+                if environment.name != "light":
+                    _look(clone, arguments)
+                _make(environment)
     except EnvironmentProblem as problem:
         sys.exit(f"vgate: {problem}")
     except KeyboardInterrupt:
         sys.exit(130)
-    others = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = clone + os.pathsep + others if others else clone
+    os.environ["PYTHONPATH"] = _path_with(clone)
     os.execv(python, [python, "-m", "vgate.launcher", *arguments])  # noqa: S606 - no shell wanted
+
+
+def _more(name: str, command: str | None, arguments: Sequence[str]) -> list[str]:
+    """Return the requirements files of what only some configurations use."""
+    more = [STATE] if shares_state(command, arguments, os.environ) else []
+    if name != "light":
+        if uses_ray(arguments, os.environ):
+            more.insert(0, RAY)
+        formats = weight_formats(arguments, os.environ)
+        return [*more, *(os.path.join("bin", f"{one}-requirements.txt") for one in formats)]
+    traced = command in _WITH_FRONTENDS and traces(arguments, os.environ)
+    return [OTEL, *more] if traced else more
+
+
+def _make(environment: Environment) -> None:
+    from vgate.launcher.environments.make import prepare
+
+    prepare(environment)
+
+
+def _look(clone: str, arguments: Sequence[str]) -> None:
+    """End with what is wrong, before the engine is installed: gigabytes for nothing."""
+    import subprocess
+
+    state = [STATE] if shares_state(None, arguments, os.environ) else []
+    light = Environment(clone, "light", state)
+    if not light.is_current():
+        _make(light)
+    program = (
+        "import sys; from vgate.launcher.cli import main; "
+        "sys.exit(main(sys.argv[1:], only_look=True))"
+    )
+    environ = {**os.environ, "PYTHONPATH": _path_with(clone)}
+    looked = subprocess.run([light.python, "-c", program, *arguments], check=False, env=environ)
+    if looked.returncode:
+        sys.exit(looked.returncode)
+
+
+def _path_with(clone: str) -> str:
+    others = os.environ.get("PYTHONPATH")
+    return clone + os.pathsep + others if others else clone
 
 
 def chosen_python(environ: Mapping[str, str]) -> str | None:
@@ -49,11 +105,59 @@ def chosen_python(environ: Mapping[str, str]) -> str | None:
     return os.path.abspath(path)
 
 
-def choose_environment(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
+def choose_environment(
+    command: str | None, arguments: Sequence[str], environ: Mapping[str, str]
+) -> str:
     """Return the name of the environment that this start needs."""
-    if dry_run_is_set(environ) or not LIGHT_ARGUMENTS.isdisjoint(arguments):
+    simulated = "--dry-run" in arguments or dry_run_is_set(environ)
+    if command not in _WITH_ENGINE or simulated or "--probe" in arguments:
         return "light"
     return "vllm-cuda" if gpu_is_visible(environ) else "vllm-cpu"
+
+
+def traces(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether `tracing.endpoint` is set."""
+    if environ.get("VGATE_TRACING__ENDPOINT"):
+        return True
+    # Nothing else has a key of this name.
+    return any(value.startswith("http") for value in _values("endpoint:", arguments, environ))
+
+
+def uses_ray(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether the workers of a model are started by Ray."""
+    if environ.get("VGATE_MODEL__DISTRIBUTED_EXECUTOR_BACKEND") == "ray":
+        return True
+    return "ray" in _values("distributed_executor_backend:", arguments, environ)
+
+
+def weight_formats(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Return the formats that `model.quantization` names and vLLM needs a plugin for."""
+    named = _values("quantization:", arguments, environ)
+    named.append(environ.get("VGATE_MODEL__QUANTIZATION", ""))
+    return [one for one in FORMATS if one in named]
+
+
+def shares_state(command: str | None, arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether `state.url` is set, for a command that looks at it."""
+    if command not in (*_WITH_FRONTENDS, CHECK):
+        return False
+    if environ.get("VGATE_STATE__URL"):
+        return True
+    schemes = ("valkey", "redis", "unix:")
+    return any(value.startswith(schemes) for value in _values("url:", arguments, environ))
+
+
+def _values(key: str, arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Return what follows a key; the file is only skimmed, as nothing here reads YAML."""
+    path = environ.get("VGATE_CONFIG_PATH") or "config.yaml"
+    if "--config" in arguments[:-1]:
+        path = arguments[list(arguments).index("--config") + 1]
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = [f" {line}".partition(" #")[0].partition(key)[2] for line in file]
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [value.partition(",")[0].strip(" \"'}\n") for value in values]
 
 
 def dry_run_is_set(environ: Mapping[str, str]) -> bool:
@@ -82,9 +186,10 @@ def gpu_is_visible(environ: Mapping[str, str], device: str = "/dev/nvidia0") -> 
     return listed.returncode == 0 and b"GPU" in listed.stdout
 
 
-def open_missing_stdin() -> None:
-    """Open /dev/null if standard input is closed, or child processes would read another file."""
-    try:
-        os.fstat(0)
-    except OSError:
-        os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
+def open_missing_streams() -> None:
+    """Open /dev/null for closed standard streams, or other files would be taken for them."""
+    for stream in (0, 1, 2):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -4,69 +4,90 @@ import argparse
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from vgate.launcher.keys_cli import EXIT_FAILED, EXIT_OK
+from vgate.commands.command import EXIT_FAILED, EXIT_OK
+from vgate.config import Config
+from vgate.config.runtime import default_run_dir
 from vgate.wire.codec import WireError, decode_reloaded, encode
-from vgate.wire.control import Reload, Reloaded
+from vgate.wire.control import Reload, Reloaded, ToLauncher
 from vgate.wire.sockets import Dealer, EndpointError
 
 _POLL_S = 0.05
 # A hand-over has limits of its own, after which there is an answer.
 _ANSWER_S = 600.0
 
+Answer = TypeVar("Answer")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``vgate reload`` to `parser`."""
     parser.description = (
         "Have a running instance read its configuration again, with the environment and the flags "
-        "that it was started with. New frontends take the places of the earlier ones, which finish "
-        "their requests; no connection is refused. A configuration that can't be used changes "
-        "nothing. The engine stays as it is: its settings and server.host, port and workers need a "
-        "restart, and the command says which. SIGHUP does the same."
+        "of its start. New frontends replace the earlier ones, which finish their requests; no "
+        "connection is refused. An invalid configuration changes nothing. The engine stays, so its "
+        "settings and server.host, port and workers need a restart; the command lists those that "
+        "changed. SIGHUP to a service does the same."
     )
     parser.add_argument(
         "--run-dir",
         metavar="DIR",
-        help="the instance's run directory (default: as server.run_dir and server.port have it)",
+        help="run directory of the instance (default: from server.run_dir and server.port)",
     )
 
 
-def run(run_dir: str) -> int:
-    """Ask the instance in a run directory; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Ask the instance; return the exit status."""
+    run_dir = options.run_dir or config.server.run_dir or default_run_dir(config.server.port)
+    try:
+        outcome = ask(run_dir, Reload(), decode_reloaded, _ANSWER_S)
+    except AskError as error:
+        outcome = Reloaded(False, str(error))
+    return _report(outcome.text, ok=outcome.done)
+
+
+class AskError(Exception):
+    """The launcher gives no answer; the message says why."""
+
+
+def ask(
+    run_dir: str, message: ToLauncher, decode: Callable[[bytes], Answer], answer_s: float
+) -> Answer:
+    """Send a message to the launcher of the instance in a run directory; return its answer.
+
+    Raises:
+        AskError: It gives none within `answer_s`.
+    """
     endpoint = Path(run_dir).absolute() / "control.sock"
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(endpoint))
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        return _report(f"no V-Gate runs in {run_dir}; name its directory with --run-dir", ok=False)
+        what = f"no V-Gate runs in {run_dir}; name its directory with --run-dir"
+        raise AskError(what) from None
     except OSError as error:
-        return _report(f"cannot connect to {endpoint}: {error.strerror or error}", ok=False)
+        raise AskError(f"cannot connect to {endpoint}: {error.strerror or error}") from None
     try:
-        dealer = Dealer(f"ipc://{endpoint}", "reload")
+        dealer = Dealer(f"ipc://{endpoint}", "command")
     except EndpointError as error:
-        return _report(str(error), ok=False)
+        raise AskError(str(error)) from None
     try:
-        outcome = _outcome(dealer)
+        dealer.send(encode(message))
+        deadline = time.monotonic() + answer_s
+        while time.monotonic() < deadline:
+            lost = dealer.disconnected()
+            if (payload := dealer.receive()) is not None:
+                return decode(payload)
+            if lost:
+                raise AskError("V-Gate ended")
+            time.sleep(_POLL_S)
+    except WireError:
+        raise AskError("V-Gate is another version than this command") from None
     finally:
         dealer.close(linger_ms=0)
-    return _report(outcome.text, ok=outcome.done)
-
-
-def _outcome(dealer: Dealer) -> Reloaded:
-    dealer.send(encode(Reload()))
-    deadline = time.monotonic() + _ANSWER_S
-    while time.monotonic() < deadline:
-        lost = dealer.disconnected()
-        if (payload := dealer.receive()) is not None:
-            try:
-                return decode_reloaded(payload)
-            except WireError:
-                return Reloaded(False, "V-Gate is another version than this command")
-        if lost:
-            return Reloaded(False, "V-Gate ended")
-        time.sleep(_POLL_S)
-    return Reloaded(False, "V-Gate does not answer; its log may say why")
+    raise AskError("V-Gate does not answer; its log may say why")
 
 
 def _report(text: str, *, ok: bool) -> int:

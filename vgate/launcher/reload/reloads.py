@@ -14,9 +14,11 @@ import msgspec
 
 from vgate import log as logs
 from vgate.config import Changes, Config, ConfigError, Runtime, changes, load
+from vgate.config.load import check_aliases
 from vgate.file_watcher import FileWatcher
 from vgate.launcher.frontends import Frontends, HandOverError
 from vgate.launcher.prepared import prepared
+from vgate.launcher.residency.memory import carried_over
 from vgate.log import Log
 from vgate.wire.control import Reloaded
 
@@ -59,14 +61,19 @@ class Reloads:
         self._reading: Future[Config] | None = None
         self._asked: list[bytes | None] = []
         self._answering: list[bytes | None] = []
+        self._refusal: str | None = None
         self._watch_certificates()
 
     def ask(self, peer: bytes | None = None) -> None:
         """Read the configuration again, and send `peer` the outcome."""
         self._asked.append(peer)
+        if self._refusal is not None:
+            self.refuse(self._refusal)
 
     def advance(self) -> None:
         """Go on with what was asked for. Call it several times a second."""
+        if self._refusal is not None:
+            return
         if self._reading is not None:
             if self._reading.done():
                 reading, self._reading = self._reading, None
@@ -81,7 +88,8 @@ class Reloads:
                 self._reading = self._reader.submit(self._check_certificate)
 
     def refuse(self, reason: str) -> None:
-        """Answer all that wait, as nothing will come of it."""
+        """Answer all that wait and those that come, as nothing will come of it."""
+        self._refusal = reason
         self._answering += self._asked
         self._asked = []
         self._tell(Reloaded(False, reason))
@@ -90,7 +98,9 @@ class Reloads:
     def _take(self, reading: Future[Config]) -> None:
         before = self.runtime
         try:
-            found = changes(before.config, reading.result())
+            wanted = carried_over(before.config, reading.result())
+            found = changes(before.config, wanted)
+            check_aliases(found.config)
             runtime = msgspec.structs.replace(before, config=found.config)
             runtime.write()
             self._frontends.replace(runtime, lambda problem: self._end(before, found, problem))

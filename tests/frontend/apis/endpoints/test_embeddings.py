@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, post, until
-from vgate.config.schema import Batch, DryRun, Model, Server, Timeouts
+from vgate.config.model import Model
+from vgate.config.schema import Batch, DryRun, Server, Timeouts
 
 CLS, SEP, A, B, C, D = 0, 1, 3, 4, 5, 6
 LIMIT = 16

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, until
-from vgate.config.schema import Cache, DryRun, Model, RateLimiting, Security, Server
+from vgate.config.model import Model
+from vgate.config.schema import Cache, DryRun, RateLimiting, Security, Server
 from vgate.frontend.text import ChatTemplate
 from vgate.keys import ConfiguredKey
 
@@ -288,7 +289,7 @@ class TestErrors:
         async def scenario(gateway):
             protocol, task = gateway.begin("POST", MESSAGES, body(gateway, "x" * 400, stream=True))
             await until(lambda: len(protocol.parts) > 3, "some of the answer")
-            gateway.app.end_requests()
+            gateway.app.draining.end_requests()
             await task
             events = events_of(protocol)
             assert events[-1]["type"] == "error"

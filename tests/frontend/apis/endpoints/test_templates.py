@@ -7,7 +7,7 @@ import pytest
 
 from tests.frontend.gateway import post
 from tests.frontend.pipeline.test_normalise import DROPS, GEMMA, MISTRAL, PLAIN, SYSTEM_FIRST
-from vgate.config.schema import Model
+from vgate.config.model import Model
 
 # The dry run's vocabulary has no such token.
 SOURCES = [GEMMA, MISTRAL.replace("eos_token", "'</s>'"), DROPS, SYSTEM_FIRST, PLAIN]

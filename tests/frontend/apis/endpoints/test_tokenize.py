@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 import vgate
 from tests.frontend.conftest import load, model_info
 from tests.frontend.gateway import post
-from vgate.config.schema import Model, Server
+from vgate.config.model import Model
+from vgate.config.schema import Server
 from vgate.frontend.apis.openai.tokenize import TokenizeChat, TokenizeText, decode_tokenize
 from vgate.frontend.http import Ignored
 
@@ -72,6 +73,7 @@ class TestText:
 
 
 class TestConversation:
+    @pytest.mark.once
     @pytest.mark.parametrize("word", ["word ", "né ", NEW_WORDS])
     @pytest.mark.parametrize("turns", [2, 400])
     @pytest.mark.parametrize("chars", [50_000, 200_000])

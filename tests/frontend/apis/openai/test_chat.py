@@ -290,7 +290,7 @@ class TestPieces:
 
     def test_log_probabilities(self, built_in):
         texts = LogprobTexts(built_in.token_texts, top=1)
-        position = Logprobs([ord("a"), ord("b"), ord("a")], [-1.0, -0.5, -1.0], 2)
+        position = Logprobs((ord("a"), ord("b"), ord("a")), (-1.0, -0.5, -1.0), 2)
         choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"] == [
             {
@@ -303,7 +303,7 @@ class TestPieces:
 
     def test_minus_infinity_is_a_number(self, built_in):
         texts = LogprobTexts(built_in.token_texts, top=0)
-        position = Logprobs([ord("a")], [float("-inf")], 9)
+        position = Logprobs((ord("a"),), (float("-inf"),), 9)
         choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
 

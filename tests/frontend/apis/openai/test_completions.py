@@ -16,7 +16,7 @@ PROMPT = list(b"ab")
 
 
 def logprobs_of(token):
-    return Logprobs([token, ord("z")], [-1.0, -0.5], 2)
+    return Logprobs((token, ord("z")), (-1.0, -0.5), 2)
 
 
 @pytest.fixture

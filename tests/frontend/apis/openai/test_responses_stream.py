@@ -49,7 +49,7 @@ def encoder_of(logprobs: LogprobTexts | None = None, **fields: Any) -> Responses
 def places(text: str) -> list[Logprobs]:
     """Return log probabilities of a text in the vocabulary of single bytes."""
     return [
-        Logprobs([byte, byte, 0, 255], [-byte / 7, -byte / 7, -2.0, float("-inf")], 1)
+        Logprobs((byte, byte, 0, 255), (-byte / 7, -byte / 7, -2.0, float("-inf")), 1)
         for byte in text.encode()
     ]
 
@@ -95,7 +95,7 @@ def streamed_answers(draw) -> tuple[Result, list[tuple[ChoiceDelta, int]], bool]
     deltas = draw_deltas(draw, atoms, with_logprobs=with_logprobs)
     tokens = [place for delta, _ in deltas for place in delta.logprobs or ()]
     if with_logprobs:
-        end = [Logprobs([END_TOKEN], [-0.5], 1)]
+        end = [Logprobs((END_TOKEN,), (-0.5,), 1)]
         tokens += end
         deltas.append((ChoiceDelta("", logprobs=end), deltas[-1][1] if deltas else 0))
     reasoning_tokens = len(reasoning.encode()) + bool(reasoning)

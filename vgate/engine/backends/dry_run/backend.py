@@ -12,21 +12,27 @@ from collections.abc import Iterator
 
 from vgate.config import Config
 from vgate.config.runtime import DRY_RUN
-from vgate.engine.backends.base import BackendCounts, Output, ReportPhase
+from vgate.config.schema import Batch
+from vgate.engine.backends.base import ALL, Allowance, BackendCounts, Facts, Output, ReportPhase
 from vgate.engine.backends.checks import check, unknown_adapter
 from vgate.engine.backends.dry_run.embedding import check_dimensions, embed
 from vgate.engine.backends.dry_run.fault import Fault
+from vgate.engine.backends.dry_run.prefix_cache import BLOCK_TOKENS, PrefixCache
 from vgate.engine.backends.dry_run.script import Rule, load_script
 from vgate.engine.backends.dry_run.sequence import Rules, Sequence, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
+from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
 from vgate.wire.messages import FinishReason, Logprobs
 from vgate.wire.sampling import SamplingParams
+from vgate.wire.stats import Gpu
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
 _MAX_PREFILL_TOKENS = 2048
+# For `model.max_model_len: auto`.
+_AUTO_CONTEXT = 2048
 # The kernel makes every sleep last at least 50 us (prctl(2), PR_SET_TIMERSLACK), even one of 0.
 _SHORTEST_PAUSE_S = 1e-6
 
@@ -34,8 +40,11 @@ _SHORTEST_PAUSE_S = 1e-6
 class DryRunBackend:
     """Simulates a model that generates or embeds. Its timing and capacity are `config.dry_run`."""
 
-    def __init__(self, config: Config, report_phase: ReportPhase) -> None:
+    def __init__(
+        self, config: Config, report_phase: ReportPhase, allowance: Allowance = ALL
+    ) -> None:
         report_phase("starting the dry-run engine")
+        self.chosen = ""
         self._step_s = config.dry_run.step_ms / 1000
         self._prefill_s = 1 / config.dry_run.prefill_tokens_per_s
         self._capacity = config.dry_run.kv_cache_tokens
@@ -48,26 +57,31 @@ class DryRunBackend:
         self._running: dict[str, Sequence] = {}
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
+        self._asleep = False
+        self._cache = PrefixCache(enabled=config.dry_run.prefix_cache)
         self.files = vocabulary.files
+        context = config.model.max_model_len
         self.model = describe_model(
             config,
             self.files,
-            max_model_len=config.model.max_model_len,
-            max_num_seqs=config.batch.sequences,
+            max_model_len=_AUTO_CONTEXT if context == "auto" else context,
+            max_num_seqs=_sequences(config.batch, allowance),
             kv_cache_tokens=self._capacity,
             backend=DRY_RUN,
+            kv_block_tokens=BLOCK_TOKENS,
             vocab_size=vocabulary.size,
             fingerprint=fingerprint(vocabulary.directory) if vocabulary.directory else "",
         )
 
     def add(self, request: Request) -> None:
         """Start a sequence, or queue a text to embed, if its options are supported."""
+        assert not self._asleep
         options = request.options
         if request.sampling is None:
             check_dimensions(request.dimensions)
             self._texts[request.key] = request
             return
-        check(request.sampling, options, self.model)
+        check(request.sampling, options, self.model, len(request.prompt))
         if options.adapter and options.adapter not in self._adapters:
             raise unknown_adapter(options.adapter, self._adapters)
         sequence = self._sequence(request, request.sampling)
@@ -79,7 +93,8 @@ class DryRunBackend:
         """Stop sequences and drop texts."""
         for key in keys:
             self._texts.pop(key, None)
-            self._running.pop(key, None)
+            if (sequence := self._running.pop(key, None)) is not None:
+                self._cache.release(sequence)
         gone = set(keys)
         self._preempted = deque(s for s in self._preempted if s.request.key not in gone)
 
@@ -92,16 +107,20 @@ class DryRunBackend:
 
         It embeds all texts, prefills new sequences within the budget, and decodes all others.
         """
-        self._fault.step(len(self._running))
+        self._fault.step(len(self._running), self._kv_tokens)
+        assert not self._asleep
         self._resume_preempted()
-        self._preempt_overfull()
+        for sequence in self._running.values():
+            if not sequence.computing:
+                self._cache.look_up(sequence)
+        self._cache.evict(self._preempt_overfull())
         texts, self._texts = self._texts, {}
         prefilled = self._prefill() + sum(len(request.prompt) for request in texts.values())
         pause_s = self._step_s + prefilled * self._prefill_s
         if pause_s >= _SHORTEST_PAUSE_S:
             time.sleep(pause_s)
         embedded = [
-            Output(key, [], None, 0, embed(request.prompt, request.dimensions))
+            Output(key, [], None, None, embed(request.prompt, request.dimensions))
             for key, request in texts.items()
         ]
         return [*embedded, *self._decode()]
@@ -111,8 +130,36 @@ class DryRunBackend:
         return min(1.0, self._kv_tokens() / self._capacity)
 
     def counts(self) -> BackendCounts:
-        """Return the preemptions; no prefix cache is simulated."""
-        return BackendCounts(preemptions=self._preemptions)
+        """Return the preemptions, and what was looked up in the prefix cache and found."""
+        return BackendCounts(self._preemptions, self._cache.queries, self._cache.hits)
+
+    def forget(self) -> None:
+        """Forget what ran before."""
+        self._preemptions = self._cache.queries = self._cache.hits = 0
+        self._cache.evict(0)
+
+    def follow_blocks(self) -> CachedBlocks | None:
+        """Return the prefix cache's blocks."""
+        return self._cache.follow()
+
+    def prefill_tokens_per_s(self) -> float:
+        """Return the simulated speed."""
+        return 1 / self._prefill_s
+
+    def gpus(self) -> list[Gpu]:
+        """Return none."""
+        return []
+
+    def sleep(self) -> bool:
+        """Take nothing more until `wake`, as without a KV cache."""
+        assert not self.has_work()
+        self.forget()
+        self._asleep = True
+        return True
+
+    def wake(self) -> None:
+        """Go on."""
+        self._asleep = False
 
     def shutdown(self) -> None:
         """Do nothing: there is nothing to free."""
@@ -120,9 +167,16 @@ class DryRunBackend:
     def _prefill(self) -> int:
         budget = _MAX_PREFILL_TOKENS
         for sequence in self._running.values():
-            chunk = min(max(0, sequence.prefill_tokens - sequence.prefilled), budget)
+            if sequence.prefilled >= sequence.prefill_tokens or not budget:
+                continue
+            if not sequence.computing:
+                # One before it in this step may have computed what it needs.
+                self._cache.look_up(sequence)
+                sequence.computing = True
+            chunk = min(sequence.prefill_tokens - sequence.prefilled, budget)
             sequence.prefilled += chunk
             budget -= chunk
+            self._cache.fill(sequence, sequence.prefilled)
         return _MAX_PREFILL_TOKENS - budget
 
     def _decode(self) -> Iterator[Output]:
@@ -137,10 +191,17 @@ class DryRunBackend:
                 tokens.append(token)
             # The last token's keys and values are computed by the next step.
             sequence.prefilled += len(tokens)
+            self._cache.fill(sequence, sequence.prefilled - 1)
+            facts, first = None, before == len(sequence.request.continued)
+            if first:
+                self._cache.count(sequence)
+            if finish_reason or first:
+                facts = Facts(sequence.cached_tokens if first else 0, sequence.preemptions)
             if finish_reason:
                 del self._running[key]
+                self._cache.release(sequence)
             logprobs = self._logprobs(sequence.request, tokens, before)
-            yield Output(key, tokens, finish_reason, 0, None, None, *logprobs)
+            yield Output(key, tokens, finish_reason, facts, None, None, *logprobs)
 
     def _logprobs(
         self, request: Request, tokens: list[int], emitted: int
@@ -158,15 +219,24 @@ class DryRunBackend:
         return logprobs, prompt_logprobs
 
     def _kv_tokens(self) -> int:
-        return sum(sequence.kv_tokens for sequence in self._running.values())
+        running = self._running.values()
+        held = sum([sequence.held_blocks for sequence in running])
+        return sum([s.kv_tokens for s in running]) - self._cache.shared_tokens(held)
 
-    def _preempt_overfull(self) -> None:
-        """Preempt the newest sequences until the rest fits, as vLLM does; one always runs."""
-        while len(self._running) > 1 and self._kv_tokens() > self._capacity:
+    def _preempt_overfull(self) -> int:
+        """Preempt the newest sequences until the rest fits, as vLLM does; one always runs.
+
+        Returns:
+            The tokens that have room beside those that run.
+        """
+        while (room := self._capacity - self._kv_tokens()) < 0 and len(self._running) > 1:
             _, sequence = self._running.popitem()
-            sequence.prefilled = 0
+            self._cache.release(sequence)
+            sequence.prefilled, sequence.computing = 0, False
+            sequence.preemptions += 1
             self._preempted.appendleft(sequence)
             self._preemptions += 1
+        return room
 
     def _resume_preempted(self) -> None:
         while self._preempted:
@@ -203,6 +273,12 @@ class DryRunBackend:
         if self._script is None:
             return None
         return self._script.rule_for(self._vocabulary.decode(last), self._vocabulary.decode(prompt))
+
+
+def _sequences(batch: Batch, allowance: Allowance) -> int:
+    """Return the most sequences at once, as the vLLM backend would choose."""
+    automatic = batch.max_num_seqs == "auto"
+    return max(1, batch.sequences >> (allowance.halvings if automatic else 0))
 
 
 def _check_reply(sampling: SamplingParams, reply: list[int], rules: Rules | None) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 from vgate.engine.request import Request
+from vgate.wire.kv_blocks import block_keys, block_seed
 from vgate.wire.messages import FinishReason, Logprobs
 from vgate.wire.sampling import SamplingParams
 
@@ -68,6 +69,10 @@ class Sequence:
     Attributes:
         emitted: Tokens output so far.
         prefilled: Tokens in the KV cache.
+        computing: Whether its prefill has begun.
+        held_blocks: How many of its blocks are in the prefix cache, and can't be evicted.
+        cached_tokens: Prompt tokens found there.
+        preemptions: How often it lost its KV cache.
     """
 
     def __init__(
@@ -75,8 +80,11 @@ class Sequence:
     ) -> None:
         self.request = request
         self._min_tokens = (request.sampling and request.sampling.min_tokens) or 0
-        self.prefilled = 0
-        self.emitted = 0
+        self.seed = block_seed(request.options.adapter, request.options.cache_salt)
+        self.prefilled = self.emitted = self.preemptions = 0
+        self.computing = False
+        self.held_blocks = self.cached_tokens = 0
+        self._block_names: list[int] = []
         self._reply = reply
         self._stops = stops
         self._rules = rules
@@ -93,13 +101,30 @@ class Sequence:
         """Tokens in the KV cache."""
         return max(self.prefilled, self.prefill_tokens)
 
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt and the output."""
+        return self.request.prompt + self._output
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether it may skip tokens that are cached: of a prompt whose tokens it reports, none."""
+        return self.request.options.prompt_logprobs is None or bool(self.request.continued)
+
+    def block_names(self, count: int, size: int) -> list[int]:
+        """Return the names of its first blocks of `size` tokens, the same for the same tokens."""
+        names = self._block_names
+        if (have := len(names)) < count:
+            tokens = self.tokens[have * size : count * size]
+            names += block_keys(tokens, size, names[-1] if names else self.seed)
+        return names[:count]
+
     def next(self) -> tuple[int, FinishReason | None]:
         """Return the next token; before `min_tokens` a stop token is skipped, as in vLLM."""
         too_early = self.emitted < self._min_tokens
         token = self._choose(self._stops if too_early else frozenset())
         self.emitted += 1
-        if self._rules is not None:
-            self._output.append(token)
+        self._output.append(token)
         if token in self._stops and not too_early:
             return token, "stop"
         return token, "length" if self.emitted >= self.request.max_tokens else None
@@ -139,4 +164,4 @@ def logprobs_at(position: int, token: int, count: int, vocab_size: int) -> Logpr
     for rank in range(count):
         ids.append((token + rank) % vocab_size)
         logprobs.append(math.log((1 - first) * 0.5**rank if rank else first))
-    return Logprobs(ids, logprobs, 1)
+    return Logprobs(tuple(ids), tuple(logprobs), 1)

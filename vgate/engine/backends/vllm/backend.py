@@ -16,11 +16,31 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.engine.input_processor import InputProcessor
 
 from vgate.config import Config
-from vgate.engine.backends.base import BackendCounts, BackendError, Output, ReportPhase
+from vgate.engine.backends.base import (
+    ALL,
+    Allowance,
+    BackendCounts,
+    BackendError,
+    Facts,
+    Output,
+    ReportPhase,
+    WorkerDiedError,
+)
 from vgate.engine.backends.checks import check
+from vgate.engine.backends.prompt_logprobs import (
+    bound_prompt_logprobs,
+    check_prompt_logprobs,
+    longest_prompt,
+)
+from vgate.engine.backends.vllm.cards.drafting import control_drafting
 from vgate.engine.backends.vllm.constraints import Constraints
 from vgate.engine.backends.vllm.exact_grammars import exact_grammars
-from vgate.engine.backends.vllm.failures import explanation, is_permanent, start_failure
+from vgate.engine.backends.vllm.failures import (
+    WORKER_DIED,
+    explanation,
+    start_error,
+    worker_failure,
+)
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
@@ -28,15 +48,21 @@ from vgate.engine.backends.vllm.parameters import Parameters
 from vgate.engine.backends.vllm.reasoning import reasoning_marks
 from vgate.engine.backends.vllm.setup import (
     engine_config,
+    gpu_memory,
     model_facts,
     reporting_executor,
 )
-from vgate.engine.backends.vllm.step_budget import steer
+from vgate.engine.backends.vllm.sizing.sleeping import SleepMode
+from vgate.engine.backends.vllm.step_budget import steer, time_steps
 from vgate.engine.backends.vllm.text_files import text_files
+from vgate.engine.backends.worker_log import cause
+from vgate.engine.blocks.cached import CachedBlocks
+from vgate.engine.blocks.vllm_pool import follow_pool
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
 from vgate.engine.tenants import reserved_seqs
 from vgate.log import Log
+from vgate.wire.stats import Gpu
 
 log = Log("vgate.engine.vllm")
 
@@ -44,7 +70,9 @@ log = Log("vgate.engine.vllm")
 class VLLMBackend:
     """Loads the configured model and runs it."""
 
-    def __init__(self, config: Config, report_phase: ReportPhase) -> None:
+    def __init__(
+        self, config: Config, report_phase: ReportPhase, allowance: Allowance = ALL
+    ) -> None:
         self._worker_died = False
         self._running: dict[str, Running] = {}
         # Grammars are checked and compiled here, because that takes up to seconds. One thread,
@@ -54,7 +82,8 @@ class VLLMBackend:
         # Keys of running requests whose grammar has taken too long.
         self._too_slow: set[str] = set()
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
-        vllm_config, directory = engine_config(config, report_phase)
+        vllm_config, directory, sizing = engine_config(config, report_phase, allowance)
+        config = sizing.config
         max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         # The CUDA graphs that vLLM has chosen for `max_num_seqs` reach to twice as many.
         vllm_config.scheduler_config.max_num_seqs += reserved_seqs(max_num_seqs)
@@ -62,22 +91,25 @@ class VLLMBackend:
             LoRARequest(adapter.name, number, adapter.directory)
             for number, adapter in enumerate(read_adapters(config.model), start=1)
         ]
-        # Before the weights, because a tokenizer may be broken.
+        report_phase("reading the tokenizer")
+        # Before the weights, because it may be broken.
         self.files = text_files(vllm_config.model_config)
         try:
             self._load(vllm_config, adapters, report_phase)
         except Exception as error:
-            if explanation(error, config) is None:
+            reason = cause(error)
+            if explanation(reason, config) is None:
                 log.exception("vLLM could not start")
-            permanent = is_permanent(error)
-            raise BackendError(start_failure(error, config), permanent=permanent) from error
+            raise start_error(reason, config) from error
+        self._gpus = gpu_memory(vllm_config.parallel_config.world_size)
         self._tasks = self._core.get_supported_tasks()
         if config.model.task not in self._tasks:
             raise BackendError(
                 f"model {config.model.model_id} does not support the task {config.model.task} "
                 f"(supported: {', '.join(self._tasks)})"
             )
-        steer(self._core.scheduler, vllm_config, config.batch, time.monotonic)
+        self._budget = steer(self._core.scheduler, vllm_config, config.batch, time.monotonic)
+        control_drafting(self._core.scheduler, config.model, time.monotonic)
         grammars = exact_grammars(vllm_config)
         self._parameters = Parameters(vllm_config, adapters, exact=grammars is not None)
         self._constraints = Constraints(grammars, reasoning_marks(config.model, vllm_config))
@@ -85,7 +117,12 @@ class VLLMBackend:
             self._core.structured_output_manager, self._too_slow.add, self._constraints.grammar
         )
         facts = model_facts(vllm_config, max_num_seqs)
+        in_parts: bool = vllm_config.scheduler_config.enable_chunked_prefill
+        self._longest = longest_prompt(facts["vocab_size"], in_parts=in_parts)
         self.model = describe_model(config, self.files, fingerprint=fingerprint(directory), **facts)
+        self.chosen = sizing.told(self.model.max_model_len, max_num_seqs)
+        self._sleep_mode = SleepMode(self._core, vllm_config, directory)
+        self._blocks: CachedBlocks | None = None
 
     def _load(self, vllm_config: Any, adapters: list[Any], report_phase: ReportPhase) -> None:
         self._core = EngineCore(
@@ -95,6 +132,9 @@ class VLLMBackend:
             log_stats=False,
             executor_fail_callback=self._on_worker_death,
         )
+        if not vllm_config.parallel_config.use_ray:
+            vocab_size = vllm_config.model_config.get_vocab_size()
+            self._core.model_executor.collective_rpc(bound_prompt_logprobs, args=(vocab_size,))
         self._input_processor = InputProcessor(vllm_config)
         for adapter in adapters:
             # A broken adapter fails the start instead of a step.
@@ -104,7 +144,8 @@ class VLLMBackend:
     def add(self, request: Request) -> None:
         """Start a sequence; one with a grammar starts when that is compiled."""
         if request.sampling is not None:
-            check(request.sampling, request.options, self.model)
+            check(request.sampling, request.options, self.model, len(request.prompt))
+            check_prompt_logprobs(request, self._longest)
         if request.options.structured is not None:
             preparing = self._grammars.submit(self._prepare, request)
             self._preparing[request.key] = request, preparing
@@ -152,7 +193,7 @@ class VLLMBackend:
             try:
                 self._start(request, preparing.result())
             except RequestError as error:
-                refused.append(Output(key, [], None, 0, error=error))
+                refused.append(Output(key, [], None, None, error=error))
         return refused
 
     def abort(self, keys: list[str]) -> None:
@@ -178,13 +219,18 @@ class VLLMBackend:
     def step(self) -> list[Output] | None:
         """Run the model once."""
         if self._worker_died:
-            raise RuntimeError("a worker process of vLLM died")
+            raise WorkerDiedError(WORKER_DIED)
         outputs = self._start_prepared() if self._preparing else []
-        by_client, executed = self._core.step_fn()
+        try:
+            by_client, executed = self._core.step_fn()
+        except Exception as error:
+            if (failure := worker_failure(self._core.model_executor)) is None:
+                raise
+            raise failure from error
         self._core.post_step(executed)
         # Most are plain tokens, for each of which a call would cost as much as all the rest.
         outputs += [
-            Output(output.request_id, output.new_token_ids, None, 0)
+            Output(output.request_id, output.new_token_ids, None, None)
             if output.finish_reason is None
             and output.prefill_stats is None
             and output.new_logprobs is None
@@ -216,6 +262,36 @@ class VLLMBackend:
         running = sum(one.counted.num_preemptions for one in self._running.values())
         return BackendCounts(self._preemptions + running, self._prefix_queries, self._prefix_hits)
 
+    def forget(self) -> None:
+        """Empty the prefix cache and begin to count anew."""
+        self._core.reset_prefix_cache()
+        self._preemptions = self._prefix_queries = self._prefix_hits = 0
+
+    def follow_blocks(self) -> CachedBlocks | None:
+        """Return the blocks of vLLM's pool; from now on the speed of prompts is measured too."""
+        if self._budget is None:
+            self._budget = time_steps(self._core.scheduler, time.monotonic)
+        if self._blocks is None:
+            self._blocks = follow_pool(self._core.scheduler.kv_cache_manager)
+        return self._blocks
+
+    def prefill_tokens_per_s(self) -> float:
+        """Return how fast prompts are computed."""
+        return 0.0 if self._budget is None else self._budget.tokens_per_s
+
+    def gpus(self) -> list[Gpu]:
+        """Return the memory of the GPUs."""
+        return self._gpus.now()
+
+    def sleep(self) -> bool:
+        """Free the GPU's memory, where vLLM's sleep mode is on."""
+        self.forget()
+        return self._sleep_mode.begin()
+
+    def wake(self) -> None:
+        """Take the memory again."""
+        self._sleep_mode.end()
+
     def shutdown(self) -> None:
         """End the workers. The process ends next, which frees everything else."""
         self._grammars.shutdown(wait=False, cancel_futures=True)
@@ -234,9 +310,12 @@ class VLLMBackend:
     def _output(self, output: Any) -> Output:
         """Translate vLLM's output of one step for one request."""
         key, reason, cached_tokens = output.request_id, output.finish_reason, 0
+        running = self._running.get(key) if reason is None else self._forget(key)
         if (stats := output.prefill_stats) is not None:
             cached_tokens = stats.num_cached_tokens
             self._prefix_queries += stats.num_prompt_tokens
             self._prefix_hits += cached_tokens
-        running = self._running.get(key) if reason is None else self._forget(key)
-        return to_output(output, running, cached_tokens)
+        elif reason is None:
+            return to_output(output, running, None)
+        preemptions = running.counted.num_preemptions if running is not None else 0
+        return to_output(output, running, Facts(cached_tokens, preemptions))

@@ -4,22 +4,67 @@
 the environment is prepared.
 """
 
+import gc
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
 from vgate.config import Config
-from vgate.config.schema import Model as ModelConfig
-from vgate.engine.backends.base import Backend, BackendError, ReportPhase
+from vgate.config.model import Model as ModelConfig
+from vgate.config.models.names import cached_snapshot
+from vgate.engine.backends import worker_log
+from vgate.engine.backends.base import ALL, Allowance, Backend, BackendError, ReportPhase
+from vgate.engine.backends.read_ahead import read_ahead
+from vgate.engine.backends.vllm.cards.card import wsl_kernel
+from vgate.engine.backends.vllm.cards.environment import (
+    PLUGIN_GROUPS,
+    card_environment,
+    wanted_plugins,
+)
 from vgate.engine.backends.vllm.failures import first_paragraph, is_cpu_build
-from vgate.engine.backends.vllm.files import local_directory
+from vgate.engine.backends.vllm.files import local_directory, weight_formats
+from vgate.library_logs import adopt
+
+# Libraries that write their logs by themselves.
+_LIBRARIES = ("torch", "vllm", "transformers", "huggingface_hub", "ray")
+# Warnings about what V-Gate has chosen, or about what is missing and not needed.
+_HARMLESS = (
+    "Enforce eager set, disabling torch.compile",
+    "Inductor compilation was disabled by user settings",
+    "Model Runner V2 requires Triton",
+    "Reset SSM cache type to float32",
+    "The global random seed is set to",
+    "This model does not officially support disabling chunked prefill",
+    "Triton is not installed",
+    "Triton not available",
+    "libiomp is not found in LD_PRELOAD",
+    "libtcmalloc is not found in LD_PRELOAD",
+)
 
 
-def create(config: Config, report_phase: ReportPhase) -> Backend:
+def create(config: Config, report_phase: ReportPhase, allowance: Allowance = ALL) -> Backend:
     """Load the configured model."""
+    if config.model.distributed_executor_backend == "ray" and find_spec("ray") is None:
+        raise BackendError(
+            "model.distributed_executor_backend is ray, and Ray is not installed here: start with "
+            "bin/vgate, which installs it, or run pip install 'vgate[ray]'"
+        )
     report_phase("importing vLLM")
     prepare_environment(config.model)
+    model = config.model
+    read_ahead(local_directory(model) or cached_snapshot(model.model_id, model.revision))
+    if config.logging.level != "debug":
+        # Of torch's C++ part, which writes past any log: what it binds memory to, and the like.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        from vgate.engine.backends.vllm.backend import VLLMBackend
+        keep_bytecode("vllm", config.server.state_path / "bytecode")
+        with uncollected():
+            from vgate.engine.backends.vllm.backend import VLLMBackend
     except Exception as error:
         # Not only ImportError: a library of the wrong version fails in any way.
         reason = f"{type(error).__name__}: {first_paragraph(error)}"
@@ -27,7 +72,46 @@ def create(config: Config, report_phase: ReportPhase) -> Backend:
             f"vLLM can't be imported here ({reason}): start with bin/vgate, which installs it, or "
             "install the vLLM that pyproject.toml names into this environment"
         ) from error
-    return VLLMBackend(config, report_phase)
+    adopt(_LIBRARIES, _HARMLESS)
+    if _has_own_workers(config.model):
+        worker_log.inherit(Path(tempfile.gettempdir()))
+    return VLLMBackend(config, report_phase, allowance)
+
+
+def keep_bytecode(package: str, directory: Path) -> None:
+    """Keep compiled modules in a directory, if a package has none and its own can't be written to.
+
+    As in a container that doesn't run as root, where each start would compile thousands of modules.
+    """
+    found = find_spec(package)
+    if found is None or found.origin is None or sys.dont_write_bytecode or sys.pycache_prefix:
+        return
+    origin = Path(found.origin)
+    if not (Path(cache_from_source(found.origin)).exists() or os.access(origin.parent, os.W_OK)):
+        # For this process, and for the workers that vLLM starts.
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(directory)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep what is made inside until the process ends, and don't look for garbage meanwhile.
+
+    For imports: their thousands of modules stay, and looking through them again and again, also
+    where vLLM asks for it while it loads, would take a third of the start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _has_own_workers(model: ModelConfig) -> bool:
+    """Whether vLLM starts processes for the workers; Ray says itself why one could not start."""
+    workers = model.tensor_parallel_size * model.pipeline_parallel_size
+    executor = model.distributed_executor_backend
+    return executor == "mp" or (executor is None and workers > 1)
 
 
 def prepare_environment(model: ModelConfig) -> None:
@@ -47,8 +131,15 @@ def prepare_environment(model: ModelConfig) -> None:
         # The worker runs in this process, so vLLM needs no process of its own.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # Raises an error for a directory that can't be served, before the slow import.
-    if local_directory(model) is not None:
+    directory = local_directory(model)
+    if directory is not None:
         defaults["HF_HUB_OFFLINE"] = "1"
+    wsl = wsl_kernel() is not None
+    defaults |= card_environment(model, os.environ, cpu=is_cpu_build(), wsl=wsl)
+    installed = {found.name for group in PLUGIN_GROUPS for found in entry_points(group=group)}
+    plugins = wanted_plugins(installed, weight_formats(model, directory))
+    if plugins is not None:
+        defaults["VLLM_PLUGINS"] = plugins
     if is_cpu_build():
         # One core is left for the frontends: with as many threads as cores, engine and frontends
         # wait for each other, and decoding collapses.

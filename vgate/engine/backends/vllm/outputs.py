@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from vgate.engine.backends.base import Output
+from vgate.engine.backends.base import Facts, Output
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import FinishReason, Logprobs
 
@@ -17,14 +17,14 @@ class Running(NamedTuple):
     counted: Any
 
 
-def to_output(output: Any, running: Running | None, cached_tokens: int) -> Output:
+def to_output(output: Any, running: Running | None, facts: Facts | None) -> Output:
     """Translate vLLM's EngineCoreOutput of a sequence; None if that is unknown."""
     key, reason = output.request_id, output.finish_reason
     if output.pooling_output is not None:
         vector = output.pooling_output.float().cpu().numpy().astype("<f4").tobytes()
-        return Output(key, [], None, cached_tokens, vector)
+        return Output(key, [], None, facts, vector)
     if reason not in _FINISH:
-        return Output(key, [], None, cached_tokens, error=_given_up(reason, running))
+        return Output(key, [], None, facts, error=_given_up(reason, running))
     logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs | None] | None = None
     if running is not None:
@@ -35,9 +35,7 @@ def to_output(output: Any, running: Running | None, cached_tokens: int) -> Outpu
             # vLLM's begin with the second token.
             prompt_logprobs = [None, *_logprobs(tensors, options.prompt_logprobs or 0)]
     token_ids, finish_reason = output.new_token_ids, _FINISH[reason]
-    return Output(
-        key, token_ids, finish_reason, cached_tokens, None, None, logprobs, prompt_logprobs
-    )
+    return Output(key, token_ids, finish_reason, facts, None, None, logprobs, prompt_logprobs)
 
 
 def _given_up(finish_reason: Any, running: Running | None) -> RequestError:
@@ -54,7 +52,7 @@ def too_slow(running: Running) -> Output:
     """Return the failure of a sequence whose grammar takes too long."""
     reason = "takes too long to follow, because it is too ambiguous"
     error = RequestError("invalid_value", reason, "constraint")
-    return Output(running.request.key, [], None, 0, error=error)
+    return Output(running.request.key, [], None, None, error=error)
 
 
 def _logprobs(arrays: Any, count: int) -> list[Logprobs]:
@@ -66,4 +64,4 @@ def _logprobs(arrays: Any, count: int) -> list[Logprobs]:
     ids, logprobs, ranks, *_ = arrays
     width = count + 1
     rows = (ids[:, :width].tolist(), logprobs[:, :width].tolist(), ranks.tolist())
-    return [Logprobs(*row) for row in zip(*rows, strict=True)]
+    return [Logprobs(tuple(i), tuple(p), rank) for i, p, rank in zip(*rows, strict=True)]

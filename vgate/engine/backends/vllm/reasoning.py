@@ -8,7 +8,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, Literal
 
-from vgate.config.schema import Model as ModelConfig
+from vgate.config.model import Model as ModelConfig
 from vgate.engine.backends.vllm.exact_grammars import set_bits
 from vgate.log import Log
 

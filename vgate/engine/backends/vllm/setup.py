@@ -1,51 +1,43 @@
 """From our configuration to vLLM's arguments, configuration and executor."""
 
-import dataclasses
-import difflib
 import secrets
+from collections import deque
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from vllm import EngineArgs
 from vllm.config import StructuredOutputsConfig
-from vllm.usage.usage_lib import UsageContext
-from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+from vllm.platforms import current_platform
+from vllm.utils.import_utils import import_pynvml
 from vllm.v1.executor import Executor
 
 from vgate.config import Config
+from vgate.config.model import Model as ModelConfig
+from vgate.config.models.settings import DETECTED_FORMATS, SAME_SETTINGS
 from vgate.config.runtime import VLLM
-from vgate.config.schema import MIB
-from vgate.config.schema import Model as ModelConfig
-from vgate.engine.backends.base import BackendError, ReportPhase
-from vgate.engine.backends.vllm.failures import is_cpu_build, start_failure
+from vgate.config.section import MIB
+from vgate.engine.backends import worker_log
+from vgate.engine.backends.base import Allowance, BackendError, ReportPhase
+from vgate.engine.backends.gpus import GpuMemory
+from vgate.engine.backends.ray_cluster import join_cluster, shared_memory_of_workers
+from vgate.engine.backends.vllm.cards.arguments import choose
+from vgate.engine.backends.vllm.cards.card import Card, free_ram_bytes, wsl_kernel
+from vgate.engine.backends.vllm.failures import config_error, is_cpu_build
 from vgate.engine.backends.vllm.files import (
-    DETECTED_FORMATS,
     check_quantization,
+    gguf_args,
+    has_mtp,
     lora_args,
     model_directory,
+    read_adapters,
     read_model_config,
 )
 from vgate.engine.backends.vllm.lean_scheduler import lean_scheduler
+from vgate.engine.backends.vllm.sizing.start import Sizing
+from vgate.log import Log
 
-# vLLM's arguments that are settings of ours, because other processes have to know them too.
-_SAME_SETTINGS = {
-    "max_model_len": "model.max_model_len",
-    "max_num_seqs": "batch.max_num_seqs",
-    "gpu_memory_utilization": "model.gpu_memory_utilization",
-    "tensor_parallel_size": "model.tensor_parallel_size",
-    "pipeline_parallel_size": "model.pipeline_parallel_size",
-    "dtype": "model.dtype",
-    "trust_remote_code": "model.trust_remote_code",
-}
-# And those that follow from one of our settings.
-_OWN_SETTINGS = {
-    **_SAME_SETTINGS,
-    "model": "model.model_id",
-    "served_model_name": "model.served_model_name",
-    "revision": "model.revision",
-    "enable_lora": "model.lora_adapters",
-}
 # JSON without whitespace between its parts: where it is allowed, small models sometimes write
 # nothing else until they run out of tokens. The backend is fixed: with "auto" the first request
 # chooses it for all, and a keyword that it doesn't know would be ignored.
@@ -55,18 +47,26 @@ _CPU_KV_CACHE_SEQS = 32
 _CPU_KV_CACHE_MIN_BYTES = 64 * MIB
 _FLOAT32_BYTES = 4
 _SEEDS = 2**31
+# At most so many steps are scheduled ahead: one, or those of other stages.
+_LAST_RUNS = 16
 # vLLM's max_logprobs for "as many as there are tokens".
 _ALL_LOGPROBS = -1
 
+log = Log("vgate.engine.vllm")
 
-def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]:
-    """Return vLLM's configuration and the model's local directory; fetch the model if needed."""
-    _check_engine_args(config.model, {field.name for field in dataclasses.fields(EngineArgs)})
+
+def engine_config(
+    config: Config, report_phase: ReportPhase, allowance: Allowance
+) -> tuple[Any, Path, Sizing]:
+    """Return vLLM's configuration, the model's local directory, and what was chosen.
+
+    The model is fetched if needed.
+    """
     directory = model_directory(config.model, report_phase)
     report_phase("reading the model's configuration")
     document = read_model_config(directory)
     check_quantization(config.model, directory, document)
-    arguments = _engine_args(config, directory, document) | lora_args(config.model)
+    arguments = _engine_args(config, directory) | lora_args(read_adapters(config.model, document))
     arguments |= config.model.engine_args
     if config.model.lora_adapters and is_cpu_build():
         # vLLM's CPU kernels (vllm/lora/ops/torch_ops) use the last slot for sequences without an
@@ -76,14 +76,27 @@ def engine_config(config: Config, report_phase: ReportPhase) -> tuple[Any, Path]
     try:
         structured = _structured_outputs(arguments.get("structured_outputs_config"))
         arguments["structured_outputs_config"] = structured
-        arguments["max_num_seqs"] = _max_num_seqs(config, arguments)
+        sizing = Sizing(config, arguments, directory, document, allowance)
+        arguments = _for_the_card(config.model, sizing, directory, document)
         vllm_config = EngineArgs(**arguments).create_engine_config()
+    except BackendError:
+        raise
     except Exception as error:
-        raise BackendError(start_failure(error, config)) from error
+        raise config_error(error, config) from error
     _check_task(config.model, vllm_config.model_config)
+    if not vllm_config.cache_config.enable_prefix_caching and config.model.prefix_caching is None:
+        log.info("prompts are computed anew each time: vLLM has no prefix cache for this model")
+    if vllm_config.parallel_config.use_ray:
+        join_cluster(vllm_config.parallel_config, current_platform.ray_device_key, report_phase)
+    else:
+        _use_lean_scheduler(vllm_config)
+    sizing.watch(vllm_config)
+    return vllm_config, directory, sizing
+
+
+def _use_lean_scheduler(vllm_config: Any) -> None:
     scheduler = vllm_config.scheduler_config
     scheduler.scheduler_cls = lean_scheduler(scheduler) or scheduler.scheduler_cls
-    return vllm_config, directory
 
 
 def _check_task(model: ModelConfig, found: Any) -> None:
@@ -104,6 +117,9 @@ def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
         def _init_executor(self) -> None:
             report_phase("loading weights")
             super()._init_executor()
+            if self.uses_ray:
+                # Its workers, which may be where there is no V-Gate, have the configuration now.
+                _use_lean_scheduler(vllm_config)
 
         def determine_available_memory(self) -> Any:
             report_phase("measuring memory")
@@ -116,8 +132,35 @@ def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
         def compile_or_warm_up_model(self) -> None:
             report_phase("warming up")
             super().compile_or_warm_up_model()
+            if is_cpu_build() and vllm_config.parallel_config.pipeline_parallel_size > 1:
+                # The CPU's worker runs the model here only to compile it. Stages get their buffers
+                # in such a run, and fail at their first step without (sync_and_gather_...).
+                self.collective_rpc("execute_dummy_batch")
 
-    return ReportingExecutor
+        def shutdown(self) -> None:
+            left = shared_memory_of_workers(self) if self.uses_ray else ()
+            super().shutdown()
+            for path in left:
+                with suppress(OSError):
+                    path.unlink()
+
+    if vllm_config.parallel_config.world_size == 1:
+        return ReportingExecutor
+
+    class RememberingExecutor(ReportingExecutor):
+        """Keeps the last runs of the model, for `worker_failure`."""
+
+        def _init_executor(self) -> None:
+            self.last_runs: deque[Any] = deque(maxlen=_LAST_RUNS)
+            with worker_log.kept(vllm_config.logging_config):
+                super()._init_executor()
+
+        def execute_model(self, scheduler_output: Any, non_block: bool = False) -> Any:
+            run = super().execute_model(scheduler_output, non_block)
+            self.last_runs.append(run)
+            return run
+
+    return RememberingExecutor
 
 
 def model_facts(vllm_config: Any, max_num_seqs: int) -> dict[str, Any]:
@@ -137,24 +180,10 @@ def model_facts(vllm_config: Any, max_num_seqs: int) -> dict[str, Any]:
     }
 
 
-def _check_engine_args(model: ModelConfig, known: set[str]) -> None:
-    for name in model.engine_args:
-        if name in _OWN_SETTINGS:
-            raise BackendError(f"model.engine_args.{name}: set {_OWN_SETTINGS[name]} instead")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise BackendError(f"model.engine_args.{name}: vLLM has no such argument{hint}")
-    tokenizer = model.engine_args.get("tokenizer")
-    if tokenizer and not Path(tokenizer).is_dir():
-        # Frontends read its files.
-        raise BackendError(f"model.engine_args.tokenizer: there is no directory {tokenizer}")
-
-
-def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> dict[str, Any]:
+def _engine_args(config: Config, directory: Path) -> dict[str, Any]:
     model = config.model
     arguments: dict[str, Any] = {
-        **{name: attrgetter(setting)(config) for name, setting in _SAME_SETTINGS.items()},
+        **{name: attrgetter(setting)(config) for name, setting in SAME_SETTINGS.items()},
         "model": str(directory),
         "served_model_name": model.served_names,
         # With vLLM's default, 0, requests without a seed would draw the same numbers after every
@@ -168,9 +197,8 @@ def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> d
         arguments["distributed_executor_backend"] = model.distributed_executor_backend
     if model.quantization is not None and model.quantization not in DETECTED_FORMATS:
         arguments["quantization"] = model.quantization
+    arguments |= gguf_args(model, directory)
     if is_cpu_build():
-        # vLLM's default takes 92% of the machine's memory and leaves too little for the frontends.
-        arguments["kv_cache_memory_bytes"] = _cpu_kv_cache_bytes(config, document)
         arguments["enforce_eager"] = True
         # For each chunk of a prompt vLLM rewinds the random generator, which torch's generators
         # for the CPU can't do: a request with a seed would end the engine
@@ -179,17 +207,34 @@ def _engine_args(config: Config, directory: Path, document: dict[str, Any]) -> d
     return arguments
 
 
-def _max_num_seqs(config: Config, arguments: dict[str, Any]) -> int:
-    """Return the most sequences at once; for "auto" as many as vLLM's own server would run."""
-    given = config.batch.max_num_seqs
-    if given != "auto":
-        return given
-    model = config.model
-    workers = model.tensor_parallel_size * model.pipeline_parallel_size
-    _, defaults = EngineArgs.get_batch_defaults(workers)
-    usual: int = defaults[UsageContext.OPENAI_API_SERVER]
-    # vLLM refuses more sequences than tokens in a step.
-    return min(usual, arguments.get("max_num_batched_tokens") or usual)
+def _for_the_card(
+    model: ModelConfig, sizing: Sizing, directory: Path, document: dict[str, Any]
+) -> dict[str, Any]:
+    """Return vLLM's arguments with those that depend on the card; say once what was chosen."""
+    card = _card()
+    sequences = sizing.arguments["max_num_seqs"]
+    drafts = model.speculation in {"auto", "mtp"} and has_mtp(directory, document)
+    chosen = choose(model, card, document, sequences=sequences, has_mtp=drafts)
+    if chosen.reasons:
+        log.info("chosen for the card", card=card.name or "CPU", choices="; ".join(chosen.reasons))
+    sizing.reasons.extend(chosen.reasons)
+    own = model.engine_args
+    return sizing.arguments | {
+        key: value for key, value in chosen.arguments.items() if key not in own
+    }
+
+
+def _card() -> Card:
+    capability = current_platform.get_device_capability() if current_platform.is_cuda() else None
+    if capability is None:
+        return Card(free_ram_bytes=free_ram_bytes())
+    return Card(
+        capability=(capability.major, capability.minor),
+        name=current_platform.get_device_name(),
+        memory_bytes=current_platform.get_device_total_memory(),
+        free_ram_bytes=free_ram_bytes(),
+        wsl=wsl_kernel(),
+    )
 
 
 def _structured_outputs(given: Any) -> Any:
@@ -202,25 +247,15 @@ def _structured_outputs(given: Any) -> Any:
     return StructuredOutputsConfig(**(_STRUCTURED_OUTPUTS | compact | given))
 
 
-def _cpu_kv_cache_bytes(config: Config, document: dict[str, Any]) -> int:
-    """Return one worker's KV cache for a full batch, at most a share of the free memory."""
-    # vLLM compares the size with this, which respects reclaimable memory and container limits.
-    free = get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
-    model = config.model
-    workers = model.tensor_parallel_size * model.pipeline_parallel_size
-    share: int = int(free * _CPU_KV_CACHE_SHARE) // workers
+def gpu_memory(count: int) -> GpuMemory:
+    """Return the memory of the first so many GPUs that vLLM may use; of none if it can't say."""
+    if not current_platform.is_cuda():
+        return GpuMemory(None, [])
+    nvml, numbers = import_pynvml(), []
     try:
-        text = document.get("text_config") or document
-        heads = text["num_attention_heads"]
-        head_size = text.get("head_dim") or text["hidden_size"] // heads
-        kv_heads = text.get("num_key_value_heads") or heads
-        per_token: int = 2 * text["num_hidden_layers"] * kv_heads * head_size * _FLOAT32_BYTES
-    except (AttributeError, KeyError, TypeError, ZeroDivisionError):
-        # The architecture names its dimensions differently: take the share.
-        return max(_CPU_KV_CACHE_MIN_BYTES, share)
-    sequences = config.batch.max_num_seqs
-    if sequences == "auto":
-        # Most never become as long as they may, and others need the memory, too.
-        sequences = _CPU_KV_CACHE_SEQS
-    full = sequences * model.max_model_len * per_token
-    return max(_CPU_KV_CACHE_MIN_BYTES, min(full, share))
+        for number in range(count):
+            physical = current_platform.device_id_to_physical_device_id(number)
+            numbers.append(physical)
+    except (IndexError, RuntimeError, ValueError, nvml.NVMLError) as error:  # as on other machines
+        log.info("not all GPUs can be watched", watched=len(numbers), error=error)
+    return GpuMemory(nvml, numbers)

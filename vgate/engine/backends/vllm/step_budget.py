@@ -9,22 +9,30 @@ from vgate.engine.prefill_budget import PrefillBudget
 
 
 class StepBudget:
-    """Bounds the prompt tokens of the steps of one of vLLM's schedulers.
+    """Bounds the prompt tokens of the steps of one of vLLM's schedulers, or only times them.
 
     The scheduler reads its `max_num_scheduled_tokens` in each step, so no more than the bound is
     changed. It starts what waits in order and computes one prompt after the other: only the last of
     its running sequences can have a prompt that is not computed.
     """
 
-    def __init__(self, scheduler: Any, budget: PrefillBudget, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        budget: PrefillBudget,
+        clock: Callable[[], float],
+        *,
+        bounds: bool = True,
+    ) -> None:
         self._scheduler = scheduler
         self._budget = budget
+        self._bounds = bounds
         self._clock = clock
         self._most: int = scheduler.max_num_scheduled_tokens
         # A sequence that decodes may have drafted tokens checked as well.
         self._tokens_each: int = 1 + scheduler.num_spec_tokens
-        # When each step in flight was scheduled; they end in the same order.
-        self._scheduled_at: deque[float] = deque()
+        # The steps in flight, and when each was scheduled; they end in the same order.
+        self._scheduled: deque[tuple[Any, float]] = deque()
         self._ended_at = 0.0
         self._schedule = scheduler.schedule
         self._update_from_output = scheduler.update_from_output
@@ -32,9 +40,12 @@ class StepBudget:
         scheduler.update_from_output = self._timed_update
 
     def _bounded_schedule(self, *arguments: Any) -> Any:
-        self._scheduler.max_num_scheduled_tokens = self._tokens()
-        self._scheduled_at.append(self._clock())
-        return self._schedule(*arguments)
+        if self._bounds:
+            self._scheduler.max_num_scheduled_tokens = self._tokens()
+        now = self._clock()
+        scheduled = self._schedule(*arguments)
+        self._scheduled.append((scheduled, now))
+        return scheduled
 
     def _tokens(self) -> int:
         scheduler, most = self._scheduler, self._most
@@ -53,8 +64,11 @@ class StepBudget:
 
     def _timed_update(self, scheduled: Any, output: Any) -> Any:
         now = self._clock()
+        if not self._scheduled or self._scheduled[0][0] is not scheduled:
+            # It was scheduled before these were timed.
+            return self._update_from_output(scheduled, output)
         # With asynchronous scheduling a step waits for the one before it.
-        began = max(self._scheduled_at.popleft(), self._ended_at)
+        began = max(self._scheduled.popleft()[1], self._ended_at)
         self._ended_at = now
         if total := scheduled.total_num_scheduled_tokens:
             drafted = scheduled.scheduled_spec_decode_tokens
@@ -65,8 +79,12 @@ class StepBudget:
         return self._update_from_output(scheduled, output)
 
 
-def steer(scheduler: Any, config: Any, batch: Batch, clock: Callable[[], float]) -> None:
+def steer(
+    scheduler: Any, config: Any, batch: Batch, clock: Callable[[], float]
+) -> PrefillBudget | None:
     """Bound the steps of a scheduler from now on, if that is wanted and a prompt can be in parts.
+
+    Returns what it is bounded by, or None.
 
     Args:
         scheduler: One of vLLM's.
@@ -81,6 +99,14 @@ def steer(scheduler: Any, config: Any, batch: Batch, clock: Callable[[], float])
         or not config.scheduler_config.enable_chunked_prefill
         or scheduler.need_mamba_block_aligned_split
     ):
-        return
-    target_s = None if target_ms == "auto" else target_ms / 1000
-    StepBudget(scheduler, PrefillBudget(target_s), clock)
+        return None
+    budget = PrefillBudget(None if target_ms == "auto" else target_ms / 1000)
+    StepBudget(scheduler, budget, clock)
+    return budget
+
+
+def time_steps(scheduler: Any, clock: Callable[[], float]) -> PrefillBudget:
+    """Time the steps of a scheduler from now on."""
+    budget = PrefillBudget(None)
+    StepBudget(scheduler, budget, clock, bounds=False)
+    return budget

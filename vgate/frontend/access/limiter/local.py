@@ -50,6 +50,8 @@ class LocalLimiter:
         OSError: A file can't be made, or the disk is full. Every method that counts may raise it.
     """
 
+    holds_budgets = False
+
     def __init__(
         self,
         directory: Path,

@@ -5,23 +5,42 @@ most ``tokens_per_minute`` in any 60 s, and at most ``concurrent`` requests at a
 """
 
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-Reason = Literal["requests", "tokens", "concurrent"]
+if TYPE_CHECKING:
+    from vgate.frontend.access.budget import Budget
+
+Reason = Literal["requests", "tokens", "concurrent", "budget"]
 
 NS = 1_000_000_000
 TOKEN_WINDOW_NS = 60 * NS
 
 
+class LimiterAwayError(OSError):
+    """The counts can't be reached, which the limiter has reported.
+
+    Attributes:
+        retry_after_s: When to try again, if that is known.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
 class KeyLimits(msgspec.Struct, frozen=True, dict=True):
-    """The limits of one key; None is no limit."""
+    """The limits of one key; None is no limit.
+
+    Its budget is among them only for a limiter that `holds_budgets`.
+    """
 
     requests: int | None = None
     window_s: float = 60.0
     tokens_per_minute: int | None = None
     concurrent: int | None = None
+    budget: "Budget | None" = None
 
     @cached_property
     def window_ns(self) -> int:
@@ -31,7 +50,8 @@ class KeyLimits(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def unlimited(self) -> bool:
         """Whether there is nothing to count."""
-        return self.requests is None and self.tokens_per_minute is None and self.concurrent is None
+        limits = self.requests, self.tokens_per_minute, self.concurrent, self.budget
+        return all(limit is None for limit in limits)
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -53,6 +73,7 @@ class Decision(msgspec.Struct, frozen=True):
         reason: The first limit that refuses the request; None if it is allowed.
         retry_after_s: Seconds until all limits would allow it, if no other request came.
         never: The request needs more than a whole limit, so waiting does not help.
+        budget_left: What is left of the budget that refuses.
     """
 
     reason: Reason | None = None
@@ -60,6 +81,7 @@ class Decision(msgspec.Struct, frozen=True):
     never: bool = False
     requests: Quota | None = None
     tokens: Quota | None = None
+    budget_left: int = 0
 
     @property
     def allowed(self) -> bool:
@@ -68,11 +90,12 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a key uses at a moment, over all workers."""
+    """What a key uses at a moment, over all workers; of its budget if the limiter holds that."""
 
     requests: int
     tokens: int
     concurrent: int
+    budget: int | None = None
 
 
 class Grant(Protocol):
@@ -102,7 +125,12 @@ class Limiter(Protocol):
 
     Limits are passed with every reservation, so a changed limit applies to the next request. The
     counts may be on another host: every method raises `OSError` if it can't reach them.
+
+    Attributes:
+        holds_budgets: Whether it holds budgets, too: those of all gateways together.
     """
+
+    holds_budgets: bool
 
     def likely_full(self, key_id: str, limits: KeyLimits) -> bool:
         """Guess whether a request would be refused even without tokens.

@@ -26,6 +26,11 @@ def anthropic_error(http: HttpRequest, error: VGateError) -> Response:
     return error_response(error, error_body(error, http.id))
 
 
+def anthropic_event(http: HttpRequest, error: VGateError) -> bytes:
+    """Return the event that ends a broken stream. No message_stop follows it."""
+    return b"event: error\ndata: " + error_body(error, http.id) + b"\n\n"
+
+
 def error_body(error: VGateError, request_id: str) -> bytes:
     """Encode an error as the body of a response, or as the data of a stream's `error` event."""
     other = "invalid_request_error" if error.status < 500 else "api_error"

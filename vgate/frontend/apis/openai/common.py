@@ -36,8 +36,6 @@ _INT32_MAX = 2**31 - 1
 Count = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 # -1 stands for all.
 CountOrAll = Annotated[int, Meta(ge=-1, le=_INT32_MAX)]
-# OpenAI's levels are none, minimal, low, medium, high, xhigh and max; models have others.
-ReasoningEffort = Annotated[str, Meta(min_length=1, max_length=32)]
 # What other servers and earlier versions of vLLM call the fields.
 RENAMED = {
     **{

@@ -13,12 +13,11 @@ from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import Embedded, EmbedRequest, Truncation
 from vgate.frontend.services import Services
-from vgate.wire.sampling import TokenId
+from vgate.wire.sampling import Dimensions, TokenId
 
 # OpenAI's limit (API reference, "Create embeddings").
 MAX_INPUTS = 2048
 
-_INT32_MAX = 2**31 - 1
 # Encoding more than this takes milliseconds, which would delay every stream.
 _ENCODE_INLINE_BYTES = 65_536
 
@@ -42,7 +41,7 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     model: str | None = None
     input: _Text | _List | None = None
     encoding_format: str | None = None
-    dimensions: Annotated[int, Meta(ge=1, le=_INT32_MAX)] | None = None
+    dimensions: Dimensions | None = None
     user: Annotated[str | None, ACCEPTED] = None
     add_special_tokens: bool = True
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None

@@ -30,6 +30,11 @@ def openai_error(_http: HttpRequest, error: VGateError) -> Response:
     return error_response(error, error_body(error))
 
 
+def openai_event(_http: HttpRequest, error: VGateError) -> bytes:
+    """Return the event that ends a broken stream. No [DONE] follows it."""
+    return b"data: " + error_body(error) + b"\n\n"
+
+
 def error_body(error: VGateError) -> bytes:
     """Encode an error as a response body."""
     body = ErrorBody(error.message, error.type, error.param, error.code)

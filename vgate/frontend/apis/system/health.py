@@ -1,4 +1,4 @@
-"""``GET /``, ``GET /health``, ``GET /ready`` and ``GET /version``."""
+"""``GET /health``, ``GET /ready`` and ``GET /version``."""
 
 import time
 
@@ -9,7 +9,8 @@ from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.observe import count_files
 from vgate.frontend.services import Services
 
-_HEALTHY = Response(200, msgspec.json.encode({"status": "ok", "version": __version__}), [JSON])
+HEALTHY = msgspec.json.encode({"status": "ok", "version": __version__})
+_HEALTHY = Response(200, HEALTHY, [JSON])
 
 
 async def health(_services: Services, _request: HttpRequest) -> Response:
@@ -24,23 +25,28 @@ async def ready(services: Services, _request: HttpRequest) -> Response:
     """
     count_files.save()
     warnings = [f"counts are in memory only: {why}" for why in count_files.in_memory_because()]
+    warnings += services.ledger.problems() + services.shared_problems()
+    models = services.models.states()
+    warnings += [
+        f"the model {model.name} can't be loaded: {model.engine.detail}"
+        for model in models
+        if model.load is not None and model.engine.state == "failed"
+    ]
     reason = services.models.not_ready_because()
     engines = [
         {
             "model": model.name,
-            "state": model.engine.state,
-            "detail": model.engine.detail,
-            "for_s": round(time.time() - model.engine.since, 1),
+            "engine": replica.number,
+            "replica": replica.replica,
+            "state": replica.engine.state,
+            "detail": replica.engine.detail,
+            "for_s": round(time.time() - replica.engine.since, 1),
         }
-        for model in services.models.states()
+        for model in models
+        for replica in model.replicas
     ]
     body = {"ready": reason is None, "reason": reason, "warnings": warnings, "engines": engines}
     return Response(503 if reason else 200, msgspec.json.encode(body), [JSON])
-
-
-async def root(_services: Services, _request: HttpRequest) -> Response:
-    """Answer that there is a server, for programs that ask the base URL for it."""
-    return _HEALTHY
 
 
 async def version(services: Services, _request: HttpRequest) -> Response:

@@ -77,7 +77,7 @@ def _path(
     }
     for method in operations.keys() & {"get", "head"}:
         operations[method].pop("requestBody", None)
-    if not route.path.endswith("/"):
+    if not route.path[1:].endswith("/"):
         return route.path, operations
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return route.path + "{name}", {"parameters": [name], **operations}

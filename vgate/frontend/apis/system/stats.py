@@ -1,36 +1,51 @@
 """``GET /metrics`` for Prometheus, and ``GET /stats``: counts and state in one JSON document."""
 
 import asyncio
+import math
 import time
 from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from vgate import __version__
 from vgate.frontend.apis.system.engine_metrics import EngineCollector
+from vgate.frontend.apis.system.vllm_names import VLLMNames
+from vgate.frontend.engines import STATUS, ModelState
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.observe import count_files
-from vgate.frontend.observe.metrics import registry_of_all_workers
+from vgate.frontend.observe.metrics import TTFT_NAME, registry_of_all_workers
 from vgate.frontend.services import Services
-from vgate.wire.stats import BATCH_SIZE, EngineStats
+from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats
 
 
 async def show_metrics(services: Services, http: HttpRequest) -> Response:
     """Answer with the metrics of all workers and engines, in the format that the client accepts.
 
-    API keys are named to an admin's key only.
+    API keys are named only where `metrics.per_key` is on, and to an admin's key only.
     """
-    names_keys = services.sees_all(http)
+    has_examples = services.sees_all(http)
+    names_keys = services.config["metrics"]["per_key"] and has_examples
+    encode: Any
     encode, content_type = choose_encoder(http.header("accept") or "")
 
     count_files.save()
 
     def collect() -> bytes:
-        registry = registry_of_all_workers(names_keys=names_keys)
-        registry.register(EngineCollector(services.models, services.cache()))
-        return encode(registry)
+        registry = registry_of_all_workers(names_keys=names_keys, has_examples=has_examples)
+        registry.register(EngineCollector(services))
+        if services.config["metrics"]["vllm_names"]:
+            ours, registry = registry, CollectorRegistry()
+            registry.register(VLLMNames(ours, services.models))
+        # No name needs it, and the escaping that is usual turns colons into underscores in samples
+        # of OpenMetrics (prometheus_client 0.26).
+        body: bytes = encode(registry, escaping=ALLOWUTF8)
+        return body
 
     # It reads the files of all workers, and other requests needn't wait for the disk.
     body = await asyncio.get_running_loop().run_in_executor(None, collect)
@@ -56,7 +71,8 @@ async def stats(services: Services, http: HttpRequest) -> Response:
 async def _everything(services: Services) -> dict[str, Any]:
     """Return what isn't about one key."""
     count_files.save()
-    totals = await asyncio.get_running_loop().run_in_executor(None, _totals)
+    totals, ttft = await asyncio.get_running_loop().run_in_executor(None, _totals)
+    of_engines = [model.status.stats for model in services.models.states() if model.status.stats]
     hits, misses = totals["vgate_cache_hits"], totals["vgate_cache_misses"]
     cache = services.cache()
     return {
@@ -81,32 +97,73 @@ async def _everything(services: Services) -> dict[str, Any]:
             "evictions": cache.evictions,
             "expirations": cache.expirations,
         },
+        "histograms": _histograms(ttft, of_engines),
+        "prefix_cache": {
+            "queries": sum(of.prefix_cache_queries for of in of_engines),
+            "hits": sum(of.prefix_cache_hits for of in of_engines),
+        },
+        "models": [_model(model) for model in services.models.states()],
         "engines": [
             {
                 "model": model.name,
+                "engine": replica.number,
+                "replica": replica.replica,
                 "task": model.task,
-                "state": model.engine.state,
-                "detail": model.engine.detail,
-                "restarts": model.engine.restarts,
-                "running": model.status.running,
-                "waiting": model.status.waiting,
-                "kv_cache_usage": round(model.status.kv_cache_usage, 4),
-                "batching": _batching(model.status.stats),
+                "state": replica.engine.state,
+                "detail": replica.engine.detail,
+                "restarts": replica.engine.restarts,
+                "running": replica.status.running,
+                "waiting": replica.status.waiting,
+                "kv_cache_usage": round(replica.status.kv_cache_usage, 4),
+                "batching": _batching(replica.status.stats),
             }
             for model in services.models.states()
+            for replica in model.replicas
         ],
         "config": services.config,
     }
 
 
-def _totals() -> Counter[str]:
-    """Return each counter of all workers, summed over its labels."""
+def _model(model: ModelState) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "status": STATUS[model.engine.state],
+        "load": model.load or "resident",
+        "loads": model.engine.loads,
+        "unloads": model.engine.unloads,
+    }
+
+
+def _totals() -> tuple[Counter[str], list[int]]:
+    """Return each counter of all workers, summed over its labels, and the counts of the TTFT."""
     totals: Counter[str] = Counter()
+    up_to: Counter[float] = Counter()
     for family in registry_of_all_workers().collect():
         for sample in family.samples:
             if sample.name == f"{family.name}_total":
                 totals[family.name] += int(sample.value)
-    return totals
+            elif sample.name == f"{TTFT_NAME}_bucket":
+                up_to[float(sample.labels["le"])] += int(sample.value)
+    cumulative = [0, *(up_to[bound] for bound in (*REQUEST_S, math.inf))]
+    return totals, [upper - lower for lower, upper in pairwise(cumulative)]
+
+
+def _histograms(ttft: list[int], engines: list[EngineStats]) -> dict[str, Any]:
+    """Return the counts of each bucket since the start.
+
+    What came between two of these answers has percentiles of its own.
+    """
+    return {
+        "ttft_s": _histogram(REQUEST_S, [ttft]),
+        "inter_token_s": _histogram(STEP_S, [of.inter_token_s.counts for of in engines]),
+        "queue_s": _histogram(REQUEST_S, [of.queue_s.counts for of in engines]),
+        "prefill_s": _histogram(REQUEST_S, [of.prefill_s.counts for of in engines]),
+    }
+
+
+def _histogram(bounds: Sequence[float], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Return the sum of the counts; the last one has no upper bound."""
+    return {"bounds": bounds, "counts": [sum(column) for column in zip(*counts, strict=True)]}
 
 
 def _batching(engine: EngineStats | None) -> dict[str, Any]:

@@ -22,10 +22,14 @@ from vgate.frontend.services import Services
 
 
 async def messages(services: Services, http: HttpRequest) -> Response | None:
-    """Answer a Messages request; None if the answer was streamed."""
+    """Answer a Messages request.
+
+    Return None if the answer was streamed.
+    """
     http.set_header(REQUEST_ID_HEADER, http.id)
     body = await services.work.body(http)
     request = await services.work.read(http, body, decode_messages)
+    http.streams = bool(request.stream)
     effort = await _effort(services, http, request)
     with FIELDS.translating():
         asked = GenerateRequest(
@@ -51,7 +55,7 @@ async def count_tokens(services: Services, http: HttpRequest) -> Response:
 async def _effort(services: Services, http: HttpRequest, request: CountTokensRequest) -> str | None:
     if request.thinking is None and request.output_config is None:
         return None
-    traits = await services.pipeline.traits(request.model, with_tools=bool(request.tools))
+    traits = await services.pipeline.traits(http, request.model, with_tools=bool(request.tools))
     return reasoning_effort(
         request, http.ignored, adjustable=traits.sets_effort, reasons=traits.reasons
     )

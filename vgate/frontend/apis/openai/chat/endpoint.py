@@ -10,7 +10,10 @@ from vgate.frontend.services import Services
 
 
 async def chat_completions(services: Services, http: HttpRequest) -> Response | None:
-    """Answer a chat request; None if the answer was streamed."""
+    """Answer a chat request.
+
+    Return None if the answer was streamed.
+    """
     return await services.pipeline.answer_body(http, await services.work.body(http), read)
 
 

@@ -21,7 +21,6 @@ from vgate.frontend.apis.openai.common import (
     RENAMED,
     CountOrAll,
     GenerationRequest,
-    ReasoningEffort,
     check_common,
     check_template_kwargs,
     generation_from,
@@ -34,7 +33,7 @@ from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool
 from vgate.frontend.apis.shared import MAX_TOOLS
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Conversation, Generation
-from vgate.wire.sampling import MaxTokens
+from vgate.wire.sampling import MaxTokens, ReasoningEffort
 
 MAX_DOCUMENTS = 1024
 

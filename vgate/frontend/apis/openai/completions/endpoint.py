@@ -9,7 +9,10 @@ from vgate.frontend.services import Services
 
 
 async def completions(services: Services, http: HttpRequest) -> Response | None:
-    """Answer a completion request; None if the answer was streamed."""
+    """Answer a completion request.
+
+    Return None if the answer was streamed.
+    """
     return await services.pipeline.answer_body(http, await services.work.body(http), read)
 
 

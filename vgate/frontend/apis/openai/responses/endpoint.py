@@ -39,7 +39,10 @@ def _last_event(http: HttpRequest) -> LastEvent:
 
 
 async def responses(services: Services, http: HttpRequest) -> Response | None:
-    """Answer a request; None if the answer was streamed."""
+    """Answer a request.
+
+    Return None if the answer was streamed.
+    """
     body = await services.work.body(http)
     request = await services.work.read(http, body, decode_responses)
     request, earlier = await continued(services.work, http, request, services.responses)

@@ -13,7 +13,6 @@ from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refuse
 from vgate.frontend.apis.openai.common import (
     RENAMED,
     CountOrAll,
-    ReasoningEffort,
     TextRequest,
     check_template_kwargs,
     generation_from,
@@ -38,7 +37,7 @@ from vgate.frontend.pipeline import (
     schema_constraint,
 )
 from vgate.wire.messages import StructuredOutput
-from vgate.wire.sampling import MaxTokens
+from vgate.wire.sampling import MaxTokens, ReasoningEffort
 
 OUTPUT_LOGPROBS = "message.output_text.logprobs"
 

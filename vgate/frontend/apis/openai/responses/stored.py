@@ -19,6 +19,7 @@ from vgate.frontend.ids import new_id
 _decode_items = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _encode = msgspec.json.Encoder().encode
 
+_MAX_DIGITS = 20
 _MAX_PAGE = 100
 _ID_PREFIXES = {
     "message": "msg_",
@@ -180,7 +181,8 @@ def _input_items(stored: StoredResponse, http: HttpRequest) -> bytes:
     after = query.pop("after", "")
     for name in query.keys() - {"include"}:
         http.ignored.add_unknown(name)
-    if not (limit.isdecimal() and 1 <= int(limit) <= _MAX_PAGE):
+    # More digits than these may be more than Python reads.
+    if not (limit.isdecimal() and len(limit) <= _MAX_DIGITS and 1 <= int(limit) <= _MAX_PAGE):
         raise invalid("limit", f"must be an integer from 1 to {_MAX_PAGE}")
     if order not in {"asc", "desc"}:
         raise invalid("order", "must be 'asc' or 'desc'")

@@ -29,6 +29,7 @@ from vgate.frontend.apis.openai.responses.response import (
     output_of,
 )
 from vgate.frontend.apis.openai.responses.tools import CustomTool, Tool
+from vgate.frontend.http import HttpRequest
 from vgate.frontend.ids import new_id
 from vgate.frontend.tool_calls import ToolCallDelta
 
@@ -83,6 +84,13 @@ class ResponsesEncoder(msgspec.Struct, frozen=True):
         if self.on_finished is not None and not self.on_finished(response):
             response = msgspec.structs.replace(response, store=False)
         return response
+
+
+def responses_event(_http: HttpRequest, error: VGateError) -> bytes:
+    """Return the event that ends a stream before it has a response."""
+    problem = {"code": error.code, "message": error.message, "param": error.param}
+    data = _encode({"type": "error", "sequence_number": 0, **problem})
+    return b"event: error\ndata: " + data + b"\n\n"
 
 
 class ResponsesStream(BlockStream):

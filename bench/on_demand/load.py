@@ -1,0 +1,192 @@
+"""The requests of a run, what answers say, and what engines take meanwhile."""
+
+import asyncio
+import os
+import random
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.chaos import answers
+from bench.chaos.answers import ServerError, WrongError
+from bench.chaos.instance import Instance
+from bench.compare.service import descendants
+from bench.load.answer import TIMEOUT, Answer
+from bench.load.connection import Pool
+from bench.load.target import request_head
+from bench.on_demand.plan import Outcome, Plan, own_words
+from bench.swaps import Request, random_requests
+
+_PATH = "/v1/chat/completions"
+_SAMPLE_S = 0.1
+# How much later than its deadline an answer may come on a busy machine.
+_SLACK_S = 5.0
+_MOVED = re.compile(r"model (loaded|unloaded) model=.*\bseconds=([\d.]+)")
+_MOVES = ("loaded", "unloaded")
+QUESTIONS = ("Who are you?", "What is it?", "Tell me a story.")
+
+
+class Load:
+    """Sends the requests of a plan to an instance, or those of `trace`; kills engines meanwhile.
+
+    Attributes:
+        known: Each model's answers, by the questions; where there are none, real models are asked.
+    """
+
+    def __init__(self, plan: Plan, instance: Instance, trace: list[Request] | None = None) -> None:
+        self.outcome = Outcome(plan)
+        self.outcome.trace = trace or random_requests(
+            plan.requests, plan.models, plan.rate, plan.seed
+        )
+        self._plan = plan
+        self._instance = instance
+        self._pool = Pool(instance.target, keepalive=True)
+        self._chance = random.Random(plan.seed)
+        self._killed_at: list[float] = []
+        self.known: dict[tuple[int, str], str] = {}
+        self._began = time.monotonic()
+
+    async def run(self) -> Outcome:
+        """Send all, and wait for the answers."""
+        plan, outcome = self._plan, self.outcome
+        watching = asyncio.ensure_future(self._watch())
+        if plan.directories and not self.known:
+            await self._learn()
+        earlier = [len(self._moves(how)) for how in _MOVES]
+        span_s = outcome.trace[-1].arrival
+        self._began = time.monotonic()
+        killing = asyncio.ensure_future(self._kill(span_s))
+        async with asyncio.TaskGroup() as group:
+            for number, request in enumerate(outcome.trace):
+                await asyncio.sleep(request.arrival - self._now)
+                request.arrival = self._now
+                group.create_task(self._one(number, request))
+        killing.cancel()
+        watching.cancel()
+        self._pool.close()
+        outcome.loads, outcome.unloads = (
+            self._moves(how)[before:] for how, before in zip(_MOVES, earlier, strict=True)
+        )
+        if not self._instance.alive:
+            outcome.problems.append(f"the server ended: {self._instance.log_tail()}")
+        return outcome
+
+    @property
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _moves(self, how: str) -> list[float]:
+        """Return how long each load, or unload, took so far."""
+        found = [_MOVED.search(line) for _, line in self._instance.log.copy()]
+        return [float(match[2]) for match in found if match and match[1] == how]
+
+    async def _learn(self) -> None:
+        """Ask each model each question; no two of them may say the same."""
+        for model in range(self._plan.models):
+            for question in QUESTIONS:
+                self.known[model, question] = await self._said(model, question, stream=False)
+        for question in QUESTIONS:
+            said = [self.known[model, question] for model in range(self._plan.models)]
+            if len({*said}) < len(said):
+                self.outcome.problems.append(f"models say the same: {said}")
+
+    async def _one(self, number: int, request: Request) -> None:
+        if self._plan.directories:
+            text = self._chance.choice(QUESTIONS)
+            known = self.known[request.model, text]
+        else:
+            text = f"{number} {self._chance.getrandbits(60):x}"
+            known = own_words(request.model) + text
+        outcome, problem = self.outcome, ""
+        try:
+            said = await self._said(request.model, text, stream=self._chance.random() < 0.5)
+            if said == known:
+                outcome.right += 1
+            else:
+                problem = f"{said!r} instead of {known!r}"
+        except ServerError as error:
+            if str(error).partition(": ")[2]:
+                why = str(error)[:100]
+                outcome.refused[why] = outcome.refused.get(why, 0) + 1
+            else:
+                problem = f"refused without a reason: {error}"
+        except (WrongError, OSError, TimeoutError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        request.began, request.end = request.arrival, self._now
+        taken_s = request.end - request.arrival
+        if taken_s > self._plan.deadline_s + _SLACK_S:
+            problem = problem or "it came after its deadline"
+        kills = sum(request.began <= at <= request.end for at in self._killed_at)
+        if problem:
+            what = f"model-{request.model} after {taken_s:.1f} s, {kills} kills meanwhile: "
+            outcome.problems.append(what + problem)
+
+    async def _said(self, model: int, text: str, *, stream: bool) -> str:
+        """Return an answer's text.
+
+        Raises:
+            ServerError: It was refused.
+            WrongError: It isn't complete, or was cut.
+            OSError, TimeoutError: The connection broke; there was no answer.
+        """
+        body: dict[str, Any] = {"model": f"model-{model}", "max_tokens": 64, "temperature": 0}
+        body |= {"messages": [{"role": "user", "content": text}], "stream": stream}
+        content, target = msgspec.json.encode(body), self._instance.target
+        head = request_head(
+            "POST", target, _PATH, [("Authorization", f"Bearer {self._instance.key}")]
+        )
+        answer = Answer(time.perf_counter())
+        connection = await self._pool.take()
+        try:
+            sent = head + b"Content-Length: %d\r\n\r\n" % len(content) + content
+            await connection.exchange(sent, answer, self._plan.deadline_s + 2 * _SLACK_S)
+        finally:
+            self._pool.give(connection)
+        if answer.error == TIMEOUT:
+            raise TimeoutError(answer.detail)
+        if answer.error is not None and not answer.error.startswith("http_"):
+            raise ConnectionError(answer.detail)
+        try:
+            said = answers.said(_PATH, answer.body, stream=stream and answer.error is None)
+        except ServerError as error:
+            begun = b'"content":"' in answer.body.replace(b'"content":""', b"")
+            if begun and error.code != "deadline_exceeded":
+                raise WrongError(f"cut after it had begun: {error}") from None
+            raise
+        found: str = said["choices"][0]["text"]
+        return found
+
+    async def _kill(self, span_s: float) -> None:
+        """Kill engines at random moments, whatever they do then."""
+        moments = sorted(self._chance.uniform(0, span_s) for _ in range(self._plan.kills))
+        for moment in moments:
+            await asyncio.sleep(moment - self._now)
+            pids = self._instance.pids("engine")
+            with suppress(ProcessLookupError, IndexError):  # there may be none at this moment
+                os.kill(self._chance.choice(pids), signal.SIGKILL)
+                self._killed_at.append(self._now)
+                self.outcome.killed += 1
+
+    async def _watch(self) -> None:
+        """Keep the most engines, and the most memory that they took together."""
+        outcome = self.outcome
+        while True:
+            engines = self._instance.pids("engine")
+            processes = {each for pid in engines for each in (pid, *descendants(pid))}
+            outcome.most_engines = max(outcome.most_engines, len(engines))
+            outcome.most_mib = max(outcome.most_mib, sum(map(_pss_mib, processes)))
+            await asyncio.sleep(_SAMPLE_S)
+
+
+def _pss_mib(pid: int) -> float:
+    """Return a process's memory, of which it has only a share where others have it too."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0

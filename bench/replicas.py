@@ -1,0 +1,306 @@
+"""`python -m bench.replicas`: kills replicas under streams, and checks every token.
+
+Exit status 0 if no client saw an error or a wrong token, and moved streams went on soon enough.
+"""
+
+import argparse
+import asyncio
+import math
+import os
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.chaos.instance import Instance
+from bench.compare.service import FailedError
+from bench.load.answer import BAD_JSON, CUT, ERROR_EVENT, Answer
+from bench.load.connection import Pool
+from bench.load.events import EventSplitter, error_message, read_chunk
+from bench.load.target import request_head
+
+_PATH = "/v1/chat/completions"
+_PATIENCE_S = 120.0
+_AFTER_ERROR_S = 0.5
+_WRONG = "wrong_token"
+# The prompt tokens that the simulated engine reads in a step.
+_STEP_TOKENS = 2048
+# A gap that begins so long after a kill has another reason.
+_AFTER_S = 1.0
+_SETTINGS = {
+    "supervision__max_restarts": 1_000_000,
+    "supervision__restart_window_s": 0.5,
+    "batch__max_num_seqs": 256,
+    "server__workers": 2,
+    "security__rate_limiting__enabled": False,
+    # Prompts take no time but that of the steps that read them.
+    "dry_run__prefill_tokens_per_s": 1e9,
+}
+
+
+class Kill(msgspec.Struct):
+    """A kill, at `at` seconds of `time.perf_counter`.
+
+    Attributes:
+        moved: How many streams went on in another replica because of it.
+        held: The tokens of all streams at that time, prompts included, and how many streams.
+        prefill_s: How long the others took to read what moved, if it was spread evenly.
+        gaps_s: The gaps between tokens that were there at that time or began right after it.
+    """
+
+    at: float
+    moved: int = 0
+    held: tuple[int, int] = (0, 0)
+    prefill_s: float = 0.0
+    gaps_s: list[float] = []
+
+    @property
+    def pauses_s(self) -> list[float]:
+        """The gaps of the streams that moved, which are the longest."""
+        return sorted(self.gaps_s, reverse=True)[: self.moved]
+
+    def end(self, moved: int, others: int, step_s: float) -> None:
+        """Note how many streams moved to so many other replicas, which read them in steps."""
+        self.moved, (tokens, streams) = moved, self.held
+        each = moved / max(1, others) * tokens / max(1, streams)
+        self.prefill_s = math.ceil(each / _STEP_TOKENS) * step_s
+
+
+class Outcome(msgspec.Struct):
+    """What the clients saw."""
+
+    ends: Counter[str] = msgspec.field(default_factory=Counter)
+    details: list[str] = []
+    kills: list[Kill] = []
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def pause_s(self, share: float, *, net: bool = False) -> float:
+        """Return a percentile of the pauses of moved streams, `net` of prefill; 0 if none moved."""
+        pauses = [p - net * kill.prefill_s for kill in self.kills for p in kill.pauses_s]
+        return percentile(pauses, share)
+
+    def passed(self, most_s: float) -> bool:
+        """Whether every stream was right, some moved, and those went on soon enough."""
+        moved = sum(kill.moved for kill in self.kills)
+        return set(self.ends) == {"right"} and moved > 0 and self.pause_s(0.99, net=True) <= most_s
+
+
+class Stream(Answer):
+    """A stream that must be `text`; notes the gaps around each kill."""
+
+    def __init__(self, text: str, kills: list[Kill]) -> None:
+        super().__init__(time.perf_counter())
+        self._text = text
+        self._kills = kills
+        self._events = EventSplitter()
+        self._last = 0.0
+        self._done = False
+        self.heard = 0
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take a piece of the stream."""
+        if self.error is not None:
+            super().feed(data, now)
+            return
+        for event in self._events.feed(data):
+            if event == b"[DONE]":
+                self._done = True
+            else:
+                self._event(event, now)
+
+    def _event(self, event: bytes, now: float) -> None:
+        try:
+            chunk = read_chunk(event)
+        except msgspec.DecodeError as error:
+            self.fail(BAD_JSON, str(error))
+            return
+        if not chunk.choices:
+            self.fail(ERROR_EVENT, error_message(event))
+            return
+        for choice in chunk.choices:
+            text = (choice.delta and choice.delta.content) or ""
+            if text and not self._text.startswith(text, self.heard):
+                due = self._text[self.heard : self.heard + 20]
+                self.fail(_WRONG, f"{text!r} instead of {due!r} after {self.heard}")
+            if text:
+                self._note_gap(now)
+                self.heard += len(text)
+
+    def _note_gap(self, now: float) -> None:
+        began, self._last = self._last, now
+        for kill in reversed(self._kills):
+            if not began or now < kill.at:
+                continue
+            if began > kill.at + _AFTER_S:
+                return
+            kill.gaps_s.append(now - max(began, kill.at))
+
+    def end(self, now: float) -> None:
+        """Check that it is whole."""
+        if self.error is None and not self._done:
+            self.fail(CUT, "the stream ended without [DONE]")
+        if self.error is None and self.heard != len(self._text):
+            self.fail(_WRONG, f"{self.heard} of {len(self._text)} characters")
+        super().end(now)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that this share of the values doesn't exceed; 0 without any."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else 0.0
+
+
+class Run:
+    """Streams to an instance whose replicas are killed, one every `every_s` seconds."""
+
+    def __init__(self, instance: Instance, options: argparse.Namespace) -> None:
+        self._instance = instance
+        self._options = options
+        self._pool = Pool(instance.target, keepalive=True)
+        self._rng = random.Random(options.seed)
+        self._over = False
+        self._live: dict[Stream, int] = {}
+        self.outcome = Outcome()
+
+    async def go(self) -> Outcome:
+        """Run, and return what was seen."""
+        began = time.perf_counter()
+        clients = [asyncio.ensure_future(self._client(n)) for n in range(self._options.streams)]
+        await asyncio.sleep(self._options.every)
+        while time.perf_counter() - began < self._options.seconds:
+            before = await self._moved()
+            pids = self._instance.pids("engine")
+            held = sum(stream.heard + prompt for stream, prompt in self._live.items())
+            kill = Kill(time.perf_counter(), held=(held, len(self._live)))
+            self.outcome.kills.append(kill)
+            os.kill(self._rng.choice(pids), signal.SIGKILL)
+            await asyncio.sleep(self._options.every)
+            moved, others = await self._moved() - before, self._options.replicas - 1
+            kill.end(moved, others, self._options.step_ms / 1000)
+        self._over = True
+        await asyncio.gather(*clients)
+        self._pool.close()
+        self.outcome.seconds = time.perf_counter() - began
+        return self.outcome
+
+    async def _client(self, number: int) -> None:
+        turns = 0
+        # They don't all begin at once.
+        await asyncio.sleep(self._options.every * number / self._options.streams)
+        while not self._over:
+            turns += 1
+            words = f"stream {number} turn {turns} says "
+            tokens = self._rng.randint(*self._options.tokens)
+            await self._stream(words, tokens)
+
+    async def _stream(self, words: str, tokens: int) -> None:
+        body = msgspec.json.encode(
+            {
+                "model": "",
+                "messages": [{"role": "user", "content": words}],
+                "stream": True,
+                "max_tokens": tokens,
+                "ignore_eos": True,
+            }
+        )
+        target = self._instance.target
+        headers = [("Authorization", f"Bearer {self._instance.key}")]
+        head = request_head("POST", target, _PATH, headers)
+        request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        stream = Stream((words * (tokens // len(words) + 1))[:tokens], self.outcome.kills)
+        connection = await self._pool.take()
+        self._live[stream] = len(words)
+        try:
+            await connection.exchange(request, stream, _PATIENCE_S)
+        finally:
+            del self._live[stream]
+            self._pool.give(connection)
+        self.outcome.tokens += stream.heard
+        self.outcome.ends[stream.error or "right"] += 1
+        if stream.error is not None:
+            self.outcome.details.append(f"{stream.error}: {stream.detail}")
+            await asyncio.sleep(_AFTER_ERROR_S)
+
+    async def _moved(self) -> int:
+        """Return how many requests have gone on in another engine."""
+        url = f"http://127.0.0.1:{self._instance.target.port}/metrics"
+        text = await asyncio.to_thread(_read, url)
+        found = re.search(r"^vgate_resumed_requests_total (\S+)$", text, re.MULTILINE)
+        return int(float(found[1])) if found else 0
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run and print what was seen; return the exit status."""
+    options = _parser().parse_args(arguments)
+    settings = {
+        **_SETTINGS,
+        "model__replicas": options.replicas,
+        "dry_run__step_ms": options.step_ms,
+        "model__max_model_len": 4096 + max(options.tokens),
+        **dict(setting.split("=", 1) for setting in options.set),
+    }
+    with tempfile.TemporaryDirectory(prefix="vgate-replicas-") as directory:
+        try:
+            with Instance(Path(directory), settings, None) as instance:
+                outcome = asyncio.run(Run(instance, options).go())
+        except FailedError as error:
+            print(f"bench.replicas: {error}\n{error.log}", file=sys.stderr)
+            return 1
+    print(table(outcome))
+    if options.json:
+        Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")
+    return 0 if outcome.passed(options.most_pause) else 1
+
+
+def table(outcome: Outcome) -> str:
+    """Return what was seen, as text."""
+    moved = [kill.moved for kill in outcome.kills]
+    rows: list[tuple[str, object]] = [
+        ("seconds", round(outcome.seconds)),
+        ("tokens/s", round(outcome.tokens / max(1e-9, outcome.seconds))),
+        ("kills", len(outcome.kills)),
+        ("streams moved", f"{sum(moved)} ({moved})"),
+        *((f"streams: {name}", count) for name, count in sorted(outcome.ends.items())),
+        *(
+            (f"pause of a moved stream, {name}, ms", round(outcome.pause_s(share) * 1000))
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("most", 1.0))
+        ),
+        ("without its prefill, p99, ms", round(outcome.pause_s(0.99, net=True) * 1000)),
+    ]
+    lines = [f"{name:<40} {value}" for name, value in rows]
+    counts = Counter(outcome.details).most_common(20)
+    return "\n".join([*lines, *(f"{count:>6} x {what}" for what, count in counts)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.replicas", description=__doc__)
+    add = parser.add_argument
+    add("--seconds", type=float, default=300.0, help="how long replicas are killed (300)")
+    add("--every", type=float, default=5.0, help="seconds from one kill to the next (5)")
+    add("--replicas", type=int, default=3, help="engines of the model (3)")
+    add("--streams", type=int, default=200, help="streams at a time (200)")
+    add("--tokens", type=int, nargs=2, default=(40, 400), help="of an answer (40 to 400)")
+    add("--step-ms", type=float, default=50.0, help="the simulated engine's step (50)")
+    add("--most-pause", type=float, default=0.5, help="p99 of a pause but for prefill, s (0.5)")
+    add("--seed", type=int, default=0, help="of the lengths, and of who is killed")
+    add("--set", action="append", default=[], metavar="SECTION__KEY=VALUE", help="configuration")
+    add("--json", metavar="FILE", help="write the outcome there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,50 @@
+"""Measure routing: what a decision takes, and what comes of the decisions in simulated time.
+
+`python -m bench.routing`, and with `--served` the same over HTTP
+"""
+
+import sys
+
+from bench.routing import served
+from bench.routing.decisions import decision_s
+from bench.routing.simulation import Outcome, Workload, oracle, run
+from vgate.frontend.routing import POLICIES
+
+_WORKLOADS = {
+    "50 conversations x 8 turns, 10 system prompts": Workload(),
+    "the same, one system prompt": Workload(systems=1),
+    "the same, each its own": Workload(systems=50),
+    "200 conversations, 20 system prompts": Workload(conversations=200, systems=20),
+}
+
+
+def main() -> None:
+    """Print both."""
+    print("a decision and its account, 4,000 tokens, median:")
+    for policy in POLICIES:
+        for replicas in (4, 64, 512):
+            print(
+                f"  {policy:13} {replicas:3} replicas {decision_s(policy, replicas) * 1e6:6.1f} us"
+            )
+    for name, load in _WORKLOADS.items():
+        print(f"{name}, 4,000 tokens each, 4 replicas, 2 frontends:")
+        best = oracle(load)
+        _print("oracle", best, best, best)
+        outcomes = {policy: run(policy, load) for policy in POLICIES}
+        for policy, outcome in outcomes.items():
+            _print(policy, outcome, best, outcomes["round_robin"])
+
+
+def _print(name: str, outcome: Outcome, best: Outcome, baseline: Outcome) -> None:
+    print(
+        f"  {name:13} hits {outcome.hits:6.1%} ({outcome.hits / best.hits:6.1%} of the oracle's)"
+        f"  prefilled {outcome.prefilled:9,} ({outcome.prefilled / baseline.prefilled:4.0%})"
+        f"  busiest {outcome.imbalance:4.2f} x mean  TTFT p50 {outcome.median_ttft_s * 1e3:5.1f} ms"
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--served"]:
+        served.main()
+    else:
+        main()

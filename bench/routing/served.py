@@ -1,0 +1,208 @@
+"""The same over HTTP: a V-Gate with several simulated engines that keep a GPU's pace."""
+
+import asyncio
+import itertools
+import random
+import string
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bench.chaos.instance import Instance
+from bench.load.answer import Answer, StreamAnswer
+from bench.load.connection import Pool
+from bench.load.histogram import Histogram
+from bench.load.target import request_head
+from bench.routing.simulation import MACHINE, Workload
+
+_TIMEOUT_S = 300.0
+# More than all replicas have places for.
+_CLIENTS_PER_PLACE = 1.25
+# Slow enough for a small machine to carry the streams of four.
+_SATURATED_STEP_MS = 50.0
+_WARM_UP_S, _WINDOW_S = 10.0, 20.0
+
+
+class Served(NamedTuple):
+    """What came of a run; `tokens_per_s` are generated ones."""
+
+    tokens_per_s: float
+    ttft_s: list[float]
+    prompt_tokens: int
+    cached_tokens: int
+
+    @property
+    def prefilled(self) -> int:
+        """The prompt tokens that were computed."""
+        return self.prompt_tokens - self.cached_tokens
+
+    def ttft_at(self, share: float) -> float:
+        """Return a percentile of the times to the first token."""
+        return sorted(self.ttft_s)[min(len(self.ttft_s) - 1, int(share * len(self.ttft_s)))]
+
+
+class _Client:
+    """Sends prompts and reads streams."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._target = instance.target
+        self._pool = Pool(instance.target, keepalive=True)
+        self._gaps = Histogram()
+        self.ttft_s: list[float] = []
+        self.tokens = 0
+
+    async def ask(self, prompt: str, tokens: int) -> str:
+        """Return what follows a prompt."""
+        body = {
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+            "temperature": 0,
+        }
+        text: dict[int, list[str]] = {}
+        answer = StreamAnswer(perf_counter(), 1, text, self._gaps)
+        await self._exchange("POST", "/v1/completions", msgspec.json.encode(body), answer)
+        self.ttft_s.append(answer.first - answer.started)
+        self.tokens += tokens
+        return "".join(text[0])
+
+    @property
+    def received(self) -> int:
+        """The tokens that have come so far, but for each answer's first."""
+        return self._gaps.count
+
+    async def prefix_cache(self) -> tuple[int, int]:
+        """Return how many prompt tokens were looked up in all engines, and how many found."""
+        # Engines tell with their next heartbeat.
+        await asyncio.sleep(0.6)
+        answer = Answer(perf_counter())
+        await self._exchange("GET", "/stats", b"", answer)
+        found: dict[str, Any] = msgspec.json.decode(answer.body)["prefix_cache"]
+        return found["queries"], found["hits"]
+
+    async def _exchange(self, method: str, path: str, body: bytes, answer: Answer) -> None:
+        head = request_head(method, self._target, path, [])
+        connection = await self._pool.take()
+        try:
+            request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+            await connection.exchange(request, answer, _TIMEOUT_S)
+        finally:
+            self._pool.give(connection)
+        if answer.error is not None:
+            raise ConnectionError(f"{answer.error}: {answer.detail}")
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+@asynccontextmanager
+async def _running(
+    policy: str, replicas: int, step_ms: float = MACHINE.inter_token_s * 1000
+) -> AsyncIterator[_Client]:
+    settings: dict[str, object] = {
+        "server__workers": 2,
+        "security__enabled": False,
+        "model__replicas": replicas,
+        "model__max_model_len": 16_384,
+        "routing__policy": policy,
+        "batch__max_num_seqs": MACHINE.max_num_seqs,
+        "dry_run__step_ms": step_ms,
+        "dry_run__prefill_tokens_per_s": MACHINE.prefill_tokens_per_s,
+        "dry_run__kv_cache_tokens": MACHINE.kv_cache_tokens,
+    }
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Instance(Path(directory), settings, None) as instance,
+    ):
+        client = _Client(instance)
+        # The last ones may not be connected yet when the first one serves.
+        await asyncio.sleep(2)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+async def _outcome(client: _Client, work: Iterable[Awaitable[None]]) -> Served:
+    before = await client.prefix_cache()
+    began = perf_counter()
+    await asyncio.gather(*work)
+    seconds = perf_counter() - began
+    after = await client.prefix_cache()
+    queries, hits = (now - then for now, then in zip(after, before, strict=True))
+    return Served(client.tokens / seconds, client.ttft_s, queries, hits)
+
+
+async def converse(policy: str, load: Workload, replicas: int) -> Served:
+    """Run conversations as `simulation` does. A character is a token."""
+    chance = random.Random(3)
+
+    def text(size: int) -> str:
+        return "".join(chance.choices(string.ascii_letters, k=size))
+
+    systems = [text(load.system_tokens) for _ in range(load.systems)]
+
+    async with _running(policy, replicas) as client:
+
+        async def talk(number: int) -> None:
+            said = systems[number % load.systems]
+            for _ in range(load.turns):
+                await asyncio.sleep(chance.expovariate(1 / load.pause_s))
+                said += text(load.turn_tokens)
+                said += await client.ask(said, load.output_tokens)
+
+        return await _outcome(client, [talk(number) for number in range(load.conversations)])
+
+
+async def saturate(policy: str, replicas: int, clients: int) -> float:
+    """Keep engines busy with prompts that share nothing; return tokens per second meanwhile."""
+    async with _running(policy, replicas, _SATURATED_STEP_MS) as client:
+        chance = random.Random(5)
+
+        async def repeat(number: int) -> None:
+            for turn in itertools.count():
+                # Of different lengths, or all would end together.
+                await client.ask(f"{number} {turn} " * 20, chance.randrange(50, 250))
+
+        tasks = [asyncio.create_task(repeat(number)) for number in range(clients)]
+        await asyncio.sleep(_WARM_UP_S)
+        before = client.received
+        await asyncio.sleep(_WINDOW_S)
+        received = client.received - before
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return received / _WINDOW_S
+
+
+def main() -> None:
+    """Print both, beside one replica and round robin."""
+    for systems in (10, 50):
+        load = Workload(systems=systems)
+        print(f"{load.conversations} conversations, {systems} system prompts, 4 replicas:")
+        found = {}
+        for policy in ("round_robin", "prefix_aware"):
+            found[policy] = each = asyncio.run(converse(policy, load, 4))
+            print(
+                f"  {policy:13} TTFT p50 {each.ttft_at(0.5) * 1e3:6.1f} ms  p99"
+                f" {each.ttft_at(0.99) * 1e3:6.1f} ms  prefilled {each.prefilled:9,} of"
+                f" {each.prompt_tokens:9,}  {each.tokens_per_s:7.1f} tokens/s"
+            )
+        turns, aware = found["round_robin"], found["prefix_aware"]
+        print(
+            f"  prefilled {aware.prefilled / turns.prefilled:.0%} of round robin's,"
+            f" TTFT p50 {aware.ttft_at(0.5) / turns.ttft_at(0.5):.0%}"
+        )
+    clients = int(4 * MACHINE.max_num_seqs * _CLIENTS_PER_PLACE)
+    speeds = []
+    for replicas in (1, 4):
+        speed = asyncio.run(saturate("prefix_aware", replicas, clients))
+        speeds.append(speed)
+        print(f"{replicas} replicas, {clients} clients: {speed:8.1f} tokens/s")
+    print(f"  {speeds[1] / speeds[0]:.2f} times one replica's")

@@ -1,0 +1,1 @@
+"""Many replicas and gateways in simulated time, with the real router."""

@@ -1,0 +1,264 @@
+"""How often models are loaded when not all of them fit, against the least that is possible.
+
+    python -m bench.swaps [--requests 2000] [--models 6] [--room 2] [--seed 1]
+
+The launcher's policy decides in simulated time over random requests. For each rate of requests it
+prints the loads and the waits, and for the same longest wait: the loads of a schedule that knows
+the future (`clairvoyant_loads`), and a number than which no schedule at all has fewer
+(`least_loads`). Where models are asked for all the time, the policy comes near the former. Where
+they aren't, it does not try to: requests would wait for nothing but the chance of saving a load.
+"""
+
+import argparse
+import random
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from math import inf
+
+import msgspec
+
+from vgate.config.model import Residency
+from vgate.launcher.residency.policy import Managed, Policy, Status, Wanted
+from vgate.launcher.residency.room import Room
+
+_TICK_S = 0.1
+_RATES = (8.0, 4.0, 10 / 3, 2.0, 1.0, 0.2, 0.05)
+
+
+class Request(msgspec.Struct):
+    """A request for a model, and when it was served; times in seconds."""
+
+    model: int
+    arrival: float
+    began: float = -1.0
+    end: float = -1.0
+
+    @property
+    def wait_s(self) -> float:
+        """How long it waited for its model."""
+        return self.began - self.arrival
+
+
+class Machine(msgspec.Struct):
+    """What is simulated: `room` of `models` equal models fit, which take `load_s` to load."""
+
+    models: int = 6
+    room: int = 2
+    load_s: float = 3.0
+    answer_s: float = 0.5
+    settings: Residency = Residency()
+
+
+class Simulation:
+    """The policy over a list of requests, which it serves.
+
+    Attributes:
+        loads: When which model was loaded.
+        most_held: The most models that were in memory at once.
+    """
+
+    def __init__(self, machine: Machine, requests: Sequence[Request]) -> None:
+        self._machine = machine
+        self._requests = requests
+        self.loads: list[tuple[float, int]] = []
+        self.most_held = 0
+        names = [str(model) for model in range(machine.models)]
+        room = Room({name: {"": 1} for name in names}, {"": machine.room})
+        managed = [Managed(name, "on_demand") for name in names]
+        self._policy = Policy(managed, room, machine.settings)
+        self._statuses: dict[str, Status] = dict.fromkeys(names, "unloaded")
+        self._ready_at: dict[str, float] = {}
+        self._waiting: dict[str, list[Request]] = {name: [] for name in names}
+        self._running: dict[str, list[Request]] = {name: [] for name in names}
+        self._used_at = dict.fromkeys(names, 0.0)
+
+    def run(self) -> None:
+        """Serve all requests."""
+        now, arrived = 0.0, 0
+        while arrived < len(self._requests) or any(self._waiting.values()):
+            while arrived < len(self._requests) and self._requests[arrived].arrival <= now:
+                self._arrive(self._requests[arrived])
+                arrived += 1
+            self._pass_time(now)
+            self._decide(now)
+            self.most_held = max(
+                self.most_held, sum(status != "unloaded" for status in self._statuses.values())
+            )
+            now += _TICK_S
+
+    def _arrive(self, request: Request) -> None:
+        name = str(request.model)
+        if self._statuses[name] == "ready":
+            self._serve(name, request, request.arrival)
+        else:
+            self._waiting[name].append(request)
+
+    def _serve(self, name: str, request: Request, now: float) -> None:
+        request.began, request.end = now, now + self._machine.answer_s
+        self._running[name].append(request)
+
+    def _pass_time(self, now: float) -> None:
+        for name, status in self._statuses.items():
+            running = self._running[name]
+            ended = [request for request in running if request.end <= now]
+            if ended:
+                self._used_at[name] = max(request.end for request in ended)
+                running[:] = [request for request in running if request.end > now]
+            if status == "loading" and now >= self._ready_at[name]:
+                self._statuses[name] = "ready"
+                for request in self._waiting[name]:
+                    self._serve(name, request, now)
+                self._waiting[name].clear()
+            elif status == "unloading" and not running:
+                self._statuses[name] = "unloaded"
+
+    def _decide(self, now: float) -> None:
+        wanted = {
+            name: Wanted(
+                len(waiting),
+                len(self._running[name]),
+                waiting[0].arrival if waiting else 0.0,
+                now if self._running[name] else self._used_at[name],
+            )
+            for name, waiting in self._waiting.items()
+        }
+        decision = self._policy.decide(now, self._statuses, wanted)
+        for name in decision.unload:
+            self._statuses[name] = "unloading"
+        for name in decision.load:
+            self._statuses[name] = "loading"
+            self._ready_at[name] = now + self._machine.load_s
+            self.loads.append((now, int(name)))
+
+
+def random_requests(count: int, models: int, rate: float, seed: int) -> list[Request]:
+    """Return requests that come at random, as often for each model."""
+    chance = random.Random(seed)
+    now, requests = 0.0, []
+    for _ in range(count):
+        now += chance.expovariate(rate)
+        requests.append(Request(chance.randrange(models), now))
+    return requests
+
+
+def least_loads(machine: Machine, requests: Sequence[Request], longest_s: float) -> int:
+    """Return how many loads there are at least if no request may wait for longer.
+
+    All but `room` models are out of memory at each moment. A model that is put out at some time is
+    loaded again `longest_s` after the next request for it at the latest. So for each number of its
+    loads there is a longest time that it can be out in all; no order of loads does better than to
+    take the best of these of each model, even if they don't go together.
+    """
+    horizon = requests[-1].arrival
+    totals = [0.0]
+    for model in range(machine.models):
+        arrivals = [request.arrival for request in requests if request.model == model]
+        outs = _longest_out(arrivals, longest_s - machine.load_s, machine.load_s, horizon)
+        joined = [0.0] * (len(totals) + len(outs) - 1)
+        for count, total in enumerate(totals):
+            for loads, out_s in enumerate(outs):
+                joined[count + loads] = max(joined[count + loads], total + out_s)
+        totals = joined
+    must_s = (machine.models - machine.room) * horizon
+    # A float's sum may be a little less than the horizon that it is made of.
+    return next(n for n, total in enumerate(totals) if total >= must_s * (1 - 1e-9))
+
+
+def _longest_out(
+    arrivals: Sequence[float], most_late_s: float, load_s: float, horizon: float
+) -> list[float]:
+    """Return for how long a model can be out of memory in all, for each number of loads.
+
+    Being out is best begun right after a request, or as soon as the model is loaded again. After
+    the last request it takes no load.
+    """
+    ends = [arrival + most_late_s for arrival in arrivals]
+    begins = sorted({0.0, *arrivals, *(end + load_s for end in ends)})
+    begins = [begin for begin in begins if begin < horizon] + [horizon]
+    free = [horizon - max([begin, *arrivals[-1:]]) for begin in begins]
+    after = []  # by where it begins: how long it is out, and where it may begin again
+    for begin in begins[:-1]:
+        following = bisect_right(arrivals, begin) if begin else 0
+        end = min(horizon, ends[following]) if following < len(ends) else begin
+        again = bisect_right(begins, end + load_s - 1e-9)
+        after.append((end - begin, min(again, len(begins) - 1)))
+    best, beyond = [free[0]], free
+    while best[-1] < horizon * (1 - 1e-9):
+        here = [0.0] * len(begins)
+        for at in range(len(after) - 1, -1, -1):
+            out_s, again = after[at]
+            here[at] = max(here[at + 1], out_s + beyond[again])
+        if here[0] <= best[-1] + 1e-9:
+            break
+        best.append(here[0])
+        beyond = here
+    return best
+
+
+def clairvoyant_loads(machine: Machine, requests: Sequence[Request], longest_s: float) -> int:
+    """Return the loads of a schedule that knows all requests, which may wait for as long.
+
+    Each model is loaded at the last moment, in the place of the one that is asked for last (Belady
+    1966). That need not be the best schedule, but is a good one.
+    """
+    arrivals: list[list[float]] = [[] for _ in range(machine.models)]
+    for request in requests:
+        arrivals[request.model].append(request.arrival)
+    out_since = dict.fromkeys(range(machine.models), -1.0)
+    ready_at: dict[int, float] = {}
+    loads = 0
+
+    def next_after(model: int, time: float) -> float:
+        following = bisect_right(arrivals[model], time)
+        return arrivals[model][following] if following < len(arrivals[model]) else inf
+
+    while True:
+        asked = {model: next_after(model, since) for model, since in out_since.items()}
+        model = min(asked, key=lambda name: asked[name])
+        if asked[model] == inf:
+            return loads
+        now = asked[model] + longest_s - machine.load_s
+        if len(ready_at) == machine.room:
+            # Of those that are ready; if none is, the first one that will be.
+            ready = [name for name, at in ready_at.items() if at <= now]
+            now = max(now, min(ready_at.values()))
+            goes = max(
+                ready or [min(ready_at, key=lambda name: ready_at[name])],
+                key=lambda name: next_after(name, now),
+            )
+            del ready_at[goes]
+            out_since[goes] = now
+        loads += 1
+        del out_since[model]
+        ready_at[model] = now + machine.load_s
+
+
+def main() -> None:
+    """Print the figures for several rates."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, number in (("requests", 2000), ("models", 6), ("room", 2), ("seed", 1)):
+        parser.add_argument(f"--{name}", type=int, default=number)
+    options = parser.parse_args()
+    machine = Machine(options.models, options.room)
+    sys.stdout.write(
+        "requests/s  loads  clairvoyant  at least  longest wait  mean wait  switches as they come\n"
+    )
+    for rate in _RATES:
+        requests = random_requests(options.requests, options.models, rate, options.seed)
+        simulation = Simulation(machine, requests)
+        simulation.run()
+        waits = [request.wait_s for request in requests]
+        longest_s = max(waits)
+        known = clairvoyant_loads(machine, requests, longest_s)
+        least = least_loads(machine, requests, longest_s)
+        switches = sum(a.model != b.model for a, b in pairwise(requests))
+        sys.stdout.write(
+            f"{rate:10g} {len(simulation.loads):6d} {known:12d} {least:9d} {longest_s:11.1f} s "
+            f"{sum(waits) / len(waits):8.1f} s {switches:22d}\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

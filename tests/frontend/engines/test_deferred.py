@@ -1,0 +1,142 @@
+"""Output that takes long to write waits for its turn, and stands in no other's way."""
+
+import asyncio
+import functools
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from vgate.frontend.engines import deferred
+from vgate.frontend.engines.deferred import Deferred
+from vgate.frontend.engines.sequence import BaseAnswer, Sequence
+from vgate.wire.messages import Delta, Logprobs
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(*arguments: object, **fixtures: object) -> None:
+        asyncio.run(test(*arguments, **fixtures))
+
+    return run
+
+
+class Reader(BaseAnswer):
+    """Notes how much it gets at once."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.get_running_loop(), 1)
+        self.taken: list[int] = []
+        self.sizes: list[int] = []
+
+    def flush(self) -> None:
+        (sequence,) = self.sequences
+        assert len(sequence.pending) == len(sequence.logprobs)
+        self.sizes.append(len(sequence.pending))
+        self.taken += sequence.pending
+        sequence.pending, sequence.logprobs = [], []
+
+
+def delta(first: int, count: int, **rest: object) -> Delta:
+    tokens = list(range(first, first + count))
+    return Delta(1, tokens, logprobs=[Logprobs((t,), (-1.0,), 1) for t in tokens], **rest)
+
+
+async def turns(count: int = 50) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@in_a_loop
+async def test_gives_everything_in_order_and_the_end_with_the_last_token() -> None:
+    reader = Reader()
+    (sequence,) = reader.sequences
+    waiting = Deferred(asyncio.get_running_loop())
+    waiting.add(sequence, delta(0, 1, cached_tokens=3, coalesced=True))
+    waiting.add(sequence, delta(1, 1000, prompt_logprobs=[None]))
+    waiting.add(sequence, Delta(1, [], "length"))
+    assert not reader.sizes
+    assert sequence in waiting
+    while sequence.finish_reason is None:
+        assert sequence.prompt_logprobs in (None, [None])
+        await asyncio.sleep(0)
+    assert reader.taken == list(range(1001))
+    assert (sequence.cached_tokens, sequence.coalesced) == (3, True)
+    assert sequence not in waiting
+
+
+@in_a_loop
+async def test_a_long_one_is_read_in_parts_in_turn_with_others() -> None:
+    class Short(Reader):
+        def flush(self) -> None:
+            super().flush()
+            before.append(len(long.taken))
+
+    before: list[int] = []
+    long, short = Reader(), Short()
+    waiting = Deferred(asyncio.get_running_loop())
+    waiting.add(long.sequences[0], delta(0, 10_000, finish_reason="stop"))
+    waiting.add(short.sequences[0], delta(0, 1))
+    await turns(500)
+    assert before[0] < 200
+    assert len(long.taken) == 10_000
+    assert max(long.sizes) < 200
+    assert long.sequences[0].finish_reason == "stop"
+
+
+@in_a_loop
+async def test_the_loop_gets_its_turn_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deferred, "_TURN_S", 1.5)
+    monkeypatch.setattr(deferred, "perf_counter", itertools.count().__next__)
+    readers = [Reader() for _ in range(5)]
+    waiting = Deferred(asyncio.get_running_loop())
+    for reader in readers:
+        waiting.add(reader.sequences[0], delta(0, 1))
+    await turns(2)
+    assert 0 < sum(len(reader.sizes) for reader in readers) < 5
+    await turns()
+    assert all(reader.taken == [0] for reader in readers)
+
+
+@in_a_loop
+async def test_what_is_dropped_is_not_read() -> None:
+    kept, dropped = Reader(), Reader()
+    waiting = Deferred(asyncio.get_running_loop())
+    for reader in (kept, dropped):
+        waiting.add(reader.sequences[0], delta(0, 10))
+    waiting.drop(dropped.sequences[0])
+    waiting.drop(dropped.sequences[0])
+    await turns()
+    assert (len(kept.taken), dropped.taken) == (10, [])
+
+
+@in_a_loop
+async def test_much_that_is_dropped_is_freed_in_parts() -> None:
+    reader = Reader()
+    waiting = Deferred(asyncio.get_running_loop())
+    for first in range(1000):
+        waiting.add(reader.sequences[0], delta(first, 1))
+    waiting.drop(reader.sequences[0])
+    assert [len(deltas) for deltas in waiting._dropped] == [1000]
+    await turns()
+    assert not waiting._dropped
+    assert not reader.taken
+
+
+@in_a_loop
+async def test_an_answer_may_drop_its_sequence_while_it_reads() -> None:
+    class Leaves(Reader):
+        def flush(self) -> None:
+            super().flush()
+            waiting.drop(self.sequences[0])
+
+    reader = Leaves()
+    waiting = Deferred(asyncio.get_running_loop())
+    waiting.add(reader.sequences[0], delta(0, 1000))
+    await turns()
+    assert 0 < len(reader.taken) < 200
+
+
+def test_a_sequence_is_one_key() -> None:
+    assert Sequence.__eq__ is object.__eq__

@@ -1,0 +1,1 @@
+"""The commands for more than one engine."""

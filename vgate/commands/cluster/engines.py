@@ -1,0 +1,116 @@
+"""``vgate engines``: the engines of a running server; drains, resumes and restarts one."""
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from vgate.commands.cluster import hosts
+from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.server import Server, configure_server
+from vgate.commands.text import duration, plain, table
+from vgate.config import Config
+
+_PATH = "/admin/engines"
+_HEAD = ("ENGINE", "MODEL", "REPLICA", "STATE", "FOR", "RUNNING", "WAITING", "KV CACHE", "RESTARTS")
+_LEFT = 4  # columns of text
+_POLL_S = 0.5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Show the engines of a running server, or drain one: it finishes its requests, gets no new "
+        "ones and stays loaded until it is resumed. Where keys are required, it needs one with "
+        "`admin: true`."
+    )
+    configure_server(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="show the engines; the default")
+    drain = actions.add_parser("drain", help="move new requests to the other engines of the model")
+    drain.add_argument("engine", type=int, metavar="N", help="its number, as the list has it")
+    drain.add_argument(
+        "--restart", action="store_true", help="start it again once its requests are done"
+    )
+    drain.add_argument(
+        "--force", action="store_true", help="also if no other engine serves the model"
+    )
+    drain.add_argument(
+        "--no-wait", action="store_true", help="don't wait until its requests are done"
+    )
+    resume = actions.add_parser("resume", help="give a drained or failed engine requests again")
+    resume.add_argument("engine", type=int, metavar="N")
+    hosts.configure(actions)
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Run the action; return the exit status."""
+    server = Server(options, config)
+    if options.action in hosts.ACTIONS:
+        return hosts.run(server, options)
+    if options.action == "drain":
+        return _drain(server, options)
+    if options.action == "resume":
+        server.post(f"{_PATH}/{options.engine}/resume", {})
+        _say(f"engine {options.engine} is resumed")
+        return EXIT_OK
+    rows = [_HEAD, *(_row(engine) for engine in server.objects(_PATH))]
+    sys.stdout.write("".join(f"{line}\n" for line in table(rows, left=_LEFT)))
+    return EXIT_OK
+
+
+def _drain(server: Server, options: argparse.Namespace) -> int:
+    number: int = options.engine
+    before = _engine(server, number)
+    body = {"restart": options.restart, "force": options.force}
+    server.post(f"{_PATH}/{number}/drain", body)
+    if options.no_wait:
+        _say(f"engine {number} drains")
+        return EXIT_OK
+    told = -1
+    while True:
+        # Frontends hear of it within half a second, so one that is idle now may get a request.
+        time.sleep(_POLL_S)
+        engine = _engine(server, number)
+        left = engine["running"] + engine["waiting"]
+        if options.restart and engine["restarts"] > before["restarts"]:
+            if engine["state"] == "ready":
+                _say(f"engine {number} was restarted and serves")
+                return EXIT_OK
+            left = 0
+        elif not options.restart and engine["state"] != "draining":
+            raise CommandError(f"engine {number} was resumed meanwhile: it is {engine['state']}")
+        elif not options.restart and not left and not engine["serves"]:
+            _say(f"engine {number} is drained; `vgate engines resume {number}` ends that")
+            return EXIT_OK
+        if left != told:
+            _say(f"engine {number} has {left} requests; it is {engine['state']}")
+            told = left
+
+
+def _engine(server: Server, number: int) -> dict[str, Any]:
+    engines = server.objects(_PATH)
+    found = next((engine for engine in engines if engine["engine"] == number), None)
+    if found is None:
+        numbers = ", ".join(str(engine["engine"]) for engine in engines)
+        raise CommandError(f"there is no engine {number}; there are: {numbers}")
+    return found
+
+
+def _row(engine: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(engine["engine"]),
+        plain(engine["model"]),
+        str(engine["replica"]),
+        plain(engine["state"]),
+        duration(engine["for_s"]),
+        str(engine["running"]),
+        str(engine["waiting"]),
+        f"{engine['kv_cache_usage']:.0%}",
+        str(engine["restarts"]),
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""The commands about V-Gate on this machine: its service, its update, its removal."""

@@ -1,0 +1,125 @@
+"""``vgate models list``, ``load`` and ``unload``: which models a running server has in memory."""
+
+import argparse
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.server import Server, configure_server
+from vgate.commands.text import duration, plain, table
+from vgate.config import Config
+
+_PATH = "/admin/models"
+_HEAD = ("MODEL", "LOAD", "STATUS", "FOR", "RUNNING", "WAITING", "LOADS", "DETAIL")
+_LEFT = 3  # columns of text
+_POLL_S = 0.5
+
+
+class Action(NamedTuple):
+    """One of the commands; see `vgate.commands.command.Command`."""
+
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Config], int]
+
+
+def _configure_list(parser: argparse.ArgumentParser) -> None:
+    configure_server(parser)
+
+
+def _configure_load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="its name, as the list has it")
+    parser.add_argument("--no-wait", action="store_true", help="don't wait until it is loaded")
+    configure_server(parser)
+
+
+def _configure_unload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="its name, as the list has it")
+    parser.add_argument("--force", action="store_true", help="also a pinned one")
+    parser.add_argument("--no-wait", action="store_true", help="don't wait until it is unloaded")
+    configure_server(parser)
+
+
+def _list(options: argparse.Namespace, config: Config) -> int:
+    server = Server(options, config)
+    rows = [_HEAD, *(_row(model) for model in server.objects(_PATH))]
+    sys.stdout.write("".join(f"{line}\n" for line in table(rows, left=_LEFT)))
+    return EXIT_OK
+
+
+def _load(options: argparse.Namespace, config: Config) -> int:
+    server, name = Server(options, config), options.model
+    _order(server, name, "load", {})
+    if options.no_wait:
+        _say(f"{name} is to be loaded")
+        return EXIT_OK
+    told, loads = "", False
+    while (model := _model(server, name))["status"] != "loaded":
+        status, detail = model["status"], plain(model["detail"])
+        # The server may not have heard of the order yet.
+        loads |= status in ("queued", "loading")
+        if status == "failed" or (loads and status == "unloaded"):
+            raise CommandError(f"{name} was not loaded: {detail}")
+        ahead = f", {model['ahead']} models before it" if model["ahead"] else ""
+        if (text := f"{name} is {status}{ahead}: {detail}") != told and loads:
+            _say(text)
+            told = text
+        time.sleep(_POLL_S)
+    _say(f"{name} is loaded")
+    return EXIT_OK
+
+
+def _unload(options: argparse.Namespace, config: Config) -> int:
+    server, name = Server(options, config), options.model
+    before = _model(server, name)["unloads"]
+    _order(server, name, "unload", {"force": options.force})
+    told = -1
+    while not options.no_wait:
+        model = _model(server, name)
+        if model["unloads"] > before and model["status"] != "unloading":
+            _say(f"{name} is unloaded")
+            return EXIT_OK
+        if model["running"] != told:
+            told = model["running"]
+            _say(f"{name} has {told} requests")
+        time.sleep(_POLL_S)
+    _say(f"{name} is to be unloaded")
+    return EXIT_OK
+
+
+def _order(server: Server, name: str, action: str, body: dict[str, Any]) -> None:
+    server.post(f"{_PATH}/{urllib.parse.quote(name)}/{action}", body)
+
+
+def _model(server: Server, name: str) -> dict[str, Any]:
+    models = server.objects(_PATH)
+    found = next((model for model in models if model["model"] == name), None)
+    if found is None:
+        names = ", ".join(plain(model["model"]) for model in models)
+        raise CommandError(f"there is no model {name}; there are: {names}")
+    return found
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        plain(model["model"]),
+        plain(model["load"]),
+        plain(model["status"]),
+        duration(model["for_s"]),
+        str(model["running"]),
+        str(model["waiting"]),
+        str(model["loads"]),
+        plain(model["detail"]),
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+LIST = Action(_configure_list, _list)
+LOAD = Action(_configure_load, _load)
+UNLOAD = Action(_configure_unload, _unload)

@@ -1,0 +1,1 @@
+"""What vLLM is told because of the card that it runs on."""

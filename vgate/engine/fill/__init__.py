@@ -1,0 +1,1 @@
+"""Fills what an engine promises, once, before it is ready."""

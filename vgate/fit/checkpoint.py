@@ -1,0 +1,181 @@
+"""A model's config.json and the headers of its safetensors files: from a directory or the Hub.
+
+A safetensors file begins with the length of its header, eight bytes, little-endian, and the header,
+which names each tensor's type and shape (https://github.com/huggingface/safetensors#format). So a
+few hundred kilobytes tell what a model of any size takes.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from vgate.config.models.names import cached_snapshot, is_directory
+from vgate.fit.errors import FitError
+
+INDEX = "model.safetensors.index.json"
+_LENGTH_BYTES = 8
+# The format's own limit of a header; no other file is read any further either.
+MOST_BYTES = 100_000_000
+_MOST_ELEMENTS = 1 << 48
+# Most headers are smaller, so one read gets them.
+_FIRST_READ_BYTES = 1 << 18
+# Bits of an element, for each type of the format.
+_BITS = {
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "C64": 64,
+    "F32": 32,
+    "I32": 32,
+    "U32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I16": 16,
+    "U16": 16,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+
+# Returns a part of a file: name, first byte, number of bytes (None: all, as far as
+# `MOST_BYTES`). None if there is no file.
+ReadPart = Callable[[str, int, int | None], bytes | None]
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One tensor as its file describes it."""
+
+    dtype: str
+    shape: Annotated[list[Annotated[int, Meta(ge=0, le=_MOST_ELEMENTS)]], Meta(max_length=16)]
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes as it is stored."""
+        return self.elements * _BITS.get(self.dtype, 16) // 8
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What is known of a model: its configuration and its tensors by name."""
+
+    name: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The part of the configuration that describes the language model."""
+        for key in ("text_config", "llm_config", "language_config"):
+            if isinstance(part := self.config.get(key), dict):
+                return part
+        return self.config
+
+
+def read_checkpoint(
+    name: str, revision: str | None, fetch: Callable[[str], ReadPart]
+) -> Checkpoint:
+    """Return what a directory, the cache of the Hub or the Hub itself tells of a model.
+
+    Args:
+        name: A directory, or OWNER/NAME.
+        revision: Which version of it, on the Hub.
+        fetch: Returns how to read files of a model that isn't on this machine.
+
+    Raises:
+        FitError: It can't be read, or it has no safetensors files.
+    """
+    if is_directory(name):
+        return _read(name, _local(Path(name)))
+    snapshot = cached_snapshot(name, revision)
+    if snapshot is not None and _has_weights(snapshot):
+        return _read(name, _local(snapshot))
+    return _read(name, fetch(name))
+
+
+def _has_weights(directory: Path) -> bool:
+    return any(directory.glob("*.safetensors"))
+
+
+def _local(directory: Path) -> ReadPart:
+    def read(file: str, start: int, length: int | None) -> bytes | None:
+        try:
+            with (directory / file).open("rb") as opened:
+                opened.seek(start)
+                return opened.read(MOST_BYTES if length is None else length)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FitError(f"cannot read {directory / file}: {error.strerror}") from None
+
+    return read
+
+
+def _read(name: str, read: ReadPart) -> Checkpoint:
+    config = _object(read("config.json", 0, None), f"config.json of {name}")
+    if config is None:
+        raise FitError(f"{name} has no config.json: name a model's directory, or OWNER/NAME")
+    index = _object(read(INDEX, 0, None), f"{INDEX} of {name}")
+    weights = (index or {}).get("weight_map")
+    files = list(weights.values()) if isinstance(weights, dict) else ["model.safetensors"]
+    if not all(isinstance(file, str) and _is_inside(file) for file in files):
+        raise FitError(f"{INDEX} of {name} names no file of weights in it")
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(files)):
+        tensors |= _header(read, file, name)
+    return Checkpoint(name, config, tensors)
+
+
+def _is_inside(file: str) -> bool:
+    """Whether a name from an index is that of a file of the model; anybody may have written it."""
+    path = PurePosixPath(file)
+    inside = not path.is_absolute() and ".." not in path.parts and "\\" not in file
+    return inside and file.isprintable() and path.suffix == ".safetensors"
+
+
+def _object(content: bytes | None, what: str) -> dict[str, Any] | None:
+    if content is None:
+        return None
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise FitError(f"cannot read {what}: {error}") from None
+    if not isinstance(document, dict):
+        raise FitError(f"cannot read {what}: it holds no JSON object")
+    return document
+
+
+def _header(read: ReadPart, file: str, name: str) -> dict[str, Tensor]:
+    begin = read(file, 0, _FIRST_READ_BYTES)
+    if begin is None:
+        raise FitError(
+            f"{name} lacks {file}: only models with safetensors files can be computed, and all of "
+            "them must be there"
+        )
+    end = _LENGTH_BYTES + int.from_bytes(begin[:_LENGTH_BYTES], "little")
+    if len(begin) < end <= MOST_BYTES:
+        begin += read(file, len(begin), end - len(begin)) or b""
+    try:
+        if len(begin) < end:
+            raise msgspec.DecodeError
+        header = msgspec.json.decode(begin[_LENGTH_BYTES:end], type=dict[str, dict[str, Any]])
+        header.pop("__metadata__", None)
+        return {key: msgspec.convert(value, Tensor) for key, value in header.items()}
+    except (msgspec.DecodeError, RecursionError):
+        raise FitError(f"{file} of {name} is damaged or no safetensors file") from None

@@ -1,0 +1,106 @@
+"""The gaps between the tokens of streams, measured once for each step and not for each token. Pure.
+
+All streams of an engine get a token with each of its steps, so the time between two deliveries is a
+gap of all streams that run. A stream remembers where it began. At its end, the gaps since then are
+the difference of two counts by size, and the longest one is found in a stack in which each gap is
+shorter than those below it: of all that end now, it has the longest.
+
+A sequence that is preempted gets nothing from some steps: its own gap is longer than is measured.
+"""
+
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+
+# Upper bounds of the sizes, in seconds: from 0.2 ms, each 1.25 times the one before, to about 27 s.
+BOUNDS_S = tuple(0.0002 * 1.25**number for number in range(54))
+# Of the stack; if gaps become shorter and shorter, the oldest ones are dropped.
+_MOST_KEPT = 4096
+
+
+class StreamGaps:
+    """The gaps of one stream, in seconds.
+
+    Attributes:
+        counts: How many there are of each size; empty if there are none.
+        longest_s: The longest one.
+        began: The number of the delivery with its first tokens, and the counts by then; None
+            while it gets no tokens.
+        paused_at: When it got its last tokens from an engine that was lost.
+    """
+
+    __slots__ = ("began", "counts", "longest_s", "paused_at")
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.longest_s = 0.0
+        self.began: tuple[int, list[int]] | None = None
+        self.paused_at: float | None = None
+
+    @property
+    def median_s(self) -> float | None:
+        """The median, at most an eighth too high or too low; None without gaps."""
+        left = (sum(self.counts) + 1) // 2
+        if not left:
+            return None
+        bounds = zip(BOUNDS_S, accumulate(self.counts), strict=False)
+        middle_s = next((0.9 * bound for bound, count in bounds if count >= left), self.longest_s)
+        return min(self.longest_s, middle_s)
+
+
+class Gaps:
+    """The gaps of all streams of one engine.
+
+    Attributes:
+        last: When the last delivery came, in monotonic seconds.
+    """
+
+    def __init__(self) -> None:
+        self._deliveries = 0
+        self.last = 0.0
+        self._counts = [0] * (len(BOUNDS_S) + 1)
+        # The stack: the numbers of deliveries, and the gaps before them.
+        self._numbers: list[int] = []
+        self._longest: list[float] = []
+
+    def delivered(self, now: float) -> None:
+        """Note that new tokens are here, in monotonic seconds; before they are read."""
+        gap_s, self.last = now - self.last, now
+        self._deliveries += 1
+        self._counts[bisect_left(BOUNDS_S, gap_s)] += 1
+        numbers, longest = self._numbers, self._longest
+        while longest and longest[-1] <= gap_s:
+            longest.pop()
+            numbers.pop()
+        longest.append(gap_s)
+        numbers.append(self._deliveries)
+        if len(longest) > _MOST_KEPT:
+            del longest[: _MOST_KEPT // 2], numbers[: _MOST_KEPT // 2]
+
+    def begin(self, stream: StreamGaps | None) -> None:
+        """Measure the gaps of a stream from the last delivery on, if it has not begun."""
+        if stream is None or stream.began is not None:
+            return
+        stream.began = self._deliveries, self._counts.copy()
+        if stream.paused_at is not None:
+            pause_s, stream.paused_at = self.last - stream.paused_at, None
+            stream.longest_s = max(stream.longest_s, pause_s)
+
+    def end(self, stream: StreamGaps | None) -> None:
+        """Add the gaps of a stream up to the last delivery."""
+        if stream is None or stream.began is None:
+            return
+        (number, before), stream.began = stream.began, None
+        if number == self._deliveries:
+            return
+        at = bisect_right(self._numbers, number)
+        stream.longest_s = max(stream.longest_s, self._longest[at])
+        new = [now - then for now, then in zip(self._counts, before, strict=True)]
+        if stream.counts:
+            new = [a + b for a, b in zip(stream.counts, new, strict=True)]
+        stream.counts = new
+
+    def interrupt(self, stream: StreamGaps | None) -> None:
+        """End a stream's gaps here, because it is to go on in another engine."""
+        if stream is not None and stream.began is not None:
+            self.end(stream)
+            stream.paused_at = self.last

@@ -1,0 +1,1 @@
+"""Engines on other hosts: links that break, and names that stand for several engines."""

@@ -1,0 +1,1 @@
+"""Requests whose model is not loaded: where they wait, and what their clients hear meanwhile."""

@@ -1,0 +1,277 @@
+"""Fetches a model from the Hub into its cache, and tells how far it is."""
+
+import fcntl
+import glob
+import io
+import logging
+import queue
+import re
+import shutil
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from vgate.config.models.names import cached_snapshot, hub_cache, hub_endpoint
+from vgate.hub.errors import HubError, explained, status_of
+from vgate.hub.files import HubFile, Place, has_model, is_inside, needed
+from vgate.hub.transfer import Stopped, Waiting, transfer
+
+_REPORT_EVERY_S = _LOOK_EVERY_S = 0.5
+_GB, _MB = 1e9, 1e6
+_AT_ONCE = 4
+_ASK_TIMEOUT_S = 15.0
+# The Hub gives larger ones only by a protocol of its own, which the library knows
+# (huggingface_hub/constants.py, MAX_HTTP_DOWNLOAD_SIZE).
+_MOST_BYTES = 50_000_000_000
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+# How many bytes are there, and of how many.
+Report = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+def fetch(name: str, revision: str | None, report: Report, say: Say) -> Path:
+    """Return the directory of a model of the Hub; download what is not in the cache.
+
+    Other processes that fetch it too wait. What an interrupted download has left is used.
+
+    Args:
+        name: OWNER/NAME.
+        revision: A branch, tag or commit; None for the main branch.
+        report: Is told now and then how far it is.
+        say: Is told what else happens, in words.
+
+    Raises:
+        HubError: It can't be fetched, or the disk has no room for it.
+    """
+    try:
+        return _fetch(name, revision, report, say)
+    except HubError as error:
+        what = f"cannot fetch the model {name}: {error}"
+        raise HubError(what, permanent=error.permanent) from None
+    except Exception as error:
+        raise explained(error, name, revision) from error
+
+
+def _fetch(name: str, revision: str | None, report: Report, say: Say) -> Path:
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters is said here
+    cached = cached_snapshot(name, revision)
+    try:
+        commit, files = _listed(name, revision, say, patient=cached is None)
+    except Exception as error:
+        if cached is None or not has_model(cached):
+            raise
+        if status_of(error):
+            say(f"{hub_endpoint()} answered {status_of(error)}: what is in the cache is taken")
+        return cached
+    place = Place(hub_cache(), name, commit)
+    if any(not place.has(file) for file in files):
+        with _lock(place, files, report, say):
+            missing = [file for file in files if not place.has(file)]
+            if missing:
+                progress = _Progress(missing, report)
+                _download(name, place, missing, progress, say)
+                _rest(name, place, files, progress)
+                progress.end()
+    place.name_commit(revision or "main")
+    return place.snapshot
+
+
+def _listed(
+    name: str, revision: str | None, say: Say, *, patient: bool
+) -> tuple[str, list[HubFile]]:
+    """Return the commit that a revision is, and the files that are needed."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    if not hub_endpoint().startswith(("http://", "https://")):
+        raise HubError(f"HF_ENDPOINT, {hub_endpoint()}, is no address", permanent=True)
+    waiting = Waiting(threading.Event(), say)
+    found = None
+    while found is None:
+        try:
+            found = HfApi(endpoint=hub_endpoint()).model_info(
+                name, revision=revision, files_metadata=True, timeout=_ASK_TIMEOUT_S
+            )
+        except (OfflineModeIsEnabled, HFValidationError):
+            raise
+        except Exception as error:
+            if not patient:
+                raise
+            waiting.wait(error)
+    listed = {one.rfilename: one for one in found.siblings or []}
+    files = [_file(listed[name]) for name in sorted(needed(listed)) if is_inside(name)]
+    if not files or found.sha is None:
+        raise HubError("it has no files that can be served", permanent=True)
+    if not _HASH.fullmatch(found.sha):  # it becomes the name of a folder
+        raise HubError(
+            f"{hub_endpoint()} names no commit of it: set HF_ENDPOINT to another mirror, or unset "
+            "it",
+            permanent=True,
+        )
+    return found.sha, files
+
+
+def _file(listed: Any) -> HubFile:
+    # A mirror may leave the hashes out, and they become names of files. Sizes may be anything.
+    sha256 = str(listed.lfs.sha256) if listed.lfs else ""
+    blob = next((one for one in (sha256, listed.blob_id) if one and _HASH.fullmatch(one)), "")
+    size = max(0, listed.size) if isinstance(listed.size, int) else 0
+    return HubFile(listed.rfilename, size, blob, blob if blob == sha256 else None)
+
+
+@contextmanager
+def _lock(place: Place, files: Sequence[HubFile], report: Report, say: Say) -> Iterator[None]:
+    """Let one process download a model at a time; the others report how far it is."""
+    path = place.root.parent / ".locks" / place.root.name / "vgate.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    total = sum(file.size for file in files)
+    waits = False
+    with path.open("w") as lock:
+        while not _taken(lock):
+            if not waits:
+                say("waiting for another process that downloads it")
+                waits = True
+            report(total - sum(_to_come(place, file) for file in files), total)
+            time.sleep(_LOOK_EVERY_S)
+        yield
+
+
+def _taken(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, on which two download it twice
+        return True
+    return True
+
+
+def _download(
+    name: str, place: Place, missing: Sequence[HubFile], progress: "_Progress", say: Say
+) -> None:
+    """Get the files whose checksum is known; each may have a part on disk already."""
+    large = [file for file in missing if file.sha256 and file.size <= _MOST_BYTES]
+    _check_room(place, missing)
+    stop, errors = threading.Event(), queue.SimpleQueue[Exception | None]()
+    left = iter(sorted(large, key=lambda file: -file.size))
+    taking = threading.Lock()
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                with taking:
+                    file = next(left, None)
+                if file is None:
+                    break
+                path = urllib.parse.quote(f"{place.snapshot.name}/{file.name}")
+                url = f"{hub_endpoint()}/{name}/resolve/{path}"
+                _get(place, file, url, progress, Waiting(stop, say), stop)
+            errors.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            errors.put(error)
+
+    workers = min(_AT_ONCE, len(large))
+    for _ in range(workers):
+        # As daemons they end with the process: what has come is on disk at any time.
+        threading.Thread(target=work, daemon=True).start()
+    for _ in range(workers):
+        error = errors.get()
+        if error is not None and not isinstance(error, Stopped):
+            stop.set()
+            raise error
+
+
+def _get(
+    place: Place, file: HubFile, url: str, progress: "_Progress", waiting: Waiting, stop: Any
+) -> None:
+    if not place.blob(file).exists():
+        transfer(file, url, place.unfinished(file), progress.add, waiting, stop)
+        place.unfinished(file).replace(place.blob(file))
+    place.link(file)
+
+
+def _rest(name: str, place: Place, files: Sequence[HubFile], progress: "_Progress") -> None:
+    """Have the library get what is missing still: what is small, huge, or of unknown hash."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(
+        name,
+        revision=place.snapshot.name,
+        cache_dir=place.root.parent,
+        endpoint=hub_endpoint(),
+        allow_patterns=[glob.escape(file.name) for file in files],
+        tqdm_class=_bars(progress),
+    )
+
+
+def _bars(progress: "_Progress") -> Any:
+    """Return a class of progress bars that shows none, but tells how far it is."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options["file"] = io.StringIO()
+            super().__init__(*arguments, **options)
+
+        def update(self, n: float | None = 1) -> Any:
+            # Of the bars in bytes, one counts what comes over the network, which may be less.
+            if self.unit == "B" and self.desc.startswith("Reconstruct"):
+                progress.add(int(n or 0), int(self.total or 0))
+            return super().update(n)
+
+    return Bar
+
+
+class _Progress:
+    """Reports the bytes that are there, at most every `_REPORT_EVERY_S` and at the end."""
+
+    def __init__(self, files: Sequence[HubFile], report: Report) -> None:
+        self._total = sum(file.size for file in files)
+        self._done = 0
+        self._report = report
+        self._reported_at = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, count: int, total: int = 0) -> None:
+        with self._lock:
+            self._done += count
+            self._total = max(self._total, total)
+            if (now := time.monotonic()) - self._reported_at >= _REPORT_EVERY_S:
+                self._reported_at = now
+                self._report(self._done, self._total)
+
+    def end(self) -> None:
+        self._report(self._done, self._done)
+
+
+def _check_room(place: Place, missing: Sequence[HubFile]) -> None:
+    """Raise `HubError` if the cache's disk has no room for what is to come."""
+    cache = place.root.parent
+    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    to_come = sum(_to_come(place, file) for file in missing)
+    if free < to_come:
+        raise HubError(
+            f"{size_text(to_come)} are missing, and {cache} has room for {size_text(free)}: make "
+            "room, or set HF_HOME to a directory elsewhere",
+            permanent=True,
+        )
+
+
+def _to_come(place: Place, file: HubFile) -> int:
+    if place.has(file) or (file.blob and place.blob(file).exists()):
+        return 0
+    try:
+        return max(0, file.size - place.unfinished(file).stat().st_size)
+    except OSError:
+        return file.size
+
+
+def size_text(count: float) -> str:
+    """Return such as "5.6 GB" or "3.0 MB"."""
+    return f"{count / _GB:.1f} GB" if count >= _GB else f"{count / _MB:.1f} MB"

@@ -1,0 +1,169 @@
+"""Gets one large file: goes on where an earlier try ended, and checks what has come."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from vgate.config.models.names import hub_endpoint
+from vgate.hub.errors import HubError, is_of_the_disk, status_of
+from vgate.hub.files import HubFile
+
+_PIECE_BYTES = 1 << 17
+# So many tries in a row that bring nothing end it.
+_MOST_TRIES = 6
+_SAID_AFTER = 2
+_FIRST_WAIT_S, _MOST_WAIT_S = 1.0, 30.0
+_LONGEST_ASKED_S = 600.0
+_WORTH_ANOTHER_TRY = frozenset({408, 416, 425, 429})
+
+# Tells how many more bytes are there; negative if they have to come again.
+Tell = Callable[[int], None]
+
+
+class Stopped(Exception):  # noqa: N818 - no error: somebody else's
+    """Another file can't be had, so this one isn't wanted either."""
+
+
+class Waiting:
+    """How long to wait between tries, until one brings something; it ends with `stop`."""
+
+    def __init__(self, stop: threading.Event, say: Callable[[str], None]) -> None:
+        self._stop = stop
+        self._say = say
+        self._failed = 0
+
+    def reset(self) -> None:
+        """Something has come."""
+        self._failed = 0
+
+    def wait(self, error: Exception) -> None:
+        """Wait because of an error, or raise it: it is permanent, or there were too many."""
+        self._failed += 1
+        status = status_of(error)
+        refused = 0 < status < HTTPStatus.INTERNAL_SERVER_ERROR
+        if refused and status not in _WORTH_ANOTHER_TRY:
+            raise error
+        if is_of_the_disk(error) or self._failed >= _MOST_TRIES:
+            raise error
+        wait_s = min(_FIRST_WAIT_S * 2 ** (self._failed - 1), _MOST_WAIT_S)
+        if (asked_s := _retry_after(error)) is not None:
+            wait_s = asked_s
+            if wait_s > 1:
+                self._say(f"asked to wait {wait_s:.0f} s")
+        elif self._failed == _SAID_AFTER:
+            why = f"{hub_endpoint()} answered {status}" if status else str(error)
+            self._say(f"{why}; trying again")
+        if self._stop.wait(wait_s):
+            raise Stopped
+
+
+def _retry_after(error: Exception) -> float | None:
+    headers: Any = getattr(getattr(error, "response", None), "headers", None) or {}
+    value = headers.get("Retry-After", "")
+    # Otherwise it is a date, which nobody sends here.
+    return min(float(value), _LONGEST_ASKED_S) if value.isdecimal() else None
+
+
+class _Content:
+    """The part of a file that is on disk, and its digest."""
+
+    def __init__(self, path: Path, tell: Tell, stop: threading.Event) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._tell = tell
+        self._stop = stop
+        self._file = path.open("a+b", buffering=0)
+        self._file.seek(0)
+        while piece := self._file.read(_PIECE_BYTES):
+            self._count(piece)
+
+    def add(self, piece: bytes) -> None:
+        written = 0
+        while written < len(piece):  # a full disk may take a part
+            written += self._file.write(memoryview(piece)[written:]) or 0
+        self._count(piece)
+
+    def restart(self) -> None:
+        self._file.truncate(0)
+        self._tell(-self.size)
+        self.size = 0
+        self._digest = hashlib.sha256()
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _count(self, piece: bytes) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._digest.update(piece)
+        self.size += len(piece)
+        self._tell(len(piece))
+
+
+def transfer(file: HubFile, url: str, path: Path, tell: Tell, waiting: Waiting, stop: Any) -> None:
+    """Get a file, of which `path` may have a part already, and check its SHA-256.
+
+    Raises:
+        HubError: It has come wrong twice.
+        Exception: It can't be had, or not written; what has come is kept.
+    """
+    content = _Content(path, tell, stop)
+    try:
+        for _ in range(2):
+            _complete(content, file, url, waiting)
+            if content.sha256() == file.sha256:
+                return
+            content.restart()
+    finally:
+        content.close()
+    raise HubError(
+        f"{file.name} came damaged twice (its SHA-256 is not {file.sha256}): try again, or set "
+        "HF_ENDPOINT to another mirror"
+    )
+
+
+def _complete(content: _Content, file: HubFile, url: str, waiting: Waiting) -> None:
+    while content.size != file.size:
+        if content.size > file.size:
+            content.restart()
+        before = content.size
+        try:
+            for piece in _pieces(content, url):
+                if content.size + len(piece) > file.size:  # it might never end
+                    raise HubError(
+                        f"{file.name} is longer than the list of the files says: try again, or "
+                        "set HF_ENDPOINT to another mirror"
+                    )
+                content.add(piece)
+                waiting.reset()
+            if content.size == before:
+                raise ConnectionError(f"nothing comes of {file.name}")
+        except (Stopped, HubError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the library's network errors have no name of ours
+            if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                content.restart()
+            waiting.wait(error)
+
+
+def _pieces(content: _Content, url: str) -> Iterator[bytes]:
+    from huggingface_hub import constants
+    from huggingface_hub import utils as typed
+
+    utils: Any = typed  # names some of its functions as private
+    headers = {**utils.build_hf_headers(), "Accept-Encoding": "identity"}
+    if content.size:
+        headers["Range"] = f"bytes={content.size}-"
+    limit_s = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with utils.get_session().stream("GET", url, headers=headers, timeout=limit_s) as answer:
+        utils.hf_raise_for_status(answer)
+        if content.size and answer.status_code != HTTPStatus.PARTIAL_CONTENT:
+            content.restart()
+        yield from answer.iter_bytes(_PIECE_BYTES)

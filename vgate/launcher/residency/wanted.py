@@ -1,0 +1,52 @@
+"""What the frontends want of the models that may be unloaded, together."""
+
+from collections.abc import Collection
+
+from vgate.launcher.residency.policy import Wanted
+from vgate.wire.control import Demand, ModelDemand
+
+
+class WantedModels:
+    """What all frontends want. Times are those of a `JudgesClock`.
+
+    Args:
+        names: Of the models; a frontend may know others after a reload.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+        # By the frontend's pid.
+        self._wanted: dict[int, dict[str, Wanted]] = {}
+
+    def hear(self, message: ModelDemand, now: float) -> None:
+        """Take over what a frontend's requests want."""
+        self._wanted[message.pid] = {
+            name: _dated(demand, now) for name, demand in message.models.items()
+        }
+
+    def forget_others(self, pids: Collection[int | None]) -> None:
+        """Forget what frontends wanted that have ended."""
+        for pid in self._wanted.keys() - pids:
+            del self._wanted[pid]
+
+    def together(self) -> dict[str, Wanted]:
+        """Return what all frontends want."""
+        found: dict[str, Wanted] = {}
+        for wants in self._wanted.values():
+            for name, new in wants.items():
+                if name not in self._names:
+                    continue
+                old = found.get(name)
+                found[name] = new if old is None else _sum(old, new)
+        return found
+
+
+def _dated(demand: Demand, now: float) -> Wanted:
+    used_at = now if demand.running else now - demand.idle_s if demand.idle_s is not None else 0.0
+    return Wanted(demand.waiting, demand.running, now - demand.oldest_s, used_at)
+
+
+def _sum(a: Wanted, b: Wanted) -> Wanted:
+    since = min((each.since for each in (a, b) if each.waiting), default=0.0)
+    used_at = max(a.used_at, b.used_at)
+    return Wanted(a.waiting + b.waiting, a.running + b.running, since, used_at)
