@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -141,3 +144,62 @@ def test_contradicting_options_are_refused():
 
 def test_a_row_says_what_happened():
     assert str(Row("light 3.11").end(SKIPPED, "no such Python")).endswith("s  no such Python")
+
+
+@pytest.fixture
+def bin_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """bin/test as a module, for tests in a directory of their own."""
+    loader = SourceFileLoader("bin_test", str(ROOT / "bin" / "test"))
+    module = module_from_spec(spec_from_loader("bin_test", loader))
+    loader.exec_module(module)
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(module, "CLONE", str(tmp_path))
+    return module
+
+
+FAILS_ONCE = """
+    from pathlib import Path
+
+    def test_it():
+        ran = Path(__file__).with_suffix(".ran")
+        before = ran.exists()
+        ran.touch()
+        assert before
+
+    def test_what_is_right():
+        pass
+"""
+FAILS = """
+    import pytest
+
+    @pytest.mark.parametrize("number", range({number}))
+    def test_it(number):
+        with open(__file__ + ".ran", "a") as ran:
+            ran.write("x")
+        assert False
+"""
+
+
+def test_what_failed_runs_once_more_and_is_named(bin_test: ModuleType, tmp_path: Path):
+    (tmp_path / "tests" / "test_one.py").write_text(textwrap.dedent(FAILS_ONCE))
+    this = SimpleNamespace(python=sys.executable)
+    row = bin_test.run_pytest(Row("light 3.11"), this, "not vllm")
+    assert row.outcome == PASSED
+    assert row.reason == "passed only the second time: tests/test_one.py::test_it"
+    assert bin_test.run_pytest(Row("light 3.11"), this, "not vllm").reason == ""
+
+
+@pytest.mark.parametrize(("number", "runs"), [(3, 6), (4, 4)])
+def test_what_fails_twice_or_in_numbers_fails_the_lane(
+    bin_test: ModuleType, tmp_path: Path, number: int, runs: int
+):
+    (tmp_path / "tests" / "test_one.py").write_text(textwrap.dedent(FAILS.format(number=number)))
+    row = bin_test.run_pytest(Row("light"), SimpleNamespace(python=sys.executable), "not vllm")
+    assert (row.outcome, row.reason) == (FAILED, "pytest ended with 1")
+    assert len((tmp_path / "tests" / "test_one.py.ran").read_text()) == runs
+
+
+def test_the_arguments_of_a_user_run_once(bin_test: ModuleType, tmp_path: Path):
+    (tmp_path / "tests" / "test_one.py").write_text(textwrap.dedent(FAILS_ONCE))
+    this = SimpleNamespace(python=sys.executable)
+    assert bin_test.run_pytest(Row("light"), this, "not vllm", "-x").outcome == FAILED

@@ -266,7 +266,9 @@ def test_a_hit_in_every_worker(gateway: Instance) -> None:
         assert {a.json()["choices"][0]["message"]["content"] for a in answers} == {
             "cached everywhere"
         }
-        assert {str(a.json()["usage"]) for a in answers} == {str(first.json()["usage"])}
+        # A worker that doesn't have it yet asks the engine, whose own cache may have the prompt.
+        used = {a.json()["usage"]["total_tokens"] for a in answers}
+        assert used == {first.json()["usage"]["total_tokens"]}
         return {a.headers["x-vgate-cache"] for a in answers} == {"hit"}
 
     wait_until(all_hit, 5, "every worker has it")
