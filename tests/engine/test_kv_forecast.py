@@ -155,6 +155,18 @@ class TestOutputLengths:
         assert lengths.quantile(0.5, 150, 10_000) == pytest.approx(289, rel=0.15)
         assert lengths.quantile(0.9, 150, 300) == 300
 
+    def test_what_has_not_changed_is_not_computed_again(self):
+        # A heartbeat asks for the mean, also where all answers have a given length.
+        common = OutputLengths()
+        own, version = OutputLengths(common), common.version
+        before = common.mean(), own.mean()
+        assert (common.mean(), own.mean()) == before
+        assert (common.version, own.version) == (version, 1)
+        common.add(10_000, cut=False)
+        assert common.mean() > before[0]
+        # One that has seen nothing believes the common one.
+        assert own.mean() > before[1]
+
     def test_the_latest_count_most(self):
         lengths = OutputLengths()
         for tokens in [50] * 2000 + [800] * 1000:

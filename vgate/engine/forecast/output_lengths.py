@@ -33,6 +33,8 @@ class OutputLengths:
         self._ended = [0.0] * len(_WIDTHS)
         self._cut = [0.0] * len(_WIDTHS)
         self._seen = self._unread = 0
+        # How often this was refreshed, and the common one when this was.
+        self.version = self._common_version = 0
         self._refresh()
 
     def add(self, tokens: int, *, cut: bool) -> None:
@@ -50,7 +52,7 @@ class OutputLengths:
 
         It is above `generated`, and at most `most`.
         """
-        if self._unread >= min(_REFRESHED_EVERY, self._seen):
+        if self._is_stale():
             self._refresh()
         ended, at = self._ended_by, class_of(generated)
         part = (generated - _BOUNDS[at]) / _WIDTHS[at]
@@ -64,13 +66,20 @@ class OutputLengths:
         """Return the mean length, roughly: the few longest answers are left out."""
         return sum(self.quantile(share, 0, _BOUNDS[-1]) for share in _SHARES) // len(_SHARES)
 
+    def _is_stale(self) -> bool:
+        if self._seen:
+            return self._unread >= min(_REFRESHED_EVERY, self._seen)
+        # What the common one says is all that is known.
+        return self._common is not None and self._common_version != self._common.version
+
     def _refresh(self) -> None:
         self._unread = 0
+        self.version += 1
         if self._common is None:
             ends = zip(_WIDTHS, _BOUNDS[1:], strict=True)
             usual = [width / (_FIRST_MEDIAN + end) for width, end in ends]
         else:
-            usual = self._common.hazards
+            usual, self._common_version = self._common.hazards, self._common.version
         hazards = list(usual)
         at_risk = self._weight
         for at in reversed(range(len(_WIDTHS))):
