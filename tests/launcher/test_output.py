@@ -4,15 +4,19 @@ import fcntl
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from vgate.launcher.child import Child, RestartPolicy
 from vgate.launcher.output import JSONLines, Output, unblocked
 
+ROOT = Path(__file__).parents[2]
+MIB = 1024 * 1024
 PATIENCE_S = 30
 
 
@@ -204,3 +208,34 @@ def test_json_lines_pass_as_they_are(pipe):
     lines = b"".join(b'{"ts":"2026","event":"%d"}\n' % n for n in range(100))
     output.pass_on(lines, "engine")
     assert read_all(reading, output) == lines
+
+
+READER = """
+import os, random
+import psutil
+from vgate.launcher import output as module
+
+module._GATHER_S = 0.0
+reading, writing = os.pipe()
+output = module.Output(writing)
+pipes = [output.pipe()[0] for _ in range(3)]
+rng = random.Random(1)
+
+def pass_on(rounds):
+    for _ in range(rounds):
+        missing = 0
+        for pipe in pipes:
+            for _ in range(rng.choice((1, 1, 2, 4))):
+                missing += os.write(pipe, b"x" * rng.randrange(50, 1000) + b"\\n")
+        while missing:
+            missing -= len(os.read(reading, 65536))
+    return psutil.Process().memory_info().rss
+
+before = pass_on(200)
+print(pass_on(2000) - before)
+"""
+
+
+def test_lines_that_are_passed_on_leave_no_holes_in_the_memory():
+    grown = int(subprocess.check_output([sys.executable, "-c", READER], cwd=ROOT))
+    assert grown < 2 * MIB

@@ -136,16 +136,19 @@ class Output(io.TextIOBase):
         return True
 
     def _forward(self, pipe: int, process: str) -> None:
+        # Lines are passed on in small pieces of their own. To read into a new object as large as
+        # could be, and to shrink it, leaves holes between the pieces that no such object fits into.
+        buffer = memoryview(bytearray(_READ_BYTES))
         rest = b""
-        while data := os.read(pipe, _READ_BYTES):
-            whole = rest + data
+        while count := os.readv(pipe, [buffer]):
+            whole = rest + buffer[:count]
             end = max(whole.rfind(b"\n"), whole.rfind(b"\r")) + 1
             if not end and len(whole) > _LONGEST_LINE_BYTES:
                 end = len(whole)
             if end:
                 self.pass_on(whole[:end], process)
             rest = whole[end:]
-            if len(data) < _READ_BYTES:
+            if count < _READ_BYTES:
                 time.sleep(_GATHER_S)
         os.close(pipe)
         if rest:
