@@ -43,12 +43,14 @@ class MemoryHandle:
         self.connected, self.refusal = True, None
         self._owner.on_model(self, model)
 
-    def stop(self, reason: str = "the engine stopped", *, refused: bool = False) -> None:
-        """Lose the engine."""
+    def stop(
+        self, reason: str = "the engine stopped", *, refused: bool = False, cut: bool = False
+    ) -> None:
+        """Lose the engine, or the link to it."""
         self.connected = False
         self.refusal = reason if refused else None
         lost, self.running = list(self.running.values()), {}
-        self._owner.on_lost(self, Loss(reason, lost, refused))
+        self._owner.on_lost(self, Loss(reason, lost, refused, cut))
 
     @property
     def in_flight(self) -> int:

@@ -10,12 +10,18 @@ from tests.frontend.engines.memory_handle import MemoryHandle
 from tests.frontend.gateway import until
 from vgate.config.schema import Routing
 from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
-from vgate.errors import DeadlineExceededError, EngineUnavailableError, ShuttingDownError
+from vgate.errors import (
+    DeadlineExceededError,
+    EngineUnavailableError,
+    ShuttingDownError,
+    StreamNotFoundError,
+)
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.routing import Router
 from vgate.wire.codec import pack_token_ids
+from vgate.wire.kept import Keep
 from vgate.wire.messages import Generate, ModelInfo, Status
 from vgate.wire.sampling import DEFAULTS
 from vgate.wire.stats import EngineStats, Histogram
@@ -378,6 +384,47 @@ def test_what_a_removed_engine_loses_continues_elsewhere(play):
         await until(lambda: play.engines[0].closed, "it is disconnected from")
 
     play(scenario)
+
+
+JOINS = Keep([b"s"], 0, 30.0, joins=True)
+
+
+# A client that is told to try again would only hear then that its stream is gone.
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    ("how", "error", "code"),
+    [
+        ({}, StreamNotFoundError, "stream_not_found"),
+        ({"cut": True}, EngineUnavailableError, "engine_unavailable"),
+        ({"refused": True}, EngineUnavailableError, "engine_unavailable"),
+    ],
+)
+def test_a_take_up_whose_engine_is_lost_hears_whether_to_try_again(
+    play, when, waits, how, error, code
+):
+    async def scenario(play):
+        (engine,) = play.engines
+        answer = Answer(play.pool)
+        sequence = Sequence(answer, 0)
+        answer.sequences.append(sequence)
+        message = Generate(play.pool.next_id(), PROMPT, ENDLESS, keep=JOINS)
+        if when == "before":
+            engine.stop(**how)
+            with pytest.raises(error) as raised:
+                play.pool.join(engine, sequence, message, 60.0)
+            assert raised.value.code == code
+            return
+        play.pool.join(engine, sequence, message, 60.0)
+        engine.stop(**how)
+        if waits and how.get("cut"):  # for the link
+            assert (play.pool.in_flight, answer.error) == (1, None)
+            return
+        assert play.pool.in_flight == 0
+        assert isinstance(answer.error, error)
+        assert answer.flushes == 1
+
+    play(scenario, engines=1, enabled=waits)
 
 
 def test_engines_with_contexts_of_their_own_are_all_used_and_the_shortest_counts(play):

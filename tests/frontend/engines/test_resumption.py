@@ -158,13 +158,14 @@ class TestSurvivors:
         seen, unseen = sequence(shown=True), sequence(number=2)
         assert survivors.keep([seen, unseen]) == [seen]
 
-    def test_what_an_unloaded_engine_kept_is_gone(self):
+    def test_what_an_engine_kept_ends_with_it(self):
         keep = Keep([b"s"], 0, 30.0, b"", joins=True)
-        one, link = sequence(), sequence(number=2)
-        for each in (one, link):
+        one, other, link = sequence(), sequence(number=2), sequence(number=3)
+        for each in (one, other, link):
             each.message = msgspec.structs.replace(each.message, keep=keep)
         survivors = Survivors(enabled=True)
         assert survivors.keep([one], died=False, unloaded=True) == [one]
+        assert survivors.keep([other]) == [other]
         assert survivors.keep([link], died=False) == []
 
     def test_the_second_death_is_its_end(self):

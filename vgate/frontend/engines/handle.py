@@ -26,6 +26,11 @@ class Loss(NamedTuple):
     refused: bool
     cut: bool = False
 
+    @property
+    def alive(self) -> bool:
+        """Whether the engine may be alive, with what it keeps."""
+        return self.refused or self.cut
+
 
 class HandleOwner(Protocol):
     """A handle's callbacks, called from the event loop and never from a handle's own methods."""

@@ -184,10 +184,10 @@ class EnginePool:
     def join(
         self, engine: EngineHandle, sequence: Sequence, message: Generate, timeout_s: float
     ) -> None:
-        """Read a sequence that this engine keeps; otherwise as `submit`."""
+        """Read a sequence that this engine keeps, or raise a `VGateError`; else as `submit`."""
         sequence.deaths = self._survivors.deaths_of(message)
         if engine not in self._usable:
-            raise EngineUnavailableError(_NOT_CONNECTED, retry_after_s=1.0)
+            raise self._replicas.cannot_join(engine)
         sequence.started = True
         engine.submit(sequence, message, timeout_s)
 
@@ -274,7 +274,7 @@ class EnginePool:
             if self._survivors.closed and not self._accepting:
                 ended += self._survivors.take()
         self._on_lost()
-        fail_lost(ended, loss.reason)
+        fail_lost(ended, loss)
         if was_connected:
             resumable = len(self._survivors.waiting)
             tell = log.info if unloaded else log.warning

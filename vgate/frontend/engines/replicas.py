@@ -4,8 +4,9 @@ from typing import Any
 
 import msgspec
 
-from vgate.errors import EngineUnavailableError, InternalError
+from vgate.errors import EngineUnavailableError, InternalError, VGateError
 from vgate.frontend.engines.handle import EngineHandle, Loss
+from vgate.frontend.engines.resumption import cannot_join
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.observe import metrics
 from vgate.frontend.routing import Replica, Router
@@ -29,6 +30,8 @@ class Replicas:
         # The connected engines, and those of them that were asked for their blocks.
         self._connected: dict[EngineHandle, ModelInfo] = {}
         self._watched: set[EngineHandle] = set()
+        # Those that were lost and may be alive.
+        self._away: set[EngineHandle] = set()
 
     def add(self, handle: EngineHandle) -> None:
         """Add an engine."""
@@ -47,12 +50,15 @@ class Replicas:
     def connected(self, handle: EngineHandle, model: ModelInfo) -> None:
         """An engine is connected."""
         self._connected[handle] = model
+        self._away.discard(handle)
         self._replicas[handle].max_num_seqs = model.max_num_seqs
         self._watch()
 
     def lost(self, handle: EngineHandle, loss: Loss) -> None:
         """An engine is gone."""
         self._forget(handle)
+        if loss.alive:
+            self._away.add(handle)
         replica = self._replicas[handle]
         for sequence in loss.sequences:
             if (ticket := sequence.ticket) is not None:
@@ -60,6 +66,10 @@ class Replicas:
                 sequence.ticket = None
         if not (loss.refused or handle.status.draining):
             replica.breaker.died()
+
+    def cannot_join(self, handle: EngineHandle) -> VGateError:
+        """Return why a stream that this engine kept can't be taken up, as it is not connected."""
+        return cannot_join(alive=handle in self._away)
 
     def choose(
         self, engines: list[EngineHandle], sequence: Sequence, message: Generate | Embed
@@ -101,6 +111,7 @@ class Replicas:
     def _forget(self, handle: EngineHandle) -> None:
         self._connected.pop(handle, None)
         self._watched.discard(handle)
+        self._away.discard(handle)
         self.router.forget(self._replicas[handle])
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from vgate.errors import EngineUnavailableError
+from vgate.errors import EngineUnavailableError, StreamNotFoundError, VGateError
+from vgate.frontend.engines.handle import Loss
 from vgate.frontend.engines.replay import Replay
 from vgate.frontend.engines.residency import Residence
 from vgate.frontend.engines.sequence import Sequence, fail
@@ -172,8 +173,8 @@ class Survivors:
             sequence.deaths += is_loss and not sequence.proved
             if sequence.losses >= self._most_losses:
                 sequence.deaths = max(sequence.deaths, _MOST_DEATHS)
-            # What was to be read of a kept stream is gone: its model is not loaded for nothing.
-            gone = unloaded and _joins(sequence)
+            # What was to be read of a kept stream ended with its engine.
+            gone = (died or unloaded) and _joins(sequence)
             if not gone and self._continues(sequence):
                 self.waiting[sequence.id] = sequence
             else:
@@ -232,12 +233,30 @@ def _size_of(sequence: Sequence) -> int:
     return len(sequence.message.prompt) if sequence.message else 0
 
 
-def fail_lost(sequences: list[Sequence], reason: str) -> None:
-    """End sequences that don't go on after their engine was lost for this reason."""
+def cannot_join(*, alive: bool) -> VGateError:
+    """Return the error of a take-up whose engine is lost; it may be `alive`, and have the stream.
+
+    Otherwise the client is told so now, and not only when it has tried again.
+    """
+    if alive:
+        message = "the engine that keeps this stream can't be reached now; try again"
+        return EngineUnavailableError(message, retry_after_s=1.0)
+    return StreamNotFoundError(
+        "the engine that kept this stream has stopped, and the stream is lost with it; send the "
+        "request again without `Last-Event-ID`"
+    )
+
+
+def fail_lost(sequences: list[Sequence], loss: Loss) -> None:
+    """End sequences that don't go on after this loss of their engine."""
+    joining = {id(sequence.answer) for sequence in sequences if _joins(sequence)}
+    taking_up = [sequence for sequence in sequences if id(sequence.answer) in joining]
+    fail(taking_up, cannot_join(alive=loss.alive))
+    sequences = [sequence for sequence in sequences if id(sequence.answer) not in joining]
     worn = {id(sequence.answer) for sequence in sequences if sequence.deaths > 1}
     for twice, also in ((False, ""), (True, ", as another one did before")):
         some = [sequence for sequence in sequences if (id(sequence.answer) in worn) == twice]
-        message = f"{reason} while it worked on this request{also}; try again"
+        message = f"{loss.reason} while it worked on this request{also}; try again"
         # An answer that loses one of its sequences aborts the others, waiting ones included.
         fail(some, EngineUnavailableError(message, retry_after_s=5.0))
 
