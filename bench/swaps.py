@@ -20,8 +20,9 @@ from math import inf
 import msgspec
 
 from vgate.config.model import Residency
-from vgate.launcher.residency.policy import Managed, Policy, Status, Wanted
+from vgate.launcher.residency.policy import Policy
 from vgate.launcher.residency.room import Room
+from vgate.launcher.residency.use import Managed, Status, Wanted
 
 _TICK_S = 0.1
 _RATES = (8.0, 4.0, 10 / 3, 2.0, 1.0, 0.2, 0.05)

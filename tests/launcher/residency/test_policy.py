@@ -3,8 +3,9 @@
 import pytest
 
 from vgate.config.model import Residency
-from vgate.launcher.residency.policy import Managed, Policy, Wanted
+from vgate.launcher.residency.policy import Policy
 from vgate.launcher.residency.room import Room
+from vgate.launcher.residency.use import Managed, Wanted
 
 GB = 10**9
 
@@ -180,6 +181,61 @@ def test_the_time_that_a_load_takes_counts_where_waits_would_run_out_at_once():
     assert played.decide(1).unload == {"a": "b is asked for"}
 
 
+def two_in_use():
+    """Return two models in use, of which a was loaded first, where two have room."""
+    played = Played(2)
+    for name in "ab":
+        played.want(name)
+        played.decide()
+        played.ready(name)
+        played.run(name)
+        played.decide(20)
+    return played
+
+
+def test_waits_that_run_out_at_once_end_at_once_where_there_are_as_many_places():
+    played = two_in_use()
+    played.want("c", for_s=0)
+    played.want("d", for_s=0)
+    assert not played.decide(59.5).unload
+    assert sorted(played.decide(0.5).unload) == ["a", "b"]
+
+
+def test_while_one_is_unloaded_the_others_stay_as_long_as_before():
+    """Its place is taken by the one that it goes for, so there are two places still."""
+    played = two_in_use()
+    for name in "cde":
+        played.want(name, for_s=0)
+        played.decide(5)
+    assert list(played.decide(45).unload) == ["a"]
+    assert not played.decide(0.1).unload
+    assert not played.decide(4.5).unload
+    assert list(played.decide(0.5).unload) == ["b"]
+
+
+def test_one_that_has_died_and_starts_again_was_not_loaded_later_for_that():
+    played = two_in_use()
+    played.want("c", for_s=0)
+    played.decide(55)
+    played.statuses["a"] = "loading"
+    played.decide(1)
+    played.statuses["a"] = "ready"
+    assert not played.decide(3.5).unload
+    assert list(played.decide(0.5).unload) == ["a"]
+
+
+def test_what_waited_for_one_that_died_gets_it_before_it_goes():
+    played = two_in_use()
+    played.want("c", for_s=0)
+    played.decide(55)
+    played.statuses["a"] = "loading"
+    played.want("a", for_s=1)
+    played.decide(1)
+    played.statuses["a"] = "ready"
+    played.decide(2)
+    assert list(played.decide(2).unload) == ["b"]
+
+
 def test_a_pinned_model_never_goes():
     played = Played(2, loads={"a": "pinned"})
     assert list(played.decide().load) == ["a"]
@@ -336,6 +392,18 @@ def test_it_is_not_idle_in_each_pause_of_a_conversation(loaded):
     loaded.want("b")
     assert not loaded.decide(1).unload
     assert list(loaded.decide(8).unload) == ["a"]
+
+
+def test_a_few_short_pauses_say_little(loaded):
+    for pause_s in (*[2.0] * 20, *[0.3] * 3):
+        loaded.decide(pause_s)
+        loaded.run("a")
+        loaded.decide()
+        loaded.rest("a")
+        loaded.decide(0.01)
+    loaded.want("b", for_s=0)
+    assert not loaded.decide(10).unload
+    assert list(loaded.decide(2).unload) == ["a"]
 
 
 def test_those_that_waited_tell_how_often_requests_come(loaded):

@@ -21,56 +21,18 @@ Why no order of messages does harm:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
-from vgate.config.model import Load, Residency
+from vgate.config.model import Residency
 from vgate.launcher.residency.room import Room
+from vgate.launcher.residency.use import NOTHING, Managed, Status, Use, Wanted
 
-# loading: it starts, or starts again after it has died. unloading: it finishes what it runs.
-Status = Literal["unloaded", "loading", "ready", "unloading"]
-
-# Frontends hand over within this time what waited for a model that has become ready.
-_HANDED_OVER_S = 5.0
-# A model with requests in quick succession is idle after so many of its usual pauses.
-_PAUSES = 8
-# It is kept for them if the next request is likely within the longest time that others wait for it:
-# this share of `max_wait_s`, or `min_loaded_s` if that is longer.
-_SHORT = 3
-# So many requests that waited tell how often they come.
-_TELLING = 4
+# A model that isn't in use now is kept for this share of `max_wait_s` at most, or `min_loaded_s` if
+# that is longer.
 _KEPT_SHARE = 0.25
 # All frontends have said within this time what they use: they do so four times a second.
 _HEARD_S = 0.5
-# Two reports of one use differ by less.
-_JITTER_S = 0.05
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """What all frontends want of a model.
-
-    Attributes:
-        waiting, running: How many requests wait for it to be loaded, and how many it has.
-        since: When the first of those that wait began to.
-        used_at: When a request for it last came, ran or ended, as far as is known.
-    """
-
-    waiting: int = 0
-    running: int = 0
-    since: float = 0.0
-    used_at: float = 0.0
-
-
-_NOTHING = Wanted()
-
-
-class Managed(msgspec.Struct, frozen=True):
-    """A model's name, when it is loaded, and after how long an idle one is unloaded (0: never)."""
-
-    name: str
-    load: Load
-    idle_ttl_s: float = 0.0
 
 
 class Decision(msgspec.Struct):
@@ -85,99 +47,6 @@ class Decision(msgspec.Struct):
     load: dict[str, str]
     unload: dict[str, str]
     queue: list[str]
-
-
-class Use:
-    """What is known of the use of a model.
-
-    Attributes:
-        since: When it became ready; None if it isn't.
-        used_at: When it was last in use, as far as is known.
-        asked_at: Since when somebody waits for it to be loaded; None if nobody does.
-        ordered_at: When an operator ordered to load it; None once it is.
-        put_away: It is loaded again only when somebody asks for it.
-        failed_until: Until when it is not tried again.
-        load_s: How long it took to load the last time; 0 before.
-        wanted: What the frontends want of it.
-    """
-
-    def __init__(self, model: Managed) -> None:
-        self.model = model
-        self.since: float | None = None
-        self.used_at = self.failed_until = 0.0
-        self.asked_at: float | None = None
-        self.ordered_at: float | None = None
-        self.put_away = False
-        self.wanted = _NOTHING
-        self.load_s = 0.0
-        # Since when it loads.
-        self._began: float | None = None
-        # Whether it was used since it became ready; and its usual pause between requests.
-        self._used = False
-        self._pause_s: float | None = None
-
-    def see(self, now: float, status: Status, wanted: Wanted) -> None:
-        """Take over how it is, and what is wanted of it."""
-        if status != "ready":
-            self.since = None
-            if status != "loading":
-                self._began = None
-            elif self._began is None:
-                self._began = now
-        elif self.since is None:
-            if self._began is not None:
-                self.load_s, self._began = now - self._began, None
-            self.since = self.used_at = now
-            self._used = False
-            self.ordered_at, self.failed_until = None, 0.0
-            waited = wanted if wanted.waiting else self.wanted
-            if waited.waiting >= _TELLING:
-                self._pause_s = (now - waited.since) / waited.waiting
-        was_busy, self.wanted = self.busy, wanted
-        if wanted.used_at > self.used_at:
-            pause_s = wanted.used_at - self.used_at
-            if self._used and not was_busy and pause_s > _JITTER_S:
-                known = pause_s if self._pause_s is None else self._pause_s
-                self._pause_s = 0.7 * known + 0.3 * pause_s
-            self.used_at = wanted.used_at
-            self._used = self.since is not None
-        waits = [wanted.since] if wanted.waiting else []
-        if self.ordered_at is not None:
-            waits.append(self.ordered_at)
-        loads = status != "ready" and now >= self.failed_until
-        self.asked_at = min(waits, default=None) if loads else None
-
-    @property
-    def busy(self) -> bool:
-        """Whether requests run, or are about to."""
-        return bool(self.wanted.running or self.wanted.waiting)
-
-    @property
-    def why(self) -> str:
-        """Why it is loaded."""
-        count = self.wanted.waiting
-        if not count:
-            return "an operator's order"
-        return "a request waits for it" if count == 1 else f"{count} requests wait for it"
-
-    @property
-    def may_leave(self) -> bool:
-        """Whether it may be unloaded for others at all."""
-        return self.model.load != "pinned"
-
-    def is_idle(self, now: float, most_s: float) -> bool:
-        """Whether the next request isn't expected soon; most_s: the longest that is waited for."""
-        if self.busy:
-            return False
-        pause_s = self._pause_s
-        if pause_s is None or _SHORT * pause_s > most_s:
-            return True
-        return now - self.used_at >= min(_PAUSES * pause_s, most_s)
-
-    def may_go(self, now: float, min_loaded_s: float) -> bool:
-        """Whether it has been loaded for long enough."""
-        least_s = max(min_loaded_s, _HANDED_OVER_S if self.wanted.waiting else 0.0)
-        return self.since is not None and now - self.since >= least_s
 
 
 class Policy:
@@ -199,7 +68,7 @@ class Policy:
     ) -> Decision:
         """Return what to do now. Call it several times a second."""
         for name, use in self._uses.items():
-            use.see(now, statuses[name], wanted.get(name, _NOTHING))
+            use.see(now, statuses[name], wanted.get(name, NOTHING))
         decision = Decision({}, self._expired(now), [])
         # In memory now, and once those have ended that are unloaded and those are loaded that wait.
         held = {name for name, status in statuses.items() if status != "unloaded"}
@@ -248,26 +117,29 @@ class Policy:
     def _waiting(self, statuses: Mapping[str, Status]) -> list[tuple[str, float]]:
         """Return the models that somebody waits for, and when room is made for each at the latest.
 
-        The oldest wait is first. Room is made for one after the other, as fast as models are loaded
-        and may be unloaded again; so where several waits would run out at once, the first ones end
-        earlier.
+        The oldest wait is first. Room is made in one place after the other, and again in the same
+        one once the model there is loaded and may be unloaded again; so where several waits would
+        run out at once, the first ones end earlier.
         """
         waiting = []
         for name, use in self._uses.items():
             if use.asked_at is not None and statuses[name] in ("unloaded", "unloading"):
                 use.put_away = False
                 waiting.append((use.asked_at, name))
-        places = sum(
-            use.may_leave and statuses[name] in ("ready", "loading")
-            for name, use in self._uses.items()
+        # What is unloaded now leaves its place to one of those that wait.
+        places = max(
+            1,
+            sum(use.may_leave and statuses[name] != "unloaded" for name, use in self._uses.items()),
         )
         longest_s = max(use.load_s for use in self._uses.values())
-        latest = float("inf")
-        found = []
+        found: list[tuple[str, float]] = []  # the last one first
         for asked_at, name in sorted(waiting, reverse=True):
-            load_s = self._uses[name].load_s or longest_s
-            apart_s = (self._settings.min_loaded_s + load_s) / max(1, places)
-            latest = min(latest - apart_s, asked_at + self._settings.max_wait_s)
+            latest = asked_at + self._settings.max_wait_s
+            if found:
+                latest = min(latest, found[-1][1])
+            if len(found) >= places:
+                load_s = self._uses[name].load_s or longest_s
+                latest = min(latest, found[-places][1] - self._settings.min_loaded_s - load_s)
             found.append((name, latest))
         return found[::-1]
 
@@ -330,5 +202,5 @@ class Policy:
             elif use.is_idle(now, most_s):
                 idle.append((use.used_at, name))
             else:
-                others.append((use.since, name))
+                others.append((use.loaded_at or 0.0, name))
         return [name for _, name in sorted(idle)] + [n for _, n in sorted(others) if overdue]

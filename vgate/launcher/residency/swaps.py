@@ -9,8 +9,9 @@ from vgate.config import Runtime
 from vgate.config.model import Model
 from vgate.config.section import MIB
 from vgate.launcher.child import EngineChild
-from vgate.launcher.residency.policy import Managed, Policy, Status
+from vgate.launcher.residency.policy import Policy
 from vgate.launcher.residency.room import Room
+from vgate.launcher.residency.use import Managed, Status
 from vgate.launcher.residency.wanted import WantedModels
 from vgate.log import Log
 from vgate.wire.control import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from vgate.launcher.residency.policy import Wanted
+from vgate.launcher.residency.use import Wanted
 from vgate.wire.control import Demand, ModelDemand
 
 
