@@ -257,6 +257,8 @@ def test_ready_waits_and_says_why(make):
         "the model is loading",
         "the server answers 502",
     ]
+    # With the key the server names what the key may use.
+    assert {request.headers["authorization"] for request in server.requests} == {"Bearer key"}
     server = Server(*[loading] * 100)
     with pytest.raises(NotReadyError, match=r"not ready after 0\.05 s: the model is loading"):
         make(server).call(lambda client: client.ready(0.05))

@@ -112,6 +112,13 @@ def test_what_is_not_ready_and_what_may_not_be_seen_is_told():
     assert "\x1b" not in text
 
 
+def test_without_a_key_there_are_counts_of_the_engines():
+    ready = {**READY, "engines": [], "states": {"ready": 2, "failed": 1}}
+    text = shown(ready, None, reason="the server wants an API key")
+    assert "\nEngines: 2 ready, 1 failed\n" in text
+    assert "MODEL" not in text
+
+
 def test_a_key_of_a_tenant_sees_its_own_limits():
     own = {name: STATS[name] for name in ("version", "uptime_s", "ready", "limits")}
     text = shown(stats=own)

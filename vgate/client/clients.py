@@ -107,7 +107,7 @@ class Client(openai.OpenAI):
     def _reason(self) -> str | None:
         url = f"{root_of(self.base_url)}/ready"
         try:
-            response = self._http.get(url, timeout=_PROBE_S)
+            response = self._http.get(url, headers=self.auth_headers, timeout=_PROBE_S)
             return reason_of(response.status_code, _json(response))
         except httpx2.TransportError as error:
             return f"{url} can't be reached: {error}"
@@ -171,7 +171,7 @@ class AsyncClient(openai.AsyncOpenAI):
     async def _reason(self) -> str | None:
         url = f"{root_of(self.base_url)}/ready"
         try:
-            response = await self._http.get(url, timeout=_PROBE_S)
+            response = await self._http.get(url, headers=self.auth_headers, timeout=_PROBE_S)
             return reason_of(response.status_code, _json(response))
         except httpx2.TransportError as error:
             return f"{url} can't be reached: {error}"

@@ -80,6 +80,9 @@ def _headline(server: Server, now: Sample) -> str:
 def _engines(now: Sample) -> Iterator[str]:
     """Yield a line for each engine, and what it says of itself."""
     states = now.ready.get("engines", [])
+    if not states and (counts := now.ready.get("states")):
+        yield f"Engines: {', '.join(f'{count} {plain(state)}' for state, count in counts.items())}"
+        return
     stats = (now.stats or {}).get("engines") or [{}] * len(states)
     head = ("MODEL", "STATE", "FOR", "RUNNING", "WAITING", "KV CACHE", "STEP", "RESTARTS")
     rows = [head, *(_engine(*pair) for pair in zip(states, stats, strict=False))]

@@ -136,6 +136,7 @@ class App:
             cache=cache.usage,
             limits=access.usage,
             sees_all=access.sees_all,
+            visitor=access.visitor,
             security=config.security,
             workers=workers,
             orders=launcher,

@@ -83,6 +83,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
         cache: Returns the size of this process's result cache.
         limits: Returns the use of the limits of each API key that a request may be told of.
         sees_all: Whether a request may be told of all keys and of the configuration.
+        visitor: Returns the API key of whom an answer is for, with `models` and `admin`: also on
+            a path that needs none; None for one without a valid key.
         security: Where the keys are.
         workers: The requests of all workers.
         orders: Gives engines and models an operator's orders.
@@ -103,6 +105,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     cache: Callable[[], StoreUsage]
     limits: Callable[[HttpRequest], Awaitable[list[dict[str, Any]]]]
     sees_all: Callable[[HttpRequest], bool]
+    visitor: Callable[[HttpRequest], Any]
     security: KeySettings
     workers: Workers
     orders: Orders

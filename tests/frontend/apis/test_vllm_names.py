@@ -44,8 +44,9 @@ class FakeModels:
         return [
             ModelState(
                 name,
+                (name,),
                 "generate",
-                ready=True,
+                not_ready_because=None,
                 engine=state,
                 status=statuses[0],
                 replicas=[

@@ -24,6 +24,7 @@ _NO_LIMITS = KeyLimits()
 
 # Stands for the client where no key is required.
 NOBODY = ApiKey(name="", sha256="")
+_EVERYBODY = ApiKey(name="", sha256="", admin=True)
 
 log = Log("vgate.frontend")
 
@@ -100,10 +101,12 @@ class Access:
 
     def sees_all(self, http: HttpRequest) -> bool:
         """Whether a request may be told of all keys: it has an admin's, or there are none."""
-        if self._authentication is None:
-            return True
-        key = self._authentication.find(http)
+        key = self.visitor(http)
         return key is not None and key.admin
+
+    def visitor(self, http: HttpRequest) -> ApiKey | None:
+        """Return whom an answer is for, on an exempt path as well; None for one without a key."""
+        return _EVERYBODY if self._authentication is None else self._authentication.find(http)
 
     def check_admin(self, http: HttpRequest, admission: "Admission") -> None:
         """Let an admin's request pass, and any where no keys are required and all are local.
@@ -325,9 +328,7 @@ class Admission(msgspec.Struct):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, _error: object, _traceback: object
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_raised: object) -> None:
         failed = kind is not None and not issubclass(kind, ClientDisconnected)
         self.record(failed=failed or self.failed)
         if self.grant is not None:

@@ -66,7 +66,9 @@ class ModelState(msgspec.Struct, frozen=True):
 
     Attributes:
         name: The name that answers carry.
-        ready: Whether a request would be served, if only after the model was loaded.
+        names: All that requests may use for it: its own, its adapters' and aliases.
+        not_ready_because: Why a request would not be served now; None if it would, if only after
+            the model was loaded.
         engine: The state of its engines that the launcher reported.
         status: The engines' last heartbeats, combined.
         replicas: Its engines, one by one.
@@ -75,13 +77,19 @@ class ModelState(msgspec.Struct, frozen=True):
     """
 
     name: str
+    names: tuple[str, ...]
     task: Task
-    ready: bool
+    not_ready_because: str | None
     engine: EngineState
     status: Status
     replicas: list[ReplicaState]
     load: str | None = None
     info: ModelInfo | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be served."""
+        return self.not_ready_because is None
 
 
 class Models(Protocol):

@@ -81,8 +81,9 @@ class ModelRegistry:
         return [
             ModelState(
                 model.name,
+                tuple(name for name, of in self._by_name.items() if of is model),
                 model.config.task,
-                model.not_ready_because() is None,
+                model.not_ready_because(),
                 model.state,
                 model.engine.status,
                 model.replicas(),

@@ -45,6 +45,12 @@ export async function send(path, { method = "GET", body, signal, headers = {} } 
 /** Send a request and return the answer's JSON. Raises ApiError. */
 export const call = async (path, options) => (await send(path, options)).json();
 
+/** Return what /ready says, whatever its status. It names the models that the key may use. */
+export async function ready() {
+  const headers = key() ? { authorization: `Bearer ${key()}` } : {};
+  return (await fetch(`${base}/ready`, { headers, cache: "no-store" })).json();
+}
+
 async function problemOf(response) {
   let message = `The server answered ${response.status}.`;
   if (response.status === 401) {

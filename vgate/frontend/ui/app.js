@@ -48,8 +48,7 @@ function showStatus(ready, text) {
 async function pollStatus() {
   if (!document.hidden) {
     try {
-      const response = await fetch(`${api.base}/ready`, { cache: "no-store" });
-      const { ready, reason } = await response.json();
+      const { ready, reason } = await api.ready();
       const isLoading = /load|start/i.test(reason ?? "");
       showStatus(ready, ready ? "ready" : isLoading ? "loading" : "not ready");
       status.title = reason ?? "";

@@ -54,7 +54,7 @@ class Now {
     this.asking = true;
     let every = EVERY_MS;
     try {
-      const [ready, stats] = await Promise.all([this.ready(), api.call("/stats", { signal: AbortSignal.timeout(PATIENCE_MS) })]);
+      const [ready, stats] = await Promise.all([api.ready(), api.call("/stats", { signal: AbortSignal.timeout(PATIENCE_MS) })]);
       if (this.left) return;
       fill(this.message);
       this.showStats(stats, ready);
@@ -64,22 +64,25 @@ class Now {
       if (this.left) return;
       fill(this.message, notice(error.message, error.help ?? ""));
       if (error.status === 401) every = SLOW_MS;
-      try { this.showEngines((await this.ready()).engines); } catch { /* said above */ }
+      try { this.showReady(await api.ready()); } catch { /* said above */ }
     } finally {
       this.asking = false;
       if (!this.left) this.timer = setTimeout(() => this.tick(), every);
     }
   }
 
-  async ready() {
-    return (await fetch(`${api.base}/ready`, { cache: "no-store" })).json();
+  /** Show the engines, or how many there are where no key says which. */
+  showReady({ engines, states }) {
+    if (engines.length || !states) return this.showEngines(engines);
+    const counts = Object.entries(states).map(([state, count]) => `${count} ${state}`);
+    fill(this.engines, h("p", { class: "faint" }, `Engines: ${counts.join(", ")}`));
   }
 
   showStats(stats, ready) {
     const counts = stats.requests ? `${number(stats.requests.total)} requests, ${compact(stats.tokens.generated)} tokens generated` : "";
     setText(this.facts, [`V-Gate ${stats.version}`, `up ${duration(stats.uptime_s)}`, counts].filter(Boolean).join(" · "));
     if (!stats.engines) {
-      this.showEngines(ready.engines);
+      this.showReady(ready);
       this.grid.hidden = this.requests.element.hidden = true;
       fill(this.message, notice("This key sees its own use only, under Keys.", "The numbers of the whole server take a key with `admin: true`."));
       return;
