@@ -30,7 +30,9 @@ class FakeHub(ThreadingHTTPServer):
         storage: Where large files are, if they are on another server.
         hashes: Whether the list of the files has their hashes and sizes.
         spoil: How often a large file is still sent with a wrong byte.
+        small_spoil: The same of config.json.
         listed_bytes: What the list says of the size of large files; None: the truth.
+        etag: What the server calls small files; None: git's hash.
     """
 
     daemon_threads = True
@@ -40,11 +42,11 @@ class FakeHub(ThreadingHTTPServer):
         self.files, self.name, self.commit = dict(files), name, COMMIT
         self.requests, self.tokens = [], []
         self.refuse = {}
-        self.cut_after = self.cuts = self.stalls = self.spoil = 0
+        self.cut_after = self.cuts = self.stalls = self.spoil = self.small_spoil = 0
         self.pieces_s = 0.0
         self.ranges = self.hashes = True
         self.storage = ""
-        self.listed_bytes = None
+        self.listed_bytes = self.etag = None
         self.lock = threading.Lock()
 
     @property
@@ -128,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith(f"{api}/revision/"):
             self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"{}", body=body)
         elif (name := path.partition(f"/{hub.name}/resolve/")[2].partition("/")[2]) in hub.files:
-            self._file(hub.files[name], body=body)
+            self._file(name, hub.files[name], body=body)
         else:
             self._send(404, {"X-Error-Code": "RepoNotFound"}, b"{}", body=body)
 
@@ -140,16 +142,18 @@ class _Handler(BaseHTTPRequestHandler):
                 return status, headers
         return None
 
-    def _file(self, content, *, body):
+    def _file(self, name, content, *, body):
         hub = self.server
         large = _is_large(content)
         if large and body and hub.storage:
             self._send(302, {"Location": f"{hub.storage}{self.path}"}, b"", body=False)
             return
-        etag = sha256(content) if large else git_hash(content)
+        etag = sha256(content) if large else hub.etag or git_hash(content)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": hub.commit}
         status = 200
         if large and body and hub.took("spoil"):
+            content = b"!" + content[1:]
+        if name == "config.json" and body and hub.took("small_spoil"):
             content = b"!" + content[1:]
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted and hub.ranges:

@@ -15,7 +15,7 @@ import pytest
 from tests.hub.fake_hub import NAME, fake_hub, sha256
 from tests.hub.settings import forget_settings
 from tests.small_disk import fill, small_disk
-from vgate.hub import HubError, download, fetch, transfer
+from vgate.hub import HubError, download, fetch, listing, transfer
 from vgate.hub.files import needed
 
 WEIGHTS = bytes(range(256)) * 12_000  # 3 MB
@@ -252,6 +252,52 @@ def test_no_file_is_written_beside_the_model(hub, get, tmp_path, name):
     hub.files[name] = WEIGHTS
     assert sorted(get()[0]) == WANTED
     assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+def test_no_file_is_written_where_the_server_names_it(hub, get, tmp_path, hashes):
+    hub.hashes, hub.etag = hashes, "../../../../evil"
+    found, _, _ = get()
+    assert {name: found[name] for name in WANTED} == {name: FILES[name] for name in WANTED}
+    assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+def test_a_small_file_that_comes_damaged_is_refused_where_its_hash_is_known(hub, get, hashes):
+    hub.hashes, hub.small_spoil = hashes, 2
+    if not hashes:
+        assert get()[0]["config.json"] == b"!}"
+        return
+    with pytest.raises(HubError, match=r"config.json came damaged twice \(its git hash is not"):
+        get()
+    hub.small_spoil = 1
+    assert get()[0]["config.json"] == b"{}"
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+def test_an_empty_file_is_a_file(hub, get, hashes):
+    hub.hashes, hub.files["added_tokens.json"] = hashes, b""
+    assert get()[0]["added_tokens.json"] == b""
+
+
+def test_a_file_of_unknown_size_goes_on_where_it_was(hub, get):
+    hub.hashes, hub.cuts, hub.cut_after = False, 2, 700_000
+    found, reports, _ = get()
+    assert found["model.safetensors"] == WEIGHTS
+    assert [part != "" for part in hub.asked("model.safetensors")] == [False, True, True]
+    assert all(done <= of for done, of in reports)
+
+
+def test_a_list_of_files_without_end_is_refused(hub, get, monkeypatch):
+    monkeypatch.setattr(listing, "_MOST_FILES", 2)
+    with pytest.raises(HubError, match="it has 3 files, and a model has 2 at most") as refused:
+        get()
+    assert refused.value.permanent
+    monkeypatch.setattr(listing, "_MOST_LIST_BYTES", 300)
+    with pytest.raises(HubError, match="the list of its files has more than 0 MB") as refused:
+        get()
+    assert refused.value.permanent
+    assert not any("resolve" in path for _, path, _ in hub.requests)
 
 
 @pytest.mark.parametrize("commit", ["../../../evil", "/evil", "", "main"])

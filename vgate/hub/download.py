@@ -5,7 +5,6 @@ import glob
 import io
 import logging
 import queue
-import re
 import shutil
 import threading
 import time
@@ -17,17 +16,16 @@ from typing import Any, TextIO
 
 from vgate.config.models.names import cached_snapshot, hub_cache, hub_endpoint
 from vgate.hub.errors import HubError, explained, status_of
-from vgate.hub.files import HubFile, Place, has_model, is_inside, needed
+from vgate.hub.files import HubFile, Place, has_model
+from vgate.hub.listing import listed
 from vgate.hub.transfer import Stopped, Waiting, transfer
 
 _REPORT_EVERY_S = _LOOK_EVERY_S = 0.5
 _GB, _MB = 1e9, 1e6
 _AT_ONCE = 4
-_ASK_TIMEOUT_S = 15.0
 # The Hub gives larger ones only by a protocol of its own, which the library knows
 # (huggingface_hub/constants.py, MAX_HTTP_DOWNLOAD_SIZE).
 _MOST_BYTES = 50_000_000_000
-_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 # How many bytes are there, and of how many.
 Report = Callable[[int, int], None]
@@ -61,7 +59,7 @@ def _fetch(name: str, revision: str | None, report: Report, say: Say) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters is said here
     cached = cached_snapshot(name, revision)
     try:
-        commit, files = _listed(name, revision, say, patient=cached is None)
+        commit, files = listed(name, revision, say, patient=cached is None)
     except Exception as error:
         if cached is None or not has_model(cached):
             raise
@@ -75,53 +73,11 @@ def _fetch(name: str, revision: str | None, report: Report, say: Say) -> Path:
             if missing:
                 progress = _Progress(missing, report)
                 _download(name, place, missing, progress, say)
-                _rest(name, place, files, progress)
+                if huge := [file for file in missing if _is_huge(file)]:
+                    _from_library(name, place, huge, progress)
                 progress.end()
     place.name_commit(revision or "main")
     return place.snapshot
-
-
-def _listed(
-    name: str, revision: str | None, say: Say, *, patient: bool
-) -> tuple[str, list[HubFile]]:
-    """Return the commit that a revision is, and the files that are needed."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
-
-    if not hub_endpoint().startswith(("http://", "https://")):
-        raise HubError(f"HF_ENDPOINT, {hub_endpoint()}, is no address", permanent=True)
-    waiting = Waiting(threading.Event(), say)
-    found = None
-    while found is None:
-        try:
-            found = HfApi(endpoint=hub_endpoint()).model_info(
-                name, revision=revision, files_metadata=True, timeout=_ASK_TIMEOUT_S
-            )
-        except (OfflineModeIsEnabled, HFValidationError):
-            raise
-        except Exception as error:
-            if not patient:
-                raise
-            waiting.wait(error)
-    listed = {one.rfilename: one for one in found.siblings or []}
-    files = [_file(listed[name]) for name in sorted(needed(listed)) if is_inside(name)]
-    if not files or found.sha is None:
-        raise HubError("it has no files that can be served", permanent=True)
-    if not _HASH.fullmatch(found.sha):  # it becomes the name of a folder
-        raise HubError(
-            f"{hub_endpoint()} names no commit of it: set HF_ENDPOINT to another mirror, or unset "
-            "it",
-            permanent=True,
-        )
-    return found.sha, files
-
-
-def _file(listed: Any) -> HubFile:
-    # A mirror may leave the hashes out, and they become names of files. Sizes may be anything.
-    sha256 = str(listed.lfs.sha256) if listed.lfs else ""
-    blob = next((one for one in (sha256, listed.blob_id) if one and _HASH.fullmatch(one)), "")
-    size = max(0, listed.size) if isinstance(listed.size, int) else 0
-    return HubFile(listed.rfilename, size, blob, blob if blob == sha256 else None)
 
 
 @contextmanager
@@ -129,7 +85,7 @@ def _lock(place: Place, files: Sequence[HubFile], report: Report, say: Say) -> I
     """Let one process download a model at a time; the others report how far it is."""
     path = place.root.parent / ".locks" / place.root.name / "vgate.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    total = sum(file.size for file in files)
+    total = sum(file.size or 0 for file in files)
     waits = False
     with path.open("w") as lock:
         while not _taken(lock):
@@ -154,11 +110,11 @@ def _taken(lock: TextIO) -> bool:
 def _download(
     name: str, place: Place, missing: Sequence[HubFile], progress: "_Progress", say: Say
 ) -> None:
-    """Get the files whose checksum is known; each may have a part on disk already."""
-    large = [file for file in missing if file.sha256 and file.size <= _MOST_BYTES]
+    """Get all files but the huge ones; each may have a part on disk already."""
+    usual = [file for file in missing if not _is_huge(file)]
     _check_room(place, missing)
     stop, errors = threading.Event(), queue.SimpleQueue[Exception | None]()
-    left = iter(sorted(large, key=lambda file: -file.size))
+    left = iter(sorted(usual, key=lambda file: -(file.size or 0)))
     taking = threading.Lock()
 
     def work() -> None:
@@ -175,7 +131,7 @@ def _download(
         except Exception as error:  # noqa: BLE001 - raised again where it is waited for
             errors.put(error)
 
-    workers = min(_AT_ONCE, len(large))
+    workers = min(_AT_ONCE, len(usual))
     for _ in range(workers):
         # As daemons they end with the process: what has come is on disk at any time.
         threading.Thread(target=work, daemon=True).start()
@@ -195,8 +151,12 @@ def _get(
     place.link(file)
 
 
-def _rest(name: str, place: Place, files: Sequence[HubFile], progress: "_Progress") -> None:
-    """Have the library get what is missing still: what is small, huge, or of unknown hash."""
+def _is_huge(file: HubFile) -> bool:
+    return file.checksum == "SHA-256" and file.size is not None and file.size > _MOST_BYTES
+
+
+def _from_library(name: str, place: Place, files: Sequence[HubFile], progress: "_Progress") -> None:
+    """Have the library get files, to which it gives the names that the server tells."""
     from huggingface_hub import snapshot_download
 
     snapshot_download(
@@ -231,7 +191,7 @@ class _Progress:
     """Reports the bytes that are there, at most every `_REPORT_EVERY_S` and at the end."""
 
     def __init__(self, files: Sequence[HubFile], report: Report) -> None:
-        self._total = sum(file.size for file in files)
+        self._total = sum(file.size or 0 for file in files)
         self._done = 0
         self._report = report
         self._reported_at = 0.0
@@ -240,7 +200,7 @@ class _Progress:
     def add(self, count: int, total: int = 0) -> None:
         with self._lock:
             self._done += count
-            self._total = max(self._total, total)
+            self._total = max(self._total, self._done, total)
             if (now := time.monotonic()) - self._reported_at >= _REPORT_EVERY_S:
                 self._reported_at = now
                 self._report(self._done, self._total)
@@ -264,12 +224,13 @@ def _check_room(place: Place, missing: Sequence[HubFile]) -> None:
 
 
 def _to_come(place: Place, file: HubFile) -> int:
-    if place.has(file) or (file.blob and place.blob(file).exists()):
+    size = file.size or 0
+    if place.has(file) or place.blob(file).exists():
         return 0
     try:
-        return max(0, file.size - place.unfinished(file).stat().st_size)
+        return max(0, size - place.unfinished(file).stat().st_size)
     except OSError:
-        return file.size
+        return size
 
 
 def size_text(count: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import msgspec
 
@@ -22,14 +23,16 @@ class HubFile(msgspec.Struct, frozen=True):
     """A file of a model as the Hub lists it.
 
     Attributes:
-        blob: Its name in the cache: its SHA-256 if it is large, else git's hash. "" if unknown.
-        sha256: None for small files, of which git's hash is known.
+        size: Its bytes; None if the list doesn't say.
+        blob: The name of its content in the cache: its checksum, or where that isn't known a name
+            that no other file has.
+        checksum: What `blob` is: SHA-256 of a large file, git's hash of a small one, or neither.
     """
 
     name: str
-    size: int
+    size: int | None
     blob: str
-    sha256: str | None
+    checksum: Literal["SHA-256", "git hash"] | None
 
 
 def needed(names: Iterable[str]) -> set[str]:

@@ -1,8 +1,9 @@
-"""Gets one large file: goes on where an earlier try ended, and checks what has come."""
+"""Gets one file: goes on where an earlier try ended, and checks what has come."""
 
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,11 @@ def _retry_after(error: Exception) -> float | None:
 class _Content:
     """The part of a file that is on disk, and its digest."""
 
-    def __init__(self, path: Path, tell: Tell, stop: threading.Event) -> None:
+    def __init__(self, file: HubFile, path: Path, tell: Tell, stop: threading.Event) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.size = 0
-        self._digest = hashlib.sha256()
+        self._of = file
+        self._digest = self._new_digest()
         self._tell = tell
         self._stop = stop
         self._file = path.open("a+b", buffering=0)
@@ -91,13 +93,19 @@ class _Content:
         self._file.truncate(0)
         self._tell(-self.size)
         self.size = 0
-        self._digest = hashlib.sha256()
+        self._digest = self._new_digest()
 
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
+    def is_right(self) -> bool:
+        """Whether the checksum is the file's, if that is known."""
+        return self._of.checksum is None or self._digest.hexdigest() == self._of.blob
 
     def close(self) -> None:
         self._file.close()
+
+    def _new_digest(self) -> Any:
+        if self._of.checksum == "git hash":
+            return hashlib.sha1(b"blob %d\0" % (self._of.size or 0), usedforsecurity=False)
+        return hashlib.sha256()
 
     def _count(self, piece: bytes) -> None:
         if self._stop.is_set():
@@ -108,42 +116,43 @@ class _Content:
 
 
 def transfer(file: HubFile, url: str, path: Path, tell: Tell, waiting: Waiting, stop: Any) -> None:
-    """Get a file, of which `path` may have a part already, and check its SHA-256.
+    """Get a file, of which `path` may have a part already, and check its checksum.
 
     Raises:
         HubError: It has come wrong twice.
         Exception: It can't be had, or not written; what has come is kept.
     """
-    content = _Content(path, tell, stop)
+    content = _Content(file, path, tell, stop)
     try:
         for _ in range(2):
             _complete(content, file, url, waiting)
-            if content.sha256() == file.sha256:
+            if content.is_right():
                 return
             content.restart()
     finally:
         content.close()
     raise HubError(
-        f"{file.name} came damaged twice (its SHA-256 is not {file.sha256}): try again, or set "
-        "HF_ENDPOINT to another mirror"
+        f"{file.name} came damaged twice (its {file.checksum} is not {file.blob}): try again, or "
+        "set HF_ENDPOINT to another mirror"
     )
 
 
 def _complete(content: _Content, file: HubFile, url: str, waiting: Waiting) -> None:
-    while content.size != file.size:
-        if content.size > file.size:
+    size = file.size
+    while content.size != size:
+        if size is not None and content.size > size:
             content.restart()
         before = content.size
         try:
-            for piece in _pieces(content, url):
-                if content.size + len(piece) > file.size:  # it might never end
-                    raise HubError(
-                        f"{file.name} is longer than the list of the files says: try again, or "
-                        "set HF_ENDPOINT to another mirror"
-                    )
-                content.add(piece)
-                waiting.reset()
-            if content.size == before:
+            with _answer(content, url) as answer:
+                size = _size_told(answer) if file.size is None else size
+                for piece in answer.iter_bytes(_PIECE_BYTES):
+                    _check_size(file, content.size + len(piece), size)
+                    content.add(piece)
+                    waiting.reset()
+            if size is None:  # it was sent in pieces, and the last one has come
+                return
+            if content.size == before != size:
                 raise ConnectionError(f"nothing comes of {file.name}")
         except (Stopped, HubError):
             raise
@@ -153,7 +162,18 @@ def _complete(content: _Content, file: HubFile, url: str, waiting: Waiting) -> N
             waiting.wait(error)
 
 
-def _pieces(content: _Content, url: str) -> Iterator[bytes]:
+def _check_size(file: HubFile, size: int, whole: int | None) -> None:
+    """Raise HubError if more comes than there is: it might never end."""
+    if whole is not None and size > whole:
+        raise HubError(
+            f"{file.name} is longer than the list of the files says: try again, or set "
+            "HF_ENDPOINT to another mirror"
+        )
+
+
+@contextmanager
+def _answer(content: _Content, url: str) -> Iterator[Any]:
+    """Ask for what is missing of a file, or for all of it."""
     from huggingface_hub import constants
     from huggingface_hub import utils as typed
 
@@ -166,4 +186,12 @@ def _pieces(content: _Content, url: str) -> Iterator[bytes]:
         utils.hf_raise_for_status(answer)
         if content.size and answer.status_code != HTTPStatus.PARTIAL_CONTENT:
             content.restart()
-        yield from answer.iter_bytes(_PIECE_BYTES)
+        yield answer
+
+
+def _size_told(answer: Any) -> int | None:
+    """Return the size of a whole file, if the answer with it or with its end says it."""
+    told = answer.headers.get("Content-Length", "")
+    if answer.status_code == HTTPStatus.PARTIAL_CONTENT:
+        told = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(told) if told.isdecimal() else None
