@@ -283,13 +283,29 @@ def test_a_damaged_configuration_is_told(hub, content):
 
 
 def test_no_file_is_read_without_end(hub, monkeypatch):
-    for module in ("checkpoint", "hub"):
-        monkeypatch.setattr(f"vgate.fit.{module}.MOST_BYTES", 10_000)
+    monkeypatch.setattr("vgate.fit.checkpoint._MOST_CONFIG_BYTES", 10_000)
     assert read_checkpoint(NAME, None, from_hub).config == TINY
-    (hub.directory / "config.json").write_text(json.dumps(TINY) + " " * 20_000 + "x")
+    (hub.directory / "config.json").write_text(json.dumps(TINY) + " " * 20_000)
     for name in (str(hub.directory), NAME):
-        # What is after the limit is not seen.
-        assert read_checkpoint(name, None, from_hub).config == TINY
+        with pytest.raises(FitError, match=r"config.json of .* has more than 0.01 MB, which no"):
+            read_checkpoint(name, None, from_hub)
+
+
+def test_a_model_has_no_more_files_and_headers_than_any_has(hub, monkeypatch):
+    split(hub.directory, 3)
+    size = sum(path.stat().st_size - 3_000_000 for path in hub.directory.glob("model-*"))
+    monkeypatch.setattr("vgate.fit.checkpoint.MOST_BYTES", size)
+    assert read_checkpoint(NAME, None, from_hub).config == TINY
+    monkeypatch.setattr("vgate.fit.checkpoint.MOST_BYTES", size - 50)
+    for name in (str(hub.directory), NAME):
+        with pytest.raises(FitError, match=r"the headers of .*'s files have more than .* together"):
+            read_checkpoint(name, None, from_hub)
+    monkeypatch.setattr("vgate.fit.checkpoint._MOST_FILES", 2)
+    hub.paths.clear()
+    for name in (str(hub.directory), NAME):
+        with pytest.raises(FitError, match="names 3 files of weights, and a model has 2 at most"):
+            read_checkpoint(name, None, from_hub)
+    assert not any("safetensors" in path for path in hub.paths if not path.endswith(INDEX))
 
 
 def test_no_network_is_told(hub, monkeypatch):

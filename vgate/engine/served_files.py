@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vgate.config import Config
+from vgate.config.models.reading import content_of
+from vgate.config.models.settings import CheckpointError
 from vgate.engine.backends.base import BackendError
 from vgate.wire.messages import FetchFile, FileChunk, ModelInfo
 from vgate.wire.model_files import NAMES, FileInfo, ModelFiles
@@ -35,7 +37,9 @@ def read_model_files(directory: Path) -> ModelFiles:
     """Read a model's text files; missing ones are left out."""
     paths = {name: directory / name for name in NAMES}
     try:
-        contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+        contents = {name: content_of(path) for name, path in paths.items() if path.is_file()}
+    except CheckpointError as error:
+        raise BackendError(str(error)) from None
     except OSError as error:
         raise BackendError(f"cannot read the model's files: {error}") from error
     return ModelFiles(str(directory), contents)

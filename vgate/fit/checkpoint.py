@@ -19,8 +19,12 @@ from vgate.fit.errors import FitError
 
 INDEX = "model.safetensors.index.json"
 _LENGTH_BYTES = 8
-# The format's own limit of a header; no other file is read any further either.
+# The format's own limit of a header. All of a model's together may not have more either, nor its
+# index: those of a model with a million tensors have that.
 MOST_BYTES = 100_000_000
+_MOST_CONFIG_BYTES = 10_000_000
+# Models of a trillion parameters have some hundred.
+_MOST_FILES = 2_000
 _MOST_ELEMENTS = 1 << 48
 # Most headers are smaller, so one read gets them.
 _FIRST_READ_BYTES = 1 << 18
@@ -50,9 +54,9 @@ _BITS = {
     "F4": 4,
 }
 
-# Returns a part of a file: name, first byte, number of bytes (None: all, as far as
-# `MOST_BYTES`). None if there is no file.
-ReadPart = Callable[[str, int, int | None], bytes | None]
+# Returns a part of a file: name, first byte (None: it is to be whole), most bytes. None if there is
+# no file.
+ReadPart = Callable[[str, int | None, int], bytes | None]
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -114,11 +118,11 @@ def _has_weights(directory: Path) -> bool:
 
 
 def _local(directory: Path) -> ReadPart:
-    def read(file: str, start: int, length: int | None) -> bytes | None:
+    def read(file: str, start: int | None, most: int) -> bytes | None:
         try:
             with (directory / file).open("rb") as opened:
-                opened.seek(start)
-                return opened.read(MOST_BYTES if length is None else length)
+                opened.seek(start or 0)
+                return opened.read(most)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -128,17 +132,26 @@ def _local(directory: Path) -> ReadPart:
 
 
 def _read(name: str, read: ReadPart) -> Checkpoint:
-    config = _object(read("config.json", 0, None), f"config.json of {name}")
+    config = _object(read, "config.json", name, _MOST_CONFIG_BYTES)
     if config is None:
         raise FitError(f"{name} has no config.json: name a model's directory, or OWNER/NAME")
-    index = _object(read(INDEX, 0, None), f"{INDEX} of {name}")
+    index = _object(read, INDEX, name, MOST_BYTES)
     weights = (index or {}).get("weight_map")
     files = list(weights.values()) if isinstance(weights, dict) else ["model.safetensors"]
     if not all(isinstance(file, str) and _is_inside(file) for file in files):
         raise FitError(f"{INDEX} of {name} names no file of weights in it")
+    files = sorted(set(files))
+    if len(files) > _MOST_FILES:
+        raise FitError(
+            f"{INDEX} of {name} names {len(files):,} files of weights, and a model has "
+            f"{_MOST_FILES:,} at most"
+        )
     tensors: dict[str, Tensor] = {}
-    for file in sorted(set(files)):
-        tensors |= _header(read, file, name)
+    left = MOST_BYTES
+    for file in files:
+        content = _header(read, file, name, left)
+        left -= len(content)
+        tensors |= _tensors(content, file, name)
     return Checkpoint(name, config, tensors)
 
 
@@ -149,9 +162,13 @@ def _is_inside(file: str) -> bool:
     return inside and file.isprintable() and path.suffix == ".safetensors"
 
 
-def _object(content: bytes | None, what: str) -> dict[str, Any] | None:
+def _object(read: ReadPart, file: str, name: str, most: int) -> dict[str, Any] | None:
+    what = f"{file} of {name}"
+    content = read(file, None, most + 1)
     if content is None:
         return None
+    if len(content) > most:
+        raise FitError(f"{what} has more than {most / 1e6:g} MB, which no model's has")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -161,7 +178,7 @@ def _object(content: bytes | None, what: str) -> dict[str, Any] | None:
     return document
 
 
-def _header(read: ReadPart, file: str, name: str) -> dict[str, Tensor]:
+def _header(read: ReadPart, file: str, name: str, most: int) -> bytes:
     begin = read(file, 0, _FIRST_READ_BYTES)
     if begin is None:
         raise FitError(
@@ -169,13 +186,26 @@ def _header(read: ReadPart, file: str, name: str) -> dict[str, Tensor]:
             "them must be there"
         )
     end = _LENGTH_BYTES + int.from_bytes(begin[:_LENGTH_BYTES], "little")
-    if len(begin) < end <= MOST_BYTES:
+    if most < end <= MOST_BYTES:
+        raise FitError(
+            f"the headers of {name}'s files have more than {MOST_BYTES / 1e6:g} MB together, which "
+            "no model's have"
+        )
+    if len(begin) < end <= most:
         begin += read(file, len(begin), end - len(begin)) or b""
+    if len(begin) < end:
+        raise _damaged(file, name)
+    return begin[_LENGTH_BYTES:end]
+
+
+def _tensors(header: bytes, file: str, name: str) -> dict[str, Tensor]:
     try:
-        if len(begin) < end:
-            raise msgspec.DecodeError
-        header = msgspec.json.decode(begin[_LENGTH_BYTES:end], type=dict[str, dict[str, Any]])
-        header.pop("__metadata__", None)
-        return {key: msgspec.convert(value, Tensor) for key, value in header.items()}
+        found = msgspec.json.decode(header, type=dict[str, dict[str, Any]])
+        found.pop("__metadata__", None)
+        return {key: msgspec.convert(value, Tensor) for key, value in found.items()}
     except (msgspec.DecodeError, RecursionError):
-        raise FitError(f"{file} of {name} is damaged or no safetensors file") from None
+        raise _damaged(file, name) from None
+
+
+def _damaged(file: str, name: str) -> FitError:
+    return FitError(f"{file} of {name} is damaged or no safetensors file")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from vgate.config.models.names import hub_endpoint, is_offline
-from vgate.fit.checkpoint import MOST_BYTES, ReadPart
+from vgate.fit.checkpoint import ReadPart
 from vgate.fit.errors import FitError
 
 _TIMEOUT_S = 30.0
@@ -33,26 +33,26 @@ def from_hub(name: str, revision: str | None = None) -> ReadPart:
     endpoint = hub_endpoint()
     base = f"{endpoint}/{name}/resolve/{urllib.parse.quote(revision or 'main', safe='')}"
 
-    def read(file: str, start: int, length: int | None) -> bytes | None:
+    def read(file: str, start: int | None, most: int) -> bytes | None:
         try:
             request = urllib.request.Request(  # noqa: S310 - the operator's own setting
                 f"{base}/{urllib.parse.quote(file)}"
             )
-            if length is not None:
-                request.add_header("Range", f"bytes={start}-{start + length - 1}")
+            if start is not None:
+                request.add_header("Range", f"bytes={start}-{start + most - 1}")
             if token := hub_token():
                 # Not sent on where the Hub redirects: its storage refuses two kinds of credentials.
                 request.add_unredirected_header("Authorization", f"Bearer {token}")
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                if length is None:
-                    content = bytes(answer.read(MOST_BYTES))
-                    if answer.length and len(content) < MOST_BYTES:
+                if start is None:
+                    content = bytes(answer.read(most))
+                    if answer.length and len(content) < most:
                         raise IncompleteRead(content, answer.length)
                     return content
                 if answer.status != HTTPStatus.PARTIAL_CONTENT:
                     # The whole file comes, so what is before the part is thrown away.
                     _skip(answer, start)
-                return bytes(answer.read(length))
+                return bytes(answer.read(most))
         except urllib.error.HTTPError as error:
             if error.code == HTTPStatus.NOT_FOUND and file != "config.json":
                 return None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vgate.config.model import Model
-from vgate.config.models import CheckpointError
+from vgate.config.models import CheckpointError, reading
 from vgate.config.models.checkpoint import find_model
 
 INDEX = "model.safetensors.index.json"
@@ -229,6 +229,21 @@ class TestWeights:
     def test_another_load_format_needs_none(self, directory):
         (directory / "model.safetensors").unlink()
         assert problem(directory, engine_args={"load_format": "dummy"}) == ""
+
+    @pytest.mark.parametrize(
+        "name",
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", INDEX],
+    )
+    def test_a_file_that_is_larger_than_any_models_is_not_read(self, directory, monkeypatch, name):
+        shard(directory, "model-1.safetensors")
+        (directory / "chat_template.jinja").write_text("{{ messages }}")
+        (directory / "tokenizer_config.json").write_text("{}")
+        largest = max(p.stat().st_size for p in directory.iterdir() if "safetensors" not in p.name)
+        monkeypatch.setattr(reading, "MOST_BYTES", largest)
+        assert problem(directory) == ""
+        with (directory / name).open("a") as file:
+            file.write(" " * largest)
+        assert f"{name} has more than" in problem(directory)
 
     @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
     def test_a_pointer_of_git_lfs(self, directory, name):

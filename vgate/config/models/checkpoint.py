@@ -16,6 +16,7 @@ import msgspec
 from vgate.config.model import Model
 from vgate.config.models.names import check_name
 from vgate.config.models.parallel import check_split
+from vgate.config.models.reading import content_of
 from vgate.config.models.settings import CheckpointError, check_config
 from vgate.config.models.template import check_template, check_template_file
 
@@ -245,7 +246,7 @@ def _check_tokenizer(directory: Path, names: set[str]) -> None:
     check_whole(directory, found - {"auto_map"})
     if "tokenizer.json" in names:
         try:
-            msgspec.json.decode((directory / "tokenizer.json").read_bytes(), type=_Tokenizer)
+            msgspec.json.decode(content_of(directory / "tokenizer.json"), type=_Tokenizer)
         except msgspec.DecodeError as error:
             raise CheckpointError(
                 f"the tokenizer in {directory} can't be read, tokenizer.json is damaged ({error}). "
@@ -305,7 +306,7 @@ def _check_safetensors(path: Path) -> dict[str, _Tensor]:
 def json_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; raise CheckpointError if it holds none."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(content_of(path))
     except ValueError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from None
     if not isinstance(document, dict):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from vgate.config.models.reading import content_of
 from vgate.config.models.settings import CheckpointError
 
 # transformers' own block, which says what to train on; its content is ordinary.
@@ -28,7 +29,7 @@ def check_template(directory: Path, names: set[str]) -> None:
 def _listed(path: Path) -> list[str]:
     """Return the templates of a JSON document that are used: one, or some of several."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(content_of(path))
     except ValueError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from None
     found = document.get("chat_template") if isinstance(document, dict) else None
@@ -40,7 +41,7 @@ def _listed(path: Path) -> list[str]:
 def check_template_file(path: Path) -> None:
     """Raise CheckpointError if a file is no valid template."""
     try:
-        _check(path.read_bytes().decode(), path)
+        _check(content_of(path).decode(), path)
     except UnicodeDecodeError:
         raise CheckpointError(f"the chat template in {path} is not text in UTF-8") from None
 
