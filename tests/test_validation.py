@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
+from vgate import validation
 from vgate.validation import explain
 
 
@@ -154,3 +155,20 @@ class TestChoices:
         with pytest.raises(msgspec.ValidationError) as caught:
             msgspec.convert(document, request)
         assert str(explain(caught.value, document, request)) == expected
+
+    def test_only_structs_on_the_way_to_the_value_are_looked_at(self, monkeypatch):
+        seen = []
+
+        def fields_of(struct):
+            seen.append(struct.__name__)
+            return msgspec.structs.fields(struct)
+
+        monkeypatch.setattr(validation, "_fields_of", fields_of)
+        large = msgspec.defstruct("Large", [("other", Inner)])
+        inner = msgspec.defstruct("Near", [("side", Literal["left"]), ("large", large | None, None)])
+        request = msgspec.defstruct("Request", [("large", large | None, None), ("inner", inner)])
+        document = {"inner": {"side": "up"}}
+        with pytest.raises(msgspec.ValidationError) as caught:
+            msgspec.convert(document, request)
+        assert explain(caught.value, document, request).choices == ("left",)
+        assert seen == ["Request", "Near"]

@@ -4,14 +4,14 @@ The configuration and the APIs' requests share it, so they explain a mistake in 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
-from msgspec import inspect
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[(\.\.\.)\]")
@@ -30,12 +30,7 @@ _NAMES = {
 }
 
 # What may stand beside texts that are allowed.
-_OTHERS: dict[type[inspect.Type], str] = {
-    inspect.IntType: "an integer",
-    inspect.FloatType: "a number",
-    inspect.ListType: "a list",
-    inspect.StructType: "an object",
-}
+_OTHERS: dict[Any, str] = {int: "an integer", float: "a number", list: "a list"}
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -88,7 +83,8 @@ def explain(error: msgspec.ValidationError, document: Any = None, of: Any = None
     if of is not None and what.startswith(("Invalid enum value", "Expected `str")):
         kinds = _kinds_at(of, path)
         choices = tuple(_choices(kinds))
-        others = [name for kind, name in _OTHERS.items() if any(isinstance(k, kind) for k in kinds)]
+        named = {_other(kind) for kind in kinds}
+        others = [name for name in (*_OTHERS.values(), "an object") if name in named]
         expected = " or ".join([*others, *map(repr, choices)]) if choices else expected
     return Problem(path, "value", expected, _sent(document, path), choices)
 
@@ -119,7 +115,7 @@ def problems(document: Any, of: Any, path: str = "") -> list[Problem]:
 
 
 def _struct_problems(document: dict[Any, Any], of: Any, path: str) -> Iterator[Problem]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(of)}
+    fields = {field.encode_name: field for field in _fields_of(of)}
     for key in [*document, *(name for name in fields if name not in document)]:
         where, field = f"{path}.{key}" if path else str(key), fields.get(key)
         if field is None:
@@ -146,33 +142,34 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _kinds_at(of: Any, path: str) -> list[inspect.Type]:
-    """Return the types that a type allows at a path."""
-    kinds = [*_alternatives([inspect.type_info(of)])]
+def _kinds_at(of: Any, path: str) -> list[Any]:
+    """Return the types that a type allows at a path, without looking at others of its fields."""
+    kinds = [*_kinds(of)]
     for name, _index, _any in _STEP.findall(f".{path}"):
         if name:
-            fields = [f for kind in kinds for f in getattr(kind, "fields", ())]
+            fields = [f for kind in kinds if _is_struct(kind) for f in _fields_of(kind)]
             inner = [field.type for field in fields if field.encode_name == name]
         else:
-            inner = [kind.item_type for kind in kinds if isinstance(kind, inspect.ListType)]
-        kinds = [*_alternatives(inner)]
+            inner = [get_args(kind)[0] for kind in kinds if get_origin(kind) is list]
+        kinds = [kind for each in inner for kind in _kinds(each)]
     return kinds
 
 
-def _choices(kinds: list[inspect.Type]) -> list[str]:
-    """Return the texts that are allowed."""
-    literals = (kind for kind in kinds if isinstance(kind, inspect.LiteralType))
-    return [str(value) for kind in literals for value in kind.values]
+# Types are evaluated from their texts each time. There are as many structs as the code has.
+_fields_of = cache(msgspec.structs.fields)
 
 
-def _alternatives(kinds: Iterable[inspect.Type]) -> Iterator[inspect.Type]:
-    for kind in kinds:
-        if isinstance(kind, inspect.Metadata):
-            yield from _alternatives([kind.type])
-        elif isinstance(kind, inspect.UnionType):
-            yield from _alternatives(kind.types)
-        else:
-            yield kind
+def _choices(kinds: list[Any]) -> list[str]:
+    """Return the texts that are allowed, in order."""
+    literals = (kind for kind in kinds if get_origin(kind) is Literal)
+    return [value for kind in literals for value in sorted(map(str, get_args(kind)))]
+
+
+def _other(kind: Any) -> str | None:
+    """Return the words for a type that may stand beside texts that are allowed."""
+    if _is_struct(kind):
+        return "an object"
+    return _OTHERS.get(get_origin(kind) or kind)
 
 
 def _sent_key(document: Any, path: str) -> str | None:
