@@ -165,7 +165,9 @@ class TestChoices:
 
         monkeypatch.setattr(validation, "_fields_of", fields_of)
         large = msgspec.defstruct("Large", [("other", Inner)])
-        inner = msgspec.defstruct("Near", [("side", Literal["left"]), ("large", large | None, None)])
+        inner = msgspec.defstruct(
+            "Near", [("side", Literal["left"]), ("large", large | None, None)]
+        )
         request = msgspec.defstruct("Request", [("inner", inner), ("large", large | None, None)])
         document = {"inner": {"side": "up"}}
         with pytest.raises(msgspec.ValidationError) as caught:
