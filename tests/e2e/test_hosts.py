@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 GATEWAYS, ENGINES = (0, 1), (2, 3)
 STRANGER = 4
 LONG_S = float(os.environ.get("VGATE_HOSTS_SECONDS", "0"))
-# Long enough for a cut link to be noticed, which takes about four seconds.
-_CUT_S = 5.0
+# Long enough for a cut link to be noticed, which takes less than two seconds.
+_CUT_S = 2.9
 # A stranger tries to say hello over TCP and by ZeroMQ, and prints what it gets.
 _STRANGER = """
 import socket, sys, time

@@ -24,8 +24,7 @@ class Link:
         self._pairs: dict[socket.socket, tuple[socket.socket, bytearray | None]] = {}
         self._ended: list[socket.socket] = []
         self._held: list[tuple[socket.socket, bytes]] = []
-        self._holding = False
-        self._refusing = False
+        self._holding = self._refusing = False
         self._lock = threading.RLock()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -38,14 +37,24 @@ class Link:
         return f"tcp://127.0.0.1:{self.port}"
 
     def hold(self) -> None:
-        """Keep what is sent in either direction from now on, and let nobody else connect."""
+        """Keep what is sent in either direction from now on; who connects hears nothing."""
         with self._lock:
-            self._holding = self._refusing = True
+            if not self._holding:
+                self._selector.unregister(self._listener)
+            self._holding = True
+
+    def refuse(self) -> None:
+        """Let nobody else connect."""
+        with self._lock:
+            self._refusing = True
 
     def allow(self) -> None:
         """Let others connect; what is held stays held."""
         with self._lock:
-            self._holding = self._refusing = False
+            self._refusing = False
+            if self._holding:
+                self._selector.register(self._listener, selectors.EVENT_READ)
+            self._holding = False
 
     def release(self) -> int:
         """Deliver what was held, as far as anybody still takes it; return how many bytes it was."""

@@ -206,6 +206,47 @@ def test_an_engine_that_dies_takes_part_of_the_blame_to_its_requests(tmp_path):
     play(tmp_path, scenario)
 
 
+@pytest.fixture
+def unproved(monkeypatch):
+    """Count a death to a sequence however long it has run."""
+    monkeypatch.setattr("vgate.frontend.engines.client._PROVED_S", 1e9)
+
+
+@pytest.mark.usefixtures("unproved")
+def test_the_blame_for_a_death_is_taken_back_from_an_engine_that_is_reached_again(tmp_path):
+    async def scenario(hosts):
+        sequence = hosts.submit()
+        await until(lambda: len(sequence.generated) > 20, "some tokens")
+        first = hosts.place_of(sequence)
+        hosts.links[first].refuse()
+        hosts.links[first].cut()
+        await until(lambda: hosts.handles[first]._failed > 1, "it is refused")
+        assert sequence.deaths == 1
+        hosts.links[first].allow()
+        await until(lambda: hosts.handles[first].connected, "it is connected again")
+        assert (sequence.deaths, sequence.losses) == (0, 0)
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.usefixtures("unproved")
+def test_an_engine_that_dies_in_a_step_as_long_as_a_cut_takes_gets_its_blame_later(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("vgate.frontend.engines.remote.client._SILENT_S", 0)
+
+    async def scenario(hosts):
+        sequence = hosts.submit()
+        await until(lambda: len(sequence.generated) > 20, "some tokens")
+        first = hosts.place_of(sequence)
+        await hosts.engines[first].stop()
+        await until(lambda: sequence.deaths == 1, "nothing listens there any more")
+        assert (await finished(sequence))[: len(TEXT)] == list(TEXT)
+        assert (sequence.deaths, sequence.losses) == (1, 1)
+
+    play(tmp_path, scenario)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_an_engine_ends_what_belongs_to_a_frontend_that_is_gone(tmp_path):
     async def scenario(hosts):
