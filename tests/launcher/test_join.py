@@ -83,6 +83,16 @@ def test_a_state_directory_that_cannot_be_used_uses_no_token_up(run, server, tmp
     assert server.asked == 0
 
 
+def test_only_the_server_that_was_joined_last_may_connect(run, server, tmp_path):
+    assert run(tmp_path / "state") == 0
+    server.terms["public_key"] = "b" * 64
+    (tmp_path / "state/joined-5799.json").unlink()
+    assert run(tmp_path / "state") == 0
+    allowed = {key.hex() for key in read_allowed(tmp_path / "keys" / ALLOWED)}
+    assert "b" * 64 in allowed
+    assert KEY not in allowed
+
+
 @pytest.mark.parametrize("key", ["zz", "abcd", "a" * 62 + " a"])
 def test_what_is_no_key_is_not_let_in(run, server, tmp_path, key):
     server.terms["public_key"] = key

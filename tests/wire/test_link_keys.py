@@ -14,6 +14,7 @@ from vgate.wire.link_keys import (
     AllowList,
     LinkKeyError,
     allow,
+    allow_only,
     client_keys,
     make_keys,
     read_allowed,
@@ -76,6 +77,26 @@ def test_a_list_has_comments_and_names(tmp_path):
     assert allow(path, one, "one")
     assert read_allowed(path) == {OTHER, one}
     assert path.read_text().startswith("# who\n")
+
+
+def test_a_key_takes_the_place_of_others_that_have_its_name(tmp_path):
+    path = tmp_path / ALLOWED
+    first, second = (public_of(new_secret()) for _ in range(2))
+    path.write_text(f"# who\n{OTHER.hex()} box\n")
+    allow_only(path, first, "joined-1")
+    allow_only(path, first, "joined-2")
+    before = path.stat().st_ino
+    allow_only(path, first, "joined-1")
+    assert path.stat().st_ino == before
+    allow_only(path, second, "joined-1")
+    assert path.read_text().splitlines() == [
+        "# who",
+        f"{OTHER.hex()} box",
+        f"{first.hex()} joined-2",
+        f"{second.hex()} joined-1",
+    ]
+    allow_only(path, second, "joined-2")
+    assert read_allowed(path) == {OTHER, second}
 
 
 @pytest.mark.parametrize("text", ["", "ab", "g" * 64, "a" * 63, "a" * 64 + " b", "é" * 64])

@@ -150,6 +150,18 @@ def allow(path: Path, key: bytes, name: str) -> bool:
     return True
 
 
+def allow_only(path: Path, key: bytes, name: str) -> None:
+    """Add a public key to a list under a name, in place of any other key that has it there.
+
+    Under another name the list may have the same key, which stays when this one is replaced.
+    """
+    read_allowed(path)
+    lines, wanted = _text(path).splitlines(), [key.hex(), name]
+    kept = [line for line in lines if line.split()[1:] != [name]]
+    if wanted not in map(str.split, lines) or len(kept) < len(lines) - 1:
+        _write(path, "\n".join([*kept, " ".join(wanted), ""]))
+
+
 def key_of(text: str) -> bytes:
     """Return the key that hexadecimal digits stand for."""
     digits = 2 * KEY_BYTES

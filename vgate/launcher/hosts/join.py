@@ -34,7 +34,7 @@ from vgate.wire.link_keys import (
     ALLOWED,
     ENGINE_KEY,
     LinkKeyError,
-    allow,
+    allow_only,
     key_of,
     make_keys,
     read_key,
@@ -116,7 +116,9 @@ def _checked(config: Config, terms: _Terms) -> Checked:
     """Return the configuration of the engine, whose keys are made where they are missing."""
     try:
         make_keys(config.link_keys)
-        allow(config.link_keys / ALLOWED, key_of(terms.public_key), "joined")
+        # A machine may have joined several servers, each on a port of its own.
+        port = split_address(config.engine_link.listen)[1]
+        allow_only(config.link_keys / ALLOWED, key_of(terms.public_key), f"joined-{port}")
     except LinkKeyError as error:
         raise CommandError(str(error)) from None
     model = msgspec.structs.replace(terms.model, replicas="auto", devices=None)
