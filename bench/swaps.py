@@ -4,16 +4,18 @@
 
 The launcher's policy decides in simulated time over random requests. For each rate of requests it
 prints the loads and the waits, and for the same longest wait: the loads of a schedule that knows
-the future (`clairvoyant_loads`), and a number than which no schedule at all has fewer
-(`least_loads`). Where models are asked for all the time, the policy comes near the former. Where
-they aren't, it does not try to: requests would wait for nothing but the chance of saving a load.
+the future and keeps the same rules (`clairvoyant_loads`), and a number than which no schedule at
+all has fewer (`least_loads`). Where models are asked for all the time, the policy comes near the
+former. Where they aren't, it does not try to: requests would wait for nothing but the chance of
+saving a load.
 """
 
 import argparse
 import random
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from heapq import nsmallest
 from itertools import pairwise
 from math import inf
 
@@ -26,6 +28,8 @@ from vgate.launcher.residency.use import Managed, Status, Wanted
 
 _TICK_S = 0.1
 _RATES = (8.0, 4.0, 10 / 3, 2.0, 1.0, 0.2, 0.05)
+# So many schedules are followed at once; with more, no better one was found.
+_KEPT = 200
 
 
 class Request(msgspec.Struct):
@@ -43,13 +47,18 @@ class Request(msgspec.Struct):
 
 
 class Machine(msgspec.Struct):
-    """What is simulated: `room` of `models` equal models fit, which take `load_s` to load."""
+    """What is simulated: `room` of `models` equal models fit, which take `load_s` to load.
+
+    Attributes:
+        loaded: Which are loaded at first.
+    """
 
     models: int = 6
     room: int = 2
     load_s: float = 3.0
     answer_s: float = 0.5
     settings: Residency = Residency()
+    loaded: tuple[int, ...] = ()
 
 
 class Simulation:
@@ -70,6 +79,7 @@ class Simulation:
         managed = [Managed(name, "on_demand") for name in names]
         self._policy = Policy(managed, room, machine.settings)
         self._statuses: dict[str, Status] = dict.fromkeys(names, "unloaded")
+        self._statuses |= {str(model): "ready" for model in machine.loaded}
         self._ready_at: dict[str, float] = {}
         self._waiting: dict[str, list[Request]] = {name: [] for name in names}
         self._running: dict[str, list[Request]] = {name: [] for name in names}
@@ -198,42 +208,82 @@ def _longest_out(
     return best
 
 
-def clairvoyant_loads(machine: Machine, requests: Sequence[Request], longest_s: float) -> int:
-    """Return the loads of a schedule that knows all requests, which may wait for as long.
+class _Schedule(msgspec.Struct, frozen=True):
+    """How far a schedule is.
 
-    Each model is loaded at the last moment, in the place of the one that is asked for last (Belady
-    1966). That need not be the best schedule, but is a good one.
+    Attributes:
+        held: The models that are loaded, and from when on each may be unloaded.
+        out: The others, and when room is made for each at the latest, the first one first.
+    """
+
+    held: tuple[tuple[float, int], ...]
+    out: tuple[tuple[float, int], ...]
+
+
+def clairvoyant_loads(machine: Machine, requests: Sequence[Request], longest_s: float) -> int:
+    """Return the loads of the best schedule that was found of those that know all requests.
+
+    It keeps the policy's rules: no request waits for longer, and no model is unloaded within
+    `min_loaded_s`; only where both can't be, requests wait for as much longer as they must. Each
+    model is loaded as late as these allow, so what is left open is which one goes for it. Of all
+    schedules with as many loads those are followed whose models may stay out for longest.
     """
     arrivals: list[list[float]] = [[] for _ in range(machine.models)]
     for request in requests:
         arrivals[request.model].append(request.arrival)
-    out_since = dict.fromkeys(range(machine.models), -1.0)
-    ready_at: dict[int, float] = {}
+    most_s = longest_s - machine.load_s
+
+    def due(model: int, since: float) -> tuple[float, int]:
+        following = bisect_right(arrivals[model], since)
+        late = following == len(arrivals[model])
+        return inf if late else arrivals[model][following] + most_s, model
+
+    out = [due(model, -1.0) for model in range(machine.models) if model not in machine.loaded]
+    held = [(0.0, model) for model in machine.loaded]
+    schedules = {_Schedule(tuple(sorted(held)), tuple(sorted(out)))}
     loads = 0
-
-    def next_after(model: int, time: float) -> float:
-        following = bisect_right(arrivals[model], time)
-        return arrivals[model][following] if following < len(arrivals[model]) else inf
-
-    while True:
-        asked = {model: next_after(model, since) for model, since in out_since.items()}
-        model = min(asked, key=lambda name: asked[name])
-        if asked[model] == inf:
-            return loads
-        now = asked[model] + longest_s - machine.load_s
-        if len(ready_at) == machine.room:
-            # Of those that are ready; if none is, the first one that will be.
-            ready = [name for name, at in ready_at.items() if at <= now]
-            now = max(now, min(ready_at.values()))
-            goes = max(
-                ready or [min(ready_at, key=lambda name: ready_at[name])],
-                key=lambda name: next_after(name, now),
-            )
-            del ready_at[goes]
-            out_since[goes] = now
+    while all(each.out and each.out[0][0] < inf for each in schedules):
+        after: dict[_Schedule, float] = {}
+        for each in schedules:
+            for late_s, schedule in _next_loads(machine, each, due, most_s):
+                after[schedule] = min(after.get(schedule, inf), late_s)
+        least_s = min(after.values())
+        punctual = [each for each, late_s in after.items() if late_s <= least_s]
+        schedules = set(nsmallest(_KEPT, punctual, key=_urgency))
         loads += 1
-        del out_since[model]
-        ready_at[model] = now + machine.load_s
+    return loads
+
+
+def _urgency(schedule: _Schedule) -> tuple[object, ...]:
+    ends = sum(end < inf for end, _ in schedule.out)
+    soon = -sum(end for end, _ in schedule.out if end < inf)
+    return ends, soon, schedule.held, schedule.out
+
+
+def _next_loads(
+    machine: Machine,
+    schedule: _Schedule,
+    due: Callable[[int, float], tuple[float, int]],
+    most_s: float,
+) -> list[tuple[float, _Schedule]]:
+    """Return the schedules with one load more, and how much too late it is in each."""
+    (end, model), *out = schedule.out
+    stays_s = machine.load_s + machine.settings.min_loaded_s
+    if len(schedule.held) < machine.room:
+        held = (*schedule.held, (end - most_s + stays_s, model))
+        return [(0.0, _Schedule(tuple(sorted(held)), tuple(out)))]
+    # In each place one is loaded after the other.
+    latest = [each for each, _ in schedule.out]
+    for at in range(len(latest) - 1 - machine.room, -1, -1):
+        latest[at] = min(*latest[at : at + 2], latest[at + machine.room] - stays_s)
+    found = []
+    for place, (free, goes) in enumerate(schedule.held):
+        now = max(latest[0], free, end - most_s)
+        held = (*schedule.held[:place], *schedule.held[place + 1 :], (now + stays_s, model))
+        others = (*out, due(goes, now))
+        each = _Schedule(tuple(sorted(held)), tuple(sorted(others)))
+        found.append((max(0.0, now - end), each))
+    return found
 
 
 def main() -> None:

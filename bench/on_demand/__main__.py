@@ -7,7 +7,7 @@ A V-Gate of its own serves the models on demand, simulated ones or, with --model
 model's answers are its own, and known. Exit status 0 if every request was answered right, or was
 refused with the reason within its deadline, none was cut by a swap, and the engines never took more
 memory than is allowed; otherwise 1. The loads are compared with those of a schedule that knows the
-same requests before and lets none wait longer (`bench.swaps`).
+same requests before and keeps the same rules (`bench.swaps`).
 """
 
 import argparse

@@ -19,16 +19,24 @@ from bench.compare.service import descendants
 from bench.load.answer import TIMEOUT, Answer
 from bench.load.connection import Pool
 from bench.load.target import request_head
-from bench.on_demand.plan import Outcome, Plan, own_words
+from bench.on_demand.plan import Move, Outcome, Plan, own_words
 from bench.swaps import Request, random_requests
 
 _PATH = "/v1/chat/completions"
 _SAMPLE_S = 0.1
 # How much later than its deadline an answer may come on a busy machine.
 _SLACK_S = 5.0
-_MOVED = re.compile(r"model (loaded|unloaded) model=.*\bseconds=([\d.]+)")
-_MOVES = ("loaded", "unloaded")
+_MOVED = re.compile(
+    r"model (loaded|unloaded) model=model-(\d+) "
+    r'reason="?(?:model-(\d+) is asked for)?.*\bseconds=([\d.]+)'
+)
+# A request that ran in two engines when they died goes on in no third one.
+_MOST_KILLS = 2
 QUESTIONS = ("Who are you?", "What is it?", "Tell me a story.")
+
+
+class CutError(WrongError):
+    """An answer had begun, and ended with the error of one whose engine was lost."""
 
 
 class Load:
@@ -57,7 +65,7 @@ class Load:
         watching = asyncio.ensure_future(self._watch())
         if plan.directories and not self.known:
             await self._learn()
-        earlier = [len(self._moves(how)) for how in _MOVES]
+        outcome.loaded = self._loaded()
         span_s = outcome.trace[-1].arrival
         self._began = time.monotonic()
         killing = asyncio.ensure_future(self._kill(span_s))
@@ -69,9 +77,7 @@ class Load:
         killing.cancel()
         watching.cancel()
         self._pool.close()
-        outcome.loads, outcome.unloads = (
-            self._moves(how)[before:] for how, before in zip(_MOVES, earlier, strict=True)
-        )
+        outcome.loads, outcome.unloads = self._moves("loaded"), self._moves("unloaded")
         if not self._instance.alive:
             outcome.problems.append(f"the server ended: {self._instance.log_tail()}")
         return outcome
@@ -80,10 +86,20 @@ class Load:
     def _now(self) -> float:
         return time.monotonic() - self._began
 
-    def _moves(self, how: str) -> list[float]:
-        """Return how long each load, or unload, took so far."""
-        found = [_MOVED.search(line) for _, line in self._instance.log.copy()]
-        return [float(match[2]) for match in found if match and match[1] == how]
+    def _moves(self, how: str) -> list[Move]:
+        """Return what was loaded, or unloaded, since it began."""
+        moves = []
+        for at, line in self._instance.log.copy():
+            if (match := _MOVED.search(line)) and match[1] == how:
+                began = at - self._began - float(match[4])
+                moves.append(Move(int(match[2]), began, float(match[4]), int(match[3] or -1)))
+        return [move for move in moves if move.began + move.took_s >= 0]
+
+    def _loaded(self) -> tuple[int, ...]:
+        """Return which models are loaded."""
+        found = filter(None, (_MOVED.search(line) for _, line in self._instance.log.copy()))
+        last = {int(match[2]): match[1] for match in found}
+        return tuple(model for model, how in last.items() if how == "loaded")
 
     async def _learn(self) -> None:
         """Ask each model each question; no two of them may say the same."""
@@ -102,7 +118,7 @@ class Load:
         else:
             text = f"{number} {self._chance.getrandbits(60):x}"
             known = own_words(request.model) + text
-        outcome, problem = self.outcome, ""
+        outcome, problem, cut = self.outcome, "", False
         try:
             said = await self._said(request.model, text, stream=self._chance.random() < 0.5)
             if said == known:
@@ -116,12 +132,15 @@ class Load:
             else:
                 problem = f"refused without a reason: {error}"
         except (WrongError, OSError, TimeoutError) as error:
+            cut = isinstance(error, CutError)
             problem = f"{type(error).__name__}: {error}"
         request.began, request.end = request.arrival, self._now
         taken_s = request.end - request.arrival
+        kills = sum(request.began <= at <= request.end for at in self._killed_at)
+        if cut and kills >= _MOST_KILLS:
+            outcome.cut, problem = outcome.cut + 1, ""
         if taken_s > self._plan.deadline_s + _SLACK_S:
             problem = problem or "it came after its deadline"
-        kills = sum(request.began <= at <= request.end for at in self._killed_at)
         if problem:
             what = f"model-{request.model} after {taken_s:.1f} s, {kills} kills meanwhile: "
             outcome.problems.append(what + problem)
@@ -131,7 +150,7 @@ class Load:
 
         Raises:
             ServerError: It was refused.
-            WrongError: It isn't complete, or was cut.
+            WrongError: It isn't complete; a `CutError` if its engine was lost.
             OSError, TimeoutError: The connection broke; there was no answer.
         """
         body: dict[str, Any] = {"model": f"model-{model}", "max_tokens": 64, "temperature": 0}
@@ -156,7 +175,8 @@ class Load:
         except ServerError as error:
             begun = b'"content":"' in answer.body.replace(b'"content":""', b"")
             if begun and error.code != "deadline_exceeded":
-                raise WrongError(f"cut after it had begun: {error}") from None
+                kind = CutError if error.code == "engine_unavailable" else WrongError
+                raise kind(f"cut after it had begun: {error}") from None
             raise
         found: str = said["choices"][0]["text"]
         return found

@@ -42,24 +42,41 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     directories: tuple[str, ...] = ()
 
 
+class Move(msgspec.Struct):
+    """A load or an unload: when it began and what it took, in seconds.
+
+    Attributes:
+        asked_by: The model that an unload makes room for; -1 if it is for none.
+    """
+
+    model: int
+    began: float
+    took_s: float
+    asked_by: int = -1
+
+
 class Outcome(msgspec.Struct):
     """What a run saw.
 
     Attributes:
         refused: Requests that were refused, by the reason.
+        cut: Answers that had begun and ended with the reason: their engines were killed twice.
         problems: Wrong answers, broken ones, and those without a reason or in time.
         trace: All requests; `began` is when the server had it, and `end` when it was answered.
-        loads, unloads: How long each took, in seconds.
+        loaded: The models that were loaded before it began.
+        loads, unloads: Of models; one that starts again after a kill isn't loaded.
         most_engines, most_mib: The most engines at once, and memory of all at once (PSS).
     """
 
     plan: Plan
     right: int = 0
     refused: dict[str, int] = {}
+    cut: int = 0
     problems: list[str] = []
     trace: list[Request] = []
-    loads: list[float] = []
-    unloads: list[float] = []
+    loaded: tuple[int, ...] = ()
+    loads: list[Move] = []
+    unloads: list[Move] = []
     killed: int = 0
     most_engines: int = 0
     most_mib: float = 0.0
@@ -77,11 +94,31 @@ class Outcome(msgspec.Struct):
         """The longest time from a request to the end of its answer."""
         return max(request.end - request.arrival for request in self.trace)
 
+    @property
+    def to_room_s(self) -> float:
+        """The longest time from a request until room was made for its model.
+
+        No order of loads makes a load itself faster, so this is what a schedule is allowed.
+        """
+        longest = 0.0
+        for load in self.loads:
+            left = [u.began for u in self.unloads if u.model == load.model]
+            left_at = max((began for began in left if began <= load.began), default=-1.0)
+            # What came while it was unloaded may have been answered before it ended.
+            waited = [r for r in self.trace if r.model == load.model and r.end > load.began]
+            asked = [request.arrival for request in waited]
+            asked_at = min((at for at in asked if at > left_at), default=load.began)
+            makes = [u.began for u in self.unloads if u.asked_by == load.model]
+            made_at = min((at for at in makes if left_at <= at <= load.began), default=load.began)
+            longest = max(longest, made_at - asked_at)
+        return longest
+
     def bounds(self) -> tuple[int, int]:
         """Return the loads of a schedule that knows the requests, and the least of any schedule."""
         machine, trace = self._recorded()
-        least = least_loads(machine, trace, self.longest_s)
-        return clairvoyant_loads(machine, trace, self.longest_s), least
+        longest_s = self.to_room_s + machine.load_s
+        least = least_loads(machine, trace, longest_s)
+        return clairvoyant_loads(machine, trace, longest_s), least
 
     def replayed(self) -> tuple[int, int]:
         """Return the loads of the policy over these requests in simulated time, and of a schedule.
@@ -98,14 +135,18 @@ class Outcome(msgspec.Struct):
         """Return the machine, on which a load takes as long, after an unload, and its requests."""
         plan = self.plan
         settings = Residency(min_loaded_s=plan.min_loaded_s, max_wait_s=plan.max_wait_s)
-        load_s = _mean(self.loads) + _mean(self.unloads)
-        machine = Machine(plan.models, plan.room, load_s, _ANSWER_S, settings)
+        load_s = _mean(_took(self.loads)) + _mean(_took(self.unloads))
+        machine = Machine(plan.models, plan.room, load_s, _ANSWER_S, settings, self.loaded)
         trace = [Request(request.model, request.arrival) for request in self.trace]
         return machine, sorted(trace, key=lambda request: request.arrival)
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / max(1, len(values))
+
+
+def _took(moves: list[Move]) -> list[float]:
+    return [move.took_s for move in moves]
 
 
 def _more(loads: int, known: int) -> str:
@@ -140,6 +181,8 @@ def start(plan: Plan, directory: Path) -> Instance:
         "residency__memory_bytes": plan.room * plan.memory_mib * _MIB,
         "residency__min_loaded_s": plan.min_loaded_s,
         "residency__max_wait_s": plan.max_wait_s,
+        # All are of one key, which leaves half of a worker's room to others.
+        "residency__max_waiting": 2 * plan.requests,
         "timeouts__request_s": plan.deadline_s,
         "supervision__max_restarts": 1_000_000,
         "supervision__restart_window_s": 0.5,
@@ -162,12 +205,14 @@ def table(outcome: Outcome) -> str:
         ("engines killed", outcome.killed),
         ("answered right", outcome.right),
         *((f"refused: {why}", count) for why, count in sorted(outcome.refused.items())),
+        ("cut by two kills", outcome.cut),
         ("most engines at once", f"{outcome.most_engines} of {plan.room}"),
         ("most memory, MiB", f"{outcome.most_mib:.0f} of {plan.room * plan.memory_mib}"),
-        ("loads", f"{loads}, of {_mean(outcome.loads):.2f} s each"),
+        ("loads", f"{loads}, of {_mean(_took(outcome.loads)):.2f} s each"),
         ("loads of a schedule that knows all", f"{known} ({_more(loads, known)})"),
         ("loads of any schedule at least", least),
         ("both in simulated time", f"{simulated}, {then_known} ({_more(simulated, then_known)})"),
+        ("longest until room was made, s", round(outcome.to_room_s, 1)),
         ("longest request, s", round(outcome.longest_s, 1)),
         ("mean, s", round(_mean(waits), 1)),
     ]
