@@ -1,6 +1,6 @@
 """The messages between the launcher and its child processes, one union for each direction."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -130,12 +130,16 @@ class Demand(msgspec.Struct, frozen=True):
         running: How many it has.
         oldest_s: How long the first of those that wait has waited, in seconds.
         idle_s: How long ago the last request for it came or ended; None if none has come.
+        keys: The API keys of those that wait, "" for none; `MOST_KEYS` of them at most.
     """
+
+    MOST_KEYS: ClassVar[int] = 16
 
     waiting: int = 0
     running: int = 0
     oldest_s: float = 0.0
     idle_s: float | None = None
+    keys: tuple[str, ...] = ()
 
 
 class ModelDemand(ControlMessage, frozen=True):

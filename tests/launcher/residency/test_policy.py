@@ -464,3 +464,41 @@ def test_nobody_starves_behind_one_that_is_used_all_the_time():
     played = Played(max_wait_s=20, min_loaded_s=5)
     longest = serve("b" + "a" * 200 + "c" + "a" * 200, played)
     assert longest <= 20 + 5
+
+
+def test_keys_take_turns_where_not_all_models_can_be_in_time():
+    """A key that asks for eight models delays another one by a turn, and not by eight."""
+    keys = {**dict.fromkeys("abcdefgh", "greedy"), "z": "modest"}
+    played = Played(sizes=dict.fromkeys(keys, 1), max_wait_s=20, min_loaded_s=5)
+    since, waits = dict.fromkeys(keys, 0.0), {name: [] for name in keys}
+    for _ in range(4 * 600):
+        for name, status in played.statuses.items():
+            if status == "loading":
+                played.statuses[name] = "ready"
+                waits[name].append(played.now - since[name])
+            elif status == "unloading":
+                played.statuses[name], since[name] = "unloaded", played.now
+            waiting = played.statuses[name] != "ready"
+            wanted = Wanted(waiting, not waiting, since[name], played.now, frozenset({keys[name]}))
+            played.wanted[name] = wanted
+        played.decide(0.25)
+    turn_s = played.settings.min_loaded_s + 1
+    assert max(waits["z"]) <= played.settings.max_wait_s + 2 * turn_s
+    assert all(len(waits[name]) > 5 for name in keys)
+    assert max(max(waits[name]) for name in keys) <= 8 * 2 * turn_s
+
+
+def test_a_model_that_several_keys_wait_for_goes_by_the_one_whose_turn_is_longest_ago():
+    played = Played(max_wait_s=20, min_loaded_s=5)
+
+    def wait(name, *keys):
+        played.wanted[name] = Wanted(1, 0, played.now, keys=frozenset(keys))
+
+    wait("a", "x")
+    played.decide()
+    played.ready("a")
+    for name, keys in (("b", "x"), ("c", "xy"), ("d", "")):
+        played.run("a")
+        played.decide(0.1)
+        wait(name, *keys)
+    assert played.decide(30).queue == ["c", "d", "b"]

@@ -212,7 +212,7 @@ class EnginePool:
         """Return what requests want of a model that may be unloaded."""
         assert self.residence is not None
         running = sum(handle.in_flight for handle in self._handles)
-        return self.residence.demand(self._survivors.lost, running)
+        return self.residence.demand(self._survivors.lost(), running)
 
     async def read_file(self, digest: bytes, offset: int) -> bytes:
         """Return a chunk of one of the model's files from any engine, as `EngineHandle` does."""

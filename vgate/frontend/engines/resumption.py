@@ -152,10 +152,12 @@ class Survivors:
         others = getattr(sequence.answer, "sequences", ())
         return sequence.answer in self.residence or any(other.id for other in others)
 
-    @property
-    def lost(self) -> int:
-        """How many wait whose engine has died."""
-        return len(self.waiting) - len(self._held)
+    def lost(self) -> list[str]:
+        """Return the API key of each one that waits because its engine has ended."""
+        if len(self.waiting) == len(self._held):
+            return []
+        lost = (each for number, each in self.waiting.items() if number not in self._held)
+        return [each.message.tenant if each.message else "" for each in lost]
 
     def keep(
         self, lost: list[Sequence], *, died: bool = True, unloaded: bool = False

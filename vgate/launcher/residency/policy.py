@@ -6,7 +6,9 @@ after those that wait, until somebody has waited for `max_wait_s`; then it finis
 None is unloaded within `min_loaded_s` of its being loaded. So the models take turns, a request
 waits for at most `max_wait_s`, the answers that run then, and those who waited before it, and there
 are few loads. One that is asked for in quick succession isn't idle in each pause between requests:
-it is kept for some more of its usual pauses.
+it is kept for some more of its usual pauses. Where more models are asked for than can be in time,
+API keys take turns: one that asks for many models has no more turns than one that asks for a single
+one.
 
 Why no order of messages does harm:
 
@@ -21,6 +23,7 @@ Why no order of messages does harm:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 
 import msgspec
 
@@ -33,6 +36,8 @@ from vgate.launcher.residency.use import NOTHING, Managed, Status, Use, Wanted
 _KEPT_SHARE = 0.25
 # All frontends have said within this time what they use: they do so four times a second.
 _HEARD_S = 0.5
+# So many API keys' last turns are remembered.
+_MOST_TURNS = 1024
 
 
 class Decision(msgspec.Struct):
@@ -62,6 +67,8 @@ class Policy:
         self._room = room
         self._settings = settings
         self._uses = {model.name: Use(model) for model in models}
+        # When a model was last loaded for each API key; the latest one is last.
+        self._turns: dict[str, float] = {}
 
     def decide(
         self, now: float, statuses: Mapping[str, Status], wanted: Mapping[str, Wanted]
@@ -74,7 +81,7 @@ class Policy:
         held = {name for name, status in statuses.items() if status != "unloaded"}
         ending = {name for name, status in statuses.items() if status == "unloading"}
         staying = held - ending - decision.unload.keys()
-        for name, latest in self._waiting(statuses):
+        for name, latest in self._in_turn(self._waiting(statuses), now):
             if statuses[name] == "unloading":
                 decision.queue.append(name)
                 continue
@@ -90,6 +97,7 @@ class Policy:
             elif self._room.fits(held | {name}, name):
                 decision.load[name] = self._uses[name].why
                 held.add(name)
+                self._note_turn(self._uses[name].wanted.keys, now)
             else:
                 decision.queue.append(name)
             staying.add(name)
@@ -113,6 +121,33 @@ class Policy:
         """Take note that a model can't be loaded, and isn't to be tried for a while."""
         self._uses[name].failed_until = until
         self._uses[name].ordered_at = None
+
+    def _in_turn(self, waiting: Sequence[tuple[str, float]], now: float) -> list[tuple[str, float]]:
+        """Return those that wait in the order of their turns.
+
+        Whoever has waited for longer than a request should goes first; of these, the one that a key
+        waits for whose last turn is longest ago. So a key's wait is prolonged by a turn of each
+        other key at most, and not by one of each model that these ask for.
+        """
+        late = [each for each in waiting if now >= self._due(each[0])]
+        late.sort(key=lambda each: self._last_turn(each[0]))
+        return late + [each for each in waiting if each not in late]
+
+    def _due(self, name: str) -> float:
+        """Return until when a model that is asked for should be loaded."""
+        return (self._uses[name].asked_at or 0.0) + self._settings.max_wait_s
+
+    def _last_turn(self, name: str) -> float:
+        """Return when the key had a turn that waits for a model and whose turn is longest ago."""
+        keys = self._uses[name].wanted.keys
+        return min((self._turns.get(key, -inf) for key in keys), default=-inf)
+
+    def _note_turn(self, keys: Iterable[str], now: float) -> None:
+        for key in keys:
+            self._turns.pop(key, None)
+            self._turns[key] = now
+        while len(self._turns) > _MOST_TURNS:
+            del self._turns[next(iter(self._turns))]
 
     def _waiting(self, statuses: Mapping[str, Status]) -> list[tuple[str, float]]:
         """Return the models that somebody waits for, and when room is made for each at the latest.

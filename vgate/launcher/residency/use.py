@@ -31,12 +31,14 @@ class Wanted(msgspec.Struct, frozen=True):
         waiting, running: How many requests wait for it to be loaded, and how many it has.
         since: When the first of those that wait began to.
         used_at: When a request for it last came, ran or ended, as far as is known.
+        keys: The API keys of those that wait.
     """
 
     waiting: int = 0
     running: int = 0
     since: float = 0.0
     used_at: float = 0.0
+    keys: frozenset[str] = frozenset()
 
 
 NOTHING = Wanted()

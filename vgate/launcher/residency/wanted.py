@@ -43,10 +43,12 @@ class WantedModels:
 
 def _dated(demand: Demand, now: float) -> Wanted:
     used_at = now if demand.running else now - demand.idle_s if demand.idle_s is not None else 0.0
-    return Wanted(demand.waiting, demand.running, now - demand.oldest_s, used_at)
+    keys = frozenset(demand.keys)
+    return Wanted(demand.waiting, demand.running, now - demand.oldest_s, used_at, keys)
 
 
 def _sum(a: Wanted, b: Wanted) -> Wanted:
     since = min((each.since for each in (a, b) if each.waiting), default=0.0)
     used_at = max(a.used_at, b.used_at)
-    return Wanted(a.waiting + b.waiting, a.running + b.running, since, used_at)
+    waiting, running = a.waiting + b.waiting, a.running + b.running
+    return Wanted(waiting, running, since, used_at, a.keys | b.keys)

@@ -6,7 +6,7 @@ wait where those of a dead engine do (`vgate.frontend.engines.resumption`).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vgate.errors import (
     EngineUnavailableError,
@@ -174,25 +174,27 @@ class Residence:
             elif not answer.done.done():
                 answer.done.set_result(None)
 
-    def demand(self, waiting: int, running: int) -> Demand:
+    def demand(self, lost: Sequence[str], running: int) -> Demand:
         """Return what this worker's requests want of the model.
 
         Args:
-            waiting: How many wait in the pool, of requests whose engine has ended with them.
+            lost: The keys of those that wait in the pool because their engine has ended.
             running: How many sequences run.
         """
         now = self._clock()
         if running:
             self.used_at = now
         since = next(iter(self._waiting.values())).since if self._waiting else now
-        if not waiting:
+        if not lost:
             self._lost_at = None
         else:
             if self._lost_at is None:
                 self._lost_at = now
             since = min(since, self._lost_at)
         idle_s = None if self.used_at is None else now - self.used_at
-        return Demand(len(self._waiting) + waiting, running, now - since, idle_s)
+        keys = dict.fromkeys([*(waiting.key for waiting in self._waiting.values()), *lost])
+        named = tuple(keys)[: Demand.MOST_KEYS]
+        return Demand(len(self._waiting) + len(lost), running, now - since, idle_s, named)
 
     def places(self) -> dict[object, int]:
         """Return how many requests of this worker wait for longer than each that waits."""
