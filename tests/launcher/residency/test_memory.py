@@ -108,7 +108,7 @@ def test_one_that_is_not_here_is_computed_from_the_hub(monkeypatch, tiny_model_d
     def read(path, start, length):
         if not path.exists():
             return None
-        return path.read_bytes()[start : None if length is None else start + length]
+        return path.read_bytes()[start or 0 : (start or 0) + length]
 
     monkeypatch.setattr(memory, "from_hub", from_hub)
     there = on_demand("some/where", revision="main", max_model_len=128)
