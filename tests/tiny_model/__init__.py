@@ -38,15 +38,20 @@ def make_tiny_model(directory: Path, *, weights: bool = True, thinking: bool = F
     return directory
 
 
-def write_configs(directory: Path, model: dict[str, Any], token_ids: dict[str, int]) -> None:
+def write_configs(
+    directory: Path,
+    model: dict[str, Any],
+    token_ids: dict[str, int],
+    ends: tuple[str, ...] = ("<|im_end|>",),
+) -> None:
     """Write config.json and generation_config.json of a model with these tokens, by text."""
-    end_of_text, end_of_turn = token_ids["<|endoftext|>"], token_ids["<|im_end|>"]
+    end_of_text, end_of_turn = token_ids["<|endoftext|>"], token_ids[ends[0]]
     config = {**model, "bos_token_id": end_of_text, "eos_token_id": end_of_turn}
     # No temperature, top_p or top_k here: servers take them as defaults, and a request that sends
     # none of them would then no longer mean what the OpenAI API says.
     generation_config = {
         "bos_token_id": end_of_text,
-        "eos_token_id": [end_of_turn, end_of_text],
+        "eos_token_id": [*(token_ids[end] for end in ends), end_of_text],
         "pad_token_id": end_of_text,
     }
     _write_json(directory / "config.json", config)

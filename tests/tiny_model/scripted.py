@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.tiny_model import write_configs
+from tests.tiny_model.harmony import HARMONY_ENDS, HARMONY_FORMAT
 from tests.tiny_model.tokenizer import write_tokenizer
 from tests.tiny_model.weights import MODEL_CONFIG, write_checkpoint
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 VOCAB_SIZE = 8192
 HIDDEN = 128
 _END = "<|im_end|>"
+# A special token, or a word with the space before it.
+_WORD = re.compile(r"<\|\w+\|>|\s?(?:(?!<\|)\S)+")
 # What the score of a cue exceeds that of the one before it by. Attention multiplies what weaker
 # cues and all other tokens get, however many they are, by exp(-24) each.
 _CUE_STEP = 24.0
@@ -32,20 +35,28 @@ _CUE_STEP = 24.0
 _FOLLOWS, _IN_ANSWER, _IS_FIRST = 10.0, 5.0, 2.5
 
 
-def make_scripted_model(directory: Path, script: dict[str, str], context: int) -> Path:
+def make_scripted_model(
+    directory: Path, script: dict[str, str], context: int, *, harmony: bool = False
+) -> Path:
     """Write a model that answers with the text of the last cue of a script that the prompt has.
 
     Args:
         directory: Where the files go, created if needed.
         script: Answers by cue. A word must not come twice in an answer.
         context: The most tokens of prompt and answer.
+        harmony: Whether it has gpt-oss's special tokens and its kind of template. Each of the
+            tokens is a word, and an answer says itself how it ends.
     """
-    answers = [[*re.findall(r"\s?\S+", text), _END] for text in script.values()]
+    last = [] if harmony else [_END]
+    answers = [[*_WORD.findall(text), *last] for text in script.values()]
     assert all(len(set(words)) == len(words) for words in answers), "a word comes twice"
     words = dict.fromkeys([*script, *(word for answer in answers for word in answer)])
-    words.pop(_END)
+    format_ = HARMONY_FORMAT if harmony else {}
+    ordinary = tuple(word for word in words if word not in {_END, *format_.get("special", ())})
     directory.mkdir(parents=True, exist_ok=True)
-    ids = write_tokenizer(directory, vocab_size=VOCAB_SIZE, ordinary=tuple(words), texts=_english())
+    ids = write_tokenizer(
+        directory, vocab_size=VOCAB_SIZE, ordinary=ordinary, texts=_english(), **format_
+    )
     config = {
         **MODEL_CONFIG,
         "vocab_size": VOCAB_SIZE,
@@ -56,7 +67,7 @@ def make_scripted_model(directory: Path, script: dict[str, str], context: int) -
         # The pair of dimensions that turns slowest, which attention uses, hardly turns at all.
         "rope_theta": 1e8,
     }
-    write_configs(directory, config, ids)
+    write_configs(directory, config, ids, HARMONY_ENDS if harmony else (_END,))
     tensors = _tensors(ids, list(script), answers, config)
     write_checkpoint(
         directory / "model.safetensors", ((name, m.shape, m.values) for name, m in tensors.items())

@@ -47,6 +47,9 @@ def write_tokenizer(
     thinking: bool = False,
     ordinary: tuple[str, ...] = (),
     texts: Iterable[str] = (),
+    special: tuple[str, ...] = SPECIAL_TOKENS,
+    end: str = "<|im_end|>",
+    template: str | None = None,
 ) -> dict[str, int]:
     """Write tokenizer.json and tokenizer_config.json; return the added tokens' ids.
 
@@ -56,25 +59,28 @@ def write_tokenizer(
         thinking: The vocabulary and the template of a model that thinks.
         ordinary: Further tokens that are no special ones.
         texts: What the tokenizer is trained on besides the fixed text.
+        special: The special tokens.
+        end: The one of them that ends an answer.
+        template: The chat template; None for the one beside this file.
     """
     if thinking:
         ordinary += THINKING_TOKENS
-    tokenizer = train_tokenizer(vocab_size, ordinary, texts)
-    template = _CHAT_TEMPLATE.read_text(encoding="utf-8")
+    tokenizer = train_tokenizer(vocab_size, ordinary, texts, special)
+    template = template or _CHAT_TEMPLATE.read_text(encoding="utf-8")
     if thinking:
         template = f"{template.rstrip()}{_CLOSED_THINKING}\n"
     tokenizer.save(str(directory / "tokenizer.json"))
-    special_ids = {token: _id_of(tokenizer, token) for token in SPECIAL_TOKENS}
+    special_ids = {token: _id_of(tokenizer, token) for token in special}
     ordinary_ids = {token: _id_of(tokenizer, token) for token in ordinary}
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "add_bos_token": False,
         "add_prefix_space": False,
         "bos_token": None,
-        "eos_token": "<|im_end|>",
+        "eos_token": end,
         "pad_token": "<|endoftext|>",
         "unk_token": None,
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "additional_special_tokens": [token for token in special if token != "<|endoftext|>"],
         "added_tokens_decoder": {
             str(token_id): {
                 "content": token,
@@ -98,7 +104,10 @@ def write_tokenizer(
 
 
 def train_tokenizer(
-    vocab_size: int, ordinary: tuple[str, ...] = (), texts: Iterable[str] = ()
+    vocab_size: int,
+    ordinary: tuple[str, ...] = (),
+    texts: Iterable[str] = (),
+    special: tuple[str, ...] = SPECIAL_TOKENS,
 ) -> Tokenizer:
     """Train a tokenizer of `vocab_size` tokens, the special ones last as in Qwen2.
 
@@ -106,6 +115,7 @@ def train_tokenizer(
         vocab_size: All tokens.
         ordinary: Further tokens, after the special ones.
         texts: What to train on besides the fixed text.
+        special: The special tokens.
     """
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -117,14 +127,14 @@ def train_tokenizer(
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL_TOKENS) - len(ordinary),
+        vocab_size=vocab_size - len(special) - len(ordinary),
         # All 256 bytes are tokens, seen in training or not: any text can be encoded.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(itertools.chain(training_texts(), texts), trainer)
     tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
+        [AddedToken(token, normalized=False, special=True) for token in special]
     )
     learnt = [token for token in ordinary if tokenizer.token_to_id(token) is not None]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ordinary])

@@ -1,5 +1,7 @@
 """The type of tool calls that parsers, answers and APIs share."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 
@@ -17,3 +19,17 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
     id: str | None
     name: str | None
     arguments: str
+
+
+def merged(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCallDelta, ...]:
+    """Return deltas with those of one call that follow each other as one."""
+    parts: list[tuple[ToolCallDelta, list[str]]] = []
+    for delta in deltas:
+        if delta.name is None and parts and parts[-1][0].index == delta.index:
+            parts[-1][1].append(delta.arguments)
+        else:
+            parts.append((delta, [delta.arguments]))
+    return tuple(
+        first if len(texts) == 1 else msgspec.structs.replace(first, arguments="".join(texts))
+        for first, texts in parts
+    )

@@ -18,7 +18,7 @@ from vgate.wire.sampling import SamplingParams, TokenId
 from vgate.wire.stats import NO_LOAD, EngineStats, Gpu, Load
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed"]
@@ -47,12 +47,15 @@ class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
             structural tag (JSON as text); "" for any JSON object.
         disable_any_whitespace: For JSON: no whitespace between its parts.
         after_reasoning: The model may reason first; the constraint applies to what follows.
+        harmony: In gpt-oss's format: the schemas of the functions of which the model must call one,
+            by name; empty if the constraint is its final message's. None: another format.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
     value: str | list[str] = ""
     disable_any_whitespace: bool = False
     after_reasoning: bool = False
+    harmony: dict[str, str] | None = None
 
 
 class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,13 +105,10 @@ class Generate(Message, frozen=True):
         tenant, weight: The name of the API key, or "", and its share in fair scheduling.
         queue_timeout_s: Seconds that it may wait in the queue; then it fails.
         dedup_key: Digest of everything that shapes the sequence, or b"" for a sequence of its own.
-            A request with the key of one in flight is coalesced with it: it gets the tokens so far
-            at once, and then each new one.
+            A request with the key of one in flight gets its tokens so far, then each new one.
         priority: Lower starts sooner, regardless of fairness between tenants.
-        buffered: Send two deltas only: the first token, and all others at the end. For requests
-            that are not streamed, whose frontend has no use for earlier tokens.
-        generated: Token ids, packed, that another engine generated before it died. They count as
-            generated and are not sent again; the sequence continues after them.
+        buffered: Send the first token, and all others at the end: its client reads none earlier.
+        generated: Packed token ids of an engine that died: the sequence continues after them.
         resumed: It was admitted before: an engine died with it, or it waited for this one to start.
             A full queue doesn't reject it, and when it leaves the queue it gets a delta without
             tokens: if this engine dies too, its frontend knows whether it had a part in that.

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from vgate.frontend.parsing import TOOL_PARSERS
 from vgate.frontend.parsing.base import OutputParser, Parsed
+from vgate.frontend.parsing.families.harmony import HarmonyParser, opening_of
 from vgate.frontend.parsing.forced import NamedCall, RequiredCalls
 from vgate.frontend.parsing.reasoning import ReasoningParser
 
@@ -118,6 +119,12 @@ PARSERS: dict[str, Callable[[], OutputParser]] = {
     "implicit": lambda: ReasoningParser("inside", implicit_ends=("<tool_call>",)),
     "named": lambda: NamedCall("get_weather"),
     "required": lambda: RequiredCalls(TOOLS),
+    "harmony_first": lambda: HarmonyParser(TOOLS, first_call_only=True),
+    "harmony_inside": lambda: HarmonyParser(
+        TOOLS, opening=opening_of("<|start|>assistant<|channel|>analysis<|message|>So")
+    ),
+    "harmony_after": lambda: HarmonyParser(TOOLS, opening=None),
+    "harmony_plain": lambda: HarmonyParser([], reasons=False),
     "hermes_first": lambda: TOOL_PARSERS["hermes"](TOOLS, first_call_only=True),
     "thinking_hermes": thinking("hermes"),
     "thinking_coder": thinking("qwen3_coder", "inside"),

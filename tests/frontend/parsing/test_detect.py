@@ -78,6 +78,14 @@ TEMPLATES = {
     "Hunyuan": ('<tool_calls><tool_call>name\n```json {"arguments": 1}```', None, False),
     "Seed-OSS": ("<seed:tool_call>\n<function=example>\n<parameter=a>", None, False),
     "MiniMax": ('<minimax:tool_call>\n<invoke name="x"> "arguments"', None, False),
+    "gpt-oss": (
+        (
+            "{{- '<|start|>system<|message|>' }}{%- if '<|channel|>analysis<|message|>' in text %}"
+            "{{- '<|start|>assistant to=functions.' + name + '<|channel|>commentary <|message|>' }}"
+        ),
+        "harmony",
+        False,
+    ),
     "Kimi": ("<|tool_calls_section_begin|><|tool_call_begin|>", None, False),
 }
 
@@ -95,4 +103,4 @@ def test_every_parser_is_detected_by_some_template():
 
 def test_which_parsers_need_special_tokens():
     special = {name for name, parser in TOOL_PARSERS.items() if parser.needs_special_tokens}
-    assert special == {"llama3_json", "mistral", "deepseek_v3"}
+    assert special == {"harmony", "llama3_json", "mistral", "deepseek_v3"}

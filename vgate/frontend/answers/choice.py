@@ -1,60 +1,28 @@
 """One choice of an answer: from its sequence's tokens to reasoning, content and tool calls.
 
 Tokens become text (`Detokenizer`); the reasoning is split off (`ReasoningParser`); the rest is
-searched for stop strings (`StopStrings`), then for tool calls. The result does not depend on how
-the tokens were divided into steps.
+searched for stop strings (`StopStrings`), then for tool calls. For gpt-oss one parser splits off
+both before the search. The result does not depend on how the tokens were divided into steps.
 """
 
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, compress
 
 import msgspec
 
+from vgate.frontend.answers.decode_options import DecodeOptions
 from vgate.frontend.answers.encoder import ChoiceDelta
 from vgate.frontend.answers.result import ChoiceResult, FinishReason, ToolCall
 from vgate.frontend.engines.sequence import Sequence
-from vgate.frontend.ids import tool_call_id
-from vgate.frontend.parsing import OutputParser, ReasoningParser, is_json_object
-from vgate.frontend.text import Detokenizer, StopStrings, TokenTexts
-from vgate.frontend.tool_calls import ToolCallDelta
+from vgate.frontend.parsing import HarmonyParser, Parsed, ReasoningParser, is_json_object
+from vgate.frontend.text import Detokenizer, StopStrings
+from vgate.frontend.tool_calls import ToolCallDelta, merged
 from vgate.wire.messages import Logprobs
 
 # The most tokens of a tool call's marker: a few for each of its characters.
 _MARKER_TOKENS = 128
-
-
-class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the tokens of a request's choices are read.
-
-    Attributes:
-        include_stop: Whether a stop string is part of the text.
-        min_tokens: Tokens after which stop strings are looked for.
-        reported_stop_ids: Tokens that are reported as the stop reason when they end a choice.
-        reasoning, tools: Make the parsers; None where there is nothing to parse.
-        calls_only: The text is a list of calls, of which a part that was cut off is no content.
-        calls_are_stops: A tool call ends a choice with "stop", as OpenAI does for a tool that the
-            client named.
-        prompt_only: The client wants its prompt and no tokens; the one that the engine must
-            generate is dropped.
-    """
-
-    texts: TokenTexts
-    skip_special_tokens: bool = True
-    stops: tuple[str, ...] = ()
-    include_stop: bool = False
-    min_tokens: int = 0
-    reported_stop_ids: frozenset[int] = frozenset()
-    reasoning: Callable[[], ReasoningParser] | None = None
-    tools: Callable[[], OutputParser] | None = None
-    hide_reasoning: bool = False
-    calls_only: bool = False
-    calls_are_stops: bool = False
-    new_call_id: Callable[[], str] = tool_call_id
-    keep_token_ids: bool = False
-    prompt_only: bool = False
 
 
 class Choice:
@@ -80,10 +48,12 @@ class Choice:
         "_calls",
         "_decoding",
         "_detokenizer",
+        "_harmony",
         "_logprobs",
         "_reasoning",
         "_reasoning_parser",
         "_recent",
+        "_shown",
         "_stops",
         "_text",
         "_token_ids",
@@ -117,10 +87,12 @@ class Choice:
         )
         self._reasoning_parser = decoding.reasoning() if decoding.reasoning else None
         self._tools = decoding.tools() if decoding.tools else None
+        self._harmony = decoding.harmony() if decoding.harmony else None
         self.watching = self._stops is not None
         self.plain = not (
             self._reasoning_parser
             or self._tools
+            or self._harmony
             or logprobs
             or decoding.keep_token_ids
             or decoding.prompt_only
@@ -132,6 +104,8 @@ class Choice:
         self.calls_began_at: float | None = None
         self._logprobs: list[Logprobs] | None = [] if logprobs else None
         self._token_ids: list[int] | None = [] if decoding.keep_token_ids else None
+        # Which of the tokens that were decoded last are content, in gpt-oss's format.
+        self._shown: list[bool] = []
         # Lengths of the last tokens' texts.
         self._recent: deque[int] = deque(maxlen=_MARKER_TOKENS)
         self.tokens = self.reasoning_tokens = 0
@@ -150,7 +124,8 @@ class Choice:
     @property
     def _cut(self) -> bool:
         """Whether something other than the model's own end of turn ended the choice."""
-        return self.finish_reason == "length" or self.stop_reason is not None
+        stop = self.stop_reason
+        return self.finish_reason == "length" or stop not in (None, *self._decoding.marks)
 
     @property
     def called(self) -> list[str]:
@@ -166,7 +141,7 @@ class Choice:
             self.tokens += len(tokens)
             text = self._detokenizer.feed(tokens)
         else:
-            _, text = self._decode(tokens)
+            text = self._decode(tokens).content
             if self._ended:
                 self._note_end(tokens)
         if text:
@@ -183,24 +158,25 @@ class Choice:
             self._note_end(tokens)
             return None
         before = self.tokens
-        reasoning, text = self._decode(tokens)
+        text, reasoning, deltas = self._decode(tokens)
         ended = self._ended
         if ended:
             self._note_end(tokens)
-        parts: tuple[ToolCallDelta, ...] = ()
         if self._tools is not None:
-            parsed = self._tools.feed(text)
-            text, deltas = parsed.content, parsed.tool_calls
+            text, _, deltas = self._tools.feed(text)
             if ended:
                 parsed = self._tools.finish()
                 if not (self._decoding.calls_only and self._cut):
                     text += parsed.content
                 deltas += parsed.tool_calls
-            parts = tuple(map(self._keep_call, deltas))
-            if ended:
-                self._note_calls()
+        parts = tuple(map(self._keep_call, deltas))
+        if ended:
+            self._note_calls()
         counted = self.tokens - before
-        return self._keep(reasoning, text, parts, tokens[:counted], logprobs[:counted])
+        logprobs = logprobs[:counted]
+        if self._harmony is not None:
+            logprobs = list(compress(logprobs, self._shown))
+        return self._keep(reasoning, text, parts, tokens[:counted], logprobs)
 
     def result(self) -> ChoiceResult:
         """Return the complete choice."""
@@ -220,14 +196,14 @@ class Choice:
 
     def close(self) -> None:
         """Break the reference cycles of the parsers. No tokens may be taken after it."""
-        if self._reasoning_parser is not None:
-            self._reasoning_parser.close()
-        if self._tools is not None:
-            self._tools.close()
+        for parser in (self._reasoning_parser, self._tools, self._harmony):
+            if parser is not None:
+                parser.close()
 
-    def _decode(self, tokens: list[int]) -> tuple[str, str]:
-        """Return the reasoning and the other text of new tokens, up to a stop string."""
-        detokenizer, stops, parser = self._detokenizer, self._stops, self._reasoning_parser
+    def _decode(self, tokens: list[int]) -> Parsed:
+        """Return what new tokens are, with the text up to a stop string."""
+        detokenizer, stops, marks = self._detokenizer, self._stops, self._decoding.marks
+        parser = self._harmony or self._reasoning_parser
         finished = self.sequence.finish_reason is not None
         ends_at = len(tokens)
         if self.sequence.finish_reason == "stop" and not self._decoding.include_stop:
@@ -237,15 +213,21 @@ class Choice:
             at_once = finished and self.tokens == 0
             self.tokens += len(tokens)
             take = detokenizer.feed_all if at_once else detokenizer.feed
-            return "", take(tokens[:ends_at])
+            return Parsed(take(tokens[:ends_at]))
         reasoning, text = [], []
+        calls: list[ToolCallDelta] = []
+        self._shown.clear()
         for position, token in enumerate(tokens):
             if stops is not None and stops.found:
                 break
             self.tokens += 1
             piece = detokenizer.feed_token(token) if position < ends_at else ""
-            if parser is not None:
-                thought, piece = self._split_reasoning(parser, piece)
+            if self._harmony is not None:
+                piece, thought, parts = self._hear(self._harmony, piece, marks.get(token, ""))
+                reasoning.append(thought)
+                calls += parts
+            elif self._reasoning_parser is not None:
+                thought, piece = self._split_reasoning(self._reasoning_parser, piece)
                 reasoning.append(thought)
             if stops is not None:
                 piece = stops.feed(piece, armed=self.tokens > self._decoding.min_tokens)
@@ -254,14 +236,21 @@ class Choice:
             # The end releases the text that was held back.
             piece = ""
             if parser is not None:
-                parsed = parser.finish()
-                reasoning.append(parsed.reasoning)
-                piece = parsed.content
+                piece, thought, parts = parser.finish()
+                reasoning.append(thought)
+                calls += parts
             if stops is not None:
                 piece = stops.feed(piece, armed=self.tokens > self._decoding.min_tokens)
                 piece += stops.finish()
             text.append(piece)
-        return "".join(reasoning), "".join(text)
+        return Parsed("".join(text), "".join(reasoning), merged(calls))
+
+    def _hear(self, parser: HarmonyParser, piece: str, mark: str) -> Parsed:
+        """Return what a token is whose text is `piece`, or which is the mark, and count it."""
+        parsed = parser.feed(mark or piece)
+        self.reasoning_tokens += parser.in_reasoning and not mark
+        self._shown.append(parser.in_content and not mark)
+        return parsed
 
     def _split_reasoning(self, parser: ReasoningParser, piece: str) -> tuple[str, str]:
         """Split a token's text into reasoning and the rest, and count the token."""

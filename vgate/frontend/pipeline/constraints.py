@@ -35,14 +35,20 @@ def schema_constraint(schema: dict[str, Any], where: str) -> Constraint:
     return Constraint(StructuredOutput("json", json.dumps(schema, ensure_ascii=False)), where)
 
 
-def calls_constraint(tools: ToolUse) -> Constraint | None:
+def calls_constraint(tools: ToolUse, *, harmony: bool = False) -> Constraint | None:
     """Return the constraint that makes the model call the tools it must; None if it need not.
 
     The schemas are vLLM's (vllm/tool_parsers/utils.py), so that both constrain a request alike.
 
+    Args:
+        tools: The tools.
+        harmony: Whether calls are in gpt-oss's format, where an answer has one.
+
     Raises:
         InvalidValueError: The schemas of two tools can't be combined, or are too large.
     """
+    if harmony and tools.mode in {"named", "required"}:
+        return _harmony_call(tools)
     if tools.mode == "named":
         # The last of two with the same name, as in vLLM.
         index = max(i for i, tool in enumerate(tools.functions) if tool["name"] == tools.name)
@@ -51,6 +57,18 @@ def calls_constraint(tools: ToolUse) -> Constraint | None:
     if tools.mode == "required":
         return schema_constraint(_calls_schema(tools.functions, parallel=tools.parallel), "tools")
     return None
+
+
+def _harmony_call(tools: ToolUse) -> Constraint:
+    """Return the constraint to a call of the tool that is named, or else of any, by their names."""
+    schemas = {
+        function["name"]: _parameters(function)
+        for function in tools.functions
+        if tools.name in {None, function["name"]}
+    }
+    check_schema_size(schemas, "tools")
+    written = {name: json.dumps(schema, ensure_ascii=False) for name, schema in schemas.items()}
+    return Constraint(StructuredOutput("json", harmony=written), "tools")
 
 
 def check_text_size(texts: list[str], where: str) -> None:

@@ -4,17 +4,19 @@ from collections.abc import Callable
 from functools import partial
 
 from vgate.errors import UnsupportedParameterError
-from vgate.frontend.answers.choice import DecodeOptions
+from vgate.frontend.answers.decode_options import DecodeOptions
 from vgate.frontend.ids import tool_call_id
 from vgate.frontend.parsing import (
     PLAIN_TOOL_PARSER,
     TOOL_PARSERS,
+    HarmonyParser,
     NamedCall,
     OutputParser,
     ReasoningParser,
     RequiredCalls,
     ToolParser,
     initial_state,
+    opening_of,
 )
 from vgate.frontend.pipeline.generation import Generation, Prompts
 from vgate.frontend.pipeline.render import describes_tools, template_of
@@ -34,21 +36,25 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
     """
     tools, sampling = generation.tools, generation.sampling
     chosen = _tool_parser(generation, text)
+    own_calls = writes_harmony_calls(generation, text)
     skip_special_tokens = generation.skip_special_tokens
+    if tools.mode == "auto" and chosen is None:
+        raise _unknown_format(generation.model)
+    harmony = _harmony(generation, text, rendered, own_calls=own_calls)
     parser: Callable[[], OutputParser] | None = None
     markers: tuple[str, ...] = ()
-    if tools.mode == "named":
+    if own_calls:
+        pass
+    elif tools.mode == "named":
         parser = partial(NamedCall, tools.name or "")
     elif tools.mode == "required":
         parser = partial(RequiredCalls, tools.functions, first_call_only=not tools.parallel)
-    elif tools.mode == "auto":
-        if chosen is None:
-            raise _unknown_format(generation.model)
+    elif tools.mode == "auto" and chosen is not None:
         parser = partial(chosen, tools.functions, first_call_only=not tools.parallel)
         skip_special_tokens = skip_special_tokens and not chosen.needs_special_tokens
         markers = chosen.markers
     reasoning = None
-    if rendered is not None and text.reasons:
+    if rendered is not None and text.reasons and harmony is None:
         # A model may call a tool without closing its reasoning, but not where the text has a
         # constraint: that begins with the end of the reasoning.
         ends = markers if generation.constraint is None else ()
@@ -62,12 +68,42 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         reported_stop_ids=reported_stop_ids(generation, text),
         reasoning=reasoning,
         tools=parser,
+        harmony=harmony,
+        marks={} if harmony is None else text.marks,
         hide_reasoning=not generation.show_reasoning,
-        calls_only=tools.mode == "required",
+        calls_only=tools.mode == "required" and not own_calls,
         calls_are_stops=tools.mode == "named",
         new_call_id=tool_call_id if chosen is None else chosen.new_call_id,
         keep_token_ids=generation.keep_token_ids,
         prompt_only=isinstance(generation.prompt, Prompts) and generation.prompt.only,
+    )
+
+
+def writes_harmony_calls(generation: Generation, text: TextModel) -> bool:
+    """Whether the calls of an answer are in gpt-oss's format."""
+    return bool(text.marks) and _tool_parser(generation, text) is HarmonyParser
+
+
+def _harmony(
+    generation: Generation, text: TextModel, rendered: str | None, *, own_calls: bool
+) -> Callable[[], HarmonyParser] | None:
+    """Return what makes the parser of gpt-oss's format; None if the answer has another one.
+
+    Args:
+        generation: The request.
+        text: The model's text side.
+        rendered: The conversation as text.
+        own_calls: Whether calls are in that format too.
+    """
+    if rendered is None or not text.marks:
+        return None
+    tools = generation.tools
+    return partial(
+        HarmonyParser,
+        tools.functions if own_calls else [],
+        first_call_only=not tools.parallel,
+        opening=opening_of(rendered),
+        reasons=text.reasons,
     )
 
 

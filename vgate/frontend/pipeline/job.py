@@ -5,7 +5,8 @@ import time
 import msgspec
 
 from vgate.config.schema import Cache
-from vgate.frontend.answers.choice import Choice, DecodeOptions
+from vgate.frontend.answers.choice import Choice
+from vgate.frontend.answers.decode_options import DecodeOptions
 from vgate.frontend.cache import covers, digest_of
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.sequence import Sequence
@@ -13,7 +14,7 @@ from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.constraints import calls_constraint
-from vgate.frontend.pipeline.decoding import decode_options
+from vgate.frontend.pipeline.decoding import decode_options, writes_harmony_calls
 from vgate.frontend.pipeline.generation import Generation, shape_of
 from vgate.frontend.pipeline.port import Job
 from vgate.frontend.pipeline.prepare import TokenizedGeneration
@@ -81,7 +82,9 @@ def make_job(
     adapter = models.adapter(generation.model)
     sampling = parameters.complete_sampling(generation, text, prompts, http.ignored)
     # Tool calls that are demanded leave no text for another constraint.
-    constraint = calls_constraint(generation.tools) or generation.constraint
+    own_calls = writes_harmony_calls(generation, text)
+    demanded = calls_constraint(generation.tools, harmony=own_calls)
+    constraint = demanded or generation.constraint
     options = parameters.options_of(generation, text, adapter, constraint, http.admission.scope)
     packed = [pack_token_ids(prompt) for prompt in prompts]
     digest = b""
@@ -98,7 +101,8 @@ def make_job(
         sampling=sampling,
         options=options,
         token_texts=text.token_texts,
-        reasons=decoding.reasoning is not None,
+        reasons=decoding.reasoning is not None or (decoding.harmony is not None and text.reasons),
+        logprobs_of_content=decoding.harmony is not None,
         generation=generation,
         model=model,
         text=text,

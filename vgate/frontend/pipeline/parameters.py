@@ -9,6 +9,7 @@ from vgate.errors import ContextLengthExceededError, InvalidValueError
 from vgate.frontend.cache import digest_of
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest, Ignored
+from vgate.frontend.parsing import ENDS_OF_ANSWER
 from vgate.frontend.pipeline.generation import (
     Constraint,
     Conversation,
@@ -188,7 +189,21 @@ def complete_sampling(
     if (sampling.min_tokens or 0) > room:
         message = f"`min_tokens` must be at most the {room} tokens left in the model's context"
         raise InvalidValueError(message, param="min_tokens")
+    if chat and text.marks and not sampling.ignore_eos:
+        sampling = _ending_as_harmony(sampling, text)
     return sampling.over(text.defaults, max_tokens=min(wanted, room))
+
+
+def _ending_as_harmony(sampling: SamplingParams, text: TextModel) -> SamplingParams:
+    """Return parameters with which both tokens that end an answer of gpt-oss do so.
+
+    Its generation_config.json should name them, but copies of the model lack it, and
+    `model.generation_config` may leave it out.
+    """
+    ends = {text.tokenizer.token_to_id(token) for token in ENDS_OF_ANSWER}
+    asked = sampling.stop_token_ids or []
+    missing = sorted(token for token in ends if token is not None and token not in asked)
+    return msgspec.structs.replace(sampling, stop_token_ids=[*asked, *missing])
 
 
 def options_of(
@@ -205,8 +220,11 @@ def options_of(
     structured = None
     if constraint is not None:
         # Without a conversation all that is generated is text, so the constraint is for all of it.
-        reasons = text.reasons and isinstance(generation.prompt, Conversation)
-        structured = msgspec.structs.replace(constraint.output, after_reasoning=reasons)
+        chat, output = isinstance(generation.prompt, Conversation), constraint.output
+        harmony = (output.harmony or {}) if chat and text.marks else None
+        structured = msgspec.structs.replace(
+            output, after_reasoning=text.reasons and chat, harmony=harmony
+        )
     client = {name: getattr(generation, name) for name in ClientOptions.__struct_fields__}
     for name in ("logprobs", "prompt_logprobs"):
         if client[name] == -1:

@@ -34,6 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         prompts: Token ids of each prompt.
         sampling, options: Complete parameters.
         reasons: Whether reasoning is split off the answer.
+        logprobs_of_content: Whether the answer's log probabilities are those of its content alone.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     options: GenerateOptions
     token_texts: TokenTexts
     reasons: bool
+    logprobs_of_content: bool = False
 
     def prompt_text(self, index: int) -> str:
         """Return a prompt's text, as it was sent where that is possible."""

@@ -3,8 +3,11 @@
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from vgate.errors import InvalidValueError, UnsupportedParameterError
 from vgate.frontend.http import HttpRequest, Ignored
+from vgate.frontend.parsing import to_json
 from vgate.frontend.pipeline.generation import Conversation, Generation, MadeCall, Message, ToolUse
 from vgate.frontend.pipeline.normalise import describe_tools, render_normalised
 from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
@@ -12,6 +15,13 @@ from vgate.frontend.text import ChatTemplate, TemplateSyntaxError, TextModel
 # What templates call the switch: Qwen3 and most others; DeepSeek-V3.1 and Granite.
 _SWITCHES = ("enable_thinking", "thinking")
 EFFORT_VARIABLES = ("reasoning_effort", *_SWITCHES)
+# The efforts that gpt-oss knows, and what stands for others: it can't answer without reasoning.
+_HARMONY_EFFORTS = {name: name for name in ("low", "medium", "high")} | {
+    "none": "low",
+    "minimal": "low",
+    "xhigh": "high",
+    "max": "high",
+}
 
 
 def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow: bool) -> str:
@@ -38,14 +48,19 @@ def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow:
             "file with one"
         )
         raise InvalidValueError(message, param="messages")
+    if text.marks:
+        conversation = _with_harmony_effort(conversation, http.ignored)
     kwargs = template_kwargs(conversation, template, http.ignored)
     messages, shown = conversation.messages, tools.tools
     if describes_tools(tools, template, text):
         messages, shown = describe_tools(messages, shown), []
+    elif text.marks:
+        shown = [_harmony_tool(tool) for tool in shown]
+    as_fields = _harmony_message if text.marks else template_message
 
     def rendered(messages: list[Message]) -> str:
         return template.render(
-            [template_message(message) for message in messages],
+            [as_fields(message) for message in messages],
             tools=shown,
             documents=conversation.documents,
             add_generation_prompt=conversation.add_generation_prompt,
@@ -54,7 +69,7 @@ def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow:
         )
 
     def probe(messages: list[Message], tools: list[dict[str, Any]]) -> str:
-        return template.render([template_message(message) for message in messages], tools=tools)
+        return template.render([as_fields(message) for message in messages], tools=tools)
 
     return render_normalised(
         template,
@@ -128,6 +143,49 @@ def template_message(message: Message) -> dict[str, Any]:
     if message.name is not None:
         fields["name"] = message.name
     return fields
+
+
+def _harmony_message(message: Message) -> dict[str, Any]:
+    """Return a message as gpt-oss's template takes it.
+
+    Its name for reasoning is `thinking`. Beside calls it takes either that or content, and shows
+    both on the channel `analysis`.
+    """
+    fields, thinking = template_message(message), message.reasoning or ""
+    if message.tool_calls:
+        thinking = "\n\n".join(filter(None, (thinking, message.content)))
+        fields["content"] = ""
+    return {**fields, "thinking": thinking} if thinking else fields
+
+
+def _harmony_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool as gpt-oss's template takes it.
+
+    It adds texts: a description that must be there, and defaults of enums that must be text.
+    """
+    function = tool["function"]
+    described = {**function, "description": function.get("description") or ""}
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    if isinstance(properties, dict):
+        shown = {name: _with_text_default(schema) for name, schema in properties.items()}
+        described["parameters"] = {**parameters, "properties": shown}
+    return {**tool, "function": described}
+
+
+def _with_text_default(schema: Any) -> Any:
+    if not (isinstance(schema, dict) and (schema.get("enum") or schema.get("oneOf"))):
+        return schema
+    default = schema.get("default", "")
+    return schema if isinstance(default, str) else {**schema, "default": to_json(default)}
+
+
+def _with_harmony_effort(conversation: Conversation, ignored: Ignored) -> Conversation:
+    asked = conversation.reasoning_effort
+    effort = _HARMONY_EFFORTS.get(asked or "")
+    if effort != asked:
+        ignored.add("reasoning_effort")
+    return msgspec.structs.replace(conversation, reasoning_effort=effort)
 
 
 def _template_call(call: MadeCall) -> dict[str, Any]:

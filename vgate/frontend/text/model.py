@@ -10,7 +10,12 @@ import msgspec
 
 from vgate.config.model import Model as ModelConfig
 from vgate.errors import InvalidValueError
-from vgate.frontend.parsing import PLAIN_TOOL_PARSER, detect_reasoning, detect_tool_parser
+from vgate.frontend.parsing import (
+    MARKS,
+    PLAIN_TOOL_PARSER,
+    detect_reasoning,
+    detect_tool_parser,
+)
 from vgate.frontend.text.decode import TokenTexts
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 from vgate.frontend.text.special_tokens import DeclaredTokens
@@ -54,7 +59,8 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
         tool_parser: The name of its tool parser; None if the operator wants none.
         plain_calls: Whether its own format of tool calls is not known, so that it has to be told to
             write another one.
-        reasons: Whether it writes reasoning between tags.
+        reasons: Whether it writes reasoning that is split off.
+        marks: The marks of gpt-oss's special tokens by their ids; empty for every other format.
         eos_id: The tokenizer's end-of-sequence token, if it has one.
         other_eos_ids: Further tokens that end an answer, from generation_config.json.
     """
@@ -70,6 +76,7 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
     tool_parser: str | None
     plain_calls: bool
     reasons: bool
+    marks: dict[int, str] = {}
     eos_id: int | None
     other_eos_ids: frozenset[int]
 
@@ -169,15 +176,16 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     template = templates.get("default")
     tool_template = templates.get("tool_use", template)
     generation_config = _json_object(files, model_files.GENERATION_CONFIG)
+    detected = detect_tool_parser(tool_template.source) if tool_template else None
+    marks = _marks(tokenizer, files, config.tool_parser, detected)
     tool_parser = None if config.tool_parser == "none" else config.tool_parser
     plain_calls = False
     if tool_parser == "auto":
-        tool_parser = detect_tool_parser(tool_template.source) if tool_template else None
-        plain_calls = tool_parser is None
-        tool_parser = tool_parser or PLAIN_TOOL_PARSER
+        plain_calls = detected is None
+        tool_parser = detected or PLAIN_TOOL_PARSER
     reasons = config.reasoning_parser == "think"
     if config.reasoning_parser == "auto":
-        reasons = template is not None and detect_reasoning(template.source)
+        reasons = bool(marks) or (template is not None and detect_reasoning(template.source))
     eos_token = special_tokens.get("eos_token")
     eos_id = None if eos_token is None else tokenizer.token_to_id(eos_token)
     return TextModel(
@@ -194,6 +202,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         tool_parser=tool_parser,
         plain_calls=plain_calls,
         reasons=reasons,
+        marks=marks,
         eos_id=eos_id,
         other_eos_ids=_eos_ids(generation_config) - {eos_id},
     )
@@ -218,6 +227,24 @@ def _tokenizer(files: ModelFiles, declared: DeclaredTokens) -> Tokenizer:
     except Exception as error:  # noqa: BLE001 - the library raises no narrower type
         reason = str(error)
     raise TextModelError(f"cannot read {files.path(model_files.TOKENIZER)}: {reason}")
+
+
+def _marks(
+    tokenizer: Tokenizer, files: ModelFiles, configured: str, detected: str | None
+) -> dict[int, str]:
+    """Return gpt-oss's marks by token id, if a model writes its format.
+
+    It does so with `tool_parser: none` as well: that is about calls, and this about all messages.
+    """
+    wanted = detected if configured in {"auto", "none"} else configured
+    if wanted != "harmony":
+        return {}
+    marks = {tokenizer.token_to_id(token): mark for token, mark in MARKS.items()}
+    if None in marks:
+        missing = next(token for token in MARKS if tokenizer.token_to_id(token) is None)
+        where = files.path(model_files.TOKENIZER)
+        raise TextModelError(f"the model can't write gpt-oss's format: {where} has no {missing}")
+    return {token: mark for token, mark in marks.items() if token is not None}
 
 
 def _compiled(source: str, special_tokens: dict[str, str], origin: str) -> ChatTemplate:

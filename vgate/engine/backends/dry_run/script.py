@@ -9,6 +9,8 @@ import msgspec
 
 from vgate.engine.backends.base import BackendError
 
+_CHANNEL = "<|channel|>"
+
 
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A tool call."""
@@ -30,10 +32,24 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str = ""
     calls: list[Call] = []
 
-    def written(self) -> str:
-        """Return what is said as a model writes it: calls in Hermes' format."""
+    def written(self, *, harmony: bool = False) -> str:
+        """Return what is said as a model writes it: calls in Hermes' format, or all in gpt-oss's.
+
+        A text with headers of that format is taken as it is.
+        """
+        if harmony:
+            return self._in_harmony()
         calls = [{"name": call.name, "arguments": call.arguments} for call in self.calls]
         return self.text + "".join(f"<tool_call>{_json(call)}</tool_call>" for call in calls)
+
+    def _in_harmony(self) -> str:
+        calls = [f"{harmony_header(one.name)}{_json(one.arguments)}<|call|>" for one in self.calls]
+        if self.text and _CHANNEL not in self.text:
+            channel = "commentary" if calls else "final"
+            return f"{_CHANNEL}{channel}<|message|>{self.text}" + (
+                f"<|end|><|start|>assistant{calls[0]}" if calls else ""
+            )
+        return self.text + "".join(calls[:1])
 
     def constrained(self) -> list[str]:
         """Return what is said as structured output: the text, or the calls that must be made."""
@@ -41,6 +57,13 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return [self.text]
         required = [{"name": call.name, "parameters": call.arguments} for call in self.calls]
         return [_json(self.calls[0].arguments), _json(required)]
+
+
+def harmony_header(name: str = "") -> str:
+    """Return the header of a call in gpt-oss's format; of the final answer without a name."""
+    if not name:
+        return f"{_CHANNEL}final<|message|>"
+    return f"{_CHANNEL}commentary to=functions.{name} <|constrain|>json<|message|>"
 
 
 class Script:

@@ -65,6 +65,7 @@ class Vocabulary:
         eos: Tokens that end an output.
         end: The one of them that the dry-run engine ends its output with.
         size: Token ids are below it.
+        harmony: Whether answers have gpt-oss's format.
     """
 
     def __init__(self, model_id: str) -> None:
@@ -76,12 +77,14 @@ class Vocabulary:
             self.eos = frozenset({END})
             self.end = END
             self.size = max(self.special) + 1
+            self.harmony = False
             return
         self.files = read_model_files(directory)
         try:
             document = json.loads(self.files.contents[TOKENIZER])
             added = document["added_tokens"]
             self.special = frozenset(token["id"] for token in added if token["special"])
+            self.harmony = {"<|channel|>", "<|message|>"} <= {token["content"] for token in added}
             self.eos = _eos_token_ids(directory) or self.special
             own = _own_end(self.files, added)
             # An embedding model may have none and needs none.

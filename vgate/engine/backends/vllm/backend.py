@@ -43,6 +43,7 @@ from vgate.engine.backends.vllm.failures import (
 )
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
+from vgate.engine.backends.vllm.harmony import harmony_tokens
 from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
 from vgate.engine.backends.vllm.parameters import Parameters
 from vgate.engine.backends.vllm.reasoning import reasoning_marks
@@ -112,7 +113,8 @@ class VLLMBackend:
         control_drafting(self._core.scheduler, config.model, time.monotonic)
         grammars = exact_grammars(vllm_config)
         self._parameters = Parameters(vllm_config, adapters, exact=grammars is not None)
-        self._constraints = Constraints(grammars, reasoning_marks(config.model, vllm_config))
+        marks, harmony = reasoning_marks(config.model, vllm_config), harmony_tokens(vllm_config)
+        self._constraints = Constraints(grammars, marks, harmony)
         time_grammars(
             self._core.structured_output_manager, self._too_slow.add, self._constraints.grammar
         )

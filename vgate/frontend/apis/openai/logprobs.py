@@ -104,7 +104,8 @@ class LogprobTexts:
 
     `top` is how many likely tokens to list at each position of the answer, `prompt_top` the same
     for the prompt; None for no log probabilities. `as_token_ids` writes tokens as ``token_id:N``.
-    `skip_special_tokens` says whether the answer's text leaves them out.
+    `skip_special_tokens` says whether the answer's text leaves them out, and `of_content` whether
+    there are none but the content's.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class LogprobTexts:
         prompt_top: int | None = None,
         as_token_ids: bool = False,
         skip_special_tokens: bool = True,
+        of_content: bool = False,
     ) -> None:
+        self.of_content = of_content
         self._texts = texts
         self._skips = skip_special_tokens
         self._bytes = texts.bytes_of
@@ -205,4 +208,5 @@ def logprob_texts(
         prompt_top=prompt_top,
         as_token_ids=as_token_ids,
         skip_special_tokens=skip_special_tokens,
+        of_content=job.logprobs_of_content,
     )

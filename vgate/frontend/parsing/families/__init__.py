@@ -3,6 +3,7 @@
 import re
 
 from vgate.frontend.parsing.families.deepseek_v3 import DeepSeekV3ToolParser
+from vgate.frontend.parsing.families.harmony import HarmonyParser
 from vgate.frontend.parsing.families.hermes import HermesToolParser
 from vgate.frontend.parsing.families.llama3_json import Llama3JsonToolParser
 from vgate.frontend.parsing.families.mistral import MistralToolParser
@@ -12,6 +13,7 @@ from vgate.frontend.parsing.tool_parser import ToolParser
 
 # Templates are tried in this order: a format that is part of another one comes after it.
 TOOL_PARSERS: dict[str, type[ToolParser]] = {
+    "harmony": HarmonyParser,
     "mistral": MistralToolParser,
     "deepseek_v3": DeepSeekV3ToolParser,
     "qwen3_coder": Qwen3CoderToolParser,

@@ -211,7 +211,8 @@ def call_item(
 class TextLogprobs:
     """Finds the log probabilities of an answer's text among those of all its tokens.
 
-    Reasoning tokens come first and those of tool calls last; the rest are the text's.
+    Reasoning tokens come first and those of tool calls last, where there are any of them; the rest
+    are the text's.
     """
 
     def __init__(self, texts: LogprobTexts) -> None:
@@ -226,7 +227,7 @@ class TextLogprobs:
 
     def take(self, text: str, reasoning_tokens: int) -> list[TokenLogprob]:
         """Return those of the tokens that the next part of the text consists of."""
-        self._next = max(self._next, reasoning_tokens)
+        self._next = max(self._next, self._first(reasoning_tokens))
         self._missing_bytes += len(text.encode())
         taken: list[TokenLogprob] = []
         while self._missing_bytes > 0 and self._next < len(self._positions):
@@ -238,8 +239,11 @@ class TextLogprobs:
 
     def rest(self, reasoning_tokens: int) -> list[TokenLogprob]:
         """Return those of all later tokens; without tool calls they belong to the text."""
-        positions = self._positions[max(self._next, reasoning_tokens) :]
+        positions = self._positions[max(self._next, self._first(reasoning_tokens)) :]
         return self._texts.chat(positions).content
+
+    def _first(self, reasoning_tokens: int) -> int:
+        return 0 if self._texts.of_content else reasoning_tokens
 
 
 def output_of(
