@@ -1,5 +1,6 @@
 """Which version of a model is chosen for which card."""
 
+import msgspec
 import pytest
 
 from vgate.config.model import Model
@@ -94,6 +95,20 @@ def test_what_is_proposed_grows_with_the_card():
     ranks = [MODELS[name].rank if name in MODELS else 0 for name in names]
     assert ranks == sorted(ranks)
     assert len(set(ranks)) > 4
+
+
+def test_gpt_oss_is_proposed_where_it_fits_as_vllm_loads_it():
+    (variant,) = MODELS["gpt-oss:20b"].variants
+    assert variant.loaded_bytes == int(13.72 * GIB)
+    whole = Card(16_380 * 2**20, 0.92)
+    name, fit = proposed(whole)
+    assert (name, fit.answers) == ("gpt-oss:20b", ANSWERS)
+    lighter = msgspec.structs.replace(variant, loaded_bytes=0)
+    lighter_fit = how_it_fits(MODELS["gpt-oss:20b"], lighter, whole)
+    assert lighter_fit.context > fit.context
+    # A desktop takes some of the card.
+    assert proposed(card(15.5))[0] == "qwen3:14b"
+    assert proposed(card(24))[0] == "gpt-oss:20b"
 
 
 def test_a_choice_is_explained():

@@ -102,7 +102,7 @@ def _runs(variant: Variant, card: Card) -> bool:
 def _estimated(found: Entry, variant: Variant, card: Card) -> Estimate:
     """Return `vgate fit`'s figures, with the weights in one piece."""
     parts = {"vision_tower.weights": found.tower_bytes} if found.tower_bytes else {}
-    parts["weights"] = variant.bytes - found.tower_bytes
+    parts["weights"] = max(variant.bytes, variant.loaded_bytes) - found.tower_bytes
     tensors = {name: Tensor("U8", [size]) for name, size in parts.items()}
     checkpoint = Checkpoint(variant.repository, found.config, tensors)
     return estimate(checkpoint, card, Settings(sequences=_SEQUENCES))

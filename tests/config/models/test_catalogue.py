@@ -44,6 +44,7 @@ def test_names_and_versions_are_whole():
         sizes = [one.bytes for one in found.variants]
         assert sizes == sorted(sizes, reverse=True), name
         for one in found.variants:
+            assert one.loaded_bytes == 0 or one.loaded_bytes > one.bytes
             assert re.fullmatch(r"[\w.-]+/[\w.-]+", one.repository)
             check_name(one.repository)
 

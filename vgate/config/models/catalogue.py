@@ -27,6 +27,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         kind: Its format in words.
         repository: Its name on the Hub.
         bytes: What its weights take on disk.
+        loaded_bytes: What they take of a GPU, where that is more; otherwise 0.
         source: Where its name comes from: a key of the catalogue's sources.
         gated: Whether its licence has to be accepted first.
     """
@@ -37,6 +38,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bytes: int
     source: str
     gated: bool = False
+    loaded_bytes: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
