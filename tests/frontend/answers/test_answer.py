@@ -414,11 +414,14 @@ class TestStream:
 
 
 class TestWhole:
-    def test_tokens_wait_until_the_end(self, make):
+    @pytest.mark.parametrize("by_token", [False, True])
+    def test_tokens_wait_until_the_end_unless_they_are_read_one_by_one(self, make, by_token):
         fed = make("whole")
+        sequence = fed.answer.sequences[0]
+        sequence.by_token = by_token
         fed.feed(0, list(b"ab"))
         fed.flush()
-        assert fed.answer.sequences[0].pending == list(b"ab")
+        assert sequence.pending == ([] if by_token else list(b"ab"))
         fed.feed(0, list(b"c"), "length")
         fed.flush()
         assert fed.outcome()[0] == ["abc"]

@@ -208,6 +208,24 @@ def test_steps_reach_their_sequences_and_an_answer_hears_once_a_batch(play):
     play(scenario)
 
 
+def test_an_answer_that_comes_whole_is_read_in_parts(play):
+    async def scenario(play):
+        (sequence,), (plain,) = play.submit(), play.submit()
+        sequence.by_token = True
+        for _ in range(2):
+            await play.hear(Generate)
+        tokens = list(range(1000))
+        deltas = [Delta(each.id, tokens, "stop") for each in (sequence, plain)]
+        play.send(Step(deltas=deltas))
+        await until(lambda: plain.finish_reason, "it has come")
+        assert plain.pending == tokens
+        await until(lambda: sequence.finish_reason, "all has come")
+        assert sequence.pending == tokens
+        assert sequence.answer.flushes > 10 > plain.answer.flushes
+
+    play(scenario)
+
+
 def test_a_failure_names_the_request_s_field(play):
     async def scenario(play):
         (failed,) = play.submit(1)

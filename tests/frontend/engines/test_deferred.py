@@ -138,5 +138,88 @@ async def test_an_answer_may_drop_its_sequence_while_it_reads() -> None:
     assert 0 < len(reader.taken) < 200
 
 
+class WholeReader(Reader):
+    """Reads token by token, without log probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequences[0].by_token = True
+
+    def flush(self) -> None:
+        self.sequences[0].logprobs = [Logprobs((), (), 1)] * len(self.sequences[0].pending)
+        super().flush()
+
+
+def whole(count: int) -> Delta:
+    return Delta(1, list(range(count)), "stop")
+
+
+@in_a_loop
+async def test_what_is_read_token_by_token_waits_if_it_comes_whole() -> None:
+    reader, plain = WholeReader(), Reader()
+    waiting = Deferred(asyncio.get_running_loop())
+    (sequence,) = reader.sequences
+    assert waiting.takes(sequence, whole(1000))
+    assert not waiting.takes(sequence, whole(3))
+    # Those that come after them would overtake them.
+    assert not waiting.takes(sequence, Delta(1, list(range(1000))))
+    assert not waiting.takes(plain.sequences[0], whole(1000))
+    assert waiting.takes(plain.sequences[0], delta(0, 1))
+
+
+@in_a_loop
+async def test_whole_answers_are_read_in_parts_beside_log_probabilities() -> None:
+    reader, long = WholeReader(), Reader()
+    waiting = Deferred(asyncio.get_running_loop())
+    waiting.add(long.sequences[0], delta(0, 10_000, finish_reason="stop"))
+    waiting.add(reader.sequences[0], whole(10_000))
+    await turns(1000)
+    assert reader.taken == long.taken == list(range(10_000))
+    assert 16 < max(reader.sizes) < 200
+    assert reader.sequences[0].finish_reason == "stop"
+    assert reader.sequences[0] not in waiting
+    dropped = WholeReader()
+    waiting.add(dropped.sequences[0], whole(1000))
+    waiting.drop(dropped.sequences[0])
+    await turns()
+    assert not dropped.taken
+
+
+@pytest.mark.parametrize(("others_s", "longest"), [(0, 1), (4, 2), (100, 4)])
+@in_a_loop
+async def test_whole_answers_have_a_share_of_a_busy_loop(
+    monkeypatch: pytest.MonkeyPatch, others_s: int, longest: int
+) -> None:
+    now = 1
+
+    class Slow(WholeReader):
+        def flush(self) -> None:
+            nonlocal now
+            super().flush()
+            now += 1
+            flushes[-1] += 1
+
+    def others() -> None:
+        nonlocal now
+        now += others_s
+        flushes.append(0)
+        if not all(reader.taken for reader in readers):
+            loop.call_soon(others)
+
+    flushes = [0]
+    monkeypatch.setattr(deferred, "perf_counter", lambda: now)
+    monkeypatch.setattr(deferred, "_TURN_S", 1)
+    monkeypatch.setattr(deferred, "_LONGEST_TURN_S", 4)
+    loop, readers = asyncio.get_running_loop(), [Slow() for _ in range(20)]
+    waiting = Deferred(loop)
+    for reader in readers:
+        waiting.add(reader.sequences[0], whole(20))
+    loop.call_soon(others)
+    await turns()
+    assert all(reader.taken for reader in readers)
+    assert flushes[0] == 1
+    assert max(flushes) == longest
+
+
 def test_a_sequence_is_one_key() -> None:
     assert Sequence.__eq__ is object.__eq__

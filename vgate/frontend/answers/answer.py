@@ -157,8 +157,8 @@ class CollectedAnswer(Answer):
 
     def _take(self) -> None:
         for choice in self.choices:
-            if choice.done or not (choice.watching or choice.sequence.finish_reason):
-                # Tokens that can't end the choice stay unread until the end.
+            if choice.done or not choice.sequence.due:
+                # What need not be read one by one stays unread until the end.
                 continue
             if choice.plain:
                 choice.take_text()

@@ -89,6 +89,9 @@ class Choice:
         self._tools = decoding.tools() if decoding.tools else None
         self._harmony = decoding.harmony() if decoding.harmony else None
         self.watching = self._stops is not None
+        byte_level = decoding.texts.tokenizer.byte_level
+        slow = decoding.reasoning is not None or logprobs or not byte_level
+        sequence.by_token = self.watching or slow
         self.plain = not (
             self._reasoning_parser
             or self._tools

@@ -268,7 +268,7 @@ class EngineClient:
             if delta.finish_reason is not None:
                 del running[delta.id]
                 self._gaps.end(sequence.gaps)
-            if delta.logprobs is not None or sequence in self._deferred:
+            if self._deferred.takes(sequence, delta):
                 self._deferred.add(sequence, delta)
             else:
                 sequence.take(delta)

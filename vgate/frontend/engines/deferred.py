@@ -1,7 +1,9 @@
-"""Output that takes long to write: about a millisecond of it in each turn of the event loop.
+"""Output that takes long to read or to write: some of it in each turn of the event loop.
 
 A token with twenty log probabilities costs as much as a hundred others. Whoever asks for them waits
-for each other, and nobody else waits for them.
+for each other, and nobody else waits for them. An answer that comes whole, with thousands of tokens
+that are read one by one, as where reasoning ends among them, takes as long as a hundred streams'
+step; such answers wait for each other, too, and have a share of a loop that has much to do.
 """
 
 import asyncio
@@ -14,8 +16,12 @@ from vgate.frontend.engines.sequence import Sequence
 from vgate.wire.messages import Delta
 
 _TURN_S = 0.001
+# For answers that came whole, if the rest of the loop takes twice as long: they would pile up.
+_LONGEST_TURN_S = 0.004
 # Of one sequence at once: with twenty log probabilities each takes some 40 microseconds.
 _MOST_TOKENS = 16
+# Without log probabilities each takes some 5 microseconds.
+_MOST_PLAIN_TOKENS = 64
 
 
 class Deferred:
@@ -28,20 +34,35 @@ class Deferred:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: dict[Sequence, deque[Delta]] = {}
+        # Those that came whole, without log probabilities.
+        self._whole: dict[Sequence, deque[Delta]] = {}
         # To free: thousands of objects take milliseconds, and many streams may be dropped at once.
         self._dropped: list[deque[Delta]] = []
         self._scheduled = False
+        # When the last turn ended; 0 if nothing was left then.
+        self._left_at = 0.0
 
     def __contains__(self, sequence: Sequence) -> bool:
-        return sequence in self._waiting
+        return sequence in self._waiting or sequence in self._whole
+
+    def takes(self, sequence: Sequence, delta: Delta) -> bool:
+        """Whether a delta is to be added here: it takes long, or comes after one that does."""
+        if delta.logprobs is not None or sequence in self:
+            return True
+        # Tokens that follow come past this place, so only the last ones can wait.
+        ends = delta.finish_reason is not None
+        return ends and sequence.by_token and len(delta.token_ids) > _MOST_TOKENS
 
     def add(self, sequence: Sequence, delta: Delta) -> None:
         """Keep a delta until it is its sequence's turn."""
         self._schedule()
-        self._waiting.setdefault(sequence, deque()).extend(_parts(delta))
+        whole = delta.logprobs is None and sequence not in self._waiting
+        waiting = self._whole if whole else self._waiting
+        waiting.setdefault(sequence, deque()).extend(_parts(delta))
 
     def drop(self, sequence: Sequence) -> None:
         """Forget what a sequence has here."""
+        self._whole.pop(sequence, None)
         if (deltas := self._waiting.pop(sequence, None)) and len(deltas) > _MOST_TOKENS:
             self._schedule()
             self._dropped.append(deltas)
@@ -53,6 +74,7 @@ class Deferred:
 
     def _run(self) -> None:
         self._scheduled = False
+        others_s = perf_counter() - self._left_at if self._left_at else 0.0
         ends = perf_counter() + _TURN_S
         while self._dropped and perf_counter() < ends:
             deltas = self._dropped[-1]
@@ -60,35 +82,43 @@ class Deferred:
                 deltas.popleft()
             if not deltas:
                 self._dropped.pop()
-        ends = perf_counter() + _TURN_S
-        while self._waiting and perf_counter() < ends:
-            sequence = next(iter(self._waiting))
-            deltas, tokens = self._waiting.pop(sequence), 0
-            while deltas and tokens < _MOST_TOKENS:
-                sequence.take(delta := deltas.popleft())
-                tokens += len(delta.token_ids)
-            if deltas:
-                self._waiting[sequence] = deltas
-            sequence.answer.flush()
-        if self._waiting or self._dropped:
+        _give_turns(self._waiting, _TURN_S)
+        _give_turns(self._whole, min(max(_TURN_S, others_s / 2), _LONGEST_TURN_S))
+        self._left_at = 0.0
+        if self._waiting or self._whole or self._dropped:
+            self._left_at = perf_counter()
             self._schedule()
 
 
+def _give_turns(waiting: dict[Sequence, deque[Delta]], turn_s: float) -> None:
+    ends = perf_counter() + turn_s
+    while waiting and perf_counter() < ends:
+        sequence = next(iter(waiting))
+        deltas, tokens = waiting.pop(sequence), 0
+        while deltas and tokens < _MOST_TOKENS:
+            sequence.take(delta := deltas.popleft())
+            tokens += len(delta.token_ids)
+        if deltas:
+            waiting[sequence] = deltas
+        sequence.answer.flush()
+
+
 def _parts(delta: Delta) -> list[Delta]:
-    """Return a delta in parts; one that joins another's sequence has all of its tokens so far."""
+    """Return a delta in parts: one that joins another's sequence, or that ends one, is long."""
     tokens, logprobs = delta.token_ids, delta.logprobs
-    if len(tokens) <= _MOST_TOKENS or logprobs is None:
+    size = _MOST_TOKENS if logprobs is not None else _MOST_PLAIN_TOKENS
+    if len(tokens) <= size:
         return [delta]
     parts = [
         Delta(
             delta.id,
-            tokens[begin : begin + _MOST_TOKENS],
+            tokens[begin : begin + size],
             cached_tokens=delta.cached_tokens,
             coalesced=delta.coalesced,
-            logprobs=logprobs[begin : begin + _MOST_TOKENS],
+            logprobs=None if logprobs is None else logprobs[begin : begin + size],
             timing=delta.timing,
         )
-        for begin in range(0, len(tokens), _MOST_TOKENS)
+        for begin in range(0, len(tokens), size)
     ]
     first = msgspec.structs.replace(parts[0], prompt_logprobs=delta.prompt_logprobs)
     last = msgspec.structs.replace(parts[-1], finish_reason=delta.finish_reason)

@@ -46,6 +46,8 @@ class Sequence:
         message: The request to the engine.
         fields: The request's field for each subject of a failure; see `to_error`.
         generated: The tokens that the answer has taken from `pending`.
+        by_token: Its tokens are read one by one, as they come: each may end it, or many at once
+            would take long.
         vector: The embedding, which ends the sequence.
         coalesced: Whether it shares the sequence of an identical request.
         deadline: When it ends with an error, in the event loop's time.
@@ -68,6 +70,7 @@ class Sequence:
     __slots__ = (
         "answer",
         "begun_at",
+        "by_token",
         "cached_tokens",
         "coalesced",
         "deadline",
@@ -102,6 +105,7 @@ class Sequence:
         self.deadline = 0.0
         self.deaths = self.losses = 0
         self.begun_at: float | None = None
+        self.by_token = False
         self.proved = False
         self.resumptions = 0
         self.gaps: StreamGaps | None = None
@@ -116,6 +120,16 @@ class Sequence:
         self.error: VGateError | None = None
         self.vector: bytes | None = None
         self.clear()
+
+    @property
+    def due(self) -> bool:
+        """Whether its new output is to be read although nobody waits for a part of it."""
+        return self.finish_reason is not None or (self.by_token and bool(self.pending))
+
+    @property
+    def has_output(self) -> bool:
+        """Whether its engine has sent anything of it."""
+        return bool(self.generated or self.pending or self.coalesced)
 
     def clear(self) -> None:
         """Drop all output."""
