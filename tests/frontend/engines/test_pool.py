@@ -356,6 +356,20 @@ def test_an_engine_that_drains_gets_no_more(play):
     play(scenario)
 
 
+def test_what_reached_a_drained_engine_too_late_goes_elsewhere_though_nothing_resumes(play):
+    async def scenario(play):
+        late = play.submit()
+        assert play.load == [1, 0]
+        # It ends having finished what it had read. What was on its way then is a new request.
+        play.engines[0].status = Status(0, 0, 0.0, None, True)
+        play.engines[0].stop()
+        assert (play.load, late.error) == ([0, 1], None)
+        play.engines[1].stop()
+        assert isinstance(late.error, EngineUnavailableError)
+
+    play(scenario, enabled=False)
+
+
 def test_an_engine_that_is_removed_finishes_what_runs_there(play):
     async def scenario(play):
         first = play.engines[0]

@@ -219,6 +219,15 @@ class TestSurvivors:
         assert survivors.close() == [one]
         assert survivors.closed
 
+    def test_what_a_drained_engine_had_not_begun_goes_on_even_if_it_is_off(self):
+        new, queued, begun, joined, died = (sequence(number=number) for number in range(5))
+        begun.queued_s, joined.coalesced = 0.5, True
+        survivors = Survivors(enabled=False)
+        lost = [new, queued, begun, joined]
+        assert survivors.keep(lost, died=False, drained=True) == [begun, joined]
+        assert survivors.take() == [new, queued]
+        assert survivors.keep([died]) == [died]
+
     def test_who_leaves_is_forgotten(self):
         survivors, one, other = Survivors(enabled=True), sequence(), sequence(number=2)
         survivors.keep([one, other])

@@ -270,7 +270,9 @@ class EnginePool:
             ended = loss.sequences  # The others have another model.
         else:
             died = not (loss.cut or unloaded)
-            ended = self._survivors.keep(loss.sequences, died=died, unloaded=unloaded)
+            ended = self._survivors.keep(
+                loss.sequences, died=died, unloaded=unloaded, drained=handle.status.draining
+            )
             if self._survivors.closed and not self._accepting:
                 ended += self._survivors.take()
         self._on_lost()

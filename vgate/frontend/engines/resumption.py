@@ -160,12 +160,18 @@ class Survivors:
         return [each.message.tenant if each.message else "" for each in lost]
 
     def keep(
-        self, lost: list[Sequence], *, died: bool = True, unloaded: bool = False
+        self,
+        lost: list[Sequence],
+        *,
+        died: bool = True,
+        unloaded: bool = False,
+        drained: bool = False,
     ) -> list[Sequence]:
         """Add the sequences of a lost engine; return those that can't continue.
 
         If it did not die - only the link was lost, or it was `unloaded` - they have no part in
-        that.
+        that. If it was to be `drained`, what it hadn't begun goes on in any case: it was sent
+        before that was known here.
         """
         ended = []
         for sequence in lost:
@@ -177,7 +183,8 @@ class Survivors:
                 sequence.deaths = max(sequence.deaths, _MOST_DEATHS)
             # What was to be read of a kept stream ended with its engine.
             gone = (died or unloaded) and _joins(sequence)
-            if not gone and self._continues(sequence):
+            is_new = drained and sequence.queued_s is None and not sequence.has_output
+            if not gone and self._continues(sequence, is_new=is_new):
                 self.waiting[sequence.id] = sequence
             else:
                 ended.append(sequence)
@@ -209,8 +216,8 @@ class Survivors:
         self._hold_s = 0.0
         return self.take()
 
-    def _continues(self, sequence: Sequence) -> bool:
-        if not self._enabled or sequence.deaths >= _MOST_DEATHS:
+    def _continues(self, sequence: Sequence, *, is_new: bool) -> bool:
+        if not (self._enabled or is_new) or sequence.deaths >= _MOST_DEATHS:
             return False
         if sequence.answer.restart(sequence):
             return True
