@@ -280,17 +280,17 @@ def test_the_rest_of_a_report_does_not_wait_for_a_message():
     assert len(bench.reader(b"a").keys) == 20_000
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_frontend_that_leaves_is_told_nothing_more(gone):
+@pytest.mark.parametrize("message", [None, Goodbye(), WatchBlocks(wanted=False)])
+def test_a_frontend_that_leaves_or_wants_no_more_is_told_nothing_more(message):
     bench = Watched()
     bench.welcome(b"a", b"b")
     for peer in (b"a", b"b"):
         bench.say(peer, WatchBlocks())
     bench.turn(2)
-    if gone:
+    if message is None:
         bench.transport.gone.add(b"a")
     else:
-        bench.say(b"a", Goodbye())
+        bench.say(b"a", message)
     before = len(bench.heard(b"a", KvBlocks))
     for token in range(3):
         fill(bench.backend.blocks, token)

@@ -156,7 +156,7 @@ class EngineLoop:
                 case FetchFile():
                     self._files.wanted[peer] = message
                 case WatchBlocks() if peer in self._peers:
-                    self._reports.watch(peer)
+                    self._reports.watch(peer, wanted=message.wanted)
 
     def _on_hello(self, peer: bytes, message: Hello) -> None:
         if (reason := refusal_of(message)) is not None:

@@ -26,10 +26,12 @@ PackedKeys = Annotated[bytes, Meta(max_length=MOST_KEYS * _KEY_BYTES)]
 
 
 class WatchBlocks(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    """Ask for the engine's blocks, and for all changes from then on.
+    """Ask for the engine's blocks, and for all changes from then on; or for no more of them.
 
     Asked again, as after a gap in the numbers, the engine begins anew.
     """
+
+    wanted: bool = True
 
 
 class KvBlocks(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):

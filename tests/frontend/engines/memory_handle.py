@@ -20,6 +20,7 @@ class MemoryHandle:
         files: Contents by digest.
         reads: Chunks that were read.
         watched: How often its blocks were asked for.
+        watching: Whether they are wanted.
         queues: Sequences wait in its queue, as it tells of those that it begins.
     """
 
@@ -36,7 +37,7 @@ class MemoryHandle:
         self.queues = False
         self.status = Status(0, 0, 0.0)
         self.endpoint = "memory"
-        self.watched = 0
+        self.watched, self.watching = 0, False
 
     def start(self, model: ModelInfo) -> None:
         """Connect to an engine that serves `model`."""
@@ -91,9 +92,10 @@ class MemoryHandle:
         self.reads += 1
         return self.files.get(digest, b"")[offset : offset + CHUNK_BYTES]
 
-    def watch_blocks(self) -> None:
+    def watch_blocks(self, *, wanted: bool = True) -> None:
         assert self.connected
-        self.watched += 1
+        self.watched += wanted
+        self.watching = wanted
 
     def close(self) -> None:
         self.closed = True

@@ -117,13 +117,14 @@ def test_engines_come_and_go_while_requests_run(play):
                 finish(play, answer)
         play.pool.remove(goes)
         assert goes.closed
-        # The last one is not routed to, and what was is settled.
+        # The last one is not routed to, so it need not tell what it has, and what was is settled.
+        assert not stays.watching
         alone = submit(play)
         assert (alone.sequences[0].ticket, accounts(play)[0][0]) == (None, len(stays.running) - 1)
         comes = MemoryHandle(asyncio.get_running_loop(), play.pool)
         play.pool.add(comes)
         comes.start(LARGE)
-        assert (stays.watched, comes.watched) == (1, 1)
+        assert (stays.watched, comes.watched) == (2, 1)
         assert submit(play).sequences[0].ticket is not None
         play.pool.abort([answer.sequences[0] for answer in answers])
         assert accounts(play)[0][0] <= 1

@@ -52,11 +52,13 @@ class BlockReports:
         """Whether there is something to send now."""
         return bool(self._beginning)
 
-    def watch(self, peer: bytes) -> None:
-        """Begin, or begin anew, to report to a frontend."""
+    def watch(self, peer: bytes, *, wanted: bool = True) -> None:
+        """Begin, or begin anew, to report to a frontend; or, if it is not `wanted`, end."""
+        self.forget(peer)
+        if not wanted:
+            return
         if not self._followed:
             self._followed, self.blocks = True, self._follow()
-        self.forget(peer)
         self.watchers[peer] = _Watcher()
         self._beginning.append(peer)
         if self.blocks is not None:

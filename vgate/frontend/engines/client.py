@@ -154,9 +154,9 @@ class EngineClient:
         self._dealer.send(encode(self._fetch))
         return await self._chunk
 
-    def watch_blocks(self) -> None:
-        """Have the engine tell its owner the blocks of its KV cache."""
-        self._dealer.send(encode(WatchBlocks()))
+    def watch_blocks(self, *, wanted: bool = True) -> None:
+        """Have the engine tell its owner the blocks of its KV cache, or nothing more of them."""
+        self._dealer.send(encode(WatchBlocks(wanted)))
 
     def close(self) -> None:
         """Disconnect from the engine."""

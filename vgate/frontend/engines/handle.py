@@ -107,10 +107,11 @@ class EngineHandle(Protocol):
             EngineUnavailableError: The engine is not connected, or was lost.
         """
 
-    def watch_blocks(self) -> None:
+    def watch_blocks(self, *, wanted: bool = True) -> None:
         """Have the engine tell its owner all blocks of its KV cache, and from then on changes.
 
-        Call it while `connected`; again for another report from the beginning.
+        Call it while `connected`; again for another report from the beginning, or, if they are not
+        `wanted` any more, for none. What is on the way then still comes.
         """
 
     def close(self) -> None:

@@ -46,6 +46,12 @@ class Replicas:
         """Forget an engine that has no sequences."""
         self._forget(handle)
         self._replicas.pop(handle, None)
+        if len(self._replicas) == 1:
+            # There is nothing to choose.
+            for left in self._watched:
+                left.watch_blocks(wanted=False)
+                self.router.forget(self._replicas[left])
+            self._watched.clear()
 
     def connected(self, handle: EngineHandle, model: ModelInfo) -> None:
         """An engine is connected."""
