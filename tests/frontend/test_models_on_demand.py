@@ -5,6 +5,7 @@ The test speaks as the launcher, and starts and drains engines as that would.
 
 import asyncio
 import json
+import math
 import time
 import weakref
 
@@ -13,7 +14,7 @@ import pytest
 from tests.frontend.gateway import Engine, chat_body, post, until
 from vgate.config.aliases import Alias
 from vgate.config.model import ListedModel, Model, Residency
-from vgate.config.schema import Batch, Cache, DryRun, Security, Server, Timeouts
+from vgate.config.schema import Batch, Cache, DryRun, Security, Server, Supervision, Timeouts
 from vgate.engine import loop
 from vgate.frontend.engines import served_model
 from vgate.frontend.pipeline import pipeline
@@ -52,8 +53,8 @@ def away(serve):
     return run
 
 
-def told(gateway, name, detail="x", ahead=0, engine=0):
-    gateway.tell(EngineState(name, detail, time.time(), engine, ahead=ahead))
+def told(gateway, name, detail="x", ahead=0, engine=0, *, drained=False):
+    gateway.tell(EngineState(name, detail, time.time(), engine, ahead=ahead, drained=drained))
 
 
 def state(gateway, number=0):
@@ -323,6 +324,43 @@ def test_a_key_for_an_alias_hears_of_no_other_name(away):
 
     security = Security(enabled=True, api_keys=[key])
     away(scenario, security=security, aliases={"tutor": Alias(model="m")})
+
+
+async def drained(gateway):
+    """Drain its engine, as an operator would have the launcher do."""
+    gateway.engine._loop.cordoned = True
+    told(gateway, "draining", "drained, until it is resumed", drained=True)
+    await until(lambda: not gateway.app.models[0].engine.accepts, "it takes nothing")
+
+
+def test_what_comes_to_a_drained_engine_is_held_no_longer_than_for_another_one(away):
+    async def scenario(gateway):
+        await loaded(gateway)
+        await drained(gateway)
+        protocol, task = gateway.begin_chat()
+        await asyncio.wait_for(task, 20)
+        assert protocol.status == 503
+        assert "did not come back" in protocol.json["error"]["message"]
+        await waits(gateway, 0)
+
+    away(scenario, supervision=Supervision(hold_requests_s=0.1))
+
+
+def test_what_waited_for_a_drained_engine_waits_for_its_model_again_once_that_is_unloaded(away):
+    async def scenario(gateway):
+        await loaded(gateway)
+        await drained(gateway)
+        protocol, task = gateway.begin_chat()
+        await waits(gateway)
+        survivors = gateway.app.models[0].engine._survivors
+        assert max(survivors._held.values()) < math.inf
+        await unloaded(gateway)
+        await until(lambda: min(survivors._held.values()) == math.inf, "it waits for its model")
+        await loaded(gateway)
+        await asyncio.wait_for(task, 20)
+        assert protocol.status == 200
+
+    away(scenario)
 
 
 @pytest.mark.parametrize("text_is_there", [False, True])

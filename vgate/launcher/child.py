@@ -310,7 +310,9 @@ class EngineChild(Child):
         """Change the state and return it; `ahead`: how many models are loaded first."""
         restarts = max(0, self.restarts)
         counts = restarts, ahead, self.loads, self.unloads
-        self.state = EngineState(state, detail, time.time(), self.number, *counts)
+        self.state = EngineState(
+            state, detail, time.time(), self.number, *counts, drained=self.drained
+        )
         return self.state
 
 

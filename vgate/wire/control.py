@@ -188,6 +188,7 @@ class EngineState(ControlMessage, frozen=True):
         engine: The engine's number in the topology.
         ahead: How many models are loaded before it, while it is queued.
         loads, unloads: How often it was loaded and unloaded as requests or operators wanted.
+        drained: It takes nothing new until an operator resumes it.
     """
 
     state: StateName
@@ -198,6 +199,7 @@ class EngineState(ControlMessage, frozen=True):
     ahead: int = 0
     loads: int = 0
     unloads: int = 0
+    drained: bool = False
 
 
 class Drain(ControlMessage, frozen=True):

@@ -232,10 +232,12 @@ class TestOrders:
         assert three.order(1, "drain") == ""
         assert three.sent.pop() == (b"1", Cordon(True))
         assert three.states[1] == "draining"
+        assert three.engines[1].state.drained
         assert three.advance() == [0, 1, 2]
         assert three.order(1, "resume") == ""
         assert three.sent.pop() == (b"1", Cordon(False))
         assert three.states[1] == "ready"
+        assert not three.engines[1].state.drained
 
     def test_a_drained_engine_that_dies_stays_out(self, three):
         three.order(1, "drain")
@@ -243,6 +245,7 @@ class TestOrders:
         three.advance(0)
         assert three.advance(1000) == [0, 2]
         assert three.states[1] == "draining"
+        assert three.engines[1].state.drained
         three.order(1, "resume")
         assert three.advance() == [0, 1, 2]
         three.ready(1)

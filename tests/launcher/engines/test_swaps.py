@@ -252,6 +252,14 @@ class TestOrders:
         assert played.order_model("m0", "unload", force=True) == ""
         assert played.end(0) == []
 
+    def test_a_drained_model_that_is_unloaded_is_told_from_one_that_stays(self, played):
+        """What waits for it is served once it is loaded again, without an operator."""
+        assert played.order(0, "drain", force=True) == ""
+        assert (played.states[0], played.engines[0].state.drained) == ("draining", True)
+        played.want("m1")
+        played.advance()
+        assert (played.states[0], played.engines[0].state.drained) == ("draining", False)
+
     def test_an_engine_that_is_not_loaded_takes_no_orders(self, played):
         for action in ("drain", "resume", "restart"):
             problem = played.order(1, action, force=True)

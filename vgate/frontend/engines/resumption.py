@@ -82,12 +82,13 @@ class Survivors:
         most_losses: How many engines may die while they run a sequence, if it is hardly the cause.
         suspects: Remembers the requests that engines died with; None: nothing does.
         residence: Bounds how many new sequences wait, in place of `most_held`, and they wait until
-            their deadline: the model may be unloaded. None: it always is loaded.
+            their deadline if `loads`: the model may be unloaded. None: it always is loaded.
 
     Attributes:
         residence: As given.
         waiting: The sequences by their last id.
         closed: Whether a sequence only goes on in an engine that is there.
+        loads: Whether the model is loaded, or comes back, for those that wait; see `expect`.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Survivors:
         self._suspects = suspects
         self.waiting: dict[int, Sequence] = {}
         self.closed = False
+        self.loads = True
         # Until when the new ones among them are held.
         self._held: dict[int, float] = {}
 
@@ -133,11 +135,23 @@ class Survivors:
     def hold(self, sequence: Sequence, now: float) -> None:
         """Let a new sequence wait, with its message and deadline. Call it only if there is room."""
         self.waiting[sequence.id] = sequence
-        self._held[sequence.id] = now + self._hold_s
+        self._held[sequence.id] = self._until(now)
         if self.residence is not None:
-            self._held[sequence.id] = math.inf
             key = sequence.message.tenant if sequence.message else ""
             self.residence.enter(sequence.answer, _size_of(sequence), key)
+
+    def expect(self, now: float, *, loads: bool) -> None:
+        """Take note whether the model of a `residence` is loaded for those that wait.
+
+        If an operator keeps its engines from taking anything, new ones wait for `hold_s` from now.
+        """
+        if loads != self.loads:
+            self.loads = loads
+            self._held = dict.fromkeys(self._held, self._until(now))
+
+    def _until(self, now: float) -> float:
+        unlimited = self.residence is not None and self.loads
+        return math.inf if unlimited else now + self._hold_s
 
     def held_too_long(self, now: float) -> list[Sequence]:
         """Remove and return the new sequences that no engine came for in time."""

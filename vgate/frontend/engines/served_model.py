@@ -106,11 +106,12 @@ class ServedModel:
         self._read_at = 0.0
         # Custom logits processors may depend on the prompt's length.
         continued = not config.engine_args.get("logits_processors")
+        self._survivors = survivors(continued)
         self.engine = EnginePool(
             loop,
             on_model=self._on_model,
             on_lost=self._on_change,
-            survivors=survivors(continued),
+            survivors=self._survivors,
         )
         self.residence = self.engine.residence
         self._handles = connect(self.engine)
@@ -186,6 +187,8 @@ class ServedModel:
         """End the waits for the model that are over, because it was loaded or can't be."""
         if self.residence is None:
             return
+        drained = self.state.state == "draining" and self.state.drained
+        self._survivors.expect(self._loop.time(), loads=not drained)
         self.residence.refusal = reason = self._hopeless_because()
         if reason is not None:
             self.end_waits(unavailable(reason), closes=False)

@@ -75,14 +75,14 @@ class Orders:
         self._enter(engine, "draining", "it finishes its requests, and starts again then")
 
     def _resume(self, engine: EngineChild, now: float) -> None:
+        drained, engine.drained = engine.drained, False
         if engine.pid is None:
             engine.restart_at = now  # also one that was given up
-        elif engine.drained and engine.ready and engine.peer is not None:
+        elif drained and engine.ready and engine.peer is not None:
             self._send(engine.peer, Cordon(False))
             self._enter(engine, "ready", engine.summary)
-        elif engine.drained:
+        elif drained:
             self._enter(engine, "starting", "starting")
-        engine.drained = False
 
     def _others_serve(self, engine: EngineChild) -> bool:
         """Whether another engine of the model takes requests, as far as is known here."""
