@@ -7,21 +7,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.frontend.gateway import Engine, until
+from tests.frontend.orders import KEYS, only_admins, ordered
 from vgate.config.model import Model
-from vgate.config.schema import Security, Server
+from vgate.config.schema import Server
 from vgate.frontend.apis.system.engine_metrics import EngineCollector
-from vgate.keys import ConfiguredKey
-from vgate.wire.control import EngineOrder, EngineOrdered, EngineState
+from vgate.wire.control import EngineState
 
 TWO = Model(model_id="m", replicas=2)
 ONE_WORKER = Server(workers=1)
-KEYS = Security(
-    enabled=True,
-    api_keys=[
-        ConfiguredKey(name="alice", key="a" * 20),
-        ConfiguredKey(name="root", key="r" * 20, admin=True),
-    ],
-)
 
 
 @pytest.fixture
@@ -32,21 +25,6 @@ def two(serve):
         serve(scenario, **{"model": TWO, "server": ONE_WORKER, **sections})
 
     return run
-
-
-async def ordered(gateway, path, body=b"", problem=""):
-    """Send an order, and answer it as the launcher; return the order and the response."""
-    protocol, task = gateway.begin("POST", f"/admin/engines/{path}", body)
-
-    def heard():
-        gateway.hear()
-        return next((m for m in gateway.heard if isinstance(m, EngineOrder)), None)
-
-    order = await until(heard, "the order")
-    gateway.heard.remove(order)
-    gateway.tell(EngineOrdered(order.id, problem))
-    await asyncio.wait_for(task, 10)
-    return order, protocol
 
 
 def test_each_engine_is_listed(two):
@@ -84,15 +62,15 @@ def test_each_engine_is_listed(two):
 
 def test_orders_reach_the_launcher(two):
     async def scenario(gateway):
-        order, answer = await ordered(gateway, "1/drain")
+        order, answer = await ordered(gateway, "engines/1/drain")
         assert (order.engine, order.action, order.force) == (1, "drain", False)
         assert answer.status == 200
         assert answer.json == {"object": "engine.order", "engine": 1, "action": "drain"}
-        order, _ = await ordered(gateway, "1/drain", b'{"restart": true, "force": true}')
+        order, _ = await ordered(gateway, "engines/1/drain", b'{"restart": true, "force": true}')
         assert (order.action, order.force) == ("restart", True)
-        order, _ = await ordered(gateway, "0/resume")
+        order, _ = await ordered(gateway, "engines/0/resume")
         assert (order.engine, order.action) == (0, "resume")
-        _, answer = await ordered(gateway, "1/drain", problem="it is the only one")
+        _, answer = await ordered(gateway, "engines/1/drain", problem="it is the only one")
         assert answer.status == 409
         assert (answer.error["code"], answer.error["message"]) == (
             "engine_order_refused",
@@ -124,11 +102,7 @@ def test_wrong_orders(two, path, body, status, message):
 
 def test_only_admins_order(two):
     async def scenario(gateway):
-        for method, path in (("GET", "/admin/engines"), ("POST", "/admin/engines/1/drain")):
-            alice = {"authorization": "Bearer " + "a" * 20}
-            assert (await gateway.request(method, path, **alice)).status == 403
-        root = {"authorization": "Bearer " + "r" * 20}
-        assert (await gateway.request("GET", "/admin/engines", **root)).status == 200
+        await only_admins(gateway, "/admin/engines", "/admin/engines/1/drain")
 
     two(scenario, security=KEYS)
 

@@ -7,21 +7,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.frontend.gateway import until
+from tests.frontend.orders import KEYS, only_admins, ordered
 from vgate.config.model import ListedModel, Model
-from vgate.config.schema import Security, Server
+from vgate.config.schema import Server
 from vgate.frontend.apis.system.engine_metrics import EngineCollector
-from vgate.keys import ConfiguredKey
-from vgate.wire.control import EngineOrdered, EngineState, ModelOrder
+from vgate.wire.control import EngineState
 
 MAIN = Model(model_id="org/m", served_model_name=["org/m", "m"], load="pinned")
 OTHER = ListedModel(model_id="other", load="on_demand")
-KEYS = Security(
-    enabled=True,
-    api_keys=[
-        ConfiguredKey(name="alice", key="a" * 20),
-        ConfiguredKey(name="root", key="r" * 20, admin=True),
-    ],
-)
 
 
 @pytest.fixture
@@ -43,30 +36,15 @@ def two(serve):
     return run
 
 
-async def ordered(gateway, path, body=b"", problem=""):
-    """Send an order, and answer it as the launcher; return the order and the response."""
-    protocol, task = gateway.begin("POST", f"/admin/models/{path}", body)
-
-    def heard():
-        gateway.hear()
-        return next((m for m in gateway.heard if isinstance(m, ModelOrder)), None)
-
-    order = await until(heard, "the order")
-    gateway.heard.remove(order)
-    gateway.tell(EngineOrdered(order.id, problem))
-    await asyncio.wait_for(task, 10)
-    return order, protocol
-
-
 def test_orders_reach_the_launcher(two):
     async def scenario(gateway):
-        order, answer = await ordered(gateway, "other/load")
+        order, answer = await ordered(gateway, "models/other/load")
         assert (order.model, order.action, order.force) == ("other", "load", False)
         assert answer.status == 200
         assert answer.json == {"object": "model.order", "model": "other", "action": "load"}
-        order, _ = await ordered(gateway, "org/m/unload", b'{"force": true}')
+        order, _ = await ordered(gateway, "models/org/m/unload", b'{"force": true}')
         assert (order.model, order.action, order.force) == ("org/m", "unload", True)
-        _, answer = await ordered(gateway, "org/m/unload", problem="it is pinned")
+        _, answer = await ordered(gateway, "models/org/m/unload", problem="it is pinned")
         assert (answer.status, answer.error["message"]) == (409, "it is pinned")
 
     two(scenario)
@@ -93,11 +71,7 @@ def test_wrong_orders(two, path, body, status, message):
 
 def test_only_admins_order(two):
     async def scenario(gateway):
-        for method, path in (("GET", "/admin/models"), ("POST", "/admin/models/other/load")):
-            alice = {"authorization": "Bearer " + "a" * 20}
-            assert (await gateway.request(method, path, **alice)).status == 403
-        root = {"authorization": "Bearer " + "r" * 20}
-        assert (await gateway.request("GET", "/admin/models", **root)).status == 200
+        await only_admins(gateway, "/admin/models", "/admin/models/other/load")
 
     two(scenario, security=KEYS)
 
