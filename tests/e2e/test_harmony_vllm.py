@@ -48,6 +48,8 @@ def harmony(run_dirs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         model__dtype="float32",
         model__max_model_len=1024,
         batch__max_num_seqs=4,
+        # What vLLM itself sets for gpt-oss.
+        model__engine_args={"structured_outputs_config": {"reasoning_parser": "openai_gptoss"}},
     ) as instance:
         yield instance
         assert not instance.has_problem()

@@ -8,6 +8,7 @@ import pytest
 from tests.frontend.parsing.samples import PARSERS, TOOLS, gather
 from vgate.frontend.parsing import TOOL_PARSERS
 from vgate.frontend.parsing.base import NOTHING
+from vgate.frontend.parsing.families.harmony import marked
 
 WORDS = "The quick brown fox, 5 < 6 [and] {more}; jumps over the lazy dog\n" * 3
 
@@ -36,6 +37,11 @@ AROUND_ARGUMENTS = [
     ("mistral", "[TOOL_CALLS]f[ARGS]", ""),
     ("deepseek_v3", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n", "\n```"),
     ("deepseek_v3", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+    (
+        "harmony",
+        marked("<|channel|>commentary to=functions.f <|constrain|>json<|message|>"),
+        marked("<|call|>"),
+    ),
     ("required", '[{"name": "f", "parameters": ', "}]"),
     ("named", "", ""),
 ]
@@ -102,6 +108,11 @@ def long_texts(size):
         "python calls": ("pythonic", "[" + "get_time(), " * (size // 12)),
         "ends of turn": ("llama3_json", "<|eot_id|>" * (size // 10)),
         "names": ("mistral", "[TOOL_CALLS]" + "a" * size),
+        "messages": ("harmony", marked("<|channel|>final<|message|>a<|end|>") * (size // 9)),
+        "headers": ("harmony", marked("<|channel|>") * size),
+        "spaces in a header": ("harmony", marked("<|channel|>final") + " " * size),
+        "a header's words": ("harmony", marked("<|channel|>") + "final to=" * (size // 9)),
+        "arguments": ("harmony", marked("<|channel|>a to=f<|message|>") + "{}" * (size // 2)),
     }
 
 

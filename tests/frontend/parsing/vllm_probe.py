@@ -9,9 +9,16 @@ import sys
 
 from transformers import AutoTokenizer
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
+from vllm.parser.harmony import HarmonyParser
 from vllm.parser.qwen3 import Qwen3Parser
 from vllm.reasoning.deepseek_r1_reasoning_parser import DeepSeekR1ReasoningParser
+from vllm.reasoning.gptoss_reasoning_parser import GptOssReasoningParser
 from vllm.tool_parsers import ToolParserManager
+from vllm.tool_parsers.gptoss_tool_parser import GptOssToolParser
+
+HarmonyParser.reasoning_parser_cls = GptOssReasoningParser
+HarmonyParser.tool_parser_cls = GptOssToolParser
 
 MARKERS = [
     "<think>",
@@ -41,6 +48,11 @@ def main() -> None:
 
 
 def answer(tokenizer, request, parser, text):
+    if parser == "harmony":
+        made = HarmonyParser(tokenizer, request.tools)
+        ids = get_encoding().encode(text, allowed_special="all")
+        reasoning, content, calls = made.parse(text, request, True, ids)
+        return [content or "", reasoning or "", [[c.name, c.arguments] for c in calls or ()]]
     if parser in {"qwen3", "deepseek_r1"}:
         made = (
             Qwen3Parser(tokenizer, request.tools)
