@@ -6,6 +6,7 @@ import pytest
 
 from tests.engine.test_dry_run import chat, make_backend, run
 from vgate.engine.backends.base import BackendError
+from vgate.engine.backends.dry_run.script import Call, Rule
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 
 WEATHER = {"name": "weather", "arguments": {"city": "Köln"}}
@@ -82,3 +83,21 @@ def test_a_script_that_is_none_is_told_at_the_start(tmp_path, rules, what):
 def test_a_missing_script_is_told_at_the_start():
     with pytest.raises(BackendError, match=r"/nowhere/script\.yaml"):
         make_backend(script="/nowhere/script.yaml")
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Rule(text="A fine day."), "<|channel|>final<|message|>A fine day."),
+        (Rule(text="<|channel|>what"), "<|channel|>what"),
+        (
+            Rule(text="I look.", calls=[Call("f", {"a": 1})]),
+            (
+                "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant"
+                '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>'
+            ),
+        ),
+    ],
+)
+def test_what_a_model_of_gpt_oss_s_format_says(rule, expected):
+    assert rule.written(harmony=True) == expected

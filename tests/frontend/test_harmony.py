@@ -27,6 +27,7 @@ SCRIPT = [
     },
     {"last": "garbage", "text": "<|channel|>what<|message|>A<|start|>B, C<|message|>D<|end|>E"},
     {"last": "format", "calls": [{"name": "get_weather", "arguments": {"city": "Oslo"}}]},
+    {"prompt": "go on", "text": f" on.<|end|>{SAYS}And more."},
     {"last": "object", "text": '{"city": "Rome"}'},
 ]
 PARAMETERS = {
@@ -243,9 +244,40 @@ def test_the_messages_api(ask):
     assert [block["type"] for block in whole.json["content"]] == ["thinking", "text", "tool_use"]
     assert whole.json["content"][2]["input"] == {"city": "Paris"}
     assert whole.json["stop_reason"] == "tool_use"
+    # It reasons whatever is asked for.
+    assert whole.headers["x-vgate-ignored"] == "thinking"
     assert "".join(stream.events).count('"type":"content_block_start"') == len(
         whole.json["content"]
     )
+
+
+def test_calls_that_are_demanded_without_a_parser_of_calls(ask):
+    required = {"tools": TOOLS, "tool_choice": "required"}
+    refused, called = ask(
+        "/v1/chat/completions",
+        chat("say", tools=TOOLS),
+        chat("format", **required),
+        tool_parser="none",
+    )
+    assert (refused.status, refused.error["param"]) == (400, "tools")
+    (call,) = called.json["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
+
+
+def test_an_answer_that_was_begun_goes_on(ask):
+    (answer,) = ask(
+        "/v1/chat/completions",
+        {
+            "messages": [
+                {"role": "user", "content": "go on"},
+                {"role": "assistant", "content": "I go"},
+            ],
+            "continue_final_message": True,
+            "add_generation_prompt": False,
+        },
+    )
+    message = answer.json["choices"][0]["message"]
+    assert (message["content"], message["reasoning"]) == (" on.\nAnd more.", None)
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,8 @@ class EnginePipeline:
         found = self._models.find(model, "generate", allowed)
         text = await text_of(self._context, http, found)
         template = text.tool_template if with_tools else text.template
-        return Traits(template is not None and sets_effort(template), text.reasons)
+        adjustable = template is not None and sets_effort(template)
+        return Traits(adjustable, text.reasons, always_reasons=bool(text.marks))
 
 
 def _chars_of(prompt: str | Generation) -> int:

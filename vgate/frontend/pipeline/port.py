@@ -74,10 +74,12 @@ class Traits(msgspec.Struct, frozen=True):
     Attributes:
         sets_effort: Whether the chat template has a variable for the reasoning effort.
         reasons: Whether the model writes reasoning.
+        always_reasons: Whether it does so at every effort.
     """
 
     sets_effort: bool
     reasons: bool
+    always_reasons: bool = False
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):

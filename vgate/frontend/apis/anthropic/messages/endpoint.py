@@ -57,5 +57,9 @@ async def _effort(services: Services, http: HttpRequest, request: CountTokensReq
         return None
     traits = await services.pipeline.traits(http, request.model, with_tools=bool(request.tools))
     return reasoning_effort(
-        request, http.ignored, adjustable=traits.sets_effort, reasons=traits.reasons
+        request,
+        http.ignored,
+        adjustable=traits.sets_effort,
+        reasons=traits.reasons,
+        always_reasons=traits.always_reasons,
     )

@@ -94,7 +94,12 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
 
 
 def reasoning_effort(
-    request: CountTokensRequest, ignored: Ignored, *, adjustable: bool, reasons: bool
+    request: CountTokensRequest,
+    ignored: Ignored,
+    *,
+    adjustable: bool,
+    reasons: bool,
+    always_reasons: bool = False,
 ) -> str | None:
     """Return the reasoning effort that a request asks for; None for the model's default.
 
@@ -103,13 +108,16 @@ def reasoning_effort(
         ignored: Gets what the model can't follow.
         adjustable: Whether the model's chat template can set the effort.
         reasons: Whether the model writes reasoning.
+        always_reasons: Whether it does so at every effort; without thinking it has the lowest.
     """
     thinking = request.thinking
     effort = request.output_config.effort if request.output_config else None
     if isinstance(thinking, ThinkingDisabled):
-        if reasons and not adjustable:
+        if reasons and (always_reasons or not adjustable):
             ignored.add("thinking")
-        return "none" if adjustable else None
+        if not adjustable:
+            return None
+        return "low" if always_reasons else "none"
     if adjustable:
         if isinstance(thinking, ThinkingEnabled) and effort is None:
             budget = thinking.budget_tokens
