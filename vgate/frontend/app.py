@@ -216,7 +216,8 @@ class App:
             http.close()
         if response is not None:
             http.respond(response)
-        self._record(http, route, response)
+        # Its client has it all, and others still wait.
+        self._work.turns.later(partial(self._record, http, route, response))
         if self._launcher.draining and not self._requests:
             self._launcher.beat()
 
@@ -280,8 +281,6 @@ class App:
                 if isinstance(error, NotFoundError | ModelNotFoundError):
                     await admission.abandon()
                 raise
-            # Streams that ran in the same step end together.
-            await self._work.turns.take()
             await admission.count()
             return response
 

@@ -13,7 +13,7 @@ class Burst:
         self.tasks = [asyncio.create_task(self._take(number)) for number in range(count)]
 
     async def _take(self, number: int) -> None:
-        await self._turns.take()
+        await self._turns.begin()
         self.begun.append((self.iteration, number))
 
     async def end(self) -> None:
@@ -65,7 +65,102 @@ def test_turns_are_at_once_again_after_a_burst():
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         burst.begun, burst.iteration = [], 0
-        await asyncio.wait_for(burst._turns.take(), 1)
+        await asyncio.wait_for(burst._turns.begin(), 1)
         assert burst.iteration == 0
+
+    asyncio.run(scenario())
+
+
+def test_the_next_requests_of_a_burst_begin_while_others_of_its_answers_end():
+    async def scenario():
+        turns, passed = Turns(asyncio.get_running_loop()), []
+
+        async def client(number):
+            await turns.end()
+            passed.append(("end", number))
+            await turns.begin()
+            passed.append(("begin", number))
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(40):
+                tasks.create_task(client(number))
+        begun = [place for place, (kind, _) in enumerate(passed) if kind == "begin"]
+        ended = [place for place, (kind, _) in enumerate(passed) if kind == "end"]
+        # All along, and not after the last end.
+        assert begun[20] < ended[30]
+        for kind in ("begin", "end"):
+            assert [number for one, number in passed if one == kind] == list(range(40))
+
+    asyncio.run(scenario())
+
+
+def test_answers_end_however_many_requests_begin():
+    async def scenario():
+        turns, passed = Turns(asyncio.get_running_loop()), []
+
+        async def passing(turn, name):
+            await turn()
+            passed.append(name)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(60):
+                tasks.create_task(passing(turns.begin, "begin"))
+            for _ in range(5):
+                tasks.create_task(passing(turns.end, "end"))
+        assert passed.index("begin") < passed.index("end")
+        assert "begin" in passed[len(passed) - passed[::-1].index("end") :]
+
+    asyncio.run(scenario())
+
+
+def test_what_nobody_waits_for_is_done_at_once_or_after_those_who_wait():
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        turns, done = Turns(loop), []
+        turns.later(lambda: done.append("alone"))
+        assert done == ["alone"]
+        tasks = [asyncio.create_task(turns.begin()) for _ in range(30)]
+        await asyncio.sleep(0)
+        for number in range(30):
+            turns.later(lambda number=number: done.append(number))
+        assert done == ["alone"]
+        await asyncio.gather(*tasks)
+        before = len(done)
+        # One in each iteration; the rest when nobody waits.
+        assert 1 < before < 30
+        for _ in range(30):
+            await asyncio.sleep(0)
+        assert done == ["alone", *range(30)]
+
+    asyncio.run(scenario())
+
+
+def test_an_error_in_what_was_put_off_ends_no_turns():
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        errors, done = [], []
+        loop.set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+        turns = Turns(loop)
+        tasks = [asyncio.create_task(turns.begin()) for _ in range(30)]
+        await asyncio.sleep(0)
+        turns.later(lambda: 1 / 0)
+        turns.later(lambda: done.append(True))
+        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert done == [True]
+        assert [type(error) for error in errors] == [ZeroDivisionError]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_put_off_is_bounded_and_done_at_the_end():
+    async def scenario():
+        turns, done = Turns(asyncio.get_running_loop()), []
+        for number in range(1000):
+            turns.later(lambda number=number: done.append(number))
+        assert 600 < len(done) < 1000
+        turns.finish()
+        assert sorted(done) == list(range(1000))
 
     asyncio.run(scenario())

@@ -11,6 +11,7 @@ from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.http import ClientDisconnected
+from vgate.frontend.http.long_work import Turns
 from vgate.frontend.pipeline.serve import run
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Generate, ModelInfo
@@ -120,6 +121,32 @@ def test_no_engine_has_a_sequence_of_a_closed_answer(end):
         expected = {complete: type(None), lose_one: type(None), leave: ClientDisconnected}
         assert isinstance(outcome, expected.get(end, BaseException))
         assert (play.answer.left, play.pool.in_flight, play.client.leave) == (0, 0, None)
+        play.pool.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("end", [None, leave, cancel])
+def test_an_answer_that_has_ended_is_closed_in_its_turn_however_its_client_leaves(end):
+    async def scenario():
+        play, turns = Play(), Turns(asyncio.get_running_loop())
+        play.task = asyncio.ensure_future(
+            run(play.client, play.pool, play.answer, play.start, turns)
+        )
+        await asyncio.sleep(0)
+        # Others take all turns of some iterations.
+        others = [asyncio.ensure_future(turns.end()) for _ in range(20)]
+        await asyncio.sleep(0)
+        complete(play)
+        await asyncio.sleep(0)
+        assert play.answer.left is None
+        if end is not None:
+            end(play)
+        (outcome,) = await asyncio.gather(play.task, return_exceptions=True)
+        # All of it was sent, so its client left too late to count.
+        assert isinstance(outcome, asyncio.CancelledError if end is cancel else type(None))
+        assert (play.answer.left, play.pool.in_flight, play.client.leave) == (0, 0, None)
+        await asyncio.gather(*others)
         play.pool.close()
 
     asyncio.run(scenario())

@@ -26,8 +26,10 @@ _Result = TypeVar("_Result")
 # Of this many objects a request is read at once, because a thread would cost more.
 FEW_ITEMS = 256
 _THREADS = 2
-# Requests whose work the loop does in one iteration: each takes one to three hundred microseconds.
+# What the loop does in one iteration: each takes one to three hundred microseconds.
 _AT_ONCE = 4
+# More of what can wait is not put off.
+_MOST_PUT_OFF = 256
 # How long a thread may keep the interpreter while another waits for it.
 _TURN_S = 0.0005
 
@@ -45,39 +47,77 @@ class _Job(NamedTuple):
 
 
 class Turns:
-    """Lets tasks pass in the order in which they came, a few in each iteration of the event loop.
+    """Lets requests pass in the order in which they came, a few in each iteration of the loop.
 
     When many streams end together, their clients' next requests come together. Without turns all
-    of them are prepared in one iteration, and no stream gets a token until the last one is.
+    of them are prepared in one iteration, and no stream gets a token until the last one is. Those
+    that begin pass first, then answers that end, then what nobody waits for; each gets one turn at
+    least. Otherwise all of a burst would be ended before the first is prepared, and their next
+    requests would reach the engine as one burst again.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._beginning: deque[asyncio.Future[None]] = deque()
+        self._ending: deque[asyncio.Future[None]] = deque()
+        self._put_off: deque[Callable[[], None]] = deque()
         self._left = _AT_ONCE
 
-    async def take(self) -> None:
-        """Return when it is this task's turn: at once, as long as few came in this iteration."""
+    async def begin(self) -> None:
+        """Return when a request may be prepared: at once, as long as few came in this iteration."""
+        await self._turn(self._beginning)
+
+    async def end(self) -> None:
+        """Return when an answer may be ended."""
+        await self._turn(self._ending)
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do what nobody waits for: at once, or in a later iteration if this one has much to do."""
+        if self._take() or len(self._put_off) >= _MOST_PUT_OFF:
+            work()
+        else:
+            self._put_off.append(work)
+
+    def finish(self) -> None:
+        """Do all that was put off: the loop ends."""
+        while self._put_off:
+            self._put_off.popleft()()
+
+    async def _turn(self, waiting: deque[asyncio.Future[None]]) -> None:
+        if not self._take():
+            turn = self._loop.create_future()
+            waiting.append(turn)
+            await turn
+
+    def _take(self) -> bool:
+        """Take a turn of this iteration, if one is left; then nobody waits for one."""
         if self._left == _AT_ONCE:
             self._loop.call_soon(self._next)
-        if self._left:
-            self._left -= 1
-            return
-        turn = self._loop.create_future()
-        self._waiting.append(turn)
-        await turn
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
 
     def _next(self) -> None:
         """Begin an iteration."""
         self._left = _AT_ONCE
-        while self._left and self._waiting:
-            turn = self._waiting.popleft()
+        self._wake(self._beginning, keep=bool(self._ending) + bool(self._put_off))
+        self._wake(self._ending, keep=bool(self._put_off))
+        while self._put_off and self._left:
+            # Not here: an error would end the turns.
+            self._loop.call_soon(self._put_off.popleft())
+            self._left -= 1
+        if self._left < _AT_ONCE:
+            self._loop.call_soon(self._next)
+
+    def _wake(self, waiting: deque[asyncio.Future[None]], *, keep: int) -> None:
+        """Let tasks pass until no more than `keep` turns are left."""
+        while waiting and self._left > keep:
+            turn = waiting.popleft()
             # A task that was cancelled needs none.
             if not turn.done():
                 turn.set_result(None)
                 self._left -= 1
-        if self._left < _AT_ONCE:
-            self._loop.call_soon(self._next)
 
 
 class LongWork:
@@ -126,7 +166,7 @@ class LongWork:
             body = await self.run(http, partial(_joined, parts))
         http.is_short = len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
         http.read_body = body
-        await self.turns.take()
+        await self.turns.begin()
         return body
 
     async def read(
@@ -175,7 +215,8 @@ class LongWork:
             del done, job
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Let the threads end, and do what was put off."""
+        self.turns.finish()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> None:

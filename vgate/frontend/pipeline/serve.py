@@ -23,7 +23,7 @@ from vgate.frontend.http import (
     HttpRequest,
     Response,
 )
-from vgate.frontend.http.long_work import LongWork
+from vgate.frontend.http.long_work import LongWork, Turns
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
 from vgate.frontend.pipeline.overview.record import record
@@ -244,7 +244,7 @@ async def _run(
 
     context.running.add(http, job.name, job.model.engine, answer)
     try:
-        await run(http, job.model.engine, answer, start)
+        await run(http, job.model.engine, answer, start, context.work.turns)
     finally:
         context.running.discard(answer)
         if streamed is not None:
@@ -262,8 +262,11 @@ async def run(
     engine: EnginePool,
     answer: BaseAnswer,
     start: Callable[[], None],
+    turns: Turns | None = None,
 ) -> None:
     """Start an answer's sequences and wait until all of them have ended.
+
+    With `turns` it takes one then: streams that ran in the same step end together.
 
     Raises:
         ClientDisconnected: The client is gone.
@@ -273,6 +276,8 @@ async def run(
     try:
         start()
         await answer.done
+        if turns is not None:
+            await turns.end()
     finally:
         # However it ended: no engine may have a sequence of an answer that is closed.
         engine.abort(answer.sequences)
