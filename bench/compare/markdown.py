@@ -27,6 +27,7 @@ _UNITS = {
     "device_busy_share": "device busy, share",
     "limit_tokens_per_s": "the device's limit, tokens/s",
     "limit_share": "share of the limit",
+    "closed_loop_share": "of it within reach of a closed loop",
     "sequences_per_step": "sequences a step",
     "preempted_share": "preempted, share of sequences",
     "itl_p99_over_p50": "ITL p99 over p50",

@@ -60,6 +60,19 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         answer_us = output_tokens * step_us / sequences + self.prompt_token_us * prompt_tokens
         return output_tokens / answer_us * 1e6
 
+    def closed_loop_limit(
+        self, clients: float, prompt_tokens: float, output_tokens: float
+    ) -> float:
+        """Return what is left of the limit if each client waits for an answer before it asks again.
+
+        When a step's tokens are there, the next step begins, and the one after it is scheduled: no
+        client's next request can be in either, however quickly it comes. Without overlap it misses
+        one step.
+        """
+        missed = 2 if self.overlap else 1
+        in_a_step = clients * output_tokens / (output_tokens + missed)
+        return self.limit(in_a_step, prompt_tokens, output_tokens)
+
 
 def fitting(kv_cache_tokens: int, prompt_tokens: float, outputs: Sequence[int]) -> float:
     """Return how many sequences fit a KV cache, if they are at even places of their growth.

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.paced_device.device import DEVICES, Counters, Device, fitting
@@ -20,6 +21,16 @@ def test_the_limit_is_steps_without_a_pause_and_every_prompt() -> None:
     assert FAST.limit(64, 170, 128) == pytest.approx(64 * 128 / answers_us * 1e6)
     assert FAST.limit(64, 170, 128) == pytest.approx(17_900, rel=0.01)
     assert FAST.limit(256, 170, 128) > 2 * FAST.limit(64, 170, 128)
+
+
+@pytest.mark.parametrize(("overlap", "missed"), [(True, 2), (False, 1)])
+def test_a_closed_loop_misses_steps_between_two_answers(overlap: bool, missed: int) -> None:
+    device = msgspec.structs.replace(FAST, overlap=overlap)
+    # A place's sequence has a token in each of 128 steps, then it is empty.
+    in_a_step = 64 * 128 / (128 + missed)
+    reach = device.closed_loop_limit(64, 170, 128)
+    assert reach == pytest.approx(device.limit(in_a_step, 170, 128))
+    assert 0.98 < reach / device.limit(64, 170, 128) < 0.994
 
 
 def test_sequences_fit_by_their_mean_size() -> None:

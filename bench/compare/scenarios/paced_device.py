@@ -29,9 +29,10 @@ _SETTLE_S = 3.5  # two answers of the heavy key
 _SPREAD_S = 8.0
 _PROMPT_TOKENS = 160  # 64 words, without what all prompts begin with and the prefix cache has
 _RATE, _LIMIT, _SHARE = "delivered_tokens_per_s", "limit_tokens_per_s", "limit_share"
+_CLOSED_SHARE = "closed_loop_share"
 _ALL_COST, _GAPS = "cpu_us_per_token.all", "itl_p99_over_p50"
-_SHOWN = (_RATE, _LIMIT, _SHARE, "ttft_ms.p50", "ttft_ms.p99", "itl_ms.p50", "itl_ms.p99", _GAPS,
-          _ALL_COST, "cpu_us_per_token.frontend", "cpu_us_per_token.engine",
+_SHOWN = (_RATE, _LIMIT, _SHARE, _CLOSED_SHARE, "ttft_ms.p50", "ttft_ms.p99", "itl_ms.p50",
+          "itl_ms.p99", _GAPS, _ALL_COST, "cpu_us_per_token.frontend", "cpu_us_per_token.engine",
           "cpu_us_per_token.device", "device_busy_share", "sequences_per_step",
           "generator_cpu_share", "others_cpu_share")  # fmt: skip
 _OVERFULL_SHOWN = (_RATE, _LIMIT, _SHARE, "sequences_per_step", "preempted_share",
@@ -74,7 +75,10 @@ def _streams(
         if did.tokens:
             # For the work that was done: a cut load has begun more answers than it has ended.
             prompt = did.prompt_tokens * _TOKENS / did.tokens
-            _compare(sample, device.limit(clients, prompt, _TOKENS))
+            limit = device.limit(clients, prompt, _TOKENS)
+            _compare(sample, limit)
+            reach = device.closed_loop_limit(clients, prompt, _TOKENS)
+            sample.measures[_CLOSED_SHARE] = reach / limit
         return sample
 
     return run.case(name, load, contenders, _SHOWN, turn)
