@@ -27,6 +27,10 @@ def test_a_draft_model_changes_nothing_but_the_steps(tiny_model_dir: Path, tmp_p
     assert speculative["logprobs"] == [
         [token, pytest.approx(value, abs=0.01)] for token, value in plain["logprobs"]
     ]
+    # The draft model is the model, so what it drafted was right, but for what came after an end.
+    assert plain["counts"] == [0, 0]
+    drafted, right = speculative["counts"]
+    assert drafted / 2 < right <= drafted
     assert max(plain["steps"]) == max(MOST)
     assert max(speculative["steps"]) < max(MOST) / 2
     # Drafting that costs too much has stopped, and none of its steps changed a token.

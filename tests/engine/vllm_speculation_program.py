@@ -92,6 +92,7 @@ def main(model: str, tokens: str, report_path: str) -> None:
         "reasons": [[output.finish_reason for output in of][-1] for of in outputs.values()],
         "steps": [len(of) for of in outputs.values()],
         "logprobs": [[one.token_ids[0], round(one.logprobs[0], 3)] for one in logprobs],
+        "counts": backend.counts()[-2:],
         "switched": switch(backend, driver, drafts=bool(int(tokens))),
     }
     Path(report_path).write_text(json.dumps(report))

@@ -62,7 +62,9 @@ class StatsCounter:
             self._generated_tokens.observe(request.generated_tokens)
             self._decode_s.observe(now - request.started - request.timing.prefill_s)
 
-    def now(self, preemptions: int, queries: int, hits: int) -> EngineStats:
+    def now(
+        self, preemptions: int, queries: int, hits: int, drafted: int, accepted: int
+    ) -> EngineStats:
         """Return these counts together with the backend's."""
         return EngineStats(
             self._batch_size.now(),
@@ -79,4 +81,6 @@ class StatsCounter:
             self._prompt_tokens.now(),
             self._generated_tokens.now(),
             self._decode_s.now(),
+            drafted,
+            accepted,
         )

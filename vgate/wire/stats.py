@@ -69,6 +69,7 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
         finished_stop, finished_length: Sequences that were complete, by their finish reason.
         prompt_tokens, generated_tokens, decode_s: Of these, and their seconds after the first
             token.
+        draft_tokens, accepted_draft_tokens: Tokens that were drafted, and those that were right.
     """
 
     batch_size: Histogram
@@ -85,6 +86,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: Histogram = _zeros(LENGTHS)
     generated_tokens: Histogram = _zeros(LENGTHS)
     decode_s: Histogram = _zeros(REQUEST_S)
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
 
 
 NO_STATS = EngineStats(

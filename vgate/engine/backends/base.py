@@ -81,11 +81,13 @@ class Output(NamedTuple):
 
 
 class BackendCounts(NamedTuple):
-    """A backend's counts since its start: the last fields of the wire's `EngineStats`."""
+    """A backend's counts since its start, as the wire's `EngineStats` has them."""
 
     preemptions: int = 0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
 
 
 class Backend(Protocol):

@@ -32,6 +32,7 @@ from vgate.engine.backends.prompt_logprobs import (
     check_prompt_logprobs,
     longest_prompt,
 )
+from vgate.engine.backends.vllm.cards.draft_counts import DraftCounts
 from vgate.engine.backends.vllm.cards.drafting import control_drafting
 from vgate.engine.backends.vllm.constraints import Constraints
 from vgate.engine.backends.vllm.exact_grammars import exact_grammars
@@ -111,6 +112,7 @@ class VLLMBackend:
             )
         self._budget = steer(self._core.scheduler, vllm_config, config.batch, time.monotonic)
         control_drafting(self._core.scheduler, config.model, time.monotonic)
+        self._drafts = DraftCounts(self._core.scheduler)
         grammars = exact_grammars(vllm_config)
         self._parameters = Parameters(vllm_config, adapters, exact=grammars is not None)
         marks, harmony = reasoning_marks(config.model, vllm_config), harmony_tokens(vllm_config)
@@ -262,12 +264,19 @@ class VLLMBackend:
     def counts(self) -> BackendCounts:
         """Return the counts; vLLM keeps the preemptions with each request."""
         running = sum(one.counted.num_preemptions for one in self._running.values())
-        return BackendCounts(self._preemptions + running, self._prefix_queries, self._prefix_hits)
+        return BackendCounts(
+            self._preemptions + running,
+            self._prefix_queries,
+            self._prefix_hits,
+            self._drafts.drafted,
+            self._drafts.accepted,
+        )
 
     def forget(self) -> None:
         """Empty the prefix cache and begin to count anew."""
         self._core.reset_prefix_cache()
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
+        self._drafts.forget()
 
     def follow_blocks(self) -> CachedBlocks | None:
         """Return the blocks of vLLM's pool; from now on the speed of prompts is measured too."""

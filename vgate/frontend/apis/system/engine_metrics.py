@@ -62,6 +62,8 @@ _COUNTERS = (
     ("preemptions", "Sequences that lost their KV cache and were computed again."),
     ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
     ("prefix_cache_hits", "Prompt tokens found in the prefix cache."),
+    ("draft_tokens", "Tokens that were drafted (model.speculation)."),
+    ("accepted_draft_tokens", "Drafted tokens that were right."),
 )
 
 

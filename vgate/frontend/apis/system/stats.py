@@ -116,6 +116,7 @@ async def _everything(services: Services) -> dict[str, Any]:
                 "waiting": replica.status.waiting,
                 "kv_cache_usage": round(replica.status.kv_cache_usage, 4),
                 "batching": _batching(replica.status.stats),
+                "speculation": _speculation(replica.status.stats),
             }
             for model in services.models.states()
             for replica in model.replicas
@@ -164,6 +165,13 @@ def _histograms(ttft: list[int], engines: list[EngineStats]) -> dict[str, Any]:
 def _histogram(bounds: Sequence[float], counts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Return the sum of the counts; the last one has no upper bound."""
     return {"bounds": bounds, "counts": [sum(column) for column in zip(*counts, strict=True)]}
+
+
+def _speculation(engine: EngineStats | None) -> dict[str, Any]:
+    """Return the tokens that were drafted since the engine's start, and how many were right."""
+    drafted, right = (engine.draft_tokens, engine.accepted_draft_tokens) if engine else (0, 0)
+    rate = round(right / drafted, 4) if drafted else 0.0
+    return {"draft_tokens": drafted, "accepted_tokens": right, "acceptance_rate": rate}
 
 
 def _batching(engine: EngineStats | None) -> dict[str, Any]:

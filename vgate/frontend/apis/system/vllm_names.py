@@ -42,6 +42,8 @@ _NAMES = {
     "vgate_prefix_cache_hits": _Names(
         ("prefix_cache_hits", "gpu_prefix_cache_hits", "prompt_tokens_cached"), "counter"
     ),
+    "vgate_draft_tokens": _Names(("spec_decode_num_draft_tokens",), "counter"),
+    "vgate_accepted_draft_tokens": _Names(("spec_decode_num_accepted_tokens",), "counter"),
     "vgate_prompt_tokens": _Names(("prompt_tokens",), "counter"),
     "vgate_tokens_generated": _Names(("generation_tokens",), "counter"),
     "vgate_ttft_seconds": _Names(("time_to_first_token_seconds",), "histogram", REQUEST_S),
