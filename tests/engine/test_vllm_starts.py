@@ -1,4 +1,4 @@
-"""24 starts that would not fit on the real vLLM (CPU build): each ends in a smaller, working one or
+"""25 starts that would not fit on the real vLLM (CPU build): each ends in a smaller, working one or
 in one sentence with numbers.
 """
 
@@ -24,6 +24,7 @@ SERVED: dict[str, tuple[int, list[str]]] = {
     "shared_card": (1, ["31.2% of the GPU: 3.0 GiB of 8.0 GiB are free"]),
     "asked_for_more": (1, ["the GPU's share lowered from 0.9 to 0.312: 3.0 GiB of 8.0 GiB"]),
     "bound": (1, ["25.0% of the GPU: 2.0 GiB of 8.0 GiB is what it may take"]),
+    "bound_and_out": (2, ["25.0% of the GPU", "reduced once"]),
     "desktop": (1, ["75.0% of the GPU", "0.5 GiB of it left to the desktop"]),
     "silent_card": (1, ["70% of the GPU, whose driver doesn't tell its memory"]),
     "out_once": (2, ["up to 64 answers at once", "82.8% of the GPU", "reduced once"]),
@@ -60,7 +61,7 @@ def report(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 def test_all_are_there() -> None:
     assert sorted([*SERVED, *REFUSED]) == sorted(CASES)
-    assert len(CASES) == 24
+    assert len(CASES) == 25
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -75,6 +76,14 @@ def test_it_serves_smaller_and_says_so(report: dict[str, Any], name: str) -> Non
     for number, told in enumerate(failed, start=1):
         assert f"It starts again smaller ({number} of 2)." in told["failed"]
         assert told["tells"]
+
+
+def test_a_bounded_model_is_not_disturbed_by_others_that_leave(report: dict[str, Any]) -> None:
+    """VLLM measures what is free before and after, unless it is told the cache's size."""
+    assert report["card"][-1]["kv_bytes"] is None
+    whole, reduced = (report[name][-1]["kv_bytes"] for name in ("bound", "bound_and_out"))
+    assert 1 << 30 < whole < 2 << 30
+    assert 0.5 * whole < reduced < whole
 
 
 @pytest.mark.parametrize("name", REFUSED)

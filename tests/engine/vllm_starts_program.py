@@ -77,6 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
     "full_card": {"gpu": {**GPU_8, "free": GIB // 4}},
     "asked_for_more": {"gpu": {**GPU_8, "free": 3 * GIB}, "model": {"gpu_memory_utilization": 0.9}},
     "bound": {"gpu": GPU_8, "model": {"memory_bytes": 2 * GIB}},
+    "bound_and_out": {"gpu": GPU_8, "model": {"memory_bytes": 2 * GIB}, "says": [FULL]},
     "desktop": {"gpu": {**GPU_8, "free": 7 * GIB, "desktop": True}},
     "silent_card": {"gpu": None},
     "out_once": {"gpu": GPU_8, "says": [FULL]},
@@ -187,7 +188,8 @@ def attempt(case: dict[str, Any], runtime: Runtime, number: int) -> dict[str, An
         memories[0].serves(chosen)
         share = arguments["gpu_memory_utilization"]
         told = {"chosen": chosen + memories[0].summary, "sizes": [context, sequences]}
-        return {**told, "share": share, "status": 0}
+        kv = arguments.get("kv_cache_memory_bytes")
+        return {**told, "share": share, "kv_bytes": kv, "status": 0}
     return {**links[0].told, "status": status}
 
 

@@ -45,6 +45,30 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
         yield f"{begin}lm_head.weight", Tensor(dtype, [vocab, hidden])
 
 
+def draft_tensors(config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the layers with which a model drafts tokens."""
+    hidden, vocab, layers = (config[n] for n in ("hidden_size", "vocab_size", "num_hidden_layers"))
+    kind = config["model_type"]
+    vocabulary, norms = [vocab, hidden], ("enorm", "hnorm", "shared_head.norm")
+    if kind == "qwen3_next":
+        at = "mtp.layers.0"
+        norms = ("mtp.norm", "mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden")
+        others = {"mtp.fc": [hidden, 2 * hidden]}
+    else:
+        at = f"model.layers.{layers}"
+        norms = tuple(f"{at}.{norm}" for norm in norms)
+        # The files have the vocabulary again, which vLLM doesn't hold twice.
+        others = {"eh_proj": [hidden, 2 * hidden], "embed_tokens": vocabulary}
+        others = {f"{at}.{name}": shape for name, shape in others.items()}
+        others[f"{at}.shared_head.head"] = vocabulary
+    for name in norms:
+        yield f"{name}.weight", Tensor("BF16", [hidden])
+    for name, shape in others.items():
+        yield f"{name}.weight", Tensor("BF16", shape)
+    for name, shape in _layer(config, kind, layers):
+        yield f"{at}.{name}", Tensor("BF16", shape)
+
+
 def _layer(text: dict[str, Any], kind: str, index: int) -> Iterator[tuple[str, list[int]]]:
     hidden = text["hidden_size"]
     if kind == "jamba":
@@ -68,12 +92,13 @@ def _layer(text: dict[str, Any], kind: str, index: int) -> Iterator[tuple[str, l
 def _attention(text: dict[str, Any], kind: str) -> Iterator[tuple[str, list[int]]]:
     hidden, heads = text["hidden_size"], text["num_attention_heads"]
     size = text.get("head_dim") or hidden // heads
+    gated = 2 if kind == "qwen3_next" else 1
     kv = text.get("num_key_value_heads", heads) * size
     if kind == "phi3":
         yield "self_attn.qkv_proj.weight", [heads * size + 2 * kv, hidden]
         yield "self_attn.o_proj.weight", [hidden, heads * size]
         return
-    for name, rows in (("q", heads * size), ("k", kv), ("v", kv)):
+    for name, rows in (("q", gated * heads * size), ("k", kv), ("v", kv)):
         yield f"self_attn.{name}_proj.weight", [rows, hidden]
         if kind in {"qwen2", "qwen2_5_vl_text"}:
             yield f"self_attn.{name}_proj.bias", [rows]
@@ -99,7 +124,7 @@ def _mlp(text: dict[str, Any], kind: str, index: int) -> Iterator[tuple[str, lis
         yield "mlp.gate_up_proj.weight", [2 * inner, hidden]
         yield "mlp.down_proj.weight", [hidden, inner]
         return
-    experts = text.get("n_routed_experts")
+    experts = text.get("n_routed_experts") or text.get("num_experts")
     if not experts or index < text.get("first_k_dense_replace", 0):
         yield from _gated("mlp", hidden, inner)
         return
@@ -107,6 +132,11 @@ def _mlp(text: dict[str, Any], kind: str, index: int) -> Iterator[tuple[str, lis
     yield "mlp.gate.weight", [experts, hidden]
     for expert in range(experts):
         yield from _gated(f"mlp.experts.{expert}", hidden, size)
+    if kind in {"deepseek_v3", "glm4_moe"}:
+        yield "mlp.gate.e_score_correction_bias", [experts]
+    if kind == "qwen3_next":
+        yield "mlp.shared_expert_gate.weight", [1, hidden]
+        yield from _gated("mlp.shared_expert", hidden, text["shared_expert_intermediate_size"])
     if shared := text.get("n_shared_experts"):
         yield from _gated("mlp.shared_experts", hidden, shared * size)
 

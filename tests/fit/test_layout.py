@@ -13,6 +13,7 @@ from tests.fit.checkpoints import checkpoint
 from tests.fit.families import FAMILIES, LAYOUTS
 from tests.fit.published import MODELS
 from vgate.fit import Checkpoint, FitError, Settings, Tensor, estimate
+from vgate.fit.families import draft_count
 from vgate.fit.gpu import GIB, Card, overhead, step_tokens, usual_sequences
 from vgate.fit.layers import Attention, State, cached_layers
 from vgate.fit.pages import lay_out
@@ -120,7 +121,67 @@ def test_layers_that_only_draft_are_left_out():
     config = FAMILIES["llama"]
     draft = Tensor("BF16", [128, 128])
     more = {"model__layers__4__self_attn__q_proj__weight": draft, "mtp__fc__weight": draft}
+    more |= {"model__mtp_layers__0__input_proj__weight": draft, "mtp_block__0__x__weight": draft}
     assert weights(config, **more).parameters == weights(config).parameters
+
+
+def drafting(config, *names):
+    draft = {name: Tensor("BF16", [128, 128]) for name in names}
+    return Checkpoint("tiny", config, dict(checkpoint(config).tensors) | draft)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.4.eh_proj.weight", "mtp.fc.weight", "model.mtp_layers.0.a.weight"]
+)
+def test_layers_that_draft_are_counted_where_they_are_used(name):
+    config = {**FAMILIES["llama"], "num_nextn_predict_layers": 1}
+    shared = ("model.layers.4.embed_tokens.weight", "model.layers.4.shared_head.head.weight")
+    # One is beyond what config.json names.
+    files = drafting(config, name, *shared, "model.layers.5.eh_proj.weight")
+    card = Card(8 * GIB, 0.9)
+    without, used = (estimate(files, card, Settings(speculation=s)) for s in ("none", "mtp"))
+    assert used.weights.total - without.weights.total == 128 * 128 * 2
+    assert used.cache.token_bytes * 4 == without.cache.token_bytes * 5
+    none = estimate(drafting(config), card, Settings(speculation="auto"))
+    assert (none.weights, none.cache) == (without.weights, without.cache)
+
+
+def test_a_second_form_of_a_matrix_is_counted_where_the_layer_is_loaded():
+    config = {**FAMILIES["deepseek-mla"], "num_nextn_predict_layers": 1}
+    files = drafting(config, "model.layers.4.self_attn.kv_b_proj.weight")
+    copies = [
+        loaded(files, element_bytes=2, quantization=None, drafts=drafts).copies for drafts in (0, 1)
+    ]
+    assert copies[1] - copies[0] == 128 * 128 * 2
+    assert copies[0] == weights(FAMILIES["deepseek-mla"]).copies
+
+
+def test_a_state_is_kept_for_each_drafted_token():
+    for tokens in (0, 3):
+        (state,) = cached_layers(
+            LAYOUTS["mamba2"] | {"num_hidden_layers": 1}, 2, draft_tokens=tokens
+        )
+        cache = lay_out([state], 2)
+        assert cache.blocks(100) == cache.blocks(5000) == 2 + state.checkpoints + tokens
+    config = LAYOUTS["mamba2"]
+    files, card = Checkpoint("tiny", config, {}), Card(8 * GIB, 0.9)
+    sizes = [
+        estimate(files, card, Settings(speculation=name, draft_tokens=tokens)).cache.sequence_bytes(
+            9
+        )
+        for name, tokens in (("none", None), ("ngram", None), ("ngram", 1), ("auto", 2))
+    ]
+    each = sizes[2] - sizes[0]
+    assert each > 0
+    assert sizes == [sizes[0] + count * each for count in (0, 4, 1, 2)]
+
+
+def test_only_the_first_layer_of_mimo_v2_drafts():
+    config = {"model_type": "mimo_v2_flash", "num_nextn_predict_layers": 3}
+    assert draft_count(config, config) == 1
+    assert draft_count({}, {**config, "model_type": "mimo"}) == 3
+    with pytest.raises(FitError, match="layers for drafts"):
+        draft_count({}, {"mtp_num_hidden_layers": "2"})
 
 
 def test_a_vision_tower_is_counted_apart():

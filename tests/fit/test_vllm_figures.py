@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from tests.fit.checkpoints import checkpoint, write_checkpoint
-from tests.fit.families import FAMILIES, LAYOUTS
+from tests.fit.checkpoints import checkpoint, draft_tensors, write_checkpoint
+from tests.fit.families import DRAFTING, FAMILIES, LAYOUTS
 from tests.vllm_programs import OFFLINE, PROGRAM_TIMEOUT_S, run_program
+from vgate.fit import Checkpoint
 from vgate.fit.layers import cached_layers
 from vgate.fit.pages import KVCache, lay_out
-from vgate.fit.weights import Weights, loaded, model_dtype
+from vgate.fit.weights import Weights, drafting_layers, loaded, model_dtype
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)]
 
-# What vLLM's attention for CPUs has instead of 16.
+# What vLLM's attention for CPUs has instead of 16. That for latent attention depends on the CPU.
 BLOCK_TOKENS = 128
 # vLLM keeps states in 32 bits on a CPU.
 STATE_BYTES = 4
@@ -28,10 +29,10 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     scratch = tmp_path_factory.mktemp("families")
     for name, config in FAMILIES.items():
         write_checkpoint(scratch / name, config)
-    for name, config in LAYOUTS.items():
+    for name, config in (LAYOUTS | DRAFTING).items():
         (scratch / name).mkdir()
         (scratch / name / "config.json").write_text(json.dumps(config))
-    models = [str(scratch / name) for name in (*FAMILIES, *LAYOUTS)]
+    models = [str(scratch / name) for name in (*FAMILIES, *LAYOUTS, *DRAFTING)]
     report = scratch / "report.json"
     run_program("tests.fit.vllm_program", str(report), *models, **OFFLINE)
     found: dict[str, dict[str, Any]] = json.loads(Path(report).read_bytes())
@@ -47,17 +48,17 @@ def weights_of(config: dict[str, Any]) -> Weights:
 
 
 def cache_of(config: dict[str, Any], said: dict[str, Any]) -> KVCache:
-    size = 2
+    size, drafts = 2, config.get("num_nextn_predict_layers", 0)
     return lay_out(
-        cached_layers(config, size, STATE_BYTES),
+        cached_layers(config, size, STATE_BYTES, drafts=drafts, draft_tokens=drafts),
         size,
         in_flight_tokens=said["in_flight_tokens"],
         prefix_caching=said["prefix_caching"],
-        block_tokens=BLOCK_TOKENS,
+        block_tokens=said["block_tokens"] if "kv_lora_rank" in config else BLOCK_TOKENS,
     )
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *LAYOUTS])
+@pytest.mark.parametrize("family", [*FAMILIES, *LAYOUTS, *DRAFTING])
 def test_vllm_builds_the_family(figures: dict[str, dict[str, Any]], family: str):
     assert "error" not in figures[family], figures[family].get("error")
 
@@ -72,10 +73,19 @@ def test_weights_are_exact(figures: dict[str, dict[str, Any]], family: str):
     assert model_dtype(checkpoint(FAMILIES[family])) in said["dtype"]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *LAYOUTS])
+@pytest.mark.parametrize("family", DRAFTING)
+def test_layers_that_draft_are_exact(figures: dict[str, dict[str, Any]], family: str):
+    config = DRAFTING[family]
+    files = Checkpoint(family, config, dict(draft_tensors(config)))
+    drafts = drafting_layers(files)
+    found = loaded(files, element_bytes=2, quantization=None, drafts=drafts)
+    assert (drafts, found.parameters) == (1, figures[family]["drafting"])
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *LAYOUTS, *DRAFTING])
 def test_the_kv_cache_is_exact(figures: dict[str, dict[str, Any]], family: str):
     said = figures[family]
-    cache = cache_of((FAMILIES | LAYOUTS)[family], said)
+    cache = cache_of((FAMILIES | LAYOUTS | DRAFTING)[family], said)
     groups = sorted([group.layers, group.block_tokens] for group in cache.groups)
     assert said["capacity"].keys() == {"64", "1000", "4096"}
     if family != "mamba2":  # whose blocks need not hold tokens

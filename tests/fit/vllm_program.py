@@ -6,6 +6,7 @@ JSON.
 """
 
 import contextlib
+import dataclasses
 import json
 import re
 import sys
@@ -39,6 +40,7 @@ from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 
 # Scales of the KV cache: they are gone once they are read.
 _SCALES = re.compile(r"\.attn\.\w+$")
+_SHARED = re.compile(rf"(^|\.)(embed_tokens|shared_head\.head|lm_head)\.|{_SCALES.pattern}")
 MEMORY = 1 << 28
 CONTEXTS = (64, 1000, 4096)
 
@@ -81,6 +83,8 @@ def _of_model(model: str) -> dict[str, Any]:
 
 
 def _config(model: str, context: int) -> Any:
+    # Of tests.fit.families.DRAFTING.
+    drafts = "num_nextn_predict_layers" in json.loads(Path(model, "config.json").read_bytes())
     return EngineArgs(
         model=model,
         skip_tokenizer_init=True,
@@ -88,28 +92,37 @@ def _config(model: str, context: int) -> Any:
         max_model_len=context,
         enforce_eager=True,
         kv_cache_memory_bytes=MEMORY,
+        speculative_config={"method": "mtp", "num_speculative_tokens": 1} if drafts else None,
     ).create_engine_config()
 
 
-def _figures(config: Any) -> dict[str, Any]:
+def _built(config: Any, left_out: re.Pattern[str], **options: Any) -> tuple[Any, int]:
+    """Return a model, and the bytes of its weights as they were loaded."""
     created = {}
     process = base_loader.process_weights_after_loading
 
     def measured(model: Any, *arguments: Any) -> None:
         # CPU kernels pack most weights, and hold them elsewhere.
         created["bytes"] = _bytes(
-            parameter for name, parameter in model.named_parameters() if not _SCALES.search(name)
+            parameter for name, parameter in model.named_parameters() if not left_out.search(name)
         )
         process(model, *arguments)
 
     base_loader.process_weights_after_loading = measured
     try:
-        loaded = get_model(vllm_config=config)
+        loaded = get_model(vllm_config=config, **options)
     finally:
         base_loader.process_weights_after_loading = process
+    return loaded, created["bytes"]
+
+
+def _figures(config: Any) -> dict[str, Any]:
+    loaded, created = _built(config, _SCALES)
+    drafting = _drafting(config) if config.speculative_config else 0
     current_platform.update_block_size_for_backend(config)
     figures = {
-        "created": created["bytes"],
+        "drafting": drafting,
+        "created": created,
         "processed": _bytes(loaded.parameters()),
         "copies": _copies(loaded),
         "dtype": str(config.model_config.dtype),
@@ -136,6 +149,14 @@ def _figures(config: Any) -> dict[str, Any]:
         tokens, concurrency = get_kv_cache_capacity(config, cache)
         figures["capacity"][context] = [cache.num_blocks, tokens, concurrency]
     return figures
+
+
+def _drafting(config: Any) -> int:
+    """Return the bytes of the layers that draft tokens, but for what they share with the others."""
+    # As vllm/v1/spec_decode/llm_base_proposer.py makes them and shares the rest.
+    own = config.speculative_config.draft_model_config
+    draft = dataclasses.replace(config, model_config=own)
+    return _built(draft, _SHARED, model_config=own, prefix="draft")[1]
 
 
 def _bytes(tensors: Any) -> int:

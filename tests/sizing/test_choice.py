@@ -6,10 +6,10 @@ import pytest
 from tests.fit.checkpoints import write_checkpoint
 from tests.fit.published import MODELS
 from vgate.config.model import Model
-from vgate.config.schema import Batch
-from vgate.fit import FitError, Settings, read_checkpoint
+from vgate.config.schema import Batch, Config
+from vgate.fit import FitError, Settings, estimate, read_checkpoint
 from vgate.fit.gpu import GIB, MIB, Card
-from vgate.sizing.choice import for_gpu, for_host, longest_context, settings_of
+from vgate.sizing.choice import for_gpu, for_host, is_bounded, longest_context, settings_of
 from vgate.sizing.room import gpu_room, host_room
 
 AWQ, LLAMA, GEMMA = "Qwen2.5-7B-AWQ", "Llama-3.1-8B", "Gemma-3-1b"
@@ -47,11 +47,11 @@ def test_the_context_is_the_longest_that_is_of_use(one, two, most, expected):
     assert longest_context({1: one, 2: two}.__getitem__, most) == expected
 
 
-def plan(checkpoint, total, free=None, **settings):
+def plan(checkpoint, total, free=None, *, bounded=False, **settings):
     found = gpu_room(int(total * GIB), int((free or total * 0.98) * GIB), desktop=False, wsl=False)
     card = Card(total=found.total, utilization=found.share)
     room = msgspec.structs.replace(found, usable=card.usable)
-    return for_gpu(checkpoint, card, room, Settings(**settings))
+    return for_gpu(checkpoint, card, room, Settings(**settings), bounded=bounded)
 
 
 def test_a_larger_card_gets_more_context_and_more_answers(checkpoints):
@@ -76,6 +76,36 @@ def test_what_is_given_stays(checkpoints):
     # What doesn't fit is foreseen, and vLLM has the last word.
     found = plan(checkpoints[AWQ], 8, context=32_768, sequences=4)
     assert found.context == 32_768 > found.likely > 8192
+
+
+def test_a_bounded_model_gets_its_cache_by_the_figures(checkpoints):
+    measured, bounded = (plan(checkpoints[AWQ], 12, bounded=on) for on in (False, True))
+    assert measured.kv_bytes is None
+    room = gpu_room(12 * GIB, int(12 * 0.98 * GIB), desktop=False, wsl=False)
+    card = Card(total=12 * GIB, utilization=room.share)
+    found = estimate(checkpoints[AWQ], card, Settings(sequences=bounded.sequences))
+    assert bounded.kv_bytes == found.kv_memory - 150 * MIB
+    # What is likely is what fits into it.
+    assert found.cache.concurrency(bounded.kv_bytes, bounded.likely) >= 1
+    # Where nothing of use is left, vLLM says what is lacking.
+    assert plan(checkpoints[AWQ], 6.1, bounded=True).kv_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, False),
+        ({"memory_bytes": 4 * GIB}, True),
+        ({"gpu_memory_utilization": 0.5}, False),
+        ({"gpu_memory_utilization": 0.5, "load": "on_demand"}, True),
+        ({"memory_bytes": 4 * GIB, "engine_args": {"kv_cache_memory_bytes": 5}}, False),
+        ({"memory_bytes": 4 * GIB, "engine_args": {"cpu_offload_gb": 1}}, False),
+        ({"memory_bytes": 4 * GIB, "lora_adapters": {"a": "/a"}}, False),
+    ],
+)
+def test_which_models_are_bounded(settings, expected):
+    model = Model(model_id="m", **settings)
+    assert is_bounded(model, Config(model=model)) is expected
 
 
 def test_weights_that_do_not_fit_are_told_in_numbers(checkpoints):

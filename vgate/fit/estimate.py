@@ -6,7 +6,7 @@ import msgspec
 
 from vgate.fit.checkpoint import Checkpoint
 from vgate.fit.errors import FitError
-from vgate.fit.families import check_numbers, completed
+from vgate.fit.families import MTP_TOKENS, NGRAM_TOKENS, check_numbers, completed
 from vgate.fit.gpu import (
     Card,
     Overhead,
@@ -17,7 +17,7 @@ from vgate.fit.gpu import (
 )
 from vgate.fit.layers import cached_layers
 from vgate.fit.pages import KVCache, lay_out
-from vgate.fit.weights import Weights, loaded, model_dtype
+from vgate.fit.weights import Weights, drafting_layers, loaded, model_dtype
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _KV_BYTES = {**_BYTES, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         step_tokens: vLLM's max_num_batched_tokens; None for its choice.
         few_graphs: As `model.cuda_graphs`; None for the choice by the card.
         offload: Bytes of the weights that stay in main memory.
+        speculation: `model.speculation`, as far as the machine does it.
+        draft_tokens: `model.speculation_tokens`.
     """
 
     context: int | None = None
@@ -47,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eager: bool = False
     few_graphs: bool | None = None
     offload: int = 0
+    speculation: str = "none"
+    draft_tokens: int | None = None
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -107,7 +111,13 @@ def _estimate(checkpoint: Checkpoint, card: Card, settings: Settings) -> Estimat
     context = settings.context or model_context
     sequences = settings.sequences or usual_sequences(card.total)
     tokens = settings.step_tokens or step_tokens(card.total, context, sequences)
-    weights = loaded(checkpoint, element_bytes=element_bytes, quantization=settings.quantization)
+    drafts = drafting_layers(checkpoint) if settings.speculation in {"auto", "mtp"} else 0
+    weights = loaded(
+        checkpoint,
+        element_bytes=element_bytes,
+        quantization=settings.quantization,
+        drafts=drafts,
+    )
     few = has_few_graphs(card.total) if settings.few_graphs is None else settings.few_graphs
     beside = overhead(
         text,
@@ -120,7 +130,12 @@ def _estimate(checkpoint: Checkpoint, card: Card, settings: Settings) -> Estimat
     if settings.eager:
         beside = msgspec.structs.replace(beside, graphs=0)
     cache = lay_out(
-        cached_layers(checkpoint.text, element_bytes),
+        cached_layers(
+            checkpoint.text,
+            element_bytes,
+            drafts=drafts,
+            draft_tokens=_draft_tokens(settings, drafts),
+        ),
         _KV_BYTES[kv_dtype],
         in_flight_tokens=_STEPS_IN_FLIGHT * tokens,
     )
@@ -137,6 +152,12 @@ def _estimate(checkpoint: Checkpoint, card: Card, settings: Settings) -> Estimat
         sequences=sequences,
         step_tokens=tokens,
     )
+
+
+def _draft_tokens(settings: Settings, layers: int) -> int:
+    if settings.speculation == "none":
+        return 0
+    return settings.draft_tokens or (MTP_TOKENS if layers else NGRAM_TOKENS)
 
 
 def context_of(text: dict[str, Any]) -> int:

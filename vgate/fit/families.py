@@ -114,17 +114,37 @@ _POSITIVE = frozenset(
     | {"n_layer", "n_head", "num_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"}
 )
 _MOST_LAYERS, _MOST = 10_000, 1 << 32
+# How many layers draft tokens.
+DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+# Tokens that are drafted in a step by such layers, and from the text so far, if it isn't told.
+MTP_TOKENS, NGRAM_TOKENS = 1, 4
+# Those whose first such layer alone is used (vllm/model_executor/models/mimo_v2_mtp.py).
+_ONE_DRAFT_LAYER = frozenset({"mimo_v2", "mimo_v2_flash"})
 
 
 def check_numbers(text: dict[str, Any]) -> None:
     """Raise FitError if a size in a configuration is none."""
-    for key in _COUNTS:
+    for key in (*_COUNTS, *DRAFT_LAYERS):
         value = text.get(key)
-        most = _MOST_LAYERS if key in {"num_hidden_layers", "n_layer"} else _MOST
+        most = _MOST_LAYERS if key.endswith(("_layers", "n_layer")) else _MOST
         least = 1 if key in _POSITIVE else 0
         if value is None or (type(value) is int and least <= value <= most):
             continue
         raise FitError(f"config.json has {key}: {value!r:.40}, which is no size")
+
+
+def draft_count(config: dict[str, Any], text: dict[str, Any]) -> int:
+    """Return how many layers that draft tokens a configuration names, as far as vLLM uses them.
+
+    Args:
+        config: The whole configuration.
+        text: That of the language model.
+    """
+    named = (part.get(key) for part in (text, config) for key in DRAFT_LAYERS)
+    count = next((value for value in named if value), 0)
+    if type(count) is not int or not 0 <= count <= _MOST_LAYERS:
+        raise FitError(f"config.json has {count!r:.40} layers for drafts, which is no number")
+    return min(count, 1) if text.get("model_type") in _ONE_DRAFT_LAYER else count
 
 
 def completed(text: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ _SLIDING = frozenset({"sliding_attention", "local", "local_attention", "sliding_
 _STATES = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "M", "gdn"})
 # Those whose layers are all alike without saying so.
 _ONE_TYPE = {"falcon_h1": "hybrid", "mamba": "mamba", "mamba2": "mamba", "falcon_mamba": "mamba"}
+# Values of another size than the keys.
+_VALUES_APART = frozenset({"mimo_v2", "mimo_v2_flash"})
 _NOTHING = frozenset({"-", "E", "mlp", "moe", "O"})
 
 
@@ -63,17 +65,24 @@ class State(msgspec.Struct, frozen=True):
 
     Attributes:
         checkpoints: More of them that are kept for the prefix cache while a prompt is read.
+        drafts: And those after each drafted token, of which one turns out to be right.
     """
 
     size_bytes: int
     checkpoints: int = 0
+    drafts: int = 0
 
 
 Layer = Attention | State
 
 
 def cached_layers(
-    text: dict[str, Any], element_bytes: int, state_bytes: int | None = None
+    text: dict[str, Any],
+    element_bytes: int,
+    state_bytes: int | None = None,
+    *,
+    drafts: int = 0,
+    draft_tokens: int = 0,
 ) -> list[Layer]:
     """Return the layers of a language model that keep something.
 
@@ -81,6 +90,8 @@ def cached_layers(
         text: The configuration of the language model.
         element_bytes: The size of a number of the model's own type, in which states are kept.
         state_bytes: That of vLLM's mamba_ssm_cache_dtype, if it is set.
+        drafts: How many more layers draft tokens.
+        draft_tokens: How many tokens are drafted in a step, by whatever.
 
     Raises:
         FitError: Nobody has taught this module the architecture.
@@ -92,10 +103,23 @@ def cached_layers(
     found: list[Layer] = []
     for index, layer_type in enumerate(_layer_types(text, kind)):
         if layer_type in _STATES or layer_type == "hybrid":
-            found.append(_state(text, kind, element_bytes, state_bytes))
+            state = _state(text, kind, element_bytes, state_bytes)
+            found.append(msgspec.structs.replace(state, drafts=draft_tokens))
         if layer_type not in _STATES | _NOTHING and not _shares(text, index):
             found.append(_attention(text, kind, layer_type))
-    return found
+    return [*found, *(_draft(text, kind, index) for index in range(drafts))]
+
+
+def _draft(text: dict[str, Any], kind: str, index: int) -> Attention:
+    """Return a layer that drafts tokens: it sees everything, but for where its type is named."""
+    if kind in _VALUES_APART and text.get("swa_head_dim"):
+        size, window = int(text["swa_head_dim"]), int(text.get("sliding_window_size") or 0)
+        values = int(text.get("swa_v_head_dim") or size)
+        heads = int(text["swa_num_key_value_heads"])
+        return Attention(heads, size, values, window=window if window > 0 else None)
+    types = text.get("layer_types") or []
+    at = int(text["num_hidden_layers"]) + index
+    return _attention(text, kind, str(types[at]) if at < len(types) else "full_attention")
 
 
 def _state(text: dict[str, Any], kind: str, element_bytes: int, state_bytes: int | None) -> State:
@@ -123,7 +147,7 @@ def _attention(text: dict[str, Any], kind: str, layer_type: str) -> Attention:
         size = int(text.get("global_head_dim") or 512)
         if text.get("attention_k_eq_v"):
             heads = int(text.get("num_global_key_value_heads") or heads)
-    values = int(text.get("v_head_dim") or size) if kind in {"mimo_v2", "mimo_v2_flash"} else size
+    values = int(text.get("v_head_dim") or size) if kind in _VALUES_APART else size
     chunk = text.get("attention_chunk_size") if layer_type == "chunked_attention" else None
     return Attention(heads, size, values, window=window or None, chunk=chunk)
 

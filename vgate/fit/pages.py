@@ -36,7 +36,8 @@ class Group(msgspec.Struct, frozen=True):
         """Return what a sequence of so many tokens takes; see `KVCache.blocks`."""
         if isinstance(self.layer, State):
             # The state at the last whole block is kept beside the running one.
-            return 2 + self.layer.checkpoints if prefix_caching else 1
+            kept = 2 + self.layer.checkpoints if prefix_caching else 1
+            return kept + self.layer.drafts
         if self.layer.window is not None:
             # One more, because a window need not begin with a block.
             held = min(self.layer.window - 1 + in_flight, tokens)

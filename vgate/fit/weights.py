@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from vgate.fit.checkpoint import Checkpoint, Tensor
-from vgate.fit.families import completed, tied
+from vgate.fit.families import completed, draft_count, tied
 from vgate.fit.rotary import rotary_elements
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -22,9 +22,15 @@ _PACKED = frozenset({"I32", "U8", "I8", "F8_E4M3", "F8_E5M2", "F4", "F8_E4M3FNUZ
 _VOCABULARY_STEP = 64
 _EMBEDDING = re.compile(r"(embed_tokens|word_embeddings|wte|tok_embeddings|embeddings?)\.weight$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$|^(language_model\.)?output\.weight$")
-# Layers that only draft tokens are loaded for speculation alone; others are computed anew.
-_UNUSED = re.compile(r"(^|\.)mtp\.|rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
+# They are computed anew.
+_UNUSED = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+# Layers that draft tokens have names of their own, or numbers beyond the others'. They are loaded
+# for speculation alone, and use the model's own embedding and last layer, whatever the files hold
+# (vllm/v1/spec_decode/llm_base_proposer.py, load_model).
+_DRAFT = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.")
+_DRAFT_NUMBER = re.compile(r"(?:^|\.)(?:mtp_)?(?:layers|block)\.(\d+)\.")
+_SHARED = re.compile(r"(^|\.)(embed_tokens|shared_head\.head|lm_head)\.")
 # What reads images and sound, by the prefixes of the models' files.
 _TOWER = re.compile(
     r"(^|\.)(vision|visual|vision_tower|vision_model|audio_tower|audio_model|multi_modal_projector"
@@ -35,6 +41,8 @@ _WIDE = re.compile(
     r"\.A_log$|\.mamba\.A$|\.mixer\.A$|e_score_correction_bias$|weight_scale(_inv|_2)?$"
     r"|input_scale$|activation_scale$"
 )
+# GLM chooses experts in 32 bits (vllm/model_executor/models/glm4_moe.py).
+_ROUTER = re.compile(r"\.mlp\.gate\.weight$")
 # One for all matrices that vLLM joins.
 _JOINED_SHAPE = re.compile(r"\.(k|v|up)_proj\.weight_shape$")
 # Only for GPTQ with activation order (vllm/.../quantization/gptq_marlin.py).
@@ -95,49 +103,72 @@ def model_dtype(checkpoint: Checkpoint, wanted: str = "auto", *, bfloat16: bool 
     return named if bfloat16 or named != "bfloat16" else "float16"
 
 
-def loaded(checkpoint: Checkpoint, *, element_bytes: int, quantization: str | None) -> Weights:
+def drafting_layers(checkpoint: Checkpoint) -> int:
+    """Return how many layers of its own a model can draft tokens with, if its files have them."""
+    text = completed(checkpoint.text)
+    count, layers = draft_count(checkpoint.config, text), int(text.get("num_hidden_layers") or 0)
+    if not count or all(_draft_of(name, layers) is None for name in checkpoint.tensors):
+        return 0
+    return count
+
+
+def _draft_of(name: str, layers: int) -> int | None:
+    """Return the number of the drafting layer that a tensor belongs to; None if it does to none."""
+    if found := _DRAFT.search(name):
+        number = _DRAFT_NUMBER.search(name, found.start())
+        return int(number[1]) if number else 0
+    layer = _LAYER.search(name)
+    if layer is None or not layers or int(layer[1]) < layers or _TOWER.search(name):
+        return None
+    return int(layer[1]) - layers
+
+
+def loaded(
+    checkpoint: Checkpoint, *, element_bytes: int, quantization: str | None, drafts: int = 0
+) -> Weights:
     """Return what the weights take once they are loaded.
 
     Args:
         checkpoint: The model.
         element_bytes: The size of a number of the type that vLLM computes in.
         quantization: As in `model.quantization`: "bitsandbytes" makes plain weights small.
+        drafts: How many of its own layers draft tokens; the others of them aren't loaded.
     """
-    config, text = checkpoint.config, completed(checkpoint.text)
+    text = completed(checkpoint.text)
     method = checkpoint.config.get("quantization_config") or text.get("quantization_config") or {}
     on_load = quantization if quantization in {"bitsandbytes", "fp8"} and not method else None
     sums = {False: 0, True: 0}
     by_dtype: dict[str, int] = {}
     tensors = checkpoint.tensors
-    for name, tensor in _used(checkpoint, config, text, method):
+    copies = 0
+    for name, tensor in _used(checkpoint, text, method, drafts):
         # Scales of groups are in the model's type, those of rows or the whole matrix in 32 bits.
         of_groups = name.endswith("weight_scale") and f"{name[: -len('_scale')]}_packed" in tensors
         wide = bool(_WIDE.search(name)) and not of_groups
+        wide |= text.get("model_type") == "glm4_moe" and bool(_ROUTER.search(name))
         kind, size = _held(name, tensor, 4 if wide else element_bytes, on_load)
         sums[bool(_TOWER.search(name))] += size
         by_dtype[kind] = by_dtype.get(kind, 0) + size
-    copies = sum(
-        tensor.elements * element_bytes
-        for name, tensor in tensors.items()
-        if name.endswith("kv_b_proj.weight") and text.get("kv_lora_rank") is not None
-    )
+        if name.endswith("kv_b_proj.weight") and text.get("kv_lora_rank") is not None:
+            copies += tensor.elements * element_bytes
     tables = rotary_elements(text) * element_bytes
     return Weights(sums[False], sums[True], tables, copies, by_dtype)
 
 
 def _used(
-    checkpoint: Checkpoint, config: dict[str, Any], text: dict[str, Any], method: dict[str, Any]
+    checkpoint: Checkpoint, text: dict[str, Any], method: dict[str, Any], drafts: int
 ) -> Iterator[tuple[str, Tensor]]:
-    tensors = checkpoint.tensors
+    config, tensors = checkpoint.config, checkpoint.tensors
     has_head = any(_HEAD.search(name) for name in tensors)
     one = has_head and tied(config, text, has_head=has_head)
     count = int(text.get("num_hidden_layers") or 0)
     gptq = method.get("quant_method") in {"gptq", "gptq_marlin"} and not method.get("desc_act")
     for name, tensor in tensors.items():
-        layer = _LAYER.search(name)
-        speculative = layer and count and int(layer[1]) >= count and not _TOWER.search(name)
+        draft = _draft_of(name, count)
+        if draft is not None and (draft >= drafts or _SHARED.search(name)):
+            continue
         dropped = _UNUSED.search(name) or _JOINED_SHAPE.search(name)
-        if dropped or speculative or (one and _HEAD.search(name)):
+        if dropped or (one and _HEAD.search(name)):
             continue
         if gptq and (_ORDER.search(name) or (method.get("sym", True) and _ZEROS.search(name))):
             continue

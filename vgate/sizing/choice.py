@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from vgate.config.model import Model
-from vgate.config.schema import Batch
+from vgate.config.schema import Batch, Config
 from vgate.fit import Checkpoint, Estimate, Settings, estimate
-from vgate.fit.gpu import GIB, Card, usual_sequences
+from vgate.fit.gpu import GIB, MIB, Card, usual_sequences
 from vgate.sizing.room import Room, gib
 
 # Whole answers that fit at once.
@@ -29,6 +29,9 @@ _HOST_SEQUENCES = 32
 _HOST_MOST_SEQUENCES = 128
 _HOST_KV_BYTES = 64 << 20
 _QUANTISED = "one that is quantised (AWQ, GPTQ, FP8)"
+# What vLLM itself leaves where it proposes a size for the KV cache (vllm/v1/worker/gpu_worker.py,
+# compile_or_warm_up_model).
+_UNCOUNTED_BYTES = 150 * MIB
 # What was computed before vLLM has measured may be wrong by so much.
 _TOLERANCE = 1.25
 
@@ -84,11 +87,34 @@ def settings_of(model: Model, batch: Batch, *, eager: bool = False) -> Settings:
         eager=bool(arguments.get("enforce_eager", eager or model.cuda_graphs == "none")),
         few_graphs=few,
         offload=int(model.weights_offload_gib * GIB),
+        # On a CPU it would make all steps slower.
+        speculation="none" if eager and model.speculation == "auto" else model.speculation,
+        draft_tokens=model.speculation_tokens,
     )
 
 
-def for_gpu(checkpoint: Checkpoint, card: Card, room: Room, settings: Settings) -> Plan:
-    """Return what to choose for a model on a GPU, where vLLM measures what is left.
+def is_bounded(model: Model, config: Config) -> bool:
+    """Whether a model's KV cache on a GPU is to be what the figures leave of what it may take.
+
+    Adapters and other models that draft tokens aren't in the figures.
+    """
+    arguments = model.engine_args
+    if model.lora_adapters or {"kv_cache_memory_bytes", "speculative_config"} & arguments.keys():
+        return False
+    if any("offload" in name or "lora" in name for name in arguments):
+        return False
+    shared = config.unloads_models and model.gpu_memory_utilization != "auto"
+    return shared or model.memory_bytes is not None
+
+
+def for_gpu(
+    checkpoint: Checkpoint, card: Card, room: Room, settings: Settings, *, bounded: bool = False
+) -> Plan:
+    """Return what to choose for a model on a GPU.
+
+    vLLM measures what is left for the KV cache, by what is free before and after. That fails, or is
+    wrong, if another model leaves the GPU meanwhile. So a model that is `bounded`, to its
+    `memory_bytes` or a share beside models that come and go, gets its KV cache by the figures.
 
     Raises:
         FitError: The model isn't understood.
@@ -103,6 +129,9 @@ def for_gpu(checkpoint: Checkpoint, card: Card, room: Room, settings: Settings) 
             found = estimate(checkpoint, card, given)
             if found.kv_memory > 0 and found.concurrency(_TYPICAL_TOKENS) >= sequences:
                 break
+    kv = _kv_by_figures(found) if bounded else None
+    if kv is not None:
+        found = msgspec.structs.replace(found, kv_memory=kv)
     context = likely = settings.context
     if context is None:
         likely = longest_context(found.longest, found.model_context)
@@ -110,7 +139,16 @@ def for_gpu(checkpoint: Checkpoint, card: Card, room: Room, settings: Settings) 
     elif found.concurrency(context) < 1:
         likely = found.longest(1)
     fits = found.concurrency(likely) if likely else 0.0
-    return Plan(context=context, likely=likely, sequences=found.sequences, fits=fits)
+    return Plan(context=context, likely=likely, sequences=found.sequences, kv_bytes=kv, fits=fits)
+
+
+def _kv_by_figures(found: Estimate) -> int | None:
+    """Return the bytes of a KV cache that vLLM doesn't measure; None if that would be of no use."""
+    kv = found.kv_memory - _UNCOUNTED_BYTES
+    least = min(LEAST_TOKENS, found.model_context)
+    if not found.cache.groups or found.cache.longest(kv, found.model_context) < least:
+        return None
+    return kv
 
 
 def for_host(

@@ -8,7 +8,7 @@ from vgate.fit import FitError, Settings, read_checkpoint
 from vgate.fit.checkpoint import ReadPart
 from vgate.fit.gpu import USUAL_SHARE, Card
 from vgate.fit.nvidia import cards
-from vgate.sizing.choice import Plan, for_gpu, for_host, settings_of
+from vgate.sizing.choice import Plan, for_gpu, for_host, is_bounded, settings_of
 from vgate.sizing.room import Room, gpu_room, host_memory, host_room, is_wsl
 
 
@@ -40,7 +40,8 @@ def _line(model: Model, config: Config, found: list[Card]) -> str:
         settings = settings_of(model, config.batch, eager=not found)
         if found:
             room, share, card = _gpu(model, found[0])
-            plan = for_gpu(checkpoint, card, room, settings)
+            bounded = is_bounded(model, config)
+            plan = for_gpu(checkpoint, card, room, settings, bounded=bounded)
         else:
             room, share = host_room(host_memory(), bound=model.memory_bytes), ""
             plan = for_host(checkpoint, room, settings)

@@ -79,6 +79,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         eager=model.cuda_graphs == "none",
         few_graphs={"few": True, "all": False}.get(model.cuda_graphs),
         offload=int(model.weights_offload_gib * GIB),
+        speculation=model.speculation,
+        draft_tokens=model.speculation_tokens,
     )
     try:
         found = estimate(checkpoint, card, settings)

@@ -6,8 +6,8 @@ from typing import Any
 from vgate.config.model import Model
 from vgate.engine.backends.base import BackendError
 from vgate.engine.backends.vllm.cards.card import Card
+from vgate.fit.families import MTP_TOKENS, NGRAM_TOKENS
 
-_NGRAM_TOKENS, _MTP_TOKENS = 4, 1
 # Shorter matches are found more often and are right less often.
 _LONGEST_MATCH, _SHORTEST_MATCH = 4, 2
 
@@ -38,12 +38,12 @@ def speculative_config(
             "it into vLLM's environment, or set model.speculation to none"
         )
     if wanted == "mtp" or (wanted == "auto" and has_mtp):
-        method, tokens = "mtp", model.speculation_tokens or _MTP_TOKENS
+        method, tokens = "mtp", model.speculation_tokens or MTP_TOKENS
         how = "the model's own layers"
     else:
         # With the second name steps are scheduled ahead (vllm/config/vllm.py).
         method, how = "ngram_gpu" if on_gpu else "ngram", "the text so far"
-        tokens = model.speculation_tokens or _NGRAM_TOKENS
+        tokens = model.speculation_tokens or NGRAM_TOKENS
     found: dict[str, Any] = {
         "method": method,
         "num_speculative_tokens": tokens,

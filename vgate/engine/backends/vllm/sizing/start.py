@@ -139,7 +139,12 @@ class Sizing:
         room = msgspec.structs.replace(self._room, usable=min(card.usable, self._room.most))
         offloads = any("offload" in name for name in model.engine_args)
         with suppress(FitError):
-            plan = choice.for_gpu(self._checkpoint, card, room, settings)
+            bounded = choice.is_bounded(model, self._given)
+            plan = choice.for_gpu(self._checkpoint, card, room, settings, bounded=bounded)
+            if plan.kv_bytes is not None:
+                # After a lack of memory, too, its bound is what it was.
+                kv = int(plan.kv_bytes * self._allowance.share)
+                plan = msgspec.structs.replace(plan, kv_bytes=kv)
             return msgspec.structs.replace(plan, problem="") if offloads else plan
         return Plan(context=settings.context, sequences=settings.sequences)
 
