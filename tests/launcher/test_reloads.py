@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.instance import wait_until
 from vgate.config import Config, ConfigError, Runtime
 from vgate.config.aliases import Alias
-from vgate.config.model import Model
+from vgate.config.model import Model, Residency
 from vgate.config.schema import Server, Timeouts, Tls
 from vgate.launcher.frontends import HandOverError
 from vgate.launcher.reload.reloads import Reloads
@@ -101,6 +101,22 @@ def test_settings_are_written_before_frontends_start_and_told_after(instance):
     assert "changed: timeouts.request_s" in outcome.text
     assert "needs a restart: model.model_id" in outcome.text
     assert instance.reloads.runtime.config.timeouts.request_s == 5
+
+
+def test_what_this_machine_can_not_do_is_no_change_that_waits(instance, monkeypatch):
+    asked = []
+
+    def attainable(config, backend):
+        asked.append(backend)
+        return Config()
+
+    monkeypatch.setattr("vgate.launcher.reload.reloads.attainable", attainable)
+    instance.wanted = Config(residency=Residency(unload="sleep"))
+    instance.reloads.ask(b"me")
+    instance.advance()
+    instance.places.end()
+    assert asked == ["dry_run"]
+    assert "restart" not in instance.told[0][1].text
 
 
 def test_without_a_change_the_frontends_are_still_replaced(instance):

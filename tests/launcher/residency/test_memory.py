@@ -16,6 +16,7 @@ from vgate.fit.gpu import GIB, Card
 from vgate.launcher.checks import Checked
 from vgate.launcher.residency import memory
 from vgate.launcher.residency.memory import (
+    attainable,
     carried_over,
     residency_problems,
     room_of,
@@ -232,3 +233,24 @@ def test_a_reload_takes_no_computed_figure_for_a_change(tiny_model_dir):
         on_demand(str(tiny_model_dir), memory_bytes=MIB), residency=Residency(memory_bytes=GIB)
     )
     assert changes(running, carried_over(running, other)).waiting == ["models"]
+
+
+def test_a_reload_waits_for_no_sleep_that_this_machine_has_not(machine, tiny_model_dir):
+    given = Residency(memory_bytes=GIB, unload="sleep")
+    config = config_of(on_demand(str(tiny_model_dir)), residency=given)
+    running = with_memory(config, VLLM)
+    assert running.residency.unload == "stop"
+    # What the file says has not changed, or says what would be done anyway.
+    assert changes(running, carried_over(running, attainable(config, VLLM))).waiting == []
+    # With a GPU, and with the simulated engine, it would count after a restart.
+    stops = config_of(
+        on_demand(str(tiny_model_dir)), residency=Residency(memory_bytes=GIB, unload="stop")
+    )
+    for backend, cards in ((VLLM, [24 * GIB]), (DRY_RUN, [])):
+        machine(*cards)
+        running = with_memory(stops, backend)
+        found = changes(running, carried_over(running, attainable(config, backend)))
+        assert found.waiting == ["residency.unload"]
+    # Where nothing is unloaded, it stays as it is given.
+    plain = Config(residency=Residency(unload="sleep"))
+    assert attainable(plain, VLLM) is plain

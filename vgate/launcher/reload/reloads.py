@@ -18,7 +18,7 @@ from vgate.config.load import check_aliases
 from vgate.file_watcher import FileWatcher
 from vgate.launcher.frontends import Frontends, HandOverError
 from vgate.launcher.prepared import prepared
-from vgate.launcher.residency.memory import carried_over
+from vgate.launcher.residency.memory import attainable, carried_over
 from vgate.log import Log
 from vgate.wire.control import Reloaded
 
@@ -83,9 +83,12 @@ class Reloads:
                 # A request that comes during a reload may know of a later change.
                 self._answering, self._asked = self._asked, []
                 self._watch_certificates()
-                self._reading = self._reader.submit(self._read)
+                self._reading = self._reader.submit(self._wanted)
             elif self._certificate_changed():
                 self._reading = self._reader.submit(self._check_certificate)
+
+    def _wanted(self) -> Config:
+        return attainable(self._read(), self.runtime.backend)
 
     def refuse(self, reason: str) -> None:
         """Answer all that wait and those that come, as nothing will come of it."""

@@ -61,6 +61,19 @@ def with_memory(config: Config, backend: str) -> Config:
     return _with_bytes(config, sized)
 
 
+def attainable(config: Config, backend: str) -> Config:
+    """Return a configuration that was read again with `stop` where the start puts it for `sleep`.
+
+    It asks the driver, which may take a second.
+    """
+    if not config.unloads_models or config.residency.unload != "sleep":
+        return config
+    unload = with_sleep(config, backend, _card(backend)).residency.unload
+    return msgspec.structs.replace(
+        config, residency=msgspec.structs.replace(config.residency, unload=unload)
+    )
+
+
 def carried_over(running: Config, wanted: Config) -> Config:
     """Return the wanted configuration with what was computed for the running one."""
     if not wanted.unloads_models:
