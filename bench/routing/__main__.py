@@ -3,11 +3,20 @@
 `python -m bench.routing`, and with `--served` the same over HTTP
 """
 
-import sys
+import argparse
 
+from bench.paced_device.device import DEVICES, Device
 from bench.routing import served
 from bench.routing.decisions import decision_s
-from bench.routing.simulation import Outcome, Workload, oracle, run
+from bench.routing.simulation import (
+    MACHINE,
+    Machine,
+    Outcome,
+    Workload,
+    machine_of,
+    oracle,
+    run,
+)
 from vgate.frontend.routing import POLICIES
 
 _WORKLOADS = {
@@ -18,8 +27,8 @@ _WORKLOADS = {
 }
 
 
-def main() -> None:
-    """Print both."""
+def simulated(machine: Machine) -> None:
+    """Print what a decision takes, and what comes of decisions in simulated time."""
     print("a decision and its account, 4,000 tokens, median:")
     for policy in POLICIES:
         for replicas in (4, 64, 512):
@@ -28,9 +37,9 @@ def main() -> None:
             )
     for name, load in _WORKLOADS.items():
         print(f"{name}, 4,000 tokens each, 4 replicas, 2 frontends:")
-        best = oracle(load)
+        best = oracle(load, machine)
         _print("oracle", best, best, best)
-        outcomes = {policy: run(policy, load) for policy in POLICIES}
+        outcomes = {policy: run(policy, load, machine) for policy in POLICIES}
         for policy, outcome in outcomes.items():
             _print(policy, outcome, best, outcomes["round_robin"])
 
@@ -43,8 +52,29 @@ def _print(name: str, outcome: Outcome, best: Outcome, baseline: Outcome) -> Non
     )
 
 
+def _device(text: str) -> Device:
+    return DEVICES.get(text) or Device.parse(text)
+
+
+def main() -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
+    add = parser.add_argument
+    add("--served", action="store_true", help="over HTTP, from simulated engines")
+    text = f"what each replica runs on: {', '.join(DEVICES)}, or three times in us, as 20000,1,50"
+    add("--device", type=_device, metavar="DEVICE", help=f"{text} (those)")
+    add("--systems", type=int, nargs="+", default=[10, 50], help="system prompts, with --served")
+    add("--repetitions", type=int, default=1, help="of each policy, in turn, with --served")
+    options = parser.parse_args()
+    machine = machine_of(options.device) if options.device else MACHINE
+    if not options.served:
+        simulated(machine)
+        return
+    for systems in options.systems:
+        served.compare(Workload(systems=systems), machine, options.repetitions)
+    if options.device is None:
+        served.saturated()
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--served"]:
-        served.main()
-    else:
-        main()
+    main()

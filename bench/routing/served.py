@@ -3,11 +3,13 @@
 import asyncio
 import itertools
 import random
+import re
 import string
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -18,21 +20,32 @@ from bench.load.answer import Answer, StreamAnswer
 from bench.load.connection import Pool
 from bench.load.histogram import Histogram
 from bench.load.target import request_head
-from bench.routing.simulation import MACHINE, Workload
+from bench.routing.simulation import MACHINE, Machine, Workload
 
 _TIMEOUT_S = 300.0
 # More than all replicas have places for.
 _CLIENTS_PER_PLACE = 1.25
 # Slow enough for a small machine to carry the streams of four.
-_SATURATED_STEP_MS = 50.0
+_SATURATED_STEP_S = 0.05
 _WARM_UP_S, _WINDOW_S = 10.0, 20.0
+_POLICIES = ("round_robin", "prefix_aware")
+# Of a request's line in the log.
+_PREFILL_MS = re.compile(r"\bprefill_ms=([0-9.]+)")
 
 
 class Served(NamedTuple):
-    """What came of a run; `tokens_per_s` are generated ones."""
+    """What came of a run.
+
+    Attributes:
+        tokens_per_s: Generated ones.
+        ttft_s: Of each request, as its client saw it.
+        prefill_s: Of each request, the part between its place in a batch and its first token.
+        prompt_tokens, cached_tokens: All, and those that were not computed.
+    """
 
     tokens_per_s: float
     ttft_s: list[float]
+    prefill_s: list[float]
     prompt_tokens: int
     cached_tokens: int
 
@@ -50,6 +63,7 @@ class _Client:
     """Sends prompts and reads streams."""
 
     def __init__(self, instance: Instance) -> None:
+        self._instance = instance
         self._target = instance.target
         self._pool = Pool(instance.target, keepalive=True)
         self._gaps = Histogram()
@@ -77,6 +91,12 @@ class _Client:
         """The tokens that have come so far, but for each answer's first."""
         return self._gaps.count
 
+    @property
+    def prefill_s(self) -> list[float]:
+        """The time of each request in an engine, as the log has it."""
+        found = (_PREFILL_MS.search(line) for _, line in list(self._instance.log))
+        return [float(each[1]) / 1000 for each in found if each]
+
     async def prefix_cache(self) -> tuple[int, int]:
         """Return how many prompt tokens were looked up in all engines, and how many found."""
         # Engines tell with their next heartbeat.
@@ -102,19 +122,17 @@ class _Client:
 
 
 @asynccontextmanager
-async def _running(
-    policy: str, replicas: int, step_ms: float = MACHINE.inter_token_s * 1000
-) -> AsyncIterator[_Client]:
+async def _running(policy: str, replicas: int, machine: Machine) -> AsyncIterator[_Client]:
     settings: dict[str, object] = {
         "server__workers": 2,
         "security__enabled": False,
         "model__replicas": replicas,
         "model__max_model_len": 16_384,
         "routing__policy": policy,
-        "batch__max_num_seqs": MACHINE.max_num_seqs,
-        "dry_run__step_ms": step_ms,
-        "dry_run__prefill_tokens_per_s": MACHINE.prefill_tokens_per_s,
-        "dry_run__kv_cache_tokens": MACHINE.kv_cache_tokens,
+        "batch__max_num_seqs": machine.max_num_seqs,
+        "dry_run__step_ms": machine.inter_token_s * 1000,
+        "dry_run__prefill_tokens_per_s": machine.prefill_tokens_per_s,
+        "dry_run__kv_cache_tokens": machine.kv_cache_tokens,
     }
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -136,10 +154,10 @@ async def _outcome(client: _Client, work: Iterable[Awaitable[None]]) -> Served:
     seconds = perf_counter() - began
     after = await client.prefix_cache()
     queries, hits = (now - then for now, then in zip(after, before, strict=True))
-    return Served(client.tokens / seconds, client.ttft_s, queries, hits)
+    return Served(client.tokens / seconds, client.ttft_s, client.prefill_s, queries, hits)
 
 
-async def converse(policy: str, load: Workload, replicas: int) -> Served:
+async def converse(policy: str, load: Workload, replicas: int, machine: Machine) -> Served:
     """Run conversations as `simulation` does. A character is a token."""
     chance = random.Random(3)
 
@@ -148,7 +166,7 @@ async def converse(policy: str, load: Workload, replicas: int) -> Served:
 
     systems = [text(load.system_tokens) for _ in range(load.systems)]
 
-    async with _running(policy, replicas) as client:
+    async with _running(policy, replicas, machine) as client:
 
         async def talk(number: int) -> None:
             said = systems[number % load.systems]
@@ -162,7 +180,8 @@ async def converse(policy: str, load: Workload, replicas: int) -> Served:
 
 async def saturate(policy: str, replicas: int, clients: int) -> float:
     """Keep engines busy with prompts that share nothing; return tokens per second meanwhile."""
-    async with _running(policy, replicas, _SATURATED_STEP_MS) as client:
+    machine = MACHINE._replace(inter_token_s=_SATURATED_STEP_S)
+    async with _running(policy, replicas, machine) as client:
         chance = random.Random(5)
 
         async def repeat(number: int) -> None:
@@ -181,24 +200,30 @@ async def saturate(policy: str, replicas: int, clients: int) -> float:
         return received / _WINDOW_S
 
 
-def main() -> None:
-    """Print both, beside one replica and round robin."""
-    for systems in (10, 50):
-        load = Workload(systems=systems)
-        print(f"{load.conversations} conversations, {systems} system prompts, 4 replicas:")
+def compare(load: Workload, machine: Machine, repetitions: int) -> None:
+    """Print what becomes of conversations with both policies, which take turns."""
+    print(f"{load.conversations} conversations, {load.systems} system prompts, 4 replicas:")
+    ratios = []
+    for number in range(repetitions):
         found = {}
-        for policy in ("round_robin", "prefix_aware"):
-            found[policy] = each = asyncio.run(converse(policy, load, 4))
+        for policy in _POLICIES if number % 2 == 0 else _POLICIES[::-1]:
+            found[policy] = each = asyncio.run(converse(policy, load, 4, machine))
             print(
-                f"  {policy:13} TTFT p50 {each.ttft_at(0.5) * 1e3:6.1f} ms  p99"
+                f"  {policy:13} TTFT p50 {each.ttft_at(0.5) * 1e3:6.1f} ms, of it"
+                f" {median(each.prefill_s) * 1e3:6.1f} in the batch  p99"
                 f" {each.ttft_at(0.99) * 1e3:6.1f} ms  prefilled {each.prefilled:9,} of"
-                f" {each.prompt_tokens:9,}  {each.tokens_per_s:7.1f} tokens/s"
+                f" {each.prompt_tokens:9,}  {each.tokens_per_s:7.1f} tokens/s",
+                flush=True,
             )
         turns, aware = found["round_robin"], found["prefix_aware"]
-        print(
-            f"  prefilled {aware.prefilled / turns.prefilled:.0%} of round robin's,"
-            f" TTFT p50 {aware.ttft_at(0.5) / turns.ttft_at(0.5):.0%}"
-        )
+        ratios.append(aware.ttft_at(0.5) / turns.ttft_at(0.5))
+        part = aware.prefilled / turns.prefilled
+        print(f"  prefilled {part:.0%} of round robin's, TTFT p50 {ratios[-1]:.0%}", flush=True)
+    print(f"  TTFT p50 {median(ratios):.0%} of round robin's, median of {repetitions}")
+
+
+def saturated() -> None:
+    """Print how many times one replica's tokens four generate."""
     clients = int(4 * MACHINE.max_num_seqs * _CLIENTS_PER_PLACE)
     speeds = []
     for replicas in (1, 4):

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bench.paced_device.device import Device
 from vgate.config.schema import Routing
 from vgate.frontend.routing import Replica, Router, Ticket
 from vgate.wire.codec import pack_token_ids
@@ -50,6 +51,13 @@ class Machine(NamedTuple):
 
 
 MACHINE = Machine()
+
+
+def machine_of(device: Device) -> Machine:
+    """Return a replica on a device. Reading a sequence's KV cache takes it no time."""
+    return MACHINE._replace(
+        prefill_tokens_per_s=1e6 / device.prompt_token_us, inter_token_s=device.base_us / 1e6
+    )
 
 
 class Outcome(NamedTuple):

@@ -2,22 +2,31 @@
 
 import pytest
 
+from bench.paced_device.device import DEVICES
 from bench.routing.decisions import decision_s
-from bench.routing.simulation import Workload, oracle, run
+from bench.routing.simulation import MACHINE, Workload, machine_of, oracle, run
 
+PLAIN = "several system prompts"
 # Conversations of 8 turns with 4,000 tokens before them.
 LOADS = {
-    "several system prompts": Workload(),
+    PLAIN: Workload(),
     "each its own": Workload(systems=50),
     "few, and more at once": Workload(systems=3, pause_s=0.5),
 }
 
 
-@pytest.mark.parametrize("name", LOADS)
-def test_prefix_aware_routing_finds_what_can_be_found(name):
+@pytest.mark.parametrize(
+    ("name", "machine"),
+    [
+        *((name, MACHINE) for name in LOADS),
+        # Cards by their data sheets.
+        *((PLAIN, machine_of(DEVICES[card])) for card in ("rtx4090-7b", "rtx3060-1.5b")),
+    ],
+)
+def test_prefix_aware_routing_finds_what_can_be_found(name, machine):
     load = LOADS[name]
-    aware, turns = run("prefix_aware", load), run("round_robin", load)
-    assert aware.hits >= 0.95 * oracle(load).hits
+    aware, turns = run("prefix_aware", load, machine), run("round_robin", load, machine)
+    assert aware.hits >= 0.95 * oracle(load, machine).hits
     assert aware.prefilled <= 0.4 * turns.prefilled
     assert aware.median_ttft_s <= 0.5 * turns.median_ttft_s
 
