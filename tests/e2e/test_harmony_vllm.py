@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from tests.e2e.instance import Instance
+from tests.tiny_model.harmony import GPT_OSS_CONFIG, make_harmony_model
 from tests.tiny_model.scripted import make_scripted_model
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 SCRIPT = {
     "sayit": "<|channel|>final<|message|>It is fine.<|return|>",
@@ -98,3 +100,25 @@ def test_a_call_that_is_demanded(harmony: Instance, text: str):
         assert json.loads(call.function.arguments) == {"city": cities[call.function.name]}
         assert answer.message.content is None
         assert answer.message.reasoning == ("I think" if text == "thinkit" else None)
+
+
+def test_gpt_oss_s_own_architecture(run_dirs: Path, tmp_path: Path):
+    """Its random weights say nothing, but what vLLM sets for it leaves constraints as they are."""
+    directory = make_harmony_model(tmp_path / "model", config=GPT_OSS_CONFIG)
+    end = Tokenizer.from_file(str(directory / "tokenizer.json")).token_to_id("<|end|>")
+    with Instance(
+        run_dirs,
+        dry_run=False,
+        model__model_id=str(directory),
+        model__served_model_name="tiny",
+        model__max_model_len=1024,
+        model__engine_args={"load_format": "dummy", "enforce_eager": True},
+        batch__max_num_seqs=4,
+    ) as instance:
+        # Reasoning that has begun ends at once.
+        called = ask(instance, "Hi", tools=TOOLS, tool_choice="required", logit_bias={end: 100})
+        assert not instance.has_problem()
+    (call,) = called.message.tool_calls
+    cities = {"get_weather": "Paris", "get_time": "Oslo"}
+    assert json.loads(call.function.arguments) == {"city": cities[call.function.name]}
+    assert called.finish_reason == "tool_calls"
