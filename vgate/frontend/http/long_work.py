@@ -29,7 +29,7 @@ _THREADS = 2
 # What the loop does in one iteration: each takes one to three hundred microseconds.
 _AT_ONCE = 4
 # More of what can wait is not put off.
-_MOST_PUT_OFF = 256
+_MOST_PUT_OFF = 128
 # How long a thread may keep the interpreter while another waits for it.
 _TURN_S = 0.0005
 
@@ -51,9 +51,9 @@ class Turns:
 
     When many streams end together, their clients' next requests come together. Without turns all
     of them are prepared in one iteration, and no stream gets a token until the last one is. Those
-    that begin pass first, then answers that end, then what nobody waits for; each gets one turn at
-    least. Otherwise all of a burst would be ended before the first is prepared, and their next
-    requests would reach the engine as one burst again.
+    that begin pass first, then answers that end, at least one in each iteration. Otherwise all of
+    a burst would be ended before the first is prepared, and their next requests would reach the
+    engine as one burst again. What nobody waits for comes when there is nothing else.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -72,11 +72,16 @@ class Turns:
         await self._turn(self._ending)
 
     def later(self, work: Callable[[], None]) -> None:
-        """Do what nobody waits for: at once, or in a later iteration if this one has much to do."""
-        if self._take() or len(self._put_off) >= _MOST_PUT_OFF:
+        """Do what nobody waits for: at once, or in a later iteration if this one has much to do.
+
+        Some of it together is cheaper: lines of the log are written once an iteration.
+        """
+        if self._take():
             work()
-        else:
-            self._put_off.append(work)
+            return
+        self._put_off.append(work)
+        if len(self._put_off) > _MOST_PUT_OFF:
+            self._loop.call_soon(self._do_one)
 
     def finish(self) -> None:
         """Do all that was put off: the loop ends."""
@@ -101,14 +106,19 @@ class Turns:
     def _next(self) -> None:
         """Begin an iteration."""
         self._left = _AT_ONCE
-        self._wake(self._beginning, keep=bool(self._ending) + bool(self._put_off))
-        self._wake(self._ending, keep=bool(self._put_off))
-        while self._put_off and self._left:
+        self._wake(self._beginning, keep=bool(self._ending))
+        self._wake(self._ending, keep=0)
+        for _ in range(min(len(self._put_off), self._left)):
             # Not here: an error would end the turns.
-            self._loop.call_soon(self._put_off.popleft())
+            self._loop.call_soon(self._do_one)
             self._left -= 1
         if self._left < _AT_ONCE:
             self._loop.call_soon(self._next)
+
+    def _do_one(self) -> None:
+        """Do the oldest work that was put off."""
+        if self._put_off:
+            self._put_off.popleft()()
 
     def _wake(self, waiting: deque[asyncio.Future[None]], *, keep: int) -> None:
         """Let tasks pass until no more than `keep` turns are left."""
