@@ -13,9 +13,8 @@ from bench.chaos.answers import Json, ServerError, WrongError
 from bench.chaos.deck import Ask
 from bench.chaos.instance import Instance
 from bench.chaos.victim import Fault
-from bench.load.answer import TIMEOUT, Answer
+from bench.load.asking import asked
 from bench.load.connection import Pool
-from bench.load.target import request_head
 
 # A worker that was just started knows no engine yet and refuses, as at the server's start.
 _FRESH_S = 10.0
@@ -122,20 +121,14 @@ class Clients:
             OSError: The connection broke.
             TimeoutError: The answer did not end.
         """
-        target, body = self._instance.target, msgspec.json.encode({"model": "", **ask.body})
-        headers = [("Authorization", f"Bearer {self._instance.key}")]
-        head = request_head("POST", target, ask.path, headers)
-        request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
-        connection = await self._pool.take()
-        answer = Answer(time.perf_counter())
-        try:
-            await connection.exchange(request, answer, self._patience_s)
-        finally:
-            self._pool.give(connection)
-        if answer.error == TIMEOUT:
-            raise TimeoutError(answer.detail)
-        if answer.error is not None and not answer.error.startswith("http_"):
-            raise ConnectionError(answer.detail)
+        answer = await asked(
+            self._pool,
+            self._instance.target,
+            ask.path,
+            {"model": "", **ask.body},
+            key=self._instance.key,
+            limit_s=self._patience_s,
+        )
         return answers.said(ask.path, answer.body, stream=ask.stream and answer.error is None)
 
     def _count(self, ask: Ask, outcome: str, what: str, began: float) -> None:

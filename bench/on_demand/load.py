@@ -10,15 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench.chaos import answers
 from bench.chaos.answers import ServerError, WrongError
 from bench.chaos.instance import Instance
 from bench.compare.service import descendants
-from bench.load.answer import TIMEOUT, Answer
+from bench.load.asking import asked
 from bench.load.connection import Pool
-from bench.load.target import request_head
 from bench.on_demand.plan import Move, Outcome, Plan, own_words
 from bench.swaps import Request, random_requests
 
@@ -155,21 +152,14 @@ class Load:
         """
         body: dict[str, Any] = {"model": f"model-{model}", "max_tokens": 64, "temperature": 0}
         body |= {"messages": [{"role": "user", "content": text}], "stream": stream}
-        content, target = msgspec.json.encode(body), self._instance.target
-        head = request_head(
-            "POST", target, _PATH, [("Authorization", f"Bearer {self._instance.key}")]
+        answer = await asked(
+            self._pool,
+            self._instance.target,
+            _PATH,
+            body,
+            key=self._instance.key,
+            limit_s=self._plan.deadline_s + 2 * _SLACK_S,
         )
-        answer = Answer(time.perf_counter())
-        connection = await self._pool.take()
-        try:
-            sent = head + b"Content-Length: %d\r\n\r\n" % len(content) + content
-            await connection.exchange(sent, answer, self._plan.deadline_s + 2 * _SLACK_S)
-        finally:
-            self._pool.give(connection)
-        if answer.error == TIMEOUT:
-            raise TimeoutError(answer.detail)
-        if answer.error is not None and not answer.error.startswith("http_"):
-            raise ConnectionError(answer.detail)
         try:
             said = answers.said(_PATH, answer.body, stream=stream and answer.error is None)
         except ServerError as error:
