@@ -168,13 +168,13 @@ def test_a_replica_that_never_loads_keeps_nobody_from_serving(run_dirs: Path):
         **SETTINGS,
         "dry_run__fault": "load",
         "dry_run__fault_replica": 1,
-        "supervision__load_timeout_s": 3,
+        "supervision__load_timeout_s": 8,
         "supervision__max_restarts": 0,
         "supervision__retry_replica_s": 2,
     }
     with Instance(run_dirs, dry_run=True, **settings) as server:
         assert httpx.get(f"{server.url}/ready").json()["ready"]
-        told = "The engine-1 died 1 times: did not load within 3 s"
+        told = "The engine-1 died 1 times: did not load within 8 s"
         wait_until(lambda: told in server.logs(), 60, "it is given up")
 
         def failed() -> bool:
