@@ -26,7 +26,9 @@ from tests.e2e.keep_alive import Client, json_post
 REQUESTS = int(os.environ.get("VGATE_FUZZ_REQUESTS", "3000"))
 SEED = int(os.environ.get("VGATE_FUZZ_SEED", "1"))
 CLIENTS = 16
-TIMEOUT_S = 30
+# Longer than V-Gate waits for a body. One in tens of thousands of pieces is read a piece in each turn
+# of the loop.
+TIMEOUT_S = 90
 MAX_FAILURES = 10
 MIB = 1024 * 1024
 # A frontend's allocator and its caches settle within the first part; then memory may waver.
