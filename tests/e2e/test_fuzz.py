@@ -26,8 +26,8 @@ from tests.e2e.keep_alive import Client, json_post
 REQUESTS = int(os.environ.get("VGATE_FUZZ_REQUESTS", "3000"))
 SEED = int(os.environ.get("VGATE_FUZZ_SEED", "1"))
 CLIENTS = 16
-# Longer than V-Gate waits for a body. One in tens of thousands of pieces is read a piece in each turn
-# of the loop.
+# Longer than V-Gate waits for a body. One in tens of thousands of pieces is read a piece in each
+# turn of the loop.
 TIMEOUT_S = 90
 MAX_FAILURES = 10
 MIB = 1024 * 1024
