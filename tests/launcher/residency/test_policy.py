@@ -181,6 +181,30 @@ def test_the_time_that_a_load_takes_counts_where_waits_would_run_out_at_once():
     assert played.decide(1).unload == {"a": "b is asked for"}
 
 
+def test_the_time_that_an_unload_takes_counts_there_too_but_not_a_long_answers():
+    """a took 10 s to load, and 4 s to be unloaded, or 30 s, of which 10 s count."""
+    for unload_s, all_s in ((4, 14), (30, 20)):
+        played = Played()
+        for unloads in (True, False):
+            played.want("a")
+            for after_s in (0, 0, 10):
+                played.decide(after_s)
+            played.ready("a")
+            played.decide(100)
+            if unloads:
+                played.want("b")
+                assert played.decide().unload
+                played.decide()
+                played.decide(unload_s)
+                played.wanted.pop("b")
+                played.ended("a")
+        played.run("a")
+        played.want("b")
+        played.want("c")
+        assert not played.decide(50 - all_s - 1).unload
+        assert played.decide(1).unload == {"a": "b is asked for"}
+
+
 def two_in_use():
     """Return two models in use, of which a was loaded first, where two have room."""
     played = Played(2)

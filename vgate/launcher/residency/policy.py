@@ -166,15 +166,15 @@ class Policy:
             1,
             sum(use.may_leave and statuses[name] != "unloaded" for name, use in self._uses.items()),
         )
-        longest_s = max(use.load_s for use in self._uses.values())
+        longest_s = max(use.swap_s for use in self._uses.values())
         found: list[tuple[str, float]] = []  # the last one first
         for asked_at, name in sorted(waiting, reverse=True):
             latest = asked_at + self._settings.max_wait_s
             if found:
                 latest = min(latest, found[-1][1])
             if len(found) >= places:
-                load_s = self._uses[name].load_s or longest_s
-                latest = min(latest, found[-places][1] - self._settings.min_loaded_s - load_s)
+                swap_s = self._uses[name].swap_s or longest_s
+                latest = min(latest, found[-places][1] - self._settings.min_loaded_s - swap_s)
             found.append((name, latest))
         return found[::-1]
 

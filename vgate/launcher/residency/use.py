@@ -63,7 +63,7 @@ class Use:
         ordered_at: When an operator ordered to load it; None once it is.
         put_away: It is loaded again only when somebody asks for it.
         failed_until: Until when it is not tried again.
-        load_s: How long it took to load the last time; 0 before.
+        load_s, unload_s: How long it took to load and to unload the last time; 0 before.
         wanted: What the frontends want of it.
     """
 
@@ -76,9 +76,10 @@ class Use:
         self.ordered_at: float | None = None
         self.put_away = False
         self.wanted = NOTHING
-        self.load_s = 0.0
-        # Since when it loads.
+        self.load_s = self.unload_s = 0.0
+        # Since when it loads, and since when it is unloaded.
         self._began: float | None = None
+        self._ending: float | None = None
         # Whether it was used since it became ready; its usual pause between requests, of how many.
         self._used = False
         self._pause_s: float | None = None
@@ -86,6 +87,10 @@ class Use:
 
     def see(self, now: float, status: Status, wanted: Wanted) -> None:
         """Take over how it is, and what is wanted of it."""
+        if status == "unloading":
+            self._ending = now if self._ending is None else self._ending
+        elif self._ending is not None:
+            self.unload_s, self._ending = now - self._ending, None
         if status != "ready":
             self.since = None
             if status != "loading":
@@ -118,6 +123,14 @@ class Use:
             waits.append(self.ordered_at)
         loads = status != "ready" and now >= self.failed_until
         self.asked_at = min(waits, default=None) if loads else None
+
+    @property
+    def swap_s(self) -> float:
+        """How long it is likely to take until it is loaded, and later until it is unloaded again.
+
+        An unload may take as long as an answer, but that is not taken for the rule.
+        """
+        return self.load_s + min(self.unload_s, self.load_s)
 
     @property
     def busy(self) -> bool:
