@@ -5,13 +5,14 @@ import os
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import yaml
 
 from tests.hub.fake_hub import fake_hub
-from vgate.commands.models import pull
+from vgate.commands.models import pull, residency
 from vgate.hub import transfer
 from vgate.launcher.cli import main
 
@@ -262,3 +263,17 @@ def test_a_short_name_that_does_not_fit_is_no_start(vgate, tmp_path):
 def test_fit_takes_short_names(vgate, hub):
     _, out, _ = vgate("fit", "qwen3:8b", "--vram", "12")
     assert out.startswith(f"{AWQ} on ")
+
+
+def test_the_list_has_its_texts_one_below_the_other(monkeypatch, capsys):
+    model = {"load": "resident", "for_s": 5.0, "running": 0, "waiting": 0, "loads": 1, "ahead": 0}
+    rows = [
+        {**model, "model": "long-name", "status": "loaded", "detail": "it serves a long context"},
+        {**model, "model": "m", "status": "unloaded", "detail": "it is idle"},
+    ]
+    server = SimpleNamespace(objects=lambda _path: rows)
+    monkeypatch.setattr(residency, "Server", lambda *_: server)
+    assert residency.LIST.run(None, None) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    at = head.index("DETAIL")
+    assert [line[at:] for line in lines] == ["it serves a long context", "it is idle"]

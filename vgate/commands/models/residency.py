@@ -45,7 +45,10 @@ def _configure_unload(parser: argparse.ArgumentParser) -> None:
 def _list(options: argparse.Namespace, config: Config) -> int:
     server = Server(options, config)
     rows = [_HEAD, *(_row(model) for model in server.objects(_PATH))]
-    sys.stdout.write("".join(f"{line}\n" for line in table(rows, left=_LEFT)))
+    columns = table([row[:-1] for row in rows], left=_LEFT)
+    # The last one is text of any length.
+    lines = (f"{line}  {row[-1]}".rstrip() for line, row in zip(columns, rows, strict=True))
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     return EXIT_OK
 
 
