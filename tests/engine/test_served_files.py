@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.fakes import MODEL, Bench, generate
+from vgate.config.models import reading
 from vgate.engine.backends.base import BackendError
 from vgate.engine.loop import EngineLoop
 from vgate.engine.served_files import (
@@ -41,12 +42,18 @@ class TestReading:
         assert read_model_files(tmp_path).contents == {"tokenizer.json": b"{}"}
 
     def test_one_that_cannot_be_read_ends_the_engine_with_its_name(self, tmp_path, monkeypatch):
-        def fail(path):
+        def fail(path, _mode):
             raise PermissionError(13, "Permission denied", str(path))
 
         (tmp_path / "tokenizer.json").write_bytes(b"{}")
-        monkeypatch.setattr(Path, "read_bytes", fail)
+        monkeypatch.setattr(Path, "open", fail)
         with pytest.raises(BackendError, match=r"tokenizer\.json"):
+            read_model_files(tmp_path)
+
+    def test_one_that_is_larger_than_any_models_is_not_read(self, tmp_path, monkeypatch):
+        (tmp_path / "tokenizer.json").write_bytes(b"{}" * 100)
+        monkeypatch.setattr(reading, "MOST_BYTES", 199)
+        with pytest.raises(BackendError, match=r"tokenizer\.json has more than"):
             read_model_files(tmp_path)
 
 

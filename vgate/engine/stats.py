@@ -63,7 +63,7 @@ class StatsCounter:
             self._decode_s.observe(now - request.started - request.timing.prefill_s)
 
     def now(
-        self, preemptions: int, queries: int, hits: int, drafted: int, accepted: int
+        self, preemptions: int, queries: int, hits: int, drafted: int = 0, accepted: int = 0
     ) -> EngineStats:
         """Return these counts together with the backend's."""
         return EngineStats(
