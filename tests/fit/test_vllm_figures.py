@@ -39,6 +39,14 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     return found
 
 
+def said_of(figures: dict[str, dict[str, Any]], family: str) -> dict[str, Any]:
+    """Return what vLLM says of a family; skip the test if it has no kernel for this processor."""
+    said = figures[family]
+    if "requires AMX" in said.get("error", ""):
+        pytest.skip("vLLM builds it only on a processor with AMX")
+    return said
+
+
 def element_bytes(config: dict[str, Any]) -> int:
     return 4 if model_dtype(checkpoint(config)) == "float32" else 2
 
@@ -60,12 +68,13 @@ def cache_of(config: dict[str, Any], said: dict[str, Any]) -> KVCache:
 
 @pytest.mark.parametrize("family", [*FAMILIES, *LAYOUTS, *DRAFTING])
 def test_vllm_builds_the_family(figures: dict[str, dict[str, Any]], family: str):
-    assert "error" not in figures[family], figures[family].get("error")
+    said = said_of(figures, family)
+    assert "error" not in said, said.get("error")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_exact(figures: dict[str, dict[str, Any]], family: str):
-    said, found = figures[family], weights_of(FAMILIES[family])
+    said, found = said_of(figures, family), weights_of(FAMILIES[family])
     # Of GPTQ's files some is dropped when vLLM prepares its kernels, on GPUs, too.
     expected = said["processed" if family == "llama-gptq" else "created"]
     assert found.parameters == expected
@@ -84,7 +93,7 @@ def test_layers_that_draft_are_exact(figures: dict[str, dict[str, Any]], family:
 
 @pytest.mark.parametrize("family", [*FAMILIES, *LAYOUTS, *DRAFTING])
 def test_the_kv_cache_is_exact(figures: dict[str, dict[str, Any]], family: str):
-    said = figures[family]
+    said = said_of(figures, family)
     cache = cache_of((FAMILIES | LAYOUTS | DRAFTING)[family], said)
     groups = sorted([group.layers, group.block_tokens] for group in cache.groups)
     assert said["capacity"].keys() == {"64", "1000", "4096"}
