@@ -46,17 +46,20 @@ def occupy(small: Instance, engine: EngineProbe) -> Request:
 
 
 def test_a_full_queue_refuses_at_once(small: Instance, engine: EngineProbe):
-    running = Request(small.url, endless(stream=True, **LONG)).wait_for_text()
-    waiting = [Request(small.url, chat(f"waits {n}")) for n in range(2)]
-    wait_until(lambda: engine.status().waiting == 2, 10, "the queue fills")
-    for stream in (False, True):
-        response = httpx.post(small.url + CHAT, json=chat("hi", stream=stream))
+    hi = [{"role": "user", "content": "hi"}]
+    # Clients are made before the queue is full, which it is for two seconds.
+    with small.client() as client, httpx.Client(base_url=small.url) as http:
+        running = Request(small.url, endless(stream=True, **LONG)).wait_for_text()
+        waiting = [Request(small.url, chat(f"waits {n}")) for n in range(2)]
+        wait_until(lambda: engine.status().waiting == 2, 10, "the queue fills")
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.chat.completions.create(model=MODEL, messages=hi)
+        answers = [http.post(CHAT, json=chat("hi", stream=stream)) for stream in (False, True)]
+    assert refused.value.status_code == 503
+    for response in answers:
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "overloaded"
         assert 1 <= int(response.headers["retry-after"]) <= 60
-    with small.client() as client, pytest.raises(openai.InternalServerError) as refused:
-        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hi"}])
-    assert refused.value.status_code == 503
     assert small.ready()
     # The admitted requests were not affected.
     assert running.wait().done
