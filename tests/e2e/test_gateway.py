@@ -271,7 +271,7 @@ def test_a_hit_in_every_worker(gateway: Instance) -> None:
         assert used == {first.json()["usage"]["total_tokens"]}
         return {a.headers["x-vgate-cache"] for a in answers} == {"hit"}
 
-    wait_until(all_hit, 5, "every worker has it")
+    wait_until(all_hit, 20, "every worker has it")
     streamed = send(gateway, {**body, "stream": True})
     assert streamed.headers["x-vgate-cache"] == "hit"
     assert "cached everywhere" in streamed.text
@@ -346,12 +346,12 @@ def test_keys_change_without_a_restart(gateway: Instance, key_file: Path) -> Non
         return statuses.pop() if len(statuses) == 1 else 0
 
     secret = KeyFile(key_file).add(ApiKey("new", "0" * 64, rate_limit=100_000))
-    wait_until(lambda: status(secret) == 200, 5, "the new key works in all workers")
+    wait_until(lambda: status(secret) == 200, 20, "the new key works in all workers")
     rotated = KeyFile(key_file).rotate("new")
-    wait_until(lambda: (status(secret), status(rotated)) == (401, 200), 5, "it is rotated")
+    wait_until(lambda: (status(secret), status(rotated)) == (401, 200), 20, "it is rotated")
     good = key_file.read_bytes()
     key_file.write_bytes(b"{broken")
-    wait_until(lambda: "keeping the current keys" in gateway.logs(), 5, "a broken file is noticed")
+    wait_until(lambda: "keeping the current keys" in gateway.logs(), 20, "a broken file is noticed")
     assert status(rotated) == 200
     # A worker that is started now has the old keys as well.
     os.kill(gateway.pid_of("frontend-3"), signal.SIGKILL)
@@ -360,7 +360,7 @@ def test_keys_change_without_a_restart(gateway: Instance, key_file: Path) -> Non
     assert status(rotated) == 200
     key_file.write_bytes(good)
     KeyFile(key_file).revoke("new")
-    wait_until(lambda: status(rotated) == 401, 5, "it is revoked")
+    wait_until(lambda: status(rotated) == 401, 20, "it is revoked")
     assert secret not in gateway.logs()
 
 
