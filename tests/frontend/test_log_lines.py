@@ -1,11 +1,15 @@
 """The line of a request in the log says what it waited for."""
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
 
 from tests.frontend.gateway import Engine, until
 from vgate.config.schema import Batch, Cache, DryRun, Server, Timeouts
+from vgate.frontend.http import Response
+from vgate.frontend.http.long_work import Turns
 
 SLOW = DryRun(step_ms=10, prefill_tokens_per_s=1e9)
 NUMBERS = {"max_tokens": 20, "ignore_eos": True}
@@ -138,3 +142,24 @@ def test_the_client_behind_a_proxy(serve, lines):
         assert [line["client"] for line in lines()] == ["203.0.113.9", "127.0.0.1"]
 
     serve(scenario, engine=False, server=Server(trusted_proxies=["127.0.0.0/8"]))
+
+
+def test_a_line_that_is_written_late_counts_no_more_time_and_keeps_no_body(
+    serve, lines, monkeypatch
+):
+    later: list[Any] = []
+
+    async def scenario(gateway):
+        monkeypatch.setattr(Turns, "later", lambda _turns, work: later.append(work))
+        began = time.monotonic()
+        await gateway.chat(TEXT, **NUMBERS)
+        took_s = time.monotonic() - began
+        await until(lambda: time.monotonic() - began > 2 * took_s + 0.01, "more time")
+        (work,) = later
+        work()
+        (line,) = lines()
+        assert line["duration_ms"] / 1000 < 2 * took_s
+        assert not any(isinstance(kept, Response) for kept in work.args)
+        assert not work.args[0].read_body
+
+    serve(scenario, dry_run=SLOW)

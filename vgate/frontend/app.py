@@ -216,8 +216,9 @@ class App:
             http.close()
         if response is not None:
             http.respond(response)
+        status = 200 if response is None else response.status
         # Its client has it all, and others still wait.
-        self._work.turns.later(partial(self._record, http, route, response))
+        self._work.turns.later(partial(self._record, http, route, status))
         if self._launcher.draining and not self._requests:
             self._launcher.beat()
 
@@ -284,9 +285,8 @@ class App:
             await admission.count()
             return response
 
-    def _record(self, http: HttpRequest, route: Route | None, response: Response | None) -> None:
-        seconds = time.monotonic() - http.arrived
-        status = 200 if response is None else response.status
+    def _record(self, http: HttpRequest, route: Route | None, status: int) -> None:
+        seconds = http.ended - http.arrived
         if http.log_fields.pop("disconnected", False):
             status = _STATUS_CLIENT_CLOSED
         endpoint = metrics.OTHER if route is None else route.path

@@ -58,7 +58,7 @@ class HttpRequest:
         header: Returns a header by its lower-case name; None if there is none.
         path: The path, percent-decoded: it may contain any character.
         query: The query string, as the client encoded it.
-        arrived: Monotonic time of its arrival, in seconds.
+        arrived, ended: Monotonic times of its arrival and of `close`, in seconds.
         response_headers: Headers of the response, by lower-case names.
         admission: The request's `Admission`. HTTP only carries it from the access room to the
             endpoint.
@@ -89,6 +89,7 @@ class HttpRequest:
         "admission",
         "arrived",
         "early",
+        "ended",
         "header",
         "id",
         "ignored",
@@ -330,6 +331,7 @@ class HttpRequest:
 
     def close(self) -> None:
         """Close the stream, stop watching the client, and hold no memory."""
+        self.ended, self.read_body = time.monotonic(), b""
         self.release()
         self._waits.memory.release(self._held_bytes)
         if self._stream is not None:

@@ -131,7 +131,7 @@ class SdkTraces:
         )
         if generated is not None:
             self._add_phases(trace, generated, failed=error is not None)
-        self._end(span, trace.ns(time.monotonic()))
+        self._end(span, trace.ns(http.ended))
 
     def _add_phases(self, trace: RequestTrace, generated: Generated, *, failed: bool) -> None:
         parent, phases = set_span_in_context(trace.span, Context()), generated.phases
