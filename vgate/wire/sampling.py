@@ -17,6 +17,9 @@ _INT32_MAX = 2**31 - 1
 # An answer is as long as there is room for, whatever is asked for; but msgpack must hold it.
 MAX_ASKED_TOKENS = 2**63 - 1
 
+# Of a list of token ids.
+MOST_TOKEN_IDS = 1024
+
 TokenId = Annotated[int, Meta(ge=0, le=_INT32_MAX)]
 Temperature = Annotated[float, Meta(ge=0)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
@@ -59,7 +62,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     max_tokens: MaxTokens | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=_INT32_MAX)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=1024)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MOST_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
     logit_bias: Annotated[dict[TokenId, float], Meta(max_length=1024)] | None = None
     allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1024)] | None = None

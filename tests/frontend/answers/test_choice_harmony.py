@@ -124,3 +124,14 @@ def test_what_spells_a_special_token_is_text(harmony):
         0
     ].result()
     assert shown.text == "It is. 😀"
+
+
+def test_its_tokens_are_read_one_by_one_so_that_a_whole_answer_is_read_in_parts(harmony):
+    plain: Any = Sequence(None, 0)
+    Choice(plain, [], DecodeOptions(texts=harmony.token_texts))
+    parsed: Any = Sequence(None, 0)
+    options = DecodeOptions(
+        texts=harmony.token_texts, harmony=partial(HarmonyParser, TOOLS), marks=harmony.marks
+    )
+    Choice(parsed, [], options)
+    assert (plain.by_token, parsed.by_token) == (False, True)

@@ -90,8 +90,8 @@ class Choice:
         self._harmony = decoding.harmony() if decoding.harmony else None
         self.watching = self._stops is not None
         byte_level = decoding.texts.tokenizer.byte_level
-        slow = decoding.reasoning is not None or logprobs or not byte_level
-        sequence.by_token = self.watching or slow
+        parsed = decoding.reasoning is not None or decoding.harmony is not None
+        sequence.by_token = self.watching or parsed or logprobs or not byte_level
         self.plain = not (
             self._reasoning_parser
             or self._tools

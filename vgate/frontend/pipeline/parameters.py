@@ -21,7 +21,7 @@ from vgate.frontend.pipeline.generation import (
 from vgate.frontend.pipeline.render import EFFORT_VARIABLES
 from vgate.frontend.text import TextModel, TokenLimit
 from vgate.wire.messages import ClientOptions, GenerateOptions, ModelInfo, Task
-from vgate.wire.sampling import MAX_ASKED_TOKENS, SamplingParams
+from vgate.wire.sampling import MAX_ASKED_TOKENS, MOST_TOKEN_IDS, SamplingParams
 
 _ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1/embeddings"}
 _SAMPLING = SamplingParams.__struct_fields__
@@ -168,7 +168,8 @@ def complete_sampling(
 
     Raises:
         ContextLengthExceededError: The longest prompt leaves no room for an answer.
-        InvalidValueError: `min_tokens` alone does not fit, or a prompt is empty.
+        InvalidValueError: `min_tokens` alone does not fit, a prompt is empty, or there are too many
+            stop tokens with the model's own.
     """
     sampling, chat = generation.sampling, isinstance(generation.prompt, Conversation)
     param = "messages" if chat else "prompt"
@@ -199,10 +200,20 @@ def _ending_as_harmony(sampling: SamplingParams, text: TextModel) -> SamplingPar
 
     Its generation_config.json should name them, but copies of the model lack it, and
     `model.generation_config` may leave it out.
+
+    Raises:
+        InvalidValueError: There are too many with them.
     """
     ends = {text.tokenizer.token_to_id(token) for token in ENDS_OF_ANSWER}
     asked = sampling.stop_token_ids or []
     missing = sorted(token for token in ends if token is not None and token not in asked)
+    if len(asked) + len(missing) > MOST_TOKEN_IDS:
+        # The engine's messages hold no more.
+        message = (
+            f"`stop_token_ids` must have at most {MOST_TOKEN_IDS - len(missing)} tokens for this "
+            "model, whose own ends of an answer are added"
+        )
+        raise InvalidValueError(message, param="stop_token_ids")
     return msgspec.structs.replace(sampling, stop_token_ids=[*asked, *missing])
 
 
