@@ -226,6 +226,28 @@ def test_an_answer_that_comes_whole_is_read_in_parts(play):
     play(scenario)
 
 
+def test_a_removed_engine_stays_until_its_last_answers_are_read(play):
+    async def scenario(play):
+        gone, left = play.submit(), play.submit()
+        for (sequence,) in (gone, left):
+            sequence.by_token = True
+        for _ in range(2):
+            await play.hear(Generate)
+        tokens = list(range(500_000))
+        play.send(Step(deltas=[Delta(each[0].id, tokens, "stop") for each in (gone, left)]))
+        await until(lambda: gone[0].pending or left[0].pending, "some was read")
+        play.client.remove(play.handle)
+        # Its client leaves.
+        play.client.abort(gone)
+        del gone[0].answer
+        await until(lambda: left[0].finish_reason, "all has come")
+        assert left[0].pending == tokens
+        assert play.client.in_flight == 0
+        await play.hear(Goodbye)
+
+    play(scenario)
+
+
 def test_a_failure_names_the_request_s_field(play):
     async def scenario(play):
         (failed,) = play.submit(1)

@@ -93,8 +93,8 @@ class EngineClient:
 
     @property
     def in_flight(self) -> int:
-        """The number of sequences that have not ended."""
-        return len(self._running)
+        """The number of sequences that have not ended, or whose end was not read yet."""
+        return len(self._running) + sum(one.id not in self._running for one in self._deferred)
 
     def submit(self, sequence: Sequence, message: Generate | Embed, timeout_s: float) -> None:
         """Start a sequence."""

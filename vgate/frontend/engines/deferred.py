@@ -8,6 +8,8 @@ step; such answers wait for each other, too, and have a share of a loop that has
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 from time import perf_counter
 
 import msgspec
@@ -44,6 +46,9 @@ class Deferred:
 
     def __contains__(self, sequence: Sequence) -> bool:
         return sequence in self._waiting or sequence in self._whole
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return chain(self._waiting, self._whole)
 
     def takes(self, sequence: Sequence, delta: Delta) -> bool:
         """Whether a delta is to be added here: it takes long, or comes after one that does."""
