@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 
 import pytest
 
@@ -175,6 +176,26 @@ class TestBodies:
             assert 64 << 20 <= protocol.read <= 66 << 20
 
         serve(scenario, server=self.LIMIT)
+
+    def test_a_body_of_tiny_chunks_takes_no_more_memory(self, serve, monkeypatch):
+        found = []
+        read = http.HttpRequest.body
+
+        async def body(self, most):
+            found.append(await read(self, most))
+            return found[-1]
+
+        monkeypatch.setattr(http.HttpRequest, "body", body)
+
+        async def scenario(gateway):
+            sent = chat_body(gateway, "x") + b" " * 9000
+            chunks = [sent[at : at + 2] for at in range(0, len(sent), 2)]
+            answer = await gateway.request("POST", "/v1/chat/completions", chunks)
+            assert answer.status == 200
+            assert b"".join(found[0]) == sent
+            assert sum(map(sys.getsizeof, found[0])) < 1.3 * len(sent)
+
+        serve(scenario)
 
     @pytest.mark.parametrize(
         "length", [{"content-length": "10000"}, {"transfer-encoding": "chunked"}]

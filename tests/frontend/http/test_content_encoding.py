@@ -1,18 +1,45 @@
 """Compressed bodies, a byte order mark, and paths that are nearly right."""
 
 import gzip
+import sys
 import tracemalloc
 import zlib
+from random import Random
 
 import pytest
 
 from tests.frontend.gateway import chat_body
 from vgate.config.schema import Security, Server
 from vgate.errors import InvalidRequestError, PayloadTooLargeError, UnsupportedEncodingError
-from vgate.frontend.http.content_encoding import decompressed
+from vgate.frontend.http.content_encoding import Pieces, add_chunk, decompressed
 from vgate.keys import ConfiguredKey
 
 CHAT = "/v1/chat/completions"
+
+
+def pieces_of(chunks: list[bytes]) -> Pieces:
+    pieces: Pieces = []
+    for chunk in chunks:
+        add_chunk(pieces, chunk)
+    return pieces
+
+
+def test_pieces_have_all_bytes_in_order():
+    rng = Random(0)
+    for _ in range(50):
+        chunks = [rng.randbytes(rng.choice((0, 1, 2, 100, 4095, 4096, 9000))) for _ in range(50)]
+        assert b"".join(pieces_of(chunks)) == b"".join(chunks)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_small_chunks_take_little_beside_their_bytes(size):
+    chunks = [bytes(range(size)) for _ in range(100_000)]
+    assert sum(map(sys.getsizeof, pieces_of(chunks))) < 1.3 * size * len(chunks)
+
+
+def test_large_chunks_are_not_copied():
+    chunks = [bytes(5000), bytes(6000)]
+    assert [id(piece) for piece in pieces_of(chunks)] == [id(chunk) for chunk in chunks]
 
 
 @pytest.mark.parametrize(

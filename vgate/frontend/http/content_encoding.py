@@ -1,4 +1,4 @@
-"""Compressed request bodies."""
+"""The bytes of request bodies: their chunks, which may be tiny, and their compression."""
 
 import zlib
 
@@ -10,6 +10,22 @@ _WINDOW_BITS = {
     "x-gzip": 16 + zlib.MAX_WBITS,
     "deflate": zlib.MAX_WBITS,
 }
+# Smaller chunks are joined.
+_PIECE_BYTES = 4096
+
+Pieces = list[bytes | bytearray]
+
+
+def add_chunk(pieces: Pieces, chunk: bytes) -> None:
+    """Add a chunk of a body to its pieces, joined with other small ones.
+
+    Python takes 40 bytes for a chunk beside its own, and clients choose how small chunks are.
+    """
+    last = pieces[-1] if pieces else b""
+    if isinstance(last, bytearray) and len(last) < _PIECE_BYTES:
+        last += chunk
+    else:
+        pieces.append(chunk if len(chunk) >= _PIECE_BYTES else bytearray(chunk))
 
 
 def decompressed(body: bytes, encoding: str, limit_bytes: int) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from vgate.frontend.http.body_items import check_items
-from vgate.frontend.http.content_encoding import decompressed
+from vgate.frontend.http.content_encoding import Pieces, decompressed
 from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.request import SMALL_BYTES, WHOLE_BYTES, HttpRequest
 from vgate.frontend.http.waits import ClientDisconnected
@@ -274,12 +274,12 @@ def _leave(done: "asyncio.Future[Any]") -> None:
         done.set_exception(ClientDisconnected())
 
 
-def _joined(parts: list[bytes]) -> bytes:
+def _joined(parts: Pieces) -> bytes:
     # Others can run while it copies (Objects/stringlib/join.h).
     body = b"".join(parts)
     parts.clear()
     return body
 
 
-def _decompressed(parts: list[bytes], encoding: str, limit_bytes: int) -> bytes:
+def _decompressed(parts: Pieces, encoding: str, limit_bytes: int) -> bytes:
     return decompressed(_joined(parts), encoding, limit_bytes)

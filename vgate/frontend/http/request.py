@@ -17,6 +17,7 @@ import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from vgate.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeoutError
+from vgate.frontend.http.content_encoding import Pieces, add_chunk
 from vgate.frontend.http.ignored import HEADER, Ignored
 from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, Divert, OpenStream, Sending, Waits
 from vgate.frontend.ids import new_id
@@ -155,7 +156,7 @@ class HttpRequest:
         """Whether the declared length is so small that reading the body first costs little."""
         return self._declared <= SMALL_BYTES
 
-    async def body(self, most: int) -> list[bytes]:
+    async def body(self, most: int) -> Pieces:
         """Read the whole body, of at most so many bytes, in pieces; it may be compressed.
 
         Raises:
@@ -190,8 +191,8 @@ class HttpRequest:
         self._waits.memory.hold(size)
         self._held_bytes += size
 
-    async def _body_in_chunks(self, limit_bytes: int) -> list[bytes]:
-        chunks: list[bytes] = []
+    async def _body_in_chunks(self, limit_bytes: int) -> Pieces:
+        pieces: Pieces = []
         is_held = self._declared <= limit_bytes
         size = ends = 0
         async for chunk in self._protocol:
@@ -203,11 +204,11 @@ class HttpRequest:
                     self.set_header("connection", "close")
                     self.hold(len(chunk))
                     del self.response_headers["connection"]
-                chunks.append(chunk)
+                add_chunk(pieces, chunk)
             elif size > _DISCARD_BYTES:
                 break
             else:
-                chunks.clear()
+                pieces.clear()
         if size > limit_bytes:
             message = f"the body must be at most {limit_bytes} bytes (server.max_body_bytes)"
             raise PayloadTooLargeError(message)
@@ -216,7 +217,7 @@ class HttpRequest:
             raise InvalidRequestError(_CUT)
         if is_held and size < self._declared:
             raise InvalidRequestError(_SHORT)
-        return chunks
+        return pieces
 
     async def discard_body(self) -> None:
         """Read a body that no endpoint has read, so that the connection can carry more requests.
