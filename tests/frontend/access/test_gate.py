@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ import pytest
 from tests.frontend.gateway import Gateway, Protocol, Scope, chat_body, until
 from vgate.config.schema import Cache, Security, Server
 from vgate.frontend.access.limiter.local import LocalGrant, LocalLimiter
+from vgate.frontend.http.long_work import Turns
+from vgate.frontend.observe import metrics
 from vgate.keys import ConfiguredKey
 
 CHAT = "/v1/chat/completions"
@@ -79,6 +82,36 @@ def test_an_answer_counts_with_the_tokens_that_it_used(limited, stream):
         requests, tokens, concurrent = await used(gateway)
         assert (requests, concurrent) == (1, 0)
         assert 0 < tokens <= reserved
+
+    limited(scenario)
+
+
+def test_a_stream_that_waits_for_its_turn_to_end_holds_and_lasts_no_longer(limited, monkeypatch):
+    recorded: list[tuple[Any, tuple[float, float]]] = []
+
+    async def scenario(gateway):
+        turn = asyncio.Event()
+        monkeypatch.setattr(Turns, "end", lambda _turns: turn.wait())
+        monkeypatch.setattr(
+            metrics,
+            "record_generated",
+            lambda _model, tokens, times_s, *_rest, **_more: recorded.append((tokens, times_s)),
+        )
+        began = time.monotonic()
+        body = chat_body(gateway, "x", max_tokens=4, ignore_eos=True, stream=True)
+        client, ends = gateway.begin("POST", CHAT, body, authorization="Bearer sk")
+        await until(lambda: client.parts and b"[DONE]" in client.parts[-1], "the last event")
+        took_s = time.monotonic() - began
+        while (counts := await used(gateway))[2]:
+            await asyncio.sleep(0)
+        await until(lambda: time.monotonic() - began > 2 * took_s + 0.01, "more time")
+        assert not ends.done()
+        turn.set()
+        await ends
+        assert await used(gateway) == counts
+        ((prompt, completion), (_, decode_s)) = recorded[0]
+        assert counts == (1, prompt + completion, 0)
+        assert decode_s < 2 * took_s
 
     limited(scenario)
 

@@ -131,7 +131,7 @@ def test_an_answer_that_has_ended_is_closed_in_its_turn_however_its_client_leave
     async def scenario():
         play, turns = Play(), Turns(asyncio.get_running_loop())
         play.task = asyncio.ensure_future(
-            run(play.client, play.pool, play.answer, play.start, turns)
+            run(play.client, play.pool, play.answer, play.start, turns.end)
         )
         await asyncio.sleep(0)
         # Others take all turns of some iterations.

@@ -173,16 +173,19 @@ class BaseAnswer:
 
     Attributes:
         done: Completed with the last sequence, or failed.
+        ended_at: When its owner heard that it was complete, in `time.monotonic` seconds, where that
+            is before it is closed; None before, and if it failed.
         sequences: To be submitted by the owner.
         before_end: Called with a streamed answer that is complete, before its last event is sent.
         touched: Set while the answer is on the list of those to flush.
     """
 
-    __slots__ = ("before_end", "done", "sequences", "touched")
+    __slots__ = ("before_end", "done", "ended_at", "sequences", "touched")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
         self.before_end: Callable[[Any], None] = _nothing
         self.touched = False
+        self.ended_at: float | None = None
         self.done: asyncio.Future[None] = loop.create_future()
         self.sequences = [Sequence(self, index) for index in range(count)]
 

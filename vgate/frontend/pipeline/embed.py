@@ -112,7 +112,7 @@ async def embed(
     answer = EmbeddingAnswer(context.loop, len(prompts), window, submit)
     context.running.add(http, name, model.engine, answer)
     try:
-        await run(http, model.engine, answer, answer.start, context.work.turns)
+        await run(http, model.engine, answer, answer.start, context.work.turns.end)
     except VGateError:
         http.admission.settle(name, Used())
         raise

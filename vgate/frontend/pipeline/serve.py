@@ -1,7 +1,9 @@
 """From a job to its answer: look up, reserve, submit, wait, store, record, send."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -23,7 +25,7 @@ from vgate.frontend.http import (
     HttpRequest,
     Response,
 )
-from vgate.frontend.http.long_work import LongWork, Turns
+from vgate.frontend.http.long_work import LongWork
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
 from vgate.frontend.pipeline.overview.record import record
@@ -244,7 +246,7 @@ async def _run(
 
     context.running.add(http, job.name, job.model.engine, answer)
     try:
-        await run(http, job.model.engine, answer, start, context.work.turns)
+        await run(http, job.model.engine, answer, start, partial(_ended, context, http, answer))
     finally:
         context.running.discard(answer)
         if streamed is not None:
@@ -257,16 +259,27 @@ async def _run(
     return result
 
 
+async def _ended(context: Context, http: HttpRequest, answer: Answer) -> None:
+    """Wait for the turn of an answer that is complete."""
+    answer.ended_at = time.monotonic()
+    grant, used = http.admission.grant, http.admission.used
+    if grant is not None and used is not None and isinstance(answer, StreamedAnswer):
+        # Its client has the last event, and may send as many requests as it is allowed at once.
+        with suppress(OSError):  # which is told when the request ends
+            await grant.settle(used.tokens)
+    await context.work.turns.end()
+
+
 async def run(
     http: HttpRequest,
     engine: EnginePool,
     answer: BaseAnswer,
     start: Callable[[], None],
-    turns: Turns | None = None,
+    ended: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Start an answer's sequences and wait until all of them have ended.
 
-    With `turns` it takes one then: streams that ran in the same step end together.
+    Then it waits for `ended`, too: streams that ran in the same step end together.
 
     Raises:
         ClientDisconnected: The client is gone.
@@ -276,8 +289,8 @@ async def run(
     try:
         start()
         await answer.done
-        if turns is not None:
-            await turns.end()
+        if ended is not None:
+            await ended()
     finally:
         # However it ended: no engine may have a sequence of an answer that is closed.
         engine.abort(answer.sequences)

@@ -53,6 +53,6 @@ def _phases(answer: Answer) -> Phases:
         ),
         first_token=answer.first_token_at,
         calls=min(began, default=None),
-        ended=time.monotonic(),
+        ended=answer.ended_at or time.monotonic(),
         shared=answer.coalesced,
     )

@@ -21,7 +21,7 @@ def record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
     ttft_s, decode_s = None, 0.0
     if answer.first_token_at is not None:
         ttft_s = answer.first_token_at - http.arrived
-        decode_s = time.monotonic() - answer.first_token_at
+        decode_s = (answer.ended_at or time.monotonic()) - answer.first_token_at
         http.log_fields["ttft_ms"] = _ms(ttft_s)
     http.log_fields.update(_timing_fields(answer))
     if http.taken_up is not None:
