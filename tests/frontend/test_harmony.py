@@ -95,6 +95,18 @@ def streamed(answer: Any) -> tuple[str, str, list[list[str]], str]:
     return content, reasoning, calls, finish
 
 
+def test_as_many_stop_tokens_as_the_engine_s_messages_hold(ask):
+    few, many = (list(range(3, 3 + count)) for count in (1022, 1023))
+    taken, refused = ask(
+        "/v1/chat/completions",
+        chat("say", stop_token_ids=few),
+        chat("say", stop_token_ids=many),
+    )
+    assert taken.status == 200
+    assert (refused.status, refused.error["param"]) == (400, "stop_token_ids")
+    assert "at most 1022 tokens" in refused.error["message"]
+
+
 def test_reasoning_and_the_final_answer(ask):
     whole, stream = ask(
         "/v1/chat/completions", chat("say"), chat("say", stream=True, stop=["assistant", "think"])

@@ -9,14 +9,11 @@ import pytest
 
 from tests.frontend.conftest import load
 from tests.tiny_model.harmony import make_harmony_model
-from vgate.errors import InvalidValueError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.parameters import complete_sampling
 from vgate.frontend.pipeline.render import render
 from vgate.frontend.text import TextModel
-from vgate.wire.codec import decode_to_engine, encode
-from vgate.wire.messages import Generate
 
 TO_ASSISTANT = "<|start|>assistant"
 ANALYSIS = f"{TO_ASSISTANT}<|channel|>analysis<|message|>"
@@ -137,18 +134,3 @@ def test_the_tokens_that_end_an_answer(harmony: TextModel, asked, stops):
     sampling = complete_sampling(generation, harmony, [[1, 2]], Ignored())
     ends = sorted(harmony.tokenizer.token_to_id(token) for token in stops)
     assert sampling.stop_token_ids == [3, *ends]
-
-
-def test_as_many_stop_tokens_as_the_engine_s_messages_hold(harmony: TextModel):
-    def sampling(count: int):
-        asked = {"messages": [user()], "stop_token_ids": list(range(10**6, 10**6 + count))}
-        body = json.dumps({"model": "m", **asked})
-        generation = generation_of(decode_chat(body.encode(), Ignored()))
-        return complete_sampling(generation, harmony, [[1, 2]], Ignored())
-
-    most = sampling(1022)
-    assert decode_to_engine(encode(Generate(1, b"", most))) == Generate(1, b"", most)
-    for count in (1023, 1024):
-        with pytest.raises(InvalidValueError, match="at most 1022 tokens") as caught:
-            sampling(count)
-        assert caught.value.param == "stop_token_ids"

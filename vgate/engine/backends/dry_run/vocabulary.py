@@ -84,8 +84,9 @@ class Vocabulary:
             document = json.loads(self.files.contents[TOKENIZER])
             added = document["added_tokens"]
             self.special = frozenset(token["id"] for token in added if token["special"])
-            texts = {token.get("content") for token in added}
-            self.harmony = {"<|channel|>", "<|message|>"} <= texts
+            self.harmony = {"<|channel|>", "<|message|>"} <= {
+                token.get("content") for token in added
+            }
             self.eos = _eos_token_ids(directory) or self.special
             own = _own_end(self.files, added)
             # An embedding model may have none and needs none.
