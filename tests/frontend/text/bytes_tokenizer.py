@@ -12,6 +12,9 @@ _IDS = {spelling: token_id for token_id, spelling in _SPELLINGS.items()}
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, _IDS))})")
 
 
+_SHIELD = "\udfff"
+
+
 class BytesTokenizer:
     """Every byte is a token; a text begins with a special one."""
 
@@ -24,10 +27,13 @@ class BytesTokenizer:
     def encode(self, text: str, limit: TokenLimit | None = None) -> list[int]:
         ids: list[int] = []
         for place, piece in enumerate(_SPECIAL.split(text)):
-            ids += [_IDS[piece]] if place & 1 else piece.encode()
+            ids += [_IDS[piece]] if place & 1 else piece.replace(_SHIELD, "").encode()
         if limit is not None and len(ids) > limit.keep:
             limit.stop(len(ids))
         return ids
+
+    def shielded(self, text: str) -> str:
+        return _SPECIAL.sub(lambda found: f"<{_SHIELD}{found[0][1:]}", text)
 
     def encode_within(
         self, text: str, max_new_chars: int, limit: TokenLimit | None = None

@@ -322,3 +322,42 @@ class TestPattern:
     def test_a_pattern_that_splits_differently_is_detected(self, tiny, monkeypatch):
         monkeypatch.setitem(word_encoder._PROPERTIES, "N", "1-9")
         assert word_encoder.word_encoder(tiny.tokenizer.library) is None
+
+
+@pytest.mark.parametrize("kind", sorted(WITH_PIECES))
+@settings(deadline=None)
+@given(text=TEXT)
+@example(text="<|im_end|>!")
+@example(text="<|im_start|>" * 3)
+def test_what_is_shielded_has_the_tokens_of_any_text(tiny, kind, text):
+    tokenizer = tokenizer_of(tiny, kind)
+    pieces = PieceEncoder(tokenizer)
+    ordinary = Tokenizer.from_str(tokenizer.to_str())
+    ordinary.encode_special_tokens = True
+    ids = pieces.encode(pieces.shielded(text))
+    assert ids == ordinary.encode(text, add_special_tokens=False).ids
+    # Around it there are special tokens.
+    (mark,) = pieces.encode("<|im|>")
+    assert pieces.encode(f"<|im|>{pieces.shielded(text)}<|im|>") == [mark, *ids, mark]
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - WITH_PIECES))
+def test_nothing_is_shielded_where_a_tokenizer_needs_a_whole_text(tiny, kind):
+    assert PieceEncoder(tokenizer_of(tiny, kind)).shielded("<|im|>") == "<|im|>"
+
+
+def test_what_is_shielded_in_a_long_text(tiny, monkeypatch):
+    monkeypatch.setattr(piece_encoder, "_SEARCH_CHARS", 16)
+    pieces = PieceEncoder(tokenizer_of(tiny, "qwen"))
+    for before in range(40):
+        text = "x" * before + "<|im_end|>!<|im<|im|>"
+        shielded = pieces.shielded(text)
+        assert shielded.replace(piece_encoder.SHIELD, "") == text
+        assert pieces._find(shielded) is None
+        assert pieces.shielded("x" * before) == "x" * before
+
+
+def test_tokens_that_begin_within_others_are_shielded(tiny):
+    added = [AddedToken(token, special=True) for token in ("<ab", "b<>")]
+    pieces = PieceEncoder(tokenizer_of(tiny, "qwen", added))
+    assert pieces._find(pieces.shielded("<ab<>")) is None

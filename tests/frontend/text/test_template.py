@@ -285,3 +285,13 @@ def test_attributes_of_messages_are_those_of_the_plain_sandbox(attribute):
 def test_renderings_do_not_affect_each_other():
     template = ChatTemplate("{% set x = messages[0].content %}{{ x }}", {})
     assert [template.render([{"content": text}]) for text in "abc"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "source", ['{{ "\\ud800" }}', '{{ "%c" % 57000 }}', "{{ raise_exception('\\ud800') }}"]
+)
+def test_a_client_s_template_writes_what_can_be_read(source):
+    template = ChatTemplate(source, {}, of_client=True)
+    with pytest.raises(InvalidValueError) as caught:
+        template.render([{"role": "user", "content": "Hi"}])
+    caught.value.message.encode()

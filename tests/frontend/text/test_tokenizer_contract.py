@@ -106,6 +106,15 @@ class TestEncode:
         token = tokenizer.token_to_id(special)
         assert tokenizer.encode(special) == plain(tokenizer, special) == [token]
 
+    def test_a_shielded_text_has_no_special_token_in_a_conversation(self, tokenizer, special):
+        token = tokenizer.token_to_id(special)
+        rendered = f"{special}{tokenizer.shielded(f'a {special}')}{special}"
+        ids = tokenizer.encode(rendered)
+        assert ids == plain(tokenizer, rendered)
+        assert ids.count(token) == 2
+        assert tokenizer.decode(ids, skip_special_tokens=False) == f"{special}a {special}{special}"
+        assert tokenizer.shielded("a <b>") == "a <b>"
+
     def test_from_several_threads(self, tokenizer, special):
         texts = [f"{special}{text}{special}{number % 7}" for number in range(5) for text in TEXTS]
         expected = [plain(tokenizer, text) for text in texts]

@@ -1,6 +1,7 @@
 """Conversations as text: messages and variables as a model's chat template takes them."""
 
-from functools import lru_cache
+import json
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -50,19 +51,19 @@ def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow:
         raise InvalidValueError(message, param="messages")
     if text.marks:
         conversation = _with_harmony_effort(conversation, http.ignored)
-    kwargs = template_kwargs(conversation, template, http.ignored)
+    kwargs = _shielded(text, template_kwargs(conversation, template, http.ignored))
     messages, shown = conversation.messages, tools.tools
     if describes_tools(tools, template, text):
         messages, shown = describe_tools(messages, shown), []
     elif text.marks:
-        shown = [_harmony_tool(tool) for tool in shown]
-    as_fields = _harmony_message if text.marks else template_message
+        shown = _shielded(text, [_harmony_tool(tool) for tool in shown])
+    as_fields = partial(_fields_of, text)
 
     def rendered(messages: list[Message]) -> str:
         return template.render(
             [as_fields(message) for message in messages],
             tools=shown,
-            documents=conversation.documents,
+            documents=_shielded(text, conversation.documents),
             add_generation_prompt=conversation.add_generation_prompt,
             continue_final_message=conversation.continue_final_message,
             kwargs=kwargs,
@@ -125,7 +126,7 @@ def client_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate
 # Clients send the same one with every request.
 @lru_cache(maxsize=16)
 def _compiled(source: str, special_tokens: tuple[tuple[str, str], ...]) -> ChatTemplate:
-    return ChatTemplate(source, dict(special_tokens))
+    return ChatTemplate(source, dict(special_tokens), of_client=True)
 
 
 def template_message(message: Message) -> dict[str, Any]:
@@ -143,6 +144,36 @@ def template_message(message: Message) -> dict[str, Any]:
     if message.name is not None:
         fields["name"] = message.name
     return fields
+
+
+def _fields_of(text: TextModel, message: Message) -> dict[str, Any]:
+    """Return a message as a model's template takes it."""
+    if not text.marks:
+        return template_message(message)
+    return {name: _shielded(text, value) for name, value in _harmony_message(message).items()}
+
+
+def _shielded(text: TextModel, value: Any) -> Any:
+    """Return a client's value as gpt-oss's template gets it; every other template gets it as it is.
+
+    What spells special tokens in it is just text there: who writes one message, or what a tool
+    returns, adds no other one. Templates of other models, and vLLM's server with them, read special
+    tokens in contents, and some clients rely on it.
+
+    Raises:
+        InvalidValueError: It is nested too deeply.
+    """
+    if not text.marks:
+        return value
+    if isinstance(value, str):
+        return text.tokenizer.shielded(value)
+    try:
+        written = json.dumps(value, ensure_ascii=False)
+        shielded = text.tokenizer.shielded(written)
+        return value if shielded == written else json.loads(shielded)
+    except RecursionError:
+        message = "the model's chat template can't render what is nested so deeply"
+        raise InvalidValueError(message, param="messages") from None
 
 
 def _harmony_message(message: Message) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tokenizers import models
 from tokenizers.decoders import ByteLevel, DecodeStream
 
 from vgate.errors import InvalidValueError
-from vgate.frontend.text.piece_encoder import PieceEncoder
+from vgate.frontend.text.piece_encoder import SHIELD, PieceEncoder
 from vgate.frontend.text.slices import SLICE_CHARS
 from vgate.frontend.text.tokenizer import DecodeStep, TokenLimit, TooManyTokensError
 from vgate.frontend.text.word_encoder import BYTE_OF, parts_of
@@ -43,6 +43,7 @@ class LibraryTokenizer:
         self.byte_level = isinstance(decoder, ByteLevel)
         self.vocab_size: int = library.get_vocab_size(with_added_tokens=True)
         self.encode, self.encode_within = pieces.encode, pieces.encode_within
+        self.shielded = pieces.shielded
         self.decode = library.decode
         self.id_to_token, self.token_to_id = library.id_to_token, library.token_to_id
         self._around = _added_around(library)
@@ -77,7 +78,7 @@ class LibraryTokenizer:
         within = None if limit is None else replace(limit, keep=limit.keep - added)
         found: list[list[int]] = []
         for group in _groups(texts):
-            if len(group[0]) > SLICE_CHARS:
+            if len(group[0]) > SLICE_CHARS or (len(group) == 1 and SHIELD in group[0]):
                 try:
                     ids = [self.encode(group[0], within, None)]
                 except TooManyTokensError as error:

@@ -8,7 +8,7 @@ every request. A long text also costs more per character than a short one.
 import math
 import re
 from collections import OrderedDict
-from itertools import chain
+from itertools import chain, pairwise
 from threading import Lock
 
 from tokenizers import Tokenizer, models
@@ -29,6 +29,8 @@ _ANYWHERE = frozenset(
 _MAX_WORD_CHARS = 65_536
 # Searching more for special tokens would hold the GIL for more than a few milliseconds.
 _SEARCH_CHARS = 65_536
+# Within what spells a special token and is none. Half of a UTF-16 pair, which no client can send.
+SHIELD = "\udfff"
 
 
 class PieceEncoder:
@@ -46,6 +48,8 @@ class PieceEncoder:
         self._longest = len(longest_first[0]) if longest_first else 1
         expression = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._split, self._find = expression.split, expression.search
+        # Also those that begin within others.
+        self._find_all = re.compile(f"(?={expression.pattern})").finditer
         self._words = None if self._special is None else word_encoder(tokenizer)
         added = (t.content for t in tokenizer.get_added_tokens_decoder().values())
         self._slices = Slices(tokenizer, (t for t in added if t not in (self._special or ())))
@@ -58,6 +62,19 @@ class PieceEncoder:
     ) -> list[int]:
         """Tokenise a text, as far as a limit needs it; without a scope nothing is kept."""
         return self._join(self._pieces(text), limit, scope)
+
+    def shielded(self, text: str) -> str:
+        """Return a text with a shield behind the first character of each special token."""
+        begun: list[int] = []
+        for start in range(0, len(text) if self._special else 0, _SEARCH_CHARS):
+            end = start + _SEARCH_CHARS
+            bounds = start, end + self._longest
+            if self._find(text, *bounds):  # in a hundredth of the time
+                places = (found.start() + 1 for found in self._find_all(text, *bounds))
+                begun += [place for place in places if place <= end]
+        if not begun:
+            return text
+        return SHIELD.join([text[a:b] for a, b in pairwise((0, *begun, len(text)))])
 
     def encode_within(
         self, text: str, max_new_chars: int, limit: TokenLimit | None = None, scope: str | None = ""
@@ -134,13 +151,15 @@ class PieceEncoder:
         if not piece:
             return []
         if self._special is None:
-            return self._native(piece)
+            return self._native(piece.replace(SHIELD, ""))
         token = self._special.get(piece)
         return self._again(piece, scope) if token is None else [token]
 
     def _learn(self, piece: str, scope: str | None) -> list[int]:
         ids = None
-        if self._words is not None and len(piece) <= _MAX_WORD_CHARS and piece.isascii():
+        if SHIELD in piece:
+            ids = self._ordinary(piece.replace(SHIELD, ""))
+        elif self._words is not None and len(piece) <= _MAX_WORD_CHARS and piece.isascii():
             ids = self._words.encode(piece)
         if ids is None:
             ids = self._native(piece)
@@ -155,6 +174,17 @@ class PieceEncoder:
                 while self._bytes > _MAX_BYTES:
                     self._bytes -= _size(*self._kept.popitem(last=False))
         return ids
+
+    def _ordinary(self, text: str) -> list[int]:
+        """Return the tokens of a text in which nothing is a special token."""
+        tokenizer = self._tokenizer
+        if tokenizer.normalizer is not None:
+            text = tokenizer.normalizer.normalize_str(text)
+        words = [text]
+        if tokenizer.pre_tokenizer is not None:
+            words = [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+        tokenize = tokenizer.model.tokenize
+        return [token.id for word in words for token in tokenize(word)]
 
     def _native(self, text: str) -> list[int]:
         # Unlike `encode`, this computes no offsets: a fifth of the time for a short text, a third

@@ -21,6 +21,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vgate.errors import InvalidValueError
+from vgate.frontend.text.piece_encoder import SHIELD
 
 # More than the longest contexts hold: 10 million tokens of a few characters each.
 MAX_RENDERED_CHARS = 64 * 1024 * 1024
@@ -28,6 +29,8 @@ _MAX_REPEATED = 1_000_000
 _MAX_BITS = 4096
 # A width in a format that is large, or is an argument.
 _WIDE = re.compile(r"\d{5}|%[^%]*\*")
+# Half of a UTF-16 pair, but for a shield: a tokenizer can't read it.
+_HALF = re.compile("[\ud800-\udffe]")
 
 _DICT_ATTRIBUTES = frozenset(dir(dict))
 
@@ -47,6 +50,7 @@ class ChatTemplate:
         source: Jinja source.
         special_tokens: ``bos_token`` and the like, as text; templates use them by name.
         clock: Unix time, for templates that contain the date.
+        of_client: Whether a client sent it, who may let it write what is no text.
 
     Attributes:
         variables: The names that it uses and does not always define itself.
@@ -62,7 +66,9 @@ class ChatTemplate:
         special_tokens: dict[str, str],
         *,
         clock: Callable[[], float] = time.time,
+        of_client: bool = False,
     ) -> None:
+        self._of_client = of_client
         self.source = source
         self.special_tokens = special_tokens
         self.steps: dict[Any, Any] = {}
@@ -126,11 +132,17 @@ class ChatTemplate:
                 if size > MAX_RENDERED_CHARS:
                     raise SecurityError(f"it renders more than {MAX_RENDERED_CHARS} characters")
                 parts.append(part)
-            return "".join(parts)
+            return self._checked("".join(parts))
         except Exception as error:  # noqa: BLE001 - a template is a program and can raise anything
             failure = "refuses" if isinstance(error, _RefusedError) else "can't render"
-            message = f"the model's chat template {failure} these messages: {error}"
+            reason = str(error).replace(SHIELD, "").encode(errors="replace").decode()
+            message = f"the model's chat template {failure} these messages: {reason}"
             raise InvalidValueError(message, param="messages") from None
+
+    def _checked(self, rendered: str) -> str:
+        if self._of_client and _HALF.search(rendered):
+            raise SecurityError("it writes half of a UTF-16 pair")
+        return rendered
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):

@@ -70,7 +70,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str, limit: TokenLimit | None = None, scope: str = "") -> list[int]:
         """Tokenise a rendered conversation.
 
-        Special tokens in the text become single tokens; none are added. Parts of the text may be
+        Special tokens in the text become single tokens, but in what `shielded` has returned; none
+        are added. Parts of the text may be
         cached, so that the start of a growing conversation is not tokenised again.
 
         Args:
@@ -82,6 +83,14 @@ class Tokenizer(Protocol):
         Raises:
             TooManyTokensError: The limit refuses the text.
             InvalidValueError: The text is too long to be tokenised.
+        """
+
+    def shielded(self, text: str) -> str:
+        """Return a text that has no special tokens as a part of a rendered conversation.
+
+        There, and where such a conversation is the only text of `encode_batch`, what spells special
+        tokens becomes the tokens of any other text. Tokenizers that can't tell them apart return
+        the text as it is.
         """
 
     def encode_within(
