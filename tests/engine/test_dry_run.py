@@ -243,12 +243,12 @@ class TestPrefixCache:
         times = self.prefill_s(backend, slept, *map(self.told, prompts))
         # Whole blocks of 16, and at least one token.
         assert times == [100, 100 - 96, 100 - 48, 96 - 80, 1]
-        assert backend.counts() == (0, 100 + 100 + 100 + 96 + 97, 96 + 48 + 80 + 96)
+        assert backend.counts()[:3] == (0, 100 + 100 + 100 + 96 + 97, 96 + 48 + 80 + 96)
 
     def test_it_can_be_switched_off(self, slept):
         backend, prompt = self.make(prefix_cache=False), range(100, 200)
         assert self.prefill_s(backend, slept, *map(self.told, (prompt, prompt))) == [100, 100]
-        assert backend.counts() == (0, 0, 0)
+        assert backend.counts()[:3] == (0, 0, 0)
         assert backend.follow_blocks() is None
 
     def test_the_least_recently_used_makes_place_its_end_first(self, slept):

@@ -34,9 +34,9 @@ _HTTP2 = HTTP2Settings(
     keep_alive_interval=30_000,
     keep_alive_timeout=20,
 )
-# mallopt(3)
+# A parameter of glibc's mallopt, and with which value it begins.
 _M_MMAP_THRESHOLD = -3
-_LARGE_BYTES = 128 * 1024  # as glibc begins
+_LARGE_BYTES = 128 * 1024
 # A request leaves a few reference cycles; the default of 700 new objects searches too often.
 _GC_NEW_OBJECTS = 10_000
 
