@@ -164,3 +164,18 @@ def test_what_is_put_off_is_bounded_and_done_at_the_end():
         assert done == list(range(1000))
 
     asyncio.run(scenario())
+
+
+def test_an_error_at_the_end_keeps_nothing_else_from_being_done():
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        errors, done = [], []
+        loop.set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+        turns = Turns(loop)
+        for number in (1, 1, 1, 1, 0, 2):
+            turns.later(lambda number=number: done.append(1 / number))
+        turns.finish()
+        assert done == [1, 1, 1, 1, 0.5]
+        assert [type(error) for error in errors] == [ZeroDivisionError]
+
+    asyncio.run(scenario())

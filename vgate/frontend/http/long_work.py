@@ -84,9 +84,13 @@ class Turns:
             self._loop.call_soon(self._do_one)
 
     def finish(self) -> None:
-        """Do all that was put off: the loop ends."""
+        """Do all that was put off: the loop ends. An error in one is told, as in the loop."""
         while self._put_off:
-            self._put_off.popleft()()
+            try:
+                self._do_one()
+            except Exception as error:  # noqa: BLE001 - the worker has more to close
+                told = {"message": "error in what was put off", "exception": error}
+                self._loop.call_exception_handler(told)
 
     async def _turn(self, waiting: deque[asyncio.Future[None]]) -> None:
         if not self._take():
