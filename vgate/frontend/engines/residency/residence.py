@@ -220,6 +220,8 @@ def situation(name: str, state: EngineState, place: int) -> str:
         words = "not loaded yet"
     elif state.state == "ready":
         words = "loaded"
+    elif state.state == "draining" and state.drained:
+        words = "kept from taking requests by an operator"
     elif state.state == "draining":
         words = "being unloaded, and is loaded again then"
     else:
