@@ -33,6 +33,7 @@ class FakeHub(ThreadingHTTPServer):
         small_spoil: The same of config.json.
         listed_bytes: What the list says of the size of large files; None: the truth.
         etag: What the server calls small files; None: git's hash.
+        told: The Content-Length of large files: "" sends them in chunks; None: the truth.
     """
 
     daemon_threads = True
@@ -46,7 +47,7 @@ class FakeHub(ThreadingHTTPServer):
         self.pieces_s = 0.0
         self.ranges = self.hashes = True
         self.storage = ""
-        self.listed_bytes = self.etag = None
+        self.listed_bytes = self.etag = self.told = None
         self.lock = threading.Lock()
 
     @property
@@ -165,7 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status, headers, content, *, body, large=False):
         hub = self.server
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(content)), **headers}.items():
+        told = hub.told if large and hub.told is not None else str(len(content))
+        length = {"Content-Length": told} if told else {"Transfer-Encoding": "chunked"}
+        for key, value in {**length, **headers}.items():
             self.send_header(key, value)
         self.end_headers()
         if not body:
@@ -178,9 +181,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             for at in range(0, len(content), 65536):
-                self.wfile.write(content[at : at + 65536])
+                piece = content[at : at + 65536]
+                self.wfile.write(piece if told else b"%x\r\n%b\r\n" % (len(piece), piece))
                 if large:
                     time.sleep(hub.pieces_s)
+            if not told:
+                self.wfile.write(b"0\r\n\r\n")
 
 
 def _is_large(content):

@@ -240,6 +240,21 @@ def test_a_mirror_that_tells_no_hashes_serves(hub, get):
     assert reports[-1][0] == sum(len(FILES[name]) for name in WANTED)
 
 
+def test_a_file_of_a_size_that_nobody_tells(hub, get, monkeypatch):
+    hub.hashes, hub.told = False, ""
+    monkeypatch.setattr(transfer, "_MOST_UNTOLD_BYTES", len(WEIGHTS) - 1)
+    with pytest.raises(HubError, match=r"model.safetensors has more than .* tells no size"):
+        get()
+    monkeypatch.setattr(transfer, "_MOST_UNTOLD_BYTES", len(WEIGHTS))
+    assert get()[0]["model.safetensors"] == WEIGHTS
+
+
+def test_a_file_for_which_there_is_no_room_if_its_server_is_right(hub, get):
+    hub.hashes, hub.told = False, "1000000000000000"
+    with pytest.raises(HubError, match=r"has 1,000,000,000,000,000 bytes, .* has room for"):
+        get()
+
+
 def test_a_huge_file_is_left_to_the_library(hub, get, monkeypatch):
     monkeypatch.setattr(download, "_MOST_BYTES", 1_000_000)
     found, reports, _ = get()

@@ -1,6 +1,7 @@
 """Gets one file: goes on where an earlier try ended, and checks what has come."""
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from vgate.hub.errors import HubError, is_of_the_disk, status_of
 from vgate.hub.files import HubFile
 
 _PIECE_BYTES = 1 << 17
+# Of a file whose size nobody has told: it might never end. Servers tell that of large files.
+_MOST_UNTOLD_BYTES = 1_000_000_000
 # So many tries in a row that bring nothing end it.
 _MOST_TRIES = 6
 _SAID_AFTER = 2
@@ -99,6 +102,10 @@ class _Content:
         """Whether the checksum is the file's, if that is known."""
         return self._of.checksum is None or self._digest.hexdigest() == self._of.blob
 
+    def free_bytes(self) -> int:
+        """Return what the disk has room for."""
+        return shutil.disk_usage(self._file.name).free
+
     def close(self) -> None:
         self._file.close()
 
@@ -145,7 +152,7 @@ def _complete(content: _Content, file: HubFile, url: str, waiting: Waiting) -> N
         before = content.size
         try:
             with _answer(content, url) as answer:
-                size = _size_told(answer) if file.size is None else size
+                size = _told(content, file, answer) if file.size is None else size
                 for piece in answer.iter_bytes(_PIECE_BYTES):
                     _check_size(file, content.size + len(piece), size)
                     content.add(piece)
@@ -164,11 +171,24 @@ def _complete(content: _Content, file: HubFile, url: str, waiting: Waiting) -> N
 
 def _check_size(file: HubFile, size: int, whole: int | None) -> None:
     """Raise HubError if more comes than there is: it might never end."""
-    if whole is not None and size > whole:
+    if size <= (_MOST_UNTOLD_BYTES if whole is None else whole):
+        return
+    problem = "is longer than the list of the files says"
+    if whole is None:
+        problem = "has more than 1 GB, and the server tells no size of it"
+    raise HubError(f"{file.name} {problem}: try again, or set HF_ENDPOINT to another mirror")
+
+
+def _told(content: _Content, file: HubFile, answer: Any) -> int | None:
+    """Return the size that an answer tells, for which there must be room: no list had it before."""
+    size = _size_told(answer)
+    if size is not None and size - content.size > (free := content.free_bytes()):
         raise HubError(
-            f"{file.name} is longer than the list of the files says: try again, or set "
-            "HF_ENDPOINT to another mirror"
+            f"{file.name} has {size:,} bytes, and the disk has room for {free:,}: make room, or "
+            "set HF_HOME to a directory elsewhere",
+            permanent=True,
         )
+    return size
 
 
 @contextmanager
