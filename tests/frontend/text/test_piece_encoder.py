@@ -361,3 +361,11 @@ def test_tokens_that_begin_within_others_are_shielded(tiny):
     added = [AddedToken(token, special=True) for token in ("<ab", "b<>")]
     pieces = PieceEncoder(tokenizer_of(tiny, "qwen", added))
     assert pieces._find(pieces.shielded("<ab<>")) is None
+
+
+def test_a_word_that_a_tokenizer_keeps_whole_is_not_shielded(tiny):
+    added = [AddedToken("word", special=False, normalized=False)]
+    tokenizer = tokenizer_of(tiny, "qwen", added)
+    pieces = PieceEncoder(tokenizer)
+    assert pieces.shielded("a word<|im_end|>") == f"a word<{piece_encoder.SHIELD}|im_end|>"
+    assert tokenizer.token_to_id("word") in pieces.encode(pieces.shielded("a word<|im_end|>"))

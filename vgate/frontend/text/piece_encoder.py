@@ -51,8 +51,11 @@ class PieceEncoder:
         # Also those that begin within others.
         self._find_all = re.compile(f"(?={expression.pattern})").finditer
         self._words = None if self._special is None else word_encoder(tokenizer)
-        added = (t.content for t in tokenizer.get_added_tokens_decoder().values())
-        self._slices = Slices(tokenizer, (t for t in added if t not in (self._special or ())))
+        added = tokenizer.get_added_tokens_decoder().values()
+        # The others among them are words that a tokenizer keeps whole.
+        self._marks = frozenset(token.content for token in added if token.special)
+        others = (token.content for token in added if token.content not in (self._special or ()))
+        self._slices = Slices(tokenizer, others)
         self._kept: OrderedDict[tuple[str | None, str], list[int]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
@@ -70,8 +73,11 @@ class PieceEncoder:
             end = start + _SEARCH_CHARS
             bounds = start, end + self._longest
             if self._find(text, *bounds):  # in a hundredth of the time
-                places = (found.start() + 1 for found in self._find_all(text, *bounds))
-                begun += [place for place in places if place <= end]
+                begun += [
+                    found.start() + 1
+                    for found in self._find_all(text, *bounds)
+                    if found.start() < end and found[1] in self._marks
+                ]
         if not begun:
             return text
         return SHIELD.join([text[a:b] for a, b in pairwise((0, *begun, len(text)))])
