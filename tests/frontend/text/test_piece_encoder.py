@@ -364,8 +364,8 @@ def test_tokens_that_begin_within_others_are_shielded(tiny):
 
 
 def test_a_word_that_a_tokenizer_keeps_whole_is_not_shielded(tiny):
-    added = [AddedToken("word", special=False, normalized=False)]
-    tokenizer = tokenizer_of(tiny, "qwen", added)
+    special = [AddedToken(token, special=True) for token in MARKERS]
+    tokenizer = tokenizer_of(tiny, "qwen", [*special, AddedToken("word", normalized=False)])
     pieces = PieceEncoder(tokenizer)
     assert pieces.shielded("a word<|im_end|>") == f"a word<{piece_encoder.SHIELD}|im_end|>"
     assert tokenizer.token_to_id("word") in pieces.encode(pieces.shielded("a word<|im_end|>"))

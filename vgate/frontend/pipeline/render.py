@@ -1,6 +1,6 @@
 """Conversations as text: messages and variables as a model's chat template takes them."""
 
-import json
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -165,15 +165,22 @@ def _shielded(text: TextModel, value: Any) -> Any:
     """
     if not text.marks:
         return value
-    if isinstance(value, str):
-        return text.tokenizer.shielded(value)
     try:
-        written = json.dumps(value, ensure_ascii=False)
-        shielded = text.tokenizer.shielded(written)
-        return value if shielded == written else json.loads(shielded)
+        return _with_texts(value, text.tokenizer.shielded)
     except RecursionError:
         message = "the model's chat template can't render what is nested so deeply"
         raise InvalidValueError(message, param="messages") from None
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a value of JSON with each of its texts changed, keys as well."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_with_texts(item, change) for item in value]
+    if isinstance(value, dict):
+        return {change(key): _with_texts(item, change) for key, item in value.items()}
+    return value
 
 
 def _harmony_message(message: Message) -> dict[str, Any]:
