@@ -70,6 +70,12 @@ class Log:
             logger.handle(record)
 
 
+def milliseconds(seconds: float) -> float:
+    """Return a time as lines have it: in milliseconds, to a tenth."""
+    # `round` writes the number as text and reads it again.
+    return int(seconds * 10_000 + 0.5) / 10
+
+
 class _Formatter(logging.Formatter):
     """Turns a record into one line; ``process`` is a name such as engine or frontend-1."""
 

@@ -57,7 +57,7 @@ from vgate.frontend.routes import Route, canonical, error_event, error_format, m
 from vgate.frontend.routing import Router
 from vgate.frontend.services import Services
 from vgate.frontend.shared_state import shared_state_of
-from vgate.log import Log
+from vgate.log import Log, milliseconds
 from vgate.wire.control import FrontendBeat
 from vgate.wire.exchange import AsyncPeers
 
@@ -309,7 +309,7 @@ class App:
             status=status,
             streamed=http.streamed,
             client=http.client,
-            duration_ms=round(seconds * 1000, 1),
+            duration_ms=milliseconds(seconds),
             **http.log_fields,
         )
 

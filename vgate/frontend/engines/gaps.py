@@ -10,6 +10,7 @@ A sequence that is preempted gets nothing from some steps: its own gap is longer
 
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
+from operator import add, sub
 
 # Upper bounds of the sizes, in seconds: from 0.2 ms, each 1.25 times the one before, to about 27 s.
 BOUNDS_S = tuple(0.0002 * 1.25**number for number in range(54))
@@ -42,9 +43,8 @@ class StreamGaps:
         left = (sum(self.counts) + 1) // 2
         if not left:
             return None
-        bounds = zip(BOUNDS_S, accumulate(self.counts), strict=False)
-        middle_s = next((0.9 * bound for bound, count in bounds if count >= left), self.longest_s)
-        return min(self.longest_s, middle_s)
+        size = bisect_left(list(accumulate(self.counts)), left)
+        return min(self.longest_s, 0.9 * BOUNDS_S[size]) if size < len(BOUNDS_S) else self.longest_s
 
 
 class Gaps:
@@ -94,10 +94,8 @@ class Gaps:
             return
         at = bisect_right(self._numbers, number)
         stream.longest_s = max(stream.longest_s, self._longest[at])
-        new = [now - then for now, then in zip(self._counts, before, strict=True)]
-        if stream.counts:
-            new = [a + b for a, b in zip(stream.counts, new, strict=True)]
-        stream.counts = new
+        new = map(sub, self._counts, before)
+        stream.counts = [*map(add, stream.counts, new)] if stream.counts else [*new]
 
     def interrupt(self, stream: StreamGaps | None) -> None:
         """End a stream's gaps here, because it is to go on in another engine."""

@@ -1,4 +1,4 @@
-"""From a job to its answer: look up, reserve, submit, wait, store, record, send."""
+"""From a job to its answer: look up, reserve, submit, wait, record, store, send."""
 
 import asyncio
 import time
@@ -82,7 +82,9 @@ async def serve(
     if found is None:
         abort, each = job.model.engine.abort, job.generation.choices
         answer = CollectedAnswer(context.loop, job.make_choice, job.prompt_tokens, each, abort)
-        found = await _run(context, http, job, answer)
+        await _run(context, http, job, answer)
+        found = answer.result()
+        await _store(context, job, found)
         _report_sharing(http, answer, job)
     return Response(200, await _written(context, http, found, encoder.encode), [JSON])
 
@@ -152,6 +154,8 @@ async def _run_stream(
     answer.before_end = partial(count_stream, http, job)
     try:
         await _run(context, http, job, answer, resumable)
+        if _is_stored(job):
+            await _store(context, job, answer.result())
     except ClientDisconnected:
         raise
     except StreamTakenOverError:
@@ -207,8 +211,8 @@ async def _run(
     job: EngineJob,
     answer: Answer,
     resumable: Resumable | None = None,
-) -> Result:
-    """Run a job in the engine, then store and record its answer.
+) -> None:
+    """Run a job in the engine, then record its answer.
 
     Raises:
         ClientDisconnected: The client is gone.
@@ -253,10 +257,15 @@ async def _run(
             context.keep_alive.discard(streamed)
             context.notices.discard(streamed)
         record(http, job, answer)
-    result = answer.result()
-    if job.digest and job.write_cache:
+
+
+def _is_stored(job: EngineJob) -> bool:
+    return bool(job.digest and job.write_cache)
+
+
+async def _store(context: Context, job: EngineJob, result: Result) -> None:
+    if _is_stored(job):
         await context.cache.put(job.digest, result)
-    return result
 
 
 async def _ended(context: Context, http: HttpRequest, answer: Answer) -> None:
