@@ -12,8 +12,7 @@ from vgate.wire.stats import REQUEST_S
 def shown(*examples):
     histogram = Histogram("h_seconds", "Text.", ["model"], buckets=REQUEST_S, registry=None)
     for label, seconds, example in examples:
-        histogram.labels(label).observe(seconds)
-        exemplars.remember("h_seconds", label, seconds, example)
+        exemplars.Latencies(histogram, label).observe(seconds, example)
 
     class Collector:
         def collect(self):
@@ -42,6 +41,20 @@ def test_each_bucket_has_its_latest_request(monkeypatch):
         ("m", "+Inf"): ({"request_id": "req-3"}, 700.0),
         ("n", "0.025"): ({"request_id": "req-4"}, 0.02),
     }
+
+
+def test_a_time_counts_as_prometheus_client_counts_it():
+    def told(*times_s, observe):
+        histogram = Histogram("h_seconds", "Text.", ["model"], buckets=(0.5, 1.0), registry=None)
+        for seconds in times_s:
+            observe(histogram, seconds)
+        (family,) = histogram.collect()
+        return [(s.name, s.labels, s.value) for s in family.samples if "_created" not in s.name]
+
+    times_s = 0.0, 0.1, 0.5, 0.75, 1.0, 1.25
+    assert told(
+        *times_s, observe=lambda h, seconds: exemplars.Latencies(h, "m").observe(seconds)
+    ) == told(*times_s, observe=lambda h, seconds: h.labels("m").observe(seconds))
 
 
 def test_an_id_that_is_too_long_is_left_out(monkeypatch):

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import Metric
+from prometheus_client import Histogram, Metric
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
@@ -34,10 +34,31 @@ def example_of(http: HttpRequest) -> Example:
     return http.id, http.log_fields.get("trace_id") if http.trace is not None else None
 
 
-def remember(name: str, label: str, seconds: float, example: Example) -> None:
-    """Keep a request as the example of its bucket. The histogram's bounds are `REQUEST_S`."""
-    bound = _BOUNDS[bisect_left(REQUEST_S, seconds)]
-    _latest[name, label, bound] = example, seconds, time.time()
+class Latencies:
+    """One series of a histogram, with the latest example of each of its buckets.
+
+    prometheus_client's `observe` walks over the buckets and checks what can't be otherwise here.
+
+    Args:
+        histogram: With one label.
+        label: The label's value.
+    """
+
+    __slots__ = ("_bounds", "_buckets", "_place", "_sum")
+
+    def __init__(self, histogram: Histogram, label: str) -> None:
+        series = histogram.labels(label)
+        self._place = histogram._name, label  # noqa: SLF001
+        self._bounds: list[float] = series._upper_bounds  # noqa: SLF001
+        self._buckets, self._sum = series._buckets, series._sum  # noqa: SLF001
+
+    def observe(self, seconds: float, example: Example | None = None) -> None:
+        """Count a time, and keep its request as an example if the bounds are `REQUEST_S`."""
+        bucket = bisect_left(self._bounds, seconds)
+        self._sum.inc(seconds)
+        self._buckets[bucket].inc(1)
+        if example is not None:
+            _latest[(*self._place, _BOUNDS[bucket])] = example, seconds, time.time()
 
 
 def with_exemplars(families: Iterable[Metric]) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from vgate.errors import CODES
 from vgate.frontend.observe.count_files import AllWorkers
-from vgate.frontend.observe.exemplars import Example, remember, with_exemplars
+from vgate.frontend.observe.exemplars import Example, Latencies, with_exemplars
 from vgate.usage import Used
 from vgate.wire.stats import REQUEST_S, STEP_S
 
@@ -175,19 +175,14 @@ def show_zeros_of_key(name: str) -> None:
 
 
 @cache
-def _requests_of(endpoint: str, method: str, status: int) -> Counter:
-    return REQUESTS.labels(endpoint, method, str(status))
+def _answered(endpoint: str, method: str, status: int) -> tuple[Counter, Latencies]:
+    return REQUESTS.labels(endpoint, method, str(status)), Latencies(LATENCY, endpoint)
 
 
 @cache
-def _latency_of(endpoint: str) -> Histogram:
-    return LATENCY.labels(endpoint)
-
-
-@cache
-def _series_of(model: str) -> tuple[Counter, Counter, Histogram, Histogram, Histogram]:
+def _series_of(model: str) -> tuple[Counter, Counter, Latencies, Latencies, Latencies]:
     tokens = PROMPT_TOKENS.labels(model), GENERATED_TOKENS.labels(model)
-    return *tokens, TTFT.labels(model), TPOT.labels(model), GENERATION.labels(model)
+    return *tokens, Latencies(TTFT, model), Latencies(TPOT, model), Latencies(GENERATION, model)
 
 
 @cache
@@ -213,9 +208,9 @@ def record(
         error: The code of the error that it ended in.
         example: What identifies it.
     """
-    _requests_of(endpoint, method if method in _METHODS else OTHER, status).inc()
-    _latency_of(endpoint).observe(seconds)
-    remember("vgate_request_latency_seconds", endpoint, seconds, example)
+    requests, latency = _answered(endpoint, method if method in _METHODS else OTHER, status)
+    requests.inc()
+    latency.observe(seconds, example)
     if error is not None:
         REJECTED.labels(error).inc()
 
@@ -274,10 +269,8 @@ def record_generated(
         prompt_tokens.inc(prompt)
         generated_tokens.inc(completion)
     if ttft_s is not None:
-        ttft.observe(ttft_s)
-        remember(TTFT_NAME, model, ttft_s, example)
-        whole.observe(ttft_s + decode_s)
-        remember("vgate_generation_latency_seconds", model, ttft_s + decode_s, example)
+        ttft.observe(ttft_s, example)
+        whole.observe(ttft_s + decode_s, example)
         if completion > 1:
             tpot.observe(decode_s / (completion - 1))
 
