@@ -215,7 +215,7 @@ class Security(Section, frozen=True):
     key_file: NonEmptyStr | None = None
     rate_limiting: RateLimiting = RateLimiting()
     exempt_paths: list[str] = msgspec.field(
-        default_factory=lambda: ["/", "/health", "/ready", "/metrics"]
+        default_factory=lambda: ["/", "/health", "/ready", "/ping", "/load", "/metrics"]
     )
 
 

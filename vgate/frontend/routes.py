@@ -17,6 +17,7 @@ from vgate.frontend.apis.openai.completions.endpoint import completions
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.apis.openai.embeddings import EmbeddingRequest, embeddings
 from vgate.frontend.apis.openai.errors import openai_error, openai_event
+from vgate.frontend.apis.openai.invocations import invocations
 from vgate.frontend.apis.openai.responses import endpoint as responses
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.responses.stream import responses_event
@@ -28,7 +29,7 @@ from vgate.frontend.apis.openai.tokenize import (
     tokenizer_info,
 )
 from vgate.frontend.apis.system import admin, engines, hosts, keys, page, residency
-from vgate.frontend.apis.system.health import health, ready, version
+from vgate.frontend.apis.system.health import health, load, ping, ready, version
 from vgate.frontend.apis.system.openapi import openapi
 from vgate.frontend.apis.system.stats import show_metrics, stats
 from vgate.frontend.apis.system.usage import usage
@@ -133,6 +134,10 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
     _generating("/v1/embeddings", embeddings, EmbeddingRequest),
+    msgspec.structs.replace(
+        _streaming("/invocations", invocations, ChatRequest),
+        requests=(ChatRequest, CompletionRequest, EmbeddingRequest),
+    ),
     Route("/tokenize", "POST", tokenize, requests=(TokenizeText, ChatRequest)),
     Route("/detokenize", "POST", detokenize, requests=(DetokenizeRequest,)),
     Route("/tokenizer_info", "GET", tokenizer_info),
@@ -142,6 +147,8 @@ ROUTES: tuple[Route, ...] = (
     Route("/version", "GET", version),
     Route("/health", "GET", health, quiet=True),
     Route("/ready", "GET", ready, quiet=True),
+    Route("/ping", "GET, POST", ping, quiet=True),
+    Route("/load", "GET", load, quiet=True),
     Route("/metrics", "GET", show_metrics, quiet=True),
     Route("/stats", "GET", stats, quiet=True),
     Route("/v1/usage", "GET", usage, is_free=True),

@@ -106,7 +106,11 @@ _SINGLE_INPUT = FieldMap({"input[]": "input"})
 
 async def embeddings(services: Services, http: HttpRequest) -> Response:
     """Answer an embedding request."""
-    body = await services.work.body(http)
+    return await embed_body(services, http, await services.work.body(http))
+
+
+async def embed_body(services: Services, http: HttpRequest, body: bytes) -> Response:
+    """Answer an embedding request whose body is read."""
     request = await services.work.read(http, body, decode_embeddings)
     with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
         embedded = await services.pipeline.embed(http, _embed_request(request))

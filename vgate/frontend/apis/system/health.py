@@ -1,4 +1,4 @@
-"""``GET /health``, ``GET /ready`` and ``GET /version``."""
+"""``GET /health``, ``/ready``, ``/ping``, ``/load`` and ``/version``."""
 
 import time
 from collections import Counter
@@ -21,6 +21,21 @@ _HEALTHY = Response(200, HEALTHY, [JSON])
 async def health(_services: Services, _request: HttpRequest) -> Response:
     """Answer that the process is alive."""
     return _HEALTHY
+
+
+async def ping(services: Services, _request: HttpRequest) -> Response:
+    """Answer 200 if a request would be served now, and 503 if not, for SageMaker; as in vLLM.
+
+    Whoever asks knows no reason and no model.
+    """
+    return Response(503 if services.models.not_ready_because() else 200, b"")
+
+
+async def load(services: Services, _request: HttpRequest) -> Response:
+    """Answer with how many sequences all engines run or have waiting, for balancers; as in vLLM."""
+    states = [state.status for state in services.models.states()]
+    body = {"server_load": sum(status.running + status.waiting for status in states)}
+    return Response(200, msgspec.json.encode(body), [JSON])
 
 
 class _Told(msgspec.Struct, frozen=True):

@@ -1,0 +1,35 @@
+"""``POST /invocations``, as SageMaker sends it to the servers that it hosts; as in vLLM."""
+
+import msgspec
+
+from vgate.frontend.apis.decoding import decode_request
+from vgate.frontend.apis.openai.chat.endpoint import read as read_chat
+from vgate.frontend.apis.openai.completions.endpoint import read as read_completion
+from vgate.frontend.apis.openai.embeddings import embed_body
+from vgate.frontend.http import HttpRequest, Ignored, Response
+from vgate.frontend.services import Services
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+# The field by which requests of an API are known. One without any is a completion's, whose error
+# names what it lacks.
+_KNOWN_BY = ("messages", "prompt", "input")
+
+
+async def invocations(services: Services, http: HttpRequest) -> Response | None:
+    """Answer a request for chat (`messages`), a completion (`prompt`) or embeddings (`input`).
+
+    Return None if the answer was streamed.
+    """
+    body = await services.work.body(http)
+    kind = await services.work.read(http, body, _kind_of)
+    if kind == "input":
+        return await embed_body(services, http, body)
+    read = read_chat if kind == "messages" else read_completion
+    return await services.pipeline.answer_body(http, body, read)
+
+
+def _kind_of(body: bytes, ignored: Ignored) -> str:
+    fields = decode_request(_fields, body, ignored)
+    # Null is the same as leaving a field out.
+    given = (name for name in _KNOWN_BY if bytes(fields.get(name, b"null")) != b"null")
+    return next(given, "prompt")
