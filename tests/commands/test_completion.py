@@ -104,6 +104,19 @@ def test_every_command_and_flag_is_described(script):
             assert all(place.words.values()), at
 
 
+def test_an_action_takes_the_flags_of_its_command(tmp_path):
+    places = dict(completion._places(completion.build(list(COMMANDS))[""], "vgate"))
+    actions = [at for at in places if at.count(" ") == 2]
+    assert len(actions) > 15
+    for at in actions:
+        assert places[at].flags.keys() >= places[at.rpartition(" ")[0]].flags.keys(), at
+    for line in ("keys add a --config {}", "--config {} keys add a", "keys --config {} add a"):
+        read = arguments.read(line.format(tmp_path).split())
+        assert (read.config, read.action, read.name) == (str(tmp_path), "add", "a")
+    read = arguments.read("keys --key-file one list".split())
+    assert read.key_file == "one"
+
+
 def test_words_of_other_programs_lead_to_commands():
     meant = {word for word in arguments._OTHER_WORDS.values() if not word.startswith("-")}
     assert meant <= set(COMMANDS)

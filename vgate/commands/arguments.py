@@ -8,6 +8,7 @@ is wanted.
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import importlib
 import os
@@ -182,6 +183,7 @@ def build(configured: Sequence[str]) -> dict[str, Parser]:
             parsers[name].epilog = _CHECK_STATUS
         if module and name in configured:
             importlib.import_module(module).configure(parsers[name])
+            _share_flags(parsers[name])
     return parsers
 
 
@@ -201,11 +203,27 @@ def _settings(*, serves: bool) -> Parser:
     return parser
 
 
+def _share_flags(command: argparse.ArgumentParser) -> None:
+    """Let a command's flags stand after its actions too, as in `vgate keys add alice --config F`."""
+    nested = [option.choices for option in command._actions if isinstance(option.choices, dict)]  # noqa: SLF001
+    for action in (action for choices in nested for action in choices.values()):
+        for option in command._actions:  # noqa: SLF001
+            own = action._option_string_actions  # noqa: SLF001
+            if option.option_strings and not own.keys() & {*option.option_strings}:
+                shared = copy.copy(option)
+                # Not to replace what was given before the action.
+                shared.default = argparse.SUPPRESS
+                action._add_action(shared)  # noqa: SLF001
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a wrong argument in one line, as everything else is reported."""
 
     def error(self, message: str) -> NoReturn:
         """End with status 2."""
+        if message.endswith("required: ACTION"):
+            names = ", ".join(name for action in self._actions for name in action.choices or ())
+            message = f"an action is missing; there are: {names}"
         self.exit(2, f"vgate: {message} ({self.prog} --help)\n")
 
 

@@ -110,7 +110,8 @@ def choose_environment(
 ) -> str:
     """Return the name of the environment that this start needs."""
     simulated = "--dry-run" in arguments or dry_run_is_set(environ)
-    if command not in _WITH_ENGINE or simulated or "--probe" in arguments:
+    asks = not {"--probe", "--help", "-h"}.isdisjoint(arguments)
+    if command not in _WITH_ENGINE or simulated or asks:
         return "light"
     return "vllm-cuda" if gpu_is_visible(environ) else "vllm-cpu"
 
