@@ -113,7 +113,7 @@ def test_an_action_takes_the_flags_of_its_command(tmp_path):
     for line in ("keys add a --config {}", "--config {} keys add a", "keys --config {} add a"):
         read = arguments.read(line.format(tmp_path).split())
         assert (read.config, read.action, read.name) == (str(tmp_path), "add", "a")
-    read = arguments.read("keys --key-file one list".split())
+    read = arguments.read(["keys", "--key-file", "one", "list"])
     assert read.key_file == "one"
 
 

@@ -204,7 +204,7 @@ def _settings(*, serves: bool) -> Parser:
 
 
 def _share_flags(command: argparse.ArgumentParser) -> None:
-    """Let a command's flags stand after its actions too, as in `vgate keys add alice --config F`."""
+    """Let a command's flags stand after its actions too: `vgate keys add alice --config FILE`."""
     nested = [option.choices for option in command._actions if isinstance(option.choices, dict)]  # noqa: SLF001
     for action in (action for choices in nested for action in choices.values()):
         for option in command._actions:  # noqa: SLF001
