@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from vgate.config.aliases import alias_problems
+from vgate.config.home import expand_home
 from vgate.config.model import ListedModel, Model
 from vgate.config.schema import Config, State
 from vgate.config.variables import CONFIG_PATH, REMOVED_KEYS, origin, overlay
@@ -60,6 +61,7 @@ def load(environ: Mapping[str, str]) -> Config:
     """
     document, file, lines = _read_yaml(environ)
     origins, found = overlay(document, environ)
+    expand_home(document)
     section = document.get("logging")
     if isinstance(section, dict) and isinstance(level := section.get("level"), str):
         section["level"] = level.lower()  # the names in Python's logging are upper case
