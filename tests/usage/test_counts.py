@@ -125,6 +125,27 @@ def test_on_a_full_disk_it_counts_in_memory_until_there_is_room(tmp_path, monkey
     assert totals["a", "m", "2030-02-01"] == totals["key 999", "m" * 200, "2030-01-31"] == ONE
 
 
+def test_what_can_not_be_written_until_the_end_is_told(tmp_path, monkeypatch, caplog):
+    file = CountsFile(tmp_path)
+    file.add("a", "m", DAY, ONE)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for number in range(1000):
+        file.add(f"key {number}", "m" * 200, DAY, ONE)
+    known = len(only(tmp_path).totals)
+    file.add("a", "m", DAY, ONE)
+    file.close()
+    (told,) = [line for line in caplog.records if line.levelname == "ERROR"]
+    assert told.getMessage() == "use is lost, as it could not be written"
+    lost = 1001 - known  # the second of `a` has its place, so `close` could write it
+    assert (told.vgate_fields["requests"], told.vgate_fields["tokens"]) == (lost, 30 * lost)
+    assert "No space left" in told.vgate_fields["reason"]
+
+
+def test_nothing_is_lost_where_nothing_could_be_made_but_nothing_was_used(tmp_path, caplog):
+    CountsFile(tmp_path / "new").close()
+    assert not caplog.records
+
+
 def test_it_is_tried_again_by_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(counts, "_RETRY_S", 0)
     file = CountsFile(tmp_path)

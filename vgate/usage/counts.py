@@ -124,10 +124,22 @@ class CountsFile:
     def close(self) -> None:
         """Leave the file to whoever folds it; a further count begins another one."""
         self.save()
+        if self.problem is not None:
+            self._tell_lost()
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
         self._totals, self._at, self._words = {}, {}, memoryview(b"").cast("q")
+
+    def _tell_lost(self) -> None:
+        written = dict(_parse(self._words, None)) if self._fd >= 0 else {}
+        missing = [(total, written.get(name, _NOTHING)) for name, total in self._totals.items()]
+        log.error(
+            "use is lost, as it could not be written",
+            requests=sum(total.requests - known.requests for total, known in missing),
+            tokens=sum(total.tokens - known.tokens for total, known in missing),
+            reason=self.problem,
+        )
 
     def _is_deleted(self) -> bool:
         return self._fd >= 0 and os.fstat(self._fd).st_nlink == 0
