@@ -180,6 +180,18 @@ class TestCommands:
         assert "no server answers on http" in capsys.readouterr().err
 
 
+def test_a_reload_names_the_instances_that_it_finds(capsys, tmp_path):
+    others = [tmp_path / "vgate-1000-8000", tmp_path / "vgate-0-8001"]
+    for other in others:
+        other.mkdir()
+        (other / "control.sock").touch()
+    (tmp_path / "vgate-0-8002").mkdir()
+    assert cli.main(["reload", "--run-dir", str(tmp_path / "vgate-0-8000")]) == cli.EXIT_FAILED
+    told = capsys.readouterr().err
+    assert f"--run-dir names another, such as {others[1]} or {others[0]}" in told
+    assert "vgate-0-8002" not in told
+
+
 class TestServe:
     def test_a_port_in_use_is_reported_before_anything_loads(self, capsys, environment, tmp_path):
         environment.setenv("VGATE_SERVER__RUN_DIR", str(tmp_path / "run"))
@@ -194,6 +206,11 @@ class TestServe:
     def test_a_host_of_another_machine_is_reported(self, capsys):
         assert cli.main(["--dry-run", "--host", "192.0.2.1"]) == cli.EXIT_FAILED
         assert "cannot listen on 192.0.2.1" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("host", ["[::1]", "http://127.0.0.1", "127.0.0.1:80"])
+    def test_a_host_with_more_than_an_address_is_reported(self, capsys, host):
+        assert cli.main(["--dry-run", "--host", host]) == cli.EXIT_FAILED
+        assert "is an address alone, without http://" in capsys.readouterr().err
 
     def test_a_run_directory_that_is_too_long_is_reported(self, capsys, environment, tmp_path):
         long = tmp_path / ("x" * 120)

@@ -655,3 +655,22 @@ def test_the_cpu_engine_is_refused_on_another_machine(machine, monkeypatch):
     monkeypatch.setattr(make.platform, "machine", lambda: "aarch64")
     with pytest.raises(EnvironmentProblem, match="Linux on aarch64"):
         machine.prepare("vllm-cpu")
+
+
+def test_an_interpreter_of_another_account_is_told(machine, monkeypatch):
+    environment = Environment(str(machine.clone), "light")
+    machine.prepare("light")
+    Path(environment.python).chmod(0o644)
+
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied", "light.lock")
+
+    monkeypatch.setattr(make, "_lock", refuse)
+    with pytest.raises(EnvironmentProblem) as told:
+        prepare(environment, machine.environ)
+    assert f"this account may not run {environment.python}" in str(told.value)
+    assert "with a Python for all accounts" in str(told.value)
+    Path(environment.python).chmod(0o755)
+    machine.lock("light", "alpha==2")
+    with pytest.raises(EnvironmentProblem, match=r"light\.lock: Permission denied"):
+        prepare(Environment(str(machine.clone), "light"), machine.environ)

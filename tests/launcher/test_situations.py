@@ -92,7 +92,7 @@ def write(text: str) -> None:
         (["keys"], USAGE, ["an action is missing; there are: add, set, list"]),
         (["engines", "list", "--url", "x", "--porr", "1"], USAGE, ["did you mean --port?"]),
         (["keys", "ad", "x"], USAGE, ["invalid choice: 'ad'"]),
-        (["--port", "many"], USAGE, ['`server.port` must be an integer, got "many" (from VGATE_S']),
+        (["--port", "many"], USAGE, ['`server.port` must be an integer, got "many" (from --port)']),
         (["--port", "0"], USAGE, ["`server.port` must be an integer >= 1, got 0"]),
         (["--port", "70000"], USAGE, ["`server.port` must be an integer <= 65535, got 70000"]),
         (["--model", ""], USAGE, ["`model.model_id` must be a string of length >= 1"]),

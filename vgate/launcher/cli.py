@@ -48,9 +48,11 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
     """
     open_missing_streams()
     options = read(sys.argv[1:] if arguments is None else arguments)
+    flags = {}
     for flag, variable, *_ in (*SETTINGS, *ROLE_SETTINGS.get(options.command, ())):
         if (value := getattr(options, flag, None)) is not None:
             os.environ[variable] = _listed(value) if flag == "engines" else value
+            flags[f"(from {variable})"] = f"(from --{flag})"
     role: Role = options.command if options.command in ROLE_SETTINGS else "serve"
     module = COMMANDS[options.command or "serve"][1]
     try:
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
             return EXIT_OK if only_look else run_command(importlib.import_module(module), options)
         config = load(os.environ)
     except ConfigError as error:
-        return refuse(error.problems, EXIT_USAGE)
+        return refuse([_by_flags(problem, flags) for problem in error.problems], EXIT_USAGE)
     if getattr(options, "probe", None):
         from vgate.launcher.hosts.probe import probe
 
@@ -78,6 +80,13 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
     if only_look:
         return refuse(found.in_the_way, EXIT_FAILED) if found.in_the_way else EXIT_OK
     return serve(found, backend, role)
+
+
+def _by_flags(problem: str, flags: dict[str, str]) -> str:
+    """Return a problem with the flag that was given for the variable that it has become."""
+    for variable, flag in flags.items():
+        problem = problem.replace(variable, flag)
+    return problem
 
 
 def _listed(addresses: str) -> str:

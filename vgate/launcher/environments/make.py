@@ -56,8 +56,15 @@ def prepare(environment: Environment, environ: Mapping[str, str] = os.environ) -
             if not environment.is_current():
                 _Maker(environment, environ, lock).run()
     except OSError as error:
+        why = f"{error.filename or environment.directory}: {error.strerror}"
+        if os.path.lexists(environment.python) and not os.access(environment.python, os.X_OK):
+            why = (
+                f"this account may not run {os.path.realpath(environment.python)}, which "
+                f"{environment.directory} was made with: make it with a Python for all accounts, "
+                "such as /usr/bin/python3"
+            )
         raise EnvironmentProblem(
-            f"{error.filename or environment.directory}: {error.strerror}. V-Gate keeps its "
+            f"{why}. V-Gate keeps its "
             "environments in .venv/ of the clone; VGATE_PYTHON names an interpreter to use instead"
         ) from error
 

@@ -1,6 +1,7 @@
 """``vgate reload``: asks a running instance to read its configuration again."""
 
 import argparse
+import os
 import socket
 import sys
 import time
@@ -15,6 +16,8 @@ from vgate.wire.codec import WireError, decode_reloaded, encode
 from vgate.wire.control import Reload, Reloaded, ToLauncher
 from vgate.wire.sockets import Dealer, EndpointError
 
+_SOCKET = "control.sock"
+_OF_THE_SERVICE = "/run/vgate"
 _POLL_S = 0.05
 # A hand-over has limits of its own, after which there is an answer.
 _ANSWER_S = 600.0
@@ -60,13 +63,12 @@ def ask(
     Raises:
         AskError: It gives none within `answer_s`.
     """
-    endpoint = Path(run_dir).absolute() / "control.sock"
+    endpoint = Path(run_dir).absolute() / _SOCKET
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(endpoint))
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        what = f"no V-Gate runs in {run_dir}; name its directory with --run-dir"
-        raise AskError(what) from None
+        raise AskError(f"no V-Gate runs in {run_dir}; {_others(run_dir)}") from None
     except OSError as error:
         raise AskError(f"cannot connect to {endpoint}: {error.strerror or error}") from None
     try:
@@ -88,6 +90,15 @@ def ask(
     finally:
         dealer.close(linger_ms=0)
     raise AskError("V-Gate does not answer; its log may say why")
+
+
+def _others(run_dir: str) -> str:
+    """Return where instances of other accounts, on other ports, or of systemd seem to be."""
+    near = (str(path) for path in Path(run_dir).absolute().parent.glob("vgate-*"))
+    found = [one for one in (*sorted(near), _OF_THE_SERVICE) if os.path.lexists(f"{one}/{_SOCKET}")]
+    if not found:
+        return "name its directory with --run-dir"
+    return f"--run-dir names another, such as {' or '.join(found)}"
 
 
 def _report(text: str, *, ok: bool) -> int:
