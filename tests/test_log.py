@@ -97,7 +97,9 @@ def test_plain_has_level_process_event_and_fields(written):
     lines = written(json_format=False)
     Log("vgate.test").error("went wrong", status=500)
     (line,) = lines()
-    assert line.split()[1:] == ["ERROR", "engine", "went", "wrong", "status=500"]
+    date, time, *rest = line.split()
+    assert datetime.fromisoformat(f"{date} {time}").tzinfo is None
+    assert rest == ["ERROR", "engine", "went", "wrong", "status=500"]
 
 
 def test_plain_keeps_one_line_for_fields_with_line_breaks(written):
@@ -344,9 +346,9 @@ class TestLibraries:
         written = lines(level, attended=attended)
         adopt(["vllm"], ("Triton is not installed",))
         self.say()
-        shown = [line.split(None, 3) for line in written()]
-        assert [f"{level} {text}" for _, level, _, text in shown] == expected
-        assert {process for _, _, process, _ in shown} == {"engine:vllm"}
+        shown = [line.split(None, 4) for line in written()]
+        assert [f"{level} {text}" for _, _, level, _, text in shown] == expected
+        assert {process for *_, process, _ in shown} == {"engine:vllm"}
 
     def test_all_of_it_is_at_debug(self, lines):
         written = lines("debug")

@@ -79,7 +79,7 @@ def milliseconds(seconds: float) -> float:
 class _Formatter(logging.Formatter):
     """Turns a record into one line; ``process`` is a name such as engine or frontend-1."""
 
-    _date = "%H:%M:%S"
+    _date = "%Y-%m-%d %H:%M:%S"  # a log file has the lines of weeks
 
     def __init__(self, process: str, pid: int | None = 0) -> None:
         """`pid`: 0 is this process's own."""
@@ -126,7 +126,7 @@ class JSONFormatter(_Formatter):
 
 
 class PlainFormatter(_Formatter):
-    """A line for people: time, level, process, event, then ``name=value`` fields.
+    """A line for people: local date and time, level, process, event, then ``name=value`` fields.
 
     The process of a library's line is such as ``engine:vllm``. A value with a space or with one of
     ``=`` and ``"`` is in quotes.

@@ -111,9 +111,9 @@ def test_a_terminal_shows_the_phases_in_place_and_then_a_card(clock):
     live = screen_of(out.getvalue())
     assert re.fullmatch(r"✓ importing vLLM +5 s *", live[1])
     assert re.fullmatch(r". loading weights +3 s *", live[2])
-    console.show("12:00:00.000 WARNING launcher  something")
+    console.show("2026-11-30 12:00:00.000 WARNING launcher  something")
     above = screen_of(out.getvalue())
-    assert above[1] == "12:00:00.000 WARNING launcher  something"
+    assert above[1] == "2026-11-30 12:00:00.000 WARNING launcher  something"
     assert "importing vLLM" in above[2]
     console.engine_ready(0, READY)
     console.serving()

@@ -19,9 +19,9 @@ from vgate.launcher.terminal.log_file import LogFile, kept
 from vgate.log import Log
 
 PATIENCE_S = 30
-WARNING = "12:00:00.000 WARNING frontend-1  few files may be open allowed=128\n"
-FOREIGN = "12:00:00.000 WARNING engine:vllm  Triton is not installed\n"
-INFO = "12:00:00.000 INFO    frontend-1  request finished status=200\n"
+WARNING = "2026-11-30 12:00:00.000 WARNING frontend-1  few files may be open allowed=128\n"
+FOREIGN = "2026-11-30 12:00:00.000 WARNING engine:vllm  Triton is not installed\n"
+INFO = "2026-11-30 12:00:00.000 INFO    frontend-1  request finished status=200\n"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_what_the_launcher_prints_is_for_the_terminal(log_file, shown):
 def test_the_size_is_bounded(log_file, monkeypatch):
     monkeypatch.setattr(module, "_MOST_BYTES", 1000)
     for number in range(300):
-        log_file.write(f"12:00:00.000 INFO    launcher  line number={number:03}\n")
+        log_file.write(f"2026-11-30 12:00:00.000 INFO    launcher  line number={number:03}\n")
         assert log_file.wait_written(PATIENCE_S)
     files = sorted(log_file.path.parent.iterdir())
     assert [file.name for file in files] == ["vgate.log", *(f"vgate.log.{n}" for n in range(1, 5))]

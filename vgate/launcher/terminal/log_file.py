@@ -17,7 +17,7 @@ from vgate.launcher.output import Output
 _MOST_BYTES = 10 << 20
 _EARLIER_FILES = 4
 # A line of `vgate.log.PlainFormatter` and its level; a library's has a colon in the process.
-_OWN_LINE = re.compile(rb"\d\d:\d\d:\d\d\.\d{3} ([A-Z]+) +[\w-]+  ")
+_OWN_LINE = re.compile(rb"[\d-]{10} \d\d:\d\d:\d\d\.\d{3} ([A-Z]+) +[\w-]+  ")
 _SHOWN = {b"WARNING", b"ERROR", b"CRITICAL"}
 
 
