@@ -10,17 +10,14 @@ from vgate.keys import PositiveInt
 # A GPU: its number, as nvidia-smi lists it, or its UUID.
 Device = Annotated[int, Meta(ge=0)] | NonEmptyStr
 
-
 # Numbers of the KV cache. auto: the model's own type; the others are vLLM's.
 KvCacheType = Literal["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"]
 # When a model is loaded. resident: from the start, but another model may take its place; on_demand:
 # when a request names it; pinned: always.
 Load = Literal["resident", "on_demand", "pinned"]
 
-
 # A share of the GPU's memory. auto: the engine chooses by what is free when it starts.
 Share = Annotated[float, Meta(gt=0, le=1)] | Literal["auto"]
-
 
 _CARD_SETTINGS = (
     *("kv_cache_dtype", "weights_offload_gib", "kv_offload_gib", "prefix_caching"),
@@ -47,9 +44,7 @@ class Model(Section, frozen=True):
     pipeline_parallel_size: PositiveInt = 1
     distributed_executor_backend: Literal["mp", "ray"] | None = None
     replicas: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = 1
-    devices: (
-        Annotated[list[Annotated[int, Meta(ge=0)] | NonEmptyStr], Meta(min_length=1)] | None
-    ) = None
+    devices: Annotated[list[Device], Meta(min_length=1)] | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     revision: NonEmptyStr | None = None
     trust_remote_code: bool = False

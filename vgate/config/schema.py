@@ -3,8 +3,9 @@
 import ipaddress
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -279,6 +280,15 @@ class Config(Section, frozen=True):
     def all_models(self) -> list[Model]:
         """All models, the main one first; each has an engine process, or several: its replicas."""
         return [self.model, *self.additional_models, *self.models]
+
+    def with_models(self, change: Callable[[Any], Any]) -> Self:
+        """Return the configuration with what `change` makes of each model, of the same type."""
+        return msgspec.structs.replace(
+            self,
+            model=change(self.model),
+            additional_models=[change(model) for model in self.additional_models],
+            models=[change(model) for model in self.models],
+        )
 
     @property
     def unloads_models(self) -> bool:

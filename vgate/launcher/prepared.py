@@ -36,12 +36,7 @@ def _with_repositories(config: Config) -> Config:
         return config
     from vgate.fit.short_names import resolved
 
-    return msgspec.structs.replace(
-        config,
-        model=resolved(config.model),
-        additional_models=[resolved(model) for model in config.additional_models],
-        models=[resolved(model) for model in config.models],
-    )
+    return config.with_models(resolved)
 
 
 def _with_tracing(config: Config) -> Config:

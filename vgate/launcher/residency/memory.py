@@ -1,7 +1,6 @@
 """What models take of the memory, and how much there is: from settings, or as `vgate fit` says."""
 
 from collections.abc import Iterator
-from typing import TypeVar
 
 import msgspec
 
@@ -31,8 +30,6 @@ _PROCESS_BYTES = 1024 * MIB
 _DRY_RUN_BYTES = 128 * MIB
 # Of a machine without GPUs whose numbers are known, all that models share.
 _ALL = ""
-
-AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def with_memory(config: Config, backend: str) -> Config:
@@ -85,16 +82,11 @@ def carried_over(running: Config, wanted: Config) -> Config:
 
 
 def _with_bytes(config: Config, sizes: dict[str, int]) -> Config:
-    def sized(model: AnyModel) -> AnyModel:
+    def sized(model: Model) -> Model:
         size = sizes.get(model.name, model.memory_bytes)
         return msgspec.structs.replace(model, memory_bytes=size)
 
-    return msgspec.structs.replace(
-        config,
-        model=sized(config.model),
-        additional_models=[sized(model) for model in config.additional_models],
-        models=[sized(model) for model in config.models],
-    )
+    return config.with_models(sized)
 
 
 def residency_problems(

@@ -5,7 +5,6 @@ they keep is taken off the memory that models share, from the start.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
 
 import msgspec
 
@@ -20,8 +19,6 @@ _ASLEEP_BYTES = GIB
 _DRY_RUN_ASLEEP_BYTES = 16 * MIB
 # Sleeping models keep at most this part of the memory together: one on a card of 12 GiB.
 _SHARE = 1 / 12
-
-AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def with_sleep(config: Config, backend: str, card: Card | None) -> Config:
@@ -54,18 +51,13 @@ def _unloading(config: Config, unload: str, *, arguments: bool) -> Config:
     if unload != "sleep" or not arguments:
         return config
 
-    def sleeping(model: AnyModel) -> AnyModel:
+    def sleeping(model: Model) -> Model:
         if model.load == "pinned":
             return model
         given = {"enable_sleep_mode": True, **model.engine_args}
         return msgspec.structs.replace(model, engine_args=given)
 
-    return msgspec.structs.replace(
-        config,
-        model=sleeping(config.model),
-        additional_models=[sleeping(model) for model in config.additional_models],
-        models=[sleeping(model) for model in config.models],
-    )
+    return config.with_models(sleeping)
 
 
 def places(config: Config, backend: str, totals: Iterable[int]) -> int:
