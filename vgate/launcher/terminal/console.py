@@ -10,7 +10,7 @@ from vgate import __version__
 from vgate.config import Runtime
 from vgate.config.runtime import DRY_RUN
 from vgate.launcher.terminal.card import describe, server_url, try_command
-from vgate.launcher.terminal.phases import DatedLines, LivePhases, Phases
+from vgate.launcher.terminal.phases import DatedLines, LivePhases
 from vgate.log import Log
 from vgate.wire.control import EngineReady
 
@@ -32,7 +32,7 @@ class Console:
         self._runtime = runtime
         self._silent = runtime.config.logging.json_format
         out = out or sys.stdout
-        self._phases: Phases | None = None
+        self._phases: DatedLines | LivePhases | None = None
         self.live = False
         if not self._silent and out is not None:
             self.live = out.isatty() and os.environ.get("TERM") != "dumb"

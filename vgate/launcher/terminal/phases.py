@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,25 +14,6 @@ if TYPE_CHECKING:
 _UPDATE_EVERY_S = 60.0
 _GB, _MB = 1e9, 1e6
 _SPANS = (3600, "h"), (60, "min")
-
-
-class Phases(Protocol):
-    """Shows what each engine does. An engine is named by a key, and is in one phase at a time."""
-
-    def phase(self, key: str, title: str, done_bytes: int = 0, total_bytes: int = 0) -> None:
-        """Begin a phase, or go on in it: so much of its download is there."""
-
-    def drop(self, key: str) -> None:
-        """Forget the phase of an engine that has died."""
-
-    def tick(self) -> None:
-        """Show the time that passes. Call it several times a second."""
-
-    def show(self, text: str) -> None:
-        """Show lines of text."""
-
-    def end(self) -> None:
-        """End all phases."""
 
 
 def download_text(done: int, total: int, bytes_per_s: float | None) -> str:
@@ -49,7 +30,10 @@ def download_text(done: int, total: int, bytes_per_s: float | None) -> str:
 
 
 class DatedLines:
-    """A dated line for each phase, and one a minute for a download."""
+    """A dated line for each phase, and one a minute for a download.
+
+    An engine is named by a key, and is in one phase at a time.
+    """
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -58,7 +42,7 @@ class DatedLines:
         self._next_update = 0.0
 
     def phase(self, key: str, title: str, done_bytes: int = 0, total_bytes: int = 0) -> None:
-        """Begin a phase, or go on in it."""
+        """Begin a phase, or go on in it: so much of its download is there."""
         now = time.monotonic()
         known, began, before = self._current.get(key, ("", 0.0, 0))
         if known != title:
@@ -91,7 +75,10 @@ class DatedLines:
 
 
 class LivePhases:
-    """All phases with the time that they take, which leave nothing behind."""
+    """All phases with the time that they take, which leave nothing behind.
+
+    Its methods are those of `DatedLines`; call `tick` several times a second.
+    """
 
     def __init__(self, out: Any) -> None:
         # Only here: a service never shows anything, and its memory counts.
