@@ -93,14 +93,14 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 def read_checkpoint(
-    name: str, revision: str | None, fetch: Callable[[str], ReadPart]
+    name: str, revision: str | None, fetch: Callable[[str], ReadPart] | None = None
 ) -> Checkpoint:
     """Return what a directory, the cache of the Hub or the Hub itself tells of a model.
 
     Args:
         name: A directory, or OWNER/NAME.
         revision: Which version of it, on the Hub.
-        fetch: Returns how to read files of a model that isn't on this machine.
+        fetch: Returns how to read files of a model that isn't on this machine; None: nothing may.
 
     Raises:
         FitError: It can't be read, or it has no safetensors files.
@@ -110,6 +110,8 @@ def read_checkpoint(
     snapshot = cached_snapshot(name, revision)
     if snapshot is not None and _has_weights(snapshot):
         return _read(name, _local(snapshot))
+    if fetch is None:
+        raise FitError(f"{name} has not been fetched yet")
     return _read(name, fetch(name))
 
 

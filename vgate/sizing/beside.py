@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from vgate.config.model import Model
 from vgate.fit import FitError, read_checkpoint
-from vgate.fit.checkpoint import ReadPart
 from vgate.fit.gpu import GIB
 
 # Where others have all of the GPU, the start fails in words.
@@ -36,11 +35,8 @@ def share_beside(model: Model, others: Sequence[Model]) -> float:
 
 
 def _weights(model: Model) -> int | None:
-    def fetch(name: str) -> ReadPart:
-        raise FitError(name)
-
     try:
-        checkpoint = read_checkpoint(model.model_id, model.revision, fetch)
+        checkpoint = read_checkpoint(model.model_id, model.revision)
     except FitError:
         return None
     return sum(tensor.size_bytes for tensor in checkpoint.tensors.values())

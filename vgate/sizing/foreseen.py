@@ -5,7 +5,6 @@ import msgspec
 from vgate.config import Config
 from vgate.config.model import Model
 from vgate.fit import FitError, Settings, read_checkpoint
-from vgate.fit.checkpoint import ReadPart
 from vgate.fit.gpu import USUAL_SHARE, Card
 from vgate.fit.nvidia import cards
 from vgate.sizing.choice import Plan, for_gpu, for_host, is_bounded, settings_of
@@ -36,7 +35,7 @@ def _line(model: Model, config: Config, found: list[Card]) -> str:
     if found and kind.startswith("fp8") and not found[0].fp8:
         return f"model.kv_cache_dtype is {kind}, which {found[0].name} can't: only since Ada (8.9)"
     try:
-        checkpoint = read_checkpoint(model.model_id, model.revision, _not_here)
+        checkpoint = read_checkpoint(model.model_id, model.revision)
         settings = settings_of(model, config.batch, eager=not found)
         if found:
             room, share, card = _gpu(model, found[0])
@@ -71,7 +70,3 @@ def _parts(plan: Plan, settings: Settings) -> list[str]:
     if plan.fits is not None:
         parts.append(f"{min(plan.fits, plan.sequences or 0):.1f} if each takes all of it")
     return parts
-
-
-def _not_here(name: str) -> ReadPart:
-    raise FitError(f"{name} has not been fetched yet")
