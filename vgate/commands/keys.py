@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from vgate.commands.command import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from vgate.commands.text import plain, table
+from vgate.commands.text import note, plain, table
 from vgate.config import Config
 from vgate.key_file import KeyFile
 from vgate.keys import ApiKey, KeysError, KeyTerms, read_key_file
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         return _make_link_keys(options, config)
     named = options.key_file or config.security.key_file
     if not named:
-        _report("no key file: set security.key_file, or give --key-file")
+        note("no key file: set security.key_file, or give --key-file")
         return EXIT_USAGE
     path = Path(named)
     try:
@@ -105,10 +105,10 @@ def run(options: argparse.Namespace, config: Config) -> int:
             sys.stdout.write(_table(read_key_file(path)))
         elif options.action == "revoke":
             KeyFile(path).revoke(options.name)
-            _report(f"`{options.name}` is revoked")
+            note(f"`{options.name}` is revoked")
         elif options.action == "set":
             KeyFile(path).change(options.name, _changed_terms(options))
-            _report(f"`{options.name}` is changed")
+            note(f"`{options.name}` is changed")
         elif options.action == "rotate":
             _print_key(KeyFile(path).rotate(options.name), options.name)
         else:
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
                 raise KeysError(f"security.api_keys has a key `{options.name}`: take another name")
             _print_key(KeyFile(path).add(_new_key(options)), options.name)
     except KeysError as error:
-        _report(str(error))
+        note(str(error))
         return EXIT_FAILED
     return EXIT_OK
 
@@ -127,15 +127,15 @@ def _make_link_keys(options: argparse.Namespace, config: Config) -> int:
     try:
         if options.allow:
             new = allow(directory / ALLOWED, key_of(options.allow), options.name)
-            _report(f"`{options.name}` may connect" if new else "this key may connect already")
+            note(f"`{options.name}` may connect" if new else "this key may connect already")
             return EXIT_OK
         made = make_keys(directory)
     except LinkKeyError as error:
-        _report(str(error))
+        note(str(error))
         return EXIT_FAILED
     for path in made:
-        _report(f"made {path}")
-    _report(
+        note(f"made {path}")
+    note(
         f"an engine's host needs {ENGINE_KEY} and {ALLOWED}, a frontend's {FRONTEND_KEY} and "
         f"{ENGINE_PUBLIC}: copy them there, into the directory of its engine_link.keys"
     )
@@ -168,11 +168,7 @@ def _print_key(secret: str, name: str) -> None:
     """Print the key alone on standard output, for scripts."""
     sys.stdout.write(f"{secret}\n")
     sys.stdout.flush()
-    _report(f"this is the key `{name}`. Store it now: only its hash is kept")
-
-
-def _report(message: str) -> None:
-    sys.stderr.write(f"vgate: {message}\n")
+    note(f"this is the key `{name}`. Store it now: only its hash is kept")
 
 
 def _table(keys: list[ApiKey]) -> str:

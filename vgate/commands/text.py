@@ -10,6 +10,8 @@ from typing import Self
 BOLD, DIM, REVERSE, RED, GREEN, YELLOW = "1", "2", "7", "31", "32", "33"
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_GB, _MB = 1e9, 1e6
+_SPANS = (_HOUR, "h"), (_MINUTE, "min")
 # The other screen of the terminal, as editors use it, without a cursor; and back.
 _ENTER = "\x1b[?1049h\x1b[?25l"
 _LEAVE = "\x1b[?25h\x1b[?1049l"
@@ -33,6 +35,17 @@ def plain(text: object) -> str:
     return "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)
     )
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Write a line about the command itself, beside what it prints."""
+    sys.stderr.write(f"vgate: {text}\n")
 
 
 def cut(text: str, width: int) -> str:
@@ -66,6 +79,19 @@ def latency(seconds: float | None) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.{1 if seconds < 0.01 else 0}f} ms"
     return f"{seconds:.1f} s"
+
+
+def download_text(done: int, total: int, bytes_per_s: float | None) -> str:
+    """Return how far a download is: "4.7 of 15.2 GB (31 %), 82.0 MB/s, 2 min left"."""
+    unit, name = (_GB, "GB") if total >= _GB else (_MB, "MB")
+    if done >= total:
+        return f"{total / unit:.1f} {name}"
+    text = f"{done / unit:.1f} of {total / unit:.1f} {name} ({100 * done // total} %)"
+    if not bytes_per_s:
+        return text
+    left_s = (total - done) / bytes_per_s
+    span, name = next((u for u in _SPANS if left_s >= 2 * u[0]), (1, "s"))
+    return f"{text}, {bytes_per_s / _MB:.1f} MB/s, {left_s / span:.0f} {name} left"
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

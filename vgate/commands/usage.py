@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from vgate.commands.command import EXIT_OK, CommandError
-from vgate.commands.text import plain, table
+from vgate.commands.text import note, plain, table
 from vgate.config import Config
 from vgate.usage import LedgerError, Row, Used, read_usage
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     elif rows:
         sys.stdout.write(_table(rows, by))
     else:
-        sys.stderr.write(f"vgate: nothing was used in this time, or not with {state}\n")
+        note(f"nothing was used in this time, or not with {state}")
     return EXIT_OK
 
 

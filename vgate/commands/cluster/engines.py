@@ -8,7 +8,7 @@ from typing import Any
 from vgate.commands.cluster import hosts
 from vgate.commands.command import EXIT_OK, CommandError
 from vgate.commands.server import Server, configure_server
-from vgate.commands.text import duration, plain, table
+from vgate.commands.text import duration, plain, say, table
 from vgate.config import Config
 
 _PATH = "/admin/engines"
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
         return _drain(server, options)
     if options.action == "resume":
         server.post(f"{_PATH}/{options.engine}/resume", {})
-        _say(f"engine {options.engine} is resumed")
+        say(f"engine {options.engine} is resumed")
         return EXIT_OK
     rows = [_HEAD, *(_row(engine) for engine in server.objects(_PATH))]
     sys.stdout.write("".join(f"{line}\n" for line in table(rows, left=_LEFT)))
@@ -65,7 +65,7 @@ def _drain(server: Server, options: argparse.Namespace) -> int:
     body = {"restart": options.restart, "force": options.force}
     server.post(f"{_PATH}/{number}/drain", body)
     if options.no_wait:
-        _say(f"engine {number} drains")
+        say(f"engine {number} drains")
         return EXIT_OK
     told = -1
     while True:
@@ -75,16 +75,16 @@ def _drain(server: Server, options: argparse.Namespace) -> int:
         left = engine["running"] + engine["waiting"]
         if options.restart and engine["restarts"] > before["restarts"]:
             if engine["state"] == "ready":
-                _say(f"engine {number} was restarted and serves")
+                say(f"engine {number} was restarted and serves")
                 return EXIT_OK
             left = 0
         elif not options.restart and engine["state"] != "draining":
             raise CommandError(f"engine {number} was resumed meanwhile: it is {engine['state']}")
         elif not options.restart and not left and not engine["serves"]:
-            _say(f"engine {number} is drained; `vgate engines resume {number}` ends that")
+            say(f"engine {number} is drained; `vgate engines resume {number}` ends that")
             return EXIT_OK
         if left != told:
-            _say(f"engine {number} has {left} requests; it is {engine['state']}")
+            say(f"engine {number} has {left} requests; it is {engine['state']}")
             told = left
 
 
@@ -109,8 +109,3 @@ def _row(engine: dict[str, Any]) -> tuple[str, ...]:
         f"{engine['kv_cache_usage']:.0%}",
         str(engine["restarts"]),
     )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -11,7 +11,7 @@ from typing import Any
 
 from vgate.commands.command import EXIT_OK
 from vgate.commands.server import Server
-from vgate.commands.text import plain, table
+from vgate.commands.text import plain, say, table
 
 _PATH = "/admin/hosts"
 _HEAD = ("HOST", "MODEL", "ADDRESSES", "JOINED")
@@ -43,12 +43,12 @@ def _invite(server: Server, options: argparse.Namespace) -> None:
     if url.scheme == "https" and found["certificate_sha256"]:
         command += ["--fingerprint", str(found["certificate_sha256"])]
     until = time.strftime("%H:%M:%S", time.localtime(found["expires_at"]))
-    _say(f"Run this once on the other machine, until {until}; it serves {plain(found['model'])}:")
+    say(f"Run this once on the other machine, until {until}; it serves {plain(found['model'])}:")
     sys.stdout.write(f"\n    {shlex.join(command)}\n\n")
     if found["is_local"]:
-        _say("The server listens on this machine only: set server.host to 0.0.0.0 first.")
+        say("The server listens on this machine only: set server.host to 0.0.0.0 first.")
     elif url.scheme == "http":
-        _say("The server speaks HTTP, so `vgate join` wants --plain-http; better set server.tls.")
+        say("The server speaks HTTP, so `vgate join` wants --plain-http; better set server.tls.")
 
 
 def _list(server: Server, _options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def _list(server: Server, _options: argparse.Namespace) -> None:
 
 def _remove(server: Server, options: argparse.Namespace) -> None:
     server.delete(f"{_PATH}/{urllib.parse.quote(options.name, safe='')}")
-    _say(f"the engines of {plain(options.name)} finish their requests and get no more")
+    say(f"the engines of {plain(options.name)} finish their requests and get no more")
 
 
 ACTIONS: dict[str, Callable[[Server, argparse.Namespace], None]] = {
@@ -80,8 +80,3 @@ def run(server: Server, options: argparse.Namespace) -> int:
     """Run one of `ACTIONS`; return the exit status."""
     ACTIONS[options.action](server, options)
     return EXIT_OK
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 from vgate.commands.command import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from vgate.commands.machine.installation import clone, program
 from vgate.commands.machine.systemd import MADE_BY, Unit, escaped
+from vgate.commands.text import note
 from vgate.config import Config
 from vgate.config.variables import CONFIG_PATH, FOR_COMMANDS, RESERVED
 
@@ -115,10 +116,10 @@ def _account(named: str | None, start: Path) -> pwd.struct_passwd:
 def _install(path: Path, unit: Unit, control: str) -> int:
     _check_ours(path)
     if unit.user and unit.config is None:
-        _say("there is no configuration file, so the service will have the defaults")
+        note("there is no configuration file, so the service will have the defaults")
     for name in sorted(os.environ):
         if name.startswith("VGATE_") and name not in RESERVED | FOR_COMMANDS:
-            _say(f"{name} is set here, but not for the service: write it into the configuration")
+            note(f"{name} is set here, but not for the service: write it into the configuration")
     _check_environments(unit)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,11 +131,11 @@ def _install(path: Path, unit: Unit, control: str) -> int:
     except OSError as error:
         raise CommandError(f"cannot write {path}: {error.strerror}") from None
     log = "journalctl --user -u vgate -f" if not unit.user else "journalctl -u vgate -f"
-    _say(f"{path} is written. To start it now and at boot:\n")
-    _say(f"  {control} daemon-reload && {control} enable --now {_NAME}\n", plain=True)
-    _say(f"Its log: {log}", plain=True)
+    note(f"{path} is written. To start it now and at boot:\n")
+    sys.stderr.write(f"  {control} daemon-reload && {control} enable --now {_NAME}\n\n")
+    sys.stderr.write(f"Its log: {log}\n")
     if not unit.user:
-        _say("It ends when you log out, unless you run: loginctl enable-linger", plain=True)
+        sys.stderr.write("It ends when you log out, unless you run: loginctl enable-linger\n")
     return EXIT_OK
 
 
@@ -146,7 +147,7 @@ def _check_environments(unit: Unit) -> None:
     folder = root / ".venv"
     owner = folder.stat().st_uid if folder.is_dir() else None
     if owner != pwd.getpwnam(unit.user).pw_uid:
-        _say(
+        note(
             f"{unit.user} can't make environments in {folder}: run as root "
             f"`mkdir -p {folder} && chown -R {unit.user} {folder}`"
         )
@@ -162,18 +163,18 @@ def _remove(path: Path, control: str) -> int:
         path.unlink()
     except OSError as error:
         raise CommandError(f"cannot delete {path}: {error.strerror}; run it with sudo") from None
-    _say(f"{path} is deleted. Now run: {control} daemon-reload")
+    note(f"{path} is deleted. Now run: {control} daemon-reload")
     if path.parent == _SYSTEM:
-        _say(f"What it has kept, downloads too, stays in /var/lib/{_NAME}")
+        note(f"What it has kept, downloads too, stays in /var/lib/{_NAME}")
     return EXIT_OK
 
 
 def _status(path: Path, control: str) -> int:
     if not path.exists():
-        _say(f"not installed: there is no {path}")
+        note(f"not installed: there is no {path}")
         return EXIT_FAILED
     if shutil.which("systemctl") is None:
-        _say(f"{path} is there, but this machine has no systemctl")
+        note(f"{path} is there, but this machine has no systemctl")
         return EXIT_FAILED
     return subprocess.run([*control.split(), "--no-pager", "status", _NAME], check=False).returncode
 
@@ -192,7 +193,3 @@ def _is_active(control: str) -> bool:
         return False
     asked = [*control.split(), "--quiet", "is-active", _NAME]
     return subprocess.run(asked, check=False, stderr=subprocess.DEVNULL).returncode == 0
-
-
-def _say(text: str, *, plain: bool = False) -> None:
-    sys.stderr.write(f"{text}\n" if plain else f"vgate: {text}\n")

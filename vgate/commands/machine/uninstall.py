@@ -12,6 +12,7 @@ from pathlib import Path
 from vgate.commands.command import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from vgate.commands.machine.installation import clone
 from vgate.commands.machine.systemd import MADE_BY
+from vgate.commands.text import note
 from vgate.config import Config
 from vgate.config.models.catalogue import CHOSEN, entry
 from vgate.config.models.names import hub_cache
@@ -119,7 +120,7 @@ def _remove(path: Path) -> bool:
         else:
             path.unlink()
     except OSError as error:
-        sys.stderr.write(f"vgate: cannot remove {error.filename or path}: {error.strerror}\n")
+        note(f"cannot remove {error.filename or path}: {error.strerror}")
         return False
     return True
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vgate.commands.command import EXIT_FAILED, EXIT_OK, CommandError
 from vgate.commands.machine.installation import clone
-from vgate.commands.text import plain
+from vgate.commands.text import note, plain
 from vgate.config import Config
 
 NEEDS_CONFIG = False
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, _config: Config) -> int:
     git = _Git(root)
     news = git.news()
     if not news:
-        _say(f"up to date: {git.ask('log', '-1', '--format=%h of %cs')}")
+        note(f"up to date: {git.ask('log', '-1', '--format=%h of %cs')}")
         return EXIT_OK
     print("\n".join(map(plain, news)))
     if options.check:
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, _config: Config) -> int:
     prepared = subprocess.run([python, "-c", _PREPARE, str(root), *made], check=False)
     if prepared.returncode:
         return EXIT_FAILED
-    _say(
+    note(
         f"updated to {git.ask('log', '-1', '--format=%h of %cs')}. An instance that runs has the "
         "earlier version until it is restarted"
     )
@@ -144,7 +144,3 @@ def _pip_command() -> str:
         url = ""
     what = f"vgate{extra} @ {url}" if url else f"vgate{extra}"
     return f"{sys.executable} -m pip install --upgrade '{what}'"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"vgate: {text}\n")

@@ -8,7 +8,7 @@ from collections import deque
 
 from vgate.commands.command import EXIT_OK, EXIT_USAGE, CommandError
 from vgate.commands.models.sizes import add_vram, card_size
-from vgate.commands.text import cut, duration, is_terminal, plain
+from vgate.commands.text import cut, download_text, is_terminal, plain, say
 from vgate.config import Config
 from vgate.config.model import Model
 from vgate.config.models.catalogue import FORMS, Form, entry, similar
@@ -20,7 +20,6 @@ from vgate.fit.gpu import Card
 from vgate.fit.short_names import card_here, described, look_up, room, where, why, why_not
 from vgate.hub import HubError, fetch
 
-_GB, _MB = 1e9, 1e6
 # The rate is that of the last seconds.
 _RATE_OVER_S = 10.0
 _LINE_EVERY_S = 10.0
@@ -82,19 +81,14 @@ def _chosen(name: str, choice: Choice, card: Card) -> str:
     first, *others = why(choice)
     _tell(f"{name} is {first} on", card)
     for line in others:
-        _say(f"  not {line}")
+        say(plain(f"  not {line}"))
     if choice.best.variant.gated:
-        _say("  Its licence has to be accepted on the Hub, and HF_TOKEN set.")
+        say("  Its licence has to be accepted on the Hub, and HF_TOKEN set.")
     return choice.best.variant.repository
 
 
 def _tell(text: str, card: Card) -> None:
-    _say(f"{text} {where(card)}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{plain(text)}\n")
-    sys.stdout.flush()
+    say(plain(f"{text} {where(card)}"))
 
 
 def pull(name: str, revision: str | None) -> None:
@@ -147,7 +141,7 @@ class _Progress:
         self._seen.append((now, done))
         while now - self._seen[0][0] > _RATE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()
-        text = f"{self._name}: {self._text(done, total)}"
+        text = f"{self._name}: {download_text(done, total, self._bytes_per_s())}"
         if is_terminal():
             columns = shutil.get_terminal_size().columns
             self._write(f"{_CLEAR}{cut(text, columns - 1)}")
@@ -167,16 +161,9 @@ class _Progress:
             self._write("\n")
             self._shown = False
 
-    def _text(self, done: int, total: int) -> str:
-        unit, name = (_GB, "GB") if total >= _GB else (_MB, "MB")
-        if done >= total:
-            return f"{total / unit:.1f} {name}"
-        text = f"{done / unit:.1f} of {total / unit:.1f} {name} ({100 * done // total} %)"
-        (began, before), (now, _) = self._seen[0], self._seen[-1]
-        if done <= before or now <= began:
-            return text
-        rate = (done - before) / (now - began)
-        return f"{text}, {rate / _MB:.1f} MB/s, {duration((total - done) / rate)} left"
+    def _bytes_per_s(self) -> float | None:
+        (began, before), (now, done) = self._seen[0], self._seen[-1]
+        return (done - before) / (now - began) if done > before and now > began else None
 
     def _write(self, text: str) -> None:
         sys.stdout.write(text)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from vgate.commands.command import EXIT_OK, CommandError
 from vgate.commands.server import Server, configure_server
-from vgate.commands.text import duration, plain, table
+from vgate.commands.text import duration, plain, say, table
 from vgate.config import Config
 
 _PATH = "/admin/models"
@@ -56,7 +56,7 @@ def _load(options: argparse.Namespace, config: Config) -> int:
     server, name = Server(options, config), options.model
     _order(server, name, "load", {})
     if options.no_wait:
-        _say(f"{name} is to be loaded")
+        say(f"{name} is to be loaded")
         return EXIT_OK
     told, loads = "", False
     while (model := _model(server, name))["status"] != "loaded":
@@ -67,10 +67,10 @@ def _load(options: argparse.Namespace, config: Config) -> int:
             raise CommandError(f"{name} was not loaded: {detail}")
         ahead = f", {model['ahead']} models before it" if model["ahead"] else ""
         if (text := f"{name} is {status}{ahead}: {detail}") != told and loads:
-            _say(text)
+            say(text)
             told = text
         time.sleep(_POLL_S)
-    _say(f"{name} is loaded")
+    say(f"{name} is loaded")
     return EXIT_OK
 
 
@@ -82,13 +82,13 @@ def _unload(options: argparse.Namespace, config: Config) -> int:
     while not options.no_wait:
         model = _model(server, name)
         if model["unloads"] > before and model["status"] != "unloading":
-            _say(f"{name} is unloaded")
+            say(f"{name} is unloaded")
             return EXIT_OK
         if model["running"] != told:
             told = model["running"]
-            _say(f"{name} has {told} requests")
+            say(f"{name} has {told} requests")
         time.sleep(_POLL_S)
-    _say(f"{name} is to be unloaded")
+    say(f"{name} is to be unloaded")
     return EXIT_OK
 
 
@@ -116,11 +116,6 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         str(model["loads"]),
         plain(model["detail"]),
     )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 LIST = Action(_configure_list, _list)

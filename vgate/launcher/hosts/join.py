@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import ssl
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vgate.commands.command import EXIT_USAGE, CommandError
+from vgate.commands.text import note
 from vgate.config import Config
 from vgate.config.joined import token_hash
 from vgate.config.model import Model
@@ -148,7 +148,7 @@ def _agree(url: str, options: argparse.Namespace, found: Checked, terms: _Terms)
         "public_key": key.hex(),
     }
     _post(url, options, body)
-    sys.stderr.write(f"vgate: {name} has joined {url} with {terms.model.model_id}\n")
+    note(f"{name} has joined {url} with {terms.model.model_id}")
 
 
 def _url(given: str) -> str:

@@ -1,10 +1,10 @@
 """``vgate engine --probe``: asks the launcher of an engine host, for Kubernetes and for scripts."""
 
-import sys
 from collections.abc import Iterable
 from typing import Literal
 
 from vgate.commands.command import EXIT_FAILED, EXIT_OK
+from vgate.commands.text import note
 from vgate.launcher.child import EngineChild
 from vgate.launcher.reload.cli import AskError, ask
 from vgate.wire.codec import decode_probed
@@ -20,7 +20,8 @@ def probe(run_dir: str, what: Literal["ready", "live"]) -> int:
         problem = answer.not_ready if what == "ready" else answer.not_live
     except AskError as error:
         problem = str(error)
-    sys.stderr.write(f"vgate: {problem}\n" if problem else "")
+    if problem:
+        note(problem)
     return EXIT_FAILED if problem else EXIT_OK
 
 

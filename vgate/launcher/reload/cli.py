@@ -3,13 +3,13 @@
 import argparse
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from vgate.commands.command import EXIT_FAILED, EXIT_OK
+from vgate.commands.text import note
 from vgate.config import Config
 from vgate.config.runtime import default_run_dir
 from vgate.wire.codec import WireError, decode_reloaded, encode
@@ -48,7 +48,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
         outcome = ask(run_dir, Reload(), decode_reloaded, _ANSWER_S)
     except AskError as error:
         outcome = Reloaded(False, str(error))
-    return _report(outcome.text, ok=outcome.done)
+    note(outcome.text)
+    return EXIT_OK if outcome.done else EXIT_FAILED
 
 
 class AskError(Exception):
@@ -99,8 +100,3 @@ def _others(run_dir: str) -> str:
     if not found:
         return "name its directory with --run-dir"
     return f"--run-dir names another, such as {' or '.join(found)}"
-
-
-def _report(text: str, *, ok: bool) -> int:
-    sys.stderr.write(f"vgate: {text}\n")
-    return EXIT_OK if ok else EXIT_FAILED

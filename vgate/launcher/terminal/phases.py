@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from vgate.commands.text import download_text
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, Task, TaskID
@@ -12,21 +14,6 @@ if TYPE_CHECKING:
     from vgate.launcher.output import Output
 
 _UPDATE_EVERY_S = 60.0
-_GB, _MB = 1e9, 1e6
-_SPANS = (3600, "h"), (60, "min")
-
-
-def download_text(done: int, total: int, bytes_per_s: float | None) -> str:
-    """Return how far a download is: "4.7 of 15.2 GB (31 %), 82.0 MB/s, 2 min left"."""
-    unit, name = (_GB, "GB") if total >= _GB else (_MB, "MB")
-    if done >= total:
-        return f"{total / unit:.1f} {name}"
-    text = f"{done / unit:.1f} of {total / unit:.1f} {name} ({100 * done // total} %)"
-    if not bytes_per_s:
-        return text
-    left_s = (total - done) / bytes_per_s
-    span, name = next((u for u in _SPANS if left_s >= 2 * u[0]), (1, "s"))
-    return f"{text}, {bytes_per_s / _MB:.1f} MB/s, {left_s / span:.0f} {name} left"
 
 
 class DatedLines:
