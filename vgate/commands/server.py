@@ -16,9 +16,9 @@ from typing import Any
 from vgate.commands.command import EXIT_NO_SERVER, EXIT_USAGE, CommandError
 from vgate.commands.text import plain
 from vgate.config import Config
+from vgate.config.links import is_loopback
 
 ANSWER_S = 10.0
-_LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def configure_server(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +61,14 @@ class Server:
         self.url = _normal(options.url) if options.url else config.server.local_url
         self.host = urllib.parse.urlsplit(self.url).hostname or ""
         self.key = _key(options.api_key_file)
-        local = self.host in _LOCAL
+        self.is_local = is_loopback(self.host)
         # A certificate is another name's than that of the loopback interface.
         self.tls = ssl.create_default_context() if self.url.startswith("https:") else None
-        if self.tls is not None and (local or options.insecure):
+        if self.tls is not None and (self.is_local or options.insecure):
             self.tls.check_hostname = False
             self.tls.verify_mode = ssl.CERT_NONE
         # The proxy of http_proxy is meant for other machines.
-        proxies = [urllib.request.ProxyHandler({})] if local else []
+        proxies = [urllib.request.ProxyHandler({})] if self.is_local else []
         https = urllib.request.HTTPSHandler(context=self.tls)
         self._opener = urllib.request.build_opener(*proxies, https)
 

@@ -1,5 +1,6 @@
 """The engines on other hosts, and how frontends and engines find and trust each other."""
 
+import ipaddress
 from typing import Annotated
 
 from msgspec import Meta
@@ -10,6 +11,16 @@ from vgate.config.section import MIB, NonEmptyStr, PositiveFloat, Section
 TcpAddress = Annotated[str, Meta(pattern=r"^tcp://(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):\d{1,5}$")]
 # The 32 bytes of a key, as hexadecimal digits.
 PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine for itself alone; IPv6 addresses may be in brackets."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class RemoteEngine(Section, frozen=True, kw_only=True):

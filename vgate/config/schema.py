@@ -1,6 +1,5 @@
 """The configuration's keys, bounds and defaults. ``config.yaml`` describes each key."""
 
-import ipaddress
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.config.aliases import Alias
-from vgate.config.links import EngineLink, RemoteEngine
+from vgate.config.links import EngineLink, RemoteEngine, is_loopback
 from vgate.config.model import AdditionalModel, ListedModel, Model, Residency
 from vgate.config.section import MIB, NonEmptyStr, PositiveFloat, Section
 from vgate.keys import ConfiguredKey, PositiveInt, RequestLimit
@@ -96,12 +95,7 @@ class Server(Section, frozen=True):
     @property
     def is_local(self) -> bool:
         """Whether only this machine's programs can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 class Batch(Section, frozen=True):

@@ -36,8 +36,7 @@ def _invite(server: Server, options: argparse.Namespace) -> None:
     for_s = options.minutes * _MINUTE_S
     found = server.post(_PATH, {"model": options.model, "for_s": for_s})
     url = urllib.parse.urlsplit(server.url)
-    local = server.host in ("127.0.0.1", "::1", "localhost")
-    host = socket.gethostname() if local else server.host
+    host = socket.gethostname() if server.is_local else server.host
     command = ["vgate", "join", f"{url.scheme}://{host}:{url.port or found['port']}"]
     command += ["--token", str(found["token"])]
     if url.scheme == "https" and found["certificate_sha256"]:

@@ -7,7 +7,6 @@ kept in the state directory, so that the same command starts the engine again.
 import argparse
 import hashlib
 import http.client
-import ipaddress
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from vgate.commands.command import EXIT_USAGE, CommandError
 from vgate.commands.text import note
 from vgate.config import Config
 from vgate.config.joined import token_hash
+from vgate.config.links import is_loopback
 from vgate.config.model import Model
 from vgate.config.roles import split_address, topology
 from vgate.config.schema import Batch, DryRun
@@ -167,11 +167,7 @@ def _url(given: str) -> str:
 
 def _check_scheme(url: str, options: argparse.Namespace) -> None:
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
+    local = is_loopback(parts.hostname or "")
     if parts.scheme == "http" and not (local or options.plain_http):
         raise CommandError(
             f"{url} is not encrypted, so others could read the token and send another model: use "

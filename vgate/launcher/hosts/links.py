@@ -1,9 +1,9 @@
 """What keeps an instance from its links to other hosts, found before it starts."""
 
-import ipaddress
 from collections.abc import Iterator
 
 from vgate.config import Config
+from vgate.config.links import is_loopback
 from vgate.config.roles import split_address
 from vgate.config.runtime import Role
 from vgate.wire.link_keys import (
@@ -34,7 +34,7 @@ def link_problems(config: Config, role: Role) -> Iterator[str]:
         host, port = split_address(address)
         if not 0 < port <= _HIGHEST_PORT:
             yield f"{address}: a port is a number from 1 to {_HIGHEST_PORT}"
-        if link.plaintext and not _is_loopback(host):
+        if link.plaintext and not is_loopback(host):
             yield (
                 f"{address} is not on this machine, so engine_link.plaintext must be false: "
                 "`vgate keys engine` makes the keys"
@@ -56,12 +56,3 @@ def link_problems(config: Config, role: Role) -> Iterator[str]:
             client_keys(config.link_keys, remote[0].public_key if shared else None)
     except LinkKeyError as error:
         yield str(error)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
