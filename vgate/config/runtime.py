@@ -4,6 +4,7 @@ The children read neither the configuration file nor settings in the environment
 have the same configuration, and no command line or environment contains a secret.
 """
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from vgate.config.section import NonEmptyStr, Section
 DRY_RUN, VLLM = "dry_run", "vllm"
 
 _FILE = "runtime.json"
+LOCK = "lock"
 # vLLM looks for free ports from here on, so that replicas that start at once find different ones.
 _FIRST_PORT, _PORTS_EACH = 21_000, 100
 # Connections that wait to be accepted, of each frontend.
@@ -50,6 +52,19 @@ def default_run_dir(port: int) -> str:
     if runtime and os.access(runtime, os.W_OK):
         return str(Path(runtime, f"vgate-{port}"))
     return str(Path(tempfile.gettempdir(), f"vgate-{os.getuid()}-{port}"))
+
+
+def is_running(run_dir: Path) -> bool:
+    """Whether an instance has locked the run directory. Nothing is made or changed."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(run_dir / LOCK, flags)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class EngineSpec(Section, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from vgate.config.models.names import cached_snapshot, hub_cache, hub_endpoint
+from vgate.config.models.names import cached_snapshot, hub_endpoint
 from vgate.hub.errors import HubError, explained, status_of
 from vgate.hub.files import HubFile, Place, has_model
 from vgate.hub.listing import listed
@@ -66,7 +66,7 @@ def _fetch(name: str, revision: str | None, report: Report, say: Say) -> Path:
         if status_of(error):
             say(f"{hub_endpoint()} answered {status_of(error)}: what is in the cache is taken")
         return cached
-    place = Place(hub_cache(), name, commit)
+    place = Place(name, commit)
     if any(not place.has(file) for file in files):
         with _lock(place, files, report, say):
             missing = [file for file in files if not place.has(file)]

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from vgate.config.models.names import hub_folder
+
 # Weights in formats that vLLM doesn't load, and what is for people.
 _NOT_NEEDED = (
     *("*.pt", "*.pth", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.nemo"),
@@ -68,8 +70,8 @@ class Place:
         snapshot: The folder with the files by their names.
     """
 
-    def __init__(self, cache: Path, name: str, commit: str) -> None:
-        self.root = cache / f"models--{name.replace('/', '--')}"
+    def __init__(self, name: str, commit: str) -> None:
+        self.root = hub_folder(name)
         self.snapshot = self.root / "snapshots" / commit
         self._commit = commit
 

@@ -9,11 +9,10 @@ import stat
 from pathlib import Path
 from typing import IO, get_args
 
-from vgate.config.runtime import Directory, Endpoint
+from vgate.config.runtime import LOCK, Directory, Endpoint, is_running
 from vgate.launcher.leftovers import remove_temporary
 
 _MODE = 0o700
-_LOCK = "lock"
 _SUBDIRECTORIES = get_args(Directory)
 _SOCKETS = ("engine-*.sock", *(f"{name}.sock" for name in get_args(Endpoint)))
 _TEMPORARY = "engine-*.tmp"
@@ -46,7 +45,7 @@ class RunDir:
             self.path.chmod(_MODE)
         except OSError as error:
             raise _cannot("close to others", self.path, self.path, error) from None
-        used_before = (self.path / _LOCK).exists()
+        used_before = (self.path / LOCK).exists()
         self._lock = self._take_lock()
         try:
             _check_contents(self.path, used_before=used_before)
@@ -62,7 +61,7 @@ class RunDir:
             raise
 
     def _take_lock(self) -> IO[bytes]:
-        path = self.path / _LOCK
+        path = self.path / LOCK
         try:
             # A link would have another file made or emptied.
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,7 +87,7 @@ class RunDir:
         """Delete our files, and the directory if it is empty then, and release the lock."""
         with contextlib.suppress(OSError, StartError):  # nobody can do anything about it now
             self._clear()
-            (self.path / _LOCK).unlink(missing_ok=True)
+            (self.path / LOCK).unlink(missing_ok=True)
             self.path.rmdir()
         self._lock.close()
 
@@ -126,20 +125,9 @@ def check_run_dir(path: str) -> bool:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _cannot("make", directory, directory, error) from None
-    if _is_locked(directory / _LOCK):
+    if is_running(directory):
         return True
-    _check_contents(directory, used_before=(directory / _LOCK).exists())
-    return False
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    _check_contents(directory, used_before=(directory / LOCK).exists())
     return False
 
 

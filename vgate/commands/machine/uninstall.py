@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
@@ -15,8 +14,8 @@ from vgate.commands.machine.systemd import MADE_BY
 from vgate.commands.text import note
 from vgate.config import Config
 from vgate.config.models.catalogue import CHOSEN, entry
-from vgate.config.models.names import hub_cache
-from vgate.config.runtime import default_run_dir
+from vgate.config.models.names import hub_folder
+from vgate.config.runtime import default_run_dir, is_running
 
 _UNITS = ("/etc/systemd/system/vgate.service", "~/.config/systemd/user/vgate.service")
 # Of the state directory, which may be one with files of others.
@@ -43,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, config: Config) -> int:
     """Remove it; return the exit status."""
     run_dir = Path(config.server.run_dir or default_run_dir(config.server.port))
-    if _is_running(run_dir):
+    if is_running(run_dir):
         raise CommandError(f"an instance runs in {run_dir}: stop it first")
     found = [*_made(config, run_dir)]
     if options.models:
@@ -87,21 +86,9 @@ def _models(config: Config) -> Iterator[Path]:
     for name in names:
         found = entry(name)
         for one in [variant.repository for variant in found.variants] if found else [name]:
-            path = hub_cache() / f"models--{one.replace('/', '--')}"
+            path = hub_folder(one)
             if not Path(one).exists() and path.is_dir():
                 yield path
-
-
-def _is_running(run_dir: Path) -> bool:
-    """Whether an instance holds the lock of the run directory."""
-    try:
-        with (run_dir / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _agreed() -> bool:

@@ -97,9 +97,14 @@ def hub_cache() -> Path:
         return cache
 
 
+def hub_folder(name: str) -> Path:
+    """Return where the cache keeps a model of the Hub."""
+    return hub_cache() / f"models--{name.replace('/', '--')}"
+
+
 def _is_cached(name: str) -> bool:
     try:
-        return any(hub_cache().glob(f"models--{name.replace('/', '--')}/snapshots/*"))
+        return any(hub_folder(name).glob("snapshots/*"))
     except OSError:
         return False
 
@@ -116,7 +121,7 @@ def is_offline() -> bool:
 
 def cached_snapshot(name: str, revision: str | None) -> Path | None:
     """Return the directory of a model in the Hub's cache, None if it isn't there."""
-    place = hub_cache() / f"models--{name.replace('/', '--')}"
+    place = hub_folder(name)
     commit = revision or "main"
     with contextlib.suppress(OSError, ValueError):  # it may be a commit itself
         commit = (place / "refs" / commit).read_text(encoding="utf-8").strip()
