@@ -13,7 +13,7 @@ from vgate.commands.text import DIM, plain, styled, table
 from vgate.config import Config
 from vgate.config.models.names import check_name
 from vgate.config.models.settings import CheckpointError
-from vgate.fit import Checkpoint, Estimate, FitError, Settings, estimate, read_checkpoint
+from vgate.fit import Checkpoint, Estimate, FitError, estimate, read_checkpoint
 from vgate.fit.advice import Change, advice
 from vgate.fit.checkpoint import ReadPart
 from vgate.fit.estimate import KV_DTYPES
@@ -21,6 +21,7 @@ from vgate.fit.gpu import GIB, MIB, USUAL_SHARE, Card
 from vgate.fit.hub import from_hub
 from vgate.fit.nvidia import cards
 from vgate.fit.short_names import repository
+from vgate.sizing.choice import settings_of
 
 NEEDS_CONFIG = False
 
@@ -69,18 +70,13 @@ def run(options: argparse.Namespace, config: Config) -> int:
     """Show what fits; return the exit status."""
     card = _card(options, config)
     checkpoint = _checkpoint(repository(options.model_name, card), options.revision)
-    given, model = config.batch.max_num_seqs, config.model
-    settings = Settings(
+    settings = settings_of(config.model, config.batch)
+    settings = msgspec.structs.replace(
+        settings,
         context=options.context,
-        sequences=options.concurrency or (None if given == "auto" else given),
-        kv_cache_dtype=options.kv_dtype or model.kv_cache_dtype,
-        dtype=model.dtype,
+        sequences=options.concurrency or settings.sequences,
+        kv_cache_dtype=options.kv_dtype or settings.kv_cache_dtype,
         quantization=options.quantization,
-        eager=model.cuda_graphs == "none",
-        few_graphs={"few": True, "all": False}.get(model.cuda_graphs),
-        offload=int(model.weights_offload_gib * GIB),
-        speculation=model.speculation,
-        draft_tokens=model.speculation_tokens,
     )
     try:
         found = estimate(checkpoint, card, settings)
