@@ -13,7 +13,6 @@ import signal
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +21,16 @@ import msgspec
 
 from bench.chaos.instance import Instance
 from bench.compare.service import FailedError
-from bench.load.answer import BAD_JSON, CUT, ERROR_EVENT, Answer
+from bench.load.answer import StreamAnswer
 from bench.load.connection import Pool
-from bench.load.events import EventSplitter, error_message, read_chunk
-from bench.load.target import request_head
+from bench.load.events import Choice
+from bench.load.histogram import Histogram
 
 _PATH = "/v1/chat/completions"
 _PATIENCE_S = 120.0
 _AFTER_ERROR_S = 0.5
 _WRONG = "wrong_token"
+_RESUMED = re.compile(rb"^vgate_resumed_requests_total (\S+)$", re.MULTILINE)
 # The prompt tokens that the simulated engine reads in a step.
 _STEP_TOKENS = 2048
 # A gap that begins so long after a kill has another reason.
@@ -94,63 +94,42 @@ class Outcome(msgspec.Struct):
         return set(self.ends) == {"right"} and moved > 0 and self.pause_s(0.99, net=True) <= most_s
 
 
-class Stream(Answer):
-    """A stream that must be `text`; notes the gaps around each kill."""
+class Stream(StreamAnswer):
+    """A stream that must be `due`; notes the gaps around each kill."""
 
-    def __init__(self, text: str, kills: list[Kill]) -> None:
-        super().__init__(time.perf_counter())
-        self._text = text
+    def __init__(self, due: str, kills: list[Kill]) -> None:
+        super().__init__(time.perf_counter(), 1, {}, Histogram())
+        self._due = due
         self._kills = kills
-        self._events = EventSplitter()
-        self._last = 0.0
-        self._done = False
         self.heard = 0
 
-    def feed(self, data: bytes, now: float) -> None:
-        """Take a piece of the stream."""
-        if self.error is not None:
-            super().feed(data, now)
-            return
-        for event in self._events.feed(data):
-            if event == b"[DONE]":
-                self._done = True
-            else:
-                self._event(event, now)
-
     def _event(self, event: bytes, now: float) -> None:
-        try:
-            chunk = read_chunk(event)
-        except msgspec.DecodeError as error:
-            self.fail(BAD_JSON, str(error))
-            return
-        if not chunk.choices:
-            self.fail(ERROR_EVENT, error_message(event))
-            return
-        for choice in chunk.choices:
-            text = (choice.delta and choice.delta.content) or ""
-            if text and not self._text.startswith(text, self.heard):
-                due = self._text[self.heard : self.heard + 20]
-                self.fail(_WRONG, f"{text!r} instead of {due!r} after {self.heard}")
-            if text:
-                self._note_gap(now)
-                self.heard += len(text)
+        began, chunks = self._last, self.chunks
+        super()._event(event, now)
+        if began and self.chunks > chunks:
+            self._note_gap(began, now)
 
-    def _note_gap(self, now: float) -> None:
-        began, self._last = self._last, now
+    def _choice(self, choice: Choice) -> bool:
+        has_content = super()._choice(choice)
+        if has_content and self.text:
+            text = self.text[choice.index][-1]
+            if not self._due.startswith(text, self.heard):
+                due = self._due[self.heard : self.heard + 20]
+                self.fail(_WRONG, f"{text!r} instead of {due!r} after {self.heard}")
+            self.heard += len(text)
+        return has_content
+
+    def _note_gap(self, began: float, now: float) -> None:
         for kill in reversed(self._kills):
-            if not began or now < kill.at:
+            if now < kill.at:
                 continue
             if began > kill.at + _AFTER_S:
                 return
             kill.gaps_s.append(now - max(began, kill.at))
 
-    def end(self, now: float) -> None:
-        """Check that it is whole."""
-        if self.error is None and not self._done:
-            self.fail(CUT, "the stream ended without [DONE]")
-        if self.error is None and self.heard != len(self._text):
-            self.fail(_WRONG, f"{self.heard} of {len(self._text)} characters")
-        super().end(now)
+    def _check_finished(self) -> None:
+        if self.heard != len(self._due):
+            self.fail(_WRONG, f"{self.heard} of {len(self._due)} characters")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -211,18 +190,14 @@ class Run:
                 "ignore_eos": True,
             }
         )
-        target = self._instance.target
-        headers = [("Authorization", f"Bearer {self._instance.key}")]
-        head = request_head("POST", target, _PATH, headers)
-        request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
         stream = Stream((words * (tokens // len(words) + 1))[:tokens], self.outcome.kills)
-        connection = await self._pool.take()
         self._live[stream] = len(words)
         try:
-            await connection.exchange(request, stream, _PATIENCE_S)
+            await self._pool.send(
+                "POST", _PATH, body, stream, key=self._instance.key, limit_s=_PATIENCE_S
+            )
         finally:
             del self._live[stream]
-            self._pool.give(connection)
         self.outcome.tokens += stream.heard
         self.outcome.ends[stream.error or "right"] += 1
         if stream.error is not None:
@@ -231,16 +206,9 @@ class Run:
 
     async def _moved(self) -> int:
         """Return how many requests have gone on in another engine."""
-        url = f"http://127.0.0.1:{self._instance.target.port}/metrics"
-        text = await asyncio.to_thread(_read, url)
-        found = re.search(r"^vgate_resumed_requests_total (\S+)$", text, re.MULTILINE)
+        answer = await self._pool.get("/metrics", [], 30.0)
+        found = _RESUMED.search(answer.body)
         return int(float(found[1])) if found else 0
-
-
-def _read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        text: str = answer.read().decode()
-        return text
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -27,7 +27,6 @@ from bench.compare.service import FailedError, descendants
 from bench.load.answer import Answer
 from bench.load.connection import Pool
 from bench.load.processes import read_process
-from bench.load.target import request_head
 
 # Bounds of what V-Gate keeps are low, so that all of it is full long before the last half.
 _SETTINGS: dict[str, object] = {
@@ -239,16 +238,8 @@ class Load:
         """Send on a connection of its own; a request for a 401 has an unknown key."""
         key = self._instance.key if expected != HTTPStatus.UNAUTHORIZED else self._word()
         content = b"" if body is None else msgspec.json.encode({"model": "", **body})
-        head = request_head(
-            method, self._instance.target, path, [("Authorization", f"Bearer {key}")]
-        )
         answer = Answer(time.perf_counter())
-        connection = await self._pool.open()
-        request = head + b"Content-Length: %d\r\n\r\n" % len(content) + content
-        try:
-            await connection.exchange(request, answer, 120.0)
-        finally:
-            connection.close()
+        await self._pool.send(method, path, content, answer, key=key, limit_s=120.0)
         if answer.status != expected:
             raise WrongError(f"{answer.status} {answer.detail} to {method} {path}")
         return answer.body

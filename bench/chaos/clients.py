@@ -123,7 +123,6 @@ class Clients:
         """
         answer = await asked(
             self._pool,
-            self._instance.target,
             ask.path,
             {"model": "", **ask.body},
             key=self._instance.key,

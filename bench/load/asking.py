@@ -6,11 +6,10 @@ import msgspec
 
 from bench.load.answer import TIMEOUT, Answer
 from bench.load.connection import Pool
-from bench.load.target import Target, request_head
 
 
 async def asked(
-    pool: Pool, target: Target, path: str, body: dict[str, object], *, key: str, limit_s: float
+    pool: Pool, path: str, body: dict[str, object], *, key: str, limit_s: float
 ) -> Answer:
     """Return the answer to a JSON body once it is complete; the server's errors are answers, too.
 
@@ -18,15 +17,9 @@ async def asked(
         TimeoutError: It has not ended in time.
         OSError: The connection broke, or what came is no answer in HTTP.
     """
-    content = msgspec.json.encode(body)
-    head = request_head("POST", target, path, [("Authorization", f"Bearer {key}")])
-    request = head + b"Content-Length: %d\r\n\r\n" % len(content) + content
-    connection = await pool.take()
     answer = Answer(time.perf_counter())
-    try:
-        await connection.exchange(request, answer, limit_s)
-    finally:
-        pool.give(connection)
+    content = msgspec.json.encode(body)
+    await pool.send("POST", path, content, answer, key=key, limit_s=limit_s)
     if answer.error == TIMEOUT:
         raise TimeoutError(answer.detail)
     if answer.error is not None and not answer.error.startswith("http_"):

@@ -227,6 +227,26 @@ class Pool:
         while self._idle:
             self._idle.pop().close()
 
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        answer: Answer,
+        *,
+        key: str | None = None,
+        limit_s: float,
+    ) -> None:
+        """Send a request, with an API key; return once its answer has ended, however it did."""
+        headers = [("Authorization", f"Bearer {key}")] if key else []
+        head = request_head(method, self._target, path, headers)
+        request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        connection = await self.take()
+        try:
+            await connection.exchange(request, answer, limit_s)
+        finally:
+            self.give(connection)
+
     async def get(self, path: str, headers: list[tuple[str, str]], timeout_s: float) -> Answer:
         """Send a GET request and return its answer."""
         answer = Answer(perf_counter())

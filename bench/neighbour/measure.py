@@ -14,7 +14,7 @@ import msgspec
 
 from bench.load.answer import Answer
 from bench.load.connection import Pool
-from bench.load.target import request_head, resolve
+from bench.load.target import resolve
 from bench.loop_holds import Hold, recorded
 from bench.neighbour.attacks import HOST, KEY, run
 from bench.neighbour.bodies import CHAT
@@ -91,15 +91,12 @@ def chats(port: int, pipe: Pipe) -> None:
 async def _chats(port: int, pipe: Pipe) -> None:
     target = resolve(f"http://{HOST}:{port}", allow_remote=False)
     pool = Pool(target, keepalive=True)
-    head = request_head("POST", target, CHAT, [("Authorization", f"Bearer {QUIET_KEY}")])
 
     async def one(due: float) -> float:
         body = json.dumps({"messages": [{"role": "user", "content": f"hi {due}"}], "max_tokens": 4})
-        connection, answer = await pool.take(), Answer(due)
-        request = head + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
-        await connection.exchange(request, answer, 60)
+        answer = Answer(due)
+        await pool.send("POST", CHAT, body.encode(), answer, key=QUIET_KEY, limit_s=60)
         assert answer.error is None, (answer.error, answer.detail)
-        pool.give(connection)
         return time.monotonic() - due
 
     while (task := pipe.recv()) is not None:

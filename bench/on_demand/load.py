@@ -154,7 +154,6 @@ class Load:
         body |= {"messages": [{"role": "user", "content": text}], "stream": stream}
         answer = await asked(
             self._pool,
-            self._instance.target,
             _PATH,
             body,
             key=self._instance.key,

@@ -19,7 +19,6 @@ from bench.chaos.instance import Instance
 from bench.load.answer import Answer, StreamAnswer
 from bench.load.connection import Pool
 from bench.load.histogram import Histogram
-from bench.load.target import request_head
 from bench.routing.simulation import MACHINE, Machine, Workload
 
 _TIMEOUT_S = 300.0
@@ -64,7 +63,6 @@ class _Client:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._target = instance.target
         self._pool = Pool(instance.target, keepalive=True)
         self._gaps = Histogram()
         self.ttft_s: list[float] = []
@@ -107,13 +105,7 @@ class _Client:
         return found["queries"], found["hits"]
 
     async def _exchange(self, method: str, path: str, body: bytes, answer: Answer) -> None:
-        head = request_head(method, self._target, path, [])
-        connection = await self._pool.take()
-        try:
-            request = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
-            await connection.exchange(request, answer, _TIMEOUT_S)
-        finally:
-            self._pool.give(connection)
+        await self._pool.send(method, path, body, answer, limit_s=_TIMEOUT_S)
         if answer.error is not None:
             raise ConnectionError(f"{answer.error}: {answer.detail}")
 

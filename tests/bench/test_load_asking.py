@@ -48,7 +48,7 @@ def ask(*paths, limit_s=20.0):
         pool, found = Pool(target, keepalive=True), []
         for path in paths:
             try:
-                answer = await asked(pool, target, path, {"a": path}, key="sk-x", limit_s=limit_s)
+                answer = await asked(pool, path, {"a": path}, key="sk-x", limit_s=limit_s)
                 found.append(bytes(answer.body))
             except (OSError, TimeoutError) as error:
                 found.append(type(error))
