@@ -7,7 +7,6 @@ was idle between steps. `--device cpu --shape tiny` tries all of it without a GP
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -18,16 +17,16 @@ from typing import Any
 
 import msgspec
 
+from bench import hooks
 from bench.compare.models import Models
 from bench.compare.results import Measures
 from bench.compare.run import Run
-from bench.compare.service import ROOT, Running
+from bench.compare.service import Running
 from bench.compare.settings import Settings, Setup
 from bench.compare.turn import Load, Sample, take_turn
 from bench.load.options import positive
 
 CONTENDERS = ("vgate", "vllm-serve")
-_STEPS_HOOK = ROOT / "bench" / "engine_steps"
 _TOTAL_S = 1500
 _SHOWN = ("output_tokens_per_s", "requests_per_s", "ttft_ms.p50", "ttft_ms.p99", "tpot_ms.p50",
           "itl_ms.p99", "idle_share", "idle_gap_us.p50", "idle_gap_us.p99", "steps",
@@ -136,9 +135,7 @@ def idle_measures(steps: Sequence[tuple[float, float]]) -> Measures:
 
 def _recording(path: Path) -> dict[str, str | None]:
     """Return the variables with which a contender's engine records its steps."""
-    known = os.environ.get("PYTHONPATH")
-    search = f"{_STEPS_HOOK}:{known}" if known else str(_STEPS_HOOK)
-    return {"ENGINE_STEPS_FILE": str(path), "PYTHONPATH": search}
+    return {**hooks.environment({"ENGINE_STEPS_FILE": str(path)})}
 
 
 def dummy_model(models: Models, directory: Path) -> Path:

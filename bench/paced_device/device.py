@@ -8,7 +8,8 @@ from typing import Self
 
 import msgspec
 
-_HOOK = Path(__file__).parent / "hook"
+from bench import hooks
+
 _CONTEXT_TOKENS = 250  # of each sequence, on average: a prompt of 170 tokens and half an answer
 
 
@@ -46,7 +47,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
             counters: A file of `Counters`, which the worker's process keeps.
         """
         settings = msgspec.structs.asdict(self) | {"counters": counters and str(counters)}
-        return {"PYTHONPATH": str(_HOOK), "PACED_DEVICE": json.dumps(settings)}
+        return hooks.environment({"PACED_DEVICE": json.dumps(settings)})
 
     def limit(self, sequences: float, prompt_tokens: float, output_tokens: float) -> float:
         """Return the most tokens a second: no step is ever late, and none has a place free.

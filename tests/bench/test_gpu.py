@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import hooks
 from bench.compare.models import Models
-from bench.gpu import _STEPS_HOOK, dummy_model, idle_measures, read_steps
+from bench.gpu import dummy_model, idle_measures, read_steps
 
 # Stands for vLLM's module: a worker whose methods do something else than time.
 WORKER = """
@@ -41,7 +42,9 @@ def test_only_whole_lines_of_the_span_are_read(tmp_path: Path) -> None:
     assert read_steps(path, 0.9, 5.0) == [(1.0, 2.0), (3.0, 4.0)]
 
 
-def test_the_hook_records_the_worker_and_changes_nothing_else(tmp_path: Path) -> None:
+def test_the_hook_records_the_worker_and_changes_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "vllm" / "v1" / "worker"
     package.mkdir(parents=True)
     for directory in (package, package.parent, package.parent.parent):
@@ -58,7 +61,8 @@ def test_the_hook_records_the_worker_and_changes_nothing_else(tmp_path: Path) ->
         "except ValueError as error:\n    print(error)\n"
     )
     steps = tmp_path / "steps"
-    environment = {"ENGINE_STEPS_FILE": str(steps), "PYTHONPATH": f"{_STEPS_HOOK}:{tmp_path}"}
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    environment = hooks.environment({"ENGINE_STEPS_FILE": str(steps)})
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

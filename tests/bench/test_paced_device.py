@@ -1,15 +1,15 @@
 """The paced device: its times and limits, and what it answers a scheduler, without vLLM."""
 
-import importlib.util
 import json
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from bench.hooks import paced_device
 from bench.paced_device.device import DEVICES, Counters, Device, fitting
 
 FAST = DEVICES["fast"]
@@ -57,19 +57,6 @@ def test_a_device_is_three_times() -> None:
             Device.parse(wrong)
 
 
-@pytest.fixture
-def hook() -> ModuleType:
-    """The hook as a module, which installs nothing without its variable."""
-    environment = FAST.environment()
-    path = Path(environment["PYTHONPATH"], "sitecustomize.py")
-    spec = importlib.util.spec_from_file_location("paced_device_hook", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def scheduled(
     numbers: dict[str, int],
     new: dict[str, int] | None = None,
@@ -93,10 +80,10 @@ def scheduled(
     )
 
 
-def test_a_token_comes_when_all_before_it_is_computed(hook: ModuleType, tmp_path: Path) -> None:
+def test_a_token_comes_when_all_before_it_is_computed(tmp_path: Path) -> None:
     path = tmp_path / "counters"
     settings = json.loads(FAST.environment(path)["PACED_DEVICE"])
-    device = hook._Device(settings)
+    device = paced_device._Device(settings)
 
     def step(*arguments: Any, **named: Any) -> dict[str, list[int]]:
         _, ids, tokens = device.start(scheduled(*arguments, **named))
@@ -119,8 +106,8 @@ def test_a_token_comes_when_all_before_it_is_computed(hook: ModuleType, tmp_path
     assert counters.since(counters).busy_us == 0
 
 
-def test_steps_follow_each_other_and_none_begins_before_its_work(hook: ModuleType) -> None:
-    device = hook._Device(json.loads(FAST.environment()["PACED_DEVICE"]))
+def test_steps_follow_each_other_and_none_begins_before_its_work() -> None:
+    device = paced_device._Device(json.loads(FAST.environment()["PACED_DEVICE"]))
     before = time.monotonic()
     first, *_ = device.start(scheduled({"a": 1}, new={"a": 1}))
     second, *_ = device.start(scheduled({"a": 1}, cached={"a": (1, 1)}))

@@ -1,4 +1,4 @@
-"""Records when vLLM's worker computes: Python imports this module by its name from PYTHONPATH.
+"""Records when vLLM's worker computes.
 
 Each line of the file named by `ENGINE_STEPS_FILE` is the start and end of one call that gives the
 device work, in seconds of the system's monotonic clock. On a GPU both are CUDA events: the device's
@@ -7,12 +7,10 @@ All servers that use vLLM's worker are recorded alike.
 """
 
 import functools
-import importlib.abc
-import importlib.machinery
 import os
-import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -83,27 +81,12 @@ def _timed(method: Any) -> Any:
     return call
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the worker's module, and puts the clock around its methods when it is loaded."""
+def changes(_file: str) -> dict[str, Callable[[Any], None]]:
+    """Return the change that puts the clock around the worker's methods."""
 
-    def find_spec(
-        self, name: str, path: Any, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != _MODULE:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
+    def put_clock(module: Any) -> None:
+        for method in _METHODS:
+            if hasattr(module.Worker, method):
+                setattr(module.Worker, method, _timed(getattr(module.Worker, method)))
 
-            def exec_module(module: Any) -> None:
-                load(module)
-                for method in _METHODS:
-                    if hasattr(module.Worker, method):
-                        setattr(module.Worker, method, _timed(getattr(module.Worker, method)))
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-if "ENGINE_STEPS_FILE" in os.environ:
-    sys.meta_path.insert(0, _Finder())
+    return {_MODULE: put_clock}

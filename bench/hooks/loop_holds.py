@@ -1,15 +1,13 @@
-"""Records when a frontend's loop is held: Python imports this module by its name from PYTHONPATH.
+"""Records when a frontend's loop is held.
 
 A timer of the loop, due every millisecond, writes a line whenever it is late: see `Hold`, whose
 fields they are. The file is in the directory named by `LOOP_HOLDS_DIR`.
 """
 
-import importlib.abc
-import importlib.machinery
 import os
-import sys
 import time
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +40,16 @@ def _record(loop: AbstractEventLoop) -> None:
     loop.call_soon(tick)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the application's module, and has it start the timer with the application."""
+def changes(_directory: str) -> dict[str, Callable[[Any], None]]:
+    """Return the change that has the application start the timer with itself."""
 
-    def find_spec(
-        self, name: str, path: Any, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != _MODULE:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
+    def record(module: Any) -> None:
+        init = module.App.__rsgi_init__
 
-            def exec_module(module: Any) -> None:
-                load(module)
-                init = module.App.__rsgi_init__
+        def timed_init(self: Any, loop: AbstractEventLoop) -> None:
+            init(self, loop)
+            _record(loop)
 
-                def timed_init(self: Any, loop: AbstractEventLoop) -> None:
-                    init(self, loop)
-                    _record(loop)
+        module.App.__rsgi_init__ = timed_init
 
-                module.App.__rsgi_init__ = timed_init
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-if "LOOP_HOLDS_DIR" in os.environ:
-    sys.meta_path.insert(0, _Finder())
+    return {_MODULE: record}

@@ -1,10 +1,9 @@
 """How long the event loops of a V-Gate's frontends were held, as they record it themselves."""
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
-_VARIABLE = "LOOP_HOLDS_DIR"
+from bench import hooks
 
 
 class Hold(NamedTuple):
@@ -27,9 +26,7 @@ class Hold(NamedTuple):
 
 def environment(directory: Path) -> dict[str, str]:
     """Return the variables with which a V-Gate's frontends record the holds of their loops."""
-    here = str(Path(__file__).parent)
-    path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    return {_VARIABLE: str(directory), "PYTHONPATH": path}
+    return hooks.environment({"LOOP_HOLDS_DIR": str(directory)})
 
 
 def recorded(directory: Path) -> list[Hold]:

@@ -1,4 +1,4 @@
-"""Replaces the device under vLLM: Python imports this module by its name from PYTHONPATH.
+"""Replaces the device under vLLM.
 
 `PACED_DEVICE` is JSON. `base_us`, `sequence_us` and `prompt_token_us` are the parts of a step's
 time; `overlap` is whether the next step is scheduled while one computes (asynchronous scheduling);
@@ -9,13 +9,9 @@ On a CPU vLLM forces asynchronous scheduling off, a process of its own for the w
 the KV cache of 32 tokens or more. All three are undone, so that the engine is laid out as on a GPU.
 """
 
-import importlib.abc
-import importlib.machinery
 import json
 import mmap
-import os
 import struct
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -158,40 +154,14 @@ def _allow_small_blocks(module: Any) -> None:
     )
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds vLLM's modules, and changes them when they are loaded."""
+def changes(text: str) -> dict[str, Callable[[Any], None]]:
+    """Return the changes that put the device, which a text in JSON describes, under vLLM."""
+    settings = json.loads(text)
 
-    def __init__(self, changes: dict[str, Callable[[Any], None]]) -> None:
-        self._changes = changes
-
-    def find_spec(
-        self, name: str, path: Any, target: Any = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        change = self._changes.get(name)
-        spec = change and importlib.machinery.PathFinder.find_spec(name, path, target)
-        if not change or not spec or not spec.loader:
-            return None
-        load = spec.loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            load(module)
-            change(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-def _install(settings: dict[str, Any]) -> None:
     def pace(module: Any) -> None:
         _pace(module, _Device(settings))
 
     def lay_out(module: Any) -> None:
         _lay_out_as_on_gpu(module, overlap=settings["overlap"])
 
-    sys.meta_path.insert(
-        0, _Finder({_WORKER: pace, _PLATFORM: lay_out, _ATTENTION: _allow_small_blocks})
-    )
-
-
-if "PACED_DEVICE" in os.environ:
-    _install(json.loads(os.environ["PACED_DEVICE"]))
+    return {_WORKER: pace, _PLATFORM: lay_out, _ATTENTION: _allow_small_blocks}
