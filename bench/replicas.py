@@ -11,7 +11,6 @@ import random
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,8 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.chaos.instance import Instance
-from bench.compare.service import FailedError
+from bench.chaos.instance import Instance, workplace
 from bench.load.answer import StreamAnswer
 from bench.load.connection import Pool
 from bench.load.events import Choice
@@ -221,13 +219,8 @@ def main(arguments: Sequence[str]) -> int:
         "model__max_model_len": 4096 + max(options.tokens),
         **dict(setting.split("=", 1) for setting in options.set),
     }
-    with tempfile.TemporaryDirectory(prefix="vgate-replicas-") as directory:
-        try:
-            with Instance(Path(directory), settings, None) as instance:
-                outcome = asyncio.run(Run(instance, options).go())
-        except FailedError as error:
-            print(f"bench.replicas: {error}\n{error.log}", file=sys.stderr)
-            return 1
+    with workplace("replicas") as directory, Instance(directory, settings, None) as instance:
+        outcome = asyncio.run(Run(instance, options).go())
     print(table(outcome))
     if options.json:
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")

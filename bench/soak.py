@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import random
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,8 @@ import msgspec
 from bench.chaos.answers import ServerError, WrongError
 from bench.chaos.clients import Clients
 from bench.chaos.deck import Ask, deck
-from bench.chaos.instance import Instance
-from bench.compare.service import FailedError, descendants
+from bench.chaos.instance import Instance, workplace
+from bench.compare.service import descendants
 from bench.load.answer import Answer
 from bench.load.connection import Pool
 from bench.load.processes import read_process
@@ -279,16 +278,11 @@ def main(arguments: Sequence[str]) -> int:
     add("--json", metavar="FILE", help="write all readings there")
     options = parser.parse_args(arguments)
     settings = {**_SETTINGS, **dict(setting.split("=", 1) for setting in options.set)}
-    with tempfile.TemporaryDirectory(prefix="vgate-soak-") as directory:
-        try:
-            with Instance(Path(directory), settings, None) as instance:
-                load = Load(instance, options.seed, options.rate)
-                recorder = Recorder(instance)
-                asyncio.run(run(load, recorder, options.seconds, options.every))
-                alive = instance.alive
-        except FailedError as error:
-            print(f"bench.soak: {error}\n{error.log}", file=sys.stderr)
-            return 1
+    with workplace("soak") as directory, Instance(directory, settings, None) as instance:
+        load = Load(instance, options.seed, options.rate)
+        recorder = Recorder(instance)
+        asyncio.run(run(load, recorder, options.seconds, options.every))
+        alive = instance.alive
     print(table(recorder.series))
     print("\n".join(f"{name:<28}{count}" for name, count in sorted(load.outcomes.items())))
     print("\n".join(f"WRONG {what}" for what in load.wrong[:20]))

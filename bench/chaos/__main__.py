@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,8 @@ from bench.chaos.answers import ServerError, WrongError
 from bench.chaos.clients import Clients, Tally
 from bench.chaos.deck import deck
 from bench.chaos.faults import KINDS, inflict, left_out_because
-from bench.chaos.instance import Instance
+from bench.chaos.instance import Instance, workplace
 from bench.chaos.victim import Fault, NotRecoveredError, Victim
-from bench.compare.service import FailedError
 
 # Deaths that the launcher allows: all of them, each followed by a quick start.
 _SETTINGS = {
@@ -158,13 +156,8 @@ def main(arguments: Sequence[str]) -> int:
         model=options.model,
         settings=dict(setting.split("=", 1) for setting in options.set),
     )
-    with tempfile.TemporaryDirectory(prefix="vgate-chaos-") as directory:
-        try:
-            with start(plan, Path(directory)) as instance:
-                outcome = asyncio.run(run(plan, instance))
-        except FailedError as error:
-            print(f"bench.chaos: {error}\n{error.log}", file=sys.stderr)
-            return 1
+    with workplace("chaos") as directory, start(plan, directory) as instance:
+        outcome = asyncio.run(run(plan, instance))
     print(table(outcome))
     if options.json:
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")

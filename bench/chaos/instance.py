@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +22,17 @@ from bench.load.target import Target, resolve
 _START_S = 180.0
 _STOP_S = 60.0
 _KEPT_LINES = 20_000
+
+
+@contextmanager
+def workplace(program: str) -> Iterator[Path]:
+    """Yield a directory for the instance of a program, which ends with status 1 if that fails."""
+    with tempfile.TemporaryDirectory(prefix=f"vgate-{program}-") as directory:
+        try:
+            yield Path(directory)
+        except FailedError as error:
+            print(f"bench.{program}: {error}\n{error.log}", file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 class Instance:

@@ -3,11 +3,9 @@
 import argparse
 import os
 import sys
-import tempfile
-from pathlib import Path
 
 from bench import loop_holds
-from bench.chaos.instance import Instance
+from bench.chaos.instance import Instance, workplace
 from bench.load.options import positive
 from bench.neighbour.attacks import ATTACKS
 from bench.neighbour.measure import SETTINGS, Neighbour, Seen, machine, measure, table
@@ -23,12 +21,12 @@ def main() -> int:
     options = parser.parse_args()
     outcomes: list[Seen] = []
     print(machine())
-    with tempfile.TemporaryDirectory() as directory:
-        holds = Path(directory, "holds")
+    with workplace("neighbour") as directory:
+        holds = directory / "holds"
         holds.mkdir()
         os.environ |= loop_holds.environment(holds)
         with (
-            Instance(Path(directory), SETTINGS, None) as server,
+            Instance(directory, SETTINGS, None) as server,
             Neighbour(server.target.port) as neighbour,
         ):
             for attack in options.attack or ATTACKS:

@@ -13,13 +13,12 @@ same requests before and keeps the same rules (`bench.swaps`).
 import argparse
 import asyncio
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from bench.compare.service import FailedError
+from bench.chaos.instance import workplace
 from bench.on_demand.load import Load
 from bench.on_demand.plan import Plan, start, table
 
@@ -39,13 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     if directories:
         options |= {"models": len(directories), "directories": tuple(directories)}
     plan = Plan(**options)
-    with tempfile.TemporaryDirectory(prefix="vgate-on-demand-") as directory:
-        try:
-            with start(plan, Path(directory)) as instance:
-                outcome = asyncio.run(Load(plan, instance).run())
-        except FailedError as error:
-            print(f"bench.on_demand: {error}\n{error.log}", file=sys.stderr)
-            return 1
+    with workplace("on_demand") as directory, start(plan, directory) as instance:
+        outcome = asyncio.run(Load(plan, instance).run())
     print(table(outcome))
     if file:
         Path(file).write_bytes(msgspec.json.encode(outcome))

@@ -5,17 +5,15 @@ import itertools
 import random
 import re
 import string
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import msgspec
 
-from bench.chaos.instance import Instance
+from bench.chaos.instance import Instance, workplace
 from bench.load.answer import Answer, StreamAnswer
 from bench.load.connection import Pool
 from bench.load.histogram import Histogram
@@ -127,8 +125,8 @@ async def _running(policy: str, replicas: int, machine: Machine) -> AsyncIterato
         "dry_run__kv_cache_tokens": machine.kv_cache_tokens,
     }
     with (
-        tempfile.TemporaryDirectory() as directory,
-        Instance(Path(directory), settings, None) as instance,
+        workplace("routing") as directory,
+        Instance(directory, settings, None) as instance,
     ):
         client = _Client(instance)
         # The last ones may not be connected yet when the first one serves.
