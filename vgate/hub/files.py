@@ -1,5 +1,7 @@
 """Which files of a model are needed, and where the Hub's cache has them."""
 
+import os
+import threading
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -105,7 +107,8 @@ class Place:
         if revision == self._commit or _is(reference, self._commit):
             return
         reference.parent.mkdir(parents=True, exist_ok=True)
-        new = reference.with_name(f"{reference.name}.new")
+        # Whoever else fetches it names it too.
+        new = reference.with_name(f"{reference.name}.{os.getpid()}-{threading.get_ident()}.new")
         new.write_text(self._commit, encoding="utf-8")
         new.replace(reference)
 
