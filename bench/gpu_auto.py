@@ -9,24 +9,31 @@ the context. A start has to serve that, or to end in a sentence. Run it where vL
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.compare.service import ROOT, free_port
+from bench.compare.service import (
+    ROOT,
+    FailedError,
+    Running,
+    Service,
+    free_port,
+    present,
+    vgate_environment,
+)
 
-_START_S, _END_S, _ANSWER_S = 1800.0, 60.0, 600.0
+_START_S, _ANSWER_S = 1800.0, 600.0
+_VGATE = (sys.executable, "-m", "vgate.launcher")
 _MIB = 1 << 20
 # Holds a share of the GPU until its input ends.
 _HOLD = (
@@ -70,75 +77,66 @@ def held(share: float) -> Iterator[None]:
 
 def try_start(start: Start, arguments: Sequence[str], work: Path) -> None:
     """Start V-Gate, use the whole context, and stop it; the outcome is in `start`."""
-    port = free_port()
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("VGATE_")}
-    environment |= {
-        "VGATE_CONFIG_PATH": os.devnull,
-        "VGATE_SERVER__PORT": str(port),
-        "VGATE_SERVER__RUN_DIR": str(work / "run"),
-        "VGATE_SERVER__STATE_DIR": str(work / "state"),
-        "VGATE_MODEL__MODEL_ID": start.model,
-    }
-    if start.memory_gib is not None:
-        environment["VGATE_MODEL__MEMORY_BYTES"] = str(int(start.memory_gib * 1024) * _MIB)
-    command = [sys.executable, "-m", "vgate.launcher"]
+    service = _service(start, arguments, work)
     checked = subprocess.run(
-        [*command, "check"], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        [*_VGATE, "check"],
+        env=present(service.environment),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     start.foreseen = _after("# Chosen now: ", checked.stdout)
-    log, began = work / "log", time.monotonic()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *arguments], env=environment, cwd=ROOT, stdout=output, stderr=output
-        )
     try:
-        if _serves(process, port):
-            start.seconds = round(time.monotonic() - began, 1)
-            _use(start, port)
-        text = log.read_text(errors="replace")
-        if process.poll() is not None:
-            start.refused = _after("vgate: ", text) or _after("The engine did not start: ", text)
-        if "Traceback" in text:
-            start.problem = "a traceback"
-        elif not (start.context or start.refused):
-            start.problem = "it neither serves nor says why"
-    finally:
-        process.terminate()
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with Running(service) as running:
+            start.seconds = round(running.start_s, 1)
+            _use(start, service)
+            text = running.log()
+    except FailedError as error:
+        text = error.log
+        start.refused = _after("vgate: ", text) or _after("The engine did not start: ", text)
+    if "Traceback" in text:
+        start.problem = "a traceback"
+    elif not (start.context or start.refused):
+        start.problem = "it neither serves nor says why"
 
 
-def _serves(process: subprocess.Popen[bytes], port: int) -> bool:
-    deadline = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            _get(port, "/ready")
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return True
-    return False
+def _service(start: Start, arguments: Sequence[str], work: Path) -> Service:
+    port = free_port()
+    settings: dict[str, object] = {
+        "server__port": port,
+        "server__run_dir": str(work / "run"),
+        "server__state_dir": str(work / "state"),
+        "model__model_id": start.model,
+    }
+    if start.memory_gib is not None:
+        settings["model__memory_bytes"] = int(start.memory_gib * 1024) * _MIB
+    return Service(
+        command=[*_VGATE, *arguments],
+        environment=vgate_environment(settings),
+        port=port,
+        ready_path="/ready",
+        ready_timeout_s=_START_S,
+        kinds=(),
+    )
 
 
-def _use(start: Start, port: int) -> None:
-    start.chosen = _get(port, "/ready")["engines"][0]["detail"]
-    start.context = _get(port, "/v1/models")["data"][0]["max_model_len"]
+def _use(start: Start, service: Service) -> None:
+    start.chosen = _get(service, "/ready")["engines"][0]["detail"]
+    start.context = _get(service, "/v1/models")["data"][0]["max_model_len"]
     prompt = [100 + number % 100 for number in range(start.context - 8)]
     body = {"model": start.model, "prompt": prompt, "max_tokens": 8, "ignore_eos": True}
     try:
-        _get(port, "/v1/completions", json.dumps(body).encode())
-    except OSError as error:
+        status, _, answer = service.post("/v1/completions", json.dumps(body).encode(), _ANSWER_S)
+        error = "" if status == HTTPStatus.OK else answer.decode(errors="replace")
+    except (OSError, HTTPException) as broken:
+        error = str(broken)
+    if error:
         start.problem = f"a prompt of the whole context failed: {error}"
 
 
-def _get(port: int, path: str, body: bytes | None = None) -> Any:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
-    with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:
-        return json.loads(answer.read())
+def _get(service: Service, path: str) -> Any:
+    return json.loads(service.get(path, _ANSWER_S)[2])
 
 
 def _after(mark: str, text: str) -> str:

@@ -7,7 +7,6 @@ whether a model answers as it did before it left. `--dry-run` needs no GPU, and 
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bench.compare.service import FailedError, Running, Service, free_port
+from bench.compare.service import FailedError, Running, Service, free_port, vgate_environment
 
 _TIMEOUT_S = 1800.0
 _PROMPT = "Count from one to twenty."
@@ -85,34 +84,29 @@ def _service(options: argparse.Namespace, unload: str, work: str) -> Service:
     usual: dict[str, Any] = {"task": "generate", "load": "on_demand"}
     if options.memory_gib:
         usual["memory_bytes"] = int(options.memory_gib * _GIB)
-    residency: dict[str, Any] = {"UNLOAD": unload, "MIN_LOADED_S": 0, "MAX_WAIT_S": 1}
+    residency: dict[str, Any] = {"unload": unload, "min_loaded_s": 0, "max_wait_s": 1}
     if options.dry_run:
-        usual["memory_bytes"], residency["MEMORY_BYTES"] = _GIB, int(1.5 * _GIB)
+        usual["memory_bytes"], residency["memory_bytes"] = _GIB, int(1.5 * _GIB)
     port = free_port()
     settings = {
-        "SERVER__PORT": port,
-        "SERVER__STATE_DIR": work,
-        "SERVER__RUN_DIR": f"{work}/run",
-        "CACHE__ENABLED": False,
-        "MODELS": [{"model_id": model, **usual} for model in options.models],
-        **{f"RESIDENCY__{name}": value for name, value in residency.items()},
+        "server__port": port,
+        "server__state_dir": work,
+        "server__run_dir": f"{work}/run",
+        "cache__enabled": False,
+        "models": [{"model_id": model, **usual} for model in options.models],
+        **{f"residency__{name}": value for name, value in residency.items()},
     }
-    environment = {f"VGATE_{name}": _text(value) for name, value in settings.items()}
     return Service(
         name=f"vgate ({unload})",
         command=[
             *(sys.executable, "-m", "vgate.launcher"),
             *(["--dry-run"] if options.dry_run else []),
         ],
-        environment={**environment, "VGATE_CONFIG_PATH": os.devnull},
+        environment=vgate_environment(settings),
         port=port,
         ready_path="/ready",
         kinds=(),
     )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _ask(service: Service, model: str) -> str:

@@ -13,10 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
 from bench.chaos import preparation
-from bench.compare.service import ROOT, FailedError, descendants, free_port
+from bench.compare.service import (
+    ROOT,
+    FailedError,
+    descendants,
+    free_port,
+    present,
+    vgate_environment,
+)
 from bench.load.target import Target, resolve
 
 _START_S = 180.0
@@ -90,11 +95,7 @@ class Instance:
         }
         if model is not None:
             settings["model__model_id"] = model
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("VGATE_")}
-        self._environment["VGATE_CONFIG_PATH"] = os.devnull
-        for name, value in settings.items():
-            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            self._environment[f"VGATE_{name.upper()}"] = text
+        self._environment = present(vgate_environment(settings))
         if loose_clock:
             self._environment |= preparation.clock(self.clock)
         self._arguments = [] if model is not None else ["--dry-run"]

@@ -13,7 +13,7 @@ import msgspec
 
 from bench.compare.constant_app import chunks_of, whole_answer
 from bench.compare.peers import python_with
-from bench.compare.service import ROOT, Service, UnavailableError, free_port
+from bench.compare.service import ROOT, Service, UnavailableError, free_port, vgate_environment
 from bench.compare.settings import Settings, Setup
 from bench.paced_device.device import Device
 
@@ -120,12 +120,8 @@ def _launcher(
         "security__enabled": True,
         "security__api_keys": [_VGATE_KEY, _OTHER_KEY],
     }
-    environment = {name: None for name in os.environ if name.startswith("VGATE_")} | engine
     # Without compiled files vLLM is slow to import.
-    environment |= {"PYTHONDONTWRITEBYTECODE": None, "VGATE_CONFIG_PATH": os.devnull}
-    for path, value in values.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        environment[f"VGATE_{path.upper()}"] = text
+    environment = vgate_environment(values) | engine | {"PYTHONDONTWRITEBYTECODE": None}
     return Service(
         command=[sys.executable, "-m", "vgate.launcher", *flags],
         environment=environment,

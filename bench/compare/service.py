@@ -2,12 +2,13 @@
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Self
@@ -86,9 +87,18 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
+        return self._exchange("POST", path, body, headers, timeout_s)
+
+    def get(self, path: str, timeout_s: float) -> tuple[int, str, bytes]:
+        """Ask without a key; return and raise as `post`."""
+        return self._exchange("GET", path, None, {}, timeout_s)
+
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout_s: float
+    ) -> tuple[int, str, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         with contextlib.closing(connection):
-            connection.request("POST", path, body, headers)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.getheader("Content-Type") or "", response.read()
 
@@ -100,13 +110,12 @@ class Running:
         self.service = service
         self.start_s = 0.0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the context
-        environment = os.environ | service.environment
         self._started = monotonic()
         # A session of its own: Ctrl-C reaches only the comparison, which then ends the contenders.
         self._process = subprocess.Popen(
             service.command,
             cwd=service.cwd,
-            env={name: value for name, value in environment.items() if value is not None},
+            env=present(service.environment),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -145,14 +154,10 @@ class Running:
         self.start_s = monotonic() - self._started
 
     def _ready(self) -> bool:
-        port = self.service.port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PROBE_TIMEOUT_S)
-        with contextlib.closing(connection):
-            try:
-                connection.request("GET", self.service.ready_path)
-                return connection.getresponse().status == 200
-            except (OSError, http.client.HTTPException):
-                return False
+        try:
+            return self.service.get(self.service.ready_path, _PROBE_TIMEOUT_S)[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
     def log(self) -> str:
         """Return its processes' output."""
@@ -221,6 +226,24 @@ def cpu_s(processes: Processes) -> float:
     """Return the CPU time that the processes have used."""
     readings = (read_process(pid) for _, pid in processes)
     return sum(reading.cpu_s for reading in readings if reading is not None)
+
+
+def vgate_environment(settings: Mapping[str, object]) -> dict[str, str | None]:
+    """Return the variables of a V-Gate with these settings, as section__key, and no others."""
+    environment: dict[str, str | None] = {
+        name: None for name in os.environ if name.startswith("VGATE_")
+    }
+    environment["VGATE_CONFIG_PATH"] = os.devnull
+    for name, value in settings.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        environment[f"VGATE_{name.upper()}"] = text
+    return environment
+
+
+def present(environment: Mapping[str, str | None]) -> dict[str, str]:
+    """Return this process's environment with changes, of which None removes a variable."""
+    changed = os.environ | environment
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def free_port() -> int:
