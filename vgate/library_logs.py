@@ -11,11 +11,9 @@ def library_of(record: logging.LogRecord) -> str | None:
 
 
 class Libraries(logging.Filter):
-    """Lowers the level of what libraries say; for a handler.
+    """Lowers what libraries say below warnings to the level `chatter`; for a handler.
 
-    Args:
-        least: The level from which on records are logged.
-        chatter: The level of what they say below warnings.
+    Records are logged from the level `least` on.
 
     Attributes:
         harmless: What warnings that mean nothing here begin with; those are at debug.

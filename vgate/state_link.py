@@ -61,10 +61,7 @@ def open_client(
 ) -> "Redis":
     """Return a client of the server; it connects when it is used, and repeats no command.
 
-    Args:
-        state: The configuration's section.
-        timeout_s: Of a connection.
-        on_connect: Makes a connection ready; what it raises ends the connection.
+    `on_connect` makes a connection ready; what it raises ends the connection.
 
     Raises:
         ValueError: The URL or the file of CAs can't be used.

@@ -82,12 +82,7 @@ def constant_load(
 ) -> tuple[Histogram, float]:
     """Repeat the request on that many connections; return the times and the seconds that passed.
 
-    Args:
-        port: The server's, on 127.0.0.1.
-        request: Head and body.
-        compared: The end of every answer.
-        clients: Connections, each with one request in flight.
-        seconds: How long to send.
+    Every answer must end as `compared`.
 
     Raises:
         WrongAnswerError: An answer ends differently, or is not 200.

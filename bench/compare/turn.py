@@ -66,13 +66,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class LoadProcess:
-    """A running load generator; `result` waits for its end.
-
-    Args:
-        running: What it loads.
-        load: With what.
-        api_key: Instead of the contender's first.
-    """
+    """A load generator at work; `result` waits for its end. `api_key` replaces the contender's."""
 
     def __init__(self, running: Running, load: Load, api_key: str | None = None) -> None:
         self._name = running.name

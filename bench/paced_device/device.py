@@ -52,10 +52,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     def limit(self, sequences: float, prompt_tokens: float, output_tokens: float) -> float:
         """Return the most tokens a second: no step is ever late, and none has a place free.
 
-        Args:
-            sequences: In every step.
-            prompt_tokens: Computed before an answer's first token.
-            output_tokens: Of an answer.
+        Each answer computes `prompt_tokens` first, and has `output_tokens`.
         """
         step_us = self.base_us + self.sequence_us * sequences
         answer_us = output_tokens * step_us / sequences + self.prompt_token_us * prompt_tokens

@@ -17,11 +17,7 @@ _MOST_NOTED = 1000
 
 
 class _Patience:
-    """What both clients know of a request that may be sent again.
-
-    Args:
-        retry_for_s: How long a request may be sent again, because the server asks for it.
-    """
+    """What both clients know of a request that may be sent again, if the server asks for it."""
 
     def __init__(self, retry_for_s: float) -> None:
         self._retry_for_s = retry_for_s

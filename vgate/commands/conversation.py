@@ -18,10 +18,7 @@ _PATH = "/v1/chat/completions"
 class Conversation:
     """Keeps what was said, and asks for the next answer.
 
-    Args:
-        server: Where the model is.
-        model: Its name.
-        options: Fields of each request, such as `temperature`.
+    `options` are fields of each request, such as `temperature`.
     """
 
     def __init__(self, server: Server, model: str, options: Mapping[str, Any]) -> None:

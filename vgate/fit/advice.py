@@ -36,11 +36,7 @@ def advice(
 ) -> list[Change]:
     """Return changes that bring something, those first that cost the answers nothing.
 
-    Args:
-        checkpoint: The model.
-        found: The estimate without a change.
-        settings: Those that it was made with.
-        sequences: How many answers are wanted at once.
+    `found` is the estimate with the `settings`; so many `sequences` are wanted at once.
     """
     now = found.longest(sequences)
     changes = []

@@ -51,13 +51,8 @@ def choose(
     """Choose a version of a model.
 
     It is the one with the most bits that leaves room for `ANSWERS` of `CONTEXT` tokens, else the
-    one with the longest context; but one that is downloaded already, if it has that room too.
-
-    Args:
-        found: The model.
-        card: Where it is to run.
-        form: The only form that may be chosen.
-        cached: The repositories that are downloaded already.
+    one with the longest context; but one that is downloaded already (its repository is in `cached`)
+    if it has that room too. Only versions of a `form` may be chosen, if one is given.
     """
     usable = [one for one in found.variants if _runs(one, card) and form in {None, one.form}]
     fits = [how_it_fits(found, one, card) for one in usable]

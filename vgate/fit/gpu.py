@@ -106,15 +106,10 @@ def overhead(
     tower_bytes: int = 0,
     few_graphs: bool = False,
 ) -> Overhead:
-    """Return what a model takes beside its weights and KV cache.
+    """Return what a language model takes beside its weights and KV cache.
 
-    Args:
-        text: The configuration of the language model.
-        tokens: Those of the largest step.
-        sequences: The most at once.
-        element_bytes: The size of a number of the type that the model computes in.
-        tower_bytes: What the weights take that read images and sound.
-        few_graphs: Whether CUDA graphs are made for fewer sizes of the batch.
+    `tokens` are those of the largest step, and `tower_bytes` what the weights take that read images
+    and sound. With `few_graphs` CUDA graphs are made for fewer sizes of the batch.
     """
     text = completed(text)
     width = 3 * int(text["hidden_size"]) + _widest(text, tokens)

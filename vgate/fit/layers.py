@@ -86,12 +86,8 @@ def cached_layers(
 ) -> list[Layer]:
     """Return the layers of a language model that keep something.
 
-    Args:
-        text: The configuration of the language model.
-        element_bytes: The size of a number of the model's own type, in which states are kept.
-        state_bytes: That of vLLM's mamba_ssm_cache_dtype, if it is set.
-        drafts: How many more layers draft tokens.
-        draft_tokens: How many tokens are drafted in a step, by whatever.
+    States are kept in the model's own type, of `element_bytes`, or in vLLM's mamba_ssm_cache_dtype.
+    So many layers more are for `drafts`; a step drafts `draft_tokens`, by whatever.
 
     Raises:
         FitError: Nobody has taught this module the architecture.

@@ -114,14 +114,9 @@ def lay_out(
     prefix_caching: bool = True,
     block_tokens: int = BLOCK_TOKENS,
 ) -> KVCache:
-    """Return the layout of the layers' KV cache.
+    """Return the layout of the layers' KV cache, whose numbers have `element_bytes`.
 
-    Args:
-        layers: Those that keep something.
-        element_bytes: The size of a number of keys and values.
-        in_flight_tokens: See `KVCache`.
-        prefix_caching: Whether prefixes are cached, as they are by default.
-        block_tokens: Tokens in a block, where states don't make it larger.
+    A block has `block_tokens`, where states don't make it larger. See `KVCache` for the rest.
 
     Raises:
         FitError: vLLM has no layout for such layers, or this module doesn't know it.

@@ -21,11 +21,9 @@ _MOST_WITHOUT_GPU = 6 * GIB
 
 
 def card_here(share: float | str = "auto", vram: float | None = None) -> Card:
-    """Return this machine's GPU, or one with so many bytes; without one, a part of its memory.
+    """Return this machine's GPU, or one with `vram` bytes; without one, a part of its memory.
 
-    Args:
-        share: `model.gpu_memory_utilization`.
-        vram: The bytes of another card.
+    `share` is `model.gpu_memory_utilization`.
     """
     utilization = share if isinstance(share, float) else USUAL_SHARE
     if vram is not None:

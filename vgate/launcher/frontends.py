@@ -67,12 +67,6 @@ class FrontendChild(Child):
 class Frontends:
     """All frontends of an instance. Times are those of a `JudgesClock`.
 
-    Args:
-        runtime: The instance's settings.
-        listeners: The descriptors of the listening sockets.
-        send: Sends a message to a control link.
-        output: Where they write.
-
     Attributes:
         serving: Those that have the places, one for each listener. Their owner restarts them.
         arriving: Those that are to replace them, so far.

@@ -57,11 +57,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def longest_context(longest: Callable[[int], int], most: int) -> int:
-    """Return the context to serve; 0 if none fits.
+    """Return the context to serve, `most` at most; 0 if none fits.
 
-    Args:
-        longest: Returns the longest context with which so many answers fit at once.
-        most: The model's own, or what is wanted.
+    `longest` returns the longest context with which so many answers fit at once.
     """
     context = max(longest(ANSWERS), min(longest(1), NEEDED_TOKENS))
     if context >= most:
@@ -160,14 +158,8 @@ def for_host(
 ) -> Plan:
     """Return what to choose for a model on the CPU, whose KV cache has a given size.
 
-    Prompts are computed whole there, so a step is as long as the context.
-
-    Args:
-        checkpoint: The model.
-        room: Of the machine's memory.
-        settings: What is given.
-        own: The model's own context; None for what its config.json says.
-        kv_bytes: The size of the KV cache, if it is given.
+    Prompts are computed whole there, so a step is as long as the context. The model's `own` context
+    is what its config.json says, unless it is given.
 
     Raises:
         FitError: The model isn't understood.

@@ -80,11 +80,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Folder:
-    """Folds files of counts into the ledger. Each is used by one thread.
-
-    Args:
-        state: The state directory, made if it is missing.
-    """
+    """Folds counts into the ledger of a state directory, made if it is missing; for one thread."""
 
     def __init__(self, state: Path) -> None:
         self._state = state

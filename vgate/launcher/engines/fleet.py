@@ -44,12 +44,8 @@ log = Log("vgate.launcher")
 class Fleet:
     """All supervised engines of an instance. Times are those of a `JudgesClock`.
 
-    Args:
-        runtime: The instance's settings.
-        console: Shows what they do.
-        send: Sends a message to an engine's control link; returns whether it could.
-        tell: Tells the frontends an engine's state.
-        output: Where they write.
+    `send` returns whether it could send a message to an engine's control link, and `tell` tells the
+    frontends an engine's state.
 
     Attributes:
         announced: Whether the instance serves, so that each change is news.

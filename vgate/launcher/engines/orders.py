@@ -14,11 +14,7 @@ log = Log("vgate.launcher")
 class Orders:
     """Carries out orders. An engine that is drained stays loaded, and takes nothing new.
 
-    Args:
-        runtime: The instance's settings.
-        engines: The engines that this launcher supervises.
-        send: Sends a message to an engine's control link; returns whether it could.
-        enter: Gives an engine another state, and tells it.
+    `enter` gives an engine another state, and tells it.
     """
 
     def __init__(

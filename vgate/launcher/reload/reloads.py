@@ -35,12 +35,6 @@ def read_again() -> Config:
 class Reloads:
     """Takes requests to reload, and carries out one after the other.
 
-    Args:
-        runtime: The settings of the running processes.
-        frontends: Whose places others take.
-        answer: Sends an outcome to a control link.
-        read: Returns the configuration as it is now, or raises `ConfigError`.
-
     Attributes:
         runtime: The settings in force.
     """

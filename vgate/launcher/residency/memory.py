@@ -92,13 +92,9 @@ def _with_bytes(config: Config, sizes: dict[str, int]) -> Config:
 def residency_problems(
     config: Config, backend: str, role: Role, placed: list[list[Devices]]
 ) -> Iterator[str]:
-    """Yield why models can't be loaded and unloaded.
+    """Yield why models, whose `memory_bytes` are known, can't be loaded and unloaded.
 
-    Args:
-        config: With `memory_bytes` of each model.
-        backend: What runs them.
-        role: What runs here.
-        placed: The devices of each model's replicas.
+    `placed` has the devices of each model's replicas.
     """
     if not config.unloads_models:
         return

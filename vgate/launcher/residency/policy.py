@@ -55,12 +55,9 @@ class Decision(msgspec.Struct):
 
 
 class Policy:
-    """Decides for a set of models. All times are those of one clock.
+    """Decides for a set of models, which are loaded at the start in this order.
 
-    Args:
-        models: The models, in the order in which they are loaded at the start.
-        room: What fits together.
-        settings: How long models stay, and requests wait.
+    All times are those of one clock.
     """
 
     def __init__(self, models: Sequence[Managed], room: Room, settings: Residency) -> None:

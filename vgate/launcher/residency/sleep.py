@@ -24,10 +24,7 @@ _SHARE = 1 / 12
 def with_sleep(config: Config, backend: str, card: Card | None) -> Config:
     """Return the configuration with how models are unloaded, `sleep` or `stop`.
 
-    Args:
-        config: The configuration.
-        backend: What runs the models.
-        card: The smallest GPU; None if there is none, where vLLM has no sleep mode.
+    `card` is the smallest GPU; without one, vLLM has no sleep mode.
     """
     unload = config.residency.unload
     if card is None and (backend != DRY_RUN or unload == "auto"):

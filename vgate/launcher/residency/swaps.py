@@ -66,13 +66,7 @@ class Swap:
 class Swaps:
     """The models of an instance that may be unloaded. Times are those of a `JudgesClock`.
 
-    Args:
-        runtime: The instance's settings.
-        room: What fits together.
-        engines: The engines that this launcher supervises.
-        send: Sends a message to an engine's control link; returns whether it could.
-        tell: Tells the frontends an engine's state.
-        show: Shows a text to people.
+    `send` and `tell` are as those of `Fleet`; `show` shows a text to people.
 
     Attributes:
         wanted: What the frontends want of the models.

@@ -7,10 +7,9 @@ from vgate.wire.control import Demand, ModelDemand
 
 
 class WantedModels:
-    """What all frontends want. Times are those of a `JudgesClock`.
+    """What all frontends want of these models. Times are those of a `JudgesClock`.
 
-    Args:
-        names: Of the models; a frontend may know others after a reload.
+    A frontend may know others after a reload.
     """
 
     def __init__(self, names: Collection[str]) -> None:
