@@ -171,6 +171,15 @@ def test_numbers_are_read_off_histograms(visit):
     assert visit().open().evaluate(read) == [1.5, 2, None, 20, 1.5, 1, None, None]
 
 
+def test_no_label_of_the_clock_is_cut_at_the_edge(visit):
+    read = """async () => {
+        const { isCut } = await import(new URL('ui/chart.js', location));
+        const plot = { scales: { x: { min: 0, max: 100 } }, width: 456 };
+        return [0, 50, 94, 96, 100].map((time) => isCut(plot, time));
+    }"""
+    assert visit().open().evaluate(read) == [False, False, False, True, True]
+
+
 class TestChat:
     def test_an_answer_streams(self, visit):
         page = visit().open("/#chat")
@@ -420,6 +429,11 @@ class TestEverywhere:
             page.wait_for_load_state("networkidle")
             assert page.evaluate("document.documentElement.scrollWidth") == 360, view
             assert page.evaluate(NAMELESS) == [], view
+
+    def test_on_a_phone_the_addresses_to_connect_to_are_shown(self, server, visit):
+        page = visit(viewport={"width": 360, "height": 740}).open("/#connect")
+        for address in (f"{server.url}/v1", server.url):
+            page.locator("dd").get_by_text(address, exact=True).wait_for(state="visible")
 
     def test_it_follows_the_system_s_colours_until_one_is_chosen(self, visit):
         page = visit(color_scheme="dark").open()

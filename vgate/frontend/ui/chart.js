@@ -6,7 +6,14 @@ import { h, setText } from "./dom.js";
 const KEPT_S = 300;
 const LEAST_S = 60;
 const HEIGHT = 128;
+const Y_AXIS_PX = 56;
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+// Half of a label of the clock, less what is free beside the plot.
+const CUT_PX = 20;
+
+/** Whether the label of a time would not fit before the right edge. */
+export const isCut = ({ scales: { x }, width }, time) => ((x.max - time) / (x.max - x.min)) * (width - Y_AXIS_PX) < CUT_PX;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -50,8 +57,8 @@ export class Chart {
         y: { range: (_, __, most) => [0, this.top ?? (most > 0 ? most * 1.15 : 1)] },
       },
       axes: [
-        { ...axis, space: 110, size: 22, grid: { show: false }, values: (_, times) => times.map((time) => CLOCK.format(time * 1000)) },
-        { ...axis, size: 56, space: 36, values: (_, values) => values.map(this.show) },
+        { ...axis, space: 110, size: 22, grid: { show: false }, values: (plot, times) => times.map((time) => (isCut(plot, time) ? null : CLOCK.format(time * 1000))) },
+        { ...axis, size: Y_AXIS_PX, space: 36, values: (_, values) => values.map(this.show) },
       ],
       series: [{}, ...this.series.map(([label, name], index) => ({
         label, stroke: colour(name), width: 2, points: { show: false }, spanGaps: false,

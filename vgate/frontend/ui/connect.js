@@ -33,7 +33,7 @@ async function show(main) {
   search.addEventListener("input", draw);
   choice.addEventListener("change", draw);
   place.append(
-    h("section", { class: "card" }, h("dl", { class: "pairs wide" },
+    h("section", { class: "card" }, h("dl", { class: "pairs apart" },
       endpoint("OpenAI's API", `${api.base}/v1`), endpoint("Anthropic's API", api.base)),
     h("div", { class: "two" }, field("Model", choice), field("Find a program", search)),
     h("p", { class: "faint" }, api.key() ? "Where a key is needed, YOUR_KEY stands for it." : "Without keys, any text is a key.")),
