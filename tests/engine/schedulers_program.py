@@ -249,7 +249,11 @@ def _scheduler(kind: Any, config: Any) -> Any:
 
 
 def _counting(kind: Any) -> Any:
-    """Return our scheduler, made to tell how many sequences of a step went the short way."""
+    """Return our scheduler, made to tell how many sequences of a step went the short way.
+
+    Its outputs have the plain ones, too.
+    """
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 
     class Counting(kind):  # type: ignore[misc]
         short = 0
@@ -263,6 +267,16 @@ def _counting(kind: Any) -> Any:
         def _merge(self, decodes: Any, *arguments: Any) -> None:
             self.short = len(decodes.ids)
             super()._merge(decodes, *arguments)
+
+        def update_from_output(self, scheduled: Any, ran: Any) -> Any:
+            outputs = super().update_from_output(scheduled, ran)
+            plain = [
+                EngineCoreOutput(key, [token])
+                for key, token in zip(*self.take_plain(), strict=True)
+            ]
+            if plain:
+                outputs.setdefault(0, EngineCoreOutputs(outputs=[])).outputs += plain
+            return outputs
 
     return Counting
 

@@ -1,7 +1,9 @@
 """From a step's outputs to one message for each frontend."""
 
+from collections.abc import Iterable
+
 from tests.wire.steps import deltas_of
-from vgate.engine.backends.base import Facts, Output
+from vgate.engine.backends.base import Facts, Output, Outputs
 from vgate.engine.delivery import catch_up, deliver_embeddings, deliver_tokens
 from vgate.engine.request import Request, RequestError
 from vgate.wire.messages import Delta, Embedding, Embeddings, Logprobs, Step
@@ -37,6 +39,31 @@ def test_tokens_go_to_all_subscribers() -> None:
     assert delivery.failed == []
     assert [requests[key].generated_tokens for key in "xy"] == [1, 2]
     assert [requests[key].cached_tokens for key in "xy"] == [4, 0]
+
+
+def test_a_step_s_columns_are_delivered_as_its_outputs_are() -> None:
+    def delivered(outputs: Iterable[Output]) -> tuple[object, ...]:
+        requests = running(x=[(A, 1), (B, 7)], y=[(A, 2)], z=[(B, 3)], kept=[(A, 4)], ended=[])
+        # Kept for those who join, and one who reads it when it is complete.
+        requests["kept"].dedup_key = requests["z"].dedup_key = b"equal"
+        requests["z"].delivered = {(B, 3): 1}
+        requests["z"].output, requests["z"].generated_tokens = [9], 1
+        messages = deliver_tokens(outputs, requests, 0.0).messages
+        return messages, {k: (r.generated_tokens, r.output) for k, r in requests.items()}
+
+    others = [Output("y", [31, 32], None, None), Output("gone", [5], None, None)]
+    keys, tokens = ["x", "z", "kept", "gone too"], [30, 33, 34, 35]
+    outputs = Outputs(keys, tokens, others)
+    plain = [Output(key, [token], None, None) for key, token in zip(keys, tokens, strict=True)]
+    assert list(outputs) == [*plain, *others]
+    messages, requests = delivered(outputs)
+    assert (messages, requests) == delivered([*plain, *others])
+    assert messages == {
+        A: Step([1, 4], [30, 34], [Delta(2, [31, 32])]),
+        B: Step([7], [30], []),
+    }
+    assert requests["kept"] == (1, [34])
+    assert requests["z"] == (2, [9, 33])
 
 
 def test_a_plain_token_travels_in_the_columns() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from vgate.engine.backends.base import Facts, Output
+from vgate.engine.backends.base import Facts, Output, Outputs
 from vgate.engine.request import Request, RequestError, Subscriber
 from vgate.wire.codec import WireError
 from vgate.wire.messages import (
@@ -169,7 +169,8 @@ def deliver_tokens(
     """Make the messages for a step's tokens; outputs of requests that don't run are dropped."""
     by_peer: dict[bytes, Step] = {}
     delivery = Delivery(by_peer, [], [], [])
-    # This loop runs once for every token that the engine generates.
+    if isinstance(outputs, Outputs):
+        outputs = _deliver_plain(outputs, running, by_peer)
     for output in outputs:
         key, token_ids, finish_reason, facts, _, error, logprobs, of_prompt = output
         request = running.get(key)
@@ -206,6 +207,34 @@ def deliver_tokens(
                 )
     messages = {peer: step for peer, step in by_peer.items() if step.ids or step.deltas}
     return delivery._replace(messages=messages)
+
+
+def _deliver_plain(
+    outputs: Outputs, running: Mapping[str, Request], by_peer: dict[bytes, Step]
+) -> list[Output]:
+    """Add the tokens of those that got one and nothing else to the messages; return what is left.
+
+    Left are the others, and whoever has a subscriber that doesn't get each token as it comes.
+    """
+    left = outputs.others.copy()
+    # This loop runs once for every token that the engine generates.
+    for key, token in zip(outputs.keys, outputs.tokens, strict=True):
+        request = running.get(key)
+        if request is None:
+            continue
+        if request.delivered:
+            left.append(Output(key, [token], None, None))
+            continue
+        request.generated_tokens += 1
+        if request.dedup_key:
+            request.output.append(token)
+        for peer, number in request.subscribers:
+            step = by_peer.get(peer)
+            if step is None:
+                step = by_peer[peer] = Step([], [], [])
+            step.ids.append(number)
+            step.tokens.append(token)
+    return left
 
 
 def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:

@@ -1,6 +1,6 @@
 """The interface between the engine's loop and the backend that runs the model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 from vgate.engine.blocks.cached import CachedBlocks
@@ -78,6 +78,31 @@ class Output(NamedTuple):
     error: RequestError | None = None
     logprobs: list[Logprobs] | None = None
     prompt_logprobs: list[Logprobs | None] | None = None
+
+
+class Outputs(Iterable[Output]):
+    """A step's outputs, with the plain ones in two columns. To iterate makes an `Output` of each.
+
+    Most are one token and nothing else, and to make an object of each would cost most of all.
+
+    Attributes:
+        keys: The requests that got one token and nothing else; no other output is theirs.
+        tokens: The token of each.
+        others: The outputs of all others.
+    """
+
+    __slots__ = ("keys", "others", "tokens")
+
+    def __init__(self, keys: list[str], tokens: list[int], others: list[Output]) -> None:
+        self.keys = keys
+        self.tokens = tokens
+        self.others = others
+
+    def __iter__(self) -> Iterator[Output]:
+        """Yield an output for every request that got one."""
+        for key, token in zip(self.keys, self.tokens, strict=True):
+            yield Output(key, [token], None, None)
+        yield from self.others
 
 
 class BackendCounts(NamedTuple):

@@ -23,6 +23,7 @@ from vgate.engine.backends.base import (
     BackendError,
     Facts,
     Output,
+    Outputs,
     ReportPhase,
     WorkerDiedError,
 )
@@ -45,6 +46,7 @@ from vgate.engine.backends.vllm.failures import (
 from vgate.engine.backends.vllm.files import read_adapters
 from vgate.engine.backends.vllm.grammars import time_grammars
 from vgate.engine.backends.vllm.harmony import harmony_tokens
+from vgate.engine.backends.vllm.lean_scheduler import plain_tokens
 from vgate.engine.backends.vllm.outputs import Running, to_output, too_slow
 from vgate.engine.backends.vllm.parameters import Parameters
 from vgate.engine.backends.vllm.reasoning import reasoning_marks
@@ -113,6 +115,7 @@ class VLLMBackend:
         self._budget = steer(self._core.scheduler, vllm_config, config.batch, time.monotonic)
         control_drafting(self._core.scheduler, config.model, time.monotonic)
         self._drafts = DraftCounts(self._core.scheduler)
+        self._take_plain = plain_tokens(self._core.scheduler)
         grammars = exact_grammars(vllm_config)
         self._parameters = Parameters(vllm_config, adapters, exact=grammars is not None)
         marks, harmony = reasoning_marks(config.model, vllm_config), harmony_tokens(vllm_config)
@@ -220,7 +223,7 @@ class VLLMBackend:
             or self._worker_died
         )
 
-    def step(self) -> list[Output] | None:
+    def step(self) -> Outputs | None:
         """Run the model once."""
         if self._worker_died:
             raise WorkerDiedError(WORKER_DIED)
@@ -232,7 +235,9 @@ class VLLMBackend:
                 raise
             raise failure from error
         self._core.post_step(executed)
-        # Most are plain tokens, for each of which a call would cost as much as all the rest.
+        keys, tokens = self._take_plain()
+        # Where vLLM's own scheduler runs, most are plain: a call for each would cost as much as
+        # all the rest.
         outputs += [
             Output(output.request_id, output.new_token_ids, None, None)
             if output.finish_reason is None
@@ -246,7 +251,7 @@ class VLLMBackend:
         if self._too_slow:
             outputs = self._without_slow(outputs)
         # Without a run of the model vLLM returns only bookkeeping, so outputs mean progress.
-        return outputs if outputs or executed else None
+        return Outputs(keys, tokens, outputs) if keys or outputs or executed else None
 
     def _without_slow(self, outputs: list[Output]) -> list[Output]:
         """End the sequences whose grammar takes too long; return all outputs."""

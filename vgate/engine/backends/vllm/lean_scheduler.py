@@ -7,15 +7,14 @@ sequence may change its way at any step; a test compares this scheduler with vLL
 internals of the versions it was tested with, and is used with no other.
 """
 
-import copy
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import RequestStatus
 from vllm.version import __version__ as vllm_version
 
@@ -32,6 +31,13 @@ def lean_scheduler(scheduler_config: Any) -> type[Any] | None:
         lambda record: "custom scheduler class" not in record.msg
     )
     return LeanAsyncScheduler if scheduler_config.async_scheduling else LeanScheduler
+
+
+def plain_tokens(scheduler: Any) -> Callable[[], tuple[list[str], list[int]]]:
+    """Return a scheduler's `take_plain`; vLLM's own has all tokens in its outputs."""
+    take: Callable[[], tuple[list[str], list[int]]]
+    take = getattr(scheduler, "take_plain", lambda: ([], []))
+    return take
 
 
 class _Sequence(NamedTuple):
@@ -75,6 +81,7 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         super().__init__(*arguments, **named)
         self.running: list[Any]
         self._sequences: dict[str, _Sequence] = {}
+        self._plain: tuple[list[str], list[int]] = ([], [])
         self._aside = 0
         self._lean = _is_plain(self)
         # Models that only embed may have none.
@@ -207,29 +214,33 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         output.pending_structured_output_tokens |= decodes.grammars[1]
 
     def update_from_output(self, scheduled: Any, ran: Any) -> dict[int, Any]:
-        """Take a step's tokens; return the outputs by client."""
+        """Take a step's tokens; return the outputs by client, without those of `take_plain`."""
         if not self._lean or ran.num_nans_in_logits or not ran.sampled_token_ids:
             outputs: dict[int, Any] = super().update_from_output(scheduled, ran)
             return outputs
-        plain, rest = self._take(scheduled.num_scheduled_tokens, ran)
+        named = scheduled.num_scheduled_tokens
         # vLLM goes through those that are named here, and through what does not belong to one.
-        scheduled = copy.copy(scheduled)
-        scheduled.num_scheduled_tokens = rest
-        outputs = super().update_from_output(scheduled, ran)
-        if not plain:
-            return outputs
-        if (of_client := outputs.get(0)) is None:
-            outputs[0] = EngineCoreOutputs(outputs=plain)
-        else:
-            of_client.outputs = plain + of_client.outputs
+        scheduled.num_scheduled_tokens = self._take(named, ran)
+        try:
+            outputs = super().update_from_output(scheduled, ran)
+        finally:
+            scheduled.num_scheduled_tokens = named
         return outputs
 
-    def _take(self, scheduled: dict[str, int], ran: Any) -> tuple[list[Any], dict[str, int]]:
-        """Take the tokens that only continue their sequence; return them, and who is left."""
+    def take_plain(self) -> tuple[list[str], list[int]]:
+        """Return whose tokens only continued their sequence since the last call, and the tokens.
+
+        No object of vLLM's is made for them, which would have to be read again.
+        """
+        plain, self._plain = self._plain, ([], [])
+        return plain
+
+    def _take(self, scheduled: dict[str, int], ran: Any) -> dict[str, int]:
+        """Take the tokens that only continue their sequence; return who is left."""
         sequences, requests, ahead = self._sequences, self.requests, self._ahead
         sampled, places, block_size = ran.sampled_token_ids, ran.req_id_to_index, self.block_size
         cache_blocks, cached = self.kv_cache_manager.cache_blocks, self._blocks.num_cached_block
-        plain: list[Any] = []
+        keys, plain = self._plain
         rest: dict[str, int] = {}
         running = RequestStatus.RUNNING
         # This loop runs once for every token that the engine generates.
@@ -253,8 +264,11 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
             ):
                 rest[key] = count
                 continue
-            tokens.append(token_ids[0])
-            output.append(token_ids[0])
+            token = token_ids[0]
+            tokens.append(token)
+            output.append(token)
+            keys.append(key)
+            plain.append(token)
             request.num_in_flight_tokens -= 1
             if not length % block_size:
                 request.update_block_hashes()
@@ -263,8 +277,7 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
                 known = request.num_computed_tokens - request.num_output_placeholders
                 if not known % block_size and cached.get(key, 0) * block_size < known:
                     cache_blocks(request, known)
-            plain.append(EngineCoreOutput(key, token_ids))
-        return plain, rest
+        return rest
 
 
 def _is_plain(scheduler: Any) -> bool:
