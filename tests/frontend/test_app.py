@@ -41,6 +41,8 @@ class TestRoutes:
             ("GET", "/v1/models"),
             ("GET", "/v1/models/"),
             ("POST", "/v1/embeddings"),
+            ("POST", "/v1/score"),
+            ("POST", "/v1/rerank"),
             ("POST, GET", "/invocations"),
             ("POST", "/tokenize"),
             ("POST", "/detokenize"),

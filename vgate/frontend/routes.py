@@ -21,6 +21,7 @@ from vgate.frontend.apis.openai.invocations import invocations
 from vgate.frontend.apis.openai.responses import endpoint as responses
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.responses.stream import responses_event
+from vgate.frontend.apis.openai.scoring import RerankRequest, ScoreRequest, rerank, score
 from vgate.frontend.apis.openai.tokenize import (
     DetokenizeRequest,
     TokenizeText,
@@ -134,9 +135,11 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
     _generating("/v1/embeddings", embeddings, EmbeddingRequest),
+    _generating("/v1/score", score, ScoreRequest),
+    _generating("/v1/rerank", rerank, RerankRequest),
     msgspec.structs.replace(
         _streaming("/invocations", invocations, ChatRequest),
-        requests=(ChatRequest, CompletionRequest, EmbeddingRequest),
+        requests=(ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest, ScoreRequest),
     ),
     Route("/tokenize", "POST", tokenize, requests=(TokenizeText, ChatRequest)),
     Route("/detokenize", "POST", detokenize, requests=(DetokenizeRequest,)),
@@ -189,12 +192,16 @@ _PREFIXES = [route for route in ROUTES if route.path[1:].endswith("/")]
 def canonical(path: str) -> str:
     """Return the endpoint's path for one with a slash at its end, without /v1 or with two of it.
 
+    Cohere's /v2/rerank is /v1/rerank, as in vLLM.
+
     Programs put such paths together from a base URL that isn't quite what they expect. The name of
     a key may end in a slash, and without it would be another key's.
     """
     if path in _EXACT or path.startswith(keys.PREFIX):
         return path
     plain = path.rstrip("/")
+    if plain == "/v2/rerank":
+        return "/v1/rerank"
     for candidate in (plain, f"/v1{plain}", plain.removeprefix("/v1")):
         if _find(candidate) is not None:
             return candidate

@@ -20,6 +20,7 @@ from vgate.frontend.apis.openai.common import GenerationRequest
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.apis.openai.embeddings import EmbeddingRequest
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
+from vgate.frontend.apis.openai.scoring import RerankRequest, ScoreRequest, ScoringRequest
 
 PAGES = Path(__file__).parents[3] / "docs"
 CLIENTS = Path(__file__).parents[1] / "ui" / "clients.json"
@@ -30,6 +31,9 @@ TABLES: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
     "chat": (ChatRequest, GenerationRequest),
     "completions": (CompletionRequest, GenerationRequest),
     "embeddings": (EmbeddingRequest, None),
+    "score and rerank": (ScoringRequest, None),
+    "score": (ScoreRequest, ScoringRequest),
+    "rerank": (RerankRequest, ScoringRequest),
     "messages": (MessagesRequest, None),
     "responses": (ResponsesRequest, None),
 }

@@ -1,5 +1,7 @@
 """From an embed request to its vectors: tokenise, check, run a few inputs at a time."""
 
+from itertools import groupby
+
 from vgate.config.schema import Batch
 from vgate.errors import (
     ContextLengthExceededError,
@@ -48,7 +50,7 @@ def input_tokens(text: TextModel, request: EmbedRequest) -> list[list[int]]:
         limit = token_limit(request.truncation, most)
     texts = [item for item in request.inputs if isinstance(item, str)]
     if texts:
-        prompts = _tokens_of(text, texts, limit, special=request.add_special_tokens)
+        prompts = _tokens_of_texts(text, texts, limit, request)
     else:
         prompts = [item for item in request.inputs if not isinstance(item, str)]
         for index, prompt in enumerate(prompts):
@@ -60,17 +62,37 @@ def input_tokens(text: TextModel, request: EmbedRequest) -> list[list[int]]:
     return prompts
 
 
-def _tokens_of(
-    text: TextModel, texts: list[str], limit: TokenLimit, *, special: bool
+def _tokens_of_texts(
+    text: TextModel, texts: list[str], limit: TokenLimit, request: EmbedRequest
 ) -> list[list[int]]:
+    special = request.add_special_tokens
+    if not request.text_limits:
+        return _tokens_of(text, texts, limit, special=special)
+    added = len(text.tokenizer.encode_batch([""], special=special)[0])
+    prompts: list[list[int]] = []
+    # Texts with the same limit follow each other.
+    for most, same in groupby(request.text_limits):
+        first = len(prompts)
+        own = limit if most is None or most + added > limit.keep else TokenLimit(most + added)
+        group = texts[first : first + len(list(same))]
+        prompts += _tokens_of(text, group, own, special=special, first=first)
+    return prompts
+
+
+def _tokens_of(
+    text: TextModel, texts: list[str], limit: TokenLimit, *, special: bool, first: int | None = None
+) -> list[list[int]]:
+    """Return the token ids of all texts, or of some, the first of which is that input."""
     where = "input"
     try:
-        for index, item in enumerate(texts):
+        for index, item in enumerate(texts, first or 0):
             where = f"input[{index}]"
             check_length(text, item, limit)
-        where = "input"
+        where = "input" if first is None or len(texts) > 1 else where
         return text.tokenizer.encode_batch(texts, special=special, limit=limit)
     except (TooManyTokensError, InvalidValueError) as error:
+        if isinstance(error, TooManyTokensError) and error.index is not None:
+            error.index += first or 0
         raise explained(error, where, limit.keep, _HINT) from None
 
 

@@ -18,8 +18,8 @@ from vgate.wire.sampling import Dimensions, TokenId
 # OpenAI's limit (API reference, "Create embeddings").
 MAX_INPUTS = 2048
 
-# Encoding more than this takes milliseconds, which would delay every stream.
-_ENCODE_INLINE_BYTES = 65_536
+# To encode more of vectors than this takes milliseconds, which would delay every stream.
+INLINE_BYTES = 65_536
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Tokens = Annotated[list[TokenId], Meta(min_length=1)]
@@ -115,7 +115,7 @@ async def embed_body(services: Services, http: HttpRequest, body: bytes) -> Resp
     with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
         embedded = await services.pipeline.embed(http, _embed_request(request))
     encode = partial(_encode_response, embedded, request.encoding)
-    if sum(map(len, embedded.vectors)) > _ENCODE_INLINE_BYTES:
+    if sum(map(len, embedded.vectors)) > INLINE_BYTES:
         body = await services.work.run(http, encode)
     else:
         body = encode()

@@ -6,24 +6,32 @@ from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.openai.chat.endpoint import read as read_chat
 from vgate.frontend.apis.openai.completions.endpoint import read as read_completion
 from vgate.frontend.apis.openai.embeddings import embed_body
+from vgate.frontend.apis.openai.scoring import rerank_body, score_body
 from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.services import Services
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 # The field by which requests of an API are known. One without any is a completion's, whose error
 # names what it lacks.
-_KNOWN_BY = ("messages", "prompt", "input")
+_KNOWN_BY = ("messages", "prompt", "input", "query", "queries", "data_1", "text_1")
+_OF_VECTORS = {
+    "input": embed_body,
+    "query": rerank_body,
+    "queries": score_body,
+    "data_1": score_body,
+    "text_1": score_body,
+}
 
 
 async def invocations(services: Services, http: HttpRequest) -> Response | None:
-    """Answer a request for chat (`messages`), a completion (`prompt`) or embeddings (`input`).
+    """Answer a request for chat (`messages`), a completion (`prompt`), embeddings or scores.
 
     Return None if the answer was streamed.
     """
     body = await services.work.body(http)
     kind = await services.work.read(http, body, _kind_of)
-    if kind == "input":
-        return await embed_body(services, http, body)
+    if (answer := _OF_VECTORS.get(kind)) is not None:
+        return await answer(services, http, body)
     read = read_chat if kind == "messages" else read_completion
     return await services.pipeline.answer_body(http, body, read)
 
