@@ -77,6 +77,13 @@ class TestRoutes:
             for path in ("/v1", "/health/x", "/v1/chat/completions/x", "/é"):
                 answer = await gateway.request("GET", path)
                 assert (answer.status, answer.error["code"]) == (404, "not_found"), path
+            for path, meant in (
+                ("/v1/chat/completion", "did you mean /v1/chat/completions? GET"),
+                ("/v1/embedding", "did you mean /v1/embeddings? GET"),
+                ("/v1/files", "there is no /v1/files; GET /openapi.json lists what there is"),
+                ("/" + "x" * 4000, "GET /openapi.json lists what there is"),
+            ):
+                assert meant in (await gateway.request("POST", path)).error["message"]
 
         serve(scenario)
 

@@ -1,5 +1,6 @@
 """The table of endpoints: path, method, handler. Adding one is a file and a line here."""
 
+import difflib
 from collections.abc import Awaitable, Callable
 from functools import wraps
 
@@ -186,6 +187,8 @@ ROUTES: tuple[Route, ...] = (
 _EXACT = {route.path: route for route in ROUTES if not route.path[1:].endswith("/")}
 _EVENTS = {"/v1/messages": anthropic_event, "/v1/responses": responses_event}
 _METHODS = {route.path: frozenset(route.methods) for route in ROUTES}
+# How much of an unknown path is shown, and how much like a known one it must be to be taken for it.
+_LONGEST, _CLOSE = 100, 0.8
 _PREFIXES = [route for route in ROUTES if route.path[1:].endswith("/")]
 
 
@@ -234,7 +237,10 @@ def match(method: str, path: str) -> Route:
     """
     route = _find(path)
     if route is None:
-        raise NotFoundError(f"there is no {path}; see {', '.join(r.path for r in ROUTES)}")
+        shown = path if len(path) <= _LONGEST else f"{path[:_LONGEST]}..."
+        close = difflib.get_close_matches(shown, _METHODS, n=1, cutoff=_CLOSE)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise NotFoundError(f"there is no {shown}; {meant}GET /openapi.json lists what there is")
     if method not in _METHODS[route.path]:
         raise MethodNotAllowedError(
             f"{path} takes {route.method}, not {method}", allow=route.method

@@ -41,7 +41,12 @@ def refusal(key: ApiKey, decision: Decision) -> RateLimitedError:
     reason = decision.reason or "requests"
     metrics.RATE_LIMITED.labels(key.name, reason).inc()
     limit = _REASONS[reason]
-    if decision.never:
+    if decision.never and decision.tokens:
+        message = (
+            f"the request may use more tokens than this API key may in a minute at all, "
+            f"{decision.tokens.limit}: send a shorter prompt, or allow fewer tokens for the answer"
+        )
+    elif decision.never:
         message = f"the request may use more tokens than the key's limit allows at all ({limit})"
     else:
         message = f"{limit} for this API key; try again in {decision.retry_after_s or 1:.0f} s"
