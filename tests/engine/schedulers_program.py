@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vgate.engine.blocks.vllm_hashes import short_hasher
 from vgate.engine.blocks.vllm_pool import follow_pool
 from vgate.wire.kv_blocks import block_keys, block_seed
 
@@ -41,10 +42,10 @@ class Grammars:
 class Pair:
     """Our scheduler and vLLM's; steps are `depth` ahead of their tokens."""
 
-    def __init__(self, schedulers: tuple[Any, Any], depth: int, seed: int, hasher: Any) -> None:
+    def __init__(self, schedulers: tuple[Any, Any], depth: int, seed: int, hashers: Any) -> None:
         self.vllm, self.ours = self.both = schedulers
         self.random = random.Random(seed)
-        self._depth, self._hasher = depth, hasher
+        self._depth, self._hashers = depth, hashers
         self._numbers = iter(range(1_000_000))
         self._steps: deque[tuple[Any, Any, Any]] = deque()
         self._pools = [
@@ -99,10 +100,10 @@ class Pair:
             params._eos_token_id = EOS
         key, grammar = str(next(self._numbers)), draw.random() < 0.1
         salt = draw.choice(SALTS)
-        for scheduler in self.both:
+        for scheduler, hasher in zip(self.both, self._hashers, strict=True):
             request = Request(
                 *(key, prompt, params, None),
-                block_hasher=self._hasher,
+                block_hasher=hasher,
                 arrival_time=0,
                 cache_salt=salt,
             )
@@ -285,7 +286,7 @@ def main(model: str, report_path: str) -> None:
     """Compare each kind of scheduler with vLLM's, as both runners use it."""
     from vllm import EngineArgs
     from vllm.utils.hashing import sha256
-    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.core import kv_cache_utils
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -303,8 +304,9 @@ def main(model: str, report_path: str) -> None:
         enforce_eager=True,
     ).create_engine_config()
     config.cache_config.num_gpu_blocks = BLOCKS
-    init_none_hash(sha256)
-    hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
+    kv_cache_utils.init_none_hash(sha256)
+    hasher = kv_cache_utils.get_request_block_hasher(BLOCK_TOKENS, sha256)
+    short = short_hasher(hasher, sha256, BLOCK_TOKENS, kv_cache_utils.NONE_HASH)
     kinds = {
         "in turn": (Scheduler, LeanScheduler, 1),
         "ahead": (AsyncScheduler, LeanAsyncScheduler, 2),
@@ -318,7 +320,7 @@ def main(model: str, report_path: str) -> None:
                 both = _scheduler(theirs, config), _scheduler(_counting(ours), config)
                 for scheduler in both:
                     scheduler.use_v2_model_runner = newer_runner
-                pair = Pair(both, depth, seed, hasher)
+                pair = Pair(both, depth, seed, (hasher, short))
                 difference = difference or pair.run()
                 cases += pair.cases
             report[f"{name}, {newer_runner=}"] = {"difference": difference, "cases": cases}

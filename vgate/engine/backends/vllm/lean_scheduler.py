@@ -87,6 +87,7 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         # Models that only embed may have none.
         managers = self.kv_cache_manager.coordinator.single_type_managers
         self._blocks: Any = managers[0] if managers else None
+        self._caches = self._lean and self.kv_cache_manager.enable_caching
 
     def add_request(self, request: Any) -> None:
         """Take a request, and remember what the short way needs of it."""
@@ -176,7 +177,7 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
                 # vLLM's way makes room.
                 break
             if not length % block_size:
-                manager.cache_blocks(request, length)
+                self._cache(request, key, length)
             places += 1
             ids.append(key)
             computed_counts.append(computed)
@@ -239,7 +240,6 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         """Take the tokens that only continue their sequence; return who is left."""
         sequences, requests, ahead = self._sequences, self.requests, self._ahead
         sampled, places, block_size = ran.sampled_token_ids, ran.req_id_to_index, self.block_size
-        cache_blocks, cached = self.kv_cache_manager.cache_blocks, self._blocks.num_cached_block
         keys, plain = self._plain
         rest: dict[str, int] = {}
         running = RequestStatus.RUNNING
@@ -275,9 +275,24 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
             if ahead:
                 request.num_output_placeholders -= 1
                 known = request.num_computed_tokens - request.num_output_placeholders
-                if not known % block_size and cached.get(key, 0) * block_size < known:
-                    cache_blocks(request, known)
+                if not known % block_size:
+                    self._cache(request, key, known)
         return rest
+
+    def _cache(self, request: Any, key: str, known: int) -> None:
+        """Put a sequence's full blocks into the prefix cache, up to so many tokens."""
+        cached, full = self._blocks.num_cached_block, known // self.block_size
+        if self._caches and (done := cached.get(key, 0)) < full:
+            # Looked up each time: who follows the pool replaces it.
+            self.kv_cache_manager.block_pool.cache_full_blocks(
+                request,
+                self._blocks.req_to_blocks[key],
+                done,
+                full,
+                self.block_size,
+                self._blocks.kv_cache_group_id,
+            )
+            cached[key] = full
 
 
 def _is_plain(scheduler: Any) -> bool:
@@ -299,6 +314,7 @@ def _is_plain(scheduler: Any) -> bool:
         and not scheduler.log_stats
         and [type(manager) for manager in managers] == [FullAttentionManager]
         and managers[0].block_size == scheduler.hash_block_size == scheduler.block_size
+        and managers[0].kv_cache_spec.prefix_cacheable
     )
 
 
