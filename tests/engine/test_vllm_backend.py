@@ -37,6 +37,11 @@ def test_it_reports_its_phases_and_its_model(report: dict[str, Any]) -> None:
     assert report["places"] == SEQUENCES + reserved_seqs(SEQUENCES) > SEQUENCES
 
 
+def test_a_model_s_only_process_has_one_group(report: dict[str, Any]) -> None:
+    # The world's own, and the one in the place of all others.
+    assert report["process_groups"] == {"threads": 2, "untouched_for_two": True}
+
+
 def test_every_sampling_parameter_arrives(report: dict[str, Any]) -> None:
     given = msgspec.structs.asdict(NOT_DEFAULTS)
     forgotten = [name for name, value in given.items() if value in (None, getattr(DEFAULTS, name))]

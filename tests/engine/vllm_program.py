@@ -213,6 +213,19 @@ def finish_reasons(backend: Any) -> dict[str, list[Any]]:
     return found
 
 
+def process_groups() -> dict[str, Any]:
+    """A process that runs the model alone needs one group, and has gloo's threads for no more."""
+    import torch
+
+    from vgate.engine.backends.vllm.setup import one_group
+
+    make = torch.distributed.new_group
+    with one_group(2):
+        untouched = torch.distributed.new_group is make
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return {"threads": names.count("gloo_tcp_loop"), "untouched_for_two": untouched}
+
+
 def main(model: str, report_path: str) -> None:
     """Load the model, run everything, write the report."""
     config = Config(
@@ -238,6 +251,7 @@ def main(model: str, report_path: str) -> None:
         "phases": phases,
         "model": [info.max_model_len, info.max_num_seqs, info.kv_cache_tokens],
         "places": backend._core.scheduler.max_num_running_reqs,
+        "process_groups": process_groups(),
         "preemption": preemption(driver),
         "prefix_cache": prefix_cache(driver),
         "abort": abort(driver),

@@ -2,11 +2,13 @@
 
 import secrets
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import torch
 from vllm import EngineArgs
 from vllm.config import StructuredOutputsConfig
 from vllm.platforms import current_platform
@@ -109,6 +111,32 @@ def _check_task(model: ModelConfig, found: Any) -> None:
         )
 
 
+@contextmanager
+def one_group(processes: int) -> Iterator[None]:
+    """Let a model's only process have one of gloo's process groups in the place of many equal ones.
+
+    vLLM makes one or two for each way to split a model, and gloo a thread for each, which wakes a
+    hundred times a second, also while nothing runs: of 13 they took 1.7 % of a core.
+    """
+    make = torch.distributed.new_group
+    made: dict[tuple[int, ...], Any] = {}
+
+    def new_group(ranks: Any = None, *arguments: Any, **named: Any) -> Any:
+        if ranks is None or arguments or named.get("backend") != "gloo":
+            return make(ranks, *arguments, **named)
+        key = tuple(ranks)
+        if key not in made:
+            made[key] = make(ranks, **named)
+        return made[key]
+
+    if processes == 1:
+        torch.distributed.new_group = new_group
+    try:
+        yield
+    finally:
+        torch.distributed.new_group = make
+
+
 def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
     """Return vLLM's executor class, made to report the phases of its start."""
     base: Any = Executor.get_class(vllm_config)
@@ -116,7 +144,8 @@ def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
     class ReportingExecutor(base):  # type: ignore[misc]
         def _init_executor(self) -> None:
             report_phase("loading weights")
-            super()._init_executor()
+            with one_group(vllm_config.parallel_config.world_size_across_dp):
+                super()._init_executor()
             if self.uses_ray:
                 # Its workers, which may be where there is no V-Gate, have the configuration now.
                 _use_lean_scheduler(vllm_config)
