@@ -22,7 +22,7 @@ from tests.tiny_model.weights import MODEL_CONFIG
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MAX_MODEL_LEN = 512
-EMBEDDINGS = "/v1/embeddings"
+OF_VECTORS = {"/v1/embeddings", "/v1/score", "/v1/rerank"}
 REQUESTS = [*same_requests()]
 # The kinds of requests in docs/api.md that vLLM answers and V-Gate refuses.
 KINDS = {
@@ -44,6 +44,13 @@ KINDS = {
 NEVER = {"ec_transfer_params", "metrics", "prompt_text", "routed_experts"}
 # Null in each chunk of vLLM's; in V-Gate's only where it was asked for.
 NOT_IN_CHUNKS = NEVER | {"prompt_token_ids", "token_ids"}
+# Null or 0 in each; texts are the only documents.
+NOT_IN_SCORES = {
+    "completion_tokens",
+    "completion_tokens_details",
+    "multi_modal",
+    "prompt_tokens_details",
+}
 WHOLE = [request(api, {}, []) for api in ("chat", "completions")]
 STREAMS = [
     request(api, {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0}, [])
@@ -71,8 +78,8 @@ def vllm(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict
             return answers_of(f"http://127.0.0.1:{running.service.port}", sent)
 
     tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    embed = [asked for asked in SENT if asked.path == EMBEDDINGS]
-    generate = [asked for asked in SENT if asked.path != EMBEDDINGS]
+    embed = [asked for asked in SENT if asked.path in OF_VECTORS]
+    generate = [asked for asked in SENT if asked.path not in OF_VECTORS]
     return answers(generate, max_logprobs=-1, **tools) | answers(embed, runner="pooling")
 
 
@@ -135,6 +142,25 @@ def test_a_stream_has_the_keys_of_vllms(
         set().union(*map(keys_of, chunks_of(answers[asked.name].text))) for answers in (vllm, ours)
     )
     assert theirs - mine <= NOT_IN_CHUNKS
+
+
+def test_scores_are_vllms(vllm: dict[str, Answer], ours: dict[str, Answer]):
+    compared = 0
+    for asked in REQUESTS:
+        if asked.path not in {"/v1/score", "/v1/rerank"} or vllm[asked.name].status != 200:
+            continue
+        theirs, mine = (json.loads(answers[asked.name].text) for answers in (vllm, ours))
+        assert keys_of(theirs) - keys_of(mine) <= NOT_IN_SCORES
+        name = "data" if "data" in theirs else "results"
+        assert [one["index"] for one in mine[name]] == [one["index"] for one in theirs[name]]
+        scores = [
+            [one.get("score", one.get("relevance_score")) for one in answer[name]]
+            for answer in (mine, theirs)
+        ]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5), asked.name
+        assert mine["usage"]["prompt_tokens"] == theirs["usage"]["prompt_tokens"]
+        compared += 1
+    assert compared > 10
 
 
 @pytest.mark.parametrize("asked", PROBES, ids=lambda asked: asked.path)
