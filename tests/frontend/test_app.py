@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, until
+from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, post, until
 from vgate.config.model import Model
 from vgate.config.schema import Batch, Cache, DryRun, Server, Supervision, Timeouts
 from vgate.frontend.http import request as http
@@ -144,6 +144,34 @@ class TestRequestIds:
             assert answer.headers["x-request-id"] == given_
 
         serve(scenario, engine=False)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("path", "body", "prefix"),
+        [
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, "chatcmpl-"),
+            ("/v1/completions", {"prompt": "x"}, "cmpl-"),
+        ],
+    )
+    def test_an_answer_has_the_client_s_own(self, serve, path, body, prefix, stream):
+        async def scenario(gateway):
+            async def ids(field, **headers):
+                fields = {"max_tokens": 2, "stream": stream, "request_id": field, **body}
+                answer = await post(gateway, path, fields, **headers)
+                assert "x-vgate-ignored" not in answer.headers
+                events = answer.events[:-1] if stream else [answer.body]
+                return {json.loads(event)["id"] for event in events}
+
+            assert await ids("mine é") == {f"{prefix}mine é"}
+            assert await ids("mine", x_request_id="header") == {f"{prefix}header"}
+            assert await ids(None, x_request_id="header") == {f"{prefix}header"}
+            # The same bytes as in the request before.
+            assert await ids(None, x_request_id="other") == {f"{prefix}other"}
+            ours = [await ids(field) for field in ("", None, None)]
+            assert all(found.pop().startswith(prefix) for found in map(set, ours))
+            assert ours[1] != ours[2]
+
+        serve(scenario, cache=Cache(enabled=True))
 
     @pytest.mark.parametrize(
         "given_", ["", "x" * 129, "a b", "a\nb", "é", "a\x00", "\x7f", "abc\n"]

@@ -81,9 +81,11 @@ def id_of(event: str) -> str:
     return event.partition("\n")[0].removeprefix("id: ")
 
 
-async def resume(gateway: Gateway, case: str, last: str, method: str = "POST") -> Protocol:
+async def resume(
+    gateway: Gateway, case: str, last: str, method: str = "POST", **headers: str
+) -> Protocol:
     body = body_of(case) if method == "POST" else b""
-    return await gateway.request(method, CASES[case][0], body, last_event_id=last)
+    return await gateway.request(method, CASES[case][0], body, last_event_id=last, **headers)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,6 +158,19 @@ def test_a_running_stream_is_continued_from_where_it_was_cut(serve, case):
         for _ in range(4):
             await cut_thrice(gateway, case, rng)
         await until(lambda: gateway.engine.idle, "idle")
+
+    serve(scenario, dry_run=QUICK)
+
+
+@pytest.mark.parametrize("first", [{}, {"x_request_id": "first"}])
+def test_the_answer_keeps_its_id_whatever_the_next_request_s_is(serve, first):
+    async def scenario(gateway):
+        protocol, task = begin(gateway, "chat", **first)
+        await task
+        events = events_of(protocol.body)
+        assert ('"id":"chatcmpl-first"' in events[0]) == bool(first)
+        rest = await resume(gateway, "chat", id_of(events[0]), x_request_id="second")
+        assert events_of(rest.body) == events[1:]
 
     serve(scenario, dry_run=QUICK)
 

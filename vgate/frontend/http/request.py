@@ -55,7 +55,7 @@ class HttpRequest:
     """One request, handled by the task that it is made in.
 
     Attributes:
-        id: The client's ``X-Request-ID``, or ours.
+        id, asked_id: The client's ``X-Request-ID``, or else ours and "".
         header: Returns a header by its lower-case name; None if there is none.
         path: The path, percent-decoded: it may contain any character.
         query: The query string, as the client encoded it.
@@ -89,6 +89,7 @@ class HttpRequest:
         "_waits",
         "admission",
         "arrived",
+        "asked_id",
         "early",
         "ended",
         "header",
@@ -138,13 +139,13 @@ class HttpRequest:
         self.taken_up: Any = None
         self.trace: Any = None
         self.early: Any = None
-        self.streams, self.waited_s = False, 0.0
-        self.read_body = b""
+        self.streams, self.waited_s, self.read_body = False, 0.0, b""
         self.ignored = Ignored(refuse_unknown=refuse_unknown)
         length = self.header("content-length")
         self._declared = int(length) if length and length.isdigit() else math.inf
         given = self.header("x-request-id")
-        self.id = given if given and _REQUEST_ID.fullmatch(given) else new_id("req-")
+        self.asked_id = given if given and _REQUEST_ID.fullmatch(given) else ""
+        self.id = self.asked_id or new_id("req-")
 
     @property
     def client(self) -> str:

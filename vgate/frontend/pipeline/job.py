@@ -96,6 +96,7 @@ def make_job(
     read_cache, write_cache = _cache_directives(http)
     return EngineJob(
         created=int(time.time()),
+        asked_id=http.asked_id,
         name=models.answer_name(generation.model, model),
         prompts=prompts,
         sampling=sampling,
@@ -125,6 +126,7 @@ def again(job: EngineJob, http: HttpRequest) -> EngineJob:
     return msgspec.structs.replace(
         job,
         created=int(time.time()),
+        asked_id=http.asked_id,
         priority=parameters.priority_of(http, job.generation.priority),
         read_cache=read_cache,
         write_cache=write_cache,

@@ -87,7 +87,8 @@ class EnginePipeline:
         if http.taken_up is None:
             found = await look_up(self._context, http, job)
         else:
-            job = msgspec.structs.replace(job, created=http.taken_up.request.created)
+            begun = http.taken_up.request
+            job = msgspec.structs.replace(job, created=begun.created, asked_id=begun.asked_id)
         return await serve(self._context, http, job, request, found)
 
     async def answer_body(self, http: HttpRequest, body: bytes, read: Read) -> Response | None:

@@ -31,6 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: The name that the answer carries: the model's first, an adapter's or an alias'.
         created: Unix time at which the job was made, in seconds.
+        asked_id: The id that the client chose for the HTTP request; "" if it chose none.
         prompts: Token ids of each prompt.
         sampling, options: Complete parameters.
         reasons: Whether reasoning is split off the answer.
@@ -39,6 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     created: int
+    asked_id: str = ""
     prompts: list[list[int]]
     sampling: SamplingParams
     options: GenerateOptions

@@ -50,6 +50,7 @@ class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
         path: The endpoint.
         seed: Of the ids in the events.
         created: When its job was made, in Unix time.
+        asked_id: The id that its client chose; "" if it chose none.
     """
 
     stream: str
@@ -57,6 +58,7 @@ class KeptRequest(msgspec.Struct, frozen=True, array_like=True):
     body: bytes
     seed: bytes
     created: int
+    asked_id: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -135,7 +137,7 @@ def offered(http: HttpRequest, job: EngineJob, seconds: float) -> Resumable | No
     if not seconds or (http.header(HEADER) or "").lower() not in _TRUE:
         return None
     seed = os.urandom(_SEED_BYTES)
-    request = KeptRequest(http.id, http.path, http.read_body, seed, job.created)
+    request = KeptRequest(http.id, http.path, http.read_body, seed, job.created, job.asked_id)
     scope = http.admission.scope
     # Its client knows the response's id in the Responses API.
     names = [_name(scope, http.id), _name(scope, Ids(seed).make(FRAME, ""))]

@@ -51,9 +51,13 @@ class ResponseFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def response_fields(id_prefix: str, request: GenerationRequest, job: Job) -> dict[str, Any]:
-    """Return the values of `ResponseFields` for a new response."""
+    """Return the values of `ResponseFields` for a new response.
+
+    Its id has the one that the client chose for the request, in a header or a field, as vLLM's.
+    """
+    asked_id = job.asked_id or request.request_id
     return {
-        "id": new_id(id_prefix),
+        "id": id_prefix + asked_id if asked_id else new_id(id_prefix),
         "created": job.created,
         "model": job.name,
         "stream_options": request.stream_options,

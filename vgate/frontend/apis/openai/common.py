@@ -99,6 +99,7 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
     """The further fields of chat completions and completions."""
 
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    request_id: Annotated[str, Meta(max_length=1024)] | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     prompt_logprobs: CountOrAll | None = None
