@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx2
 import openai
@@ -27,7 +27,47 @@ _POLL_S = 0.5
 _PROBE_S = 5.0
 
 
-class Client(openai.OpenAI):
+class _VGate:
+    """What both clients have; it comes before OpenAI's class among their bases."""
+
+    _HTTP: Callable[[float], Any]
+
+    def __init__(
+        self,
+        base_url: Any = None,
+        api_key: Any = None,
+        *,
+        cache: CacheMode = "default",
+        resume: bool = True,
+        retry_for_s: float = 120.0,
+        http_client: Any = None,
+        default_headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        self._http: Any = http_client or self._HTTP(retry_for_s)
+        super().__init__(  # type: ignore[call-arg]
+            base_url=_url(base_url),
+            api_key=_key(api_key),
+            http_client=self._http,
+            default_headers=_headers(cache, default_headers, resume=resume),
+            **options,
+        )
+
+    def with_cache(self, mode: CacheMode) -> Self:
+        """Return this client with another use of the result cache."""
+        client: Any = self
+        headers = {"Cache-Control": "", **cache_headers(mode)}
+        return cast("Self", client.with_options(default_headers=headers))
+
+    def cache_status(self, answer: Any) -> str | None:
+        """Return how the cache was used for an answer: hit, miss, coalesced or bypass.
+
+        None if that isn't known: it is the answer of another client, or a long time ago.
+        """
+        return status_of(answer, _noted(self._http))
+
+
+class Client(_VGate, openai.OpenAI):
     """OpenAI's client for a V-Gate server.
 
     Args:
@@ -42,37 +82,7 @@ class Client(openai.OpenAI):
         options: All others are OpenAI's.
     """
 
-    def __init__(
-        self,
-        base_url: Any = None,
-        api_key: Any = None,
-        *,
-        cache: CacheMode = "default",
-        resume: bool = True,
-        retry_for_s: float = 120.0,
-        http_client: Any = None,
-        default_headers: Mapping[str, str] | None = None,
-        **options: Any,
-    ) -> None:
-        self._http: httpx2.Client = http_client or HttpClient(retry_for_s)
-        super().__init__(
-            base_url=_url(base_url),
-            api_key=_key(api_key),
-            http_client=self._http,
-            default_headers=_headers(cache, default_headers, resume=resume),
-            **options,
-        )
-
-    def with_cache(self, mode: CacheMode) -> Self:
-        """Return this client with another use of the result cache."""
-        return self.with_options(default_headers={"Cache-Control": "", **cache_headers(mode)})
-
-    def cache_status(self, answer: Any) -> str | None:
-        """Return how the cache was used for an answer: hit, miss, coalesced or bypass.
-
-        None if that isn't known: it is the answer of another client, or a long time ago.
-        """
-        return status_of(answer, _noted(self._http))
+    _HTTP = HttpClient
 
     def ready(self, timeout: float = 60.0, show: Callable[[str], object] | None = None) -> None:
         """Wait until the server would serve a request.
@@ -113,37 +123,10 @@ class Client(openai.OpenAI):
             return f"{url} can't be reached: {error}"
 
 
-class AsyncClient(openai.AsyncOpenAI):
+class AsyncClient(_VGate, openai.AsyncOpenAI):
     """OpenAI's asynchronous client for a V-Gate server; otherwise as `Client`."""
 
-    def __init__(
-        self,
-        base_url: Any = None,
-        api_key: Any = None,
-        *,
-        cache: CacheMode = "default",
-        resume: bool = True,
-        retry_for_s: float = 120.0,
-        http_client: Any = None,
-        default_headers: Mapping[str, str] | None = None,
-        **options: Any,
-    ) -> None:
-        self._http: httpx2.AsyncClient = http_client or AsyncHttpClient(retry_for_s)
-        super().__init__(
-            base_url=_url(base_url),
-            api_key=_key(api_key),
-            http_client=self._http,
-            default_headers=_headers(cache, default_headers, resume=resume),
-            **options,
-        )
-
-    def with_cache(self, mode: CacheMode) -> Self:
-        """Return this client with another use of the result cache."""
-        return self.with_options(default_headers={"Cache-Control": "", **cache_headers(mode)})
-
-    def cache_status(self, answer: Any) -> str | None:
-        """Return how the cache was used for an answer; as `Client.cache_status`."""
-        return status_of(answer, _noted(self._http))
+    _HTTP = AsyncHttpClient
 
     async def ready(
         self,

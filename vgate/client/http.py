@@ -66,6 +66,18 @@ def _refusal(error: httpx2.TransportError, response: httpx2.Response) -> httpx2.
     return error
 
 
+class _Stream:
+    """The body of a stream, over as many connections as it takes."""
+
+    def __init__(self, client: Any, request: httpx2.Request, response: httpx2.Response) -> None:
+        self._client = client
+        self._request = request
+        self._kept_s = kept_s(response.headers)
+        self._now: Any = response.stream
+        # OpenAI's client reads to the end with a second iterator.
+        self._events = Events()
+
+
 class HttpClient(DefaultHttpxClient):
     """An HTTP client of OpenAI's that waits and goes on."""
 
@@ -98,18 +110,8 @@ class HttpClient(DefaultHttpxClient):
         return super().send(request, stream=True)
 
 
-class _Resuming(httpx2.SyncByteStream):
-    """The body of a stream, over as many connections as it takes."""
-
-    def __init__(
-        self, client: HttpClient, request: httpx2.Request, response: httpx2.Response
-    ) -> None:
-        self._client = client
-        self._request = request
-        self._kept_s = kept_s(response.headers)
-        self._now: Any = response.stream
-        # OpenAI's client reads to the end with a second iterator.
-        self._events = Events()
+class _Resuming(_Stream, httpx2.SyncByteStream):
+    """A stream of `HttpClient`."""
 
     def __iter__(self) -> Iterator[bytes]:
         events = self._events
@@ -177,18 +179,8 @@ class AsyncHttpClient(DefaultAsyncHttpxClient):
         return await super().send(request, stream=True)
 
 
-class _AsyncResuming(httpx2.AsyncByteStream):
-    """The body of a stream, over as many connections as it takes."""
-
-    def __init__(
-        self, client: AsyncHttpClient, request: httpx2.Request, response: httpx2.Response
-    ) -> None:
-        self._client = client
-        self._request = request
-        self._kept_s = kept_s(response.headers)
-        self._now: Any = response.stream
-        # OpenAI's client reads to the end with a second iterator.
-        self._events = Events()
+class _AsyncResuming(_Stream, httpx2.AsyncByteStream):
+    """A stream of `AsyncHttpClient`."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         events = self._events
