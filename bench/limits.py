@@ -37,7 +37,6 @@ class Options(msgspec.Struct, frozen=True):
     """What is measured.
 
     Attributes:
-        workers: Processes.
         requests: Attempts of one repetition, of all workers together.
         limit: Requests that the key may make in the window.
         repetitions: How often; each begins with an unused key.

@@ -66,7 +66,6 @@ class Simulation:
 
     Attributes:
         loads: When which model was loaded.
-        most_held: The most models that were in memory at once.
     """
 
     def __init__(self, machine: Machine, requests: Sequence[Request]) -> None:

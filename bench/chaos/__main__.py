@@ -43,11 +43,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A run.
 
     Attributes:
-        seconds: How long faults are inflicted.
-        kinds: Which.
         pause_s: Mean time between a recovery and the next fault.
         patience_s: The longest that a request and a recovery may take.
-        most_faults: The run ends after so many.
         model: A model's directory for vLLM; None for the simulated engine.
     """
 

@@ -52,11 +52,8 @@ class Instance:
 
     Attributes:
         disk: Where its run and state directories are.
-        key: Its API key.
-        key_file: Where the key is.
         log: The last lines of its log, each with the time at which it came.
         log_is_read: Cleared to stop reading its log.
-        lines: How many lines it has logged.
         own_deaths: When engines died of the faults that `dry_run.fault` sets.
     """
 

@@ -35,8 +35,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One contender in one case.
 
     Attributes:
-        contender: Its name.
-        measures: By the measure's name.
         ratios: V-Gate's value over this contender's in each repetition, for measures that both
             have; empty for V-Gate itself.
         failures: A sentence for each kind of wrong answer.

@@ -47,19 +47,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """How to start a contender, and how to send requests to it.
 
     Attributes:
-        command: Program and arguments.
         port: Where it listens, on 127.0.0.1.
-        kinds: The kinds of its processes.
-        name: The contender's name.
         ready_path: GET on it is answered with 200 once requests are served.
         environment: Added to this process's environment; None removes a variable.
-        cwd: Where the command runs.
-        model: The model that requests name.
         api_key: Sent with requests, if set.
         other_api_key: Another that it knows, if set.
         load_flags: More arguments of the load generator, such as checks.
         exact_chunks: Whether a stream has exactly one chunk per token.
-        ready_timeout_s: Longest start.
         counters: Where its paced device counts, if it has one.
     """
 

@@ -15,10 +15,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         step_ms: Time between two tokens of a simulated engine.
-        max_num_seqs: Most sequences in a batch.
-        max_model_len: Most tokens of prompt and answer.
         workers: HTTP processes; 0 for the contender's default.
-        cache: Whether V-Gate's result cache is on.
         output_tokens: Length of a made-up answer.
         body: The constant answer.
         compiled: Whether vLLM compiles its model instead of running it eagerly.
@@ -42,7 +39,6 @@ class Setup(msgspec.Struct, kw_only=True):
     """What contenders are made from.
 
     Attributes:
-        models: Makes the model directories.
         work: A directory for files that a contender needs.
         peers: The environment of FastAPI and LiteLLM.
         before: Another checkout of V-Gate to measure as well.

@@ -11,8 +11,6 @@ class Workload(msgspec.Struct, frozen=True):
     """One measurement: batches of sequences that run at the same time.
 
     Attributes:
-        sequences: Sequences of a batch.
-        prompt_tokens: Length of every prompt.
         output_tokens: Exact number of tokens that every sequence generates.
         rounds: Batches; each begins when the previous one has ended.
     """

@@ -22,10 +22,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         room: How many of the models fit.
         rate: Requests per second; each comes at random, for a random model.
-        kills: Engines that are killed meanwhile.
         min_loaded_s, max_wait_s: Of `residency`.
-        deadline_s: The longest that a request may take.
-        memory_mib: What each model may take.
         directories: Of the models for vLLM; none for simulated ones.
     """
 

@@ -86,9 +86,7 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         busy_us: The time of its steps, in microseconds.
-        tokens: Of answers.
         prompt_tokens: Computed, again after a preemption.
-        started: Sequences that began.
         resumed: Sequences that began again, after they had been preempted.
         own_cpu_us: The processor's time for keeping the device, which a real one doesn't take.
     """

@@ -65,10 +65,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         hits: The part of all prompt tokens that was cached.
-        prefilled: Prompt tokens that were computed.
         work: Tokens that each replica has computed and generated.
         ttft_s: Of each request, in order.
-        seconds: Until the last answer.
     """
 
     hits: float

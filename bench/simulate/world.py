@@ -51,7 +51,6 @@ class Outcome(NamedTuple):
         reports_per_s, report_bytes_per_s: Messages on blocks, of all replicas to one gateway.
         report_us: A gateway's CPU time for one of them, mean.
         router_bytes: What a gateway's tables take.
-        moved: Requests whose replica died.
     """
 
     requests_per_s: float

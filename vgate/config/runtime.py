@@ -128,13 +128,11 @@ class Runtime(Section, frozen=True):
     """The settings of one running instance.
 
     Attributes:
-        backend: Name of the engine backend.
         run_dir: Directory of the instance's sockets and shared state.
         engines: The topology. An engine's number is its index in this list.
         started: Unix time at which the instance started, in seconds.
         most_connections: How many each frontend takes.
         log_file: Where its log is; empty if that goes to the launcher's standard error.
-        role: Which programs it has.
     """
 
     config: Config

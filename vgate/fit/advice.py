@@ -21,7 +21,6 @@ class Change(msgspec.Struct, frozen=True):
     """A change of the settings, or of the model, and what fits then.
 
     Attributes:
-        what: What to do, in words.
         longest: The longest context with which the wanted answers fit at once; None if the change
             is another model, whose figures `vgate fit` has.
     """

@@ -58,7 +58,6 @@ class Estimate(msgspec.Struct, frozen=True):
 
     Attributes:
         kv_memory: Bytes that remain for the KV cache; negative if the rest doesn't fit.
-        model_context: The context that the model was made for.
         sequences, step_tokens: The most at once, and the tokens of the largest step.
     """
 

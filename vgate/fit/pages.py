@@ -24,8 +24,6 @@ class Group(msgspec.Struct, frozen=True):
 
     Attributes:
         layer: What each of them keeps.
-        layers: How many there are.
-        block_tokens: Tokens in a block.
     """
 
     layer: Layer

@@ -68,7 +68,6 @@ class Place:
     """Where the cache has one version of a model.
 
     Attributes:
-        root: The model's own folder.
         snapshot: The folder with the files by their names.
     """
 

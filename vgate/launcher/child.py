@@ -208,8 +208,6 @@ class EngineChild(Child):
     """The process of the engine with a number in `Runtime.engines`, and the engine's state.
 
     Attributes:
-        number: Its number.
-        spec: What it runs.
         devices: The GPUs that it was given; none if it takes what there is.
         state: The state that frontends were sent last.
         summary: What it says of itself; "" before it was ready.

@@ -26,7 +26,6 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         total, free: In bytes, now.
-        usable: What a model may take of it.
         kv: The most for its KV cache.
         why: In words, such as "6.9 of 8.0 GiB are free".
     """

@@ -52,7 +52,6 @@ class Used(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         cached_tokens: Those of the prompts that the engine had in its prefix cache.
         reasoning_tokens: Those of the completions that are reasoning.
-        errors: Requests that ended in an error.
     """
 
     requests: int = 0

@@ -22,8 +22,6 @@ class Scenario(msgspec.Struct, frozen=True):
     """One of them.
 
     Attributes:
-        run: Carries it out.
-        title: For people.
         least_s: The time of one repetition, which is reserved while earlier scenarios repeat.
         quick_s: The same in quick mode; None if it is not part of that by default.
         extra: It runs only when requested by name, since a full run has no time for it.

@@ -72,12 +72,9 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """What a unit is made from.
 
     Attributes:
-        program: The ``vgate`` program.
-        config: The configuration file, if there is one.
         user: Whom a unit of the system runs as; empty for a unit of a user.
         folder: What relative paths in the configuration are relative to.
         writable: What it may write besides its state and its run directory.
-        variables: More environment variables.
     """
 
     name: str

@@ -25,7 +25,6 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         kind: Its format in words.
-        repository: Its name on the Hub.
         bytes: What its weights take on disk.
         loaded_bytes: What they take of a GPU, where that is more; otherwise 0.
         source: Where its name comes from: a key of the catalogue's sources.

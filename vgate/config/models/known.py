@@ -19,7 +19,6 @@ class KnownVLLM(msgspec.Struct, frozen=True):
     """What it says itself.
 
     Attributes:
-        vllm, transformers: The versions.
         architectures: Those of its registry.
         by_transformers: Others that it runs by the code of transformers.
         arguments: Those of its engine.

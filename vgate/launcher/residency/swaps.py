@@ -36,7 +36,6 @@ class Swap:
 
     Attributes:
         began: When it began to load or to unload.
-        reason: Why it did.
         failure: Why it can't be loaded; "" if it may be.
         failed_until: Until when it isn't tried again.
         sleeps: Its engines are to sleep when they have finished their requests.
@@ -69,7 +68,6 @@ class Swaps:
     `send` and `tell` are as those of `Fleet`; `show` shows a text to people.
 
     Attributes:
-        wanted: What the frontends want of the models.
         starting: Models that are loaded at the start and haven't been ready yet.
     """
 

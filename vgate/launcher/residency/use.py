@@ -31,7 +31,6 @@ class Wanted(msgspec.Struct, frozen=True):
         waiting, running: How many requests wait for it to be loaded, and how many it has.
         since: When the first of those that wait began to.
         used_at: When a request for it last came, ran or ended, as far as is known.
-        keys: The API keys of those that wait.
     """
 
     waiting: int = 0
@@ -64,7 +63,6 @@ class Use:
         put_away: It is loaded again only when somebody asks for it.
         failed_until: Until when it is not tried again.
         load_s, unload_s: How long it took to load and to unload the last time; 0 before.
-        wanted: What the frontends want of it.
     """
 
     def __init__(self, model: Managed) -> None:
