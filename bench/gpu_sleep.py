@@ -7,7 +7,6 @@ whether a model answers as it did before it left. `--dry-run` needs no GPU, and 
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import msgspec
 
 from bench.compare.service import FailedError, Running, Service, free_port, vgate_environment
+from vgate.fit.nvidia import nvidia_smi
 
 _TIMEOUT_S = 1800.0
 _PROMPT = "Count from one to twenty."
@@ -120,12 +120,8 @@ def _ask(service: Service, model: str) -> str:
 
 
 def _used_mib() -> list[int]:
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [sum(int(line) for line in answer.stdout.split() if line.isdigit())]
+    answer = nvidia_smi("--query-gpu=memory.used", "--format=csv,noheader,nounits")
+    return [sum(int(line) for line in answer.split() if line.isdigit())] if answer else []
 
 
 def _parser() -> argparse.ArgumentParser:

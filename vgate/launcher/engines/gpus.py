@@ -2,17 +2,15 @@
 
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 
 from vgate.config import Runtime
 from vgate.config.runtime import DRY_RUN
+from vgate.fit.nvidia import nvidia_smi
 
 # As `nvidia-smi -L` lists GPUs, and below them their parts, if they are divided (MIG).
 _GPU = re.compile(r"GPU (\d+): ")
 _PART = re.compile(r"\s+MIG .*\(UUID: (MIG-[^)\s]+)\)")
-_LIST_S = 30
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
@@ -25,16 +23,7 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
         # CUDA takes those before the first invalid one.
         end = next((n for n, name in enumerate(names) if name in ("", "-1")), len(names))
         return names[:end]
-    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
-    if program is None:
-        return []
-    try:
-        listed = subprocess.run(
-            [program, "-L"], capture_output=True, text=True, check=False, timeout=_LIST_S
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return listed_gpus(listed.stdout) if listed.returncode == 0 else []
+    return listed_gpus(nvidia_smi("-L", path=environ.get("PATH")))
 
 
 def listed_gpus(text: str) -> list[str]:
