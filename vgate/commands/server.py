@@ -89,6 +89,15 @@ class Server:
             raise self._other()
         return data
 
+    def named(self, path: str, field: str, wanted: object) -> dict[str, Any]:
+        """Return the object of a list that is called so; `field` is also what it is."""
+        found = self.objects(path)
+        for each in found:
+            if each[field] == wanted:
+                return each
+        names = ", ".join(plain(each[field]) for each in found)
+        raise CommandError(f"there is no {field} {wanted}; there are: {names}")
+
     def models(self) -> list[str]:
         """Return the names of the models, of which there is one at least."""
         if not (names := [str(model.get("id")) for model in self.objects("/v1/models")]):

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
 
 def _drain(server: Server, options: argparse.Namespace) -> int:
     number: int = options.engine
-    before = _engine(server, number)
+    before = server.named(_PATH, "engine", number)
     body = {"restart": options.restart, "force": options.force}
     server.post(f"{_PATH}/{number}/drain", body)
     if options.no_wait:
@@ -71,7 +71,7 @@ def _drain(server: Server, options: argparse.Namespace) -> int:
     while True:
         # Frontends hear of it within half a second, so one that is idle now may get a request.
         time.sleep(_POLL_S)
-        engine = _engine(server, number)
+        engine = server.named(_PATH, "engine", number)
         left = engine["running"] + engine["waiting"]
         if options.restart and engine["restarts"] > before["restarts"]:
             if engine["state"] == "ready":
@@ -86,15 +86,6 @@ def _drain(server: Server, options: argparse.Namespace) -> int:
         if left != told:
             say(f"engine {number} has {left} requests; it is {engine['state']}")
             told = left
-
-
-def _engine(server: Server, number: int) -> dict[str, Any]:
-    engines = server.objects(_PATH)
-    found = next((engine for engine in engines if engine["engine"] == number), None)
-    if found is None:
-        numbers = ", ".join(str(engine["engine"]) for engine in engines)
-        raise CommandError(f"there is no engine {number}; there are: {numbers}")
-    return found
 
 
 def _row(engine: dict[str, Any]) -> tuple[str, ...]:

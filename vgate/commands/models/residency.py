@@ -25,10 +25,6 @@ class Action(NamedTuple):
     run: Callable[[argparse.Namespace, Config], int]
 
 
-def _configure_list(parser: argparse.ArgumentParser) -> None:
-    configure_server(parser)
-
-
 def _configure_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="its name, as the list has it")
     parser.add_argument("--no-wait", action="store_true", help="don't wait until it is loaded")
@@ -59,7 +55,7 @@ def _load(options: argparse.Namespace, config: Config) -> int:
         say(f"{name} is to be loaded")
         return EXIT_OK
     told, loads = "", False
-    while (model := _model(server, name))["status"] != "loaded":
+    while (model := server.named(_PATH, "model", name))["status"] != "loaded":
         status, detail = model["status"], plain(model["detail"])
         # The server may not have heard of the order yet.
         loads |= status in ("queued", "loading")
@@ -76,11 +72,11 @@ def _load(options: argparse.Namespace, config: Config) -> int:
 
 def _unload(options: argparse.Namespace, config: Config) -> int:
     server, name = Server(options, config), options.model
-    before = _model(server, name)["unloads"]
+    before = server.named(_PATH, "model", name)["unloads"]
     _order(server, name, "unload", {"force": options.force})
     told = -1
     while not options.no_wait:
-        model = _model(server, name)
+        model = server.named(_PATH, "model", name)
         if model["unloads"] > before and model["status"] != "unloading":
             say(f"{name} is unloaded")
             return EXIT_OK
@@ -96,15 +92,6 @@ def _order(server: Server, name: str, action: str, body: dict[str, Any]) -> None
     server.post(f"{_PATH}/{urllib.parse.quote(name)}/{action}", body)
 
 
-def _model(server: Server, name: str) -> dict[str, Any]:
-    models = server.objects(_PATH)
-    found = next((model for model in models if model["model"] == name), None)
-    if found is None:
-        names = ", ".join(plain(model["model"]) for model in models)
-        raise CommandError(f"there is no model {name}; there are: {names}")
-    return found
-
-
 def _row(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         plain(model["model"]),
@@ -118,6 +105,6 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-LIST = Action(_configure_list, _list)
+LIST = Action(configure_server, _list)
 LOAD = Action(_configure_load, _load)
 UNLOAD = Action(_configure_unload, _unload)
