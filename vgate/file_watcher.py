@@ -8,6 +8,16 @@ _LOOKS_IN_PLACE = 3
 _REST_S = 0.5
 
 
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells the versions of a file apart; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The inode shows a replacement that keeps size and time.
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 class FileWatcher:
     """Notices changes of a file, for a loop that looks a few times a second.
 
@@ -20,7 +30,7 @@ class FileWatcher:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = self._seen = self._identity()
+        self._read = self._seen = identity(self._path)
         self._looks = 0
 
     def changed(self) -> bool:
@@ -28,7 +38,7 @@ class FileWatcher:
 
         What is read then counts only if `moved` is false afterwards.
         """
-        before, self._seen = self._seen, self._identity()
+        before, self._seen = self._seen, identity(self._path)
         self._looks = self._looks + 1 if before == self._seen else 0
         if self._seen == self._read:
             return False
@@ -42,21 +52,13 @@ class FileWatcher:
 
     def moved(self) -> bool:
         """Whether the file has changed since `changed` was last true, or `wait` returned."""
-        return self._identity() != self._read
+        return identity(self._path) != self._read
 
     def wait(self) -> None:
         """Block until the file is at rest, for a second at most; before the first read."""
         deadline = time.monotonic() + 2 * _REST_S
-        while (found := self._identity()) is not None and time.monotonic() < deadline:
+        while (found := identity(self._path)) is not None and time.monotonic() < deadline:
             if time.time() - found[1] / 1e9 > _REST_S:
                 break
             time.sleep(_REST_S / 10)
-        self._read = self._seen = self._identity()
-
-    def _identity(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        # The inode shows a replacement that keeps size and time.
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        self._read = self._seen = identity(self._path)

@@ -11,6 +11,7 @@ import string
 from contextlib import suppress
 from pathlib import Path
 
+from vgate.file_watcher import identity
 from vgate.log import Log
 from vgate.wire.curve import KEY_BYTES, ClientKeys, ServerKeys, new_secret, public_of
 
@@ -53,12 +54,12 @@ class AllowList:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = _identity(path)
+        self._seen = identity(path)
         self._keys = read_allowed(path)
 
     def allows(self, key: bytes) -> bool:
         """Whether a public key is on the list. Ask from one thread."""
-        if (seen := _identity(self._path)) != self._seen:
+        if (seen := identity(self._path)) != self._seen:
             self._seen = seen
             self._read_again()
         return key in self._keys
@@ -70,14 +71,6 @@ class AllowList:
             log.error("the allowed keys stay as they were", reason=error)
         else:
             log.info("the allowed keys have changed", count=len(self._keys))
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def read_key(path: Path) -> bytes:
