@@ -1,24 +1,15 @@
 """The requests that clients choose from: every API, and every way in which a stream can go on."""
 
 import random
+from functools import partial
 from typing import Any
 
 import msgspec
 
-_WORDS = [
-    "amber",
-    "basil",
-    "cedar",
-    "dune",
-    "ember",
-    "flint",
-    "grove",
-    "heron",
-    "indigo",
-    "juniper",
-    "kelp",
-    "lotus",
-]
+_WORDS = (
+    *("amber", "basil", "cedar", "dune", "ember", "flint"),
+    *("grove", "heron", "indigo", "juniper", "kelp", "lotus"),
+)
 _SCHEMA = {"type": "object", "properties": {"words": {"type": "array"}}, "required": ["words"]}
 _TOOL = {"name": "note", "description": "Notes words.", "parameters": _SCHEMA}
 
@@ -64,28 +55,12 @@ def _chat(kind: str, rng: random.Random, index: int, **fields: Any) -> Ask:
     return Ask(kind, "/v1/chat/completions", {"temperature": 0, **body})
 
 
-def _greedy(rng: random.Random, index: int) -> Ask:
-    return _chat("greedy", rng, index)
-
-
-def _sampled(rng: random.Random, index: int) -> Ask:
-    return _chat("sampled without a seed", rng, index, temperature=1)
-
-
 def _seeded(rng: random.Random, index: int) -> Ask:
     return _chat("seeded", rng, index, temperature=1, seed=index)
 
 
-def _penalised(rng: random.Random, index: int) -> Ask:
-    return _chat("penalties", rng, index, presence_penalty=0.5, frequency_penalty=0.5)
-
-
 def _several(rng: random.Random, index: int) -> Ask:
     return _chat("n = 3", rng, index, temperature=1, seed=index, n=3)
-
-
-def _logprobs(rng: random.Random, index: int) -> Ask:
-    return _chat("logprobs", rng, index, logprobs=True, top_logprobs=2)
 
 
 def _constrained(rng: random.Random, index: int) -> Ask:
@@ -107,10 +82,6 @@ def _forced(rng: random.Random, index: int) -> Ask:
     )
 
 
-def _stopped(rng: random.Random, index: int) -> Ask:
-    return _chat("stop string", rng, index, stop=["lotus", "never said"])
-
-
 def _completion(rng: random.Random, index: int) -> Ask:
     body = {"prompt": [_text(rng, index), _text(rng, index)], "max_tokens": 24, "temperature": 0}
     return Ask("completions, 2 prompts", "/v1/completions", {**body, "stream": True})
@@ -127,9 +98,17 @@ def _message(rng: random.Random, index: int) -> Ask:
     return Ask("messages", "/v1/messages", {**body, "stream": rng.random() < 0.75})
 
 
+_sampled = partial(_chat, "sampled without a seed", temperature=1)
 _MAKERS = (
-    *(_greedy, _sampled, _seeded, _penalised, _several, _logprobs),
-    *(_constrained, _forced, _stopped, _completion, _response, _message),
+    partial(_chat, "greedy"),
+    _sampled,
+    _seeded,
+    partial(_chat, "penalties", presence_penalty=0.5, frequency_penalty=0.5),
+    _several,
+    partial(_chat, "logprobs", logprobs=True, top_logprobs=2),
+    *(_constrained, _forced),
+    partial(_chat, "stop string", stop=["lotus", "never said"]),
+    *(_completion, _response, _message),
 )
 # Only the simulated engine has one answer to these.
 _SIMULATED = (_sampled,)

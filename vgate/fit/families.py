@@ -17,6 +17,13 @@ _QWEN_LINEAR = {
     "num_key_value_heads": 2,
     "head_dim": 256,
 }
+_GRANITE_STATES = {
+    "mamba_expand": 2,
+    "mamba_n_groups": 1,
+    "mamba_d_conv": 4,
+    "mamba_d_state": 256,
+    "mamba_n_heads": 128,
+}
 # (transformers/models/*/configuration_*.py)
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma": {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256},
@@ -75,21 +82,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "mamba_d_conv": 4,
         "num_key_value_heads": 8,
     },
-    "granitemoehybrid": {
-        "mamba_expand": 2,
-        "mamba_n_groups": 1,
-        "mamba_d_conv": 4,
-        "mamba_d_state": 256,
-        "mamba_n_heads": 128,
-    },
-    "bamba": {
-        "mamba_expand": 2,
-        "mamba_n_groups": 1,
-        "mamba_d_conv": 4,
-        "mamba_d_state": 256,
-        "mamba_n_heads": 128,
-        "num_key_value_heads": 8,
-    },
+    "granitemoehybrid": _GRANITE_STATES,
+    "bamba": {**_GRANITE_STATES, "num_key_value_heads": 8},
     "lfm2": {"conv_L_cache": 3},
 }
 # Those that name a window for the layers from max_window_layers on, which vLLM refuses to run; with
