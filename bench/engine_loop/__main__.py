@@ -78,32 +78,27 @@ def runtime(model: str, workload: Workload, run_dir: str) -> Runtime:
 def _measure(model: str, workload: Workload, repetitions: int) -> Case:
     vocabulary = vocabulary_size(model)
     samples: list[tuple[Measures, Measures]] = []
-    with tempfile.TemporaryDirectory(prefix="vgate-loop-") as run_dir:
-        settings = runtime(model, workload, run_dir)
-        settings.write()
-        encoded = msgspec.json.encode(workload).decode()
-        engine = ("vgate.engine", "--run-dir", run_dir, "--engine", "0", "--parent")
-        with (
-            _process("bench.engine_loop.bare", run_dir, encoded, answers=True) as bare,
-            _process(*engine, str(os.getpid())) as served,
-        ):
-            client = Client(settings.engines[0].address)
+    encoded = msgspec.json.encode(workload).decode()
+    with (
+        _served(model, workload) as (served, client, settings),
+        _process("bench.engine_loop.bare", settings.run_dir, encoded, answers=True) as bare,
+    ):
 
-            def bare_s(seed: int) -> float:
-                assert bare.stdin is not None
-                bare.stdin.write(f"{seed}\n")
-                return float(_answer(bare))
+        def bare_s(seed: int) -> float:
+            assert bare.stdin is not None
+            bare.stdin.write(f"{seed}\n")
+            return float(_answer(bare))
 
-            def served_s(seed: int) -> float:
-                prompts = workload.prompts(vocabulary, seed)
-                return sum(client.generate(one, workload.output_tokens) for one in prompts)
+        def served_s(seed: int) -> float:
+            prompts = workload.prompts(vocabulary, seed)
+            return sum(client.generate(one, workload.output_tokens) for one in prompts)
 
-            _answer(bare)
-            client.ready(_START_TIMEOUT_S)
-            for seed in range(repetitions + 1):
-                of_bare = _measured(bare, workload, partial(bare_s, seed))
-                samples.append((of_bare, _measured(served, workload, partial(served_s, seed))))
-            client.close()
+        _answer(bare)
+        client.ready(_START_TIMEOUT_S)
+        for seed in range(repetitions + 1):
+            of_bare = _measured(bare, workload, partial(bare_s, seed))
+            samples.append((of_bare, _measured(served, workload, partial(served_s, seed))))
+        client.close()
     # The first repetition warms both up.
     return summarize(workload, *zip(*samples[1:], strict=True))
 
@@ -113,7 +108,8 @@ def _measure_watched(model: str, workload: Workload, repetitions: int, watchers:
     samples: list[list[Measures]] = [[], []]
     with ExitStack() as stack:
         sides = [stack.enter_context(_served(model, workload)) for _ in samples]
-        clients = [sides[1][1], *(Client(sides[1][2]) for _ in range(watchers - 1))]
+        address = sides[1][2].engines[0].address
+        clients = [sides[1][1], *(Client(address) for _ in range(watchers - 1))]
         for client in (sides[0][1], *clients):
             client.ready(_START_TIMEOUT_S)
         for client in clients:
@@ -154,15 +150,16 @@ def _with_reports(
 
 
 @contextmanager
-def _served(model: str, workload: Workload) -> Iterator[tuple[subprocess.Popen[str], Client, str]]:
-    """Start V-Gate's engine; return its process, a client and its address."""
+def _served(
+    model: str, workload: Workload
+) -> Iterator[tuple[subprocess.Popen[str], Client, Runtime]]:
+    """Start V-Gate's engine; return its process, a client and its settings."""
     with tempfile.TemporaryDirectory(prefix="vgate-loop-") as run_dir:
         settings = runtime(model, workload, run_dir)
         settings.write()
         engine = ("--run-dir", run_dir, "--engine", "0", "--parent", str(os.getpid()))
         with _process("vgate.engine", *engine) as process:
-            address = settings.engines[0].address
-            yield process, Client(address), address
+            yield process, Client(settings.engines[0].address), settings
 
 
 def _measured(
