@@ -25,7 +25,7 @@ from bench.chaos.instance import Instance, workplace
 from bench.compare.service import descendants
 from bench.load.answer import Answer
 from bench.load.connection import Pool
-from bench.load.processes import read_process
+from bench.load.processes import memory_kib, read_process
 
 # Bounds of what V-Gate keeps are low, so that all of it is full long before the last half.
 _SETTINGS: dict[str, object] = {
@@ -107,7 +107,7 @@ class Recorder:
                 command = process.joinpath("cmdline").read_bytes().split(b"\0")
                 role = next((part.decode() for part in command if part.startswith(b"vgate.")), "?")
                 name = f"{role.removeprefix('vgate.')} {pid}"
-                memory = _kib(process / "smaps_rollup")
+                memory = memory_kib(pid)
                 private = memory["Private_Clean"] + memory["Private_Dirty"]
                 yield f"{name} USS", "MiB", private / 1024
                 yield f"{name} PSS", "MiB (shown)", memory["Pss"] / 1024
@@ -132,11 +132,6 @@ class Recorder:
 
 def _count(directory: Path) -> int:
     return sum(1 for _ in directory.iterdir())
-
-
-def _kib(path: Path) -> dict[str, int]:
-    lines = [line.split() for line in path.read_text().splitlines()[1:]]
-    return {line[0].removesuffix(":"): int(line[1]) for line in lines}
 
 
 class Load:

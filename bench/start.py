@@ -138,8 +138,8 @@ def _first_answer(service: Service, began: float) -> float:
 def _memory(running: Running) -> dict[str, float]:
     readings = [memory_kib(pid) for _, pid in running.processes]
     return {
-        "pss": sum(pss for pss, _ in readings) / 1024,
-        "rss": sum(rss for _, rss in readings) / 1024,
+        "pss": sum(reading["Pss"] for reading in readings) / 1024,
+        "rss": sum(reading["Rss"] for reading in readings) / 1024,
     }
 
 

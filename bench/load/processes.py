@@ -42,11 +42,11 @@ class Cost(msgspec.Struct, frozen=True):
     cpu_us_per_output_token: float | None = None
 
 
-def memory_kib(pid: int, proc: Path = _PROC) -> tuple[int, int]:
-    """Return a process's share of the memory that it uses (PSS), and all of that (RSS)."""
-    text = (proc / str(pid) / "smaps_rollup").read_text()
-    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
-    return int(fields["Pss"].split()[0]), int(fields["Rss"].split()[0])
+def memory_kib(pid: int) -> dict[str, int]:
+    """Return a process's memory by kind: such as all of it (Rss), and its share of that (Pss)."""
+    text = (_PROC / str(pid) / "smaps_rollup").read_text()
+    fields = (line.split(":", 1) for line in text.splitlines()[1:])
+    return {name: int(value.split()[0]) for name, value in fields}
 
 
 def read_process(pid: int, proc: Path = _PROC) -> Reading | None:

@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from bench.chaos import answers
@@ -16,6 +15,7 @@ from bench.chaos.instance import Instance
 from bench.compare.service import descendants
 from bench.load.asking import asked
 from bench.load.connection import Pool
+from bench.load.processes import memory_kib
 from bench.on_demand.plan import Move, Outcome, Plan, own_words
 from bench.swaps import Request, random_requests
 
@@ -195,7 +195,5 @@ class Load:
 def _pss_mib(pid: int) -> float:
     """Return a process's memory, of which it has only a share where others have it too."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
+        return memory_kib(pid)["Pss"] / 1024
     return 0.0

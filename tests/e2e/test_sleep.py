@@ -107,7 +107,7 @@ def test_without_a_loaded_model_little_memory_is_left(server: Instance) -> None:
 
     def memory() -> dict[int, float]:
         with contextlib.suppress(OSError):  # one has just ended
-            return {each.pid: memory_kib(each.pid)[0] / 1024 for each in server.processes()}
+            return {each.pid: memory_kib(each.pid)["Pss"] / 1024 for each in server.processes()}
         return {}
 
     left = wait_until(memory, 10, "all that is left stays")
