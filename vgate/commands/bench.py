@@ -30,28 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Examples: vgate bench; vgate bench --sweep 1,4,16,64 --seconds 10; vgate bench --json"
     )
     load = parser.add_argument_group("the load")
-    load.add_argument(
-        "--model", dest="name", metavar="NAME", help="served model (default: the first)"
-    )
-    load.add_argument(
-        "--clients", type=_client_count, default=8, metavar="N", help="concurrent clients (8)"
-    )
-    load.add_argument(
-        "--sweep", type=_counts, metavar="N,N,...", help="several values of --clients, in turn"
-    )
-    load.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=30.0,
-        metavar="S",
-        help="duration of each step (30)",
-    )
-    load.add_argument(
+    add = load.add_argument
+    add("--model", dest="name", metavar="NAME", help="served model (default: the first)")
+    add("--clients", type=_client_count, default=8, metavar="N", help="concurrent clients (8)")
+    add("--sweep", type=_counts, metavar="N,N,...", help="several values of --clients, in turn")
+    add("--seconds", type=_seconds, default=30.0, metavar="S", help="duration of each step (30)")
+    add(
         "--prompt-words", type=_token_count, default=100, metavar="N", help="words per prompt (100)"
     )
-    load.add_argument(
-        "--max-tokens", type=_token_count, default=128, metavar="N", help="tokens per answer (128)"
-    )
+    add("--max-tokens", type=_token_count, default=128, metavar="N", help="tokens per answer (128)")
     goals = parser.add_argument_group("the goals")
     goals.add_argument(
         "--ttft", type=_seconds, default=2.0, metavar="S", help="highest p99 of the TTFT (2)"

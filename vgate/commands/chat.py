@@ -31,13 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "TEXT or piped input it prints one answer and nothing else."
     )
     parser.epilog = "Examples: vgate chat; vgate chat 'why?'; git diff | vgate chat 'review this'"
-    parser.add_argument("text", nargs="*", metavar="TEXT", help="message to answer")
-    parser.add_argument(
-        "--model", dest="name", metavar="NAME", help="served model (default: the first)"
-    )
-    parser.add_argument("--system", metavar="TEXT", default="", help="system prompt")
-    parser.add_argument("--temperature", type=float, metavar="T", help="default: the model's own")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="maximum tokens per answer")
+    add = parser.add_argument
+    add("text", nargs="*", metavar="TEXT", help="message to answer")
+    add("--model", dest="name", metavar="NAME", help="served model (default: the first)")
+    add("--system", metavar="TEXT", default="", help="system prompt")
+    add("--temperature", type=float, metavar="T", help="default: the model's own")
+    add("--max-tokens", type=int, metavar="N", help="maximum tokens per answer")
     configure_server(parser)
 
 

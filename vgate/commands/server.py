@@ -24,21 +24,18 @@ ANSWER_S = 10.0
 def configure_server(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name the server."""
     group = parser.add_argument_group("the server to ask")
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--url",
         default=os.environ.get("VGATE_URL"),
         help="such as http://gpu-box:8000 (default: VGATE_URL, or server.host and server.port)",
     )
-    group.add_argument(
+    add(
         "--api-key-file",
         metavar="FILE",
         help="file with the API key (default: the variable VGATE_API_KEY)",
     )
-    group.add_argument(
-        "--insecure",
-        action="store_true",
-        help="accept any certificate, such as a self-signed one",
-    )
+    add("--insecure", action="store_true", help="accept any certificate, such as a self-signed one")
 
 
 class ApiError(CommandError):

@@ -28,16 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     actions.add_parser("list", help="show the engines; the default")
     drain = actions.add_parser("drain", help="move new requests to the other engines of the model")
-    drain.add_argument("engine", type=int, metavar="N", help="its number, as the list has it")
-    drain.add_argument(
-        "--restart", action="store_true", help="start it again once its requests are done"
-    )
-    drain.add_argument(
-        "--force", action="store_true", help="also if no other engine serves the model"
-    )
-    drain.add_argument(
-        "--no-wait", action="store_true", help="don't wait until its requests are done"
-    )
+    add = drain.add_argument
+    add("engine", type=int, metavar="N", help="its number, as the list has it")
+    add("--restart", action="store_true", help="start it again once its requests are done")
+    add("--force", action="store_true", help="also if no other engine serves the model")
+    add("--no-wait", action="store_true", help="don't wait until its requests are done")
     resume = actions.add_parser("resume", help="give a drained or failed engine requests again")
     resume.add_argument("engine", type=int, metavar="N")
     hosts.configure(actions)

@@ -40,30 +40,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit status: 0 it fits, 1 it does not or the model can't be read, 2 an argument is wrong."
     )
-    parser.add_argument("model_name", metavar="MODEL", help="directory, Hub name or short name")
+    add = parser.add_argument
+    add("model_name", metavar="MODEL", help="directory, Hub name or short name")
     add_vram(parser)
-    parser.add_argument(
-        "--concurrency", type=_count, metavar="N", help="how many answers at once must fit"
-    )
-    parser.add_argument(
-        "--context", type=_count, metavar="TOKENS", help="the context that each must have"
-    )
-    parser.add_argument(
+    add("--concurrency", type=_count, metavar="N", help="how many answers at once must fit")
+    add("--context", type=_count, metavar="TOKENS", help="the context that each must have")
+    add(
         "--utilization",
         type=_share,
         metavar="SHARE",
         help="share of the memory for vLLM (model.gpu_memory_utilization)",
     )
-    parser.add_argument(
-        "--kv-dtype", choices=KV_DTYPES, help="numbers of the KV cache (model.kv_cache_dtype)"
-    )
-    parser.add_argument(
+    add("--kv-dtype", choices=KV_DTYPES, help="numbers of the KV cache (model.kv_cache_dtype)")
+    add(
         "--quantization",
         choices=("bitsandbytes", "fp8"),
         help="make plain weights small while they are loaded",
     )
-    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace, config: Config) -> int:

@@ -69,19 +69,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "there prints the whole command. Later the same command, or the one without --token, "
         "starts the replica again."
     )
-    parser.add_argument("server", metavar="HOST", help="the server, such as https://gpu-1:8000")
-    parser.add_argument("--token", help="from `vgate engines invite`; it counts once")
-    parser.add_argument("--fingerprint", metavar="SHA256", help="of the server's certificate")
-    parser.add_argument(
-        "--plain-http", action="store_true", help="send the token without encryption"
-    )
-    parser.add_argument(
-        "--listen", metavar="tcp://HOST:PORT", help="where frontends connect (engine_link.listen)"
-    )
-    parser.add_argument(
-        "--address", metavar="HOST", help="this machine's address for the server, if not its own"
-    )
-    parser.add_argument("--name", help="this machine's name there (default: its host name)")
+    add = parser.add_argument
+    add("server", metavar="HOST", help="the server, such as https://gpu-1:8000")
+    add("--token", help="from `vgate engines invite`; it counts once")
+    add("--fingerprint", metavar="SHA256", help="of the server's certificate")
+    add("--plain-http", action="store_true", help="send the token without encryption")
+    add("--listen", metavar="tcp://HOST:PORT", help="where frontends connect (engine_link.listen)")
+    add("--address", metavar="HOST", help="this machine's address for the server, if not its own")
+    add("--name", help="this machine's name there (default: its host name)")
 
 
 def run(options: argparse.Namespace, config: Config) -> int:
