@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 DOCUMENT = CLONE / "docs" / "clients.md"
 DOCUMENTED_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 100
+KEY = "sk-of-the-clients"
 NOTE = "the secret is swordfish\n"
 # Nobody listens there. A client that tries to reach another machine fails at once, as opencode,
 # which asks npm for its plugin package and has no setting against it.
@@ -112,6 +113,25 @@ def gateway(run_dirs: Path) -> Iterator[Instance]:
     ) as instance:
         yield instance
         assert instance.has_problem() is None
+
+
+@pytest.fixture(scope="session")
+def keyed_gateway(run_dirs: Path) -> Iterator[Instance]:
+    """One that answers to `KEY` alone, and repeats what it is told."""
+    with Instance(
+        run_dirs,
+        dry_run=True,
+        server__workers=1,
+        model__model_id="built-in",
+        model__served_model_name="my-model",
+        model__max_model_len=400_000,
+        dry_run__step_ms=0.2,
+        dry_run__prefill_tokens_per_s=100_000_000,
+        dry_run__kv_cache_tokens=10_000_000,
+        security__enabled=True,
+        security__api_keys=[{"name": "client", "key": KEY}],
+    ) as instance:
+        yield instance
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,12 @@ pytestmark = pytest.mark.clients
 REQUESTS = 10
 
 
-def test_a_benchmark(client: Client, python_program):
+def benchmark(client: Client, python_program, more: str = "") -> dict[str, int]:
+    """Run the documented command, with more in its backend's settings; return what was counted."""
     guidellm = python_program("guidellm", "guidellm")
     program, *arguments = shlex.split(client.documented("guidellm"))
     assert program == "guidellm"
+    arguments[arguments.index("--backend") + 1] += more
     prompts = [json.dumps({"prompt": f"Hello {number}"}) for number in range(20)]
     data = client.write(client.directory / "prompts.jsonl", "\n".join(prompts))
     tokenizer = client.directory / "tokenizer"
@@ -35,5 +37,10 @@ def test_a_benchmark(client: Client, python_program):
         "--disable-console-interactive",
     )
     report = json.loads((client.directory / "report.json").read_text())
-    totals = report["benchmarks"][0]["metrics"]["request_totals"]
+    totals: dict[str, int] = report["benchmarks"][0]["metrics"]["request_totals"]
+    return totals
+
+
+def test_a_benchmark(client: Client, python_program):
+    totals = benchmark(client, python_program)
     assert (totals["successful"], totals["errored"]) == (REQUESTS, 0)

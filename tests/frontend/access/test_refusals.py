@@ -7,6 +7,10 @@ from vgate.frontend.access.limiter.port import Quota
 from vgate.frontend.access.refusals import refusal
 from vgate.keys import ApiKey
 
+NEVER = (
+    "the request may use more tokens than this API key may in a minute at all, 100: send a shorter "
+    "prompt, or allow fewer tokens for the answer"
+)
 KEY = ApiKey(name="key", sha256="0" * 64)
 
 
@@ -17,10 +21,7 @@ KEY = ApiKey(name="key", sha256="0" * 64)
         (Decision("tokens", 3.0), "too many tokens for this API key; try again in 3 s", 3.0),
         (
             Decision("tokens", never=True, tokens=Quota(100, 90, 0.0)),
-            (
-                "the request may use more tokens than this API key may in a minute at all, 100: "
-                "send a shorter prompt, or allow fewer tokens for the answer"
-            ),
+            NEVER,
             None,
         ),
     ],
