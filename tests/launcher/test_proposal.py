@@ -94,6 +94,22 @@ def test_another_name_is_taken_once_it_can_be_served(remembered):
     assert remembered.read_text() == "qwen3:4b\n"
 
 
+@pytest.mark.parametrize("key", [b"n\n", b" No \n", b"q\n"])
+def test_no_is_no_name_of_a_model(remembered, key):
+    status, text = talk(key)
+    assert status == 1, text
+    assert "Nothing is started: `vgate --model NAME` serves another model" in text
+    assert not remembered.exists()
+
+
+def test_yes_is_as_enter_and_a_name_without_its_owner_is_asked_again(remembered):
+    status, text = talk(b"qwen3-4b\n", b"y\n")
+    assert status == 0, text
+    assert "qwen3-4b is no short name, and on the Hub names are such as Qwen/Qwen3-8B" in text
+    assert "did you mean qwen3:4b?" in text
+    assert remembered.read_text() == "qwen3:8b\n"
+
+
 def test_without_a_gpu_the_start_takes_what_was_proposed(remembered, tmp_path, capsys):
     (tmp_path / "bin" / "nvidia-smi").unlink()
     status, text = talk(b"\n")

@@ -91,6 +91,7 @@ def write(text: str) -> None:
         (["serve", "now"], USAGE, ["`now` is one argument too many"]),
         (["keys"], USAGE, ["an action is missing; there are: add, set, list"]),
         (["engines", "list", "--url", "x", "--porr", "1"], USAGE, ["did you mean --port?"]),
+        (["bench", "--sweep", "a"], USAGE, ["argument --sweep: invalid counts value: 'a'"]),
         (["keys", "ad", "x"], USAGE, ["invalid choice: 'ad'"]),
         (["--port", "many"], USAGE, ['`server.port` must be an integer, got "many" (from --port)']),
         (["--port", "0"], USAGE, ["`server.port` must be an integer >= 1, got 0"]),

@@ -224,6 +224,8 @@ class Parser(argparse.ArgumentParser):
         if message.endswith("required: ACTION"):
             names = ", ".join(name for action in self._actions for name in action.choices or ())
             message = f"an action is missing; there are: {names}"
+        # argparse shows the name of the function that reads the value.
+        message = re.sub(r"\binvalid _(\w+) value", r"invalid \1 value", message)
         self.exit(2, f"vgate: {message} ({self.prog} --help)\n")
 
 

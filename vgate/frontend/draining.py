@@ -47,7 +47,7 @@ class Draining:
     def begin(self, timeout_s: float, delay_s: float) -> None:
         """Drain as `vgate.wire.control.Drain` says."""
         in_flight = len(self._requests)
-        log.info("draining", in_flight=in_flight, timeout_s=timeout_s, delay_s=delay_s)
+        log.info("draining", in_flight=in_flight, timeout_s=round(timeout_s, 1), delay_s=delay_s)
         self._waits.leaving = True
         self._loop.call_later(delay_s + timeout_s, self.end_requests)
         self._serve_on(delay_s, self._loop.time() + delay_s, list(self._requests))

@@ -3,12 +3,15 @@
 On a terminal somebody is asked once, and a model that fits is proposed. A service never is.
 """
 
+import difflib
 import os
+import re
 import sys
 from pathlib import Path
 
 import msgspec
 
+from vgate.commands.command import EXIT_FAILED
 from vgate.config import Config
 from vgate.config.model import Model
 from vgate.config.models.catalogue import CHOSEN, catalogue
@@ -19,6 +22,7 @@ from vgate.fit.short_names import PROCESSOR, card_here, described, problem, room
 
 _VARIABLE = "VGATE_MODEL__MODEL_ID"
 _INTERRUPTED = 130
+_YES, _NO = {"y", "yes"}, {"n", "no", "q", "quit", "exit"}
 _MOST_CHARS = 4096
 
 
@@ -103,8 +107,14 @@ def _asked() -> str:
             _say("")
             return ""
         answer = line.strip()
-        if not answer:
+        if not answer or (name and answer.lower() in _YES):
             return name
+        if answer.lower() in _NO:
+            _say(
+                "Nothing is started: `vgate --model NAME` serves another model, and `vgate "
+                "--dry-run` simulated answers."
+            )
+            raise SystemExit(EXIT_FAILED)
         if not (why := _why_not(answer)):
             return answer
         _say(why.removeprefix("model.model_id: "))
@@ -115,6 +125,11 @@ def _why_not(name: str) -> str | None:
     model = Model(model_id=name)
     if name.lower() in catalogue().models:
         return problem(model)
+    if re.fullmatch(r"[\w.-]+", name) and not Path(name).exists():
+        # It would be remembered, and each start would look for it on the Hub.
+        close = difflib.get_close_matches(name.lower(), catalogue().models, n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        return f"{name} is no short name, and on the Hub names are such as Qwen/Qwen3-8B{meant}"
     try:
         find_model(model)
     except CheckpointError as error:
