@@ -15,7 +15,7 @@ from vgate.errors import (
     UnsupportedParameterError,
 )
 from vgate.frontend.apis import lenient
-from vgate.frontend.http import Ignored, counted
+from vgate.frontend.http import Ignored, counted, decode_json, is_costly
 from vgate.validation import explain, value_at
 
 _Request = TypeVar("_Request")
@@ -25,6 +25,10 @@ ServedTypes = tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 
 # vLLM's bound for schemas (vllm/sampling_params.py); templates need no more.
 MAX_NESTING = 64
+# Of a body that isn't JSON; decoding it takes milliseconds at most.
+_BEGINNING_BYTES = 8192
+# The type of a body whose fields stay JSON, which takes little time.
+RAW_FIELDS = dict[str, msgspec.Raw]
 # Values of a field of any JSON, which are looked at one by one; that takes a few milliseconds.
 MAX_VALUES = 65_536
 # The range of msgpack's integers.
@@ -53,8 +57,13 @@ def decode_request(
     Raises:
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
+    document = None
+    in_pieces = decoder.type is not RAW_FIELDS and is_costly(body)
     try:
-        return decoder.decode(body)
+        if not in_pieces:
+            return decoder.decode(body)
+        document = decode_json(body)
+        return msgspec.convert(document, decoder.type, str_keys=True)
     except msgspec.ValidationError as error:
         # Without its traceback, through which it would refer to itself.
         problem = msgspec.ValidationError(str(error))
@@ -62,10 +71,15 @@ def decode_request(
         if body.startswith(BOM_UTF8):
             plain = body.removeprefix(BOM_UTF8)
             return decode_request(decoder, plain, ignored, types, renamed, clean)
+        if in_pieces:
+            _check_beginning(decoder, body, types)
         raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
     except RecursionError:
+        if in_pieces:
+            _check_beginning(decoder, body, types)
         raise InvalidJSONError("the body is nested too deeply") from None
-    document = document_of(body)
+    if document is None:
+        document = document_of(body)
     if document is None:
         # It is no JSON after the field at fault, which an unknown one is not.
         if explain(problem).kind == "unknown":
@@ -76,6 +90,17 @@ def decode_request(
         if clean is not None:
             clean(document, ignored)
     return convert_part(document, decoder.type, ignored, types=types)
+
+
+def _check_beginning(decoder: msgspec.json.Decoder[Any], body: bytes, types: ServedTypes) -> None:
+    """Raise the error of a fault in the first fields of a long body that is no JSON further on."""
+    try:
+        decoder.decode(body[:_BEGINNING_BYTES])
+    except msgspec.ValidationError as error:
+        if explain(error).kind != "unknown":
+            raise _explained(error, None, types, "") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
 
 
 def check_json(value: Any, where: str) -> None:
@@ -137,7 +162,7 @@ def convert_part(
 def document_of(body: bytes) -> Any:
     """Return a body as builtin types; None if it is not JSON, or nested too deeply."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return msgspec.json.decode(body)
+        return decode_json(body)
     return None
 
 

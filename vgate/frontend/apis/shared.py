@@ -5,6 +5,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from vgate.frontend.http import decode_json
+
 MAX_STOPS = 16
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 
@@ -16,8 +18,6 @@ ToolName = Annotated[str, Meta(min_length=1, max_length=256)]
 
 # The id of a call that the model made, and the tool's name, which the model may have made up.
 CallText = Annotated[str, Meta(min_length=1, max_length=256)]
-
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def function_tool(
@@ -39,6 +39,7 @@ def arguments_of(text: str) -> str | dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        return _decode_object(text)
+        value = decode_json(text.encode())
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return text
+    return value if isinstance(value, dict) else text

@@ -6,6 +6,7 @@
 from vgate.frontend.http.body_items import counted
 from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.ignored import Ignored
+from vgate.frontend.http.json_pieces import decode_json, is_costly
 from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
 from vgate.frontend.http.request import (
     EVENT_STREAM,
@@ -33,4 +34,6 @@ __all__ = [
     "StaticFiles",
     "Waits",
     "counted",
+    "decode_json",
+    "is_costly",
 ]

@@ -18,6 +18,7 @@ import msgspec
 from vgate.frontend.http.body_items import check_items
 from vgate.frontend.http.content_encoding import Pieces, decompressed
 from vgate.frontend.http.ignored import Ignored
+from vgate.frontend.http.json_pieces import is_costly
 from vgate.frontend.http.request import SMALL_BYTES, WHOLE_BYTES, HttpRequest
 from vgate.frontend.http.waits import ClientDisconnected
 
@@ -178,7 +179,9 @@ class LongWork:
             body = b"".join(parts)
         else:
             body = await self.run(http, partial(_joined, parts))
-        http.is_short = len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS
+        http.is_short = (
+            len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS and not is_costly(body)
+        )
         http.read_body = body
         await self.turns.begin()
         return body

@@ -10,7 +10,7 @@ from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json, check_json_text
 from vgate.frontend.apis.fields import FieldPolicies, told
 from vgate.frontend.apis.openai.errors import invalid
-from vgate.frontend.http import Ignored
+from vgate.frontend.http import Ignored, decode_json
 from vgate.frontend.pipeline import (
     Constraint,
     check_schema_size,
@@ -164,7 +164,7 @@ def _checked_value(kind: str, value: Any, path: str) -> str | list[str]:
 def _parsed(text: str, path: str) -> dict[str, Any]:
     check_json_text(text, path)
     try:
-        document = msgspec.json.decode(text)
+        document = decode_json(text.encode())
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
         raise invalid(path, f"must be a JSON object: {error}") from None
     if not isinstance(document, dict):

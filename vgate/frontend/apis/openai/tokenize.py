@@ -4,7 +4,7 @@ from functools import partial
 
 import msgspec
 
-from vgate.frontend.apis.decoding import decode_request
+from vgate.frontend.apis.decoding import RAW_FIELDS, decode_request
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import Generation
@@ -52,7 +52,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     model: str | None = None
 
 
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_fields = msgspec.json.Decoder(RAW_FIELDS)
 _text = msgspec.json.Decoder(TokenizeText)
 _options = msgspec.json.Decoder(ChatOptions)
 _tokens = msgspec.json.Decoder(DetokenizeRequest)

@@ -13,10 +13,17 @@ from vgate.frontend.apis.openai.responses.input import kind_of
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.responses.response import ResponseObject
 from vgate.frontend.cache import ResponseStore, StoredResponse
-from vgate.frontend.http import FEW_ITEMS, JSON, SMALL_BYTES, HttpRequest, LongWork, Response
+from vgate.frontend.http import (
+    FEW_ITEMS,
+    JSON,
+    SMALL_BYTES,
+    HttpRequest,
+    LongWork,
+    Response,
+    decode_json,
+)
 from vgate.frontend.ids import new_id
 
-_decode_items = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _encode = msgspec.json.Encoder().encode
 
 _MAX_DIGITS = 20
@@ -82,6 +89,11 @@ async def continued(
             raise invalid(f"input[{index}].id", "is not the id of an item of a stored response")
         index += 1
     return msgspec.structs.replace(request, input=[*before, *items]), earlier
+
+
+def _decode_items(conversation: bytes) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = decode_json(conversation)
+    return items
 
 
 async def _items_of(
