@@ -29,6 +29,8 @@ FEW_ITEMS = 256
 _THREADS = 2
 # What the loop does in one iteration: each takes one to three hundred microseconds.
 _AT_ONCE = 4
+# Of what was put off so many take as long as one of these, and write their lines together.
+_SHORT_AT_ONCE = 3
 # More of what can wait is not put off.
 _MOST_PUT_OFF = 128
 # How long a thread may keep the interpreter while another waits for it.
@@ -66,11 +68,13 @@ class Turns:
 
     async def begin(self) -> None:
         """Return when a request may be prepared: at once, as long as few came in this iteration."""
-        await self._turn(self._beginning)
+        if not self._take():
+            await self._turn(self._beginning)
 
     async def end(self) -> None:
         """Return when an answer may be ended."""
-        await self._turn(self._ending)
+        if not self._take():
+            await self._turn(self._ending)
 
     def later(self, work: Callable[[], None]) -> None:
         """Do what nobody waits for: at once, or in a later iteration if this one has much to do.
@@ -94,10 +98,9 @@ class Turns:
                 self._loop.call_exception_handler(told)
 
     async def _turn(self, waiting: deque[asyncio.Future[None]]) -> None:
-        if not self._take():
-            turn = self._loop.create_future()
-            waiting.append(turn)
-            await turn
+        turn = self._loop.create_future()
+        waiting.append(turn)
+        await turn
 
     def _take(self) -> bool:
         """Take a turn of this iteration, if one is left; then nobody waits for one."""
@@ -113,10 +116,11 @@ class Turns:
         self._left = _AT_ONCE
         self._wake(self._beginning, keep=bool(self._ending))
         self._wake(self._ending, keep=0)
-        for _ in range(min(len(self._put_off), self._left)):
+        short = min(len(self._put_off), _SHORT_AT_ONCE * self._left)
+        for _ in range(short):
             # Not here: an error would end the turns.
             self._loop.call_soon(self._do_one)
-            self._left -= 1
+        self._left -= -(-short // _SHORT_AT_ONCE)
         if self._left < _AT_ONCE:
             self._loop.call_soon(self._next)
 
@@ -201,7 +205,7 @@ class LongWork:
                 check_items(body, most)
             return decode(body, http.ignored)
 
-        return await self.done(http, read)
+        return read() if http.is_short else await self.run(http, read)
 
     async def done(self, http: HttpRequest, work: Callable[[], _Result]) -> _Result:
         """Return the result of work whose time depends on the body; raise what it raises."""
