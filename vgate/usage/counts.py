@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date
+from operator import add
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -62,8 +63,7 @@ class Used(msgspec.Struct, frozen=True, gc=False):
     errors: int = 0
 
     def __add__(self, other: Self) -> "Used":
-        pairs = zip(_values(self), _values(other), strict=True)
-        return Used(*(one + another for one, another in pairs))
+        return Used(*map(add, _values(self), _values(other)))
 
     @property
     def tokens(self) -> int:

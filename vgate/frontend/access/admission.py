@@ -269,7 +269,8 @@ class Admission(msgspec.Struct):
             runs: Whether the request still runs.
         """
         try:
-            await self._reserve(tokens, runs=runs)
+            if not self.limits.unlimited:
+                await self._reserve(tokens, runs=runs)
             if tokens and not self.budgeted:
                 self.budgeted = self.meter.reserve(self.key.name, tokens)
         except RateLimitedError:
@@ -277,8 +278,6 @@ class Admission(msgspec.Struct):
             raise
 
     async def _reserve(self, tokens: int, *, runs: bool) -> None:
-        if self.limits.unlimited:
-            return
         try:
             if self.grant is None:
                 name = self.key.name

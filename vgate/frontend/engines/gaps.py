@@ -40,10 +40,10 @@ class StreamGaps:
     @property
     def median_s(self) -> float | None:
         """The median, at most an eighth too high or too low; None without gaps."""
-        left = (sum(self.counts) + 1) // 2
-        if not left:
+        totals = list(accumulate(self.counts))
+        if not totals or not totals[-1]:
             return None
-        size = bisect_left(list(accumulate(self.counts)), left)
+        size = bisect_left(totals, (totals[-1] + 1) // 2)
         return min(self.longest_s, 0.9 * BOUNDS_S[size]) if size < len(BOUNDS_S) else self.longest_s
 
 

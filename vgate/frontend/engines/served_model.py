@@ -87,6 +87,7 @@ class ServedModel:
     ) -> None:
         self._loop = loop
         self.config = config
+        self.name = config.name
         self._state = state
         self._unreported = EngineState("starting", "starting", time.time())
         self._tell_change = on_change
@@ -117,11 +118,6 @@ class ServedModel:
         self._handles = connect(self.engine)
         for handle in self._handles.values():
             self.engine.add(handle)
-
-    @property
-    def name(self) -> str:
-        """The name that answers carry."""
-        return self.config.name
 
     @property
     def state(self) -> EngineState:

@@ -127,7 +127,8 @@ class ChatTemplate:
     def _render(self, variables: dict[str, Any]) -> str:
         try:
             parts, size = [], 0
-            for part in self._template.generate(variables):
+            context = self._template.new_context(variables)
+            for part in self._template.root_render_func(context):
                 size += len(part)
                 if size > MAX_RENDERED_CHARS:
                     raise SecurityError(f"it renders more than {MAX_RENDERED_CHARS} characters")

@@ -183,14 +183,18 @@ def without_no_limit(document: dict[str, Any], _ignored: Ignored) -> None:
 
 def check_template_kwargs(kwargs: dict[str, Any] | None, ignored: Ignored) -> None:
     """Check the variables for the chat template, and note those that are fields of requests."""
+    if not kwargs:
+        return
     check_json(kwargs, "chat_template_kwargs")
-    for name in TEMPLATE_FIELDS.intersection(kwargs or ()):
+    for name in TEMPLATE_FIELDS.intersection(kwargs):
         ignored.add(f"chat_template_kwargs.{name}")
 
 
 def own_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     """Return the variables for the chat template that are no fields of requests."""
-    return {name: value for name, value in (kwargs or {}).items() if name not in TEMPLATE_FIELDS}
+    if not kwargs:
+        return {}
+    return {name: value for name, value in kwargs.items() if name not in TEMPLATE_FIELDS}
 
 
 def check_common(request: GenerationRequest, token_limit: int | None, ignored: Ignored) -> None:

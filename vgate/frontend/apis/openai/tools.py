@@ -121,7 +121,9 @@ def tool_use(
 
 def custom_names(tools: list[Tool] | None) -> frozenset[str]:
     """Return the names of the custom tools."""
-    served = (tool.served for tool in tools or ())
+    if not tools:
+        return frozenset()
+    served = (tool.served for tool in tools)
     return frozenset(tool.name for tool in served if isinstance(tool, Custom))
 
 
@@ -135,6 +137,8 @@ def check_tools(
     tools: list[Tool] | None, choice: str | ToolChoice | None, ignored: Ignored
 ) -> None:
     """Check what the types of tools can't express."""
+    if not tools and choice is None:  # as of most requests
+        return
     names = set()
     for index, tool in enumerate(tools or ()):
         path = f"tools[{index}]"
