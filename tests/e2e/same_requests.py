@@ -24,6 +24,7 @@ _MINIMAL: dict[str, tuple[str, dict[str, Any]]] = {
     "count": ("/v1/messages/count_tokens", {"model": "tiny", "messages": _HI}),
     "tokenize": ("/tokenize", {"model": "tiny"}),
     "embed": ("/v1/embeddings", {"input": "hi"}),
+    "pool": ("/pooling", {"input": "hi"}),
     "score": ("/v1/score", {"text_1": "hi", "text_2": ["a", "b"]}),
     "rerank": ("/v1/rerank", {"query": "hi", "documents": ["a", "b"]}),
     "detokenize": ("/detokenize", {"model": "tiny", "tokens": [1, 2]}),

@@ -9,20 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from bench.compare.contenders import build
 from bench.compare.models import Models
 from bench.compare.service import Running
 from bench.compare.settings import Settings, Setup
-from tests.e2e.instance import Instance
+from tests.e2e.instance import ROOT, Instance
 from tests.e2e.same_requests import Answer, Request, answers_of, request, same_requests
 from tests.tiny_model.weights import MODEL_CONFIG
+from vgate.errors import MethodNotAllowedError, NotFoundError
+from vgate.frontend.routes import canonical, match
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MAX_MODEL_LEN = 512
-OF_VECTORS = {"/v1/embeddings", "/v1/score", "/v1/rerank"}
+OF_VECTORS = {"/v1/embeddings", "/pooling", "/v1/score", "/v1/rerank"}
 REQUESTS = [*same_requests()]
 # The kinds of requests in docs/api.md that vLLM answers and V-Gate refuses.
 KINDS = {
@@ -51,6 +54,18 @@ NOT_IN_SCORES = {
     "multi_modal",
     "prompt_tokens_details",
 }
+# Answers with what a server of vLLM's describes.
+ABOUT = "openapi"
+# The paths that docs/api.md says V-Gate doesn't have.
+NOT_SERVED = {
+    "/generative_scoring",
+    "/is_scaling_elastic_ep",
+    "/kv_event_sources",
+    "/scale_elastic_ep",
+    "/v1/chat/completions/batch",
+    "/v1/systemone",
+    "/v2/embed",
+}
 WHOLE = [request(api, {}, []) for api in ("chat", "completions")]
 STREAMS = [
     request(api, {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0}, [])
@@ -75,7 +90,10 @@ def vllm(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict
             models=Models(work), work=work, model=tiny_model_dir, engine_arguments=arguments
         )
         with Running(build("vllm-serve", setup, settings)) as running:
-            return answers_of(f"http://127.0.0.1:{running.service.port}", sent)
+            url = f"http://127.0.0.1:{running.service.port}"
+            about = httpx.get(f"{url}/openapi.json", timeout=30)
+            described = Answer(about.status_code, about.text)
+            return {**answers_of(url, sent), f"{ABOUT} {len(arguments)}": described}
 
     tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
     embed = [asked for asked in SENT if asked.path in OF_VECTORS]
@@ -108,6 +126,20 @@ def test_what_vllm_serves_is_served(vllm: dict[str, Answer], ours: dict[str, Ans
     assert unexplained == []
     # Otherwise the comparison would say little.
     assert len(served) > 900
+
+
+def test_every_path_is_served_or_documented(vllm: dict[str, Answer]):
+    described = [json.loads(found.text) for name, found in vllm.items() if name.startswith(ABOUT)]
+    operations = {
+        (method.upper(), path.replace("{response_id}", "resp_1"))
+        for document in described
+        for path, methods in document["paths"].items()
+        for method in methods
+    }
+    assert len(operations) > 25
+    assert {path for method, path in operations if not is_served(method, path)} == NOT_SERVED
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert {path for path in NOT_SERVED if f"`{path}`" not in page} == set()
 
 
 def test_what_is_refused_has_a_field_and_is_documented(
@@ -183,6 +215,15 @@ def test_minus_one_asks_for_the_whole_vocabulary(
         tops = [len(position) for position in choice["logprobs"]["top_logprobs"]]
         assert min(tops) > MODEL_CONFIG["vocab_size"] // 2
     assert len(tops) == mine["usage"]["completion_tokens"]
+
+
+def is_served(method: str, path: str) -> bool:
+    """Return whether V-Gate has an endpoint for a path, as it is or in its canonical form."""
+    try:
+        match(method, canonical(path))
+    except (NotFoundError, MethodNotAllowedError):
+        return False
+    return True
 
 
 def told(asked: Request, answers: dict[str, Answer]) -> str:

@@ -41,6 +41,7 @@ class TestRoutes:
             ("GET", "/v1/models"),
             ("GET", "/v1/models/"),
             ("POST", "/v1/embeddings"),
+            ("POST", "/pooling"),
             ("POST", "/v1/score"),
             ("POST", "/v1/rerank"),
             ("POST, GET", "/invocations"),

@@ -16,7 +16,12 @@ from vgate.frontend.apis.openai.chat.endpoint import chat_completions
 from vgate.frontend.apis.openai.chat.request import ChatRequest
 from vgate.frontend.apis.openai.completions.endpoint import completions
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
-from vgate.frontend.apis.openai.embeddings import EmbeddingRequest, embeddings
+from vgate.frontend.apis.openai.embeddings import (
+    EmbeddingRequest,
+    PoolingRequest,
+    embeddings,
+    pooling,
+)
 from vgate.frontend.apis.openai.errors import openai_error, openai_event
 from vgate.frontend.apis.openai.invocations import invocations
 from vgate.frontend.apis.openai.responses import endpoint as responses
@@ -136,6 +141,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/models", "GET", models.list_models),
     Route(models.PREFIX, "GET", models.retrieve_model),
     _generating("/v1/embeddings", embeddings, EmbeddingRequest),
+    _generating("/pooling", pooling, PoolingRequest),
     _generating("/v1/score", score, ScoreRequest),
     _generating("/v1/rerank", rerank, RerankRequest),
     msgspec.structs.replace(

@@ -54,6 +54,25 @@ def test_the_whole_answer(embed):
     embed(scenario)
 
 
+def test_the_form_of_pooling_models(embed):
+    async def scenario(gateway):
+        for fields in ({"input": "a b"}, {"input": ["a", "b"], "encoding_format": "base64"}):
+            wanted = (await send(gateway, **fields)).json
+            for task in (None, "embed"):
+                answer = (await post(gateway, "/pooling", {**fields, "task": task})).json
+                assert set(answer) == {"id", "object", "created", "model", "data", "usage"}
+                assert [item["data"] for item in answer["data"]] == [
+                    item["embedding"] for item in wanted["data"]
+                ]
+                assert {item["object"] for item in answer["data"]} == {"pooling"}
+                assert answer["usage"] == wanted["usage"]
+        for fields, param in (({"input": "a", "task": "token_embed"}, "task"), ({}, "input")):
+            answer = await post(gateway, "/pooling", fields)
+            assert (answer.status, answer.error["param"]) == (400, param)
+
+    embed(scenario)
+
+
 def test_all_kinds_of_input_are_the_same_text(embed):
     async def scenario(gateway):
         (wanted,) = await vectors(gateway, input="a b")

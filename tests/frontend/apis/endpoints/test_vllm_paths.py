@@ -26,6 +26,7 @@ class TestPing:
     def test_it_is_not_without_an_engine(self, serve):
         async def scenario(gateway):
             assert (await gateway.request("GET", "/ping")).status == 503
+            assert (await gateway.request("GET", "/load")).json == {"server_load": 0}
 
         serve(scenario, engine=False)
 

@@ -1,7 +1,9 @@
-"""``POST /v1/embeddings`` as OpenAI and vLLM define it."""
+"""``POST /v1/embeddings`` as OpenAI and vLLM define it, and vLLM's ``POST /pooling``."""
 
+import time
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -11,9 +13,12 @@ from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refuse
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
+from vgate.frontend.ids import new_id
 from vgate.frontend.pipeline import Embedded, EmbedRequest, Truncation
 from vgate.frontend.services import Services
 from vgate.wire.sampling import Dimensions, TokenId
+
+_Request = TypeVar("_Request", bound="EmbeddingRequest")
 
 # OpenAI's limit (API reference, "Create embeddings").
 MAX_INPUTS = 2048
@@ -80,12 +85,26 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         )
 
 
+class PoolingRequest(EmbeddingRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """``POST /pooling``: the same vectors in another form."""
+
+    task: Annotated[Any, refused("embed")] = None
+
+
 class Item(msgspec.Struct, frozen=True):
     """One embedding."""
 
     index: int
     embedding: list[float] | str
     object: Literal["embedding"] = "embedding"
+
+
+class PooledItem(msgspec.Struct, frozen=True):
+    """One embedding, as `/pooling` has it."""
+
+    index: int
+    data: list[float] | str
+    object: Literal["pooling"] = "pooling"
 
 
 class EmbeddingResponse(msgspec.Struct, frozen=True):
@@ -97,8 +116,17 @@ class EmbeddingResponse(msgspec.Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
+class PoolingResponse(EmbeddingResponse, frozen=True, kw_only=True):
+    """All embeddings, each a `PooledItem`."""
+
+    id: str
+    created: int
+
+
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
-_policies = FieldPolicies(EmbeddingRequest)
+_pooling_decoder = msgspec.json.Decoder(PoolingRequest)
+_policies: FieldPolicies[EmbeddingRequest] = FieldPolicies(EmbeddingRequest)
+_pooling_policies = FieldPolicies(PoolingRequest)
 
 _INPUTS = FieldMap({})
 _SINGLE_INPUT = FieldMap({"input[]": "input"})
@@ -111,10 +139,26 @@ async def embeddings(services: Services, http: HttpRequest) -> Response:
 
 async def embed_body(services: Services, http: HttpRequest, body: bytes) -> Response:
     """Answer an embedding request whose body is read."""
-    request = await services.work.read(http, body, decode_embeddings)
+    return await _answer(services, http, body, decode_embeddings, _encode_response)
+
+
+async def pooling(services: Services, http: HttpRequest) -> Response:
+    """Answer an embedding request in the form of vLLM's pooling models."""
+    body = await services.work.body(http)
+    return await _answer(services, http, body, decode_pooling, _encode_pooling)
+
+
+async def _answer(
+    services: Services,
+    http: HttpRequest,
+    body: bytes,
+    decode: Callable[[bytes, Ignored], EmbeddingRequest],
+    encode_answer: Callable[[Embedded, Encoding], bytes],
+) -> Response:
+    request = await services.work.read(http, body, decode)
     with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
         embedded = await services.pipeline.embed(http, _embed_request(request))
-    encode = partial(_encode_response, embedded, request.encoding)
+    encode = partial(encode_answer, embedded, request.encoding)
     if sum(map(len, embedded.vectors)) > INLINE_BYTES:
         body = await services.work.run(http, encode)
     else:
@@ -126,6 +170,17 @@ def decode_embeddings(body: bytes, ignored: Ignored) -> EmbeddingRequest:
     """Decode and check an embedding request; an error has the field at fault."""
     request = decode_request(_decoder, body, ignored)
     _policies.check(request, ignored)
+    return _checked(request, ignored)
+
+
+def decode_pooling(body: bytes, ignored: Ignored) -> PoolingRequest:
+    """Decode and check a pooling request; an error has the field at fault."""
+    request = decode_request(_pooling_decoder, body, ignored)
+    _pooling_policies.check(request, ignored)
+    return _checked(request, ignored)
+
+
+def _checked(request: _Request, ignored: Ignored) -> _Request:
     if request.input is None:
         raise invalid("input", "is required")
     _check_input(request)
@@ -181,10 +236,22 @@ def _embed_request(request: EmbeddingRequest) -> EmbedRequest:
 
 
 def _encode_response(embedded: Embedded, encoding: Encoding) -> bytes:
+    return msgspec.json.encode(EmbeddingResponse(**_fields(embedded, encoding, Item)))
+
+
+def _encode_pooling(embedded: Embedded, encoding: Encoding) -> bytes:
+    fields = _fields(embedded, encoding, PooledItem)
+    fields |= {"id": new_id("pooling-"), "created": int(time.time())}
+    return msgspec.json.encode(PoolingResponse(**fields))
+
+
+def _fields(
+    embedded: Embedded, encoding: Encoding, item: type[Item] | type[PooledItem]
+) -> dict[str, Any]:
     # One call for each vector lets other threads run in between.
     items = [
-        msgspec.Raw(msgspec.json.encode(Item(index, encode_vector(vector, encoding))))
+        msgspec.Raw(msgspec.json.encode(item(index, encode_vector(vector, encoding))))
         for index, vector in enumerate(embedded.vectors)
     ]
     usage = dict.fromkeys(("prompt_tokens", "total_tokens"), embedded.prompt_tokens)
-    return msgspec.json.encode(EmbeddingResponse(items, embedded.name, usage))
+    return {"data": items, "model": embedded.name, "usage": usage}
