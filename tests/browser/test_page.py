@@ -136,9 +136,15 @@ def test_it_shows_an_engine_that_loads(browser, run_dirs):
             os.kill(engine, signal.SIGCONT)
             state.get_by_text("ready", exact=True).wait_for()
             page.goto(page.url.partition("#")[0] + "#chat")
+            page.get_by_role("heading", name="Talk to").wait_for()  # it knows the model
             ask(page, "Hello!").get_by_text("Hello!").wait_for()
             loading.stop()
             page.locator("#status").get_by_text("no answer").wait_for()
+            problem = ask(page, "Still there?").locator(".notice").last
+            problem.get_by_text("There is no answer").wait_for()
+            problem.get_by_text("The server doesn't answer. Retry asks again.").wait_for()
+            page.get_by_role("link", name="Now").click()
+            page.get_by_role("note").get_by_text("The page tries again by itself.").wait_for()
             visitor.problems.clear()
     finally:
         loading.discard()
@@ -178,6 +184,22 @@ def test_no_label_of_the_clock_is_cut_at_the_edge(visit):
         return [0, 50, 94, 96, 100].map((time) => isCut(plot, time));
     }"""
     assert visit().open().evaluate(read) == [False, False, False, True, True]
+
+
+def test_problems_are_sentences(visit):
+    read = """async () => {
+        const { problemIn } = await import(new URL('ui/chat.js', location));
+        const { ApiError } = await import(new URL('ui/api.js', location));
+        return [new ApiError(429, 'too many; try again in 4 s', 'Wait a moment.'),
+                new ApiError(0, 'No answer.'), new Error('it failed'),
+                new TypeError('network error')].map(problemIn);
+    }"""
+    assert visit().open().evaluate(read) == [
+        "too many; try again in 4 s. Wait a moment.",
+        "No answer. Retry asks again.",
+        "it failed.",
+        "The connection was lost. Retry asks again.",
+    ]
 
 
 class TestChat:

@@ -23,6 +23,8 @@ export class ApiError extends Error {
   }
 }
 
+const noAnswer = () => new ApiError(0, "The server doesn't answer.");
+
 /** Send a request and return the response. Raises ApiError. */
 export async function send(path, { method = "GET", body, signal, headers = {} } = {}) {
   const given = { ...headers };
@@ -36,7 +38,7 @@ export async function send(path, { method = "GET", body, signal, headers = {} } 
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "The server doesn't answer.", "The page tries again by itself.");
+    throw noAnswer();
   }
   if (!response.ok) throw await problemOf(response);
   return response;
@@ -45,10 +47,17 @@ export async function send(path, { method = "GET", body, signal, headers = {} } 
 /** Send a request and return the answer's JSON. Raises ApiError. */
 export const call = async (path, options) => (await send(path, options)).json();
 
-/** Return what /ready says, whatever its status. It names the models that the key may use. */
+/**
+ * Return what /ready says, whatever its status. It names the models that the key may use. Raises
+ * ApiError.
+ */
 export async function ready() {
   const headers = key() ? { authorization: `Bearer ${key()}` } : {};
-  return (await fetch(`${base}/ready`, { headers, cache: "no-store" })).json();
+  try {
+    return await (await fetch(`${base}/ready`, { headers, cache: "no-store" })).json();
+  } catch {
+    throw noAnswer(); // or a proxy's page
+  }
 }
 
 async function problemOf(response) {

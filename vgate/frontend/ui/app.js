@@ -53,7 +53,7 @@ async function pollStatus() {
       showStatus(ready, ready ? "ready" : isLoading ? "loading" : "not ready");
       status.title = reason ?? "";
       // What they could not ask while the engine loaded.
-      if (ready && !wasReady && ["chat", "connect"].includes(current)) show();
+      if (ready && !wasReady) shown?.retry?.();
       wasReady = ready;
     } catch {
       showStatus(null, "no answer");

@@ -15,7 +15,7 @@ let chat = null;
 export function chatView(main) {
   chat ??= new Chat();
   chat.show(main);
-  return {};
+  return { retry: () => chat.loadModels() };
 }
 
 class Chat {
@@ -49,6 +49,11 @@ class Chat {
     this.draw();
     this.grow();
     if (matchMedia("(min-width: 900px)").matches) this.input.focus({ preventScroll: true });
+    await this.loadModels();
+  }
+
+  /** Ask which models there are. What is typed and what is answered stays. */
+  async loadModels() {
     try {
       this.cards = await api.models();
       this.names = this.cards.map((card) => card.id);
@@ -192,7 +197,7 @@ class Chat {
       copyButton(() => answer.content),
       isLast ? h("button", { type: "button", class: "quiet small", onclick: () => this.retry(turn, model, index) }, "Retry") : null));
     if (!runs || answer.calls) this.drawCalls(parts.calls, turn, model, index, isLast && !runs);
-    fill(parts.problem, answer.problem ? notice(answer.stopped ? "Stopped" : "The answer ended early", answer.problem) : null);
+    fill(parts.problem, answer.problem ? notice(titleOf(answer), answer.problem) : null);
   }
 
   factsOf(answer) {
@@ -331,7 +336,7 @@ class Chat {
       if (!answer.done) answer.problem = "The connection was lost. Retry asks again.";
     } catch (error) {
       answer.stopped = error.name === "AbortError";
-      answer.problem = answer.stopped ? "You stopped it." : `${error.message} ${error.help ?? ""}`;
+      answer.problem = answer.stopped ? "You stopped it." : problemIn(error);
     }
     if (first) answer.ttft = (first - began) / 1000;
     this.running.delete(answer);
@@ -377,4 +382,17 @@ function pretty(text) {
   } catch {
     return text;
   }
+}
+
+/** What a problem with an answer is called: whether anything of it has come. */
+const titleOf = (answer) => {
+  if (answer.stopped) return "Stopped";
+  return answer.content || answer.reasoning || answer.calls?.length ? "The answer ended early" : "There is no answer";
+};
+
+/** An error in sentences, with what helps. A browser's own words for a lost connection differ. */
+export function problemIn(error) {
+  if (error instanceof TypeError) return "The connection was lost. Retry asks again.";
+  const message = /[.!?]$/.test(error.message) ? error.message : `${error.message}.`;
+  return `${message} ${error.help || (error.status === 0 ? "Retry asks again." : "")}`.trim();
 }

@@ -8,7 +8,7 @@ const ADDRESS = "http://127.0.0.1:8000";
 
 export function connectView(main) {
   show(main);
-  return {};
+  return { retry: () => show(main) };
 }
 
 async function show(main) {

@@ -62,7 +62,7 @@ class Now {
       else await this.requests.refresh();
     } catch (error) {
       if (this.left) return;
-      fill(this.message, notice(error.message, error.help ?? ""));
+      fill(this.message, notice(error.message, error.help || "The page tries again by itself."));
       if (error.status === 401) every = SLOW_MS;
       try { this.showReady(await api.ready()); } catch { /* said above */ }
     } finally {
@@ -84,7 +84,7 @@ class Now {
     if (!stats.engines) {
       this.showReady(ready);
       this.grid.hidden = this.requests.element.hidden = true;
-      fill(this.message, notice("This key sees its own use only, under Keys.", "The numbers of the whole server take a key with `admin: true`."));
+      fill(this.message, notice("This key sees its own use only, under Keys.", "The numbers of the whole server take an admin's key."));
       return;
     }
     this.grid.hidden = this.requests.element.hidden = false;
