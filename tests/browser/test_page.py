@@ -437,6 +437,7 @@ class TestConnect:
         page.locator(".operation").first.wait_for()
         shown = set(page.locator(".operation h3 code").all_inner_texts())
         assert shown == document["paths"].keys()
+        assert "`" not in page.locator("main").inner_text()
         page.get_by_label("Find a path or a field").fill("top_logprobs")
         assert page.locator(".operation:visible h3 code").first.inner_text() == CHAT
 

@@ -117,6 +117,11 @@ def test_an_action_takes_the_flags_of_its_command(tmp_path):
     assert read.key_file == "one"
 
 
+def test_every_command_says_what_it_does():
+    parsers = completion.build(list(COMMANDS))
+    assert [name for name in COMMANDS if not parsers[name].description] == []
+
+
 def test_words_of_other_programs_lead_to_commands():
     meant = {word for word in arguments._OTHER_WORDS.values() if not word.startswith("-")}
     assert meant <= set(COMMANDS)

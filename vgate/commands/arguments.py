@@ -73,10 +73,16 @@ _OTHER_HINTS = {
     "stop": "Ctrl-C or SIGTERM ends an instance, `systemctl stop vgate` the service",
     "pull": "to download a model: vgate models pull NAME",
 }
-_CHECK = (
-    "Check the configuration, models, keys, certificates, port and run directory, and start "
-    "nothing. If all is well, print the configuration in force, with secrets masked."
-)
+_SERVES = {
+    "serve": "Serve a model, or several, over HTTP, until Ctrl-C or SIGTERM. Without --model, "
+    "model.model_id counts; if it is not set either, a terminal is asked.",
+    "engine": "Run the engines of the configuration without HTTP, for frontends on other hosts. Both "
+    "need keys (`vgate keys engine`): docs/hosts.md.",
+    "frontend": "Serve HTTP with engines on other hosts: no model and no GPU here. Both need keys "
+    "(`vgate keys engine`): docs/hosts.md.",
+    "check": "Check the configuration, models, keys, certificates, port and run directory, and start "
+    "nothing. If all is well, print the configuration in force, with secrets masked.",
+}
 _CHECK_STATUS = (
     "Exit status: 0 valid, 1 only the port or the run directory is in the way, 2 the configuration "
     "or a file has to be changed."
@@ -174,12 +180,13 @@ def build(configured: Sequence[str]) -> dict[str, Parser]:
     for name, (what, module) in COMMANDS.items():
         parents = [_settings(serves=module is None)]
         parsers[name] = commands.add_parser(name, help=what, parents=parents, allow_abbrev=False)
+        if module is None:
+            parsers[name].description = _SERVES.get(name)
         for flag, _, metavar, help_ in ROLE_SETTINGS.get(name, ()):
             parsers[name].add_argument(f"--{flag}", metavar=metavar, help=help_)
         if name == "engine":
             parsers[name].add_argument("--probe", choices=["ready", "live"], help=_PROBE)
         if name == "check":
-            parsers[name].description = _CHECK
             parsers[name].epilog = _CHECK_STATUS
         if module and name in configured:
             importlib.import_module(module).configure(parsers[name])

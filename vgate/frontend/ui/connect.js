@@ -1,7 +1,7 @@
 // The settings of each program of docs/clients.md, for this server.
 
 import * as api from "./api.js";
-import { copyButton, field, fill, h, notice } from "./dom.js";
+import { copyButton, field, fill, h, marked, notice } from "./dom.js";
 
 // What stands for the server in docs/clients.md.
 const ADDRESS = "http://127.0.0.1:8000";
@@ -60,9 +60,4 @@ export function adapted(text, model, models) {
   const embedder = models.find((card) => card.root !== root)?.id ?? "my-embedder";
   const own = text.replaceAll(ADDRESS, api.base).replaceAll("my-model", model).replaceAll("my-embedder", embedder);
   return api.key() ? own.replaceAll("unused", "YOUR_KEY") : own;
-}
-
-/** Return a sentence with what stands between backticks as code. */
-function marked(text) {
-  return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
 }

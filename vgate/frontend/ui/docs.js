@@ -1,7 +1,7 @@
 // The endpoints and their requests, read from /openapi.json.
 
 import * as api from "./api.js";
-import { copyButton, fill, h, notice } from "./dom.js";
+import { copyButton, fill, h, marked, notice } from "./dom.js";
 
 const MAX_DEPTH = 4;
 const GROUPS = [
@@ -63,7 +63,7 @@ function operationElement(operation, schemas) {
   const choices = schema ? (schema.anyOf ?? [schema]) : [];
   return h("section", { class: "card operation", id: idOf(operation), "aria-label": `${method} ${path}` },
     h("h3", {}, h("span", { class: `method ${method}` }, method), h("code", {}, path)),
-    h("p", {}, summary),
+    h("p", {}, marked(summary)),
     parameters.length ? fieldTable(parameters.map((parameter) => [parameter.name, { ...parameter.schema, description: parameter.description ?? `in the ${parameter.in}` }, parameter.required])) : null,
     choices.map((choice) => {
       const name = nameOf(choice);
@@ -93,7 +93,7 @@ function fieldTable(fields, schemas, depth = 0) {
     h("dd", {}, h("span", { class: "type" }, typeOf(field, schemas)),
       field.default !== null && field.default !== undefined ? h("span", { class: "faint" }, ` default ${JSON.stringify(field.default)}`) : null,
       POLICIES[field["x-vgate-policy"]] ? h("span", { class: "faint" }, ` ${POLICIES[field["x-vgate-policy"]]}`) : null,
-      field.description ? h("p", {}, field.description) : null,
+      field.description ? h("p", {}, marked(field.description)) : null,
       depth < MAX_DEPTH ? nestedIn(field, schemas).map((inner) => h("details", { ontoggle: (event) => expand(event.target, inner, schemas, depth + 1) }, h("summary", {}, nameOf(inner)))) : null))));
 }
 

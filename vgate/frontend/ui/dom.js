@@ -77,6 +77,11 @@ export function confirmed(title, text, action) {
   });
 }
 
+/** Return a sentence with what stands between backticks as code. */
+export function marked(text) {
+  return text.split("`").map((part, index) => (index % 2 ? h("code", {}, part) : part));
+}
+
 /** Return a panel that says what is wrong and what to do. */
 export function notice(title, text, ...more) {
   return h("div", { class: "notice", role: "note" }, h("strong", {}, title), h("p", {}, text), ...more);
