@@ -76,12 +76,12 @@ _OTHER_HINTS = {
 _SERVES = {
     "serve": "Serve a model, or several, over HTTP, until Ctrl-C or SIGTERM. Without --model, "
     "model.model_id counts; if it is not set either, a terminal is asked.",
-    "engine": "Run the engines of the configuration without HTTP, for frontends on other hosts. Both "
-    "need keys (`vgate keys engine`): docs/hosts.md.",
+    "engine": "Run the engines of the configuration without HTTP, for frontends on other hosts. "
+    "Both need keys (`vgate keys engine`): docs/hosts.md.",
     "frontend": "Serve HTTP with engines on other hosts: no model and no GPU here. Both need keys "
     "(`vgate keys engine`): docs/hosts.md.",
-    "check": "Check the configuration, models, keys, certificates, port and run directory, and start "
-    "nothing. If all is well, print the configuration in force, with secrets masked.",
+    "check": "Check the configuration, models, keys, certificates, port and run directory, and "
+    "start nothing. If all is well, print the configuration in force, with secrets masked.",
 }
 _CHECK_STATUS = (
     "Exit status: 0 valid, 1 only the port or the run directory is in the way, 2 the configuration "
