@@ -38,6 +38,8 @@ def _called(arguments: str) -> tuple[str, bytes]:
     return CHAT, body(messages=[_USER, {"role": "assistant", "tool_calls": [call]}])
 
 
+# An unknown field, of numbers for each of which msgspec takes 8 µs.
+_NUMBERS = '{"messages":[{"role":"user","content":"a"}],"max_tokens":1,"a":['
 _ENUM = '{"enum":[' + "1," * (SIZE // 2) + "1]}"
 BODIES: dict[str, Callable[[], tuple[str, bytes]]] = {
     "enum": lambda: (CHAT, repeated(
@@ -68,6 +70,8 @@ BODIES: dict[str, Callable[[], tuple[str, bytes]]] = {
         messages=[{"role": "user", "content": words()}])),
     "no JSON": lambda: (CHAT, b'{"messages":' + b"\0" * SIZE),
     "a wrong text": lambda: (CHAT, b'"' + b"\\n" * (SIZE // 2) + b'"'),
+    "slow numbers": lambda: (CHAT, repeated(_NUMBERS, "1e300", "]}", 499_000 * 6)),
+    "slow numbers on the loop": lambda: (CHAT, repeated(_NUMBERS, "1e300", "]}", 60_000)),
     "a long number": lambda: (CHAT, b'{"n":' + b"9" * SIZE + b"}"),
 }  # fmt: skip
 
