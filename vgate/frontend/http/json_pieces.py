@@ -23,7 +23,7 @@ _SLICE_BYTES = 65_536
 # Decoding less takes up to 10 ms, and is faster at once, unless there are more slow numbers.
 _LONG_BYTES = 1024 * 1024
 _SHORT_BYTES = 1024
-_FEW_NUMBERS = 256
+_FEW_NUMBERS = 512
 _FEW_EXPONENTS = 16
 
 _QUOTE, _LIST, _OBJECT = b'"[{'
