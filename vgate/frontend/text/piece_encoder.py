@@ -131,26 +131,27 @@ class PieceEncoder:
                 found.append(self._tokens_of(pieces.pop(), scope))
                 count += len(found[-1])
             return [*chain.from_iterable(reversed(found))]
-        special, kept = self._special or {}, self._kept
+        special = self._special or {}
+        tokens_of = self._tokens_of if self._special is None else self._again
         most = math.inf if limit is None else limit.keep
         ids: list[int] = []
         for position, piece in enumerate(pieces, 1):
             if (token := special.get(piece)) is not None:
                 ids.append(token)
             elif piece:
-                known = (scope, piece) in kept
-                ids += self._again(piece, scope) if known else self._tokens_of(piece, scope)
+                ids += tokens_of(piece, scope)
             if len(ids) > most and limit is not None and position < len(pieces):
                 limit.stop(len(ids))
                 break
         return ids
 
     def _again(self, piece: str, scope: str | None) -> list[int]:
-        # Another thread may have evicted it meanwhile.
+        """Return the tokens of a piece that is no special token, as kept if it is."""
+        key = scope, piece
         try:
-            self._kept.move_to_end((scope, piece))
-            return self._kept[scope, piece]
-        except KeyError:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        except KeyError:  # it is new, or another thread has evicted it meanwhile
             return self._learn(piece, scope)
 
     def _tokens_of(self, piece: str, scope: str | None) -> list[int]:
