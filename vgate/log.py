@@ -31,6 +31,11 @@ _LAST_WORDS_S = 1.0
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
+# A record's attributes; not its process and thread, which would be the importing ones.
+_BLANK = vars(logging.LogRecord("", 0, "", 0, "", (), None)) | dict.fromkeys(
+    ("process", "processName", "thread", "threadName")
+)
+
 
 class Log:
     """A named source of events.
@@ -65,9 +70,27 @@ class Log:
     def _write(self, level: int, event: str, fields: dict[str, Any], caught: Any = None) -> None:
         logger = self._logger
         if logger.isEnabledFor(level):
-            record = logging.LogRecord(logger.name, level, "", 0, event, (), caught)
-            record.__dict__[_FIELDS] = fields
-            logger.handle(record)
+            logger.handle(_record(logger.name, level, event, fields, caught))
+
+
+def _record(
+    name: str, level: int, event: str, fields: dict[str, Any], caught: Any
+) -> logging.LogRecord:
+    """Return a record without looking for what no line shows, such as the thread."""
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    created = time.time()
+    record.__dict__.update(
+        _BLANK,
+        name=name,
+        levelno=level,
+        levelname=logging.getLevelName(level),
+        msg=event,
+        exc_info=caught,
+        created=created,
+        msecs=created % 1 * 1000,
+    )
+    record.__dict__[_FIELDS] = fields
+    return record
 
 
 def milliseconds(seconds: float) -> float:
@@ -114,8 +137,8 @@ class JSONFormatter(_Formatter):
         }
         if (source := library_of(record)) is not None:
             fixed["source"] = source
-        # A field never replaces what every line has.
-        line = fixed | record.__dict__.get(_FIELDS, {}) | fixed
+        line = fixed | record.__dict__.get(_FIELDS, {})
+        line |= fixed  # which no field replaces
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         text = _encode(line).decode()
