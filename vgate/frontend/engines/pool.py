@@ -194,9 +194,10 @@ class EnginePool:
     def abort(self, sequences: list[Sequence]) -> None:
         """Stop sequences without an end. Call it with all that have ended, too."""
         self._replicas.ended(sequences)
-        self._survivors.discard(sequences)
-        for handle in self._handles:
-            handle.abort(sequences)
+        if left := [each for each in sequences if each.finish_reason is None]:
+            self._survivors.discard(left)
+            for handle in self._handles:
+                handle.abort(left)
 
     def fail_all(self, error: VGateError) -> None:
         """Stop every sequence and end it with `error`."""

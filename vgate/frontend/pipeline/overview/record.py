@@ -27,11 +27,12 @@ def record(http: HttpRequest, job: EngineJob, answer: Answer) -> None:
     http.log_fields.update(_timing_fields(answer, counts.cached))
     if http.taken_up is not None:
         ttft_s = None  # it was the first connection's
-    if answer.coalesced and "cache" in http.log_fields:
+    shared = answer.coalesced
+    if shared and "cache" in http.log_fields:
         # A stream that was opened without a token did not know it.
         http.log_fields["cache"] = "coalesced"
     tokens, times_s = (counts.prompt, counts.completion), (ttft_s, decode_s)
-    metrics.record_generated(job.name, tokens, times_s, example_of(http), shared=answer.coalesced)
+    metrics.record_generated(job.name, tokens, times_s, example_of(http), shared=shared)
 
 
 def _timing_fields(answer: Answer, cached_tokens: int) -> dict[str, float]:
