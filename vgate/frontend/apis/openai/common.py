@@ -203,7 +203,7 @@ def check_common(request: GenerationRequest, token_limit: int | None, ignored: I
     `token_limit` is the most tokens of an answer, if the request has a limit.
     """
     check_constraints(request.response_format, request.structured_outputs, ignored)
-    if request.stream_options not in {None, StreamOptions()} and not request.stream:
+    if not request.stream and request.stream_options not in {None, StreamOptions()}:
         raise invalid("stream_options", "is only allowed with `stream: true`")
     if request.prompt_logprobs is not None and request.stream:
         if request.prompt_logprobs:

@@ -71,10 +71,12 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
     @property
     def echo_text(self) -> str:
         """The text that `echo` puts before the answer: the last message, if the roles match."""
+        if not self.echo:
+            return ""
         last = self.messages[-1]
         # Without a generation prompt the answer continues in the last message's role, as in vLLM.
         same_role = last.role == "assistant" or not self.generation_prompt
-        return message_text(last) if self.echo and same_role else ""
+        return message_text(last) if same_role else ""
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
