@@ -203,6 +203,25 @@ def test_a_record_without_fields_is_formatted(formatter):
     assert "text" in formatter("engine").format(record)
 
 
+def test_a_record_has_what_other_handlers_ask_for(root):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    root.handlers[:] = [handler]
+    try:
+        raise OSError("x")
+    except OSError:
+        Log("vgate.test").exception("text", number=1)
+    (record,) = records
+    usual = logging.LogRecord("vgate.test", logging.ERROR, "", 0, "text", (), record.exc_info)
+    usual.__dict__ |= {"created": record.created, "msecs": record.msecs, "vgate_fields": {}}
+    assert vars(record).keys() == vars(usual).keys()
+    form = "%(asctime)s %(levelname)s %(levelno)s %(name)s %(filename)s:%(lineno)d %(message)s"
+    formatter = logging.Formatter(form)
+    assert formatter.format(record) == formatter.format(usual)
+    assert "OSError: x" in formatter.format(record)
+
+
 def test_lines_of_one_turn_of_a_loop_are_written_together(written):
     lines = written("info", json_format=False)
     log = Log("vgate.test")

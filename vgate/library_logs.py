@@ -2,11 +2,17 @@
 
 import logging
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 def library_of(record: logging.LogRecord) -> str | None:
     """Return the library that a record comes from; None if it is ours."""
-    package = record.name.partition(".")[0]
+    return _library_of(record.name)
+
+
+@lru_cache(maxsize=1024)
+def _library_of(logger: str) -> str | None:
+    package = logger.partition(".")[0]
     return None if package == "vgate" else package.strip("_")
 
 
