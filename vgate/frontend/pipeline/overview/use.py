@@ -14,8 +14,9 @@ def settle(http: HttpRequest, job: EngineJob, answer: Answer) -> TokenCounts:
         # The rest was counted by the connections before.
         counts = http.taken_up.rest_of(counts)
         http.admission.requests = int(http.taken_up.counted is None)
-    used = Used(0, counts.prompt, counts.cached, counts.completion, counts.reasoning)
-    http.admission.settle(job.name, used)
+    if not http.admission.is_recorded:  # as a complete stream is
+        used = Used(0, counts.prompt, counts.cached, counts.completion, counts.reasoning)
+        http.admission.settle(job.name, used)
     return counts
 
 
