@@ -23,6 +23,10 @@ def begin(program: str, *numbers: str) -> tuple[str, list[int]]:
     # Ctrl-C reaches every process of the terminal; the launcher decides when this one stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent(options.parent)
+    try:
+        os.getcwd()  # noqa: PTH109 - Path is imported later
+    except FileNotFoundError:  # deleted since the start, as by a deployment; granian asks for it
+        os.chdir("/")
     return options.run_dir, [getattr(options, number) for number in numbers]
 
 

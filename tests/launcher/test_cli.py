@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from vgate import __version__
+from vgate.config import ConfigError
 from vgate.launcher import cli
+from vgate.launcher.reload.reloads import read_again
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +180,22 @@ class TestCommands:
             url = f"http://127.0.0.1:{probe.getsockname()[1]}"
             assert cli.main(["status", "--url", url]) == 3
         assert "no server answers on http" in capsys.readouterr().err
+
+
+def test_a_reload_wants_the_file_that_the_start_had(served, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "security: {enabled: true, api_keys: [{name: a, key: k}]}"
+    )
+    assert cli.main(["--dry-run"]) == 0
+    assert read_again().security.enabled
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"cannot read the configuration config\.yaml"):
+        read_again()
+
+
+def test_a_start_without_a_file_is_reloaded_without_one(served):
+    assert cli.main(["--dry-run"]) == 0
+    assert read_again() == served[0][0]
 
 
 def test_a_reload_names_the_instances_that_it_finds(capsys, tmp_path):

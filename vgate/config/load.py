@@ -18,6 +18,8 @@ from vgate.config.schema import Config, State
 from vgate.config.variables import CONFIG_PATH, REMOVED_KEYS, origin, overlay
 from vgate.validation import Problem, explain, problems
 
+# Read where V-Gate is started, if it is there and no other one is named.
+DEFAULT_FILE = "config.yaml"
 # Where an error shows the wrong value: not where secrets are, or may be by mistake.
 _SHOWN_SECTIONS = (
     *(f"{name}." for name in Config.__struct_fields__ if name not in ("security", "state")),
@@ -158,7 +160,7 @@ def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str, dict[st
     import yaml
 
     named = environ.get(CONFIG_PATH)
-    path = Path(named or "config.yaml")
+    path = Path(named or DEFAULT_FILE)
     if not named and not path.exists():
         return {}, "the defaults", {}
     try:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from vgate import log as logs
 from vgate.commands.arguments import COMMANDS, ROLE_SETTINGS, SETTINGS, read
@@ -25,9 +26,11 @@ from vgate.config import (
     masked,
     unknown_variables,
 )
+from vgate.config.load import DEFAULT_FILE
 from vgate.config.model import Model
 from vgate.config.roles import run_dir_of, topology
 from vgate.config.runtime import DRY_RUN, VLLM, Role
+from vgate.config.variables import CONFIG_PATH
 from vgate.launcher import open_files
 from vgate.launcher.checks import Checked
 from vgate.launcher.environments.start import dry_run_is_set, open_missing_streams
@@ -79,6 +82,9 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
         return refuse(found.wrong + found.in_the_way, EXIT_USAGE, as_json=as_json)
     if only_look:
         return refuse(found.in_the_way, EXIT_FAILED) if found.in_the_way else EXIT_OK
+    if not os.environ.get(CONFIG_PATH) and Path(DEFAULT_FILE).exists():
+        # A reload without it is refused then. The defaults ask for no key.
+        os.environ[CONFIG_PATH] = DEFAULT_FILE
     return serve(found, backend, role)
 
 
