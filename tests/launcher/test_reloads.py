@@ -11,7 +11,7 @@ from tests.e2e.instance import wait_until
 from vgate.config import Config, ConfigError, Runtime
 from vgate.config.aliases import Alias
 from vgate.config.model import Model, Residency
-from vgate.config.schema import Server, Timeouts, Tls
+from vgate.config.schema import Security, Server, Timeouts, Tls
 from vgate.launcher.frontends import HandOverError
 from vgate.launcher.reload.reloads import Reloads
 from vgate.wire.control import Reloaded
@@ -125,6 +125,20 @@ def test_without_a_change_the_frontends_are_still_replaced(instance):
     instance.places.end()
     assert len(instance.places.began) == 1
     assert instance.told == [], "a signal has no answer"
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_who_lets_everybody_in_is_warned(tmp_path, host, warns, caplog):
+    server = Server(host=host)
+    instance = Instance(str(tmp_path), Config(server=server, security=Security(enabled=True)))
+    instance.wanted = Config(server=server)
+    instance.reloads.ask(b"one")
+    instance.advance()
+    instance.places.end()
+    ((_, outcome),) = instance.told
+    assert outcome.done
+    assert ("EVERYBODY who reaches it may use it now" in outcome.text) == warns
+    assert any("EVERYBODY" in line.getMessage() for line in caplog.records) == warns
 
 
 def test_a_configuration_that_cannot_be_used_changes_nothing(instance):

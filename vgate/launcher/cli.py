@@ -34,7 +34,7 @@ from vgate.config.variables import CONFIG_PATH
 from vgate.launcher import open_files
 from vgate.launcher.checks import Checked
 from vgate.launcher.environments.start import dry_run_is_set, open_missing_streams
-from vgate.launcher.listeners import Listeners
+from vgate.launcher.listeners import Listeners, warn_if_open
 from vgate.launcher.output import JSONLines, Output, unblocked
 from vgate.launcher.run_dir import RunDir, StartError
 from vgate.launcher.terminal.log_file import LogFile, kept
@@ -195,11 +195,8 @@ def _supervise(found: Checked, backend: str, role: Role, output: Output | None) 
         except OSError as error:
             reason = f"cannot write to the run directory {run_dir.path}: {error.strerror}"
             raise StartError(f"{reason}; make room, or set server.run_dir to another") from None
-        if not (config.security.enabled or config.server.is_local or role == "engine"):
-            log.warning(
-                "EVERYBODY who reaches this address may use the server: security.enabled is false",
-                host=config.server.host,
-            )
+        if role != "engine":
+            warn_if_open(config)
         console = Console(runtime)
         if isinstance(output, LogFile) and console.live:
             output.show = console.show

@@ -4,9 +4,13 @@ import errno
 import socket
 from typing import Any
 
+from vgate.config import Config
 from vgate.config.runtime import LISTEN_BACKLOG
 from vgate.config.schema import Server
 from vgate.launcher.run_dir import StartError
+from vgate.log import Log
+
+log = Log("vgate.launcher")
 
 
 class Listeners:
@@ -59,6 +63,17 @@ def check_port(server: Server) -> None:
         _free_address(server)
     except OSError as error:
         raise _cannot_listen(server, error) from None
+
+
+def warn_if_open(config: Config) -> bool:
+    """Warn if other machines may use the server without a key; return whether they may."""
+    if config.security.enabled or config.server.is_local:
+        return False
+    log.warning(
+        "EVERYBODY who reaches this address may use the server: security.enabled is false",
+        host=config.server.host,
+    )
+    return True
 
 
 def _free_address(server: Server) -> tuple[tuple[int, int, int], Any]:

@@ -17,6 +17,7 @@ from vgate.config import Changes, Config, ConfigError, Runtime, changes, load
 from vgate.config.load import check_aliases
 from vgate.file_watcher import FileWatcher
 from vgate.launcher.frontends import Frontends, HandOverError
+from vgate.launcher.listeners import warn_if_open
 from vgate.launcher.prepared import prepared
 from vgate.launcher.residency.memory import attainable, carried_over
 from vgate.log import Log
@@ -120,6 +121,8 @@ class Reloads:
         log.info("new frontends serve", changed=found.applied, need_restart=found.waiting)
         names = [("changed", found.applied), ("needs a restart", found.waiting)]
         told = "".join(f"; {what}: {', '.join(which)}" for what, which in names if which)
+        if "security.enabled" in found.applied and warn_if_open(found.config):
+            told += "; EVERYBODY who reaches it may use it now"
         count = len(self._frontends.serving)
         new = f"{count} new frontends serve" if count > 1 else "a new frontend serves"
         self._tell(Reloaded(True, new + told))
