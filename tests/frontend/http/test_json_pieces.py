@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import time
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -135,7 +136,9 @@ def test_a_text_is_cut_only_between_characters(text):
         "1e",
     ],
 )
-@pytest.mark.parametrize("beside", ["", r"\ud83d\ude00", r"\ud83d", r"\\ud83d", "\x01"])
+@pytest.mark.parametrize(
+    "beside", ["", r"\ud83d\ude00", r"\ud83d", r"\\ud83d", r"\ud83d\\\ude00", "\x01"]
+)
 def test_numbers_are_those_of_msgspec(number, beside):
     document = f'{{"a": ["{beside}", {number}, 1e5, {number}, NaN]}}'
     for whole in (document, document.replace(", NaN", "")):
@@ -159,10 +162,40 @@ def test_long_documents_are_equal(document, escaped):
     assert json_pieces._Pieces(text).decoded() == document
 
 
-@pytest.mark.parametrize("end", [b"", b'"', b'"]', b'"}', b'"]]', b'"] 1', b'"\xff]', b'\\"]'])
+@pytest.mark.parametrize(
+    "end",
+    [
+        *(b"", b'"', b'"]', b'"}', b'"]]', b'"] 1', b'"\xff]', b'\\"]'),
+        *(b'".5]', b'"e5]', b'"0]', b'"""]', b'" "a"]', b'": 1]'),
+    ],
+)
 def test_the_end_is_checked(end):
     for text in (b"a" * 100, rb"\n" * 60):
         check(b'["' + text + end, (10, 20))
+        check(b'{"a":"' + text + end.replace(b"]", b"}"), (10, 20))
+
+
+def test_a_mistake_is_not_looked_for_in_all_that_follows():
+    document = b"[" + b"[,]" * 100_000 + b"]"
+    with pytest.raises(msgspec.DecodeError, match=r"\(byte 2\)"):
+        json_pieces._Pieces(document).decoded()
+    taken = []
+    for text in (document, b"[" + b"[1]," * 75_000 + b"1]"):
+        begun = time.thread_time()
+        with suppress(msgspec.DecodeError):
+            json_pieces._Pieces(text).decoded()
+        taken.append(time.thread_time() - begun)
+    assert taken[0] < 3 * taken[1]
+
+
+def test_a_key_is_read_once_for_all_pieces_in_its_value(monkeypatch):
+    key = b'{"' + b"k" * 60_000 + b'":'
+    document = key * 20 + b"[" + b"1," * 600_000 + b"1]" + b"}" * 20
+    decoded, decode = [], msgspec.json.decode
+    monkeypatch.setattr(msgspec.json, "decode", lambda text: decoded.append(text) or decode(text))
+    whole = decode_json(document)
+    assert sum(map(len, decoded)) < 3 * len(document)
+    assert whole == json.loads(document)
 
 
 def test_the_place_of_a_mistake_is_told():

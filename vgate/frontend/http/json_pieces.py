@@ -89,6 +89,8 @@ class _Pieces:
         # The lists and objects around the scan, outermost first; and where their last keys begin.
         self._open = bytearray()
         self._keys: list[int] = []
+        # By depth: where a key begins and what it is, as many pieces may be in one value.
+        self._names: dict[int, tuple[int, str]] = {}
         # The piece's beginning, and what was open there: as brackets, and what is decoded of it.
         self._start = 0
         self._before = b""
@@ -137,9 +139,11 @@ class _Pieces:
         """End pieces before commas outside of texts, where they are long enough."""
         while self._open:
             comma = self._masked.find(b",", max(at, self._start + _PIECE_BYTES), until)
-            # Without a value before it, the comma is a mistake, which a cut would hide.
-            if comma < 0 or self._document[self._start : comma].rstrip()[-1:] in {b"[", b"{"}:
+            if comma < 0:
                 return
+            if self._document[self._start : comma].rstrip()[-1:] in {b"[", b"{"}:
+                # Without a value before it, the comma is a mistake, which a cut would hide.
+                self._take(comma + 1, b"")
             self._take(comma, self._closed())
 
     def _text(self, start: int) -> int:
@@ -170,8 +174,8 @@ class _Pieces:
         """Decode the piece up to `end`, with `after` behind it, and begin the next one."""
         again = b""
         if self._start:
-            # A 0 stands for the value that the piece follows.
-            again = b"".join([_AGAIN[bracket] for bracket in self._before]) + b"0"
+            # A text stands for the value that the piece follows: nothing after it continues it.
+            again = b"".join([_AGAIN[bracket] for bracket in self._before]) + b'""'
         piece = b"".join((again, self._document[self._start : end], after))
         value = _decode(piece, self._start - len(again))
         if not self._start:
@@ -195,9 +199,11 @@ class _Pieces:
         """Return the index or key of what was last in a list or object that is open."""
         if self._open[depth] == _LIST:
             return -1
-        start = self._keys[depth]
-        end = self._masked.index(b'"', start + 1) + 1
-        return msgspec.json.decode(self._document[start:end])
+        start, name = self._keys[depth], self._names.get(depth)
+        if name is None or name[0] != start:
+            end = self._masked.index(b'"', start + 1) + 1
+            name = self._names[depth] = start, msgspec.json.decode(self._document[start:end])
+        return name[1]
 
     def _put(self, text: str) -> None:
         """Put a long text where its piece has an empty one."""
@@ -271,7 +277,8 @@ def _has_slow_numbers(piece: bytes) -> bool:
     """
     if len(piece) > _SLICE_BYTES or piece.translate(_ALIKE).count(_EXPONENT) <= _FEW_EXPONENTS:
         return False
-    return _SURROGATE.search(_SURROGATES.sub(b"", piece.replace(b"\\\\", b""))) is None
+    # What stands for a backslash keeps apart what is on both sides of it.
+    return _SURROGATE.search(_SURROGATES.sub(b"", piece.replace(b"\\\\", _PAIR))) is None
 
 
 def _finite(text: str) -> float:
