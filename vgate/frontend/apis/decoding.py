@@ -58,7 +58,7 @@ def decode_request(
         InvalidRequestError: With the field at fault, what was sent and what is allowed.
     """
     document = None
-    in_pieces = decoder.type is not RAW_FIELDS and is_costly(body)
+    in_pieces = decoder.type != RAW_FIELDS and is_costly(body)
     try:
         if not in_pieces:
             return decoder.decode(body)

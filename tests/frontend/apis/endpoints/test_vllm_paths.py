@@ -1,6 +1,7 @@
 """Paths that vLLM's server has for balancers and for SageMaker, through the app."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -69,6 +70,16 @@ class TestInvocations:
             assert without_ids(here.json) == without_ids(there.json)
 
         serve(scenario, model=Model(task=task))
+
+    def test_a_long_body_is_known_by_its_fields_too(self, serve):
+        async def scenario(gateway):
+            numbers = f'"metadata": {{"a": [{"1e300, " * 9_000}1]}}'
+            for more in (numbers, f'"user": "a"{" " * 1024 * 1024}'):
+                body = f"{json.dumps(CHAT)[:-1]}, {more}}}".encode()
+                answer = await post(gateway, "/invocations", body)
+                assert answer.status == 200, answer.body
+
+        serve(scenario)
 
     def test_streams(self, serve):
         async def scenario(gateway):

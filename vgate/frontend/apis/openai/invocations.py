@@ -2,7 +2,7 @@
 
 import msgspec
 
-from vgate.frontend.apis.decoding import decode_request
+from vgate.frontend.apis.decoding import RAW_FIELDS, decode_request
 from vgate.frontend.apis.openai.chat.endpoint import read as read_chat
 from vgate.frontend.apis.openai.completions.endpoint import read as read_completion
 from vgate.frontend.apis.openai.embeddings import embed_body
@@ -10,7 +10,7 @@ from vgate.frontend.apis.openai.scoring import rerank_body, score_body
 from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.services import Services
 
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_fields = msgspec.json.Decoder(RAW_FIELDS)
 # The field by which requests of an API are known. One without any is a completion's, whose error
 # names what it lacks.
 _KNOWN_BY = ("messages", "prompt", "input", "query", "queries", "data_1", "text_1")
