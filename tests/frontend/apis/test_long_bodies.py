@@ -7,6 +7,7 @@ import pytest
 
 from bench.neighbour.bodies import CHAT
 from tests.frontend.gateway import post
+from vgate.config.model import Model
 from vgate.errors import InvalidRequestError
 from vgate.frontend.apis import decoding
 from vgate.frontend.apis.anthropic.messages.request import decode_messages
@@ -139,6 +140,20 @@ def test_arguments_are_read_in_pieces(in_pieces):
     expected = list(map(arguments_of, texts))
     in_pieces()
     assert list(map(arguments_of, texts)) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "body"),
+    [("generate", {"messages": [USER], "max_tokens": 2}), ("embed", {"input": [TEXT]})],
+)
+def test_long_invocations_are_answered(serve, in_pieces, task, body):
+    in_pieces()
+
+    async def scenario(gateway):
+        answer = await post(gateway, "/invocations", body)
+        assert answer.status == 200, answer.body
+
+    serve(scenario, model=Model(task=task))
 
 
 NUMBERS = "[" + "1e300," * 9_000 + "1]"

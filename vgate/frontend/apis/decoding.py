@@ -27,7 +27,7 @@ ServedTypes = tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 MAX_NESTING = 64
 # Of a body that isn't JSON; decoding it takes milliseconds at most.
 _BEGINNING_BYTES = 8192
-# The type of a body whose fields stay JSON, which takes little time.
+# The type of a body whose fields stay JSON. It is decoded at once, which takes little time.
 RAW_FIELDS = dict[str, msgspec.Raw]
 # Values of a field of any JSON, which are looked at one by one; that takes a few milliseconds.
 MAX_VALUES = 65_536

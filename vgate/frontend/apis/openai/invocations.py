@@ -1,4 +1,4 @@
-"""``POST /invocations``, as SageMaker sends it to the servers that it hosts; as in vLLM."""
+"""``POST /invocations``, which SageMaker sends to the servers that it hosts, as in vLLM."""
 
 import msgspec
 
@@ -11,8 +11,8 @@ from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.services import Services
 
 _fields = msgspec.json.Decoder(RAW_FIELDS)
-# The field by which requests of an API are known. One without any is a completion's, whose error
-# names what it lacks.
+# The fields that tell which API a request is for; the first one that it has decides. A request
+# without any of them is read as a completion, so the error names `prompt`.
 _KNOWN_BY = ("messages", "prompt", "input", "query", "queries", "data_1", "text_1")
 _OF_VECTORS = {
     "input": embed_body,
