@@ -19,12 +19,13 @@ from vgate.frontend.services import Services
 from vgate.wire.sampling import Dimensions, TokenId
 
 _Request = TypeVar("_Request", bound="EmbeddingRequest")
+_Result = TypeVar("_Result")
 
 # OpenAI's limit (API reference, "Create embeddings").
 MAX_INPUTS = 2048
 
-# To encode more of vectors than this takes milliseconds, which would delay every stream.
-INLINE_BYTES = 65_536
+# Working on more bytes of vectors than this takes milliseconds, which would delay every stream.
+_INLINE_BYTES = 65_536
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Tokens = Annotated[list[TokenId], Meta(min_length=1)]
@@ -159,11 +160,16 @@ async def _answer(
     with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
         embedded = await services.pipeline.embed(http, _embed_request(request))
     encode = partial(encode_answer, embedded, request.encoding)
-    if sum(map(len, embedded.vectors)) > INLINE_BYTES:
-        body = await services.work.run(http, encode)
-    else:
-        body = encode()
-    return Response(200, body, [JSON])
+    return Response(200, await work_on_vectors(services, http, embedded, encode), [JSON])
+
+
+async def work_on_vectors(
+    services: Services, http: HttpRequest, embedded: Embedded, work: Callable[[], _Result]
+) -> _Result:
+    """Return the result of `work`, done on a thread if the vectors are large."""
+    if sum(map(len, embedded.vectors)) > _INLINE_BYTES:
+        return await services.work.run(http, work)
+    return work()
 
 
 def decode_embeddings(body: bytes, ignored: Ignored) -> EmbeddingRequest:
@@ -188,10 +194,15 @@ def _checked(request: _Request, ignored: Ignored) -> _Request:
     if request.use_activation is False:
         problem = "must be true or left out: the model's own vectors are final"
         raise unsupported("use_activation", problem)
-    if request.truncate_prompt_tokens == 0:
+    check_truncation(request.truncate_prompt_tokens)
+    return request
+
+
+def check_truncation(tokens: int | None) -> None:
+    """Raise `InvalidRequestError` for a `truncate_prompt_tokens` of 0."""
+    if tokens == 0:
         problem = "must be at least 1, or -1 for the model's limit, got 0"
         raise invalid("truncate_prompt_tokens", problem)
-    return request
 
 
 def _check_input(request: EmbeddingRequest) -> None:
@@ -222,15 +233,25 @@ def _check_encoding(request: EmbeddingRequest, ignored: Ignored) -> None:
             ignored.add("endianness")
 
 
+def truncation_of(tokens: int | None, side: Literal["left", "right"] | None) -> Truncation | None:
+    """Return how texts that are too long are cut, from the fields of a request; None: not at all.
+
+    By default vLLM keeps the first tokens for pooling models: many pool the very first one.
+    """
+    return None if tokens is None else Truncation(tokens, side or "right")
+
+
+def usage_of(embedded: Embedded) -> dict[str, int]:
+    """Return the `usage` of an answer: the tokens that were embedded."""
+    return dict.fromkeys(("prompt_tokens", "total_tokens"), embedded.prompt_tokens)
+
+
 def _embed_request(request: EmbeddingRequest) -> EmbedRequest:
-    keep = request.truncate_prompt_tokens
-    # By default vLLM keeps the first tokens for pooling models: many pool the very first one.
-    side = request.truncation_side or "right"
     return EmbedRequest(
         model=request.model or "",
         inputs=[request.input] if request.is_single else request.input,  # type: ignore[arg-type]
         add_special_tokens=request.add_special_tokens,
-        truncation=None if keep is None else Truncation(keep, side),
+        truncation=truncation_of(request.truncate_prompt_tokens, request.truncation_side),
         dimensions=request.dimensions,
     )
 
@@ -253,5 +274,4 @@ def _fields(
         msgspec.Raw(msgspec.json.encode(item(index, encode_vector(vector, encoding))))
         for index, vector in enumerate(embedded.vectors)
     ]
-    usage = dict.fromkeys(("prompt_tokens", "total_tokens"), embedded.prompt_tokens)
-    return {"data": items, "model": embedded.name, "usage": usage}
+    return {"data": items, "model": embedded.name, "usage": usage_of(embedded)}

@@ -14,7 +14,8 @@ _fields = msgspec.json.Decoder(RAW_FIELDS)
 # The fields that tell which API a request is for; the first one that it has decides. A request
 # without any of them is read as a completion, so the error names `prompt`.
 _KNOWN_BY = ("messages", "prompt", "input", "query", "queries", "data_1", "text_1")
-_OF_VECTORS = {
+# The others are answered by the pipeline's `answer_body`.
+_EMBEDDING_APIS = {
     "input": embed_body,
     "query": rerank_body,
     "queries": score_body,
@@ -30,7 +31,7 @@ async def invocations(services: Services, http: HttpRequest) -> Response | None:
     """
     body = await services.work.body(http)
     kind = await services.work.read(http, body, _kind_of)
-    if (answer := _OF_VECTORS.get(kind)) is not None:
+    if (answer := _EMBEDDING_APIS.get(kind)) is not None:
         return await answer(services, http, body)
     read = read_chat if kind == "messages" else read_completion
     return await services.pipeline.answer_body(http, body, read)

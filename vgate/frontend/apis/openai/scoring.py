@@ -1,6 +1,6 @@
-"""``POST /v1/score``, ``/v1/rerank`` and ``/v2/rerank`` as vLLM defines them for embedding models.
+"""``POST /v1/score`` and ``POST /v1/rerank``, as vLLM defines them for embedding models.
 
-A score is the cosine of the angle between the vectors of two texts.
+The score of two texts is the cosine similarity of their embeddings.
 """
 
 import math
@@ -16,35 +16,42 @@ from msgspec import Meta
 
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refused, told
-from vgate.frontend.apis.openai.embeddings import INLINE_BYTES, MAX_INPUTS
+from vgate.frontend.apis.openai.embeddings import (
+    MAX_INPUTS,
+    check_truncation,
+    truncation_of,
+    usage_of,
+    work_on_vectors,
+)
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.ids import new_id
-from vgate.frontend.pipeline import Embedded, EmbedRequest, Truncation
+from vgate.frontend.pipeline import Embedded, EmbedRequest
 from vgate.frontend.services import Services
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Texts = _Text | Annotated[list[_Text], Meta(min_length=1, max_length=MAX_INPUTS)]
-# 0 is none.
+# 0 means no limit, as in vLLM.
 _Limit = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-# By which names vLLM takes the two sides, in its order.
+# The names that vLLM takes for the two sides, in its order.
 _SIDES = (
     ("queries", "documents"),
     ("queries", "items"),
     ("data_1", "data_2"),
     ("text_1", "text_2"),
 )
+# An input of an `EmbedRequest`, as its errors name it.
 _INPUT = re.compile(r"input\[(\d+)\]")
 
 
 class ScoringRequest(msgspec.Struct, kw_only=True, frozen=True):
-    """The fields of both.
+    """The fields that score and rerank requests share.
 
     Attributes:
         truncate_prompt_tokens: The most tokens of each text; -1 for the model's limit. None refuses
             a text that is too long.
-        max_tokens_per_query, max_tokens_per_doc: The most tokens of a text of one side, its special
-            tokens not counted.
+        max_tokens_per_query, max_tokens_per_doc: The most tokens of each text of the first and of
+            the second side. Special tokens don't count.
     """
 
     model: str | None = None
@@ -67,7 +74,10 @@ class ScoringRequest(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ScoreRequest(ScoringRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``POST /v1/score``: one text or several, each with a text of the other side."""
+    """``POST /v1/score``: pairs of texts, one from each side.
+
+    Either side is one text or a list. The sides have several names, of which a request uses two.
+    """
 
     text_1: _Texts | None = None
     text_2: _Texts | None = None
@@ -79,14 +89,18 @@ class ScoreRequest(ScoringRequest, kw_only=True, frozen=True, forbid_unknown_fie
 
     @property
     def sides(self) -> tuple[str, str]:
-        """The names by which the request has its two sides."""
-        given = [sum(getattr(self, name) is not None for name in pair) for pair in _SIDES]
-        # Without any it lacks the last ones, which are the oldest names.
-        return _SIDES[given.index(most)] if (most := max(given)) else _SIDES[-1]
+        """The names that the request uses for its two sides."""
+
+        def given(names: tuple[str, str]) -> int:
+            return sum(getattr(self, name) is not None for name in names)
+
+        best = max(_SIDES, key=given)
+        # If none is given, an error names the oldest ones as missing.
+        return best if given(best) else _SIDES[-1]
 
 
 class RerankRequest(ScoringRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """``POST /v1/rerank``: one query, and the documents that are to be put in order."""
+    """``POST /v1/rerank``: one query, and the documents to order by their scores with it."""
 
     query: _Text
     documents: _Texts
@@ -95,7 +109,7 @@ class RerankRequest(ScoringRequest, kw_only=True, frozen=True, forbid_unknown_fi
 
 
 class Score(msgspec.Struct, frozen=True):
-    """One pair's score, from -1 to 1."""
+    """The score of one pair, from -1 to 1."""
 
     index: int
     score: float
@@ -109,15 +123,18 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class RerankResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One document; `index` is its place in the request."""
+    """The score of one document; `index` is its place in the request."""
 
     index: int
     relevance_score: float
     document: Document | None = None
 
 
-class _Sides(FieldMap):
-    """Renames the inputs of an embed request, in errors, to the texts of the two sides."""
+class _TextFields(FieldMap):
+    """Renames the inputs of an embed request, in errors, to the fields that the texts came from.
+
+    `one` and `other` are the names of the two sides.
+    """
 
     def __init__(self, request: ScoringRequest, one: str, other: str) -> None:
         super().__init__({"input": other})
@@ -141,37 +158,36 @@ _rerank_policies = FieldPolicies(RerankRequest)
 
 
 async def score(services: Services, http: HttpRequest) -> Response:
-    """Answer with how alike pairs of texts are."""
+    """Answer with the similarity of each pair of texts."""
     return await score_body(services, http, await services.work.body(http))
 
 
 async def score_body(services: Services, http: HttpRequest, body: bytes) -> Response:
-    """Answer a score request whose body is read."""
+    """Answer a score request whose body has been read."""
     request = await services.work.read(http, body, decode_score)
     embedded, scores = await _scores(services, http, request, *request.sides)
-    data = [Score(index, value) for index, value in enumerate(scores)]
     answer = {
         "id": new_id("score-"),
         "object": "list",
         "created": int(time.time()),
         "model": embedded.name,
-        "data": data,
-        "usage": _usage(embedded),
+        "data": [Score(index, value) for index, value in enumerate(scores)],
+        "usage": usage_of(embedded),
     }
     return Response(200, msgspec.json.encode(answer), [JSON])
 
 
 async def rerank(services: Services, http: HttpRequest) -> Response:
-    """Answer with documents in the order of their likeness to a query."""
+    """Answer with documents, the most similar to the query first."""
     return await rerank_body(services, http, await services.work.body(http))
 
 
 async def rerank_body(services: Services, http: HttpRequest, body: bytes) -> Response:
-    """Answer a rerank request whose body is read."""
+    """Answer a rerank request whose body has been read."""
     request = await services.work.read(http, body, decode_rerank)
     embedded, scores = await _scores(services, http, request, "query", "documents")
     documents = _listed(request.documents)
-    # Those of one score stay as they were.
+    # Documents with the same score keep their order.
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     shown = request.return_documents is not False
     results = [
@@ -181,7 +197,7 @@ async def rerank_body(services: Services, http: HttpRequest, body: bytes) -> Res
     answer = {
         "id": new_id("score-"),
         "model": embedded.name,
-        "usage": _usage(embedded),
+        "usage": usage_of(embedded),
         "results": results,
     }
     encode = partial(msgspec.json.encode, answer)
@@ -192,14 +208,15 @@ def decode_score(body: bytes, ignored: Ignored) -> ScoreRequest:
     """Decode and check a score request; an error has the field at fault."""
     request = decode_request(_score_decoder, body, ignored)
     _score_policies.check(request, ignored)
-    for name in (sides := request.sides):
+    one, other = request.sides
+    for name in (one, other):
         if getattr(request, name) is None:
             raise invalid(name, "is required")
-    first, second = (len(_listed(getattr(request, name))) for name in sides)
+    first, second = (len(_listed(getattr(request, name))) for name in (one, other))
     if first not in {1, second}:
-        problem = f"must be one text, or as many as `{sides[1]}`, got {first} and {second}"
-        raise invalid(sides[0], problem)
-    _check(request)
+        problem = f"must be one text, or as many as `{other}`, got {first} and {second}"
+        raise invalid(one, problem)
+    check_truncation(request.truncate_prompt_tokens)
     return request
 
 
@@ -207,59 +224,48 @@ def decode_rerank(body: bytes, ignored: Ignored) -> RerankRequest:
     """Decode and check a rerank request; an error has the field at fault."""
     request = decode_request(_rerank_decoder, body, ignored)
     _rerank_policies.check(request, ignored)
-    _check(request)
+    check_truncation(request.truncate_prompt_tokens)
     return request
-
-
-def _check(request: ScoringRequest) -> None:
-    if request.truncate_prompt_tokens == 0:
-        problem = "must be at least 1, or -1 for the model's limit, got 0"
-        raise invalid("truncate_prompt_tokens", problem)
 
 
 async def _scores(
     services: Services, http: HttpRequest, request: ScoringRequest, one: str, other: str
 ) -> tuple[Embedded, list[float]]:
-    """Return what was embedded, and the score of each text of the second side."""
+    """Return the embeddings of all texts, and the score of each text of the second side.
+
+    `one` and `other` are the names of the two sides.
+    """
     first, second = _listed(getattr(request, one)), _listed(getattr(request, other))
-    keep = request.truncate_prompt_tokens
     limits = [request.max_tokens_per_query or None] * len(first)
     limits += [request.max_tokens_per_doc or None] * len(second)
     embed = EmbedRequest(
         model=request.model or "",
         inputs=[*first, *second],
-        # As embeddings have it by default.
-        truncation=None if keep is None else Truncation(keep, request.truncation_side or "right"),
+        truncation=truncation_of(request.truncate_prompt_tokens, request.truncation_side),
         text_limits=limits if any(limits) else [],
     )
-    with _Sides(request, one, other).translating():
+    with _TextFields(request, one, other).translating():
         embedded = await services.pipeline.embed(http, embed)
-    work = partial(_cosines, embedded.vectors, len(first))
-    if sum(map(len, embedded.vectors)) > INLINE_BYTES:
-        return embedded, await services.work.run(http, work)
-    return embedded, work()
+    compare = partial(_cosines, embedded.vectors, len(first))
+    return embedded, await work_on_vectors(services, http, embedded, compare)
 
 
 def _listed(texts: str | list[str]) -> list[str]:
     return [texts] if isinstance(texts, str) else texts
 
 
-def _cosines(vectors: list[bytes], firsts: int) -> list[float]:
-    """Return the cosine of each pair; the first vectors are those of one side."""
-    sides = [array("f", vector) for vector in vectors]
-    lengths = [math.hypot(*values) for values in sides]
-    return [
-        _cosine(sides[one], sides[other], lengths[one] * lengths[other])
-        for one, other in (
-            (other - firsts if firsts > 1 else 0, other) for other in range(firsts, len(sides))
-        )
-    ]
+def _cosines(vectors: list[bytes], first_count: int) -> list[float]:
+    """Return the cosine of each pair of vectors, which are float32.
 
-
-def _cosine(one: "array[float]", other: "array[float]", lengths: float) -> float:
-    # A vector of zeros is like no other.
-    return sum(map(mul, one, other)) / lengths if lengths else 0.0
-
-
-def _usage(embedded: Embedded) -> dict[str, int]:
-    return dict.fromkeys(("prompt_tokens", "total_tokens"), embedded.prompt_tokens)
+    The vectors of the first side come first. A single one is compared with all of the other side.
+    """
+    numbers = [array("f", vector) for vector in vectors]
+    lengths = [math.hypot(*values) for values in numbers]
+    cosines = []
+    for other in range(first_count, len(vectors)):
+        one = 0 if first_count == 1 else other - first_count
+        product = lengths[one] * lengths[other]
+        # A vector of zeros has no direction; vLLM's score is 0, too.
+        cosine = sum(map(mul, numbers[one], numbers[other])) / product if product else 0.0
+        cosines.append(cosine)
+    return cosines
