@@ -193,18 +193,18 @@ ROUTES: tuple[Route, ...] = (
 _EXACT = {route.path: route for route in ROUTES if not route.path[1:].endswith("/")}
 _EVENTS = {"/v1/messages": anthropic_event, "/v1/responses": responses_event}
 _METHODS = {route.path: frozenset(route.methods) for route in ROUTES}
-# How much of an unknown path is shown, and how much like a known one it must be to be taken for it.
-_LONGEST, _CLOSE = 100, 0.8
+# Characters of an unknown path that an error shows, and how similar (difflib's ratio) a known path
+# must be to be suggested.
+_SHOWN_CHARS, _SIMILAR = 100, 0.8
 _PREFIXES = [route for route in ROUTES if route.path[1:].endswith("/")]
 
 
 def canonical(path: str) -> str:
     """Return the endpoint's path for one with a slash at its end, without /v1 or with two of it.
 
-    Cohere's /v2/rerank is /v1/rerank, as in vLLM.
-
     Programs put such paths together from a base URL that isn't quite what they expect. The name of
-    a key may end in a slash, and without it would be another key's.
+    a key may end in a slash, and without it would be another key's. Cohere's /v2/rerank is
+    /v1/rerank, as in vLLM.
     """
     if path in _EXACT or path.startswith(keys.PREFIX):
         return path
@@ -243,8 +243,8 @@ def match(method: str, path: str) -> Route:
     """
     route = _find(path)
     if route is None:
-        shown = path if len(path) <= _LONGEST else f"{path[:_LONGEST]}..."
-        close = difflib.get_close_matches(shown, _METHODS, n=1, cutoff=_CLOSE)
+        shown = path if len(path) <= _SHOWN_CHARS else f"{path[:_SHOWN_CHARS]}..."
+        close = difflib.get_close_matches(shown, _METHODS, n=1, cutoff=_SIMILAR)
         meant = f"did you mean {close[0]}? " if close else ""
         raise NotFoundError(f"there is no {shown}; {meant}GET /openapi.json lists what there is")
     if method not in _METHODS[route.path]:

@@ -55,7 +55,7 @@ class HttpRequest:
     """One request, handled by the task that it is made in.
 
     Attributes:
-        id, asked_id: The client's ``X-Request-ID``, or else ours and "".
+        id, asked_id: The client's ``X-Request-ID`` if it is valid; otherwise a new one, and "".
         header: Returns a header by its lower-case name; None if there is none.
         path: The path, percent-decoded: it may contain any character.
         query: The query string, as the client encoded it.

@@ -68,21 +68,27 @@ def _tokens_of_texts(
     special = request.add_special_tokens
     if not request.text_limits:
         return _tokens_of(text, texts, limit, special=special)
-    added = len(text.tokenizer.encode_batch([""], special=special)[0])
+    special_count = len(text.tokenizer.encode_batch([""], special=special)[0])
     prompts: list[list[int]] = []
-    # Texts with the same limit follow each other.
-    for most, same in groupby(request.text_limits):
+    # Texts with the same limit follow each other, so there are few groups.
+    for text_limit, same in groupby(request.text_limits):
         first = len(prompts)
-        own = limit if most is None or most + added > limit.keep else TokenLimit(most + added)
         group = texts[first : first + len(list(same))]
-        prompts += _tokens_of(text, group, own, special=special, first=first)
+        group_limit = limit
+        if text_limit is not None and text_limit + special_count <= limit.keep:
+            group_limit = TokenLimit(text_limit + special_count)
+        prompts += _tokens_of(text, group, group_limit, special=special, first=first)
     return prompts
 
 
 def _tokens_of(
     text: TextModel, texts: list[str], limit: TokenLimit, *, special: bool, first: int | None = None
 ) -> list[list[int]]:
-    """Return the token ids of all texts, or of some, the first of which is that input."""
+    """Return the token ids of texts.
+
+    `first` is the index of the first text among the request's inputs, for errors; None if these are
+    all inputs.
+    """
     where = "input"
     try:
         for index, item in enumerate(texts, first or 0):

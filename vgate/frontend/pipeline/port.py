@@ -92,8 +92,8 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         inputs: All texts, or all token ids.
         add_special_tokens: Whether the tokenizer adds its special tokens to texts.
         truncation: How an input that is too long is cut; None refuses it.
-        text_limits: The most tokens of each text that are used, the added special ones not counted;
-            None for all of a text's. Empty if no text has a limit of its own.
+        text_limits: For each text, the most tokens of it that are used, not counting the special
+            tokens that are added; None for all. Empty if no text has a limit of its own.
         dimensions: Length of the vectors; None for the model's own.
     """
 

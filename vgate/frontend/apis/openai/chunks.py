@@ -53,7 +53,8 @@ class ResponseFields(msgspec.Struct, frozen=True, kw_only=True):
 def response_fields(id_prefix: str, request: GenerationRequest, job: Job) -> dict[str, Any]:
     """Return the values of `ResponseFields` for a new response.
 
-    Its id has the one that the client chose for the request, in a header or a field, as vLLM's.
+    If the client chose an id for the request, in a header or a field, the response's id ends with
+    it, as in vLLM.
     """
     asked_id = job.asked_id or request.request_id
     return {

@@ -26,13 +26,13 @@ async def health(_services: Services, _request: HttpRequest) -> Response:
 async def ping(services: Services, _request: HttpRequest) -> Response:
     """Answer 200 if a request would be served now, and 503 if not, for SageMaker; as in vLLM.
 
-    Whoever asks knows no reason and no model.
+    No key is needed, so the answer gives neither a reason nor a model's name.
     """
     return Response(503 if services.models.not_ready_because() else 200, b"")
 
 
 async def load(services: Services, _request: HttpRequest) -> Response:
-    """Answer with how many sequences all engines run or have waiting, for balancers; as in vLLM."""
+    """Answer with the number of sequences that run or wait in all engines, for load balancers."""
     states = [state.status for state in services.models.states()]
     body = {"server_load": sum(status.running + status.waiting for status in states)}
     return Response(200, msgspec.json.encode(body), [JSON])
