@@ -147,6 +147,7 @@ class Digests:
     def __call__(self, body: dict[str, Any]) -> bytes:
         generation = generation_of(decode_chat(msgspec.json.encode(body), Ignored()))
         http = SimpleNamespace(
+            asked_id="",
             log_fields={},
             ignored=Ignored(),
             header=lambda _name: None,
