@@ -187,7 +187,14 @@ def test_a_reload_wants_the_file_that_the_start_had(served, tmp_path):
         "security: {enabled: true, api_keys: [{name: a, key: k}]}"
     )
     assert cli.main(["--dry-run"]) == 0
-    assert read_again().security.enabled
+    config, empty = read_again()
+    assert config.security.enabled
+    assert not empty
+    for text in ("", " \n", "# config.yaml\n"):
+        (tmp_path / "config.yaml").write_text(text)
+        assert read_again()[1] == "config.yaml"
+    (tmp_path / "config.yaml").write_text("{}")
+    assert not read_again()[1]
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(ConfigError, match=r"cannot read the configuration config\.yaml"):
         read_again()
@@ -195,7 +202,7 @@ def test_a_reload_wants_the_file_that_the_start_had(served, tmp_path):
 
 def test_a_start_without_a_file_is_reloaded_without_one(served):
     assert cli.main(["--dry-run"]) == 0
-    assert read_again() == served[0][0]
+    assert read_again() == (served[0][0], "")
 
 
 def test_a_reload_names_the_instances_that_it_finds(capsys, tmp_path):

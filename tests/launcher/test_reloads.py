@@ -49,16 +49,17 @@ class Instance:
         self.places = Places()
         self.told: list[tuple[bytes, Reloaded]] = []
         self.wanted: Config | Exception = config
+        self.empty = ""
         self.reads = 0
         self.reloads = Reloads(
             self.runtime, self.places, lambda peer, out: self.told.append((peer, out)), self._read
         )
 
-    def _read(self) -> Config:
+    def _read(self) -> tuple[Config, str]:
         self.reads += 1
         if isinstance(self.wanted, Exception):
             raise self.wanted
-        return self.wanted
+        return self.wanted, self.empty
 
     def advance(self) -> None:
         """Go on until nothing is being read."""
@@ -150,6 +151,21 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(instance):
     assert outcome.text.endswith("`server.port` must be an integer")
     assert instance.places.began == []
     assert instance.written() == Config()
+
+
+def test_an_empty_file_is_refused_if_it_would_change_anything(tmp_path):
+    for security, done in ((Security(enabled=True), False), (Security(), True)):
+        instance = Instance(str(tmp_path), Config(security=security))
+        instance.wanted, instance.empty = Config(), "config.yaml"
+        instance.reloads.ask(b"me")
+        instance.advance()
+        assert len(instance.places.began) == done
+        if done:
+            instance.places.end()
+        ((_, outcome),) = instance.told
+        assert outcome.done == done
+        assert ("config.yaml is empty" in outcome.text) != done
+        assert instance.written().security == security
 
 
 def test_aliases_change_at_once_but_for_those_of_models_that_come_later(instance):

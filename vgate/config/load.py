@@ -61,7 +61,12 @@ def load(environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: The file can't be read, or a key or value is not allowed.
     """
-    document, file, lines = _read_yaml(environ)
+    return load_file(environ)[0]
+
+
+def load_file(environ: Mapping[str, str]) -> tuple[Config, str]:
+    """Load as `load` does; return the file's name too if nothing is in it, and else ""."""
+    document, file, lines, is_empty = _read_yaml(environ)
     origins, found = overlay(document, environ)
     expand_home(document)
     section = document.get("logging")
@@ -91,7 +96,7 @@ def load(environ: Mapping[str, str]) -> Config:
     found += _alias_problems(config)
     if found:
         raise ConfigError(*found)
-    return config
+    return config, file if is_empty else ""
 
 
 def check_aliases(config: Config) -> None:
@@ -154,15 +159,15 @@ def _proxy_problems(trusted: list[str]) -> Iterator[str]:
             )
 
 
-def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str, dict[str, int]]:
-    """Return the file's document, its name, and the line of each path."""
+def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str, dict[str, int], bool]:
+    """Return the file's document, its name, the line of each path, and whether it is empty."""
     # Only the launcher needs yaml, which takes a megabyte.
     import yaml
 
     named = environ.get(CONFIG_PATH)
     path = Path(named or DEFAULT_FILE)
     if not named and not path.exists():
-        return {}, "the defaults", {}
+        return {}, "the defaults", {}, False
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
@@ -178,8 +183,8 @@ def _read_yaml(environ: Mapping[str, str]) -> tuple[dict[str, Any], str, dict[st
     if not isinstance(document, dict | None):
         raise ConfigError(f"{path} must hold a map of sections, not a {type(document).__name__}")
     # An empty section ("cache:" with nothing under it) means its defaults.
-    sections = (document or {}).items()
-    return {key: {} if value is None else value for key, value in sections}, str(path), lines
+    sections = {key: {} if value is None else value for key, value in (document or {}).items()}
+    return sections, str(path), lines, root is None
 
 
 def _where_and_why(error: Any) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from vgate import log as logs
-from vgate.config import Changes, Config, ConfigError, Runtime, changes, load
-from vgate.config.load import check_aliases
+from vgate.config import Changes, Config, ConfigError, Runtime, changes
+from vgate.config.load import check_aliases, load_file
 from vgate.file_watcher import FileWatcher
 from vgate.launcher.frontends import Frontends, HandOverError
 from vgate.launcher.listeners import warn_if_open
@@ -28,9 +28,14 @@ _LOOK_S = 1.0
 log = Log("vgate.launcher")
 
 
-def read_again() -> Config:
-    """Return the configuration as the start would; raise `ConfigError` if it can't be used."""
-    return prepared(load(os.environ))
+def read_again() -> tuple[Config, str]:
+    """Return the configuration as the start would, and its file's name if nothing is in that.
+
+    Raises:
+        ConfigError: It can't be used.
+    """
+    config, empty = load_file(os.environ)
+    return prepared(config), empty
 
 
 class Reloads:
@@ -45,7 +50,7 @@ class Reloads:
         runtime: Runtime,
         frontends: Frontends,
         answer: Callable[[bytes, Reloaded], None],
-        read: Callable[[], Config] = read_again,
+        read: Callable[[], tuple[Config, str]] = read_again,
     ) -> None:
         self.runtime = runtime
         self._frontends = frontends
@@ -53,7 +58,7 @@ class Reloads:
         self._read = read
         # Files are read beside the loop. None stands for a request that wants no answer.
         self._reader = ThreadPoolExecutor(1, "reload")
-        self._reading: Future[Config] | None = None
+        self._reading: Future[tuple[Config, str]] | None = None
         self._asked: list[bytes | None] = []
         self._answering: list[bytes | None] = []
         self._refusal: str | None = None
@@ -82,8 +87,9 @@ class Reloads:
             elif self._certificate_changed():
                 self._reading = self._reader.submit(self._check_certificate)
 
-    def _wanted(self) -> Config:
-        return attainable(self._read(), self.runtime.backend)
+    def _wanted(self) -> tuple[Config, str]:
+        config, empty = self._read()
+        return attainable(config, self.runtime.backend), empty
 
     def refuse(self, reason: str) -> None:
         """Answer all that wait and those that come, as nothing will come of it."""
@@ -93,11 +99,15 @@ class Reloads:
         self._tell(Reloaded(False, reason))
         self._reader.shutdown(wait=False)
 
-    def _take(self, reading: Future[Config]) -> None:
+    def _take(self, reading: Future[tuple[Config, str]]) -> None:
         before = self.runtime
         try:
-            wanted = carried_over(before.config, reading.result())
+            config, empty = reading.result()
+            wanted = carried_over(before.config, config)
             found = changes(before.config, wanted)
+            if empty and (found.applied or found.waiting):
+                # The defaults ask for no key, and a program may empty a file before it writes.
+                raise ConfigError(f"{empty} is empty; write {{}} into it to have the defaults")
             check_aliases(found.config)
             runtime = msgspec.structs.replace(before, config=found.config)
             runtime.write()
@@ -152,7 +162,7 @@ class Reloads:
         self._next_look = time.monotonic() + _LOOK_S
         return any([watcher.changed() for watcher in self._watchers])  # noqa: C419 - each must look
 
-    def _check_certificate(self) -> Config:
+    def _check_certificate(self) -> tuple[Config, str]:
         from vgate.config.tls import TlsError, check_tls
 
         config = self.runtime.config
@@ -161,4 +171,4 @@ class Reloads:
         except TlsError as error:
             raise ConfigError(f"the certificate can't be used: {error}") from None
         log.info("the certificate has changed", expires=expires.isoformat())
-        return config
+        return config, ""
