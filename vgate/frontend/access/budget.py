@@ -2,8 +2,8 @@
 
 What a key has used in the period comes from the ledger; after that it is counted in a file that all
 workers map, together with what their running requests have reserved. A budget is never exceeded:
-a request begins only if what it may use at most fits. When a worker is killed, its reservations go
-with it, as what it had not counted is not in the ledger either.
+a request begins only if the most that it may use fits. When a worker is killed, its reservations go
+with it; what it had not counted is not in the ledger either.
 """
 
 import fcntl

@@ -1,7 +1,8 @@
 """Streams that a client can take up again, in any worker, after it has lost its connection.
 
-Another worker has the sequences' tokens, and not the events that were sent. So these streams read
-one token at a time: their events depend on the tokens alone, however these come, and have numbers.
+Another worker gets the tokens of the sequences, but not the events that were sent. So these streams
+read one token at a time: then their events depend on the tokens alone, and not on how these were
+divided into steps. The events are numbered.
 """
 
 import asyncio

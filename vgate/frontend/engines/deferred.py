@@ -1,9 +1,9 @@
-"""Output that takes long to read or to write: some of it in each turn of the event loop.
+"""Output that takes long to read or to write: a part of it in each turn of the event loop.
 
-A token with twenty log probabilities costs as much as a hundred others. Whoever asks for them waits
-for each other, and nobody else waits for them. An answer that comes whole, with thousands of tokens
-that are read one by one, as where reasoning ends among them, takes as long as a hundred streams'
-step; such answers wait for each other, too, and have a share of a loop that has much to do.
+A token with twenty log probabilities costs as much as a hundred others. Answers with them wait for
+each other, and no other answer waits for them. An answer that comes whole, and whose thousands of
+tokens must be read one by one (as where its reasoning ends), takes as long as a step of a hundred
+streams. Such answers wait for each other, too, and share the loop with the rest when it is busy.
 """
 
 import asyncio

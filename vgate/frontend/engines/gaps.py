@@ -1,11 +1,11 @@
 """The gaps between the tokens of streams, measured once for each step and not for each token. Pure.
 
 All streams of an engine get a token with each of its steps, so the time between two deliveries is a
-gap of all streams that run. A stream remembers where it began. At its end, the gaps since then are
-the difference of two counts by size, and the longest one is found in a stack in which each gap is
-shorter than those below it: of all that end now, it has the longest.
+gap of every running stream. Gaps are counted by size, and a stream keeps the counts from when it
+began: at its end, their difference to the counts then is its own gaps. The longest gap since any
+moment is found in a stack, in which each gap is shorter than the one below it.
 
-A sequence that is preempted gets nothing from some steps: its own gap is longer than is measured.
+A preempted sequence gets nothing from some steps, so its real gap is longer than the measured one.
 """
 
 from bisect import bisect_left, bisect_right

@@ -1,9 +1,9 @@
-"""Which requests outlive their engine, from where they go on in another one, and who waits for it.
+"""Decides which sequences outlive their engine, where they continue, and which wait for another.
 
-A sequence starts again if none of its output was sent, which is always exact. Otherwise it
-continues after the tokens so far, if the next tokens depend only on the tokens before them and not
-on where the prompt ends. Otherwise it is generated again from its beginning and compared with what
-was sent (`replay`), if it isn't a matter of chance. All other sequences end with an error.
+A sequence of which nothing was sent starts again, which is always exact. Otherwise it continues
+after the tokens so far, if the next tokens depend only on the tokens before them and not on where
+the prompt ends. Otherwise it is generated again from its beginning and compared with what was sent
+(`replay`), unless its tokens depend on chance. All other sequences end with an error.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Requests with which engines died, told among all workers: they must not end the service.
+"""Remembers, in all workers, the requests with which engines died, so that they are refused.
 
-A request that kills its engine comes back: clients repeat what failed. Each time would cost the
-launcher one of the restarts that it allows.
+Clients repeat requests that fail. So one that kills its engine would come back and kill the next,
+until the launcher has used up its restarts.
 """
 
 import hashlib

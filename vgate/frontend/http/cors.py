@@ -1,8 +1,8 @@
 """Which web pages may use the server (the Fetch standard's CORS protocol).
 
 A page's request carries its origin. Where no key is required, any page in the owner's browser could
-use the server, so requests of other than local pages are refused: without that, a page could send
-some of them even though it may not read the answers.
+use the server. So only local pages may. The requests of others are refused, since CORS alone keeps
+a page from reading answers, but not from sending some kinds of requests.
 """
 
 import re

@@ -1,10 +1,10 @@
-"""Decodes JSON in pieces, between which other threads may run.
+"""Decodes long JSON in pieces, so that other threads can run in between.
 
-A call of the decoder keeps the interpreter until it returns: 25 ms for 4 M escapes, and 4 s for
-500,000 numbers such as 1e300, of which each takes 8 µs. A piece ends after a value. It is decoded
-with the lists and objects that are open around it opened before it and closed after it, so the
-decoder sees all that stands in it where it stands, and then its values join those of the pieces
-before. A long text is a piece of its own, and decoded in slices.
+One call of the decoder holds the interpreter until it returns: 25 ms for 4 M escapes, and 4 s for
+500,000 numbers such as 1e300 (8 µs each). So a document is cut after values. Each piece is made
+valid JSON: the brackets of all lists and objects around it are opened before it and closed after
+it. What it decodes to is then added to the lists and objects of the pieces before. A long text is a
+piece of its own and is decoded in slices.
 """
 
 import json
@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 
 import msgspec
 
-# What the decoder gets at once: up to a millisecond of it.
+# What the decoder gets at once; it takes up to a millisecond.
 _PIECE_BYTES = 8192
 _SLICE_BYTES = 65_536
 
-# Decoding less takes up to 10 ms, and is faster at once, unless there are more slow numbers.
+# A document up to _LONG_BYTES is decoded at once, in up to 10 ms, unless more than _FEW_NUMBERS of
+# its numbers are slow to decode. One up to _SHORT_BYTES can't have that many.
 _LONG_BYTES = 1024 * 1024
 _SHORT_BYTES = 1024
 _FEW_NUMBERS = 512
@@ -28,23 +29,26 @@ _FEW_EXPONENTS = 16
 
 _QUOTE, _LIST, _OBJECT = b'"[{'
 _ENDS = {_LIST: b"]", _OBJECT: b"}"}
-# In a document without escaped quotes. A text takes in the space behind it, as it may be a key,
-# whose colon is a group. The first characters are alternatives: the search for those is fast.
+# Brackets and texts of a document without escaped quotes. The match of a text includes the white
+# space after it and, as a group, the colon that makes it a key. The alternatives begin with single
+# characters because `re` searches for those fast.
 _STRUCTURE = re.compile(rb'\[|\{|\]|\}|"(?:[^"]*+"[ \t\r\n]*+(:)?)?')
 _COLON = re.compile(rb"[ \t\r\n]*:")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]..\Z", re.DOTALL)
 _SURROGATES = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..", re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _POSITION = re.compile(r"\(byte (\d+)\)")
-# An escape is as long as this at most.
+# The longest escape.
 _ESCAPE_BYTES = len(rb"\u0000")
-# Stands for an escaped quote or backslash, so that all others in a text have a meaning.
+# Replaces an escaped quote or backslash, so that each one that is left is syntax.
 _PAIR, _PAIR_END = b"\x01\x02", 2
-# Makes exponents equal, and digits, of which many take long, too. Texts may have such as well.
+# Makes all exponents and all digits equal, so that slow numbers can be counted: those with an
+# exponent, and long ones. Such characters in texts are counted too, which does no harm.
 _ALIKE = bytes.maketrans(b"123456789+-E", b"00000000000e")
 _EXPONENT, _DIGITS = b"0e0", b"0" * 512
 
-# In an object that is opened again: the value that was in it last. No client knows it.
+# When an object is opened again, the key of the value that was last in it. Random, so that no
+# client can use it.
 _LAST = secrets.token_hex(8)
 _AGAIN = {_LIST: b"[", _OBJECT: b'{"%b":' % _LAST.encode()}
 
@@ -79,19 +83,21 @@ def is_costly(document: bytes) -> bool:
 class _Pieces:
     """Decodes one document.
 
-    The scan follows lists, objects and texts only. All that it passes is also decoded, so that
-    mistakes are found there.
+    The scan only looks at brackets and texts. All that it passes is decoded, so other mistakes are
+    found there.
     """
 
     def __init__(self, document: bytes) -> None:
         self._document = document
         self._masked = _masked(document)
-        # The lists and objects around the scan, outermost first; and where their last keys begin.
+        # The brackets that are open where the scan is, outermost first, and where each one's last
+        # key begins.
         self._open = bytearray()
         self._keys: list[int] = []
         # By depth: where a key begins and what it is, as many pieces may be in one value.
         self._names: dict[int, tuple[int, str]] = {}
-        # The piece's beginning, and what was open there: as brackets, and what is decoded of it.
+        # Where the piece begins, the brackets that are open there, and the lists and objects that
+        # they have become so far.
         self._start = 0
         self._before = b""
         self._spine: list[Any] = []
@@ -106,9 +112,9 @@ class _Pieces:
         return self._root
 
     def _window(self, at: int, until: int) -> int:
-        """Pass what is between two positions outside of a text; return where to go on.
+        """Scan from one position to another, neither inside a text; return where to go on.
 
-        That is the document's end, once all is closed or can't be right.
+        That is the document's end once the outermost value has ended, or if it can't be valid.
         """
         before = at
         for found in _STRUCTURE.finditer(self._masked, at, until):
@@ -147,7 +153,7 @@ class _Pieces:
             self._take(comma, self._closed())
 
     def _text(self, start: int) -> int:
-        """Pass a text or key whose end may be in another window; return where to go on."""
+        """Scan a text or key, whose end may be in another window; return where to go on."""
         end = self._masked.find(b'"', start + 1) + 1
         if not end:
             self._take(start, b'""' + self._closed())
@@ -171,7 +177,7 @@ class _Pieces:
         return b"".join([_ENDS[bracket] for bracket in reversed(self._open)])
 
     def _take(self, end: int, after: bytes) -> None:
-        """Decode the piece up to `end`, with `after` behind it, and begin the next one."""
+        """Decode the piece up to `end`, followed by `after`, and begin the next one."""
         again = b""
         if self._start:
             # A text stands for the value that the piece follows: nothing after it continues it.
@@ -196,7 +202,7 @@ class _Pieces:
             value = value[self._place(depth)] if depth + 1 < len(self._open) else None
 
     def _place(self, depth: int) -> Any:
-        """Return the index or key of what was last in a list or object that is open."""
+        """Return the index or key of the last value in an open list or object."""
         if self._open[depth] == _LIST:
             return -1
         start, name = self._keys[depth], self._names.get(depth)
@@ -206,7 +212,7 @@ class _Pieces:
         return name[1]
 
     def _put(self, text: str) -> None:
-        """Put a long text where its piece has an empty one."""
+        """Replace the empty text that stands for a long one."""
         if self._spine:
             self._spine[-1][self._place(len(self._spine) - 1)] = text
         else:
@@ -222,7 +228,7 @@ class _Pieces:
         return "".join(parts)
 
     def _whole(self, at: int) -> int:
-        """Return the last position up to `at` in a text where nothing is cut that is one."""
+        """Return the last position up to `at` that is in no escape, surrogate pair or character."""
         if self._masked[at] == _PAIR_END:
             at -= 1
         escape = self._masked.rfind(b"\\", at - _ESCAPE_BYTES + 1, at)
@@ -238,7 +244,7 @@ class _Pieces:
 
 
 def _masked(document: bytes) -> bytes:
-    """Return a document in which no quote or backslash is escaped; all else stays in its place."""
+    """Return a document of the same length, with `_PAIR` for each escaped quote or backslash."""
     if b"\\" not in document:
         return document
     parts = []
@@ -271,9 +277,10 @@ def _decode(piece: bytes, offset: int) -> Any:
 
 
 def _has_slow_numbers(piece: bytes) -> bool:
-    """Return whether the standard library should decode a piece, which has no lone surrogates.
+    """Return whether the standard library should decode a piece, as it is faster.
 
-    It takes 0.3 µs for numbers of which msgspec makes one in 8.
+    It takes 0.3 µs for a number that takes msgspec 8 µs. But it would accept a piece with lone
+    surrogates, so that is left to msgspec.
     """
     if len(piece) > _SLICE_BYTES or piece.translate(_ALIKE).count(_EXPONENT) <= _FEW_EXPONENTS:
         return False

@@ -1,8 +1,8 @@
-"""Work that takes long, on threads of its own: never in the way of other requests.
+"""Runs the long work of requests on threads, so that other requests don't wait for it.
 
-Work in Python shares the interpreter with the event loop, which then waits for its turn; so turns
-are short while there is any. API keys take turns too, and what a client that left would have needed
-isn't begun. Short work is done on the loop, a few requests in each of its iterations.
+Python code on a thread shares the interpreter with the event loop. So threads hand it over more
+often while there is long work. API keys take turns, and work for a client that has left isn't
+begun. Short work is done on the loop, for a few requests in each of its iterations.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ FEW_ITEMS = 256
 _THREADS = 2
 # What the loop does in one iteration: each takes one to three hundred microseconds.
 _AT_ONCE = 4
-# Of what was put off so many take as long as one of these, and write their lines together.
+# How much of the work that was put off takes as long as one turn. It writes its log lines together.
 _SHORT_AT_ONCE = 3
-# More of what can wait is not put off.
+# How much work is put off at most; more is done at once.
 _MOST_PUT_OFF = 128
 # How long a thread may keep the interpreter while another waits for it.
 _TURN_S = 0.0005

@@ -1,4 +1,4 @@
-"""Clients that don't take what they are sent: they are cut, as they would keep all of it in memory.
+"""Disconnects clients that don't read their answers, which would otherwise pile up in memory.
 
 granian can't say so: `send_bytes` puts bytes into an unbounded queue and returns at once (granian
 2.8, src/rsgi/io.rs). The kernel can: as long as a client takes everything, nothing stays in its

@@ -1,7 +1,7 @@
-"""Requests whose answer came from the cache, by their bodies.
+"""Remembers, by their bodies, requests that the result cache has answered.
 
-A program that asks again sends the same bytes. Without these, decoding, rendering and tokenising
-them would take longer than all the rest of a hit.
+A program that asks again sends the same bytes. Decoding, rendering and tokenising them again would
+take longer than everything else that a hit needs.
 """
 
 from collections import OrderedDict

@@ -1,11 +1,12 @@
 """Streams that a client can take up again after it has lost its connection.
 
-The engine keeps such a stream's tokens, and the request that they answer. The worker that a client
-comes back to, whichever it is, does that request again, up to where the tokens come from: its
-encoder then makes the same events of them, and leaves out those that the client has.
+The engine keeps the tokens of such a stream and its request. The client may come back to any
+worker, which prepares the request again and reads the kept tokens instead of generating. Its
+encoder makes the same events of them, and leaves out those that the client has already.
 
-One connection reads a stream. The engine takes it from an earlier one when another claims it, in
-the one thread that also gives it its tokens, so there is no moment at which both or neither read.
+One connection reads a stream. When another one claims it, the engine takes it from the earlier one.
+It does so in the thread that also delivers the tokens, so both never read at once, and no token is
+missed.
 """
 
 import asyncio

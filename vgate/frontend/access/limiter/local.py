@@ -1,8 +1,8 @@
 """The limiter of one machine: the counts are in files that all workers map, without a server.
 
-When a worker is killed, its requests and reserved tokens leave with their window. Its running
-requests are dropped as soon as they would refuse another one, and when its successor starts. A
-window that becomes longer starts with what the shorter one still held.
+When a worker is killed, the requests and tokens that it had reserved leave with their window. Its
+running requests stop counting as soon as another request would be refused because of them, and when
+its successor starts. A window that becomes longer starts with what the shorter one still held.
 """
 
 import time

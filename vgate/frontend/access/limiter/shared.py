@@ -1,8 +1,8 @@
 """The limiter of several gateways: the counts are in a server that they share.
 
-One call of its script decides on a request. What a request holds ends with its lease unless its
-gateway renews that, so what a gateway held that died is free after `lease_s`; what it had used of
-windows leaves with them.
+One call of its script decides on a request. What a request holds is freed when its lease ends,
+unless its gateway renews the lease. So a gateway that dies holds nothing after `lease_s`; what it
+had used of a window leaves with the window.
 """
 
 import secrets

@@ -1,8 +1,8 @@
 """The requests of a worker that wait for a model to be loaded, and how many may.
 
-A request waits in one of two places. Without the model's text side nothing can be made of it, so it
-waits as a visitor, with its body. With it, it is validated and tokenised at once, and its sequences
-wait where those of a dead engine do (`vgate.frontend.engines.resumption`).
+If the worker lacks the model's text side, a request can't even be validated: it waits with its
+body, as a visitor. Otherwise it is validated and tokenised at once, and its sequences wait where
+those of a dead engine do (`vgate.frontend.engines.resumption`).
 """
 
 from collections import Counter

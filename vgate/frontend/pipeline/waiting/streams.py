@@ -1,6 +1,6 @@
-"""Streams whose model is being loaded: they are told what is going on.
+"""Tells streams that wait for their model how far it is loaded.
 
-That is by comments, which every client skips. A stream is opened for them, even before there is an
+It does so in comments, which every client skips. A stream is opened for them before there is an
 answer.
 """
 
