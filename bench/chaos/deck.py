@@ -7,8 +7,18 @@ from typing import Any
 import msgspec
 
 _WORDS = (
-    *("amber", "basil", "cedar", "dune", "ember", "flint"),
-    *("grove", "heron", "indigo", "juniper", "kelp", "lotus"),
+    "amber",
+    "basil",
+    "cedar",
+    "dune",
+    "ember",
+    "flint",
+    "grove",
+    "heron",
+    "indigo",
+    "juniper",
+    "kelp",
+    "lotus",
 )
 _SCHEMA = {"type": "object", "properties": {"words": {"type": "array"}}, "required": ["words"]}
 _TOOL = {"name": "note", "description": "Notes words.", "parameters": _SCHEMA}
@@ -106,9 +116,12 @@ _MAKERS = (
     partial(_chat, "penalties", presence_penalty=0.5, frequency_penalty=0.5),
     _several,
     partial(_chat, "logprobs", logprobs=True, top_logprobs=2),
-    *(_constrained, _forced),
+    _constrained,
+    _forced,
     partial(_chat, "stop string", stop=["lotus", "never said"]),
-    *(_completion, _response, _message),
+    _completion,
+    _response,
+    _message,
 )
 # Only the simulated engine has one answer to these.
 _SIMULATED = (_sampled,)

@@ -18,7 +18,7 @@ _PATH = "/v1/chat/completions"
 class Conversation:
     """Keeps what was said, and asks for the next answer.
 
-    `options` are fields of each request, such as `temperature`.
+    `options` are further fields of each request, such as `temperature`.
     """
 
     def __init__(self, server: Server, model: str, options: Mapping[str, Any]) -> None:

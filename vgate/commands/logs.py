@@ -25,10 +25,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "its log in logs/ of the state directory (server.state_dir). A service writes it to "
         "standard error instead: `journalctl -u vgate`, `docker compose logs vgate`."
     )
-    add = parser.add_argument
-    add("-f", "--follow", action="store_true", help="show new lines as they come, until Ctrl-C")
-    add("-n", "--lines", type=int, metavar="N", help=f"number of lines ({_LINES})")
-    add("--request", metavar="ID", help="only the lines of the request with this X-Request-ID")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="show new lines as they come, until Ctrl-C"
+    )
+    parser.add_argument("-n", "--lines", type=int, metavar="N", help=f"number of lines ({_LINES})")
+    parser.add_argument(
+        "--request", metavar="ID", help="only the lines of the request with this X-Request-ID"
+    )
 
 
 def run(options: argparse.Namespace, config: Config) -> int:

@@ -24,18 +24,19 @@ ANSWER_S = 10.0
 def configure_server(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name the server."""
     group = parser.add_argument_group("the server to ask")
-    add = group.add_argument
-    add(
+    group.add_argument(
         "--url",
         default=os.environ.get("VGATE_URL"),
         help="such as http://gpu-box:8000 (default: VGATE_URL, or server.host and server.port)",
     )
-    add(
+    group.add_argument(
         "--api-key-file",
         metavar="FILE",
         help="file with the API key (default: the variable VGATE_API_KEY)",
     )
-    add("--insecure", action="store_true", help="accept any certificate, such as a self-signed one")
+    group.add_argument(
+        "--insecure", action="store_true", help="accept any certificate, such as a self-signed one"
+    )
 
 
 class ApiError(CommandError):
@@ -87,7 +88,12 @@ class Server:
         return data
 
     def named(self, path: str, field: str, wanted: object) -> dict[str, Any]:
-        """Return the object of a list that is called so; `field` is also what it is."""
+        """Return the object in the list at `path` whose `field` is `wanted`.
+
+        Raises:
+            CommandError: There is none. The sentence lists those that there are, and calls them by
+                `field`, such as "engine".
+        """
         found = self.objects(path)
         for each in found:
             if each[field] == wanted:

@@ -38,13 +38,13 @@ def plain(text: object) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line at once."""
+    """Print a line, and flush it, so that whoever reads a pipe sees it now."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Write a line about the command itself, beside what it prints."""
+    """Write a line to standard error: what the command says of itself, not its output."""
     sys.stderr.write(f"vgate: {text}\n")
 
 
@@ -82,7 +82,10 @@ def latency(seconds: float | None) -> str:
 
 
 def download_text(done: int, total: int, bytes_per_s: float | None) -> str:
-    """Return how far a download is: "4.7 of 15.2 GB (31 %), 82.0 MB/s, 2 min left"."""
+    """Return how far a download is: "4.7 of 15.2 GB (31 %), 82.0 MB/s, 2 min left".
+
+    Sizes are in bytes. Without a rate the last two are left out.
+    """
     unit, name = (_GB, "GB") if total >= _GB else (_MB, "MB")
     if done >= total:
         return f"{total / unit:.1f} {name}"
@@ -90,8 +93,8 @@ def download_text(done: int, total: int, bytes_per_s: float | None) -> str:
     if not bytes_per_s:
         return text
     left_s = (total - done) / bytes_per_s
-    span, name = next((u for u in _SPANS if left_s >= 2 * u[0]), (1, "s"))
-    return f"{text}, {bytes_per_s / _MB:.1f} MB/s, {left_s / span:.0f} {name} left"
+    span_s, span = next((each for each in _SPANS if left_s >= 2 * each[0]), (1, "s"))
+    return f"{text}, {bytes_per_s / _MB:.1f} MB/s, {left_s / span_s:.0f} {span} left"
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

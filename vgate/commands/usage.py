@@ -24,8 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Show requests and tokens by key, model or day, up to the last request. It reads the state "
         "directory on this machine, so the server need not run."
     )
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--by",
         type=_columns,
         default=["key"],
@@ -36,8 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             flag, type=_day, metavar="DAY", help=f"{what} day (UTC), such as 2027-01-31"
         )
-    add("--key", metavar="NAME", help="only this key")
-    add("--state-dir", metavar="DIR", help="state directory (default: server.state_dir)")
+    parser.add_argument("--key", metavar="NAME", help="only this key")
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="state directory (default: server.state_dir)"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print CSV")
     form.add_argument("--json", action="store_true", help="print JSON, as GET /v1/usage does")

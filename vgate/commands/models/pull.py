@@ -33,11 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "An interrupted download goes on where it ended."
     )
     what = "short name (qwen3:8b), or name on the Hub (OWNER/NAME)"
-    add = parser.add_argument
-    add("model_name", metavar="MODEL", help=what)
-    add("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
+    parser.add_argument("model_name", metavar="MODEL", help=what)
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     add_vram(parser)
-    add(
+    parser.add_argument(
         "--quantization",
         choices=FORMS,
         help="the version of a short name: with 16, 8 or 4 bits (the one that fits)",

@@ -32,10 +32,9 @@ def _configure_load(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_unload(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="its name, as the list has it")
-    add("--force", action="store_true", help="also a pinned one")
-    add("--no-wait", action="store_true", help="don't wait until it is unloaded")
+    parser.add_argument("model", metavar="MODEL", help="its name, as the list has it")
+    parser.add_argument("--force", action="store_true", help="also a pinned one")
+    parser.add_argument("--no-wait", action="store_true", help="don't wait until it is unloaded")
     configure_server(parser)
 
 
