@@ -35,7 +35,7 @@ def advice(
 ) -> list[Change]:
     """Return changes that bring something, those first that cost the answers nothing.
 
-    `found` is the estimate with the `settings`; so many `sequences` are wanted at once.
+    `found` is the estimate for `settings`. `sequences` is how many answers are wanted at once.
     """
     now = found.longest(sequences)
     changes = []

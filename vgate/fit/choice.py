@@ -50,9 +50,9 @@ def choose(
 ) -> Choice:
     """Choose a version of a model.
 
-    It is the one with the most bits that leaves room for `ANSWERS` of `CONTEXT` tokens, else the
-    one with the longest context; but one that is downloaded already (its repository is in `cached`)
-    if it has that room too. Only versions of a `form` may be chosen, if one is given.
+    It is the one with the most bits that leaves room for `ANSWERS` of `CONTEXT` tokens, and if none
+    does, the one with the longest context. A version with that room that is downloaded already, so
+    that its repository is in `cached`, goes first. If a `form` is given, no other may be chosen.
     """
     usable = [one for one in found.variants if _runs(one, card) and form in {None, one.form}]
     fits = [how_it_fits(found, one, card) for one in usable]

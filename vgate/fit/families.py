@@ -130,7 +130,7 @@ def check_numbers(text: dict[str, Any]) -> None:
 def draft_count(config: dict[str, Any], text: dict[str, Any]) -> int:
     """Return how many layers that draft tokens a configuration names, as far as vLLM uses them.
 
-    `text` is the part of the language model.
+    `text` is the part of `config` for the language model.
     """
     named = (part.get(key) for part in (text, config) for key in DRAFT_LAYERS)
     count = next((value for value in named if value), 0)
@@ -151,7 +151,8 @@ def completed(text: dict[str, Any]) -> dict[str, Any]:
 def tied(config: dict[str, Any], text: dict[str, Any], *, has_head: bool) -> bool:
     """Whether the model's last layer is its embedding, so that it is held once.
 
-    `text` is the part of the language model; `has_head`: the checkpoint has a last layer.
+    `text` is the part of `config` for the language model. `has_head` is whether the checkpoint has
+    a last layer of its own.
     """
     for part in (text, config):
         if part.get("tie_word_embeddings") is not None:

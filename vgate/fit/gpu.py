@@ -108,8 +108,13 @@ def overhead(
 ) -> Overhead:
     """Return what a language model takes beside its weights and KV cache.
 
-    `tokens` are those of the largest step, and `tower_bytes` what the weights take that read images
-    and sound. With `few_graphs` CUDA graphs are made for fewer sizes of the batch.
+    Args:
+        text: The configuration of the language model.
+        tokens: The most in one step.
+        sequences: The most in one step.
+        element_bytes: The size of a number of the type that the model computes in.
+        tower_bytes: The size of the weights that read images and sound.
+        few_graphs: Whether CUDA graphs are made for fewer sizes of the batch.
     """
     text = completed(text)
     width = 3 * int(text["hidden_size"]) + _widest(text, tokens)

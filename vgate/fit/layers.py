@@ -86,11 +86,15 @@ def cached_layers(
 ) -> list[Layer]:
     """Return the layers of a language model that keep something.
 
-    States are kept in the model's own type, of `element_bytes`, or in vLLM's mamba_ssm_cache_dtype.
-    So many layers more are for `drafts`; a step drafts `draft_tokens`, by whatever.
+    Args:
+        text: The configuration of the language model.
+        element_bytes: The size of a number of the model's own type, in which states are kept.
+        state_bytes: The size of a number of states, where vLLM's mamba_ssm_cache_dtype is set.
+        drafts: How many more layers draft tokens.
+        draft_tokens: How many tokens are drafted in a step, by any method.
 
     Raises:
-        FitError: Nobody has taught this module the architecture.
+        FitError: The architecture is not known here.
     """
     text = completed(text)
     kind = str(text.get("model_type") or "")

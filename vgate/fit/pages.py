@@ -112,9 +112,10 @@ def lay_out(
     prefix_caching: bool = True,
     block_tokens: int = BLOCK_TOKENS,
 ) -> KVCache:
-    """Return the layout of the layers' KV cache, whose numbers have `element_bytes`.
+    """Return the layout of the layers' KV cache.
 
-    A block has `block_tokens`, where states don't make it larger. See `KVCache` for the rest.
+    Its keys and values are numbers of `element_bytes`. A block has `block_tokens`, unless states
+    make it larger. See `KVCache` for the rest.
 
     Raises:
         FitError: vLLM has no layout for such layers, or this module doesn't know it.

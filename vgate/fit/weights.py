@@ -78,7 +78,8 @@ class Weights(msgspec.Struct, frozen=True):
 def model_dtype(checkpoint: Checkpoint, wanted: str = "auto", *, bfloat16: bool = True) -> str:
     """Return the type that vLLM computes a model in: "float16", "bfloat16" or "float32".
 
-    `wanted` is as in `model.dtype`; GPUs have `bfloat16` from compute capability 8.0 on.
+    `wanted` is as in `model.dtype`. `bfloat16` is whether the GPU has that type, as those from
+    compute capability 8.0 on do.
     """
     if wanted != "auto":
         return wanted
@@ -123,10 +124,13 @@ def _draft_of(name: str, layers: int) -> int | None:
 def loaded(
     checkpoint: Checkpoint, *, element_bytes: int, quantization: str | None, drafts: int = 0
 ) -> Weights:
-    """Return what the weights take once they are loaded, in a type of `element_bytes`.
+    """Return what the weights take once they are loaded.
 
-    `quantization` is as in `model.quantization`: "bitsandbytes" makes plain weights small. Of the
-    model's own layers for it, so many `drafts` are loaded.
+    Args:
+        checkpoint: The model.
+        element_bytes: The size of a number of the type that vLLM computes in.
+        quantization: As in `model.quantization`: "bitsandbytes" makes plain weights small.
+        drafts: How many of the model's own layers draft tokens; the others of them aren't loaded.
     """
     text = completed(checkpoint.text)
     method = checkpoint.config.get("quantization_config") or text.get("quantization_config") or {}

@@ -57,9 +57,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def longest_context(longest: Callable[[int], int], most: int) -> int:
-    """Return the context to serve, `most` at most; 0 if none fits.
+    """Return the context to serve, in tokens, `most` at most; 0 if none fits.
 
-    `longest` returns the longest context with which so many answers fit at once.
+    `longest` takes a number of answers and returns the longest context with which they all fit.
     """
     context = max(longest(ANSWERS), min(longest(1), NEEDED_TOKENS))
     if context >= most:
@@ -158,8 +158,9 @@ def for_host(
 ) -> Plan:
     """Return what to choose for a model on the CPU, whose KV cache has a given size.
 
-    Prompts are computed whole there, so a step is as long as the context. The model's `own` context
-    is what its config.json says, unless it is given.
+    Prompts are computed whole there, so a step is as long as the context. `own` is the model's own
+    context, in tokens; None for what its config.json says. `kv_bytes` is the size of the KV cache,
+    if it is set.
 
     Raises:
         FitError: The model isn't understood.

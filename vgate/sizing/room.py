@@ -55,10 +55,15 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 def gpu_room(
     total: int, free: int, *, desktop: bool, wsl: bool, share: float = 1.0, bound: int | None = None
 ) -> Room:
-    """Return what a model may take of a GPU, of whose bytes so many are `free`.
+    """Return what a model may take of a GPU.
 
-    A `desktop` of graphical programs, or Windows (`wsl`), uses it too. The model may take a `share`
-    of what is usually taken, and its `memory_bytes` (`bound`).
+    Args:
+        total: The GPU's memory, in bytes.
+        free: What no other program uses now, in bytes.
+        desktop: Whether a screen or graphical programs use it, too.
+        wsl: Whether it is shared with Windows.
+        share: The largest part that the model may take of what is usually taken.
+        bound: `model.memory_bytes`.
     """
     margin = (DESKTOP_BYTES if desktop else 0) + (WSL_BYTES if wsl else 0)
     usual = int(total * USUAL_SHARE * share)
@@ -74,9 +79,9 @@ def gpu_room(
 
 
 def host_room(free: int, *, bound: int | None = None, halvings: int = 0) -> Room:
-    """Return what a model on the CPU may take of the machine's `free` bytes.
+    """Return what a model on the CPU may take of the machine's `free` bytes of memory.
 
-    `bound` is `model.memory_bytes`; `halvings`: how often less has to be taken.
+    `bound` is `model.memory_bytes`. The KV cache is halved `halvings` times.
     """
     usable, kv = int(free * _HOST_SHARE), int(free * _HOST_KV_SHARE)
     why = f"{gib(free)} of memory are available"

@@ -44,8 +44,8 @@ log = Log("vgate.launcher")
 class Fleet:
     """All supervised engines of an instance. Times are those of a `JudgesClock`.
 
-    `send` returns whether it could send a message to an engine's control link, and `tell` tells the
-    frontends an engine's state.
+    `send` sends a message to an engine's control link and returns whether it could. `tell` tells
+    the frontends the state of an engine.
 
     Attributes:
         announced: Whether the instance serves, so that each change is news.

@@ -14,7 +14,7 @@ log = Log("vgate.launcher")
 class Orders:
     """Carries out orders. An engine that is drained stays loaded, and takes nothing new.
 
-    `enter` gives an engine another state, and tells it.
+    `enter` gives an engine another state, and tells the frontends of it.
     """
 
     def __init__(

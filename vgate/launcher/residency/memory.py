@@ -92,9 +92,9 @@ def _with_bytes(config: Config, sizes: dict[str, int]) -> Config:
 def residency_problems(
     config: Config, backend: str, role: Role, placed: list[list[Devices]]
 ) -> Iterator[str]:
-    """Yield why models, whose `memory_bytes` are known, can't be loaded and unloaded.
+    """Yield why models can't be loaded and unloaded.
 
-    `placed` has the devices of each model's replicas.
+    `config` has the `memory_bytes` of each model, and `placed` the devices of its replicas.
     """
     if not config.unloads_models:
         return

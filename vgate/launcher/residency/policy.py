@@ -55,9 +55,9 @@ class Decision(msgspec.Struct):
 
 
 class Policy:
-    """Decides for a set of models, which are loaded at the start in this order.
+    """Decides for a set of models. All times are those of one clock.
 
-    All times are those of one clock.
+    `models` are in the order in which they are loaded at the start.
     """
 
     def __init__(self, models: Sequence[Managed], room: Room, settings: Residency) -> None:

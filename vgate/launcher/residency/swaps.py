@@ -65,7 +65,7 @@ class Swap:
 class Swaps:
     """The models of an instance that may be unloaded. Times are those of a `JudgesClock`.
 
-    `send` and `tell` are as those of `Fleet`; `show` shows a text to people.
+    `send` and `tell` are those of `Fleet`. `show` shows a text on the console.
 
     Attributes:
         starting: Models that are loaded at the start and haven't been ready yet.

@@ -7,9 +7,9 @@ from vgate.wire.control import Demand, ModelDemand
 
 
 class WantedModels:
-    """What all frontends want of these models. Times are those of a `JudgesClock`.
+    """What all frontends want of the models of `names`. Times are those of a `JudgesClock`.
 
-    A frontend may know others after a reload.
+    After a reload a frontend may know other models; they are left out.
     """
 
     def __init__(self, names: Collection[str]) -> None:
