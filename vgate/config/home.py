@@ -1,10 +1,11 @@
-"""Paths in the configuration that begin with ``~``: nobody but a shell reads them otherwise."""
+"""Expands ``~`` in the paths of the configuration, as a shell does in arguments."""
 
 import os
 from collections.abc import Iterator
 from typing import Any
 
-# Sections, and their keys that are paths. (`model_id` may be something else, and is read later.)
+# Sections, and their keys that are paths. (`model_id` is not one of them: it may be a name on the
+# Hub. Where it is read, ``~`` is expanded too.)
 _PATHS = (
     (("server",), ("run_dir", "state_dir")),
     (("server", "tls"), ("certificate", "key", "client_ca")),
@@ -21,10 +22,10 @@ _PATHS = (
 
 
 def expand_home(document: dict[str, Any]) -> None:
-    """Put home directories for ``~`` and ``~name`` in the paths of a document, which is changed.
+    """Replace ``~`` and ``~name`` at the beginning of paths by home directories, in place.
 
-    A home that isn't known leaves the path as it is. What has another type than a path is skipped:
-    it is refused later.
+    If the home isn't known, the path stays as it is. Values that aren't texts are skipped, and
+    refused later by the check of types.
     """
     for sections, keys in _PATHS:
         for section in _sections(document, sections):

@@ -14,7 +14,7 @@ PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine for itself alone; IPv6 addresses may be in brackets."""
+    """Whether a host is the loopback interface. An IPv6 address may be in brackets."""
     if host == "localhost":
         return True
     try:

@@ -276,7 +276,7 @@ class Config(Section, frozen=True):
         return [self.model, *self.additional_models, *self.models]
 
     def with_models(self, change: Callable[[Any], Any]) -> Self:
-        """Return the configuration with what `change` makes of each model, of the same type."""
+        """Return the configuration with each model replaced by what `change` makes of it."""
         return msgspec.structs.replace(
             self,
             model=change(self.model),

@@ -212,9 +212,10 @@ def deliver_tokens(
 def _deliver_plain(
     outputs: Outputs, running: Mapping[str, Request], by_peer: dict[bytes, Step]
 ) -> list[Output]:
-    """Add the tokens of those that got one and nothing else to the messages; return what is left.
+    """Add plain outputs to the messages; return the outputs that are left.
 
-    Left are the others, and whoever has a subscriber that doesn't get each token as it comes.
+    These are all others, and those of requests that have a subscriber who doesn't get each token as
+    it comes.
     """
     left = outputs.others.copy()
     # This loop runs once for every token that the engine generates.

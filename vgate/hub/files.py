@@ -106,7 +106,7 @@ class Place:
         if revision == self._commit or _is(reference, self._commit):
             return
         reference.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever else fetches it names it too.
+        # Another process or thread that fetches the model may write it at the same time.
         new = reference.with_name(f"{reference.name}.{os.getpid()}-{threading.get_ident()}.new")
         new.write_text(self._commit, encoding="utf-8")
         new.replace(reference)

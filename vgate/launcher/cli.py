@@ -83,13 +83,13 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
     if only_look:
         return refuse(found.in_the_way, EXIT_FAILED) if found.in_the_way else EXIT_OK
     if not os.environ.get(CONFIG_PATH) and Path(DEFAULT_FILE).exists():
-        # A reload without it is refused then. The defaults ask for no key.
+        # So a reload is refused if the file is gone by then: the defaults require no key.
         os.environ[CONFIG_PATH] = DEFAULT_FILE
     return serve(found, backend, role)
 
 
 def _by_flags(problem: str, flags: dict[str, str]) -> str:
-    """Return a problem with the flag that was given for the variable that it has become."""
+    """Return a problem in which each variable that a flag has set is named by the flag."""
     for variable, flag in flags.items():
         problem = problem.replace(variable, flag)
     return problem

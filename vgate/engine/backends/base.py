@@ -81,14 +81,15 @@ class Output(NamedTuple):
 
 
 class Outputs(Iterable[Output]):
-    """A step's outputs, with the plain ones in two columns. To iterate makes an `Output` of each.
+    """A step's outputs, of which the plain ones (one token and nothing else) are in two columns.
 
-    Most are one token and nothing else, and to make an object of each would cost most of all.
+    Most outputs are plain, and to make an object of each would be the largest part of the work.
+    Iterating makes an `Output` of each.
 
     Attributes:
-        keys: The requests that got one token and nothing else; no other output is theirs.
-        tokens: The token of each.
-        others: The outputs of all others.
+        keys: The requests with a plain output. They have no other.
+        tokens: The token of each of them.
+        others: All other outputs.
     """
 
     __slots__ = ("keys", "others", "tokens")

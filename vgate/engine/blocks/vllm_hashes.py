@@ -1,27 +1,27 @@
-"""vLLM's hashes of blocks, made with less work for the usual request.
+"""Makes vLLM's hashes of blocks with less work for the usual request.
 
-vLLM looks at each block for what else may count, such as pictures and adapters. A request that has
-nothing of these needs its tokens hashed and no more, which takes two thirds of the time: 1 us less
-for each block of a prompt and of an answer.
+vLLM checks for each block what else its hash depends on, such as pictures and adapters. Where a
+request has none of these, only its tokens are hashed. That takes two thirds of the time: 1 us less
+for each block of a prompt or an answer.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-# vLLM's type of it: takes a request and returns the hashes of its full blocks that have none yet.
+# As vLLM's hashers: takes a request and returns the hashes of its full blocks that have none yet.
 Hasher = Callable[[Any], list[bytes]]
 
 
 def short_hasher(
     hasher: Hasher, hash_block: Callable[[Any], bytes], block_tokens: int, first_parent: bytes
 ) -> Hasher:
-    """Return a hasher that gives the same as one of vLLM's.
+    """Return a hasher that gives the same hashes as one of vLLM's.
 
     Args:
-        hasher: vLLM's, for requests with more than tokens.
+        hasher: vLLM's; it is used for requests with more than tokens.
         hash_block: vLLM's hash function.
-        block_tokens: The size of the blocks that are hashed.
-        first_parent: What a sequence's first block has in the place of the hash before it.
+        block_tokens: The tokens in a block.
+        first_parent: Stands for the hash of the block before it, in a sequence's first block.
     """
 
     def hash_full_blocks(request: Any) -> list[bytes]:
@@ -34,7 +34,7 @@ def short_hasher(
             request.mm_features
             or request.lora_request is not None
             or request.prompt_embeds is not None
-            # It counts in the first block only.
+            # A salt is a part of the first block only.
             or (request.cache_salt and not begin)
         ):
             return hasher(request)
@@ -48,10 +48,10 @@ def short_hasher(
     return hash_full_blocks
 
 
-def hash_briefly(core: Any) -> None:
-    """Give vLLM's core the short hasher, beside our scheduler. Call it before there are requests.
+def use_short_hasher(core: Any) -> None:
+    """Give vLLM's core the short hasher, if it has our scheduler. Call it before the first request.
 
-    That scheduler is used only with versions of vLLM that it was compared with, this hasher too.
+    Like the scheduler, the hasher is only used with the versions of vLLM that it was tested with.
     """
     from vllm.utils.hashing import get_hash_fn_by_name
     from vllm.v1.core import kv_cache_utils

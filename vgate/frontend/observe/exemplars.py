@@ -37,10 +37,11 @@ def example_of(http: HttpRequest) -> Example:
 class Latencies:
     """One series of a histogram, with the latest example of each of its buckets.
 
-    prometheus_client's `observe` walks over the buckets and checks what can't be otherwise here.
+    Its `observe` takes less time than prometheus_client's, which searches the buckets one by one
+    and checks its arguments.
 
     Args:
-        histogram: With one label.
+        histogram: Has one label.
         label: The label's value.
     """
 
@@ -53,7 +54,7 @@ class Latencies:
         self._buckets, self._sum = series._buckets, series._sum  # noqa: SLF001
 
     def observe(self, seconds: float, example: Example | None = None) -> None:
-        """Count a time, and keep its request as an example if the bounds are `REQUEST_S`."""
+        """Count a time, and keep an example for its bucket; the bounds are `REQUEST_S` then."""
         bucket = bisect_left(self._bounds, seconds)
         self._sum.inc(seconds)
         self._buckets[bucket].inc(1)

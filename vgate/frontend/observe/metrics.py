@@ -177,7 +177,7 @@ def show_zeros_of_key(name: str) -> None:
 
 
 def _adds(counter: Counter) -> _Add:
-    """Return what adds to a series, without prometheus_client's checks of its arguments."""
+    """Return the function that adds to a series, without prometheus_client's checks."""
     add: _Add = counter._value.inc  # noqa: SLF001
     return add
 

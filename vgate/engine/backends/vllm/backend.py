@@ -61,7 +61,7 @@ from vgate.engine.backends.vllm.step_budget import steer, time_steps
 from vgate.engine.backends.vllm.text_files import text_files
 from vgate.engine.backends.worker_log import cause
 from vgate.engine.blocks.cached import CachedBlocks
-from vgate.engine.blocks.vllm_hashes import hash_briefly
+from vgate.engine.blocks.vllm_hashes import use_short_hasher
 from vgate.engine.blocks.vllm_pool import follow_pool
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
@@ -143,9 +143,9 @@ class VLLMBackend:
         if not vllm_config.parallel_config.use_ray:
             vocab_size = vllm_config.model_config.get_vocab_size()
             self._core.model_executor.collective_rpc(bound_prompt_logprobs, args=(vocab_size,))
-        hash_briefly(self._core)
+        use_short_hasher(self._core)
         self._input_processor = InputProcessor(vllm_config)
-        # Otherwise the tokenizer is asked for every request.
+        # vLLM would ask the tokenizer for it with every request.
         eos = self._input_processor.renderer.get_eos_token_id()
         self._input_processor.renderer.get_eos_token_id = lambda: eos
         for adapter in adapters:
@@ -241,7 +241,8 @@ class VLLMBackend:
             raise failure from error
         self._core.post_step(executed)
         keys, tokens = self._take_plain()
-        # With vLLM's own scheduler most are plain: a call for each would cost as much as the rest.
+        # With vLLM's own scheduler most of these are plain tokens too. To call `to_output` for each
+        # would cost as much as everything else here.
         outputs += [
             Output(output.request_id, output.new_token_ids, None, None)
             if output.finish_reason is None

@@ -34,7 +34,7 @@ def lean_scheduler(scheduler_config: Any) -> type[Any] | None:
 
 
 def plain_tokens(scheduler: Any) -> Callable[[], tuple[list[str], list[int]]]:
-    """Return a scheduler's `take_plain`; vLLM's own has all tokens in its outputs."""
+    """Return a scheduler's `take_plain`. Of vLLM's own scheduler all tokens are in its outputs."""
     take: Callable[[], tuple[list[str], list[int]]]
     take = getattr(scheduler, "take_plain", lambda: ([], []))
     return take
@@ -229,15 +229,16 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         return outputs
 
     def take_plain(self) -> tuple[list[str], list[int]]:
-        """Return whose tokens only continued their sequence since the last call, and the tokens.
+        """Return the tokens since the last call that only continue their sequence.
 
-        No object of vLLM's is made for them, which would have to be read again.
+        These are two columns: the ids of the requests, and the token of each. Such tokens are left
+        out of the outputs, as an object for each would only be made to be read once.
         """
         plain, self._plain = self._plain, ([], [])
         return plain
 
     def _take(self, scheduled: dict[str, int], ran: Any) -> dict[str, int]:
-        """Take the tokens that only continue their sequence; return who is left."""
+        """Take the tokens that only continue their sequence; return the other requests' counts."""
         sequences, requests, ahead = self._sequences, self.requests, self._ahead
         sampled, places, block_size = ran.sampled_token_ids, ran.req_id_to_index, self.block_size
         keys, plain = self._plain
@@ -280,10 +281,10 @@ class LeanScheduler(Scheduler):  # type: ignore[misc]
         return rest
 
     def _cache(self, request: Any, key: str, known: int) -> None:
-        """Put a sequence's full blocks into the prefix cache, up to so many tokens."""
+        """Put a sequence's full blocks among the first `known` tokens into the prefix cache."""
         cached, full = self._blocks.num_cached_block, known // self.block_size
         if self._caches and (done := cached.get(key, 0)) < full:
-            # Looked up each time: who follows the pool replaces it.
+            # Looked up each time, because `follow_pool` replaces it.
             self.kv_cache_manager.block_pool.cache_full_blocks(
                 request,
                 self._blocks.req_to_blocks[key],

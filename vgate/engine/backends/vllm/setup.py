@@ -113,10 +113,10 @@ def _check_task(model: ModelConfig, found: Any) -> None:
 
 @contextmanager
 def one_group(processes: int) -> Iterator[None]:
-    """Let a model's only process have one of gloo's process groups in the place of many equal ones.
+    """Let vLLM make one gloo process group instead of many equal ones, if there is one process.
 
-    vLLM makes one or two for each way to split a model, and gloo a thread for each, which wakes a
-    hundred times a second, also while nothing runs: of 13 they took 1.7 % of a core.
+    vLLM makes one or two for each way to split a model. Each has a thread of gloo's, which wakes a
+    hundred times a second even while nothing runs: 13 threads took 1.7 % of a core.
     """
     make = torch.distributed.new_group
     made: dict[tuple[int, ...], Any] = {}
