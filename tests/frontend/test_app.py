@@ -81,8 +81,8 @@ class TestRoutes:
             for path, meant in (
                 ("/v1/chat/completion", "did you mean /v1/chat/completions? GET"),
                 ("/v1/embedding", "did you mean /v1/embeddings? GET"),
-                ("/v1/files", "there is no /v1/files; GET /openapi.json lists what there is"),
-                ("/" + "x" * 4000, "GET /openapi.json lists what there is"),
+                ("/v1/files", "there is no /v1/files; GET /openapi.json lists all paths"),
+                ("/" + "x" * 4000, "GET /openapi.json lists all paths"),
             ):
                 assert meant in (await gateway.request("POST", path)).error["message"]
 

@@ -213,7 +213,7 @@ def test_a_reload_names_the_instances_that_it_finds(capsys, tmp_path):
     (tmp_path / "vgate-0-8002").mkdir()
     assert cli.main(["reload", "--run-dir", str(tmp_path / "vgate-0-8000")]) == cli.EXIT_FAILED
     told = capsys.readouterr().err
-    assert f"--run-dir names another, such as {others[1]} or {others[0]}" in told
+    assert f"name its directory with --run-dir, such as {others[1]} or {others[0]}" in told
     assert "vgate-0-8002" not in told
 
 
@@ -235,7 +235,7 @@ class TestServe:
     @pytest.mark.parametrize("host", ["[::1]", "http://127.0.0.1", "127.0.0.1:80"])
     def test_a_host_with_more_than_an_address_is_reported(self, capsys, host):
         assert cli.main(["--dry-run", "--host", host]) == cli.EXIT_FAILED
-        assert "is an address alone, without http://" in capsys.readouterr().err
+        assert "must be only an address, without http://" in capsys.readouterr().err
 
     def test_a_run_directory_that_is_too_long_is_reported(self, capsys, environment, tmp_path):
         long = tmp_path / ("x" * 120)

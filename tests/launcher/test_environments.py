@@ -669,7 +669,7 @@ def test_an_interpreter_of_another_account_is_told(machine, monkeypatch):
     with pytest.raises(EnvironmentProblem) as told:
         prepare(environment, machine.environ)
     assert f"this account may not run {environment.python}" in str(told.value)
-    assert "with a Python for all accounts" in str(told.value)
+    assert "with a Python that all accounts may run" in str(told.value)
     Path(environment.python).chmod(0o755)
     machine.lock("light", "alpha==2")
     with pytest.raises(EnvironmentProblem, match=r"light\.lock: Permission denied"):

@@ -105,7 +105,7 @@ def test_no_is_no_name_of_a_model(remembered, key):
 def test_yes_is_as_enter_and_a_name_without_its_owner_is_asked_again(remembered):
     status, text = talk(b"qwen3-4b\n", b"y\n")
     assert status == 0, text
-    assert "qwen3-4b is no short name, and on the Hub names are such as Qwen/Qwen3-8B" in text
+    assert "qwen3-4b is not a short name, and names on the Hub have owners: Qwen/Qwen3-8B" in text
     assert "did you mean qwen3:4b?" in text
     assert remembered.read_text() == "qwen3:8b\n"
 

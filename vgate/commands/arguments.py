@@ -218,7 +218,7 @@ def _share_flags(command: argparse.ArgumentParser) -> None:
             own = action._option_string_actions  # noqa: SLF001
             if option.option_strings and not own.keys() & {*option.option_strings}:
                 shared = copy.copy(option)
-                # Not to replace what was given before the action.
+                # A default would replace what was given before the action.
                 shared.default = argparse.SUPPRESS
                 action._add_action(shared)  # noqa: SLF001
 
@@ -230,7 +230,7 @@ class Parser(argparse.ArgumentParser):
         """End with status 2."""
         if message.endswith("required: ACTION"):
             names = ", ".join(name for action in self._actions for name in action.choices or ())
-            message = f"an action is missing; there are: {names}"
+            message = f"an action is missing; choose one of: {names}"
         # argparse shows the name of the function that reads the value.
         message = re.sub(r"\binvalid _(\w+) value", r"invalid \1 value", message)
         self.exit(2, f"vgate: {message} ({self.prog} --help)\n")

@@ -246,7 +246,7 @@ def match(method: str, path: str) -> Route:
         shown = path if len(path) <= _SHOWN_CHARS else f"{path[:_SHOWN_CHARS]}..."
         close = difflib.get_close_matches(shown, _METHODS, n=1, cutoff=_SIMILAR)
         meant = f"did you mean {close[0]}? " if close else ""
-        raise NotFoundError(f"there is no {shown}; {meant}GET /openapi.json lists what there is")
+        raise NotFoundError(f"there is no {shown}; {meant}GET /openapi.json lists all paths")
     if method not in _METHODS[route.path]:
         raise MethodNotAllowedError(
             f"{path} takes {route.method}, not {method}", allow=route.method

@@ -96,7 +96,7 @@ def _cannot_listen(server: Server, error: OSError) -> StartError:
             "programs only or 0.0.0.0 for others too"
         )
         if any(sign in server.host for sign in "[]/") or server.host.count(":") == 1:
-            what = "server.host (--host) is an address alone, without http://, port or brackets"
+            what = "server.host (--host) must be only an address, without http://, port or brackets"
     elif error.errno == errno.EADDRINUSE:
         what = "stop the program that has the port, or set server.port (--port) to another"
     elif error.errno == errno.EACCES:

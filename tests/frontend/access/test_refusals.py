@@ -8,7 +8,7 @@ from vgate.frontend.access.refusals import refusal
 from vgate.keys import ApiKey
 
 NEVER = (
-    "the request may use more tokens than this API key may in a minute at all, 100: send a shorter "
+    "the request may use more tokens than this API key is allowed in a minute, 100: send a shorter "
     "prompt, or allow fewer tokens for the answer"
 )
 KEY = ApiKey(name="key", sha256="0" * 64)

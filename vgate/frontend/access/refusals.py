@@ -43,11 +43,11 @@ def refusal(key: ApiKey, decision: Decision) -> RateLimitedError:
     limit = _REASONS[reason]
     if decision.never and decision.tokens:
         message = (
-            f"the request may use more tokens than this API key may in a minute at all, "
+            "the request may use more tokens than this API key is allowed in a minute, "
             f"{decision.tokens.limit}: send a shorter prompt, or allow fewer tokens for the answer"
         )
     elif decision.never:
-        message = f"the request may use more tokens than the key's limit allows at all ({limit})"
+        message = f"the request may use more tokens than the key's limit ever allows ({limit})"
     else:
         message = f"{limit} for this API key; try again in {decision.retry_after_s or 1:.0f} s"
     return RateLimitedError(message, retry_after_s=decision.retry_after_s)

@@ -60,8 +60,8 @@ def prepare(environment: Environment, environ: Mapping[str, str] = os.environ) -
         if os.path.lexists(environment.python) and not os.access(environment.python, os.X_OK):
             why = (
                 f"this account may not run {os.path.realpath(environment.python)}, which "
-                f"{environment.directory} was made with: make it with a Python for all accounts, "
-                "such as /usr/bin/python3"
+                f"{environment.directory} was made with: make it with a Python that all accounts "
+                "may run, such as /usr/bin/python3"
             )
         raise EnvironmentProblem(
             f"{why}. V-Gate keeps its "

@@ -94,9 +94,12 @@ def ask(
 
 
 def _others(run_dir: str) -> str:
-    """Return where instances of other accounts, on other ports, or of systemd seem to be."""
+    """Return the end of a sentence: what to give as --run-dir.
+
+    It names the run directories of other instances, if there seem to be any: those of other
+    accounts and ports, and that of the systemd service.
+    """
     near = (str(path) for path in Path(run_dir).absolute().parent.glob("vgate-*"))
     found = [one for one in (*sorted(near), _OF_THE_SERVICE) if os.path.lexists(f"{one}/{_SOCKET}")]
-    if not found:
-        return "name its directory with --run-dir"
-    return f"--run-dir names another, such as {' or '.join(found)}"
+    such_as = f", such as {' or '.join(found)}" if found else ""
+    return f"name its directory with --run-dir{such_as}"

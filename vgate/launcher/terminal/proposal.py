@@ -112,7 +112,7 @@ def _asked() -> str:
         if answer.lower() in _NO:
             _say(
                 "Nothing is started: `vgate --model NAME` serves another model, and `vgate "
-                "--dry-run` simulated answers."
+                "--dry-run` a simulated one."
             )
             raise SystemExit(EXIT_FAILED)
         if not (why := _why_not(answer)):
@@ -129,7 +129,7 @@ def _why_not(name: str) -> str | None:
         # It would be remembered, and each start would look for it on the Hub.
         close = difflib.get_close_matches(name.lower(), catalogue().models, n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
-        return f"{name} is no short name, and on the Hub names are such as Qwen/Qwen3-8B{meant}"
+        return f"{name} is not a short name, and names on the Hub have owners: Qwen/Qwen3-8B{meant}"
     try:
         find_model(model)
     except CheckpointError as error:
