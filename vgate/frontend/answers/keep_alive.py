@@ -1,4 +1,4 @@
-"""Streams that have nothing to send are kept open, in proxies that close a quiet connection."""
+"""Keeps streams open that have nothing to send, because proxies close quiet connections."""
 
 import asyncio
 import time

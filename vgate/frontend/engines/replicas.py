@@ -1,4 +1,4 @@
-"""A pool's engines as the router sees them. One engine alone is no matter of routing."""
+"""A pool's engines as the router sees them. With a single engine there is nothing to route."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Files for browsers, kept in memory, and the headers that hold a page to its own server."""
+"""Files for browsers, kept in memory, and headers with which a page only loads from its server."""
 
 import hashlib
 from pathlib import Path

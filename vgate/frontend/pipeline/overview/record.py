@@ -76,7 +76,7 @@ def _timing_fields(answer: Answer, cached_tokens: int) -> dict[str, float]:
 
 
 def _slower(one_s: float | None, other_s: float | None) -> float | None:
-    """Return the longer of two times, of which there may be one or none."""
+    """Return the longer of two times, or the one that is not None, if any."""
     if one_s is None or other_s is None:
         return one_s if other_s is None else other_s
     return max(one_s, other_s)

@@ -1,4 +1,4 @@
-"""The wait for a model without its text side: nothing can be made of a request yet."""
+"""How a request, as a visitor, waits for a model whose text side this worker lacks."""
 
 from functools import partial
 
