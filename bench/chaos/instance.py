@@ -31,7 +31,7 @@ _KEPT_LINES = 20_000
 
 @contextmanager
 def workplace(program: str) -> Iterator[Path]:
-    """Yield a directory for the instance of a program, which ends with status 1 if that fails."""
+    """Yield a directory for a program's V-Gate; end the program with status 1 if that fails."""
     with tempfile.TemporaryDirectory(prefix=f"vgate-{program}-") as directory:
         try:
             yield Path(directory)

@@ -43,8 +43,12 @@ class OutOfTimeError(Exception):
 class Run:
     """One comparison. `result` is the present scenario's; `starts` are by contender.
 
-    A `quick` one has small loads, and contenders that start together. There are fewer repetitions
-    if `total_s` is too short for them. If `only` names contenders, no other takes part.
+    Args:
+        setup: What contenders are made from.
+        quick: Whether loads are small and contenders start together.
+        repetitions: Turns of each contender in each case, if there is time.
+        total_s: The longest time for everything.
+        only: The contenders that may take part; empty for all.
     """
 
     def __init__(
@@ -161,10 +165,14 @@ class Run:
         shown: Sequence[str],
         turn: Callable[[Running], Sample] | None = None,
     ) -> Case:
-        """Let the contenders, V-Gate first, take turns (A B C, C B A, ...); keep their measures.
+        """Let the contenders take turns (A B C, C B A, ...), and keep their measures.
 
-        `turn` measures one of them once; by default it sends the load, which is one for all or one
-        for each by its name. The case has no rows if there are no contenders.
+        Args:
+            name: The case's name.
+            load: What they are sent: one load for all, or one for each by name.
+            contenders: V-Gate first. Without any, the case has no rows.
+            shown: The measures in the table.
+            turn: Measures one of them once; by default it sends the load.
         """
         loads = {c.name: load if isinstance(load, Load) else load[c.name] for c in contenders}
 

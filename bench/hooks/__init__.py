@@ -1,10 +1,13 @@
-"""Changes of programs that are measured, made in their processes when they load a module."""
+"""Changes measured programs, in their own processes, as these load their modules."""
 
 import os
 from pathlib import Path
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
-    """Return variables with which the hooks that they name are in a process and its children."""
+    """Return variables for a process: `variables`, and a PYTHONPATH with which their hooks run.
+
+    The hooks run in the process and in its children.
+    """
     path = filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
     return {**variables, "PYTHONPATH": os.pathsep.join(path)}

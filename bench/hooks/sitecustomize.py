@@ -1,7 +1,7 @@
 """Puts hooks into a process: Python imports this module by its name from PYTHONPATH.
 
-Each hook is a module here with `changes`, which returns what becomes of other modules when they are
-loaded, by their names. It counts where its variable is set.
+A hook runs if its variable is set. It is a module here with `changes`, which takes the variable's
+value and returns functions by module name; each changes its module once that is loaded.
 """
 
 import importlib.abc
