@@ -61,11 +61,9 @@ class HttpRequest:
         query: The query string, as the client encoded it.
         arrived, ended: Monotonic times of its arrival and of `close`, in seconds.
         response_headers: Headers of the response, by lower-case names.
-        admission: The request's `Admission`. HTTP only carries it from the access room to the
-            endpoint.
+        admission: The request's `Admission`. HTTP only carries it from `access/` to the endpoint.
         log_fields: Fields of the line that is logged at the end of the request.
-        taken_up: What is known of the stream that the request takes up, with its `body`; None if it
-            takes up none. HTTP only carries it to the pipeline.
+        taken_up: The stream that it takes up, with its `body`, or None. HTTP only carries it.
         trace: The trace of the request; None if it isn't traced. HTTP only carries it.
         early: The stream, if it was opened before there is an answer. HTTP only carries it.
         streams: Whether the client has asked for a stream.
@@ -139,7 +137,9 @@ class HttpRequest:
         self.taken_up: Any = None
         self.trace: Any = None
         self.early: Any = None
-        self.streams, self.waited_s, self.read_body = False, 0.0, b""
+        self.streams = False
+        self.waited_s = 0.0
+        self.read_body = b""
         self.ignored = Ignored(refuse_unknown=refuse_unknown)
         length = self.header("content-length")
         self._declared = int(length) if length and length.isdigit() else math.inf
