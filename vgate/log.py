@@ -30,10 +30,11 @@ _MOST_WAITING_BYTES = 1 << 18
 _LAST_WORDS_S = 1.0
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_DELETE = b"\x7f"
 
 # A record's attributes; not its process and thread, which would be the importing ones.
 _BLANK = vars(logging.LogRecord("", 0, "", 0, "", (), None)) | dict.fromkeys(
-    ("process", "processName", "thread", "threadName")
+    ("process", "processName", "thread", "threadName", _FIELDS)
 )
 
 
@@ -78,18 +79,12 @@ def _record(
 ) -> logging.LogRecord:
     """Return a record without looking for what no line shows, such as the thread."""
     record = logging.LogRecord.__new__(logging.LogRecord)
-    created = time.time()
-    record.__dict__.update(
-        _BLANK,
-        name=name,
-        levelno=level,
-        levelname=logging.getLevelName(level),
-        msg=event,
-        exc_info=caught,
-        created=created,
-        msecs=created % 1 * 1000,
-    )
-    record.__dict__[_FIELDS] = fields
+    record.__dict__ = attributes = _BLANK.copy()
+    attributes["name"], attributes["msg"] = name, event
+    attributes["levelno"], attributes["levelname"] = level, logging.getLevelName(level)
+    attributes["created"] = created = time.time()
+    attributes["msecs"] = created % 1 * 1000
+    attributes["exc_info"], attributes[_FIELDS] = caught, fields
     return record
 
 
@@ -141,8 +136,10 @@ class JSONFormatter(_Formatter):
         line |= fixed  # which no field replaces
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        text = _encode(line).decode()
-        if text.isprintable():
+        encoded = _encode(line)
+        text = encoded.decode()
+        # JSON escapes all other controls of ASCII.
+        if (encoded.isascii() and _DELETE not in encoded) or text.isprintable():
             return text
         # What JSON leaves as it is controls terminals, too, or separates lines.
         return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
