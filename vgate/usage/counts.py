@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -65,6 +66,13 @@ class Used(msgspec.Struct, frozen=True, gc=False):
     def __add__(self, other: Self) -> "Used":
         return Used(*map(add, _values(self), _values(other)))
 
+    def of_requests(self, requests: int, errors: int) -> "Used":
+        """Return what so many requests used together, if this is their tokens."""
+        prompt, cached = self.prompt_tokens, self.cached_tokens
+        return Used(
+            requests, prompt, cached, self.completion_tokens, self.reasoning_tokens, errors
+        )
+
     @property
     def tokens(self) -> int:
         """Tokens of prompts and answers."""
@@ -74,6 +82,7 @@ class Used(msgspec.Struct, frozen=True, gc=False):
 FIELDS = Used.__struct_fields__
 _NOTHING = Used()
 _NAME = _TOTALS + 2 * len(FIELDS)
+_put_values = struct.Struct(f"{len(FIELDS)}q").pack_into
 
 
 class CountsFile:
@@ -162,8 +171,7 @@ class CountsFile:
         words, totals = self._words, self._totals[name]
         changes = words[at + _CHANGES] + 1
         place = at + _TOTALS + (changes & 1) * len(FIELDS)
-        for index, total in enumerate(_values(totals), place):
-            words[index] = total
+        _put_values(words, place * _WORD_BYTES, *_values(totals))
         words[at + _CHANGES] = changes  # from here on they are the valid ones
 
     def _append(self, name: Name) -> int:

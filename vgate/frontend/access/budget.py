@@ -118,9 +118,6 @@ class Budgets:
             count: Adds them to the ledger, of the day that it gets.
         """
         today = self.today()
-        if budget is None and not reserved:
-            count(today)
-            return
         with _opened(self._path(key)) as words:
             # Whoever begins a period reads the ledger, and has either both or neither.
             if budget is not None and words[_PERIOD] == budget.number(today):

@@ -95,17 +95,26 @@ class Meter:
         if used is None and not reserved:
             return
 
+        budget = self._of.get(key)
+        if used is not None and budget is None and not reserved:
+            self.counts.add(key, model, self._budgets.today(), used)
+        else:
+            self._settle_budget(key, model, budget, reserved, used)
+        if used is not None and self._per_key:
+            metrics.record_key(key, used)
+
+    def _settle_budget(
+        self, key: str, model: str, budget: Budget | None, reserved: int, used: Used | None
+    ) -> None:
         def count(day: date) -> None:
             if used is not None:
                 self.counts.add(key, model, day, used)
 
         tokens = 0 if used is None else used.tokens
         try:
-            self._budgets.settle(key, self._of.get(key), reserved, tokens, count)
+            self._budgets.settle(key, budget, reserved, tokens, count)
         except OSError as error:  # the request was answered all the same
             log.error("could not settle a budget", key=key, reason=error)
-        if used is not None and self._per_key:
-            metrics.record_key(key, used)
 
     def budget_of(self, key: str) -> tuple[Budget, int | None] | None:
         """Return a key's budget, and what it has used and reserved of it; None if that is unknown.
