@@ -104,10 +104,10 @@ class Answer(BaseAnswer):
         """Read the new output of the sequences."""
         if self.done.done():
             return
-        if self.first_token_at is None and any(s.pending for s in self.sequences):
-            self.first_token_at = time.monotonic()
         try:
             for sequence in self.sequences:
+                if sequence.pending and self.first_token_at is None:
+                    self.first_token_at = time.monotonic()
                 if sequence.error is not None:
                     self.fail(sequence.error)
                     return

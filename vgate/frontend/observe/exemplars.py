@@ -25,8 +25,10 @@ _BOUNDS = (*map(floatToGoString, REQUEST_S), "+Inf")
 # A request's id, and that of its trace if it is sampled.
 Example = tuple[str, str | None]
 
-# By the histogram's name, the value of its only label, and the bucket: with seconds and Unix time.
-_latest: dict[tuple[str, str, str], tuple[Example, float, float]] = {}
+# By the upper bounds of buckets: with seconds and Unix time.
+_Latest = dict[str, tuple[Example, float, float]]
+# By the histogram's name and the value of its only label.
+_latest: dict[tuple[str, str], _Latest] = {}
 
 
 def example_of(http: HttpRequest) -> Example:
@@ -45,11 +47,11 @@ class Latencies:
         label: The label's value.
     """
 
-    __slots__ = ("_bounds", "_buckets", "_place", "_sum")
+    __slots__ = ("_bounds", "_buckets", "_latest", "_sum")
 
     def __init__(self, histogram: Histogram, label: str) -> None:
         series = histogram.labels(label)
-        self._place = histogram._name, label  # noqa: SLF001
+        self._latest = _latest.setdefault((histogram._name, label), {})  # noqa: SLF001
         self._bounds: list[float] = series._upper_bounds  # noqa: SLF001
         self._buckets, self._sum = series._buckets, series._sum  # noqa: SLF001
 
@@ -59,18 +61,18 @@ class Latencies:
         self._sum.inc(seconds)
         self._buckets[bucket].inc(1)
         if example is not None:
-            _latest[(*self._place, _BOUNDS[bucket])] = example, seconds, time.time()
+            self._latest[_BOUNDS[bucket]] = example, seconds, time.time()
 
 
 def with_exemplars(families: Iterable[Metric]) -> Iterator[Metric]:
     """Add the examples to the buckets of all families."""
-    named = {name for name, *_ in _latest.copy()}
+    named = {name for name, _ in _latest.copy()}
     for family in families:
         if family.name in named:
             for place, sample in enumerate(family.samples):
                 bound = sample.labels.get("le", "")
                 others = [value for label, value in sample.labels.items() if label != "le"]
-                found = _latest.get((family.name, "".join(others), bound))
+                found = _latest.get((family.name, "".join(others)), {}).get(bound)
                 if found is not None and sample.name.endswith("_bucket"):
                     exemplar = Exemplar(_labels(*found[0]), *found[1:])
                     family.samples[place] = sample._replace(exemplar=exemplar)
