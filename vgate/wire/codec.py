@@ -56,8 +56,18 @@ def number_of_request(payload: bytes) -> int | None:
     return None
 
 
+class PackedIds(list[int]):
+    """Token ids that nobody changes any more, with what `pack_token_ids` makes of them."""
+
+    __slots__ = ("packed",)
+
+    packed: bytes
+
+
 def pack_token_ids(token_ids: Sequence[int]) -> bytes:
     """Pack token ids as little-endian uint32."""
+    if type(token_ids) is PackedIds:
+        return token_ids.packed
     packed = array("I", token_ids)
     if sys.byteorder == "big":
         packed.byteswap()

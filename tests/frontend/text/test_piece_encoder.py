@@ -23,6 +23,7 @@ from tests.tiny_model.samples import TEXTS
 from vgate.frontend.text import piece_encoder, word_encoder
 from vgate.frontend.text.piece_encoder import PieceEncoder
 from vgate.frontend.text.word_encoder import ascii_pattern
+from vgate.wire.codec import pack_token_ids, unpack_token_ids
 
 QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -147,7 +148,9 @@ class TestSameTokens:
     def test_for_every_kind_of_tokenizer(self, tokenizer, encoder, texts):
         # Again from the cache.
         for text in texts * 2:
-            assert encoder.encode(text) == native(tokenizer, text)
+            ids = encoder.encode(text)
+            assert ids == native(tokenizer, text)
+            assert unpack_token_ids(pack_token_ids(ids)) == ids
 
     def test_which_tokenizers_are_supported(self, kind, encoder):
         assert (encoder._words is not None) == (kind in WITH_WORDS)

@@ -16,10 +16,13 @@ from tokenizers import Tokenizer, models
 from vgate.frontend.text.slices import SLICE_CHARS, Slices
 from vgate.frontend.text.tokenizer import TokenLimit
 from vgate.frontend.text.word_encoder import parts_of, word_encoder
+from vgate.wire.codec import PackedIds, pack_token_ids
 
+# The tokens of a piece, and what `pack_token_ids` makes of them.
+_Tokens = tuple[list[int], bytes]
 # Size of the cache. A token takes a reference and, at worst, an int object of its own.
 _MAX_BYTES = 4 * 1024 * 1024
-_ENTRY_BYTES, _TOKEN_BYTES, _CHAR_BYTES = 256, 40, 4
+_ENTRY_BYTES, _TOKEN_BYTES, _CHAR_BYTES = 384, 44, 4
 _MODEL_WORDS = 256
 # Pre-tokenizers that treat a piece the same at any position in the text.
 _ANYWHERE = frozenset(
@@ -43,6 +46,8 @@ class PieceEncoder:
             # are whole pieces, of several KB each, and the pieces are kept here anyway.
             tokenizer.model._resize_cache(_MODEL_WORDS)  # noqa: SLF001
         self._special = special_tokens(tokenizer)
+        ids = (self._special or {}).values()
+        self._packed = {token: pack_token_ids([token]) for token in ids}
         # Where two start at the same position, the tokenizer takes the longer one.
         longest_first = sorted(self._special or (), key=len, reverse=True)
         self._longest = len(longest_first[0]) if longest_first else 1
@@ -56,7 +61,7 @@ class PieceEncoder:
         self._marks = frozenset(token.content for token in added if token.special)
         others = (token.content for token in added if token.content not in (self._special or ()))
         self._slices = Slices(tokenizer, others)
-        self._kept: OrderedDict[tuple[str | None, str], list[int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str | None, str], _Tokens] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
 
@@ -125,28 +130,32 @@ class PieceEncoder:
     def _join(self, pieces: list[str], limit: TokenLimit | None, scope: str | None) -> list[int]:
         """Return the tokens of a text in pieces; only those at one end if a limit needs no more."""
         if limit is not None and limit.side == "left":
-            found: list[list[int]] = []
+            last: list[list[int]] = []
             count = 0
             while pieces and count < limit.keep:
-                found.append(self._tokens_of(pieces.pop(), scope))
-                count += len(found[-1])
-            return [*chain.from_iterable(reversed(found))]
+                last.append(self._tokens_of(pieces.pop(), scope)[0])
+                count += len(last[-1])
+            return [*chain.from_iterable(reversed(last))]
         special = self._special or {}
         tokens_of = self._tokens_of if self._special is None else self._again
         most = math.inf if limit is None else limit.keep
-        ids: list[int] = []
+        ids, packed = PackedIds(), []
         for position, piece in enumerate(pieces, 1):
             if (token := special.get(piece)) is not None:
                 ids.append(token)
+                packed.append(self._packed[token])
             elif piece:
-                ids += tokens_of(piece, scope)
+                found, as_bytes = tokens_of(piece, scope)
+                ids += found
+                packed.append(as_bytes)
             if len(ids) > most and limit is not None and position < len(pieces):
                 limit.stop(len(ids))
                 break
+        ids.packed = b"".join(packed)
         return ids
 
-    def _again(self, piece: str, scope: str | None) -> list[int]:
-        """Return the tokens of a piece that is no special token, as kept if it is."""
+    def _again(self, piece: str, scope: str | None) -> _Tokens:
+        """Return the tokens of a piece that is no special token, as kept if they are."""
         key = scope, piece
         try:
             self._kept.move_to_end(key)
@@ -154,15 +163,16 @@ class PieceEncoder:
         except KeyError:  # it is new, or another thread has evicted it meanwhile
             return self._learn(piece, scope)
 
-    def _tokens_of(self, piece: str, scope: str | None) -> list[int]:
+    def _tokens_of(self, piece: str, scope: str | None) -> _Tokens:
         if not piece:
-            return []
+            return [], b""
         if self._special is None:
-            return self._native(piece.replace(SHIELD, ""))
+            ids = self._native(piece.replace(SHIELD, ""))
+            return ids, pack_token_ids(ids)
         token = self._special.get(piece)
-        return self._again(piece, scope) if token is None else [token]
+        return self._again(piece, scope) if token is None else ([token], self._packed[token])
 
-    def _learn(self, piece: str, scope: str | None) -> list[int]:
+    def _learn(self, piece: str, scope: str | None) -> _Tokens:
         ids = None
         if SHIELD in piece:
             ids = self._ordinary(piece.replace(SHIELD, ""))
@@ -170,17 +180,18 @@ class PieceEncoder:
             ids = self._words.encode(piece)
         if ids is None:
             ids = self._native(piece)
+        tokens = ids, pack_token_ids(ids)
         if scope is None:
-            return ids
-        size = _size((scope, piece), ids)
+            return tokens
+        size = _size((scope, piece), tokens)
         if size <= _MAX_BYTES // 4:
             with self._lock:
                 if (scope, piece) not in self._kept:  # another thread may have added it
-                    self._kept[scope, piece] = ids
+                    self._kept[scope, piece] = tokens
                     self._bytes += size
                 while self._bytes > _MAX_BYTES:
                     self._bytes -= _size(*self._kept.popitem(last=False))
-        return ids
+        return tokens
 
     def _ordinary(self, text: str) -> list[int]:
         """Return the tokens of a text in which nothing is a special token."""
@@ -223,5 +234,5 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, int] | None:
     return {token.content: token_id for token_id, token in special.items()}
 
 
-def _size(key: tuple[str | None, str], ids: list[int]) -> int:
-    return _ENTRY_BYTES + _CHAR_BYTES * len(key[1]) + _TOKEN_BYTES * len(ids)
+def _size(key: tuple[str | None, str], tokens: _Tokens) -> int:
+    return _ENTRY_BYTES + _CHAR_BYTES * len(key[1]) + _TOKEN_BYTES * len(tokens[0])
