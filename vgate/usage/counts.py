@@ -69,9 +69,7 @@ class Used(msgspec.Struct, frozen=True, gc=False):
     def of_requests(self, requests: int, errors: int) -> "Used":
         """Return what so many requests used together, if this is their tokens."""
         prompt, cached = self.prompt_tokens, self.cached_tokens
-        return Used(
-            requests, prompt, cached, self.completion_tokens, self.reasoning_tokens, errors
-        )
+        return Used(requests, prompt, cached, self.completion_tokens, self.reasoning_tokens, errors)
 
     @property
     def tokens(self) -> int:

@@ -73,7 +73,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
         unbound = self.max_tokens in {0, -1}
         given = msgspec.structs.replace(self, max_tokens=None) if unbound else self
         plain = msgspec.convert(given, SamplingParams, from_attributes=True)
-        return msgspec.structs.replace(plain, max_tokens=max_tokens)
+        # Nobody else has it yet.
+        msgspec.structs.force_setattr(plain, "max_tokens", max_tokens)
+        return plain
 
     def over(
         self, defaults: "SamplingParams", *, max_tokens: int | None = None

@@ -119,7 +119,7 @@ def test_what_nobody_waits_for_is_done_at_once_or_after_those_who_wait():
         turns, done = Turns(loop), []
         turns.later(lambda: done.append("alone"))
         assert done == ["alone"]
-        tasks = [asyncio.create_task(turns.begin()) for _ in range(30)]
+        tasks = [turns.begin() for _ in range(30)]
         await asyncio.sleep(0)
         for number in range(90):
             turns.later(lambda number=number: done.append(number))
@@ -141,7 +141,7 @@ def test_an_error_in_what_was_put_off_ends_no_turns():
         errors, done = [], []
         loop.set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
         turns = Turns(loop)
-        tasks = [asyncio.create_task(turns.begin()) for _ in range(30)]
+        tasks = [turns.begin() for _ in range(30)]
         await asyncio.sleep(0)
         turns.later(lambda: 1 / 0)
         turns.later(lambda: done.append(True))

@@ -109,8 +109,10 @@ class Choice:
         self._token_ids: list[int] | None = [] if decoding.keep_token_ids else None
         # Which of the tokens that were decoded last are content, in gpt-oss's format.
         self._shown: list[bool] = []
-        # Lengths of the last tokens' texts.
-        self._recent: deque[int] = deque(maxlen=_MARKER_TOKENS)
+        # Lengths of the last tokens' texts, while there may be reasoning.
+        self._recent: deque[int] | None = None
+        if self._reasoning_parser is not None:
+            self._recent = deque(maxlen=_MARKER_TOKENS)
         self.tokens = self.reasoning_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
@@ -257,15 +259,16 @@ class Choice:
 
     def _split_reasoning(self, parser: ReasoningParser, piece: str) -> tuple[str, str]:
         """Split a token's text into reasoning and the rest, and count the token."""
-        inside = parser.in_reasoning
+        inside, recent = parser.in_reasoning, self._recent
+        assert recent is not None
         parsed = parser.feed(piece)
         if inside or parser.in_reasoning or parsed.reasoning:
-            self._recent.append(len(piece))
+            recent.append(len(piece))
             self.reasoning_tokens = self.tokens
             if parsed.content:
                 # The marker that ended the reasoning is content. Its tokens, the last ones, were
                 # counted as reasoning while it was incomplete.
-                ends = list(accumulate(reversed(self._recent)))
+                ends = list(accumulate(reversed(recent)))
                 size = len(parsed.content)
                 self.reasoning_tokens -= bisect_left(ends, size) + (size in ends)
         return parsed.reasoning, parsed.content

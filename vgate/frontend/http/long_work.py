@@ -65,16 +65,16 @@ class Turns:
         self._ending: deque[asyncio.Future[None]] = deque()
         self._put_off: deque[Callable[[], None]] = deque()
         self._left = _AT_ONCE
+        self._now: asyncio.Future[None] = loop.create_future()
+        self._now.set_result(None)
 
-    async def begin(self) -> None:
-        """Return when a request may be prepared: at once, as long as few came in this iteration."""
-        if not self._take():
-            await self._turn(self._beginning)
+    def begin(self) -> "asyncio.Future[None]":
+        """Return what is done when a request may be prepared: at once, if few came just now."""
+        return self._now if self._take() else self._turn(self._beginning)
 
-    async def end(self) -> None:
-        """Return when an answer may be ended."""
-        if not self._take():
-            await self._turn(self._ending)
+    def end(self) -> "asyncio.Future[None]":
+        """Return what is done when an answer may be ended."""
+        return self._now if self._take() else self._turn(self._ending)
 
     def later(self, work: Callable[[], None]) -> None:
         """Do what nobody waits for: at once, or in a later iteration if this one has much to do.
@@ -97,10 +97,10 @@ class Turns:
                 told = {"message": "error in what was put off", "exception": error}
                 self._loop.call_exception_handler(told)
 
-    async def _turn(self, waiting: deque[asyncio.Future[None]]) -> None:
-        turn = self._loop.create_future()
+    def _turn(self, waiting: deque[asyncio.Future[None]]) -> "asyncio.Future[None]":
+        turn: asyncio.Future[None] = self._loop.create_future()
         waiting.append(turn)
-        await turn
+        return turn
 
     def _take(self) -> bool:
         """Take a turn of this iteration, if one is left; then nobody waits for one."""
