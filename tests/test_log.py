@@ -197,6 +197,18 @@ def test_configuring_twice_does_not_double_lines(written, root):
     assert len(root.handlers) == 1
 
 
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_fields_of_a_dictionary_are_fields(written, level):
+    lines, fields = written(), {"status": 200, "level": "none", "pid": 0, "source": "ours"}
+    Log("vgate.test").event("request finished", fields)
+    getattr(Log("vgate.test"), level)("request finished", **fields)
+    first, second = map(json.loads, lines())
+    assert {**first, "ts": "", "level": ""} == {**second, "ts": "", "level": ""}
+    assert (first["level"], second["level"], first["pid"]) == ("info", level, os.getpid())
+    assert (first["status"], first["source"]) == (200, "ours")
+    assert fields["level"] == "none"
+
+
 @pytest.mark.parametrize("formatter", [JSONFormatter, PlainFormatter])
 def test_a_record_without_fields_is_formatted(formatter):
     record = logging.LogRecord("n", logging.INFO, "f", 1, "text", None, None)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
@@ -30,7 +31,8 @@ _MOST_WAITING_BYTES = 1 << 18
 _LAST_WORDS_S = 1.0
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
-_DELETE = b"\x7f"
+_FIXED = frozenset({"ts", "level", "process", "pid", "logger", "event"})
+_THOUSANDTHS = [f".{number:03}" for number in range(1000)]
 
 # A record's attributes; not its process and thread, which would be the importing ones.
 _BLANK = vars(logging.LogRecord("", 0, "", 0, "", (), None)) | dict.fromkeys(
@@ -56,6 +58,10 @@ class Log:
         """Log a normal event."""
         self._write(logging.INFO, event, fields)
 
+    def event(self, event: str, fields: dict[str, Any]) -> None:
+        """Log a normal event whose fields are many, and a dictionary already."""
+        self._write(logging.INFO, event, fields)
+
     def warning(self, event: str, **fields: Any) -> None:
         """Log something that an operator may want to look at."""
         self._write(logging.WARNING, event, fields)
@@ -71,7 +77,7 @@ class Log:
     def _write(self, level: int, event: str, fields: dict[str, Any], caught: Any = None) -> None:
         logger = self._logger
         if logger.isEnabledFor(level):
-            logger.handle(_record(logger.name, level, event, fields, caught))
+            logger.callHandlers(_record(logger.name, level, event, fields, caught))
 
 
 def _record(
@@ -111,7 +117,7 @@ class _Formatter(logging.Formatter):
         second, milliseconds = divmod(int(created * 1000), 1000)
         if second != self._second[0]:
             self._second = second, time.strftime(self._date, self.converter(second))
-        return f"{self._second[1]}.{milliseconds:03}"
+        return self._second[1] + _THOUSANDTHS[milliseconds]
 
 
 class JSONFormatter(_Formatter):
@@ -120,26 +126,33 @@ class JSONFormatter(_Formatter):
     _date = "%Y-%m-%dT%H:%M:%S"
     converter = staticmethod(time.gmtime)
 
+    def __init__(self, process: str, pid: int | None = 0) -> None:
+        super().__init__(process, pid)
+        # Our own events are constant.
+        self._head = lru_cache(maxsize=256)(self._made_head)
+
+    def _made_head(self, level: str, logger: str, event: str, source: str | None) -> bytes:
+        """Return the JSON of the fixed fields, but for the time."""
+        fixed = {"level": level.lower(), "process": self._process, "pid": self._pid}
+        more = {"logger": logger, "event": event} | ({"source": source} if source else {})
+        return _encode(fixed | more)[1:-1]
+
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        fixed = {
-            "ts": f"{self._time(record.created)}+00:00",
-            "level": record.levelname.lower(),
-            "process": self._process,
-            "pid": self._pid,
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        if (source := library_of(record)) is not None:
-            fixed["source"] = source
-        line = fixed | record.__dict__.get(_FIELDS, {})
-        line |= fixed  # which no field replaces
+        fields: dict[str, Any] = record.__dict__.get(_FIELDS, {})
+        source = library_of(record)
+        fixed = _FIXED if source is None else {*_FIXED, "source"}
+        if not fixed.isdisjoint(fields):  # which no field replaces
+            fields = {name: value for name, value in fields.items() if name not in fixed}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        encoded = _encode(line)
+            fields = {**fields, "exception": self.formatException(record.exc_info)}
+        of = self._head if source is None else self._made_head
+        head = of(record.levelname, record.name, record.getMessage(), source)
+        more = b"," + _encode(fields)[1:] if fields else b"}"
+        encoded = b'{"ts":"%s+00:00",%s%s' % (self._time(record.created).encode(), head, more)
         text = encoded.decode()
-        # JSON escapes all other controls of ASCII.
-        if (encoded.isascii() and _DELETE not in encoded) or text.isprintable():
+        # JSON escapes all controls of ASCII but this one.
+        if (encoded.isascii() and 0x7F not in encoded) or text.isprintable():
             return text
         # What JSON leaves as it is controls terminals, too, or separates lines.
         return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)

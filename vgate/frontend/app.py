@@ -301,17 +301,16 @@ class App:
             report_ignored(http.ignored.names, http.path)
         if route is not None and route.quiet:
             return
-        log.info(
-            "request finished",
-            request_id=http.id,
-            method=http.method,
-            path=http.path,
-            status=status,
-            streamed=http.streamed,
-            client=http.client,
-            duration_ms=milliseconds(seconds),
-            **http.log_fields,
-        )
+        fields = {
+            "request_id": http.id,
+            "method": http.method,
+            "path": http.path,
+            "status": status,
+            "streamed": http.streamed,
+            "client": http.client,
+            "duration_ms": milliseconds(seconds),
+        }
+        log.event("request finished", fields | http.log_fields)
 
     def _heartbeat(self, draining: bool) -> FrontendBeat:
         problem = next((model.problem for model in self.models if model.problem), None)
