@@ -11,14 +11,15 @@ all of them. They are cumulative: a size's count includes the gaps of all smalle
 A preempted sequence gets nothing from some steps, so its real gap is longer than the measured one.
 """
 
+import struct
 from bisect import bisect_left, bisect_right
 
 # Upper bounds of the sizes, in seconds: from 0.2 ms, each 1.25 times the one before, to about 27 s.
 BOUNDS_S = tuple(0.0002 * 1.25**number for number in range(54))
 _SIZES = range(len(BOUNDS_S) + 1)
 # Of a size's count in a stream. The counts of an engine may need more: the difference is the same.
-_BITS = 40
-_MASK = (1 << _BITS) - 1
+_BITS = 32
+_unpack = struct.Struct(f"<{len(_SIZES)}I").unpack
 # What a gap of each size adds to the counts: one for its size, and for each larger one.
 _ADDED = tuple(sum(1 << _BITS * larger for larger in _SIZES[size:]) for size in _SIZES)
 # Of the stack; if gaps become shorter and shorter, the oldest ones are dropped.
@@ -52,11 +53,10 @@ class StreamGaps:
     @property
     def median_s(self) -> float | None:
         """The median, at most an eighth too high or too low; None without gaps."""
-        counts, total = self.counts, self.total
-        if not total:
+        if not self.counts:
             return None
-        half = (total + 1) // 2
-        size = bisect_left(_SIZES, half, key=lambda size: counts >> _BITS * size & _MASK)
+        totals = _unpack(self.counts.to_bytes(len(_SIZES) * _BITS // 8, "little"))
+        size = bisect_left(totals, (totals[-1] + 1) // 2)
         return min(self.longest_s, 0.9 * BOUNDS_S[size]) if size < len(BOUNDS_S) else self.longest_s
 
 
