@@ -10,7 +10,7 @@ from vgate.errors import MethodNotAllowedError, NotFoundError, VGateError
 from vgate.frontend.apis.anthropic.errors import anthropic_error, anthropic_event
 from vgate.frontend.apis.anthropic.messages.endpoint import count_tokens, messages
 from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
-from vgate.frontend.apis.last_event import last_event
+from vgate.frontend.apis.last_event import LastEvent, last_event
 from vgate.frontend.apis.openai import models
 from vgate.frontend.apis.openai.chat.endpoint import chat_completions
 from vgate.frontend.apis.openai.chat.request import ChatRequest
@@ -107,14 +107,18 @@ def _streaming(
 ) -> Route:
     """Return the route of an endpoint whose streams can be taken up again, by GET as well."""
 
+    async def resumed(services: Services, http: HttpRequest, last: LastEvent) -> Response | None:
+        await services.pipeline.take_up(http, last.stream, last.received)
+        return await handler(services, http)
+
     @wraps(handler)
-    async def resuming(services: Services, http: HttpRequest) -> Response | None:
+    def resuming(services: Services, http: HttpRequest) -> Awaitable[Response | None]:
         if (last := last_event(http)) is not None and http.method != "HEAD":
-            await services.pipeline.take_up(http, last.stream, last.received)
-        elif http.method != "POST":
+            return resumed(services, http, last)
+        if http.method != "POST":
             message = f"{path} takes GET only with `Last-Event-ID`, to take up a stream"
             raise MethodNotAllowedError(message, allow="POST")
-        return await handler(services, http)
+        return handler(services, http)
 
     route = _generating(path, resuming, request, errors)
     return msgspec.structs.replace(route, method="POST, GET", takes_up=_has_last_event)

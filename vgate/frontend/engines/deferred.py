@@ -52,7 +52,9 @@ class Deferred:
 
     def takes(self, sequence: Sequence, delta: Delta) -> bool:
         """Whether a delta is to be added here: it takes long, or comes after one that does."""
-        if delta.logprobs is not None or sequence in self:
+        if delta.logprobs is not None:
+            return True
+        if (self._waiting or self._whole) and sequence in self:
             return True
         # Tokens that follow come past this place, so only the last ones can wait.
         ends = delta.finish_reason is not None

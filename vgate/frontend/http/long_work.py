@@ -117,12 +117,18 @@ class Turns:
         self._wake(self._beginning, keep=bool(self._ending))
         self._wake(self._ending, keep=0)
         short = min(len(self._put_off), _SHORT_AT_ONCE * self._left)
-        for _ in range(short):
+        groups = -(-short // _SHORT_AT_ONCE)
+        for _ in range(groups):
             # Not here: an error would end the turns.
-            self._loop.call_soon(self._do_one)
-        self._left -= -(-short // _SHORT_AT_ONCE)
+            self._loop.call_soon(self._do_few)
+        self._left -= groups
         if self._left < _AT_ONCE:
             self._loop.call_soon(self._next)
+
+    def _do_few(self) -> None:
+        """Do some of the oldest together. Those after an error come in a later iteration."""
+        for _ in range(_SHORT_AT_ONCE):
+            self._do_one()
 
     def _do_one(self) -> None:
         """Do the oldest work that was put off."""

@@ -22,6 +22,8 @@ from vgate.log import Log
 
 _FIRST_BYTES = 1 << 16
 _EMPTY_BYTES = 8  # the header: an int, and padding
+_VALUE_BYTES = 16
+_pack_value = struct.Struct("dd").pack
 _MOST_ENTRY_BYTES = 32  # besides the key
 _UNREADABLE = (OSError, ValueError, RuntimeError, struct.error)
 
@@ -63,6 +65,13 @@ class CountFile(MmapedDict):
             larger[: self._used] = self._m[: self._used]
             self._m, self._capacity = larger, capacity
         super()._init_value(key)  # type: ignore[no-untyped-call]
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Write a count, in one piece: others may read it at the same time."""
+        if (at := self._positions.get(key)) is None:
+            self._init_value(key)
+            at = self._positions[key]
+        self._m[at : at + _VALUE_BYTES] = _pack_value(value, timestamp)
 
     def save(self) -> None:
         """Move the counts back to the file if there is room again."""

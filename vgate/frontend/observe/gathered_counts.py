@@ -68,8 +68,7 @@ class GatheredValue:
 
     def write(self) -> None:
         """Write what was added since the last write."""
-        waiting, self._waiting = self._waiting, 0.0
-        written = self._written
+        waiting, self._waiting, written = self._waiting, 0.0, self._written
         # As `inc` of prometheus_client does, without its lock and system call.
         written._value += waiting  # noqa: SLF001
         written._file.write_value(written._key, written._value, 0.0)  # noqa: SLF001

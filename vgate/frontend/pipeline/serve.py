@@ -10,7 +10,7 @@ import msgspec
 
 from vgate.config.schema import Timeouts
 from vgate.errors import StreamTakenOverError
-from vgate.frontend.answers import Result, StreamEncoder
+from vgate.frontend.answers import ResponseEncoder, Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write
 from vgate.frontend.answers.encoder import replay
 from vgate.frontend.answers.keep_alive import KeepAlive
@@ -77,7 +77,10 @@ async def serve(
         return None
     encoder = request.encoder_of(job)
     if request.stream:
-        await _stream(context, http, job, encoder.stream_encoder(), found)
+        if found is not None:
+            await _replay(context, http, encoder, found)
+        else:
+            await _run_stream(context, http, job, _streamed(context, http, job, encoder))
         return None
     if found is None:
         abort, each = job.model.engine.abort, job.generation.choices
@@ -98,28 +101,26 @@ async def _written(
     return write(result)
 
 
-async def _stream(
-    context: Context,
-    http: HttpRequest,
-    job: EngineJob,
-    stream_encoder: StreamEncoder,
-    found: Result | None,
+async def _replay(
+    context: Context, http: HttpRequest, encoder: ResponseEncoder, found: Result
 ) -> None:
-    if found is not None:
-        events = await _written(context, http, found, partial(replay, stream_encoder))
-        open_stream(http, size=len(events)).write(events)
-        return
-    answer = StreamedAnswer(
+    events = await _written(context, http, found, partial(replay, encoder.stream_encoder()))
+    open_stream(http, size=len(events)).write(events)
+
+
+def _streamed(
+    context: Context, http: HttpRequest, job: EngineJob, encoder: ResponseEncoder
+) -> StreamedAnswer:
+    return StreamedAnswer(
         context.loop,
         job.make_choice,
         job.prompt_tokens,
         job.generation.choices,
         job.model.engine.abort,
-        stream_encoder=stream_encoder,
+        stream_encoder=encoder.stream_encoder(),
         # Not a closure, through which the answer would refer to itself.
         open_stream=partial(_open, http, job),
     )
-    await _run_stream(context, http, job, answer)
 
 
 async def _stream_resumable(

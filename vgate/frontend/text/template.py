@@ -78,6 +78,8 @@ class ChatTemplate:
             self._template = environment.from_string(parsed)
             # jinja2's own chain of mappings is copied, item by item, for every rendering.
             self._template.globals = dict(self._template.globals)
+            # The variables of every rendering.
+            self._given: dict[str, Any] = {**self._template.globals, **special_tokens}
         except jinja2.TemplateSyntaxError as error:
             raise TemplateSyntaxError(f"line {error.lineno}: {error.message}") from error
         except (RecursionError, MemoryError):
@@ -111,7 +113,7 @@ class ChatTemplate:
             InvalidValueError: The template refuses these messages.
         """
         variables = {
-            **self.special_tokens,
+            **self._given,
             **(kwargs or {}),
             "messages": messages,
             "tools": tools or None,
@@ -127,7 +129,7 @@ class ChatTemplate:
     def _render(self, variables: dict[str, Any]) -> str:
         try:
             parts, size = [], 0
-            context = self._template.new_context(variables)
+            context = self._template.new_context(variables, shared=True)
             for part in self._template.root_render_func(context):
                 size += len(part)
                 if size > MAX_RENDERED_CHARS:

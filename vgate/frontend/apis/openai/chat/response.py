@@ -163,7 +163,10 @@ class ChatStream(ChunkStream):
         """Return the chunk of a delta that is not only text."""
         fields, logprobs, token_ids = b"{}", b"null", b""
         if delta is not None:
-            fields = _encode(_delta(delta))
+            if delta.reasoning or delta.tool_calls:
+                fields = _encode(_delta(delta))
+            else:
+                fields = b'{"content":%s}' % _encode(delta.text)
             if delta.logprobs and self._options.logprobs is not None:
                 logprobs = _encode(self._options.logprobs.chat(delta.logprobs))
             if delta.token_ids is not None:
