@@ -5,8 +5,8 @@ gap of every running stream. Gaps are counted by size, and a stream keeps the co
 began: at its end, their difference to the counts then is its own gaps. The longest gap since any
 moment is found in a stack, in which each gap is shorter than the one below it.
 
-The counts are one large integer in which each size has 40 bits, so one operation copies or subtracts
-all of them. They are cumulative: a size's count includes the gaps of all smaller sizes.
+The counts are one large integer in which each size has 40 bits, so one operation copies or
+subtracts all of them. They are cumulative: a size's count includes the gaps of all smaller sizes.
 
 A preempted sequence gets nothing from some steps, so its real gap is longer than the measured one.
 """
