@@ -57,7 +57,11 @@ def number_of_request(payload: bytes) -> int | None:
 
 
 class PackedIds(list[int]):
-    """Token ids that nobody changes any more, with what `pack_token_ids` makes of them."""
+    """Token ids that nobody changes any more, with what `pack_token_ids` makes of them.
+
+    Attributes:
+        packed: The ids as little-endian uint32.
+    """
 
     __slots__ = ("packed",)
 
@@ -66,7 +70,7 @@ class PackedIds(list[int]):
 
 def pack_token_ids(token_ids: Sequence[int]) -> bytes:
     """Pack token ids as little-endian uint32."""
-    if type(token_ids) is PackedIds:
+    if type(token_ids) is PackedIds and len(token_ids.packed) == len(token_ids) * _TOKEN_ID_BYTES:
         return token_ids.packed
     packed = array("I", token_ids)
     if sys.byteorder == "big":
