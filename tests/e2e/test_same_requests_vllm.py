@@ -25,7 +25,7 @@ from vgate.frontend.routes import canonical, match
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MAX_MODEL_LEN = 512
-OF_VECTORS = {"/v1/embeddings", "/pooling", "/v1/score", "/v1/rerank"}
+EMBEDDING_PATHS = {"/v1/embeddings", "/pooling", "/v1/score", "/v1/rerank"}
 REQUESTS = [*same_requests()]
 # The kinds of requests in docs/api.md that vLLM answers and V-Gate refuses.
 KINDS = {
@@ -47,15 +47,16 @@ KINDS = {
 NEVER = {"ec_transfer_params", "metrics", "prompt_text", "routed_experts"}
 # Null in each chunk of vLLM's; in V-Gate's only where it was asked for.
 NOT_IN_CHUNKS = NEVER | {"prompt_token_ids", "token_ids"}
-# Null or 0 in each; texts are the only documents.
+# Fields of vLLM's scores that V-Gate leaves out. They are null or 0 in every answer, as all
+# documents are texts.
 NOT_IN_SCORES = {
     "completion_tokens",
     "completion_tokens_details",
     "multi_modal",
     "prompt_tokens_details",
 }
-# Answers with what a server of vLLM's describes.
-ABOUT = "openapi"
+# The names of answers that are a vLLM server's /openapi.json begin with this.
+DESCRIBED = "openapi"
 # The paths that docs/api.md says V-Gate doesn't have.
 NOT_SERVED = {
     "/generative_scoring",
@@ -93,11 +94,11 @@ def vllm(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict
             url = f"http://127.0.0.1:{running.service.port}"
             about = httpx.get(f"{url}/openapi.json", timeout=30)
             described = Answer(about.status_code, about.text)
-            return {**answers_of(url, sent), f"{ABOUT} {len(arguments)}": described}
+            return {**answers_of(url, sent), f"{DESCRIBED} {len(arguments)}": described}
 
     tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
-    embed = [asked for asked in SENT if asked.path in OF_VECTORS]
-    generate = [asked for asked in SENT if asked.path not in OF_VECTORS]
+    embed = [asked for asked in SENT if asked.path in EMBEDDING_PATHS]
+    generate = [asked for asked in SENT if asked.path not in EMBEDDING_PATHS]
     return answers(generate, max_logprobs=-1, **tools) | answers(embed, runner="pooling")
 
 
@@ -129,7 +130,9 @@ def test_what_vllm_serves_is_served(vllm: dict[str, Answer], ours: dict[str, Ans
 
 
 def test_every_path_is_served_or_documented(vllm: dict[str, Answer]):
-    described = [json.loads(found.text) for name, found in vllm.items() if name.startswith(ABOUT)]
+    described = [
+        json.loads(found.text) for name, found in vllm.items() if name.startswith(DESCRIBED)
+    ]
     operations = {
         (method.upper(), path.replace("{response_id}", "resp_1"))
         for document in described

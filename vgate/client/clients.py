@@ -28,8 +28,9 @@ _PROBE_S = 5.0
 
 
 class _VGate:
-    """What both clients have; it comes before OpenAI's class among their bases."""
+    """What both clients share. It is a base before OpenAI's class, whose `__init__` it calls."""
 
+    # The class of the HTTP client; it takes `retry_for_s`.
     _HTTP: Callable[[float], Any]
 
     def __init__(
