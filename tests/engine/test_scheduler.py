@@ -146,6 +146,24 @@ class TestQueue:
         alone = make_scheduler(max_num_seqs=1)
         alone.submit(make_request(5000), 0.0)
 
+    def test_a_tenant_leaves_as_much_of_the_queue_as_it_takes(self, monkeypatch):
+        scheduler = make_scheduler(max_num_seqs=1, max_queue_size=8)
+        submit(scheduler, *(make_request(tenant="heavy") for _ in range(4)))
+        with pytest.raises(RequestError, match="4 requests of this API key"):
+            scheduler.submit(make_request(tenant="heavy"), 1.0)
+        # So the next ones have room: the second key for two, the third for one.
+        submit(scheduler, *(make_request(tenant="light") for _ in range(2)), now=1.0)
+        with pytest.raises(RequestError, match="2 requests of this API key"):
+            scheduler.submit(make_request(tenant="light"), 1.0)
+        scheduler.submit(make_request(tenant="third"), 1.0)
+
+        monkeypatch.setattr(tenants, "_MOST_QUEUED_TOKENS", 1000)
+        scheduler = make_scheduler(max_num_seqs=1, max_queue_size=20)
+        scheduler.submit(make_request(400, tenant="heavy"), 0.0)
+        with pytest.raises(RequestError, match="400 prompt tokens of this API key"):
+            scheduler.submit(make_request(400, tenant="heavy"), 1.0)
+        scheduler.submit(make_request(400, tenant="light"), 1.0)
+
     def test_retry_after_follows_the_drain_rate(self):
         scheduler = make_scheduler(max_num_seqs=1, max_queue_size=60)
         now = 0.0
@@ -651,7 +669,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         request = make_request(prompt_tokens, max_tokens, tenant, weight, deadline, priority)
         # So that its length is known.
         request.sampling = msgspec.structs.replace(request.sampling, ignore_eos=True)
-        full = len(self.waiting) >= self.MAX_QUEUE
+        own = sum(other.tenant == tenant for other in self.waiting)
+        full = len(self.waiting) + own >= self.MAX_QUEUE
         try:
             self.scheduler.submit(request, self.now)
         except RequestError:

@@ -105,12 +105,13 @@ class BatchScheduler:
         return len(self._waiting)
 
     def submit(self, request: Request, now: float) -> None:
-        """Queue a request; raise RequestError if the queue is full."""
-        full = queue_full_of(self._waiting.values(), request, self._limits.max_queue_size)
+        """Queue a request; raise RequestError if the queue is full, or its tenant's part of it."""
+        tenant = self._tenants[request.tenant]
+        own = tenant.queue if request.tenant else ()
+        full = queue_full_of(self._waiting.values(), own, request, self._limits.max_queue_size)
         if full and not request.resumed:
             reason = f"the queue is full ({full})"
             raise RequestError("overloaded", reason, retry_after_s=self.retry_after_s())
-        tenant = self._tenants[request.tenant]
         if not tenant.queue:
             # A pause gives no credit: the tenant starts level with the least served one that has a
             # request, waiting or running; if there is none, at the common clock.

@@ -26,15 +26,32 @@ def reserved_seqs(max_num_seqs: int) -> int:
     return min(_MOST_RESERVED_SEQS, max_num_seqs // _RESERVED_PART)
 
 
-def queue_full_of(waiting: Collection[Request], request: Request, most: int) -> str:
-    """Return what a queue is full of, so that a request has no room in it; "" if it has."""
+def queue_full_of(
+    waiting: Collection[Request], own: Collection[Request], request: Request, most: int
+) -> str:
+    """Return what a queue is full of, so that a request has no room in it; "" if it has.
+
+    A tenant may take at most as much as it leaves to the others: one alone gets half of the queue,
+    and however much it sends, there is room for the next tenant.
+
+    Args:
+        waiting: All that wait.
+        own: Those of them that are the request's tenant's; none without tenants.
+        request: The new one.
+        most: How many may wait.
+    """
     if len(waiting) >= most:
         return f"{most} requests"
+    if len(waiting) + len(own) >= most:
+        return f"{len(own)} requests of this API key"
     tokens = len(request.prompt)
-    if tokens * most > _MOST_QUEUED_TOKENS:
+    if tokens * most > _MOST_QUEUED_TOKENS and waiting:
         tokens += sum([len(other.prompt) for other in waiting])
-        if tokens > _MOST_QUEUED_TOKENS and waiting:
+        held = sum([len(other.prompt) for other in own])
+        if tokens > _MOST_QUEUED_TOKENS:
             return f"{_MOST_QUEUED_TOKENS:,} prompt tokens"
+        if tokens + held > _MOST_QUEUED_TOKENS:
+            return f"{held:,} prompt tokens of this API key"
     return ""
 
 

@@ -23,10 +23,11 @@ from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Embed
 
 # Inputs of one request that run at once: enough to fill the engine's batches, and few enough that a
-# request of 2,048 inputs neither fills the queue nor is refused because of its size.
+# request of 2,048 inputs isn't refused because of its size, nor are a few of one API key, which may
+# fill half of the queue.
 _LEAST_WINDOW = 32
 _BATCHES_AHEAD = 4
-_QUEUE_SHARE = 0.25
+_QUEUE_SHARE = 0.125
 _HINT = ", or cut it with `truncate_prompt_tokens`"
 
 
