@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
@@ -79,8 +79,9 @@ class FieldPolicies(Generic[_Request]):
     def __init__(self, request: type[_Request]) -> None:
         policies = policies_of(request)
         self._policies = {n: p for n, p in policies.items() if p.kind in {"told", "refused"}}
-        names = zip(request.__struct_fields__, policies, strict=True)
-        self._values = attrgetter(*(field for field, name in names if name in self._policies))
+        self._values = itemgetter(
+            *(at for at, name in enumerate(policies) if name in self._policies)
+        )
         self._none = None if len(self._policies) == 1 else (None,) * len(self._policies)
 
     def check(self, request: _Request, ignored: Ignored, where: str = "") -> None:
@@ -89,7 +90,7 @@ class FieldPolicies(Generic[_Request]):
         Raises:
             UnsupportedParameterError: There is a refused field.
         """
-        values = self._values(request)
+        values = self._values(msgspec.structs.astuple(request))
         if values == self._none:
             return
         values = values if self._none is not None else (values,)

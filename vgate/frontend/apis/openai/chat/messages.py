@@ -1,6 +1,5 @@
 """The messages of a chat request: their checks, and how they become a conversation."""
 
-from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -81,7 +80,6 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 # All fields but role and content; few messages have any.
-_other_fields = attrgetter(*ChatMessage.__struct_fields__[2:])
 _NO_OTHER_FIELDS = (None,) * len(ChatMessage.__struct_fields__[2:])
 _policies = FieldPolicies(ChatMessage)
 
@@ -127,7 +125,8 @@ def message_text(message: ChatMessage) -> str:
 
 def _is_text(message: ChatMessage) -> bool:
     """Whether a message has text and no other field."""
-    return isinstance(message.content, str) and _other_fields(message) == _NO_OTHER_FIELDS
+    other_fields = msgspec.structs.astuple(message)[2:]
+    return isinstance(message.content, str) and other_fields == _NO_OTHER_FIELDS
 
 
 def _reasoning(message: ChatMessage) -> str | None:
