@@ -57,13 +57,14 @@ def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow:
         messages, shown = describe_tools(messages, shown), []
     elif text.marks:
         shown = _shielded(text, [_harmony_tool(tool) for tool in shown])
-    as_fields = partial(_fields_of, text)
+    as_fields = partial(_harmony_fields, text) if text.marks else template_message
+    documents = _shielded(text, conversation.documents)
 
     def rendered(messages: list[Message]) -> str:
         return template.render(
             [as_fields(message) for message in messages],
             tools=shown,
-            documents=_shielded(text, conversation.documents),
+            documents=documents,
             add_generation_prompt=conversation.add_generation_prompt,
             continue_final_message=conversation.continue_final_message,
             kwargs=kwargs,
@@ -146,10 +147,8 @@ def template_message(message: Message) -> dict[str, Any]:
     return fields
 
 
-def _fields_of(text: TextModel, message: Message) -> dict[str, Any]:
-    """Return a message as a model's template takes it."""
-    if not text.marks:
-        return template_message(message)
+def _harmony_fields(text: TextModel, message: Message) -> dict[str, Any]:
+    """Return a message as gpt-oss's template takes it, shielded."""
     return {name: _shielded(text, value) for name, value in _harmony_message(message).items()}
 
 
