@@ -45,7 +45,8 @@ class RecentRequests:
 
     def find(self, read: Read, scope: str, body: bytes) -> RecentRequest | None:
         """Return the request that `read` made of an equal body in the same scope."""
-        if len(body) > _MAX_BODY_BYTES:
+        # Without any, as where nothing is cached, the body need not be hashed.
+        if not self._kept or len(body) > _MAX_BODY_BYTES:
             return None
         found = self._kept.get((read, scope, body))
         if found is not None:
