@@ -84,8 +84,11 @@ class ChunkStream:
         created, model = _encode(fields.created), _encode(fields.model)
         # The start of every chunk, up to its choices. `%` of bytes takes longer.
         self._head = b"".join(
-            (b'data: {"id":', _encode(fields.id), b',"object":"', kind, b'","created":', created)
-            + (b',"model":', model, b',"system_fingerprint":null,"choices":[')
+            (
+                *(b'data: {"id":', _encode(fields.id), b',"object":"', kind),
+                *(b'","created":', created, b',"model":', model),
+                b',"system_fingerprint":null,"choices":[',
+            )
         )
         options = fields.stream_options or _NO_OPTIONS
         self._include_usage = bool(options.include_usage)
