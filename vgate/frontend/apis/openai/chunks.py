@@ -16,6 +16,7 @@ from vgate.frontend.pipeline import Job
 _encode = msgspec.json.Encoder().encode
 
 DONE = b"data: [DONE]\n\n"
+_HEAD_END = b',"system_fingerprint":null,"choices":['
 _NO_OPTIONS = StreamOptions()
 
 
@@ -54,8 +55,7 @@ class ResponseFields(msgspec.Struct, frozen=True, kw_only=True):
 def response_fields(id_prefix: str, request: GenerationRequest, job: Job) -> dict[str, Any]:
     """Return the values of `ResponseFields` for a new response.
 
-    If the client chose an id for the request, in a header or a field, the response's id ends with
-    it, as in vLLM.
+    Its id has the one that the client chose for the request, in a header or a field, as vLLM's.
     """
     asked_id = job.asked_id or request.request_id
     return {
@@ -82,14 +82,9 @@ class ChunkStream:
 
     def __init__(self, fields: ResponseFields, kind: bytes) -> None:
         created, model = _encode(fields.created), _encode(fields.model)
+        head = b'data: {"id":', _encode(fields.id), b',"object":"', kind, b'","created":', created
         # The start of every chunk, up to its choices. `%` of bytes takes longer.
-        self._head = b"".join(
-            (
-                *(b'data: {"id":', _encode(fields.id), b',"object":"', kind),
-                *(b'","created":', created, b',"model":', model),
-                b',"system_fingerprint":null,"choices":[',
-            )
-        )
+        self._head = b"".join((*head, b',"model":', model, _HEAD_END))
         options = fields.stream_options or _NO_OPTIONS
         self._include_usage = bool(options.include_usage)
         # As in vLLM, `continuous_usage_stats` has no effect without `include_usage`.
