@@ -34,7 +34,8 @@ _HINT = ", or cut it with `truncate_prompt_tokens`"
 def embed_window(batch: Batch) -> int:
     """Return the most inputs of one request that may run at once."""
     most = min(_BATCHES_AHEAD * batch.sequences, int(batch.max_queue_size * _QUEUE_SHARE))
-    return min(batch.max_queue_size, max(_LEAST_WINDOW, most))
+    # An API key may not have more in the queue.
+    return max(1, min(batch.max_queue_size // 2, max(_LEAST_WINDOW, most)))
 
 
 def input_tokens(text: TextModel, request: EmbedRequest) -> list[list[int]]:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, post, until
 from vgate.config.model import Model
-from vgate.config.schema import Batch, DryRun, Server, Timeouts
+from vgate.config.schema import Batch, DryRun, Security, Server, Timeouts
+from vgate.keys import ConfiguredKey
 
 CLS, SEP, A, B, C, D = 0, 1, 3, 4, 5, 6
 LIMIT = 16
@@ -196,6 +197,16 @@ def test_more_inputs_than_the_queue_takes(embed):
         assert gateway.engine.idle
 
     embed(scenario, batch=Batch(max_num_seqs=2, max_queue_size=40))
+
+
+def test_more_inputs_than_an_api_key_may_queue(embed):
+    async def scenario(gateway):
+        body = {"model": "m", "input": [[A, B]] * 64}
+        answer = await post(gateway, "/v1/embeddings", body, authorization="Bearer sk-a")
+        assert answer.status == 200, answer.body[:300]
+
+    security = Security(enabled=True, api_keys=[ConfiguredKey(name="a", key="sk-a")])
+    embed(scenario, batch=Batch(max_num_seqs=2, max_queue_size=40), security=security)
 
 
 def test_a_client_that_leaves_in_the_middle(embed):
