@@ -3,6 +3,11 @@
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from vgate.config.model import Model
+
+# The context of the model that embeds.
+EMBED_LIMIT = 16
+
 
 @pytest.fixture(scope="session")
 def framed_dir(tmp_path_factory):
@@ -17,3 +22,16 @@ def framed_dir(tmp_path_factory):
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "config.json").write_text("{}")
     return directory
+
+
+@pytest.fixture
+def embed(serve, framed_dir):
+    """Run a scenario on a gateway with an embedding model of few words."""
+
+    def run(scenario, **sections):
+        model = Model(
+            model_id=str(framed_dir), served_model_name="m", task="embed", max_model_len=EMBED_LIMIT
+        )
+        serve(scenario, **{"model": model, **sections})
+
+    return run

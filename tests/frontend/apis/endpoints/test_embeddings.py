@@ -8,26 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.frontend.apis.endpoints.conftest import EMBED_LIMIT
 from tests.frontend.gateway import Gateway, Protocol, post, until
 from vgate.config.model import Model
 from vgate.config.schema import Batch, DryRun, Security, Server, Timeouts
 from vgate.keys import ConfiguredKey
 
 CLS, SEP, A, B, C, D = 0, 1, 3, 4, 5, 6
-LIMIT = 16
-
-
-@pytest.fixture
-def embed(serve, framed_dir):
-    """Run a scenario on a gateway with an embedding model of few words."""
-
-    def run(scenario, **sections):
-        model = Model(
-            model_id=str(framed_dir), served_model_name="m", task="embed", max_model_len=LIMIT
-        )
-        serve(scenario, **{"model": model, **sections})
-
-    return run
 
 
 async def send(gateway: Gateway, **fields: Any) -> Protocol:
@@ -129,13 +116,13 @@ class TestTruncation:
 
     def test_to_the_model_s_limit(self, embed):
         async def scenario(gateway):
-            text = "a " * LIMIT
+            text = "a " * EMBED_LIMIT
             answer = await send(gateway, input=["a", text])
             assert answer.error["code"] == "context_length_exceeded"
             assert answer.error["param"] == "input[1]"
-            assert f"{LIMIT + 2} tokens" in answer.error["message"]
+            assert f"{EMBED_LIMIT + 2} tokens" in answer.error["message"]
             answer = await send(gateway, input=text, truncate_prompt_tokens=-1)
-            assert answer.json["usage"]["prompt_tokens"] == LIMIT
+            assert answer.json["usage"]["prompt_tokens"] == EMBED_LIMIT
 
         embed(scenario)
 
@@ -273,7 +260,7 @@ BAD = [
     ({"input": [[1], [1, 2**31 - 1]]}, "invalid_value", "input[1][1]"),
     ({"input": " ", "add_special_tokens": False}, "invalid_value", "input"),
     ({"input": ["a", " "], "add_special_tokens": False}, "invalid_value", "input[1]"),
-    ({"input": [1] * (LIMIT + 1)}, "context_length_exceeded", "input"),
+    ({"input": [1] * (EMBED_LIMIT + 1)}, "context_length_exceeded", "input"),
     ({"input": "a", "add_special_tokens": None}, "invalid_value", "add_special_tokens"),
     ({"input": "a", "encoding_format": "bytes"}, "invalid_value", "encoding_format"),
     ({"input": "a", "encoding_format": 1}, "invalid_value", "encoding_format"),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.frontend.apis.documented import tables
+from tests.frontend.apis.endpoints.conftest import EMBED_LIMIT
 from tests.frontend.gateway import Gateway, Protocol, post
-from vgate.config.model import Model
 from vgate.errors import UnsupportedParameterError
 from vgate.frontend.apis.fields import policies_of
 from vgate.frontend.apis.openai.scoring import (
@@ -20,25 +20,11 @@ from vgate.frontend.apis.openai.scoring import (
 )
 from vgate.frontend.http import Ignored
 
-LIMIT = 16
-LONG = "a " * LIMIT
+LONG = "a " * EMBED_LIMIT
 DECODERS = {
     "score": (decode_score, ScoreRequest, {"text_1": "a", "text_2": ["b", "c"]}),
     "rerank": (decode_rerank, RerankRequest, {"query": "a", "documents": ["b"]}),
 }
-
-
-@pytest.fixture
-def embed(serve, framed_dir):
-    """Run a scenario on a gateway with an embedding model of few words."""
-
-    def run(scenario, **sections):
-        model = Model(
-            model_id=str(framed_dir), served_model_name="m", task="embed", max_model_len=LIMIT
-        )
-        serve(scenario, **{"model": model, **sections})
-
-    return run
 
 
 async def answered(gateway: Gateway, path: str, **fields: Any) -> dict[str, Any]:
@@ -142,7 +128,7 @@ def test_limits_of_each_side(embed):
         answer = await post(gateway, "/v1/rerank", fields)
         assert (answer.status, answer.error["param"]) == (400, "documents[0]")
         body = await answered(gateway, "/v1/rerank", **fields, truncate_prompt_tokens=-1)
-        assert body["usage"]["prompt_tokens"] == 3 + LIMIT + 3
+        assert body["usage"]["prompt_tokens"] == 3 + EMBED_LIMIT + 3
 
     embed(scenario)
 
