@@ -87,7 +87,8 @@ async def serve(
         answer = CollectedAnswer(context.loop, job.make_choice, job.prompt_tokens, each, abort)
         await _run(context, http, job, answer)
         found = answer.result()
-        await _store(context, job, found)
+        if _is_stored(job):
+            await context.cache.put(job.digest, found)
         _report_sharing(http, answer, job)
     return Response(200, await _written(context, http, found, encoder.encode), [JSON])
 
@@ -156,7 +157,7 @@ async def _run_stream(
     try:
         await _run(context, http, job, answer, resumable)
         if _is_stored(job):
-            await _store(context, job, answer.result())
+            await context.cache.put(job.digest, answer.result())
     except ClientDisconnected:
         raise
     except StreamTakenOverError:
@@ -262,11 +263,6 @@ async def _run(
 
 def _is_stored(job: EngineJob) -> bool:
     return bool(job.digest and job.write_cache)
-
-
-async def _store(context: Context, job: EngineJob, result: Result) -> None:
-    if _is_stored(job):
-        await context.cache.put(job.digest, result)
 
 
 async def _ended(context: Context, http: HttpRequest, answer: Answer) -> None:
