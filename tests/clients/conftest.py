@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -92,20 +93,25 @@ class Client:
         return output
 
 
+# A simulated engine with room for the prompts of agents. A token of the dry run is a byte.
+ROOMY: dict[str, Any] = {
+    "dry_run": True,
+    "server__workers": 1,
+    "model__model_id": "built-in",
+    "model__served_model_name": "my-model",
+    "model__max_model_len": 400_000,
+    "dry_run__step_ms": 0.2,
+    "dry_run__prefill_tokens_per_s": 100_000_000,
+    "dry_run__kv_cache_tokens": 10_000_000,
+}
+
+
 @pytest.fixture(scope="session")
 def gateway(run_dirs: Path) -> Iterator[Instance]:
     """A dry-run instance with the script, and room for the prompts of agents."""
     with Instance(
         run_dirs,
-        dry_run=True,
-        server__workers=1,
-        model__model_id="built-in",
-        model__served_model_name="my-model",
-        # A token of the dry run is a byte.
-        model__max_model_len=400_000,
-        dry_run__step_ms=0.2,
-        dry_run__prefill_tokens_per_s=100_000_000,
-        dry_run__kv_cache_tokens=10_000_000,
+        **ROOMY,
         dry_run__script=str(HERE / "script.yaml"),
         additional_models=[
             {"model_id": "built-in-2", "task": "embed", "served_model_name": "my-embedder"}
@@ -120,14 +126,7 @@ def keyed_gateway(run_dirs: Path) -> Iterator[Instance]:
     """One that answers to `KEY` alone, and repeats what it is told."""
     with Instance(
         run_dirs,
-        dry_run=True,
-        server__workers=1,
-        model__model_id="built-in",
-        model__served_model_name="my-model",
-        model__max_model_len=400_000,
-        dry_run__step_ms=0.2,
-        dry_run__prefill_tokens_per_s=100_000_000,
-        dry_run__kv_cache_tokens=10_000_000,
+        **ROOMY,
         security__enabled=True,
         security__api_keys=[{"name": "client", "key": KEY}],
     ) as instance:
