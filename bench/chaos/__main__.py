@@ -37,6 +37,7 @@ _SETTINGS = {
 # Requests of each client, which takes them in turn. No two clients have the same, nor one twice in
 # a row: a request is refused for a while after engines died with it.
 _OWN_ASKS = 5
+_PROGRESS_S = 10.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,7 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
         for number in range(plan.clients)
     ]
     victim = Victim(instance, rng, plan.patience_s)
+    progress = asyncio.ensure_future(show_progress(outcome, began))
     try:
         while time.monotonic() - began < plan.seconds and len(faults) < plan.most_faults:
             await asyncio.sleep(plan.pause_s * rng.uniform(0.5, 1.5))
@@ -107,6 +109,7 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
         outcome.problem = str(error)
     over = True
     await asyncio.gather(*runs)
+    progress.cancel()
     clients.close()
     outcome.own_deaths = len(instance.own_deaths)
     outcome.seconds = time.monotonic() - began
@@ -115,6 +118,16 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     if not instance.alive:
         outcome.problem = f"the server ended: {instance.log_tail()}"
     return outcome
+
+
+async def show_progress(outcome: Outcome, began: float) -> None:
+    """Write a line about a run to stderr at times, until cancelled."""
+    while True:
+        await asyncio.sleep(_PROGRESS_S)
+        seconds, answers = time.monotonic() - began, outcome.tally.outcomes
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(answers.items()))
+        line = f"[{seconds:4.0f} s] faults: {len(outcome.faults)}; answers: {counts or 'none'}"
+        print(line, file=sys.stderr, flush=True)
 
 
 def in_turn(kinds: Sequence[str], rng: random.Random) -> Iterator[str]:
