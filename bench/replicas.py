@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from bench.chaos.instance import Instance, workplace
+from bench.hosts import Hosts, deployed
 from bench.load.answer import StreamAnswer
 from bench.load.connection import Pool
 from bench.load.events import Choice
@@ -138,10 +139,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Run:
     """Streams to an instance whose replicas are killed, one every `every_s` seconds."""
 
-    def __init__(self, instance: Instance, options: argparse.Namespace) -> None:
+    def __init__(self, instance: Instance | Hosts, options: argparse.Namespace) -> None:
         self._instance = instance
         self._options = options
-        self._pool = Pool(instance.target, keepalive=True)
+        # Clients are spread over the gateways.
+        self._pools = [Pool(target, keepalive=True) for target in instance.targets]
         self._rng = random.Random(options.seed)
         self._over = False
         self._live: dict[Stream, int] = {}
@@ -164,7 +166,8 @@ class Run:
             kill.end(moved, others, self._options.step_ms / 1000)
         self._over = True
         await asyncio.gather(*clients)
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
         self.outcome.seconds = time.perf_counter() - began
         return self.outcome
 
@@ -176,9 +179,9 @@ class Run:
             turns += 1
             words = f"stream {number} turn {turns} says "
             tokens = self._rng.randint(*self._options.tokens)
-            await self._stream(words, tokens)
+            await self._stream(self._pools[number % len(self._pools)], words, tokens)
 
-    async def _stream(self, words: str, tokens: int) -> None:
+    async def _stream(self, pool: Pool, words: str, tokens: int) -> None:
         body = msgspec.json.encode(
             {
                 "model": "",
@@ -191,7 +194,7 @@ class Run:
         stream = Stream((words * (tokens // len(words) + 1))[:tokens], self.outcome.kills)
         self._live[stream] = len(words)
         try:
-            await self._pool.send(
+            await pool.send(
                 "POST", _PATH, body, stream, key=self._instance.key, limit_s=_PATIENCE_S
             )
         finally:
@@ -204,27 +207,35 @@ class Run:
 
     async def _moved(self) -> int:
         """Return how many requests have gone on in another engine."""
-        answer = await self._pool.get("/metrics", [], 30.0)
-        found = _RESUMED.search(answer.body)
-        return int(float(found[1])) if found else 0
+        answers = [await pool.get("/metrics", [], 30.0) for pool in self._pools]
+        found = [_RESUMED.search(answer.body) for answer in answers]
+        return sum(int(float(each[1])) for each in found if each)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run and print what was seen; return the exit status."""
-    options = _parser().parse_args(arguments)
-    settings = {
-        **_SETTINGS,
-        "model__replicas": options.replicas,
-        "dry_run__step_ms": options.step_ms,
-        "model__max_model_len": 4096 + max(options.tokens),
-        **dict(setting.split("=", 1) for setting in options.set),
-    }
-    with workplace("replicas") as directory, Instance(directory, settings, None) as instance:
+    options = options_of(arguments)
+    with (
+        workplace("replicas") as directory,
+        deployed(
+            directory, settings_of(options), options.replicas, hosts=options.hosts
+        ) as instance,
+    ):
         outcome = asyncio.run(Run(instance, options).go())
     print(table(outcome))
     if options.json:
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")
     return 0 if outcome.passed(options.most_pause) else 1
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, object]:
+    """Return the configuration, as section__key."""
+    return {
+        **_SETTINGS,
+        "dry_run__step_ms": options.step_ms,
+        "model__max_model_len": 4096 + max(options.tokens),
+        **dict(setting.split("=", 1) for setting in options.set),
+    }
 
 
 def table(outcome: Outcome) -> str:
@@ -247,12 +258,15 @@ def table(outcome: Outcome) -> str:
     return "\n".join([*lines, *(f"{count:>6} x {what}" for what, count in counts)])
 
 
-def _parser() -> argparse.ArgumentParser:
+def options_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m bench.replicas", description=__doc__)
     add = parser.add_argument
     add("--seconds", type=float, default=300.0, help="how long replicas are killed (300)")
     add("--every", type=float, default=5.0, help="seconds from one kill to the next (5)")
     add("--replicas", type=int, default=3, help="engines of the model (3)")
+    text = "two gateways and two engines' hosts, as network namespaces (needs root)"
+    add("--hosts", action="store_true", help=text)
     add("--streams", type=int, default=200, help="streams at a time (200)")
     add("--tokens", type=int, nargs=2, default=(40, 400), help="of an answer (40 to 400)")
     add("--step-ms", type=float, default=50.0, help="the simulated engine's step (50)")
@@ -260,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the lengths, and of who is killed")
     add("--set", action="append", default=[], metavar="SECTION__KEY=VALUE", help="configuration")
     add("--json", metavar="FILE", help="write the outcome there")
-    return parser
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

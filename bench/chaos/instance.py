@@ -49,6 +49,7 @@ class Instance:
         model: A model's directory for vLLM; None for the simulated engine.
         small_disk: Put its run and state directories on a file system of their own.
         loose_clock: Let the file `clock` say by how much its wall clock is off.
+        role: "engine" or "frontend" for one that is a part of several hosts.
 
     Attributes:
         disk: Where its run and state directories are.
@@ -65,6 +66,7 @@ class Instance:
         *,
         small_disk: bool = False,
         loose_clock: bool = False,
+        role: str | None = None,
     ) -> None:
         port = free_port()
         self.target: Target = resolve(f"http://127.0.0.1:{port}", allow_remote=False)
@@ -95,14 +97,15 @@ class Instance:
         self._environment = present(vgate_environment(settings))
         if loose_clock:
             self._environment |= preparation.clock(self.clock)
-        self._arguments = [] if model is not None else ["--dry-run"]
+        dry_run = [] if model is not None else ["--dry-run"]
+        self._arguments = [*([role] if role else []), *dry_run]
         self.key_file.write_text("")
 
     def __enter__(self) -> Self:
         if self._small_disk:
             preparation.mount(self.disk)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vgate.launcher", *self._arguments],
+            self.command,
             cwd=ROOT,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -134,6 +137,16 @@ class Instance:
         self._process.communicate()
         if self._small_disk:
             preparation.unmount(self.disk)
+
+    @property
+    def command(self) -> list[str]:
+        """What starts it."""
+        return [sys.executable, "-m", "vgate.launcher", *self._arguments]
+
+    @property
+    def targets(self) -> list[Target]:
+        """Where it serves."""
+        return [self.target]
 
     @property
     def pid(self) -> int:

@@ -61,6 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=__doc__)
     add = parser.add_argument
     add("--served", action="store_true", help="over HTTP, from simulated engines")
+    text = "from two gateways and two engines' hosts, as network namespaces (root), with --served"
+    add("--hosts", action="store_true", help=text)
     text = f"what each replica runs on: {', '.join(DEVICES)}, or three times in us, as 20000,1,50"
     add("--device", type=_device, metavar="DEVICE", help=f"{text} (those)")
     add("--systems", type=int, nargs="+", default=[10, 50], help="system prompts, with --served")
@@ -71,9 +73,10 @@ def main() -> None:
         simulated(machine)
         return
     for systems in options.systems:
-        served.compare(Workload(systems=systems), machine, options.repetitions)
+        load = Workload(systems=systems)
+        served.compare(load, machine, options.repetitions, hosts=options.hosts)
     if options.device is None:
-        served.saturated()
+        served.saturated(hosts=options.hosts)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bench.chaos.instance import Instance, workplace
+from bench.hosts import Hosts, deployed
 from bench.load.answer import Answer, StreamAnswer
 from bench.load.connection import Pool
 from bench.load.histogram import Histogram
-from bench.routing.simulation import MACHINE, Machine, Workload
+from bench.routing.simulation import MACHINE, Machine, Workload, oracle
 
 _TIMEOUT_S = 300.0
 # More than all replicas have places for.
@@ -51,17 +52,23 @@ class Served(NamedTuple):
         """The prompt tokens that were computed."""
         return self.prompt_tokens - self.cached_tokens
 
+    @property
+    def hits(self) -> float:
+        """The part of all prompt tokens that was cached."""
+        return self.cached_tokens / self.prompt_tokens
+
     def ttft_at(self, share: float) -> float:
         """Return a percentile of the times to the first token."""
         return sorted(self.ttft_s)[min(len(self.ttft_s) - 1, int(share * len(self.ttft_s)))]
 
 
 class _Client:
-    """Sends prompts and reads streams."""
+    """Sends prompts, to each gateway in turn, and reads streams."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance | Hosts) -> None:
         self._instance = instance
-        self._pool = Pool(instance.target, keepalive=True)
+        self._pools = [Pool(target, keepalive=True) for target in instance.targets]
+        self._pool_in_turn = itertools.cycle(self._pools)
         self._gaps = Histogram()
         self.ttft_s: list[float] = []
         self.tokens = 0
@@ -103,20 +110,22 @@ class _Client:
         return found["queries"], found["hits"]
 
     async def _exchange(self, method: str, path: str, body: bytes, answer: Answer) -> None:
-        await self._pool.send(method, path, body, answer, limit_s=_TIMEOUT_S)
+        await next(self._pool_in_turn).send(method, path, body, answer, limit_s=_TIMEOUT_S)
         if answer.error is not None:
             raise ConnectionError(f"{answer.error}: {answer.detail}")
 
     def close(self) -> None:
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
 
 
 @asynccontextmanager
-async def _running(policy: str, replicas: int, machine: Machine) -> AsyncIterator[_Client]:
+async def _running(
+    policy: str, replicas: int, machine: Machine, *, hosts: bool
+) -> AsyncIterator[_Client]:
     settings: dict[str, object] = {
         "server__workers": 2,
         "security__enabled": False,
-        "model__replicas": replicas,
         "model__max_model_len": 16_384,
         "routing__policy": policy,
         "batch__max_num_seqs": machine.max_num_seqs,
@@ -126,7 +135,7 @@ async def _running(policy: str, replicas: int, machine: Machine) -> AsyncIterato
     }
     with (
         workplace("routing") as directory,
-        Instance(directory, settings, None) as instance,
+        deployed(directory, settings, replicas, hosts=hosts) as instance,
     ):
         client = _Client(instance)
         # The last ones may not be connected yet when the first one serves.
@@ -147,7 +156,9 @@ async def _outcome(client: _Client, work: Iterable[Awaitable[None]]) -> Served:
     return Served(client.tokens / seconds, client.ttft_s, client.prefill_s, queries, hits)
 
 
-async def converse(policy: str, load: Workload, replicas: int, machine: Machine) -> Served:
+async def converse(
+    policy: str, load: Workload, replicas: int, machine: Machine, *, hosts: bool = False
+) -> Served:
     """Run conversations as `simulation` does. A character is a token."""
     chance = random.Random(3)
 
@@ -156,7 +167,7 @@ async def converse(policy: str, load: Workload, replicas: int, machine: Machine)
 
     systems = [text(load.system_tokens) for _ in range(load.systems)]
 
-    async with _running(policy, replicas, machine) as client:
+    async with _running(policy, replicas, machine, hosts=hosts) as client:
 
         async def talk(number: int) -> None:
             said = systems[number % load.systems]
@@ -168,10 +179,10 @@ async def converse(policy: str, load: Workload, replicas: int, machine: Machine)
         return await _outcome(client, [talk(number) for number in range(load.conversations)])
 
 
-async def saturate(policy: str, replicas: int, clients: int) -> float:
+async def saturate(policy: str, replicas: int, clients: int, *, hosts: bool) -> float:
     """Keep engines busy with prompts that share nothing; return tokens per second meanwhile."""
     machine = MACHINE._replace(inter_token_s=_SATURATED_STEP_S)
-    async with _running(policy, replicas, machine) as client:
+    async with _running(policy, replicas, machine, hosts=hosts) as client:
         chance = random.Random(5)
 
         async def repeat(number: int) -> None:
@@ -190,14 +201,14 @@ async def saturate(policy: str, replicas: int, clients: int) -> float:
         return received / _WINDOW_S
 
 
-def compare(load: Workload, machine: Machine, repetitions: int) -> None:
+def compare(load: Workload, machine: Machine, repetitions: int, *, hosts: bool) -> None:
     """Print what becomes of conversations with both policies, which take turns."""
     print(f"{load.conversations} conversations, {load.systems} system prompts, 4 replicas:")
-    ratios = []
+    ratios, best = [], oracle(load, machine).hits
     for number in range(repetitions):
         found = {}
         for policy in _POLICIES if number % 2 == 0 else _POLICIES[::-1]:
-            found[policy] = each = asyncio.run(converse(policy, load, 4, machine))
+            found[policy] = each = asyncio.run(converse(policy, load, 4, machine, hosts=hosts))
             print(
                 f"  {policy:13} TTFT p50 {each.ttft_at(0.5) * 1e3:6.1f} ms, of it"
                 f" {median(each.prefill_s) * 1e3:6.1f} in the batch  p99"
@@ -208,16 +219,20 @@ def compare(load: Workload, machine: Machine, repetitions: int) -> None:
         turns, aware = found["round_robin"], found["prefix_aware"]
         ratios.append(aware.ttft_at(0.5) / turns.ttft_at(0.5))
         part = aware.prefilled / turns.prefilled
-        print(f"  prefilled {part:.0%} of round robin's, TTFT p50 {ratios[-1]:.0%}", flush=True)
+        print(
+            f"  hits {aware.hits / best:.1%} of the oracle's; of round robin's:"
+            f" prefilled {part:.0%}, TTFT p50 {ratios[-1]:.0%}",
+            flush=True,
+        )
     print(f"  TTFT p50 {median(ratios):.0%} of round robin's, median of {repetitions}")
 
 
-def saturated() -> None:
+def saturated(*, hosts: bool) -> None:
     """Print how many times one replica's tokens four generate."""
     clients = int(4 * MACHINE.max_num_seqs * _CLIENTS_PER_PLACE)
     speeds = []
     for replicas in (1, 4):
-        speed = asyncio.run(saturate("prefix_aware", replicas, clients))
+        speed = asyncio.run(saturate("prefix_aware", replicas, clients, hosts=hosts))
         speeds.append(speed)
         print(f"{replicas} replicas, {clients} clients: {speed:8.1f} tokens/s")
     print(f"  {speeds[1] / speeds[0]:.2f} times one replica's")
