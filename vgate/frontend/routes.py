@@ -7,10 +7,12 @@ from functools import wraps
 import msgspec
 
 from vgate.errors import MethodNotAllowedError, NotFoundError, VGateError
+from vgate.frontend.apis.anthropic import models as anthropic_models
 from vgate.frontend.apis.anthropic.errors import anthropic_error, anthropic_event
 from vgate.frontend.apis.anthropic.messages.endpoint import count_tokens, messages
 from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from vgate.frontend.apis.last_event import LastEvent, last_event
+from vgate.frontend.apis.model_names import PREFIX as MODELS_PREFIX
 from vgate.frontend.apis.openai import models
 from vgate.frontend.apis.openai.chat.endpoint import chat_completions
 from vgate.frontend.apis.openai.chat.request import ChatRequest
@@ -124,6 +126,22 @@ def _streaming(
     return msgspec.structs.replace(route, method="POST, GET", takes_up=_has_last_event)
 
 
+def _models_error(http: HttpRequest, error: VGateError) -> Response:
+    """Return the response to a request for models that failed, in the format of its client."""
+    is_anthropic = anthropic_models.is_asked(http)
+    return (anthropic_error if is_anthropic else openai_error)(http, error)
+
+
+def _models(path: str, openai: Handler, anthropic: Handler) -> Route:
+    """Return the route of a path that OpenAI's and Anthropic's APIs both have."""
+
+    @wraps(openai)
+    def either(services: Services, http: HttpRequest) -> Awaitable[Response | None]:
+        return (anthropic if anthropic_models.is_asked(http) else openai)(services, http)
+
+    return Route(path, "GET", either, errors=_models_error)
+
+
 ROUTES: tuple[Route, ...] = (
     _streaming("/v1/chat/completions", chat_completions, ChatRequest),
     _streaming("/v1/completions", completions, CompletionRequest),
@@ -142,8 +160,8 @@ ROUTES: tuple[Route, ...] = (
         errors=anthropic_error,
         requests=(CountTokensRequest,),
     ),
-    Route("/v1/models", "GET", models.list_models),
-    Route(models.PREFIX, "GET", models.retrieve_model),
+    _models("/v1/models", models.list_models, anthropic_models.list_models),
+    _models(MODELS_PREFIX, models.retrieve_model, anthropic_models.retrieve_model),
     _generating("/v1/embeddings", embeddings, EmbeddingRequest),
     _generating("/pooling", pooling, PoolingRequest),
     _generating("/v1/score", score, ScoreRequest),

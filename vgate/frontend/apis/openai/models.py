@@ -4,11 +4,10 @@ from typing import Literal
 
 import msgspec
 
-from vgate.errors import ModelNotFoundError
+from vgate.frontend.apis.model_names import known_name, known_names
+from vgate.frontend.engines.port import ServedName
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
-
-PREFIX = "/v1/models/"
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -37,29 +36,15 @@ class ModelCard(msgspec.Struct, frozen=True):
 
 async def list_models(services: Services, request: HttpRequest) -> Response:
     """List the served names."""
-    body = {"data": _cards(services, request), "object": "list"}
-    return Response(200, msgspec.json.encode(body), [JSON])
+    cards = [_card(name) for name in known_names(services, request)]
+    return Response(200, msgspec.json.encode({"data": cards, "object": "list"}), [JSON])
 
 
 async def retrieve_model(services: Services, request: HttpRequest) -> Response:
     """Describe one served name; names may contain slashes."""
-    name = request.path.removeprefix(PREFIX)
-    cards = {card.id: card for card in _cards(services, request)}
-    if name not in cards:
-        message = f"the model `{name}` does not exist; served: {', '.join(cards)}"
-        raise ModelNotFoundError(message, param="model")
-    return Response(200, msgspec.json.encode(cards[name]), [JSON])
+    return Response(200, msgspec.json.encode(_card(known_name(services, request))), [JSON])
 
 
-def _cards(services: Services, request: HttpRequest) -> list[ModelCard]:
-    """Return the names that the request's key may use."""
-    allowed = services.models.allowed(request.admission.key)
-    cards = []
-    for name in services.models.names():
-        if allowed is not None and name.name not in allowed:
-            continue
-        hidden = allowed is not None and name.parent is not None and name.parent not in allowed
-        root, parent = (name.name, None) if hidden else (name.root, name.parent)
-        status = ModelStatus(name.status)
-        cards.append(ModelCard(name.name, name.created, root, parent, name.max_model_len, status))
-    return cards
+def _card(name: ServedName) -> ModelCard:
+    status = ModelStatus(name.status)
+    return ModelCard(name.name, name.created, name.root, name.parent, name.max_model_len, status)
