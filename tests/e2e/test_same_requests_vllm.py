@@ -38,6 +38,7 @@ KINDS = {
     "invalid elsewhere",
     "media",
     "other types",
+    "padding",
     "raw vectors",
     "schema",
     "sizes",

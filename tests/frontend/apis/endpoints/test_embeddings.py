@@ -277,6 +277,8 @@ BAD = [
     ({"input": "a", "use_activation": False}, "unsupported_parameter", "use_activation"),
     ({"messages": [{"role": "user", "content": "a"}]}, "unsupported_parameter", "messages"),
     ({"input": "a", "normalize": True}, "unsupported_parameter", "normalize"),
+    ({"input": "a", "padding": "max_length"}, "unsupported_parameter", "padding"),
+    ({"input": "a", "padding": "longest"}, "unsupported_parameter", "padding"),
     ({"input": "a", "zzz": 1}, "unknown_parameter", "zzz"),
 ]
 
@@ -307,7 +309,6 @@ def test_what_is_wrong_is_named(embed):
     [
         {"priority": 1},
         {"priority": False},
-        {"padding": "max_length"},
         {"cache_salt": "x"},
         {"chat_template_kwargs": {"a": 1}},
         {"zzz": 1},

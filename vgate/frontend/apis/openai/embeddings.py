@@ -64,7 +64,8 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     media_io_kwargs: Annotated[Any, told({})] = None
     mm_processor_kwargs: Annotated[Any, told({})] = None
     normalize: Annotated[Any, refused(instead="use `use_activation`")] = None
-    padding: Annotated[Any, told("do_not_pad")] = None
+    # vLLM's `max_length` embeds the padding too, which only models of images are trained with.
+    padding: Annotated[Any, refused("do_not_pad", instead="leave it out")] = None
     priority: Annotated[Any, told(0)] = None
     cache_salt: Annotated[Any, told()] = None
     request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None

@@ -66,7 +66,8 @@ class ScoringRequest(msgspec.Struct, kw_only=True, frozen=True):
     instruction: Annotated[Any, told(instead="write it into the query")] = None
     chat_template_kwargs: Annotated[Any, told({})] = None
     mm_processor_kwargs: Annotated[Any, told({})] = None
-    padding: Annotated[Any, told("do_not_pad")] = None
+    # vLLM's `max_length` embeds the padding too, which only models of images are trained with.
+    padding: Annotated[Any, refused("do_not_pad", instead="leave it out")] = None
     priority: Annotated[Any, told(0)] = None
     cache_salt: Annotated[Any, told()] = None
     request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None
