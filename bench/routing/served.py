@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,8 +27,31 @@ _CLIENTS_PER_PLACE = 1.25
 _SATURATED_STEP_S = 0.05
 _WARM_UP_S, _WINDOW_S = 10.0, 20.0
 _POLICIES = ("round_robin", "prefix_aware")
+# What each replica has computed: prompt tokens, and a sequence's step is a token generated.
+_COUNTED = (b"prefix_cache_queries_total", b"prefix_cache_hits_total", b"batch_size_sum")
+_COUNTS = re.compile(
+    rb"^vgate_(%b)" % b"|".join(_COUNTED) + rb'\{(?:[^}]*replica="(\d+)")?[^}]*\} (\S+)$',
+    re.MULTILINE,
+)
 # Of a request's line in the log.
 _PREFILL_MS = re.compile(r"\bprefill_ms=([0-9.]+)")
+
+
+class Work(NamedTuple):
+    """What a replica has done: prompt tokens, those of them that were cached, tokens generated."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Those computed and generated."""
+        return self.prompt_tokens - self.cached_tokens + self.generated
+
+    def since(self, before: "Work") -> "Work":
+        """Return what was done after that."""
+        return Work(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 class Served(NamedTuple):
@@ -38,14 +61,29 @@ class Served(NamedTuple):
         tokens_per_s: Generated ones.
         ttft_s: Of each request, as its client saw it.
         prefill_s: Of each request, the part between its place in a batch and its first token.
-        prompt_tokens, cached_tokens: All, and those that were not computed.
+        replicas: What each has done.
     """
 
     tokens_per_s: float
     ttft_s: list[float]
     prefill_s: list[float]
-    prompt_tokens: int
-    cached_tokens: int
+    replicas: list[Work]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All of the prompts."""
+        return sum(each.prompt_tokens for each in self.replicas)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Those that were not computed."""
+        return sum(each.cached_tokens for each in self.replicas)
+
+    @property
+    def imbalance(self) -> float:
+        """How much more than the mean the busiest replica has computed and generated."""
+        work = [each.tokens for each in self.replicas]
+        return max(work) * len(work) / sum(work)
 
     @property
     def prefilled(self) -> int:
@@ -100,14 +138,18 @@ class _Client:
         found = (_PREFILL_MS.search(line) for _, line in list(self._instance.log))
         return [float(each[1]) / 1000 for each in found if each]
 
-    async def prefix_cache(self) -> tuple[int, int]:
-        """Return how many prompt tokens were looked up in all engines, and how many found."""
+    async def work(self) -> dict[bytes, Work]:
+        """Return what each replica has done."""
         # Engines tell with their next heartbeat.
         await asyncio.sleep(0.6)
         answer = Answer(perf_counter())
-        await self._exchange("GET", "/stats", b"", answer)
-        found: dict[str, Any] = msgspec.json.decode(answer.body)["prefix_cache"]
-        return found["queries"], found["hits"]
+        await self._exchange("GET", "/metrics", b"", answer)
+        found: dict[bytes, dict[bytes, int]] = {}
+        for name, replica, value in _COUNTS.findall(answer.body):
+            found.setdefault(replica, {})[name] = int(float(value))
+        return {
+            replica: Work(*(counts[name] for name in _COUNTED)) for replica, counts in found.items()
+        }
 
     async def _exchange(self, method: str, path: str, body: bytes, answer: Answer) -> None:
         await next(self._pool_in_turn).send(method, path, body, answer, limit_s=_TIMEOUT_S)
@@ -147,13 +189,13 @@ async def _running(
 
 
 async def _outcome(client: _Client, work: Iterable[Awaitable[None]]) -> Served:
-    before = await client.prefix_cache()
+    before = await client.work()
     began = perf_counter()
     await asyncio.gather(*work)
     seconds = perf_counter() - began
-    after = await client.prefix_cache()
-    queries, hits = (now - then for now, then in zip(after, before, strict=True))
-    return Served(client.tokens / seconds, client.ttft_s, client.prefill_s, queries, hits)
+    after = await client.work()
+    replicas = [work.since(before.get(name, Work())) for name, work in after.items()]
+    return Served(client.tokens / seconds, client.ttft_s, client.prefill_s, replicas)
 
 
 async def converse(
@@ -213,7 +255,8 @@ def compare(load: Workload, machine: Machine, repetitions: int, *, hosts: bool) 
                 f"  {policy:13} TTFT p50 {each.ttft_at(0.5) * 1e3:6.1f} ms, of it"
                 f" {median(each.prefill_s) * 1e3:6.1f} in the batch  p99"
                 f" {each.ttft_at(0.99) * 1e3:6.1f} ms  prefilled {each.prefilled:9,} of"
-                f" {each.prompt_tokens:9,}  {each.tokens_per_s:7.1f} tokens/s",
+                f" {each.prompt_tokens:9,}  busiest {each.imbalance:4.2f} x mean"
+                f"  {each.tokens_per_s:7.1f} tokens/s",
                 flush=True,
             )
         turns, aware = found["round_robin"], found["prefix_aware"]

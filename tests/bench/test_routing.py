@@ -20,3 +20,10 @@ def test_a_run_knows_the_time_and_the_tokens_of_each_request():
     # 600 tokens first, then the answer and 100 more.
     assert seen.prompt_tokens == 4 * (600 + 705)
     assert 0 < seen.cached_tokens < seen.prompt_tokens
+    assert len(seen.replicas) == 2
+    assert seen.hits == seen.cached_tokens / seen.prompt_tokens
+    # A long prompt is computed in several steps.
+    assert sum(each.generated for each in seen.replicas) >= 8 * 5
+    done = [each.tokens for each in seen.replicas]
+    assert sum(done) >= seen.prefilled + 8 * 5
+    assert 1 <= seen.imbalance == max(done) / (sum(done) / 2)
