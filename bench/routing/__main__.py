@@ -65,7 +65,8 @@ def main() -> None:
     add("--hosts", action="store_true", help=text)
     text = f"what each replica runs on: {', '.join(DEVICES)}, or three times in us, as 20000,1,50"
     add("--device", type=_device, metavar="DEVICE", help=f"{text} (those)")
-    add("--systems", type=int, nargs="+", default=[10, 50], help="system prompts, with --served")
+    text = "system prompts, with --served; none: only saturation"
+    add("--systems", type=int, nargs="*", default=[10, 50], help=text)
     add("--repetitions", type=int, default=1, help="of each policy, in turn, with --served")
     options = parser.parse_args()
     machine = machine_of(options.device) if options.device else MACHINE
