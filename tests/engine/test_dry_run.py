@@ -12,6 +12,8 @@ from vgate.config.schema import Batch, DryRun
 from vgate.engine.backends.base import BackendError
 from vgate.engine.backends.dry_run import backend as dry_run
 from vgate.engine.backends.dry_run.backend import DryRunBackend
+from vgate.engine.backends.dry_run.prefix_cache import BLOCK_TOKENS, PrefixCache
+from vgate.engine.backends.dry_run.sequence import Sequence
 from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, SYSTEM, USER, built_in_files
 from vgate.engine.request import Request
 from vgate.engine.served_files import fingerprint, read_model_files
@@ -216,6 +218,73 @@ class TestMemory:
         answers = run(make_backend(kv_cache_tokens=capacity), *requests)
         assert [len(answer) for answer, _ in answers] == [n for _, n in loads]
 
+    @given(
+        st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=8),
+        st.integers(50, 300),
+        st.integers(1, 3),
+    )
+    def test_usage_is_what_runs_at_any_time(self, loads, capacity, tokens_per_step):
+        backend = make_backend(
+            kv_cache_tokens=capacity, prefix_cache=False, tokens_per_step=tokens_per_step
+        )
+        running = {}
+        for number, (size, most) in enumerate(loads):
+            request = chat("x" * size, max_tokens=most, ignore_eos=True)
+            backend.add(request)
+            running[request.key] = len(request.prompt)
+            if number % 3 == 2:
+                # Some are stopped in the middle of it.
+                backend.abort([request.key])
+                del running[request.key]
+            for output in backend.step():
+                running[output.key] += len(output.token_ids)
+                if output.finish_reason:
+                    del running[output.key]
+            preempted = {sequence.request.key for sequence in backend._preempted}
+            tokens = sum(count for key, count in running.items() if key not in preempted)
+            assert backend.kv_cache_usage() == pytest.approx(min(1, tokens / capacity))
+
+
+class TestStepCost:
+    def test_tokens_inside_a_block_come_in_columns(self):
+        backend = make_backend()
+        requests = [chat("abc", max_tokens=100, ignore_eos=True) for _ in range(3)]
+        for request in requests:
+            backend.add(request)
+        others = [len(backend.step().others) for _ in range(60)]
+        # The first token, and those that complete a block.
+        assert others[0] == 3
+        assert sum(others) <= 3 * (1 + 60 // BLOCK_TOKENS + 1)
+        outputs = backend.step()
+        assert outputs.keys == [request.key for request in requests]
+        assert len(outputs.tokens) == 3
+
+    def test_a_sequence_is_looked_at_once_for_a_block(self, monkeypatch):
+        looked = []
+
+        def counted(owner, name):
+            real = getattr(owner, name)
+            monkeypatch.setattr(owner, name, lambda *a: looked.append(name) or real(*a))
+
+        for owner, name in ((Sequence, "next"), (PrefixCache, "fill"), (PrefixCache, "look_up")):
+            counted(owner, name)
+        run(make_backend(), chat("abc", max_tokens=10 * BLOCK_TOKENS, ignore_eos=True))
+        assert looked.count("look_up") == 2
+        # Also with the first token and the last one, and with the prompt.
+        assert looked.count("next") <= 12
+        assert looked.count("fill") <= 13
+
+    @given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 20), st.booleans())
+    def test_what_is_chosen_ahead_is_what_would_be_chosen_one_by_one(
+        self, size, most, least, ignore_eos
+    ):
+        sampling = {"max_tokens": most, "min_tokens": min(least, most), "ignore_eos": ignore_eos}
+        text = "".join(chr(97 + number % 26) for number in range(size))
+        # Several tokens in a step are chosen one by one.
+        backends = make_backend(), make_backend(tokens_per_step=2)
+        ahead, one_by_one = (run(backend, chat(text, **sampling)) for backend in backends)
+        assert ahead == one_by_one
+
 
 class TestPrefixCache:
     def prefill_s(self, backend, slept, *requests) -> list[float]:
@@ -261,11 +330,12 @@ class TestPrefixCache:
 
     def test_running_sequences_share_blocks(self):
         backend = make_backend(kv_cache_tokens=1600)
-        for _ in range(10):
-            backend.add(self.told(range(100, 200), max_tokens=20))
+        requests = [self.told(range(100, 200), max_tokens=20) for _ in range(10)]
+        for request in requests:
+            backend.add(request)
         backend.step()
         assert backend.kv_cache_usage() == pytest.approx((96 + 10 * 5) / 1600)
-        backend.abort(list(backend._running))
+        backend.abort([request.key for request in requests])
         assert backend.kv_cache_usage() == 0
 
 

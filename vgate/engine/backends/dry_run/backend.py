@@ -8,12 +8,19 @@ that doesn't conform is replaced by a minimal one that does. A LoRA adapter chan
 
 import time
 from collections import deque
-from collections.abc import Iterator
 
 from vgate.config import Config
 from vgate.config.runtime import DRY_RUN
 from vgate.config.schema import Batch
-from vgate.engine.backends.base import ALL, Allowance, BackendCounts, Facts, Output, ReportPhase
+from vgate.engine.backends.base import (
+    ALL,
+    Allowance,
+    BackendCounts,
+    Facts,
+    Output,
+    Outputs,
+    ReportPhase,
+)
 from vgate.engine.backends.checks import check, unknown_adapter
 from vgate.engine.backends.dry_run.embedding import check_dimensions, embed
 from vgate.engine.backends.dry_run.fault import Fault
@@ -54,7 +61,11 @@ class DryRunBackend:
         self._vocabulary = vocabulary = Vocabulary(config.model.model_id)
         self._fault = Fault(config.dry_run)
         self._texts: dict[str, Request] = {}
-        self._running: dict[str, Sequence] = {}
+        # The running sequences. Prompts are computed in order, so all that decode came first.
+        self._decoding: dict[str, Sequence] = {}
+        self._prefilling: dict[str, Sequence] = {}
+        # The tokens of their prompts and outputs: no step sums over them.
+        self._running_tokens = 0
         self._preempted: deque[Sequence] = deque()
         self._preemptions = 0
         self._asleep = False
@@ -87,30 +98,31 @@ class DryRunBackend:
         sequence = self._sequence(request, request.sampling)
         for _ in request.continued:
             sequence.next()
-        self._running[request.key] = sequence
+        self._start(sequence)
 
     def abort(self, keys: list[str]) -> None:
         """Stop sequences and drop texts."""
         for key in keys:
             self._texts.pop(key, None)
-            if (sequence := self._running.pop(key, None)) is not None:
-                self._cache.release(sequence)
+            sequence = self._decoding.pop(key, None) or self._prefilling.pop(key, None)
+            if sequence is not None:
+                self._leave(sequence)
         gone = set(keys)
         self._preempted = deque(s for s in self._preempted if s.request.key not in gone)
 
     def has_work(self) -> bool:
         """Whether there is a sequence or a text."""
-        return bool(self._texts or self._running or self._preempted)
+        return bool(self._texts or self._decoding or self._prefilling or self._preempted)
 
-    def step(self) -> list[Output]:
+    def step(self) -> Outputs:
         """Simulate one step.
 
         It embeds all texts, prefills new sequences within the budget, and decodes all others.
         """
-        self._fault.step(len(self._running), self._kv_tokens)
+        self._fault.step(self._running(), self._kv_tokens)
         assert not self._asleep
         self._resume_preempted()
-        for sequence in self._running.values():
+        for sequence in self._prefilling.values():
             if not sequence.computing:
                 self._cache.look_up(sequence)
         self._cache.evict(self._preempt_overfull())
@@ -123,7 +135,9 @@ class DryRunBackend:
             Output(key, [], None, None, embed(request.prompt, request.dimensions))
             for key, request in texts.items()
         ]
-        return [*embedded, *self._decode()]
+        outputs = self._decode()
+        outputs.others[:0] = embedded
+        return outputs
 
     def kv_cache_usage(self) -> float:
         """Return the fraction of the simulated KV cache in use."""
@@ -166,9 +180,8 @@ class DryRunBackend:
 
     def _prefill(self) -> int:
         budget = _MAX_PREFILL_TOKENS
-        for sequence in self._running.values():
-            if sequence.prefilled >= sequence.prefill_tokens or not budget:
-                continue
+        while budget and self._prefilling:
+            key, sequence = next(iter(self._prefilling.items()))
             if not sequence.computing:
                 # One before it in this step may have computed what it needs.
                 self._cache.look_up(sequence)
@@ -177,31 +190,48 @@ class DryRunBackend:
             sequence.prefilled += chunk
             budget -= chunk
             self._cache.fill(sequence, sequence.prefilled)
+            if sequence.prefilled >= sequence.prefill_tokens:
+                self._decoding[key] = self._prefilling.pop(key)
         return _MAX_PREFILL_TOKENS - budget
 
-    def _decode(self) -> Iterator[Output]:
-        for key, sequence in list(self._running.items()):
-            if sequence.prefilled < sequence.prefill_tokens:
-                continue
-            before = sequence.emitted
-            tokens: list[int] = []
-            finish_reason: FinishReason | None = None
-            while finish_reason is None and len(tokens) < self._tokens_per_step:
-                token, finish_reason = sequence.next()
-                tokens.append(token)
-            # The last token's keys and values are computed by the next step.
-            sequence.prefilled += len(tokens)
-            self._cache.fill(sequence, sequence.prefilled - 1)
-            facts, first = None, before == len(sequence.request.continued)
-            if first:
-                self._cache.count(sequence)
-            if finish_reason or first:
-                facts = Facts(sequence.cached_tokens if first else 0, sequence.preemptions)
-            if finish_reason:
-                del self._running[key]
-                self._cache.release(sequence)
-            logprobs = self._logprobs(sequence.request, tokens, before)
-            yield Output(key, tokens, finish_reason, facts, None, None, *logprobs)
+    def _decode(self) -> Outputs:
+        keys: list[str] = []
+        tokens: list[int] = []
+        others: list[Sequence] = []
+        # This loop runs once for every token; for most of them nothing else does.
+        for key, sequence in self._decoding.items():
+            if ahead := sequence.ahead:
+                keys.append(key)
+                tokens.append(ahead.pop())
+            else:
+                others.append(sequence)
+        self._running_tokens += len(tokens)
+        return Outputs(keys, tokens, [self._next(sequence) for sequence in others])
+
+    def _next(self, sequence: Sequence) -> Output:
+        """Return a sequence's output, and do what need not be done at every token."""
+        request, before = sequence.request, sequence.emitted
+        tokens: list[int] = []
+        finish_reason: FinishReason | None = None
+        while finish_reason is None and len(tokens) < self._tokens_per_step:
+            token, finish_reason = sequence.next()
+            tokens.append(token)
+        self._running_tokens += len(tokens)
+        # The last token's keys and values are computed by the next step.
+        self._cache.fill(sequence, sequence.prefill_tokens - 1)
+        facts, first = None, before == len(request.continued)
+        if first:
+            self._cache.count(sequence)
+        if finish_reason or first:
+            facts = Facts(sequence.cached_tokens if first else 0, sequence.preemptions)
+        if finish_reason:
+            del self._decoding[request.key]
+            self._leave(sequence)
+        elif self._tokens_per_step == 1 and request.options.logprobs is None:
+            # The token after these fills a block.
+            sequence.look_ahead(-sequence.prefill_tokens % BLOCK_TOKENS)
+        logprobs = self._logprobs(request, tokens, before)
+        return Output(request.key, tokens, finish_reason, facts, None, None, *logprobs)
 
     def _logprobs(
         self, request: Request, tokens: list[int], emitted: int
@@ -218,10 +248,21 @@ class DryRunBackend:
             prompt_logprobs = [None, *(logprobs_at(i, t, count, size) for i, t in rest)]
         return logprobs, prompt_logprobs
 
+    def _start(self, sequence: Sequence) -> None:
+        """Let a sequence run, as the newest one."""
+        self._prefilling[sequence.request.key] = sequence
+        self._running_tokens += sequence.prefill_tokens
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Give back what a sequence holds that runs no more."""
+        self._running_tokens -= sequence.prefill_tokens
+        self._cache.release(sequence)
+
+    def _running(self) -> int:
+        return len(self._decoding) + len(self._prefilling)
+
     def _kv_tokens(self) -> int:
-        running = self._running.values()
-        held = sum([sequence.held_blocks for sequence in running])
-        return sum([s.kv_tokens for s in running]) - self._cache.shared_tokens(held)
+        return self._running_tokens - self._cache.shared_tokens
 
     def _preempt_overfull(self) -> int:
         """Preempt the newest sequences until the rest fits, as vLLM does; one always runs.
@@ -229,9 +270,9 @@ class DryRunBackend:
         Returns:
             The tokens that have room beside those that run.
         """
-        while (room := self._capacity - self._kv_tokens()) < 0 and len(self._running) > 1:
-            _, sequence = self._running.popitem()
-            self._cache.release(sequence)
+        while (room := self._capacity - self._kv_tokens()) < 0 and self._running() > 1:
+            _, sequence = (self._prefilling or self._decoding).popitem()
+            self._leave(sequence)
             sequence.prefilled, sequence.computing = 0, False
             sequence.preemptions += 1
             self._preempted.appendleft(sequence)
@@ -240,10 +281,10 @@ class DryRunBackend:
 
     def _resume_preempted(self) -> None:
         while self._preempted:
-            first = self._preempted[0]
-            if self._running and self._kv_tokens() + first.prefill_tokens > self._capacity:
+            more = self._preempted[0].prefill_tokens
+            if self._running() and self._kv_tokens() + more > self._capacity:
                 return
-            self._running[first.request.key] = self._preempted.popleft()
+            self._start(self._preempted.popleft())
 
     def _sequence(self, request: Request, sampling: SamplingParams) -> Sequence:
         """Choose the output of a request: the script's or the last message, then the end token."""

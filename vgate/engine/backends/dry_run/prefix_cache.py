@@ -24,6 +24,8 @@ class PrefixCache:
     def __init__(self, *, enabled: bool) -> None:
         self.queries = self.hits = 0
         self._enabled = enabled
+        # Blocks that sequences hold, those that several hold each time.
+        self._held = 0
         # How many sequences hold a block, and the blocks that none does, the oldest first.
         self._holders: dict[int, int] = {}
         self._idle: dict[int, None] = {}
@@ -41,8 +43,10 @@ class PrefixCache:
             return
         # At least one token is computed, because its logits are needed.
         most = (sequence.prefill_tokens - 1) // BLOCK_TOKENS if sequence.reads_cache else 0
-        names = sequence.block_names(most, BLOCK_TOKENS)
-        found = next((n for n, name in enumerate(names) if name not in self._holders), most)
+        found = sequence.held_blocks
+        if found < most:
+            names, holders = sequence.block_names(most, BLOCK_TOKENS), self._holders
+            found = next((n for n in range(found, most) if names[n] not in holders), most)
         self._hold(sequence, found)
         sequence.prefilled = sequence.cached_tokens = found * BLOCK_TOKENS
 
@@ -60,25 +64,32 @@ class PrefixCache:
 
     def _hold(self, sequence: Sequence, blocks: int) -> None:
         """Let a sequence hold so many blocks, cached ones or new ones."""
-        names, first = sequence.block_names(blocks, BLOCK_TOKENS), sequence.held_blocks
+        first = sequence.held_blocks
+        if blocks <= first:
+            return
+        names = sequence.block_names(blocks, BLOCK_TOKENS)
         for name in names[first:blocks]:
             self._holders[name] = self._holders.get(name, 0) + 1
             self._idle.pop(name, None)
-        sequence.held_blocks = max(first, blocks)
-        if self._followed is not None:
+        sequence.held_blocks = blocks
+        self._held += blocks - first
+        if self._followed is not None and self._followed.ends(first, blocks):
             self._followed.store(names.__getitem__, first, blocks, sequence.tokens, sequence.seed)
 
     def release(self, sequence: Sequence) -> None:
         """Take back all blocks that a sequence holds; they stay cached."""
-        for name in reversed(sequence.block_names(sequence.held_blocks, BLOCK_TOKENS)):
+        names = sequence.block_names(sequence.held_blocks, BLOCK_TOKENS)
+        for name in reversed(names[: sequence.held_blocks]):
             self._holders[name] -= 1
             if not self._holders[name]:
                 self._idle[name] = None
+        self._held -= sequence.held_blocks
         sequence.held_blocks = 0
 
-    def shared_tokens(self, held_blocks: int) -> int:
-        """Return how many tokens count more than once in blocks that sequences hold."""
-        return (held_blocks - len(self._holders) + len(self._idle)) * BLOCK_TOKENS
+    @property
+    def shared_tokens(self) -> int:
+        """How many tokens count more than once in blocks that sequences hold."""
+        return (self._held - len(self._holders) + len(self._idle)) * BLOCK_TOKENS
 
     def evict(self, room_tokens: int) -> None:
         """Evict idle blocks until the rest takes no more than this."""

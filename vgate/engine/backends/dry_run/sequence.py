@@ -67,8 +67,9 @@ class Sequence:
     """A running sequence: it outputs the tokens of `reply` repeatedly until one of `stops`.
 
     Attributes:
-        emitted: Tokens output so far.
-        prefilled: Tokens in the KV cache.
+        ahead: Tokens that come next, the last of them first: chosen already, and to be taken from
+            here one by one, before any call of `next`.
+        prefilled: Tokens in the KV cache, up to the end of its prefill.
         computing: Whether its prefill has begun.
         held_blocks: How many of its blocks are in the prefix cache, and can't be evicted.
         cached_tokens: Prompt tokens found there.
@@ -81,15 +82,22 @@ class Sequence:
         self.request = request
         self._min_tokens = (request.sampling and request.sampling.min_tokens) or 0
         self.seed = block_seed(request.options.adapter, request.options.cache_salt)
-        self.prefilled = self.emitted = self.preemptions = 0
+        self.prefilled = self.preemptions = 0
         self.computing = False
         self.held_blocks = self.cached_tokens = 0
         self._block_names: list[int] = []
         self._reply = reply
         self._stops = stops
         self._rules = rules
+        # With those that are still in `ahead`.
         self._output: list[int] = []
+        self.ahead: list[int] = []
         self._position = 0
+
+    @property
+    def emitted(self) -> int:
+        """Tokens output so far."""
+        return len(self._output) - len(self.ahead)
 
     @property
     def prefill_tokens(self) -> int:
@@ -97,13 +105,8 @@ class Sequence:
         return len(self.request.prompt) + self.emitted
 
     @property
-    def kv_tokens(self) -> int:
-        """Tokens in the KV cache."""
-        return max(self.prefilled, self.prefill_tokens)
-
-    @property
     def tokens(self) -> list[int]:
-        """The prompt and the output."""
+        """The prompt and the output, and perhaps some tokens more."""
         return self.request.prompt + self._output
 
     @property
@@ -112,22 +115,44 @@ class Sequence:
         return self.request.options.prompt_logprobs is None or bool(self.request.continued)
 
     def block_names(self, count: int, size: int) -> list[int]:
-        """Return the names of its first blocks of `size` tokens, the same for the same tokens."""
+        """Return the names of its first blocks of `size` tokens, the same for the same tokens.
+
+        The list has at least `count` of them; it is not to be changed.
+        """
         names = self._block_names
         if (have := len(names)) < count:
-            tokens = self.tokens[have * size : count * size]
+            tokens = self._slice(have * size, count * size)
             names += block_keys(tokens, size, names[-1] if names else self.seed)
-        return names[:count]
+        return names
 
     def next(self) -> tuple[int, FinishReason | None]:
         """Return the next token; before `min_tokens` a stop token is skipped, as in vLLM."""
-        too_early = self.emitted < self._min_tokens
+        assert not self.ahead
+        output = self._output
+        too_early = len(output) < self._min_tokens
         token = self._choose(self._stops if too_early else frozenset())
-        self.emitted += 1
-        self._output.append(token)
+        output.append(token)
         if token in self._stops and not too_early:
             return token, "stop"
-        return token, "length" if self.emitted >= self.request.max_tokens else None
+        return token, "length" if len(output) >= self.request.max_tokens else None
+
+    def look_ahead(self, most: int) -> None:
+        """Choose the next tokens, so many at most, as `next` would, if that takes no thought.
+
+        They are `ahead` then; none of them is the last one.
+        """
+        count = min(most, self.request.max_tokens - len(self._output) - 1)
+        if count <= 0 or self._rules is not None:
+            return
+        reply, start = self._reply, self._position % len(self._reply)
+        tokens = reply[start : start + count]
+        while len(tokens) < count:
+            tokens += reply[: count - len(tokens)]
+        if self._stops.isdisjoint(tokens):
+            self._position += count
+            self._output += tokens
+            tokens.reverse()
+            self.ahead = tokens
 
     def _choose(self, excluded: frozenset[int]) -> int:
         rules = self._rules
@@ -141,6 +166,12 @@ class Sequence:
         # Nothing of the reply is allowed here.
         other = None if rules is None else rules.first_allowed(self._output, excluded)
         return token if other is None else other
+
+    def _slice(self, start: int, end: int) -> list[int]:
+        """Return some of `tokens`."""
+        prompt, output = self.request.prompt, self._output
+        before = len(prompt)
+        return prompt[start:end] + output[max(0, start - before) : max(0, end - before)]
 
     def _next_of_reply(self) -> int:
         token = self._reply[self._position % len(self._reply)]
