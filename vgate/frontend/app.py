@@ -77,6 +77,7 @@ class App:
     Attributes:
         on_hand_over: Called when another worker has taken this one's place.
         draining: How it ends.
+        memory: What its requests hold.
     """
 
     def __init__(self, runtime: Runtime, worker: int) -> None:
@@ -115,6 +116,7 @@ class App:
         )
         client_of = ClientAddresses(server.trusted_proxies).of
         self._waits = Waits(loop, server.max_memory_bytes, unsent, client_of)
+        self.memory = self._waits.memory
         self.draining = Draining(loop, launcher, self.models, self._waits, self._requests)
         cache = LocalStore(config.cache, clock=time.monotonic)
         running = RunningRequests(f"frontend-{self._worker}")

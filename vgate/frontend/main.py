@@ -7,7 +7,6 @@ our loop, so that the launcher supervises each worker separately.
 
 import asyncio
 import ctypes
-import gc
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from vgate import log as logs
 from vgate.config import Runtime
 from vgate.config.runtime import MOST_CONNECTIONS
 from vgate.config.schema import Tls
+from vgate.frontend.garbage import Garbage
 from vgate.frontend.listening import Leaving, Server
 from vgate.frontend.observe import count_files
 from vgate.frontend.observe.gathered_counts import Gatherer
@@ -37,8 +37,6 @@ _HTTP2 = HTTP2Settings(
 # A parameter of glibc's mallopt, and with which value it begins.
 _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 128 * 1024
-# A request leaves a few reference cycles; the default of 700 new objects searches too often.
-_GC_NEW_OBJECTS = 10_000
 
 log = logs.Log("vgate.frontend")
 
@@ -107,10 +105,7 @@ async def _serve(app: Any, runtime: Runtime, listener: int, counts: Gatherer) ->
         app.on_hand_over = partial(shedding.end, then=leave)
     logs.gather_lines(loop)
     counts.gather(loop.call_soon)
-    # Modules are never freed, so the collector need not look at them again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_NEW_OBJECTS, 20, 20)
+    Garbage(loop, lambda: app.memory.held_bytes).begin()
     log.debug("frontend listens")
     await server.serve()
     app.__rsgi_del__(loop)
