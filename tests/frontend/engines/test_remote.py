@@ -229,6 +229,21 @@ def test_the_blame_for_a_death_is_taken_back_from_an_engine_that_is_reached_agai
     play(tmp_path, scenario)
 
 
+def test_a_host_that_never_comes_back_keeps_no_sequence_beyond_its_deadline(tmp_path):
+    async def scenario(hosts):
+        sequence = hosts.submit()
+        await until(lambda: len(sequence.generated) > 20, "some tokens")
+        first = hosts.handles[hosts.place_of(sequence)]
+        await hosts.engines[hosts.handles.index(first)].stop()
+        await finished(sequence)
+        await until(lambda: first._failed > 1, "it is refused")
+        assert [blamed for blamed, _, _ in first._blamed] == [sequence]
+        sequence.deadline = asyncio.get_running_loop().time()
+        await until(lambda: not first._blamed, "it is forgotten")
+
+    play(tmp_path, scenario)
+
+
 @pytest.mark.usefixtures("unproved")
 def test_an_engine_that_dies_in_a_step_as_long_as_a_cut_takes_gets_its_blame_later(
     tmp_path, monkeypatch

@@ -99,6 +99,9 @@ class RemoteEngine(EngineClient):
             self._blame()
         # Later refusals tell nothing: they may be those of a host on the way.
         self._spared = []
+        # The host may never come back, and what has ended needs its blame no more.
+        now = self._loop.time()
+        self._blamed = [blamed for blamed in self._blamed if blamed[0].deadline > now]
         if self._failed % _LOG_EVERY == 0:
             log.warning(
                 "cannot connect to an engine on another host",
