@@ -42,6 +42,7 @@ KINDS = {
     "raw vectors",
     "schema",
     "sizes",
+    "third side",
     "wrong role",
 }
 # What has a value only in other setups of vLLM, or is of no use without one.

@@ -210,6 +210,9 @@ def decode_score(body: bytes, ignored: Ignored) -> ScoreRequest:
     request = decode_request(_score_decoder, body, ignored)
     _score_policies.check(request, ignored)
     one, other = request.sides
+    for name in dict.fromkeys(name for sides in _SIDES for name in sides):
+        if name not in {one, other} and getattr(request, name) is not None:
+            raise invalid(name, f"must be left out beside `{one}` and `{other}`, the two sides")
     for name in (one, other):
         if getattr(request, name) is None:
             raise invalid(name, "is required")
