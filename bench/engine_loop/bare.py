@@ -28,9 +28,11 @@ def main(run_dir: str, workload: Workload) -> None:
     from vllm.v1.executor import Executor
 
     from vgate.engine.backends.base import ALL
+    from vgate.engine.backends.vllm.files import model_directory
     from vgate.engine.backends.vllm.setup import engine_config
 
-    vllm_config, _, _ = engine_config(config, lambda *_: None, ALL)
+    directory = model_directory(config.model, lambda *_: None)
+    vllm_config, _ = engine_config(config, directory, lambda *_: None, ALL)
     core = EngineCore(vllm_config, Executor.get_class(vllm_config), log_stats=False)
     inputs = InputProcessor(vllm_config)
     vocabulary = vocabulary_size(config.model.model_id)

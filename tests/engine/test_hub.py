@@ -31,6 +31,23 @@ except BackendError as error:
     print(json.dumps([str(error), error.permanent]))
 """
 
+# The start of an engine with vLLM, which notes whether vLLM is imported.
+START = """
+import sys
+from vgate.config import Config
+from vgate.config.model import Model
+from vgate.engine.backends import load_backend
+from vgate.engine.backends.base import BackendError
+from vgate.hub import transfer
+transfer._FIRST_WAIT_S = 0.01
+phases = []
+try:
+    config = Config(model=Model(model_id="me/model"))
+    load_backend("vllm", config, lambda *phase: phases.append(phase[0]))
+except BackendError as error:
+    print(error, error.permanent, phases, "vllm" in sys.modules, "torch" in sys.modules)
+"""
+
 
 @pytest.fixture(scope="module")
 def hub():
@@ -39,11 +56,15 @@ def hub():
 
 
 def fetch(endpoint: str, home: Path, free: int = 0, **variables: str):
+    return json.loads(played(PROGRAM, endpoint, home, str(free), **variables))
+
+
+def played(program: str, endpoint: str, home: Path, *arguments: str, **variables: str) -> str:
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **variables}
     environment.pop("HF_HUB_OFFLINE", None)
     environment |= variables
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(free)],
+        [sys.executable, "-c", program, *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -51,7 +72,7 @@ def fetch(endpoint: str, home: Path, free: int = 0, **variables: str):
         check=True,
     )
     assert done.stderr == ""
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def test_a_download_tells_how_far_it_is(hub, tmp_path):
@@ -83,7 +104,17 @@ def test_a_model_that_is_not_there(hub, tmp_path):
     assert permanent
     assert "cannot fetch the model me/model" in text
     text, permanent = fetch("http://127.0.0.1:9", tmp_path / "empty")
-    assert "can't be reached" in text
-    assert not permanent
+    assert "cannot fetch the model me/model: http://127.0.0.1:9 can't be reached" in text
+    for help_ in ("HTTPS_PROXY", "HF_ENDPOINT", "HF_HUB_OFFLINE=1", "a directory"):
+        assert help_ in text
+    assert permanent
     text, _ = fetch("http://127.0.0.1:9", tmp_path / "empty", HF_HUB_OFFLINE="1")
     assert "it is not in the cache, and HF_HUB_OFFLINE is set" in text
+
+
+def test_a_start_that_gets_no_model_does_not_import_vllm(hub, tmp_path):
+    for endpoint in ("http://127.0.0.1:9", hub + "/nowhere"):
+        told = played(START, endpoint, tmp_path)
+        assert told.startswith("cannot fetch the model me/model: ")
+        assert "True ['fetching me/model'" in told
+        assert told.endswith(" False False\n")

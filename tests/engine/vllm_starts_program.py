@@ -152,7 +152,7 @@ def put_card(gpu: dict[str, Any] | None, says: list[str]) -> None:
 
     def engine_config(*arguments: Any) -> Any:
         found = given(*arguments)
-        sizings.append(found[2])
+        sizings.append(found[1])
         return found
 
     def load(_self: Any, vllm_config: Any, *_: Any) -> None:

@@ -130,6 +130,27 @@ def test_a_revision_is_found_again_without_the_hub(hub, get, monkeypatch):
         get("main")
 
 
+def test_a_silent_hub_is_not_asked_again_after_a_while(get, monkeypatch):
+    asked = []
+
+    def silent(name, _revision):
+        asked.append(name)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(listing, "_asked", silent)
+    monkeypatch.setattr(listing, "_SILENT_S", 0.0)
+    with pytest.raises(HubError, match=r"can't be reached .timed out.*HF_ENDPOINT") as caught:
+        get()
+    assert caught.value.permanent
+    assert asked == [NAME]
+
+
+def test_a_hub_that_refuses_for_now_is_asked_again_after_a_while(hub, get, monkeypatch):
+    monkeypatch.setattr(listing, "_SILENT_S", 0.0)
+    hub.refuse["/api/models"] = 503, {}, 3
+    assert sorted(get()[0]) == WANTED
+
+
 def test_a_connection_that_is_cut_goes_on_where_it_was(hub, get):
     hub.cuts, hub.cut_after = 3, 700_000
     found, reports, _ = get()

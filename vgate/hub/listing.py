@@ -4,16 +4,19 @@ import hashlib
 import json
 import re
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
 from vgate.config.models.names import hub_endpoint
-from vgate.hub.errors import HubError
+from vgate.hub.errors import HubError, is_of_the_disk, status_of
 from vgate.hub.files import HubFile, is_inside, needed
 from vgate.hub.transfer import Waiting
 
 _ASK_TIMEOUT_S = 15.0
+# How long a Hub that nothing is heard of is tried, not counting the last try.
+_SILENT_S = 30.0
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # Models of a trillion parameters have some hundred files; the list has 300 bytes for each.
 _MOST_FILES = 10_000
@@ -39,7 +42,7 @@ def listed(
 
     if not hub_endpoint().startswith(("http://", "https://")):
         raise HubError(f"HF_ENDPOINT, {hub_endpoint()}, is no address", permanent=True)
-    waiting = Waiting(threading.Event(), say)
+    waiting, began = Waiting(threading.Event(), say), time.monotonic()
     found = None
     while found is None:
         try:
@@ -49,7 +52,7 @@ def listed(
         except Exception as error:
             if not patient:
                 raise
-            waiting.wait(error)
+            _wait(waiting, error, time.monotonic() - began)
     siblings = {one.rfilename: one for one in found.siblings or []}
     names = sorted(one for one in needed(siblings) if is_inside(one))
     if not names or found.sha is None:
@@ -67,6 +70,29 @@ def listed(
             permanent=True,
         )
     return found.sha, [_file(siblings[name], found.sha) for name in names]
+
+
+def _wait(waiting: Waiting, error: Exception, tried_s: float) -> None:
+    """Wait before another try, or raise why there is none."""
+    answers = status_of(error) or is_of_the_disk(error)
+    try:
+        if not answers and tried_s > _SILENT_S:
+            raise error
+        waiting.wait(error)
+    except Exception:
+        if answers:
+            raise
+        raise _unreachable(error) from error
+
+
+def _unreachable(error: Exception) -> HubError:
+    """Return the error of a Hub that was tried for long enough: who may mend it has to be told."""
+    return HubError(
+        f"{hub_endpoint()} can't be reached ({error}). Check the network; set HTTPS_PROXY if there "
+        "is a proxy, or HF_ENDPOINT to a mirror; or set model.model_id to a directory with the "
+        "model, and HF_HUB_OFFLINE=1 so that nothing is asked",
+        permanent=True,
+    )
 
 
 def _asked(name: str, revision: str | None) -> Any:

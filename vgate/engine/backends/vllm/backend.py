@@ -8,6 +8,7 @@ and 3.21 ms through LLMEngine.)
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from vllm.inputs.engine import tokens_input
@@ -73,10 +74,14 @@ log = Log("vgate.engine.vllm")
 
 
 class VLLMBackend:
-    """Loads the configured model and runs it."""
+    """Loads the configured model, whose files are in `directory`, and runs it."""
 
     def __init__(
-        self, config: Config, report_phase: ReportPhase, allowance: Allowance = ALL
+        self,
+        config: Config,
+        directory: Path,
+        report_phase: ReportPhase,
+        allowance: Allowance = ALL,
     ) -> None:
         self._worker_died = False
         self._running: dict[str, Running] = {}
@@ -87,7 +92,7 @@ class VLLMBackend:
         # Keys of running requests whose grammar has taken too long.
         self._too_slow: set[str] = set()
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
-        vllm_config, directory, sizing = engine_config(config, report_phase, allowance)
+        vllm_config, sizing = engine_config(config, directory, report_phase, allowance)
         config = sizing.config
         max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         # The CUDA graphs that vLLM has chosen for `max_num_seqs` reach to twice as many.

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from vgate.config import Config
 from vgate.config.model import Model as ModelConfig
-from vgate.config.models.names import cached_snapshot
 from vgate.engine.backends import worker_log
 from vgate.engine.backends.base import ALL, Allowance, Backend, BackendError, ReportPhase
 from vgate.engine.backends.read_ahead import read_ahead
@@ -27,7 +26,11 @@ from vgate.engine.backends.vllm.cards.environment import (
     wanted_plugins,
 )
 from vgate.engine.backends.vllm.failures import first_paragraph, is_cpu_build
-from vgate.engine.backends.vllm.files import local_directory, weight_formats
+from vgate.engine.backends.vllm.files import (
+    local_directory,
+    model_directory,
+    weight_formats,
+)
 from vgate.library_logs import adopt
 
 # Libraries that write their logs by themselves.
@@ -48,16 +51,17 @@ _HARMLESS = (
 
 
 def create(config: Config, report_phase: ReportPhase, allowance: Allowance = ALL) -> Backend:
-    """Load the configured model."""
+    """Load the configured model; fetch it first if needed."""
     if config.model.distributed_executor_backend == "ray" and find_spec("ray") is None:
         raise BackendError(
             "model.distributed_executor_backend is ray, and Ray is not installed here: start with "
             "bin/vgate, which installs it, or run pip install 'vgate[ray]'"
         )
+    # Before the slow import: what can't be had needs no vLLM.
+    directory = model_directory(config.model, report_phase)
     report_phase("importing vLLM")
     prepare_environment(config.model)
-    model = config.model
-    read_ahead(local_directory(model) or cached_snapshot(model.model_id, model.revision))
+    read_ahead(directory)
     if config.logging.level != "debug":
         # Of torch's C++ part, which writes past any log: what it binds memory to, and the like.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -75,7 +79,7 @@ def create(config: Config, report_phase: ReportPhase, allowance: Allowance = ALL
     adopt(_LIBRARIES, _HARMLESS)
     if _has_own_workers(config.model):
         worker_log.inherit(Path(tempfile.gettempdir()))
-    return VLLMBackend(config, report_phase, allowance)
+    return VLLMBackend(config, directory, report_phase, allowance)
 
 
 def keep_bytecode(package: str, directory: Path) -> None:
@@ -130,7 +134,6 @@ def prepare_environment(model: ModelConfig) -> None:
     if workers == 1 and model.distributed_executor_backend is None:
         # The worker runs in this process, so vLLM needs no process of its own.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # Raises an error for a directory that can't be served, before the slow import.
     directory = local_directory(model)
     if directory is not None:
         defaults["HF_HUB_OFFLINE"] = "1"

@@ -32,7 +32,6 @@ from vgate.engine.backends.vllm.files import (
     gguf_args,
     has_mtp,
     lora_args,
-    model_directory,
     read_adapters,
     read_model_config,
 )
@@ -58,13 +57,9 @@ log = Log("vgate.engine.vllm")
 
 
 def engine_config(
-    config: Config, report_phase: ReportPhase, allowance: Allowance
-) -> tuple[Any, Path, Sizing]:
-    """Return vLLM's configuration, the model's local directory, and what was chosen.
-
-    The model is fetched if needed.
-    """
-    directory = model_directory(config.model, report_phase)
+    config: Config, directory: Path, report_phase: ReportPhase, allowance: Allowance
+) -> tuple[Any, Sizing]:
+    """Return vLLM's configuration for a model in a local directory, and what was chosen."""
     report_phase("reading the model's configuration")
     document = read_model_config(directory)
     check_quantization(config.model, directory, document)
@@ -93,7 +88,7 @@ def engine_config(
     else:
         _use_lean_scheduler(vllm_config)
     sizing.watch(vllm_config)
-    return vllm_config, directory, sizing
+    return vllm_config, sizing
 
 
 def _use_lean_scheduler(vllm_config: Any) -> None:
