@@ -35,7 +35,11 @@ def missing() -> str | None:
         return "several hosts are network namespaces, which need root"
     if shutil.which("ip") is None:
         return "several hosts are network namespaces, which need ip (iproute2)"
-    return None
+    try:
+        with _own_network():
+            return None
+    except FailedError as error:
+        return f"several hosts are network namespaces, which can't be made here: {error}"
 
 
 def deployed(
@@ -131,14 +135,14 @@ class _Host(Instance):
 
 @contextmanager
 def _network(hosts: Sequence[_Host]) -> Iterator[None]:
-    """Connect hosts with each other, and with this thread and all that it starts meanwhile."""
+    """Connect hosts with each other, and with this thread and all that it starts meanwhile.
+
+    Raises:
+        FailedError: There can be none here.
+    """
     if (reason := missing()) is not None:
         raise FailedError(reason)
-    with _own_namespace():
-        _ip("link", "set", "lo", "up")
-        _ip("link", "add", _BRIDGE, "type", "bridge")
-        _ip("address", "add", f"{_NETWORK}.{_OWN_HOST}/24", "dev", _BRIDGE)
-        _ip("link", "set", _BRIDGE, "up")
+    with _own_network():
         try:
             for host in hosts:
                 _connect(host)
@@ -147,6 +151,17 @@ def _network(hosts: Sequence[_Host]) -> Iterator[None]:
             for host in hosts:
                 delete = ["ip", "netns", "delete", host.space]
                 subprocess.run(delete, check=False, capture_output=True)
+
+
+@contextmanager
+def _own_network() -> Iterator[None]:
+    """Give this thread a network of its own until the end: a bridge, to which hosts connect."""
+    with _own_namespace():
+        _ip("link", "set", "lo", "up")
+        _ip("link", "add", _BRIDGE, "type", "bridge")
+        _ip("address", "add", f"{_NETWORK}.{_OWN_HOST}/24", "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+        yield
 
 
 def _connect(host: _Host) -> None:
@@ -167,7 +182,7 @@ def _ip(*arguments: str) -> None:
 
 @contextmanager
 def _own_namespace() -> Iterator[None]:
-    """Give this thread a network of its own until the end."""
+    """Give this thread a namespace of its own until the end."""
     # os.unshare and os.setns came with Python 3.12.
     libc = ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -19,6 +19,17 @@ def test_what_several_hosts_need_is_told(monkeypatch, capsys):
     assert "need root" in capsys.readouterr().err
 
 
+def test_where_no_namespace_can_be_made_that_is_told_too(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    refuses = tmp_path / "ip"
+    refuses.write_text("#!/bin/sh\necho Operation not permitted >&2; exit 2\n")
+    refuses.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reason = missing()
+    assert reason is not None
+    assert "can't be made here" in reason
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_streams_over_both_gateways_survive_a_kill_on_an_engines_host(tmp_path: Path):
