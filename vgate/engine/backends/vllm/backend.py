@@ -18,7 +18,6 @@ from vllm.v1.engine.input_processor import InputProcessor
 
 from vgate.config import Config
 from vgate.engine.backends.base import (
-    ALL,
     Allowance,
     BackendCounts,
     BackendError,
@@ -77,11 +76,7 @@ class VLLMBackend:
     """Loads the configured model, whose files are in `directory`, and runs it."""
 
     def __init__(
-        self,
-        config: Config,
-        directory: Path,
-        report_phase: ReportPhase,
-        allowance: Allowance = ALL,
+        self, config: Config, directory: Path, report_phase: ReportPhase, allowance: Allowance
     ) -> None:
         self._worker_died = False
         self._running: dict[str, Running] = {}
