@@ -144,6 +144,25 @@ def test_a_run_directory_that_cannot_be_used(run_dirs: Path):
         assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("mib", [60, 300])
+def test_too_little_virtual_memory_ends_the_start(mib: int):
+    # Before the launcher's Python is the process: a thread of pytest's could need more.
+    limited = f'ulimit -v {mib * 1024}; exec "$@"'
+    start = [sys.executable, "-m", "vgate.launcher", "--dry-run", "--port", str(free_port())]
+    result = subprocess.run(
+        ["/bin/sh", "-c", limited, "sh", *start],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("vgate: a process may reserve only ")
+    assert "(ulimit -v), and V-Gate needs 1.0 GiB" in line
+
+
 def test_a_full_run_directory_ends_the_start(tmp_path: Path):
     with small_disk(tmp_path / "d", 64) as disk:
         fill(disk)
