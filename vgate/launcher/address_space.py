@@ -2,8 +2,9 @@
 
 import resource
 
+from vgate.fit.gpu import GIB
 from vgate.launcher.run_dir import StartError
-from vgate.sizing.room import GIB, gib
+from vgate.sizing.room import gib
 
 # A process reserves far more than it uses: 64 MiB for what each of some threads allocates, and
 # their stacks. Launcher and frontend have reserved up to 650 MiB. With less they may start, and
