@@ -116,17 +116,20 @@ def test_a_second_signal_ends_it_at_once(run_dirs: Path, sig: signal.Signals):
 
 
 def test_a_client_that_never_sends_its_body_does_not_delay_it(run_dirs: Path):
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
     with (
-        instance(run_dirs, server__drain_timeout_s=1) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection,
+        instance(run_dirs, server__drain_timeout_s=600) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
     ):
-        connection.sendall(head)
+        connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100")  # the body is waited for
+        connection.sendall(b"{")
         processes = signalled(server, signal.SIGTERM)
         received = b""
         while chunk := connection.recv(65536):
             received += chunk
-        assert not received or received.startswith(b"HTTP/1.1 503")
+        assert received.startswith(b"HTTP/1.1 503")
+        assert b"shutting_down" in received
         check_ended(server, processes, PROMPT_S)
 
 

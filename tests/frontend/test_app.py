@@ -9,6 +9,7 @@ import pytest
 from tests.frontend.gateway import DEADLINE_S, Protocol, Scope, chat_body, post, until
 from vgate.config.model import Model
 from vgate.config.schema import Batch, Cache, DryRun, Server, Supervision, Timeouts
+from vgate.frontend import draining
 from vgate.frontend.http import request as http
 from vgate.frontend.http import waits
 from vgate.frontend.observe import metrics
@@ -671,6 +672,26 @@ def test_a_body_that_does_not_come_is_not_waited_for_without_end(serve, monkeypa
         await asyncio.wait_for(gateway.app.__rsgi__(scope, stalled), DEADLINE_S)
         assert stalled.status == 408
         assert (await gateway.chat()).status == 200
+
+    serve(scenario)
+
+
+def test_a_drain_waits_for_a_body_that_does_not_come_for_a_short_time(serve, monkeypatch):
+    monkeypatch.setattr(draining, "_BODIES_S", 0.01)
+    monkeypatch.setattr(waits, "_SWEEP_S", 0.005)
+
+    async def scenario(gateway):
+        scope = Scope("POST", "/v1/chat/completions", {"content-length": "10"})
+        begun = Stalled([])
+        waiting = asyncio.ensure_future(gateway.app.__rsgi__(scope, begun))
+        await asyncio.sleep(0)
+        gateway.app.draining.begin(600, 0)
+        late = Stalled([])
+        await asyncio.wait_for(gateway.app.__rsgi__(scope, late), DEADLINE_S)
+        await asyncio.wait_for(waiting, DEADLINE_S)
+        for stalled in (begun, late):
+            assert (stalled.status, stalled.error["code"]) == (503, "shutting_down")
+            assert stalled.headers["connection"] == "close"
 
     serve(scenario)
 

@@ -13,6 +13,8 @@ from vgate.log import Log
 log = Log("vgate.frontend")
 
 _LOOK_S = 0.25
+# For bodies that come too late to be served: what is on its way, so that the refusal is read.
+_BODIES_S = 5.0
 
 
 class Draining:
@@ -65,6 +67,7 @@ class Draining:
             self._loop.call_later(min(_LOOK_S, until - now), self._serve_on, delay_s, until, begun)
             return
         self._launcher.draining = True
+        self._waits.deadlines.shorten(_BODIES_S)
         # Waiting is useless: without a delay the launcher starts no more engines.
         for model in self._models:
             model.end_waits(ShuttingDownError())

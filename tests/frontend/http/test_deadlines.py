@@ -54,6 +54,27 @@ def test_only_those_that_are_late():
     asyncio.run(scenario())
 
 
+def test_shorter_ones_for_those_who_wait_and_those_who_will():
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        limits = Deadlines(loop)
+        body = loop.create_future()
+        waiting = asyncio.ensure_future(wait(limits, loop.create_future(), 600))
+        short = asyncio.ensure_future(wait(limits, loop.create_future(), 0.01))
+        await asyncio.sleep(0)
+        limits.shorten(60)
+        assert await short == "late"
+        limits.shorten(0.01)
+        assert await waiting == "late"
+        assert await wait(limits, body, 600) == "late"
+        limits.shorten(60)
+        body = loop.create_future()
+        body.set_result(None)
+        assert await wait(limits, body, 600) == "there"
+
+    asyncio.run(scenario())
+
+
 def test_anybody_else_s_cancelling_is_not_taken_for_it():
     async def scenario():
         limits = Deadlines(asyncio.get_running_loop())

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from vgate.errors import InvalidRequestError, PayloadTooLargeError, RequestTimeoutError
+from vgate.errors import InvalidRequestError, PayloadTooLargeError
 from vgate.frontend.http.content_encoding import Pieces, add_chunk
 from vgate.frontend.http.ignored import HEADER, Ignored
 from vgate.frontend.http.waits import BYTES_PER_BODY_BYTE, Divert, OpenStream, Sending, Waits
@@ -164,6 +164,7 @@ class HttpRequest:
             PayloadTooLargeError: It has more.
             OverloadedError: This worker has no memory for it now.
             RequestTimeoutError: It did not come in time.
+            ShuttingDownError: It had not come when a drain ended the waiting for bodies.
             InvalidRequestError: The client ended it too early.
         """
         if self._declared <= most:
@@ -179,8 +180,7 @@ class HttpRequest:
             raise InvalidRequestError(_SHORT) from None
         finally:
             if self._waits.deadlines.end(self._task):
-                message = f"the request body did not arrive within {_BODY_TIMEOUT_S} s"
-                raise RequestTimeoutError(message) from None
+                raise self._waits.deadlines.late_body(_BODY_TIMEOUT_S) from None
 
     def hold(self, body_bytes: int) -> None:
         """Count memory for so many bytes of a body, until the request is closed.

@@ -5,10 +5,11 @@ each costs as much as reading or decoding a usual body.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from vgate.errors import WorkerMemoryError
+from vgate.errors import RequestTimeoutError, ShuttingDownError, VGateError, WorkerMemoryError
 
 # How late a passed deadline may be noticed.
 _SWEEP_S = 0.5
@@ -57,11 +58,12 @@ class Deadlines:
         self._loop = loop
         self._until: dict[asyncio.Task[object], float] = {}
         self._passed: set[asyncio.Task[object]] = set()
+        self._most_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, task: asyncio.Task[object], timeout_s: float) -> None:
         """Cancel a task in `timeout_s`, unless `end` comes first."""
-        self._until[task] = self._loop.time() + timeout_s
+        self._until[task] = self._loop.time() + min(timeout_s, self._most_s)
         if self._timer is None:
             self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
 
@@ -76,6 +78,18 @@ class Deadlines:
         self._passed.remove(task)
         task.uncancel()
         return True
+
+    def shorten(self, most_s: float) -> None:
+        """Let nobody wait for longer, from now on: the worker ends."""
+        self._most_s, latest = most_s, self._loop.time() + most_s
+        for task, until in self._until.items():
+            self._until[task] = min(until, latest)
+
+    def late_body(self, timeout_s: float) -> VGateError:
+        """Return the error of a body that has not come within `timeout_s`, or less in a drain."""
+        if self._most_s < timeout_s:
+            return ShuttingDownError()
+        return RequestTimeoutError(f"the request body did not arrive within {timeout_s} s")
 
     def _sweep(self) -> None:
         self._timer = self._loop.call_later(_SWEEP_S, self._sweep) if self._until else None
