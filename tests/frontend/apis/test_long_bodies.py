@@ -2,7 +2,9 @@
 
 import json
 import threading
+import tracemalloc
 
+import msgspec
 import pytest
 
 from bench.neighbour.bodies import CHAT
@@ -11,6 +13,7 @@ from vgate.config.model import Model
 from vgate.errors import InvalidRequestError
 from vgate.frontend.apis import decoding
 from vgate.frontend.apis.anthropic.messages.request import decode_messages
+from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.openai.chat.request import decode_chat
 from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.responses.request import decode_responses
@@ -154,6 +157,19 @@ def test_long_invocations_are_answered(serve, in_pieces, task, body):
         assert answer.status == 200, answer.body
 
     serve(scenario, model=Model(task=task))
+
+
+@pytest.mark.parametrize("fields", decoding.RawFields.__subclasses__())
+def test_what_is_decoded_at_once_makes_little_of_any_body(fields):
+    body = json.dumps({f"k{number}": [TEXT, {}] for number in range(20_000)}).encode()
+    decoder = msgspec.json.Decoder(fields)
+    tracemalloc.start()
+    try:
+        decode_request(decoder, body, Ignored())
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < len(body) / 100
 
 
 NUMBERS = "[" + "1e300," * 9_000 + "1]"

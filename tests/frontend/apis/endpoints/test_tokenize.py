@@ -136,8 +136,8 @@ class TestConversation:
         assert isinstance(text, TokenizeText)
         assert isinstance(chat, TokenizeChat)
         assert text.add_special_tokens
-        assert not chat.options.add_special_tokens
-        assert more.options.add_special_tokens
+        assert not chat.add_special_tokens
+        assert more.add_special_tokens
 
 
 class TestBack:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from vgate.frontend.apis.decoding import RAW_FIELDS, decode_request
+from vgate.frontend.apis.decoding import NULL, RawFields, decode_request
 from vgate.frontend.apis.openai.chat.endpoint import read as read_chat
 from vgate.frontend.apis.openai.completions.endpoint import read as read_completion
 from vgate.frontend.apis.openai.embeddings import embed_body
@@ -10,10 +10,20 @@ from vgate.frontend.apis.openai.scoring import rerank_body, score_body
 from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.services import Services
 
-_fields = msgspec.json.Decoder(RAW_FIELDS)
-# The fields that tell which API a request is for; the first one that it has decides. A request
-# without any of them is read as a completion, so the error names `prompt`.
-_KNOWN_BY = ("messages", "prompt", "input", "query", "queries", "data_1", "text_1")
+
+class _KnownBy(RawFields):
+    """The fields that tell which API a request is for; the first one that it has decides."""
+
+    messages: msgspec.Raw = NULL
+    prompt: msgspec.Raw = NULL
+    input: msgspec.Raw = NULL
+    query: msgspec.Raw = NULL
+    queries: msgspec.Raw = NULL
+    data_1: msgspec.Raw = NULL
+    text_1: msgspec.Raw = NULL
+
+
+_fields = msgspec.json.Decoder(_KnownBy)
 # The others are answered by the pipeline's `answer_body`.
 _EMBEDDING_APIS = {
     "input": embed_body,
@@ -39,6 +49,6 @@ async def invocations(services: Services, http: HttpRequest) -> Response | None:
 
 def _kind_of(body: bytes, ignored: Ignored) -> str:
     fields = decode_request(_fields, body, ignored)
-    # Null is the same as leaving a field out.
-    given = (name for name in _KNOWN_BY if bytes(fields.get(name, b"null")) != b"null")
+    given = (name for name in _KnownBy.__struct_fields__ if getattr(fields, name) != NULL)
+    # Of a request without any of them the error names `prompt`.
     return next(given, "prompt")

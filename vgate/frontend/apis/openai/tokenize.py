@@ -1,11 +1,12 @@
 """vLLM's ``POST /tokenize``, ``POST /detokenize`` and ``GET /tokenizer_info``."""
 
 from functools import partial
+from typing import Any
 
 import msgspec
 
-from vgate.frontend.apis.decoding import RAW_FIELDS, decode_request
-from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat, generation_of
+from vgate.frontend.apis.decoding import NULL, RawFields, decode_request
+from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat_as, generation_of
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import Generation
 from vgate.frontend.services import Services
@@ -21,19 +22,10 @@ class TokenizeText(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     return_token_strs: bool | None = None
 
 
-class ChatOptions(msgspec.Struct, frozen=True):
-    """The fields of ``POST /tokenize`` of a conversation that a chat request does not have."""
-
-    # The conversation's template has already written the special tokens.
-    add_special_tokens: bool = False
-    return_token_strs: bool | None = None
-
-
-class TokenizeChat(msgspec.Struct, frozen=True):
+class TokenizeChat(ChatRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """``POST /tokenize`` of a conversation: the prompt that the chat request would send."""
 
-    chat: ChatRequest
-    options: ChatOptions
+    return_token_strs: bool | None = None
 
 
 class TokenizeResponse(msgspec.Struct, frozen=True):
@@ -52,45 +44,50 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     model: str | None = None
 
 
-_fields = msgspec.json.Decoder(RAW_FIELDS)
+class _Source(RawFields):
+    """What is to be tokenised."""
+
+    prompt: msgspec.Raw = NULL
+    messages: msgspec.Raw = NULL
+
+
+_source = msgspec.json.Decoder(_Source)
 _text = msgspec.json.Decoder(TokenizeText)
-_options = msgspec.json.Decoder(ChatOptions)
+_chat = msgspec.json.Decoder(TokenizeChat)
 _tokens = msgspec.json.Decoder(DetokenizeRequest)
 
 
 def decode_tokenize(body: bytes, ignored: Ignored) -> TokenizeText | TokenizeChat:
     """Decode and check a tokenize request."""
-    fields = decode_request(_fields, body, ignored)
-    fields = {name: value for name, value in fields.items() if bytes(value) != b"null"}
-    if "prompt" in fields or "messages" not in fields:
-        # Of both vLLM takes the prompt, too.
-        return decode_request(_text, msgspec.json.encode(fields), ignored)
-    names = ChatOptions.__struct_fields__
-    given = {name: fields.pop(name) for name in names if name in fields}
-    options = decode_request(_options, msgspec.json.encode(given), ignored)
-    return TokenizeChat(decode_chat(msgspec.json.encode(fields), ignored), options)
+    source = decode_request(_source, body, ignored)
+    # Of both vLLM takes the prompt, too.
+    if source.messages == NULL or source.prompt != NULL:
+        return decode_request(_text, body, ignored, clean=_without_nulls)
+    return decode_chat_as(_chat, body, ignored)
+
+
+def _without_nulls(document: dict[str, Any], _ignored: Ignored) -> None:
+    for name in [name for name, value in document.items() if value is None]:
+        del document[name]
 
 
 async def tokenize(services: Services, http: HttpRequest) -> Response:
     """Answer with the token ids of a text or of a conversation, as the model would get them."""
     body = await services.work.body(http)
     request = await services.work.read(http, body, decode_tokenize)
-    options: TokenizeText | ChatOptions
     prompt: str | Generation
     if isinstance(request, TokenizeChat):
-        options, model, prompt = (
-            request.options,
-            request.chat.model or "",
-            await services.work.done(http, partial(generation_of, request.chat)),
-        )
+        # The conversation's template has already written the special tokens.
+        chat = msgspec.structs.replace(request, add_special_tokens=None)
+        prompt = await services.work.done(http, partial(generation_of, chat))
     else:
-        options, model, prompt = request, request.model or "", request.prompt
+        prompt = request.prompt
     tokens = await services.pipeline.tokenize(
         http,
-        model,
+        request.model or "",
         prompt,
-        add_special_tokens=options.add_special_tokens,
-        spell=bool(options.return_token_strs),
+        add_special_tokens=bool(request.add_special_tokens),
+        spell=bool(request.return_token_strs),
     )
     answer = TokenizeResponse(len(tokens.ids), tokens.max_model_len, tokens.ids, tokens.spellings)
     encoded = await services.work.done(http, partial(msgspec.json.encode, answer))

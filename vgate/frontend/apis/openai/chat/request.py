@@ -3,7 +3,7 @@
 The remaining checks need the model.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -79,13 +79,22 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True, forbid_unknown_f
         return message_text(last) if same_role else ""
 
 
+_Request = TypeVar("_Request", bound=ChatRequest)
+
 _decoder = msgspec.json.Decoder(ChatRequest)
 _policies = FieldPolicies(ChatRequest)
 
 
 def decode_chat(body: bytes, ignored: Ignored) -> ChatRequest:
     """Decode and check a chat request; an error has the field at fault."""
-    request = decode_request(_decoder, body, ignored, renamed=RENAMED, clean=without_no_limit)
+    return decode_chat_as(_decoder, body, ignored)
+
+
+def decode_chat_as(
+    decoder: msgspec.json.Decoder[_Request], body: bytes, ignored: Ignored
+) -> _Request:
+    """Decode and check a request that has all fields of a chat request."""
+    request = decode_request(decoder, body, ignored, renamed=RENAMED, clean=without_no_limit)
     _policies.check(request, ignored)
     check_common(request, request.token_limit, ignored)
     check_messages(request.messages, ignored)
