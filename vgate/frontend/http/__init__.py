@@ -8,6 +8,7 @@ from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.json_pieces import decode_json, is_costly
 from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
+from vgate.frontend.http.query import parameters
 from vgate.frontend.http.request import (
     EVENT_STREAM,
     JSON,
@@ -36,4 +37,5 @@ __all__ = [
     "counted",
     "decode_json",
     "is_costly",
+    "parameters",
 ]

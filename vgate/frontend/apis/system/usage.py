@@ -1,12 +1,11 @@
 """``GET /v1/usage``: what API keys have used, from the ledger."""
 
 from datetime import date
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from vgate.errors import InvalidValueError
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, HttpRequest, Response, parameters
 from vgate.frontend.services import Services
 
 _BY = ("key", "model", "day")
@@ -15,7 +14,7 @@ _PARAMETERS = ("by", "since", "until", "key")
 
 async def usage(services: Services, http: HttpRequest) -> Response:
     """Answer with what the request's key has used, or with an admin's what all keys have."""
-    given = dict(parse_qsl(http.query, keep_blank_values=True))
+    given = parameters(http, keep_blank_values=True)
     for name in given:
         if name not in _PARAMETERS:
             raise _invalid(name, f"is not a parameter; there are: {', '.join(_PARAMETERS)}")

@@ -3,7 +3,6 @@
 import time
 from functools import partial
 from typing import cast
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -15,7 +14,7 @@ from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.apis.openai.responses.stored import answer_stored, continued, keeper
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
-from vgate.frontend.http import HttpRequest, Response
+from vgate.frontend.http import HttpRequest, Response, parameters
 from vgate.frontend.pipeline import GenerateRequest, Job
 from vgate.frontend.services import Services
 
@@ -29,7 +28,7 @@ def _last_event(http: HttpRequest) -> LastEvent:
     Raises:
         InvalidValueError: Where it wants to go on is not a number.
     """
-    after = dict(parse_qsl(http.query)).get("starting_after")
+    after = parameters(http).get("starting_after")
     stream = http.path.removeprefix(PREFIX).removeprefix("resp_")
     if after is None:
         return LastEvent(stream)
@@ -64,7 +63,7 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
 
 def is_streamed(http: HttpRequest) -> bool:
     """Whether a request is for a response as a stream, which it has lost."""
-    return http.method == "GET" and dict(parse_qsl(http.query)).get("stream") == "true"
+    return http.method == "GET" and parameters(http).get("stream") == "true"
 
 
 async def stored_response(services: Services, http: HttpRequest) -> Response | None:

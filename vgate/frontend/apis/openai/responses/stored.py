@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -21,6 +20,7 @@ from vgate.frontend.http import (
     LongWork,
     Response,
     decode_json,
+    parameters,
 )
 from vgate.frontend.ids import new_id
 
@@ -188,7 +188,7 @@ async def answer_stored(
 
 def _input_items(stored: StoredResponse, http: HttpRequest) -> bytes:
     """Return a page of the items that led to a response, those of earlier responses included."""
-    query = dict(parse_qsl(http.query))
+    query = parameters(http)
     limit, order = query.pop("limit", "20"), query.pop("order", "desc")
     after = query.pop("after", "")
     for name in query.keys() - {"include"}:
