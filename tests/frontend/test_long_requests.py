@@ -13,7 +13,7 @@ from vgate.config.model import Model
 from vgate.config.schema import Server
 from vgate.config.section import MIB
 from vgate.frontend.apis.openai.responses import stored
-from vgate.frontend.http import long_work
+from vgate.frontend.http import SMALL_BYTES, long_work
 from vgate.frontend.text import slices
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 
@@ -93,9 +93,9 @@ def off_loop(monkeypatch, module, name):
     """Return what tells whether a function was called, and on other threads than the loop's."""
     loop, threads, function = threading.current_thread(), [], getattr(module, name)
 
-    def recorded(*given):
+    def recorded(*given, **named):
         threads.append(threading.current_thread())
-        return function(*given)
+        return function(*given, **named)
 
     monkeypatch.setattr(module, name, recorded)
     return lambda: bool(threads) and loop not in threads
@@ -113,6 +113,31 @@ def test_a_long_body_is_made_ready_on_a_thread(serve, monkeypatch, name):
         assert is_off_loop()
 
     serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/detokenize", {"tokens": [97] * 30_000}),
+        ("/v1/completions", {"prompt": [97] * 30_000, "echo": True, "max_tokens": 1}),
+        (
+            "/v1/completions",
+            {"prompt": [97] * 30_000, "echo": True, "max_tokens": 1, "stream": True},
+        ),
+    ],
+)
+def test_many_tokens_become_text_on_a_thread(serve, monkeypatch, path, fields):
+    is_off_loop = off_loop(monkeypatch, LibraryTokenizer, "decode_many")
+
+    async def scenario(gateway):
+        content = body(**fields)
+        assert len(content) > SMALL_BYTES
+        answer = await post(gateway, path, content)
+        assert answer.status == 200
+        assert b"a" * 30_000 in answer.body
+        assert is_off_loop()
+
+    serve(scenario, model=Model(max_model_len=40_000))
 
 
 def test_a_body_in_pieces_that_ends_too_early_is_refused(serve):

@@ -57,7 +57,7 @@ class EngineJob(Job, frozen=True, kw_only=True):
         # Token ids are shown as they were sent; a text that was cut is shown without what the
         # tokenizer added.
         skip = isinstance(given and given[index], str) and self.decoding.skip_special_tokens
-        return self.text.tokenizer.decode(self.prompts[index], skip_special_tokens=skip)
+        return self.text.tokenizer.decode_many(self.prompts[index], skip_special_tokens=skip)
 
     def make_choice(self, sequence: Sequence) -> Choice:
         """Make the choice that reads a sequence."""

@@ -223,7 +223,7 @@ class EnginePipeline:
 
         def decoded() -> str:
             text.check_token_ids(tokens, "tokens")
-            return text.tokenizer.decode(tokens, skip_special_tokens=False)
+            return text.tokenizer.decode_many(tokens, skip_special_tokens=False)
 
         return await self._work.done(http, decoded)
 

@@ -57,7 +57,8 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     """What a client asks to be generated, as an API reads it from a body.
 
     Attributes:
-        encoder_of: Returns the encoder of the answer to a job. It may be called again.
+        encoder_of: Returns the encoder of the answer to a job. It may be called again, and
+            from any thread.
         stream: Whether the answer is streamed.
     """
 

@@ -72,10 +72,11 @@ async def serve(
     if resumable is None and request.stream and found is None:
         resumable = offered(http, job, context.replay_s)
     if resumable is not None:
-        encoder = resumable.encoder_of(request, job)
+        encoder = await context.work.done(http, partial(resumable.encoder_of, request, job))
         await _stream_resumable(context, http, job, encoder.stream_encoder(), resumable)
         return None
-    encoder = request.encoder_of(job)
+    # It may have to write a long prompt.
+    encoder = await context.work.done(http, partial(request.encoder_of, job))
     if request.stream:
         if found is not None:
             await _replay(context, http, encoder, found)

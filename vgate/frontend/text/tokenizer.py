@@ -123,6 +123,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of tokens. Bytes that are not characters become U+FFFD."""
 
+    def decode_many(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """Return what `decode` does; for many tokens, as other threads can run meanwhile."""
+
     def decode_stream(
         self, prompt: list[int] | None = None, *, skip_special_tokens: bool = True
     ) -> DecodeStep:
