@@ -6,9 +6,14 @@
 from vgate.frontend.http.body_items import counted
 from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.ignored import Ignored
-from vgate.frontend.http.json_pieces import decode_json, is_costly
+from vgate.frontend.http.json_pieces import (
+    decode_json,
+    emptied,
+    encode_emptied,
+    encode_text,
+    is_costly,
+)
 from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
-from vgate.frontend.http.query import parameters
 from vgate.frontend.http.request import (
     EVENT_STREAM,
     JSON,
@@ -36,6 +41,8 @@ __all__ = [
     "Waits",
     "counted",
     "decode_json",
+    "emptied",
+    "encode_emptied",
+    "encode_text",
     "is_costly",
-    "parameters",
 ]

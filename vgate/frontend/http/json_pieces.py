@@ -1,16 +1,18 @@
-"""Decodes long JSON in pieces, so that other threads can run in between.
+"""Decodes long JSON in pieces and encodes it in slices, so that other threads run in between.
 
 One call of the decoder holds the interpreter until it returns: 25 ms for 4 M escapes, and 4 s for
 500,000 numbers such as 1e300 (8 µs each). So a document is cut after values. Each piece is made
 valid JSON: the brackets of all lists and objects around it are opened before it and closed after
 it. What it decodes to is then added to the lists and objects of the pieces before. A long text is a
-piece of its own and is decoded in slices.
+piece of its own and is decoded in slices. To encode 4 M token ids or line breaks at once would keep
+the interpreter for 50 ms, and so would freeing such a list.
 """
 
 import json
 import re
 import secrets
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -19,6 +21,9 @@ import msgspec
 # What the decoder gets at once; it takes up to a millisecond.
 _PIECE_BYTES = 8192
 _SLICE_BYTES = 65_536
+
+# Values of a list, or characters: each takes up to 20 ns to encode and 15 ns to free.
+_MANY = 65_536
 
 # A document up to _LONG_BYTES is decoded at once, in up to 10 ms, unless more than _FEW_NUMBERS of
 # its numbers are slow to decode. One up to _SHORT_BYTES can't have that many.
@@ -65,6 +70,27 @@ def decode_json(document: bytes) -> Any:
     if not is_costly(document):
         return msgspec.json.decode(document)
     return _Pieces(document).decoded()
+
+
+def emptied(values: list[Any]) -> Iterator[list[Any]]:
+    """Yield a list's values in slices, the last ones first; each is taken out of it after that."""
+    while values:
+        yield values[-_MANY:]
+        del values[-_MANY:]
+
+
+def encode_emptied(values: list[Any]) -> bytes:
+    """Return a list as JSON, and empty it."""
+    parts = [msgspec.json.encode(some)[1:-1] for some in emptied(values)]
+    # Others can run while `join` copies much, unlike with `%`.
+    return b"".join((b"[", b",".join(reversed(parts)), b"]"))
+
+
+def encode_text(text: str) -> bytes:
+    """Return a text as JSON."""
+    starts = range(0, len(text), _MANY)
+    parts = [msgspec.json.encode(text[start : start + _MANY])[1:-1] for start in starts]
+    return b"".join((b'"', *parts, b'"'))
 
 
 def is_costly(document: bytes) -> bool:

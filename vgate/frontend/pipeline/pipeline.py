@@ -13,7 +13,7 @@ from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
-from vgate.frontend.http import HttpRequest, LongWork, Response
+from vgate.frontend.http import HttpRequest, LongWork, Response, emptied
 from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
 from vgate.frontend.pipeline.generation import Generation
 from vgate.frontend.pipeline.job import EngineJob, again, make_job
@@ -30,7 +30,6 @@ from vgate.frontend.pipeline.port import (
 )
 from vgate.frontend.pipeline.prepare import (
     INLINE_CHARS,
-    TokenizedGeneration,
     find_model,
     tokenize_generation,
 )
@@ -151,17 +150,19 @@ class EnginePipeline:
 
         return await self._prepared(http, job)
 
-    async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
-        """Return the token ids of a generation's only prompt, and generate nothing."""
+    async def count_tokens(self, http: HttpRequest, generation: Generation) -> int:
+        """Return how many tokens a generation's only prompt has, and generate nothing."""
         model, text = await self._find(http, generation.model, "generate")
         generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
 
-        def tokenized(max_new_chars: int | None) -> TokenizedGeneration | None:
-            return tokenize_generation(
+        def counted(max_new_chars: int | None) -> int | None:
+            tokenized = tokenize_generation(
                 model, text, http, generation, max_new_chars=max_new_chars, refuses=False
             )
+            # Freed here, as that takes long if they are millions.
+            return None if tokenized is None else sum(map(len, emptied(tokenized.prompts[0])))
 
-        return (await self._prepared(http, tokenized)).prompts[0]
+        return await self._prepared(http, counted)
 
     async def _prepared(
         self, http: HttpRequest, prepare: Callable[[int | None], _Result | None]

@@ -180,8 +180,8 @@ class Pipeline(Protocol):
             StreamNotFoundError: There is no such stream of this path and key.
         """
 
-    async def prompt_of(self, http: HttpRequest, generation: Generation) -> list[int]:
-        """Return the token ids of a generation's only prompt, and generate nothing."""
+    async def count_tokens(self, http: HttpRequest, generation: Generation) -> int:
+        """Return how many tokens a generation's only prompt has, and generate nothing."""
 
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
         """Embed texts.

@@ -7,8 +7,15 @@ import msgspec
 
 from vgate.frontend.apis.decoding import NULL, RawFields, decode_request
 from vgate.frontend.apis.openai.chat.request import ChatRequest, decode_chat_as, generation_of
-from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
-from vgate.frontend.pipeline import Generation
+from vgate.frontend.http import (
+    JSON,
+    HttpRequest,
+    Ignored,
+    Response,
+    encode_emptied,
+    encode_text,
+)
+from vgate.frontend.pipeline import Generation, Tokens
 from vgate.frontend.services import Services
 from vgate.wire.sampling import TokenId
 
@@ -26,15 +33,6 @@ class TokenizeChat(ChatRequest, kw_only=True, frozen=True, forbid_unknown_fields
     """``POST /tokenize`` of a conversation: the prompt that the chat request would send."""
 
     return_token_strs: bool | None = None
-
-
-class TokenizeResponse(msgspec.Struct, frozen=True):
-    """The token ids; `token_strs` are the vocabulary's own spellings of them."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str | None] | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -89,9 +87,18 @@ async def tokenize(services: Services, http: HttpRequest) -> Response:
         add_special_tokens=bool(request.add_special_tokens),
         spell=bool(request.return_token_strs),
     )
-    answer = TokenizeResponse(len(tokens.ids), tokens.max_model_len, tokens.ids, tokens.spellings)
-    encoded = await services.work.done(http, partial(msgspec.json.encode, answer))
-    return Response(200, encoded, [JSON])
+    return Response(200, await services.work.done(http, partial(_written, tokens)), [JSON])
+
+
+def _written(tokens: Tokens) -> bytes:
+    """Return the answer: how many tokens there are, their ids and the vocabulary's spellings.
+
+    The tokens are gone then.
+    """
+    given = tokens.spellings
+    head = b'{"count":%d,"max_model_len":%d,"tokens":' % (len(tokens.ids), tokens.max_model_len)
+    ids, spellings = encode_emptied(tokens.ids), b"null" if given is None else encode_emptied(given)
+    return b"".join((head, ids, b',"token_strs":', spellings, b"}"))
 
 
 async def detokenize(services: Services, http: HttpRequest) -> Response:
@@ -99,7 +106,8 @@ async def detokenize(services: Services, http: HttpRequest) -> Response:
     body = await services.work.body(http)
     request = await services.work.read(http, body, partial(decode_request, _tokens))
     text = await services.pipeline.detokenize(http, request.model or "", request.tokens)
-    return Response(200, msgspec.json.encode({"prompt": text}), [JSON])
+    encoded = await services.work.done(http, partial(encode_text, text))
+    return Response(200, b"".join((b'{"prompt":', encoded, b"}")), [JSON])
 
 
 async def tokenizer_info(services: Services, http: HttpRequest) -> Response:

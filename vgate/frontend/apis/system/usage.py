@@ -5,7 +5,8 @@ from datetime import date
 import msgspec
 
 from vgate.errors import InvalidValueError
-from vgate.frontend.http import JSON, HttpRequest, Response, parameters
+from vgate.frontend.apis.shared import parameters
+from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
 
 _BY = ("key", "model", "day")

@@ -48,8 +48,8 @@ async def count_tokens(services: Services, http: HttpRequest) -> Response:
     effort = await _effort(services, http, request)
     with FIELDS.translating():
         generation = await services.work.done(http, partial(generation_of, request, effort))
-        prompt = await services.pipeline.prompt_of(http, generation)
-    return Response(200, msgspec.json.encode({"input_tokens": len(prompt)}), [JSON])
+        count = await services.pipeline.count_tokens(http, generation)
+    return Response(200, msgspec.json.encode({"input_tokens": count}), [JSON])
 
 
 async def _effort(services: Services, http: HttpRequest, request: CountTokensRequest) -> str | None:

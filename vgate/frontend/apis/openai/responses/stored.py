@@ -11,6 +11,7 @@ from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.responses.input import kind_of
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
 from vgate.frontend.apis.openai.responses.response import ResponseObject
+from vgate.frontend.apis.shared import parameters
 from vgate.frontend.cache import ResponseStore, StoredResponse
 from vgate.frontend.http import (
     FEW_ITEMS,
@@ -20,7 +21,6 @@ from vgate.frontend.http import (
     LongWork,
     Response,
     decode_json,
-    parameters,
 )
 from vgate.frontend.ids import new_id
 

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vgate.frontend.http import parameters
+from vgate.frontend.apis.shared import parameters
 
 MANY = "&".join(["a=b"] * 16_000)
 
