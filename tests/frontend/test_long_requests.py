@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import threading
+from collections import Counter
 
 import pytest
 
@@ -13,7 +14,9 @@ from vgate.config.model import Model
 from vgate.config.schema import Server
 from vgate.config.section import MIB
 from vgate.frontend.apis.openai.responses import stored
+from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.http import SMALL_BYTES, long_work
+from vgate.frontend.pipeline import serve as serve_module
 from vgate.frontend.text import slices
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 
@@ -212,5 +215,54 @@ def test_a_client_that_left_is_not_waited_for(serve):
         await asyncio.gather(*(task for _, task in begun))
         assert sum(protocol.status is None for protocol, _ in begun) > 9
         assert (await gateway.chat()).status == 200
+
+    serve(scenario)
+
+
+def test_many_copies_of_a_long_prompt_are_sent_in_several_turns(serve, monkeypatch):
+    turns, sent, submit = Counter(), Counter(), EnginePool.submit
+    largest = 100_000
+
+    def recorded(pool, sequence, message, timeout_s):
+        submit(pool, sequence, message, timeout_s)
+        sent[turns.total()] += len(message.prompt)
+
+    monkeypatch.setattr(EnginePool, "submit", recorded)
+    monkeypatch.setattr(serve_module, "_SENT_AT_ONCE_BYTES", largest)
+
+    async def scenario(gateway):
+        def next_turn():
+            turns.update("a")
+            asyncio.get_running_loop().call_soon(next_turn)
+
+        next_turn()
+        fields = {"prompt": [97] * 10_000, "n": 20, "max_tokens": 2}
+        for stream in (False, True):
+            sent.clear()
+            answer = await post(gateway, "/v1/completions", body(**fields, stream=stream))
+            assert answer.status == 200
+            assert sent.total() == 20 * 40_000
+            assert max(sent.values()) < 2 * largest
+        assert len(answer.events) > 20
+
+    serve(scenario, model=Model(max_model_len=20_000))
+
+
+def test_a_client_that_leaves_has_no_more_sent(serve, monkeypatch):
+    sent, submit = [], EnginePool.submit
+
+    async def scenario(gateway):
+        def recorded(pool, sequence, message, timeout_s):
+            submit(pool, sequence, message, timeout_s)
+            sent.append(sequence)
+            sequence.answer.give_up()
+
+        monkeypatch.setattr(EnginePool, "submit", recorded)
+        monkeypatch.setattr(serve_module, "_SENT_AT_ONCE_BYTES", 0)
+        content = body(prompt="a", n=20, max_tokens=2)
+        _, task = gateway.begin("POST", "/v1/completions", content)
+        await asyncio.wait_for(task, 30)
+        assert len(sent) == 1
+        await until(lambda: gateway.engine.idle, "the engine has nothing left")
 
     serve(scenario)

@@ -12,7 +12,7 @@ from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.http import ClientDisconnected
 from vgate.frontend.http.long_work import Turns
-from vgate.frontend.pipeline.serve import run
+from vgate.frontend.pipeline.waiting.run import run
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Generate, ModelInfo
 from vgate.wire.sampling import DEFAULTS

@@ -16,7 +16,8 @@ from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.parameters import cache_salt, check_truncation, token_limit
 from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.pipeline.prepare import check_length, explained
-from vgate.frontend.pipeline.serve import Context, run
+from vgate.frontend.pipeline.serve import Context
+from vgate.frontend.pipeline.waiting.run import run
 from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError
 from vgate.usage import Used
 from vgate.wire.codec import pack_token_ids

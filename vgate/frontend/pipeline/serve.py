@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -17,8 +17,6 @@ from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.answers.resumable import NumberedEvents, ResumableAnswer
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.gaps import StreamGaps
-from vgate.frontend.engines.pool import EnginePool
-from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.http import (
     JSON,
     ClientDisconnected,
@@ -33,6 +31,7 @@ from vgate.frontend.pipeline.overview.running import RunningRequests
 from vgate.frontend.pipeline.overview.use import count_stream
 from vgate.frontend.pipeline.port import GenerateRequest
 from vgate.frontend.pipeline.taking_up import Resumable, offered, reserve_rest
+from vgate.frontend.pipeline.waiting.run import run
 from vgate.frontend.pipeline.waiting.streams import Notices, open_stream, tell_stream
 from vgate.wire.messages import Generate
 from vgate.wire.sampling import nth_seed
@@ -40,6 +39,8 @@ from vgate.wire.sampling import nth_seed
 CACHE_HEADER = "x-vgate-cache"
 # With log probabilities: with twenty at each, these take some ten milliseconds.
 _FEW_POSITIONS = 256
+# Of prompts; to encode and send them takes 2 ms for each megabyte.
+_SENT_AT_ONCE_BYTES = 2 * 1024 * 1024
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -228,38 +229,51 @@ async def _run(
         if http.taken_up.counted is not None:
             tokens -= sum(job.prompt_tokens) + http.taken_up.counted
         await reserve_rest(http, max(0, tokens))
-    timeout_s = context.timeouts.request_s - http.waited_s
-    # Stop strings must be found at once: the engine would continue.
-    streamed = answer if isinstance(answer, StreamedAnswer) else None
-    buffered = streamed is None and not job.decoding.stops
-
-    def start() -> None:
-        for sequence in answer.sequences:
-            sequence.fields = job.fields
-            if streamed is not None:
-                sequence.gaps = StreamGaps()
-            message = _message(context, http, job, sequence.index, buffered=buffered)
-            if resumable is not None:
-                keep = resumable.keep(sequence.index)
-                message = msgspec.structs.replace(message, keep=keep)
-            if resumable is not None and resumable.holders:
-                holder = resumable.holders[sequence.index]
-                job.model.engine.join(holder, sequence, message, timeout_s)
-            else:
-                job.model.engine.submit(sequence, message, timeout_s)
-        if streamed is not None:
-            context.keep_alive.add(streamed, http.arrived)
-            tell_stream(context.notices, job.model, job.name, streamed)
-
+    start = partial(_start, context, http, job, answer, resumable)
     context.running.add(http, job.name, job.model.engine, answer)
     try:
         await run(http, job.model.engine, answer, start, partial(_ended, context, http, answer))
     finally:
         context.running.discard(answer)
-        if streamed is not None:
-            context.keep_alive.discard(streamed)
-            context.notices.discard(streamed)
+        if isinstance(answer, StreamedAnswer):
+            context.keep_alive.discard(answer)
+            context.notices.discard(answer)
         record(http, job, answer)
+
+
+def _start(
+    context: Context,
+    http: HttpRequest,
+    job: EngineJob,
+    answer: Answer,
+    resumable: Resumable | None,
+) -> Iterator[None]:
+    """Start an answer's sequences; yields after each few megabytes of their prompts."""
+    timeout_s = context.timeouts.request_s - http.waited_s
+    # Stop strings must be found at once: the engine would continue.
+    streamed = answer if isinstance(answer, StreamedAnswer) else None
+    buffered = streamed is None and not job.decoding.stops
+    sent_bytes = 0
+    for sequence in answer.sequences:
+        if sent_bytes > _SENT_AT_ONCE_BYTES:
+            sent_bytes = 0
+            yield
+        sequence.fields = job.fields
+        if streamed is not None:
+            sequence.gaps = StreamGaps()
+        message = _message(context, http, job, sequence.index, buffered=buffered)
+        sent_bytes += len(message.prompt)
+        if resumable is not None:
+            keep = resumable.keep(sequence.index)
+            message = msgspec.structs.replace(message, keep=keep)
+        if resumable is not None and resumable.holders:
+            holder = resumable.holders[sequence.index]
+            job.model.engine.join(holder, sequence, message, timeout_s)
+        else:
+            job.model.engine.submit(sequence, message, timeout_s)
+    if streamed is not None:
+        context.keep_alive.add(streamed, http.arrived)
+        tell_stream(context.notices, job.model, job.name, streamed)
 
 
 def _is_stored(job: EngineJob) -> bool:
@@ -275,44 +289,6 @@ async def _ended(context: Context, http: HttpRequest, answer: Answer) -> None:
         with suppress(OSError):  # which is told when the request ends
             await grant.settle(used.tokens)
     await context.work.turns.end()
-
-
-async def run(
-    http: HttpRequest,
-    engine: EnginePool,
-    answer: BaseAnswer,
-    start: Callable[[], None],
-    ended: Callable[[], Awaitable[None]] | None = None,
-) -> None:
-    """Start an answer's sequences and wait until all of them have ended.
-
-    Then it waits for `ended`, too: streams that ran in the same step end together.
-
-    Raises:
-        ClientDisconnected: The client is gone.
-        VGateError: There is no complete answer.
-    """
-    http.on_disconnect(answer.give_up)
-    try:
-        start()
-        await answer.done
-        if ended is not None:
-            await ended()
-    finally:
-        # However it ended: no engine may have a sequence of an answer that is closed.
-        engine.abort(answer.sequences)
-        if engine.residence is not None:
-            _note_wait(http, answer)
-        http.release()
-        answer.close()
-
-
-def _note_wait(http: HttpRequest, answer: BaseAnswer) -> None:
-    """Note how long an answer's sequences waited for the model to be loaded, if they did."""
-    waited_s = max((sequence.model_wait_s for sequence in answer.sequences), default=0.0)
-    if waited_s:
-        http.waited_s += waited_s
-        metrics.MODEL_WAIT.labels(http.admission.model).observe(waited_s)
 
 
 def _message(

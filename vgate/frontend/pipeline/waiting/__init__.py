@@ -1,1 +1,1 @@
-"""Requests whose model is not loaded: where they wait, and what their clients hear meanwhile."""
+"""Where requests wait: for their model to be loaded, and for the ends of their sequences."""

@@ -7,7 +7,8 @@ from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest
 from vgate.frontend.observe import metrics
-from vgate.frontend.pipeline.serve import Context, run
+from vgate.frontend.pipeline.serve import Context
+from vgate.frontend.pipeline.waiting.run import run
 from vgate.frontend.pipeline.waiting.streams import speak
 from vgate.frontend.text import TextModel
 
