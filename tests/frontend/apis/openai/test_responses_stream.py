@@ -18,12 +18,17 @@ from tests.frontend.apis.openai.responses_events import (
     extras_of,
     without_ids,
 )
+from tests.frontend.gateway import post
 from vgate.errors import EngineUnavailableError, RateLimitedError
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, Result, TokenCounts, ToolCall
 from vgate.frontend.answers.encoder import replay
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.request import decode_responses
-from vgate.frontend.apis.openai.responses.response import ResponseObject, response_to
+from vgate.frontend.apis.openai.responses.response import (
+    ResponseObject,
+    encoded_once,
+    response_to,
+)
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, ResponsesStream
 from vgate.frontend.http import Ignored
 from vgate.frontend.tool_calls import ToolCallDelta
@@ -436,3 +441,44 @@ def test_what_a_response_repeats_is_of_openais_types(fields):
     read = types.Response.model_validate(json.loads(encoder.encode(answer)), strict=True)
     assert extras_of(read) <= EXTRA
     assert read.output_text == "Ho"
+
+
+# ---- long requests
+
+TOOL = {
+    "type": "function",
+    "name": "f",
+    "description": 'a"\n' * 50_000,
+    "parameters": {"é": [None]},
+}
+FORMAT = {"type": "json_schema", "name": "s"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"instructions": "a\n" * 60_000, "metadata": {"a": "b"}, "user": "u"},
+        {"tools": [TOOL, {"type": "custom", "name": "c"}], "tool_choice": "required"},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "name": "f"}},
+        {"text": {"format": FORMAT | {"schema": {"const": [1.5, "é"]}}}},
+    ],
+)
+def test_a_response_repeats_the_same_if_that_is_encoded_once(fields):
+    plain = response(**fields)
+    once = encoded_once(plain)
+    assert isinstance(once.tools, msgspec.Raw)
+    assert json.loads(msgspec.json.encode(once)) == json.loads(msgspec.json.encode(plain))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_response_repeats_is_bounded(serve, stream):
+    async def scenario(gateway):
+        schema = {"description": "a" * 2_100_000}
+        for large, status in (({}, 200), ({"text": {"format": FORMAT | {"schema": schema}}}, 400)):
+            fields = {"input": "a", "max_output_tokens": 1, "tool_choice": "none", "stream": stream}
+            answer = await post(gateway, "/v1/responses", fields | {"tools": [TOOL]} | large)
+            assert answer.status == status
+        assert answer.error["param"] == "text"
+
+    serve(scenario)

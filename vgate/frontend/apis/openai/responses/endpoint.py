@@ -10,7 +10,7 @@ from vgate.frontend.apis.last_event import LastEvent
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.logprobs import logprob_texts
 from vgate.frontend.apis.openai.responses.request import FIELDS, decode_responses, generation_of
-from vgate.frontend.apis.openai.responses.response import response_to
+from vgate.frontend.apis.openai.responses.response import encoded_once, response_to
 from vgate.frontend.apis.openai.responses.stored import answer_stored, continued, keeper
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder
 from vgate.frontend.apis.openai.responses.tools import Tool
@@ -53,6 +53,8 @@ async def responses(services: Services, http: HttpRequest) -> Response | None:
     def encoder_of(job: Job) -> ResponsesEncoder:
         response = response_to(request, job.name, job.sampling, job.created)
         response = msgspec.structs.replace(response, store=keep is not None)
+        if not http.is_short:
+            response = encoded_once(response)
         return ResponsesEncoder(response, time.time, logprob_texts(job), tools, keep)
 
     with FIELDS.translating():
