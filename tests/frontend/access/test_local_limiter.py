@@ -1,7 +1,10 @@
 """What only the limiter of one machine has: files, their growth, their lock and its holders."""
 
 import asyncio
+import errno
+import os
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -153,19 +156,43 @@ def test_after_an_error_in_the_critical_section_the_next_holder_recounts(make, m
     assert usage(limiter).concurrent == 77
 
 
-def test_a_full_disk_takes_nothing(make, monkeypatch):
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk on which nothing larger than what is there can be made, until the context's end."""
+
+    def allocate(fd, offset, length):
+        if os.fstat(fd).st_size < offset + length:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextmanager
+    def full():
+        with monkeypatch.context() as patched:
+            patched.setattr(file_module.os, "posix_fallocate", allocate)
+            yield
+
+    return full
+
+
+def test_a_new_key_takes_nothing_on_a_full_disk(make, full_disk):
     limiter, limits = make(), KeyLimits(requests=3, tokens_per_minute=100, concurrent=3)
-    limiter.file("k")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(file_module.os, "posix_fallocate", full)
-        with pytest.raises(OSError, match="No space"):
-            reserve(limiter, limits, 10)
+    with full_disk(), pytest.raises(OSError, match="No space"):
+        reserve(limiter, limits, 10)
     assert usage(limiter, limits) == Usage(0, 0, 0)
     assert admits(limiter, limits, 10)
+
+
+def test_a_full_disk_stops_no_key_that_was_seen(make, clock, full_disk):
+    limiter, limits = make(), KeyLimits(requests=1000, tokens_per_minute=2000)
+    limiter.file("k")
+    with full_disk():
+        admitted = stamps_admitted(limiter, limits, clock, attempts=2500, every_ns=NS // 20)
+    # More than its file has room for, so some leave later than they could.
+    assert 1000 < len(admitted) <= 2500
+    assert are_a_minute_apart(admitted, 1000)
+    clock.ns += 60 * NS
+    again = stamps_admitted(limiter, limits, clock, attempts=2500, every_ns=NS // 20)
+    assert len(again) > len(admitted)
+    assert are_a_minute_apart(again, 1000)
 
 
 def test_open_files_are_bounded(make, monkeypatch):

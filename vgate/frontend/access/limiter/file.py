@@ -5,6 +5,7 @@ open files of one process, which ``fcntl`` record locks do not. All stores of a 
 are in memory, in program order; ``_DIRTY`` tells the next holder to recount the cached sums.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -33,6 +34,10 @@ _FORMAT = 0x7667_6C69_6D00_0002  # changes with the layout
 _FIRST_ENTRIES = 256
 # As many requests as a key's limit can allow in a window: 16 MiB.
 _MOST_ENTRIES = 1 << 20
+
+# A new file has room for the first ring of both logs, so that a full disk stops no key later.
+_FIRST_WORDS = _HEADER_WORDS + 2 * 2 * _FIRST_ENTRIES
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Life:
@@ -73,7 +78,7 @@ class LimitFile:
     """One key's shared memory; ``with file:`` is the critical section.
 
     Raises:
-        OSError: The file can't be made, or the disk is full.
+        OSError: The file can't be made, as on a full disk.
     """
 
     def __init__(self, path: Path, *, boot: int) -> None:
@@ -83,8 +88,8 @@ class LimitFile:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            if os.fstat(self._fd).st_size < _HEADER_WORDS * _WORD_BYTES:
-                os.posix_fallocate(self._fd, 0, _HEADER_WORDS * _WORD_BYTES)
+            if os.fstat(self._fd).st_size < _FIRST_WORDS * _WORD_BYTES:
+                os.posix_fallocate(self._fd, 0, _FIRST_WORDS * _WORD_BYTES)
             self._map()
             # The clock starts again with each boot, so stamps of another boot mean nothing.
             words = self._words
@@ -131,7 +136,9 @@ class LimitFile:
         self._words[_RUNNING] = sum(self._words[_SLOTS : _SLOTS + MAX_WORKER + 1])
 
     def make_room(self, log: SlidingLog) -> None:
-        """Give a full log a larger ring, up to a bound. It never shrinks.
+        """Give a full log a larger ring, up to a bound and while the disk has room.
+
+        It never shrinks. Without it the log goes on, and counts too much rather than too little.
 
         The new ring is at the end of the file and the old one is left behind, so that the file and
         its lock stay the same for all workers and the switch is one store.
@@ -142,7 +149,12 @@ class LimitFile:
         at = self._words[_SIZE]
         size = at + 2 * capacity
         # Allocated before it is mapped: a store into a hole on a full disk is a SIGBUS.
-        os.posix_fallocate(self._fd, 0, size * _WORD_BYTES)
+        try:
+            os.posix_fallocate(self._fd, 0, size * _WORD_BYTES)
+        except OSError as error:
+            if error.errno in _DISK_IS_FULL and log.capacity:
+                return
+            raise
         if size > self._mapped:
             self._map()
         self._words[_SIZE] = size

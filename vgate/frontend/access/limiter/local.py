@@ -47,7 +47,7 @@ class LocalLimiter:
         wall_s: Unix time.
 
     Raises:
-        OSError: A file can't be made, or the disk is full. Every method that counts may raise it.
+        OSError: A file can't be made, as on a full disk. Every method that counts may raise it.
     """
 
     holds_budgets = False
@@ -239,7 +239,7 @@ class LocalGrant(msgspec.Struct):
 
     def _add(self, file: LimitFile, now_ns: int, requests: int, tokens: int) -> None:
         limits = self.limits
-        # Only this can fail (the disk is full), so it comes before anything is taken.
+        # Only this can fail, so it comes before anything is taken.
         if limits.requests is not None:
             file.make_room(file.requests)
         if limits.tokens_per_minute is not None:
