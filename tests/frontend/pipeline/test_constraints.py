@@ -51,6 +51,11 @@ SCHEMAS = {
         {"items": {"pattern": "x" * 120_001}},
         "120001 characters",
     ),
+    "a description": (
+        {"items": [{"description": "x" * 1_000_000}]},
+        {"items": [{"description": "x" * 524_288, "y" * 60_000: ["x" * 470_000]}]},
+        "characters",
+    ),
 }
 TEXTS = [("regex", "x"), ("grammar", "x"), ("choice", ["x" * 1024] * 64)]
 

@@ -18,6 +18,8 @@ MAX_CHARS = 65_536
 # OpenAI's bound on what names and values of a schema have together (guide "Structured outputs").
 MAX_SCHEMA_CHARS = 120_000
 MAX_SCHEMA_PARTS = 8192
+# Of all its texts: each of a request's sequences is sent with them.
+MAX_SCHEMA_TEXT = 1_048_576
 MAX_OPTIONAL = 1000
 
 
@@ -88,7 +90,7 @@ def check_schema_size(schema: Any, where: str) -> None:
     Raises:
         InvalidValueError: It is too large.
     """
-    parts = chars = optional_squared = 0
+    parts = chars = text = optional_squared = 0
     level = [schema]
     while level:
         inner: list[Any] = []
@@ -98,15 +100,20 @@ def check_schema_size(schema: Any, where: str) -> None:
                 parts += 1 + (len(values) if isinstance(values, list) else 0)
                 chars += _chars(node)
                 optional_squared += _optional_squared(node)
+                text += sum(map(len, node))
                 inner += node.values()
             elif isinstance(node, list):
                 inner += node
+            elif isinstance(node, str):
+                text += len(node)
         level = inner
     if parts > MAX_SCHEMA_PARTS:
         raise _too_large(where, f"{parts} objects and values of enums", MAX_SCHEMA_PARTS)
     if chars > MAX_SCHEMA_CHARS:
         what = f"{chars} characters in names of properties, values and patterns"
         raise _too_large(where, what, MAX_SCHEMA_CHARS)
+    if text > MAX_SCHEMA_TEXT:
+        raise _too_large(where, f"{text} characters", MAX_SCHEMA_TEXT)
     if optional_squared > MAX_OPTIONAL**2:
         # Several objects count as if they were one.
         what = f"the weight of {int(optional_squared**0.5)} optional properties in one object"

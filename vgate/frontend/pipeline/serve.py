@@ -39,8 +39,12 @@ from vgate.wire.sampling import nth_seed
 CACHE_HEADER = "x-vgate-cache"
 # With log probabilities: with twenty at each, these take some ten milliseconds.
 _FEW_POSITIONS = 256
-# Of prompts; to encode and send them takes 2 ms for each megabyte.
+# Which a result may repeat.
+_FEW_PROMPT_TOKENS = 65_536
+# Of sequences' messages; to encode and send them takes 2 ms for each megabyte, and as long as for
+# so many bytes more for each of them.
 _SENT_AT_ONCE_BYTES = 2 * 1024 * 1024
+_SEQUENCE_BYTES = 8192
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -99,7 +103,7 @@ async def _written(
     context: Context, http: HttpRequest, result: Result, write: Callable[[Result], bytes]
 ) -> bytes:
     """Return a result as bytes, written on a thread if that takes long."""
-    if result.positions > _FEW_POSITIONS:
+    if result.positions > _FEW_POSITIONS or result.counts.prompt > _FEW_PROMPT_TOKENS:
         return await context.work.run(http, partial(write, result))
     return write(result)
 
@@ -253,7 +257,9 @@ def _start(
     # Stop strings must be found at once: the engine would continue.
     streamed = answer if isinstance(answer, StreamedAnswer) else None
     buffered = streamed is None and not job.decoding.stops
-    sent_bytes = 0
+    sent_bytes, options_bytes = 0, 0
+    if len(answer.sequences) > 1:
+        options_bytes = len(msgspec.msgpack.encode(job.options))
     for sequence in answer.sequences:
         if sent_bytes > _SENT_AT_ONCE_BYTES:
             sent_bytes = 0
@@ -262,7 +268,7 @@ def _start(
         if streamed is not None:
             sequence.gaps = StreamGaps()
         message = _message(context, http, job, sequence.index, buffered=buffered)
-        sent_bytes += len(message.prompt)
+        sent_bytes += len(message.prompt) + options_bytes + _SEQUENCE_BYTES
         if resumable is not None:
             keep = resumable.keep(sequence.index)
             message = msgspec.structs.replace(message, keep=keep)

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.frontend.gateway import post
+from vgate.config.model import Model
 from vgate.errors import InvalidRequestError, VGateError
 from vgate.frontend.apis.openai.completions.request import (
     DEFAULT_MAX_TOKENS,
     MAX_ANSWERS,
+    MAX_REPEATED_TOKENS,
     CompletionRequest,
     decode_completion,
     generation_of,
@@ -66,6 +69,19 @@ class TestPrompt:
         decode(prompt=["a"] * (MAX_ANSWERS // 2), n=2)
         assert refusal(prompt=["a"] * (MAX_ANSWERS + 1)).param == "prompt"
         assert refusal(prompt=["a"] * (MAX_ANSWERS // 2 + 1), n=2).param == "prompt"
+
+    @pytest.mark.parametrize("field", ["echo", "return_token_ids"])
+    def test_how_many_times_they_are_repeated(self, serve, field):
+        async def scenario(gateway):
+            prompt = "a" * (MAX_REPEATED_TOKENS // 64)
+            for prompts, n in ((prompt, 64), ([prompt] * 65, 1)):
+                fields = {"prompt": prompts, "n": n, "max_tokens": 1, field: True}
+                assert (await post(gateway, "/v1/completions", fields)).status == 200
+            fields = {"prompt": prompt, "n": 65, "max_tokens": 1, field: True}
+            answer = await post(gateway, "/v1/completions", fields)
+            assert (answer.status, answer.error["param"]) == (400, "n")
+
+        serve(scenario, model=Model(max_model_len=16_384))
 
 
 class TestLimit:

@@ -151,10 +151,8 @@ def _checked_value(kind: str, value: Any, path: str) -> str | list[str]:
         document = _parsed(value, path) if isinstance(value, str) else value
         check_json(document, path)
         check_schema_size(document, path)
-        if kind == "json":
-            return json.dumps(document, ensure_ascii=False)
-    else:
-        check_text_size(value if isinstance(value, list) else [value], path)
+        return json.dumps(document, ensure_ascii=False)
+    check_text_size(value if isinstance(value, list) else [value], path)
     if kind == "regex" and "\0" in value:
         raise invalid(path, "must not have a NUL character")
     text: str | list[str] = value

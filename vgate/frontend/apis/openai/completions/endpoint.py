@@ -1,7 +1,11 @@
 """``POST /v1/completions``."""
 
 from vgate.frontend.apis.openai.chunks import response_fields
-from vgate.frontend.apis.openai.completions.request import decode_completion, generation_of
+from vgate.frontend.apis.openai.completions.request import (
+    check_repeated,
+    decode_completion,
+    generation_of,
+)
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.pipeline import GenerateRequest, Job
@@ -22,6 +26,7 @@ def read(body: bytes, ignored: Ignored) -> GenerateRequest:
 
     def encoder_of(job: Job) -> CompletionEncoder:
         prompts = job.prompts
+        check_repeated(request, sum(map(len, prompts)))
         return CompletionEncoder(
             **response_fields("cmpl-", request, job),
             choices_each=request.n or 1,

@@ -22,6 +22,8 @@ from vgate.wire.sampling import MAX_ASKED_TOKENS, TokenId
 
 # vLLM limits the prompts; this limits the answers to all of them.
 MAX_ANSWERS = 1024
+# Tokens of prompts in several answers to each; to write and send them takes milliseconds.
+MAX_REPEATED_TOKENS = 524_288
 # OpenAI's default (API reference, "Create completion").
 DEFAULT_MAX_TOKENS = 16
 
@@ -78,6 +80,19 @@ def decode_completion(body: bytes, ignored: Ignored) -> CompletionRequest:
         problem = f"and `n` ask for {answers} answers, at most {MAX_ANSWERS} are allowed"
         raise invalid("prompt", problem)
     return request
+
+
+def check_repeated(request: CompletionRequest, prompt_tokens: int) -> None:
+    """Raise `InvalidValueError` if a request's answers would repeat too much of its prompts."""
+    answers = request.n or 1
+    if answers == 1 or not (request.echo or request.return_token_ids):
+        return
+    if (repeated := answers * prompt_tokens) > MAX_REPEATED_TOKENS:
+        problem = (
+            f"answers with `echo` or `return_token_ids` would repeat {repeated} tokens of prompts, "
+            f"at most {MAX_REPEATED_TOKENS} are allowed"
+        )
+        raise invalid("n", problem)
 
 
 def generation_of(request: CompletionRequest) -> Generation:
