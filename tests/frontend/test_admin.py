@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+from msgspec import structs
+
 from tests.frontend.gateway import until
 from vgate.config.schema import Batch, Cache, DryRun, Security, Server
 from vgate.keys import ConfiguredKey
@@ -211,3 +213,16 @@ def test_a_proxy_on_this_machine_brings_everybody(serve):
             assert "security.enabled" in answer.error["message"]
 
     serve(scenario, engine=False, server=ONE)
+
+
+def test_large_bodies_are_refused_unread(serve, tmp_path):
+    async def scenario(gateway):
+        model = gateway.config.model.name
+        paths = ["keys", "hosts", "engines/0/drain", f"models/{model}/load"]
+        for path in (f"/admin/{name}" for name in paths):
+            answer = await gateway.request("POST", path, b"[" * 70_000, **ROOT)
+            assert (answer.status, answer.error["code"]) == (413, "payload_too_large"), path
+
+    key_file = tmp_path / "keys"
+    key_file.touch(0o600)
+    serve(scenario, security=structs.replace(KEYS, key_file=str(key_file)))

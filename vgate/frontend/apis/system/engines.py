@@ -9,7 +9,7 @@ from vgate.errors import EngineOrderError, NotFoundError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.system.admin import asked_by
 from vgate.frontend.engines import ModelState, ReplicaState
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, SMALL_BYTES, HttpRequest, Response
 from vgate.frontend.services import Services
 from vgate.log import Log
 
@@ -55,7 +55,7 @@ async def order(services: Services, http: HttpRequest) -> Response:
     if number not in map(str, known):  # it may have more digits than Python reads
         numbers = ", ".join(map(str, sorted(known)))
         raise NotFoundError(f"there is no engine `{number[:80]}`; there are: {numbers}")
-    body = await services.work.body(http)
+    body = await services.work.body(http, SMALL_BYTES)
     options = decode_request(_decoder, body, http.ignored) if body else EngineOptions()
     action: Literal["drain", "resume", "restart"] = "resume"
     if word == "drain":

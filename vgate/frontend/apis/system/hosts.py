@@ -56,7 +56,7 @@ async def hosts(services: Services, http: HttpRequest) -> Response:
     """List the hosts that have joined, or make an invitation for another one."""
     if http.method != "POST":
         return _json({"object": "list", "data": await services.hosts.joined()})
-    body = await services.work.body(http)
+    body = await services.work.body(http, SMALL_BYTES)
     wanted = decode_request(_decode_invitation, body, http.ignored) if body else NewInvitation()
     invitation = await services.hosts.invite(wanted.model, wanted.for_s)
     log.info("a host was invited", model=invitation["model"], by=asked_by(http))

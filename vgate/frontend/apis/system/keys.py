@@ -17,7 +17,7 @@ from vgate.errors import (
     NotFoundError,
 )
 from vgate.frontend.apis.decoding import document_of
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, SMALL_BYTES, HttpRequest, Response
 from vgate.frontend.services import Services
 from vgate.key_file import KeyFile
 from vgate.keys import ApiKey, KeyFileError, KeyName, KeyRing, KeysError, KeyTerms
@@ -93,7 +93,7 @@ def _used(key: ApiKey, row: dict[str, Any]) -> dict[str, int | None]:
 
 
 async def _add(services: Services, http: HttpRequest) -> Response:
-    body = await services.work.body(http)
+    body = await services.work.body(http, SMALL_BYTES)
     try:
         new = _decode_new(body)
     except msgspec.ValidationError as error:

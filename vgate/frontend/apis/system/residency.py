@@ -10,7 +10,7 @@ from vgate.errors import EngineOrderError, ModelNotFoundError, NotFoundError
 from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.system.admin import asked_by
 from vgate.frontend.engines import STATUS, ModelState
-from vgate.frontend.http import JSON, HttpRequest, Response
+from vgate.frontend.http import JSON, SMALL_BYTES, HttpRequest, Response
 from vgate.frontend.services import Services
 from vgate.log import Log
 
@@ -55,7 +55,7 @@ async def order_model(services: Services, http: HttpRequest) -> Response:
     if name not in known:
         message = f"there is no model `{name[:200]}`; there are: {', '.join(known)}"
         raise ModelNotFoundError(message)
-    body = await services.work.body(http)
+    body = await services.work.body(http, SMALL_BYTES)
     options = decode_request(_decoder, body, http.ignored) if body else UnloadOptions()
     action: Literal["load", "unload"] = "load" if word == "load" else "unload"
     if problem := await services.orders.order_model(name, action, force=options.force):
