@@ -44,6 +44,9 @@ from vgate.wire.messages import Task
 
 _Result = TypeVar("_Result")
 
+# Millions of spellings make an answer that takes tens of milliseconds to send.
+_MOST_SPELLED = 1_048_576
+
 
 class EnginePipeline:
     """Implements `vgate.frontend.pipeline.port.Pipeline`.
@@ -213,6 +216,10 @@ class EnginePipeline:
             if not isinstance(source, str):
                 source = render(source, text, http, allow=allow)
             (ids,) = text.tokenizer.encode_batch([source], special=add_special_tokens)
+            if spell and len(ids) > _MOST_SPELLED:
+                limit = f"at most {_MOST_SPELLED} tokens, got {len(ids)}"
+                message = f"`return_token_strs` is possible for {limit}"
+                raise InvalidValueError(message, param="return_token_strs")
             spellings = [text.tokenizer.id_to_token(token) for token in ids] if spell else None
             return Tokens(ids, spellings, text.info.max_model_len)
 

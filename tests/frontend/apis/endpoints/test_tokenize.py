@@ -13,6 +13,7 @@ from vgate.config.model import Model
 from vgate.config.schema import Server
 from vgate.frontend.apis.openai.tokenize import TokenizeChat, TokenizeText, decode_tokenize
 from vgate.frontend.http import Ignored
+from vgate.frontend.pipeline import pipeline
 
 NEW_WORDS = "".join(f"x{number:x}y " for number in range(200))
 HI = [{"role": "user", "content": "hi"}]
@@ -56,6 +57,19 @@ class TestText:
             assert answer.json["token_strs"] == ["a", "b", "[UNK]"]
 
         serve(scenario, model=Model(model_id=str(framed_dir), task="embed"))
+
+    def test_so_many_tokens_are_spelled_and_no_more(self, serve, monkeypatch):
+        monkeypatch.setattr(pipeline, "_MOST_SPELLED", 9)
+
+        async def scenario(gateway):
+            for size, spell, status in ((9, True, 200), (10, True, 400), (10, False, 200)):
+                body = {"prompt": "x" * size, "return_token_strs": spell}
+                answer = await post(gateway, "/tokenize", body)
+                assert answer.status == status
+                if status == 400:
+                    assert answer.error["param"] == "return_token_strs"
+
+        serve(scenario)
 
     def test_an_empty_text_has_no_tokens(self, serve):
         async def scenario(gateway):
