@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 
 from vgate.frontend.http.long_work import Turns
 
@@ -13,7 +14,7 @@ class Burst:
         self.tasks = [asyncio.create_task(self._take(number)) for number in range(count)]
 
     async def _take(self, number: int) -> None:
-        await self._turns.begin()
+        await self._turns.begin("")
         self.begun.append((self.iteration, number))
 
     async def end(self) -> None:
@@ -65,7 +66,7 @@ def test_turns_are_at_once_again_after_a_burst():
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         burst.begun, burst.iteration = [], 0
-        await asyncio.wait_for(burst._turns.begin(), 1)
+        await asyncio.wait_for(burst._turns.begin(""), 1)
         assert burst.iteration == 0
 
     asyncio.run(scenario())
@@ -78,7 +79,7 @@ def test_the_next_requests_of_a_burst_begin_while_others_of_its_answers_end():
         async def client(number):
             await turns.end()
             passed.append(("end", number))
-            await turns.begin()
+            await turns.begin("")
             passed.append(("begin", number))
 
         async with asyncio.TaskGroup() as tasks:
@@ -104,7 +105,7 @@ def test_answers_end_however_many_requests_begin():
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(60):
-                tasks.create_task(passing(turns.begin, "begin"))
+                tasks.create_task(passing(partial(turns.begin, ""), "begin"))
             for _ in range(5):
                 tasks.create_task(passing(turns.end, "end"))
         assert passed.index("begin") < passed.index("end")
@@ -119,7 +120,7 @@ def test_what_nobody_waits_for_is_done_at_once_or_after_those_who_wait():
         turns, done = Turns(loop), []
         turns.later(lambda: done.append("alone"))
         assert done == ["alone"]
-        tasks = [turns.begin() for _ in range(30)]
+        tasks = [turns.begin("") for _ in range(30)]
         await asyncio.sleep(0)
         for number in range(90):
             turns.later(lambda number=number: done.append(number))
@@ -141,7 +142,7 @@ def test_an_error_in_what_was_put_off_ends_no_turns():
         errors, done = [], []
         loop.set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
         turns = Turns(loop)
-        tasks = [turns.begin() for _ in range(30)]
+        tasks = [turns.begin("") for _ in range(30)]
         await asyncio.sleep(0)
         turns.later(lambda: 1 / 0)
         turns.later(lambda: done.append(True))
@@ -178,5 +179,27 @@ def test_an_error_at_the_end_keeps_nothing_else_from_being_done():
         turns.finish()
         assert done == [1, 1, 1, 1, 0.5]
         assert [type(error) for error in errors] == [ZeroDivisionError]
+
+    asyncio.run(scenario())
+
+
+def test_a_key_does_not_wait_for_the_burst_of_another_one():
+    async def scenario():
+        turns, passed = Turns(asyncio.get_running_loop()), []
+
+        async def client(key, number):
+            await turns.begin(key)
+            passed.append((key, number))
+
+        sent = [("many", n) for n in range(300)] + [("few", n) for n in range(5)] + [("one", 0)]
+        async with asyncio.TaskGroup() as tasks:
+            for key, number in sent:
+                tasks.create_task(client(key, number))
+        place = passed.index
+        assert place(("one", 0)) < 12
+        assert place(("few", 4)) < 24
+        # Each key's own keep their order, and none is lost.
+        for one in ("many", "few", "one"):
+            assert [each for each in passed if each[0] == one] == [e for e in sent if e[0] == one]
 
     asyncio.run(scenario())

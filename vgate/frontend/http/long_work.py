@@ -49,9 +49,32 @@ class _Job(NamedTuple):
     done: "asyncio.Future[Any]"
 
 
+class _ByKey:
+    """Waiting turns: keys come round, and each one's turns in their order."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def append(self, key: str, turn: asyncio.Future[None]) -> None:
+        self._waiting.setdefault(key, deque()).append(turn)
+
+    def popleft(self) -> asyncio.Future[None]:
+        key = next(iter(self._waiting))
+        turns = self._waiting.pop(key)
+        turn = turns.popleft()
+        if turns:
+            # Behind the other keys: it had its turn.
+            self._waiting[key] = turns
+        return turn
+
+
 class Turns:
     """Lets requests pass in the order in which they came, a few in each iteration of the loop.
 
+    API keys take turns to begin, so that nobody's request waits for a burst of another key.
     When many streams end together, their clients' next requests come together. Without turns all
     of them are prepared in one iteration, and no stream gets a token until the last one is. Those
     that begin pass first, then answers that end, at least one in each iteration. Otherwise all of
@@ -61,20 +84,28 @@ class Turns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._beginning: deque[asyncio.Future[None]] = deque()
+        self._beginning = _ByKey()
         self._ending: deque[asyncio.Future[None]] = deque()
         self._put_off: deque[Callable[[], None]] = deque()
         self._left = _AT_ONCE
         self._now: asyncio.Future[None] = loop.create_future()
         self._now.set_result(None)
 
-    def begin(self) -> "asyncio.Future[None]":
-        """Return what is done when a request may be prepared: at once, if few came just now."""
-        return self._now if self._take() else self._turn(self._beginning)
+    def begin(self, key: str) -> "asyncio.Future[None]":
+        """Return what is done when a key's request may be prepared: at once, if few came."""
+        if self._take():
+            return self._now
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._beginning.append(key, turn)
+        return turn
 
     def end(self) -> "asyncio.Future[None]":
         """Return what is done when an answer may be ended."""
-        return self._now if self._take() else self._turn(self._ending)
+        if self._take():
+            return self._now
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._ending.append(turn)
+        return turn
 
     def later(self, work: Callable[[], None]) -> None:
         """Do what nobody waits for: at once, or in a later iteration if this one has much to do.
@@ -96,11 +127,6 @@ class Turns:
             except Exception as error:  # noqa: BLE001 - the worker has more to close
                 told = {"message": "error in what was put off", "exception": error}
                 self._loop.call_exception_handler(told)
-
-    def _turn(self, waiting: deque[asyncio.Future[None]]) -> "asyncio.Future[None]":
-        turn: asyncio.Future[None] = self._loop.create_future()
-        waiting.append(turn)
-        return turn
 
     def _take(self) -> bool:
         """Take a turn of this iteration, if one is left; then nobody waits for one."""
@@ -135,7 +161,7 @@ class Turns:
         if self._put_off:
             self._put_off.popleft()()
 
-    def _wake(self, waiting: deque[asyncio.Future[None]], *, keep: int) -> None:
+    def _wake(self, waiting: _ByKey | deque[asyncio.Future[None]], *, keep: int) -> None:
         """Let tasks pass until no more than `keep` turns are left."""
         while waiting and self._left > keep:
             turn = waiting.popleft()
@@ -193,7 +219,7 @@ class LongWork:
             len(body) <= SMALL_BYTES and body.count(b"{") <= FEW_ITEMS and not is_costly(body)
         )
         http.read_body = body
-        await self.turns.begin()
+        await self.turns.begin(http.admission.key.name)
         return body
 
     async def read(
