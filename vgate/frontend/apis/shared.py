@@ -25,8 +25,8 @@ CallText = Annotated[str, Meta(min_length=1, max_length=256)]
 _MOST_QUERY_CHARS = 4096
 
 
-def parameters(http: HttpRequest, *, keep_blank_values: bool = False) -> dict[str, str]:
-    """Return the parameters of a query string by name, of each the last one.
+def parameter_pairs(http: HttpRequest, *, keep_blank_values: bool = False) -> list[tuple[str, str]]:
+    """Return the names and values of a query string.
 
     Raises:
         InvalidRequestError: It is too long.
@@ -34,7 +34,12 @@ def parameters(http: HttpRequest, *, keep_blank_values: bool = False) -> dict[st
     if len(http.query) > _MOST_QUERY_CHARS:
         message = f"the query string must have at most {_MOST_QUERY_CHARS} characters"
         raise InvalidRequestError(message)
-    return dict(parse_qsl(http.query, keep_blank_values=keep_blank_values))
+    return parse_qsl(http.query, keep_blank_values=keep_blank_values)
+
+
+def parameters(http: HttpRequest, *, keep_blank_values: bool = False) -> dict[str, str]:
+    """Return a query string's values by name, of each the last one; raise as `parameter_pairs`."""
+    return dict(parameter_pairs(http, keep_blank_values=keep_blank_values))
 
 
 def function_tool(

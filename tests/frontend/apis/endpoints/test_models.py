@@ -189,7 +189,7 @@ class TestForAnthropicsClients:
             ("?limit=0", "limit"),
             ("?limit=1001", "limit"),
             ("?limit=", "limit"),
-            ("?limit=" + "9" * 5000, "limit"),
+            ("?limit=" + "9" * 4000, "limit"),
             ("?limit=%C2%B2", "limit"),
             ("?after_id=x", "after_id"),
             ("?before_id=x", "before_id"),

@@ -2,13 +2,13 @@
 
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.anthropic.errors import REQUEST_ID_HEADER
 from vgate.frontend.apis.model_names import known_name, known_names
+from vgate.frontend.apis.shared import parameter_pairs
 from vgate.frontend.engines.port import ServedName
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.services import Services
@@ -65,9 +65,9 @@ def _page(models: list[ModelInfo], http: HttpRequest) -> dict[str, Any]:
     """Return the page that the query asks for; `has_more` tells of its direction.
 
     Raises:
-        InvalidValueError: A parameter is wrong.
+        InvalidRequestError: A parameter is wrong, or they are too long.
     """
-    pairs = parse_qsl(http.query, keep_blank_values=True)
+    pairs = parameter_pairs(http, keep_blank_values=True)
     wanted = {value for name, value in pairs if name in _LIFECYCLES}
     if wanted and "active" not in wanted:
         models = []
