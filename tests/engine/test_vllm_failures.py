@@ -227,8 +227,9 @@ class BrokenVLLM:
             raise OSError("libcudart.so.12: cannot open shared object file\n\nand more")
 
 
-def test_a_vllm_that_cannot_be_imported_is_never_tried_again(monkeypatch):
+def test_a_vllm_that_cannot_be_imported_is_never_tried_again(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "prepare_environment", lambda _: None)
+    monkeypatch.setattr(environment, "model_directory", lambda *_: tmp_path)
     monkeypatch.setattr(sys, "meta_path", [BrokenVLLM, *sys.meta_path])
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
     with pytest.raises(BackendError, match=r"can't be imported here \(OSError: libcud") as caught:
