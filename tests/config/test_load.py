@@ -213,6 +213,8 @@ class TestChecks:
     def test_an_embedding_model_takes_no_adapters(self, load_yaml):
         text = "model: {task: embed, lora_adapters: [{name: a, path: p}]}"
         assert "embeds text, and takes no adapters" in refusal(load_yaml, text)
+        text = text.replace("embed", "classify")
+        assert "classifies text, and takes no adapters" in refusal(load_yaml, text)
 
     def test_adapters_are_read(self, load_yaml):
         config = load_yaml("model: {lora_adapters: [{name: a, path: /a}, {name: b, path: /b}]}")
@@ -300,7 +302,7 @@ security: {api_keys: [{key: k, nam: x}, sk-secret]}
 
 ALIASES = """
 model: {model_id: m, served_model_name: [qwen3, q], lora_adapters: [{name: sql, path: p}]}
-additional_models: [{model_id: e, task: embed}]
+additional_models: [{model_id: e, task: embed}, {model_id: c, task: classify}]
 aliases:
 """
 
@@ -348,6 +350,9 @@ class TestAliases:
             ("a: {model: q, locked: {dimensions: 3}}", "`aliases.a.locked.dimensions` has no"),
             ("a: {model: e, defaults: {seed: 3}}", "`aliases.a.defaults.seed` has no meaning"),
             ("a: {model: e, system_prompt: s}", "`aliases.a.system_prompt` has no meaning"),
+            ("a: {model: c, defaults: {seed: 3}}", "no meaning: `c` classifies text"),
+            ("a: {model: c, locked: {dimensions: 3}}", "no meaning: `c` classifies text"),
+            ("a: {model: c, system_prompt: s}", "no meaning: `c` classifies text"),
             (
                 "a: {model: q, defaults: {min_tokens: 9}, locked: {max_tokens: 3}}",
                 "`aliases.a`: min_tokens must be at most its max_tokens, 3, got 9",

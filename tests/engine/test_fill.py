@@ -153,12 +153,14 @@ def test_requests_ask_for_what_needs_most_memory():
     assert len(without.context(100, 1e5).requests) == 1
 
 
-def test_texts_to_embed_fill_the_largest_step():
-    planner = Planner(facts(task="embed", max_model_len=512, kv_cache_tokens=10**6), NO_FILES)
+@pytest.mark.parametrize("task", ["embed", "classify"])
+def test_texts_to_embed_or_classify_fill_the_largest_step(task):
+    planner = Planner(facts(task=task, max_model_len=512, kv_cache_tokens=10**6), NO_FILES)
     requests = planner.batch(10**6).requests
     assert {len(request.prompt) for request in requests} == {512}
     assert len(requests) == 36  # as many as may run at once
     assert all(request.sampling is None for request in requests)
+    assert {request.classify is None for request in requests} == {task == "embed"}
     assert planner.context_tokens == 512
 
 

@@ -198,7 +198,8 @@ def test_an_engine_that_dies_while_it_loads_begins_again(clock):
 def test_several_engines_load_at_once(clock):
     out = Screen()
     embedder = AdditionalModel(model_id="minilm", task="embed")
-    console = make(out, additional_models=[embedder])
+    reranker = AdditionalModel(model_id="bge", task="classify")
+    console = make(out, additional_models=[embedder, reranker])
     console.phase(0, "loading weights")
     console.phase(1, "importing vLLM")
     clock(2)
@@ -208,10 +209,12 @@ def test_several_engines_load_at_once(clock):
         "some/model: loading weights",
         "minilm: importing vLLM",
     ]
-    for engine in (0, 1):
+    for engine in (0, 1, 2):
         console.engine_ready(engine, READY)
     console.serving()
-    assert "  Model  minilm: embeddings, context 2,048 tokens" in out.getvalue().splitlines()
+    lines = out.getvalue().splitlines()
+    assert "  Model  minilm: embeddings, context 2,048 tokens" in lines
+    assert "  Model  bge: classes or scores, context 2,048 tokens" in lines
 
 
 @pytest.mark.parametrize("term", ["dumb", "xterm"])
@@ -286,6 +289,11 @@ class TestTry:
         _, words = self.command(model=Model(model_id="it's/minilm", task="embed"))
         assert words[1].endswith("/v1/embeddings")
         assert json.loads(words[-1]) == {"model": "it's/minilm", "input": "Hello!"}
+
+    def test_a_model_that_classifies(self):
+        _, words = self.command(model=Model(model_id="judge", task="classify"))
+        assert words[1].endswith("/v1/classify")
+        assert json.loads(words[-1]) == {"model": "judge", "input": "Hello!"}
 
     def test_keys_have_a_place_and_are_never_shown(self):
         keys = [{"name": "a", "key": "sk-secret"}]

@@ -70,14 +70,13 @@ def alias_problems(
 
 
 def _unfit(alias: Alias, model: Model, where: str) -> Iterator[str]:
-    embeds = model.task == "embed"
+    does = {"generate": "generates", "embed": "embeds", "classify": "classifies"}[model.task]
     for section in ("defaults", "locked"):
         for name in getattr(alias, section).given():
-            if (name in _FOR_EMBEDDINGS) != embeds:
-                does = "embeds" if embeds else "generates"
+            if model.task == "classify" or (name in _FOR_EMBEDDINGS) != (model.task == "embed"):
                 yield f"{where}.{section}.{name}` has no meaning: `{alias.model}` {does} text"
-    if embeds and alias.system_prompt is not None:
-        yield f"{where}.system_prompt` has no meaning: `{alias.model}` embeds text"
+    if model.task != "generate" and alias.system_prompt is not None:
+        yield f"{where}.system_prompt` has no meaning: `{alias.model}` {does} text"
     least = alias.locked.min_tokens or alias.defaults.min_tokens or 0
     most = alias.locked.max_tokens or alias.defaults.max_tokens
     if most is not None and least > most:

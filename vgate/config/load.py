@@ -145,7 +145,8 @@ def _name_problems(config: Config) -> Iterator[str]:
             yield f"{what} `{name}` is used twice; give each its own"
     for model in config.all_models:
         if model.lora_adapters and model.task != "generate":
-            yield f"lora_adapters: {model.served_names[0]} embeds text, and takes no adapters"
+            does = "embeds" if model.task == "embed" else "classifies"
+            yield f"lora_adapters: {model.served_names[0]} {does} text, and takes no adapters"
 
 
 def _proxy_problems(trusted: list[str]) -> Iterator[str]:

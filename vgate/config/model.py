@@ -10,6 +10,9 @@ from vgate.keys import PositiveInt
 # A GPU: its number, as nvidia-smi lists it, or its UUID.
 Device = Annotated[int, Meta(ge=0)] | NonEmptyStr
 
+# What a model does: it generates text, embeds it, or classifies (or ranks) it.
+Task = Literal["generate", "embed", "classify"]
+
 # Numbers of the KV cache. auto: the model's own type; the others are vLLM's.
 KvCacheType = Literal["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"]
 # When a model is loaded. resident: from the start, but another model may take its place; on_demand:
@@ -50,7 +53,7 @@ class Model(Section, frozen=True):
     trust_remote_code: bool = False
     chat_template: NonEmptyStr | None = None
     generation_config: Literal["auto", "vllm"] = "auto"
-    task: Literal["generate", "embed"] = "generate"
+    task: Task = "generate"
     tool_parser: NonEmptyStr = "auto"
     reasoning_parser: Literal["auto", "none", "think"] = "auto"
     allow_request_chat_template: bool = False
@@ -97,7 +100,7 @@ class AdditionalModel(Model, frozen=True, kw_only=True):
     """Another model, in engine processes of its own."""
 
     model_id: NonEmptyStr
-    task: Literal["generate", "embed"]
+    task: Task
 
 
 class ListedModel(Model, frozen=True, kw_only=True):

@@ -158,7 +158,7 @@ def deliver(
     model: ModelInfo, outputs: Iterable[Output], running: Mapping[str, Request], now: float
 ) -> Delivery:
     """Make the messages for a step of a model; outputs of requests that don't run are dropped."""
-    if model.task == "embed":
+    if model.task != "generate":
         return deliver_embeddings(outputs, running)
     return deliver_tokens(outputs, running, now)
 
@@ -239,7 +239,7 @@ def _deliver_plain(
 
 
 def deliver_embeddings(outputs: Iterable[Output], running: Mapping[str, Request]) -> Delivery:
-    """Make the messages for a step's embeddings; otherwise as `deliver_tokens`."""
+    """Make the messages for a step's embeddings or classes; otherwise as `deliver_tokens`."""
     by_peer: dict[bytes, list[Embedding]] = {}
     finished: list[Request] = []
     failed: list[tuple[Request, RequestError]] = []

@@ -16,7 +16,7 @@ from vgate.wire.messages import (
     ModelInfo,
 )
 from vgate.wire.progress import Timing
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.sampling import Classify, SamplingParams
 
 # A frontend's socket identity, and its number for the request.
 Subscriber = tuple[bytes, int]
@@ -55,12 +55,12 @@ class RequestError(Exception):
 
 
 class Request(msgspec.Struct, eq=False):
-    """One sequence or embedding, from its arrival to its end.
+    """One sequence or embedding, or one text to classify, from its arrival to its end.
 
     Attributes:
         key: Unique name inside this engine; the backend knows the request by it.
         prompt: Token ids.
-        sampling: Complete parameters, `max_tokens` included; None for an embedding.
+        sampling: Complete parameters, `max_tokens` included; None if it generates nothing.
         order: Its position among the requests of its tenant and priority; set by the scheduler.
         delivered: How many tokens each buffered subscriber has been sent.
         arrived, started: Monotonic times of arrival and of the start in the batch, seconds.
@@ -84,6 +84,7 @@ class Request(msgspec.Struct, eq=False):
     sampling: SamplingParams | None
     options: GenerateOptions = NO_OPTIONS
     dimensions: int | None = None
+    classify: Classify | None = None
     tenant: str = ""
     weight: float = 1.0
     priority: int = 0
@@ -123,7 +124,9 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
         WireError: The prompt is not packed token ids, or all its tokens are generated already.
     """
     prompt = unpack_token_ids(message.prompt)
-    task = "generate" if isinstance(message, Generate) else "embed"
+    task = "generate"
+    if isinstance(message, Embed):
+        task = "embed" if message.classify is None else "classify"
     if model.task != task:
         raise RequestError("invalid_value", f"runs the task {model.task}, not {task}", "model")
     if not prompt:
@@ -150,6 +153,7 @@ def to_request(message: Generate | Embed, key: str, model: ModelInfo, now: float
         request.priority = message.priority
     else:
         request.dimensions = message.dimensions
+        request.classify = message.classify
         request.options = GenerateOptions(cache_salt=message.cache_salt)
     request.tenant = message.tenant
     request.weight = message.weight

@@ -14,14 +14,14 @@ from vgate.wire.kept import Claim, Claimed, Keep
 from vgate.wire.kv_blocks import KvBlocks, WatchBlocks
 from vgate.wire.model_files import FileInfo
 from vgate.wire.progress import AskProgress, Progress, Timing
-from vgate.wire.sampling import SamplingParams, TokenId
+from vgate.wire.sampling import Classes, Classify, SamplingParams, TokenId
 from vgate.wire.stats import NO_LOAD, EngineStats, Gpu, Load
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
 PROTOCOL_VERSION = 11
 
 FinishReason = Literal["stop", "length"]
-Task = Literal["generate", "embed"]
+Task = Literal["generate", "embed", "classify"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -131,10 +131,7 @@ class Generate(Message, frozen=True):
 
 
 class Embed(Message, frozen=True):
-    """Embed one text; most fields are those of `Generate`.
-
-    `dimensions` is the length of the vector, for models whose vectors may be cut; None for all.
-    """
+    """Embed one text, or `classify` it. `dimensions`: the vector's length; None for all of it."""
 
     id: int
     prompt: bytes
@@ -144,6 +141,7 @@ class Embed(Message, frozen=True):
     queue_timeout_s: Annotated[float, Meta(ge=0)] = 120.0
     resumed: bool = False
     cache_salt: str = ""
+    classify: Classify | None = None
 
 
 class Abort(Message, frozen=True):
@@ -181,6 +179,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         vocab_size: Token ids are below it; 0 if it is unknown.
         max_logprobs: Most tokens whose log probabilities a request may ask for at each position.
         fingerprint: Changes whenever a file of the model does, its weights included.
+        classes: For the task "classify".
     """
 
     names: list[str]
@@ -195,6 +194,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     vocab_size: int = 0
     max_logprobs: int = 20
     fingerprint: str = ""
+    classes: Classes | None = None
 
     @property
     def name(self) -> str:
@@ -276,7 +276,7 @@ class Step(Message, frozen=True):
 
 
 class Embedding(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The embedding of one text: `vector` is float32, little-endian."""
+    """The embedding of one text, or a number for each class: float32, little-endian."""
 
     id: int
     vector: bytes
@@ -295,8 +295,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
         code: The code of one of the errors in `vgate.errors`.
         reason: Why, as a text that may follow the subject's name and a colon.
         retry_after_s: Seconds after which trying again makes sense, if that is known.
-        subject: What is at fault: "model", "prompt", "constraint", or a field of `SamplingParams`,
-            `GenerateOptions` or `Embed`. None if nothing in the request is.
+        subject: "model", "prompt", "constraint" or the field at fault; None if no part of it is.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""The one definition of every sampling parameter, with its bounds.
+"""The one definition of every sampling parameter, with its bounds; and what classifying takes.
 
 The API's request structs inherit `SamplingParams`, so a parameter is accepted, checked and sent by
 having a field here (and a line in the vLLM backend where vLLM's name differs).
@@ -112,3 +112,32 @@ DEFAULTS = SamplingParams(
     min_tokens=0,
     ignore_eos=False,
 )
+
+
+class Classify(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """How one text, or a pair of texts in one prompt, is classified.
+
+    Attributes:
+        second_from: Index of the token with which the second text begins, for models that tell the
+            two apart by token types; None for others, and for one text.
+        activation: False for the plain outputs of the last layer instead of probabilities.
+    """
+
+    second_from: int | None = None
+    activation: bool = True
+
+
+class Classes(msgspec.Struct, frozen=True):
+    """What a model classifies into, and how a pair of texts becomes its prompt.
+
+    Attributes:
+        labels: The name of each class, if it has one. A model with one class ranks: its only
+            output is the score.
+        token_types: Whether it tells the two texts apart by token types.
+        joined: Its pairs are one text, the second right after the first; otherwise they are put
+            together by the tokenizer's template for pairs.
+    """
+
+    labels: list[str | None]
+    token_types: bool = False
+    joined: bool = False

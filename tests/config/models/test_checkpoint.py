@@ -133,6 +133,18 @@ class TestConfig:
         (directory / "config.json").write_text(content)
         assert f"cannot read {directory}/config.json" in problem(directory)
 
+    def test_the_task_must_be_the_models(self, directory):
+        config = directory / "config.json"
+        generates = json.loads(config.read_text())
+        assert "has no task: classify" in problem(directory, task="classify")
+        overrides = {"hf_overrides": {"architectures": ["Qwen2ForSequenceClassification"]}}
+        assert not problem(directory, task="classify", engine_args=overrides)
+        classifies = {**generates, "architectures": ["Qwen2ForSequenceClassification"]}
+        config.write_text(json.dumps(classifies))
+        assert not problem(directory, task="classify")
+        for task in ("generate", "embed"):
+            assert "classifies or ranks text: set task: classify" in problem(directory, task=task)
+
     def test_an_adapter_names_its_base(self, tmp_path):
         only(tmp_path / "m", "adapter_config.json")
         adapter = tmp_path / "m" / "adapter_config.json"

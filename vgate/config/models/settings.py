@@ -70,6 +70,7 @@ def check_config(model: Model, directory: Path, document: dict[str, Any]) -> Non
     _check_quantization(model, directory, document)
     if not any(name in model.engine_args for name in _OTHER_SOURCES):
         _check_architecture(model, document)
+        _check_task(model, document)
         _check_length(model, document)
 
 
@@ -96,6 +97,23 @@ def _check_architecture(model: Model, document: dict[str, Any]) -> None:
             f"vLLM {known_vllm().vllm} can't serve {model.model_id}: it can't run its "
             f"architecture, {', '.join(map(str, names))}: serve another model, or update V-Gate "
             "if this one is new"
+        )
+
+
+def _check_task(model: Model, document: dict[str, Any]) -> None:
+    names = document.get("architectures")
+    if not isinstance(names, list) or not names or "auto_map" in document:
+        return
+    classifies = all(str(name).endswith("ForSequenceClassification") for name in names)
+    if classifies and model.task != "classify":
+        raise CheckpointError(
+            f"{model.model_id} ({names[0]}) classifies or ranks text: set task: classify"
+        )
+    if model.task == "classify" and all(str(name).endswith("ForCausalLM") for name in names):
+        raise CheckpointError(
+            f"{model.model_id} ({names[0]}) generates text, and has no task: classify: serve its "
+            "version for sequence classification, or set model.engine_args.hf_overrides as the "
+            "model's page says for vLLM"
         )
 
 

@@ -66,7 +66,8 @@ class Output(NamedTuple):
     Attributes:
         key: The request's key.
         facts: With the first tokens and with the finish reason; otherwise None.
-        vector: The embedding (float32, little-endian), which ends the request.
+        vector: The embedding, or a number for each class (float32, little-endian). It ends the
+            request.
         error: Ends the request instead of a finish reason. The other requests are not affected.
     """
 

@@ -13,7 +13,7 @@ from vgate.engine.request import Request
 from vgate.engine.tenants import reserved_seqs
 from vgate.wire.messages import GenerateOptions, ModelInfo, StructuredOutput
 from vgate.wire.model_files import TOKENIZER, ModelFiles
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.sampling import DEFAULTS, Classify, SamplingParams
 
 # Tokens that each sequence generates at least, and the most log probabilities that OpenAI has.
 ANSWER_TOKENS = 4
@@ -22,7 +22,7 @@ _LOGPROBS = 20
 # models read so many tokens in one; where they are fewer, a sequence may go on for a while.
 _PROMPT_TOKENS_PER_STEP = 2048
 _MORE_STEPS = 4
-# More texts than this fill a step of any model that embeds.
+# More texts than this fill a step of any model that embeds or classifies.
 _MOST_TEXTS_TOKENS = 65_536
 # What needs most memory beside the logits: they are sorted, copied and masked.
 _SAMPLING = SamplingParams(
@@ -135,6 +135,8 @@ class Planner:
         self._last += 1
         prompt = self._random.choices(self._tokens, k=max(1, length))
         request = Request(f"fill-{self._last}", prompt, None)
+        if self._model.task == "classify":
+            request.classify = Classify()
         if self._generates:
             request.sampling = self._sampling(len(prompt))
             request.options = options or GenerateOptions()

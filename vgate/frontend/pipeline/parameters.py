@@ -23,7 +23,11 @@ from vgate.frontend.text import TextModel, TokenLimit
 from vgate.wire.messages import ClientOptions, GenerateOptions, ModelInfo, Task
 from vgate.wire.sampling import MAX_ASKED_TOKENS, MOST_TOKEN_IDS, SamplingParams
 
-_ENDPOINTS: dict[Task, str] = {"generate": "/v1/chat/completions", "embed": "/v1/embeddings"}
+_ENDPOINTS: dict[Task, str] = {
+    "generate": "/v1/chat/completions",
+    "embed": "/v1/embeddings",
+    "classify": "/classify or /v1/rerank",
+}
 _SAMPLING = SamplingParams.__struct_fields__
 
 
@@ -96,15 +100,15 @@ def dimensions_under(alias: Alias | None, asked: int | None, ignored: Ignored) -
     return fixed
 
 
-def check_task(model: ServedModel, name: str, task: Task) -> None:
-    """Check that a model serves a task.
+def check_task(model: ServedModel, name: str, *tasks: Task) -> None:
+    """Check that a model serves one of the tasks.
 
     Raises:
         InvalidValueError: It serves another one.
     """
-    if model.config.task != task:
-        what = "generate text" if task == "generate" else "embed text"
-        message = f"the model `{name}` does not {what}; use {_ENDPOINTS[model.config.task]}"
+    if model.config.task not in tasks:
+        what = " or ".join(tasks)
+        message = f"the model `{name}` does not {what} text; use {_ENDPOINTS[model.config.task]}"
         raise InvalidValueError(message, param="model")
 
 

@@ -11,6 +11,8 @@ from vgate.wire.control import EngineReady
 
 # Addresses for documentation (RFC 5737, RFC 3849): finding the way there sends nothing.
 _ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+_TASKS = {"generate": "", "embed": "embeddings, ", "classify": "classes or scores, "}
+_PATHS = {"embed": "embeddings", "classify": "classify"}
 
 
 def server_url(server: Server) -> str:
@@ -42,7 +44,7 @@ def describe(config: Config, runtime: Runtime, engine: int, ready: EngineReady) 
     """Return what an engine serves, in words."""
     model = next(m for m in config.all_models if m.name == runtime.engines[engine].model)
     others = "".join(f", {name}" for name in [*model.served_names[1:], *model.adapter_names])
-    task = "embeddings, " if model.task == "embed" else ""
+    task = _TASKS[model.task]
     room = "" if task else f", KV cache {ready.kv_cache_tokens:,} tokens"
     return f"{model.name}{others}: {task}context {ready.max_model_len:,} tokens{room}"
 
@@ -51,8 +53,8 @@ def try_command(config: Config, url: str, *, chat: bool) -> list[str]:
     """Return a command that the main model answers, in lines; `chat`: it takes conversations."""
     model = config.model
     path, request = "chat/completions", {"messages": [{"role": "user", "content": "Hello!"}]}
-    if model.task == "embed":
-        path, request = "embeddings", {"input": "Hello!"}  # type: ignore[dict-item]
+    if model.task != "generate":
+        path, request = _PATHS[model.task], {"input": "Hello!"}  # type: ignore[dict-item]
     elif not chat:
         path, request = "completions", {"prompt": "Once upon a time", "max_tokens": 20}  # type: ignore[dict-item]
     options = _tls_options(config.server, url)

@@ -22,7 +22,7 @@ from vgate.engine.backends.base import (
     ReportPhase,
 )
 from vgate.engine.backends.checks import check, unknown_adapter
-from vgate.engine.backends.dry_run.embedding import check_dimensions, embed
+from vgate.engine.backends.dry_run.embedding import check_dimensions, classify, embed
 from vgate.engine.backends.dry_run.fault import Fault
 from vgate.engine.backends.dry_run.prefix_cache import BLOCK_TOKENS, PrefixCache
 from vgate.engine.backends.dry_run.script import Rule, harmony_header, load_script
@@ -33,7 +33,7 @@ from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
 from vgate.wire.messages import FinishReason, Logprobs, StructuredOutput
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.sampling import Classes, SamplingParams
 from vgate.wire.stats import Gpu
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.
@@ -45,7 +45,7 @@ _SHORTEST_PAUSE_S = 1e-6
 
 
 class DryRunBackend:
-    """Simulates a model that generates or embeds. Its timing and capacity are `config.dry_run`."""
+    """Simulates a model of any task. Its timing and capacity are `config.dry_run`."""
 
     def __init__(
         self, config: Config, report_phase: ReportPhase, allowance: Allowance = ALL
@@ -71,7 +71,7 @@ class DryRunBackend:
         self._asleep = False
         self._cache = PrefixCache(enabled=config.dry_run.prefix_cache)
         self.files = vocabulary.files
-        context = config.model.max_model_len
+        context, classifies = config.model.max_model_len, config.model.task == "classify"
         self.model = describe_model(
             config,
             self.files,
@@ -82,6 +82,7 @@ class DryRunBackend:
             kv_block_tokens=BLOCK_TOKENS,
             vocab_size=vocabulary.size,
             fingerprint=fingerprint(vocabulary.directory) if vocabulary.directory else "",
+            classes=Classes(vocabulary.labels, token_types=True) if classifies else None,
         )
 
     def add(self, request: Request) -> None:
@@ -117,7 +118,8 @@ class DryRunBackend:
     def step(self) -> Outputs:
         """Simulate one step.
 
-        It embeds all texts, prefills new sequences within the budget, and decodes all others.
+        It embeds or classifies all texts, prefills new sequences within the budget, and decodes all
+        others.
         """
         self._fault.step(self._running(), self._kv_tokens)
         assert not self._asleep
@@ -132,12 +134,16 @@ class DryRunBackend:
         if pause_s >= _SHORTEST_PAUSE_S:
             time.sleep(pause_s)
         embedded = [
-            Output(key, [], None, None, embed(request.prompt, request.dimensions))
-            for key, request in texts.items()
+            Output(key, [], None, None, self._vector(request)) for key, request in texts.items()
         ]
         outputs = self._decode()
         outputs.others[:0] = embedded
         return outputs
+
+    def _vector(self, request: Request) -> bytes:
+        if request.classify is None:
+            return embed(request.prompt, request.dimensions)
+        return classify(request.prompt, request.classify, len(self._vocabulary.labels))
 
     def kv_cache_usage(self) -> float:
         """Return the fraction of the simulated KV cache in use."""

@@ -66,11 +66,13 @@ class Vocabulary:
         end: The one of them that the dry-run engine ends its output with.
         size: Token ids are below it.
         harmony: Whether answers have gpt-oss's format.
+        labels: The classes that the model's config.json names; one if it names none.
     """
 
     def __init__(self, model_id: str) -> None:
         found = Path(model_id, TOKENIZER).is_file()
         self.directory = directory = Path(model_id).resolve() if found else None
+        self.labels: list[str | None] = ["LABEL_0"] if directory is None else _labels(directory)
         if directory is None:
             self.files = built_in_files()
             self.special = frozenset(MARKERS.values())
@@ -161,3 +163,9 @@ def _eos_token_ids(directory: Path) -> frozenset[int]:
             if eos is not None:
                 return frozenset(eos if isinstance(eos, list) else [eos])
     return frozenset()
+
+
+def _labels(directory: Path) -> list[str | None]:
+    path = directory / "config.json"
+    named = json.loads(path.read_bytes()).get("id2label") if path.is_file() else None
+    return list(named.values()) if isinstance(named, dict) and named else ["LABEL_0"]

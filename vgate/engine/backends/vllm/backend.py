@@ -124,7 +124,7 @@ class VLLMBackend:
         time_grammars(
             self._core.structured_output_manager, self._too_slow.add, self._constraints.grammar
         )
-        facts = model_facts(vllm_config, max_num_seqs)
+        facts = model_facts(vllm_config, max_num_seqs, config.model.task)
         in_parts: bool = vllm_config.scheduler_config.enable_chunked_prefill
         self._longest = longest_prompt(facts["vocab_size"], in_parts=in_parts)
         self.model = describe_model(config, self.files, fingerprint=fingerprint(directory), **facts)

@@ -50,6 +50,14 @@ class Parameters:
     def for_request(self, request: Request) -> Any:
         """Return vLLM's parameters for a request."""
         sampling, options, done = request.sampling, request.options, len(request.continued)
+        if (how := request.classify) is not None:
+            # vLLM's name for where the second text's token types begin (pooling/scoring).
+            types = {"compressed_token_type_ids": how.second_from}
+            return PoolingParams(
+                task="classify",
+                use_activation=None if how.activation else False,
+                extra_kwargs=None if how.second_from is None else types,
+            )
         if sampling is None:
             return PoolingParams(task="embed", dimensions=request.dimensions)
         if done:

@@ -12,6 +12,7 @@ import torch
 from vllm import EngineArgs
 from vllm.config import StructuredOutputsConfig
 from vllm.platforms import current_platform
+from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.utils.import_utils import import_pynvml
 from vllm.v1.executor import Executor
 
@@ -38,6 +39,8 @@ from vgate.engine.backends.vllm.files import (
 from vgate.engine.backends.vllm.lean_scheduler import lean_scheduler
 from vgate.engine.backends.vllm.sizing.start import Sizing
 from vgate.log import Log
+from vgate.wire.messages import Task
+from vgate.wire.sampling import Classes
 
 # JSON without whitespace between its parts: where it is allowed, small models sometimes write
 # nothing else until they run out of tokens. The backend is fixed: with "auto" the first request
@@ -102,7 +105,7 @@ def _check_task(model: ModelConfig, found: Any) -> None:
     if model.task == "generate" and found.runner_type != "generate":
         raise BackendError(
             f"model {model.model_id} ({architecture}) doesn't generate text: set task: embed if it "
-            "is an embedding model"
+            "is an embedding model, or task: classify if it classifies or ranks text"
         )
 
 
@@ -187,7 +190,7 @@ def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
     return RememberingExecutor
 
 
-def model_facts(vllm_config: Any, max_num_seqs: int) -> dict[str, Any]:
+def model_facts(vllm_config: Any, max_num_seqs: int, task: Task) -> dict[str, Any]:
     """Return the fields of `ModelInfo` that vLLM has determined while it loaded the model."""
     model, cache = vllm_config.model_config, vllm_config.cache_config
     vocab_size = model.get_vocab_size()
@@ -201,7 +204,19 @@ def model_facts(vllm_config: Any, max_num_seqs: int) -> dict[str, Any]:
         "kv_block_tokens": cache.block_size,
         "vocab_size": vocab_size,
         "max_logprobs": vocab_size if unlimited else model.max_logprobs,
+        "classes": _classes(model) if task == "classify" else None,
     }
+
+
+def _classes(model: Any) -> Classes:
+    config = model.hf_config
+    names = getattr(config, "id2label", None) or {}
+    tokenizer = cached_tokenizer_from_config(model)
+    return Classes(
+        [names.get(number) for number in range(config.num_labels)],
+        token_types="token_type_ids" in getattr(tokenizer, "model_input_names", ()),
+        joined=not model.use_sep_token,
+    )
 
 
 def _engine_args(config: Config, directory: Path) -> dict[str, Any]:
@@ -215,7 +230,7 @@ def _engine_args(config: Config, directory: Path) -> dict[str, Any]:
         "seed": secrets.randbelow(_SEEDS),
         "use_tqdm_on_load": False,
         # A model that generates embeds too if it is told to, whether or not it was trained for it.
-        "runner": "pooling" if model.task == "embed" else "auto",
+        "runner": "auto" if model.task == "generate" else "pooling",
     }
     if model.distributed_executor_backend is not None:
         arguments["distributed_executor_backend"] = model.distributed_executor_backend
