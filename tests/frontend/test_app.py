@@ -43,6 +43,7 @@ class TestRoutes:
             ("GET", "/v1/models/"),
             ("POST", "/v1/embeddings"),
             ("POST", "/pooling"),
+            ("POST", "/classify"),
             ("POST", "/v1/score"),
             ("POST", "/v1/rerank"),
             ("POST, GET", "/invocations"),

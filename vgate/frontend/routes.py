@@ -16,6 +16,7 @@ from vgate.frontend.apis.model_names import PREFIX as MODELS_PREFIX
 from vgate.frontend.apis.openai import models
 from vgate.frontend.apis.openai.chat.endpoint import chat_completions
 from vgate.frontend.apis.openai.chat.request import ChatRequest
+from vgate.frontend.apis.openai.classify import ClassifyRequest, classify
 from vgate.frontend.apis.openai.completions.endpoint import completions
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
 from vgate.frontend.apis.openai.embeddings import (
@@ -164,6 +165,7 @@ ROUTES: tuple[Route, ...] = (
     _models(MODELS_PREFIX, models.retrieve_model, anthropic_models.retrieve_model),
     _generating("/v1/embeddings", embeddings, EmbeddingRequest),
     _generating("/pooling", pooling, PoolingRequest),
+    _generating("/classify", classify, ClassifyRequest),
     _generating("/v1/score", score, ScoreRequest),
     _generating("/v1/rerank", rerank, RerankRequest),
     msgspec.structs.replace(

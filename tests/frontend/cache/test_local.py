@@ -153,7 +153,7 @@ class Digests:
             header=lambda _name: None,
             admission=SimpleNamespace(key=SimpleNamespace(min_priority=0), scope=""),
         )
-        model = self._models.find(generation.model, "generate")
+        model = self._models.find(generation.model, ("generate",))
         tokenized = tokenize_generation(model, model.text, http, generation)
         return make_job(self._models, self._cache, http, generation, tokenized).digest
 

@@ -4,6 +4,7 @@ import codecs
 import re
 
 from vgate.errors import InvalidValueError
+from vgate.frontend.text.pairs import PairTemplate
 from vgate.frontend.text.tokenizer import DecodeStep, TokenLimit
 
 BEGIN = 256
@@ -20,6 +21,11 @@ class BytesTokenizer:
 
     byte_level = True
     vocab_size = 258
+
+    pair = PairTemplate([BEGIN], [], [], None)
+
+    def first_tokens(self, text: str, tokens: int) -> str:
+        return text.encode()[:tokens].decode(errors="ignore")
 
     def least_tokens(self, text: str) -> int:
         return len(text) // len("<begin>")

@@ -119,9 +119,9 @@ class ModelRegistry:
         return found
 
     def find(
-        self, name: str, task: Task | None = None, allowed: Collection[str] | None = None
+        self, name: str, tasks: tuple[Task, ...] = (), allowed: Collection[str] | None = None
     ) -> ServedModel:
-        """Return the model that a request names; without a name, the first one with the task.
+        """Return the model that a request names; without a name, the first with one of the tasks.
 
         To a request that only some names are `allowed`, there are no others.
 
@@ -137,7 +137,7 @@ class ModelRegistry:
         model = known.get(name)
         if model is None:
             models = [m for m in self._models if not known.keys().isdisjoint(m.config.served_names)]
-            able = [m for m in models if task in {None, m.config.task}] or models
+            able = [m for m in models if not tasks or m.config.task in tasks] or models
             any_name = self._any_name or (self._any_name is None and len(able) == 1)
             # A name that is served, to others, stands for no model.
             if able and (not name or (any_name and name not in self._by_name)):

@@ -14,8 +14,9 @@ from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.frontend.http import HttpRequest, LongWork, Response, emptied
-from vgate.frontend.pipeline.embed import embed, embed_window, input_tokens
+from vgate.frontend.pipeline.embed import embed, embed_window
 from vgate.frontend.pipeline.generation import Generation
+from vgate.frontend.pipeline.inputs import pair_prompts, prompts_of_inputs
 from vgate.frontend.pipeline.job import EngineJob, again, make_job
 from vgate.frontend.pipeline.overview.running import RunningRequests
 from vgate.frontend.pipeline.parameters import check_task, dimensions_under, under_alias
@@ -127,13 +128,13 @@ class EnginePipeline:
         return (await self._find(http, request.generation.model, "generate"))[1]
 
     async def _find(
-        self, http: HttpRequest, name: str, task: Task | None = None
+        self, http: HttpRequest, name: str, *tasks: Task
     ) -> tuple[ServedModel, TextModel]:
         """Return the model that a request names, once this worker has its text side."""
-        model = find_model(self._models, http, name, task)
-        if task is not None:
+        model = find_model(self._models, http, name, tasks)
+        if tasks:
             # Before a model is loaded in vain.
-            check_task(model, name or model.name, task)
+            check_task(model, name or model.name, *tasks)
         return model, await text_of(self._context, http, model)
 
     async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
@@ -186,15 +187,26 @@ class EnginePipeline:
         return await self._work.done(http, work)
 
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
-        """Embed texts."""
-        model, text = await self._find(http, request.model, "embed")
-        check_task(model, request.model or model.name, "embed")
-        alias = self._models.alias(request.model)
+        """Embed texts, or classify them or pairs of them."""
+        model, text = await self._find(http, request.model, *request.tasks)
+        alias, classes = self._models.alias(request.model), text.info.classes
         dimensions = dimensions_under(alias, request.dimensions, http.ignored)
         chars = sum(len(item) for item in request.inputs if isinstance(item, str))
-        prompts = await self._tokenised(http, chars, partial(input_tokens, text, request))
+        work, template = partial(prompts_of_inputs, text, request), None
+        if classes is not None and request.first_count:
+            template = text.template if model.config.chat_template else None
+            work = partial(pair_prompts, text, classes, template, request)
+            # Each may have the query.
+            chars += len(request.inputs) * len(request.inputs[0])
+        prompts = await self._tokenised(http, chars, work)
         vectors = await embed(self._context, http, model, prompts, dimensions, self._window)
-        return Embedded(http.admission.model, sum(map(len, prompts)), vectors)
+        return Embedded(
+            http.admission.model,
+            sum(prompt.tokens for prompt in prompts),
+            vectors,
+            None if classes is None else classes.labels,
+            template is not None,
+        )
 
     async def tokenize(
         self,
@@ -246,7 +258,7 @@ class EnginePipeline:
     async def traits(self, http: HttpRequest, model: str, *, with_tools: bool) -> Traits:
         """Return a model's traits; with tools it may have another template."""
         allowed = self._models.allowed(http.admission.key)
-        found = self._models.find(model, "generate", allowed)
+        found = self._models.find(model, ("generate",), allowed)
         text = await text_of(self._context, http, found)
         template = text.tool_template if with_tools else text.template
         adjustable = template is not None and sets_effort(template)

@@ -1,14 +1,14 @@
 """The port between APIs and the pipeline."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from vgate.frontend.answers import ResponseEncoder
 from vgate.frontend.http import HttpRequest, Ignored, Response
 from vgate.frontend.pipeline.generation import Generation, Truncation
-from vgate.wire.messages import GenerateOptions
+from vgate.wire.messages import GenerateOptions, Task
 from vgate.wire.sampling import SamplingParams
 
 
@@ -86,7 +86,7 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks to be embedded. Errors name an input `input[0]`.
+    """What a client asks to be embedded, classified or scored. Errors name an input `input[0]`.
 
     Attributes:
         model: The served name that the client used.
@@ -96,6 +96,11 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         text_limits: For each text, the most tokens of it that are used, not counting the special
             tokens that are added; None for all. Empty if no text has a limit of its own.
         dimensions: Length of the vectors; None for the model's own.
+        tasks: The tasks that the model may have.
+        first_count: To score pairs: how many inputs, all texts, are of the first side. A model that
+            classifies reads each pair at once; a single first text is in each of them.
+        activation: Whether classes get probabilities; otherwise the outputs that these are made of.
+        template_kwargs: Variables for the chat template that renders pairs, if one is configured.
     """
 
     model: str
@@ -104,6 +109,10 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     truncation: Truncation | None = None
     text_limits: list[int | None] = []
     dimensions: int | None = None
+    tasks: tuple[Task, ...] = ("embed",)
+    first_count: int = 0
+    activation: bool = True
+    template_kwargs: dict[str, Any] = {}
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -112,11 +121,16 @@ class Embedded(msgspec.Struct, frozen=True):
     Attributes:
         name: The name that the answer carries.
         prompt_tokens: Tokens of all inputs.
+        vectors: Of a model that classifies: a number for each class, of each input or pair.
+        labels: The name of each class, if it has one; None of a model that embeds.
+        templated: Whether a chat template has rendered the pairs.
     """
 
     name: str
     prompt_tokens: int
     vectors: list[bytes]
+    labels: list[str | None] | None = None
+    templated: bool = False
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -184,7 +198,7 @@ class Pipeline(Protocol):
         """Return how many tokens a generation's only prompt has, and generate nothing."""
 
     async def embed(self, http: HttpRequest, request: EmbedRequest) -> Embedded:
-        """Embed texts.
+        """Embed texts, or classify them or pairs of them.
 
         Raises:
             ClientDisconnected: The client is gone.

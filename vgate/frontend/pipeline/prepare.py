@@ -42,12 +42,12 @@ class TokenizedGeneration(NamedTuple):
 
 
 def find_model(
-    models: ModelRegistry, http: HttpRequest, name: str, task: Task | None = None
+    models: ModelRegistry, http: HttpRequest, name: str, tasks: tuple[Task, ...] = ()
 ) -> ServedModel:
     """Return the model that a request names.
 
-    Without a name it is the first that has the task. The client is told if a model of another name
-    serves its request.
+    Without a name it is the first that has one of the tasks. The client is told if a model of
+    another name serves its request.
 
     Raises:
         VGateError: There is no such model.
@@ -55,7 +55,7 @@ def find_model(
     served = models.serves(name)
     if name and not served:
         http.log_fields["asked_model"] = name[:_MOST_NAME_CHARS]
-    model = models.find(name, task, models.allowed(http.admission.key))
+    model = models.find(name, tasks, models.allowed(http.admission.key))
     if name and not served:
         http.ignored.add("model")
     http.admission.model = models.answer_name(name, model)

@@ -11,6 +11,7 @@ from vgate.frontend.text.model import (
     return_memory,
     template_problem,
 )
+from vgate.frontend.text.pairs import PairTemplate, kept_of_pair
 from vgate.frontend.text.stop_strings import StopStrings
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
 from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError
@@ -18,6 +19,7 @@ from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError
 __all__ = [
     "ChatTemplate",
     "Detokenizer",
+    "PairTemplate",
     "StopStrings",
     "TemplateSyntaxError",
     "TextModel",
@@ -25,6 +27,7 @@ __all__ = [
     "TokenLimit",
     "TokenTexts",
     "TooManyTokensError",
+    "kept_of_pair",
     "load_text_model",
     "return_memory",
     "template_problem",

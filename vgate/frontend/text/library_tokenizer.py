@@ -11,6 +11,7 @@ from tokenizers import models
 from tokenizers.decoders import ByteLevel, DecodeStream
 
 from vgate.errors import InvalidValueError
+from vgate.frontend.text.pairs import PairTemplate, first_tokens, pair_template
 from vgate.frontend.text.piece_encoder import SHIELD, PieceEncoder
 from vgate.frontend.text.slices import SLICE_CHARS
 from vgate.frontend.text.tokenizer import DecodeStep, TokenLimit, TooManyTokensError
@@ -50,6 +51,15 @@ class LibraryTokenizer:
         self._added = library.get_added_tokens_decoder()
         # Also inside a sequence of decoders.
         self._spells_bytes = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+
+    @cached_property
+    def pair(self) -> PairTemplate:
+        """The special tokens that are added to a pair of texts."""
+        return pair_template(self.library)
+
+    def first_tokens(self, text: str, tokens: int) -> str:
+        """Return the start of a text that has at most so many tokens."""
+        return first_tokens(self.library, text, tokens)
 
     @cached_property
     def _chars_per_token(self) -> int:

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from vgate.frontend.text.pairs import PairTemplate
+
 
 class TooManyTokensError(Exception):
     """A text has more tokens than its limit.
@@ -59,10 +61,17 @@ class Tokenizer(Protocol):
         byte_level: Tokens are just bytes, so the text of a token of whole characters does not
             depend on its neighbours.
         vocab_size: Number of tokens, added ones included. Ids may have gaps and exceed it.
+        pair: The special tokens that it adds to a pair of texts.
     """
 
     byte_level: bool
     vocab_size: int
+
+    @property
+    def pair(self) -> PairTemplate: ...  # noqa: D102 - see above
+
+    def first_tokens(self, text: str, tokens: int) -> str:
+        """Return the start of a text that has at most so many tokens."""
 
     def least_tokens(self, text: str) -> int:
         """Return a number of tokens that a text surely has, without tokenising it."""

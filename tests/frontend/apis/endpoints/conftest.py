@@ -1,5 +1,7 @@
 """Models that the endpoints' suites share."""
 
+import json
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -17,7 +19,9 @@ def framed_dir(tmp_path_factory):
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 0), ("[SEP]", 1)],
     )
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "config.json").write_text("{}")
@@ -33,5 +37,20 @@ def embed(serve, framed_dir):
             model_id=str(framed_dir), served_model_name="m", task="embed", max_model_len=EMBED_LIMIT
         )
         serve(scenario, **{"model": model, **sections})
+
+    return run
+
+
+@pytest.fixture
+def classify(serve, framed_dir, tmp_path):
+    """Run a scenario on a gateway with a model that tells classes apart; one class ranks."""
+
+    def run(scenario, labels=("LABEL_0",), **settings):
+        names = {str(number): label for number, label in enumerate(labels)}
+        (tmp_path / "config.json").write_text(json.dumps({"id2label": names}))
+        tokenizer = (framed_dir / "tokenizer.json").read_bytes()
+        (tmp_path / "tokenizer.json").write_bytes(tokenizer)
+        settings = {"served_model_name": "m", "max_model_len": EMBED_LIMIT, **settings}
+        serve(scenario, model=Model(model_id=str(tmp_path), task="classify", **settings))
 
     return run

@@ -76,6 +76,21 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
         given = self.input
         return isinstance(given, str) or (given is not None and isinstance(given[0], int))
 
+    def embed_request(self, **more: Any) -> EmbedRequest:
+        """Return what the pipeline is asked for; `more` are further fields."""
+        return EmbedRequest(
+            model=self.model or "",
+            inputs=[self.input] if self.is_single else self.input,  # type: ignore[arg-type]
+            add_special_tokens=self.add_special_tokens,
+            truncation=truncation_of(self.truncate_prompt_tokens, self.truncation_side),
+            **more,
+        )
+
+    @property
+    def fields(self) -> FieldMap:
+        """How errors name the inputs."""
+        return _SINGLE_INPUT if self.is_single else _INPUTS
+
     @property
     def encoding(self) -> Encoding:
         """The format of the vectors."""
@@ -158,8 +173,9 @@ async def _answer(
     encode_answer: Callable[[Embedded, Encoding], bytes],
 ) -> Response:
     request = await services.work.read(http, body, decode)
-    with (_SINGLE_INPUT if request.is_single else _INPUTS).translating():
-        embedded = await services.pipeline.embed(http, _embed_request(request))
+    with request.fields.translating():
+        asked = request.embed_request(dimensions=request.dimensions)
+        embedded = await services.pipeline.embed(http, asked)
     encode = partial(encode_answer, embedded, request.encoding)
     return Response(200, await work_on_vectors(services, http, embedded, encode), [JSON])
 
@@ -188,14 +204,11 @@ def decode_pooling(body: bytes, ignored: Ignored) -> PoolingRequest:
 
 
 def _checked(request: _Request, ignored: Ignored) -> _Request:
-    if request.input is None:
-        raise invalid("input", "is required")
-    _check_input(request)
+    check_input(request)
     _check_encoding(request, ignored)
     if request.use_activation is False:
         problem = "must be true or left out: the model's own vectors are final"
         raise unsupported("use_activation", problem)
-    check_truncation(request.truncate_prompt_tokens)
     return request
 
 
@@ -206,8 +219,12 @@ def check_truncation(tokens: int | None) -> None:
         raise invalid("truncate_prompt_tokens", problem)
 
 
-def _check_input(request: EmbeddingRequest) -> None:
+def check_input(request: EmbeddingRequest) -> None:
+    """Raise `InvalidRequestError` for a missing input, a mixed one, or one of too many items."""
+    check_truncation(request.truncate_prompt_tokens)
     given = request.input
+    if given is None:
+        raise invalid("input", "is required")
     if not isinstance(given, list):
         return
     if len({type(item) for item in given}) != 1:
@@ -245,16 +262,6 @@ def truncation_of(tokens: int | None, side: Literal["left", "right"] | None) -> 
 def usage_of(embedded: Embedded) -> dict[str, int]:
     """Return the `usage` of an answer: the tokens that were embedded."""
     return dict.fromkeys(("prompt_tokens", "total_tokens"), embedded.prompt_tokens)
-
-
-def _embed_request(request: EmbeddingRequest) -> EmbedRequest:
-    return EmbedRequest(
-        model=request.model or "",
-        inputs=[request.input] if request.is_single else request.input,  # type: ignore[arg-type]
-        add_special_tokens=request.add_special_tokens,
-        truncation=truncation_of(request.truncate_prompt_tokens, request.truncation_side),
-        dimensions=request.dimensions,
-    )
 
 
 def _encode_response(embedded: Embedded, encoding: Encoding) -> bytes:

@@ -1,6 +1,7 @@
-"""``POST /v1/score`` and ``POST /v1/rerank``, as vLLM defines them for embedding models.
+"""``POST /v1/score`` and ``POST /v1/rerank``, as vLLM defines them.
 
-The score of two texts is the cosine similarity of their embeddings.
+The score of two texts is what a cross-encoder says that reads both at once, or the cosine
+similarity of the embeddings that an embedding model makes of each.
 """
 
 import math
@@ -48,10 +49,12 @@ class ScoringRequest(msgspec.Struct, kw_only=True, frozen=True):
     """The fields that score and rerank requests share.
 
     Attributes:
-        truncate_prompt_tokens: The most tokens of each text; -1 for the model's limit. None refuses
-            a text that is too long.
+        truncate_prompt_tokens: The most tokens of each text, or of each pair if the model reads it
+            at once; -1 for the model's limit. None refuses what is too long.
         max_tokens_per_query, max_tokens_per_doc: The most tokens of each text of the first and of
             the second side. Special tokens don't count.
+        use_activation: False for a cross-encoder's plain outputs. A cosine stays the same.
+        instruction, chat_template_kwargs: Variables for the template that is configured for pairs.
     """
 
     model: str | None = None
@@ -60,11 +63,10 @@ class ScoringRequest(msgspec.Struct, kw_only=True, frozen=True):
     max_tokens_per_query: _Limit | None = None
     max_tokens_per_doc: _Limit | None = None
     user: Annotated[str | None, ACCEPTED] = None
-    # A cosine is the same for vectors of any length.
-    use_activation: Annotated[bool | None, ACCEPTED] = None
+    use_activation: bool | None = None
+    instruction: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
-    instruction: Annotated[Any, told(instead="write it into the query")] = None
-    chat_template_kwargs: Annotated[Any, told({})] = None
     mm_processor_kwargs: Annotated[Any, told({})] = None
     # vLLM's `max_length` embeds the padding too, which only models of images are trained with.
     padding: Annotated[Any, refused("do_not_pad", instead="leave it out")] = None
@@ -110,7 +112,7 @@ class RerankRequest(ScoringRequest, kw_only=True, frozen=True, forbid_unknown_fi
 
 
 class Score(msgspec.Struct, frozen=True):
-    """The score of one pair, from -1 to 1."""
+    """The score of one pair: a cosine from -1 to 1, or a probability."""
 
     index: int
     score: float
@@ -138,7 +140,8 @@ class _TextFields(FieldMap):
     """
 
     def __init__(self, request: ScoringRequest, one: str, other: str) -> None:
-        super().__init__({"input": other})
+        # `messages` is what a template of the model gets.
+        super().__init__({"input": other, "messages": other})
         self._fields = [(name, getattr(request, name)) for name in (one, other)]
 
     def name(self, path: str) -> str:
@@ -235,7 +238,7 @@ def decode_rerank(body: bytes, ignored: Ignored) -> RerankRequest:
 async def _scores(
     services: Services, http: HttpRequest, request: ScoringRequest, one: str, other: str
 ) -> tuple[Embedded, list[float]]:
-    """Return the embeddings of all texts, and the score of each text of the second side.
+    """Return the vectors of all texts or pairs, and the score of each text of the second side.
 
     `one` and `other` are the names of the two sides.
     """
@@ -247,11 +250,26 @@ async def _scores(
         inputs=[*first, *second],
         truncation=truncation_of(request.truncate_prompt_tokens, request.truncation_side),
         text_limits=limits if any(limits) else [],
+        tasks=("embed", "classify"),
+        first_count=len(first),
+        activation=request.use_activation is not False,
+        template_kwargs=_template_kwargs(request),
     )
     with _TextFields(request, one, other).translating():
         embedded = await services.pipeline.embed(http, embed)
+    if not embedded.templated:
+        for name in ("instruction", "chat_template_kwargs"):
+            if getattr(request, name):
+                http.ignored.add(name)
+    if embedded.labels is not None:
+        return embedded, [array("f", vector)[0] for vector in embedded.vectors]
     compare = partial(_cosines, embedded.vectors, len(first))
     return embedded, await work_on_vectors(services, http, embedded, compare)
+
+
+def _template_kwargs(request: ScoringRequest) -> dict[str, Any]:
+    own = {} if request.instruction is None else {"instruction": request.instruction}
+    return own | (request.chat_template_kwargs or {})
 
 
 def _listed(texts: str | list[str]) -> list[str]:
