@@ -43,6 +43,9 @@ from vgate.frontend.pipeline.waiting.visit import text_of
 from vgate.frontend.text import TextModel
 from vgate.wire.messages import Task
 
+# To make a prompt of a pair takes some 6 us, and to tokenise so many characters as well.
+_PAIR_CHARS = 16
+
 _Result = TypeVar("_Result")
 
 # Millions of spellings make an answer that takes tens of milliseconds to send.
@@ -196,8 +199,8 @@ class EnginePipeline:
         if classes is not None and request.first_count:
             template = text.template if model.config.chat_template else None
             work = partial(pair_prompts, text, classes, template, request)
-            # Each may have the query.
-            chars += len(request.inputs) * len(request.inputs[0])
+            # Each may have the query, and takes at least as long as a few characters.
+            chars += len(request.inputs) * (len(request.inputs[0]) + _PAIR_CHARS)
         prompts = await self._tokenised(http, chars, work)
         vectors = await embed(self._context, http, model, prompts, dimensions, self._window)
         return Embedded(

@@ -147,6 +147,23 @@ def test_the_longer_text_is_cut_first(classify):
     classify(scenario)
 
 
+@pytest.mark.parametrize(("first", "second", "kept"), [(9, 8, 4), (8, 9, 3), (9, 9, 3), (9, 3, 4)])
+def test_the_longer_of_two_long_texts_keeps_an_odd_token(classify, first, second, kept):
+    async def scenario(gateway):
+        one, other = ["a", "b", "c"] * 3, ["d", "e", "f"] * 3
+
+        async def score(first, second, **fields):
+            sides = {"text_1": " ".join(one[:first]), "text_2": " ".join(other[:second])}
+            body = await answered(gateway, "/score", **sides, **fields)
+            return body["data"][0]["score"]
+
+        cut = await score(first, second, truncate_prompt_tokens=7 + 3)
+        assert cut == await score(kept, 7 - kept)
+        assert cut != await score(7 - kept, kept)
+
+    classify(scenario)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -1,6 +1,7 @@
 """From pairs of texts to the prompts of a model that reads both at once, as vLLM makes them."""
 
 from collections.abc import Iterator
+from functools import cache
 
 from msgspec.structs import replace
 
@@ -68,10 +69,16 @@ def _separated(
     count = request.first_count
     # With a limit of its own, only the second text is cut further, as in vLLM.
     only_second = any(request.text_limits[count:])
+    counted = cache(
+        lambda index: len(text.tokenizer.encode_batch([texts[index]], special=False)[0])
+    )
     for index in range(count, len(packed)):
         of_first = 0 if count == 1 else index - count
         one, other = packed[of_first], packed[index]
         lengths = len(one) // _TOKEN_BYTES, len(other) // _TOKEN_BYTES
+        if lengths == (room, room) and not limit.refuses:
+            # Both were cut already, and the longer one gets an odd token.
+            lengths = counted(of_first), counted(index)
         first, second = kept_of_pair(*lengths, room)
         if only_second:
             first, second = lengths[0], max(0, min(lengths[1], room - lengths[0]))
