@@ -26,6 +26,15 @@ AS_RERANKER = {
     "classifier_from_token": ["is", "it"],
     "method": "from_2_way_softmax",
 }
+# Renders a pair as Qwen3-Reranker's template does.
+TEMPLATE = """<|im_start|>system
+Judge.<|im_end|>
+<|im_start|>user
+<Instruct>: {{ instruction | default("Rank them.") }}
+{% for message in messages %}<{{ message.role }}>: {{ message.content }}
+{% endfor %}<|im_end|>
+<|im_start|>assistant
+"""
 LONG = "The quick brown fox jumps over the lazy dog and returns to its den. " * 20
 WORDS = "Import the module, then call the function with the arguments."
 DOCUMENTS = [WORDS, "how are you?", "a", "naïve café 東京 🚂", "x = [n for n in range(10)]"]
@@ -44,6 +53,14 @@ RANKED = [
     ("/score", {"text_1": "a", "text_2": [LONG, "b"], "max_tokens_per_doc": 30}),
     ("/classify", {"input": DOCUMENTS}),
     ("/classify", {"input": "one text", "use_activation": False}),
+]  # fmt: skip
+RENDERED = [
+    *RANKED[:4],
+    ("/score", {"text_1": "a", "text_2": ["b", WORDS], "instruction": "Find the function."}),
+    ("/score", {"text_1": LONG, "text_2": [LONG, "b"], "max_tokens_per_query": 5,
+                "max_tokens_per_doc": 7}),
+    ("/score", {"text_1": "a", "text_2": LONG, "truncate_prompt_tokens": 40}),
+    ("/score", {"text_1": "a", "text_2": "b", "chat_template_kwargs": {"instruction": "So?"}}),
 ]  # fmt: skip
 REFUSED = [
     ("/score", {"text_1": "a", "text_2": LONG * 4}),
@@ -74,7 +91,9 @@ class Case(NamedTuple):
 
 CASES = [
     Case("encoder", {}, RANKED, REFUSED),
+    Case("roberta", {}, RANKED, REFUSED),
     Case("reranker", {"hf_overrides": AS_RERANKER, "max_model_len": 512}, RANKED, REFUSED),
+    Case("templated", {"hf_overrides": AS_RERANKER, "max_model_len": 512}, RENDERED, REFUSED),
     Case("classifier", {}, CLASSIFIED, NOT_SCORED),
 ]
 
@@ -96,15 +115,19 @@ def both(
 ) -> Iterator[Both]:
     case: Case = request.param
     model, work = tiny_model_dir, tmp_path_factory.mktemp("vllm-server")
-    if case.name != "reranker":
-        labels = ["LABEL_0"] if case.name == "encoder" else ["bad", "fair", "good"]
-        model = make_tiny_encoder(tmp_path_factory.mktemp(case.name), labels)
+    if "hf_overrides" not in case.arguments:
+        labels = ["bad", "fair", "good"] if case.name == "classifier" else ["LABEL_0"]
+        directory = tmp_path_factory.mktemp(case.name)
+        model = make_tiny_encoder(directory, labels, roberta=case.name == "roberta")
+    template = work / "pairs.jinja"
+    template.write_text(TEMPLATE)
+    templates = {"chat_template": str(template)} if case.name == "templated" else {}
     sent = [Request(str(n), *asked) for n, asked in enumerate([*case.asked, *case.refused])]
     length = case.arguments.get("max_model_len", MAX_TOKENS)
     arguments = {key: value for key, value in case.arguments.items() if key != "max_model_len"}
     setup = Setup(
         models=Models(work), work=work, model=model,
-        engine_arguments={"runner": "pooling", "dtype": "float32", **arguments},
+        engine_arguments={"runner": "pooling", "dtype": "float32", **arguments, **templates},
     )  # fmt: skip
     settings = Settings(max_num_seqs=16, max_model_len=length)
     with Running(build("vllm-serve", setup, settings)) as running:
@@ -119,6 +142,7 @@ def both(
         model__dtype="float32",
         model__max_model_len=length,
         model__engine_args=arguments,
+        **{f"model__{name}": value for name, value in templates.items()},
         batch__max_num_seqs=16,
     ) as instance:
         yield Both(case, theirs, answers_of(instance.url, sent))

@@ -1,4 +1,7 @@
-"""A tiny BERT with random weights that reads a pair of texts, or one, and tells classes apart."""
+"""A tiny BERT with random weights that reads a pair of texts, or one, and tells classes apart.
+
+Or a tiny RoBERTa, as bge-reranker is: without token types, and with other special tokens.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
-from tokenizers.trainers import WordPieceTrainer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 
 from tests.tiny_model.corpus import training_texts
 from tests.tiny_model.weights import write_checkpoint
@@ -25,21 +28,35 @@ _INNER = 128
 _LAYERS = 2
 _SEED = 7
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_OF_ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+_ROLES_OF_ROBERTA = ("bos", "pad", "eos", "unk", "mask")
+# RoBERTa's positions begin after the padding's, which is 1.
+_FIRST_POSITION = 2
 
 
-def make_tiny_encoder(directory: Path, labels: list[str]) -> Path:
+def make_tiny_encoder(directory: Path, labels: list[str], *, roberta: bool = False) -> Path:
     """Write the model into `directory`, created if needed, and return it.
 
     One label makes it a cross-encoder, whose output is a score.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _tokenizer().save(str(directory / "tokenizer.json"))
+    made = _roberta_tokenizer() if roberta else _tokenizer()
+    made.save(str(directory / "tokenizer.json"))
     tokenizer: dict[str, Any] = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": True,
         "model_max_length": MAX_TOKENS,
         **{f"{token[1:-1].lower()}_token": token for token in _SPECIAL},
     }
+    if roberta:
+        roles = zip(_ROLES_OF_ROBERTA, _OF_ROBERTA, strict=True)
+        tokenizer = {
+            "tokenizer_class": "RobertaTokenizer",
+            "model_max_length": MAX_TOKENS,
+            **{f"{role}_token": token for role, token in roles},
+            "cls_token": "<s>",
+            "sep_token": "</s>",
+        }
     config = {
         "architectures": ["BertForSequenceClassification"],
         "model_type": "bert",
@@ -57,9 +74,18 @@ def make_tiny_encoder(directory: Path, labels: list[str]) -> Path:
         "label2id": {label: number for number, label in enumerate(labels)},
         "torch_dtype": "float32",
     }
+    if roberta:
+        config |= {
+            "architectures": ["RobertaForSequenceClassification"],
+            "model_type": "roberta",
+            "max_position_embeddings": MAX_TOKENS + _FIRST_POSITION,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+        }
     for name, document in (("tokenizer_config.json", tokenizer), ("config.json", config)):
         (directory / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    write_checkpoint(directory / "model.safetensors", _weights(len(labels)))
+    weights = _weights(len(labels), roberta=roberta)
+    write_checkpoint(directory / "model.safetensors", weights)
     return directory
 
 
@@ -80,7 +106,24 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _weights(classes: int) -> Iterator[tuple[str, tuple[int, ...], array[float]]]:
+def _roberta_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=_VOCAB_SIZE,
+        special_tokens=_OF_ROBERTA,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(training_texts(), trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), add_prefix_space=False
+    )
+    return tokenizer
+
+
+def _weights(classes: int, *, roberta: bool) -> Iterator[tuple[str, tuple[int, ...], array[float]]]:
     source = random.Random(_SEED)
 
     def drawn(name: str, *shape: int, width: float) -> tuple[str, tuple[int, ...], array[float]]:
@@ -95,14 +138,16 @@ def _weights(classes: int) -> Iterator[tuple[str, tuple[int, ...], array[float]]
         yield f"{name}.weight", (_HIDDEN,), array("f", [1.0]) * _HIDDEN
         yield f"{name}.bias", (_HIDDEN,), array("f", [0.0]) * _HIDDEN
 
-    at = "bert.embeddings"
+    body = "roberta" if roberta else "bert"
+    positions, types = (MAX_TOKENS + _FIRST_POSITION, 1) if roberta else (MAX_TOKENS, 2)
+    at = f"{body}.embeddings"
     yield drawn(f"{at}.word_embeddings.weight", _VOCAB_SIZE, _HIDDEN, width=4.0)
-    yield drawn(f"{at}.position_embeddings.weight", MAX_TOKENS, _HIDDEN, width=1.0)
+    yield drawn(f"{at}.position_embeddings.weight", positions, _HIDDEN, width=1.0)
     # As strong as the words, so that it shows which text a token is of.
-    yield drawn(f"{at}.token_type_embeddings.weight", 2, _HIDDEN, width=4.0)
+    yield drawn(f"{at}.token_type_embeddings.weight", types, _HIDDEN, width=4.0)
     yield from norm(f"{at}.LayerNorm")
     for layer in range(_LAYERS):
-        at = f"bert.encoder.layer.{layer}"
+        at = f"{body}.encoder.layer.{layer}"
         for part in ("query", "key", "value"):
             yield from linear(f"{at}.attention.self.{part}", _HIDDEN, _HIDDEN)
         yield from linear(f"{at}.attention.output.dense", _HIDDEN, _HIDDEN)
@@ -110,5 +155,5 @@ def _weights(classes: int) -> Iterator[tuple[str, tuple[int, ...], array[float]]
         yield from linear(f"{at}.intermediate.dense", _INNER, _HIDDEN)
         yield from linear(f"{at}.output.dense", _HIDDEN, _INNER)
         yield from norm(f"{at}.output.LayerNorm")
-    yield from linear("bert.pooler.dense", _HIDDEN, _HIDDEN)
-    yield from linear("classifier", classes, _HIDDEN)
+    yield from linear("classifier.dense" if roberta else "bert.pooler.dense", _HIDDEN, _HIDDEN)
+    yield from linear("classifier.out_proj" if roberta else "classifier", classes, _HIDDEN)
