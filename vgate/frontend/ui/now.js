@@ -116,7 +116,7 @@ function engineCard(engine, several) {
     h("div", { class: "engine-name" },
       h("span", { class: `pill ${kind}` }, engine.state),
       h("h3", { title: engine.model }, engine.model),
-      h("span", { class: "faint" }, [several ? `engine ${engine.engine}` : "", engine.task === "embed" ? "embeddings" : ""].filter(Boolean).join(", "))),
+      h("span", { class: "faint" }, [several ? `engine ${engine.engine}` : "", { embed: "embeddings", classify: "classes or scores" }[engine.task] ?? ""].filter(Boolean).join(", "))),
     isReady ? null : h("div", { class: "phase" },
       kind === "idle" ? null : h("span", { class: "spinner", "aria-hidden": "true" }),
       h("span", {}, engine.detail || engine.state),
