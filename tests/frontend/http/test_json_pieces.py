@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.frontend.http import decode_json, is_costly, json_pieces
@@ -68,6 +68,7 @@ def check(document, sizes):
         assert in_pieces == outcome(msgspec.json.decode, document)
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, SIZES, st.booleans(), st.sampled_from([None, 1, 7]))
 def test_every_document_is_equal(document, sizes, escaped, indent):
     text = json.dumps(document, ensure_ascii=escaped, indent=indent).encode()
@@ -75,11 +76,13 @@ def test_every_document_is_equal(document, sizes, escaped, indent):
     assert json.loads(text) == document
 
 
+@settings(deadline=None)
 @given(PAIRED, SIZES)
 def test_of_equal_keys_the_last_one_counts(text, sizes):
     check(text.encode(), sizes)
 
 
+@settings(deadline=None)
 @given(PAIRED | DOCUMENTS.map(json.dumps), SIZES, st.data())
 def test_what_is_wrong_is_refused(text, sizes, data):
     document = bytearray(text.encode())
