@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import threading
 from collections import Counter
 
@@ -13,6 +14,7 @@ from tests.frontend.watchdog import watched
 from vgate.config.model import Model
 from vgate.config.schema import Server
 from vgate.config.section import MIB
+from vgate.errors import EngineUnavailableError
 from vgate.frontend.apis.openai.responses import stored
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.http import SMALL_BYTES, long_work
@@ -271,6 +273,27 @@ def test_a_client_that_leaves_has_no_more_sent(serve, monkeypatch):
         _, task = gateway.begin("POST", "/v1/completions", content)
         await asyncio.wait_for(task, 30)
         assert len(sent) == 1
+        await until(lambda: gateway.engine.idle, "the engine has nothing left")
+
+    serve(scenario)
+
+
+def test_a_stream_whose_rest_no_engine_takes_ends_with_an_error(serve, monkeypatch):
+    submit = EnginePool.submit
+
+    def one_of_them(pool, sequence, message, timeout_s):
+        if sequence.index:
+            sequence.answer.keep_alive()  # which begins the stream, as a token would
+            raise EngineUnavailableError("the engine takes nothing new")
+        submit(pool, sequence, message, timeout_s)
+
+    async def scenario(gateway):
+        monkeypatch.setattr(EnginePool, "submit", one_of_them)
+        monkeypatch.setattr(serve_module, "_SENT_AT_ONCE_BYTES", 0)
+        content = body(prompt="a", n=2, max_tokens=100, stream=True)
+        answer = await post(gateway, "/v1/completions", content)
+        assert answer.status == 200
+        assert json.loads(answer.events[-1])["error"]["code"] == "engine_unavailable"
         await until(lambda: gateway.engine.idle, "the engine has nothing left")
 
     serve(scenario)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
+from vgate.errors import VGateError
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.http import HttpRequest
@@ -27,10 +28,14 @@ async def run(
     """
     http.on_disconnect(answer.give_up)
     try:
-        for _ in start() or ():
-            await asyncio.sleep(0)
-            if answer.done.done():
-                break
+        try:
+            for _ in start() or ():
+                await asyncio.sleep(0)
+                if answer.done.done():
+                    break
+        except VGateError as error:
+            # A stream may have begun by then, and has to say how it ended.
+            answer.fail(error)
         await answer.done
         if ended is not None:
             await ended()
