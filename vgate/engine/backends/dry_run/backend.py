@@ -25,14 +25,13 @@ from vgate.engine.backends.checks import check, unknown_adapter
 from vgate.engine.backends.dry_run.embedding import check_dimensions, classify, embed
 from vgate.engine.backends.dry_run.fault import Fault
 from vgate.engine.backends.dry_run.prefix_cache import BLOCK_TOKENS, PrefixCache
-from vgate.engine.backends.dry_run.script import Rule, harmony_header, load_script
+from vgate.engine.backends.dry_run.script import Rule, constrained, load_script
 from vgate.engine.backends.dry_run.sequence import Rules, Sequence, logprobs_at
-from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
-from vgate.wire.messages import FinishReason, Logprobs, StructuredOutput
+from vgate.wire.messages import FinishReason, Logprobs
 from vgate.wire.sampling import Classes, SamplingParams
 from vgate.wire.stats import Gpu
 
@@ -307,7 +306,7 @@ class DryRunBackend:
             text = vocabulary.decode(reply)
             # A template may write the role in a line before the message.
             said = [text, text.partition("\n")[2]] if rule is None else rule.constrained()
-            reply = vocabulary.encode(_constrained(options.structured, said, rule))
+            reply = vocabulary.encode(constrained(options.structured, said, rule))
             _check_reply(sampling, [*reply, vocabulary.end], rules)
         elif rule is not None:
             reply = vocabulary.encode(rule.written(harmony=vocabulary.harmony))
@@ -326,18 +325,6 @@ def _sequences(batch: Batch, allowance: Allowance) -> int:
     """Return the most sequences at once, as the vLLM backend would choose."""
     automatic = batch.max_num_seqs == "auto"
     return max(1, batch.sequences >> (allowance.halvings if automatic else 0))
-
-
-def _constrained(structured: StructuredOutput, said: list[str], rule: Rule | None) -> str:
-    """Return a text that satisfies the constraint, with its header in gpt-oss's format."""
-    calls = structured.harmony
-    if calls is None:
-        return text_of(structured, said)
-    if not calls:
-        return harmony_header() + text_of(structured, said)
-    named = [call.name for call in rule.calls if call.name in calls] if rule else []
-    name = next(iter([*named, *calls]))
-    return harmony_header(name) + text_of(StructuredOutput("json", calls[name]), said) + "<|call|>"
 
 
 def _check_reply(sampling: SamplingParams, reply: list[int], rules: Rules | None) -> None:

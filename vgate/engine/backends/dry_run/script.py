@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from vgate.engine.backends.base import BackendError
+from vgate.engine.backends.dry_run.structured import text_of
+from vgate.wire.messages import StructuredOutput
 
 _CHANNEL = "<|channel|>"
 
@@ -102,3 +104,15 @@ def _compiled(expression: str | None) -> re.Pattern[str]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def constrained(structured: StructuredOutput, said: list[str], rule: Rule | None) -> str:
+    """Return a text that satisfies the constraint, with its header in gpt-oss's format."""
+    calls = structured.harmony
+    if calls is None:
+        return text_of(structured, said)
+    if not calls:
+        return harmony_header() + text_of(structured, said)
+    named = [call.name for call in rule.calls if call.name in calls] if rule else []
+    name = next(iter([*named, *calls]))
+    return harmony_header(name) + text_of(StructuredOutput("json", calls[name]), said) + "<|call|>"
