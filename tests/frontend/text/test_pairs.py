@@ -1,5 +1,7 @@
 """Pairs of texts are put together and cut as the tokenizers library does it."""
 
+from types import SimpleNamespace
+
 import pytest
 import tokenizers
 from hypothesis import example, given
@@ -83,3 +85,18 @@ def test_the_first_tokens_of_a_text_are_cut_as_text(tiny, size):
             assert len(made.encode(longer).ids) > size or len(longer) == len(text)
         else:
             assert cut == text
+
+
+def test_other_threads_can_run_while_a_text_is_cut(tiny):
+    # The library's `encode` keeps the interpreter until it returns.
+    only = SimpleNamespace(encode_batch=tiny.tokenizer.library.encode_batch)
+    text = "the module, then " * 1000
+    assert first_tokens(only, text, 100) == first_tokens(tiny.tokenizer.library, text, 100)
+
+
+def test_the_first_tokens_come_after_a_long_space():
+    # Of a part without tokens as few special ones are no sign that there are enough.
+    around = processors.TemplateProcessing(
+        single="<s> $A [CLS] </s>", special_tokens=[("<s>", 1), ("[CLS]", 3), ("</s>", 2)]
+    )
+    assert first_tokens(library(around), " " * 5000 + "a b", 1).strip() == "a"

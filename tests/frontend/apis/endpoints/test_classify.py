@@ -14,6 +14,7 @@ from vgate.errors import UnsupportedParameterError
 from vgate.frontend.apis.fields import policies_of
 from vgate.frontend.apis.openai.classify import ClassifyRequest, decode_classify
 from vgate.frontend.http import Ignored
+from vgate.frontend.pipeline.inputs import pairs
 
 LABELS = ("bad", "fair", "good")
 LONG = "a " * EMBED_LIMIT
@@ -173,6 +174,8 @@ def test_the_longer_of_two_long_texts_keeps_an_odd_token(classify, first, second
         ({"text_1": "a " * 7, "text_2": ["b", "b " * 7]}, "text_2[1]"),
         ({"text_1": "a", "text_2": "b", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
         ({"text_1": "a", "text_2": "b", "truncate_prompt_tokens": 99}, "truncate_prompt_tokens"),
+        ({"text_1": "a", "text_2": "b", "max_tokens_per_query": 16}, "max_tokens_per_query"),
+        ({"text_1": "a", "text_2": "b", "max_tokens_per_doc": 2**31 - 1}, "max_tokens_per_doc"),
         # With a limit for documents, vLLM doesn't cut the query.
         (
             {
@@ -209,6 +212,22 @@ def test_a_configured_template_renders_the_pairs(classify, tmp_path_factory):
         assert (answer.status, answer.error["param"]) == (400, "text_2[1]")
         answer = await post(gateway, "/score", {**fields, "instruction": "g"})
         assert "x-vgate-ignored" not in answer.headers
+
+    classify(scenario, chat_template=str(path))
+
+
+def test_what_pairs_repeat_of_a_query_is_bounded(classify, tmp_path_factory, monkeypatch):
+    path = tmp_path_factory.mktemp("template") / "pairs.jinja"
+    path.write_text(TEMPLATE)
+    monkeypatch.setattr(pairs, "_MOST_JOINED_CHARS", 3 * len(LONG))
+
+    async def scenario(gateway):
+        fields = {"query": LONG, "truncate_prompt_tokens": 9}
+        for count, status in ((2, 200), (3, 400)):
+            answer = await post(gateway, "/rerank", fields | {"documents": ["b"] * count})
+            assert answer.status == status
+        assert answer.error["param"] == "documents[2]"
+        assert "characters" in answer.error["message"]
 
     classify(scenario, chat_template=str(path))
 

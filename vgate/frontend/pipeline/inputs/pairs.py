@@ -13,8 +13,10 @@ from vgate.wire.codec import pack_token_ids
 from vgate.wire.sampling import Classes, Classify
 
 _TOKEN_BYTES = 4
-# Joined pairs each have their query, so a small request can become many tokens: at most 32 MiB.
+# Joined pairs each have their query, so a small request can become many tokens: at most 32 MiB. A
+# text that is cut is looked through up to its end.
 _MOST_JOINED_TOKENS = 2**23
+_MOST_JOINED_CHARS = 2**25
 
 
 def pair_prompts(
@@ -29,7 +31,8 @@ def pair_prompts(
         request: The texts of both sides.
 
     Raises:
-        InvalidValueError: The model has no scores, or the tokens of all pairs are too many.
+        InvalidValueError: The model has no scores, all pairs together are too much, or a text may
+            have as many tokens as the context.
         ContextLengthExceededError: A pair is too long.
     """
     if len(classes.labels) != 1:
@@ -38,9 +41,13 @@ def pair_prompts(
             "apart and gives no score; use /classify"
         )
         raise InvalidValueError(message, param="model")
-    inputs = list(request.inputs)
+    inputs, most = list(request.inputs), text.info.max_model_len
     for index, tokens in enumerate(request.text_limits):
         if tokens is not None:
+            if tokens >= most:
+                side = "query" if index < request.first_count else "doc"
+                message = f"`max_tokens_per_{side}` must be less than {most}, got {tokens}"
+                raise InvalidValueError(message, param=f"max_tokens_per_{side}")
             inputs[index] = text.tokenizer.first_tokens(str(inputs[index]), tokens)
     request = replace(request, inputs=inputs)
     if template is not None or classes.joined:
@@ -104,7 +111,7 @@ def _joined(
     text: TextModel, template: ChatTemplate | None, request: EmbedRequest
 ) -> Iterator[Prompt]:
     """Yield prompts that are one text each: both texts, or what the template makes of them."""
-    limit, total = limit_of(text, request), 0
+    limit, total, chars = limit_of(text, request), 0, 0
     first, second = _sides(request)
     for index, other in enumerate(second):
         one = first[0 if len(first) == 1 else index]
@@ -115,16 +122,22 @@ def _joined(
                 messages, add_generation_prompt=False, kwargs=request.template_kwargs
             )
         where = len(first) + index
+        chars += len(joined)
+        _check_total(chars, _MOST_JOINED_CHARS, "characters", where)
         (ids,) = tokens_of(text, [joined], limit, special=True, first=where)
         if len(ids) > text.info.max_model_len:
             raise ContextLengthExceededError.of_prompt(
                 len(ids), text.info.max_model_len, f"input[{where}]", TOO_LONG_HINT
             )
         total += len(ids)
-        if total > _MOST_JOINED_TOKENS:
-            message = (
-                f"all pairs together must have at most {_MOST_JOINED_TOKENS} tokens for this "
-                "model, whose pairs each have the query; send fewer texts at a time"
-            )
-            raise InvalidValueError(message, param=f"input[{where}]")
+        _check_total(total, _MOST_JOINED_TOKENS, "tokens", where)
         yield Prompt((pack_token_ids(ids),), Classify(activation=request.activation))
+
+
+def _check_total(total: int, most: int, what: str, index: int) -> None:
+    if total > most:
+        message = (
+            f"all pairs together must have at most {most} {what} for this model, whose pairs each "
+            "have the query; send fewer texts at a time"
+        )
+        raise InvalidValueError(message, param=f"input[{index}]")
