@@ -232,7 +232,8 @@ class EnginePipeline:
                 source = render(source, text, http, allow=allow)
             (ids,) = text.tokenizer.encode_batch([source], special=add_special_tokens)
             if spell and len(ids) > _MOST_SPELLED:
-                limit = f"at most {_MOST_SPELLED} tokens, got {len(ids)}"
+                # Freed here, not with the error on the loop.
+                limit = f"at most {_MOST_SPELLED} tokens, got {sum(map(len, emptied(ids)))}"
                 message = f"`return_token_strs` is possible for {limit}"
                 raise InvalidValueError(message, param="return_token_strs")
             spellings = [text.tokenizer.id_to_token(token) for token in ids] if spell else None

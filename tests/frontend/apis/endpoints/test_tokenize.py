@@ -14,6 +14,7 @@ from vgate.config.schema import Server
 from vgate.frontend.apis.openai.tokenize import TokenizeChat, TokenizeText, decode_tokenize
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import pipeline
+from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 
 NEW_WORDS = "".join(f"x{number:x}y " for number in range(200))
 HI = [{"role": "user", "content": "hi"}]
@@ -82,6 +83,25 @@ class TestText:
         async def scenario(gateway):
             answer = await post(gateway, "/tokenize", {"prompt": "x" * 50_000})
             assert answer.json["count"] == 50_000
+
+        serve(scenario)
+
+    def test_those_that_are_not_spelled_are_freed_at_once(self, serve, monkeypatch):
+        encode, encoded = LibraryTokenizer.encode_batch, []
+
+        def recorded(*given, **named):
+            encoded.append(encode(*given, **named))
+            return encoded[-1]
+
+        monkeypatch.setattr(LibraryTokenizer, "encode_batch", recorded)
+        monkeypatch.setattr(pipeline, "_MOST_SPELLED", 9)
+
+        async def scenario(gateway):
+            encoded.clear()
+            body = {"prompt": "x" * 10, "return_token_strs": True}
+            answer = await post(gateway, "/tokenize", body)
+            assert "got 10" in answer.error["message"]
+            assert encoded == [[[]]]
 
         serve(scenario)
 
