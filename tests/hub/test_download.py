@@ -145,6 +145,16 @@ def test_a_silent_hub_is_not_asked_again_after_a_while(get, monkeypatch):
     assert asked == [NAME]
 
 
+def test_a_part_in_the_cache_makes_nobody_less_patient(hub, get, tmp_path):
+    get()
+    # As after a program that needs the tokenizer only.
+    (link,) = blob(tmp_path).parent.parent.glob("snapshots/*/model.safetensors")
+    link.unlink()
+    blob(tmp_path).unlink()
+    hub.refuse["/api/models"] = 503, {}, 2
+    assert sorted(get()[0]) == WANTED
+
+
 def test_a_hub_that_refuses_for_now_is_asked_again_after_a_while(hub, get, monkeypatch):
     monkeypatch.setattr(listing, "_SILENT_S", 0.0)
     hub.refuse["/api/models"] = 503, {}, 3

@@ -58,10 +58,12 @@ def fetch(name: str, revision: str | None, report: Report, say: Say) -> Path:
 def _fetch(name: str, revision: str | None, report: Report, say: Say) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters is said here
     cached = cached_snapshot(name, revision)
+    if cached is not None and not has_model(cached):
+        cached = None  # others have fetched its tokenizer, or a download was interrupted
     try:
         commit, files = listed(name, revision, say, patient=cached is None)
     except Exception as error:
-        if cached is None or not has_model(cached):
+        if cached is None:
             raise
         if status_of(error):
             say(f"{hub_endpoint()} answered {status_of(error)}: what is in the cache is taken")
