@@ -1,7 +1,5 @@
 """Fixtures that several suites share."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -73,22 +71,6 @@ def trusted_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         make = cache(httpx._config.create_ssl_context)
         patch.setattr(httpx._transports.default, "create_ssl_context", make)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let processes that tests start leave their temporary files where pytest removes them.
-
-    An engine whose launcher is killed leaves its directory, and vLLM a file in each process.
-    """
-    # What vLLM has compiled is for later sessions, too.
-    compiled = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
-    directory = tmp_path_factory.mktemp("t", numbered=False)
-    with pytest.MonkeyPatch.context() as patch:
-        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-            patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled))
-        patch.setenv("TMPDIR", str(directory))
         yield
 
 
