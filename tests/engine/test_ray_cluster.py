@@ -26,9 +26,11 @@ class FakeRay:
         self._free = itertools.chain(free, itertools.repeat(free[-1]))
         self._refuses = dict(refuses)
         self.addresses: list[str] = []
+        self.directory = ""
 
-    def init(self, address: str, **_options: Any) -> None:
+    def init(self, address: str, _temp_dir: str = "", **_options: Any) -> None:
         self.addresses.append(address)
+        self.directory = _temp_dir
         if address in self._refuses:
             raise self._refuses[address]
 
@@ -73,6 +75,24 @@ def test_without_one_ray_is_started_here(join):
     ray = FakeRay(4, 4, refuses=(("auto", ConnectionError("none")),))
     join(ray)
     assert ray.addresses == ["auto", "local"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "rays", "chosen"),
+    [
+        ("/tmp/vgate-1234", None, "/tmp/vgate-1234"),
+        ("/scratch" * 10, None, "/tmp/ray"),
+        ("/scratch" * 10, "/fast", "/fast"),
+    ],
+)
+def test_the_names_of_its_sockets_are_not_too_long(join, monkeypatch, ours, rays, chosen):
+    monkeypatch.setattr(ray_cluster.tempfile, "gettempdir", lambda: ours)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    if rays is not None:
+        monkeypatch.setenv("RAY_TMPDIR", rays)
+    ray = FakeRay(4, 4, refuses=(("auto", ConnectionError("none")),))
+    join(ray)
+    assert ray.directory == chosen
 
 
 def test_a_cluster_that_is_named_and_missing_is_no_other(join, monkeypatch):

@@ -17,6 +17,8 @@ _POLL_S = 1.0
 _SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - read only from the maps of our own workers
 # Longer ones leave no room for the names of Ray's sockets.
 _LONGEST_DIRECTORY = 32
+# Ray's own choice, unless TMPDIR says otherwise.
+_RAY_DIRECTORY = "/tmp/ray"  # noqa: S108 - Ray makes a directory of this session's own there
 
 
 def join_cluster(parallel: Any, device: str, report_phase: ReportPhase) -> None:
@@ -87,10 +89,10 @@ def _connect(ray: Any, runtime_env: Any) -> None:
         raise BackendError(f"cannot join the Ray cluster: {error}") from error
     else:
         return
-    directory = tempfile.gettempdir()
-    if len(directory) <= _LONGEST_DIRECTORY:
-        options["_temp_dir"] = directory  # which is removed after this process
-    ray.init(address="local", include_dashboard=False, **options)
+    directory = tempfile.gettempdir()  # which is removed after this process
+    if len(directory) > _LONGEST_DIRECTORY:
+        directory = os.environ.get("RAY_TMPDIR", _RAY_DIRECTORY)
+    ray.init(address="local", include_dashboard=False, _temp_dir=directory, **options)
 
 
 def _too_few(ray: Any, device: str, needed: int) -> str:
