@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.compare.scenarios.paced_device import correct
 from bench.hooks import paced_device
 from bench.paced_device.device import DEVICES, Counters, Device, fitting
 
@@ -31,6 +32,22 @@ def test_a_closed_loop_misses_steps_between_two_answers(overlap: bool, missed: i
     reach = device.closed_loop_limit(64, 170, 128)
     assert reach == pytest.approx(device.limit(in_a_step, 170, 128))
     assert 0.98 < reach / device.limit(64, 170, 128) < 0.994
+
+
+def test_no_more_is_delivered_than_was_made() -> None:
+    measures = {
+        "delivered_tokens_per_s": 60_000.0,
+        "cpu_us_per_token.all": 20.0,
+        "cpu_us_per_token.frontend": 15.0,
+        "requests_per_s": 100.0,
+    }
+    correct(measures, 15_000.0)
+    assert measures == {
+        "delivered_tokens_per_s": 15_000.0,
+        "cpu_us_per_token.all": 80.0,
+        "cpu_us_per_token.frontend": 60.0,
+        "requests_per_s": 100.0,
+    }
 
 
 def test_sequences_fit_by_their_mean_size() -> None:

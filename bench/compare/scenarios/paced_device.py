@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-from bench.compare.results import Case
+from bench.compare.results import Case, Measures
 from bench.compare.run import Run
 from bench.compare.service import FailedError, Running, cpu_s
 from bench.compare.settings import Settings
@@ -144,9 +144,12 @@ def watched(
     measures = sample.measures
     disturbing_s = sum(cpu_s(one.processes) for one in others) - disturbing_s
     measures["others_cpu_share"] = disturbing_s / took_s
-    # The clients' count has no beginning but the load's.
-    measures[_RATE] = did.tokens / took_s if settle_s else summary.delivered_tokens_per_s
     measures[_ALL_COST] = sum(one.cpu_us_per_output_token or 0.0 for one in summary.processes)
+    # The clients' count has no beginning but the load's.
+    made = did.tokens / took_s
+    measures[_RATE] = made if settle_s else summary.delivered_tokens_per_s
+    if made < measures[_RATE]:
+        correct(measures, made)
     if did.tokens and did.started:
         measures["cpu_us_per_token.device"] = did.own_cpu_us / did.tokens
         measures["device_busy_share"] = did.busy_us / took_s / 1e6
@@ -155,6 +158,18 @@ def watched(
     if measures.get("itl_ms.p50"):
         measures[_GAPS] = measures["itl_ms.p99"] / measures["itl_ms.p50"]
     return sample, did
+
+
+def correct(measures: Measures, made: float) -> None:
+    """Let no more tokens/s be delivered than were made, and correct what a token cost.
+
+    Unfinished answers count by their chunks, as if these were as long as in complete ones. With a
+    server that lags, which joins many tokens in the last chunks of an answer, that is too much.
+    """
+    over = measures[_RATE] / made
+    measures[_RATE] = made
+    for name in [name for name in measures if name.startswith("cpu_us_per_token.")]:
+        measures[name] *= over
 
 
 def _await_tokens(path: Path, before: int) -> None:
