@@ -30,6 +30,8 @@ _INLINE_BYTES = 65_536
 _Text = Annotated[str, Meta(min_length=1)]
 _Tokens = Annotated[list[TokenId], Meta(min_length=1)]
 _List = Annotated[list[_Text | TokenId | _Tokens], Meta(min_length=1)]
+# vLLM's `max_length` embeds the padding too, which only models of images are trained with.
+Padding = Annotated[Any, refused("do_not_pad", instead="leave it out")]
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +66,7 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     media_io_kwargs: Annotated[Any, told({})] = None
     mm_processor_kwargs: Annotated[Any, told({})] = None
     normalize: Annotated[Any, refused(instead="use `use_activation`")] = None
-    # vLLM's `max_length` embeds the padding too, which only models of images are trained with.
-    padding: Annotated[Any, refused("do_not_pad", instead="leave it out")] = None
+    padding: Padding = None
     priority: Annotated[Any, told(0)] = None
     cache_salt: Annotated[Any, told()] = None
     request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None

@@ -19,6 +19,7 @@ from vgate.frontend.apis.decoding import decode_request
 from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refused, told
 from vgate.frontend.apis.openai.embeddings import (
     MAX_INPUTS,
+    Padding,
     check_truncation,
     truncation_of,
     usage_of,
@@ -68,8 +69,7 @@ class ScoringRequest(msgspec.Struct, kw_only=True, frozen=True):
     chat_template_kwargs: dict[str, Any] | None = None
 
     mm_processor_kwargs: Annotated[Any, told({})] = None
-    # vLLM's `max_length` embeds the padding too, which only models of images are trained with.
-    padding: Annotated[Any, refused("do_not_pad", instead="leave it out")] = None
+    padding: Padding = None
     priority: Annotated[Any, told(0)] = None
     cache_salt: Annotated[Any, told()] = None
     request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None
