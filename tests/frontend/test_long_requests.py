@@ -18,9 +18,11 @@ from vgate.errors import EngineUnavailableError
 from vgate.frontend.apis.openai.responses import stored
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.http import SMALL_BYTES, long_work
+from vgate.frontend.pipeline import prepare
 from vgate.frontend.pipeline import serve as serve_module
 from vgate.frontend.text import slices
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
+from vgate.frontend.text.piece_encoder import PieceEncoder
 from vgate.wire.codec import encode
 
 # What takes 20 ms on an idle machine.
@@ -93,6 +95,46 @@ def test_a_few_thousand_tokens_are_made_on_a_thread(serve, monkeypatch, path, fi
         assert threading.main_thread() not in threads
 
     serve(scenario, model=Model(task=task))
+
+
+@pytest.mark.parametrize("turns", [100, 1])
+def test_the_turns_of_a_conversation_are_tokenised_a_few_at_a_time(serve, monkeypatch, turns):
+    learn, begin, render = PieceEncoder._learn, long_work.Turns.begin, prepare.render
+    learnt, rendered, threads = [0], [], set()
+
+    def recorded(self, piece, scope):
+        learnt[-1] += len(piece)
+        threads.add(threading.current_thread())
+        return learn(self, piece, scope)
+
+    def begun(self, key):
+        learnt.append(0)
+        return begin(self, key)
+
+    def once(*given, **named):
+        rendered.append(threading.current_thread())
+        return render(*given, **named)
+
+    monkeypatch.setattr(PieceEncoder, "_learn", recorded)
+    monkeypatch.setattr(long_work.Turns, "begin", begun)
+    monkeypatch.setattr(prepare, "render", once)
+    texts = [f"{turn} {'word ' * (6_000 // turns)}" for turn in range(turns)]
+
+    async def scenario(gateway):
+        messages = [{"role": "user", "content": text} for text in texts]
+        content = body(messages=messages, max_tokens=1)
+        assert len(content) < SMALL_BYTES
+        assert (await post(gateway, CHAT, content)).status == 200
+        assert rendered == [threading.main_thread()]
+        if turns > 1:
+            assert sum(learnt) > prepare.INLINE_CHARS
+            assert max(learnt) <= prepare.INLINE_CHARS
+            assert threads == {threading.main_thread()}
+        else:
+            # It can't be tokenised in part.
+            assert threading.main_thread() not in threads
+
+    serve(scenario, model=Model(max_model_len=65_536))
 
 
 def off_loop(monkeypatch, module, name):

@@ -21,7 +21,7 @@ from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline.job import make_job
-from vgate.frontend.pipeline.prepare import tokenize_generation
+from vgate.frontend.pipeline.prepare import Tokenization
 from vgate.frontend.text import TextModel, load_text_model
 from vgate.wire.messages import ModelInfo
 from vgate.wire.sampling import SamplingParams
@@ -154,7 +154,7 @@ class Digests:
             admission=SimpleNamespace(key=SimpleNamespace(min_priority=0), scope=""),
         )
         model = self._models.find(generation.model, ("generate",))
-        tokenized = tokenize_generation(model, model.text, http, generation)
+        tokenized = Tokenization(model, model.text, http, generation).attempt()
         return make_job(self._models, self._cache, http, generation, tokenized).digest
 
 

@@ -5,7 +5,7 @@ import re
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.text.pairs import PairTemplate
-from vgate.frontend.text.tokenizer import DecodeStep, TokenLimit
+from vgate.frontend.text.tokenizer import DecodeStep, TokenLimit, TooMuchAtOnceError
 
 BEGIN = 256
 _SPELLINGS = {BEGIN: "<begin>", 257: "<end>"}
@@ -43,8 +43,10 @@ class BytesTokenizer:
 
     def encode_within(
         self, text: str, max_new_chars: int, limit: TokenLimit | None = None
-    ) -> list[int] | None:
-        return self.encode(text, limit) if len(text) <= max_new_chars else None
+    ) -> list[int]:
+        if len(text) > max_new_chars:
+            raise TooMuchAtOnceError
+        return self.encode(text, limit)
 
     def encode_batch(
         self, texts: list[str], *, special: bool, limit: TokenLimit | None = None

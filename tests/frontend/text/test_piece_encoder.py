@@ -22,6 +22,7 @@ from tokenizers import (
 from tests.tiny_model.samples import TEXTS
 from vgate.frontend.text import piece_encoder, word_encoder
 from vgate.frontend.text.piece_encoder import PieceEncoder
+from vgate.frontend.text.tokenizer import TooMuchAtOnceError
 from vgate.frontend.text.word_encoder import ascii_pattern
 from vgate.wire.codec import pack_token_ids, unpack_token_ids
 
@@ -172,17 +173,29 @@ class TestSameTokens:
         encoder = PieceEncoder(tiny.tokenizer.library)
         text = "<|im_start|>é word<|im_end|>other<|im_start|>é word<|im_end|>"
         new = len("é wordother")
-        assert encoder.encode_within(text, new - 1) is None
+        with pytest.raises(TooMuchAtOnceError):
+            encoder.encode_within(text, new - 1)
         assert encoder.encode_within(text, new) == native(tiny.tokenizer.library, text)
         assert encoder.encode_within(text, 0) == native(tiny.tokenizer.library, text)
         more = f"{text}more"
-        assert encoder.encode_within(more, 3) is None
+        with pytest.raises(TooMuchAtOnceError):
+            encoder.encode_within(more, 3)
         assert encoder.encode_within(more, 4) == native(tiny.tokenizer.library, more)
+
+    def test_each_call_leaves_less_to_do(self, tiny):
+        encoder = PieceEncoder(tiny.tokenizer.library)
+        text = "four<|im_start|>three<|im_start|>words<|im_start|>twelve chars"
+        for left in (True, True, False):
+            with pytest.raises(TooMuchAtOnceError) as error:
+                encoder.encode_within(text, 9)
+            assert error.value.less_is_left == left
+        assert encoder.encode_within(text, 12) == native(tiny.tokenizer.library, text)
 
     def test_without_pieces_all_characters_count(self, tiny):
         tokenizer = tokenizer_of(tiny, "always")
         encoder, text = PieceEncoder(tokenizer), "a<|im_end|>b"
-        assert encoder.encode_within(text, 11) is None
+        with pytest.raises(TooMuchAtOnceError):
+            encoder.encode_within(text, 11)
         assert encoder.encode_within(text, 12) == native(tokenizer, text)
 
     def test_from_several_threads(self, tiny, monkeypatch):
@@ -259,7 +272,8 @@ class TestBounds:
         text = "<|im_start|>" + "a secret " * 50
         ids = encoder.encode(text, scope="one")
         for scope in ("two", "", None):
-            assert encoder.encode_within(text, 100, scope=scope) is None
+            with pytest.raises(TooMuchAtOnceError):
+                encoder.encode_within(text, 100, scope=scope)
         assert encoder.encode_within(text, 100, scope="one") == ids
         assert encoder.encode(text, scope="two") == ids
 

@@ -29,18 +29,14 @@ from vgate.frontend.pipeline.port import (
     Tokens,
     Traits,
 )
-from vgate.frontend.pipeline.prepare import (
-    INLINE_CHARS,
-    find_model,
-    tokenize_generation,
-)
+from vgate.frontend.pipeline.prepare import INLINE_CHARS, Tokenization, find_model
 from vgate.frontend.pipeline.recent import RecentRequest, RecentRequests
 from vgate.frontend.pipeline.render import render, sets_effort
 from vgate.frontend.pipeline.serve import Context, look_up, serve
 from vgate.frontend.pipeline.taking_up import claimed, not_found
 from vgate.frontend.pipeline.waiting.streams import Notices
 from vgate.frontend.pipeline.waiting.visit import text_of
-from vgate.frontend.text import TextModel
+from vgate.frontend.text import TextModel, TooMuchAtOnceError
 from vgate.wire.messages import Task
 
 # To make a prompt of a pair takes some 6 us, and to tokenise so many characters as well.
@@ -48,6 +44,8 @@ _PAIR_CHARS = 16
 
 _Result = TypeVar("_Result")
 
+# Four turns take less than the same on a thread, with which the loop shares the interpreter.
+_INLINE_TURNS = 4
 # Millions of spellings make an answer that takes tens of milliseconds to send.
 _MOST_SPELLED = 1_048_576
 
@@ -147,12 +145,10 @@ class EnginePipeline:
         model, text = await self._find(http, generation.model, "generate")
         generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
 
-        def job(max_new_chars: int | None) -> EngineJob | None:
-            tokenized = tokenize_generation(
-                model, text, http, generation, max_new_chars=max_new_chars
-            )
-            if tokenized is None:
-                return None
+        tokenization = Tokenization(model, text, http, generation)
+
+        def job(max_new_chars: int | None) -> EngineJob:
+            tokenized = tokenization.attempt(max_new_chars)
             return make_job(self._models, self._cache, http, generation, tokenized)
 
         return await self._prepared(http, job)
@@ -162,24 +158,31 @@ class EnginePipeline:
         model, text = await self._find(http, generation.model, "generate")
         generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
 
-        def counted(max_new_chars: int | None) -> int | None:
-            tokenized = tokenize_generation(
-                model, text, http, generation, max_new_chars=max_new_chars, refuses=False
-            )
+        tokenization = Tokenization(model, text, http, generation, refuses=False)
+
+        def counted(max_new_chars: int | None) -> int:
+            tokenized = tokenization.attempt(max_new_chars)
             # Freed here, as that takes long if they are millions.
-            return None if tokenized is None else sum(map(len, emptied(tokenized.prompts[0])))
+            return sum(map(len, emptied(tokenized.prompts[0])))
 
         return await self._prepared(http, counted)
 
     async def _prepared(
-        self, http: HttpRequest, prepare: Callable[[int | None], _Result | None]
+        self, http: HttpRequest, prepare: Callable[[int | None], _Result]
     ) -> _Result:
-        """Return what `prepare` makes; it gets the most characters that it may tokenise."""
-        made = prepare(INLINE_CHARS) if http.is_short else None
-        if made is None:
-            made = await self._work.run(http, partial(prepare, None))
-        assert made is not None
-        return made
+        """Return what `prepare` makes; it gets the most characters that it may tokenise.
+
+        The parts of a text that is a little longer are tokenised in a few turns.
+        """
+        for turn in range(_INLINE_TURNS if http.is_short else 0):
+            if turn:
+                await self._work.turns.begin(http.admission.key.name)
+            try:
+                return prepare(INLINE_CHARS)
+            except TooMuchAtOnceError as error:
+                if not error.less_is_left:
+                    break
+        return await self._work.run(http, partial(prepare, None))
 
     async def _tokenised(
         self, http: HttpRequest, chars: int, work: Callable[[], _Result]

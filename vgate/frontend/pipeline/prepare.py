@@ -17,7 +17,12 @@ from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.generation import Conversation, Generation, Message, Prompts
 from vgate.frontend.pipeline.render import render
-from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError
+from vgate.frontend.text import (
+    TextModel,
+    TokenLimit,
+    TooManyTokensError,
+    TooMuchAtOnceError,
+)
 from vgate.wire.messages import Task
 
 # What is rendered and tokenised at once, because handing it to a thread costs more.
@@ -25,7 +30,7 @@ INLINE_CHARS = 16_384
 # Of a model's name that isn't served, in the log.
 _MOST_NAME_CHARS = 128
 
-_Encode = Callable[[Generation, TokenLimit], tuple[str, list[int]] | None]
+_Encode = Callable[[Generation, TokenLimit], tuple[str, list[int]]]
 
 
 class TokenizedGeneration(NamedTuple):
@@ -63,51 +68,96 @@ def find_model(
     return model
 
 
-def tokenize_generation(
-    model: ServedModel,
-    text: TextModel,
-    http: HttpRequest,
-    generation: Generation,
-    *,
-    max_new_chars: int | None = None,
-    refuses: bool = True,
-) -> TokenizedGeneration | None:
-    """Tokenise a generation's prompts.
+class Tokenization:
+    """Tokenises a generation's prompts, in as many attempts as it takes.
+
+    A conversation is rendered in the first one.
 
     Args:
         model: The model, as `find_model` finds it.
         text: Its text side.
         http: The request.
         generation: The generation.
-        max_new_chars: The most characters to tokenise, apart from those that are cached.
         refuses: Whether a prompt that is too long for the model is refused.
-
-    Returns:
-        None if there is more to tokenise than that.
-
-    Raises:
-        VGateError: The model can't serve the generation.
     """
-    parameters.check_task(model, generation.model or model.name, "generate")
-    parameters.check_against_model(generation, text.info)
-    most, prompt, rendered = text.info.max_model_len, generation.prompt, None
-    param = "prompt" if isinstance(prompt, Prompts) else "messages"
-    limit = TokenLimit(most, refuses=True) if refuses else None
-    if generation.truncation is not None:
-        limit = parameters.token_limit(generation.truncation, max(1, most - 1))
-    try:
-        if isinstance(prompt, Prompts):
-            prompts = _tokenize_prompts(text, prompt, limit, max_new_chars)
-        else:
-            found = _tokenize_conversation(model, text, http, generation, limit, max_new_chars)
-            rendered, prompts = (None, None) if found is None else (found[0], [found[1]])
-    except (TooManyTokensError, InvalidValueError) as error:
-        raise explained(error, param, most) from None
-    if prompts is None:
-        return None
-    if generation.truncation is not None:
-        prompts = [parameters.truncated(generation.truncation, p, most) for p in prompts]
-    return TokenizedGeneration(model, text, rendered, prompts)
+
+    def __init__(
+        self,
+        model: ServedModel,
+        text: TextModel,
+        http: HttpRequest,
+        generation: Generation,
+        *,
+        refuses: bool = True,
+    ) -> None:
+        self._model = model
+        self._text = text
+        self._http = http
+        self._generation = generation
+        self._refuses = refuses
+        self._rendered: str | None = None
+
+    def attempt(self, max_new_chars: int | None = None) -> TokenizedGeneration:
+        """Return the tokenised generation.
+
+        Args:
+            max_new_chars: The most characters to tokenise, apart from those that are cached.
+
+        Raises:
+            TooMuchAtOnceError: There is more to tokenise than that.
+            VGateError: The model can't serve the generation.
+        """
+        model, text, generation = self._model, self._text, self._generation
+        parameters.check_task(model, generation.model or model.name, "generate")
+        parameters.check_against_model(generation, text.info)
+        most, prompt, rendered = text.info.max_model_len, generation.prompt, None
+        param = "prompt" if isinstance(prompt, Prompts) else "messages"
+        limit = TokenLimit(most, refuses=True) if self._refuses else None
+        if generation.truncation is not None:
+            limit = parameters.token_limit(generation.truncation, max(1, most - 1))
+        try:
+            if isinstance(prompt, Prompts):
+                prompts = _tokenize_prompts(text, prompt, limit, max_new_chars)
+            else:
+                rendered, tokens = self._tokenize_conversation(prompt, limit, max_new_chars)
+                prompts = [tokens]
+        except (TooManyTokensError, InvalidValueError) as error:
+            raise explained(error, param, most) from None
+        if generation.truncation is not None:
+            prompts = [parameters.truncated(generation.truncation, p, most) for p in prompts]
+        return TokenizedGeneration(model, text, rendered, prompts)
+
+    def _tokenize_conversation(
+        self, conversation: Conversation, limit: TokenLimit | None, max_new_chars: int | None
+    ) -> tuple[str, list[int]]:
+        """Return the conversation as text and as token ids."""
+        text, http = self._text, self._http
+        allow = self._model.config.allow_request_chat_template
+        special, scope = conversation.add_special_tokens, http.admission.scope
+
+        def tokenize(rendered: str, limit: TokenLimit | None) -> list[int]:
+            return _tokenize_rendered(
+                text, rendered, limit, max_new_chars, special=special, scope=scope
+            )
+
+        if self._rendered is None:
+            self._rendered = render(self._generation, text, http, allow=allow)
+        rendered = self._rendered
+        if not conversation.drop_oldest or limit is None:
+            return rendered, tokenize(rendered, limit)
+        room = min(self._generation.sampling.max_tokens or 1, limit.keep // 4)
+        with suppress(TooManyTokensError):
+            tokens = tokenize(rendered, TokenLimit(limit.keep - room, refuses=True))
+            if len(tokens) + room <= limit.keep:
+                return rendered, tokens
+        if max_new_chars is not None:
+            raise TooMuchAtOnceError
+
+        def encode(shorter: Generation, limit: TokenLimit | None) -> tuple[str, list[int]]:
+            rendered = render(shorter, text, http, allow=allow)
+            return rendered, tokenize(rendered, limit)
+
+        return _drop_oldest(self._generation, limit.keep - room, limit, encode)
 
 
 def explained(
@@ -130,41 +180,9 @@ def check_length(text: TextModel, prompt: str, limit: TokenLimit | None) -> None
             limit.stop(least)
 
 
-def _tokenize_conversation(
-    model: ServedModel,
-    text: TextModel,
-    http: HttpRequest,
-    generation: Generation,
-    limit: TokenLimit | None,
-    max_new_chars: int | None,
-) -> tuple[str, list[int]] | None:
-    """Return a generation's conversation as text and as token ids."""
-    conversation = generation.prompt
-    assert isinstance(conversation, Conversation)
-    inline = max_new_chars is not None
-
-    def encode(generation: Generation, limit: TokenLimit | None) -> tuple[str, list[int]] | None:
-        allow = model.config.allow_request_chat_template
-        rendered = render(generation, text, http, allow=allow)
-        special = conversation.add_special_tokens
-        tokens = _tokenize_rendered(
-            text, rendered, limit, max_new_chars, special=special, scope=http.admission.scope
-        )
-        return None if tokens is None else (rendered, tokens)
-
-    if not conversation.drop_oldest or limit is None:
-        return encode(generation, limit)
-    room = min(generation.sampling.max_tokens or 1, limit.keep // 4)
-    with suppress(TooManyTokensError):
-        found = encode(generation, TokenLimit(limit.keep - room, refuses=True))
-        if found is None or len(found[1]) + room <= limit.keep:
-            return found
-    return None if inline else _drop_oldest(generation, limit.keep - room, limit, encode)
-
-
 def _drop_oldest(
     generation: Generation, most: int, limit: TokenLimit, encode: _Encode
-) -> tuple[str, list[int]] | None:
+) -> tuple[str, list[int]]:
     """Leave out as few of the oldest turns as let the prompt have at most `most` tokens.
 
     System messages stay, and so does the last turn, up to the limit.
@@ -207,8 +225,8 @@ def _tokenize_rendered(
     *,
     special: bool,
     scope: str,
-) -> list[int] | None:
-    """Return the token ids of rendered text; None if more of it is new."""
+) -> list[int]:
+    """Return the token ids of rendered text, unless more of it is new."""
     if max_new_chars is None:
         check_length(text, rendered, limit)
         if not special:
@@ -216,13 +234,13 @@ def _tokenize_rendered(
     elif not special:
         return text.tokenizer.encode_within(rendered, max_new_chars, limit, scope)
     elif len(rendered) > max_new_chars:
-        return None
+        raise TooMuchAtOnceError
     return text.tokenizer.encode_batch([rendered], special=True, limit=limit)[0]
 
 
 def _tokenize_prompts(
     text: TextModel, given: Prompts, limit: TokenLimit | None, max_new_chars: int | None
-) -> list[list[int]] | None:
+) -> list[list[int]]:
     """Return the token ids of prompts, which are all texts or all token ids."""
     texts = [prompt for prompt in given.prompts if isinstance(prompt, str)]
     if not texts:
@@ -231,5 +249,5 @@ def _tokenize_prompts(
         for prompt in texts:
             check_length(text, prompt, limit)
     elif sum(map(len, texts)) > max_new_chars:
-        return None
+        raise TooMuchAtOnceError
     return text.tokenizer.encode_batch(texts, special=given.add_special_tokens, limit=limit)

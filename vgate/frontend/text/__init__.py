@@ -14,7 +14,7 @@ from vgate.frontend.text.model import (
 from vgate.frontend.text.pairs import PairTemplate, kept_of_pair
 from vgate.frontend.text.stop_strings import StopStrings
 from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
-from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError
+from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError, TooMuchAtOnceError
 
 __all__ = [
     "ChatTemplate",
@@ -27,6 +27,7 @@ __all__ = [
     "TokenLimit",
     "TokenTexts",
     "TooManyTokensError",
+    "TooMuchAtOnceError",
     "kept_of_pair",
     "load_text_model",
     "return_memory",

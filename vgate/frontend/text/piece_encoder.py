@@ -14,7 +14,7 @@ from threading import Lock
 from tokenizers import Tokenizer, models
 
 from vgate.frontend.text.slices import SLICE_CHARS, Slices
-from vgate.frontend.text.tokenizer import TokenLimit
+from vgate.frontend.text.tokenizer import TokenLimit, TooMuchAtOnceError
 from vgate.frontend.text.word_encoder import parts_of, word_encoder
 from vgate.wire.codec import PackedIds, pack_token_ids
 
@@ -89,16 +89,26 @@ class PieceEncoder:
 
     def encode_within(
         self, text: str, max_new_chars: int, limit: TokenLimit | None = None, scope: str | None = ""
-    ) -> list[int] | None:
-        """Tokenise a text; None if its uncached pieces have more than `max_new_chars`."""
+    ) -> list[int]:
+        """Tokenise a text, unless its uncached pieces have more than `max_new_chars`.
+
+        Of those, as many are cached then.
+        """
         if len(text) <= max_new_chars:
             return self.encode(text, limit, scope)
         if self._special is None:
-            return None
+            raise TooMuchAtOnceError
         pieces = self._pieces(text)
         kept, special = self._kept, self._special
-        new = {p for p in pieces if (scope, p) not in kept and p not in special}
-        return None if sum(map(len, new)) > max_new_chars else self._join(pieces, limit, scope)
+        new = {p for p in pieces if p and (scope, p) not in kept and p not in special}
+        learnt = 0
+        # A long one may never fit.
+        for piece in sorted(new, key=len):
+            learnt += len(piece)
+            if learnt > max_new_chars:
+                raise TooMuchAtOnceError(less_is_left=learnt > len(piece))
+            self._learn(piece, scope)
+        return self._join(pieces, limit, scope)
 
     def _pieces(self, text: str) -> list[str]:
         """Return the special tokens of a text and what is between them, cut where it is long."""

@@ -25,6 +25,18 @@ class TooManyTokensError(Exception):
         self.index: int | None = None
 
 
+class TooMuchAtOnceError(Exception):
+    """A text has more characters that are not cached than may be tokenised at once.
+
+    Attributes:
+        less_is_left: Some of them have been tokenised and cached, so another call has less to do.
+    """
+
+    def __init__(self, *, less_is_left: bool = False) -> None:
+        super().__init__()
+        self.less_is_left = less_is_left
+
+
 class TokenLimit(msgspec.Struct, frozen=True):
     """How many tokens of a text are of use. A tokenizer may stop at any number above it.
 
@@ -104,12 +116,11 @@ class Tokenizer(Protocol):
 
     def encode_within(
         self, text: str, max_new_chars: int, limit: TokenLimit | None = None, scope: str = ""
-    ) -> list[int] | None:
+    ) -> list[int]:
         """Tokenise as `encode` does, unless it takes long.
 
-        Returns:
-            Token ids; None if more than `max_new_chars` characters are not cached. Then nothing was
-            tokenised.
+        Raises:
+            TooMuchAtOnceError: More than `max_new_chars` characters are not cached.
         """
 
     def encode_batch(
