@@ -1,6 +1,7 @@
 """A tokenizer that is read in parts equals the one that the library reads."""
 
 import json
+import tracemalloc
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -109,6 +110,40 @@ class TestSame:
             merges = tokenizer_file._Merges(raw.encode(), {})
             assert list(merges) == pairs
 
+    @pytest.mark.parametrize("joined", [False, True])
+    @pytest.mark.parametrize("options", [{}, {"indent": 2}, {"separators": (" , ", " : ")}])
+    def test_merges_cut_anywhere(self, monkeypatch, options, joined):
+        pairs = [["],", "],["], ["a", '",'], ['",', '"],["'], ["\\", '\\",["'], ["[[", "]]"]] * 3
+        merges = [" ".join(pair) for pair in pairs] if joined else pairs
+        raw = json.dumps(merges, **options).encode()
+        for size in range(1, len(raw)):
+            monkeypatch.setattr(tokenizer_file, "_PIECE_BYTES", size)
+            assert [list(m) for m in tokenizer_file._Merges(raw, {})] == pairs
+
+    def test_merges_take_little_memory(self):
+        raw = json.dumps([("left", "right")] * 50_000).encode()
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in tokenizer_file._Merges(raw, {})) == 50_000
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < len(raw) / 2
+
+    def test_a_long_token_is_not_decoded_over_and_over(self, monkeypatch):
+        sizes = []
+        decode = tokenizer_file._decode_merges
+
+        def decode_merges(piece):
+            sizes.append(len(piece))
+            return decode(piece)
+
+        monkeypatch.setattr(tokenizer_file, "_decode_merges", decode_merges)
+        pair = "a", "],[" * 100_000
+        raw = json.dumps([pair]).encode()
+        assert list(tokenizer_file._Merges(raw, {})) == [pair]
+        assert sum(sizes) < 3 * len(raw)
+
 
 class TestLeftToTheLibrary:
     def test_other_models(self, check):
@@ -132,6 +167,18 @@ class TestLeftToTheLibrary:
     def test_invalid_merges(self, raw):
         with pytest.raises(ValueError, match=r"."):
             list(tokenizer_file._Merges(raw.encode(), {}))
+
+    def test_an_invalid_merge_ends_the_reading(self, monkeypatch):
+        pieces = []
+        decode = tokenizer_file._decode_merges
+        monkeypatch.setattr(tokenizer_file, "_PIECE_BYTES", 20)
+        monkeypatch.setattr(
+            tokenizer_file, "_decode_merges", lambda piece: pieces.append(piece) or decode(piece)
+        )
+        raw = json.dumps([["a"], *([["a", "b"]] * 1000)]).encode()
+        with pytest.raises(ValueError, match=r"."):
+            list(tokenizer_file._Merges(raw, {}))
+        assert len(pieces) == 1
 
     @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
