@@ -17,7 +17,7 @@ from vgate.config.section import MIB
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.apis.openai.responses import stored
 from vgate.frontend.engines.pool import EnginePool
-from vgate.frontend.http import SMALL_BYTES, long_work
+from vgate.frontend.http import SMALL_BYTES, HttpRequest, long_work
 from vgate.frontend.pipeline import prepare
 from vgate.frontend.pipeline import serve as serve_module
 from vgate.frontend.text import slices
@@ -214,6 +214,68 @@ def test_a_long_stored_conversation_is_read_on_a_thread(serve, monkeypatch):
         listed = await gateway.request("GET", f"{RESPONSES}/{name}/input_items")
         assert len(listed.json["data"]) == 20
         assert is_off_loop()
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    ("limits", "setting"),
+    [({"max_body_bytes": 20_000}, "max_body_bytes"), ({"max_items": 1024}, "max_items")],
+)
+@pytest.mark.parametrize("by", ["previous_response_id", "item_reference"])
+def test_what_a_request_continues_is_bounded_as_its_body_is(serve, limits, setting, by):
+    """Each turn adds to a conversation, of which the next request only has the name."""
+    # Its template's prompt has nothing of them.
+    items = [{"type": "reasoning", "encrypted_content": "a" * 100}] * 90
+
+    async def scenario(gateway):
+        statuses, names, first = [], [], {"role": "user", "content": "a"}
+        for _ in range(4):
+            fields = {"input": [*items, first]}
+            if by == "previous_response_id" and names:
+                fields["previous_response_id"] = names[-1]["id"]
+            elif names:
+                refs = [{"type": "item_reference", "id": of["output"][0]["id"]} for of in names]
+                fields = {"input": refs}
+            answer = await post(gateway, RESPONSES, fields)
+            statuses.append(answer.status)
+            if answer.status != 200:
+                assert answer.error["code"] == "payload_too_large"
+                assert f"server.{setting}" in answer.error["message"]
+                break
+            if by == "item_reference":
+                answer = await post(gateway, RESPONSES, {"input": [*items, first]})
+            names.append(answer.json)
+        assert len(statuses) > 1
+        assert statuses[-1] == 413
+        assert gateway.app.memory.held_bytes == 0
+
+    serve(scenario, server=Server(**limits))
+
+
+@pytest.mark.parametrize("read", ["continued", "listed", "taken up"])
+def test_what_earlier_requests_left_counts_as_memory(serve, monkeypatch, read):
+    held = []
+    hold = HttpRequest.hold
+    monkeypatch.setattr(HttpRequest, "hold", lambda http, n: (held.append(n), hold(http, n))[1])
+
+    async def scenario(gateway):
+        text = "a" * 500
+        headers = {"x_vgate_resumable": "true"} if read == "taken up" else {}
+        sent = {"input": text, "stream": read == "taken up"}
+        first = await post(gateway, RESPONSES, body(**sent), **headers)
+        held.clear()
+        if read == "taken up":
+            stream = first.headers["x-request-id"]
+            again = await gateway.request("GET", RESPONSES, b"", last_event_id=stream)
+        elif read == "listed":
+            again = await gateway.request("GET", f"{RESPONSES}/{first.json['id']}/input_items")
+        else:
+            name = first.json["id"]
+            again = await post(gateway, RESPONSES, {"input": "b", "previous_response_id": name})
+        assert again.status == 200
+        assert max(held) > len(text)
+        assert gateway.app.memory.held_bytes == 0
 
     serve(scenario)
 

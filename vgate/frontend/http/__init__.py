@@ -13,6 +13,7 @@ from vgate.frontend.http.json_pieces import (
     encode_text,
     is_costly,
 )
+from vgate.frontend.http.kept import KeptReader
 from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
 from vgate.frontend.http.request import (
     EVENT_STREAM,
@@ -34,6 +35,7 @@ __all__ = [
     "Cors",
     "HttpRequest",
     "Ignored",
+    "KeptReader",
     "LongWork",
     "OpenStream",
     "Response",

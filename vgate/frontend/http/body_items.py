@@ -37,8 +37,13 @@ def check_items(body: bytes, most: int) -> None:
         PayloadTooLargeError: They are more than `most`; names the largest field.
     """
     for items, values in counted(body):
-        if items > most or values > NUMBERS_PER_ITEM * most:
+        if has_too_many(items, values, most):
             raise _too_many(body, most)
+
+
+def has_too_many(items: int, values: int, most: int) -> bool:
+    """Return whether a document that was counted to have so many has more than a limit allows."""
+    return items > most or values > NUMBERS_PER_ITEM * most
 
 
 def counted(document: bytes) -> Iterator[tuple[int, int]]:

@@ -176,15 +176,16 @@ class LongWork:
 
     Args:
         loop: The event loop.
-        limits: Of the requests' bodies.
+        limits: See below.
 
     Attributes:
+        limits: Of the requests' bodies.
         turns: For what is done on the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: BodyLimits) -> None:
         self._loop = loop
-        self._limits = limits
+        self.limits = limits
         self._threads = ThreadPoolExecutor(_THREADS, "long-work")
         self._running: dict[str, int] = {}
         # By key, in the order of their turns.
@@ -203,8 +204,9 @@ class LongWork:
             PayloadTooLargeError: It has more bytes than the limits allow.
             VGateError: It can't be read.
         """
-        most = min(most or self._limits.max_bytes, self._limits.max_bytes)
+        most = min(most or self.limits.max_bytes, self.limits.max_bytes)
         if http.taken_up is not None:
+            http.hold(len(http.taken_up.body))
             parts, encoding = [http.taken_up.body], None
         else:
             parts, encoding = await http.body(most), http.header("content-encoding")
@@ -230,7 +232,7 @@ class LongWork:
         Raises:
             PayloadTooLargeError: It has more values than the limits allow.
         """
-        most = self._limits.max_items
+        most = self.limits.max_items
 
         def read() -> _Result:
             if len(body) > most:  # each takes a byte at least

@@ -18,6 +18,7 @@ from vgate.frontend.http import (
     JSON,
     SMALL_BYTES,
     HttpRequest,
+    KeptReader,
     LongWork,
     Response,
     decode_json,
@@ -66,17 +67,18 @@ async def continued(
 
     Raises:
         InvalidValueError: An earlier response or an item isn't stored, or not for this key.
+        PayloadTooLargeError: All of it is more than a body may be.
     """
     key: str = http.admission.key.name
     given = request.input
     items = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
     before: list[dict[str, Any]] = []
-    earlier = Earlier()
+    earlier, kept = Earlier(), KeptReader(work, http)
     if request.previous_response_id is not None:
         stored = await store.get(key, request.previous_response_id) if store else None
         if stored is None:
             raise invalid("previous_response_id", "is not the id of a stored response")
-        before = await _items_of(work, http, stored)
+        before = await kept.read(stored.conversation, _decode_items)
         earlier = Earlier(len(before), stored.conversation)
     http.is_short = http.is_short and len(before) + len(items) <= FEW_ITEMS
     known = _by_id(before)
@@ -84,7 +86,8 @@ async def continued(
     while (index := await work.done(http, partial(_resolve, items, known, index))) >= 0:
         name = items[index].get("id")
         stored = await store.get_item(key, name) if store and isinstance(name, str) else None
-        known |= _by_id(await _items_of(work, http, stored)) if stored else {}
+        if stored is not None:
+            known |= _by_id(await kept.read(stored.conversation, _decode_items))
         if not isinstance(name, str) or name not in known:
             raise invalid(f"input[{index}].id", "is not the id of an item of a stored response")
         index += 1
@@ -94,14 +97,6 @@ async def continued(
 def _decode_items(conversation: bytes) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = decode_json(conversation)
     return items
-
-
-async def _items_of(
-    work: LongWork, http: HttpRequest, stored: StoredResponse
-) -> list[dict[str, Any]]:
-    """Return the items of a stored conversation, which may be longer than the request's body."""
-    http.is_short = http.is_short and len(stored.conversation) <= SMALL_BYTES
-    return await work.done(http, partial(_decode_items, stored.conversation))
 
 
 def _resolve(items: list[dict[str, Any]], known: dict[str, dict[str, Any]], end: int) -> int:
@@ -180,6 +175,7 @@ async def answer_stored(
         if stored is not None:
             if not part:
                 return Response(200, stored.body, [JSON])
+            http.hold(len(stored.conversation))
             http.is_short = len(stored.conversation) <= SMALL_BYTES
             page = await work.done(http, partial(_input_items, stored, http))
             return Response(200, page, [JSON])
