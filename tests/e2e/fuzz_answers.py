@@ -44,6 +44,55 @@ class _Vectors(msgspec.Struct):
     usage: dict[str, int]
 
 
+class _Pooled(msgspec.Struct):
+    index: int
+    object: str
+    data: list[float] | str
+
+
+class _PooledVectors(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    created: int
+    data: list[_Pooled]
+    model: str
+    object: str
+    usage: dict[str, int]
+
+
+class _Class(msgspec.Struct, forbid_unknown_fields=True):
+    index: int
+    label: str | None
+    probs: list[float]
+    num_classes: int
+
+
+class _Classes(_PooledVectors):
+    data: list[_Class]  # type: ignore[assignment]
+
+
+class _Score(msgspec.Struct, forbid_unknown_fields=True):
+    index: int
+    object: str
+    score: float
+
+
+class _Scores(_PooledVectors):
+    data: list[_Score]  # type: ignore[assignment]
+
+
+class _Ranked(msgspec.Struct, forbid_unknown_fields=True):
+    index: int
+    relevance_score: float
+    document: dict[str, str] | None = None
+
+
+class _Ranking(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    model: str
+    usage: dict[str, int]
+    results: list[_Ranked]
+
+
 class _OpenAIError(msgspec.Struct, forbid_unknown_fields=True):
     message: str
     type: str
@@ -76,6 +125,10 @@ _MODELS: dict[str, type[pydantic.BaseModel]] = {
 }
 _STRUCTS: dict[str, type[msgspec.Struct]] = {
     "/v1/embeddings": _Vectors,
+    "/pooling": _PooledVectors,
+    "/classify": _Classes,
+    "/v1/score": _Scores,
+    "/v1/rerank": _Ranking,
     "/tokenize": _Tokens,
     "/detokenize": _Text,
 }

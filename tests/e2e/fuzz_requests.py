@@ -10,12 +10,14 @@ from tests.e2e.fuzz_values import any_value, fields_of, struct_type
 from tests.e2e.keep_alive import http_request
 from vgate.frontend.apis.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from vgate.frontend.apis.openai.chat.request import ChatRequest
+from vgate.frontend.apis.openai.classify import ClassifyRequest
 from vgate.frontend.apis.openai.completions.request import CompletionRequest
-from vgate.frontend.apis.openai.embeddings import EmbeddingRequest
+from vgate.frontend.apis.openai.embeddings import EmbeddingRequest, PoolingRequest
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
+from vgate.frontend.apis.openai.scoring import RerankRequest, ScoreRequest
 from vgate.frontend.apis.openai.tokenize import DetokenizeRequest, TokenizeText
 
-MAIN, EMBEDDER = "main", "embedder"
+MAIN, EMBEDDER, RANKER = "main", "embedder", "ranker"
 # What an answer may have: a fuzzer is after the requests, not after long answers.
 _MOST_TOKENS = 12
 
@@ -94,6 +96,7 @@ _FORMATS = [
 _MODELS = {"model": [MAIN]}
 _CHAT = {"messages": [c for text in _TEXTS for c in _turns(text)], **_MODELS}
 _MESSAGES = {"messages": [c for text in _TEXTS for c in _blocks(text)], **_MODELS}
+_SCORING = {"model": [EMBEDDER, RANKER]}
 _NAMED = {"type": "function", "name": "f"}
 ROUTES = (
     Route(
@@ -142,11 +145,30 @@ ROUTES = (
         {"input": ["a", ["a", "b"], [1, 2], [[1], [2, 3]]], "model": [EMBEDDER]},
         {"encoding_format": ["float", "base64"]},
     ),
+    Route(
+        "/pooling",
+        PoolingRequest,
+        {"input": ["a", ["a", "b"], [1, 2]], "model": [EMBEDDER]},
+        {"encoding_format": ["float", "base64"]},
+    ),
+    Route(
+        "/classify",
+        ClassifyRequest,
+        {"input": ["a", ["a", "b"], [[1], [2, 3]]], "model": [RANKER]},
+        {"use_activation": [True, False]},
+    ),
+    Route(
+        "/v1/score",
+        ScoreRequest,
+        {"text_1": ["a", ["b", "c"]], "text_2": [["b", "é"]], **_SCORING},
+        {},
+    ),
+    Route("/v1/rerank", RerankRequest, {"query": _TEXTS, "documents": [_TEXTS], **_SCORING}, {}),
     Route("/tokenize", TokenizeText, {"prompt": _TEXTS}, {"model": [MAIN, EMBEDDER]}),
     Route("/tokenize", ChatRequest, _CHAT, {"return_token_strs": [True]}),
     Route("/detokenize", DetokenizeRequest, {"tokens": [[65, 66], []]}, {"model": [MAIN]}),
 )
-_WEIGHTS = (6, 5, 6, 6, 3, 3, 1, 1, 1)
+_WEIGHTS = (6, 5, 6, 6, 3, 3, 1, 2, 2, 2, 1, 1, 1)
 _TYPES = {route.struct: struct_type(route.struct) for route in ROUTES}
 
 

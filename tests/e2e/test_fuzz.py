@@ -20,7 +20,7 @@ import pytest
 
 from bench.loop_holds import recorded
 from tests.e2e.fuzz_answers import check_answer, check_error
-from tests.e2e.fuzz_requests import EMBEDDER, MAIN, ROUTES, Fuzzed, fuzzed
+from tests.e2e.fuzz_requests import EMBEDDER, MAIN, RANKER, ROUTES, Fuzzed, fuzzed
 from tests.e2e.instance import Instance, wait_until
 from tests.e2e.keep_alive import Client, json_post
 
@@ -51,7 +51,10 @@ def server(run_dirs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         model__served_model_name=MAIN,
         model__max_model_len=1024,
         model__allow_request_chat_template=True,
-        additional_models=[{"model_id": EMBEDDER, "task": "embed"}],
+        additional_models=[
+            {"model_id": EMBEDDER, "task": "embed"},
+            {"model_id": RANKER, "task": "classify"},
+        ],
         batch__max_num_seqs=64,
         batch__max_queue_size=1_000_000,
         batch__max_wait_time_ms=0,
@@ -130,7 +133,7 @@ def gauges(server: Instance) -> dict[str, float]:
 def idle(server: Instance) -> bool:
     """Whether nothing runs, waits or holds KV cache, by the heartbeats."""
     engines: list[dict[str, Any]] = httpx.get(f"{server.url}/stats", timeout=10).json()["engines"]
-    assert len(engines) == 2
+    assert len(engines) == 3
     told = [engine[name] for engine in engines for name in ("running", "waiting", "kv_cache_usage")]
     shown = gauges(server)
     assert len(shown) == len(told)
