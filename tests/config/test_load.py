@@ -475,6 +475,20 @@ class TestEnvironment:
         config = load_yaml("", VGATE_MODEL__ENGINE_ARGS__LOAD_FORMAT="dummy")
         assert config.model.engine_args == {"load_format": "dummy"}
 
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [("8", 8), ("False", False), ('{"a": 1}', {"a": 1}), ('"8"', "8"), ("half", "half")],
+    )
+    def test_a_value_of_any_type_is_json_or_text(self, load_yaml, text, value):
+        config = load_yaml("", VGATE_MODEL__ENGINE_ARGS__X=text)
+        assert config.model.engine_args == {"x": value}
+
+    def test_a_map_of_sections_has_their_types(self, load_yaml):
+        alias = {"MODEL": "8", "SYSTEM_PROMPT": "9", "DEFAULTS__TEMPERATURE": "1"}
+        variables = {f"VGATE_ALIASES__FAST__{name}": text for name, text in alias.items()}
+        found = load_yaml("model: {served_model_name: '8'}", **variables).aliases["fast"]
+        assert (found.model, found.system_prompt, found.defaults.temperature) == ("8", "9", 1)
+
     def test_a_key_inside_a_value_is_refused(self, load_yaml):
         message = refusal(load_yaml, "server: 5", VGATE_SERVER__PORT="1")
         assert "`server`, which is not a section" in message

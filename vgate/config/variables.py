@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -115,6 +116,9 @@ def type_of(path: list[str]) -> Any:
     """Return msgspec's description of a key's type, or None if there is no such key."""
     found: Any = inspect.type_info(Config)
     for step in path:
+        if isinstance(found, inspect.DictType):
+            found = found.value_type
+            continue
         name, item, _ = step.partition("[")
         fields = getattr(found, "fields", ())
         found = next((field.type for field in fields if field.name == name), None)
@@ -154,7 +158,7 @@ def _instead(variable: str) -> str:
 
 
 def _parse(variable: str, text: str, key_type: Any) -> Any:
-    """Parse a variable: lists and maps as JSON, the rest as the key's own type.
+    """Parse a variable: lists, maps and values of any type as JSON, the rest as the key's own type.
 
     Text that doesn't fit the type is returned as it is, for `msgspec.convert` to refuse.
     """
@@ -172,6 +176,9 @@ def _parse(variable: str, text: str, key_type: Any) -> Any:
         return word in {"yes", "on"}
     if inspect.StrType in kinds:
         return text
+    if key_type is None or inspect.AnyType in kinds:  # in a map, such as model.engine_args
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(word if word in {"true", "false"} else stripped)
     for scalar in kinds & _SCALARS.keys():
         try:
             return msgspec.convert(stripped, _SCALARS[scalar], strict=False)
