@@ -3,6 +3,7 @@
 After a change of its version, in its environment: python -m tests.known_vllm
 """
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -28,7 +29,34 @@ def registry() -> dict[str, Any]:
         "transformers": importlib.metadata.version("transformers"),
         "arguments": sorted(field.name for field in dataclasses.fields(EngineArgs)),
         "architectures": sorted(ModelRegistry.get_supported_archs()),
+        "flags": flags(),
     }
+
+
+def flags() -> dict[str, str]:
+    """Return what each flag of `vllm serve` takes, and the argument that it sets."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    return {
+        name: f"{_takes(action, name)} {action.dest}"
+        for action in sorted(parser._actions, key=lambda action: action.dest)
+        for name in action.option_strings
+        if action.dest not in {"help", "config"}
+    }
+
+
+def _takes(action: argparse.Action, name: str) -> str:
+    """Return what a flag takes: no value, a text or JSON, perhaps several."""
+    if action.nargs == 0:
+        return "false" if name.startswith("--no-") else "true"
+    reads: Any = action.type or str
+    try:
+        kind = "text" if isinstance(reads("{}"), str) else "json"
+    except (argparse.ArgumentTypeError, TypeError, ValueError):
+        kind = "json"
+    return f"{kind}s" if action.nargs == "+" else kind
 
 
 def of_transformers() -> Iterator[str]:

@@ -146,6 +146,24 @@ class TestFlags:
         assert "many" in capsys.readouterr().err
         assert served == []
 
+    def test_those_of_vllm_override_the_environment_and_the_file(
+        self, served, environment, tmp_path, capsys
+    ):
+        (tmp_path / "config.yaml").write_text(
+            "model: {engine_args: {seed: 1, load_format: dummy}, dtype: float32}"
+        )
+        environment.setenv("VGATE_MODEL__DTYPE", "bfloat16")
+        cli.main(["serve", "m", "--dry-run", "--dtype", "half", "--seed", "2", "--swap-space", "4"])
+        model = served[0][0].model
+        assert (model.model_id, model.dtype) == ("m", "float16")
+        assert model.engine_args == {"seed": 2, "load_format": "dummy"}
+        assert capsys.readouterr().err == "vgate: --swap-space has no effect here\n"
+
+    def test_an_invalid_one_of_vllm_is_reported(self, capsys, served):
+        assert cli.main(["serve", "m", "--max-model-len", "x"]) == cli.EXIT_USAGE
+        assert 'got "x" (from --max-model-len)' in capsys.readouterr().err
+        assert served == []
+
     @pytest.mark.parametrize("arguments", [["--nothing"], ["nothing"], ["--port"]])
     def test_an_unknown_argument_is_a_usage_error(self, capsys, arguments):
         with pytest.raises(SystemExit) as caught:

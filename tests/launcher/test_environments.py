@@ -307,6 +307,18 @@ def test_start_runs_the_launcher_with_the_clone_first_on_its_path(machine, monke
     assert os.environ["PYTHONPATH"] == f"{machine.clone}:/elsewhere"
 
 
+def test_flags_of_vllm_choose_what_is_installed_and_are_passed_on(machine, monkeypatch):
+    monkeypatch.setattr(os, "environ", {**machine.environ})
+    (machine.clone / "bin/bitsandbytes-requirements.txt").write_text("bitsandbytes==1\n")
+    entered, made = [], []
+    monkeypatch.setattr(os, "execv", lambda _path, argv: entered.append(argv))
+    monkeypatch.setattr(start.Environment, "is_current", lambda one: not made.append(one))
+    arguments = ["serve", "m", "--quantization", "bitsandbytes", "-tp", "2"]
+    start.start(str(machine.clone), arguments)
+    assert entered[0][3:] == arguments
+    assert "bitsandbytes==1" in made[0].requirements
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -316,7 +328,12 @@ def test_start_runs_the_launcher_with_the_clone_first_on_its_path(machine, monke
         (["./model"], 2, "to serve a model: vgate --model ./model"),
         (["--prot", "1"], 2, "there is no flag --prot; did you mean --port?"),
         (["check", "--dryrun"], 2, "there is no flag --dryrun; did you mean --dry-run?"),
-        (["serve", "now"], 2, "`now` is one argument too many (vgate serve --help)"),
+        (["serve", "model", "now"], 2, "`now` is one argument too many (vgate serve --help)"),
+        (
+            ["serve", "--uds", "x"],
+            2,
+            "--uds can't be followed: V-Gate listens on --host and --port",
+        ),
         (["--port"], 2, "argument --port: expected one argument"),
         (["--help"], 0, "keys"),
         (["serve", "--help"], 0, "--dry-run"),

@@ -75,7 +75,8 @@ _OTHER_HINTS = {
 }
 _SERVES = {
     "serve": "Serve a model, or several, over HTTP, until Ctrl-C or SIGTERM. Without --model, "
-    "model.model_id counts; if it is not set either, a terminal is asked.",
+    "model.model_id counts; if it is not set either, a terminal is asked. `vgate serve MODEL` and "
+    "the flags of `vllm serve` work too: docs/configure.md.",
     "engine": "Run the engines of the configuration without HTTP, for frontends on other hosts. "
     "Both need keys (`vgate keys engine`): docs/hosts.md.",
     "frontend": "Serve HTTP with engines on other hosts: no model and no GPU here. Both need keys "
@@ -122,7 +123,7 @@ _PROBE = (
     "ask the engines that run here instead of starting some: ready (a request would be served) or "
     "live (nothing hangs); exit status 0 for yes"
 )
-_WITHOUT_VALUE = ("--dry-run", "--help", "-h", "--version")
+WITHOUT_VALUE = ("--dry-run", "--help", "-h", "--version")
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
@@ -154,7 +155,7 @@ def command_of(arguments: Sequence[str]) -> str | None:
     previous = ""
     for argument in arguments:
         if argument.startswith("-"):
-            if argument.partition("=")[0] not in {*with_value, *_WITHOUT_VALUE}:
+            if argument.partition("=")[0] not in {*with_value, *WITHOUT_VALUE}:
                 _refuse(argument, parser)
         elif previous not in with_value:
             if argument not in COMMANDS:

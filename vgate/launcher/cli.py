@@ -18,6 +18,7 @@ from vgate.commands.command import (
     EXIT_USAGE,
     run_command,
 )
+from vgate.commands.flags.vllm import translate
 from vgate.config import (
     Config,
     ConfigError,
@@ -50,8 +51,10 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
     With `only_look` nothing is served: it says what is wrong, if anything is.
     """
     open_missing_streams()
-    options = read(sys.argv[1:] if arguments is None else arguments)
-    flags = {}
+    translation = translate(sys.argv[1:] if arguments is None else arguments)
+    options = read(translation.arguments)
+    os.environ.update(translation.variables)
+    flags = {f"(from {name})": f"(from {flag})" for name, flag in translation.flags.items()}
     for flag, variable, *_ in (*SETTINGS, *ROLE_SETTINGS.get(options.command, ())):
         if (value := getattr(options, flag, None)) is not None:
             os.environ[variable] = _listed(value) if flag == "engines" else value
@@ -73,6 +76,8 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
     backend = DRY_RUN if dry_run else os.environ.get("VGATE_BACKEND") or VLLM
     if backend == VLLM and role == "serve":
         config = _with_model(config, ask=options.command != "check", tell=not only_look)
+    if not only_look:
+        _tell(config, translation.notes)
     found = Checked(config, backend, role)
     if options.command == "check":
         return _check(found, foresees=backend == VLLM and role != "frontend")
@@ -110,12 +115,18 @@ def _with_model(config: Config, *, ask: bool, tell: bool) -> Config:
         return config
     config, note = proposal.choose(config, ask=ask)
     if ask and tell:
+        _tell(config, [note])
+    return config
+
+
+def _tell(config: Config, notes: Sequence[str]) -> None:
+    if config.logging.json_format:
+        _configure_log(config)
+    for note in notes:
         if config.logging.json_format:
-            _configure_log(config)
             log.info(note)
         else:
             print(f"vgate: {note}", file=sys.stderr)
-    return config
 
 
 def _configure_log(config: Config) -> None:

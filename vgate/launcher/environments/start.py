@@ -6,6 +6,7 @@ import os
 import sys
 
 from vgate.commands.arguments import read_early
+from vgate.commands.flags.vllm import translate
 from vgate.launcher.environments.model import Environment, EnvironmentProblem
 
 TYPE_CHECKING = False
@@ -32,7 +33,12 @@ STATE = os.path.join("bin", "state-requirements.txt")
 def start(clone: str, arguments: Sequence[str]) -> None:
     """Replace this process by the launcher, in the environment that the arguments need."""
     open_missing_streams()
+    given = arguments
+    translation = translate(given)
+    arguments = translation.arguments
     command = read_early(arguments)
+    # What a configuration needs is looked up in them; the launcher translates again, and tells.
+    os.environ.update(translation.variables)
     try:
         python = chosen_python(os.environ)
         if python is None:
@@ -41,14 +47,14 @@ def start(clone: str, arguments: Sequence[str]) -> None:
             python = environment.python
             if not environment.is_current():
                 if environment.name != "light":
-                    _look(clone, arguments)
+                    _look(clone, given)
                 _make(environment)
     except EnvironmentProblem as problem:
         sys.exit(f"vgate: {problem}")
     except KeyboardInterrupt:
         sys.exit(130)
     os.environ["PYTHONPATH"] = _path_with(clone)
-    os.execv(python, [python, "-m", "vgate.launcher", *arguments])  # noqa: S606 - no shell wanted
+    os.execv(python, [python, "-m", "vgate.launcher", *given])  # noqa: S606 - no shell wanted
 
 
 def _more(name: str, command: str | None, arguments: Sequence[str]) -> list[str]:

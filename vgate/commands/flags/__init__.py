@@ -1,0 +1,1 @@
+"""The flags of other servers, as settings of V-Gate."""
