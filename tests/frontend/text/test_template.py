@@ -1,6 +1,7 @@
 """Templates render as they do in Hugging Face's environment, and cannot do more than render."""
 
 import re
+import time
 from datetime import datetime
 
 import pytest
@@ -11,11 +12,8 @@ from tests.tiny_model.rendering import plain_environment, read_template
 from tests.tiny_model.samples import CONVERSATIONS, TEXTS
 from vgate.errors import InvalidValueError
 from vgate.frontend.pipeline import TEMPLATE_FIELDS
-from vgate.frontend.text.template import (
-    ChatTemplate,
-    TemplateSyntaxError,
-    _environment,
-)
+from vgate.frontend.text.sandbox import _environment
+from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -273,7 +271,7 @@ def test_the_error_of_a_broken_template_names_its_line(source):
 )
 def test_attributes_of_messages_are_those_of_the_plain_sandbox(attribute):
     message = {"role": "user", "content": "Hi", "none": None, "items": "mine", "mro": "mine"}
-    ours = _environment().getattr(message, attribute)
+    ours = _environment(time.time).getattr(message, attribute)
     plain = ImmutableSandboxedEnvironment().getattr(message, attribute)
     assert type(ours) is type(plain)
     if isinstance(plain, Undefined):

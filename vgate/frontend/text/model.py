@@ -167,6 +167,8 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     tokenizer_config = _json_object(files, model_files.TOKENIZER_CONFIG)
     declared = _declared_tokens(files, tokenizer_config)
     tokenizer, special_tokens = _tokenizer(files, declared), declared.named
+    if config.allow_request_chat_template:
+        import vgate.frontend.text.sandbox  # noqa: F401 - here it holds up no request
     templates = {
         name: _compiled(source, special_tokens, origin)
         for name, (source, origin) in _template_sources(
