@@ -1,7 +1,6 @@
 """The configuration's keys, bounds and defaults. ``config.yaml`` describes each key."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -78,6 +77,8 @@ class Server(Section, frozen=True):
         try:
             return Path.home() / ".local/state/vgate"
         except RuntimeError:  # a user without a home, as in some containers
+            import tempfile  # what runs gets the directory, and is spared it
+
             return Path(tempfile.gettempdir(), f"vgate-state-{os.getuid()}")
 
     @property

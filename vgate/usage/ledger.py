@@ -9,17 +9,19 @@ Several instances may share a ledger on one machine.
 """
 
 import os
-import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vgate.usage.counts import FIELDS, Name, Snapshot, Used, snapshots
+
+if TYPE_CHECKING:
+    import sqlite3
 
 DATABASE = "usage.db"
 COUNTS = "usage"
@@ -107,7 +109,7 @@ class Folder:
     def _has_news(self, each: Snapshot) -> bool:
         return each.totals != self._known.get(each.source, {})
 
-    def _put(self, database: sqlite3.Connection, news: list[Snapshot]) -> None:
+    def _put(self, database: "sqlite3.Connection", news: list[Snapshot]) -> None:
         # The files of complete ones are deleted, so their sum must be on the disk by then.
         complete = [each.source for each in news if each.complete]
         database.execute(f"PRAGMA synchronous = {'FULL' if complete else 'NORMAL'}")
@@ -188,11 +190,13 @@ def _latest(
     yield from ((place[1:], used) for place, used in totals.items())
 
 
-def _folded(database: sqlite3.Connection) -> set[str]:
+def _folded(database: "sqlite3.Connection") -> set[str]:
     return {source for (source,) in database.execute("SELECT source FROM folded")}
 
 
-def _open(state: Path) -> sqlite3.Connection:
+def _open(state: Path) -> "sqlite3.Connection":
+    import sqlite3
+
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Its owner's, as the counts are: who could read one of both would be shown a part of the use.
     os.close(os.open(state / DATABASE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -206,10 +210,12 @@ def _open(state: Path) -> sqlite3.Connection:
     return database
 
 
-def _open_to_read(state: Path) -> sqlite3.Connection:
+def _open_to_read(state: Path) -> "sqlite3.Connection":
+    import sqlite3
+
     uri = (state / DATABASE).absolute().as_uri()
 
-    def connected(how: str) -> sqlite3.Connection:
+    def connected(how: str) -> "sqlite3.Connection":
         return sqlite3.connect(f"{uri}?{how}", uri=True, timeout=_BUSY_S, isolation_level=None)
 
     database = connected("mode=ro")
@@ -228,6 +234,9 @@ def _open_to_read(state: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _explained(state: Path, what: str) -> Iterator[None]:
+    # Most frontends read no ledger and are spared it: 1 MiB.
+    import sqlite3
+
     try:
         yield
     except OSError as error:

@@ -6,18 +6,20 @@ that need it. Writers take turns by SQLite's lock.
 
 import asyncio
 import contextlib
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from vgate.config.schema import Responses
 from vgate.frontend.cache.port import StoredResponse
 from vgate.frontend.observe import metrics
 from vgate.log import Log
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -221,11 +223,14 @@ class SqliteResponses:
     async def _run(self, work: Callable[[], _T]) -> _T | None:
         try:
             return await self._loop.run_in_executor(self._thread, work)
-        except (sqlite3.Error, OSError) as error:
+        except _errors() as error:
             log.error("stored responses can't be read", reason=error)
             return None
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> "sqlite3.Connection":
+        # A frontend that stores no response is spared it: 1 MiB.
+        import sqlite3
+
         if self._connection is None:
             connection = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_S)
             try:
@@ -241,7 +246,7 @@ class SqliteResponses:
         if self._connection is not None:
             self._connection.close()
 
-    def _make_room(self, connection: sqlite3.Connection, key: str) -> None:
+    def _make_room(self, connection: "sqlite3.Connection", key: str) -> None:
         config = self._config
         oldest = time.time() - config.ttl_s
         connection.execute("DELETE FROM responses WHERE created <= ?", (oldest,))
@@ -258,3 +263,9 @@ class SqliteResponses:
             ((row, size),) = connection.execute(_OLDEST_OF_LARGEST).fetchall()
             connection.execute("DELETE FROM responses WHERE rowid = ?", (row,))
             total -= size
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    import sqlite3
+
+    return sqlite3.Error, OSError
