@@ -1,6 +1,5 @@
 """How an engine and a frontend begin: as child processes of the launcher, which end with it."""
 
-import argparse
 import ctypes
 import os
 import signal
@@ -14,20 +13,26 @@ def begin(program: str, *numbers: str) -> tuple[str, list[int]]:
 
     Call this first, before slow imports.
     """
-    parser = argparse.ArgumentParser(prog=program, description="Started by the launcher.")
-    parser.add_argument("--run-dir", required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    for number in numbers:
-        parser.add_argument(f"--{number}", type=int, required=True)
-    options = parser.parse_args()
+    run_dir, (parent, *values) = _arguments(program, "parent", *numbers)
     # Ctrl-C reaches every process of the terminal; the launcher decides when this one stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent(options.parent)
+    _die_with_parent(parent)
     try:
         os.getcwd()  # noqa: PTH109 - Path is imported later
     except FileNotFoundError:  # deleted since the start, as by a deployment; granian asks for it
         os.chdir("/")
-    return options.run_dir, [getattr(options, number) for number in numbers]
+    return run_dir, values
+
+
+def _arguments(program: str, *numbers: str) -> tuple[str, list[int]]:
+    """Return the run directory and the numbers. argparse takes a megabyte of each process."""
+    given = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
+    try:
+        return given["--run-dir"], [int(given[f"--{number}"]) for number in numbers]
+    except (KeyError, ValueError):
+        wanted = " ".join(f"--{number} NUMBER" for number in numbers)
+        sys.stderr.write(f"usage: {program} --run-dir DIRECTORY {wanted} (by the launcher)\n")
+        raise SystemExit(2) from None
 
 
 def _die_with_parent(parent_pid: int) -> None:
