@@ -264,6 +264,33 @@ def test_a_program_loads_no_heavy_package_and_no_other_program(
     assert [m for m in loaded if m in unwanted] == []
 
 
+def test_a_frontend_loads_nothing_before_it_is_needed():
+    """What only some servers need costs each frontend no memory and no time at its start."""
+    code = """
+import json, os, sys
+before = set(sys.modules)
+from vgate.frontend.__main__ import main
+numbers = ["--parent", str(os.getppid()), "--worker", "1", "--listener", "0"]
+sys.argv[1:] = ["--run-dir", "/no/such/directory", *numbers]
+try:
+    main()
+except FileNotFoundError:
+    import vgate.frontend.app
+print(json.dumps(list(set(sys.modules) - before)))
+"""
+    loaded = set(json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)))
+    assert "vgate.frontend.main" in loaded
+    assert loaded.isdisjoint(
+        # Servers of prometheus_client and granian that a frontend never runs, and what they import.
+        {"prometheus_client.exposition", "http.server", "urllib.request", "wsgiref", "email"}
+        | {"granian.server.mp", "granian.server.mt", "multiprocessing.connection"}
+        # Stored responses, the ledger, chat templates, a shared server, traces.
+        | {"sqlite3", "jinja2", "redis", "zstandard", "opentelemetry", "grpc"}
+        # Command lines and files of the launcher's.
+        | {"argparse", "tempfile", "shutil", "yaml"}
+    )
+
+
 def test_a_broken_tokenizer_ends_the_start_with_the_cause(tmp_path, run_dirs):
     (tmp_path / "tokenizer.json").write_text('{"added_tokens": [{"id": 1, "special": true}]}')
     instance = Instance(run_dirs, dry_run=True, model__model_id=str(tmp_path)).launch()
