@@ -13,7 +13,8 @@ from tests.tiny_model.samples import CONVERSATIONS, TEXTS
 from vgate.errors import InvalidValueError
 from vgate.frontend.pipeline import TEMPLATE_FIELDS
 from vgate.frontend.text.sandbox import _environment
-from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.text.template import ChatTemplate
+from vgate.frontend.text.template_errors import TemplateSyntaxError
 
 USER = [{"role": "user", "content": "Hi"}]
 

@@ -13,7 +13,8 @@ from vgate.frontend.text.model import (
 )
 from vgate.frontend.text.pairs import PairTemplate, kept_of_pair
 from vgate.frontend.text.stop_strings import StopStrings
-from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.text.template import ChatTemplate
+from vgate.frontend.text.template_errors import TemplateSyntaxError
 from vgate.frontend.text.tokenizer import TokenLimit, TooManyTokensError, TooMuchAtOnceError
 
 __all__ = [

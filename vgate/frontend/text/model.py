@@ -19,7 +19,8 @@ from vgate.frontend.parsing import (
 from vgate.frontend.text.decode import TokenTexts
 from vgate.frontend.text.library_tokenizer import LibraryTokenizer
 from vgate.frontend.text.special_tokens import DeclaredTokens
-from vgate.frontend.text.template import ChatTemplate, TemplateSyntaxError
+from vgate.frontend.text.template import ChatTemplate
+from vgate.frontend.text.template_errors import TemplateSyntaxError
 from vgate.frontend.text.tokenizer import Tokenizer
 from vgate.frontend.text.tokenizer_file import read_tokenizer
 from vgate.wire import model_files

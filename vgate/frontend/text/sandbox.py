@@ -15,7 +15,7 @@ import jinja2.parser
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from vgate.frontend.text.template import RefusedError, TemplateSyntaxError
+from vgate.frontend.text.template_errors import RefusedError, TemplateSyntaxError
 
 _MAX_REPEATED = 1_000_000
 _MAX_BITS = 4096

@@ -12,6 +12,7 @@ from typing import Any
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.text.piece_encoder import SHIELD
+from vgate.frontend.text.template_errors import RefusedError
 
 # More than the longest contexts hold: 10 million tokens of a few characters each.
 MAX_RENDERED_CHARS = 64 * 1024 * 1024
@@ -21,14 +22,6 @@ _HALF = re.compile("[\ud800-\udffe]")
 # Appended to the message to be continued, to find its end in the rendered text. Its space shows
 # whether the template keeps spaces at the end of a message.
 _MARK = "VGATE-CONTINUES-HERE"
-
-
-class TemplateSyntaxError(Exception):
-    """The chat template can't be compiled."""
-
-
-class RefusedError(Exception):
-    """A template called ``raise_exception``."""
 
 
 class ChatTemplate:
