@@ -39,11 +39,13 @@ def test_the_peak_is_the_most_that_a_simulation_holds(sequences):
     assert peak(sorted(sequences, reverse=True), 1) == max(held)
 
 
-@given(sequences)
-def test_in_blocks_it_is_what_whole_blocks_hold_at_that_time(sequences):
-    tokens, blocks = (peak(sorted(sequences, reverse=True), size) for size in (1, 16))
-    assert tokens <= blocks < tokens + 16 * len(sequences)
-    assert blocks % 16 == 0
+@given(sequences, st.sampled_from([3, 16]))
+def test_in_blocks_it_is_the_most_whole_blocks_at_any_time(sequences, block):
+    blocks = [
+        sum(-(-(size + step) // block) for coming, size in sequences if coming >= step)
+        for step in range(61)
+    ]
+    assert peak(sorted(sequences, reverse=True), block) == max(blocks) * block
 
 
 class TestExcess:
@@ -79,8 +81,8 @@ class TestExcess:
             return forecast_of(*running, capacity=0).excess(make_request([8], max_tokens=10))
 
         assert excess(0) - excess(400) == 4 * 400
-        # Too short to be looked for.
-        assert excess(16) == excess(0)
+        # A block is enough: it is a block less for each.
+        assert excess(0) - excess(16) == 4 * 16
 
     def test_a_newcomer_counts_its_prefix_only_while_no_other_holds_it(self):
         holder = make_request([7] * 400, max_tokens=100, generated=1)

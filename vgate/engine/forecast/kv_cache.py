@@ -24,8 +24,6 @@ _PREEMPTED_SHARE = 0.01
 _RARELY = 0.05
 # Its multiples are spread evenly over 0 to 1, however many are taken.
 _GOLDEN = (math.sqrt(5) - 1) / 2
-# A shorter prefix is not worth looking for.
-_SHARED_TOKENS = 64
 _PREFIXES_TRIED = 4
 
 
@@ -34,13 +32,16 @@ def peak(sequences: Sequence[tuple[int, int]], block_tokens: int) -> int:
 
     Each has the tokens that it will still get, and those that it has; most to come first.
     """
-    most = held = until = alive = 0
+    # The blocks that they have now, and in how many of these the last one has so many tokens.
+    most = whole = 0
+    lasts = [0] * block_tokens
     for count, (coming, size) in enumerate(sequences, 1):
-        held += size
-        if held + coming * count > most:
-            most, until, alive = held + coming * count, coming, count
-    last = block_tokens - 1 + until
-    return sum([(size + last) // block_tokens for _, size in sequences[:alive]]) * block_tokens
+        blocks, last = divmod(size + block_tokens - 1, block_tokens)
+        whole += blocks
+        lasts[last] += 1
+        blocks, more = divmod(coming, block_tokens)
+        most = max(most, whole + count * blocks + sum(lasts[block_tokens - more :]))
+    return most * block_tokens
 
 
 class KVForecast:
@@ -73,7 +74,7 @@ class KVForecast:
             size = len(request.prompt) + request.generated_tokens
             if request.uncertain:
                 self._variance += coming * coming
-            if request.cached_tokens >= _SHARED_TOKENS:
+            if request.cached_tokens:
                 size -= self._held_by_others(request, coming)
             self._sequences.append((coming, size))
         blocks = len(self._sequences) * self._block
