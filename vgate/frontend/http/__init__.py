@@ -3,7 +3,7 @@
 `HttpRequest` is a request and the way to respond to it; `Waits` is what a worker's requests share.
 """
 
-from vgate.frontend.http.body_items import counted
+from vgate.frontend.http.body_items import counted, has_too_many
 from vgate.frontend.http.cors import Cors
 from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.json_pieces import (
@@ -13,7 +13,6 @@ from vgate.frontend.http.json_pieces import (
     encode_text,
     is_costly,
 )
-from vgate.frontend.http.kept import KeptReader
 from vgate.frontend.http.long_work import FEW_ITEMS, BodyLimits, LongWork
 from vgate.frontend.http.request import (
     EVENT_STREAM,
@@ -35,7 +34,6 @@ __all__ = [
     "Cors",
     "HttpRequest",
     "Ignored",
-    "KeptReader",
     "LongWork",
     "OpenStream",
     "Response",
@@ -46,5 +44,6 @@ __all__ = [
     "emptied",
     "encode_emptied",
     "encode_text",
+    "has_too_many",
     "is_costly",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from vgate.errors import NotFoundError
+from vgate.errors import NotFoundError, PayloadTooLargeError
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.responses.input import kind_of
 from vgate.frontend.apis.openai.responses.request import ResponsesRequest
@@ -18,10 +18,11 @@ from vgate.frontend.http import (
     JSON,
     SMALL_BYTES,
     HttpRequest,
-    KeptReader,
     LongWork,
     Response,
+    counted,
     decode_json,
+    has_too_many,
 )
 from vgate.frontend.ids import new_id
 
@@ -60,6 +61,47 @@ class Earlier(msgspec.Struct, frozen=True):
     conversation: bytes = b"[]"
 
 
+class _Reader:
+    """Reads what earlier requests left, for one whose body has been read.
+
+    A request of a hundred bytes may so need as much as the longest body, and each turn of a
+    conversation adds to it. So it counts as the request's body does.
+    """
+
+    def __init__(self, work: LongWork, http: HttpRequest) -> None:
+        self._work = work
+        self._http = http
+        self._bytes = len(http.read_body)
+        self._items = self._values = 0
+
+    async def items(self, stored: StoredResponse) -> list[dict[str, Any]]:
+        """Return the items of a stored conversation.
+
+        Raises:
+            PayloadTooLargeError: The request has more than a body may have, or all documents have.
+            OverloadedError: This worker has no memory for it now.
+        """
+        document = stored.conversation
+        http, limits = self._http, self._work.limits
+        self._bytes += len(document)
+        if self._bytes > limits.max_bytes:
+            most = f"{limits.max_bytes} bytes (server.max_body_bytes)"
+            raise PayloadTooLargeError(f"a request and what it continues must be at most {most}")
+        http.hold(len(document))
+        http.is_short = http.is_short and len(document) <= SMALL_BYTES
+
+        def read() -> list[dict[str, Any]]:
+            *_, (items, values) = counted(document)
+            self._items += items
+            self._values += values
+            if has_too_many(self._items, self._values, limits.max_items):
+                most = f"{limits.max_items} objects, lists, texts and keys (server.max_items)"
+                raise PayloadTooLargeError(f"what a request continues must have at most {most}")
+            return _decode_items(document)
+
+        return await self._work.done(http, read)
+
+
 async def continued(
     work: LongWork, http: HttpRequest, request: ResponsesRequest, store: ResponseStore | None
 ) -> tuple[ResponsesRequest, Earlier]:
@@ -73,12 +115,12 @@ async def continued(
     given = request.input
     items = [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
     before: list[dict[str, Any]] = []
-    earlier, kept = Earlier(), KeptReader(work, http)
+    earlier, kept = Earlier(), _Reader(work, http)
     if request.previous_response_id is not None:
         stored = await store.get(key, request.previous_response_id) if store else None
         if stored is None:
             raise invalid("previous_response_id", "is not the id of a stored response")
-        before = await kept.read(stored.conversation, _decode_items)
+        before = await kept.items(stored)
         earlier = Earlier(len(before), stored.conversation)
     http.is_short = http.is_short and len(before) + len(items) <= FEW_ITEMS
     known = _by_id(before)
@@ -87,7 +129,7 @@ async def continued(
         name = items[index].get("id")
         stored = await store.get_item(key, name) if store and isinstance(name, str) else None
         if stored is not None:
-            known |= _by_id(await kept.read(stored.conversation, _decode_items))
+            known |= _by_id(await kept.items(stored))
         if not isinstance(name, str) or name not in known:
             raise invalid(f"input[{index}].id", "is not the id of an item of a stored response")
         index += 1
