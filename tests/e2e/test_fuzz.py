@@ -166,7 +166,7 @@ def test_no_request_does_harm(server: Instance):
         numbers = range(REQUESTS * part // PARTS, REQUESTS * (part + 1) // PARTS)
         asyncio.run(fuzzer.run(numbers))
         began = began or time.monotonic()
-        assert not fuzzer.failures, "\n\n".join(fuzzer.failures)
+        assert not fuzzer.failures, "\n\n".join([*fuzzer.failures, server.logs()[-5000:]])
         wait_until(lambda: idle(server), 20, "nothing is left of the requests")
         sizes.append(frontends(server))
     assert server.holds is not None

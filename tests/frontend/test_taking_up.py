@@ -10,6 +10,8 @@ import pytest
 
 from tests.frontend.gateway import Gateway, Protocol, until
 from vgate.config.schema import DryRun, Server
+from vgate.frontend.answers import resumable
+from vgate.frontend.answers.answer import StreamedAnswer
 
 QUICK = DryRun(step_ms=2, prefill_tokens_per_s=1e9)
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
@@ -356,4 +358,39 @@ def test_what_a_killed_worker_has_not_counted_is_counted_by_the_next(serve, even
         task.cancel()
         await asyncio.wait([task])
 
+    serve(scenario, dry_run=QUICK)
+
+
+def test_many_streams_that_are_behind_read_in_many_turns(serve, monkeypatch):
+    """A worker that is late has several steps of each stream, which it reads token by token."""
+    read, turns = [], []
+    flush = StreamedAnswer.flush
+    monkeypatch.setattr(StreamedAnswer, "flush", lambda self: (read.append(1), flush(self))[1])
+
+    async def scenario(gateway):
+        done = False
+
+        async def count():
+            while not done:
+                await asyncio.sleep(0)
+                turns.append(len(read))
+                read.clear()
+
+        counting = asyncio.create_task(count())
+        begun = [begin(gateway, "chat", x_request_id=f"r{n}") for n in range(20)]
+        await asyncio.gather(*(task for _, task in begun))
+        again = [gateway.begin("GET", CASES["chat"][0], last_event_id=f"r{n}") for n in range(20)]
+        read.clear()
+        turns.clear()
+        await asyncio.gather(*(task for _, task in again))
+        done = True
+        await counting
+        whole = [events_of(protocol.body) for protocol, _ in begun]
+        assert [events_of(protocol.body) for protocol, _ in again] == whole
+        assert sum(turns) > 20 * len(TEXT.encode())
+        assert max(turns) < 64
+
+    # No time passes, so each may read once in a turn of the loop.
+    monkeypatch.setattr(resumable, "_TURN_S", 0.0)
+    monkeypatch.setattr(resumable, "_LONGEST_TURN_S", 0.0)
     serve(scenario, dry_run=QUICK)

@@ -1,11 +1,13 @@
 """Events with numbers, which another worker gives the same ones."""
 
+import contextlib
 import itertools
 
 import pytest
 
+from vgate.frontend.answers import resumable
 from vgate.frontend.answers.encoder import KEEP_ALIVE_COMMENT, ChoiceDelta
-from vgate.frontend.answers.resumable import NumberedEvents
+from vgate.frontend.answers.resumable import NumberedEvents, Readers
 from vgate.frontend.ids import Ids, new_id
 
 SEED = b"x" * 16
@@ -107,3 +109,101 @@ def test_ids_are_the_same_only_for_the_same_seed():
     assert some(SEED) == some(SEED)
     assert len({*some(SEED), *some(b"y" * 16)}) == 8
     assert new_id("a") != new_id("a")
+
+
+class Slow:
+    """An answer that has so many parts to read, each of which takes a millisecond."""
+
+    def __init__(self, clock, parts: int) -> None:
+        self._clock = clock
+        self.left = parts
+        self.error: Exception | None = None
+
+    def read(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        self._clock.now += 0.001
+        self.left -= 1
+        return self.left > 0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Loop:
+    """Runs what is to come soon, one iteration at a time."""
+
+    def __init__(self) -> None:
+        self.soon = []
+
+    def call_soon(self, callback) -> None:
+        self.soon.append(callback)
+
+    def iterate(self) -> None:
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            with contextlib.suppress(RuntimeError):
+                callback()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(resumable, "perf_counter", clock)
+    return clock
+
+
+def test_streams_that_have_much_to_read_share_a_turn(clock):
+    loop = Loop()
+    readers, answers = Readers(loop), [Slow(clock, 5) for _ in range(40)]
+    for answer in answers:
+        readers.add(answer)
+    longest = clock.now - 1.0
+    while loop.soon:
+        before = clock.now
+        loop.iterate()
+        longest = max(longest, clock.now - before)
+        # Each gets its turn before one has three more than another.
+        left = [answer.left for answer in answers if answer.left]
+        assert not left or max(left) - min(left) <= 2
+    assert not any(answer.left for answer in answers)
+    assert longest < 0.0021
+
+
+def test_a_busy_loop_reads_for_longer(clock):
+    loop = Loop()
+    readers, answer = Readers(loop), Slow(clock, 20)
+    readers.add(answer)
+    turns = 0
+    while loop.soon:
+        loop.iterate()
+        clock.now += 0.1
+        turns += 1
+    assert turns < 10
+
+
+def test_an_error_in_one_answer_leaves_the_others_their_turns(clock):
+    loop = Loop()
+    readers, answers = Readers(loop), [Slow(clock, 3) for _ in range(3)]
+    for answer in answers:
+        readers.add(answer)
+    answers[1].error = RuntimeError()
+    while loop.soon:
+        loop.iterate()
+    assert [answer.left for answer in answers] == [0, 3, 0]
+
+
+def test_an_answer_that_has_ended_has_no_turn(clock):
+    loop = Loop()
+    readers, answers = Readers(loop), [Slow(clock, 3) for _ in range(2)]
+    for answer in answers:
+        readers.add(answer)
+    readers.discard(answers[1])
+    while loop.soon:
+        loop.iterate()
+    assert [answer.left for answer in answers] == [0, 3]

@@ -8,6 +8,7 @@ divided into steps. The events are numbered.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from vgate.errors import VGateError
@@ -19,9 +20,13 @@ from vgate.frontend.ids import Ids
 from vgate.wire.messages import FinishReason as EngineReason
 from vgate.wire.messages import Logprobs
 
-# Tokens that are read before the event loop gets its turn: most of a stream may
-# come at once.
-_AT_ONCE = 64
+# Tokens of a stream that are read at once: each takes some 60 microseconds, and most of a stream
+# may come together.
+_AT_ONCE = 16
+# What all streams of a worker read in one turn of the event loop, and if the rest of the turn takes
+# twice as long: they would pile up.
+_TURN_S = 0.001
+_LONGEST_TURN_S = 0.004
 # The part of an answer that belongs to no choice.
 FRAME = -1
 
@@ -142,27 +147,79 @@ class _Unread:
         return bool(self.tokens or self.error)
 
 
+class Readers:
+    """The resumable answers that have something to read, in the order of their turns.
+
+    A token that is read by itself costs ten times what one of many costs. So a worker that is
+    behind with many such streams would be held up by them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: dict[ResumableAnswer, None] = {}
+        self._scheduled = False
+        # Of the reading in this turn of the loop, and when that of the last one ended.
+        self._ends = self._left_at = 0.0
+
+    def add(self, answer: "ResumableAnswer") -> None:
+        """Let an answer read: now, or when it is its turn."""
+        if not self._scheduled:
+            self._begin(_TURN_S)
+        if answer in self._waiting:
+            return
+        if self._waiting or perf_counter() >= self._ends or answer.read():
+            self._waiting[answer] = None
+
+    def discard(self, answer: "ResumableAnswer") -> None:
+        """Forget an answer that has ended."""
+        self._waiting.pop(answer, None)
+
+    def _begin(self, turn_s: float) -> None:
+        self._scheduled, self._ends = True, perf_counter() + turn_s
+        self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        if not self._waiting:
+            self._left_at = 0.0
+            return
+        others_s = perf_counter() - self._left_at if self._left_at else 0.0
+        # An error in one answer must not keep the others from reading.
+        self._begin(min(max(_TURN_S, others_s / 2), _LONGEST_TURN_S))
+        while self._waiting:
+            answer = next(iter(self._waiting))
+            del self._waiting[answer]
+            if answer.read():
+                self._waiting[answer] = None
+            if perf_counter() >= self._ends:
+                break
+        self._left_at = perf_counter()
+
+
 class ResumableAnswer(StreamedAnswer):
     """A stream that goes on for a while when its client is gone.
 
     Args:
         arguments: As for `StreamedAnswer`, without the encoder.
+        readers: Says when it reads.
         events: Encodes and numbers the events.
         keep_s: How long it goes on.
     """
 
-    __slots__ = ("_away", "_events", "_keep_s", "_loop", "_unread")
+    __slots__ = ("_away", "_events", "_keep_s", "_loop", "_readers", "_unread")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         *arguments: Any,
+        readers: Readers,
         events: NumberedEvents,
         keep_s: float,
         **named: Any,
     ) -> None:
         super().__init__(loop, *arguments, stream_encoder=events, **named)
         self._loop = loop
+        self._readers = readers
         self._events = events
         self._keep_s = keep_s
         self._away: asyncio.TimerHandle | None = None
@@ -176,24 +233,33 @@ class ResumableAnswer(StreamedAnswer):
             self._away = self._loop.call_later(self._keep_s, super().give_up)
 
     def flush(self) -> None:
-        """Read the new output of the sequences, a token of each at a time."""
+        """Take the new output of the sequences, and read it in this answer's turns."""
         if self.done.done():
             return
-        # One that is repeated in another engine is not read until it is back where it was.
-        reading = [
-            (choice.sequence, unread)
-            for choice, unread in zip(self.choices, self._unread, strict=True)
-            if not choice.done
-        ]
-        for sequence, unread in reading:
+        for sequence, unread in self._reading():
             _set_aside(sequence, unread)
+        self._readers.add(self)
+
+    def read(self) -> bool:
+        """Read a token of each sequence at a time, a few of them; return whether more is left."""
+        if self.done.done():
+            return False
+        reading = self._reading()
         for _ in range(max(1, _AT_ONCE // len(self.choices))):
             for sequence, unread in reading:
                 _next(sequence, unread)
             super().flush()
             if self.done.done() or not any(unread.is_left for _, unread in reading):
-                return
-        self._loop.call_soon(self.flush)
+                return False
+        return True
+
+    def _reading(self) -> list[tuple[Sequence, _Unread]]:
+        # One that is repeated in another engine is not read until it is back where it was.
+        return [
+            (choice.sequence, unread)
+            for choice, unread in zip(self.choices, self._unread, strict=True)
+            if not choice.done
+        ]
 
     def restart(self, sequence: Sequence) -> bool:
         """Reset a sequence; False if tokens of it were read, and so sent."""
@@ -203,6 +269,7 @@ class ResumableAnswer(StreamedAnswer):
     def close(self) -> None:
         """Break the reference cycles, and let go of the response. Call it last."""
         super().close()
+        self._readers.discard(self)
         if self._away is not None:
             self._away.cancel()
             self._away = None

@@ -10,6 +10,7 @@ import msgspec
 from vgate.config.schema import Config
 from vgate.errors import InvalidValueError
 from vgate.frontend.answers.keep_alive import KeepAlive
+from vgate.frontend.answers.resumable import Readers
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.served_model import ServedModel
@@ -76,7 +77,9 @@ class EnginePipeline:
         self._cache = config.cache
         quiet_s, replay_s = config.server.stream_keepalive_s, config.server.replay_s
         told = KeepAlive(loop, quiet_s), Notices(loop, quiet_s)
-        self._context = Context(loop, config.timeouts, cache, *told, replay_s, work, running)
+        self._context = Context(
+            loop, config.timeouts, cache, *told, replay_s, work, running, Readers(loop)
+        )
         self._window = embed_window(config.batch)
         self._recent = RecentRequests()
         for model in models:

@@ -14,7 +14,7 @@ from vgate.frontend.answers import ResponseEncoder, Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write
 from vgate.frontend.answers.encoder import replay
 from vgate.frontend.answers.keep_alive import KeepAlive
-from vgate.frontend.answers.resumable import NumberedEvents, ResumableAnswer
+from vgate.frontend.answers.resumable import NumberedEvents, Readers, ResumableAnswer
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.gaps import StreamGaps
 from vgate.frontend.http import (
@@ -58,6 +58,7 @@ class Context(msgspec.Struct, frozen=True):
     replay_s: float
     work: LongWork
     running: RunningRequests
+    readers: Readers
 
 
 async def serve(
@@ -145,6 +146,7 @@ async def _stream_resumable(
         job.prompt_tokens,
         job.generation.choices,
         job.model.engine.abort,
+        readers=context.readers,
         events=events,
         keep_s=resumable.seconds,
         open_stream=partial(_open, http, job),
