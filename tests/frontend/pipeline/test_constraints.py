@@ -44,6 +44,11 @@ SCHEMAS = {
         "1015 optional",
     ),
     "a low number": (props(1000, maxProperties=1), props(1000, maxProperties=2), "1414 optional"),
+    "a negative number": (
+        {"anyOf": [props(1000), props(2, maxProperties=-(10**9))]},
+        {"anyOf": [props(1001), props(2, maxProperties=-(10**9))]},
+        "1001 optional",
+    ),
     "values": ({"enum": ["x" * 120] * 1000}, {"enum": ["x" * 120] * 1001}, "120120 characters"),
     "a value": ({"const": "x" * 120_000}, {"const": "x" * 120_001}, "120001 characters"),
     "a pattern": (

@@ -141,7 +141,8 @@ def _optional_squared(node: dict[str, Any]) -> int:
     if most is None and node.get("minProperties") is None:
         return optional**2
     # Each state of the grammar contains the number of properties so far.
-    return count**2 * (min(most, count) if isinstance(most, int) else count)
+    # A negative number, which no object fits, must not make room for others.
+    return count**2 * (max(0, min(most, count)) if isinstance(most, int) else count)
 
 
 def _too_large(where: str, what: str, most: int) -> InvalidValueError:
