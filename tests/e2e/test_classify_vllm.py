@@ -138,7 +138,6 @@ def both(
         server__workers=1,
         model__model_id=str(model),
         model__served_model_name="m",
-        model__task="classify",
         model__dtype="float32",
         model__max_model_len=length,
         model__engine_args=arguments,

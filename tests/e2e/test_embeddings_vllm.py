@@ -57,7 +57,6 @@ def gateway(run_dirs: Path, minilm_dir: str) -> Iterator[Instance]:
         dry_run=False,
         server__workers=2,
         model__model_id=minilm_dir,
-        model__task="embed",
         model__served_model_name=MODEL,
         model__dtype="float32",
         model__max_model_len=256,

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm_programs import run_program
+from tests.vllm_programs import PROGRAM_TIMEOUT_S, run_program
 from vgate.config.models.known import PATH, known_vllm
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.vllm
+@pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)
 def test_the_file_says_what_vllm_says(tmp_path):
     path = tmp_path / "found.json"
     run_program("tests.known_vllm", str(path))

@@ -228,6 +228,28 @@ def test_embeddings_wait(away):
     away(scenario, model=model)
 
 
+def test_what_only_the_engine_knows_of_a_model(away, monkeypatch):
+    monkeypatch.setattr(served_model, "known_task", lambda _model: None)
+    body = json.dumps({"model": "m", "input": "one"}).encode()
+
+    async def scenario(gateway):
+        models = gateway.app.models
+        assert models.states()[0].task == "auto"
+        embeds, embedding = gateway.begin("POST", "/v1/embeddings", body)
+        chats, chatting = gateway.begin_chat()
+        await waits(gateway, 2)
+        await loaded(gateway)
+        await asyncio.wait_for(asyncio.gather(embedding, chatting), 20)
+        assert (embeds.status, chats.status) == (200, 400)
+        assert "does not generate text" in chats.error["message"]
+        assert models.states()[0].task == "embed"
+        # Another one isn't loaded in vain.
+        await unloaded(gateway)
+        assert (await gateway.chat("x")).status == 400
+
+    away(scenario, model=Model(model_id="m", task="embed", load="on_demand"))
+
+
 def test_what_the_text_side_answers_needs_no_engine(away):
     async def scenario(gateway):
         await loaded(gateway)

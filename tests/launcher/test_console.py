@@ -197,8 +197,7 @@ def test_an_engine_that_dies_while_it_loads_begins_again(clock):
 
 def test_several_engines_load_at_once(clock):
     out = Screen()
-    embedder = AdditionalModel(model_id="minilm", task="embed")
-    reranker = AdditionalModel(model_id="bge", task="classify")
+    embedder, reranker = AdditionalModel(model_id="minilm"), AdditionalModel(model_id="bge")
     console = make(out, additional_models=[embedder, reranker])
     console.phase(0, "loading weights")
     console.phase(1, "importing vLLM")
@@ -209,8 +208,8 @@ def test_several_engines_load_at_once(clock):
         "some/model: loading weights",
         "minilm: importing vLLM",
     ]
-    for engine in (0, 1, 2):
-        console.engine_ready(engine, READY)
+    for engine, task in enumerate(("generate", "embed", "classify")):
+        console.engine_ready(engine, msgspec.structs.replace(READY, task=task))
     console.serving()
     lines = out.getvalue().splitlines()
     assert "  Model  minilm: embeddings, context 2,048 tokens" in lines
@@ -286,12 +285,13 @@ class TestTry:
         assert json.loads(words[-1])["prompt"]
 
     def test_a_pooling_model_embeds(self):
-        _, words = self.command(model=Model(model_id="it's/minilm", task="embed"))
+        ready = EngineReady(1, "", task="embed")
+        _, words = self.command(ready, model=Model(model_id="it's/minilm"))
         assert words[1].endswith("/v1/embeddings")
         assert json.loads(words[-1]) == {"model": "it's/minilm", "input": "Hello!"}
 
     def test_a_model_that_classifies(self):
-        _, words = self.command(model=Model(model_id="judge", task="classify"))
+        _, words = self.command(EngineReady(1, "", task="classify"), model=Model(model_id="judge"))
         assert words[1].endswith("/v1/classify")
         assert json.loads(words[-1]) == {"model": "judge", "input": "Hello!"}
 

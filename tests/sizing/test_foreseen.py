@@ -87,6 +87,13 @@ def test_what_is_given_is_not_foreseen(models):
     assert "context 4,096" in line
 
 
+def test_the_task_is_told_unless_the_model_generates(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    given = {"max_model_len": 128, "gpu_memory_utilization": 0.8, "served_model_name": "e"}
+    assert lines({"model_id": str(tmp_path), **given}, batch=4) == ["e: task embed"]
+    assert lines({"model_id": str(tmp_path), **given, "task": "generate"}, batch=4) == []
+
+
 def test_each_model_has_a_line_and_one_that_is_not_here_says_so(models):
     embedder = AdditionalModel(model_id="nobody/nothing", task="embed", served_model_name="e")
     first, second = lines({"model_id": models[AWQ]}, additional_models=[embedder])

@@ -70,6 +70,12 @@ def alias_problems(
 
 
 def _unfit(alias: Alias, model: Model, where: str) -> Iterator[str]:
+    least = alias.locked.min_tokens or alias.defaults.min_tokens or 0
+    most = alias.locked.max_tokens or alias.defaults.max_tokens
+    if most is not None and least > most:
+        yield f"{where}`: min_tokens must be at most its max_tokens, {most}, got {least}"
+    if model.task == "auto":  # only its engine will know
+        return
     does = {"generate": "generates", "embed": "embeds", "classify": "classifies"}[model.task]
     for section in ("defaults", "locked"):
         for name in getattr(alias, section).given():
@@ -77,7 +83,3 @@ def _unfit(alias: Alias, model: Model, where: str) -> Iterator[str]:
                 yield f"{where}.{section}.{name}` has no meaning: `{alias.model}` {does} text"
     if model.task != "generate" and alias.system_prompt is not None:
         yield f"{where}.system_prompt` has no meaning: `{alias.model}` {does} text"
-    least = alias.locked.min_tokens or alias.defaults.min_tokens or 0
-    most = alias.locked.max_tokens or alias.defaults.max_tokens
-    if most is not None and least > most:
-        yield f"{where}`: min_tokens must be at most its max_tokens, {most}, got {least}"

@@ -14,6 +14,7 @@ import msgspec
 from vgate.config.aliases import alias_problems
 from vgate.config.home import expand_home
 from vgate.config.model import ListedModel, Model
+from vgate.config.models.task import known_task
 from vgate.config.schema import Config, State
 from vgate.config.variables import CONFIG_PATH, REMOVED_KEYS, origin, overlay
 from vgate.validation import Problem, explain, problems
@@ -127,7 +128,12 @@ def _endless(value: Any, path: str = "") -> Iterator[str]:
 
 
 def _alias_problems(config: Config) -> Iterator[str]:
-    return alias_problems(config.aliases, config.all_models, has_keys=config.security.enabled)
+    models = map(_with_known_task, config.all_models if config.aliases else [])
+    return alias_problems(config.aliases, models, has_keys=config.security.enabled)
+
+
+def _with_known_task(model: Model) -> Model:
+    return msgspec.structs.replace(model, task=known_task(model) or "auto")
 
 
 def _name_problems(config: Config) -> Iterator[str]:
@@ -144,8 +150,8 @@ def _name_problems(config: Config) -> Iterator[str]:
         for name in dict.fromkeys(name for name in names if taken.count(name) > 1):
             yield f"{what} `{name}` is used twice; give each its own"
     for model in config.all_models:
-        if model.lora_adapters and model.task != "generate":
-            does = "embeds" if model.task == "embed" else "classifies"
+        if model.lora_adapters and (task := known_task(model)) not in {None, "generate"}:
+            does = "embeds" if task == "embed" else "classifies"
             yield f"lora_adapters: {model.served_names[0]} {does} text, and takes no adapters"
 
 

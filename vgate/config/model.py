@@ -12,6 +12,8 @@ Device = Annotated[int, Meta(ge=0)] | NonEmptyStr
 
 # What a model does: it generates text, embeds it, or classifies (or ranks) it.
 Task = Literal["generate", "embed", "classify"]
+# auto: what its files tell (`models/task.py`), by which its engine goes.
+TaskSetting = Task | Literal["auto"]
 
 # Numbers of the KV cache. auto: the model's own type; the others are vLLM's.
 KvCacheType = Literal["auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"]
@@ -53,7 +55,7 @@ class Model(Section, frozen=True):
     trust_remote_code: bool = False
     chat_template: NonEmptyStr | None = None
     generation_config: Literal["auto", "vllm"] = "auto"
-    task: Task = "generate"
+    task: TaskSetting = "auto"
     tool_parser: NonEmptyStr = "auto"
     reasoning_parser: Literal["auto", "none", "think"] = "auto"
     allow_request_chat_template: bool = False
@@ -100,7 +102,6 @@ class AdditionalModel(Model, frozen=True, kw_only=True):
     """Another model, in engine processes of its own."""
 
     model_id: NonEmptyStr
-    task: Task
 
 
 class ListedModel(Model, frozen=True, kw_only=True):

@@ -56,7 +56,8 @@ class ControlLink:
         """Report that the engine serves a model, and whether that takes conversations."""
         log.debug("engine ready")
         tokens = (model.max_model_len, model.kv_cache_tokens) if model else (0, 0)
-        self._send(EngineReady(self._pid, summary, *tokens, chat, chosen, slowest_step_s))
+        task = model.task if model else "generate"
+        self._send(EngineReady(self._pid, summary, *tokens, chat, chosen, slowest_step_s, task))
 
     def beat(self, patience_s: float | None = None, *, draining: bool = False) -> None:
         """Report that the loop runs, how long its next step may take, and whether it drains."""

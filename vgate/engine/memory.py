@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import msgspec
 
 from vgate.config import Config, Runtime
+from vgate.config.models.task import known_task
 from vgate.engine.backends.base import Allowance, Lack, WorkerDiedError
 from vgate.log import Log
 from vgate.sizing.beside import share_beside
@@ -214,7 +215,7 @@ def _reduced(config: Config, learned: Learned) -> Config:
     if (kv_cache := arguments.get("kv_cache_memory_bytes")) is not None:
         arguments["kv_cache_memory_bytes"] = int(kv_cache * share)
     chunked = _GPUS.is_dir() and arguments.get("enable_chunked_prefill", True)
-    if chunked and model.task == "generate":
+    if chunked and known_task(model) in {None, "generate"}:
         tokens = arguments.get("max_num_batched_tokens", _STEP_TOKENS) >> times
         arguments["max_num_batched_tokens"] = max(size, tokens)
     utilization = model.gpu_memory_utilization

@@ -23,12 +23,16 @@ _SAMPLE_BYTES = 64 * 1024
 
 
 def describe_model(config: Config, files: ModelFiles, **facts: Any) -> ModelInfo:
-    """Return the description of a loaded model; `facts` are the fields that its backend knows."""
+    """Return the description of a loaded model; `facts` are the fields that its backend knows.
+
+    One whose files tell no task generates.
+    """
+    task = config.model.task
     return ModelInfo(
         names=config.model.served_names,
         files=describe(files),
         created=int(time.time()),
-        task=config.model.task,
+        task="generate" if task == "auto" else task,
         **facts,
     )
 

@@ -133,7 +133,7 @@ def resolved(model: Model) -> Model:
         model,
         model_id=repository(model.model_id, card_for(model)),
         served_model_name=model.served_model_name or model.model_id,
-        task=found.task,
+        task=found.task if model.task == "auto" else model.task,
     )
 
 

@@ -4,6 +4,7 @@ import msgspec
 
 from vgate.config import Config
 from vgate.config.model import Model
+from vgate.config.models.task import known_task
 from vgate.fit import FitError, Settings, read_checkpoint
 from vgate.fit.gpu import USUAL_SHARE, Card
 from vgate.fit.nvidia import cards
@@ -12,15 +13,19 @@ from vgate.sizing.room import Room, gpu_room, host_memory, host_room, is_wsl
 
 
 def foreseen(config: Config) -> list[str]:
-    """Return a line for each model that leaves something to its engine.
+    """Return a line for each model that leaves sizes to its engine, or a task but to generate.
 
     Models are alone on the first GPU, or without one in the machine's memory.
     """
+    pairs = [(model, known_task(model)) for model in config.all_models if model.task == "auto"]
+    lines = [
+        f"{model.name}: task {task}" for model, task in pairs if task not in {None, "generate"}
+    ]
     automatic = [model for model in config.all_models if _is_automatic(model, config)]
     if not automatic:
-        return []
+        return lines
     found = cards(USUAL_SHARE)
-    return [f"{model.name}: {_line(model, config, found)}" for model in automatic]
+    return lines + [f"{model.name}: {_line(model, config, found)}" for model in automatic]
 
 
 def _is_automatic(model: Model, config: Config) -> bool:

@@ -4,6 +4,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from vgate.wire.messages import Task
+
 
 class ControlMessage(msgspec.Struct, frozen=True, tag=True):
     """Base of all control messages; the class name is the tag.
@@ -43,6 +45,7 @@ class EngineReady(ControlMessage, frozen=True):
     chat: bool = True
     chosen: str = ""
     slowest_step_s: float = 0.0
+    task: Task = "generate"
 
 
 class EngineAsleep(ControlMessage, frozen=True):

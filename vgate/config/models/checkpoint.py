@@ -18,6 +18,7 @@ from vgate.config.models.names import check_name
 from vgate.config.models.parallel import check_split
 from vgate.config.models.reading import content_of
 from vgate.config.models.settings import CheckpointError, check_config
+from vgate.config.models.task import with_task
 from vgate.config.models.template import check_template, check_template_file
 
 # What vLLM loads unless `load_format` names something else, in its order of preference: the index,
@@ -110,6 +111,7 @@ def check_files(model: Model, directory: Path) -> None:
         if "config.json" not in names:
             raise _no_model(directory, names)
         check_whole(directory, ["config.json"])
+        model = with_task(model, directory)
         document = json_object(directory / "config.json")
         check_config(model, directory, document)
         check_split(model, document)

@@ -132,7 +132,7 @@ def _key(card: str, config: Config, model: ModelInfo) -> str:
     facts = (
         *(card, software()),
         *(settings.model_id, model.fingerprint, settings.quantization, settings.dtype),
-        *(settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.task),
+        *(settings.tensor_parallel_size, settings.pipeline_parallel_size, model.task),
         [adapter.path for adapter in settings.lora_adapters],
         *(settings.engine_args, settings.card_settings, config.supervision.fill_timeout_s),
     )

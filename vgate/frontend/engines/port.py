@@ -1,7 +1,7 @@
 """The served models, as other rooms see them."""
 
 from collections.abc import Collection
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -67,6 +67,7 @@ class ModelState(msgspec.Struct, frozen=True):
     Attributes:
         name: The name that answers carry.
         names: All that requests may use for it: its own, its adapters' and aliases.
+        task: What it does; "auto" until that is known.
         not_ready_because: Why a request would not be served now; None if it would, if only after
             the model was loaded.
         engine: The state of its engines that the launcher reported.
@@ -78,7 +79,7 @@ class ModelState(msgspec.Struct, frozen=True):
 
     name: str
     names: tuple[str, ...]
-    task: Task
+    task: Task | Literal["auto"]
     not_ready_because: str | None
     engine: EngineState
     status: Status

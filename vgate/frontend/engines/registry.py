@@ -82,7 +82,7 @@ class ModelRegistry:
             ModelState(
                 model.name,
                 tuple(name for name, of in self._by_name.items() if of is model),
-                model.config.task,
+                model.task or "auto",
                 model.not_ready_because(),
                 model.state,
                 model.engine.status,
@@ -137,7 +137,7 @@ class ModelRegistry:
         model = known.get(name)
         if model is None:
             models = [m for m in self._models if not known.keys().isdisjoint(m.config.served_names)]
-            able = [m for m in models if not tasks or m.config.task in tasks] or models
+            able = [m for m in models if not tasks or (m.task or "generate") in tasks] or models
             any_name = self._any_name or (self._any_name is None and len(able) == 1)
             # A name that is served, to others, stands for no model.
             if able and (not name or (any_name and name not in self._by_name)):

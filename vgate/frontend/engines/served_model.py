@@ -8,6 +8,7 @@ from hashlib import blake2b
 import msgspec
 
 from vgate.config.model import Model
+from vgate.config.models.task import known_task
 from vgate.errors import EngineUnavailableError, VGateError
 from vgate.frontend.engines.file_cache import FileCache, FileCacheError
 from vgate.frontend.engines.handle import EngineHandle
@@ -25,7 +26,7 @@ from vgate.frontend.text import (
 )
 from vgate.log import Log
 from vgate.wire.control import EngineState
-from vgate.wire.messages import ModelInfo
+from vgate.wire.messages import ModelInfo, Task
 from vgate.wire.sockets import is_tcp
 
 _SOON_S = 2.0
@@ -93,6 +94,7 @@ class ServedModel:
         self._tell_change = on_change
         self._files = files
         self._info: ModelInfo | None = None
+        self._likely_task = known_task(config)
         self.identity = b""
         self.text: TextModel | None = None
         # Now, and not when the engine has loaded for minutes.
@@ -225,6 +227,11 @@ class ServedModel:
         """What an engine has said of the model; None before one has."""
         return self._info
 
+    @property
+    def task(self) -> Task | None:
+        """What it does, as an engine has said, or as its files here tell; None: unknown yet."""
+        return self._info.task if self._info is not None else self._likely_task
+
     def end_waits(self, error: VGateError, *, closes: bool = True) -> None:
         """End what waits for an engine with `error`; if it `closes`, nothing will wait any more."""
         self.engine.fail_waiting(error, closes=closes)
@@ -318,7 +325,7 @@ _RESOURCES = {
 
 def identity_of(config: Model, info: ModelInfo) -> bytes:
     """Return what differs where the same request may have another answer."""
-    settings = msgspec.to_builtins(config)
+    settings = msgspec.to_builtins(config) | {"task": info.task}
     shaping = {name: value for name, value in settings.items() if name not in _RESOURCES}
     said = msgspec.json.encode([shaping, info.fingerprint, info.backend], order="sorted")
     return blake2b(said, digest_size=16).digest()

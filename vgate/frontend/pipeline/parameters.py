@@ -101,14 +101,14 @@ def dimensions_under(alias: Alias | None, asked: int | None, ignored: Ignored) -
 
 
 def check_task(model: ServedModel, name: str, *tasks: Task) -> None:
-    """Check that a model serves one of the tasks.
+    """Check that a model serves one of the tasks, or that it isn't known yet what it does.
 
     Raises:
         InvalidValueError: It serves another one.
     """
-    if model.config.task not in tasks:
+    if model.task is not None and model.task not in tasks:
         what = " or ".join(tasks)
-        message = f"the model `{name}` does not {what} text; use {_ENDPOINTS[model.config.task]}"
+        message = f"the model `{name}` does not {what} text; use {_ENDPOINTS[model.task]}"
         raise InvalidValueError(message, param="model")
 
 

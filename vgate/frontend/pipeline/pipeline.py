@@ -139,7 +139,11 @@ class EnginePipeline:
         if tasks:
             # Before a model is loaded in vain.
             check_task(model, name or model.name, *tasks)
-        return model, await text_of(self._context, http, model)
+        text = await text_of(self._context, http, model)
+        if tasks:
+            # Of some models only an engine knows what they do.
+            check_task(model, name or model.name, *tasks)
+        return model, text
 
     async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
         if generation.choices > self._max_choices:

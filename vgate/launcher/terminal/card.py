@@ -6,6 +6,7 @@ import socket
 from ipaddress import ip_address
 
 from vgate.config import Config, Runtime
+from vgate.config.models.task import known_task
 from vgate.config.schema import Server
 from vgate.wire.control import EngineReady
 
@@ -44,18 +45,19 @@ def describe(config: Config, runtime: Runtime, engine: int, ready: EngineReady) 
     """Return what an engine serves, in words."""
     model = next(m for m in config.all_models if m.name == runtime.engines[engine].model)
     others = "".join(f", {name}" for name in [*model.served_names[1:], *model.adapter_names])
-    task = _TASKS[model.task]
+    task = _TASKS[ready.task]
     room = "" if task else f", KV cache {ready.kv_cache_tokens:,} tokens"
     return f"{model.name}{others}: {task}context {ready.max_model_len:,} tokens{room}"
 
 
-def try_command(config: Config, url: str, *, chat: bool) -> list[str]:
-    """Return a command that the main model answers, in lines; `chat`: it takes conversations."""
+def try_command(config: Config, url: str, ready: EngineReady | None) -> list[str]:
+    """Return a command that the main model answers, in lines; `ready`: what its engine says."""
     model = config.model
     path, request = "chat/completions", {"messages": [{"role": "user", "content": "Hello!"}]}
-    if model.task != "generate":
-        path, request = _PATHS[model.task], {"input": "Hello!"}  # type: ignore[dict-item]
-    elif not chat:
+    task = ready.task if ready else known_task(model)
+    if task in _PATHS:
+        path, request = _PATHS[task], {"input": "Hello!"}  # type: ignore[dict-item]
+    elif ready and not ready.chat:
         path, request = "completions", {"prompt": "Once upon a time", "max_tokens": 20}  # type: ignore[dict-item]
     options = _tls_options(config.server, url)
     lines = [f"curl{options} {url}/v1/{path}"]

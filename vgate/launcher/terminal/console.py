@@ -97,8 +97,9 @@ class Console:
         rows += [("Model", text) for text in self._models()]
         if self._runtime.log_file:
             rows.append(("Log", self._runtime.log_file))
-        first = next((self._ready[n] for n in sorted(self._ready)), None)
-        command = try_command(config, self.url, chat=first is None or first.chat)
+        main = self._runtime.engines_of(config.model.name)
+        first = next((self._ready[n] for n in sorted(main) if n in self._ready), None)
+        command = try_command(config, self.url, first)
         rows.append(("Try", (f" \\\n{' ' * 11}" if self.live else " ").join(command)))
         self.end()
         self.show(

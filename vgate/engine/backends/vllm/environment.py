@@ -14,8 +14,11 @@ from importlib.metadata import entry_points
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
+import msgspec
+
 from vgate.config import Config
 from vgate.config.model import Model as ModelConfig
+from vgate.config.models.task import with_task
 from vgate.engine.backends import worker_log
 from vgate.engine.backends.base import ALL, Allowance, Backend, BackendError, ReportPhase
 from vgate.engine.backends.read_ahead import read_ahead
@@ -59,6 +62,7 @@ def create(config: Config, report_phase: ReportPhase, allowance: Allowance = ALL
         )
     # Before the slow import: what can't be had needs no vLLM.
     directory = model_directory(config.model, report_phase)
+    config = msgspec.structs.replace(config, model=with_task(config.model, directory))
     report_phase("importing vLLM")
     prepare_environment(config.model)
     read_ahead(directory)

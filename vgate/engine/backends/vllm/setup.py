@@ -18,6 +18,7 @@ from vllm.v1.executor import Executor
 
 from vgate.config import Config
 from vgate.config.model import Model as ModelConfig
+from vgate.config.model import TaskSetting
 from vgate.config.models.settings import DETECTED_FORMATS, SAME_SETTINGS
 from vgate.config.runtime import VLLM
 from vgate.config.section import MIB
@@ -39,7 +40,6 @@ from vgate.engine.backends.vllm.files import (
 from vgate.engine.backends.vllm.lean_scheduler import lean_scheduler
 from vgate.engine.backends.vllm.sizing.start import Sizing
 from vgate.log import Log
-from vgate.wire.messages import Task
 from vgate.wire.sampling import Classes
 
 # JSON without whitespace between its parts: where it is allowed, small models sometimes write
@@ -190,7 +190,7 @@ def reporting_executor(vllm_config: Any, report_phase: ReportPhase) -> Any:
     return RememberingExecutor
 
 
-def model_facts(vllm_config: Any, max_num_seqs: int, task: Task) -> dict[str, Any]:
+def model_facts(vllm_config: Any, max_num_seqs: int, task: TaskSetting) -> dict[str, Any]:
     """Return the fields of `ModelInfo` that vLLM has determined while it loaded the model."""
     model, cache = vllm_config.model_config, vllm_config.cache_config
     vocab_size = model.get_vocab_size()
