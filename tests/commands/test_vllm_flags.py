@@ -45,6 +45,11 @@ def no_file(monkeypatch, tmp_path):
         ("--served-model-name 7", "model.served_model_name", ["7"]),
         ("--tool-call-parser qwen3_xml", "model.tool_parser", "qwen3_coder"),
         ("--chat-template ./t.jinja", "model.chat_template", "./t.jinja"),
+        (
+            '--default-chat-template-kwargs {"enable_thinking":false}',
+            "model.chat_template_kwargs",
+            {"enable_thinking": False},
+        ),
         ("--dtype half", "model.dtype", "float16"),
         ("-q awq", "model.quantization", "awq"),
         ("--enable-prefix-caching", "model.prefix_caching", True),

@@ -29,6 +29,7 @@ _AT_RESTART = (
 _AT_ONCE = (
     "model.allow_request_chat_template",
     "model.chat_template",
+    "model.chat_template_kwargs",
     "model.tool_parser",
 )
 

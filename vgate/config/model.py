@@ -54,6 +54,7 @@ class Model(Section, frozen=True):
     revision: NonEmptyStr | None = None
     trust_remote_code: bool = False
     chat_template: NonEmptyStr | None = None
+    chat_template_kwargs: dict[str, Any] = {}
     generation_config: Literal["auto", "vllm"] = "auto"
     task: TaskSetting = "auto"
     tool_parser: NonEmptyStr = "auto"

@@ -362,6 +362,14 @@ GIVEN = {
 }
 
 
+def test_the_operators_variables_count_where_a_request_gives_none(directory, tmp_path):
+    (tmp_path / "t.jinja").write_text("{{ enable_thinking }} {{ messages[0].content }}")
+    given = {"enable_thinking": False}
+    text = load(directory, chat_template=str(tmp_path / "t.jinja"), chat_template_kwargs=given)
+    assert text.template.render(USER_SAYS_HI) == "False Hi"
+    assert text.template.render(USER_SAYS_HI, kwargs={"enable_thinking": True}) == "True Hi"
+
+
 class TestDefaults:
     def test_they_come_from_generation_config(self, directory):
         edit(directory / "generation_config.json", **GIVEN, max_new_tokens=5, do_sample=True)
@@ -378,6 +386,19 @@ class TestDefaults:
     def test_generation_config_can_be_ignored(self, directory):
         edit(directory / "generation_config.json", **GIVEN, max_new_tokens=5)
         assert load(directory, generation_config="vllm").defaults == DEFAULTS
+
+    @pytest.mark.parametrize(("generation_config", "top_k"), [("auto", 7), ("vllm", 0)])
+    def test_the_operator_can_override_some(self, directory, generation_config, top_k):
+        edit(directory / "generation_config.json", temperature=0.2, top_k=7)
+        override = {"override_generation_config": {"temperature": 0.5, "max_new_tokens": 9}}
+        given = {"generation_config": generation_config, "engine_args": override}
+        defaults = load(directory, **given).defaults
+        assert (defaults.temperature, defaults.top_k, defaults.max_tokens) == (0.5, top_k, 9)
+
+    def test_an_override_out_of_bounds_is_an_error(self, directory):
+        override = {"override_generation_config": {"temperature": -1}}
+        with pytest.raises(TextModelError, match="override_generation_config"):
+            load(directory, engine_args=override)
 
     def test_without_the_file(self, directory):
         (directory / "generation_config.json").unlink()

@@ -17,6 +17,7 @@ SAME = {
     "revision": "VGATE_MODEL__REVISION",
     "trust_remote_code": "VGATE_MODEL__TRUST_REMOTE_CODE",
     "chat_template": "VGATE_MODEL__CHAT_TEMPLATE",
+    "default_chat_template_kwargs": "VGATE_MODEL__CHAT_TEMPLATE_KWARGS",
     "generation_config": "VGATE_MODEL__GENERATION_CONFIG",
     "enable_prefix_caching": "VGATE_MODEL__PREFIX_CACHING",
     "trust_request_chat_template": "VGATE_MODEL__ALLOW_REQUEST_CHAT_TEMPLATE",
@@ -74,7 +75,6 @@ REFUSED = {
         "V-Gate reads the formats that it has (docs/models.md); leave it out",
     ),
     **dict.fromkeys(("tokens_only", "enable_scale_out"), "V-Gate answers with text; leave it out"),
-    "default_chat_template_kwargs": "send `chat_template_kwargs` with the requests",
     **dict.fromkeys(
         (
             *("headless", "data_parallel_rank", "data_parallel_start_rank", "enable_elastic_ep"),

@@ -123,7 +123,7 @@ def template_problem(configured: str | None) -> str | None:
     """Return why a configured chat template can't be used; None if it can, or there is none."""
     try:
         if configured:
-            _compiled(_template_text(configured), {}, configured)
+            _compiled(_template_text(configured), {}, {}, configured)
     except TextModelError as error:
         return str(error)
     return None
@@ -171,7 +171,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     if config.allow_request_chat_template:
         import vgate.frontend.text.sandbox  # noqa: F401 - here it holds up no request
     templates = {
-        name: _compiled(source, special_tokens, origin)
+        name: _compiled(source, special_tokens, config.chat_template_kwargs, origin)
         for name, (source, origin) in _template_sources(
             files, tokenizer_config, config.chat_template
         ).items()
@@ -199,9 +199,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         tool_template=tool_template,
         special_tokens=special_tokens,
         tokenizer_class=tokenizer_config.get("tokenizer_class"),
-        defaults=DEFAULTS
-        if config.generation_config == "vllm"
-        else _defaults(generation_config, files.path(model_files.GENERATION_CONFIG)),
+        defaults=_defaults(config, generation_config, files.path(model_files.GENERATION_CONFIG)),
         tool_parser=tool_parser,
         plain_calls=plain_calls,
         reasons=reasons,
@@ -250,9 +248,11 @@ def _marks(
     return {token: mark for token, mark in marks.items() if token is not None}
 
 
-def _compiled(source: str, special_tokens: dict[str, str], origin: str) -> ChatTemplate:
+def _compiled(
+    source: str, special_tokens: dict[str, str], defaults: dict[str, Any], origin: str
+) -> ChatTemplate:
     try:
-        return ChatTemplate(source, special_tokens)
+        return ChatTemplate(source, special_tokens, defaults=defaults)
     except TemplateSyntaxError as error:
         raise TextModelError(f"the chat template in {origin} is not valid: {error}") from error
 
@@ -301,13 +301,19 @@ def _template_text(path: str, content: bytes | None = None) -> str:
         raise TextModelError(f"cannot read the chat template {path}: {error}") from error
 
 
-def _defaults(generation_config: dict[str, Any], path: str) -> SamplingParams:
-    fields = _GENERATION_CONFIG_FIELDS.items()
-    chosen = {name: generation_config.get(field) for name, field in fields}
-    try:
-        return msgspec.convert(chosen, SamplingParams).over(DEFAULTS)
-    except msgspec.ValidationError as error:
-        raise TextModelError(f"{path}: {error}") from error
+def _defaults(config: ModelConfig, generation_config: dict[str, Any], path: str) -> SamplingParams:
+    """Return the operator's defaults over the model's own, if these count, as vLLM does."""
+    defaults = DEFAULTS
+    given = config.engine_args.get("override_generation_config")
+    override = given if isinstance(given, dict) else {}  # vLLM refuses what is no object
+    own = {} if config.generation_config == "vllm" else generation_config
+    for fields, origin in ((own, path), (override, "override_generation_config")):
+        chosen = {name: fields.get(field) for name, field in _GENERATION_CONFIG_FIELDS.items()}
+        try:
+            defaults = msgspec.convert(chosen, SamplingParams).over(defaults)
+        except msgspec.ValidationError as error:
+            raise TextModelError(f"{origin}: {error}") from error
+    return defaults
 
 
 def _eos_ids(generation_config: dict[str, Any]) -> frozenset[int]:

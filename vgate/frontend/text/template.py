@@ -7,7 +7,8 @@ Its time and its variables are not, so the operator has to allow such templates.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from vgate.errors import InvalidValueError
@@ -30,6 +31,7 @@ class ChatTemplate:
     Args:
         source: Jinja source.
         special_tokens: ``bos_token`` and the like, as text; templates use them by name.
+        defaults: Variables of renderings that are not given them.
         clock: Unix time, for templates that contain the date.
         of_client: Whether a client sent it, who may let it write what is no text.
 
@@ -46,6 +48,7 @@ class ChatTemplate:
         source: str,
         special_tokens: dict[str, str],
         *,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
         of_client: bool = False,
     ) -> None:
@@ -58,7 +61,7 @@ class ChatTemplate:
 
         self._template, self.variables = compiled(source, clock)
         # The variables of every rendering.
-        self._given: dict[str, Any] = {**self._template.globals, **special_tokens}
+        self._given: dict[str, Any] = {**self._template.globals, **special_tokens, **defaults}
 
     def render(
         self,
@@ -78,7 +81,7 @@ class ChatTemplate:
             documents: Retrieved documents; as `tools`.
             add_generation_prompt: Whether to end with the start of an answer.
             continue_final_message: Whether to end inside the last message, to continue it.
-            kwargs: Further variables; they replace special tokens of the same name.
+            kwargs: Further variables; they replace defaults and special tokens of the same name.
 
         Raises:
             InvalidValueError: The template refuses these messages.
