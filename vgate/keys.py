@@ -29,7 +29,8 @@ BudgetPeriod = Literal["day", "month"]
 NonEmptyStr = Annotated[str, Meta(min_length=1)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 # Each request of a window takes 16 bytes.
-RequestLimit = Annotated[int, Meta(ge=1, le=1_000_000)]
+MOST_REQUESTS = 1_000_000
+RequestLimit = Annotated[int, Meta(ge=1, le=MOST_REQUESTS)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 # Fits in one line; `$` alone would let a line feed follow. Python decodes invalid bytes of an
 # argument to lone surrogates.

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgate.config import Config, ConfigError, load
-from vgate.config.variables import REMOVED_KEYS, RESERVED, unknown_variables
+from vgate.config.variables import REMOVED_KEYS, RESERVED, unknown_variables, without_settings
 from vgate.keys import ConfiguredKey
 
 ADAPTER_OF_ANOTHER_MODEL = """
@@ -507,6 +507,23 @@ class TestEnvironment:
     def test_a_key_inside_a_value_is_refused(self, load_yaml):
         message = refusal(load_yaml, "server: 5", VGATE_SERVER__PORT="1")
         assert "`server`, which is not a section" in message
+
+    @pytest.mark.parametrize("text", ["", "security: {enabled: false, api_keys: []}", "security:"])
+    def test_vllms_key_is_required(self, load_yaml, text):
+        security = load_yaml(text, VLLM_API_KEY="sk-secret").security
+        assert security.enabled
+        assert [(key.key, key.rate_limit) for key in security.api_keys] == [
+            ("sk-secret", 1_000_000)
+        ]
+        assert without_settings({"VLLM_API_KEY": "sk-secret", "HOME": "/"}) == {"HOME": "/"}
+
+    def test_own_keys_go_before_vllms(self, load_yaml):
+        own = "security: {enabled: true, api_keys: [{name: a, key: own}]}"
+        (key,) = load_yaml(own, VLLM_API_KEY="theirs").security.api_keys
+        assert key.key == "own"
+        off = load_yaml("", VLLM_API_KEY="theirs", VGATE_SECURITY__ENABLED="false").security
+        assert not off.enabled
+        assert not load_yaml("", VLLM_API_KEY="").security.enabled
 
     def test_reserved_variables_are_not_keys(self, load_yaml):
         reserved = {name: "1" for name in RESERVED if name != "VGATE_CONFIG_PATH"}

@@ -16,7 +16,13 @@ from vgate.config.home import expand_home
 from vgate.config.model import ListedModel, Model
 from vgate.config.models.task import known_task
 from vgate.config.schema import Config, State
-from vgate.config.variables import CONFIG_PATH, REMOVED_KEYS, origin, overlay
+from vgate.config.variables import (
+    CONFIG_PATH,
+    REMOVED_KEYS,
+    origin,
+    overlay,
+    require_vllm_key,
+)
 from vgate.validation import Problem, explain, problems
 
 # Read where V-Gate is started, if it is there and no other one is named.
@@ -69,6 +75,7 @@ def load_file(environ: Mapping[str, str]) -> tuple[Config, str]:
     """Load as `load` does; return the file's name too if nothing is in it, and else ""."""
     document, file, lines, is_empty = _read_yaml(environ)
     origins, found = overlay(document, environ)
+    require_vllm_key(document, environ)
     expand_home(document)
     section = document.get("logging")
     if isinstance(section, dict) and isinstance(level := section.get("level"), str):

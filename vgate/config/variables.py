@@ -10,6 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from vgate.config.schema import Config
+from vgate.keys import MOST_REQUESTS
 
 ENV_PREFIX = "VGATE_"
 CONFIG_PATH = "VGATE_CONFIG_PATH"
@@ -19,6 +20,8 @@ RESERVED = frozenset(
 )
 # What the commands that ask a running server read; the server itself has no use for them.
 FOR_COMMANDS = frozenset({"VGATE_URL", "VGATE_API_KEY"})
+# The key that vLLM's own server requires.
+VLLM_KEY = "VLLM_API_KEY"
 # Keys of earlier versions, and what to do instead.
 REMOVED_KEYS = {
     "model.enforce_eager": "use `model.engine_args: {enforce_eager: true}`",
@@ -46,7 +49,7 @@ def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if not name.startswith(ENV_PREFIX) or name in RESERVED
+        if (not name.startswith(ENV_PREFIX) or name in RESERVED) and name != VLLM_KEY
     }
 
 
@@ -101,6 +104,19 @@ def overlay(
             problems.append(f"{variable} sets a key inside `{section}`, which is not a section")
         origins[".".join(path)] = variable
     return origins, problems
+
+
+def require_vllm_key(document: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Require the key of a script for vLLM's server, which would else be open; others go first.
+
+    It has no limits of its own, as there.
+    """
+    section = document.get("security", {})
+    decided = "VGATE_SECURITY__ENABLED" in environ or not isinstance(section, dict)
+    if decided or section.get("enabled") or not (key := environ.get(VLLM_KEY)):
+        return
+    one = {"name": "vllm", "key": key, "rate_limit": MOST_REQUESTS}
+    document["security"] = {**section, "enabled": True, "api_keys": [one]}
 
 
 def origin(origins: dict[str, str], path: str) -> str | None:
