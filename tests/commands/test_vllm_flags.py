@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vgate.commands.flags import settings
+from vgate.commands.flags.file import taken_apart
 from vgate.commands.flags.vllm import translate
 from vgate.config import load
 from vgate.config.models.known import PATH
@@ -143,6 +144,12 @@ def test_what_v_gate_does_anyway_is_not_told(flag):
     assert translate(["serve", flag]) == (["serve"], {}, {}, [])
 
 
+def test_a_tokenizer_is_told_to_the_engine_unless_it_is_the_models_own():
+    assert translate(["serve", "a/b", "--tokenizer", "a/b"]).variables == {}
+    found = translate(["serve", "a/b", "--tokenizer", "/c"]).variables
+    assert found == {"VGATE_MODEL__ENGINE_ARGS__TOKENIZER": '"/c"'}
+
+
 def test_what_has_no_effect_is_told():
     arguments = ["--swap-space", "4", "--response-role", "x", "--reasoning-parser", "qwen3"]
     assert translate(["serve", *arguments]).notes == [
@@ -171,6 +178,51 @@ def test_what_can_not_be_followed_is_refused(capsys, arguments, told):
     printed = capsys.readouterr().err
     assert told in printed
     assert len(printed.splitlines()) == 1
+
+
+FILE = """
+model: a/b
+port: 9000
+served-model-name: [x, y]
+tensor_parallel_size: 2
+enforce-eager: true
+enable-prefix-caching: false
+trust-remote-code: false
+disable-log-stats: false
+uds: null
+speculative-config: {method: ngram, num_speculative_tokens: 3}
+"""
+
+
+@pytest.mark.parametrize("flag", [["--config", "f.yaml"], ["--config=f.yaml"]])
+def test_a_file_of_flags_counts_where_the_arguments_have_no_other(tmp_path, flag):
+    (tmp_path / "f.yaml").write_text(FILE)
+    found = translate(*taken_apart(["serve", *flag, "-tp", "4"]))
+    assert found.arguments == ["--model", "a/b", "--port", "9000", "serve"]
+    model = load(found.variables).model
+    assert (model.served_names, model.tensor_parallel_size) == (["x", "y"], 4)
+    assert (model.prefix_caching, model.trust_remote_code) == (False, False)
+    assert model.engine_args == {
+        "enforce_eager": True,
+        "speculative_config": {"method": "ngram", "num_speculative_tokens": 3},
+    }
+    named = translate(*taken_apart(["serve", "c/d", *flag]))
+    assert named.arguments == [*("--model", "a/b", "--port", "9000"), "serve", "--model", "c/d"]
+
+
+@pytest.mark.parametrize(
+    "text", ["model: {model_id: x}", "server: {port: 1}", "port: 1\nserver: {}", "[", "", "- a"]
+)
+def test_another_file_is_v_gates(tmp_path, text):
+    (tmp_path / "f.yaml").write_text(text)
+    for arguments in (["serve", "--config", "f.yaml"], ["--config", "none"], ["--config"]):
+        assert taken_apart(arguments) == (arguments, [])
+
+
+def test_other_commands_have_v_gates_file(tmp_path):
+    (tmp_path / "f.yaml").write_text(FILE)
+    arguments = ["status", "--config", "f.yaml"]
+    assert taken_apart(arguments) == (arguments, [])
 
 
 def test_each_flag_of_vllm_is_a_setting_or_told_or_refused():

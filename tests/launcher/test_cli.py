@@ -159,6 +159,13 @@ class TestFlags:
         assert model.engine_args == {"seed": 2, "load_format": "dummy"}
         assert capsys.readouterr().err == "vgate: --swap-space has no effect here\n"
 
+    def test_a_file_may_have_those_of_vllm(self, served, tmp_path):
+        (tmp_path / "flags.yaml").write_text("port: 9000\ndtype: half")
+        cli.main(["serve", "m", "--dry-run", "--config", "flags.yaml"])
+        config = served[0][0]
+        assert (config.model.model_id, config.model.dtype) == ("m", "float16")
+        assert config.server.port == 9000
+
     def test_an_invalid_one_of_vllm_is_reported(self, capsys, served):
         assert cli.main(["serve", "m", "--max-model-len", "x"]) == cli.EXIT_USAGE
         assert 'got "x" (from --max-model-len)' in capsys.readouterr().err

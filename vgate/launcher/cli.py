@@ -18,6 +18,7 @@ from vgate.commands.command import (
     EXIT_USAGE,
     run_command,
 )
+from vgate.commands.flags.file import taken_apart
 from vgate.commands.flags.vllm import translate
 from vgate.config import (
     Config,
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
     With `only_look` nothing is served: it says what is wrong, if anything is.
     """
     open_missing_streams()
-    translation = translate(sys.argv[1:] if arguments is None else arguments)
+    translation = translate(*taken_apart(sys.argv[1:] if arguments is None else arguments))
     options = read(translation.arguments)
     os.environ.update(translation.variables)
     flags = {f"(from {name})": f"(from {flag})" for name, flag in translation.flags.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_SERVING = ("serve", "check")
+SERVING = ("serve", "check")
 _ENGINE_ARGS = "VGATE_MODEL__ENGINE_ARGS__"
 _FACTS = Path("config", "models", "vllm.json")
 # vLLM's numbers: 8k is 8,000 and 8K is 8,192.
@@ -51,29 +52,43 @@ class Translation(NamedTuple):
     notes: list[str]
 
 
-def translate(arguments: Sequence[str]) -> Translation:
+def translate(arguments: Sequence[str], of_file: Sequence[str] = ()) -> Translation:
     """Separate vLLM's flags from V-Gate's; only commands that serve take them.
+
+    Those of a file count where the arguments have no other value.
 
     Ends with status 2 and a sentence where one has no value or can't be followed.
     """
     try:
-        return _translate(arguments)
+        return _translate(arguments, of_file)
     except _FlagError as error:
         Parser(prog="vgate").error(str(error))
 
 
-def _translate(arguments: Sequence[str]) -> Translation:
-    own: list[str] = []
+def _translate(arguments: Sequence[str], of_file: Sequence[str]) -> Translation:
     given: dict[str, tuple[str, Any]] = {}
-    command, known = None, _Known()
+    known = Known()
+    of_file = _separate(of_file, given, known) or []
+    own = _separate(arguments, given, known)
+    if own is None:
+        return Translation([*arguments], {}, {}, [])
+    return _translated([*of_file, *own], given, known)
+
+
+def _separate(
+    arguments: Sequence[str], given: dict[str, tuple[str, Any]], known: Known
+) -> list[str] | None:
+    """Put vLLM's flags into what is given; return V-Gate's own, None for a command without them."""
+    own: list[str] = []
+    command = None
     rest = deque(arguments)
     while rest:
         word = rest.popleft()
         name, equals, _ = word.partition("=")
         if not word.startswith("-"):
             if command is None and word in COMMANDS:
-                if word not in _SERVING:
-                    return Translation([*arguments], {}, {}, [])
+                if word not in SERVING:
+                    return None
                 command = word
             elif command is not None and "--model" not in own:
                 own.append("--model")
@@ -88,31 +103,38 @@ def _translate(arguments: Sequence[str]) -> Translation:
             given[argument] = flag, _merged(before, value)
         else:
             own.append(word)
-    return _translated(own, given, known)
+    return own
 
 
-class _Known:
+class Known:
     """The flags of the pinned vLLM and of earlier ones; their file is read when one is met."""
 
-    def __init__(self) -> None:
-        self._flags: dict[str, str] = {}
-        self.engine: frozenset[str] = frozenset()
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((Path(vgate.__file__).parent / _FACTS).read_bytes())
+        return facts
+
+    @cached_property
+    def flags(self) -> dict[str, str]:
+        """What each takes, and the argument that it sets."""
+        return {**settings.FORMER, **self._facts["flags"]}
+
+    @cached_property
+    def engine(self) -> frozenset[str]:
+        """The arguments of the engine."""
+        return frozenset(self._facts["arguments"])
 
     def read(self, word: str, rest: deque[str]) -> tuple[str, str, Any] | None:
         """Return a flag's argument, name and value, which may be among the rest; None: no flag."""
-        if not self._flags:
-            facts = json.loads((Path(vgate.__file__).parent / _FACTS).read_bytes())
-            self._flags = {**settings.FORMER, **facts["flags"]}
-            self.engine = frozenset(facts["arguments"])
         if (level := _LEVEL.fullmatch(word)) is not None:
             return "optimization_level", "-O", int(level[1] or _next("-O", rest))
         name, equals, text = word.partition("=")
         flag, _, path = name.partition(".")
         if flag.startswith("--"):
             flag = "--" + flag[2:].replace("_", "-")
-        if flag not in self._flags:
+        if flag not in self.flags:
             return None
-        kind, argument = self._flags[flag].split()
+        kind, argument = self.flags[flag].split()
         if kind in {"true", "false"}:
             return argument, flag, kind == "true"
         texts = [text] if equals else [] if kind.endswith("s") else [_next(flag, rest)]
@@ -148,9 +170,11 @@ def _merged(before: Any, value: Any) -> Any:
     return {**before, **{key: _merged(before.get(key), one) for key, one in value.items()}}
 
 
-def _translated(own: list[str], given: dict[str, tuple[str, Any]], known: _Known) -> Translation:
+def _translated(own: list[str], given: dict[str, tuple[str, Any]], known: Known) -> Translation:
     found = Translation(own, {}, {}, [])
     for argument, (flag, value) in given.items():
+        if argument == "tokenizer" and value in own:  # the model's own
+            continue
         if argument in settings.REFUSED and not _is_neutral(argument, value):
             raise _FlagError(f"{flag} can't be followed: {settings.REFUSED[argument]}")
         for variable, text in _variables(argument, value, given, known.engine):
