@@ -1,4 +1,4 @@
-"""Parts that requests of several APIs share: tools, calls, stop strings, query strings."""
+"""Parts that requests of several APIs share: tools, stop strings, templates, query strings."""
 
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -7,7 +7,9 @@ import msgspec
 from msgspec import Meta
 
 from vgate.errors import InvalidRequestError
-from vgate.frontend.http import HttpRequest, decode_json
+from vgate.frontend.apis.decoding import check_json
+from vgate.frontend.http import HttpRequest, Ignored, decode_json
+from vgate.frontend.pipeline import TEMPLATE_FIELDS
 
 MAX_STOPS = 16
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -40,6 +42,22 @@ def parameter_pairs(http: HttpRequest, *, keep_blank_values: bool = False) -> li
 def parameters(http: HttpRequest, *, keep_blank_values: bool = False) -> dict[str, str]:
     """Return a query string's values by name, of each the last one; raise as `parameter_pairs`."""
     return dict(parameter_pairs(http, keep_blank_values=keep_blank_values))
+
+
+def check_template_kwargs(kwargs: dict[str, Any] | None, ignored: Ignored) -> None:
+    """Check the variables for the chat template, and note those that are fields of requests."""
+    if not kwargs:
+        return
+    check_json(kwargs, "chat_template_kwargs")
+    for name in TEMPLATE_FIELDS.intersection(kwargs):
+        ignored.add(f"chat_template_kwargs.{name}")
+
+
+def own_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the variables for the chat template that are no fields of requests."""
+    if not kwargs:
+        return {}
+    return {name: value for name, value in kwargs.items() if name not in TEMPLATE_FIELDS}
 
 
 def function_tool(

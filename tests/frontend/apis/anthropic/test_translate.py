@@ -58,6 +58,14 @@ def conversation(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any
     return [template_message(message) for message in found.messages]
 
 
+def test_variables_of_the_template_are_the_prompts():
+    ignored = Ignored()
+    given = {"enable_thinking": False, "documents": [1]}
+    found = generation_of(decoded(chat_template_kwargs=given), None, ignored).prompt
+    assert found.template_kwargs == {"enable_thinking": False}
+    assert ignored.names == ["chat_template_kwargs.documents"]
+
+
 def test_the_smallest_request():
     found = generation()
     assert found.model == "m"

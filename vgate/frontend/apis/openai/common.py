@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.frontend.apis.decoding import check_json
 from vgate.frontend.apis.fields import ACCEPTED, refused, told
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import (
@@ -18,13 +17,7 @@ from vgate.frontend.apis.openai.structured import (
 )
 from vgate.frontend.apis.shared import MAX_STOPS, StopString
 from vgate.frontend.http import Ignored
-from vgate.frontend.pipeline import (
-    TEMPLATE_FIELDS,
-    Conversation,
-    Generation,
-    Prompts,
-    Truncation,
-)
+from vgate.frontend.pipeline import Conversation, Generation, Prompts, Truncation
 from vgate.wire.sampling import SamplingParams
 
 # `server.max_choices` is the bound that holds; this one keeps it sane.
@@ -179,22 +172,6 @@ def without_no_limit(document: dict[str, Any], _ignored: Ignored) -> None:
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if document.get(name) in (-1, "-1"):
             del document[name]
-
-
-def check_template_kwargs(kwargs: dict[str, Any] | None, ignored: Ignored) -> None:
-    """Check the variables for the chat template, and note those that are fields of requests."""
-    if not kwargs:
-        return
-    check_json(kwargs, "chat_template_kwargs")
-    for name in TEMPLATE_FIELDS.intersection(kwargs):
-        ignored.add(f"chat_template_kwargs.{name}")
-
-
-def own_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the variables for the chat template that are no fields of requests."""
-    if not kwargs:
-        return {}
-    return {name: value for name, value in kwargs.items() if name not in TEMPLATE_FIELDS}
 
 
 def check_common(request: GenerationRequest, token_limit: int | None, ignored: Ignored) -> None:

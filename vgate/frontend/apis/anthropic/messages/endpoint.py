@@ -33,7 +33,7 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
     effort = await _effort(services, http, request)
     with FIELDS.translating():
         asked = GenerateRequest(
-            await services.work.done(http, partial(generation_of, request, effort)),
+            await services.work.done(http, partial(generation_of, request, effort, http.ignored)),
             lambda job: MessagesEncoder(job.name, http.id),
             bool(request.stream),
         )
@@ -47,7 +47,9 @@ async def count_tokens(services: Services, http: HttpRequest) -> Response:
     request = await services.work.read(http, body, decode_count_tokens)
     effort = await _effort(services, http, request)
     with FIELDS.translating():
-        generation = await services.work.done(http, partial(generation_of, request, effort))
+        generation = await services.work.done(
+            http, partial(generation_of, request, effort, http.ignored)
+        )
         count = await services.pipeline.count_tokens(http, generation)
     return Response(200, msgspec.json.encode({"input_tokens": count}), [JSON])
 

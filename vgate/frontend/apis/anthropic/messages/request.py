@@ -167,6 +167,7 @@ class CountTokensRequest(_Param, frozen=True, kw_only=True):
     tool_choice: ChooseAuto | ChooseAny | ChooseTool | ChooseNone | None = None
     thinking: ThinkingEnabled | ThinkingAdaptive | ThinkingDisabled | None = None
     output_config: OutputConfig | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     cache_control: CacheControl = None
     user_profile_id: Annotated[str | None, ACCEPTED] = None
     workspace_id: Annotated[str | None, ACCEPTED] = None

@@ -20,7 +20,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
     ToolUseBlockParam,
 )
 from vgate.frontend.apis.fields import FieldMap
-from vgate.frontend.apis.shared import function_tool
+from vgate.frontend.apis.shared import check_template_kwargs, function_tool, own_kwargs
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import (
     NO_TOOLS,
@@ -58,13 +58,18 @@ _Content = str | Sequence[BlockParam]
 _BILLING = re.compile(r"^x-anthropic-billing-header:.*(?:\n|$)", re.MULTILINE)
 
 
-def generation_of(request: CountTokensRequest, effort: str | None = None) -> Generation:
+def generation_of(
+    request: CountTokensRequest, effort: str | None = None, ignored: Ignored | None = None
+) -> Generation:
     """Return the generation that a checked request asks for, with this reasoning effort.
+
+    `ignored` gets the variables for the template that are fields of requests.
 
     Raises:
         InvalidValueError: The answer can't continue the conversation, or a schema is too large.
     """
     continues = _is_unfinished(request)
+    check_template_kwargs(request.chat_template_kwargs, ignored or Ignored())
     sampling = SamplingParams()
     stops: tuple[str, ...] = ()
     if isinstance(request, MessagesRequest):
@@ -84,6 +89,7 @@ def generation_of(request: CountTokensRequest, effort: str | None = None) -> Gen
             reasoning_effort=effort,
             add_generation_prompt=not continues,
             continue_final_message=continues,
+            template_kwargs=own_kwargs(request.chat_template_kwargs),
         ),
         sampling=sampling,
         stops=stops,

@@ -22,15 +22,13 @@ from vgate.frontend.apis.openai.common import (
     CountOrAll,
     GenerationRequest,
     check_common,
-    check_template_kwargs,
     generation_from,
-    own_kwargs,
     without_no_limit,
 )
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool_use
-from vgate.frontend.apis.shared import MAX_TOOLS
+from vgate.frontend.apis.shared import MAX_TOOLS, check_template_kwargs, own_kwargs
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Conversation, Generation
 from vgate.wire.sampling import MaxTokens, ReasoningEffort

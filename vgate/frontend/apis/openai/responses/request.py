@@ -14,9 +14,7 @@ from vgate.frontend.apis.openai.common import (
     RENAMED,
     CountOrAll,
     TextRequest,
-    check_template_kwargs,
     generation_from,
-    own_kwargs,
     without_no_limit,
 )
 from vgate.frontend.apis.openai.errors import invalid
@@ -27,7 +25,7 @@ from vgate.frontend.apis.openai.structured import (
     check_constraints,
     constraint_of,
 )
-from vgate.frontend.apis.shared import MAX_TOOLS
+from vgate.frontend.apis.shared import MAX_TOOLS, check_template_kwargs, own_kwargs
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import (
     Constraint,
