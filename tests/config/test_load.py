@@ -466,6 +466,12 @@ class TestEnvironment:
         assert load_yaml("", **{variable: "1"}) == Config()
         assert told({variable: "1"}) == [f"{variable} is not a setting and is ignored{hint}"]
 
+    def test_what_only_vllms_own_server_follows_is_told(self):
+        (line,) = told({"VLLM_USE_MODELSCOPE": "True", "VLLM_LOGGING_LEVEL": "DEBUG"})
+        assert line.startswith("VLLM_USE_MODELSCOPE is not a setting and is ignored; models come")
+        assert told({"VLLM_USE_MODELSCOPE": "False"}) == []
+        assert without_settings({"VLLM_USE_MODELSCOPE": "True"}) == {}
+
     def test_what_kubernetes_sets_is_ignored_in_silence(self, load_yaml):
         environ = {
             "VGATE_PORT": "tcp://10.0.0.7:8000",

@@ -20,6 +20,10 @@ RESERVED = frozenset(
 )
 # What the commands that ask a running server read; the server itself has no use for them.
 FOR_COMMANDS = frozenset({"VGATE_URL", "VGATE_API_KEY"})
+# Variables of vLLM's own server that have no effect here, and what to do instead.
+_OF_VLLM = {
+    "VLLM_USE_MODELSCOPE": "models come from the Hub, a mirror (HF_ENDPOINT) or a directory"
+}
 # The key that vLLM's own server requires.
 VLLM_KEY = "VLLM_API_KEY"
 # Keys of earlier versions, and what to do instead.
@@ -44,12 +48,14 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a process that gets its settings otherwise.
 
-    Whoever may read a process's environment would find the keys in it.
+    Whoever may read a process's environment would find the keys in it. An engine gets a model as a
+    directory, and with ModelScope's variable vLLM would want its library.
     """
     return {
         name: value
         for name, value in environ.items()
-        if (not name.startswith(ENV_PREFIX) or name in RESERVED) and name != VLLM_KEY
+        if (not name.startswith(ENV_PREFIX) or name in RESERVED)
+        and name not in {VLLM_KEY, *_OF_VLLM}
     }
 
 
@@ -66,7 +72,8 @@ class Unknown(msgspec.Struct, frozen=True):
 def unknown_variables(environ: Mapping[str, str]) -> list[Unknown]:
     """Return the variables that look like settings and are none, but not those of Kubernetes."""
     names = sorted(name for name in environ if name.startswith(ENV_PREFIX))
-    return [
+    others = [name for name in _OF_VLLM if environ.get(name, "").lower() == "true"]
+    return [Unknown(name, _OF_VLLM[name]) for name in others] + [
         Unknown(name, _instead(name))
         for name in names
         if name not in RESERVED | FOR_COMMANDS
