@@ -166,6 +166,7 @@ def test_what_has_no_effect_is_told():
         ("--uds /s", "--uds can't be followed: V-Gate listens on --host"),
         ("--middleware a.b", "put a proxy in front of it"),
         ("--headless", "`vgate join`"),
+        ("--gpu-memory-utilisation 1", "did you mean --gpu-memory-utilization?"),
         ("--seed", "argument --seed: expected one argument"),
         ("--seed --port", "argument --seed: expected one argument"),
         ("--lora-modules /a", "argument --lora-modules: /a is not NAME=PATH"),

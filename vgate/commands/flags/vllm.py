@@ -6,6 +6,7 @@ is installed, so this needs only Python 3.8 and the standard library.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections import deque
@@ -101,6 +102,8 @@ def _separate(
             argument, flag, value = found
             before = given.get(argument, ("", None))[1]
             given[argument] = flag, _merged(before, value)
+        elif close := difflib.get_close_matches(name, known.flags, n=1, cutoff=0.8):
+            raise _FlagError(f"there is no flag {name}; did you mean {close[0]}?")
         else:
             own.append(word)
     return own
