@@ -284,10 +284,11 @@ print(json.dumps(list(set(sys.modules) - before)))
         # Servers of prometheus_client and granian that a frontend never runs, and what they import.
         {"prometheus_client.exposition", "http.server", "urllib.request", "wsgiref", "email"}
         | {"granian.server.mp", "granian.server.mt", "multiprocessing.connection"}
+        | {"anyio", "typing_extensions"}
         # Stored responses, the ledger, chat templates, a shared server, traces.
         | {"sqlite3", "jinja2", "redis", "zstandard", "opentelemetry", "grpc"}
         # Command lines and files of the launcher's.
-        | {"argparse", "tempfile", "shutil", "yaml"}
+        | {"argparse", "tempfile", "shutil", "yaml", "difflib", "zmq.asyncio"}
     )
 
 

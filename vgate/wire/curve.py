@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import recv_monitor_message
 
 from vgate.log import Log
 
@@ -127,6 +126,8 @@ class Gate:
         threading.Thread(target=self._run, name="curve-gate", daemon=True).start()
 
     def _run(self) -> None:
+        from zmq.utils.monitor import recv_monitor_message  # it imports zmq.asyncio
+
         poller = zmq.Poller()
         poller.register(self._asked, zmq.POLLIN)
         poller.register(self._failed, zmq.POLLIN)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from vgate.wire.curve import ClientKeys, ServerKeys, guard_client, guard_server
 
@@ -181,7 +180,7 @@ class Dealer:
         """Whether the connection was lost since the last call."""
         lost = False
         while self._monitor.poll(0):
-            recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            self._monitor.recv_multipart(zmq.NOBLOCK)
             lost = True
         return lost
 
