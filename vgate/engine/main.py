@@ -150,7 +150,8 @@ def _limits(config: Config, model: ModelInfo) -> Limits:
     batch = config.batch
     return Limits(
         max_num_seqs=model.max_num_seqs,
-        kv_cache_tokens=model.kv_cache_tokens,
+        # vLLM gives its first block to no request.
+        kv_cache_tokens=model.kv_cache_tokens - model.kv_block_tokens,
         kv_block_tokens=model.kv_block_tokens,
         max_batch_size=batch.max_batch_size,
         reserved_seqs=reserved_seqs(model.max_num_seqs),
