@@ -6,9 +6,10 @@ from collections.abc import Callable
 from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import BackendCounts, Facts, Output
 from vgate.engine.blocks.cached import CachedBlocks
+from vgate.engine.forecast.limits import Limits
 from vgate.engine.loop import EngineLoop
 from vgate.engine.request import Request
-from vgate.engine.scheduler import BatchScheduler, Limits
+from vgate.engine.scheduler import BatchScheduler
 from vgate.wire.codec import decode_to_frontend, encode, pack_token_ids
 from vgate.wire.messages import (
     PROTOCOL_VERSION,

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from tests.engine.simulated_engine import BEAT_S, Device, SimulatedEngine
+from vgate.engine.forecast.limits import Limits
 from vgate.engine.request import Request
-from vgate.engine.scheduler import BatchScheduler, Limits
+from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.tenants import reserved_seqs
 from vgate.wire.sampling import SamplingParams
 

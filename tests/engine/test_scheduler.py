@@ -6,15 +6,16 @@ from collections import Counter
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tests.engine.fakes import held_by
 from vgate.engine import tenants
 from vgate.engine.forecast.kv_cache import peak
+from vgate.engine.forecast.limits import Limits
 from vgate.engine.request import Request, RequestError
-from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler, Limits
+from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler
 from vgate.engine.tenants import reserved_seqs
 from vgate.wire.sampling import SamplingParams
 
@@ -55,6 +56,79 @@ def expired(scheduler, now) -> list[Request]:
 def finish(scheduler, request, now, tokens=None):
     request.generated_tokens = request.max_tokens if tokens is None else tokens
     scheduler.finish(request, now)
+
+
+def known(prompt_tokens, max_tokens, **options) -> Request:
+    """Return a request that will have all its tokens."""
+    request = make_request(prompt_tokens, max_tokens, **options)
+    request.sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
+    return request
+
+
+def starts_of(shapes: list[tuple[int, int]], *, backfill: bool) -> list[int]:
+    """Return in which step each of these prompts and lengths starts, all sent at once."""
+    scheduler = make_scheduler(100, kv_cache_tokens=150, max_wait_s=0.0)
+    if not backfill:
+        scheduler._backfill = lambda *_: []
+    requests = [known(*shape) for shape in shapes]
+    for request in requests:
+        scheduler.submit(request, 0.0)
+    starts: dict[str, int] = {}
+    for step in range(sum(length for _, length in shapes) + 100):
+        for request in scheduler.admit(0.0):
+            starts[request.key] = step
+        for request in list(scheduler.running.values()):
+            request.generated_tokens += 1
+            if request.generated_tokens == request.max_tokens:
+                scheduler.finish(request, 0.0)
+    return [starts[request.key] for request in requests]
+
+
+class TestBackfill:
+    def blocked(self, *behind: Request) -> list[Request]:
+        """Return which of others start behind one that waits for another to end.
+
+        Of 150, 100 will be in use for 20 steps.
+        """
+        scheduler = make_scheduler(100, kv_cache_tokens=150)
+        submit(scheduler, known(80, 20), known(50, 50), *behind)
+        return scheduler.admit(1.0)[1:]
+
+    def test_what_ends_in_time_passes_the_first_one(self):
+        assert self.blocked(short := known(20, 10)) == [short]
+
+    def test_what_would_delay_the_first_one_waits(self):
+        # It fits now, but would still hold 45 and more when the first one could start.
+        assert self.blocked(known(25, 100)) == []
+
+    def test_it_may_stay_beside_the_first_one_if_both_fit(self):
+        assert self.blocked(thin := known(2, 40)) == [thin]
+
+    def test_a_less_urgent_one_waits(self):
+        assert self.blocked(known(20, 10, priority=1)) == []
+
+    def test_keys_pass_in_fair_order(self):
+        others = [known(20, 8, tenant=name) for name in "aab"]
+        assert [other.tenant for other in self.blocked(*others)] == ["a", "b"]
+
+    def test_nothing_passes_that_arrived_after_many_others(self):
+        scheduler = make_scheduler(100, kv_cache_tokens=150)
+        running, first = known(80, 20), known(50, 50)
+        submit(scheduler, running, first)
+        scheduler.admit(1.0)
+        for passed in range(200):
+            submit(scheduler, short := known(20, 2), now=2.0 + passed)
+            if scheduler.admit(3.0 + passed) != [short]:
+                break
+            finish(scheduler, short, 3.0 + passed)
+        assert passed == tenants._MOST_PASSING
+
+    @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=3, max_size=14))
+    def test_the_first_that_waits_starts_no_later_and_all_start(self, shapes):
+        without, starts = (starts_of(shapes, backfill=backfill) for backfill in (False, True))
+        first = next((n for n, step in enumerate(without) if step), None)
+        if first is not None:
+            assert starts[first] <= without[first]
 
 
 class TestBurstsBesideRunningRequests:

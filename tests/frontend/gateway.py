@@ -16,9 +16,10 @@ from vgate.config import Config, EngineSpec, Runtime, local_engines
 from vgate.config.schema import Batch, Cache, DryRun, Server
 from vgate.config.section import Section
 from vgate.engine.backends import load_backend
+from vgate.engine.forecast.limits import Limits
 from vgate.engine.loop import EngineLoop
 from vgate.engine.main import keys_of
-from vgate.engine.scheduler import BatchScheduler, Limits
+from vgate.engine.scheduler import BatchScheduler
 from vgate.frontend.app import App
 from vgate.wire.codec import decode_to_launcher, encode
 from vgate.wire.control import EngineState, LauncherToFrontend, ToLauncher

@@ -10,9 +10,10 @@ from vgate.engine.backends import load_backend
 from vgate.engine.backends.base import Backend, BackendError
 from vgate.engine.control_link import Control, ControlLink
 from vgate.engine.fill.once import Filled, fill_once
+from vgate.engine.forecast.limits import Limits
 from vgate.engine.loop import EngineLoop
 from vgate.engine.memory import MOST_REDUCTIONS, Memory, is_out_of_memory
-from vgate.engine.scheduler import BatchScheduler, Limits
+from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.tenants import reserved_seqs
 from vgate.log import Log
 from vgate.sizing.room import gib, host_memory
@@ -27,6 +28,8 @@ EXIT_PERMANENT = 78
 EXIT_CRASHED = 70
 
 _MS_PER_S = 1000
+# vLLM schedules a step while another computes, and a request arrives during that.
+_START_STEPS = 2
 
 log = Log("vgate.engine")
 
@@ -153,6 +156,7 @@ def _limits(config: Config, model: ModelInfo) -> Limits:
         # vLLM gives its first block to no request.
         kv_cache_tokens=model.kv_cache_tokens - model.kv_block_tokens,
         kv_block_tokens=model.kv_block_tokens,
+        start_steps=_START_STEPS,
         max_batch_size=batch.max_batch_size,
         reserved_seqs=reserved_seqs(model.max_num_seqs),
         max_queue_size=batch.max_queue_size,

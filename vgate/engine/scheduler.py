@@ -5,7 +5,8 @@ alone decides the order:
 
 - *KV tokens*: a request is admitted only while the tokens that the batch is expected to hold at its
   peak fit the KV cache (`forecast.kv_cache`). Beyond that, vLLM preempts and recomputes. While more
-  wait than fit, answers of one known length begin evenly spread.
+  wait than fit, answers of one known length begin evenly spread. A request that doesn't fit yet is
+  passed by others that do, if by the forecast it starts no later for that.
 - *Fairness*: the waiting tenant that was served the fewest tokens, in proportion to its weight, is
   next (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). Within a tenant,
   requests start in order of arrival. A tenant with little or nothing running has places and a part
@@ -24,13 +25,13 @@ import math
 from bisect import insort
 from collections import defaultdict
 
-import msgspec
-
 from vgate.engine.blocks.cached import CachedBlocks
+from vgate.engine.forecast.finish_rate import FinishRate
 from vgate.engine.forecast.kv_cache import KVForecast
+from vgate.engine.forecast.limits import Limits
 from vgate.engine.forecast.load import load_of
 from vgate.engine.request import Request, RequestError
-from vgate.engine.tenants import Reserve, Tenant, cost, queue_full_of, queue_order
+from vgate.engine.tenants import Reserve, Tenant, behind, cost, queue_full_of, queue_order
 from vgate.wire.stats import Load
 
 # Requests of one burst arrive at most this far apart.
@@ -39,8 +40,8 @@ BURST_GAP_S = 0.001
 _MOST_STEPS_UNTRIED = 32
 # The KV cache is not full any more once the queue has been empty for so many.
 _RECOVERED_STEPS = 32
-_RETRY_AFTER_MIN_S, _RETRY_AFTER_MAX_S = 1.0, 60.0
-_RATE_HALF_LIFE_S = 10.0
+# While no more wait, a newcomer may soon pass them, or is soon their first.
+_FEW = 16
 # Prompt tokens that start in one turn while others run: what a backend does to start a sequence
 # (vLLM hashes the prompt's blocks) takes 0.1 to 0.2 us a token, and 0.1 ms for the shortest prompt.
 # A shorter prompt counts as the second number.
@@ -49,25 +50,6 @@ _TURN = 8192, 512
 # more than half as much has started in each of the latest steps.
 _SHARED_TURN = 128, 64
 _RATE_STEPS = 64
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """The scheduler's limits.
-
-    Attributes:
-        max_num_seqs: Most requests that run at once.
-        reserved_seqs: Places beyond these for tenants that hold few or none.
-        max_batch_size: A burst starts as soon as so many wait.
-        max_wait_s: The longest time to gather a burst.
-    """
-
-    max_num_seqs: int
-    kv_cache_tokens: int
-    max_queue_size: int
-    max_wait_s: float
-    kv_block_tokens: int = 1
-    max_batch_size: int = 8
-    reserved_seqs: int = 0
 
 
 class BatchScheduler:
@@ -80,7 +62,9 @@ class BatchScheduler:
         self._waiting: dict[str, Request] = {}
         self._arrivals = 0
         self.running: dict[str, Request] = {}
-        self._forecast = KVForecast(limits.kv_cache_tokens, limits.kv_block_tokens)
+        self._forecast = KVForecast(
+            limits.kv_cache_tokens, limits.kv_block_tokens, limits.start_steps
+        )
         # Calls of `admit` that need not look at the queue.
         self._untried = 0
         # Calls of `admit`, which are the steps while anything runs. Since when a request waits for
@@ -94,8 +78,7 @@ class BatchScheduler:
         self._served_so_far = 0.0
         self._burst_began: float | None = None
         self._last_arrival = float("-inf")
-        self._finished_weight = 0.0
-        self._finished_at: float | None = None
+        self._finishes = FinishRate()
         # No queue deadline is earlier, so `expire` need not walk over the queue at every step.
         self.next_deadline = math.inf
 
@@ -119,7 +102,7 @@ class BatchScheduler:
             active = [t.served for n, t in self._tenants.items() if t.queue or n in running]
             tenant.served = max(tenant.served, min(active, default=self._served_so_far))
             self._untried = 0
-        elif request.priority < tenant.queue[0].priority:
+        elif len(self._waiting) < _FEW or request.priority < tenant.queue[0].priority:
             self._untried = 0
         if not self.running:
             # Two arrivals close together make a burst, whose start bounds the gathering. A lone
@@ -185,30 +168,31 @@ class BatchScheduler:
         self._forecast.begin(self.running.values())
         left_tokens, least_tokens = self._turn_tokens()
         # Until a request comes or goes, nothing changes in a full batch.
-        untried, only_light = _MOST_STEPS_UNTRIED, False
+        untried, only_light, blocked = _MOST_STEPS_UNTRIED, False, None
         while (tenant := self._next_tenant(only_light=only_light or left_tokens <= 0)) is not None:
             request = tenant.queue[0]
-            if (steps := self._steps_until_fit(tenant, request)) > 0:
+            if (steps := self._steps_until_fit(request)) > 0:
                 untried = min(steps - 1, untried)
                 if only_light or left_tokens <= 0:
                     break
-                only_light = True
+                only_light, blocked = True, request
                 continue
+            self._forecast.start(request, self._steps)
             self._start(tenant, request)
             admitted.append(request)
             if request.sampling is not None:
                 left_tokens -= max(len(request.prompt), least_tokens)
-                self._start_rate += len(request.prompt) / _RATE_STEPS
         if left_tokens > 0:
             self._untried = untried
+            if blocked is not None:
+                admitted += self._backfill(blocked, left_tokens)
         return admitted
 
     def finish(self, request: Request, now: float) -> None:
         """Remove a running request that is complete."""
         if self.running.pop(request.key, None) is None:
             return
-        self._finished_weight = self._decayed_rate(now) + 1.0
-        self._finished_at = now
+        self._finishes.finished(now)
         self._settle(request)
 
     def remove(self, key: str) -> Request | None:
@@ -244,10 +228,7 @@ class BatchScheduler:
 
     def retry_after_s(self) -> float:
         """Estimate the seconds until the queue is empty, from the rate at which requests finish."""
-        # A steady rate r gives a weight of r * half-life / ln 2.
-        rate = self._finished_weight * math.log(2) / _RATE_HALF_LIFE_S
-        seconds = len(self._waiting) / rate if rate else _RETRY_AFTER_MIN_S
-        return min(_RETRY_AFTER_MAX_S, max(_RETRY_AFTER_MIN_S, seconds))
+        return self._finishes.retry_after_s(len(self._waiting))
 
     def _too_late(self, request: Request, now: float) -> RequestError:
         reason = f"the request waited {now - request.arrived:.0f} s and was not started"
@@ -265,13 +246,49 @@ class BatchScheduler:
     def _start(self, tenant: Tenant, request: Request) -> None:
         """Move a tenant's next request from the queue to the batch, and charge the tenant."""
         self._served_so_far = max(self._served_so_far, tenant.served)
-        del tenant.queue[0]
+        tenant.queue.remove(request)
         del self._waiting[request.key]
         self.running[request.key] = request
         tenant.running += 1
         request.charged_tokens = request.expected_tokens
         tenant.held_tokens += len(request.prompt) + request.charged_tokens
         tenant.served += cost(request, request.charged_tokens)
+        if request.sampling is not None:
+            self._start_rate += len(request.prompt) / _RATE_STEPS
+
+    def _backfill(self, first: Request, left_tokens: float) -> list[Request]:
+        """Start requests that fit where the first one still can when it could without them.
+
+        So do schedulers of clusters (EASY: Lifka, "The ANL/IBM SP Scheduling System", 1995).
+        """
+        forecast, started = self._forecast, []
+        if not (candidates := behind(self._tenants.values(), first, len(self.running))):
+            return []
+        kept = self._kept_beside(first)
+        steps = forecast.wait(first, kept, self._early(first))
+        for request in candidates:
+            if left_tokens <= 0 or len(self.running) >= self._limits.max_num_seqs:
+                break
+            if (
+                not (self._crowded and forecast.early(request, self._steps, beside=first))
+                and forecast.excess(request, self._kept_beside(request)) <= 0
+                and forecast.excess(first, kept, steps=steps, beside=request) <= 0
+            ):
+                forecast.start(request, self._steps)
+                self._start(self._tenants[request.tenant], request)
+                started.append(request)
+                left_tokens -= len(request.prompt)
+        return started
+
+    def _kept_beside(self, request: Request) -> int:
+        """Return the KV tokens that a request leaves to light tenants."""
+        return self._reserve.tokens_beside(self._tenants[request.tenant], self._last_arrival)
+
+    def _early(self, request: Request) -> int:
+        """Return how many steps too early a request is, if requests wait for the KV cache."""
+        if self._reserve.is_light(self._tenants[request.tenant]) or not self._is_crowded(request):
+            return 0
+        return self._forecast.early(request, self._steps)
 
     def _settle(self, request: Request) -> None:
         """Charge a tenant for the tokens that a request used instead of the reserved ones."""
@@ -301,24 +318,17 @@ class BatchScheduler:
             waiting = [t for t in waiting if self._reserve.is_light(t)]
         return min(waiting, key=lambda t: (t.queue[0].priority, t.served), default=None)
 
-    def _steps_until_fit(self, tenant: Tenant, request: Request) -> int:
-        """Return 0 and let a request into the forecast, or after how many steps to try again."""
-        forecast, reserve = self._forecast, 0
+    def _steps_until_fit(self, request: Request) -> int:
+        """Return 0 if a request fits, otherwise after how many steps to try again."""
         if not self.running:
             # A request may always run alone: vLLM fits any prompt up to max_model_len.
-            forecast.start(request, self._steps)
             return 0
-        if not self._reserve.is_light(tenant):
-            reserve = self._reserve.tokens_beside(tenant, self._last_arrival)
-            steps = forecast.early(request, self._steps) if self._is_crowded(request) else 0
-            if steps > 0:
-                return steps
+        if (steps := self._early(request)) > 0:
+            return steps
         # With each step a request needs a token less beside those that run.
-        if (excess := forecast.excess(request, reserve)) > 0:
+        if (excess := self._forecast.excess(request, self._kept_beside(request))) > 0:
             self._full_since = min(self._full_since, self._steps)
-            return excess
-        forecast.start(request, self._steps)
-        return 0
+        return max(0, excess)
 
     def _is_crowded(self, request: Request) -> bool:
         """Whether requests wait for the KV cache, and will go on to, not for a place."""
@@ -326,9 +336,3 @@ class BatchScheduler:
         for_long = self._steps - self._full_since >= request.max_tokens // 2
         self._crowded = self._crowded or for_long or self.waiting >= most
         return self._crowded and most < self._limits.max_num_seqs
-
-    def _decayed_rate(self, now: float) -> float:
-        if self._finished_at is None:
-            return 0.0
-        half_lives = (now - self._finished_at) / _RATE_HALF_LIFE_S
-        return self._finished_weight * math.exp2(-half_lives)

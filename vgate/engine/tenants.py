@@ -5,7 +5,8 @@ one of the answers ends with which others fill the batch or the KV cache.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 
 from vgate.engine.request import Request
 
@@ -19,6 +20,12 @@ _REMEMBERED_S = 60.0
 # Prompts that wait take up to 40 bytes a token, which many long ones would fill the memory with.
 # They are added up where the new one is that long that as many like it would be too many.
 _MOST_QUEUED_TOKENS = 2**24
+# A request that waits is passed by none that arrived after so many others. So it starts at last,
+# however wrong the forecasts are by which it should not have been delayed.
+_MOST_PASSING = 64
+# Requests that are tried in the place of one that doesn't fit. The more run, the longer a try takes
+# and the less room is left: the second number by the square of how many run, none beside over 64.
+_MOST_TRIED, _TRIED_TIMES = 16, 4096
 
 
 def reserved_seqs(max_num_seqs: int) -> int:
@@ -103,7 +110,12 @@ class Reserve:
         return sum(recent) > 1
 
     def tokens_beside(self, tenant: Tenant, now: float) -> int:
-        """Return the KV tokens to keep for the next request of a light tenant beside this one."""
+        """Return the KV tokens to keep for the next request of a light tenant beside this one.
+
+        A light one leaves nothing.
+        """
+        if self.is_light(tenant):
+            return 0
         others = [
             other.last_tokens
             for other in self._tenants.values()
@@ -112,6 +124,20 @@ class Reserve:
             and self.is_light(other)
         ]
         return min(max(others, default=0), self._tokens)
+
+
+def behind(tenants: Iterable[Tenant], first: Request, running: int) -> list[Request]:
+    """Return the requests to try in the place of the first one: as urgent, in fair order."""
+    most = min(_MOST_TRIED, _TRIED_TIMES // running**2)
+    found = [
+        (place, tenant.served, request.order, request)
+        for tenant in tenants
+        for place, request in enumerate(islice(tenant.queue, most + 1))
+        if request.priority == first.priority
+        and request is not first
+        and request.order - first.order <= _MOST_PASSING
+    ]
+    return [request for *_, request in sorted(found)[:most]]
 
 
 def cost(request: Request, output_tokens: int) -> float:

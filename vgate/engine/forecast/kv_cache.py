@@ -47,8 +47,9 @@ def peak(sequences: Sequence[tuple[int, int]], block_tokens: int) -> int:
 class KVForecast:
     """Says whether a request will fit beside those that run, and otherwise when to ask again."""
 
-    def __init__(self, capacity: int, block_tokens: int) -> None:
+    def __init__(self, capacity: int, block_tokens: int, start_steps: int = 0) -> None:
         self._capacity = capacity
+        self._start_steps = start_steps
         self._block = block_tokens
         self._common = OutputLengths()
         self._lengths: dict[str, OutputLengths] = {}
@@ -70,7 +71,7 @@ class KVForecast:
         self._holders.clear()
         self._sequences = []
         for request in sorted(running, key=self._tokens_to_come, reverse=True):
-            coming = request.expected_tokens - request.generated_tokens
+            coming = self._tokens_to_come(request)
             size = len(request.prompt) + request.generated_tokens
             if request.uncertain:
                 self._variance += coming * coming
@@ -80,38 +81,62 @@ class KVForecast:
         blocks = len(self._sequences) * self._block
         self._ends = blocks + sum([coming + size for coming, size in self._sequences])
 
-    def excess(self, request: Request, reserve: int = 0) -> int:
-        """Return by how much a request would overfill the cache, all but `reserve` tokens of it."""
+    def excess(
+        self, request: Request, reserve: int = 0, *, steps: int = 0, beside: Request | None = None
+    ) -> int:
+        """Return by how much a request would overfill the cache, all but `reserve` tokens of it.
+
+        It starts in so many steps, and `beside` now.
+        """
         coming, size = self._new_sequence(request)
-        variance = self._variance + coming * coming * request.uncertain
+        sequences, ends, variance = self._sequences, self._ends, self._variance
+        if beside is not None:
+            sequences = self._with(sequences, *(added := self._new_sequence(beside)))
+            ends += sum(added) + self._block
+            variance += added[0] ** 2 * beside.uncertain
+        variance += coming * coming * request.uncertain
         room = self._capacity - reserve - int(self._caution * math.sqrt(variance))
-        if (ends := self._ends + coming + size + self._block) <= room:
+        if (ends := ends + coming + size + self._block) <= room:
             # The usual case: all would fit if they ended together.
             return ends - room
-        place = self._place_of(coming)
-        sequences = [*self._sequences[:place], (coming, size), *self._sequences[place:]]
-        return peak(sequences, self._block) - room
+        if steps:
+            sequences = [(left - steps, held + steps) for left, held in sequences if left > steps]
+        return peak(self._with(sequences, coming, size), self._block) - room
+
+    def wait(self, request: Request, reserve: int, steps: int) -> int:
+        """Return in how many steps, `steps` at least, a request will fit if no other one starts."""
+        for end, _ in reversed(self._sequences):
+            # Until one ends, it needs a token less with each step.
+            while steps < end and (excess := self.excess(request, reserve, steps=steps)) > 0:
+                steps = min(steps + excess, end)
+            if steps < end:
+                break
+        return steps
 
     def start(self, request: Request, step: int) -> None:
         """Count a request as one that runs since this step."""
         coming, size = self._new_sequence(request)
-        self._sequences.insert(self._place_of(coming), (coming, size))
+        self._sequences = self._with(self._sequences, coming, size)
         self._ends += coming + size + self._block
         self._variance += coming * coming * request.uncertain
         alike = class_of(coming)
         began = max(self._next_steps.get(alike, 0.0), step - 1.0)
         self._next_steps[alike] = began + coming / self.most(request)
 
-    def early(self, request: Request, step: int) -> int:
+    def early(self, request: Request, step: int, beside: Request | None = None) -> int:
         """Return how many steps too early a request is to be evenly spread with others like it.
+
+        `beside` is one of them that waits, and is to begin before it.
 
         Answers of one length that begin together end together, again and again, and need the cache
         for all their ends at once. Evenly spread, half as many more run at once.
         """
         if request.uncertain:
             return 0
-        next_step = self._next_steps.get(class_of(self._tokens_to_come(request)), 0.0)
-        return math.ceil(next_step - step)
+        alike = class_of(self._tokens_to_come(request))
+        if beside is not None and alike == class_of(self._tokens_to_come(beside)):
+            return 1
+        return max(0, math.ceil(self._next_steps.get(alike, 0.0) - step))
 
     def most(self, request: Request) -> float:
         """Return how many requests like this one can run at once, evenly spread."""
@@ -138,11 +163,12 @@ class KVForecast:
         self._caution = min(_MOST_CAUTION, self._caution + _CAUTION_STEP * count)
 
     def _tokens_to_come(self, request: Request) -> int:
-        """Return how many tokens a request will still get."""
+        """Return in how many steps a request will end: those of its start, and one a token."""
         generated = request.generated_tokens
         if generated >= request.expected_tokens:
             self._expect(request)
-        return request.expected_tokens - generated
+        starting = generated == len(request.continued)
+        return request.expected_tokens - generated + self._start_steps * starting
 
     def _new_sequence(self, request: Request) -> tuple[int, int]:
         """Return a request as `peak` takes it, without a prefix that others hold until its end."""
@@ -152,8 +178,11 @@ class KVForecast:
                 return coming, size - _cached_prompt(holder)
         return coming, size
 
-    def _place_of(self, coming: int) -> int:
-        return bisect_left(self._sequences, -coming, key=_less_to_come)
+    def _with(
+        self, sequences: list[tuple[int, int]], coming: int, size: int
+    ) -> list[tuple[int, int]]:
+        place = bisect_left(sequences, -coming, key=_less_to_come)
+        return [*sequences[:place], (coming, size), *sequences[place:]]
 
     def _held_by_others(self, request: Request, coming: int) -> int:
         """Return how many tokens of its prefix another running request holds for longer."""
