@@ -49,6 +49,12 @@ SCHEMAS = {
         {"anyOf": [props(1001), props(2, maxProperties=-(10**9))]},
         "1001 optional",
     ),
+    "arrays": (
+        {"items": {"minItems": 8192, "maxItems": 8192}, "minItems": 8192, "maxItems": -(10**9)},
+        {"items": {"minItems": 8192}, "maxItems": 8193.0},
+        "`minItems` and `maxItems`",
+    ),
+    "a long array": ({"type": "array", "minItems": 2**14}, {"minItems": 1e9}, "`minItems`"),
     "values": ({"enum": ["x" * 120] * 1000}, {"enum": ["x" * 120] * 1001}, "120120 characters"),
     "a value": ({"const": "x" * 120_000}, {"const": "x" * 120_001}, "120001 characters"),
     "a pattern": (
