@@ -142,6 +142,11 @@ def test_a_translation_says_the_same(schema: Any, expected: Any):
     assert list(found) == list(expected)
 
 
+def nested(kind: str, depth: int) -> dict[str, Any]:
+    """Return a type with eight equal options, each of which has as many, and so on."""
+    return {"type": kind} if not depth else {"anyOf": [nested(kind, depth - 1)] * 8}
+
+
 UNSUPPORTED: list[tuple[Any, str]] = [
     ({"not": {}}, "`not`"),
     ({"items": {"uniqueItems": True}}, "`uniqueItems`"),
@@ -159,6 +164,9 @@ UNSUPPORTED: list[tuple[Any, str]] = [
     ({"patternProperties": {r"\ba": {}}}, "`patternProperties` with word boundaries"),
     ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "`oneOf`"),
     ({"oneOf": [CAT, {"type": "object"}]}, "`oneOf`"),
+    ({"oneOf": [{"const": n} for n in range(800)]}, "`oneOf` whose options take too long"),
+    ({"oneOf": [{"enum": [[n, m] for m in range(20)]} for n in range(200)]}, "too long"),
+    ({"oneOf": [nested("integer", 3), nested("string", 3)]}, "too long"),
     ({"multipleOf": 0.1}, "`multipleOf` 0.1"),
     ({"minimum": 2**60}, "`minimum`"),
     ({"const": [2**64]}, "`const` with a number"),
@@ -225,6 +233,14 @@ OPTIONS: list[tuple[Any, Any, bool]] = [
     ({"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/cat"}, False),
     ({}, {"type": "null"}, False),
 ]
+
+
+def test_some_hundred_options_are_compared():
+    options = [
+        {"type": "object", "properties": {"a": {"const": n}}, "required": ["a"]} for n in range(250)
+    ]
+    for chosen in (options, [{"const": n} for n in range(500)]):
+        assert len(translated({"oneOf": chosen})["anyOf"]) == len(chosen)
 
 
 @pytest.mark.parametrize(("one", "other", "apart"), OPTIONS)

@@ -31,6 +31,9 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 }
 _TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 _MAX_COMBINATIONS = 200
+# Of options of all `oneOf`, and of values in them: about a second, in which other threads of the
+# engine hardly run. Some 500 options are told apart by a constant each.
+_MOST_COMPARISONS = 300_000
 
 
 def translated(schema: Any) -> dict[str, Any]:
@@ -53,6 +56,7 @@ class _Translation:
         self._definitions: dict[tuple[str, bool], Any] = {}
         # Whether the schema at hand is all that describes a value.
         self._alone = True
+        self._comparisons = 0
         size = self._size
         self._keywords: dict[str, Callable[[dict[str, Any], dict[str, Any], str], None]] = {
             "type": self._type,
@@ -151,7 +155,7 @@ class _Translation:
             raise MalformedError(f"`{keyword}` is empty")
         if keyword == "oneOf":
             for one, other in combinations(options, 2):
-                if not disjoint(one, other, self._resolved):
+                if not disjoint(one, other, self._compared):
                     raise UnsupportedError("`oneOf` with options that a value may share")
             keyword = "anyOf"
         made = [self._node(option, alone=self._alone) for option in options]
@@ -199,6 +203,20 @@ class _Translation:
             except (LookupError, TypeError, ValueError):
                 raise MalformedError(f"`$ref` {pointer!r} leads nowhere") from None
         return target
+
+    def _compared(self, schema: Any) -> Any:
+        """Return an option of `oneOf`, or a part of one, for a comparison.
+
+        Raises:
+            UnsupportedError: There have been too many: options have options, and each is compared
+                with all others.
+        """
+        schema = self._resolved(schema)
+        values = schema.get("enum") if isinstance(schema, dict) else None
+        self._comparisons += 1 + (len(values) if isinstance(values, list) else 0)
+        if self._comparisons > _MOST_COMPARISONS:
+            raise UnsupportedError("`oneOf` whose options take too long to compare")
+        return schema
 
     def _resolved(self, schema: Any) -> Any:
         """Follow the references of a schema that has nothing else, as far as they lead."""
