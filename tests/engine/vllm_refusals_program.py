@@ -23,7 +23,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no_model_type": ({"model_type": None}, {}),
     "code": ({"model_type": "foo", "auto_map": {"AutoConfig": "foo.Foo"}}, {}),
     "too_long": ({}, {"max_model_len": 5000}),
-    "generate": ({"architectures": ["BertModel"], "model_type": "bert"}, {}),
+    "generate": (
+        {"architectures": ["BertModel"], "model_type": "bert"},
+        {"task": "generate"},
+    ),
     "quantization": ({"quantization_config": {"quant_method": "foo"}}, {}),
     "quantization_no_object": ({"quantization_config": "awq"}, {}),
     "gpu_quantization": ({"quantization_config": {"quant_method": "fp8"}}, {}),

@@ -114,7 +114,7 @@ def test_arguments(tell: Tell, arguments: list[str], status: int, words: list[st
         ("batch: {max_batch_size: 0}", ["`batch.max_batch_size` must be an integer >= 1, got 0"]),
         ("logging: {level: warn}", ["'warning'", "got \"warn\"; did you mean 'warning'?"]),
         ("model: {dtype: fp16}", ["must be 'auto' or", "'float16'", 'got "fp16"']),
-        ("additional_models: [{model_id: m}]", ["`additional_models[0].task` is required"]),
+        ("additional_models: [{dtype: auto}]", ["`additional_models[0].model_id` is required"]),
         ("server:\n\tport: 1", ["not valid YAML, line 2, column 1", "with spaces, not with tabs"]),
         ("model: {model_id: a: b}", ["not valid YAML, line 1"]),
         ("model:\n  model_id: a: b", ["line 2, column 14", "with a colon in it needs quotes"]),

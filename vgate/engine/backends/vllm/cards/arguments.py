@@ -61,7 +61,7 @@ def choose(
     _kernels(found, card, document)
     _offload(found, model, card)
     _prefix_cache(found, model)
-    if model.task == "generate":
+    if model.task in {"generate", "auto"}:
         speculation, reasons = speculative_config(model, card, sequences, has_mtp=has_mtp)
         found.reasons.extend(reasons)
         if speculation:
