@@ -81,13 +81,15 @@ def no_file(monkeypatch, tmp_path):
         ('--hf-overrides {"a":{"b":1}}', "model.engine_args", {"hf_overrides": {"a": {"b": 1}}}),
         ("-ac.a=3 -ac.b.c x", "model.engine_args", {"attention_config": {"a": 3, "b": {"c": "x"}}}),
         ("--seed 1 --seed 2", "model.engine_args", {"seed": 2}),
-        ("--runner generate --convert none", "model.task", "generate"),
+        ("--task embedding", "model.task", "embed"),
+        ("--task score", "model.task", "classify"),
+        ("--runner pooling --convert embed", "model.engine_args.runner", "pooling"),
     ],
 )  # fmt: skip
 def test_a_flag_sets_what_it_sets_in_vllm(arguments, path, value):
     found = config(*arguments.split())
     for name in path.split("."):
-        found = getattr(found, name)
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
     assert found == value
 
 
@@ -162,7 +164,6 @@ def test_what_has_no_effect_is_told():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("--runner pooling", "--runner can't be followed: set VGATE_MODEL__TASK"),
         ("--uds /s", "--uds can't be followed: V-Gate listens on --host"),
         ("--middleware a.b", "put a proxy in front of it"),
         ("--headless", "`vgate join`"),

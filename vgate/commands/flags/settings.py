@@ -15,6 +15,7 @@ SAME = {
     "data_parallel_size": "VGATE_MODEL__REPLICAS",
     "dtype": "VGATE_MODEL__DTYPE",
     "revision": "VGATE_MODEL__REVISION",
+    "task": "VGATE_MODEL__TASK",
     "trust_remote_code": "VGATE_MODEL__TRUST_REMOTE_CODE",
     "chat_template": "VGATE_MODEL__CHAT_TEMPLATE",
     "default_chat_template_kwargs": "VGATE_MODEL__CHAT_TEMPLATE_KWARGS",
@@ -38,6 +39,8 @@ WORDS = {
     ("dtype", "half"): "float16",
     ("dtype", "float"): "float32",
     ("max_model_len", -1): "auto",
+    ("task", "embedding"): "embed",
+    ("task", "score"): "classify",
     ("uvicorn_log_level", "trace"): "debug",
 }
 # Formats of tool calls that V-Gate reads, by vLLM's names; it finds the others' in the template.
@@ -58,13 +61,9 @@ ALWAYS = {
 FOUND = {"reasoning_parser", "tool_call_parser"}
 # Kinds of KV caches that are settings; further ones are only vLLM's.
 KV_CACHES = {"auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"}
-# Of these a model that generates text needs nothing else.
-GENERATES = {"auto", "generate", "none"}
-_TASK = "set VGATE_MODEL__TASK to embed or classify instead"
 _HOSTS = "use --data-parallel-size on one machine, and `vgate join` on others (docs/hosts.md)"
 # What would serve something else if it were left out, and what to do.
 REFUSED = {
-    **dict.fromkeys(("runner", "convert", "task"), _TASK),
     "uds": "V-Gate listens on --host and --port",
     **dict.fromkeys(("grpc", "grpc_port"), "V-Gate serves HTTP; leave it out"),
     "middleware": "V-Gate takes no code of others: put a proxy in front of it",

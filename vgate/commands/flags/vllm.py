@@ -178,7 +178,7 @@ def _translated(own: list[str], given: dict[str, tuple[str, Any]], known: Known)
     for argument, (flag, value) in given.items():
         if argument == "tokenizer" and value in own:  # the model's own
             continue
-        if argument in settings.REFUSED and not _is_neutral(argument, value):
+        if argument in settings.REFUSED and value not in (False, "", []):
             raise _FlagError(f"{flag} can't be followed: {settings.REFUSED[argument]}")
         for variable, text in _variables(argument, value, given, known.engine):
             found.variables[variable] = text
@@ -190,11 +190,6 @@ def _translated(own: list[str], given: dict[str, tuple[str, Any]], known: Known)
         elif flag not in found.flags.values():
             found.notes.append(f"{flag} has no effect here")
     return found
-
-
-def _is_neutral(argument: str, value: Any) -> bool:
-    tasks = argument in {"runner", "convert", "task"} and value in settings.GENERATES
-    return tasks or value is False or value in ("", [])
 
 
 def _variables(
