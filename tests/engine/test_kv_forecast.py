@@ -73,6 +73,15 @@ class TestExcess:
         assert excess > 1
         assert forecast_of(*running, capacity=260).excess(newcomer) == 0
 
+    def test_one_that_starts_ends_some_steps_later(self):
+        def excess(start_steps: int) -> int:
+            forecast = KVForecast(299, block_tokens=1, start_steps=start_steps)
+            forecast.begin([make_request(prompt=100, max_tokens=100, generated=49)])
+            return forecast.excess(make_request(prompt=50, max_tokens=50))
+
+        # It would end a step before the other one; so it is the other that ends first.
+        assert (excess(0), excess(2)) == (0, 2)
+
     def test_a_shared_prefix_counts_once(self):
         def excess(cached: int) -> int:
             running = [make_request([7] * 400 + [n], generated=1) for n in range(5)]

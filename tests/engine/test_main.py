@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tests.engine.fakes import MODEL
 from vgate.config import Config, Runtime, local_engines
 from vgate.config.schema import Server
 from vgate.engine import main
@@ -12,6 +14,11 @@ from vgate.engine.memory import Memory
 from vgate.wire.codec import decode_to_launcher
 from vgate.wire.control import EngineFailed
 from vgate.wire.sockets import Router
+
+
+def test_a_block_of_the_kv_cache_is_left_out_of_what_is_admitted():
+    model = msgspec.structs.replace(MODEL, kv_cache_tokens=512, kv_block_tokens=16)
+    assert main._limits(Config(), model).kv_cache_tokens == 496
 
 
 @pytest.fixture
