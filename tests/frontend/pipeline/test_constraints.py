@@ -54,6 +54,11 @@ SCHEMAS = {
         {"items": {"minItems": 8192}, "maxItems": 8193.0},
         "`minItems` and `maxItems`",
     ),
+    "repeated patterns": (
+        {"items": [{"pattern": "a*" * 1024, "patternProperties": {"b{2}" * 1024: {}}}]},
+        {"anyOf": [{"pattern": "a?" * 1024}, {"patternProperties": {"b+" * 1025: {}}}]},
+        "2049 quantifiers",
+    ),
     "a long array": ({"type": "array", "minItems": 2**14}, {"minItems": 1e9}, "`minItems`"),
     "values": ({"enum": ["x" * 120] * 1000}, {"enum": ["x" * 120] * 1001}, "120120 characters"),
     "a value": ({"const": "x" * 120_000}, {"const": "x" * 120_001}, "120001 characters"),
@@ -109,6 +114,13 @@ def test_a_text(kind: str, unit: Any):
     error = refused(structured_outputs={kind: larger})
     assert error.param == f"structured_outputs.{kind}"
     assert "65537 characters, the most is 65536" in error.message
+
+
+def test_a_regular_expression_that_repeats_much():
+    assert generation(structured_outputs={"regex": ".*" * 2048}).constraint
+    error = refused(structured_outputs={"regex": ".*" * 2049})
+    assert error.param == "structured_outputs.regex"
+    assert "2049 quantifiers, the most is 2048" in error.message
 
 
 def test_demanded_calls():

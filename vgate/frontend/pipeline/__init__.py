@@ -4,6 +4,7 @@ APIs translate requests into a `Generation` for the `Pipeline` port; the app mak
 """
 
 from vgate.frontend.pipeline.constraints import (
+    check_quantifiers,
     check_schema_size,
     check_text_size,
     schema_constraint,
@@ -62,6 +63,7 @@ __all__ = [
     "Traits",
     "Truncation",
     "Workers",
+    "check_quantifiers",
     "check_schema_size",
     "check_text_size",
     "schema_constraint",

@@ -13,6 +13,7 @@ from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.http import Ignored, decode_json
 from vgate.frontend.pipeline import (
     Constraint,
+    check_quantifiers,
     check_schema_size,
     check_text_size,
     schema_constraint,
@@ -153,8 +154,10 @@ def _checked_value(kind: str, value: Any, path: str) -> str | list[str]:
         check_schema_size(document, path)
         return json.dumps(document, ensure_ascii=False)
     check_text_size(value if isinstance(value, list) else [value], path)
-    if kind == "regex" and "\0" in value:
-        raise invalid(path, "must not have a NUL character")
+    if kind == "regex":
+        if "\0" in value:
+            raise invalid(path, "must not have a NUL character")
+        check_quantifiers([value], path)
     text: str | list[str] = value
     return text
 
