@@ -116,10 +116,11 @@ def test_a_text(kind: str, unit: Any):
     assert "65537 characters, the most is 65536" in error.message
 
 
-def test_a_regular_expression_that_repeats_much():
-    assert generation(structured_outputs={"regex": ".*" * 2048}).constraint
-    error = refused(structured_outputs={"regex": ".*" * 2049})
-    assert error.param == "structured_outputs.regex"
+@pytest.mark.parametrize("kind", ["regex", "grammar"])
+def test_what_repeats_much(kind: str):
+    assert generation(structured_outputs={kind: "a?" * 2048}).constraint
+    error = refused(structured_outputs={kind: "a?" * 2049})
+    assert error.param == f"structured_outputs.{kind}"
     assert "2049 quantifiers, the most is 2048" in error.message
 
 

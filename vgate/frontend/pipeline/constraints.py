@@ -24,8 +24,8 @@ MAX_OPTIONAL = 1000
 # What `minItems` and `maxItems` of all arrays may be together. llguidance makes a symbol for each:
 # 16,384 take 0.3 s, and 100 million take all memory and end the engine.
 MAX_ARRAY_ITEMS = 16_384
-# Of a regular expression, or of all patterns of a schema. What llguidance takes grows with their
-# square where they allow nothing: `.*` 2,048 times a second and 110 MB, 30,000 times all memory.
+# Of a regular expression, a grammar, or all patterns of a schema. What both libraries take grows
+# with their square where they allow nothing: `.*` 2,048 times a second and 110 MB.
 MAX_QUANTIFIERS = 2048
 _QUANTIFIERS = "*+?{"
 
@@ -92,7 +92,7 @@ def check_text_size(texts: list[str], where: str) -> None:
 
 
 def check_quantifiers(patterns: list[str], where: str) -> None:
-    """Check how often regular expressions repeat something; also what is escaped counts.
+    """Check how often expressions or grammars repeat something; also what is escaped counts.
 
     Raises:
         InvalidValueError: Too often.

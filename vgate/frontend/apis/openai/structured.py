@@ -154,9 +154,9 @@ def _checked_value(kind: str, value: Any, path: str) -> str | list[str]:
         check_schema_size(document, path)
         return json.dumps(document, ensure_ascii=False)
     check_text_size(value if isinstance(value, list) else [value], path)
-    if kind == "regex":
-        if "\0" in value:
-            raise invalid(path, "must not have a NUL character")
+    if kind == "regex" and "\0" in value:
+        raise invalid(path, "must not have a NUL character")
+    if kind in {"regex", "grammar"}:
         check_quantifiers([value], path)
     text: str | list[str] = value
     return text
