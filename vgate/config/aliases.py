@@ -1,5 +1,6 @@
 """Aliases: further names of models, with parameters, a system prompt and users of their own."""
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated
 
@@ -63,8 +64,6 @@ def alias_problems(
         elif alias.model in aliases:
             yield f"{where}.model`: `{alias.model}` is an alias; name its model"
         else:
-            import difflib
-
             close = difflib.get_close_matches(alias.model, served, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"there is {', '.join(served)}"
             yield f"{where}.model`: no model has the served name `{alias.model}`; {hint}"

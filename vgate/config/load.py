@@ -1,5 +1,6 @@
 """Loads the configuration: the environment overrides the file, which overrides the defaults."""
 
+import difflib
 import ipaddress
 import json
 import math
@@ -244,8 +245,6 @@ def _lines(root: Any, path: Path) -> dict[str, int]:
 
 
 def _describe(problem: Problem, source: str) -> str:
-    import difflib  # what runs has a valid configuration, and is spared it
-
     if not f"{problem.path}.".startswith(_SHOWN_SECTIONS):
         # A value in the wrong place may be an API key.
         problem = msgspec.structs.replace(problem, sent=None)

@@ -6,6 +6,7 @@ have the same configuration, and no command line or environment contains a secre
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -50,8 +51,6 @@ def default_run_dir(port: int) -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK):
         return str(Path(runtime, f"vgate-{port}"))
-    import tempfile  # what runs gets the directory, and is spared it
-
     return str(Path(tempfile.gettempdir(), f"vgate-{os.getuid()}-{port}"))
 
 

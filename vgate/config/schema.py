@@ -1,6 +1,7 @@
 """The configuration's keys, bounds and defaults. ``config.yaml`` describes each key."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -77,8 +78,6 @@ class Server(Section, frozen=True):
         try:
             return Path.home() / ".local/state/vgate"
         except RuntimeError:  # a user without a home, as in some containers
-            import tempfile  # what runs gets the directory, and is spared it
-
             return Path(tempfile.gettempdir(), f"vgate-state-{os.getuid()}")
 
     @property

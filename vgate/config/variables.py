@@ -1,5 +1,6 @@
 """Settings in environment variables: ``VGATE_SECTION__KEY``, and what else begins like that."""
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -172,8 +173,6 @@ def _instead(variable: str) -> str:
     known = [*_settings(inspect.type_info(Config), ENV_PREFIX), *sorted(RESERVED | FOR_COMMANDS)]
     last = variable.removeprefix(ENV_PREFIX)
     alone = len(path) == 1
-    import difflib
-
     close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8 if alone else 0.85)
     if not close and alone:  # without its section, where one only has it
         same = [name for name in known if name.endswith(f"__{last}")]

@@ -9,10 +9,6 @@ def main() -> int:
     """Run one frontend worker of the instance in the run directory; return the exit status."""
     run_dir, (worker, listener) = begin("vgate.frontend", "worker", "listener")
 
-    from vgate.frontend import bare_packages
-
-    bare_packages.use()
-
     import msgspec
 
     from vgate.config import Runtime

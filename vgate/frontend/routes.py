@@ -1,5 +1,6 @@
 """The table of endpoints: path, method, handler. Adding one is a file and a line here."""
 
+import difflib
 from collections.abc import Awaitable, Callable
 from functools import wraps
 
@@ -267,8 +268,6 @@ def match(method: str, path: str) -> Route:
     route = _find(path)
     if route is None:
         shown = path if len(path) <= _SHOWN_CHARS else f"{path[:_SHOWN_CHARS]}..."
-        import difflib
-
         close = difflib.get_close_matches(shown, _METHODS, n=1, cutoff=_SIMILAR)
         meant = f"did you mean {close[0]}? " if close else ""
         raise NotFoundError(f"there is no {shown}; {meant}GET /openapi.json lists all paths")

@@ -4,6 +4,7 @@ Clients send fields of other servers and of newer versions. What the API doesn't
 and noted; numbers that came as text become numbers. What still doesn't fit is the client's mistake.
 """
 
+import difflib
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -147,7 +148,5 @@ def _guess(name: str, fields: _Fields) -> str:
     """Return the field that was probably meant, as the end of a sentence; "" if none is close."""
     if len(name) > _LONGEST_GUESSED:
         return ""
-    import difflib
-
     close = difflib.get_close_matches(name, fields, n=1, cutoff=0.75)
     return f"; did you mean `{close[0]}`?" if close else ""

@@ -14,8 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import multiprocess, values
-from prometheus_client.core import CollectorRegistry
+from prometheus_client import CollectorRegistry, multiprocess, values
 from prometheus_client.mmap_dict import MmapedDict, _read_all_values
 from prometheus_client.multiprocess import MultiProcessCollector
 

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from prometheus_client.core import Histogram, Metric
+from prometheus_client import Histogram, Metric
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from prometheus_client.core import CollectorRegistry
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 
 from vgate import __version__
@@ -30,16 +31,12 @@ async def show_metrics(services: Services, http: HttpRequest) -> Response:
     """
     has_examples = services.sees_all(http)
     names_keys = services.config["metrics"]["per_key"] and has_examples
-    accept = http.header("accept") or ""
+    encode: Any
+    encode, content_type = choose_encoder(http.header("accept") or "")
 
     count_files.save()
 
-    def collect() -> tuple[bytes, str]:
-        # It imports servers, 2.5 MiB, which a frontend that nobody asks is spared.
-        from prometheus_client.exposition import choose_encoder
-
-        encode: Any
-        encode, content_type = choose_encoder(accept)
+    def collect() -> bytes:
         registry = registry_of_all_workers(names_keys=names_keys, has_examples=has_examples)
         registry.register(EngineCollector(services))
         if services.config["metrics"]["vllm_names"]:
@@ -47,10 +44,11 @@ async def show_metrics(services: Services, http: HttpRequest) -> Response:
             registry.register(VLLMNames(ours, services.models))
         # No name needs it, and the escaping that is usual turns colons into underscores in samples
         # of OpenMetrics (prometheus_client 0.26).
-        return encode(registry, escaping=ALLOWUTF8), content_type
+        body: bytes = encode(registry, escaping=ALLOWUTF8)
+        return body
 
     # It reads the files of all workers, and other requests needn't wait for the disk.
-    body, content_type = await asyncio.get_running_loop().run_in_executor(None, collect)
+    body = await asyncio.get_running_loop().run_in_executor(None, collect)
     return Response(200, body, [("content-type", content_type)])
 
 

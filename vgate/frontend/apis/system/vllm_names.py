@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import (
-    CollectorRegistry,
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
-    Metric,
 )
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
