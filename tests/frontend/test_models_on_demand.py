@@ -228,26 +228,31 @@ def test_embeddings_wait(away):
     away(scenario, model=model)
 
 
-def test_what_only_the_engine_knows_of_a_model(away, monkeypatch):
+@pytest.mark.parametrize("task", ["embed", "generate"])
+def test_what_only_the_engine_knows_of_a_model(away, monkeypatch, task):
     monkeypatch.setattr(served_model, "known_task", lambda _model: None)
-    body = json.dumps({"model": "m", "input": "one"}).encode()
+    body = {"model": "m", "input": "one"}
 
     async def scenario(gateway):
         models = gateway.app.models
         assert models.states()[0].task == "auto"
-        embeds, embedding = gateway.begin("POST", "/v1/embeddings", body)
+        embeds, embedding = gateway.begin("POST", "/v1/embeddings", json.dumps(body).encode())
         chats, chatting = gateway.begin_chat()
         await waits(gateway, 2)
         await loaded(gateway)
         await asyncio.wait_for(asyncio.gather(embedding, chatting), 20)
-        assert (embeds.status, chats.status) == (200, 400)
-        assert "does not generate text" in chats.error["message"]
-        assert models.states()[0].task == "embed"
+        other = chats if task == "embed" else embeds
+        assert {embeds.status, chats.status} == {200, 400}
+        assert (
+            f"does not {'generate' if other is chats else 'embed'} text" in other.error["message"]
+        )
+        assert models.states()[0].task == task
         # Another one isn't loaded in vain.
         await unloaded(gateway)
-        assert (await gateway.chat("x")).status == 400
+        again = gateway.chat("x") if other is chats else post(gateway, "/v1/embeddings", body)
+        assert (await again).status == 400
 
-    away(scenario, model=Model(model_id="m", task="embed", load="on_demand"))
+    away(scenario, model=Model(model_id="m", task=task, load="on_demand"))
 
 
 def test_what_the_text_side_answers_needs_no_engine(away):
