@@ -88,7 +88,7 @@ def write(text: str) -> None:
         (["--prot", "1"], USAGE, ["there is no flag --prot; did you mean --port?"]),
         (["--dryrun"], USAGE, ["there is no flag --dryrun; did you mean --dry-run?"]),
         (["--port"], USAGE, ["argument --port: expected one argument"]),
-        (["serve", "now"], USAGE, ["`now` is one argument too many"]),
+        (["serve", "now", "please"], USAGE, ["`please` is one argument too many"]),
         (["keys"], USAGE, ["an action is missing; choose one of: add, set, list"]),
         (["engines", "list", "--url", "x", "--porr", "1"], USAGE, ["did you mean --port?"]),
         (["bench", "--sweep", "a"], USAGE, ["argument --sweep: invalid counts value: 'a'"]),
