@@ -124,6 +124,17 @@ def test_what_repeats_much(kind: str):
     assert "2049 quantifiers, the most is 2048" in error.message
 
 
+@pytest.mark.parametrize("kind", ["grammar", "regex"])
+def test_a_structural_tag_that_repeats_much(kind: str):
+    def asked(count: int) -> dict[str, Any]:
+        part = {"type": kind, {"regex": "pattern"}.get(kind, kind): "a?" * count}
+        tag = {"type": "tag", "begin": "<a>", "content": part, "end": "</a>"}
+        return {"type": "structural_tag", "format": {"type": "sequence", "elements": [tag, tag]}}
+
+    assert generation(response_format=asked(1024)).constraint
+    assert "2050 quantifiers, the most is 2048" in refused(response_format=asked(1025)).message
+
+
 def test_demanded_calls():
     def asked(schema: dict[str, Any], choice: Any) -> Any:
         function = {"name": "f", "parameters": schema}

@@ -24,7 +24,7 @@ MAX_OPTIONAL = 1000
 # What `minItems` and `maxItems` of all arrays may be together. llguidance makes a symbol for each:
 # 16,384 take 0.3 s, and 100 million take all memory and end the engine.
 MAX_ARRAY_ITEMS = 16_384
-# Of a regular expression, a grammar, or all patterns of a schema. What both libraries take grows
+# Of a regular expression, a grammar, or all of a schema or a structural tag. What both libraries take grows
 # with their square where they allow nothing: `.*` 2,048 times a second and 110 MB.
 MAX_QUANTIFIERS = 2048
 _QUANTIFIERS = "*+?{"
@@ -147,18 +147,19 @@ def check_schema_size(schema: Any, where: str) -> None:
 
 
 def _chars(node: dict[str, Any]) -> int:
-    """Return the characters in an object's names, values and pattern."""
+    """Return the characters in an object's names, values, pattern and grammar."""
     properties, values = node.get("properties"), node.get("enum")
     texts = [*properties] if isinstance(properties, dict) else []
     texts += values if isinstance(values, list) else []
-    texts += [node.get("const"), node.get("pattern")]
+    texts += [node.get("const"), node.get("pattern"), node.get("grammar")]
     return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _patterns(node: dict[str, Any]) -> list[str]:
-    by_name, pattern = node.get("patternProperties"), node.get("pattern")
+    """Return an object's patterns, and the grammar that a part of a structural tag may be."""
+    by_name, texts = node.get("patternProperties"), [node.get("pattern"), node.get("grammar")]
     found = [*by_name] if isinstance(by_name, dict) else []
-    return [*found, pattern] if isinstance(pattern, str) else found
+    return found + [text for text in texts if isinstance(text, str)]
 
 
 def _array_items(node: dict[str, Any]) -> float:
