@@ -1,6 +1,7 @@
 """The flags of `vllm serve`, as scripts have them, mean the same with `vgate serve`."""
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -36,6 +37,7 @@ def no_file(monkeypatch, tmp_path):
         ("--tensor_parallel_size=2", "model.tensor_parallel_size", 2),
         ("--data-parallel-size 2", "model.replicas", 2),
         ("--gpu-memory-utilization 0.85", "model.gpu_memory_utilization", 0.85),
+        ("--gpu-memory-utilization .85", "model.gpu_memory_utilization", 0.85),
         ("--max-model-len 8192", "model.max_model_len", 8192),
         ("--max-model-len 8k", "model.max_model_len", 8000),
         ("--max-model-len 8K", "model.max_model_len", 8192),
@@ -219,6 +221,17 @@ def test_another_file_is_v_gates(tmp_path, text):
     (tmp_path / "f.yaml").write_text(text)
     for arguments in (["serve", "--config", "f.yaml"], ["--config", "none"], ["--config"]):
         assert taken_apart(arguments) == (arguments, [])
+
+
+def test_a_pipe_is_left_for_v_gate_to_read():
+    """It can be read once, as with `--config <(sops decrypt config.yaml)`."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as pipe:
+        pipe.write("server: {port: 1}")
+    with os.fdopen(reader) as pipe:
+        arguments = ["serve", "--config", f"/dev/fd/{reader}"]
+        assert taken_apart(arguments) == (arguments, [])
+        assert pipe.read() == "server: {port: 1}"
 
 
 def test_other_commands_have_v_gates_file(tmp_path):

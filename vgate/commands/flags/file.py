@@ -14,7 +14,7 @@ _CONFIG = "--config"
 def taken_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the arguments without a file of vLLM's flags, and these flags.
 
-    V-Gate's own file, and one that can't be read, stays an argument.
+    V-Gate's own file, a pipe, and what can't be read stay arguments.
     """
     serves = not any(word in COMMANDS and word not in SERVING for word in arguments)
     for at, word in enumerate(arguments if serves else []):
@@ -31,6 +31,9 @@ def _read(path: str) -> Any:
     import yaml
 
     try:
+        # What is read from a pipe, such as decrypted settings, would be lost to V-Gate.
+        if not Path(path).is_file():
+            return None
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None

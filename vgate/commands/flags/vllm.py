@@ -28,6 +28,8 @@ _FACTS = Path("config", "models", "vllm.json")
 # vLLM's numbers: 8k is 8,000 and 8K is 8,192.
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kmgKMG])")
+# Python reads it, and JSON does not.
+_DECIMAL = re.compile(r"\.\d+")
 _LEVEL = re.compile(r"-O=?([0-3]?)")
 _NO_LIMIT = 1_000_000
 _REQUIRED = 2  # ssl.CERT_REQUIRED
@@ -161,7 +163,7 @@ def _parsed(text: str) -> Any:
     if (human := _HUMAN.fullmatch(text)) is not None:
         return int(float(human[1]) * _UNITS[human[2]])
     try:
-        return json.loads(text)
+        return float(text) if _DECIMAL.fullmatch(text) else json.loads(text)
     except ValueError:
         return text
 
