@@ -245,6 +245,16 @@ def test_keys(tell: Tell, text: str, words: list[str]) -> None:
     assert "sk-secret" not in told.err
 
 
+def test_a_key_for_vllms_server_that_no_client_can_send(
+    tell: Tell, environment: pytest.MonkeyPatch
+) -> None:
+    """Nobody has configured keys, so only its name says where it comes from."""
+    environment.setenv("VLLM_API_KEY", "sk-secret\n")
+    told = tell("check", *DRY)
+    assert_told(told, USAGE, "VLLM_API_KEY", "no client can send this key")
+    assert "sk-secret" not in told.err
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

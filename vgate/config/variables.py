@@ -116,13 +116,13 @@ def overlay(
 def require_vllm_key(document: dict[str, Any], environ: Mapping[str, str]) -> None:
     """Require the key of a script for vLLM's server, which would else be open; others go first.
 
-    It has no limits of its own, as there.
+    It has no limits of its own, as there, and the variable's name, which tells what sets it.
     """
     section = document.get("security", {})
     decided = "VGATE_SECURITY__ENABLED" in environ or not isinstance(section, dict)
     if decided or section.get("enabled") or not (key := environ.get(VLLM_KEY)):
         return
-    one = {"name": "vllm", "key": key, "rate_limit": MOST_REQUESTS}
+    one = {"name": VLLM_KEY, "key": key, "rate_limit": MOST_REQUESTS}
     document["security"] = {**section, "enabled": True, "api_keys": [one]}
 
 
