@@ -185,6 +185,7 @@ def test_traces_bring_their_packages(tmp_path, monkeypatch, text, expected):
         ("model:\n  distributed_executor_backend: ray\n", True),
         ("model: {model_id: /m, distributed_executor_backend: 'ray', dtype: auto}\n", True),
         ("additional_models:\n  - {model_id: /m, distributed_executor_backend: ray}\n", True),
+        ("model: m\ndistributed-executor-backend: ray\n", True),
         ("model:\n  distributed_executor_backend: null   # mp or ray\n", False),
         ("model:\n  distributed_executor_backend: mp\n", False),
     ],

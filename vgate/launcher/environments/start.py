@@ -134,7 +134,9 @@ def uses_ray(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether the workers of a model are started by Ray."""
     if environ.get("VGATE_MODEL__DISTRIBUTED_EXECUTOR_BACKEND") == "ray":
         return True
-    return "ray" in _values("distributed_executor_backend:", arguments, environ)
+    # With dashes in a file of vLLM's flags.
+    keys = ("distributed_executor_backend:", "distributed-executor-backend:")
+    return any("ray" in _values(key, arguments, environ) for key in keys)
 
 
 def weight_formats(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
