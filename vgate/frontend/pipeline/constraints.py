@@ -24,8 +24,8 @@ MAX_OPTIONAL = 1000
 # What `minItems` and `maxItems` of all arrays may be together. llguidance makes a symbol for each:
 # 16,384 take 0.3 s, and 100 million take all memory and end the engine.
 MAX_ARRAY_ITEMS = 16_384
-# Of a regular expression, a grammar, or all of a schema or a structural tag. What both libraries take grows
-# with their square where they allow nothing: `.*` 2,048 times a second and 110 MB.
+# Of a regular expression, a grammar, or all of a schema or a structural tag. What both libraries
+# take grows with their square where they allow nothing: `.*` 2,048 times a second and 110 MB.
 MAX_QUANTIFIERS = 2048
 _QUANTIFIERS = "*+?{"
 
