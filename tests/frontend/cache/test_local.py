@@ -161,6 +161,7 @@ class Digests:
 class ServedStub:
     def __init__(self, config: Model, text: TextModel) -> None:
         self.config = config
+        self.task = "generate"
         self.names = config.served_names
         self.name = config.served_names[0]
         self.identity = self.name.encode()
