@@ -31,6 +31,7 @@ _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kmgKMG])")
 # Python reads it, and JSON does not.
 _DECIMAL = re.compile(r"\.\d+")
 _LEVEL = re.compile(r"-O=?([0-3]?)")
+# `vgate.keys.MOST_REQUESTS`: its packages may not be installed yet when this runs.
 _NO_LIMIT = 1_000_000
 _REQUIRED = 2  # ssl.CERT_REQUIRED
 

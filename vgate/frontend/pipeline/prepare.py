@@ -74,7 +74,7 @@ class Tokenization:
     A conversation is rendered in the first one.
 
     Args:
-        model: The model, as `find_model` finds it.
+        model: The model, which generates.
         text: Its text side.
         http: The request.
         generation: The generation.
@@ -108,7 +108,6 @@ class Tokenization:
             VGateError: The model can't serve the generation.
         """
         model, text, generation = self._model, self._text, self._generation
-        parameters.check_task(model, generation.model or model.name, "generate")
         parameters.check_against_model(generation, text.info)
         most, prompt, rendered = text.info.max_model_len, generation.prompt, None
         param = "prompt" if isinstance(prompt, Prompts) else "messages"
