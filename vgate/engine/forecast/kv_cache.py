@@ -8,7 +8,7 @@ evenly spread quantiles. The margin for error follows the preemptions that happe
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -32,15 +32,16 @@ def peak(sequences: Sequence[tuple[int, int]], block_tokens: int) -> int:
 
     Each has the tokens that it will still get, and those that it has; most to come first.
     """
-    # The blocks that they have now, and in how many of these the last one has so many tokens.
+    # The blocks that they have now, and how many tokens each has in its last one, in order.
     most = whole = 0
-    lasts = [0] * block_tokens
+    lasts: list[int] = []
     for count, (coming, size) in enumerate(sequences, 1):
         blocks, last = divmod(size + block_tokens - 1, block_tokens)
         whole += blocks
-        lasts[last] += 1
+        insort(lasts, last)
         blocks, more = divmod(coming, block_tokens)
-        most = max(most, whole + count * blocks + sum(lasts[block_tokens - more :]))
+        overflow = count - bisect_left(lasts, block_tokens - more)
+        most = max(most, whole + count * blocks + overflow)
     return most * block_tokens
 
 
