@@ -28,8 +28,9 @@ _FACTS = Path("config", "models", "vllm.json")
 # vLLM's numbers: 8k is 8,000 and 8K is 8,192.
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kmgKMG])")
-# Python reads it, and JSON does not.
+# Python reads them, and JSON does not.
 _DECIMAL = re.compile(r"\.\d+")
+_INTEGER = re.compile(r"[+-]?\d+(?:_\d+)+")
 _LEVEL = re.compile(r"-O=?([0-3]?)")
 # `vgate.keys.MOST_REQUESTS`: its packages may not be installed yet when this runs.
 _NO_LIMIT = 1_000_000
@@ -163,6 +164,8 @@ def _parsed(text: str) -> Any:
     """Return the value of a number or of JSON; other text as it is."""
     if (human := _HUMAN.fullmatch(text)) is not None:
         return int(float(human[1]) * _UNITS[human[2]])
+    if _INTEGER.fullmatch(text):
+        return int(text)
     try:
         return float(text) if _DECIMAL.fullmatch(text) else json.loads(text)
     except ValueError:
@@ -179,7 +182,7 @@ def _merged(before: Any, value: Any) -> Any:
 def _translated(own: list[str], given: dict[str, tuple[str, Any]], known: Known) -> Translation:
     found = Translation(own, {}, {}, [])
     for argument, (flag, value) in given.items():
-        if argument == "tokenizer" and value in own:  # the model's own
+        if value == "None" or (argument == "tokenizer" and value in own):  # the model's own
             continue
         if argument in settings.REFUSED and value not in (False, "", []):
             raise _FlagError(f"{flag} can't be followed: {settings.REFUSED[argument]}")
