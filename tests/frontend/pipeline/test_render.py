@@ -1,15 +1,22 @@
 """What a request hands to the chat template besides messages, and what is refused there."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.frontend.conftest import load
 from vgate.errors import InvalidRequestError
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
-from vgate.frontend.pipeline.render import client_template, reasoning_kwargs, template_kwargs
+from vgate.frontend.pipeline.render import (
+    client_template,
+    reasoning_kwargs,
+    render,
+    template_kwargs,
+)
 from vgate.frontend.text import ChatTemplate
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -70,6 +77,12 @@ class TestClientTemplate:
     def test_it_is_compiled_once(self):
         assert client_template("x", {"a": "b"}) is client_template("x", {"a": "b"})
         assert client_template("x", {"a": "b"}) is not client_template("x", {"a": "c"})
+
+    def test_it_has_the_operator_s_variables(self):
+        text = load(None, chat_template_kwargs={"a": 1, "b": 2})
+        asked = generation(chat_template="{{ a }} {{ b }}", chat_template_kwargs={"b": 3})
+        http: Any = SimpleNamespace(ignored=Ignored())
+        assert render(asked, text, http, allow=True) == "1 3"
 
     @pytest.mark.parametrize("source", ["{% if %}", "{{", "{{ " + "(" * 60_000])
     def test_a_bad_one_is_the_client_s_error(self, source):

@@ -52,6 +52,8 @@ def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow:
     if text.marks:
         conversation = _with_harmony_effort(conversation, http.ignored)
     kwargs = _shielded(text, template_kwargs(conversation, template, http.ignored))
+    if conversation.template is not None:
+        kwargs = {**text.template_kwargs, **kwargs}
     messages, shown = conversation.messages, tools.tools
     if describes_tools(tools, template, text):
         messages, shown = describe_tools(messages, shown), []

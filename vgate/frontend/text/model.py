@@ -55,6 +55,7 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
         template: Its chat template; None if it has none.
         tool_template: Its chat template for requests with tools; usually the same.
         special_tokens: ``bos_token`` and the like, as text, for templates that clients send.
+        template_kwargs: The operator's variables of templates, for the same.
         tokenizer_class: What transformers calls its tokenizer, if it says so.
         defaults: Its sampling defaults, complete.
         tool_parser: The name of its tool parser; None if the operator wants none.
@@ -72,6 +73,7 @@ class TextModel(msgspec.Struct, kw_only=True, eq=False):
     template: ChatTemplate | None
     tool_template: ChatTemplate | None
     special_tokens: dict[str, str]
+    template_kwargs: dict[str, Any] = {}
     tokenizer_class: str | None
     defaults: SamplingParams
     tool_parser: str | None
@@ -198,6 +200,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         template=template,
         tool_template=tool_template,
         special_tokens=special_tokens,
+        template_kwargs=config.chat_template_kwargs,
         tokenizer_class=tokenizer_config.get("tokenizer_class"),
         defaults=_defaults(config, generation_config, files.path(model_files.GENERATION_CONFIG)),
         tool_parser=tool_parser,
