@@ -10,6 +10,7 @@ import msgspec
 
 from vgate.errors import EngineUnavailableError, VGateError
 from vgate.frontend.engines.deferred import Deferred
+from vgate.frontend.engines.flushing import Flushing
 from vgate.frontend.engines.gaps import Gaps
 from vgate.frontend.engines.handle import HandleOwner, Loss
 from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late, to_error
@@ -77,6 +78,7 @@ class EngineClient:
         self._keys = keys
         self._running: dict[int, Sequence] = {}
         self._deferred = Deferred(loop)
+        self._flushing = Flushing(loop)
         # The last request for a file's chunk, and the future that its chunk completes.
         self._fetch = FetchFile(b"", 0)
         self._chunk: asyncio.Future[bytes] | None = None
@@ -118,6 +120,7 @@ class EngineClient:
 
     def fail_all(self, error: VGateError) -> None:
         """Stop every sequence and end it with `error`; one that is kept goes on in the engine."""
+        self._flushing.flush()
         sequences = list(self._running.values())
         kept = [s for s in sequences if isinstance(s.message, Generate) and s.message.keep]
         for sequence in kept:
@@ -181,7 +184,7 @@ class EngineClient:
         return dealer
 
     def _on_batch(self, batch: list[bytes]) -> None:
-        touched: list[Reader] = []
+        urgent: dict[Reader, None] = {}
         ending: str | None = None
         delivered = False
         for payload in batch:
@@ -194,11 +197,11 @@ class EngineClient:
                 if not delivered:
                     delivered = True
                     self._gaps.delivered(self._loop.time())
-                self._on_step(message, touched)
+                self._on_step(message, urgent)
             elif type(message) is Embeddings:
-                self._on_embeddings(message, touched)
+                self._on_embeddings(message, urgent)
             elif type(message) is Failures:
-                self._on_failures(message, touched)
+                self._on_failures(message, urgent)
             elif type(message) is Ending:
                 ending = message.reason
                 break
@@ -208,9 +211,10 @@ class EngineClient:
                 break
             else:
                 self._on_other(message)
-        for answer in touched:
+        for answer in urgent:
             answer.touched = False
             answer.flush()
+        self._flushing.come()
         if ending is not None:
             # Only now: the answers have read the messages before it.
             self._lose(f"the engine stopped: {ending}")
@@ -239,13 +243,14 @@ class EngineClient:
         ):
             self._chunk.set_result(message.data)
 
-    def _on_step(self, step: Step, touched: list[Reader]) -> None:
+    def _on_step(self, step: Step, urgent: dict[Reader, None]) -> None:
         running = self._running
         for number, waited_s in step.started:
             if (begun := running.get(number)) is not None:
                 begun.started = True
                 if not begun.generated:
                     begun.queued_s = waited_s
+        waiting = self._flushing.waiting
         # This loop runs once for each token of each stream.
         for number, token in zip(step.ids, step.tokens, strict=False):
             sequence = running.get(number)
@@ -256,7 +261,7 @@ class EngineClient:
             answer = sequence.answer
             if not answer.touched:
                 answer.touched = True
-                touched.append(answer)
+                waiting.append(answer)
         for delta in step.deltas:
             sequence = running.get(delta.id)
             if sequence is None:
@@ -272,22 +277,22 @@ class EngineClient:
                 self._deferred.add(sequence, delta)
             else:
                 sequence.take(delta)
-                _touch(sequence.answer, touched)
+                urgent[sequence.answer] = None
 
-    def _on_embeddings(self, message: Embeddings, touched: list[Reader]) -> None:
+    def _on_embeddings(self, message: Embeddings, urgent: dict[Reader, None]) -> None:
         for embedding in message.embeddings:
             if (sequence := self._running.pop(embedding.id, None)) is not None:
                 sequence.vector = embedding.vector
                 if sequence.ticket is not None:
                     sequence.ticket.finished()
-                _touch(sequence.answer, touched)
+                urgent[sequence.answer] = None
 
-    def _on_failures(self, failures: Failures, touched: list[Reader]) -> None:
+    def _on_failures(self, failures: Failures, urgent: dict[Reader, None]) -> None:
         for failure in failures.failures:
             if (sequence := self._running.pop(failure.id, None)) is not None:
                 self._deferred.drop(sequence)
                 sequence.error = to_error(failure, sequence.fields)
-                _touch(sequence.answer, touched)
+                urgent[sequence.answer] = None
 
     def _on_refused(self, message: Refused) -> None:
         self.refusal = message.reason
@@ -300,6 +305,7 @@ class EngineClient:
         # The next engine must not get queued messages, whose sequences have left this table.
         self._dealer.close(drop=True)
         self._end_questions()
+        self._flushing.flush()
         lost, self._running = list(self._running.values()), {}
         for sequence in lost:
             began, sequence.begun_at = sequence.begun_at, None
@@ -330,12 +336,6 @@ class EngineClient:
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
         fail_late(self._running, self._loop.time(), self.abort)
-
-
-def _touch(answer: Reader, touched: list[Reader]) -> None:
-    if not answer.touched:
-        answer.touched = True
-        touched.append(answer)
 
 
 def _disconnected() -> EngineUnavailableError:

@@ -1,0 +1,70 @@
+"""When the answers of one engine's sequences read their new tokens: with each step, or a few later.
+
+To write a chunk costs the frontend and the client many times what the token in it does. With
+hundreds of streams of a fast engine both would do little else, and the engine would wait for the
+processor. So the more streams there are, the longer a stream's tokens are gathered into one chunk:
+10 ms with 256 streams, and never longer than a screen needs to show them. Few streams, or slow
+ones, get each token at once. First tokens, ends and errors never wait.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+
+from vgate.frontend.engines.sequence import Reader
+
+# Between two chunks of a stream, for each stream: writing them takes half of a slow core then.
+_EACH_S = 0.00004
+_MOST_S = 0.02
+_TICK_S = 0.001  # of the loop's timers
+
+
+class Flushing:
+    """Lets answers read their new output. Used from the event loop only.
+
+    Args:
+        loop: The event loop.
+        clock: Returns monotonic seconds.
+
+    Attributes:
+        waiting: The answers with plain tokens that they have not read. One that has read them
+            since then, with a later delta, is no longer `touched`.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self.waiting: list[Reader] = []
+        self._loop = loop
+        self._clock = clock
+        # When the next chunks are due, when messages last came, and half the time between those.
+        self._due = self._came = self._half_step_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def come(self) -> None:
+        """Note that a step was read: flush, if the next one will be further from when it is due."""
+        now = self._clock()
+        self._half_step_s, self._came = (now - self._came) / 2, now
+        if self.waiting:
+            self._flush_if_due(self._due - now, self._half_step_s)
+
+    def flush(self) -> None:
+        """Let all answers that wait read their output now."""
+        waiting, self.waiting = self.waiting, []
+        self._due = self._clock() + min(len(waiting) * _EACH_S, _MOST_S)
+        for answer in waiting:
+            if answer.touched:
+                answer.touched = False
+                answer.flush()
+
+    def _flush_if_due(self, left_s: float, early_s: float) -> None:
+        if left_s <= early_s:
+            self.flush()
+        elif self._timer is None:
+            # For the case that no step comes.
+            self._timer = self._loop.call_later(left_s + self._half_step_s, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if self.waiting:
+            self._flush_if_due(self._due - self._clock(), _TICK_S)
