@@ -8,7 +8,7 @@ import pytest
 
 from tests.frontend.gateway import until
 from vgate.errors import EngineUnavailableError, OverloadedError
-from vgate.frontend.engines import client
+from vgate.frontend.engines import client, flushing
 from vgate.frontend.engines.client import EngineClient
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
@@ -181,6 +181,37 @@ def test_nobody_waits_for_an_engine_that_is_removed(play):
             claimed, progress, chunk = await asyncio.gather(*waiting, return_exceptions=True)
         assert (claimed, progress, type(chunk)) == ([], {}, EngineUnavailableError)
         assert await handle.claim(b"s") is None
+
+    play(scenario)
+
+
+def test_plain_tokens_of_many_streams_wait_for_the_next_and_nothing_else_does(play, monkeypatch):
+    monkeypatch.setattr(flushing, "_EACH_S", 20.0)
+    monkeypatch.setattr(flushing, "_MOST_S", 60.0)
+
+    async def scenario(play):
+        first, second, third = sequences = [play.submit()[0] for _ in range(3)]
+        for _ in sequences:
+            await play.hear(Generate)
+        ids = [sequence.id for sequence in sequences]
+
+        async def flushed(*messages):
+            before = [sequence.answer.flushes for sequence in sequences]
+            play.send(*messages)
+            await play.settled()
+            return [s.answer.flushes - n for s, n in zip(sequences, before, strict=True)]
+
+        assert await flushed(Step(ids, [1, 1, 1])) == [1, 1, 1]
+        assert await flushed(Step(ids, [2, 2, 2])) == [0, 0, 0]
+        ended = Step(deltas=[Delta(first.id, [3], "stop")])
+        failure = Failures([Failure(second.id, "internal_error", "broken")])
+        assert await flushed(ended, failure) == [1, 1, 0]
+        assert (first.pending, first.finish_reason) == ([1, 2, 3], "stop")
+        # What came before an engine's death counts.
+        before = third.answer.flushes
+        play.send(Ending("bye"))
+        await until(lambda: play.losses, "the loss")
+        assert third.answer.flushes == before + 1
 
     play(scenario)
 
