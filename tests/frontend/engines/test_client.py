@@ -8,8 +8,9 @@ import pytest
 
 from tests.frontend.gateway import until
 from vgate.errors import EngineUnavailableError, OverloadedError
-from vgate.frontend.engines import client, flushing
+from vgate.frontend.engines import client
 from vgate.frontend.engines.client import EngineClient
+from vgate.frontend.engines.output import flushing
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.sequence import Sequence

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vgate.frontend.engines import deferred
-from vgate.frontend.engines.deferred import Deferred
+from vgate.frontend.engines.output import deferred
+from vgate.frontend.engines.output.deferred import Deferred
 from vgate.frontend.engines.sequence import BaseAnswer, Sequence
 from vgate.wire.messages import Delta, Logprobs
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vgate.frontend.engines.flushing import Flushing
+from vgate.frontend.engines.output.flushing import Flushing
 
 
 class Loop:

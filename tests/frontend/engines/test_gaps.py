@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vgate.frontend.engines import gaps as module
-from vgate.frontend.engines.gaps import Gaps, StreamGaps
+from vgate.frontend.engines.output import gaps as module
+from vgate.frontend.engines.output.gaps import Gaps, StreamGaps
 
 GAPS_S = st.floats(0.0003, 20)
 

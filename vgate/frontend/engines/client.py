@@ -9,10 +9,10 @@ import time
 import msgspec
 
 from vgate.errors import EngineUnavailableError, VGateError
-from vgate.frontend.engines.deferred import Deferred
-from vgate.frontend.engines.flushing import Flushing
-from vgate.frontend.engines.gaps import Gaps
 from vgate.frontend.engines.handle import HandleOwner, Loss
+from vgate.frontend.engines.output.deferred import Deferred
+from vgate.frontend.engines.output.flushing import Flushing
+from vgate.frontend.engines.output.gaps import Gaps
 from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late, to_error
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from vgate.errors import DeadlineExceededError, VGateError, from_code
-from vgate.frontend.engines.gaps import StreamGaps
+from vgate.frontend.engines.output.gaps import StreamGaps
 from vgate.frontend.http.waits import ClientDisconnected
 from vgate.frontend.routing import Ticket
 from vgate.wire.messages import Delta, Embed, Failure, FinishReason, Generate, Logprobs

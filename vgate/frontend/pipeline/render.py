@@ -51,9 +51,7 @@ def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow:
         raise InvalidValueError(message, param="messages")
     if text.marks:
         conversation = _with_harmony_effort(conversation, http.ignored)
-    kwargs = _shielded(text, template_kwargs(conversation, template, http.ignored))
-    if conversation.template is not None:
-        kwargs = {**text.template_kwargs, **kwargs}
+    kwargs = _variables(conversation, template, text, http.ignored)
     messages, shown = conversation.messages, tools.tools
     if describes_tools(tools, template, text):
         messages, shown = describe_tools(messages, shown), []
@@ -230,6 +228,14 @@ def _with_harmony_effort(conversation: Conversation, ignored: Ignored) -> Conver
 def _template_call(call: MadeCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
+
+
+def _variables(
+    conversation: Conversation, template: ChatTemplate, text: TextModel, ignored: Ignored
+) -> dict[str, Any]:
+    """Return the template's other variables, shielded; the operator's as well for a client's."""
+    own: dict[str, Any] = _shielded(text, template_kwargs(conversation, template, ignored))
+    return own if conversation.template is None else text.template_kwargs | own
 
 
 def template_kwargs(

@@ -16,7 +16,7 @@ from vgate.frontend.answers.encoder import replay
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.answers.resumable import NumberedEvents, Readers, ResumableAnswer
 from vgate.frontend.cache import ResultStore
-from vgate.frontend.engines.gaps import StreamGaps
+from vgate.frontend.engines.output.gaps import StreamGaps
 from vgate.frontend.http import (
     JSON,
     ClientDisconnected,

@@ -1,0 +1,1 @@
+"""How the output of an engine reaches the answers: what is measured, gathered and deferred."""
