@@ -159,10 +159,11 @@ def test_a_tokenizer_is_told_to_the_engine_unless_it_is_the_models_own():
 
 def test_what_has_no_effect_is_told():
     arguments = ["--swap-space", "4", "--response-role", "x", "--reasoning-parser", "qwen3"]
-    assert translate(["serve", *arguments]).notes == [
+    assert translate(["serve", *arguments, "--stream-interval", "4"]).notes == [
         "--swap-space has no effect here",
         "--response-role has no effect here",
         "--reasoning-parser qwen3: the format is that of the model's chat template",
+        "--stream-interval has no effect here",
     ]
 
 

@@ -57,6 +57,8 @@ ALWAYS = {
     *("enable_tokenizer_info_endpoint", "enable_request_id_headers", "enable_lora", "max_log_len"),
     *("enable_offline_docs", "disable_log_requests", "enable_reasoning", "ssl_cert_reqs"),
 }
+# Arguments of vLLM's engine that its API server follows, and V-Gate does not.
+UNUSED = {"stream_interval"}
 # Formats that a model has, which V-Gate finds in its chat template.
 FOUND = {"reasoning_parser", "tool_call_parser"}
 # Kinds of KV caches that are settings; further ones are only vLLM's.
@@ -84,6 +86,8 @@ REFUSED = {
         _HOSTS,
     ),
 }
+# Arguments that the engine doesn't get.
+TAKEN = {*ALWAYS, *UNUSED, *FOUND, *REFUSED}
 # Flags that vLLM had once, with what they take; scripts still have them.
 FORMER = {
     "--task": "text task",

@@ -220,7 +220,7 @@ def _variables(
         # vLLM asks for no certificate unless this says so.
         if given.get("ssl_cert_reqs", ("", 0))[1] == _REQUIRED:
             yield "VGATE_SERVER__TLS__CLIENT_CA", _text(value)
-    elif argument in engine - settings.ALWAYS - settings.FOUND - settings.REFUSED.keys():
+    elif argument in engine - settings.TAKEN:
         yield _ENGINE_ARGS + argument.upper(), json.dumps(value)
 
 
