@@ -206,13 +206,52 @@ def test_plain_tokens_of_many_streams_wait_for_the_next_and_nothing_else_does(pl
         assert await flushed(Step(ids, [2, 2, 2])) == [0, 0, 0]
         ended = Step(deltas=[Delta(first.id, [3], "stop")])
         failure = Failures([Failure(second.id, "internal_error", "broken")])
-        assert await flushed(ended, failure) == [1, 1, 0]
+        # What came before the failure is read first.
+        assert await flushed(ended, failure) == [1, 2, 0]
         assert (first.pending, first.finish_reason) == ([1, 2, 3], "stop")
         # What came before an engine's death counts.
         before = third.answer.flushes
         play.send(Ending("bye"))
         await until(lambda: play.losses, "the loss")
         assert third.answer.flushes == before + 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("way", ["failure", "deadline"])
+def test_an_error_comes_after_the_tokens_that_waited(play, monkeypatch, way):
+    monkeypatch.setattr(flushing, "_EACH_S", 20.0)
+    monkeypatch.setattr(flushing, "_MOST_S", 60.0)
+
+    async def scenario(play):
+        seen = []
+        answer = Listener()
+        answer.flush = lambda: seen.append((sequence.pending[:], sequence.error is not None))
+        (sequence,) = play.submit(answer=answer)
+        for token in (1, 2, 3):
+            play.send(Step([sequence.id], [token]))
+            await play.settled()
+        assert seen == [([1], False)]
+        if way == "failure":
+            play.send(Failures([Failure(sequence.id, "internal_error", "broken")]))
+            await play.settled()
+        else:
+            sequence.deadline = 0.0
+            await until(lambda: sequence.error, "the deadline")
+        assert seen == [([1], False), ([1, 2, 3], False), ([1, 2, 3], True)]
+
+    play(scenario)
+
+
+def test_an_end_that_was_read_is_heard_of_even_if_what_follows_it_breaks_something(play):
+    async def scenario(play):
+        (sequence,) = play.submit()
+        end = Step(deltas=[Delta(sequence.id, [1], "stop")])
+        blocks = KvBlocks(1, 64, b"12345678", reset=True)
+        play.client.on_blocks = None  # can't be called
+        with pytest.raises(TypeError):
+            play.handle._on_batch([encode(end), encode(blocks)])
+        assert sequence.answer.flushes == 1
 
     play(scenario)
 

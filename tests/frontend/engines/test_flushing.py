@@ -1,10 +1,13 @@
 """The more streams there are, the more of a stream's tokens leave in one chunk."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from vgate.frontend.engines.output.flushing import Flushing
+from vgate.frontend.engines.replay import Replay
+from vgate.frontend.engines.sequence import BaseAnswer
 
 
 class Loop:
@@ -138,3 +141,36 @@ def test_what_an_answer_has_read_since_is_not_read_again(loop, flushing):
     loop.until(0.02)
     assert first.chunks == [[1], [2], [3]]
     assert all(answer.chunks == [[1], [2, 3]] for answer in answers[1:])
+
+
+def test_an_answer_that_fails_to_read_keeps_no_other_from_it(loop, flushing, caplog):
+    answers = [Answer() for _ in range(3)]
+    answers[0].flush = answers[2].flush = lambda: 1 / 0
+    step(flushing, answers, 1)
+    urgent = Answer()
+    flushing.come([answers[0], urgent])
+    assert (answers[1].chunks, urgent.chunks) == ([[1]], [[]])
+    assert not any(answer.touched for answer in answers)
+    assert caplog.text.count("an answer could not read its tokens") == 3
+
+
+def test_what_waits_of_a_closed_answer_is_read_by_nobody(flushing):
+    class Closed(BaseAnswer):
+        def set_aside(self, sequence, *, aside):
+            pass
+
+    real = asyncio.new_event_loop()
+    plain, repeated = Closed(real, 1), Closed(real, 1)
+    (sequence,) = repeated.sequences
+    sequence.generated = [1, 2]
+    replay = Replay(sequence)
+    sequence.pending = [1, 2]
+    for reader in (plain, replay):
+        reader.touched = True
+        flushing.waiting.append(reader)
+    plain.close()
+    repeated.close()
+    flushing.flush()
+    # It would refer to the answer again, which only the garbage collector would free then.
+    assert not hasattr(sequence, "answer")
+    real.close()

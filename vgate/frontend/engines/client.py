@@ -13,7 +13,7 @@ from vgate.frontend.engines.handle import HandleOwner, Loss
 from vgate.frontend.engines.output.deferred import Deferred
 from vgate.frontend.engines.output.flushing import Flushing
 from vgate.frontend.engines.output.gaps import Gaps
-from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late, to_error
+from vgate.frontend.engines.sequence import SWEEP_S, Reader, Sequence, fail, fail_late
 from vgate.log import Log
 from vgate.wire.codec import WireError, decode_to_frontend, encode
 from vgate.wire.curve import ClientKeys
@@ -187,34 +187,34 @@ class EngineClient:
         urgent: dict[Reader, None] = {}
         ending: str | None = None
         delivered = False
-        for payload in batch:
-            try:
-                message = decode_to_frontend(payload)
-            except WireError as error:
-                log.error("dropped a malformed message from the engine", error=error)
-                continue
-            if type(message) is Step:
-                if not delivered:
-                    delivered = True
-                    self._gaps.delivered(self._loop.time())
-                self._on_step(message, urgent)
-            elif type(message) is Embeddings:
-                self._on_embeddings(message, urgent)
-            elif type(message) is Failures:
-                self._on_failures(message, urgent)
-            elif type(message) is Ending:
-                ending = message.reason
-                break
-            elif type(message) is Refused:
-                # This closes the connection, so the remaining messages don't count.
-                self._on_refused(message)
-                break
-            else:
-                self._on_other(message)
-        for answer in urgent:
-            answer.touched = False
-            answer.flush()
-        self._flushing.come()
+        try:
+            for payload in batch:
+                try:
+                    message = decode_to_frontend(payload)
+                except WireError as error:
+                    log.error("dropped a malformed message from the engine", error=error)
+                    continue
+                if type(message) is Step:
+                    if not delivered:
+                        delivered = True
+                        self._gaps.delivered(self._loop.time())
+                    self._on_step(message, urgent)
+                elif type(message) is Embeddings:
+                    self._on_embeddings(message, urgent)
+                elif type(message) is Failures:
+                    self._on_failures(message, urgent)
+                elif type(message) is Ending:
+                    ending = message.reason
+                    break
+                elif type(message) is Refused:
+                    # This closes the connection, so the remaining messages don't count.
+                    self._on_refused(message)
+                    break
+                else:
+                    self._on_other(message)
+        finally:
+            # Whatever the owner's callbacks do, no end that was read is lost.
+            self._flushing.come(urgent)
         if ending is not None:
             # Only now: the answers have read the messages before it.
             self._lose(f"the engine stopped: {ending}")
@@ -291,7 +291,7 @@ class EngineClient:
         for failure in failures.failures:
             if (sequence := self._running.pop(failure.id, None)) is not None:
                 self._deferred.drop(sequence)
-                sequence.error = to_error(failure, sequence.fields)
+                sequence.take_failure(failure)
                 urgent[sequence.answer] = None
 
     def _on_refused(self, message: Refused) -> None:

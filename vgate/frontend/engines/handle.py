@@ -53,7 +53,7 @@ class EngineHandle(Protocol):
 
     A submitted sequence ends exactly once: by its last delta, by an error (a failure, its deadline,
     or `fail_all`), or by `abort`; or the owner gets it back in a `Loss`. Each answer is flushed
-    once after each batch of messages.
+    after each batch of messages, or later if all that it got were tokens, but before an error.
 
     Attributes:
         endpoint: Where the engine is.

@@ -22,13 +22,13 @@ class Reader(Protocol):
     """What reads a sequence's output: its answer, or what stands before it for a while.
 
     Attributes:
-        touched: Set while it is on the list of those to flush.
+        touched: It has tokens that it has not read, and is on a list of those to flush.
     """
 
     touched: bool
 
     def flush(self) -> None:
-        """Read the new output of the sequences. Called once for a batch of messages."""
+        """Read the new output of the sequences: of a batch of messages, or of several."""
 
     def restart(self, sequence: "Sequence") -> bool:
         """Reset a sequence so that it can start again; False if some output was already sent."""
@@ -167,6 +167,11 @@ class Sequence:
             if self.ticket is not None:
                 self.ticket.finished(len(self.generated) + len(self.pending))
 
+    def take_failure(self, failure: Failure) -> None:
+        """End by an error of its engine, after the tokens that came before it."""
+        read_first(self.answer)
+        self.error = to_error(failure, self.fields)
+
 
 class BaseAnswer:
     """What an HTTP request waits for: one sequence or, with ``n``, several.
@@ -177,7 +182,7 @@ class BaseAnswer:
             is before it is closed; None before, and if it failed.
         sequences: To be submitted by the owner.
         before_end: Called with a streamed answer that is complete, before its last event is sent.
-        touched: Set while the answer is on the list of those to flush.
+        touched: As of any `Reader`.
     """
 
     __slots__ = ("before_end", "done", "ended_at", "sequences", "touched")
@@ -190,7 +195,7 @@ class BaseAnswer:
         self.sequences = [Sequence(self, index) for index in range(count)]
 
     def flush(self) -> None:
-        """Read the new output of the sequences. Called once for a batch of messages."""
+        """Read the new output of the sequences: of a batch of messages, or of several."""
         raise NotImplementedError
 
     def restart(self, sequence: Sequence) -> bool:
@@ -219,6 +224,7 @@ class BaseAnswer:
         error's traceback refers to.
         """
         for sequence in self.sequences:
+            sequence.answer.touched = False  # nobody wants what waits to be read
             del sequence.answer
         done = self.done
         if done.done() and not done.cancelled() and done.exception() is not None:
@@ -230,13 +236,21 @@ def _nothing(_answer: object) -> None:
     """Do nothing."""
 
 
+def read_first(answer: Reader) -> None:
+    """Let an answer read the tokens that came before an error; they may complete a stop string."""
+    if answer.touched:
+        answer.touched = False
+        answer.flush()
+
+
 def fail(sequences: Iterable[Sequence], error: VGateError) -> None:
-    """End sequences that run nowhere with an error; each answer is flushed once."""
-    answers: dict[int, Reader] = {}
+    """End sequences that run nowhere with an error, after the tokens that came before it."""
+    sequences = list(sequences)
+    for sequence in sequences:
+        read_first(sequence.answer)
     for sequence in sequences:
         sequence.error = error
-        answers[id(sequence.answer)] = sequence.answer
-    for answer in answers.values():
+    for answer in dict.fromkeys([sequence.answer for sequence in sequences]):
         answer.flush()
 
 

@@ -8,15 +8,18 @@ ones, get each token at once. First tokens, ends and errors never wait.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 
 from vgate.frontend.engines.sequence import Reader
+from vgate.log import Log
 
 # Between two chunks of a stream, for each stream: writing them takes half of a slow core then.
 _EACH_S = 0.00004
 _MOST_S = 0.02
 _TICK_S = 0.001  # of the loop's timers
+
+log = Log("vgate.frontend")
 
 
 class Flushing:
@@ -28,7 +31,7 @@ class Flushing:
 
     Attributes:
         waiting: The answers with plain tokens that they have not read. One that has read them
-            since then, with a later delta, is no longer `touched`.
+            since then, with a later delta, or is closed, is no longer `touched`.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class Flushing:
         self._due = self._came = self._half_step_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def come(self) -> None:
-        """Note that a step was read: flush, if the next one will be further from when it is due."""
+    def come(self, urgent: Iterable[Reader] = ()) -> None:
+        """Flush these, and the rest if the next step will be further from when they are due."""
+        for answer in urgent:
+            _flush(answer)
         now = self._clock()
         self._half_step_s, self._came = (now - self._came) / 2, now
         if self.waiting:
@@ -54,8 +59,7 @@ class Flushing:
         self._due = self._clock() + min(len(waiting) * _EACH_S, _MOST_S)
         for answer in waiting:
             if answer.touched:
-                answer.touched = False
-                answer.flush()
+                _flush(answer)
 
     def _flush_if_due(self, left_s: float, early_s: float) -> None:
         if left_s <= early_s:
@@ -68,3 +72,12 @@ class Flushing:
         self._timer = None
         if self.waiting:
             self._flush_if_due(self._due - self._clock(), _TICK_S)
+
+
+def _flush(answer: Reader) -> None:
+    answer.touched = False
+    try:
+        answer.flush()
+    except Exception:
+        # The others wait behind it, and those who run in an engine that was just lost.
+        log.exception("an answer could not read its tokens")
