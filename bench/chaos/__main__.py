@@ -1,4 +1,7 @@
-"""`python -m bench.chaos`: exit status 0 if every outcome is right or explained, otherwise 1."""
+"""`python -m bench.chaos`: exit status 0 if every outcome is right or explained, otherwise 1.
+
+Ctrl-C ends it; it says what was done and seen until then.
+"""
 
 import argparse
 import asyncio
@@ -38,6 +41,7 @@ _SETTINGS = {
 # a row: a request is refused for a while after engines died with it.
 _OWN_ASKS = 5
 _PROGRESS_S = 10.0
+_STOPPED = "stopped by Ctrl-C"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +83,7 @@ class Outcome(msgspec.Struct):
 
 
 async def run(plan: Plan, instance: Instance) -> Outcome:
-    """Load a started instance and inflict faults on it."""
+    """Load a started instance and inflict faults on it, until it is cancelled at the latest."""
     faults: list[Fault] = []
     clients = Clients(instance, faults, plan.patience_s)
     rng = random.Random(plan.seed)
@@ -91,6 +95,9 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     except (WrongError, ServerError, OSError) as error:
         outcome.problem = f"without faults: {error}"
         return outcome
+    except asyncio.CancelledError:
+        outcome.problem = f"{_STOPPED} before the first fault"
+        return outcome
     began = time.monotonic()
     over = False
     runs = [
@@ -100,21 +107,30 @@ async def run(plan: Plan, instance: Instance) -> Outcome:
     victim = Victim(instance, rng, plan.patience_s)
     progress = asyncio.ensure_future(show_progress(outcome, began))
     try:
-        while time.monotonic() - began < plan.seconds and len(faults) < plan.most_faults:
-            await asyncio.sleep(plan.pause_s * rng.uniform(0.5, 1.5))
-            fault = Fault(next(kinds), time.monotonic())
-            faults.append(fault)
-            await inflict(fault.kind, victim, fault)
-    except NotRecoveredError as error:
-        outcome.problem = str(error)
-    over = True
-    await asyncio.gather(*runs)
+        try:
+            while time.monotonic() - began < plan.seconds and len(faults) < plan.most_faults:
+                await asyncio.sleep(plan.pause_s * rng.uniform(0.5, 1.5))
+                fault = Fault(next(kinds), time.monotonic())
+                faults.append(fault)
+                await inflict(fault.kind, victim, fault)
+        except NotRecoveredError as error:
+            outcome.problem = str(error)
+        over = True
+        await asyncio.gather(*runs)
+    except asyncio.CancelledError:
+        outcome.problem = _STOPPED
+        # Nobody knows what would have come of these.
+        for client in runs:
+            client.cancel()
+        await asyncio.wait(runs)
     progress.cancel()
     clients.close()
     outcome.own_deaths = len(instance.own_deaths)
     outcome.seconds = time.monotonic() - began
     for fault in faults:
-        fault.began, fault.ended = round(fault.began - began, 3), round(fault.ended - began, 3)
+        fault.began = round(fault.began - began, 3)
+        if fault.ended:
+            fault.ended = round(fault.ended - began, 3)
     if not instance.alive:
         outcome.problem = f"the server ended: {instance.log_tail()}"
     return outcome
@@ -166,8 +182,12 @@ def main(arguments: Sequence[str]) -> int:
         model=options.model,
         settings=dict(setting.split("=", 1) for setting in options.set),
     )
-    with workplace("chaos") as directory, start(plan, directory) as instance:
-        outcome = asyncio.run(run(plan, instance))
+    try:
+        with workplace("chaos") as directory, start(plan, directory) as instance:
+            outcome = asyncio.run(run(plan, instance))
+    except KeyboardInterrupt:
+        print(f"bench.chaos: {_STOPPED} while the server started or ended", file=sys.stderr)
+        return 1
     print(table(outcome))
     if options.json:
         Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(outcome)) + b"\n")

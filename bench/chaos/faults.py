@@ -56,8 +56,10 @@ async def _pause(role: str, victim: Victim, fault: Fault) -> None:
     pid = await victim.process(role)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(victim.rng.uniform(0.1, 1.0))
-        os.kill(pid, signal.SIGCONT)
+        try:
+            await asyncio.sleep(victim.rng.uniform(0.1, 1.0))
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def _starve(victim: Victim, fault: Fault) -> None:

@@ -116,11 +116,14 @@ class Instance:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         deadline = time.monotonic() + _START_S
-        while not self.has_logged("V-Gate is ready"):
-            if not self.alive or time.monotonic() > deadline:
-                self.__exit__()
-                raise FailedError("the server did not start", self.log_tail())
-            time.sleep(0.05)
+        try:
+            while not self.has_logged("V-Gate is ready"):
+                if not self.alive or time.monotonic() > deadline:
+                    raise FailedError("the server did not start", self.log_tail())
+                time.sleep(0.05)
+        except BaseException:  # Ctrl-C, too
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -2,18 +2,24 @@
 
 import asyncio
 import json
+import os
 import random
+import signal
 import socket
+import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
+from bench.chaos import __main__ as program
 from bench.chaos import preparation, readers
 from bench.chaos.__main__ import Outcome, Plan, in_turn, main, possible, table
 from bench.chaos.answers import ServerError, WrongError, said
 from bench.chaos.clients import Clients, Tally
 from bench.chaos.deck import Ask, deck
 from bench.chaos.faults import KINDS
+from bench.chaos.instance import Instance
 from bench.chaos.victim import Fault, Victim
 from bench.load.target import Target
 
@@ -192,6 +198,94 @@ class TestRun:
     def test_an_unknown_fault_is_named(self, capsys):
         assert main(["--faults", "flood"]) == 2
         assert "flood" in capsys.readouterr().err
+
+
+class Endless(Clients):
+    """Clients that see one right answer each, and then none."""
+
+    async def learn(self, asks):
+        return [(ask, {}) for ask in asks]
+
+    async def run(self, learned, go_on):
+        self._count(learned[0][0], "right", "", 0.0)
+        await asyncio.Event().wait()
+
+
+class TestCtrlC:
+    """It ends a run quietly, and leaves nothing behind."""
+
+    @pytest.fixture(autouse=True)
+    def instance(self, monkeypatch):
+        target = Target("127.0.0.1", 1, False, "", ("127.0.0.1",))
+        instance = SimpleNamespace(target=target, own_deaths=[], alive=True)
+        monkeypatch.setattr(program, "start", lambda *_: nullcontext(instance))
+        monkeypatch.setattr(program, "Clients", Endless)
+
+    def interrupt(self, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+        return asyncio.Event().wait()
+
+    def test_a_run_says_what_it_did_so_far(self, capsys, monkeypatch, tmp_path):
+        faults = iter([lambda: asyncio.sleep(0), self.interrupt])
+
+        async def inflict(kind, victim, fault):
+            await next(faults)()
+            fault.ended = fault.began
+
+        monkeypatch.setattr(program, "inflict", inflict)
+        written = tmp_path / "outcome.json"
+        arguments = ["--faults", "engine_kill", "--pause", "0.001", "--clients", "3"]
+        assert main([*arguments, "--json", str(written)]) == 1
+        shown = capsys.readouterr().out
+        assert shown.endswith("PROBLEM stopped by Ctrl-C\n")
+        rows = [line.split() for line in shown.splitlines()]
+        assert ["fault:", "engine_kill", "2"] in rows
+        assert ["answers:", "right", "3"] in rows
+        first, second = json.loads(written.read_bytes())["faults"]
+        assert (first["ended"] > 0, second["ended"]) == (True, 0.0)
+
+    def test_before_the_first_fault(self, capsys, monkeypatch):
+        monkeypatch.setattr(Endless, "learn", self.interrupt)
+        assert main(["--faults", "engine_kill"]) == 1
+        assert "PROBLEM stopped by Ctrl-C before the first fault" in capsys.readouterr().out
+
+    def test_while_the_server_starts(self, capsys, monkeypatch):
+        def start(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(program, "start", start)
+        assert main(["--faults", "engine_kill"]) == 1
+        assert "stopped by Ctrl-C while the server started" in capsys.readouterr().err
+
+    def test_a_server_that_was_to_start_is_ended(self, tmp_path):
+        class Starting(Instance):
+            command = (sys.executable, "-c", "import time; time.sleep(3600)")
+
+            def has_logged(self, text):
+                raise KeyboardInterrupt
+
+        instance = Starting(tmp_path, {}, None)
+        with pytest.raises(KeyboardInterrupt):
+            instance.__enter__()
+        assert not instance.alive
+
+    def test_a_process_that_was_paused_goes_on(self, monkeypatch):
+        sent, stopped = [], asyncio.Event()
+
+        def kill(pid, sig):
+            sent.append((pid, sig))
+            stopped.set()
+
+        async def pause():
+            victim = Victim(SimpleNamespace(pids=lambda _role: [7]), random.Random(1))
+            pausing = asyncio.ensure_future(KINDS["engine_pause"](victim, Fault("", 0.0)))
+            await stopped.wait()
+            pausing.cancel()
+            await asyncio.wait([pausing])
+
+        monkeypatch.setattr(os, "kill", kill)
+        asyncio.run(pause())
+        assert sent == [(7, signal.SIGSTOP), (7, signal.SIGCONT)]
 
 
 def test_the_end_of_a_lost_link_is_seen_by_the_port_of_its_other_side():
