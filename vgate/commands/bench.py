@@ -20,7 +20,7 @@ _BUSY = 0.8
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Measure a running server under load: time to first token (TTFT), gaps between tokens, "
+        "Measure a running server under load: time to first token (TTFT), gaps between chunks, "
         "tokens per second, errors. Each client sends its next request once it has its answer. "
         "Other users of the server are slowed down meanwhile. The result cache is bypassed "
         "(Cache-Control: no-store)."
