@@ -73,6 +73,29 @@ def test_a_key_finds_its_own(run):
     run(scenario)
 
 
+@pytest.mark.parametrize(("patience_s", "found"), [(5, True), (-1, False)])
+def test_a_new_file_that_another_worker_prepares_is_waited_for(run, monkeypatch, patience_s, found):
+    class Connection(sqlite3.Connection):
+        attempts = 0
+
+        def executescript(self, script):
+            self.attempts += 1
+            if self.attempts < 3:
+                raise sqlite3.OperationalError("database is locked")
+            return super().executescript(script)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **b: connect(*a, factory=Connection, **b))
+    monkeypatch.setattr(module, "_LOCK_TIMEOUT_S", patience_s)
+
+    async def scenario(open_store):
+        store = open_store()
+        put(store, "a", "r1", response("r1"))
+        assert (await store.get("a", "r1") is not None) is found
+
+    run(scenario)
+
+
 def test_other_workers_and_later_instances_find_it(run):
     async def scenario(open_store):
         one, other = open_store(), open_store()

@@ -234,13 +234,26 @@ class SqliteResponses:
         if self._connection is None:
             connection = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_S)
             try:
-                connection.executescript(_SCHEMA)
+                self._prepare(connection)
             except sqlite3.Error:
                 connection.close()
                 raise
             self._path.chmod(0o600)
             self._connection = connection
         return self._connection
+
+    def _prepare(self, connection: "sqlite3.Connection") -> None:
+        # SQLite doesn't wait for another worker that changes a new file to a WAL just then.
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                connection.executescript(_SCHEMA)
+            except _errors() as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return
 
     def _close(self) -> None:
         if self._connection is not None:
