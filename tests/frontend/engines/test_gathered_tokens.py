@@ -107,21 +107,22 @@ class Engine(EngineClient):
                 self.places.pop(number, None)
 
     def step(self):
-        """Return the message of a step in which some sequences get a token."""
+        """Return the message of a step in which some sequences get a token, or several."""
         step = Step([], [], [])
         for number, place in list(self.places.items()):
             if self.rng.random() < 0.2:
                 continue
             name, at, first = place
-            token, last = self.texts[name][at], at + 1 == len(self.texts[name])
-            place[1:] = at + 1, False
-            self.sent[name] = max(self.sent[name], at + 1)
-            if first or last:
+            tokens = self.texts[name][at : at + self.rng.choice([1, 1, 1, 2, 3])]
+            last = at + len(tokens) == len(self.texts[name])
+            place[1:] = at + len(tokens), False
+            self.sent[name] = max(self.sent[name], at + len(tokens))
+            if first or last or len(tokens) > 1:
                 timing = Timing(0.1, 0) if first else None
-                step.deltas.append(Delta(number, [token], "stop" if last else None, timing=timing))
+                step.deltas.append(Delta(number, tokens, "stop" if last else None, timing=timing))
             else:
                 step.ids.append(number)
-                step.tokens.append(token)
+                step.tokens.append(tokens[0])
             if last:
                 del self.places[number]
         return encode(step)
