@@ -13,8 +13,10 @@ import pytest
 
 from vgate.config.schema import Routing
 from vgate.engine.backends.dry_run.vocabulary import END
+from vgate.frontend.answers import resumable
 from vgate.frontend.answers.answer import CollectedAnswer, StreamedAnswer
 from vgate.frontend.answers.choice import Choice, DecodeOptions
+from vgate.frontend.answers.resumable import NumberedEvents, Readers, ResumableAnswer
 from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.common import StreamOptions
 from vgate.frontend.engines.client import EngineClient
@@ -22,6 +24,7 @@ from vgate.frontend.engines.output import flushing
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.http.waits import ClientDisconnected
+from vgate.frontend.ids import Ids
 from vgate.frontend.routing import Router
 from vgate.wire.codec import decode_to_engine, encode, pack_token_ids, unpack_token_ids
 from vgate.wire.messages import (
@@ -142,8 +145,8 @@ class Dealer:
 class Asked:
     """A request: its answer, and what has to come of it."""
 
-    def __init__(self, play, number, *, stream, stops, sampling, count):
-        self.play, self.stream, self.count, self.stops = play, stream, count, stops
+    def __init__(self, play, number, *, kind, stops, sampling, count):
+        self.play, self.kind, self.count, self.stops = play, kind, count, stops
         self.written, self.closed, self.ends = [], False, 0
         self.names = [100 * number + index for index in range(count)]
         alphabet = b"ab<> "
@@ -159,15 +162,19 @@ class Asked:
         # Freed with the answer, to which there is no weak reference.
         self.gone = weakref.ref(make_choice)
         arguments = play.loop, make_choice, [10], count, play.pool.abort
-        if stream:
+        if kind == "whole":
+            self.answer = CollectedAnswer(*arguments)
+        else:
             encoder = ChatEncoder(
                 id="id", created=1, model="m", stream_options=StreamOptions(include_usage=True)
             ).stream_encoder()
-            self.answer = StreamedAnswer(
-                *arguments, stream_encoder=encoder, open_stream=lambda _: self.written.append
-            )
-        else:
-            self.answer = CollectedAnswer(*arguments)
+            streams = {"open_stream": lambda _: self.written.append}
+            if kind == "stream":
+                self.answer = StreamedAnswer(*arguments, stream_encoder=encoder, **streams)
+            else:
+                events = NumberedEvents(encoder, "s", Ids(b"x" * 16), [0] * count)
+                streams |= {"readers": play.readers, "events": events, "keep_s": 0.02}
+                self.answer = ResumableAnswer(*arguments, **streams)
         for sequence, name in zip(self.answer.sequences, self.names, strict=True):
             message = Generate(play.pool.next_id(), pack_token_ids([name]), sampling)
             play.pool.submit(sequence, message, 3600.0)
@@ -194,14 +201,14 @@ class Asked:
         self.answer, self.closed = None, True
 
     def texts(self):
-        if not self.stream:
+        if self.kind == "whole":
             if self.error is not None:
                 return [""] * self.count
             return [choice.text for choice in self.answer.result().choices]
         events = b"".join(self.written).decode().split("\n\n")[:-1]
         texts, ended = [""] * self.count, [0] * self.count
         for event in events:
-            data = event.removeprefix("data: ")
+            data = event.partition("data: ")[2]
             if data == "[DONE]":
                 self.ends += 1
                 continue
@@ -209,7 +216,10 @@ class Asked:
             self.ends += "error" in chunk
             for choice in chunk.get("choices", ()):
                 assert not ended[choice["index"]]
-                texts[choice["index"]] += choice["delta"].get("content") or ""
+                content = choice["delta"].get("content") or ""
+                texts[choice["index"]] += content
+                # Which events there are may not depend on how tokens come.
+                assert len(content) <= 1 or self.stops or self.kind == "stream"
                 ended[choice["index"]] += choice["finish_reason"] is not None
         if self.error is None:
             assert ended == [1] * self.count
@@ -225,17 +235,19 @@ class Asked:
             self.error is not None
             and not left
             and self.written
+            and self.kind == "stream"
             and self.count == 1
             and not self.stops
         ):
             assert len(self.found[0]) == self.play.sent[self.names[0]], "tokens before the error"
-        assert self.ends == (self.stream and bool(self.written) and not left)
+        assert self.ends == (bool(self.written) and not left)
 
 
 class Play:
     def __init__(self, real, token_texts, seed):
         self.rng = random.Random(seed)
         self.loop, self.token_texts, self.texts, self.sent = Loop(real), token_texts, {}, {}
+        self.readers = Readers(self.loop)
         self.pool = EnginePool(
             self.loop,
             on_model=lambda _: None,
@@ -255,7 +267,7 @@ class Play:
         return Asked(
             self,
             number,
-            stream=rng.random() < 0.8,
+            kind=rng.choice(["whole", "stream", "stream", "stream", "resumable"]),
             stops=rng.choice([(), (), ("<>",), ("a b", "bb>")]),
             # With a penalty one is repeated in the next engine; with chance it ends with its own.
             sampling=rng.choice(
@@ -322,6 +334,8 @@ def real():
 @pytest.mark.parametrize("seed", range(10))
 def test_every_stream_gets_its_text_and_one_end(real, built_in, monkeypatch, each_s, seed):
     monkeypatch.setattr(flushing, "_EACH_S", each_s)
+    # So that they are behind.
+    monkeypatch.setattr(resumable, "_AT_ONCE", 1)
     gc.disable()
     try:
         Play(real, built_in.token_texts, seed).run()

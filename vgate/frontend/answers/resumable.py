@@ -245,6 +245,9 @@ class ResumableAnswer(StreamedAnswer):
         if self.done.done():
             return False
         reading = self._reading()
+        # New tokens may have come that wait to be flushed: they are not the next ones.
+        for sequence, unread in reading:
+            _set_aside(sequence, unread)
         for _ in range(max(1, _AT_ONCE // len(self.choices))):
             for sequence, unread in reading:
                 _next(sequence, unread)
