@@ -64,7 +64,7 @@ def step(flushing, answers, token):
         if not answer.touched:
             answer.touched = True
             flushing.waiting.append(answer)
-    flushing.come()
+    flushing.after_batch()
 
 
 def steps(loop, flushing, answers, every_s, count=24):
@@ -148,7 +148,7 @@ def test_an_answer_that_fails_to_read_keeps_no_other_from_it(loop, flushing, cap
     answers[0].flush = answers[2].flush = lambda: 1 / 0
     step(flushing, answers, 1)
     urgent = Answer()
-    flushing.come([answers[0], urgent])
+    flushing.after_batch([answers[0], urgent])
     assert (answers[1].chunks, urgent.chunks) == ([[1]], [[]])
     assert not any(answer.touched for answer in answers)
     assert caplog.text.count("an answer could not read its tokens") == 3

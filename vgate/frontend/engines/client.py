@@ -214,7 +214,7 @@ class EngineClient:
                     self._on_other(message)
         finally:
             # Whatever the owner's callbacks do, no end that was read is lost.
-            self._flushing.come(urgent)
+            self._flushing.after_batch(urgent)
         if ending is not None:
             # Only now: the answers have read the messages before it.
             self._lose(f"the engine stopped: {ending}")

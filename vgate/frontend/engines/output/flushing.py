@@ -1,10 +1,10 @@
 """When the answers of one engine's sequences read their new tokens: with each step, or a few later.
 
-To write a chunk costs the frontend and the client many times what the token in it does. With
-hundreds of streams of a fast engine both would do little else, and the engine would wait for the
-processor. So the more streams there are, the longer a stream's tokens are gathered into one chunk:
-10 ms with 256 streams, and never longer than a screen needs to show them. Few streams, or slow
-ones, get each token at once. First tokens, ends and errors never wait.
+Writing a chunk costs the frontend and the client many times what the token in it does. With
+hundreds of streams of a fast engine they would do little else, and the engine would wait for a
+core. So the more streams there are, the longer a stream's tokens are gathered into one chunk: 10 ms
+with 256 streams, and never longer than a screen takes to show them. Streams that are few or slow
+get each token at once. First tokens, ends and errors never wait.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from time import perf_counter
 from vgate.frontend.engines.sequence import Reader
 from vgate.log import Log
 
-# Between two chunks of a stream, for each stream: writing them takes half of a slow core then.
+# Between two chunks of a stream, for each stream: so their writes take half of a slow core at most.
 _EACH_S = 0.00004
 _MOST_S = 0.02
 _TICK_S = 0.001  # of the loop's timers
@@ -40,12 +40,15 @@ class Flushing:
         self.waiting: list[Reader] = []
         self._loop = loop
         self._clock = clock
-        # When the next chunks are due, when messages last came, and half the time between those.
+        # When the next chunks are due, when a batch was last read, and half the time before that.
         self._due = self._came = self._half_step_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def come(self, urgent: Iterable[Reader] = ()) -> None:
-        """Flush these, and the rest if the next step will be further from when they are due."""
+    def after_batch(self, urgent: Iterable[Reader] = ()) -> None:
+        """Flush these, and all that wait if the next batch would be further from when they are due.
+
+        Call it after each batch of messages.
+        """
         for answer in urgent:
             _flush(answer)
         now = self._clock()
