@@ -182,7 +182,9 @@ def _merged(before: Any, value: Any) -> Any:
 def _translated(own: list[str], given: dict[str, tuple[str, Any]], known: Known) -> Translation:
     found = Translation(own, {}, {}, [])
     for argument, (flag, value) in given.items():
-        if value == "None" or (argument == "tokenizer" and value in own):  # the model's own
+        if value == "None":  # as if it were not given
+            continue
+        if argument == "tokenizer" and value in own:  # the model's own
             continue
         if argument in settings.REFUSED and value not in (False, "", []):
             raise _FlagError(f"{flag} can't be followed: {settings.REFUSED[argument]}")

@@ -40,12 +40,12 @@ class Flushing:
         self.waiting: list[Reader] = []
         self._loop = loop
         self._clock = clock
-        # When the next chunks are due, when a batch was last read, and half the time before that.
+        # When the next chunks are due, when the last batch was read, and half of a step's time.
         self._due = self._came = self._half_step_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def after_batch(self, urgent: Iterable[Reader] = ()) -> None:
-        """Flush these, and all that wait if the next batch would be further from when they are due.
+        """Flush the urgent, and the others unless the next batch will come nearer to their time.
 
         Call it after each batch of messages.
         """
