@@ -11,6 +11,7 @@ from vgate.engine.loop import EngineLoop
 from vgate.engine.request import Request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.wire.codec import decode_to_frontend, encode, pack_token_ids
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import (
     PROTOCOL_VERSION,
     Delta,
@@ -19,7 +20,6 @@ from vgate.wire.messages import (
     FinishReason,
     Generate,
     Hello,
-    Logprobs,
     ModelInfo,
     Step,
     ToEngine,
@@ -144,10 +144,10 @@ class ScriptedBackend:
         options, number = request.options, self.emitted[request.key]
         logprobs = prompt_logprobs = None
         if options.logprobs is not None:
-            logprobs = [Logprobs((number,), (-float(number),), 1)]
+            logprobs = [Logprobs.of((number,), (-float(number),), 1)]
         if options.prompt_logprobs is not None and number == 1:
             places = range(1, len(request.prompt))
-            prompt_logprobs = [None, *(Logprobs((7,), (-float(place),), 1) for place in places)]
+            prompt_logprobs = [None, *(Logprobs.of((7,), (-float(place),), 1) for place in places)]
         return logprobs, prompt_logprobs
 
     def kv_cache_usage(self) -> float:

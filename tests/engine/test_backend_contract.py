@@ -29,7 +29,8 @@ from vgate.engine.fill.filling import Filling
 from vgate.engine.request import Request, RequestError
 from vgate.errors import from_code
 from vgate.wire.kv_blocks import block_keys, block_seed
-from vgate.wire.messages import GenerateOptions, Logprobs, StructuredOutput
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 MAX_MODEL_LEN = 512
@@ -201,7 +202,7 @@ class TestGoingOn:
         before = [place for output in expected for place in output.logprobs][at:]
         assert [place.token_ids for place in places] == [place.token_ids for place in before]
         for place, other in zip(places, before, strict=True):
-            assert place.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+            assert place.unpack()[1] == pytest.approx(other.unpack()[1], abs=1e-3)
 
     def test_min_tokens_counts_what_was_generated_before(self, backend):
         # Without a token that may come but the end, it comes as soon as it may.
@@ -479,15 +480,15 @@ def logprobs_of(outputs: list[Output]) -> list[Logprobs]:
 
 def assert_probabilities(place: Logprobs, count: int) -> None:
     """The token itself, then the most likely ones in their order."""
-    assert len(place.token_ids) == len(place.logprobs) == count + 1
-    assert all(type(token) is int for token in place.token_ids)
-    assert all(type(logprob) is float for logprob in place.logprobs)
+    ids, logprobs = place.unpack()
+    assert len(ids) == len(logprobs) == count + 1
+    assert len(place.token_ids) == len(place.logprobs)
     assert type(place.rank) is int
-    top_ids, top = place.token_ids[1:], place.logprobs[1:]
+    top_ids, top = ids[1:], logprobs[1:]
     assert len(set(top_ids)) == count
     assert list(top) == sorted(top, reverse=True)
     assert sum(map(math.exp, top)) <= 1 + 1e-3
-    assert (place.token_ids[0] in top_ids) == (place.rank <= count)
+    assert (place.token_id in top_ids) == (place.rank <= count)
 
 
 class TestLogprobs:
@@ -505,7 +506,7 @@ class TestLogprobs:
             len(output.token_ids) for output in outputs
         ]
         places = logprobs_of(outputs)
-        assert [place.token_ids[0] for place in places] == tokens(outputs)
+        assert [place.token_id for place in places] == tokens(outputs)
         for place in places:
             assert_probabilities(place, count)
             assert place.rank == 1  # it is greedy
@@ -516,7 +517,7 @@ class TestLogprobs:
         requests = [make_request(options=GenerateOptions(logprobs=count)) for count in counts]
         outputs = run(backend, *requests)
         for request, count in zip(requests, counts, strict=True):
-            widths = {len(place.token_ids) for place in logprobs_of(outputs[request.key])}
+            widths = {len(place.unpack()[0]) for place in logprobs_of(outputs[request.key])}
             assert widths == (set() if count is None else {count + 1})
 
     def test_a_stop_token_has_its_own(self, backend):
@@ -525,7 +526,7 @@ class TestLogprobs:
         request = make_request(options=GenerateOptions(logprobs=1), stop_token_ids=[stop])
         outputs = run(backend, request)[request.key]
         assert_well_ended(outputs, "stop")
-        assert logprobs_of(outputs)[-1].token_ids[0] == stop
+        assert logprobs_of(outputs)[-1].token_id == stop
 
     @pytest.mark.parametrize("count", [0, 3])
     @pytest.mark.parametrize("size", [1, 2, 300])
@@ -538,7 +539,7 @@ class TestLogprobs:
             assert first.token_ids
             assert first.prompt_logprobs[0] is None
             places = first.prompt_logprobs[1:]
-            assert [place.token_ids[0] for place in places] == prompt[1:]
+            assert [place.token_id for place in places] == prompt[1:]
             for place in places:
                 assert_probabilities(place, count)
             assert all(output.prompt_logprobs is None for output in others)
@@ -552,7 +553,7 @@ class TestLogprobs:
         assert one[0].prompt_logprobs[1].token_ids == other[0].prompt_logprobs[1].token_ids
         for here, there in zip(logprobs_of(one), logprobs_of(other), strict=True):
             assert here.token_ids == there.token_ids
-            assert here.logprobs == pytest.approx(there.logprobs, abs=1e-3)
+            assert here.unpack()[1] == pytest.approx(there.unpack()[1], abs=1e-3)
 
     @pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
     def test_too_many_are_refused(self, backend, name):
@@ -728,7 +729,7 @@ class TestStructured:
         request = self.request(tokenizer, StructuredOutput("choice", ["yes"]))
         request.options = GenerateOptions(logprobs=2, structured=request.options.structured)
         outputs = run(backend, request)[request.key]
-        assert [place.token_ids[0] for place in logprobs_of(outputs)] == tokens(outputs)
+        assert [place.token_id for place in logprobs_of(outputs)] == tokens(outputs)
 
     @pytest.mark.parametrize(
         ("kind", "value"),

@@ -133,7 +133,7 @@ def logprobs(bench: Bench, peer: bytes, number: int) -> list[float]:
         value
         for delta in bench.deltas(peer, number)
         for place in delta.logprobs or []
-        for value in place.logprobs
+        for value in place.unpack()[1]
     ]
 
 
@@ -147,7 +147,7 @@ def test_a_late_subscriber_gets_all_logprobs(bench, after):
     assert logprobs(bench, B, 2) == logprobs(bench, A, 1) == [-1, -2, -3, -4, -5, -6]
     of_prompt = [d.prompt_logprobs for d in bench.deltas(B, 2) if d.prompt_logprobs]
     assert of_prompt == [bench.deltas(A, 1)[0].prompt_logprobs]
-    shown = [place and place.logprobs for place in of_prompt[0]]
+    shown = [place and place.unpack()[1] for place in of_prompt[0]]
     assert shown == [None, (-1.0,), (-2.0,), (-3.0,), (-4.0,)]
     # They come with the first tokens.
     first = next(d for d in bench.deltas(B, 2) if d.token_ids)

@@ -6,13 +6,14 @@ from tests.wire.steps import deltas_of
 from vgate.engine.backends.base import Facts, Output, Outputs
 from vgate.engine.delivery import catch_up, deliver_embeddings, deliver_tokens
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import Delta, Embedding, Embeddings, Logprobs, Step
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import Delta, Embedding, Embeddings, Step
 from vgate.wire.progress import Timing
 from vgate.wire.sampling import SamplingParams
 
 A, B = b"a", b"b"
 AT_ONCE = Timing(0.0)
-PLACE = Logprobs((5, 6), (-0.5, -1.0), 1)
+PLACE = Logprobs.of((5, 6), (-0.5, -1.0), 1)
 
 
 def running(**subscribers: list[tuple[bytes, int]]) -> dict[str, Request]:

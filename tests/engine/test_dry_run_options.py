@@ -319,10 +319,11 @@ class TestRules:
 def test_logprobs_are_from_a_distribution(place, token, count):
     told = logprobs_at(place, token, count, 300)
     assert told == logprobs_at(place, token, count, 300)
-    assert len(told.token_ids) == len(told.logprobs) == count + 1
-    assert (told.token_ids[0], told.rank) == (token, 1)
-    top = told.logprobs[1:]
+    ids, logprobs = told.unpack()
+    assert len(ids) == len(logprobs) == count + 1
+    assert (ids[0], told.rank) == (token, 1)
+    top = logprobs[1:]
     assert list(top) == sorted(top, reverse=True)
     assert sum(map(math.exp, top)) <= 1
-    assert told.logprobs[:1] == (top[:1] or told.logprobs[:1])
-    assert all(0 <= one < 300 for one in told.token_ids)
+    assert logprobs[:1] == (top[:1] or logprobs[:1])
+    assert all(0 <= one < 300 for one in ids)

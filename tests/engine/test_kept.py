@@ -10,6 +10,7 @@ from vgate.engine.loop import HEARTBEAT_S
 from vgate.engine.request import Request
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.kept import Claim, Claimed, Keep
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import Abort, Failures, Generate, GenerateOptions, Goodbye
 
 A, B, C = b"a", b"b", b"c"
@@ -232,11 +233,12 @@ def test_sequences_of_one_stream_are_claimed_together(bench):
     assert tokens(bench, B, 7) == tokens(bench, B, 8) == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_is_kept_is_bounded():
+@pytest.mark.parametrize(("logprobs", "kept"), [(None, 8), ([Logprobs.of([1], [0.0], 1)], 3)])
+def test_what_is_kept_is_bounded(logprobs, kept):
     subscriptions = Subscriptions()
     streams = KeptStreams(subscriptions, max_bytes=1000)
     for number in range(100):
-        request = Request(str(number), [1], None)
+        request = Request(str(number), [1], None, output_logprobs=logprobs)
         keep = Keep([str(number).encode()], 0, KEEP_S, b"x" * 100)
         message = msgspec.structs.replace(generate(number), keep=keep)
         subscriptions.add(request, (A, number))
@@ -244,6 +246,6 @@ def test_what_is_kept_is_bounded():
         streams.finish(request, 0.0)
         assert streams._bytes <= 1000
     found = [n for n in range(100) if streams.claim(Claim(1, str(n).encode()), 0.0)[0].request]
-    assert found == list(range(92, 100))
+    assert found == list(range(100 - kept, 100))
     assert streams.expire(KEEP_S) == []
     assert (streams._bytes, streams._streams, streams._by_reader) == (0, {}, {})

@@ -22,6 +22,7 @@ from vgate.engine.backends import load_backend
 from vgate.engine.backends.base import Output
 from vgate.engine.backends.vllm.reasoning import has_marks
 from vgate.engine.request import Request
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import GenerateOptions, StructuredOutput
 from vgate.wire.sampling import DEFAULTS, SamplingParams
 
@@ -93,11 +94,16 @@ def cases(driver: Driver, described: list[dict[str, Any]]) -> list[dict[str, Any
     return [
         {
             "token_ids": [token for output in outputs for token in output.token_ids],
-            "logprobs": [place for output in outputs for place in output.logprobs or []],
-            "prompt_logprobs": outputs[0].prompt_logprobs or [],
+            "logprobs": [values(place) for output in outputs for place in output.logprobs or []],
+            "prompt_logprobs": list(map(values, outputs[0].prompt_logprobs or [])),
         }
         for outputs in driver.run(*requests)
     ]
+
+
+def values(place: Logprobs | None) -> tuple[Any, ...] | None:
+    """What is told of a place; None of the prompt's first token."""
+    return place and (*place.unpack(), place.rank)
 
 
 def reasoning(driver: Driver) -> dict[str, str]:

@@ -91,7 +91,7 @@ def main(model: str, tokens: str, report_path: str) -> None:
         "tokens": [[t for output in of for t in output.token_ids] for of in outputs.values()],
         "reasons": [[output.finish_reason for output in of][-1] for of in outputs.values()],
         "steps": [len(of) for of in outputs.values()],
-        "logprobs": [[one.token_ids[0], round(one.logprobs[0], 3)] for one in logprobs],
+        "logprobs": [[one.token_id, round(one.unpack()[1][0], 3)] for one in logprobs],
         "counts": backend.counts()[-2:],
         "switched": switch(backend, driver, drafts=bool(int(tokens))),
     }

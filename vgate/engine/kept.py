@@ -16,9 +16,9 @@ from vgate.wire.messages import Delta, Embed, Generate
 
 # Of the output and the requests of sequences that have ended. Without them the oldest are dropped.
 _MAX_BYTES = 64 << 20
-# Objects of Python: a token's number, and the log probabilities of a position.
+# Objects of Python: a token's number, and a position without its log probabilities.
 _TOKEN_BYTES = 40
-_LOGPROBS_BYTES = 2000
+_POSITION_BYTES = 150
 
 _GONE = "this stream is no longer kept; send the request again"
 _TAKEN = "another connection has taken this stream up, and gets the rest of it"
@@ -185,8 +185,9 @@ class KeptStreams:
     def _end(self, kept: KeptSequence, now: float) -> None:
         kept.ended, kept.until = True, now + kept.keep.seconds
         self._unlink(kept)
-        logprobs = kept.request.output_logprobs or ()
-        size = len(kept.request.output) * _TOKEN_BYTES + len(logprobs) * _LOGPROBS_BYTES
+        size = len(kept.request.output) * _TOKEN_BYTES
+        for place in kept.request.output_logprobs or ():
+            size += _POSITION_BYTES + len(place.token_ids) + len(place.logprobs)
         kept.size_bytes += size
         self._bytes += size
         self._drop_oldest(0)

@@ -6,13 +6,13 @@ from typing import Literal
 import msgspec
 
 from vgate.wire.codec import WireError, unpack_token_ids
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import (
     NO_OPTIONS,
     Embed,
     FinishReason,
     Generate,
     GenerateOptions,
-    Logprobs,
     ModelInfo,
 )
 from vgate.wire.progress import Timing

@@ -12,13 +12,14 @@ from msgspec import Meta
 
 from vgate.wire.kept import Claim, Claimed, Keep
 from vgate.wire.kv_blocks import KvBlocks, WatchBlocks
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.model_files import FileInfo
 from vgate.wire.progress import AskProgress, Progress, Timing
 from vgate.wire.sampling import Classes, Classify, SamplingParams, TokenId
 from vgate.wire.stats import NO_LOAD, EngineStats, Gpu, Load
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 
 FinishReason = Literal["stop", "length"]
 Task = Literal["generate", "embed", "classify"]
@@ -222,20 +223,6 @@ class FileChunk(Message, frozen=True):
     digest: bytes
     offset: int
     data: bytes
-
-
-class Logprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Log probabilities (natural logarithms) at one position of a sequence.
-
-    Attributes:
-        token_ids: The sampled token, then the most likely ones in descending probability (the
-            sampled one may appear twice).
-        rank: Rank of the sampled token; 1 is the most likely.
-    """
-
-    token_ids: tuple[int, ...]  # the garbage collector would walk lists again and again
-    logprobs: tuple[float, ...]
-    rank: int
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -16,7 +16,7 @@ from vgate.frontend.answers.decode_options import DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.parsing import HarmonyParser
 from vgate.frontend.text import TextModel
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 TOOLS = [{"name": "f", "parameters": {"type": "object"}}]
 THINKS = "<|channel|>analysis<|message|>I think. é😀"
@@ -54,7 +54,7 @@ def read(
     for begin, end in zip([0, *cuts], cuts, strict=False):
         if choice.finish_reason is None:
             sequence.pending += ids[begin:end]
-            sequence.logprobs += [Logprobs((token,), (-1.0,), 1) for token in ids[begin:end]]
+            sequence.logprobs += [Logprobs.of((token,), (-1.0,), 1) for token in ids[begin:end]]
             sequence.finish_reason = finish if end == len(ids) else None
             deltas.append(choice.take())
     return choice, [delta for delta in deltas if delta is not None]
@@ -83,7 +83,7 @@ def test_what_is_counted_and_reported(harmony):
     result = choice.result()
     assert (result.reasoning, result.text) == ("I think. é😀", "It is. 😀")
     assert choice.reasoning_tokens == len(encode("I think. é😀"))
-    assert [place.token_ids[0] for place in result.logprobs or ()] == encode("It is. 😀")
+    assert [place.token_id for place in result.logprobs or ()] == encode("It is. 😀")
 
 
 def test_a_call_s_end_is_no_cut(harmony):

@@ -11,7 +11,7 @@ from vgate.frontend.answers.choice import Choice, DecodeOptions
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.parsing import ReasoningParser, RequiredCalls, is_json_object
 from vgate.frontend.parsing.families.hermes import HermesToolParser
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 END = 256
 CALL = '<tool_call>{"name":"f","arguments":{"a":"b"}}</tool_call>'
@@ -41,7 +41,7 @@ class Fed:
             return
         self.sequence.pending += ids
         if self.logprobs:
-            self.sequence.logprobs += [Logprobs((token,), (-float(token),), 1) for token in ids]
+            self.sequence.logprobs += [Logprobs.of((token,), (-float(token),), 1) for token in ids]
         self.sequence.finish_reason = finish
         piece = self.choice.take()
         if piece is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from vgate.frontend.engines.output import deferred
 from vgate.frontend.engines.output.deferred import Deferred
 from vgate.frontend.engines.sequence import BaseAnswer, Sequence
-from vgate.wire.messages import Delta, Logprobs
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import Delta
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -40,12 +42,30 @@ class Reader(BaseAnswer):
 
 def delta(first: int, count: int, **rest: object) -> Delta:
     tokens = list(range(first, first + count))
-    return Delta(1, tokens, logprobs=[Logprobs((t,), (-1.0,), 1) for t in tokens], **rest)
+    return Delta(1, tokens, logprobs=[Logprobs.of((t,), (-1.0,), 1) for t in tokens], **rest)
 
 
 async def turns(count: int = 50) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+@in_a_loop
+async def test_other_threads_get_the_interpreter_soon_while_it_has_output() -> None:
+    usual = sys.getswitchinterval()
+    reader, failing = Reader(), Reader()
+    waiting = Deferred(asyncio.get_running_loop())
+    waiting.add(reader.sequences[0], delta(0, 1000))
+    assert sys.getswitchinterval() < usual
+    while list(waiting):
+        await turns(1)
+    assert sys.getswitchinterval() == usual
+    # Whatever goes wrong in a turn.
+    failing.flush = None  # type: ignore[assignment, method-assign]
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    waiting.add(failing.sequences[0], delta(0, 1))
+    await turns(3)
+    assert sys.getswitchinterval() == usual
 
 
 @in_a_loop
@@ -146,7 +166,7 @@ class WholeReader(Reader):
         self.sequences[0].by_token = True
 
     def flush(self) -> None:
-        self.sequences[0].logprobs = [Logprobs((), (), 1)] * len(self.sequences[0].pending)
+        self.sequences[0].logprobs = [Logprobs.of((), (), 1)] * len(self.sequences[0].pending)
         super().flush()
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from vgate.frontend.engines.replay import Replay
 from vgate.frontend.engines.sequence import Sequence
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 SEEN = [5, 6, 7]
 
@@ -66,10 +66,10 @@ def test_the_answer_gets_what_is_new_however_it_arrives(steps):
     sequence, answer = replayed()
     for index, step in enumerate(steps):
         last = index == len(steps) - 1
-        logprobs = [Logprobs((token,), (-1.0,), 1) for token in step]
+        logprobs = [Logprobs.of((token,), (-1.0,), 1) for token in step]
         feed(sequence, step, "stop" if last else None, logprobs)
     assert answer.taken == [[8, 9]]
-    assert [entry.token_ids for entry in answer.logprobs] == [(8,), (9,)]
+    assert [entry.token_id for entry in answer.logprobs] == [8, 9]
     assert answer.ends == ["stop"]
     assert sequence.answer is answer
 

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import FinishReason, Logprobs, ModelInfo
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import FinishReason, ModelInfo
 from vgate.wire.model_files import ModelFiles
 from vgate.wire.stats import Gpu
 

@@ -19,7 +19,7 @@ from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.parsing import HarmonyParser, Parsed, ReasoningParser, is_json_object
 from vgate.frontend.text import Detokenizer, StopStrings
 from vgate.frontend.tool_calls import ToolCallDelta, merged
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 # The most tokens of a tool call's marker: a few for each of its characters.
 _MARKER_TOKENS = 128

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from vgate.errors import VGateError
 from vgate.frontend.answers.result import FinishReason, Result, TokenCounts
 from vgate.frontend.tool_calls import ToolCallDelta
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 # A comment in server-sent events: clients skip it.
 KEEP_ALIVE_COMMENT = b": keep-alive\n\n"

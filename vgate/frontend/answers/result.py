@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 # Why a choice ended, in OpenAI's words.
 FinishReason = Literal["stop", "length", "tool_calls"]

@@ -17,8 +17,8 @@ from vgate.frontend.answers.encoder import KEEP_ALIVE_COMMENT, ChoiceDelta, Stre
 from vgate.frontend.answers.result import FinishReason, TokenCounts
 from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.ids import Ids
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import FinishReason as EngineReason
-from vgate.wire.messages import Logprobs
 
 # Tokens of a stream that are read at once: each takes some 60 microseconds, and most of a stream
 # may come together.

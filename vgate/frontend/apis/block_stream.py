@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from vgate.frontend.answers import KEEP_ALIVE_COMMENT, ChoiceDelta, FinishReason, TokenCounts
 from vgate.frontend.tool_calls import ToolCallDelta
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 BlockKind = Literal["reasoning", "text", "tool_call"]
 

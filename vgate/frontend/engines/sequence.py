@@ -8,7 +8,8 @@ from vgate.errors import DeadlineExceededError, VGateError, from_code
 from vgate.frontend.engines.output.gaps import StreamGaps
 from vgate.frontend.http.waits import ClientDisconnected
 from vgate.frontend.routing import Ticket
-from vgate.wire.messages import Delta, Embed, Failure, FinishReason, Generate, Logprobs
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import Delta, Embed, Failure, FinishReason, Generate
 from vgate.wire.progress import Timing
 
 # How often deadlines are checked.

@@ -6,7 +6,6 @@ begun. Short work is done on the loop, for a few requests in each of its iterati
 """
 
 import asyncio
-import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from vgate.frontend.http.ignored import Ignored
 from vgate.frontend.http.json_pieces import is_costly
 from vgate.frontend.http.request import SMALL_BYTES, WHOLE_BYTES, HttpRequest
 from vgate.frontend.http.waits import ClientDisconnected
+from vgate.frontend.interpreter import interpreter
 
 _Result = TypeVar("_Result")
 
@@ -33,8 +33,6 @@ _AT_ONCE = 4
 _SHORT_AT_ONCE = 3
 # How much work is put off at most; more is done at once.
 _MOST_PUT_OFF = 128
-# How long a thread may keep the interpreter while another waits for it.
-_TURN_S = 0.0005
 
 
 class BodyLimits(msgspec.Struct, frozen=True):
@@ -190,7 +188,6 @@ class LongWork:
         self._running: dict[str, int] = {}
         # By key, in the order of their turns.
         self._waiting: dict[str, deque[_Job]] = {}
-        self._usual_turn_s = sys.getswitchinterval()
         self.turns = Turns(loop)
 
     async def body(self, http: HttpRequest, most: int | None = None) -> bytes:
@@ -294,7 +291,7 @@ class LongWork:
 
     def _start(self, key: str, job: _Job) -> None:
         if not self._running:
-            sys.setswitchinterval(_TURN_S)
+            interpreter.share()
         self._running[key] = self._running.get(key, 0) + 1
         future = self._loop.run_in_executor(self._threads, job.work)
         future.add_done_callback(partial(self._ended, key, job))
@@ -304,7 +301,7 @@ class LongWork:
         if not self._running[key]:
             del self._running[key]
         if not self._running:
-            sys.setswitchinterval(self._usual_turn_s)
+            interpreter.keep()
         error = ran.exception() if not ran.cancelled() else asyncio.CancelledError()
         if not job.done.done():
             if error is None:

@@ -21,6 +21,9 @@ class TokenTexts(Protocol):
     def bytes_of(self, token_id: int, /) -> bytes:
         """Return a token's bytes."""
 
+    def byte_values_of(self, token_id: int, /) -> tuple[int, ...]:
+        """Return a token's bytes as numbers."""
+
     def is_special(self, token_id: int, /) -> bool:
         """Return whether a token is left out where special tokens are."""
 

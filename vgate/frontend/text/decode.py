@@ -28,6 +28,7 @@ class TokenTexts:
     Attributes:
         tokenizer: The model's.
         bytes_of: Returns a token's bytes; b"" for an unknown id.
+        byte_values_of: The same as numbers.
         text_of: Returns a token's text by itself, special tokens included.
         is_special: Returns whether a token is left out where special tokens are.
     """
@@ -36,9 +37,13 @@ class TokenTexts:
         self.tokenizer = tokenizer
         # Log probabilities name the same few tokens over and over.
         self.bytes_of = lru_cache(maxsize=65_536)(tokenizer.bytes_of)
+        self.byte_values_of = lru_cache(maxsize=65_536)(self._byte_values_of)
         self.text_of = lru_cache(maxsize=65_536)(self._text_of)
         self.is_special = lru_cache(maxsize=65_536)(self._is_special)
         self._tables: dict[bool, dict[int, str | None]] = {True: {}, False: {}}
+
+    def _byte_values_of(self, token_id: int) -> tuple[int, ...]:
+        return tuple(self.bytes_of(token_id))
 
     def _text_of(self, token_id: int) -> str:
         return self.bytes_of(token_id).decode("utf-8", "replace")

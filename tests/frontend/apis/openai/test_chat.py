@@ -15,7 +15,7 @@ from vgate.frontend.apis.openai.chunks import DONE, Usage
 from vgate.frontend.apis.openai.common import StreamOptions
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.tool_calls import ToolCallDelta
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -290,7 +290,7 @@ class TestPieces:
 
     def test_log_probabilities(self, built_in):
         texts = LogprobTexts(built_in.token_texts, top=1)
-        position = Logprobs((ord("a"), ord("b"), ord("a")), (-1.0, -0.5, -1.0), 2)
+        position = Logprobs.of((ord("a"), ord("b"), ord("a")), (-1.0, -0.5, -1.0), 2)
         choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"] == [
             {
@@ -303,7 +303,7 @@ class TestPieces:
 
     def test_minus_infinity_is_a_number(self, built_in):
         texts = LogprobTexts(built_in.token_texts, top=0)
-        position = Logprobs((ord("a"),), (float("-inf"),), 9)
+        position = Logprobs.of((ord("a"),), (float("-inf"),), 9)
         choice = self.delta(ChoiceDelta("a", logprobs=[position]), logprobs=texts)
         assert choice["logprobs"]["content"][0]["logprob"] == -9999.0
 

@@ -10,13 +10,13 @@ from tests.frontend.apis.openai.test_chat import chunks_of
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 PROMPT = list(b"ab")
 
 
 def logprobs_of(token):
-    return Logprobs((token, ord("z")), (-1.0, -0.5), 2)
+    return Logprobs.of((token, ord("z")), (-1.0, -0.5), 2)
 
 
 @pytest.fixture

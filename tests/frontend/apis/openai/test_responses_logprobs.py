@@ -3,7 +3,7 @@
 from vgate.frontend.apis.openai.logprobs import LogprobTexts
 from vgate.frontend.apis.openai.responses.response import TextLogprobs
 from vgate.frontend.text import TextModel
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 
 def fed(tiny: TextModel, *texts: str) -> tuple[TextLogprobs, list[int]]:
@@ -11,7 +11,7 @@ def fed(tiny: TextModel, *texts: str) -> tuple[TextLogprobs, list[int]]:
     found = TextLogprobs(LogprobTexts(tiny.token_texts, top=0))
     encoded = [tiny.tokenizer.encode(text) for text in texts]
     for tokens in encoded:
-        found.feed([Logprobs((token,), (-1.0,), 1) for token in tokens])
+        found.feed([Logprobs.of((token,), (-1.0,), 1) for token in tokens])
     return found, [len(tokens) for tokens in encoded]
 
 

@@ -32,7 +32,7 @@ from vgate.frontend.apis.openai.responses.response import (
 from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, ResponsesStream
 from vgate.frontend.http import Ignored
 from vgate.frontend.tool_calls import ToolCallDelta
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.sampling import DEFAULTS
 
 END_TOKEN = 256
@@ -54,7 +54,7 @@ def encoder_of(logprobs: LogprobTexts | None = None, **fields: Any) -> Responses
 def places(text: str) -> list[Logprobs]:
     """Return log probabilities of a text in the vocabulary of single bytes."""
     return [
-        Logprobs((byte, byte, 0, 255), (-byte / 7, -byte / 7, -2.0, float("-inf")), 1)
+        Logprobs.of((byte, byte, 0, 255), (-byte / 7, -byte / 7, -2.0, float("-inf")), 1)
         for byte in text.encode()
     ]
 
@@ -100,7 +100,7 @@ def streamed_answers(draw) -> tuple[Result, list[tuple[ChoiceDelta, int]], bool]
     deltas = draw_deltas(draw, atoms, with_logprobs=with_logprobs)
     tokens = [place for delta, _ in deltas for place in delta.logprobs or ()]
     if with_logprobs:
-        end = [Logprobs((END_TOKEN,), (-0.5,), 1)]
+        end = [Logprobs.of((END_TOKEN,), (-0.5,), 1)]
         tokens += end
         deltas.append((ChoiceDelta("", logprobs=end), deltas[-1][1] if deltas else 0))
     reasoning_tokens = len(reasoning.encode()) + bool(reasoning)

@@ -31,7 +31,8 @@ from vgate.engine.backends.dry_run.vocabulary import Vocabulary
 from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
-from vgate.wire.messages import FinishReason, Logprobs
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import FinishReason
 from vgate.wire.sampling import Classes, SamplingParams
 from vgate.wire.stats import Gpu
 

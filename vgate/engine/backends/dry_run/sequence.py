@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from vgate.engine.request import Request
 from vgate.wire.kv_blocks import block_keys, block_seed
-from vgate.wire.messages import FinishReason, Logprobs
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import FinishReason
 from vgate.wire.sampling import SamplingParams
 
 # OpenAI on logit_bias: "values like -100 or 100 should result in a ban or exclusive selection".
@@ -195,4 +196,4 @@ def logprobs_at(position: int, token: int, count: int, vocab_size: int) -> Logpr
     for rank in range(count):
         ids.append((token + rank) % vocab_size)
         logprobs.append(math.log((1 - first) * 0.5**rank if rank else first))
-    return Logprobs(tuple(ids), tuple(logprobs), 1)
+    return Logprobs.of(ids, logprobs, 1)

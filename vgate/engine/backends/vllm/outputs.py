@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from vgate.engine.backends.base import Facts, Output
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import FinishReason, Logprobs
+from vgate.wire.logprobs import Logprobs
+from vgate.wire.messages import FinishReason
 
 # vllm.v1.engine.FinishReason; all others are errors.
 _FINISH: dict[int | None, FinishReason | None] = {None: None, 0: "stop", 1: "length"}
@@ -63,5 +64,12 @@ def _logprobs(arrays: Any, count: int) -> list[Logprobs]:
     """
     ids, logprobs, ranks, *_ = arrays
     width = count + 1
-    rows = (ids[:, :width].tolist(), logprobs[:, :width].tolist(), ranks.tolist())
-    return [Logprobs(tuple(i), tuple(p), rank) for i, p, rank in zip(*rows, strict=True)]
+    rows = _rows(ids[:, :width], "<u4"), _rows(logprobs[:, :width], "<f4"), ranks.tolist()
+    return [Logprobs(*row) for row in zip(*rows, strict=True)]
+
+
+def _rows(array: Any, kind: str) -> list[bytes]:
+    """Return the rows of a tensor, or of an array, as numbers of a kind."""
+    if hasattr(array, "numpy"):
+        array = array.numpy()
+    return [row.tobytes() for row in array.astype(kind)]

@@ -5,21 +5,21 @@ from codecs import utf_8_decode
 import msgspec
 
 from vgate.frontend.pipeline import Job, TokenTexts
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 # JSON has no infinity; OpenAI and vLLM use this number instead.
 _LEAST = -9999.0
 
 
-class TopLogprob(msgspec.Struct, frozen=True):
+class TopLogprob(msgspec.Struct, frozen=True, gc=False):
     """A likely token at some position."""
 
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: tuple[int, ...]
 
 
-class TokenLogprob(TopLogprob, frozen=True):
+class TokenLogprob(TopLogprob, frozen=True, gc=False):
     """A token of the answer."""
 
     top_logprobs: list[TopLogprob]
@@ -121,7 +121,7 @@ class LogprobTexts:
         self.of_content = of_content
         self._texts = texts
         self._skips = skip_special_tokens
-        self._bytes = texts.bytes_of
+        self._bytes = texts.byte_values_of
         self._name = "token_id:{}".format if as_token_ids else texts.text_of
         self._top = top
         self._prompt_top = prompt_top
@@ -131,14 +131,15 @@ class LogprobTexts:
         return ChatLogprobs([self._token(position) for position in positions])
 
     def _token(self, position: Logprobs) -> TokenLogprob:
-        ids, logprobs, end = position.token_ids, position.logprobs, (self._top or 0) + 1
+        values = zip(*position.unpack((self._top or 0) + 1), strict=True)
+        token_id, logprob = next(values)
         return TokenLogprob(
-            self._name(ids[0]),
-            max(logprobs[0], _LEAST),
-            list(self._bytes(ids[0])),
+            self._name(token_id),
+            max(logprob, _LEAST),
+            self._bytes(token_id),
             [
-                TopLogprob(self._name(token_id), max(logprob, _LEAST), list(self._bytes(token_id)))
-                for token_id, logprob in zip(ids[1:end], logprobs[1:end], strict=True)
+                TopLogprob(self._name(token_id), max(logprob, _LEAST), self._bytes(token_id))
+                for token_id, logprob in values
             ],
         )
 
@@ -162,8 +163,9 @@ class LogprobTexts:
                 lists.token_logprobs.append(None)
                 lists.top_logprobs.append(None)
                 continue
-            pairs = zip(position.token_ids[:end], position.logprobs[:end], strict=True)
-            lists.token_logprobs.append(max(position.logprobs[0], _LEAST))
+            ids, logprobs = position.unpack(end)
+            pairs = zip(ids, logprobs, strict=True)
+            lists.token_logprobs.append(max(logprobs[0], _LEAST))
             lists.top_logprobs.append(
                 {self._name(other): max(logprob, _LEAST) for other, logprob in pairs}
             )
@@ -181,9 +183,7 @@ class LogprobTexts:
                 str(token_id): PromptLogprob(
                     max(logprob, _LEAST), rank or position.rank, self._name(token_id)
                 )
-                for rank, (token_id, logprob) in enumerate(
-                    zip(position.token_ids[:end], position.logprobs[:end], strict=True)
-                )
+                for rank, (token_id, logprob) in enumerate(zip(*position.unpack(end), strict=True))
             }
             for position in positions
         ]

@@ -15,6 +15,7 @@ from time import perf_counter
 import msgspec
 
 from vgate.frontend.engines.sequence import Sequence
+from vgate.frontend.interpreter import interpreter
 from vgate.wire.messages import Delta
 
 _TURN_S = 0.001
@@ -78,9 +79,17 @@ class Deferred:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._run)
+            # The next turns follow each other.
+            interpreter.share()
 
     def _run(self) -> None:
         self._scheduled = False
+        try:
+            self._give_all_turns()
+        finally:
+            interpreter.keep()
+
+    def _give_all_turns(self) -> None:
         others_s = perf_counter() - self._left_at if self._left_at else 0.0
         ends = perf_counter() + _TURN_S
         while self._dropped and perf_counter() < ends:

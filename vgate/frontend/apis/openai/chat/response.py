@@ -15,7 +15,7 @@ from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
 from vgate.frontend.apis.openai.logprobs import ChatLogprobs, PromptLogprobs
 from vgate.frontend.apis.openai.tools import custom_input
 from vgate.frontend.tool_calls import ToolCallDelta
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 _encode = msgspec.json.Encoder().encode
 

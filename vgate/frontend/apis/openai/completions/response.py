@@ -7,7 +7,7 @@ import msgspec
 from vgate.frontend.answers import ChoiceDelta, ChoiceResult, FinishReason, Result
 from vgate.frontend.apis.openai.chunks import ChunkStream, ResponseFields, Usage
 from vgate.frontend.apis.openai.logprobs import CompletionLogprobs, PromptLogprobs, TextOffsets
-from vgate.wire.messages import Logprobs
+from vgate.wire.logprobs import Logprobs
 
 _encode = msgspec.json.Encoder().encode
 
@@ -86,7 +86,7 @@ class CompletionEncoder(ResponseFields, frozen=True, kw_only=True):
             tokens, positions = list(self.prompt(index)), list(prompt_logprobs)
             places = offsets.of_prompt(tokens, self.echo_of(index))
         for position in logprobs or ():
-            tokens.append(position.token_ids[0])
+            tokens.append(position.token_id)
             positions.append(position)
             places.append(offsets.of_next(tokens[-1]))
         return self.logprobs.completion(tokens, positions, places)
