@@ -233,12 +233,26 @@ def test_sequences_of_one_stream_are_claimed_together(bench):
     assert tokens(bench, B, 7) == tokens(bench, B, 8) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(("logprobs", "kept"), [(None, 8), ([Logprobs.of([1], [0.0], 1)], 3)])
-def test_what_is_kept_is_bounded(logprobs, kept):
+ONE = Logprobs.of([1], [0.0], 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "logprobs", "of_prompt", "kept"),
+    [
+        (1, None, None, 7),
+        (10, None, None, 2),
+        (1, [ONE], None, 3),
+        (1, None, [None], 7),
+        (2, None, [None, ONE], 2),
+        (2, [ONE], [None, ONE], 1),
+    ],
+)
+def test_what_is_kept_is_bounded(prompt_tokens, logprobs, of_prompt, kept):
     subscriptions = Subscriptions()
     streams = KeptStreams(subscriptions, max_bytes=1000)
     for number in range(100):
-        request = Request(str(number), [1], None, output_logprobs=logprobs)
+        request = Request(str(number), [1] * prompt_tokens, None)
+        request.output_logprobs, request.prompt_logprobs = logprobs, of_prompt
         keep = Keep([str(number).encode()], 0, KEEP_S, b"x" * 100)
         message = msgspec.structs.replace(generate(number), keep=keep)
         subscriptions.add(request, (A, number))

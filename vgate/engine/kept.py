@@ -6,12 +6,14 @@ on, and its output stays, for as long as its frontend asked for.
 """
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 
 from vgate.engine.delivery import Subscriptions, catch_up
 from vgate.engine.request import Request, RequestError, Subscriber
 from vgate.wire.kept import Claim, Claimed, Keep
+from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import Delta, Embed, Generate
 
 # Of the output and the requests of sequences that have ended. Without them the oldest are dropped.
@@ -76,7 +78,7 @@ class KeptStreams:
         earlier = [old for name in keep.names if (old := self._find(name, keep.index))]
         self._drop(earlier)
         self._replaced += [old.request for old in earlier if not old.ended]
-        size = len(keep.request) + len(message.prompt)
+        size = len(keep.request)
         if self._bytes + size > self._max_bytes:
             self._drop_oldest(size)
         if self._bytes + size > self._max_bytes:
@@ -185,9 +187,9 @@ class KeptStreams:
     def _end(self, kept: KeptSequence, now: float) -> None:
         kept.ended, kept.until = True, now + kept.keep.seconds
         self._unlink(kept)
-        size = len(kept.request.output) * _TOKEN_BYTES
-        for place in kept.request.output_logprobs or ():
-            size += _POSITION_BYTES + len(place.token_ids) + len(place.logprobs)
+        request = kept.request
+        size = (len(request.prompt) + len(request.output)) * _TOKEN_BYTES
+        size += _size_of(request.output_logprobs) + _size_of(request.prompt_logprobs)
         kept.size_bytes += size
         self._bytes += size
         self._drop_oldest(0)
@@ -224,6 +226,14 @@ class KeptStreams:
 def _is_whole(request: Request) -> bool:
     """Whether the engine has all of the output that a later reader needs."""
     return not (request.continued and request.options.logprobs is not None)
+
+
+def _size_of(places: Sequence[Logprobs | None] | None) -> int:
+    """Return the bytes of log probabilities. All positions of a sequence have equally many."""
+    # Only a prompt's first token has none.
+    if not places or (last := places[-1]) is None:
+        return 0
+    return len(places) * (_POSITION_BYTES + len(last.token_ids) + len(last.logprobs))
 
 
 def _taken_from(reader: Subscriber) -> tuple[Subscriber, RequestError]:
