@@ -60,11 +60,13 @@ async def test_other_threads_get_the_interpreter_soon_while_it_has_output() -> N
     while list(waiting):
         await turns(1)
     assert sys.getswitchinterval() == usual
-    # Whatever goes wrong in a turn.
+    # Whatever goes wrong in a turn, which ends no other answer's turns.
     failing.flush = None  # type: ignore[assignment, method-assign]
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     waiting.add(failing.sequences[0], delta(0, 1))
-    await turns(3)
+    waiting.add(reader.sequences[0], delta(1000, 10))
+    await turns(10)
+    assert reader.taken == list(range(1010))
     assert sys.getswitchinterval() == usual
 
 

@@ -87,6 +87,11 @@ class Deferred:
         try:
             self._give_all_turns()
         finally:
+            # Whatever went wrong with one answer, the others get their turns.
+            self._left_at = 0.0
+            if self._waiting or self._whole or self._dropped:
+                self._left_at = perf_counter()
+                self._schedule()
             interpreter.keep()
 
     def _give_all_turns(self) -> None:
@@ -100,10 +105,6 @@ class Deferred:
                 self._dropped.pop()
         _give_turns(self._waiting, _TURN_S)
         _give_turns(self._whole, min(max(_TURN_S, others_s / 2), _LONGEST_TURN_S))
-        self._left_at = 0.0
-        if self._waiting or self._whole or self._dropped:
-            self._left_at = perf_counter()
-            self._schedule()
 
 
 def _give_turns(waiting: dict[Sequence, deque[Delta]], turn_s: float) -> None:
