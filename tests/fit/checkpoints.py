@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from vgate.fit import Checkpoint, Tensor
+from vgate.fit.pages import KVCache
 
 Tensors = dict[str, Tensor]
 
 TOKENS = 2048
+
+
+def capacity_tokens(cache: KVCache, memory: int, tokens: int) -> int:
+    """Return vLLM's "KV cache size" for sequences of at most so many tokens."""
+    return int(cache.concurrency(memory, tokens) * tokens)
 
 
 def checkpoint(config: dict[str, Any], name: str = "tiny") -> Checkpoint:

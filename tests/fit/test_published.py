@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from tests.fit.checkpoints import checkpoint
+from tests.fit.checkpoints import capacity_tokens, checkpoint
 from tests.fit.published import CASES, MODELS, Case
 from vgate.fit import Settings, estimate, gpu
 from vgate.fit.gpu import GIB, Card
@@ -65,7 +65,7 @@ def test_size_of_the_kv_cache(case):
     """The size lies between those of the rounded memory's ends."""
     cache = made(case).cache
     least, most = (
-        cache.capacity_tokens(int(case.kv_memory * GIB + error), case.context)
+        capacity_tokens(cache, int(case.kv_memory * GIB + error), case.context)
         for error in (-ROUNDED, ROUNDED)
     )
     assert least <= case.tokens <= most
@@ -146,6 +146,6 @@ def test_a_case_is_not_right_by_chance():
     found = estimate(
         checkpoint(config), Card(80 * GIB, 0.9), Settings(kv_cache_dtype=case.kv_dtype)
     )
-    wrong = found.cache.capacity_tokens(int(case.kv_memory * GIB), case.context)
+    wrong = capacity_tokens(found.cache, int(case.kv_memory * GIB), case.context)
     assert wrong > case.tokens * 1.01
     assert msgspec.to_builtins(case)["model"] == "Qwen3-30B-A3B"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.fit.checkpoints import checkpoint, draft_tensors, write_checkpoint
+from tests.fit.checkpoints import capacity_tokens, checkpoint, draft_tensors, write_checkpoint
 from tests.fit.families import DRAFTING, FAMILIES, LAYOUTS
 from tests.vllm_programs import OFFLINE, PROGRAM_TIMEOUT_S, run_program
 from vgate.fit import Checkpoint
@@ -102,7 +102,7 @@ def test_the_kv_cache_is_exact(figures: dict[str, dict[str, Any]], family: str):
     for context, (blocks, tokens, concurrency) in said["capacity"].items():
         assert MEMORY // cache.block_bytes == blocks
         assert cache.concurrency(MEMORY, int(context)) == pytest.approx(concurrency, rel=1e-12)
-        assert cache.capacity_tokens(MEMORY, int(context)) == tokens
+        assert capacity_tokens(cache, MEMORY, int(context)) == tokens
 
 
 def test_a_matrix_of_latent_attention_is_held_twice():

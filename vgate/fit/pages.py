@@ -77,10 +77,6 @@ class KVCache(msgspec.Struct, frozen=True):
         needed = self.blocks(tokens)
         return max(0, memory) // self.block_bytes / needed if needed else float("inf")
 
-    def capacity_tokens(self, memory: int, tokens: int) -> int:
-        """Return vLLM's "KV cache size" for sequences of at most so many tokens."""
-        return int(self.concurrency(memory, tokens) * tokens)
-
     def longest(self, memory: int, most: int, sequences: float = 1) -> int:
         """Return the longest context with which so many sequences fit; 0 if not one token does."""
         if not self.groups:

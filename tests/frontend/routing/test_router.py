@@ -254,7 +254,7 @@ def test_one_that_fails_gets_few_until_it_has_proved_itself(policy):
     for _ in range(60):
         ticket = side.choose(prompt_of(next(numbers)))
         ticket.ended(failed=ticket.replica is bad)
-    assert bad.breaker.on_trial
+    assert not bad.breaker.takes(10_000, 100.0)
     assert not any(side.choose(prompt_of(1)).replica is bad for _ in range(20))
     side.now = 100.0
     for _ in range(40):
@@ -262,7 +262,7 @@ def test_one_that_fails_gets_few_until_it_has_proved_itself(policy):
         for ticket in tickets:
             ticket.started()
             ticket.ended(10)
-    assert not bad.breaker.on_trial
+    assert bad.breaker.takes(10_000, 100.0)
 
 
 def test_where_all_fail_all_are_used():

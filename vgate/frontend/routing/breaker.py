@@ -27,11 +27,6 @@ class Breaker:
         self._pause_s = _SHORTEST_PAUSE_S
         self._until = 0.0
 
-    @property
-    def on_trial(self) -> bool:
-        """Whether it still has to prove itself."""
-        return self._limit is not None
-
     def takes(self, in_flight: int, now: float) -> bool:
         """Whether the replica may get another request beside those that it has."""
         return self._limit is None or (in_flight < self._limit and now >= self._until)
