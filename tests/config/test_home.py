@@ -12,6 +12,7 @@ def test_paths_begin_at_home(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(
         "server: {state_dir: ~/state, tls: {certificate: ~/a.pem, key: /b.pem}}\n"
         "security: {key_file: ~/keys.jsonl}\n"
+        "responses: {file: ~/responses.db}\n"
         "models: [{model_id: m, chat_template: ~/t, lora_adapters: [{name: a, path: ~/lora}]}]\n"
     )
     config = load(
@@ -20,6 +21,7 @@ def test_paths_begin_at_home(tmp_path, monkeypatch):
     assert (config.server.state_dir, config.server.run_dir) == ("/home/me/state", "/home/me/run")
     assert (config.server.tls.certificate, config.server.tls.key) == ("/home/me/a.pem", "/b.pem")
     assert config.security.key_file == "/home/me/keys.jsonl"
+    assert config.responses.file == "/home/me/responses.db"
     assert config.model.chat_template == "/home/me/t"
     assert config.model.lora_adapters[0].path == "/home/me/lora"
 

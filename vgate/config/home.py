@@ -12,6 +12,7 @@ _PATHS = (
     (("security",), ("key_file",)),
     (("engine_link",), ("keys",)),
     (("dry_run",), ("script",)),
+    (("responses",), ("file",)),
     (("model",), ("chat_template",)),
     (("models",), ("chat_template",)),
     (("additional_models",), ("chat_template",)),

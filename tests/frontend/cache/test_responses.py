@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, post, until
-from vgate.config.schema import Responses, Security
+from vgate.config.schema import Responses, Security, Server
 from vgate.frontend.cache import StoredResponse
 from vgate.frontend.cache import responses as module
 from vgate.frontend.cache.responses import SqliteResponses
@@ -227,8 +227,27 @@ def test_a_disk_that_takes_nothing_fails_no_request(serve, state, monkeypatch, t
         answer = await post(gateway, PATH, {"input": "x", "previous_response_id": first.json["id"]})
         assert (answer.status, answer.error["param"]) == (400, "previous_response_id")
 
-    where = tmp_path / "no-directory" / "responses.db"
+    where = tmp_path / "a-file" / "responses.db"
+    where.parent.touch()
     serve(scenario, responses=Responses(file=str(where) if state == "not writable" else None))
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_they_outlive_the_instance_where_they_can(serve, writable, tmp_path):
+    state = tmp_path / "lasting" / "state"
+    if not writable:
+        state.parent.touch()
+
+    async def scenario(gateway: Gateway):
+        made = await post(gateway, PATH, {"input": "hi"})
+        assert made.json["store"]
+        found = await gateway.request("GET", f"{PATH}/{made.json['id']}")
+        assert found.status == 200
+        run_dir = Path(gateway.runtime.run_dir)
+        assert (state / "responses.db").is_file() == writable
+        assert (run_dir / "responses.db").is_file() != writable
+
+    serve(scenario, server=Server(state_dir=str(state)))
 
 
 def test_they_end_by_age(run):
@@ -292,6 +311,25 @@ def test_keys_through_the_app(serve):
 
     keys = [ConfiguredKey(key=f"sk-{name}", name=name) for name in "ab"]
     serve(scenario, security=Security(enabled=True, api_keys=keys))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("GET", "resp_1", "there is no response 'resp_1'"),
+        ("GET", "resp_1/input_items", "there is no response 'resp_1'"),
+        ("GET", "resp_1/x", f"there is no GET {PATH}/resp_1/x"),
+        ("POST", "compact", f"there is no POST {PATH}/compact"),
+        ("POST", "resp_1/cancel", f"there is no POST {PATH}/resp_1/cancel; every response is"),
+    ],
+)
+def test_what_is_missing_is_named(serve, method, path, said):
+    async def scenario(gateway: Gateway):
+        answer = await gateway.request(method, f"{PATH}/{path}", b"{}" if method == "POST" else b"")
+        assert answer.status == 404
+        assert answer.error["message"].startswith(said)
+
+    serve(scenario)
 
 
 def test_storing_can_be_turned_off(serve):

@@ -19,7 +19,7 @@ from vgate.config.runtime import default_run_dir, is_running
 
 _UNITS = ("/etc/systemd/system/vgate.service", "~/.config/systemd/user/vgate.service")
 # Of the state directory, which may be one with files of others.
-_STATE = ("usage.db*", "logs", "memory", CHOSEN)
+_STATE = ("usage.db*", "responses.db*", "logs", "memory", CHOSEN)
 _GB, _MB = 1e9, 1e6
 
 

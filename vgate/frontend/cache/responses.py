@@ -6,6 +6,7 @@ that need it. Writers take turns by SQLite's lock.
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from vgate.config import Config
 from vgate.config.schema import Responses
 from vgate.frontend.cache.port import StoredResponse
 from vgate.frontend.observe import metrics
@@ -70,12 +72,20 @@ _T = TypeVar("_T")
 
 
 def stored_responses(
-    loop: asyncio.AbstractEventLoop, config: Responses, run_dir: str
+    loop: asyncio.AbstractEventLoop, config: Config, run_dir: str
 ) -> "SqliteResponses | None":
-    """Return where responses are stored; None if none are."""
-    if not config.store:
+    """Return where responses are stored; None if none are.
+
+    They outlive the instance, unless the state directory can't be written, as in a container whose
+    root is read-only.
+    """
+    responses, state = config.responses, config.server.state_path.absolute()
+    if not responses.store:
         return None
-    return SqliteResponses(loop, config, Path(config.file or Path(run_dir, "responses.db")))
+    there = next(path for path in (state, *state.parents) if path.exists())
+    lasting = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    folder = state if lasting else Path(run_dir)
+    return SqliteResponses(loop, responses, Path(responses.file or folder / "responses.db"))
 
 
 class SqliteResponses:
@@ -232,6 +242,7 @@ class SqliteResponses:
         import sqlite3
 
         if self._connection is None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             connection = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_S)
             try:
                 self._prepare(connection)
