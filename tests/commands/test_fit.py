@@ -108,6 +108,16 @@ def test_a_small_model_has_its_own_context(fit):
     assert "less in layers with a window" in out
 
 
+def test_a_context_beyond_the_models_own_fits_no_answer(fit, document):
+    where = (LLAMA, "--vram", "141GiB", "--context")
+    status, out, _ = fit(*where, "131073")
+    assert status == 1
+    assert "The model's own context is 131,072 tokens: no answer has more." in out
+    assert "Settings for it" not in out
+    assert not document(*where, "131073")["fits"]
+    assert document(*where, "131072")["fits"]
+
+
 def test_settings_to_serve_with_are_told(fit):
     _, out, _ = fit(LLAMA, "--vram", "24GiB", "--utilization", "0.9", "--concurrency", "4")
     told = re.search(

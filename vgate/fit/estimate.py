@@ -147,7 +147,7 @@ def _estimate(checkpoint: Checkpoint, card: Card, settings: Settings) -> Estimat
         overhead=beside,
         cache=cache,
         kv_memory=card.usable - max(0, weights.total - settings.offload) - beside.total,
-        model_context=max(model_context, context),
+        model_context=model_context or context,
         sequences=sequences,
         step_tokens=tokens,
     )

@@ -121,6 +121,8 @@ def _checkpoint(name: str, revision: str | None) -> Checkpoint:
 def _fits(found: Estimate, options: argparse.Namespace) -> bool:
     sequences = options.concurrency or 1
     if options.context:
+        if options.context > found.model_context:
+            return False
         return found.kv_memory > 0 and found.concurrency(options.context) >= sequences
     return found.longest(sequences) > 0
 
@@ -188,14 +190,7 @@ def _answer(found: Estimate, options: argparse.Namespace) -> list[str]:
     if not found.longest():
         return ["It does not fit: not one answer has room in the KV cache."]
     if context:
-        fit = found.concurrency(context)
-        if fit >= (sequences or 1):
-            room = f"Room for {_several(int(fit))} of {context:,} tokens at once ({fit:.2f})."
-            return [room, _settings(found, context)]
-        needed = (sequences or 1) * found.cache.sequence_bytes(context)
-        wanted = f"{_several(sequences or 1)} of {context:,} tokens would take {_gib(needed)}"
-        longest = found.longest(sequences or 1)
-        return [f"It does not fit: {wanted} of KV cache. {longest:,} tokens would fit."]
+        return _answer_of(found, context, sequences or 1)
     if sequences:
         longest = found.longest(sequences)
         if not longest:
@@ -208,6 +203,19 @@ def _answer(found: Estimate, options: argparse.Namespace) -> list[str]:
     lengths = sorted({*(n for n in _CONTEXTS if n < longest), longest})
     rows += [(f"{n:,}", f"{min(found.concurrency(n), found.sequences):.1f}") for n in lengths]
     return table(rows, left=0)
+
+
+def _answer_of(found: Estimate, context: int, sequences: int) -> list[str]:
+    if context > found.model_context:
+        return [f"The model's own context is {found.model_context:,} tokens: no answer has more."]
+    fit = found.concurrency(context)
+    if fit >= sequences:
+        room = f"Room for {_several(int(fit))} of {context:,} tokens at once ({fit:.2f})."
+        return [room, _settings(found, context)]
+    needed = _gib(sequences * found.cache.sequence_bytes(context))
+    wanted = f"{_several(sequences)} of {context:,} tokens would take {needed}"
+    longest = found.longest(sequences)
+    return [f"It does not fit: {wanted} of KV cache. {longest:,} tokens would fit."]
 
 
 def _settings(found: Estimate, context: int) -> str:
