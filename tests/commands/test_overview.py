@@ -68,7 +68,7 @@ def test_one_screen_has_it_all():
     assert "5,000 tokens in all\n" in text
     assert "p50 50 ms, p99 99 ms since the start" in text
     assert "none yet" in text
-    assert "30 hits (30%), 20 of 1,000 answers, 1.0 MiB" in text
+    assert "hits: 30 (30%), 20 of 1,000 answers, 1.0 MiB" in text
     assert rows["alice"] == ["alice", "3", "of", "60", "1,200", "1", "of", "2"]
 
 

@@ -74,7 +74,7 @@ def test_a_start_is_short_and_the_log_is_in_a_file(on_terminal: OnTerminal):
     assert on_terminal.terminal.screen()[len(lines) :] == []
     # What an operator must see is shown as well.
     os.kill(on_terminal.pid_of("engine"), signal.SIGKILL)
-    wait_until(lambda: "The engine serves again." in on_terminal.logs(), 30, "it is told")
+    wait_until(lambda: "The engine is serving again." in on_terminal.logs(), 30, "it is told")
     assert "ERROR   launcher  process died name=engine" in on_terminal.logs()
     assert "process died" in log_file.read_text()
     # A hang-up, of the shell and then of the kernel, drains as SIGTERM does.

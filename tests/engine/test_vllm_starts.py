@@ -15,11 +15,11 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)]
 
 # Those that serve: how many tries it takes, and what is said of what was chosen.
 SERVED: dict[str, tuple[int, list[str]]] = {
-    "plenty": (1, ["context 4,096, all of its own", "of memory are available"]),
-    "small_cache": (1, ["of its own 4,096"]),
+    "plenty": (1, ["context 4,096 (the model's own)", "of memory are available"]),
+    "small_cache": (1, ["of the model's 4,096"]),
     "too_long_for_the_cache": (1, ["context lowered from 4,096 to", "no more fits"]),
-    "little_memory": (1, ["of its own 4,096", "0.2 GiB of memory is what it may take"]),
-    "absent_sizes": (1, ["context 4,096, all of its own"]),
+    "little_memory": (1, ["of the model's 4,096", "0.2 GiB of memory is what it may take"]),
+    "absent_sizes": (1, ["context 4,096 (the model's own)"]),
     "card": (1, ["91.2% of the GPU: 7.8 GiB of 8.0 GiB are free"]),
     "shared_card": (1, ["31.2% of the GPU: 3.0 GiB of 8.0 GiB are free"]),
     "asked_for_more": (1, ["the GPU's share lowered from 0.9 to 0.312: 3.0 GiB of 8.0 GiB"]),

@@ -121,7 +121,7 @@ def test_without_a_gpu_the_start_takes_what_was_proposed(remembered, tmp_path, c
     assert yaml.safe_load(capsys.readouterr().out)["model"]["model_id"] == said[2]
 
 
-@pytest.mark.parametrize(("key", "status"), [(CTRL_D, 0), (CTRL_C, 130)])
+@pytest.mark.parametrize(("key", "status"), [(CTRL_D, 1), (CTRL_C, 130)])
 def test_no_answer_is_remembered_as_none(remembered, key, status):
     found, text = talk(key)
     assert found == status, text

@@ -228,7 +228,10 @@ def test_a_port_for_root(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     ("text", "words"),
     [
         ("enabled: true", ["there are no keys", "`vgate keys add NAME`"]),
-        ("enabled: true, key_file: k", ["there are no keys"]),
+        (
+            "enabled: true, key_file: k",
+            ["there is no file", "/k,", "`vgate keys add"],
+        ),
         ("enabled: true, key_file: broken", ["broken", "line 2", "not a JSON object"]),
         ("enabled: true, key_file: .", ["Is a directory"]),
         ("enabled: true, api_keys: [{key: käse, name: x}]", ["no client can send this key"]),

@@ -132,7 +132,7 @@ def _counts(now: Sample, earlier: Sample | None) -> Iterator[str]:
                 yield f"{what}   {_percentiles(histograms[name], before.get(name))}"
     if (cache := stats.get("cache")) and cache["enabled"]:
         yield (
-            f"Cache     {cache['hits']:,} hits ({cache['hit_rate']:.0%}), {cache['size']:,} of "
+            f"Cache     hits: {cache['hits']:,} ({cache['hit_rate']:.0%}), {cache['size']:,} of "
             f"{cache['maxsize']:,} answers, {cache['bytes'] / _MIB:.1f} MiB"
         )
 

@@ -85,6 +85,11 @@ def _prepare_security(config: Config) -> Config:
     except KeysError as error:
         raise ConfigError(str(error)) from None
     if not len(ring):
+        if key_file is not None and not key_file.exists():
+            raise ConfigError(
+                f"security.key_file: there is no file {key_file}, so nobody could use the server: "
+                "`vgate keys add NAME` makes it, with a key"
+            )
         raise ConfigError(
             "security.enabled is true, but there are no keys, so nobody could use the server: add "
             "one to security.api_keys, or set security.key_file and run `vgate keys add NAME`"

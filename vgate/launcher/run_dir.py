@@ -76,7 +76,7 @@ class RunDir:
             lock.close()
             raise StartError(
                 f"another V-Gate instance runs in {self.path}; stop it, or give this one another "
-                "server.port or server.run_dir"
+                "server.port (--listen for an engine alone) or server.run_dir"
             ) from None
         except OSError as error:  # as on some network file systems
             lock.close()

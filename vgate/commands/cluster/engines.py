@@ -79,7 +79,7 @@ def _drain(server: Server, options: argparse.Namespace) -> int:
             say(f"engine {number} is drained; `vgate engines resume {number}` ends that")
             return EXIT_OK
         if left != told:
-            say(f"engine {number} has {left} requests; it is {engine['state']}")
+            say(f"engine {number}: {left} in flight; it is {engine['state']}")
             told = left
 
 

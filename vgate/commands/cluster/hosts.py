@@ -46,7 +46,7 @@ def _invite(server: Server, options: argparse.Namespace) -> None:
     sys.stdout.write(f"\n    {shlex.join(command)}\n\n")
     if found["is_local"]:
         say("The server listens on this machine only: set server.host to 0.0.0.0 first.")
-    elif url.scheme == "http":
+    if url.scheme == "http":
         say("The server speaks HTTP, so `vgate join` wants --plain-http; better set server.tls.")
 
 

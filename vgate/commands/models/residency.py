@@ -82,7 +82,7 @@ def _unload(options: argparse.Namespace, config: Config) -> int:
             return EXIT_OK
         if model["running"] != told:
             told = model["running"]
-            say(f"{name} has {told} requests")
+            say(f"{name}: {told} in flight")
         time.sleep(_POLL_S)
     say(f"{name} is to be unloaded")
     return EXIT_OK

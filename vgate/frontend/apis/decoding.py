@@ -82,7 +82,8 @@ def decode_request(
             return decode_request(decoder, plain, ignored, types, renamed, clean)
         if in_pieces:
             _check_beginning(decoder, body, types)
-        raise InvalidJSONError(f"the body is not valid JSON in UTF-8: {error}") from None
+        why = f"not valid JSON in UTF-8: {error}" if body else "empty: send a JSON object"
+        raise InvalidJSONError(f"the body is {why}") from None
     except RecursionError:
         if in_pieces:
             _check_beginning(decoder, body, types)

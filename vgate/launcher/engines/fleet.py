@@ -227,7 +227,7 @@ class Fleet:
             self._enter(engine, "ready", message.summary)
         self._console.engine_ready(engine.number, message)
         if again or self.swaps is None:
-            self._show(f"The {engine.name} serves {'again' if again else 'too'}.")
+            self._show(f"The {engine.name} is serving{' again' if again else ''}.")
 
     def _on_phase(self, engine: EngineChild, message: EnginePhase, now: float) -> None:
         phase, done, total = message.phase, message.done_bytes, message.total_bytes

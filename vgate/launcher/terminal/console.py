@@ -41,8 +41,10 @@ class Console:
         self._ready: dict[int, EngineReady] = {}
         # By engine: the phase and when it began; and how long those took that have ended.
         self._current: dict[int, tuple[str, float]] = {}
-        self._took: dict[str, float] = {}
+        self._took: dict[tuple[int, str], float] = {}
         self.url = server_url(runtime.config.server)
+        if runtime.role == "engine":
+            self.url = ", ".join(engine.address for engine in runtime.engines)
 
     def starting(self) -> None:
         """Show what is being started."""
@@ -85,7 +87,11 @@ class Console:
     def serving(self) -> None:
         """Show that requests are served, and how to send one."""
         elapsed_s = time.monotonic() - self._began
-        longest = sorted(self._took.items(), key=lambda pair: pair[1], reverse=True)[:3]
+        # Engines start beside each other: of each phase, the one that took longest.
+        most: dict[str, float] = {}
+        for (_engine, phase), seconds in self._took.items():
+            most[phase] = max(most.get(phase, 0.0), seconds)
+        longest = sorted(most.items(), key=lambda pair: pair[1], reverse=True)[:3]
         took = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in longest)
         config = self._runtime.config
         if self._runtime.role == "engine":
@@ -126,8 +132,7 @@ class Console:
 
     def _show_engines(self, elapsed_s: float) -> None:
         """Show that the engines serve, and where."""
-        where = ", ".join(engine.address for engine in self._runtime.engines)
-        rows = [("Engine", where), *(("Model", text) for text in self._models())]
+        rows = [("Engine", self.url), *(("Model", text) for text in self._models())]
         self.end()
         self.show(
             f"V-Gate is ready for frontends of other hosts after {elapsed_s:.1f} s\n\n"
@@ -147,4 +152,5 @@ class Console:
     def _end_phase(self, engine: int) -> None:
         phase, began = self._current.pop(engine, ("", 0.0))
         if phase:
-            self._took[phase] = self._took.get(phase, 0.0) + time.monotonic() - began
+            before = self._took.get((engine, phase), 0.0)
+            self._took[engine, phase] = before + time.monotonic() - began

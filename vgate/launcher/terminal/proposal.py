@@ -105,11 +105,10 @@ def _asked() -> str:
             raise SystemExit(_INTERRUPTED) from None
         if not line:  # Ctrl-D
             _say("")
-            return ""
         answer = line.strip()
-        if not answer or (name and answer.lower() in _YES):
+        if line and (not answer or (name and answer.lower() in _YES)):
             return name
-        if answer.lower() in _NO:
+        if not line or answer.lower() in _NO:
             _say(
                 "Nothing is started: `vgate --model NAME` serves another model, and `vgate "
                 "--dry-run` a simulated one."

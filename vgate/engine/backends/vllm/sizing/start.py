@@ -105,8 +105,8 @@ class Sizing:
     def _parts(self, context: int, sequences: int) -> Iterator[str]:
         given, batch = self._given.model, self._given.batch
         if given.max_model_len == "auto":
-            own = f" of its own {self._own:,}" if context < self._own else ", all of its own"
-            yield f"context {context:,}{own}"
+            own = f"of the model's {self._own:,}" if context < self._own else "(the model's own)"
+            yield f"context {context:,} {own}"
         elif context < given.max_model_len:
             yield f"context lowered from {given.max_model_len:,} to {context:,}: no more fits"
         if batch.max_num_seqs == "auto":
