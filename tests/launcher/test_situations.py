@@ -307,6 +307,11 @@ class TestRunDirectory:
         Path("run/limits").mkdir(parents=True)
         assert_told(tell(*DRY), FAILED, "V-Gate did not make", "/run/limits; move it away, or set")
 
+    def test_nothing_that_outlives_it_can_be_kept(self, tell):
+        Path("taken").touch()
+        told = tell("check", *DRY, server__state_dir="taken/state")
+        assert_told(told, OK, "# use, logs,", "taken/state; set server.state_dir", lines=0)
+
     def test_an_instance_runs(self, tell):
         held = RunDir("run")
         told = tell("check", *DRY)

@@ -81,6 +81,14 @@ class Server(Section, frozen=True):
             return Path(tempfile.gettempdir(), f"vgate-state-{os.getuid()}")
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether the state directory can be written, or made if it doesn't exist yet."""
+        path = self.state_path.absolute()
+        # As long as a directory can't be searched, nothing is seen in it.
+        there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+        return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+    @property
     def local_url(self) -> str:
         """The server's URL on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104

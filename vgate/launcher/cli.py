@@ -45,6 +45,8 @@ from vgate.state_link import problems as state_problems
 
 log = Log("vgate.launcher")
 
+_NOT_KEPT = "use, logs, stored responses and learned values can't be kept in the state directory"
+
 
 def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:
     """Run the command; return the exit status.
@@ -148,12 +150,15 @@ def _check(found: Checked, *, foresees: bool) -> int:
     if problems := found.wrong + found.in_the_way:
         return refuse(problems, EXIT_USAGE if found.wrong else EXIT_FAILED)
     text = yaml.safe_dump(masked(found.config), sort_keys=False, allow_unicode=True)
-    note = f"# An instance runs in {found.running}; `vgate reload` has it take this over.\n"
-    chosen = foreseen(found.config) if foresees else []
-    note = (note if found.running else "") + "".join(f"# Chosen now: {line}\n" for line in chosen)
+    notes = [f"Chosen now: {line}" for line in (foreseen(found.config) if foresees else [])]
+    if not found.config.server.keeps_state:
+        notes.insert(0, f"{_NOT_KEPT}: {found.config.server.state_path}; set server.state_dir.")
+    if found.running:
+        running = f"An instance runs in {found.running}; `vgate reload` has it take this over."
+        notes.insert(0, running)
     with contextlib.suppress(BrokenPipeError):  # as in `vgate check | head`
         print(
-            f"{text}# The configuration is valid.\n{note}",
+            f"{text}# The configuration is valid.\n" + "".join(f"# {note}\n" for note in notes),
             end="",
             flush=True,
         )
@@ -210,6 +215,8 @@ def _supervise(found: Checked, backend: str, role: Role, output: Output | None) 
             raise StartError(f"{reason}; make room, or set server.run_dir to another") from None
         if role != "engine":
             warn_if_open(config)
+        if not config.server.keeps_state:
+            log.warning(_NOT_KEPT, path=config.server.state_path, hint="set server.state_dir")
         console = Console(runtime)
         if isinstance(output, LogFile) and console.live:
             output.show = console.show

@@ -6,7 +6,6 @@ that need it. Writers take turns by SQLite's lock.
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -79,12 +78,10 @@ def stored_responses(
     They outlive the instance, unless the state directory can't be written, as in a container whose
     root is read-only.
     """
-    responses, state = config.responses, config.server.state_path.absolute()
+    responses, server = config.responses, config.server
     if not responses.store:
         return None
-    there = next(path for path in (state, *state.parents) if path.exists())
-    lasting = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    folder = state if lasting else Path(run_dir)
+    folder = server.state_path.absolute() if server.keeps_state else Path(run_dir)
     return SqliteResponses(loop, responses, Path(responses.file or folder / "responses.db"))
 
 
