@@ -124,9 +124,13 @@ class ChunkStream:
         """Return the event that ends a broken stream. No [DONE] follows it."""
         return b"data: " + error_body(error) + b"\n\n"
 
-    def _tail(self) -> bytes:
-        """Return the end of a chunk, after its choices."""
+    def _tail(self, *, begins: bool = False) -> bytes:
+        """Return the end of a chunk, after its choices; of the first one if the stream begins."""
         usage = self._usage
         if self._continuous_usage:
-            usage = b',"usage":' + _encode(Usage.of(self.counts()))
+            counts = self.counts()
+            # A cached answer has all of its tokens by then.
+            if begins:
+                counts = TokenCounts(counts.prompt, 0, counts.cached)
+            usage = b',"usage":' + _encode(Usage.of(counts))
         return usage + b"}\n\n"

@@ -128,12 +128,13 @@ class ChatEncoder(ResponseFields, frozen=True, kw_only=True):
 class ChatStream(ChunkStream):
     """Encodes the events of one stream; see `vgate.frontend.answers.StreamEncoder`."""
 
-    __slots__ = ("_index", "_options", "_prefix", "_suffix")
+    __slots__ = ("_begins", "_index", "_options", "_prefix", "_suffix")
 
     def __init__(self, options: ChatEncoder) -> None:
         super().__init__(options, b"chat.completion.chunk")
         self._options = options
         self._suffix = b'},"logprobs":null,"finish_reason":null}]' + self._usage + b"}\n\n"
+        self._begins = True
         # The choice that `_prefix` belongs to; -1 before the first text.
         self._index = -1
         self._prefix = b""
@@ -148,7 +149,8 @@ class ChatStream(ChunkStream):
             b'{"index":%d,"delta":{"role":"assistant","content":%s},"logprobs":null,'
             b'"finish_reason":null}]'
         ) % (index, _encode(options.prefix))
-        return self._head + choice + prompt + self._tail()
+        tail, self._begins = self._tail(begins=self._begins), False
+        return self._head + choice + prompt + tail
 
     def text(self, index: int, text: str) -> bytes:
         """Return a chunk of text."""
