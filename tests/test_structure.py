@@ -14,14 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CHAT = "vgate.frontend.apis.openai.chat.endpoint"
 
-MAX_LINES = 61_070
+MAX_LINES = 61_085
 MAX_FILE_LINES = 342
 MAX_FUNCTION_LINES = 56
 MAX_MEDIAN_FUNCTION_LINES = 7
 MAX_MODULES_IN_A_DIRECTORY = 15
-MAX_MODULES_UNDER_CHAT = 50
+MAX_MODULES_UNDER_CHAT = 39
 # With the packages around them.
-MAX_MODULES_LOADED_BY_CHAT = 58
+MAX_MODULES_LOADED_BY_CHAT = 45
 
 FILES = sorted((ROOT / "vgate").rglob("*.py"))
 

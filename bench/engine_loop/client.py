@@ -16,7 +16,7 @@ from vgate.wire.messages import (
     ToFrontend,
     Welcome,
 )
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 from vgate.wire.sockets import Dealer
 
 

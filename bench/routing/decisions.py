@@ -9,7 +9,7 @@ from vgate.frontend.routing import Replica, Router
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.kv_blocks import KvBlocks, block_keys, block_seed, pack_keys
 from vgate.wire.messages import Generate
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 
 _PROMPTS = 200
 # What others have: as many blocks as 64,000 tokens.

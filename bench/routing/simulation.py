@@ -16,7 +16,7 @@ from vgate.frontend.routing import Replica, Router, Ticket
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.kv_blocks import KvBlocks, block_keys, block_seed, pack_keys
 from vgate.wire.messages import Generate, Status
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 from vgate.wire.stats import Load
 
 BLOCK_TOKENS = 64

@@ -15,7 +15,7 @@ from vgate.frontend.routing import Replica, Router
 from vgate.wire.codec import decode_to_frontend, encode
 from vgate.wire.kv_blocks import KvBlocks, block_keys, pack_keys
 from vgate.wire.messages import Generate
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 
 HEARTBEAT_S = 0.25
 # Until a replica that died has loaded its model again.

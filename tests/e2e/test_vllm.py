@@ -24,7 +24,7 @@ from tests.wire.steps import deltas_of
 from vgate.launcher.leftovers import shared_memory_of
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Failures, Generate, Step
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(330)]
 

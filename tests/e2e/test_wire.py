@@ -20,7 +20,7 @@ from vgate.wire.messages import (
     Refused,
     Step,
 )
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 from vgate.wire.sockets import Dealer
 
 PROMPT = pack_token_ids([USER, *b"hello", END])

@@ -26,7 +26,7 @@ from vgate.wire.messages import (
     ToFrontend,
 )
 from vgate.wire.model_files import ModelFiles
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "scripted")
 

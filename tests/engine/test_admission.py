@@ -14,7 +14,7 @@ from vgate.engine.forecast.limits import Limits
 from vgate.engine.request import Request
 from vgate.engine.scheduler import BatchScheduler
 from vgate.engine.tenants import reserved_seqs
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 PROMPT_TOKENS = 176
 DEVICE = Device()

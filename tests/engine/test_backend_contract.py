@@ -30,8 +30,7 @@ from vgate.engine.request import Request, RequestError
 from vgate.errors import from_code
 from vgate.wire.kv_blocks import block_keys, block_seed
 from vgate.wire.logprobs import Logprobs
-from vgate.wire.messages import GenerateOptions, StructuredOutput
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, GenerateOptions, SamplingParams, StructuredOutput
 
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 8

@@ -12,8 +12,8 @@ from vgate.engine.blocks.cached import CachedBlocks
 from vgate.engine.blocks.reports import BlockReports
 from vgate.engine.loop import HEARTBEAT_S
 from vgate.wire.kv_blocks import KvBlocks, WatchBlocks, block_keys, block_seed, unpack_keys
-from vgate.wire.messages import GenerateOptions, Goodbye, Status
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.messages import Goodbye, Status
+from vgate.wire.parameters import DEFAULTS, GenerateOptions, SamplingParams
 
 
 class Reader:

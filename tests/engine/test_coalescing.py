@@ -7,7 +7,8 @@ from tests.wire.steps import deltas_of
 from vgate.engine import delivery
 from vgate.engine.backends.base import Output
 from vgate.engine.request import RequestError
-from vgate.wire.messages import Abort, Embed, GenerateOptions, Goodbye, Step
+from vgate.wire.messages import Abort, Embed, Goodbye, Step
+from vgate.wire.parameters import GenerateOptions
 
 A, B, C = b"a", b"b", b"c"
 DEDUP_KEY = b"digest"

@@ -8,8 +8,8 @@ from vgate.engine.delivery import catch_up, deliver_embeddings, deliver_tokens
 from vgate.engine.request import Request, RequestError
 from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import Delta, Embedding, Embeddings, Step
+from vgate.wire.parameters import SamplingParams
 from vgate.wire.progress import Timing
-from vgate.wire.sampling import SamplingParams
 
 A, B = b"a", b"b"
 AT_ONCE = Timing(0.0)

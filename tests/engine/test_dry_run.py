@@ -17,7 +17,7 @@ from vgate.engine.backends.dry_run.sequence import Sequence
 from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, SYSTEM, USER, built_in_files
 from vgate.engine.request import Request
 from vgate.engine.served_files import fingerprint, read_model_files
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 numbers = itertools.count(1)
 

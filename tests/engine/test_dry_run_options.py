@@ -15,8 +15,7 @@ from vgate.engine.backends.dry_run.sequence import Rules, logprobs_at
 from vgate.engine.backends.dry_run.structured import text_of
 from vgate.engine.backends.dry_run.vocabulary import ASSISTANT, END, USER
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import GenerateOptions, StructuredOutput
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, GenerateOptions, SamplingParams, StructuredOutput
 
 CALLS = {
     "type": "array",

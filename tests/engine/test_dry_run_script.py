@@ -7,7 +7,7 @@ import pytest
 from tests.engine.test_dry_run import chat, make_backend, run
 from vgate.engine.backends.base import BackendError
 from vgate.engine.backends.dry_run.script import Call, Rule
-from vgate.wire.messages import GenerateOptions, StructuredOutput
+from vgate.wire.parameters import GenerateOptions, StructuredOutput
 
 WEATHER = {"name": "weather", "arguments": {"city": "Köln"}}
 RULES = [

@@ -11,7 +11,8 @@ from vgate.engine.request import Request
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.kept import Claim, Claimed, Keep
 from vgate.wire.logprobs import Logprobs
-from vgate.wire.messages import Abort, Failures, Generate, GenerateOptions, Goodbye
+from vgate.wire.messages import Abort, Failures, Generate, Goodbye
+from vgate.wire.parameters import GenerateOptions
 
 A, B, C = b"a", b"b", b"c"
 KEEP_S = 10.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vgate.engine.forecast.kv_cache import KVForecast, peak
 from vgate.engine.forecast.output_lengths import OutputLengths
 from vgate.engine.request import Request
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 numbers = itertools.count(1)
 

@@ -26,7 +26,7 @@ from vgate.wire.messages import (
     Step,
     Welcome,
 )
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 A, B = b"frontend-a", b"frontend-b"
 

@@ -5,8 +5,7 @@ import pytest
 from tests.engine.fakes import Bench, generate
 from vgate.engine.patience import Patience
 from vgate.engine.request import Request
-from vgate.wire.messages import GenerateOptions
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS, GenerateOptions
 
 
 def request(key: str = "1", tokens: int = 10, **options) -> Request:

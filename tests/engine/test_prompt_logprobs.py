@@ -12,8 +12,8 @@ from vgate.engine.backends.prompt_logprobs import (
     longest_prompt,
 )
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import GenerateOptions, ModelInfo
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.messages import ModelInfo
+from vgate.wire.parameters import DEFAULTS, GenerateOptions
 
 MIB = 2**20
 

@@ -5,8 +5,8 @@ import pytest
 from tests.engine.fakes import MODEL
 from vgate.engine.request import Request, RequestError, to_request
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.messages import Embed, Generate, ModelInfo, Task
-from vgate.wire.sampling import Classify, SamplingParams
+from vgate.wire.messages import Embed, Generate, ModelInfo
+from vgate.wire.parameters import Classify, SamplingParams, Task
 
 PROMPT = pack_token_ids([1, 2, 3])
 MESSAGES: dict[Task, Generate | Embed] = {

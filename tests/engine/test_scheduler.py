@@ -17,7 +17,7 @@ from vgate.engine.forecast.limits import Limits
 from vgate.engine.request import Request, RequestError
 from vgate.engine.scheduler import BURST_GAP_S, BatchScheduler
 from vgate.engine.tenants import reserved_seqs
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 numbers = itertools.count(1)
 

@@ -10,7 +10,7 @@ import pytest
 from tests.engine.vllm_program import BLOCK_TOKENS, KV_BLOCKS, NOT_DEFAULTS, SEQUENCES
 from tests.vllm_programs import PROGRAM_TIMEOUT_S, run_program
 from vgate.engine.tenants import reserved_seqs
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(PROGRAM_TIMEOUT_S + 30)]
 

@@ -11,7 +11,7 @@ from tests.tiny_model import make_tiny_model
 from vgate.engine.backends.vllm.exact_grammars import ExactGrammar, ExactGrammars
 from vgate.engine.backends.vllm.reasoning import AfterReasoning, ReasoningMarks
 from vgate.engine.request import RequestError
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 pytestmark = pytest.mark.vllm
 

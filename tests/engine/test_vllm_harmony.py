@@ -11,8 +11,7 @@ from vgate.engine.backends.vllm.constraints import Constraints
 from vgate.engine.backends.vllm.exact_grammars import ExactGrammar, ExactGrammars
 from vgate.engine.backends.vllm.harmony import HarmonyTokens, InHarmony
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import GenerateOptions, StructuredOutput
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import GenerateOptions, SamplingParams, StructuredOutput
 
 pytestmark = pytest.mark.vllm
 

@@ -23,8 +23,7 @@ from vgate.engine.backends.base import Output
 from vgate.engine.backends.vllm.reasoning import has_marks
 from vgate.engine.request import Request
 from vgate.wire.logprobs import Logprobs
-from vgate.wire.messages import GenerateOptions, StructuredOutput
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, GenerateOptions, SamplingParams, StructuredOutput
 
 TIMEOUT_S = 120
 SCHEMA = {

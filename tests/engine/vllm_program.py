@@ -19,8 +19,7 @@ from vgate.config.schema import Batch
 from vgate.engine.backends import load_backend
 from vgate.engine.backends.base import WorkerDiedError
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import NO_OPTIONS, GenerateOptions
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, NO_OPTIONS, GenerateOptions, SamplingParams
 
 BLOCK_TOKENS = 32
 KV_BLOCKS = 24

@@ -16,7 +16,7 @@ from vgate.config.schema import Batch
 from vgate.engine.backends import load_backend
 from vgate.engine.backends.vllm.cards import draft_control
 from vgate.engine.backends.vllm.cards.drafting import Drafting
-from vgate.wire.messages import GenerateOptions
+from vgate.wire.parameters import GenerateOptions
 
 MOST = (1, 2, 7, 40)
 LOGPROBS = 12

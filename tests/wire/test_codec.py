@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vgate.wire import codec, control, kv_blocks, messages, model_files
 from vgate.wire.codec import WireError, encode, pack_token_ids, unpack_token_ids
 from vgate.wire.messages import Generate, Hello
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 # UTF-8 has no lone surrogates; everything that is decoded from the outside is free of them.
 texts = st.text(st.characters(exclude_categories=["Cs"]))

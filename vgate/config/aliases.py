@@ -9,7 +9,7 @@ from msgspec import Meta
 from vgate.config.model import Model
 from vgate.config.section import NonEmptyStr, Section
 from vgate.keys import ApiKey, KeyName
-from vgate.wire.sampling import Dimensions, ReasoningEffort, SamplingParams
+from vgate.wire.parameters import Dimensions, ReasoningEffort, SamplingParams
 
 _FOR_EMBEDDINGS = frozenset({"dimensions"})
 

@@ -7,7 +7,7 @@ first long prompt, or the first with log probabilities, may compile kernels for 
 from collections.abc import Hashable, Mapping
 
 from vgate.engine.request import Request
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 # A step that takes this many times as long as the longest of the last minutes never ends.
 _FACTOR = 50

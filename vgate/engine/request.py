@@ -7,16 +7,9 @@ import msgspec
 
 from vgate.wire.codec import WireError, unpack_token_ids
 from vgate.wire.logprobs import Logprobs
-from vgate.wire.messages import (
-    NO_OPTIONS,
-    Embed,
-    FinishReason,
-    Generate,
-    GenerateOptions,
-    ModelInfo,
-)
+from vgate.wire.messages import Embed, FinishReason, Generate, ModelInfo
+from vgate.wire.parameters import NO_OPTIONS, Classify, GenerateOptions, SamplingParams
 from vgate.wire.progress import Timing
-from vgate.wire.sampling import Classify, SamplingParams
 
 # A frontend's socket identity, and its number for the request.
 Subscriber = tuple[bytes, int]

@@ -4,12 +4,10 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import date
 from typing import Any, Literal, Protocol
 
-import msgspec
-
 from vgate.frontend.cache.port import ResponseStore, StoreUsage
 from vgate.frontend.engines import Models
-from vgate.frontend.http import HttpRequest, LongWork, StaticFiles
-from vgate.frontend.pipeline import Pipeline, Workers
+from vgate.frontend.http import HttpRequest, StaticFiles
+from vgate.frontend.pipeline import PipelineServices, Workers
 
 
 class KeySettings(Protocol):
@@ -76,7 +74,7 @@ class Hosts(Protocol):
         """Remove a host: its engines finish their requests and get no more."""
 
 
-class Services(msgspec.Struct, frozen=True, kw_only=True):
+class Services(PipelineServices, frozen=True, kw_only=True):
     """The services of one frontend process.
 
     Attributes:
@@ -99,8 +97,6 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
         started: Unix time of the instance's start, in seconds.
     """
 
-    pipeline: Pipeline
-    work: LongWork
     models: Models
     cache: Callable[[], StoreUsage]
     limits: Callable[[HttpRequest], Awaitable[list[dict[str, Any]]]]

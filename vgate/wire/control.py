@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from vgate.wire.messages import Task
+from vgate.wire.parameters import Task
 
 
 class ControlMessage(msgspec.Struct, frozen=True, tag=True):

@@ -5,7 +5,7 @@ the frontend's number for it. Prompts travel as packed token ids (little-endian 
 msgpack integers takes several times longer to decode.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,15 +14,21 @@ from vgate.wire.kept import Claim, Claimed, Keep
 from vgate.wire.kv_blocks import KvBlocks, WatchBlocks
 from vgate.wire.logprobs import Logprobs
 from vgate.wire.model_files import FileInfo
+from vgate.wire.parameters import (
+    NO_OPTIONS,
+    Classes,
+    Classify,
+    GenerateOptions,
+    SamplingParams,
+    Task,
+)
 from vgate.wire.progress import AskProgress, Progress, Timing
-from vgate.wire.sampling import Classes, Classify, SamplingParams, TokenId
 from vgate.wire.stats import NO_LOAD, EngineStats, Gpu, Load
 
 # Raised by one with every change that the other side would misread; exchanged at hello.
 PROTOCOL_VERSION = 12
 
 FinishReason = Literal["stop", "length"]
-Task = Literal["generate", "embed", "classify"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -37,64 +43,6 @@ class Hello(Message, frozen=True):
 
     protocol: int
     name: str
-
-
-class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
-    """A constraint that the generated text must satisfy.
-
-    Attributes:
-        kind: What `value` is, as in vLLM's StructuredOutputsParams.
-        value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
-            structural tag (JSON as text); "" for any JSON object.
-        disable_any_whitespace: For JSON: no whitespace between its parts.
-        after_reasoning: The model may reason first; the constraint applies to what follows.
-        harmony: In gpt-oss's format: the schemas of the functions of which the model must call one,
-            by name; empty if the constraint is its final message's. None: another format.
-    """
-
-    kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
-    value: str | list[str] = ""
-    disable_any_whitespace: bool = False
-    after_reasoning: bool = False
-    harmony: dict[str, str] | None = None
-
-
-class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options that reach the engine as the client chose them.
-
-    Attributes:
-        logprobs: How many of the most likely tokens to report at each position, in addition to the
-            sampled one; None for no log probabilities at all.
-        prompt_logprobs: The same for the prompt's tokens.
-        cache_salt: Prefix-cache entries are shared only between requests with the same one.
-    """
-
-    logprobs: Annotated[int, Meta(ge=0)] | None = None
-    prompt_logprobs: Annotated[int, Meta(ge=0)] | None = None
-    cache_salt: str = ""
-
-
-class GenerateOptions(ClientOptions, frozen=True, array_like=True):
-    """What shapes a sequence, or what is reported about it, beyond the sampling parameters.
-
-    Attributes:
-        bad_words: Token sequences that are never generated.
-        structured: The constraint on the text.
-        adapter: Name of the LoRA adapter; "" for the model itself.
-    """
-
-    # As in `SamplingParams`; for bad_words vLLM searches generated tokens only (v1/sample/ops).
-    # `prompt_logprobs` come with the first token, and the engine advances `structured`'s grammar.
-    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
-        {"logprobs", "prompt_logprobs", "structured", "adapter", "cache_salt"}
-    )
-
-    bad_words: list[list[TokenId]] = []
-    structured: StructuredOutput | None = None
-    adapter: str = ""
-
-
-NO_OPTIONS = GenerateOptions()
 
 
 class Generate(Message, frozen=True):

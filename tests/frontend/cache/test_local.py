@@ -24,7 +24,7 @@ from vgate.frontend.pipeline.job import make_job
 from vgate.frontend.pipeline.prepare import Tokenization
 from vgate.frontend.text import TextModel, load_text_model
 from vgate.wire.messages import ModelInfo
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 PAIRS = int(os.environ.get("VGATE_CACHE_PAIRS", "5000"))
 

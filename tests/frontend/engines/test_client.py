@@ -37,8 +37,8 @@ from vgate.wire.messages import (
     Step,
     Welcome,
 )
+from vgate.wire.parameters import DEFAULTS
 from vgate.wire.progress import Timing
-from vgate.wire.sampling import DEFAULTS
 from vgate.wire.sockets import Router
 
 INFO = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")

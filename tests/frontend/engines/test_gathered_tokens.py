@@ -40,8 +40,8 @@ from vgate.wire.messages import (
     Step,
     Welcome,
 )
+from vgate.wire.parameters import SamplingParams
 from vgate.wire.progress import Timing
-from vgate.wire.sampling import SamplingParams
 
 INFO = ModelInfo(["m"], [], 1000, 4, 1000, 1, "fake")
 

@@ -25,7 +25,7 @@ from vgate.wire.codec import pack_token_ids
 from vgate.wire.link_keys import client_keys, make_keys
 from vgate.wire.messages import Generate, ModelInfo
 from vgate.wire.model_files import FileInfo
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 
 LIMITED = msgspec.structs.replace(DEFAULTS, max_tokens=100)
 ENDLESS = msgspec.structs.replace(DEFAULTS, max_tokens=1900, ignore_eos=True)

@@ -23,7 +23,7 @@ from vgate.frontend.routing import Router
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.kept import Keep
 from vgate.wire.messages import Generate, ModelInfo, Status
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 from vgate.wire.stats import EngineStats, Histogram
 
 MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")

@@ -24,7 +24,7 @@ from vgate.wire import curve
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.link_keys import LinkKeyError, client_keys, make_keys
 from vgate.wire.messages import Generate
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 from vgate.wire.sockets import Dealer
 
 GREEDY = {"temperature": 0.0, "max_tokens": 400}

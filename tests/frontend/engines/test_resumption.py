@@ -10,16 +10,15 @@ from vgate.frontend.engines.sequence import Sequence
 from vgate.frontend.engines.suspects import Suspects
 from vgate.wire.codec import unpack_token_ids
 from vgate.wire.kept import Keep
-from vgate.wire.messages import (
+from vgate.wire.messages import Embed, Generate, ModelInfo
+from vgate.wire.model_files import FileInfo
+from vgate.wire.parameters import (
+    DEFAULTS,
     NO_OPTIONS,
-    Embed,
-    Generate,
     GenerateOptions,
-    ModelInfo,
+    SamplingParams,
     StructuredOutput,
 )
-from vgate.wire.model_files import FileInfo
-from vgate.wire.sampling import DEFAULTS, SamplingParams
 
 # A value of each parameter that shapes a sequence.
 SHAPING = {

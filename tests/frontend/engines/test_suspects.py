@@ -9,7 +9,7 @@ import pytest
 from vgate.errors import EngineUnavailableError
 from vgate.frontend.engines.suspects import Suspects
 from vgate.wire.messages import Embed, Generate
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 
 KILLER = Generate(1, b"\1\0\0\0", DEFAULTS, dedup_key=b"x")
 

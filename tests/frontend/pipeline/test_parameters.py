@@ -11,8 +11,7 @@ from vgate.frontend.access.admission import NOBODY, Admission
 from vgate.frontend.access.limiter import KeyLimits
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Constraint, Conversation, Generation, Prompts, parameters
-from vgate.wire.messages import StructuredOutput
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams, StructuredOutput
 
 
 def generation(max_tokens=16):

@@ -15,7 +15,7 @@ from vgate.frontend.http.long_work import Turns
 from vgate.frontend.pipeline.waiting.run import run
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.messages import Generate, ModelInfo
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 
 MODEL = ModelInfo(["m"], [], 100, 4, 1000, 1, "fake")
 PROMPT = pack_token_ids([104, 105])

@@ -10,8 +10,8 @@ from vgate.config.schema import Routing
 from vgate.frontend.routing import POLICIES, Replica, Router
 from vgate.wire.codec import pack_token_ids
 from vgate.wire.kv_blocks import KvBlocks, block_keys, block_seed, pack_keys
-from vgate.wire.messages import Embed, Generate, GenerateOptions, Status
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.messages import Embed, Generate, Status
+from vgate.wire.parameters import DEFAULTS, GenerateOptions
 from vgate.wire.stats import Load
 
 BLOCK = 64

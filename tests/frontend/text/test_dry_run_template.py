@@ -8,7 +8,7 @@ import pytest
 from vgate.config import Config
 from vgate.engine.backends.dry_run.backend import DryRunBackend
 from vgate.engine.request import Request
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 HI = {"role": "user", "content": "Hi"}
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "é" * 100}}]

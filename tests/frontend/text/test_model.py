@@ -15,7 +15,7 @@ from vgate.frontend.apis.openai.chat.request import ChatRequest, generation_of
 from vgate.frontend.pipeline.decoding import reported_stop_ids
 from vgate.frontend.text.model import TextModelError, load_text_model
 from vgate.wire.model_files import NAMES, TOKENIZER
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 
 USER_SAYS_HI = [{"role": "user", "content": "Hi"}]
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable
 from itertools import chain
 
 from vgate.engine.request import RequestError
-from vgate.wire.messages import GenerateOptions, ModelInfo, StructuredOutput
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.messages import ModelInfo
+from vgate.wire.parameters import GenerateOptions, SamplingParams, StructuredOutput
 
 # What vLLM's runner on a GPU has room for in each sequence (vllm/v1/worker/gpu/sample/bad_words.py
 # and logit_bias.py). One more would be an error inside a step, which ends the engine.

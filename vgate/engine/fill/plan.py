@@ -11,9 +11,15 @@ import msgspec
 
 from vgate.engine.request import Request
 from vgate.engine.tenants import reserved_seqs
-from vgate.wire.messages import GenerateOptions, ModelInfo, StructuredOutput
+from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import TOKENIZER, ModelFiles
-from vgate.wire.sampling import DEFAULTS, Classify, SamplingParams
+from vgate.wire.parameters import (
+    DEFAULTS,
+    Classify,
+    GenerateOptions,
+    SamplingParams,
+    StructuredOutput,
+)
 
 # Tokens that each sequence generates at least, and the most log probabilities that OpenAI has.
 ANSWER_TOKENS = 4

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 if TYPE_CHECKING:  # endpoints need the cache's face, and no configuration
     from vgate.config.schema import Cache

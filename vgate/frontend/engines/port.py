@@ -6,7 +6,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from vgate.wire.control import EngineState, StateName
-from vgate.wire.messages import ModelInfo, Status, Task
+from vgate.wire.messages import ModelInfo, Status
+from vgate.wire.parameters import Task
 
 # What a state is called where clients see it: as in llama.cpp's router, as far as that has a word.
 STATUS: dict[StateName, str] = {

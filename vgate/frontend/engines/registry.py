@@ -9,7 +9,7 @@ from vgate.errors import SHUTTING_DOWN, ModelNotFoundError, ShuttingDownError
 from vgate.frontend.engines.port import STATUS, ModelState, ServedName
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.keys import ApiKey
-from vgate.wire.messages import Task
+from vgate.wire.parameters import Task
 
 
 class Stopping(Protocol):

@@ -18,8 +18,8 @@ from vgate.frontend.engines.residency import Residence
 from vgate.frontend.engines.sequence import Sequence, fail
 from vgate.frontend.engines.suspects import Suspects
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.messages import NO_OPTIONS, Embed, Generate, GenerateOptions, ModelInfo
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.messages import Embed, Generate, ModelInfo
+from vgate.wire.parameters import DEFAULTS, NO_OPTIONS, GenerateOptions, SamplingParams
 
 # A request that kills its engine would kill every engine that continues it.
 _MOST_DEATHS = 2

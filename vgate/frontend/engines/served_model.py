@@ -26,7 +26,8 @@ from vgate.frontend.text import (
 )
 from vgate.log import Log
 from vgate.wire.control import EngineState
-from vgate.wire.messages import ModelInfo, Task
+from vgate.wire.messages import ModelInfo
+from vgate.wire.parameters import Task
 from vgate.wire.sockets import is_tcp
 
 _SOON_S = 2.0

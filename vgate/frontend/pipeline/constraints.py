@@ -11,7 +11,7 @@ from typing import Any
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.pipeline.generation import Constraint, ToolUse
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 # Of a regular expression, a grammar, or all choices together.
 MAX_CHARS = 65_536

@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from vgate.wire.messages import ClientOptions, StructuredOutput
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import ClientOptions, SamplingParams, StructuredOutput
 
 # "system", "user", "assistant" or "tool"; some templates know other roles.
 Role = str

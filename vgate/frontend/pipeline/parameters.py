@@ -20,8 +20,15 @@ from vgate.frontend.pipeline.generation import (
 )
 from vgate.frontend.pipeline.render import EFFORT_VARIABLES
 from vgate.frontend.text import TextModel, TokenLimit
-from vgate.wire.messages import ClientOptions, GenerateOptions, ModelInfo, Task
-from vgate.wire.sampling import MAX_ASKED_TOKENS, MOST_TOKEN_IDS, SamplingParams
+from vgate.wire.messages import ModelInfo
+from vgate.wire.parameters import (
+    MAX_ASKED_TOKENS,
+    MOST_TOKEN_IDS,
+    ClientOptions,
+    GenerateOptions,
+    SamplingParams,
+    Task,
+)
 
 _ENDPOINTS: dict[Task, str] = {
     "generate": "/v1/chat/completions",

@@ -38,7 +38,7 @@ from vgate.frontend.pipeline.taking_up import claimed, not_found
 from vgate.frontend.pipeline.waiting.streams import Notices
 from vgate.frontend.pipeline.waiting.visit import text_of
 from vgate.frontend.text import TextModel, TooMuchAtOnceError
-from vgate.wire.messages import Task
+from vgate.wire.parameters import Task
 
 # To make a prompt of a pair takes some 6 us, and to tokenise so many characters as well.
 _PAIR_CHARS = 16

@@ -6,10 +6,9 @@ from typing import Any, Protocol
 import msgspec
 
 from vgate.frontend.answers import ResponseEncoder
-from vgate.frontend.http import HttpRequest, Ignored, Response
+from vgate.frontend.http import HttpRequest, Ignored, LongWork, Response
 from vgate.frontend.pipeline.generation import Generation, Truncation
-from vgate.wire.messages import GenerateOptions, Task
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import GenerateOptions, SamplingParams, Task
 
 
 class TokenTexts(Protocol):
@@ -286,3 +285,10 @@ class Workers(Protocol):
 
     async def cancel(self, request_id: str, by: str) -> AllRequests:
         """End the requests with this id by an error; `by` is for the log."""
+
+
+class PipelineServices(msgspec.Struct, frozen=True, kw_only=True):
+    """What the endpoints need that are answered by the pipeline, and by nothing else."""
+
+    pipeline: Pipeline
+    work: LongWork

@@ -23,7 +23,7 @@ from vgate.frontend.text import (
     TooManyTokensError,
     TooMuchAtOnceError,
 )
-from vgate.wire.messages import Task
+from vgate.wire.parameters import Task
 
 # What is rendered and tokenised at once, because handing it to a thread costs more.
 INLINE_CHARS = 16_384

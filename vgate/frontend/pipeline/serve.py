@@ -34,7 +34,7 @@ from vgate.frontend.pipeline.taking_up import Resumable, offered, reserve_rest
 from vgate.frontend.pipeline.waiting.run import run
 from vgate.frontend.pipeline.waiting.streams import Notices, open_stream, tell_stream
 from vgate.wire.messages import Generate
-from vgate.wire.sampling import nth_seed
+from vgate.wire.parameters import nth_seed
 
 CACHE_HEADER = "x-vgate-cache"
 # With log probabilities: with twenty at each, these take some ten milliseconds.

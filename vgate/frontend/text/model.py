@@ -26,7 +26,7 @@ from vgate.frontend.text.tokenizer_file import read_tokenizer
 from vgate.wire import model_files
 from vgate.wire.messages import ModelInfo
 from vgate.wire.model_files import ModelFiles
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 # Defaults that a model's authors may set in generation_config.json, those that vLLM takes
 # (vllm/config/model.py, get_diff_sampling_param), by our names.

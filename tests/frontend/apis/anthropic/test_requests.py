@@ -20,7 +20,7 @@ from vgate.frontend.apis.anthropic.messages.request import (
 from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation, Message
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 HELLO = {"role": "user", "content": "Hi"}
 TOOL = {"name": "look_up", "input_schema": {"type": "object"}}

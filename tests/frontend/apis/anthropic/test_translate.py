@@ -11,7 +11,7 @@ from vgate.frontend.apis.anthropic.messages.translate import FIELDS, generation_
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
 from vgate.frontend.pipeline.render import template_message
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 HELLO = {"role": "user", "content": "Hi"}
 TOOL = {

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vgate.frontend.pipeline import Constraint, ToolUse
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 Fields = dict[str, Any]
 

@@ -40,7 +40,7 @@ from vgate.frontend.apis.openai.responses.request import (
 from vgate.frontend.apis.openai.responses.response import response_to
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 MINIMAL: dict[str, Any] = {"model": "m", "input": "Hi"}
 

@@ -33,7 +33,7 @@ from vgate.frontend.apis.openai.responses.stream import ResponsesEncoder, Respon
 from vgate.frontend.http import Ignored
 from vgate.frontend.tool_calls import ToolCallDelta
 from vgate.wire.logprobs import Logprobs
-from vgate.wire.sampling import DEFAULTS
+from vgate.wire.parameters import DEFAULTS
 
 END_TOKEN = 256
 KINDS = ["reasoning", "message", "function_call"]

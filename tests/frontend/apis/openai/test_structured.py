@@ -11,7 +11,7 @@ from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Constraint, Generation
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 SCHEMA = {"type": "object", "properties": {"é": {"type": "string"}}}
 AS_TEXT = '{"type": "object", "properties": {"é": {"type": "string"}}}'

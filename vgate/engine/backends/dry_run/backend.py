@@ -33,7 +33,7 @@ from vgate.engine.request import Request, RequestError
 from vgate.engine.served_files import describe_model, fingerprint
 from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import FinishReason
-from vgate.wire.sampling import Classes, SamplingParams
+from vgate.wire.parameters import Classes, SamplingParams
 from vgate.wire.stats import Gpu
 
 # Prompt tokens that one step may prefill, as vLLM's max_num_batched_tokens.

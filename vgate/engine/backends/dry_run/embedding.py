@@ -6,7 +6,7 @@ from array import array
 from operator import mul
 
 from vgate.engine.request import RequestError
-from vgate.wire.sampling import Classify
+from vgate.wire.parameters import Classify
 
 # One bit of a blake2b digest (at most 512 bits) is the sign in one dimension.
 DIMENSIONS = 384

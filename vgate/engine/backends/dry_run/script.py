@@ -9,7 +9,7 @@ import msgspec
 
 from vgate.engine.backends.base import BackendError
 from vgate.engine.backends.dry_run.structured import text_of
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 _CHANNEL = "<|channel|>"
 

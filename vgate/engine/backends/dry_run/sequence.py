@@ -7,7 +7,7 @@ from vgate.engine.request import Request
 from vgate.wire.kv_blocks import block_keys, block_seed
 from vgate.wire.logprobs import Logprobs
 from vgate.wire.messages import FinishReason
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 # OpenAI on logit_bias: "values like -100 or 100 should result in a ban or exclusive selection".
 # The dry-run engine ignores all values between.

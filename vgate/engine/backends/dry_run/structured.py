@@ -11,7 +11,7 @@ from typing import Any
 
 from vgate.engine.backends.json_schema import FORMATS
 from vgate.engine.request import RequestError
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 _ANNOTATIONS = {"$schema", "$defs", "definitions", "title", "description", "default", "examples"}
 # A schema with one of these has no other keyword but `type` and annotations.

@@ -7,7 +7,7 @@ from vgate.engine.backends.vllm.exact_grammars import KINDS, ExactGrammar, Exact
 from vgate.engine.backends.vllm.harmony import HarmonyTokens, InHarmony, check_harmony
 from vgate.engine.backends.vllm.reasoning import AfterReasoning, ReasoningMarks
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 
 class _Compiled(NamedTuple):

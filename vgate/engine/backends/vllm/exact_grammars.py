@@ -18,7 +18,7 @@ from vgate.engine.backends.json_schema import (
     whole,
 )
 from vgate.engine.request import RequestError
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 KINDS = frozenset({"json", "json_object", "regex"})
 # llguidance's words for a grammar without texts.

@@ -14,8 +14,7 @@ from vgate.engine.backends.checks import unknown_adapter
 from vgate.engine.backends.vllm.exact_grammars import KINDS
 from vgate.engine.backends.vllm.schemas import ignored_part
 from vgate.engine.request import Request, RequestError
-from vgate.wire.messages import GenerateOptions, StructuredOutput
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import GenerateOptions, SamplingParams, StructuredOutput
 
 # Options that vLLM doesn't take under their names; all others are passed on.
 _TRANSLATED = {"bad_words", "structured", "adapter", "cache_salt"}

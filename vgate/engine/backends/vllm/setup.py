@@ -40,7 +40,7 @@ from vgate.engine.backends.vllm.files import (
 from vgate.engine.backends.vllm.lean_scheduler import lean_scheduler
 from vgate.engine.backends.vllm.sizing.start import Sizing
 from vgate.log import Log
-from vgate.wire.sampling import Classes
+from vgate.wire.parameters import Classes
 
 # JSON without whitespace between its parts: where it is allowed, small models sometimes write
 # nothing else until they run out of tokens. The backend is fixed: with "auto" the first request

@@ -17,8 +17,7 @@ from vgate.frontend.apis.openai.embeddings import (
 )
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.ids import new_id
-from vgate.frontend.pipeline import Embedded
-from vgate.frontend.services import Services
+from vgate.frontend.pipeline import Embedded, PipelineServices
 
 
 class ClassifyRequest(EmbeddingRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +52,7 @@ _decoder = msgspec.json.Decoder(ClassifyRequest)
 _policies = FieldPolicies(ClassifyRequest)
 
 
-async def classify(services: Services, http: HttpRequest) -> Response:
+async def classify(services: PipelineServices, http: HttpRequest) -> Response:
     """Answer with the most likely class of each text, and the probabilities of all."""
     request = await services.work.read(http, await services.work.body(http), decode_classify)
     with request.fields.translating():

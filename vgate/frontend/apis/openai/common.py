@@ -18,7 +18,7 @@ from vgate.frontend.apis.openai.structured import (
 from vgate.frontend.apis.shared import MAX_STOPS, StopString
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Conversation, Generation, Prompts, Truncation
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 # `server.max_choices` is the bound that holds; this one keeps it sane.
 MAX_CHOICES = 1024

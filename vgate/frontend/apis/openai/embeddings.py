@@ -14,9 +14,8 @@ from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.ids import new_id
-from vgate.frontend.pipeline import Embedded, EmbedRequest, Truncation
-from vgate.frontend.services import Services
-from vgate.wire.sampling import Dimensions, TokenId
+from vgate.frontend.pipeline import Embedded, EmbedRequest, PipelineServices, Truncation
+from vgate.wire.parameters import Dimensions, TokenId
 
 _Request = TypeVar("_Request", bound="EmbeddingRequest")
 _Result = TypeVar("_Result")
@@ -150,24 +149,24 @@ _INPUTS = FieldMap({})
 _SINGLE_INPUT = FieldMap({"input[]": "input"})
 
 
-async def embeddings(services: Services, http: HttpRequest) -> Response:
+async def embeddings(services: PipelineServices, http: HttpRequest) -> Response:
     """Answer an embedding request."""
     return await embed_body(services, http, await services.work.body(http))
 
 
-async def embed_body(services: Services, http: HttpRequest, body: bytes) -> Response:
+async def embed_body(services: PipelineServices, http: HttpRequest, body: bytes) -> Response:
     """Answer an embedding request whose body is read."""
     return await _answer(services, http, body, decode_embeddings, _encode_response)
 
 
-async def pooling(services: Services, http: HttpRequest) -> Response:
+async def pooling(services: PipelineServices, http: HttpRequest) -> Response:
     """Answer an embedding request in the form of vLLM's pooling models."""
     body = await services.work.body(http)
     return await _answer(services, http, body, decode_pooling, _encode_pooling)
 
 
 async def _answer(
-    services: Services,
+    services: PipelineServices,
     http: HttpRequest,
     body: bytes,
     decode: Callable[[bytes, Ignored], EmbeddingRequest],
@@ -182,7 +181,7 @@ async def _answer(
 
 
 async def work_on_vectors(
-    services: Services, http: HttpRequest, embedded: Embedded, work: Callable[[], _Result]
+    services: PipelineServices, http: HttpRequest, embedded: Embedded, work: Callable[[], _Result]
 ) -> _Result:
     """Return the result of `work`, done on a thread if the vectors are large."""
     if sum(map(len, embedded.vectors)) > _INLINE_BYTES:

@@ -28,8 +28,7 @@ from vgate.frontend.apis.openai.embeddings import (
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
 from vgate.frontend.ids import new_id
-from vgate.frontend.pipeline import Embedded, EmbedRequest
-from vgate.frontend.services import Services
+from vgate.frontend.pipeline import Embedded, EmbedRequest, PipelineServices
 
 _Text = Annotated[str, Meta(min_length=1)]
 _Texts = _Text | Annotated[list[_Text], Meta(min_length=1, max_length=MAX_INPUTS)]
@@ -161,12 +160,12 @@ _score_policies = FieldPolicies(ScoreRequest)
 _rerank_policies = FieldPolicies(RerankRequest)
 
 
-async def score(services: Services, http: HttpRequest) -> Response:
+async def score(services: PipelineServices, http: HttpRequest) -> Response:
     """Answer with the similarity of each pair of texts."""
     return await score_body(services, http, await services.work.body(http))
 
 
-async def score_body(services: Services, http: HttpRequest, body: bytes) -> Response:
+async def score_body(services: PipelineServices, http: HttpRequest, body: bytes) -> Response:
     """Answer a score request whose body has been read."""
     request = await services.work.read(http, body, decode_score)
     embedded, scores = await _scores(services, http, request, *request.sides)
@@ -181,12 +180,12 @@ async def score_body(services: Services, http: HttpRequest, body: bytes) -> Resp
     return Response(200, msgspec.json.encode(answer), [JSON])
 
 
-async def rerank(services: Services, http: HttpRequest) -> Response:
+async def rerank(services: PipelineServices, http: HttpRequest) -> Response:
     """Answer with documents, the most similar to the query first."""
     return await rerank_body(services, http, await services.work.body(http))
 
 
-async def rerank_body(services: Services, http: HttpRequest, body: bytes) -> Response:
+async def rerank_body(services: PipelineServices, http: HttpRequest, body: bytes) -> Response:
     """Answer a rerank request whose body has been read."""
     request = await services.work.read(http, body, decode_rerank)
     embedded, scores = await _scores(services, http, request, "query", "documents")
@@ -236,7 +235,7 @@ def decode_rerank(body: bytes, ignored: Ignored) -> RerankRequest:
 
 
 async def _scores(
-    services: Services, http: HttpRequest, request: ScoringRequest, one: str, other: str
+    services: PipelineServices, http: HttpRequest, request: ScoringRequest, one: str, other: str
 ) -> tuple[Embedded, list[float]]:
     """Return the vectors of all texts or pairs, and the score of each text of the second side.
 

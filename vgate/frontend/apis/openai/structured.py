@@ -18,7 +18,7 @@ from vgate.frontend.pipeline import (
     check_text_size,
     schema_constraint,
 )
-from vgate.wire.messages import StructuredOutput
+from vgate.wire.parameters import StructuredOutput
 
 _Text = Annotated[str, Meta(min_length=1)]
 

@@ -17,7 +17,7 @@ from vgate.frontend.http import (
 )
 from vgate.frontend.pipeline import Generation, Tokens
 from vgate.frontend.services import Services
-from vgate.wire.sampling import TokenId
+from vgate.wire.parameters import TokenId
 
 
 class TokenizeText(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

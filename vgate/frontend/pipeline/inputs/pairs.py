@@ -10,7 +10,7 @@ from vgate.frontend.pipeline.inputs.texts import TOO_LONG_HINT, Prompt, limit_of
 from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.text import ChatTemplate, PairTemplate, TextModel, TokenLimit, kept_of_pair
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.sampling import Classes, Classify
+from vgate.wire.parameters import Classes, Classify
 
 _TOKEN_BYTES = 4
 # Joined pairs each have their query, so a small request can become many tokens: at most 32 MiB. A

@@ -9,7 +9,7 @@ from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.pipeline.prepare import check_length, explained
 from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError
 from vgate.wire.codec import pack_token_ids
-from vgate.wire.sampling import Classify
+from vgate.wire.parameters import Classify
 
 TOO_LONG_HINT = ", or cut it with `truncate_prompt_tokens`"
 _TOKEN_BYTES = 4

@@ -17,11 +17,10 @@ from vgate.frontend.apis.anthropic.messages.translate import (
     reasoning_effort,
 )
 from vgate.frontend.http import JSON, HttpRequest, Response
-from vgate.frontend.pipeline import GenerateRequest
-from vgate.frontend.services import Services
+from vgate.frontend.pipeline import GenerateRequest, PipelineServices
 
 
-async def messages(services: Services, http: HttpRequest) -> Response | None:
+async def messages(services: PipelineServices, http: HttpRequest) -> Response | None:
     """Answer a Messages request.
 
     Return None if the answer was streamed.
@@ -40,7 +39,7 @@ async def messages(services: Services, http: HttpRequest) -> Response | None:
         return await services.pipeline.answer(http, asked)
 
 
-async def count_tokens(services: Services, http: HttpRequest) -> Response:
+async def count_tokens(services: PipelineServices, http: HttpRequest) -> Response:
     """Answer with the number of tokens in the prompt of a Messages request."""
     http.set_header(REQUEST_ID_HEADER, http.id)
     body = await services.work.body(http)
@@ -54,7 +53,9 @@ async def count_tokens(services: Services, http: HttpRequest) -> Response:
     return Response(200, msgspec.json.encode({"input_tokens": count}), [JSON])
 
 
-async def _effort(services: Services, http: HttpRequest, request: CountTokensRequest) -> str | None:
+async def _effort(
+    services: PipelineServices, http: HttpRequest, request: CountTokensRequest
+) -> str | None:
     if request.thinking is None and request.output_config is None:
         return None
     traits = await services.pipeline.traits(http, request.model, with_tools=bool(request.tools))

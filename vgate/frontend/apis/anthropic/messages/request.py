@@ -15,7 +15,7 @@ from vgate.frontend.apis.decoding import ServedTypes, check_json, decode_request
 from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
 from vgate.frontend.apis.shared import MAX_STOPS, MAX_TOOLS, CallText, StopString, ToolName
 from vgate.frontend.http import Ignored
-from vgate.wire.sampling import MaxTokens, Temperature, TopK, TopP
+from vgate.wire.parameters import MaxTokens, Temperature, TopK, TopP
 
 # Anthropic's levels are low, medium, high, xhigh and max.
 Effort = Annotated[str, Meta(min_length=1, max_length=32)]

@@ -32,7 +32,7 @@ from vgate.frontend.pipeline import (
     ToolUse,
     schema_constraint,
 )
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 # The names of a generation's fields in a Messages request.
 FIELDS = FieldMap(

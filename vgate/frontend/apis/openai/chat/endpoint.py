@@ -5,11 +5,10 @@ from vgate.frontend.apis.openai.chat.response import ChatEncoder
 from vgate.frontend.apis.openai.chunks import response_fields
 from vgate.frontend.apis.openai.tools import custom_names
 from vgate.frontend.http import HttpRequest, Ignored, Response
-from vgate.frontend.pipeline import GenerateRequest, Job
-from vgate.frontend.services import Services
+from vgate.frontend.pipeline import GenerateRequest, Job, PipelineServices
 
 
-async def chat_completions(services: Services, http: HttpRequest) -> Response | None:
+async def chat_completions(services: PipelineServices, http: HttpRequest) -> Response | None:
     """Answer a chat request.
 
     Return None if the answer was streamed.

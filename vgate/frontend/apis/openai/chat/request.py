@@ -31,7 +31,7 @@ from vgate.frontend.apis.openai.tools import Tool, ToolChoice, check_tools, tool
 from vgate.frontend.apis.shared import MAX_TOOLS, check_template_kwargs, own_kwargs
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Conversation, Generation
-from vgate.wire.sampling import MaxTokens, ReasoningEffort
+from vgate.wire.parameters import MaxTokens, ReasoningEffort
 
 MAX_DOCUMENTS = 1024
 

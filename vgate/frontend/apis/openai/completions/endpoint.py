@@ -8,11 +8,10 @@ from vgate.frontend.apis.openai.completions.request import (
 )
 from vgate.frontend.apis.openai.completions.response import CompletionEncoder
 from vgate.frontend.http import HttpRequest, Ignored, Response
-from vgate.frontend.pipeline import GenerateRequest, Job
-from vgate.frontend.services import Services
+from vgate.frontend.pipeline import GenerateRequest, Job, PipelineServices
 
 
-async def completions(services: Services, http: HttpRequest) -> Response | None:
+async def completions(services: PipelineServices, http: HttpRequest) -> Response | None:
     """Answer a completion request.
 
     Return None if the answer was streamed.

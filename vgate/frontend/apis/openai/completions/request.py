@@ -18,7 +18,7 @@ from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import constraint_of
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation, Prompts
-from vgate.wire.sampling import MAX_ASKED_TOKENS, TokenId
+from vgate.wire.parameters import MAX_ASKED_TOKENS, TokenId
 
 # vLLM limits the prompts; this limits the answers to all of them.
 MAX_ANSWERS = 1024

@@ -34,8 +34,7 @@ from vgate.frontend.pipeline import (
     ToolUse,
     schema_constraint,
 )
-from vgate.wire.messages import StructuredOutput
-from vgate.wire.sampling import MaxTokens, ReasoningEffort
+from vgate.wire.parameters import MaxTokens, ReasoningEffort, StructuredOutput
 
 OUTPUT_LOGPROBS = "message.output_text.logprobs"
 

@@ -20,7 +20,7 @@ from vgate.frontend.apis.openai.tools import custom_input
 from vgate.frontend.http import encode_text
 from vgate.frontend.ids import new_id
 from vgate.wire.logprobs import Logprobs
-from vgate.wire.sampling import SamplingParams
+from vgate.wire.parameters import SamplingParams
 
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from vgate.wire.sampling import DEFAULTS, SamplingParams
+from vgate.wire.parameters import DEFAULTS, SamplingParams
 
 # A valid value that differs from the default, for every parameter.
 OTHER = {

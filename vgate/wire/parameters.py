@@ -1,13 +1,16 @@
-"""The one definition of every sampling parameter, with its bounds; and what classifying takes.
+"""What a request asks of the engine: sampling parameters, with their bounds, options, constraints.
 
 The API's request structs inherit `SamplingParams`, so a parameter is accepted, checked and sent by
 having a field here (and a line in the vLLM backend where vLLM's name differs).
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
+
+# What a model is for.
+Task = Literal["generate", "embed", "classify"]
 
 # The largest seed that vLLM takes (a signed 64-bit integer).
 _SEED_MIN, _SEED_MAX = -(2**63), 2**63 - 1
@@ -112,6 +115,64 @@ DEFAULTS = SamplingParams(
     min_tokens=0,
     ignore_eos=False,
 )
+
+
+class StructuredOutput(msgspec.Struct, frozen=True, array_like=True):
+    """A constraint that the generated text must satisfy.
+
+    Attributes:
+        kind: What `value` is, as in vLLM's StructuredOutputsParams.
+        value: A JSON schema as text, a regular expression, the choices, a grammar (EBNF) or a
+            structural tag (JSON as text); "" for any JSON object.
+        disable_any_whitespace: For JSON: no whitespace between its parts.
+        after_reasoning: The model may reason first; the constraint applies to what follows.
+        harmony: In gpt-oss's format: the schemas of the functions of which the model must call one,
+            by name; empty if the constraint is its final message's. None: another format.
+    """
+
+    kind: Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
+    value: str | list[str] = ""
+    disable_any_whitespace: bool = False
+    after_reasoning: bool = False
+    harmony: dict[str, str] | None = None
+
+
+class ClientOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options that reach the engine as the client chose them.
+
+    Attributes:
+        logprobs: How many of the most likely tokens to report at each position, in addition to the
+            sampled one; None for no log probabilities at all.
+        prompt_logprobs: The same for the prompt's tokens.
+        cache_salt: Prefix-cache entries are shared only between requests with the same one.
+    """
+
+    logprobs: Annotated[int, Meta(ge=0)] | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0)] | None = None
+    cache_salt: str = ""
+
+
+class GenerateOptions(ClientOptions, frozen=True, array_like=True):
+    """What shapes a sequence, or what is reported about it, beyond the sampling parameters.
+
+    Attributes:
+        bad_words: Token sequences that are never generated.
+        structured: The constraint on the text.
+        adapter: Name of the LoRA adapter; "" for the model itself.
+    """
+
+    # As in `SamplingParams`; for bad_words vLLM searches generated tokens only (v1/sample/ops).
+    # `prompt_logprobs` come with the first token, and the engine advances `structured`'s grammar.
+    RESUMABLE: ClassVar[frozenset[str]] = frozenset(
+        {"logprobs", "prompt_logprobs", "structured", "adapter", "cache_salt"}
+    )
+
+    bad_words: list[list[TokenId]] = []
+    structured: StructuredOutput | None = None
+    adapter: str = ""
+
+
+NO_OPTIONS = GenerateOptions()
 
 
 class Classify(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
