@@ -26,9 +26,10 @@ _GB, _MB = 1e9, 1e6
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "List what V-Gate created on this machine, ask, and remove it: environments, ledger, logs "
-        "and learned values in the state directory, the run directory, the systemd unit. The "
-        "clone, the configuration and the API keys stay; so do models, unless --models is given."
+        "List what V-Gate created on this machine, ask, and remove it: environments, ledger, "
+        "stored responses, logs and learned values in the state directory, the run directory, the "
+        "systemd unit. The clone, the configuration and the API keys stay; so do models, unless "
+        "--models is given."
     )
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     parser.add_argument(
