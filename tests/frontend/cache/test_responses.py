@@ -320,7 +320,7 @@ def test_keys_through_the_app(serve):
         ("GET", "resp_1/input_items", "there is no response 'resp_1'"),
         ("GET", "resp_1/x", f"there is no GET {PATH}/resp_1/x"),
         ("POST", "compact", f"there is no POST {PATH}/compact"),
-        ("POST", "resp_1/cancel", f"there is no POST {PATH}/resp_1/cancel; every response is"),
+        ("POST", "resp_1/cancel", f"there is no POST {PATH}/resp_1/cancel; no response runs"),
     ],
 )
 def test_what_is_missing_is_named(serve, method, path, said):

@@ -222,7 +222,7 @@ async def answer_stored(
             page = await work.done(http, partial(_input_items, stored, http))
             return Response(200, page, [JSON])
     if (part and part != "input_items") or http.method == "POST":
-        more = "; every response is complete once it is answered" if part == "cancel" else ""
+        more = "; no response runs in the background" if part == "cancel" else ""
         raise NotFoundError(f"there is no {http.method} {http.path[:120]}{more}")
     raise NotFoundError(f"there is no response {name[:80]!r}", param="response_id")
 
