@@ -118,6 +118,26 @@ def test_a_context_beyond_the_models_own_fits_no_answer(fit, document):
     assert document(*where, "131072")["fits"]
 
 
+def test_a_context_that_vllm_derives_may_be_longer(tmp_path, document):
+    named = {"max_position_embeddings": 32768}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    unnamed = dict(MODELS[LLAMA])
+    for name in ("max_position_embeddings", "rope_scaling", "rope_parameters"):
+        unnamed.pop(name, None)
+    for number, (fields, fits) in enumerate(
+        [
+            (named, False),
+            ({**named, "rope_parameters": {"rope_type": "default"}}, False),
+            ({**named, "rope_parameters": yarn}, True),
+            ({**named, "rope_scaling": yarn}, True),
+            ({}, True),  # as with ALiBi
+        ]
+    ):
+        path = tmp_path / str(number)
+        write_checkpoint(path, {**unnamed, **fields}, empty=True)
+        assert document(str(path), "--vram", "141GiB", "--context", "131072")["fits"] == fits
+
+
 def test_settings_to_serve_with_are_told(fit):
     _, out, _ = fit(LLAMA, "--vram", "24GiB", "--utilization", "0.9", "--concurrency", "4")
     told = re.search(

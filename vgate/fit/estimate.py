@@ -147,7 +147,7 @@ def _estimate(checkpoint: Checkpoint, card: Card, settings: Settings) -> Estimat
         overhead=beside,
         cache=cache,
         kv_memory=card.usable - max(0, weights.total - settings.offload) - beside.total,
-        model_context=model_context or context,
+        model_context=model_context if _is_plain(text) else max(model_context, context),
         sequences=sequences,
         step_tokens=tokens,
     )
@@ -164,15 +164,29 @@ def context_of(text: dict[str, Any]) -> int:
     lengths = [int(text[key]) for key in _LENGTHS if isinstance(text.get(key), int)]
     if not lengths:
         return 2048
-    scaling = text.get("rope_scaling") or {}
-    factor = scaling.get("factor") if isinstance(scaling, dict) else None
-    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+    scaling = _scaling(text)
+    factor, kind = scaling.get("factor"), scaling.get("rope_type", scaling.get("type"))
     length = min(lengths)
     # As vLLM's _get_and_verify_max_len: these kinds name the length before they stretch it.
     if factor and kind not in {"su", "longrope", "llama3", "default", "mrope", None}:
         original = scaling.get("original_max_position_embeddings")
         length = int((original if kind == "yarn" and original else length) * float(factor))
     return length
+
+
+def _scaling(text: dict[str, Any]) -> dict[str, Any]:
+    found = text.get("rope_scaling") or text.get("rope_parameters")
+    return found if isinstance(found, dict) else {}
+
+
+def _is_plain(text: dict[str, Any]) -> bool:
+    """Whether vLLM takes the context that is named; it derives others in ways of its own."""
+    scaling = _scaling(text)
+    return (
+        [key for key in _LENGTHS if text.get(key) is not None] == ["max_position_embeddings"]
+        and scaling.get("rope_type", scaling.get("type", "default")) in {"default", "llama3"}
+        and not any(isinstance(value, dict) for value in scaling.values())
+    )
 
 
 def _kv_dtype(checkpoint: Checkpoint, wanted: str, dtype: str) -> str:

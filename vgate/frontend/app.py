@@ -130,7 +130,7 @@ class App:
         shared = shared_state_of(loop, config.state)
         self._results = store_behind(loop, cache, shared, config)
         self._access = access = access_of(loop, runtime, self._worker, shared)
-        self._responses = stored_responses(loop, config, runtime.run_dir)
+        self._responses = stored_responses(loop, config.responses, runtime.run_dir)
         self.services = Services(
             pipeline=EnginePipeline(loop, config, self.models, self._results, self._work, running),
             work=self._work,

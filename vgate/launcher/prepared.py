@@ -20,6 +20,7 @@ def prepared(config: Config) -> Config:
     """
     problems: list[str] = []
     config = _with_repositories(config)
+    config = _with_responses(config)
     for prepare in (_with_tracing, _with_state, _prepare_security, _prepare_tls):
         try:
             config = prepare(config)
@@ -37,6 +38,20 @@ def _with_repositories(config: Config) -> Config:
     from vgate.fit.short_names import resolved
 
     return config.with_models(resolved)
+
+
+def _with_responses(config: Config) -> Config:
+    """Return the configuration with the file of responses, which outlives the instance.
+
+    It isn't named, and so in the run directory, where the state directory can't be written, as in a
+    container whose root is read-only.
+    """
+    responses, server = config.responses, config.server
+    if not responses.store or responses.file or not server.keeps_state:
+        return config
+    file = server.state_path.absolute() / f"responses-{server.port}.db"
+    responses = msgspec.structs.replace(responses, file=str(file))
+    return msgspec.structs.replace(config, responses=responses)
 
 
 def _with_tracing(config: Config) -> Config:

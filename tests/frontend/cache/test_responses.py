@@ -1,6 +1,7 @@
 """Stored responses: who finds them, how many stay, and what they outlive."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.frontend.gateway import Gateway, post, until
-from vgate.config.schema import Responses, Security, Server
+from vgate.config.schema import Responses, Security
 from vgate.frontend.cache import StoredResponse
 from vgate.frontend.cache import responses as module
 from vgate.frontend.cache.responses import SqliteResponses
@@ -232,24 +233,6 @@ def test_a_disk_that_takes_nothing_fails_no_request(serve, state, monkeypatch, t
     serve(scenario, responses=Responses(file=str(where) if state == "not writable" else None))
 
 
-@pytest.mark.parametrize("writable", [True, False])
-def test_they_outlive_the_instance_where_they_can(serve, writable, tmp_path):
-    state = tmp_path / "lasting" / "state"
-    if not writable:
-        state.parent.touch()
-
-    async def scenario(gateway: Gateway):
-        made = await post(gateway, PATH, {"input": "hi"})
-        assert made.json["store"]
-        found = await gateway.request("GET", f"{PATH}/{made.json['id']}")
-        assert found.status == 200
-        run_dir = Path(gateway.runtime.run_dir)
-        assert (state / "responses.db").is_file() == writable
-        assert (run_dir / "responses.db").is_file() != writable
-
-    serve(scenario, server=Server(state_dir=str(state)))
-
-
 def test_they_end_by_age(run):
     async def scenario(open_store):
         store = open_store()
@@ -273,13 +256,39 @@ def test_a_broken_file_harms_no_request(run, tmp_path):
     run(scenario)
 
 
-def test_nothing_but_the_owner_reads_the_file(run, tmp_path):
+def test_a_file_of_a_later_version_is_left_alone(run, tmp_path, caplog):
+    path = tmp_path / "responses.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    before = path.read_bytes()
+
     async def scenario(open_store):
         assert await open_store().get("a", "r1") is None
 
     run(scenario)
-    assert (tmp_path / "responses.db").stat().st_mode & 0o077 == 0
-    with closing(sqlite3.connect(tmp_path / "responses.db")) as connection:
+    assert "of a later version of V-Gate: move it away" in str(vars(caplog.records[0]))
+    assert path.read_bytes() == before
+
+
+def test_nothing_but_the_owner_reads_the_file(run, tmp_path):
+    path = tmp_path / "responses.db"
+
+    async def scenario(open_store):
+        store = open_store()
+        assert put(store, "a", "r1", response("r1"))
+        assert await store.get("a", "r1")
+        # SQLite's files beside it have what was written last.
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        names = ["responses.db", "responses.db-shm", "responses.db-wal"]
+        assert modes == dict.fromkeys(names, 0o600)
+
+    before = os.umask(0o022)
+    try:
+        path.touch()  # as another program has made it
+        run(scenario)
+    finally:
+        os.umask(before)
+    with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -318,6 +327,7 @@ def test_keys_through_the_app(serve):
     [
         ("GET", "resp_1", "there is no response 'resp_1'"),
         ("GET", "resp_1/input_items", "there is no response 'resp_1'"),
+        ("DELETE", "resp_1/input_items", f"there is no DELETE {PATH}/resp_1/input_items"),
         ("GET", "resp_1/x", f"there is no GET {PATH}/resp_1/x"),
         ("POST", "compact", f"there is no POST {PATH}/compact"),
         ("POST", "resp_1/cancel", f"there is no POST {PATH}/resp_1/cancel; no response runs"),

@@ -19,7 +19,7 @@ from vgate.config.runtime import default_run_dir, is_running
 
 _UNITS = ("/etc/systemd/system/vgate.service", "~/.config/systemd/user/vgate.service")
 # Of the state directory, which may be one with files of others.
-_STATE = ("usage.db*", "responses.db*", "logs", "memory", CHOSEN)
+_STATE = ("usage.db*", "logs", "memory", CHOSEN)
 _GB, _MB = 1e9, 1e6
 
 
@@ -72,7 +72,7 @@ def _made(config: Config, run_dir: Path) -> Iterator[Path]:
     # One that the user has named may hold files of others, and is emptied at each end anyway.
     if config.server.run_dir is None and run_dir.is_dir() and not run_dir.is_symlink():
         yield run_dir
-    for pattern in _STATE:
+    for pattern in (*_STATE, f"responses-{config.server.port}.db*"):
         yield from sorted(config.server.state_path.glob(pattern))
     # Last, because this program may run in it.
     root = clone()

@@ -6,6 +6,7 @@ that need it. Writers take turns by SQLite's lock.
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from vgate.config import Config
 from vgate.config.schema import Responses
 from vgate.frontend.cache.port import StoredResponse
 from vgate.frontend.observe import metrics
@@ -22,7 +22,9 @@ from vgate.log import Log
 if TYPE_CHECKING:
     import sqlite3
 
+_VERSION = 1  # of these tables; a file of a later one is left alone
 _SCHEMA = """
+PRAGMA user_version = 1;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 PRAGMA foreign_keys = ON;
@@ -71,18 +73,12 @@ _T = TypeVar("_T")
 
 
 def stored_responses(
-    loop: asyncio.AbstractEventLoop, config: Config, run_dir: str
+    loop: asyncio.AbstractEventLoop, config: Responses, run_dir: str
 ) -> "SqliteResponses | None":
-    """Return where responses are stored; None if none are.
-
-    They outlive the instance, unless the state directory can't be written, as in a container whose
-    root is read-only.
-    """
-    responses, server = config.responses, config.server
-    if not responses.store:
+    """Return where responses are stored; None if none are."""
+    if not config.store:
         return None
-    folder = server.state_path.absolute() if server.keeps_state else Path(run_dir)
-    return SqliteResponses(loop, responses, Path(responses.file or folder / "responses.db"))
+    return SqliteResponses(loop, config, Path(config.file or Path(run_dir, "responses.db")))
 
 
 class SqliteResponses:
@@ -240,13 +236,15 @@ class SqliteResponses:
 
         if self._connection is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # SQLite gives the files beside it the mode that it has by then.
+            with open(self._path, "ab") as file:  # noqa: PTH123 - as a descriptor
+                os.fchmod(file.fileno(), 0o600)
             connection = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_S)
             try:
                 self._prepare(connection)
-            except sqlite3.Error:
+            except _errors():
                 connection.close()
                 raise
-            self._path.chmod(0o600)
             self._connection = connection
         return self._connection
 
@@ -255,6 +253,9 @@ class SqliteResponses:
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while True:
             try:
+                ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+                if version > _VERSION:
+                    raise OSError(f"{self._path} is of a later version of V-Gate: move it away")
                 connection.executescript(_SCHEMA)
             except _errors() as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:

@@ -221,7 +221,7 @@ async def answer_stored(
             http.is_short = len(stored.conversation) <= SMALL_BYTES
             page = await work.done(http, partial(_input_items, stored, http))
             return Response(200, page, [JSON])
-    if (part and part != "input_items") or http.method == "POST":
+    if (part and not (reads and part == "input_items")) or http.method == "POST":
         more = "; no response runs in the background" if part == "cancel" else ""
         raise NotFoundError(f"there is no {http.method} {http.path[:120]}{more}")
     raise NotFoundError(f"there is no response {name[:80]!r}", param="response_id")
