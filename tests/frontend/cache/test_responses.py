@@ -256,6 +256,19 @@ def test_a_broken_file_harms_no_request(run, tmp_path):
     run(scenario)
 
 
+def test_who_only_reads_waits_for_no_writer_and_no_room(run, tmp_path):
+    async def scenario(open_store):
+        first = open_store()
+        put(first, "a", "r1", response("r1"))
+        assert await first.get("a", "r1")
+        with closing(sqlite3.connect(tmp_path / "responses.db")) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            found = await asyncio.wait_for(open_store().get("a", "r1"), 5)
+            assert found == response("r1")
+
+    run(scenario)
+
+
 def test_a_file_of_a_later_version_is_left_alone(run, tmp_path, caplog):
     path = tmp_path / "responses.db"
     with closing(sqlite3.connect(path)) as connection:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _VERSION = 1  # of these tables; a file of a later one is left alone
 _SCHEMA = """
-PRAGMA user_version = 1;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 PRAGMA foreign_keys = ON;
@@ -257,6 +256,8 @@ class SqliteResponses:
                 if version > _VERSION:
                     raise OSError(f"{self._path} is of a later version of V-Gate: move it away")
                 connection.executescript(_SCHEMA)
+                if version < _VERSION:  # nothing is written to a full disk by those who only read
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")
             except _errors() as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
