@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from vgate.config.models.settings import has_plain_context
 from vgate.fit.checkpoint import Checkpoint
 from vgate.fit.errors import FitError
 from vgate.fit.families import MTP_TOKENS, NGRAM_TOKENS, check_numbers, completed
@@ -108,6 +109,7 @@ def _estimate(checkpoint: Checkpoint, card: Card, settings: Settings) -> Estimat
     kv_dtype = _kv_dtype(checkpoint, settings.kv_cache_dtype, dtype)
     model_context = context_of(text)
     context = settings.context or model_context
+    is_plain = has_plain_context(text, "llama3")  # which names the length that it stretches to
     sequences = settings.sequences or usual_sequences(card.total)
     tokens = settings.step_tokens or step_tokens(card.total, context, sequences)
     drafts = drafting_layers(checkpoint) if settings.speculation in {"auto", "mtp"} else 0
@@ -147,7 +149,7 @@ def _estimate(checkpoint: Checkpoint, card: Card, settings: Settings) -> Estimat
         overhead=beside,
         cache=cache,
         kv_memory=card.usable - max(0, weights.total - settings.offload) - beside.total,
-        model_context=model_context if _is_plain(text) else max(model_context, context),
+        model_context=model_context if is_plain else max(model_context, context),
         sequences=sequences,
         step_tokens=tokens,
     )
@@ -164,7 +166,9 @@ def context_of(text: dict[str, Any]) -> int:
     lengths = [int(text[key]) for key in _LENGTHS if isinstance(text.get(key), int)]
     if not lengths:
         return 2048
-    scaling = _scaling(text)
+    scaling = text.get("rope_scaling") or text.get("rope_parameters")
+    if not isinstance(scaling, dict):
+        return min(lengths)
     factor, kind = scaling.get("factor"), scaling.get("rope_type", scaling.get("type"))
     length = min(lengths)
     # As vLLM's _get_and_verify_max_len: these kinds name the length before they stretch it.
@@ -172,21 +176,6 @@ def context_of(text: dict[str, Any]) -> int:
         original = scaling.get("original_max_position_embeddings")
         length = int((original if kind == "yarn" and original else length) * float(factor))
     return length
-
-
-def _scaling(text: dict[str, Any]) -> dict[str, Any]:
-    found = text.get("rope_scaling") or text.get("rope_parameters")
-    return found if isinstance(found, dict) else {}
-
-
-def _is_plain(text: dict[str, Any]) -> bool:
-    """Whether vLLM takes the context that is named; it derives others in ways of its own."""
-    scaling = _scaling(text)
-    return (
-        [key for key in _LENGTHS if text.get(key) is not None] == ["max_position_embeddings"]
-        and scaling.get("rope_type", scaling.get("type", "default")) in {"default", "llama3"}
-        and not any(isinstance(value, dict) for value in scaling.values())
-    )
 
 
 def _kv_dtype(checkpoint: Checkpoint, wanted: str, dtype: str) -> str:

@@ -120,10 +120,9 @@ def _checkpoint(name: str, revision: str | None) -> Checkpoint:
 
 def _fits(found: Estimate, options: argparse.Namespace) -> bool:
     sequences = options.concurrency or 1
-    if options.context:
-        if options.context > found.model_context:
-            return False
-        return found.kv_memory > 0 and found.concurrency(options.context) >= sequences
+    if context := options.context:
+        possible = found.kv_memory > 0 and context <= found.model_context
+        return possible and found.concurrency(context) >= sequences
     return found.longest(sequences) > 0
 
 

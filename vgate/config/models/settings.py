@@ -117,24 +117,31 @@ def _check_task(model: Model, document: dict[str, Any]) -> None:
         )
 
 
+def has_plain_context(document: dict[str, Any], *kinds: str) -> bool:
+    """Whether the context is `max_position_embeddings`; vLLM derives others in ways of its own.
+
+    `kinds` are those of scaled positions, beside "default", that count as plain.
+    """
+    found = {key: document[key] for key in _LENGTHS if document.get(key) is not None}
+    scaling = document.get("rope_scaling") or document.get("rope_parameters") or {}
+    return (
+        found.keys() == {"max_position_embeddings"}
+        and isinstance(found["max_position_embeddings"], int)
+        and isinstance(scaling, dict)
+        and not any(isinstance(value, dict) for value in scaling.values())
+        and scaling.get("rope_type", scaling.get("type", "default")) in ("default", *kinds)
+    )
+
+
 def _check_length(model: Model, document: dict[str, Any]) -> None:
-    """Check the simple case: vLLM derives the length in other cases in ways of its own."""
+    """Check the simple case."""
     if model.max_model_len == "auto":
         return
     architectures = document.get("architectures") or [""]
-    found = {key: document[key] for key in _LENGTHS if document.get(key) is not None}
-    scaling = document.get("rope_scaling") or document.get("rope_parameters") or {}
-    simple = (
-        found.keys() == {"max_position_embeddings"}
-        and isinstance(possible := found["max_position_embeddings"], int)
-        and isinstance(scaling, dict)
-        and not any(isinstance(value, dict) for value in scaling.values())
-        and scaling.get("rope_type", scaling.get("type", "default")) == "default"
-        and str(architectures[0]).endswith("ForCausalLM")
-    )
+    simple = has_plain_context(document) and str(architectures[0]).endswith("ForCausalLM")
     longer = os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0") not in {"", "0"}
-    if simple and not longer and model.max_model_len > possible:
+    if simple and not longer and model.max_model_len > document["max_position_embeddings"]:
         raise CheckpointError(
             f"model.max_model_len is {model.max_model_len}, but the model's own context is "
-            f"{possible} tokens: set it to that or less"
+            f"{document['max_position_embeddings']} tokens: set it to that or less"
         )
