@@ -310,7 +310,7 @@ class TestRunDirectory:
     def test_nothing_that_outlives_it_can_be_kept(self, tell):
         Path("taken").touch()
         told = tell("check", *DRY, server__state_dir="taken/state")
-        assert_told(told, OK, "# use, logs,", "taken/state; set server.state_dir", lines=0)
+        assert_told(told, OK, "# usage, logs,", "taken/state; set server.state_dir", lines=0)
 
     def test_an_instance_runs(self, tell):
         held = RunDir("run")

@@ -1,8 +1,8 @@
 """How long one thread of a frontend may keep the interpreter while another one waits for it.
 
 granian's thread needs the interpreter for a moment at each request, body and disconnect. An idle
-loop gives it up all the time. A busy one is made to only after Python's switch interval, 5 ms, and
-a chat waits several times. A shorter interval costs a fast engine's streams about one token in a
+loop gives it up at once, a busy one only after Python's switch interval of 5 ms, and a chat waits
+for it several times. A shorter interval costs a fast engine's streams about one token in a
 hundred, so it is for work that keeps the loop or other threads busy, while that goes on.
 """
 

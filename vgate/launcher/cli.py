@@ -45,7 +45,7 @@ from vgate.state_link import problems as state_problems
 
 log = Log("vgate.launcher")
 
-_NOT_KEPT = "use, logs, stored responses and learned values can't be kept in the state directory"
+_NOT_KEPT = "usage, logs, stored responses and learned values can't be kept in the state directory"
 
 
 def main(arguments: list[str] | None = None, *, only_look: bool = False) -> int:

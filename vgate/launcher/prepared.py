@@ -41,10 +41,10 @@ def _with_repositories(config: Config) -> Config:
 
 
 def _with_responses(config: Config) -> Config:
-    """Return the configuration with the file of responses, which outlives the instance.
+    """Return the configuration with the file of stored responses, which outlives the instance.
 
-    It isn't named, and so in the run directory, where the state directory can't be written, as in a
-    container whose root is read-only.
+    Where the state directory can't be written, as in a container whose root is read-only, no file
+    is named: they are in the run directory.
     """
     responses, server = config.responses, config.server
     if not responses.store or responses.file or not server.keeps_state:

@@ -288,7 +288,7 @@ class Workers(Protocol):
 
 
 class PipelineServices(msgspec.Struct, frozen=True, kw_only=True):
-    """What the endpoints need that are answered by the pipeline, and by nothing else."""
+    """The services of endpoints that need nothing but the pipeline."""
 
     pipeline: Pipeline
     work: LongWork

@@ -25,7 +25,7 @@ class Console:
 
     Attributes:
         live: It is a terminal, where what is shown must come through `show`.
-        url: The server's, as others use it.
+        url: The server's, as others use it; for engines alone, their addresses.
     """
 
     def __init__(self, runtime: Runtime, out: Any = None) -> None:
@@ -42,9 +42,10 @@ class Console:
         # By engine: the phase and when it began; and how long those took that have ended.
         self._current: dict[int, tuple[str, float]] = {}
         self._took: dict[tuple[int, str], float] = {}
-        self.url = server_url(runtime.config.server)
         if runtime.role == "engine":
             self.url = ", ".join(engine.address for engine in runtime.engines)
+        else:
+            self.url = server_url(runtime.config.server)
 
     def starting(self) -> None:
         """Show what is being started."""

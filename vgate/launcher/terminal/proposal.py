@@ -103,12 +103,12 @@ def _asked() -> str:
         except KeyboardInterrupt:
             _say("")
             raise SystemExit(_INTERRUPTED) from None
-        if not line:  # Ctrl-D
+        if not line:
             _say("")
-        answer = line.strip()
-        if line and (not answer or (name and answer.lower() in _YES)):
+        answer = line.strip() if line else "no"  # Ctrl-D
+        if not answer or (name and answer.lower() in _YES):
             return name
-        if not line or answer.lower() in _NO:
+        if answer.lower() in _NO:
             _say(
                 "Nothing is started: `vgate --model NAME` serves another model, and `vgate "
                 "--dry-run` a simulated one."
