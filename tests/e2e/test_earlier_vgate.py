@@ -206,7 +206,7 @@ def test_a_chat_with_a_key_and_its_limit(with_keys: Instance):
     reset = int(headers["x-ratelimit-reset"])
     for left in range(LIMIT - 2, -1, -1):
         answer = httpx.get(
-            f"{with_keys.url}/v1/models",
+            f"{with_keys.url}/version",
             headers={"Authorization": f"Bearer {KEY}"},
             timeout=TIMEOUT_S,
         )

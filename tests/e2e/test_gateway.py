@@ -94,11 +94,11 @@ async def crowd(
 
 
 async def storm(url: str, keys: list[str]) -> Counter[tuple[str, int]]:
-    """Request the list of models once for each key."""
+    """Send a request that counts and is served at once, for each key."""
     outcomes: Counter[tuple[str, int]] = Counter()
 
     async def ask(session: httpx.AsyncClient, key: str) -> None:
-        response = await session.get(f"{url}/v1/models", headers=bearer(key))
+        response = await session.get(f"{url}/version", headers=bearer(key))
         outcomes[key, response.status_code] += 1
 
     await crowd(keys, ask)
@@ -127,7 +127,7 @@ def test_exactly_the_limit_passes_even_when_a_worker_is_killed(gateway: Instance
     wait_until(lambda: len(gateway.pids()) == 6 and gateway.ready(), 30, "the worker is back")
     outcomes = asyncio.run(storm(gateway.url, ["sk-main"] * 400))
     assert outcomes == {("sk-main", 200): LIMIT - 60, ("sk-main", 429): 400 - (LIMIT - 60)}
-    response = httpx.get(f"{gateway.url}/v1/models", headers=bearer("sk-main"), timeout=10)
+    response = httpx.get(f"{gateway.url}/version", headers=bearer("sk-main"), timeout=10)
     assert response.status_code == 429
     assert response.headers["x-ratelimit-limit"] == str(LIMIT)
     assert response.headers["x-ratelimit-remaining"] == "0"

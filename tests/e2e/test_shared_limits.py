@@ -83,7 +83,7 @@ def ask_all(
     happens once so many were answered, while the others go on.
     """
     seen: Counter[int] = Counter()
-    lines = ["GET /v1/models HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer sk-{key}"]
+    lines = ["GET /version HTTP/1.1", "Host: 127.0.0.1", f"Authorization: Bearer sk-{key}"]
     request = ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     async def one_after_the_other(port: int, count: int) -> None:

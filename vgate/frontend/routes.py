@@ -134,13 +134,16 @@ def _models_error(http: HttpRequest, error: VGateError) -> Response:
 
 
 def _models(path: str, openai: Handler, anthropic: Handler) -> Route:
-    """Return the route of a path that OpenAI's and Anthropic's APIs both have."""
+    """Return the route of a path that OpenAI's and Anthropic's APIs both have.
+
+    It is free: chat programs ask for the models each time that they open a page.
+    """
 
     @wraps(openai)
     def either(services: Services, http: HttpRequest) -> Awaitable[Response | None]:
         return (anthropic if anthropic_models.is_asked(http) else openai)(services, http)
 
-    return Route(path, "GET", either, errors=_models_error)
+    return Route(path, "GET", either, errors=_models_error, is_free=True)
 
 
 ROUTES: tuple[Route, ...] = (

@@ -119,6 +119,24 @@ def test_what_counts_as_a_request_and_as_an_error(metered):
     metered(scenario, server=Server(any_model_name=False))
 
 
+def test_a_list_of_models_does_not_count(metered):
+    async def scenario(gateway):
+        async def models(path=""):
+            answer = await gateway.request("GET", f"/v1/models{path}", authorization="Bearer sk-k")
+            assert answer.status == 200
+            assert not [name for name in answer.headers if "ratelimit" in name]
+            return answer.json["data"][0]["id"] if not path else answer.json["id"]
+
+        for _ in range(4):  # one more than its limit
+            name = await models()
+            assert await models(f"/{name}") == name
+        assert [(await chat(gateway)).status for _ in range(4)] == [200, 200, 200, 429]
+        await models()
+        assert used_by(await usage(gateway)).requests == 3
+
+    metered(scenario)
+
+
 def test_a_stored_answer_is_a_request_without_tokens(metered):
     async def scenario(gateway):
         first = told(await chat(gateway, temperature=0))
