@@ -437,6 +437,10 @@ class TestConnect:
         page.locator(".operation").first.wait_for()
         shown = set(page.locator(".operation h3 code").all_inner_texts())
         assert shown == document["paths"].keys()
+        fields = document["components"]["schemas"]["ChatRequest"]["properties"]
+        apart = page.locator(f'.operation[aria-label="post {CHAT}"] > details dt code')
+        not_served = {name for name, field in fields.items() if "x-vgate-policy" in field}
+        assert set(apart.all_text_contents()) == not_served
         assert "`" not in page.locator("main").inner_text()
         page.get_by_label("Find a path or a field").fill("top_logprobs")
         assert page.locator(".operation:visible h3 code").first.inner_text() == CHAT

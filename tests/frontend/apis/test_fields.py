@@ -6,7 +6,14 @@ import msgspec
 import pytest
 
 from vgate.errors import OverloadedError, RequestTimeoutError, UnsupportedParameterError
-from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, policies_of, refused, told
+from vgate.frontend.apis.fields import (
+    ACCEPTED,
+    FieldMap,
+    FieldPolicies,
+    ignored,
+    policies_of,
+    refused,
+)
 from vgate.frontend.http import Ignored
 
 
@@ -58,11 +65,11 @@ def test_a_struct_with_one_refused_field():
 
 
 class Told(msgspec.Struct):
-    style: Annotated[str | None, told("medium")] = None
-    budget: Annotated[Any, told()] = None
+    style: Annotated[str | None, ignored("medium")] = None
+    budget: Annotated[Any, ignored()] = None
 
 
-def test_told_fields_are_noted_unless_they_are_neutral():
+def test_ignored_fields_are_noted_unless_they_are_neutral():
     ignored = Ignored()
     FieldPolicies(Told).check(Told(style="medium"), ignored)
     assert ignored.names == []

@@ -43,7 +43,7 @@ _ROW = re.compile(
     r"(?m)^\| `(?P<name>\w+)` \| \w+ \|.*?\| (?P<example>`.*?`) \| ?(?P<remark>.*?) ?\|$"
 )
 _HEAD = "| field | | takes | example | |\n|---|---|---|---|---|\n"
-_KINDS = ("served", "accepted", "told", "refused")
+_KINDS = ("served", "accepted", "ignored", "refused")
 # Bounds of this size are those of the engine's integers; a client need not know them.
 _UNBOUNDED = 2**31 - 1
 
@@ -100,7 +100,7 @@ def _table(old: re.Match[str]) -> str:
         field = fields[name]
         words = _words(inspect.type_info(field.type))
         takes = _refusal(policy) if policy.kind == "refused" else words
-        if policy.kind == "told" and policy.instead:
+        if policy.kind == "ignored" and policy.instead:
             takes += f"; {policy.instead}"
         takes += ", required" if field.required else ""
         cells = (f"`{name}`", policy.kind, takes, *by_hand.get(name, ("``", "")))

@@ -1,9 +1,9 @@
 """Policies of request fields, and the names of fields in errors.
 
-A field is *served* unless its annotation is `ACCEPTED` (taken without effect), `told(...)` (taken
-without effect, and the client is told, unless the value is neutral) or `refused(...)` (it would
-give another kind of answer, so only its neutral values pass). Validation, the tables in ``docs/``
-and the OpenAPI document all come from these annotations and the types.
+A field is *served* unless its annotation is `ACCEPTED` (taken without effect), `ignored(...)`
+(taken without effect, and unless the value is neutral, a header names it) or `refused(...)` (it
+would give another kind of answer, so only its neutral values pass). Validation, the tables in
+``docs/`` and the OpenAPI document all come from these annotations and the types.
 """
 
 import re
@@ -26,7 +26,7 @@ _Request = TypeVar("_Request", bound=msgspec.Struct)
 class FieldPolicy(msgspec.Struct, frozen=True, eq=False):
     """How one field is handled; `instead` ends a sentence and says what to send instead."""
 
-    kind: Literal["served", "accepted", "told", "refused"]
+    kind: Literal["served", "accepted", "ignored", "refused"]
     neutral: tuple[Any, ...] = ()
     instead: str = ""
 
@@ -39,9 +39,9 @@ ACCEPTED = Meta(
 )
 
 
-def told(*neutral: Any, instead: str = "") -> Meta:
+def ignored(*neutral: Any, instead: str = "") -> Meta:
     """Mark a field, for `Annotated`, that is ignored; null and neutral values need no notice."""
-    return _meta("told", neutral, instead)
+    return _meta("ignored", neutral, instead)
 
 
 def refused(*neutral: Any, instead: str = "") -> Meta:
@@ -49,7 +49,7 @@ def refused(*neutral: Any, instead: str = "") -> Meta:
     return _meta("refused", neutral, instead)
 
 
-def _meta(kind: Literal["told", "refused"], neutral: tuple[Any, ...], instead: str) -> Meta:
+def _meta(kind: Literal["ignored", "refused"], neutral: tuple[Any, ...], instead: str) -> Meta:
     schema: dict[str, Any] = {"x-vgate-policy": kind, "x-vgate-neutral": list(neutral)}
     if instead:
         schema["description"] = instead
@@ -71,21 +71,21 @@ def _policy_of(hint: Any) -> FieldPolicy:
 
 
 class FieldPolicies(Generic[_Request]):
-    """Checks the told and refused fields of a request or of a part of one.
+    """Checks the ignored and refused fields of a request or of a part of one.
 
     Usually one comparison shows that there are none.
     """
 
     def __init__(self, request: type[_Request]) -> None:
         policies = policies_of(request)
-        self._policies = {n: p for n, p in policies.items() if p.kind in {"told", "refused"}}
+        self._policies = {n: p for n, p in policies.items() if p.kind in {"ignored", "refused"}}
         self._values = itemgetter(
             *(at for at, name in enumerate(policies) if name in self._policies)
         )
         self._none = None if len(self._policies) == 1 else (None,) * len(self._policies)
 
     def check(self, request: _Request, ignored: Ignored, where: str = "") -> None:
-        """Note the told fields in `ignored`; `where` precedes each field's name.
+        """Note the fields that are ignored in `ignored`; `where` precedes each field's name.
 
         Raises:
             UnsupportedParameterError: There is a refused field.
@@ -97,7 +97,7 @@ class FieldPolicies(Generic[_Request]):
         for (name, policy), value in zip(self._policies.items(), values, strict=True):
             if value is None or any(_same(value, neutral) for neutral in policy.neutral):
                 continue
-            if policy.kind == "told":
+            if policy.kind == "ignored":
                 ignored.add(f"{where}{name}")
                 continue
             instead = f"; {policy.instead}" if policy.instead else ""

@@ -10,7 +10,11 @@ const GROUPS = [
   ["Keys and requests", /^\/(admin|v1\/usage)/],
   ["Operate", /./],
 ];
-const POLICIES = { accepted: "accepted, without effect", refused: "refused" };
+const POLICIES = {
+  accepted: "accepted, without effect",
+  ignored: "ignored, and named in x-vgate-ignored",
+  refused: "refused",
+};
 
 const main = document.getElementById("main");
 

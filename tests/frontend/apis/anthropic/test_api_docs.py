@@ -35,9 +35,9 @@ def test_a_field_behaves_as_the_table_says(name):
     ignored = Ignored()
     request = decode_messages(body, ignored)
     assert getattr(request, name) is not None
-    assert ignored.names == ([name] if kind == "told" else [])
+    assert ignored.names == ([name] if kind == "ignored" else [])
     generation = generation_of(request)
-    if kind in {"accepted", "told"}:
+    if kind in {"accepted", "ignored"}:
         assert generation == generation_of(decode_messages(json.dumps(MINIMAL).encode(), Ignored()))
     else:
         assert kind == "served"

@@ -214,4 +214,4 @@ def test_a_field_is_what_the_table_says(api, row):
         return
     ignored = Ignored()
     assert getattr(decode(body, ignored), row.name) == row.example
-    assert ignored.names == ([row.name] if row.kind == "told" else [])
+    assert ignored.names == ([row.name] if row.kind == "ignored" else [])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from vgate.frontend.apis.decoding import decode_request
-from vgate.frontend.apis.fields import FieldPolicies, told
+from vgate.frontend.apis.fields import FieldPolicies, ignored
 from vgate.frontend.apis.openai.embeddings import (
     EmbeddingRequest,
     check_input,
@@ -27,10 +27,10 @@ class ClassifyRequest(EmbeddingRequest, kw_only=True, frozen=True, forbid_unknow
         use_activation: False answers with the outputs of the last layer instead of probabilities.
     """
 
-    encoding_format: Annotated[Any, told()] = None
-    dimensions: Annotated[Any, told()] = None
-    embed_dtype: Annotated[Any, told()] = None
-    endianness: Annotated[Any, told()] = None
+    encoding_format: Annotated[Any, ignored()] = None
+    dimensions: Annotated[Any, ignored()] = None
+    embed_dtype: Annotated[Any, ignored()] = None
+    endianness: Annotated[Any, ignored()] = None
 
 
 class Classified(msgspec.Struct, frozen=True):

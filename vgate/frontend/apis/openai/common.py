@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from vgate.frontend.apis.fields import ACCEPTED, refused, told
+from vgate.frontend.apis.fields import ACCEPTED, ignored, refused
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.structured import (
     ResponseFormat,
@@ -76,16 +76,16 @@ class TextRequest(SamplingParams, kw_only=True, frozen=True):
     prompt_cache_options: Annotated[dict[str, Any] | None, ACCEPTED] = None
     session_id: Annotated[str | None, ACCEPTED] = None
 
-    watermarking: Annotated[Any, told(False)] = None
-    request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None
-    kv_transfer_params: Annotated[Any, told({})] = None
-    ec_transfer_params: Annotated[Any, told({})] = None
-    vllm_xargs: Annotated[Any, told({})] = None
-    mm_processor_kwargs: Annotated[Any, told({})] = None
-    media_io_kwargs: Annotated[Any, told({})] = None
-    mm_payload: Annotated[Any, told("tensors")] = None
-    return_mm_kwargs: Annotated[Any, told(True)] = None
-    moderation: Annotated[Any, told()] = None
+    watermarking: Annotated[Any, ignored(False)] = None
+    request_id: Annotated[Any, ignored(instead="send the header `x-request-id`")] = None
+    kv_transfer_params: Annotated[Any, ignored({})] = None
+    ec_transfer_params: Annotated[Any, ignored({})] = None
+    vllm_xargs: Annotated[Any, ignored({})] = None
+    mm_processor_kwargs: Annotated[Any, ignored({})] = None
+    media_io_kwargs: Annotated[Any, ignored({})] = None
+    mm_payload: Annotated[Any, ignored("tensors")] = None
+    return_mm_kwargs: Annotated[Any, ignored(True)] = None
+    moderation: Annotated[Any, ignored()] = None
 
 
 class GenerationRequest(TextRequest, kw_only=True, frozen=True):
@@ -109,25 +109,25 @@ class GenerationRequest(TextRequest, kw_only=True, frozen=True):
     ] = None
     use_beam_search: Annotated[Any, refused(False)] = None
     length_penalty: Annotated[
-        Any, told(1.0, instead="only beam search uses it, which is not offered")
+        Any, ignored(1.0, instead="only beam search uses it, which is not offered")
     ] = None
-    early_stopping: Annotated[Any, told(False, instead="only beam search uses it")] = None
-    logits_processors: Annotated[Any, told([])] = None
-    logprob_token_ids: Annotated[Any, told([])] = None
-    thinking_token_budget: Annotated[Any, told(-1)] = None
-    repetition_detection: Annotated[Any, told()] = None
+    early_stopping: Annotated[Any, ignored(False, instead="only beam search uses it")] = None
+    logits_processors: Annotated[Any, ignored([])] = None
+    logprob_token_ids: Annotated[Any, ignored([])] = None
+    thinking_token_budget: Annotated[Any, ignored(-1)] = None
+    repetition_detection: Annotated[Any, ignored()] = None
     prompt_embeds: Annotated[Any, refused([])] = None
-    stream_interval: Annotated[Any, told(1)] = None
-    return_token_offsets: Annotated[Any, told(False)] = None
-    return_prompt_text: Annotated[Any, told(False)] = None
-    routed_experts_prompt_start: Annotated[Any, told(0)] = None
+    stream_interval: Annotated[Any, ignored(1)] = None
+    return_token_offsets: Annotated[Any, ignored(False)] = None
+    return_prompt_text: Annotated[Any, ignored(False)] = None
+    routed_experts_prompt_start: Annotated[Any, ignored(0)] = None
     functions: Annotated[Any, refused([], instead="use `tools`")] = None
     function_call: Annotated[Any, refused("none", "auto", instead="use `tool_choice`")] = None
     modalities: Annotated[Any, refused(["text"])] = None
     audio: Annotated[Any, refused()] = None
     prediction: Annotated[Any, ACCEPTED] = None
-    verbosity: Annotated[Any, told("medium")] = None
-    web_search_options: Annotated[Any, told()] = None
+    verbosity: Annotated[Any, ignored("medium")] = None
+    web_search_options: Annotated[Any, ignored()] = None
 
     @property
     def truncation(self) -> Truncation | None:

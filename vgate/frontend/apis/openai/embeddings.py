@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.decoding import decode_request
-from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refused, told
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, ignored, refused
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.vectors import DTYPES, Encoding, encode_vector
 from vgate.frontend.http import JSON, HttpRequest, Ignored, Response
@@ -58,17 +58,17 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown
     use_activation: bool | None = None
 
     messages: Annotated[Any, refused(instead="send the text as `input`")] = None
-    add_generation_prompt: Annotated[Any, told(False)] = None
-    continue_final_message: Annotated[Any, told(False)] = None
-    chat_template: Annotated[Any, told()] = None
-    chat_template_kwargs: Annotated[Any, told({})] = None
-    media_io_kwargs: Annotated[Any, told({})] = None
-    mm_processor_kwargs: Annotated[Any, told({})] = None
+    add_generation_prompt: Annotated[Any, ignored(False)] = None
+    continue_final_message: Annotated[Any, ignored(False)] = None
+    chat_template: Annotated[Any, ignored()] = None
+    chat_template_kwargs: Annotated[Any, ignored({})] = None
+    media_io_kwargs: Annotated[Any, ignored({})] = None
+    mm_processor_kwargs: Annotated[Any, ignored({})] = None
     normalize: Annotated[Any, refused(instead="use `use_activation`")] = None
     padding: Padding = None
-    priority: Annotated[Any, told(0)] = None
-    cache_salt: Annotated[Any, told()] = None
-    request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None
+    priority: Annotated[Any, ignored(0)] = None
+    cache_salt: Annotated[Any, ignored()] = None
+    request_id: Annotated[Any, ignored(instead="send the header `x-request-id`")] = None
 
     @property
     def is_single(self) -> bool:

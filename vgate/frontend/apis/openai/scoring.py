@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.decoding import decode_request
-from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refused, told
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, ignored, refused
 from vgate.frontend.apis.openai.embeddings import (
     MAX_INPUTS,
     Padding,
@@ -67,11 +67,11 @@ class ScoringRequest(msgspec.Struct, kw_only=True, frozen=True):
     instruction: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    mm_processor_kwargs: Annotated[Any, told({})] = None
+    mm_processor_kwargs: Annotated[Any, ignored({})] = None
     padding: Padding = None
-    priority: Annotated[Any, told(0)] = None
-    cache_salt: Annotated[Any, told()] = None
-    request_id: Annotated[Any, told(instead="send the header `x-request-id`")] = None
+    priority: Annotated[Any, ignored(0)] = None
+    cache_salt: Annotated[Any, ignored()] = None
+    request_id: Annotated[Any, ignored(instead="send the header `x-request-id`")] = None
     normalize: Annotated[Any, refused(instead="leave it out")] = None
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import check_json, check_json_text
-from vgate.frontend.apis.fields import FieldPolicies, told
+from vgate.frontend.apis.fields import FieldPolicies, ignored
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.http import Ignored, decode_json
 from vgate.frontend.pipeline import (
@@ -58,7 +58,7 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
     # vLLM's xgrammar and guidance ignore it.
-    whitespace_pattern: Annotated[str | None, told()] = None
+    whitespace_pattern: Annotated[str | None, ignored()] = None
 
 
 _KINDS = StructuredOutputs.__struct_fields__[:6]

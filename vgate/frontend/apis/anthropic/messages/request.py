@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from vgate.errors import InvalidValueError
 from vgate.frontend.apis.decoding import ServedTypes, check_json, decode_request
-from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
+from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, ignored
 from vgate.frontend.apis.shared import MAX_STOPS, MAX_TOOLS, CallText, StopString, ToolName
 from vgate.frontend.http import Ignored
 from vgate.wire.parameters import MaxTokens, Temperature, TopK, TopP
@@ -38,7 +38,7 @@ class TextBlockParam(_BlockParam, frozen=True, kw_only=True, tag="text"):
     """Text."""
 
     text: str
-    citations: Annotated[Any, told([])] = None
+    citations: Annotated[Any, ignored([])] = None
 
 
 class ToolUseBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_use"):
@@ -47,8 +47,8 @@ class ToolUseBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_use"):
     id: CallId = None
     name: CallText
     input: dict[str, Any] | None = None
-    caller: Annotated[Any, told({"type": "direct"})] = None
-    toolset_name: Annotated[str | None, told()] = None
+    caller: Annotated[Any, ignored({"type": "direct"})] = None
+    toolset_name: Annotated[str | None, ignored()] = None
 
 
 class ToolResultBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_result"):
@@ -57,7 +57,7 @@ class ToolResultBlockParam(_BlockParam, frozen=True, kw_only=True, tag="tool_res
     tool_use_id: str | None = None
     content: str | list[TextBlockParam] | None = None
     is_error: bool | None = None
-    toolset_name: Annotated[str | None, told()] = None
+    toolset_name: Annotated[str | None, ignored()] = None
 
 
 class ThinkingBlockParam(_BlockParam, frozen=True, kw_only=True, tag="thinking"):
@@ -99,9 +99,9 @@ class ToolParam(_Param, frozen=True):
     strict: bool | None = None
     cache_control: CacheControl = None
     eager_input_streaming: Annotated[bool | None, ACCEPTED] = None
-    allowed_callers: Annotated[Any, told(["direct"])] = None
-    defer_loading: Annotated[bool | None, told(False)] = None
-    input_examples: Annotated[list[Any] | None, told([])] = None
+    allowed_callers: Annotated[Any, ignored(["direct"])] = None
+    defer_loading: Annotated[bool | None, ignored(False)] = None
+    input_examples: Annotated[list[Any] | None, ignored([])] = None
 
 
 class _ToolChoiceParam(_Param, frozen=True, kw_only=True, tag_field="type"):
@@ -171,9 +171,9 @@ class CountTokensRequest(_Param, frozen=True, kw_only=True):
     cache_control: CacheControl = None
     user_profile_id: Annotated[str | None, ACCEPTED] = None
     workspace_id: Annotated[str | None, ACCEPTED] = None
-    context_management: Annotated[Any, told({}, {"edits": []})] = None
-    mcp_servers: Annotated[Any, told([])] = None
-    speed: Annotated[Any, told("standard")] = None
+    context_management: Annotated[Any, ignored({}, {"edits": []})] = None
+    mcp_servers: Annotated[Any, ignored([])] = None
+    speed: Annotated[Any, ignored("standard")] = None
 
 
 class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
@@ -187,9 +187,9 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     top_p: TopP | None = None
     metadata: Annotated[dict[str, Any] | None, ACCEPTED] = None
     service_tier: Annotated[str | None, ACCEPTED] = None
-    container: Annotated[Any, told()] = None
-    diagnostics: Annotated[Any, told()] = None
-    inference_geo: Annotated[Any, told()] = None
+    container: Annotated[Any, ignored()] = None
+    diagnostics: Annotated[Any, ignored()] = None
+    inference_geo: Annotated[Any, ignored()] = None
 
 
 # Anthropic's API has more types: images, documents, tools that its servers run.

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.decoding import check_json, check_json_text
-from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
+from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, ignored
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.tools import INPUT
 from vgate.frontend.apis.shared import CallText, arguments_of
@@ -17,7 +17,7 @@ from vgate.frontend.pipeline import MadeCall, Message
 # templates have no place for.
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _REASONING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text"})
-# Left out and told; the last one stands for a tool that was found by a search for tools.
+# Ignored; the last one stands for a tool that was found by a search for tools.
 _LEFT_OUT = _REASONING_PARTS | {"tool_reference"}
 
 
@@ -74,8 +74,8 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    function_call: Annotated[Any, told()] = None
-    audio: Annotated[Any, told()] = None
+    function_call: Annotated[Any, ignored()] = None
+    audio: Annotated[Any, ignored()] = None
     annotations: Annotated[Any, ACCEPTED] = None
 
 

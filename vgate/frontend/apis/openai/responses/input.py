@@ -16,7 +16,7 @@ from vgate.frontend.apis.decoding import (
     convert_part,
     unsupported_type,
 )
-from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, told
+from vgate.frontend.apis.fields import ACCEPTED, FieldPolicies, ignored
 from vgate.frontend.apis.openai.errors import invalid, unsupported
 from vgate.frontend.apis.openai.responses.tools import served_name
 from vgate.frontend.apis.openai.tools import INPUT
@@ -82,7 +82,7 @@ class _CallItem(msgspec.Struct, frozen=True, kw_only=True):
 
     id: _Id = None
     status: Annotated[ItemStatus | None, ACCEPTED] = None
-    caller: Annotated[Any, told({"type": "direct"})] = None
+    caller: Annotated[Any, ignored({"type": "direct"})] = None
     namespace: str | None = None
 
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from vgate.frontend.apis.decoding import check_json, decode_request
-from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, refused, told
+from vgate.frontend.apis.fields import ACCEPTED, FieldMap, FieldPolicies, ignored, refused
 from vgate.frontend.apis.openai.common import (
     RENAMED,
     CountOrAll,
@@ -54,7 +54,7 @@ _WITHOUT_EFFECT = frozenset(
 
 _NO_CONVERSATIONS = "use `previous_response_id`, or send the whole conversation in `input`"
 # Reasoning is shown in full.
-Summary = Annotated[str | None, told("auto")]
+Summary = Annotated[str | None, ignored("auto")]
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,8 +63,8 @@ class ReasoningOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     effort: ReasoningEffort | None = None
     summary: Summary = None
     generate_summary: Summary = None
-    context: Annotated[str | None, told("auto")] = None
-    mode: Annotated[str | None, told("standard")] = None
+    context: Annotated[str | None, ignored("auto")] = None
+    mode: Annotated[str | None, ignored("standard")] = None
 
 
 class PlainFormat(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
@@ -88,7 +88,7 @@ class TextOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The format of the text."""
 
     format: PlainFormat | ObjectFormat | SchemaFormat | None = None
-    verbosity: Annotated[str | None, told("medium")] = None
+    verbosity: Annotated[str | None, ignored("medium")] = None
 
 
 class ResponsesStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,24 +122,26 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
         Any,
         refused(False, instead="send the request without it, and `stream: true` to see progress"),
     ] = None
-    background_options: Annotated[Any, told()] = None
+    background_options: Annotated[Any, ignored()] = None
     previous_response_id: str | None = None
     conversation: Annotated[Any, refused(instead=_NO_CONVERSATIONS)] = None
     prompt: Annotated[Any, refused(instead="send its text in `instructions` and `input`")] = None
     truncation: Literal["auto", "disabled"] | None = None
-    context_management: Annotated[Any, told()] = None
-    access_programs: Annotated[Any, told()] = None
+    context_management: Annotated[Any, ignored()] = None
+    access_programs: Annotated[Any, ignored()] = None
     image: Annotated[Any, refused()] = None
-    enable_response_messages: Annotated[Any, told(False)] = None
+    enable_response_messages: Annotated[Any, ignored(False)] = None
     previous_input_messages: Annotated[Any, refused(instead="use `input`")] = None
     # Chat completions' names.
-    messages: Annotated[Any, told(instead="use `input`")] = None
+    messages: Annotated[Any, ignored(instead="use `input`")] = None
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
-    logprobs: Annotated[Any, told(False, instead=f"use `include` with {OUTPUT_LOGPROBS!r}")] = None
-    n: Annotated[Any, told(1, instead="there is one answer")] = None
+    logprobs: Annotated[Any, ignored(False, instead=f"use `include` with {OUTPUT_LOGPROBS!r}")] = (
+        None
+    )
+    n: Annotated[Any, ignored(1, instead="there is one answer")] = None
 
     @property
     def effort(self) -> ReasoningEffort | None:

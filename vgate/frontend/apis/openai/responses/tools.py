@@ -2,7 +2,7 @@
 
 The model sees functions only. A function of a namespace is served as ``<namespace>__<name>``; a
 custom tool, whose input is free text, as a function with one text argument. Tools that OpenAI's own
-servers run are left out, and the client is told.
+servers run are ignored, and named to the client.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from vgate.frontend.apis.decoding import check_json, convert_part
-from vgate.frontend.apis.fields import FieldPolicies, told
+from vgate.frontend.apis.fields import FieldPolicies, ignored
 from vgate.frontend.apis.openai.errors import invalid
 from vgate.frontend.apis.openai.tools import custom_tool
 from vgate.frontend.apis.shared import ToolName, function_tool
@@ -51,10 +51,10 @@ class FunctionTool(_Tool, frozen=True, kw_only=True):
 class FunctionToolParam(FunctionTool, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A function that the model may call."""
 
-    allowed_callers: Annotated[list[str] | None, told(["direct"])] = None
-    async_: Annotated[bool | None, told(False)] = msgspec.field(default=None, name="async")
-    defer_loading: Annotated[bool | None, told(False)] = None
-    output_schema: Annotated[dict[str, Any] | None, told()] = None
+    allowed_callers: Annotated[list[str] | None, ignored(["direct"])] = None
+    async_: Annotated[bool | None, ignored(False)] = msgspec.field(default=None, name="async")
+    defer_loading: Annotated[bool | None, ignored(False)] = None
+    output_schema: Annotated[dict[str, Any] | None, ignored()] = None
 
 
 class CustomTool(_Tool, frozen=True, kw_only=True, forbid_unknown_fields=True):
