@@ -257,10 +257,9 @@ class HttpRequest:
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Call `callback` if the client leaves before `release`."""
         self._on_disconnect = callback
-        self._waits.disconnects.add(self)
+        self._waits.disconnects.add(self._watch)
 
-    def watch(self) -> None:
-        """Start watching the client. Called by `DisconnectWatch`."""
+    def _watch(self) -> None:
         future = self._protocol.client_disconnect()
         if not hasattr(future, "add_done_callback"):
             # An earlier watch has heard of it, perhaps as it was cancelled: this is done already.
@@ -281,7 +280,7 @@ class HttpRequest:
         if self._on_disconnect is None:
             return
         self._on_disconnect = None
-        self._waits.disconnects.discard(self)
+        self._waits.disconnects.discard(self._watch)
         if self._disconnect is not None:
             # Cancelling calls the callback too, which must not take it for a disconnect.
             future, self._disconnect = self._disconnect, None

@@ -100,13 +100,6 @@ class Deadlines:
             task.cancel()
 
 
-class Watched(Protocol):
-    """A request whose client may leave."""
-
-    def watch(self) -> None:
-        """Start watching. granian also reports a client that left before this."""
-
-
 class DisconnectWatch:
     """Starts watching clients after a short delay, many at once.
 
@@ -115,24 +108,24 @@ class DisconnectWatch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: set[Watched] = set()
+        self._waiting: set[Callable[[], None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, request: Watched) -> None:
-        """Watch a request's client, soon."""
-        self._waiting.add(request)
+    def add(self, watch: Callable[[], None]) -> None:
+        """Call `watch` soon. granian also reports a client that left before."""
+        self._waiting.add(watch)
         if self._timer is None:
             self._timer = self._loop.call_later(_WATCH_DELAY_S, self._watch)
 
-    def discard(self, request: Watched) -> None:
-        """Forget a request that has ended."""
-        self._waiting.discard(request)
+    def discard(self, watch: Callable[[], None]) -> None:
+        """Don't call it, as its request has ended."""
+        self._waiting.discard(watch)
 
     def _watch(self) -> None:
         self._timer = None
         waiting, self._waiting = self._waiting, set()
-        for request in waiting:
-            request.watch()
+        for watch in waiting:
+            watch()
 
 
 Write = Callable[[bytes], None]
