@@ -22,17 +22,9 @@ from vgate.wire.stats import REQUEST_S, STEP_S
 OTHER = "other"
 TTFT_NAME = "vgate_ttft_seconds"
 
-# The fields that have a series of their own in `IGNORED`.
-_MAX_IGNORED = 64
-_ignored: set[str] = set()
-
-# The API keys that have series of their own.
-_MAX_KEYS = 1000
-_keys: set[str] = set()
-
-# The engines that have series of their own.
-_MAX_REPLICAS = 1000
-_replicas: set[str] = set()
+# The fields, API keys and engines that have series of their own: the first ones of the process.
+_MAX_IGNORED, _MAX_KEYS, _MAX_REPLICAS = 64, 1000, 1000
+_ignored, _keys, _replicas = set[str](), set[str](), set[str]()
 
 _Add = Callable[[float], None]
 
@@ -194,13 +186,18 @@ def _series_of(model: str) -> tuple[_Add, _Add, Latencies, Latencies, Latencies]
 
 
 @cache
-def _routed_of(model: str, replica: str, reason: str) -> Counter:
-    return ROUTED.labels(model, replica, reason)
+def _routed_of(model: str, replica: str, reason: str) -> tuple[Counter, Counter, Counter]:
+    tokens = ROUTED_TOKENS.labels(model, replica), PREFIX_HITS.labels(model, replica)
+    return ROUTED.labels(model, replica, reason), *tokens
 
 
-@cache
-def _routed_tokens_of(model: str, replica: str) -> tuple[Counter, Counter]:
-    return ROUTED_TOKENS.labels(model, replica), PREFIX_HITS.labels(model, replica)
+def _bounded(value: str, known: set[str], most: int) -> str:
+    """Return a label's value, or OTHER if it isn't among the first `most`."""
+    if value not in known:
+        if len(known) >= most:
+            return OTHER
+        known.add(value)
+    return value
 
 
 def record(
@@ -228,12 +225,9 @@ def record_routed(model: str, replica: str, reason: str, tokens: int, cached: in
 
     Engines come and go under new addresses, so only the first ones have series of their own.
     """
-    if replica not in _replicas:
-        if len(_replicas) >= _MAX_REPLICAS:
-            replica = OTHER
-        _replicas.add(replica)
-    _routed_of(model, replica, reason).inc()
-    prompt_tokens, hits = _routed_tokens_of(model, replica)
+    replica = _bounded(replica, _replicas, _MAX_REPLICAS)
+    sequences, prompt_tokens, hits = _routed_of(model, replica, reason)
+    sequences.inc()
     prompt_tokens.inc(tokens)
     hits.inc(cached)
 
@@ -243,13 +237,9 @@ def record_ignored(field: str) -> bool:
 
     Clients choose the names of unknown fields, so only the first ones have series of their own.
     """
-    first = field not in _ignored
-    if first and len(_ignored) >= _MAX_IGNORED:
-        IGNORED.labels(OTHER).inc()
-        return False
-    _ignored.add(field)
-    IGNORED.labels(field).inc()
-    return first
+    known = len(_ignored)
+    IGNORED.labels(_bounded(field, _ignored, _MAX_IGNORED)).inc()
+    return len(_ignored) > known
 
 
 def record_generated(
@@ -285,10 +275,7 @@ def record_generated(
 
 def record_key(key: str, used: Used) -> None:
     """Record what a key used. Only the first ones of a process have series of their own."""
-    if key not in _keys:
-        if len(_keys) >= _MAX_KEYS:
-            key = OTHER
-        _keys.add(key)
+    key = _bounded(key, _keys, _MAX_KEYS)
     KEY_REQUESTS.labels(key).inc(used.requests)
     KEY_ERRORS.labels(key).inc(used.errors)
     for kind, tokens in (
