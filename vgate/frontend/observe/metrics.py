@@ -7,7 +7,7 @@ bounded sets.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from vgate.errors import CODES
 from vgate.frontend.observe.count_files import AllWorkers
 from vgate.frontend.observe.exemplars import Example, Latencies, with_exemplars
+from vgate.log import Log
 from vgate.usage import Used
 from vgate.wire.stats import REQUEST_S, STEP_S
 
@@ -27,6 +28,8 @@ _MAX_IGNORED, _MAX_KEYS, _MAX_REPLICAS = 64, 1000, 1000
 _ignored, _keys, _replicas = set[str](), set[str](), set[str]()
 
 _Add = Callable[[float], None]
+
+log = Log("vgate.frontend")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -232,14 +235,20 @@ def record_routed(model: str, replica: str, reason: str, tokens: int, cached: in
     hits.inc(cached)
 
 
-def record_ignored(field: str) -> bool:
-    """Count a field that has no effect; return whether it is the first time in this process.
+def record_ignored(fields: Iterable[str], path: str) -> None:
+    """Count fields that have no effect, of a request to `path`, and name each in the log once.
 
     Clients choose the names of unknown fields, so only the first ones have series of their own.
     """
-    known = len(_ignored)
-    IGNORED.labels(_bounded(field, _ignored, _MAX_IGNORED)).inc()
-    return len(_ignored) > known
+    for field in fields:
+        known = len(_ignored)
+        IGNORED.labels(_bounded(field, _ignored, _MAX_IGNORED)).inc()
+        if len(_ignored) > known:
+            log.warning(
+                "ignored a request field that has no effect; logged once for each field",
+                field=field,
+                path=path,
+            )
 
 
 def record_generated(
