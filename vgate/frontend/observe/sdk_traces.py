@@ -1,4 +1,4 @@
-"""The only module that knows the OpenTelemetry SDK: it implements `Traces`."""
+"""Makes traces of requests; the only module that knows the OpenTelemetry SDK."""
 
 import asyncio
 import logging
@@ -64,7 +64,11 @@ class RequestTrace:
 
 
 class SdkTraces:
-    """Implements `vgate.frontend.observe.traces.Traces`."""
+    """Makes the traces of one worker's requests.
+
+    A trace begins with its identity, which the answer carries; its spans are made of time stamps at
+    the end of the request.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: Tracing, worker: int) -> None:
         self._losses = _Losses(loop)
