@@ -312,8 +312,7 @@ class Admission(msgspec.Struct):
         if self.is_metered and not self.is_recorded:
             self.is_recorded = True
             used = (self.used or Used()).of_requests(self.requests, errors=int(failed))
-        if used is not None or reserved:
-            self.meter.settle(self.key.name, self.model, reserved, used)
+        self.meter.settle(self.key.name, self.model, reserved, used)
 
     async def abandon(self) -> None:
         """End the request as if it had not been made."""

@@ -1,8 +1,8 @@
 """What each request used: counted for the ledger once, and held against the budget of its key."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -72,8 +72,12 @@ class Meter:
         budget = self._of.get(key)
         if budget is None:
             return 0
-        with _checking(key):
+        try:
             left = self._budgets.reserve(key, budget, tokens)
+        except OSError as error:
+            log.error("a budget could not be checked", key=key, reason=error)
+            message = f"the budget of the API key `{key}` can't be checked now"
+            raise LimitsUnavailableError(message, retry_after_s=5.0) from None
         if left is None:
             return tokens
         raise self.used_up(key, budget, tokens, left)
@@ -166,16 +170,6 @@ class LedgerReader:
             message = "what was used can't be told now: the ledger can't be read (see the log)"
             raise LedgerUnavailableError(message, retry_after_s=5.0) from None
         return [row.flat for row in rows]
-
-
-@contextmanager
-def _checking(key: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        log.error("a budget could not be checked", key=key, reason=error)
-        message = f"the budget of the API key `{key}` can't be checked now"
-        raise LimitsUnavailableError(message, retry_after_s=5.0) from None
 
 
 def _used_up(budget: Budget, tokens: int, left: int, today: date) -> BudgetUsedUpError:
