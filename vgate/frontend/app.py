@@ -114,7 +114,7 @@ class App:
             loop, server.write_timeout_s, config.timeouts.request_s, server.max_unsent_bytes
         )
         client_of = ClientAddresses(server.trusted_proxies).of
-        self._waits = Waits(loop, server.max_memory_bytes, unsent, client_of)
+        self._waits = Waits(loop, server.max_memory_bytes, unsent.begin, client_of)
         self.memory = self._waits.memory
         self.draining = Draining(loop, launcher, self.models, self._waits, self._requests)
         cache = LocalStore(config.cache, clock=time.monotonic)

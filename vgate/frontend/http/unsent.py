@@ -41,10 +41,7 @@ class Sending:
     """One answer on its way to a client.
 
     Args:
-        request_id: For the log.
         until: When it must have been sent, in monotonic seconds.
-        divert: Diverts the writes of an answer that isn't complete yet.
-        size: Bytes of a complete answer.
 
     Attributes:
         finished: All of it was written.
@@ -136,14 +133,17 @@ class Unsent:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(
-        self,
-        client: str,
-        request_id: str,
-        arrived: float,
-        divert: Divert | None = None,
-        size: int = 0,
+        self, client: str, request_id: str, arrived: float, divert: Divert | None, size: int
     ) -> Sending:
-        """Watch an answer to a client's address, until it is finished and was sent."""
+        """Watch an answer to a client's address, until it is finished and was sent.
+
+        Args:
+            client: The client's address.
+            request_id: For the log.
+            arrived: When the request arrived, in monotonic seconds.
+            divert: Diverts the writes of an answer that isn't complete yet.
+            size: Bytes of a complete answer.
+        """
         until = arrived + self._request_s + _SWEEP_S
         sending = self._sendings[client] = Sending(request_id, until, divert, size)
         if self._timer is None:

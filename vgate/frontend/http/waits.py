@@ -140,28 +140,8 @@ class Sending(Protocol):
         """Note that the last byte was written."""
 
 
-class Sendings(Protocol):
-    """Cuts clients that don't take their answers; `vgate.frontend.http.unsent` implements it."""
-
-    def begin(
-        self,
-        client: str,
-        request_id: str,
-        arrived: float,
-        divert: Divert | None = None,
-        size: int = 0,
-    ) -> Sending:
-        """Watch an answer, until it is finished and was sent.
-
-        Args:
-            client: The client's address.
-            request_id: For the log.
-            arrived: When the request arrived, in monotonic seconds.
-            divert: Diverts the writes of an answer that isn't complete yet.
-            size: Bytes of a complete answer.
-        """
-
-
+# `Unsent.begin`: cuts clients that don't take their answers.
+BeginSending = Callable[[str, str, float, Divert | None, int], Sending]
 ClientOf = Callable[[str, Callable[[str], list[str]]], str]
 
 
@@ -195,12 +175,12 @@ class Waits:
         self,
         loop: asyncio.AbstractEventLoop,
         max_memory_bytes: int,
-        sendings: Sendings,
+        begin_sending: BeginSending,
         client_of: ClientOf,
     ) -> None:
         self.leaving = False
         self.client_of = client_of
         self.memory = Memory(max_memory_bytes)
-        self.sendings = sendings
+        self.begin_sending = begin_sending
         self.deadlines = Deadlines(loop)
         self.disconnects = DisconnectWatch(loop)
