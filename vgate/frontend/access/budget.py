@@ -137,10 +137,6 @@ class Budgets:
             self._left(words, key, budget)
             return words[_USED]
 
-    def number(self, budget: Budget) -> int:
-        """Return the number of a budget's period."""
-        return budget.number(self.today())
-
     def begin_anew(self, key: str) -> None:
         """Have the use read from the ledger, because the budget was another one until now."""
         path = self._path(key)

@@ -85,7 +85,15 @@ class Meter:
     def used_up(self, key: str, budget: Budget, tokens: int, left: int) -> BudgetUsedUpError:
         """Count a request that a budget refuses, and return the error."""
         metrics.RATE_LIMITED.labels(key, "budget").inc()
-        return _used_up(budget, tokens, left, self._budgets.today())
+        begins = budget.next_begins(self._budgets.today())
+        anew = f"the budget begins anew at {begins:%Y-%m-%dT%H:%M:%SZ}"
+        per = f"{budget.tokens} tokens per {budget.period}"
+        if not left:
+            return BudgetUsedUpError(f"the budget of this API key ({per}) is used up; {anew}")
+        return BudgetUsedUpError(
+            f"this request may use {tokens} tokens, and the budget of this API key ({per}) has "
+            f"{left} left; allow a shorter answer (max_tokens), or wait: {anew}"
+        )
 
     def settle(self, key: str, model: str, reserved: int, used: Used | None) -> None:
         """Count a request that has ended, and give back what was reserved.
@@ -170,17 +178,3 @@ class LedgerReader:
             message = "what was used can't be told now: the ledger can't be read (see the log)"
             raise LedgerUnavailableError(message, retry_after_s=5.0) from None
         return [row.flat for row in rows]
-
-
-def _used_up(budget: Budget, tokens: int, left: int, today: date) -> BudgetUsedUpError:
-    begins = budget.next_begins(today)
-    anew = f"the budget begins anew at {begins:%Y-%m-%dT%H:%M:%SZ}"
-    per = f"{budget.tokens} tokens per {budget.period}"
-    if not left:
-        message = f"the budget of this API key ({per}) is used up; {anew}"
-    else:
-        message = (
-            f"this request may use {tokens} tokens, and the budget of this API key ({per}) has "
-            f"{left} left; allow a shorter answer (max_tokens), or wait: {anew}"
-        )
-    return BudgetUsedUpError(message)
