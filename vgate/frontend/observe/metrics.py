@@ -304,7 +304,7 @@ class _Counts(Collector):
         self._has_examples = has_examples
 
     def collect(self) -> Iterator[Metric]:
-        families = AllWorkers(None).collect()
+        families = AllWorkers(None).collect()  # type: ignore[no-untyped-call]
         if not self._names_keys:
             families = map(_without_keys, families)
         yield from with_exemplars(families) if self._has_examples else families
