@@ -134,11 +134,8 @@ def template_problem(configured: str | None) -> str | None:
 def load_text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     """Load a model's text side. Takes up to a second for a large vocabulary.
 
-    Args:
-        info: The engine's description of the model.
-        config: Its section of the configuration.
-        files: Its text files. The tokenizer's file is removed so that it can be freed early: it is
-            as large as the tokenizer.
+    The tokenizer's file is removed from `files` so that it can be freed early: it is as large as
+    the tokenizer.
 
     Raises:
         TextModelError: A file is missing or not valid.
