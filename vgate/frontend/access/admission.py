@@ -32,7 +32,6 @@ class Access:
     """Finds the key of each request, and the limits of that key.
 
     Args:
-        loop: The event loop.
         security: The configuration's section. If it is not enabled, every request is let in.
         kept_keys: The file of the last valid keys.
         limiter: Counts what keys use of their limits; closed with this.
@@ -41,7 +40,6 @@ class Access:
         is_local: Whether only this machine's programs can connect.
 
     Attributes:
-        meter: The given one.
         limits: The limits of the keys in force, by their names.
 
     Raises:
@@ -258,9 +256,7 @@ class Admission(msgspec.Struct):
     async def reserve(self, tokens: int, *, runs: bool = True) -> None:
         """Reserve the most tokens that the request may use, and count the request if it was not.
 
-        Args:
-            tokens: The number of tokens.
-            runs: Whether the request still runs.
+        It is no longer running if `runs` is False.
         """
         try:
             if not self.limits.unlimited:

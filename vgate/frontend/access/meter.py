@@ -96,13 +96,9 @@ class Meter:
         )
 
     def settle(self, key: str, model: str, reserved: int, used: Used | None) -> None:
-        """Count a request that has ended, and give back what was reserved.
+        """Count a request that has ended, and give back what `reserve` said.
 
-        Args:
-            key: The key's name.
-            model: The served name of the model; empty if it got to none.
-            reserved: As `reserve` returned it.
-            used: What it used; None if it doesn't count.
+        The served name of the model is empty if it got to none. `used` is None if it doesn't count.
         """
         if used is None and not reserved:
             return
