@@ -172,10 +172,6 @@ class Turns:
 class LongWork:
     """Runs the long work of one worker's requests.
 
-    Args:
-        loop: The event loop.
-        limits: See below.
-
     Attributes:
         limits: Of the requests' bodies.
         turns: For what is done on the loop.
@@ -193,9 +189,7 @@ class LongWork:
     async def body(self, http: HttpRequest, most: int | None = None) -> bytes:
         """Return a request's whole body, decompressed, or that of the stream that it takes up.
 
-        Args:
-            http: The request.
-            most: A lower limit of its bytes than the configuration's.
+        `most` may lower the configuration's limit of its bytes.
 
         Raises:
             PayloadTooLargeError: It has more bytes than the limits allow.

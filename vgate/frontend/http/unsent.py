@@ -112,7 +112,6 @@ class Unsent:
     """Watches the clients of one worker.
 
     Args:
-        loop: The event loop.
         timeout_s: How long a client may take nothing.
         request_s: How long an answer may take from the arrival of its request to its last byte.
         max_bytes: The most that a client may lie behind with an answer that is being written.
@@ -137,12 +136,8 @@ class Unsent:
     ) -> Sending:
         """Watch an answer to a client's address, until it is finished and was sent.
 
-        Args:
-            client: The client's address.
-            request_id: For the log.
-            arrived: When the request arrived, in monotonic seconds.
-            divert: Diverts the writes of an answer that isn't complete yet.
-            size: Bytes of a complete answer.
+        Its request arrived at `arrived`, in monotonic seconds. `divert` diverts the writes of an
+        answer that isn't complete yet; `size` has the bytes of one that is.
         """
         until = arrived + self._request_s + _SWEEP_S
         sending = self._sendings[client] = Sending(request_id, until, divert, size)

@@ -206,15 +206,10 @@ def _bounded(value: str, known: set[str], most: int) -> str:
 def record(
     endpoint: str, method: str, status: int, seconds: float, error: str | None, example: Example
 ) -> None:
-    """Record an answered request.
+    """Record an answered request, whose endpoint is the route's path, or OTHER.
 
-    Args:
-        endpoint: The route's path, or OTHER.
-        method: The request's method; an unknown one counts as OTHER.
-        status: The response's status.
-        seconds: Time from arrival to end.
-        error: The code of the error that it ended in.
-        example: What identifies it.
+    An unknown method counts as OTHER. It took `seconds` from its arrival to its end, and `error` is
+    the code of the error that it ended in.
     """
     add, latency = _answered(endpoint, method if method in _METHODS else OTHER, status)
     add(1)
