@@ -301,10 +301,9 @@ class _Losses(logging.Handler):
         self._untold = 0
         self._next_tell = 0.0
         self._last_words = ""
+        # A series that begins with an event shows no increase.
         for reason in ("queue_full", "export_failed"):
-            metrics.SPANS_LOST.labels(
-                reason
-            )  # a series that begins with an event shows no increase
+            metrics.SPANS_LOST.labels(reason)
         logger = logging.getLogger("opentelemetry")
         logger.handlers, logger.propagate = [self], False
 
