@@ -291,14 +291,20 @@ def record_key(key: str, used: Used) -> None:
         KEY_TOKENS.labels(key, kind).inc(tokens)
 
 
-class _Counts(Collector):
-    """The counts of all workers."""
+class AllCounts(Collector):
+    """The counts of all workers, dead ones included.
 
-    def __init__(self, *, names_keys: bool, has_examples: bool) -> None:
+    Args:
+        names_keys: Whether it has the names of keys.
+        has_examples: Whether it has the ids of some requests, which clients may have chosen.
+    """
+
+    def __init__(self, *, names_keys: bool = True, has_examples: bool = False) -> None:
         self._names_keys = names_keys
         self._has_examples = has_examples
 
     def collect(self) -> Iterator[Metric]:
+        """Yield all families."""
         families = AllWorkers(None).collect()  # type: ignore[no-untyped-call]
         if not self._names_keys:
             families = map(_without_keys, families)
@@ -316,17 +322,3 @@ def _without_keys(family: Metric) -> Metric:
         for (name, others), value in sums.items():
             family.add_sample(name, dict(others), value)
     return family
-
-
-def registry_of_all_workers(
-    *, names_keys: bool = True, has_examples: bool = False
-) -> CollectorRegistry:
-    """Return a registry that reads the counts of all workers, dead ones included.
-
-    Args:
-        names_keys: Whether it has the names of keys.
-        has_examples: Whether it has the ids of some requests, which clients may have chosen.
-    """
-    registry = CollectorRegistry()
-    registry.register(_Counts(names_keys=names_keys, has_examples=has_examples))
-    return registry
