@@ -284,8 +284,7 @@ class LongWork:
             self._start(key, job)
 
     def _start(self, key: str, job: _Job) -> None:
-        if not self._running:
-            interpreter.share()
+        interpreter.share()
         self._running[key] = self._running.get(key, 0) + 1
         future = self._loop.run_in_executor(self._threads, job.work)
         future.add_done_callback(partial(self._ended, key, job))
@@ -294,8 +293,7 @@ class LongWork:
         self._running[key] -= 1
         if not self._running[key]:
             del self._running[key]
-        if not self._running:
-            interpreter.keep()
+        interpreter.keep()
         error = ran.exception() if not ran.cancelled() else asyncio.CancelledError()
         if not job.done.done():
             if error is None:
