@@ -105,11 +105,9 @@ class _Formatter(logging.Formatter):
 
     _date = "%Y-%m-%d %H:%M:%S"  # a log file has the lines of weeks
 
-    def __init__(self, process: str, pid: int | None = 0) -> None:
-        """`pid`: 0 is this process's own."""
+    def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
-        self._pid = os.getpid() if pid == 0 else pid
         self._second = (0, "")
 
     def _time(self, created: float) -> str:
@@ -126,8 +124,10 @@ class JSONFormatter(_Formatter):
     _date = "%Y-%m-%dT%H:%M:%S"
     converter = staticmethod(time.gmtime)
 
-    def __init__(self, process: str, pid: int | None = 0) -> None:
-        super().__init__(process, pid)
+    def __init__(self, process: str, *, is_own: bool = True) -> None:
+        super().__init__(process)
+        # Another's pipe is that of its workers, too, so the pid is not known.
+        self._pid = os.getpid() if is_own else None
         # Our own events are constant.
         self._head = lru_cache(maxsize=256)(self._made_head)
 
@@ -318,8 +318,7 @@ def configure(process: str, *, level: Level, json_format: bool, attended: bool =
 def foreign_line(process: str, text: str) -> str:
     """Return the JSON line for what a process has written past its log."""
     record = logging.LogRecord("stderr", logging.INFO, "", 0, "%s", (text,), None)
-    # The pipe is that of its workers, too, so the pid is not known.
-    return JSONFormatter(process, pid=None).format(record) + "\n"
+    return JSONFormatter(process, is_own=False).format(record) + "\n"
 
 
 def dropped_line(count: int) -> str:

@@ -63,10 +63,8 @@ class Problem(msgspec.Struct, frozen=True):
 def explain(error: msgspec.ValidationError, document: Any = None, of: Any = None) -> Problem:
     """Explain an error of a conversion.
 
-    Args:
-        error: The error.
-        document: What was converted, if its values are to be shown.
-        of: The type that it was converted to, if the allowed texts are to be shown.
+    Values are shown if `document` is what was converted, and the texts that are allowed if `of` is
+    the type that it was converted to.
     """
     match = _AT.match(str(error))
     assert match is not None  # the pattern matches any text

@@ -47,7 +47,6 @@ from vgate.frontend.http.hosts import Hosts
 from vgate.frontend.http.unsent import Unsent
 from vgate.frontend.observe import metrics
 from vgate.frontend.observe.exemplars import example_of
-from vgate.frontend.observe.ignored import report_ignored
 from vgate.frontend.observe.processes import resident_bytes, worker_names
 from vgate.frontend.observe.tracing import traces_of
 from vgate.frontend.pipeline.overview.running import RunningRequests
@@ -115,7 +114,7 @@ class App:
             loop, server.write_timeout_s, config.timeouts.request_s, server.max_unsent_bytes
         )
         client_of = ClientAddresses(server.trusted_proxies).of
-        self._waits = Waits(loop, server.max_memory_bytes, unsent, client_of)
+        self._waits = Waits(loop, server.max_memory_bytes, unsent.begin, client_of)
         self.memory = self._waits.memory
         self.draining = Draining(loop, launcher, self.models, self._waits, self._requests)
         cache = LocalStore(config.cache, clock=time.monotonic)
@@ -300,7 +299,7 @@ class App:
             http.log_fields["model_wait_s"] = round(http.waited_s, 3)
         if http.ignored.names:
             http.log_fields["ignored"] = http.ignored.names
-            report_ignored(http.ignored.names, http.path)
+            metrics.record_ignored(http.ignored.names, http.path)
         if route is not None and route.quiet:
             return
         fields = {

@@ -66,11 +66,6 @@ class Used(msgspec.Struct, frozen=True, gc=False):
     def __add__(self, other: Self) -> "Used":
         return Used(*map(add, _values(self), _values(other)))
 
-    def of_requests(self, requests: int, errors: int) -> "Used":
-        """Return what so many requests used together, if this is their tokens."""
-        prompt, cached = self.prompt_tokens, self.cached_tokens
-        return Used(requests, prompt, cached, self.completion_tokens, self.reasoning_tokens, errors)
-
     @property
     def tokens(self) -> int:
         """Tokens of prompts and answers."""

@@ -143,14 +143,9 @@ def read_usage(
     until: date = date.max,
     key: str | None = None,
 ) -> list[Row]:
-    """Return the use, up to this moment.
+    """Return the use up to this moment, of a key or of all, from a first to a last day.
 
-    Args:
-        state: The state directory. Nothing in it is changed.
-        by: What to tell apart: "key", "model", "day".
-        since: The first day.
-        until: The last day.
-        key: Whose; None for all keys.
+    `by` says what to tell apart: "key", "model", "day". The state directory is not changed.
 
     Raises:
         LedgerError: The ledger can't be read.

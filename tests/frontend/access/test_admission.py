@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vgate.errors import LimitsUnavailableError, RateLimitedError
-from vgate.frontend.access import Admission
+from vgate.frontend.access.admission import Admission
 from vgate.frontend.access.budget import Budgets
 from vgate.frontend.access.limiter import KeyLimits, LocalLimiter
 from vgate.frontend.access.limiter.file import LimitFile

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vgate.frontend.access.gateway_id import gateway_id
+from vgate.frontend.access.made import gateway_id
 
 
 def test_all_workers_have_the_same(tmp_path: Path):

@@ -1,7 +1,6 @@
 """Access for all requests of a process, and the admission of one: its key and its limits."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +32,6 @@ class Access:
     """Finds the key of each request, and the limits of that key.
 
     Args:
-        loop: The event loop.
         security: The configuration's section. If it is not enabled, every request is let in.
         kept_keys: The file of the last valid keys.
         limiter: Counts what keys use of their limits; closed with this.
@@ -42,7 +40,7 @@ class Access:
         is_local: Whether only this machine's programs can connect.
 
     Attributes:
-        meter: The given one.
+        limits: The limits of the keys in force, by their names.
 
     Raises:
         KeysError: There are no valid keys.
@@ -65,8 +63,7 @@ class Access:
         self._limiter = limiter
         self.meter = meter
         self._isolates = security.enabled and isolate_keys
-        # By the names of the keys in force.
-        self._limits: dict[str, KeyLimits] = {}
+        self.limits: dict[str, KeyLimits] = {}
         self._authentication: Authentication | None = None
         if security.enabled:
             source = KeySource(security, kept_keys)
@@ -87,7 +84,7 @@ class Access:
             key, limits = NOBODY, _NO_LIMITS
         else:
             key = self._authentication.key_of(http)
-            limits = _NO_LIMITS if key.admin and not generates else self._limits[key.name]
+            limits = _NO_LIMITS if key.admin and not generates else self.limits[key.name]
         scope = _scope_of(key) if self._isolates else ""
         return Admission(
             self._limiter,
@@ -127,18 +124,13 @@ class Access:
                 "security.enabled and use a key with `admin: true`"
             )
 
-    @property
-    def limits(self) -> Mapping[str, KeyLimits]:
-        """The limits of the keys in force, by their names."""
-        return self._limits
-
     async def usage(self, http: HttpRequest) -> list[dict[str, Any]]:
         """Return what each key that a request may be told of uses of its limits, in all workers.
 
         What can't be read of a budget is None.
         """
         found = []
-        every, limits_of = self.sees_all(http), self._limits
+        every, limits_of = self.sees_all(http), self.limits
         for key in self._authentication.keys if self._authentication else ():
             if not every and key.name != http.admission.key.name:
                 continue
@@ -171,9 +163,9 @@ class Access:
         self.meter.close()
 
     def _on_keys(self, keys: KeyRing) -> None:
-        self._limits = {key.name: self._limits_of(key) for key in keys}
+        self.limits = {key.name: self._limits_of(key) for key in keys}
         self.meter.on_keys(keys)
-        for name in self._limits:
+        for name in self.limits:
             metrics.show_zeros_of_key(name)
 
     def _limits_of(self, key: ApiKey) -> KeyLimits:
@@ -264,9 +256,7 @@ class Admission(msgspec.Struct):
     async def reserve(self, tokens: int, *, runs: bool = True) -> None:
         """Reserve the most tokens that the request may use, and count the request if it was not.
 
-        Args:
-            tokens: The number of tokens.
-            runs: Whether the request still runs.
+        It is no longer running if `runs` is False.
         """
         try:
             if not self.limits.unlimited:
@@ -311,9 +301,10 @@ class Admission(msgspec.Struct):
         used = None
         if self.is_metered and not self.is_recorded:
             self.is_recorded = True
-            used = (self.used or Used()).of_requests(self.requests, errors=int(failed))
-        if used is not None or reserved:
-            self.meter.settle(self.key.name, self.model, reserved, used)
+            used = msgspec.structs.replace(
+                self.used or Used(), requests=self.requests, errors=int(failed)
+            )
+        self.meter.settle(self.key.name, self.model, reserved, used)
 
     async def abandon(self) -> None:
         """End the request as if it had not been made."""

@@ -110,12 +110,8 @@ class Budgets:
     ) -> None:
         """Replace reserved tokens by those that were used, while `count` puts them in the ledger.
 
-        Args:
-            key: The key's name.
-            budget: Its budget, as it is now.
-            reserved: The tokens to give back.
-            used: The tokens that were used.
-            count: Adds them to the ledger, of the day that it gets.
+        `budget` is the key's as it is now. `count` adds the used tokens to the ledger, on the day
+        that it gets.
         """
         today = self.today()
         with _opened(self._path(key)) as words:
@@ -136,10 +132,6 @@ class Budgets:
         with _opened(self._path(key)) as words:
             self._left(words, key, budget)
             return words[_USED]
-
-    def number(self, budget: Budget) -> int:
-        """Return the number of a budget's period."""
-        return budget.number(self.today())
 
     def begin_anew(self, key: str) -> None:
         """Have the use read from the ledger, because the budget was another one until now."""

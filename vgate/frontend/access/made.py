@@ -4,7 +4,10 @@ All are on this machine, but for the limits and budgets that gateways share in a
 """
 
 import asyncio
+import secrets
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vgate.config import Runtime
@@ -48,7 +51,6 @@ def _shared_limiter(
     runtime: Runtime, shared: "SharedState", local: LocalLimiter, budgets: Budgets
 ) -> "SharedLimiter":
     # It needs the packages of the server's client.
-    from vgate.frontend.access.gateway_id import gateway_id
     from vgate.frontend.access.limiter.shared import SharedLimiter
 
     settings = runtime.config.state
@@ -57,3 +59,23 @@ def _shared_limiter(
     shared.on_beat.append(limiter.renew)
     shared.on_back.append(limiter.tell_all)
     return limiter
+
+
+def gateway_id(state: Path) -> str:
+    """Return the id of a gateway, under which a shared server keeps what it has used by its ledger.
+
+    It is in the state directory, beside the ledger, and made where there is none.
+
+    Raises:
+        OSError: It can be neither read nor made.
+    """
+    path = state / "gateway-id"
+    if not path.exists():
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{secrets.token_hex(4)}")
+        draft.write_text(secrets.token_hex(8))
+        # Another worker may have been first; then its id counts.
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+        draft.unlink()
+    return path.read_text().strip()

@@ -1,8 +1,8 @@
 """What each request used: counted for the ledger once, and held against the budget of its key."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -72,8 +72,12 @@ class Meter:
         budget = self._of.get(key)
         if budget is None:
             return 0
-        with _checking(key):
+        try:
             left = self._budgets.reserve(key, budget, tokens)
+        except OSError as error:
+            log.error("a budget could not be checked", key=key, reason=error)
+            message = f"the budget of the API key `{key}` can't be checked now"
+            raise LimitsUnavailableError(message, retry_after_s=5.0) from None
         if left is None:
             return tokens
         raise self.used_up(key, budget, tokens, left)
@@ -81,16 +85,20 @@ class Meter:
     def used_up(self, key: str, budget: Budget, tokens: int, left: int) -> BudgetUsedUpError:
         """Count a request that a budget refuses, and return the error."""
         metrics.RATE_LIMITED.labels(key, "budget").inc()
-        return _used_up(budget, tokens, left, self._budgets.today())
+        begins = budget.next_begins(self._budgets.today())
+        anew = f"the budget begins anew at {begins:%Y-%m-%dT%H:%M:%SZ}"
+        per = f"{budget.tokens} tokens per {budget.period}"
+        if not left:
+            return BudgetUsedUpError(f"the budget of this API key ({per}) is used up; {anew}")
+        return BudgetUsedUpError(
+            f"this request may use {tokens} tokens, and the budget of this API key ({per}) has "
+            f"{left} left; allow a shorter answer (max_tokens), or wait: {anew}"
+        )
 
     def settle(self, key: str, model: str, reserved: int, used: Used | None) -> None:
-        """Count a request that has ended, and give back what was reserved.
+        """Count a request that has ended, and give back what `reserve` said.
 
-        Args:
-            key: The key's name.
-            model: The served name of the model; empty if it got to none.
-            reserved: As `reserve` returned it.
-            used: What it used; None if it doesn't count.
+        The served name of the model is empty if it got to none. `used` is None if it doesn't count.
         """
         if used is None and not reserved:
             return
@@ -166,27 +174,3 @@ class LedgerReader:
             message = "what was used can't be told now: the ledger can't be read (see the log)"
             raise LedgerUnavailableError(message, retry_after_s=5.0) from None
         return [row.flat for row in rows]
-
-
-@contextmanager
-def _checking(key: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        log.error("a budget could not be checked", key=key, reason=error)
-        message = f"the budget of the API key `{key}` can't be checked now"
-        raise LimitsUnavailableError(message, retry_after_s=5.0) from None
-
-
-def _used_up(budget: Budget, tokens: int, left: int, today: date) -> BudgetUsedUpError:
-    begins = budget.next_begins(today)
-    anew = f"the budget begins anew at {begins:%Y-%m-%dT%H:%M:%SZ}"
-    per = f"{budget.tokens} tokens per {budget.period}"
-    if not left:
-        message = f"the budget of this API key ({per}) is used up; {anew}"
-    else:
-        message = (
-            f"this request may use {tokens} tokens, and the budget of this API key ({per}) has "
-            f"{left} left; allow a shorter answer (max_tokens), or wait: {anew}"
-        )
-    return BudgetUsedUpError(message)

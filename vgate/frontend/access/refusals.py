@@ -40,15 +40,13 @@ def refusal(key: ApiKey, decision: Decision) -> RateLimitedError:
     """Count a request that a limit refuses, and return the error."""
     reason = decision.reason or "requests"
     metrics.RATE_LIMITED.labels(key.name, reason).inc()
-    limit = _REASONS[reason]
     if decision.never and decision.tokens:
         message = (
             "the request may use more tokens than this API key is allowed in a minute, "
             f"{decision.tokens.limit}: send a shorter prompt, or allow fewer tokens for the answer"
         )
-    elif decision.never:
-        message = f"the request may use more tokens than the key's limit ever allows ({limit})"
     else:
+        limit = _REASONS[reason]
         message = f"{limit} for this API key; try again in {decision.retry_after_s or 1:.0f} s"
     return RateLimitedError(message, retry_after_s=decision.retry_after_s)
 
@@ -57,7 +55,7 @@ def unavailable(error: OSError) -> LimitsUnavailableError:
     """Report a limiter that failed, if it didn't itself, and return the error."""
     retry_after_s = _RETRY_AFTER_S
     if isinstance(error, LimiterAwayError):
-        retry_after_s = error.retry_after_s or retry_after_s
+        retry_after_s = error.retry_after_s
     else:
         log.error("a request could not be counted", reason=error)
     return LimitsUnavailableError(

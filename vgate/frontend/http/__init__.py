@@ -22,7 +22,7 @@ from vgate.frontend.http.request import (
     Response,
 )
 from vgate.frontend.http.static import StaticFiles
-from vgate.frontend.http.waits import ClientDisconnected, OpenStream, Waits
+from vgate.frontend.http.waits import ClientDisconnected, Waits
 
 __all__ = [
     "EVENT_STREAM",
@@ -35,7 +35,6 @@ __all__ = [
     "HttpRequest",
     "Ignored",
     "LongWork",
-    "OpenStream",
     "Response",
     "StaticFiles",
     "Waits",

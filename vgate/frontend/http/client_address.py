@@ -24,11 +24,10 @@ class ClientAddresses:
         self._trusted = [ip_network(each, strict=False) for each in trusted]
 
     def of(self, peer: str, values: Values) -> str:
-        """Return a client's address; of one that is no trusted proxy, its own.
+        """Return the address of the client of a request.
 
-        Args:
-            peer: The address and port that the connection comes from.
-            values: Returns all values of a header of the request.
+        `peer` is the address and port that the connection comes from: the client's own, if it is no
+        trusted proxy's.
         """
         if not self._trusted:
             return peer.rpartition(":")[0].strip("[]") or peer

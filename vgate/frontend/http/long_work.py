@@ -172,10 +172,6 @@ class Turns:
 class LongWork:
     """Runs the long work of one worker's requests.
 
-    Args:
-        loop: The event loop.
-        limits: See below.
-
     Attributes:
         limits: Of the requests' bodies.
         turns: For what is done on the loop.
@@ -193,9 +189,7 @@ class LongWork:
     async def body(self, http: HttpRequest, most: int | None = None) -> bytes:
         """Return a request's whole body, decompressed, or that of the stream that it takes up.
 
-        Args:
-            http: The request.
-            most: A lower limit of its bytes than the configuration's.
+        `most` may lower the configuration's limit of its bytes.
 
         Raises:
             PayloadTooLargeError: It has more bytes than the limits allow.
@@ -290,8 +284,7 @@ class LongWork:
             self._start(key, job)
 
     def _start(self, key: str, job: _Job) -> None:
-        if not self._running:
-            interpreter.share()
+        interpreter.share()
         self._running[key] = self._running.get(key, 0) + 1
         future = self._loop.run_in_executor(self._threads, job.work)
         future.add_done_callback(partial(self._ended, key, job))
@@ -300,8 +293,7 @@ class LongWork:
         self._running[key] -= 1
         if not self._running[key]:
             del self._running[key]
-        if not self._running:
-            interpreter.keep()
+        interpreter.keep()
         error = ran.exception() if not ran.cancelled() else asyncio.CancelledError()
         if not job.done.done():
             if error is None:

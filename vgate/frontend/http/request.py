@@ -257,10 +257,9 @@ class HttpRequest:
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Call `callback` if the client leaves before `release`."""
         self._on_disconnect = callback
-        self._waits.disconnects.add(self)
+        self._waits.disconnects.add(self._watch)
 
-    def watch(self) -> None:
-        """Start watching the client. Called by `DisconnectWatch`."""
+    def _watch(self) -> None:
         future = self._protocol.client_disconnect()
         if not hasattr(future, "add_done_callback"):
             # An earlier watch has heard of it, perhaps as it was cancelled: this is done already.
@@ -281,7 +280,7 @@ class HttpRequest:
         if self._on_disconnect is None:
             return
         self._on_disconnect = None
-        self._waits.disconnects.discard(self)
+        self._waits.disconnects.discard(self._watch)
         if self._disconnect is not None:
             # Cancelling calls the callback too, which must not take it for a disconnect.
             future, self._disconnect = self._disconnect, None
@@ -294,8 +293,7 @@ class HttpRequest:
     def respond(self, response: Response) -> None:
         """Send a complete response."""
         if (size := len(response.body)) > _QUEUED_BYTES:
-            sendings, client = self._waits.sendings, self._scope.client
-            sendings.begin(client, self.id, self.arrived, size=size).finish()
+            self._begin_sending(None, size).finish()
         headers, body = self._all_headers(response.headers), response.body
         if self.method == "HEAD":
             # hyper drops a body in HTTP/1 only. In HTTP/2 it breaks the connection for clients.
@@ -308,16 +306,17 @@ class HttpRequest:
     ) -> OpenStream:
         """Send status 200 and headers, and leave the body open.
 
-        Args:
-            headers: The headers.
-            divert: Diverts the further writes, if the client falls behind.
-            size: Bytes of the body, if it is complete.
+        `divert` diverts the further writes, if the client falls behind. `size` is that of a body
+        that is complete, in bytes.
         """
-        sendings, client = self._waits.sendings, self._scope.client
-        self._sending = sendings.begin(client, self.id, self.arrived, divert, size)
+        self._sending = self._begin_sending(divert, size)
         transport = self._protocol.response_stream(200, self._all_headers(headers))
         self._stream = OpenStream(transport)
         return self._stream
+
+    def _begin_sending(self, divert: Divert | None, size: int) -> Sending:
+        begin, client = self._waits.begin_sending, self._scope.client
+        return begin(client, self.id, self.arrived, divert, size)
 
     def _all_headers(self, headers: Headers) -> Headers:
         if self.ignored.names:

@@ -41,10 +41,7 @@ class Sending:
     """One answer on its way to a client.
 
     Args:
-        request_id: For the log.
         until: When it must have been sent, in monotonic seconds.
-        divert: Diverts the writes of an answer that isn't complete yet.
-        size: Bytes of a complete answer.
 
     Attributes:
         finished: All of it was written.
@@ -115,7 +112,6 @@ class Unsent:
     """Watches the clients of one worker.
 
     Args:
-        loop: The event loop.
         timeout_s: How long a client may take nothing.
         request_s: How long an answer may take from the arrival of its request to its last byte.
         max_bytes: The most that a client may lie behind with an answer that is being written.
@@ -136,14 +132,13 @@ class Unsent:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(
-        self,
-        client: str,
-        request_id: str,
-        arrived: float,
-        divert: Divert | None = None,
-        size: int = 0,
+        self, client: str, request_id: str, arrived: float, divert: Divert | None, size: int
     ) -> Sending:
-        """Watch an answer to a client's address, until it is finished and was sent."""
+        """Watch an answer to a client's address, until it is finished and was sent.
+
+        Its request arrived at `arrived`, in monotonic seconds. `divert` diverts the writes of an
+        answer that isn't complete yet; `size` has the bytes of one that is.
+        """
         until = arrived + self._request_s + _SWEEP_S
         sending = self._sendings[client] = Sending(request_id, until, divert, size)
         if self._timer is None:

@@ -100,13 +100,6 @@ class Deadlines:
             task.cancel()
 
 
-class Watched(Protocol):
-    """A request whose client may leave."""
-
-    def watch(self) -> None:
-        """Start watching. granian also reports a client that left before this."""
-
-
 class DisconnectWatch:
     """Starts watching clients after a short delay, many at once.
 
@@ -115,24 +108,24 @@ class DisconnectWatch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: set[Watched] = set()
+        self._waiting: set[Callable[[], None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, request: Watched) -> None:
-        """Watch a request's client, soon."""
-        self._waiting.add(request)
+    def add(self, watch: Callable[[], None]) -> None:
+        """Call `watch` soon. granian also reports a client that left before."""
+        self._waiting.add(watch)
         if self._timer is None:
             self._timer = self._loop.call_later(_WATCH_DELAY_S, self._watch)
 
-    def discard(self, request: Watched) -> None:
-        """Forget a request that has ended."""
-        self._waiting.discard(request)
+    def discard(self, watch: Callable[[], None]) -> None:
+        """Don't call it, as its request has ended."""
+        self._waiting.discard(watch)
 
     def _watch(self) -> None:
         self._timer = None
         waiting, self._waiting = self._waiting, set()
-        for request in waiting:
-            request.watch()
+        for watch in waiting:
+            watch()
 
 
 Write = Callable[[bytes], None]
@@ -147,28 +140,8 @@ class Sending(Protocol):
         """Note that the last byte was written."""
 
 
-class Sendings(Protocol):
-    """Cuts clients that don't take their answers; `vgate.frontend.http.unsent` implements it."""
-
-    def begin(
-        self,
-        client: str,
-        request_id: str,
-        arrived: float,
-        divert: Divert | None = None,
-        size: int = 0,
-    ) -> Sending:
-        """Watch an answer, until it is finished and was sent.
-
-        Args:
-            client: The client's address.
-            request_id: For the log.
-            arrived: When the request arrived, in monotonic seconds.
-            divert: Diverts the writes of an answer that isn't complete yet.
-            size: Bytes of a complete answer.
-        """
-
-
+# `Unsent.begin`: cuts clients that don't take their answers.
+BeginSending = Callable[[str, str, float, Divert | None, int], Sending]
 ClientOf = Callable[[str, Callable[[str], list[str]]], str]
 
 
@@ -202,12 +175,12 @@ class Waits:
         self,
         loop: asyncio.AbstractEventLoop,
         max_memory_bytes: int,
-        sendings: Sendings,
+        begin_sending: BeginSending,
         client_of: ClientOf,
     ) -> None:
         self.leaving = False
         self.client_of = client_of
         self.memory = Memory(max_memory_bytes)
-        self.sendings = sendings
+        self.begin_sending = begin_sending
         self.deadlines = Deadlines(loop)
         self.disconnects = DisconnectWatch(loop)

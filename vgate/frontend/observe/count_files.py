@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, multiprocess, values
+from prometheus_client import multiprocess, values
 from prometheus_client.mmap_dict import MmapedDict, _read_all_values
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -138,9 +138,6 @@ def save() -> None:
 
 class AllWorkers(MultiProcessCollector):
     """Collects the counts of all workers, dead ones included."""
-
-    def __init__(self, registry: CollectorRegistry | None) -> None:
-        super().__init__(registry)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Any:
         """Return all families."""

@@ -50,7 +50,7 @@ class Gatherer:
 
 
 class GatheredValue:
-    """One number of a metric, with the interface of prometheus_client's own values."""
+    """One number of a metric, with what counters and histograms use of prometheus_client's own."""
 
     __slots__ = ("_gatherer", "_waiting", "_written")
 
@@ -77,14 +77,6 @@ class GatheredValue:
         """Return the sum, including what is not written yet."""
         written: float = self._written.get()
         return written + self._waiting
-
-    def set(self, value: float, timestamp: float | None = None) -> None:
-        """Replace the sum."""
-        self._waiting = 0.0
-        self._written.set(value, timestamp)
-
-    def set_exemplar(self, exemplar: Any) -> None:
-        """Do nothing: exemplars don't exist in multiprocess mode."""
 
     def get_exemplar(self) -> None:
         """Return None: exemplars don't exist in multiprocess mode."""

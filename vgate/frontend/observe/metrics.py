@@ -7,7 +7,7 @@ bounded sets.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
@@ -16,25 +16,20 @@ from prometheus_client.registry import Collector
 from vgate.errors import CODES
 from vgate.frontend.observe.count_files import AllWorkers
 from vgate.frontend.observe.exemplars import Example, Latencies, with_exemplars
+from vgate.log import Log
 from vgate.usage import Used
 from vgate.wire.stats import REQUEST_S, STEP_S
 
 OTHER = "other"
 TTFT_NAME = "vgate_ttft_seconds"
 
-# The fields that have a series of their own in `IGNORED`.
-_MAX_IGNORED = 64
-_ignored: set[str] = set()
-
-# The API keys that have series of their own.
-_MAX_KEYS = 1000
-_keys: set[str] = set()
-
-# The engines that have series of their own.
-_MAX_REPLICAS = 1000
-_replicas: set[str] = set()
+# The fields, API keys and engines that have series of their own: the first ones of the process.
+_MAX_IGNORED, _MAX_KEYS, _MAX_REPLICAS = 64, 1000, 1000
+_ignored, _keys, _replicas = set[str](), set[str](), set[str]()
 
 _Add = Callable[[float], None]
+
+log = Log("vgate.frontend")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -194,27 +189,27 @@ def _series_of(model: str) -> tuple[_Add, _Add, Latencies, Latencies, Latencies]
 
 
 @cache
-def _routed_of(model: str, replica: str, reason: str) -> Counter:
-    return ROUTED.labels(model, replica, reason)
+def _routed_of(model: str, replica: str, reason: str) -> tuple[Counter, Counter, Counter]:
+    tokens = ROUTED_TOKENS.labels(model, replica), PREFIX_HITS.labels(model, replica)
+    return ROUTED.labels(model, replica, reason), *tokens
 
 
-@cache
-def _routed_tokens_of(model: str, replica: str) -> tuple[Counter, Counter]:
-    return ROUTED_TOKENS.labels(model, replica), PREFIX_HITS.labels(model, replica)
+def _bounded(value: str, known: set[str], most: int) -> str:
+    """Return a label's value, or OTHER if it isn't among the first `most`."""
+    if value not in known:
+        if len(known) >= most:
+            return OTHER
+        known.add(value)
+    return value
 
 
 def record(
     endpoint: str, method: str, status: int, seconds: float, error: str | None, example: Example
 ) -> None:
-    """Record an answered request.
+    """Record an answered request, whose endpoint is the route's path, or OTHER.
 
-    Args:
-        endpoint: The route's path, or OTHER.
-        method: The request's method; an unknown one counts as OTHER.
-        status: The response's status.
-        seconds: Time from arrival to end.
-        error: The code of the error that it ended in.
-        example: What identifies it.
+    An unknown method counts as OTHER. It took `seconds` from its arrival to its end, and `error` is
+    the code of the error that it ended in.
     """
     add, latency = _answered(endpoint, method if method in _METHODS else OTHER, status)
     add(1)
@@ -228,28 +223,27 @@ def record_routed(model: str, replica: str, reason: str, tokens: int, cached: in
 
     Engines come and go under new addresses, so only the first ones have series of their own.
     """
-    if replica not in _replicas:
-        if len(_replicas) >= _MAX_REPLICAS:
-            replica = OTHER
-        _replicas.add(replica)
-    _routed_of(model, replica, reason).inc()
-    prompt_tokens, hits = _routed_tokens_of(model, replica)
+    replica = _bounded(replica, _replicas, _MAX_REPLICAS)
+    sequences, prompt_tokens, hits = _routed_of(model, replica, reason)
+    sequences.inc()
     prompt_tokens.inc(tokens)
     hits.inc(cached)
 
 
-def record_ignored(field: str) -> bool:
-    """Count a field that has no effect; return whether it is the first time in this process.
+def record_ignored(fields: Iterable[str], path: str) -> None:
+    """Count fields that have no effect, of a request to `path`, and name each in the log once.
 
     Clients choose the names of unknown fields, so only the first ones have series of their own.
     """
-    first = field not in _ignored
-    if first and len(_ignored) >= _MAX_IGNORED:
-        IGNORED.labels(OTHER).inc()
-        return False
-    _ignored.add(field)
-    IGNORED.labels(field).inc()
-    return first
+    for field in fields:
+        known = len(_ignored)
+        IGNORED.labels(_bounded(field, _ignored, _MAX_IGNORED)).inc()
+        if len(_ignored) > known:
+            log.warning(
+                "ignored a request field that has no effect; logged once for each field",
+                field=field,
+                path=path,
+            )
 
 
 def record_generated(
@@ -285,10 +279,7 @@ def record_generated(
 
 def record_key(key: str, used: Used) -> None:
     """Record what a key used. Only the first ones of a process have series of their own."""
-    if key not in _keys:
-        if len(_keys) >= _MAX_KEYS:
-            key = OTHER
-        _keys.add(key)
+    key = _bounded(key, _keys, _MAX_KEYS)
     KEY_REQUESTS.labels(key).inc(used.requests)
     KEY_ERRORS.labels(key).inc(used.errors)
     for kind, tokens in (
@@ -300,15 +291,21 @@ def record_key(key: str, used: Used) -> None:
         KEY_TOKENS.labels(key, kind).inc(tokens)
 
 
-class _Counts(Collector):
-    """The counts of all workers."""
+class AllCounts(Collector):
+    """The counts of all workers, dead ones included.
 
-    def __init__(self, *, names_keys: bool, has_examples: bool) -> None:
+    Args:
+        names_keys: Whether it has the names of keys.
+        has_examples: Whether it has the ids of some requests, which clients may have chosen.
+    """
+
+    def __init__(self, *, names_keys: bool = True, has_examples: bool = False) -> None:
         self._names_keys = names_keys
         self._has_examples = has_examples
 
     def collect(self) -> Iterator[Metric]:
-        families = AllWorkers(None).collect()
+        """Yield all families."""
+        families = AllWorkers(None).collect()  # type: ignore[no-untyped-call]
         if not self._names_keys:
             families = map(_without_keys, families)
         yield from with_exemplars(families) if self._has_examples else families
@@ -325,17 +322,3 @@ def _without_keys(family: Metric) -> Metric:
         for (name, others), value in sums.items():
             family.add_sample(name, dict(others), value)
     return family
-
-
-def registry_of_all_workers(
-    *, names_keys: bool = True, has_examples: bool = False
-) -> CollectorRegistry:
-    """Return a registry that reads the counts of all workers, dead ones included.
-
-    Args:
-        names_keys: Whether it has the names of keys.
-        has_examples: Whether it has the ids of some requests, which clients may have chosen.
-    """
-    registry = CollectorRegistry()
-    registry.register(_Counts(names_keys=names_keys, has_examples=has_examples))
-    return registry

@@ -1,4 +1,4 @@
-"""The only module that knows the OpenTelemetry SDK: it implements `Traces`."""
+"""Makes traces of requests; the only module that knows the OpenTelemetry SDK."""
 
 import asyncio
 import logging
@@ -64,7 +64,11 @@ class RequestTrace:
 
 
 class SdkTraces:
-    """Implements `vgate.frontend.observe.traces.Traces`."""
+    """Makes the traces of one worker's requests.
+
+    A trace begins with its identity, which the answer carries; its spans are made of time stamps at
+    the end of the request.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settings: Tracing, worker: int) -> None:
         self._losses = _Losses(loop)
@@ -297,10 +301,9 @@ class _Losses(logging.Handler):
         self._untold = 0
         self._next_tell = 0.0
         self._last_words = ""
+        # A series that begins with an event shows no increase.
         for reason in ("queue_full", "export_failed"):
-            metrics.SPANS_LOST.labels(
-                reason
-            )  # a series that begins with an event shows no increase
+            metrics.SPANS_LOST.labels(reason)
         logger = logging.getLogger("opentelemetry")
         logger.handlers, logger.propagate = [self], False
 

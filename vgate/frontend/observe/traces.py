@@ -1,15 +1,9 @@
-"""The port to what makes traces of requests, and what it is told of a generated answer.
-
-A trace begins with its identity, which the answer carries; its spans are made of time stamps at the
-end of the request.
-"""
+"""What the traces of requests are told of a generated answer."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
-
-from vgate.frontend.http import HttpRequest
 
 
 class Phases(NamedTuple):
@@ -44,16 +38,3 @@ class Generated(msgspec.Struct, frozen=True):
     response: Mapping[str, Any]
     phases: Phases
     called: list[str]
-
-
-class Traces(Protocol):
-    """Makes the traces of one worker's requests."""
-
-    def begin(self, http: HttpRequest) -> None:
-        """Give a request its place in a trace, and `http.trace` if it is sampled."""
-
-    def finish(self, http: HttpRequest, route: str, status: int) -> None:
-        """Make the spans of a request that has `http.trace` and has ended."""
-
-    def close(self) -> None:
-        """Send what is left, if that is quick."""

@@ -1,15 +1,20 @@
 """Chooses what makes traces. OpenTelemetry is loaded only where tracing is configured."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from vgate.config.schema import Tracing
-from vgate.frontend.observe.traces import Traces
 from vgate.log import Log
+
+if TYPE_CHECKING:
+    from vgate.frontend.observe.sdk_traces import SdkTraces
 
 log = Log("vgate.frontend")
 
 
-def traces_of(loop: asyncio.AbstractEventLoop, settings: Tracing, worker: int) -> Traces | None:
+def traces_of(
+    loop: asyncio.AbstractEventLoop, settings: Tracing, worker: int
+) -> "SdkTraces | None":
     """Return what traces a worker's requests; None if tracing is off."""
     if not settings.enabled:
         return None

@@ -71,13 +71,7 @@ class TokenTexts:
 
 
 class Detokenizer:
-    """Turns the tokens of one sequence into text.
-
-    Args:
-        texts: The texts of the model's tokens.
-        prompt: The prompt's token ids.
-        skip_special_tokens: Whether the text leaves special tokens out.
-    """
+    """Turns the tokens of one sequence into text, which depends on the end of its prompt."""
 
     __slots__ = ("_byte_level", "_skip_special_tokens", "_step", "_table", "_texts")
 

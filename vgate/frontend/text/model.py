@@ -134,11 +134,8 @@ def template_problem(configured: str | None) -> str | None:
 def load_text_model(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
     """Load a model's text side. Takes up to a second for a large vocabulary.
 
-    Args:
-        info: The engine's description of the model.
-        config: Its section of the configuration.
-        files: Its text files. The tokenizer's file is removed so that it can be freed early: it is
-            as large as the tokenizer.
+    The tokenizer's file is removed from `files` so that it can be freed early: it is as large as
+    the tokenizer.
 
     Raises:
         TextModelError: A file is missing or not valid.
@@ -174,9 +171,7 @@ def _load(info: ModelInfo, config: ModelConfig, files: ModelFiles) -> TextModel:
         import vgate.frontend.text.sandbox  # noqa: F401 - here it holds up no request
     templates = {
         name: _compiled(source, special_tokens, config.chat_template_kwargs, origin)
-        for name, (source, origin) in _template_sources(
-            files, tokenizer_config, config.chat_template
-        ).items()
+        for name, (source, origin) in _template_sources(files, config.chat_template).items()
     }
     template = templates.get("default")
     tool_template = templates.get("tool_use", template)
@@ -243,12 +238,13 @@ def _marks(
     wanted = detected if configured in {"auto", "none"} else configured
     if wanted != "harmony":
         return {}
-    marks = {tokenizer.token_to_id(token): mark for token, mark in MARKS.items()}
-    if None in marks:
-        missing = next(token for token in MARKS if tokenizer.token_to_id(token) is None)
-        where = files.path(model_files.TOKENIZER)
-        raise TextModelError(f"the model can't write gpt-oss's format: {where} has no {missing}")
-    return {token: mark for token, mark in marks.items() if token is not None}
+    marks = {}
+    for token, mark in MARKS.items():
+        if (token_id := tokenizer.token_to_id(token)) is None:
+            where = files.path(model_files.TOKENIZER)
+            raise TextModelError(f"the model can't write gpt-oss's format: {where} has no {token}")
+        marks[token_id] = mark
+    return marks
 
 
 def _compiled(
@@ -260,9 +256,7 @@ def _compiled(
         raise TextModelError(f"the chat template in {origin} is not valid: {error}") from error
 
 
-def _template_sources(
-    files: ModelFiles, tokenizer_config: dict[str, Any], override: str | None
-) -> dict[str, tuple[str, str]]:
+def _template_sources(files: ModelFiles, override: str | None) -> dict[str, tuple[str, str]]:
     """Return the sources of the templates "default" and "tool_use", each with its origin.
 
     A configured file replaces all. The model's chat_template.jinja and the files beside it come
@@ -275,18 +269,15 @@ def _template_sources(
         for name, file in _TEMPLATE_FILES.items()
         if file in files.contents
     }
-    if "default" not in sources:
-        path = files.path(model_files.TOKENIZER_CONFIG)
-        sources = _listed_templates(tokenizer_config, path) | sources
-    if "default" not in sources:
-        document = _json_object(files, model_files.PROCESSOR_TEMPLATE)
-        path = files.path(model_files.PROCESSOR_TEMPLATE)
-        sources = _listed_templates(document, path) | sources
+    for file in (model_files.TOKENIZER_CONFIG, model_files.PROCESSOR_TEMPLATE):
+        if "default" not in sources:
+            sources = _listed_templates(files, file) | sources
     return sources
 
 
-def _listed_templates(document: dict[str, Any], path: str) -> dict[str, tuple[str, str]]:
-    """Return the templates in a JSON document: one, or a list of named ones."""
+def _listed_templates(files: ModelFiles, name: str) -> dict[str, tuple[str, str]]:
+    """Return the templates in a JSON file: one, or a list of named ones."""
+    document, path = _json_object(files, name), files.path(name)
     try:
         listed = msgspec.convert(document.get("chat_template"), str | list[_NamedTemplate] | None)
     except msgspec.ValidationError as error:

@@ -30,9 +30,7 @@ def compiled(
 ) -> tuple[jinja2.Template, frozenset[str]]:
     """Return a template, and the names that it uses and does not always define itself.
 
-    Args:
-        source: Jinja source.
-        clock: Unix time, for templates that contain the date.
+    `clock` returns Unix time, for templates that contain the date.
 
     Raises:
         TemplateSyntaxError: The source isn't valid.

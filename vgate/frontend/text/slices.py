@@ -7,6 +7,7 @@ with the tokenizer's own steps, and only used if it holds for all of them.
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import product
 
 from tokenizers import Tokenizer
@@ -36,15 +37,23 @@ _AROUND = ("", *map("".join, product("a1 \n.'中", repeat=2)))
 class Slices:
     """Cuts long texts for one tokenizer.
 
-    Args:
-        tokenizer: The tokenizer.
-        added: Tokens that it finds in a text before it splits it, and that no cut may divide.
+    It finds the `added` tokens in a text before it splits it, so no cut may divide one.
     """
 
     def __init__(self, tokenizer: Tokenizer, added: Iterable[str]) -> None:
         self._tokenizer = tokenizer
         self._added = tuple(added)
-        self._cuts: re.Pattern[str] | None = None
+
+    @cached_property
+    def _cuts(self) -> re.Pattern[str]:
+        """The expression of all kinds of cuts that are safe; of none, it never matches."""
+        unsafe = set()
+        for expression, before, after in _KINDS:
+            inside = any(re.search(expression, token) for token in self._added)
+            if inside or not _holds(self._tokenizer, expression, before, after):
+                unsafe.add(expression)
+        safe = dict.fromkeys(kind[0] for kind in _KINDS if kind[0] not in unsafe)
+        return re.compile("|".join(safe) or "(?!)")
 
     def of(self, text: str) -> Iterator[str]:
         """Return the text in slices of about `SLICE_CHARS`.
@@ -60,8 +69,6 @@ class Slices:
         yield text[start:]
 
     def _cut(self, text: str, start: int) -> int:
-        if self._cuts is None:
-            self._cuts = _safe_cuts(self._tokenizer, self._added)
         position, limit = start + SLICE_CHARS, min(len(text), start + MAX_UNCUT_CHARS)
         while position < limit:
             # A kind looks at two characters after the cut at most.
@@ -76,17 +83,6 @@ class Slices:
             )
             raise InvalidValueError(message)
         return len(text)
-
-
-def _safe_cuts(tokenizer: Tokenizer, added: tuple[str, ...]) -> re.Pattern[str]:
-    """Return the expression of all kinds of cuts that are safe; of none, it never matches."""
-    unsafe = set()
-    for expression, before, after in _KINDS:
-        inside = any(re.search(expression, token) for token in added)
-        if inside or not _holds(tokenizer, expression, before, after):
-            unsafe.add(expression)
-    safe = dict.fromkeys(kind[0] for kind in _KINDS if kind[0] not in unsafe)
-    return re.compile("|".join(safe) or "(?!)")
 
 
 def _holds(tokenizer: Tokenizer, expression: str, before: str, after: str) -> bool:

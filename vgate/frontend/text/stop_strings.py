@@ -4,9 +4,7 @@
 class StopStrings:
     """Looks for strings that end an answer, and holds back text that may be the start of one.
 
-    Args:
-        stops: The strings.
-        include: Whether the stop string belongs to the answer.
+    With `include` the string that ends it belongs to the answer.
 
     Attributes:
         found: The string that ended the answer; None before.
@@ -21,11 +19,9 @@ class StopStrings:
         self.found: str | None = None
 
     def feed(self, piece: str, *, armed: bool = True) -> str:
-        """Take text, and none after a match; return what is certain now.
+        """Take the text of a token, and none after a match; return what is certain now.
 
-        Args:
-            piece: The text of one token.
-            armed: Whether a match that completes in this piece counts.
+        A match that completes in this piece counts only if it is `armed`.
         """
         if not piece:
             return ""

@@ -109,16 +109,14 @@ class ChatTemplate:
                 if size > MAX_RENDERED_CHARS:
                     raise ValueError(f"it renders more than {MAX_RENDERED_CHARS} characters")
                 parts.append(part)
-            return self._checked("".join(parts))
+            rendered = "".join(parts)
+            if self._of_client and _HALF.search(rendered):
+                raise ValueError("it writes half of a UTF-16 pair")
         except Exception as error:  # noqa: BLE001 - a template is a program and can raise anything
             failure = "refuses" if isinstance(error, RefusedError) else "can't render"
             reason = str(error).replace(SHIELD, "").encode(errors="replace").decode()
             message = f"the model's chat template {failure} these messages: {reason}"
             raise InvalidValueError(message, param="messages") from None
-
-    def _checked(self, rendered: str) -> str:
-        if self._of_client and _HALF.search(rendered):
-            raise ValueError("it writes half of a UTF-16 pair")
         return rendered
 
 

@@ -92,14 +92,9 @@ class Tokenizer(Protocol):
         """Tokenise a rendered conversation.
 
         Special tokens in the text become single tokens, but in what `shielded` has returned; none
-        are added. Parts of the text may be
-        cached, so that the start of a growing conversation is not tokenised again.
-
-        Args:
-            text: The text.
-            limit: Allows to leave out tokens that it doesn't keep.
-            scope: Only texts of the same one share what is cached, so that no time tells what
-                others sent.
+        are added. Tokens that the limit doesn't keep may be left out. Parts of the text may be
+        cached, so that the start of a growing conversation is not tokenised again. Only texts of
+        the same scope share them, so that no time tells what others sent.
 
         Raises:
             TooManyTokensError: The limit refuses the text.
@@ -128,11 +123,9 @@ class Tokenizer(Protocol):
     ) -> list[list[int]]:
         """Tokenise texts; special tokens in them become single tokens.
 
-        Args:
-            texts: The texts.
-            special: Whether to add the special tokens that the model expects around a text.
-            limit: Of each text; the added special tokens are always kept. If it refuses, texts that
-                are a little too long may be returned whole.
+        With `special`, those are added that the model expects around a text. The limit is that of
+        each text; the added tokens are always kept. If it refuses, texts that are a little too long
+        may be returned whole.
 
         Raises:
             TooManyTokensError: The limit refuses a text.
@@ -151,11 +144,8 @@ class Tokenizer(Protocol):
     ) -> DecodeStep:
         """Return a function that decodes a sequence token by token.
 
-        If it raises an exception for which `lost_track` is true, start a new stream.
-
-        Args:
-            prompt: Tokens before the sequence; they affect its text but are not part of it.
-            skip_special_tokens: Whether to leave special tokens out of the text.
+        If it raises an exception for which `lost_track` is true, start a new stream. The tokens of
+        `prompt` come before the sequence; they affect its text but are not part of it.
         """
 
     def lost_track(self, error: Exception) -> bool:

@@ -177,10 +177,8 @@ class LocalGrant(msgspec.Struct):
     def take(self, requests: int, tokens: int, *, runs: bool) -> Decision:
         """Take all that is asked for or, if a limit refuses, give back what was taken before.
 
-        Args:
-            requests: 1 for a request; 0 for tokens of one that was counted.
-            tokens: The number of tokens.
-            runs: Whether the request begins to run.
+        `requests` is 1 for a request, and 0 for tokens of one that was counted. The request begins
+        to run if it `runs`.
         """
         limiter, limits = self.limiter, self.limits
         reason: Reason | None = None

@@ -22,10 +22,10 @@ class LimiterAwayError(OSError):
     """The counts can't be reached, which the limiter has reported.
 
     Attributes:
-        retry_after_s: When to try again, if that is known.
+        retry_after_s: When to try again.
     """
 
-    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after_s: float) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
 
@@ -72,7 +72,7 @@ class Decision(msgspec.Struct, frozen=True):
     Attributes:
         reason: The first limit that refuses the request; None if it is allowed.
         retry_after_s: Seconds until all limits would allow it, if no other request came.
-        never: The request needs more than a whole limit, so waiting does not help.
+        never: The request needs more tokens than the whole limit, so waiting does not help.
         budget_left: What is left of the budget that refuses.
     """
 

@@ -184,7 +184,8 @@ class SharedLimiter:
             used=self._budgets.counted(key_id, budget),
             keep=_PERIOD_S * second,
         )
-        return (*names[:-1], f"{names[-1]}-{self._budgets.number(budget)}"), call
+        period = budget.number(self._budgets.today())
+        return (*names[:-1], f"{names[-1]}-{period}"), call
 
     def seen(self, key_id: str) -> int:
         """Return the latest stamp that is known of a key."""

@@ -19,7 +19,7 @@ from vgate.frontend.apis.system.vllm_names import VLLMNames
 from vgate.frontend.engines import STATUS, ModelState
 from vgate.frontend.http import JSON, HttpRequest, Response
 from vgate.frontend.observe import count_files
-from vgate.frontend.observe.metrics import TTFT_NAME, registry_of_all_workers
+from vgate.frontend.observe.metrics import TTFT_NAME, AllCounts
 from vgate.frontend.services import Services
 from vgate.wire.stats import BATCH_SIZE, REQUEST_S, STEP_S, EngineStats
 
@@ -37,7 +37,8 @@ async def show_metrics(services: Services, http: HttpRequest) -> Response:
     count_files.save()
 
     def collect() -> bytes:
-        registry = registry_of_all_workers(names_keys=names_keys, has_examples=has_examples)
+        registry = CollectorRegistry()
+        registry.register(AllCounts(names_keys=names_keys, has_examples=has_examples))
         registry.register(EngineCollector(services))
         if services.config["metrics"]["vllm_names"]:
             ours, registry = registry, CollectorRegistry()
@@ -139,7 +140,7 @@ def _totals() -> tuple[Counter[str], list[int]]:
     """Return each counter of all workers, summed over its labels, and the counts of the TTFT."""
     totals: Counter[str] = Counter()
     up_to: Counter[float] = Counter()
-    for family in registry_of_all_workers().collect():
+    for family in AllCounts().collect():
         for sample in family.samples:
             if sample.name == f"{family.name}_total":
                 totals[family.name] += int(sample.value)
