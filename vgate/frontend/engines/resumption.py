@@ -40,11 +40,6 @@ def obstacle(sampling: SamplingParams, options: GenerateOptions) -> str | None:
     return None
 
 
-def is_repeatable(sampling: SamplingParams) -> bool:
-    """Whether a sequence that starts again gets the same tokens."""
-    return sampling.temperature == 0 or sampling.seed is not None
-
-
 def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
     """Return the request for another engine: from the start, or after the tokens so far."""
     message = sequence.message
@@ -240,7 +235,7 @@ class Survivors:
             return False
         if self._continued and obstacle(message.sampling, message.options) is None:
             return True
-        if not is_repeatable(message.sampling):
+        if not message.sampling.is_deterministic:
             return False
         Replay(sequence)
         return True
