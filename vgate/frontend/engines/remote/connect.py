@@ -79,44 +79,36 @@ def connect_engines(
 
     targets = [Target(s.address, s.public_key) for s in specs.values() if is_tcp(s.address)]
     discovery = Discovery(loop, add, remove, runtime.config.engine_link.resolve_s)
-    _Following(loop, JoinedFile(runtime.config), model, discovery, targets)
+    _follow(loop, JoinedFile(runtime.config), model, discovery, targets)
     return handles
 
 
-class _Following:
-    """Has a discovery follow the configured targets, and the engines of a model that joined."""
+def _follow(
+    loop: asyncio.AbstractEventLoop,
+    file: JoinedFile,
+    model: str,
+    discovery: Discovery,
+    targets: list[Target],
+) -> None:
+    """Have a discovery follow the configured targets, and the engines of a model that joined."""
+    known, watcher = {target.address for target in targets}, FileWatcher(file.path)
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        file: JoinedFile,
-        model: str,
-        discovery: Discovery,
-        targets: list[Target],
-    ) -> None:
-        self._loop = loop
-        self._file = file
-        self._model = model
-        self._discovery = discovery
-        self._targets = targets
-        self._watcher = FileWatcher(file.path)
-        loop.call_soon(self._follow)
-        loop.call_soon(self._look)
-
-    def _look(self) -> None:
-        self._loop.call_later(_LOOK_S, self._look)
-        if self._watcher.changed():
-            self._follow()
-
-    def _follow(self) -> None:
+    def follow() -> None:
         try:
-            joined = [each for each in self._file.engines() if each.model == self._model]
+            joined = [each for each in file.engines() if each.model == model]
         except JoinError as error:
             log.error("the engines that joined stay as they were", reason=error)
             return
-        known = {target.address for target in self._targets}
         others = [Target(a, e.public_key) for e in joined for a in e.addresses if a not in known]
-        self._discovery.follow([*self._targets, *others])
+        discovery.follow([*targets, *others])
+
+    def look() -> None:
+        loop.call_later(_LOOK_S, look)
+        if watcher.changed():
+            follow()
+
+    loop.call_soon(follow)
+    loop.call_soon(look)
 
 
 def _found_number(target: Target, taken: Collection[int]) -> int:
