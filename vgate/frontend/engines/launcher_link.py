@@ -161,21 +161,18 @@ class LauncherLink:
             if isinstance(message, EngineState):
                 self._engines[message.engine] = message
                 self.on_state()
-                continue
-            if isinstance(message, LedgerState):
+            elif isinstance(message, LedgerState):
                 self.ledger_problem = message.problem
-                continue
-            if isinstance(message, EngineOrdered):
+            elif isinstance(message, EngineOrdered):
                 if (answer := self._orders.get(message.id)) is not None and not answer.done():
                     answer.set_result(message.problem)
-                continue
-            if isinstance(message, HandOver):
+            elif isinstance(message, HandOver):
                 self._on_hand_over()
-                continue
-            if not self.stopping:
-                self.stopping = True
-                self._on_drain(message.timeout_s, message.delay_s)
-            self.beat()
+            else:
+                if not self.stopping:
+                    self.stopping = True
+                    self._on_drain(message.timeout_s, message.delay_s)
+                self.beat()
 
     def _on_lost(self) -> None:
         # The kernel ends this process too (see vgate.child_process).
