@@ -166,8 +166,7 @@ class App:
         loop, launcher = self._loop, self._launcher
         runtime, config = self._runtime, self._runtime.config
         limits = config.supervision
-        directory = self._runtime.directory("suspects")
-        suspects = Suspects(directory, model.name, limits.restart_window_s)
+        suspects = Suspects(runtime.directory("suspects"), model.name, limits.restart_window_s)
         served = ServedModel(
             loop,
             model,
@@ -175,9 +174,10 @@ class App:
             files=FileCache(runtime.directory("model-files")),
             state=launcher.engine_state,
             on_change=launcher.beat,
-            survivors=lambda continued: Survivors(
+            survivors=Survivors(
                 enabled=limits.resume_requests,
-                continued=continued,
+                # Custom logits processors may depend on the prompt's length.
+                continued=not model.engine_args.get("logits_processors"),
                 hold_s=limits.hold_requests_s,
                 # All workers together hold no more than fit the engine's queue.
                 most_held=max(1, config.batch.max_queue_size // config.server.worker_count),

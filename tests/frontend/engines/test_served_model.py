@@ -66,9 +66,7 @@ class Play:
                 EngineState("restarting", "it died", 0.0) if self.changes else None
             ),
             on_change=self.changed,
-            survivors=lambda continued: Survivors(
-                enabled=True, continued=continued, hold_s=hold_s, most_held=2
-            ),
+            survivors=Survivors(enabled=True, hold_s=hold_s, most_held=2),
         )
 
     def changed(self) -> None:

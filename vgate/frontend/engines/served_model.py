@@ -63,8 +63,7 @@ class ServedModel:
         state: Returns the state of these engines that the launcher has reported; None before it
             has.
         on_change: Called when the model becomes ready, or stops being ready.
-        survivors: Makes the place where sequences wait for an engine; its argument is whether
-            they may continue after some of their output was sent.
+        survivors: Holds the sequences that wait for an engine.
 
     Attributes:
         identity: Differs where the same request may have another answer: with other files, or
@@ -85,7 +84,7 @@ class ServedModel:
         files: FileCache,
         state: Callable[[Iterable[int]], EngineState | None],
         on_change: Callable[[], None],
-        survivors: Callable[[bool], Survivors],
+        survivors: Survivors,
     ) -> None:
         self._loop = loop
         self.config = config
@@ -108,16 +107,14 @@ class ServedModel:
         self._dropping: asyncio.TimerHandle | None = None
         # When the text side was last used, in the loop's time.
         self._read_at = 0.0
-        # Custom logits processors may depend on the prompt's length.
-        continued = not config.engine_args.get("logits_processors")
-        self._survivors = survivors(continued)
+        self._survivors = survivors
         self.engine = EnginePool(
             loop,
             on_model=self._on_model,
             on_lost=self._on_change,
-            survivors=self._survivors,
+            survivors=survivors,
         )
-        self.residence = self.engine.residence
+        self.residence = survivors.residence
         self._handles = connect(self.engine)
         for handle in self._handles.values():
             self.engine.add(handle)
