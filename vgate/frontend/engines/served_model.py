@@ -68,6 +68,7 @@ class ServedModel:
     Attributes:
         identity: Differs where the same request may have another answer: with other files, or
             other settings of the model.
+        info: What an engine has said of the model; None before one has.
         engine: The pool of its engines.
         text: Tokenizer, template and defaults; None until they are loaded.
         residence: Has the requests that wait for the model; None if it always is loaded.
@@ -93,7 +94,7 @@ class ServedModel:
         self._unreported = EngineState("starting", "starting", time.time())
         self._tell_change = on_change
         self._files = files
-        self._info: ModelInfo | None = None
+        self.info: ModelInfo | None = None
         self._likely_task = known_task(config)
         self.identity = b""
         self.text: TextModel | None = None
@@ -168,7 +169,7 @@ class ServedModel:
         if self.config.load == "on_demand" or state.state in ("unloaded", "queued", "failed"):
             return True
         # It has served, here or before this worker began, and is on its way out or back.
-        served = self._info is not None or state.unloads > 0
+        served = self.info is not None or state.unloads > 0
         on_its_way = state.state in ("draining", "starting", "ready")
         return served and on_its_way and self.problem is None
 
@@ -213,22 +214,17 @@ class ServedModel:
 
     async def recall(self) -> None:
         """Read the text side again that was dropped, if its files are on this machine."""
-        if self.text is not None or self._info is None or self._is_misconfigured:
+        if self.text is not None or self.info is None or self._is_misconfigured:
             return
         if self._loading is None or self._loading.done():
-            self._loading = self._loop.create_task(self._load(self._info))
+            self._loading = self._loop.create_task(self._load(self.info))
         # It may be cancelled for the files of another model.
         await asyncio.wait([self._loading])
 
     @property
-    def info(self) -> ModelInfo | None:
-        """What an engine has said of the model; None before one has."""
-        return self._info
-
-    @property
     def task(self) -> Task | None:
         """What it does, as an engine has said, or as its files here tell; None: unknown yet."""
-        return self._info.task if self._info is not None else self._likely_task
+        return self.info.task if self.info is not None else self._likely_task
 
     def end_waits(self, error: VGateError, *, closes: bool = True) -> None:
         """End what waits for an engine with `error`; if it `closes`, nothing will wait any more."""
@@ -273,7 +269,7 @@ class ServedModel:
         return not hopeless and (reported is None or reported.state == "ready")
 
     def _on_model(self, info: ModelInfo) -> None:
-        before, self._info = self._info, info
+        before, self.info = self.info, info
         self.identity = identity_of(self.config, info)
         same = before is not None and before.files == info.files
         if same and self.text is not None:
@@ -294,7 +290,7 @@ class ServedModel:
             files = await self._files.load(self.config.model_id, info.files, self.engine.read_file)
             text = await self._loop.run_in_executor(None, load_text_model, info, self.config, files)
             # An engine that came meanwhile may have another context.
-            text.info = self._info or info
+            text.info = self.info or info
             self.text, self.problem = text, None
             log.debug("the model's text is read", model=info.name)
         except EngineUnavailableError:
