@@ -23,7 +23,6 @@ from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.cache.made import store_behind
 from vgate.frontend.cache.responses import stored_responses
 from vgate.frontend.draining import Draining
-from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.remote.connect import connect_engines, engine_count
@@ -171,7 +170,7 @@ class App:
             loop,
             model,
             partial(connect_engines, loop, runtime, model.name, self._worker, launcher.note),
-            files=FileCache(runtime.directory("model-files")),
+            files=runtime.directory("model-files"),
             state=launcher.engine_state,
             on_change=launcher.beat,
             survivors=Survivors(

@@ -12,7 +12,6 @@ from vgate.config.model import LoraAdapter, Model
 from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.engine.served_files import describe
 from vgate.errors import EngineUnavailableError
-from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.served_model import ServedModel, identity_of
 from vgate.wire.control import EngineState
@@ -61,7 +60,7 @@ class Play:
             loop,
             Model(model_id="m"),
             connect,
-            files=FileCache(directory),
+            files=directory,
             state=lambda _numbers: (
                 EngineState("restarting", "it died", 0.0) if self.changes else None
             ),

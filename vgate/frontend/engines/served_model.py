@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
+from pathlib import Path
 
 import msgspec
 
 from vgate.config.model import Model
 from vgate.config.models.task import known_task
 from vgate.errors import EngineUnavailableError, VGateError
-from vgate.frontend.engines.file_cache import FileCache, FileCacheError
+from vgate.frontend.engines.file_cache import FileCacheError, load_files
 from vgate.frontend.engines.handle import EngineHandle
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.port import ReplicaState
@@ -59,7 +60,7 @@ class ServedModel:
         connect: Returns a handle for each of its engines, by their numbers and in the order of the
             replicas, which are added to the pool that is its argument. Those that come later are
             added to both.
-        files: The cache of model files.
+        files: The directory of model files.
         state: Returns the state of these engines that the launcher has reported; None before it
             has.
         on_change: Called when the model becomes ready, or stops being ready.
@@ -82,7 +83,7 @@ class ServedModel:
         config: Model,
         connect: Callable[[EnginePool], Mapping[int, EngineHandle]],
         *,
-        files: FileCache,
+        files: Path,
         state: Callable[[Iterable[int]], EngineState | None],
         on_change: Callable[[], None],
         survivors: Survivors,
@@ -287,7 +288,8 @@ class ServedModel:
 
     async def _load(self, info: ModelInfo) -> None:
         try:
-            files = await self._files.load(self.config.model_id, info.files, self.engine.read_file)
+            model_id, read = self.config.model_id, self.engine.read_file
+            files = await load_files(self._files, model_id, info.files, read)
             text = await self._loop.run_in_executor(None, load_text_model, info, self.config, files)
             # An engine that came meanwhile may have another context.
             text.info = self.info or info
