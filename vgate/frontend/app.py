@@ -20,8 +20,8 @@ from vgate.errors import (
 from vgate.frontend.access.made import access_of
 from vgate.frontend.access.meter import LedgerReader
 from vgate.frontend.cache.local import LocalStore
-from vgate.frontend.cache.made import store_behind
 from vgate.frontend.cache.responses import stored_responses
+from vgate.frontend.cache.second_level import store_behind
 from vgate.frontend.draining import Draining
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vgate import __version__
-from vgate.config.schema import State
+from vgate.config.schema import Config, State
 from vgate.frontend.answers import Result
 from vgate.frontend.cache.local import LocalStore
-from vgate.frontend.cache.port import StoreUsage
+from vgate.frontend.cache.port import ResultStore, StoreUsage
 from vgate.frontend.observe import metrics
 
 if TYPE_CHECKING:
@@ -40,6 +40,18 @@ _PAUSE_S = 1.0
 _ZLIB, _ZSTD = b"z", b"s"
 
 _decode_result = msgspec.msgpack.Decoder(Result).decode
+
+
+def store_behind(
+    loop: asyncio.AbstractEventLoop,
+    local: LocalStore,
+    shared: "SharedState | None",
+    config: Config,
+) -> ResultStore:
+    """Return a worker's store: its own, with a second level if gateways share one."""
+    if shared is None or not config.state.cache:
+        return local
+    return SecondLevel(loop, local, shared, config.state, config.cache.ttl_s)
 
 
 class SecondLevel:
