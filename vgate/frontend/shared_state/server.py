@@ -15,8 +15,7 @@ import msgspec
 
 from vgate.config.schema import State
 from vgate.frontend.observe import metrics
-from vgate.frontend.shared_state.calls import TICKS, Answer, Call, decode_answer, encode
-from vgate.frontend.shared_state.script import Script
+from vgate.frontend.shared_state.calls import TICKS, Answer, Call, Script, decode_answer, encode
 from vgate.frontend.shared_state.times import ServerClock, in_time
 from vgate.log import Log
 from vgate.state_link import code_of, explain, open_client, read_info
