@@ -26,9 +26,8 @@ from vgate.frontend.http import (
 from vgate.frontend.http.long_work import LongWork
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
-from vgate.frontend.pipeline.overview.record import record
+from vgate.frontend.pipeline.overview.record import count_stream, record
 from vgate.frontend.pipeline.overview.running import RunningRequests
-from vgate.frontend.pipeline.overview.use import count_stream
 from vgate.frontend.pipeline.port import GenerateRequest
 from vgate.frontend.pipeline.taking_up import Resumable, offered, reserve_rest
 from vgate.frontend.pipeline.waiting.run import run
