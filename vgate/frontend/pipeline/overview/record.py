@@ -48,45 +48,25 @@ def _timing_fields(answer: Answer, cached_tokens: int) -> dict[str, float]:
     One that shares another request's sequence has waited for neither the queue nor the prompt.
     """
     fields: dict[str, float] = {"cached_tokens": cached_tokens}
-    # One that never left the queue waited there until it ended.
-    now = time.monotonic() if answer.first_token_at is None else None
-    queued_s: float | None = None
-    prefill_s: float | None = None
-    median_s: float | None = None
-    longest_s = 0.0
-    preemptions = resumptions = 0
-    for sequence in answer.sequences:
-        resumptions += sequence.resumptions
-        if not sequence.coalesced:
-            waited_s = sequence.queued_s
-            if waited_s is None and now is not None and sequence.submitted_at:
-                waited_s = now - sequence.submitted_at
-            queued_s = _slower(queued_s, waited_s)
-            if (timing := sequence.timing) is not None:
-                prefill_s = _slower(prefill_s, timing.prefill_s)
-                preemptions += timing.preemptions
-        if (gaps := sequence.gaps) is not None:
-            median_s = _slower(median_s, gaps.median_s)
-            longest_s = max(longest_s, gaps.longest_s)
-    if queued_s is not None:
-        fields["queue_ms"] = milliseconds(queued_s)
-    if prefill_s is not None:
-        fields["prefill_ms"] = milliseconds(prefill_s)
-    if preemptions:
+    own = [sequence for sequence in answer.sequences if not sequence.coalesced]
+    waits_s = [sequence.queued_s for sequence in own if sequence.queued_s is not None]
+    if answer.first_token_at is None:
+        # One that never left the queue waited there until it ended.
+        now = time.monotonic()
+        waits_s += [now - s.submitted_at for s in own if s.queued_s is None and s.submitted_at]
+    if waits_s:
+        fields["queue_ms"] = milliseconds(max(waits_s))
+    if timings := [sequence.timing for sequence in own if sequence.timing is not None]:
+        fields["prefill_ms"] = milliseconds(max(timing.prefill_s for timing in timings))
+    if preemptions := sum(timing.preemptions for timing in timings):
         fields["preemptions"] = preemptions
-    if median_s is not None:
-        fields["gap_p50_ms"] = milliseconds(median_s)
-        fields["gap_max_ms"] = milliseconds(longest_s)
-    if resumptions:
+    gaps = [sequence.gaps for sequence in answer.sequences if sequence.gaps is not None]
+    if medians_s := [median_s for each in gaps if (median_s := each.median_s) is not None]:
+        fields["gap_p50_ms"] = milliseconds(max(medians_s))
+        fields["gap_max_ms"] = milliseconds(max(each.longest_s for each in gaps))
+    if resumptions := sum(sequence.resumptions for sequence in answer.sequences):
         fields["resumptions"] = resumptions
     return fields
-
-
-def _slower(one_s: float | None, other_s: float | None) -> float | None:
-    """Return the longer of two times, or the one that is not None, if any."""
-    if one_s is None or other_s is None:
-        return one_s if other_s is None else other_s
-    return max(one_s, other_s)
 
 
 def _settle(http: HttpRequest, job: EngineJob, answer: Answer) -> TokenCounts:
