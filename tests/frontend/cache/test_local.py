@@ -155,7 +155,7 @@ class Digests:
         )
         model = self._models.find(generation.model, ("generate",))
         tokenized = Tokenization(model, model.text, http, generation).attempt()
-        return make_job(self._models, self._cache, http, generation, tokenized).digest
+        return make_job(self._models, self._cache, http, tokenized).digest
 
 
 class ServedStub:

@@ -70,7 +70,6 @@ def make_job(
     models: ModelRegistry,
     cache: Cache,
     http: HttpRequest,
-    generation: Generation,
     tokenized: TokenizedGeneration,
 ) -> EngineJob:
     """Return the job of a tokenised generation.
@@ -78,7 +77,7 @@ def make_job(
     Raises:
         VGateError: It can't be served.
     """
-    model, text, rendered, prompts = tokenized
+    model, text, generation, rendered, prompts = tokenized
     adapter = models.adapter(generation.model)
     sampling = parameters.complete_sampling(generation, text, prompts, http.ignored)
     # Tool calls that are demanded leave no text for another constraint.

@@ -157,11 +157,9 @@ def check_truncation(truncation: Truncation | None, limit: int) -> None:
         raise InvalidValueError(message, param="truncate_prompt_tokens")
 
 
-def truncated(truncation: Truncation | None, tokens: list[int], max_model_len: int) -> list[int]:
-    """Cut a prompt that is too long, as vLLM does; -1 leaves room for one token of an answer."""
-    if truncation is None:
-        return tokens
-    return token_limit(truncation, max(1, max_model_len - 1)).cut(tokens)
+def prompt_limit(truncation: Truncation, max_model_len: int) -> TokenLimit:
+    """Return how vLLM cuts a prompt that is to be answered; -1 leaves room for one token."""
+    return token_limit(truncation, max(1, max_model_len - 1))
 
 
 def token_limit(truncation: Truncation, most: int) -> TokenLimit:

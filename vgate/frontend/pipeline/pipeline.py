@@ -149,23 +149,17 @@ class EnginePipeline:
         if generation.choices > self._max_choices:
             message = f"`n` must be at most {self._max_choices} (server.max_choices)"
             raise InvalidValueError(message, param="n")
-        model, text = await self._find(http, generation.model, "generate")
-        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
-
-        tokenization = Tokenization(model, text, http, generation)
+        tokenization = await self._tokenization(http, generation)
 
         def job(max_new_chars: int | None) -> EngineJob:
             tokenized = tokenization.attempt(max_new_chars)
-            return make_job(self._models, self._cache, http, generation, tokenized)
+            return make_job(self._models, self._cache, http, tokenized)
 
         return await self._prepared(http, job)
 
     async def count_tokens(self, http: HttpRequest, generation: Generation) -> int:
         """Return how many tokens a generation's only prompt has, and generate nothing."""
-        model, text = await self._find(http, generation.model, "generate")
-        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
-
-        tokenization = Tokenization(model, text, http, generation, refuses=False)
+        tokenization = await self._tokenization(http, generation, refuses=False)
 
         def counted(max_new_chars: int | None) -> int:
             tokenized = tokenization.attempt(max_new_chars)
@@ -173,6 +167,13 @@ class EnginePipeline:
             return sum(map(len, emptied(tokenized.prompts[0])))
 
         return await self._prepared(http, counted)
+
+    async def _tokenization(
+        self, http: HttpRequest, generation: Generation, *, refuses: bool = True
+    ) -> Tokenization:
+        model, text = await self._find(http, generation.model, "generate")
+        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
+        return Tokenization(model, text, http, generation, refuses=refuses)
 
     async def _prepared(
         self, http: HttpRequest, prepare: Callable[[int | None], _Result]

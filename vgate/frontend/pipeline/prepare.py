@@ -34,7 +34,7 @@ _Encode = Callable[[Generation, TokenLimit], tuple[str, list[int]]]
 
 
 class TokenizedGeneration(NamedTuple):
-    """A generation's model and its prompts' token ids.
+    """A generation, its model and its prompts' token ids.
 
     Attributes:
         rendered: The conversation as text; None without a conversation.
@@ -42,6 +42,7 @@ class TokenizedGeneration(NamedTuple):
 
     model: ServedModel
     text: TextModel
+    generation: Generation
     rendered: str | None
     prompts: list[list[int]]
 
@@ -113,7 +114,7 @@ class Tokenization:
         param = "prompt" if isinstance(prompt, Prompts) else "messages"
         limit = TokenLimit(most, refuses=True) if self._refuses else None
         if generation.truncation is not None:
-            limit = parameters.token_limit(generation.truncation, max(1, most - 1))
+            limit = parameters.prompt_limit(generation.truncation, most)
         try:
             if isinstance(prompt, Prompts):
                 prompts = _tokenize_prompts(text, prompt, limit, max_new_chars)
@@ -122,9 +123,9 @@ class Tokenization:
                 prompts = [tokens]
         except (TooManyTokensError, InvalidValueError) as error:
             raise explained(error, param, most) from None
-        if generation.truncation is not None:
-            prompts = [parameters.truncated(generation.truncation, p, most) for p in prompts]
-        return TokenizedGeneration(model, text, rendered, prompts)
+        if limit is not None and not limit.refuses:
+            prompts = [limit.cut(tokens) for tokens in prompts]
+        return TokenizedGeneration(model, text, generation, rendered, prompts)
 
     def _tokenize_conversation(
         self, conversation: Conversation, limit: TokenLimit | None, max_new_chars: int | None
