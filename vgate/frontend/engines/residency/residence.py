@@ -8,6 +8,8 @@ those of a dead engine do (`vgate.frontend.engines.resumption`).
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from vgate.errors import (
     EngineUnavailableError,
     OverloadedError,
@@ -63,13 +65,10 @@ class WaitingRoom:
                 del counts[key]
 
 
-class _Waiting:
-    __slots__ = ("key", "parts", "since")
-
-    def __init__(self, since: float, key: str) -> None:
-        self.since = since
-        self.key = key
-        self.parts = 0
+class _Waiting(msgspec.Struct):
+    since: float
+    key: str
+    parts: int = 0
 
 
 class Residence:

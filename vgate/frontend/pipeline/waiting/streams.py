@@ -8,6 +8,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from vgate.frontend.answers.answer import StreamedAnswer, Write
 from vgate.frontend.engines.residency import Residence, situation
 from vgate.frontend.engines.sequence import BaseAnswer
@@ -68,15 +70,12 @@ class Notices:
                 each.write(b": " + " ".join(words.split()).encode() + b"\n")
 
 
-class _Told:
-    __slots__ = ("at", "model", "name", "words", "write")
-
-    def __init__(self, model: ServedModel, name: str, write: Write) -> None:
-        self.model = model
-        self.name = name
-        self.write = write
-        self.words = ""
-        self.at = 0.0
+class _Told(msgspec.Struct):
+    model: ServedModel
+    name: str
+    write: Write
+    words: str = ""
+    at: float = 0.0
 
 
 class EarlyStream:
