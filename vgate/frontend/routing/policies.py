@@ -1,7 +1,7 @@
 """Routing policies: which of several replicas runs a request."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from vgate.config.schema import Routing
@@ -24,15 +24,21 @@ class Asked(NamedTuple):
 
     Attributes:
         tokens: Those of its prompt.
-        identity: A number that equal requests share; 0 for one that shares nothing.
+        output: How many tokens it will probably generate.
+        equal: What equal requests share; b"" for one that shares nothing.
+        identity: A number of that, the same in all processes; 0 for one that shares nothing.
         found: The blocks of it that replicas have; None if the policy doesn't need them.
+        keys: The keys of its prompt's blocks, if so.
         block_tokens: Tokens in such a block.
     """
 
     tokens: int
-    identity: int
-    found: Found | None
-    block_tokens: int
+    output: int
+    equal: bytes = b""
+    identity: int = 0
+    found: Found | None = None
+    keys: Sequence[int] = ()
+    block_tokens: int = 0
 
     def uncached(self, replica: Replica) -> int:
         """Return how many of the prompt's tokens a replica has to compute, the last one at least.
