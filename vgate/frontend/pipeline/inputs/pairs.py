@@ -6,7 +6,13 @@ from functools import cache
 from msgspec.structs import replace
 
 from vgate.errors import ContextLengthExceededError, InvalidValueError
-from vgate.frontend.pipeline.inputs.texts import TOO_LONG_HINT, Prompt, limit_of, tokens_of
+from vgate.frontend.pipeline.inputs.texts import (
+    TOO_LONG_HINT,
+    Prompt,
+    check_fits,
+    limit_of,
+    tokens_of,
+)
 from vgate.frontend.pipeline.port import EmbedRequest
 from vgate.frontend.text import ChatTemplate, PairTemplate, TextModel, TokenLimit, kept_of_pair
 from vgate.wire.codec import pack_token_ids
@@ -53,11 +59,6 @@ def pair_prompts(
     if template is not None or classes.joined:
         return list(_joined(text, template, request))
     return list(_separated(text, text.tokenizer.pair, request, types=classes.token_types))
-
-
-def _sides(request: EmbedRequest) -> tuple[list[str], list[str]]:
-    texts = [item for item in request.inputs if isinstance(item, str)]
-    return texts[: request.first_count], texts[request.first_count :]
 
 
 def _separated(
@@ -112,23 +113,19 @@ def _joined(
 ) -> Iterator[Prompt]:
     """Yield prompts that are one text each: both texts, or what the template makes of them."""
     limit, total, chars = limit_of(text, request), 0, 0
-    first, second = _sides(request)
-    for index, other in enumerate(second):
-        one = first[0 if len(first) == 1 else index]
+    texts, count = [str(item) for item in request.inputs], request.first_count
+    for where, other in enumerate(texts[count:], count):
+        one = texts[0 if count == 1 else where - count]
         joined = one + other
         if template is not None:
             messages = [{"role": "query", "content": one}, {"role": "document", "content": other}]
             joined = template.render(
                 messages, add_generation_prompt=False, kwargs=request.template_kwargs
             )
-        where = len(first) + index
         chars += len(joined)
         _check_total(chars, _MOST_JOINED_CHARS, "characters", where)
         (ids,) = tokens_of(text, [joined], limit, special=True, first=where)
-        if len(ids) > text.info.max_model_len:
-            raise ContextLengthExceededError.of_prompt(
-                len(ids), text.info.max_model_len, f"input[{where}]", TOO_LONG_HINT
-            )
+        check_fits(len(ids), text.info.max_model_len, f"input[{where}]")
         total += len(ids)
         _check_total(total, _MOST_JOINED_TOKENS, "tokens", where)
         yield Prompt((pack_token_ids(ids),), Classify(activation=request.activation))

@@ -61,7 +61,10 @@ def prompts_of_inputs(text: TextModel, request: EmbedRequest) -> list[Prompt]:
         if not limit.refuses:
             prompts = [limit.cut(prompt) for prompt in prompts]
     for index, prompt in enumerate(prompts):
-        _check_length(prompt, most, f"input[{index}]")
+        where = f"input[{index}]"
+        check_fits(len(prompt), most, where)
+        if not prompt:
+            raise InvalidValueError(f"`{where}` has no tokens", param=where)
     how = None if text.info.classes is None else Classify(activation=request.activation)
     return [Prompt((pack_token_ids(prompt),), how) for prompt in prompts]
 
@@ -106,9 +109,7 @@ def tokens_of(
         raise explained(error, where, limit.keep, TOO_LONG_HINT) from None
 
 
-def _check_length(prompt: list[int], limit: int, where: str) -> None:
-    if len(prompt) > limit:
-        raise ContextLengthExceededError.of_prompt(len(prompt), limit, where, TOO_LONG_HINT)
-    if not prompt:
-        message = f"`{where}` has no tokens"
-        raise InvalidValueError(message, param=where)
+def check_fits(tokens: int, limit: int, where: str) -> None:
+    """Raise `ContextLengthExceededError` if an input has more tokens than the limit."""
+    if tokens > limit:
+        raise ContextLengthExceededError.of_prompt(tokens, limit, where, TOO_LONG_HINT)
