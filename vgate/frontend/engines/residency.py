@@ -12,12 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from vgate.config import Runtime
-from vgate.errors import (
-    EngineUnavailableError,
-    OverloadedError,
-    ShuttingDownError,
-    VGateError,
-)
+from vgate.errors import EngineUnavailableError, OverloadedError, ShuttingDownError, VGateError
 from vgate.frontend.engines.port import STATUS
 from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.wire.control import Demand, EngineState, ModelDemand

@@ -17,12 +17,7 @@ from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.generation import Conversation, Generation, Message, Prompts
 from vgate.frontend.pipeline.render import render
-from vgate.frontend.text import (
-    TextModel,
-    TokenLimit,
-    TooManyTokensError,
-    TooMuchAtOnceError,
-)
+from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError, TooMuchAtOnceError
 from vgate.wire.parameters import Task
 
 # What is rendered and tokenised at once, because handing it to a thread costs more.

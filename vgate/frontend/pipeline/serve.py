@@ -17,12 +17,7 @@ from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.answers.resumable import NumberedEvents, Readers, ResumableAnswer
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.output.gaps import StreamGaps
-from vgate.frontend.http import (
-    JSON,
-    ClientDisconnected,
-    HttpRequest,
-    Response,
-)
+from vgate.frontend.http import JSON, ClientDisconnected, HttpRequest, Response
 from vgate.frontend.http.long_work import LongWork
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob

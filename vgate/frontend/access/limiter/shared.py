@@ -27,14 +27,7 @@ from vgate.frontend.access.limiter.port import (
     Usage,
 )
 from vgate.frontend.observe import metrics
-from vgate.frontend.shared_state.calls import (
-    TICKS,
-    Answer,
-    BudgetCall,
-    Call,
-    Operation,
-    names_of,
-)
+from vgate.frontend.shared_state.calls import TICKS, Answer, BudgetCall, Call, Operation, names_of
 from vgate.frontend.shared_state.server import SharedState, StateAwayError
 
 # Keys of which we remember when they were counted last.
