@@ -26,10 +26,7 @@ _BEAT_S = 0.25
 # It looks for messages ten times a second.
 _ANSWER_S = 5.0
 # A model with several engines has the first of these states that one of them is in.
-_BEST_FIRST = (
-    *("ready", "draining", "starting", "restarting"),
-    *("queued", "unloaded", "failed"),
-)
+_BEST_FIRST = ("ready", "draining", "starting", "restarting", "queued", "unloaded", "failed")
 
 log = Log("vgate.frontend")
 
