@@ -46,7 +46,7 @@ class Sequence:
     sequence can be resumed on another engine.
 
     Attributes:
-        message: The request to the engine.
+        message: The request to the engine, from its submission on.
         fields: The request's field for each subject of a failure; see `to_error`.
         generated: The tokens that the answer has taken from `pending`.
         by_token: Its tokens are read one by one, as they come: each may end it, or many at once
@@ -86,7 +86,7 @@ class Sequence:
     submitted_at: float = 0.0
     queued_s: float | None = None
     model_wait_s: float = 0.0
-    message: Generate | Embed | None = None
+    message: Generate | Embed = field(init=False)
     fields: Mapping[str, str] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     error: VGateError | None = None
