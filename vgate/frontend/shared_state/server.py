@@ -147,7 +147,7 @@ class SharedState:
             left_s = self.settled_at - time.monotonic()
             return [f"{_RESTARTED} for {left_s:.0f} s more"] if left_s > 0 else []
         instead = "each gateway counts on its own"
-        if self._settings.on_failure == "refuse":
+        if self.strict:
             instead = "requests of keys with limits are refused"
         return [f"the server of state.url can't be used, so {instead}: {self.away}"]
 
@@ -225,13 +225,8 @@ class SharedState:
         metrics.STATE_FAILURES.labels((code_of(error) or type(error).__name__).lower()).inc()
         if (now := time.monotonic()) >= self._next_log:
             self._next_log = now + _LOG_PAUSE_S
-            log.error(
-                "the server of state.url can't be used",
-                reason=self.away,
-                instead="this machine's limits"
-                if self._settings.on_failure == "local"
-                else "requests with limits are refused",
-            )
+            instead = "requests with limits are refused" if self.strict else "this machine's limits"
+            log.error("the server of state.url can't be used", reason=self.away, instead=instead)
 
     async def _probe_until_back(self, *, first: bool = False) -> None:
         began = counted = time.monotonic()
