@@ -70,7 +70,6 @@ class App:
     """One frontend worker.
 
     Args:
-        runtime: The instance's settings.
         worker: This worker's number, from 1.
 
     Attributes:

@@ -58,10 +58,8 @@ class SecondLevel:
     """A `ResultStore`: this worker's own, and the shared server behind it.
 
     Args:
-        loop: The event loop.
         local: This worker's own; closed with this.
         state: The link to the server.
-        settings: The configuration's section.
         ttl_s: How old a result may become.
         clock: Monotonic seconds.
     """

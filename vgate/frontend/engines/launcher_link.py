@@ -35,8 +35,6 @@ class LauncherLink:
     """This frontend's link to the launcher. Call `beat` once to start the heartbeats.
 
     Args:
-        loop: The event loop.
-        runtime: The instance's settings.
         worker: This frontend's number.
         heartbeat: Returns this frontend's state; its argument is `draining`.
         on_drain: Called once when the server stops, with the limits of `Drain`. It sets `draining`,

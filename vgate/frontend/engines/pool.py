@@ -34,7 +34,6 @@ class EnginePool:
     sequences as long as others take them.
 
     Args:
-        loop: The event loop.
         on_model: Called with the model when an engine is connected.
         on_lost: Called when an engine is gone, before sequences end because of it.
         survivors: Holds the sequences that wait for an engine.

@@ -198,13 +198,7 @@ class Residence:
 
 
 class Wanted:
-    """Sends `ModelDemand`: at once when a request begins to wait, and with heartbeats.
-
-    Args:
-        runtime: The instance's settings.
-        clock: Returns the event loop's time.
-        tell: Sends it.
-    """
+    """Sends `ModelDemand`: at once when a request begins to wait, and with heartbeats."""
 
     def __init__(
         self, runtime: Runtime, clock: Callable[[], float], tell: Callable[[ModelDemand], None]

@@ -242,9 +242,7 @@ def fail_late(
 def to_error(failure: Failure, fields: Mapping[str, str]) -> VGateError:
     """Return the error that a client gets for an engine's failure.
 
-    Args:
-        failure: The engine's failure.
-        fields: The request's fields for the subjects "prompt" and "constraint".
+    `fields` are the request's for the subjects "prompt" and "constraint".
     """
     subject, message, param = failure.subject, failure.reason, None
     if subject is not None:

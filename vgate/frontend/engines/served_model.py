@@ -55,7 +55,6 @@ class ServedModel:
     """One model of the configuration.
 
     Args:
-        loop: The event loop.
         config: The model's section of the configuration.
         connect: Returns a handle for each of its engines, by their numbers and in the order of the
             replicas, which are added to the pool that is its argument. Those that come later are

@@ -26,10 +26,7 @@ from vgate.frontend.text import TextModel
 def decode_options(generation: Generation, text: TextModel, rendered: str | None) -> DecodeOptions:
     """Return how the answer's tokens are read.
 
-    Args:
-        generation: The request.
-        text: The model's text side.
-        rendered: The conversation as text; None without one, and so without reasoning.
+    `rendered` is the conversation as text; None without one, and so without reasoning.
 
     Raises:
         UnsupportedParameterError: The format of the model's tool calls is unknown.
@@ -89,11 +86,7 @@ def _harmony(
 ) -> Callable[[], HarmonyParser] | None:
     """Return what makes the parser of gpt-oss's format; None if the answer has another one.
 
-    Args:
-        generation: The request.
-        text: The model's text side.
-        rendered: The conversation as text.
-        own_calls: Whether calls are in that format too.
+    With `own_calls`, calls are in that format too.
     """
     if rendered is None or not text.marks:
         return None

@@ -135,11 +135,7 @@ def pair_prompts(
 ) -> list[Prompt]:
     """Return the prompt of each pair, in the order of the second side, as vLLM makes them.
 
-    Args:
-        text: The model's text side.
-        classes: Its classes.
-        template: Renders a pair as a conversation, whose roles are "query" and "document".
-        request: The texts of both sides.
+    The template renders a pair as a conversation, whose roles are "query" and "document".
 
     Raises:
         InvalidValueError: The model has no scores, all pairs together are too much, or a text may

@@ -52,16 +52,7 @@ _MOST_SPELLED = 1_048_576
 
 
 class EnginePipeline:
-    """Implements `vgate.frontend.pipeline.port.Pipeline`.
-
-    Args:
-        loop: The event loop.
-        config: The configuration.
-        models: The served models.
-        cache: The store of finished results.
-        work: Does what takes long.
-        running: Has the requests that wait for an engine.
-    """
+    """Implements `vgate.frontend.pipeline.port.Pipeline`."""
 
     def __init__(
         self,

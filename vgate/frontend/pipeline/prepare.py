@@ -67,14 +67,8 @@ def find_model(
 class Tokenization:
     """Tokenises a generation's prompts, in as many attempts as it takes.
 
-    A conversation is rendered in the first one.
-
-    Args:
-        model: The model, which generates.
-        text: Its text side.
-        http: The request.
-        generation: The generation.
-        refuses: Whether a prompt that is too long for the model is refused.
+    A conversation is rendered in the first one. A prompt that is too long for the model is refused,
+    if this `refuses`.
     """
 
     def __init__(
@@ -96,11 +90,8 @@ class Tokenization:
     def attempt(self, max_new_chars: int | None = None) -> TokenizedGeneration:
         """Return the tokenised generation.
 
-        Args:
-            max_new_chars: The most characters to tokenise, apart from those that are cached.
-
         Raises:
-            TooMuchAtOnceError: There is more to tokenise than that.
+            TooMuchAtOnceError: More than `max_new_chars` characters are not cached.
             VGateError: The model can't serve the generation.
         """
         model, text, generation = self._model, self._text, self._generation

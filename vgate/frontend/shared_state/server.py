@@ -66,7 +66,6 @@ class SharedState:
 
     Args:
         loop: The event loop, which may not run yet.
-        settings: The configuration's section.
 
     Attributes:
         away: Why the server can't be used now; None if it can. As long as it is set, calls fail

@@ -42,15 +42,7 @@ def connect_engines(
     """Return the handles of a model's engines on this host, by their numbers.
 
     Those on other hosts are added later to the pool and to what is returned, and removed again.
-
-    Args:
-        loop: The event loop.
-        runtime: The instance's settings.
-        model: The model's first name.
-        worker: This frontend's number.
-        note: Called with the number of an engine on another host, and what to say of it; with None
-            when it is gone.
-        pool: Owns the handles.
+    Then `note` is called with their number, and what to say of them; with None when they are gone.
     """
     name, specs = f"frontend-{worker}", runtime.engines_of(model)
     handles: dict[int, EngineHandle] = {

@@ -26,7 +26,6 @@ class Notices:
     """Tells the streams of one worker that wait for models what is going on.
 
     Args:
-        loop: The event loop.
         interval_s: How long a stream may send nothing; 0: none is told anything.
     """
 
