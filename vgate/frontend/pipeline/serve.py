@@ -26,7 +26,7 @@ from vgate.frontend.pipeline.overview.running import RunningRequests
 from vgate.frontend.pipeline.port import GenerateRequest
 from vgate.frontend.pipeline.taking_up import Resumable, offered, reserve_rest
 from vgate.frontend.pipeline.waiting.run import run
-from vgate.frontend.pipeline.waiting.streams import Notices, open_stream, tell_stream
+from vgate.frontend.pipeline.waiting.streams import Notices, open_stream
 from vgate.wire.messages import Generate
 from vgate.wire.parameters import nth_seed
 
@@ -275,7 +275,7 @@ def _start(
             job.model.engine.submit(sequence, message, timeout_s)
     if streamed is not None:
         context.keep_alive.add(streamed, http.arrived)
-        tell_stream(context.notices, job.model, job.name, streamed)
+        context.notices.add(streamed, job.model, job.name, streamed.keep_alive)
 
 
 def _is_stored(job: EngineJob) -> bool:
