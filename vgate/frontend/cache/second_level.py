@@ -43,10 +43,7 @@ _decode_result = msgspec.msgpack.Decoder(Result).decode
 
 
 def store_behind(
-    loop: asyncio.AbstractEventLoop,
-    local: LocalStore,
-    shared: "SharedState | None",
-    config: Config,
+    loop: asyncio.AbstractEventLoop, local: LocalStore, shared: "SharedState | None", config: Config
 ) -> ResultStore:
     """Return a worker's store: its own, with a second level if gateways share one."""
     if shared is None or not config.state.cache:

@@ -110,10 +110,7 @@ class ServedModel:
         self._read_at = 0.0
         self._survivors = survivors
         self.engine = EnginePool(
-            loop,
-            on_model=self._on_model,
-            on_lost=self._on_change,
-            survivors=survivors,
+            loop, on_model=self._on_model, on_lost=self._on_change, survivors=survivors
         )
         self.residence = survivors.residence
         self._handles = connect(self.engine)

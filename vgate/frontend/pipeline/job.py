@@ -67,10 +67,7 @@ class EngineJob(Job, frozen=True, kw_only=True):
 
 
 def make_job(
-    models: ModelRegistry,
-    cache: Cache,
-    http: HttpRequest,
-    tokenized: TokenizedGeneration,
+    models: ModelRegistry, cache: Cache, http: HttpRequest, tokenized: TokenizedGeneration
 ) -> EngineJob:
     """Return the job of a tokenised generation.
 

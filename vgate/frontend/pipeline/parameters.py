@@ -227,11 +227,7 @@ def _ending_as_harmony(sampling: SamplingParams, text: TextModel) -> SamplingPar
 
 
 def options_of(
-    generation: Generation,
-    text: TextModel,
-    adapter: str,
-    constraint: Constraint | None,
-    scope: str,
+    generation: Generation, text: TextModel, adapter: str, constraint: Constraint | None, scope: str
 ) -> GenerateOptions:
     """Return the options that the engine needs in addition to the sampling parameters.
 

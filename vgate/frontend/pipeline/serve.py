@@ -242,11 +242,7 @@ async def _run(
 
 
 def _start(
-    context: Context,
-    http: HttpRequest,
-    job: EngineJob,
-    answer: Answer,
-    resumable: Resumable | None,
+    context: Context, http: HttpRequest, job: EngineJob, answer: Answer, resumable: Resumable | None
 ) -> Iterator[None]:
     """Start an answer's sequences; yields after each few megabytes of their prompts."""
     timeout_s = context.timeouts.request_s - http.waited_s

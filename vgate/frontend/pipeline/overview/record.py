@@ -122,8 +122,7 @@ def _phases(answer: Answer) -> Phases:
     return Phases(
         submitted=min((s.submitted_at for s in sequences), default=None),
         started=min(
-            (s.submitted_at + s.queued_s for s in sequences if s.queued_s is not None),
-            default=None,
+            (s.submitted_at + s.queued_s for s in sequences if s.queued_s is not None), default=None
         ),
         first_token=answer.first_token_at,
         calls=min(began, default=None),
