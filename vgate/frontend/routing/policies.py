@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from vgate.config.schema import Routing
@@ -144,12 +145,8 @@ class PrefixAware:
         able = [replica for replica in replicas if replica.bit & homes]
         if not able:
             return None
-        home = able[0] if len(able) == 1 else min(able, key=_to_prefill)
+        home = min(able, key=attrgetter("to_prefill"))
         return home if home.to_prefill <= home.rate * self._max_wait_s else None
-
-
-def _to_prefill(replica: Replica) -> int:
-    return replica.to_prefill
 
 
 _Costs = list[tuple[int, Replica]]
