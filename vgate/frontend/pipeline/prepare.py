@@ -117,33 +117,45 @@ class Tokenization:
         self, conversation: Conversation, limit: TokenLimit | None, max_new_chars: int | None
     ) -> tuple[str, list[int]]:
         """Return the conversation as text and as token ids."""
-        text, http = self._text, self._http
-        allow = self._model.config.allow_request_chat_template
-        special, scope = conversation.add_special_tokens, http.admission.scope
-
-        def tokenize(rendered: str, limit: TokenLimit | None) -> list[int]:
-            return _tokenize_rendered(
-                text, rendered, limit, max_new_chars, special=special, scope=scope
-            )
-
         if self._rendered is None:
-            self._rendered = render(self._generation, text, http, allow=allow)
+            self._rendered = self._render(self._generation)
         rendered = self._rendered
         if not conversation.drop_oldest or limit is None:
-            return rendered, tokenize(rendered, limit)
+            return rendered, self._tokenize(rendered, limit, max_new_chars)
         room = min(self._generation.sampling.max_tokens or 1, limit.keep // 4)
         with suppress(TooManyTokensError):
-            tokens = tokenize(rendered, TokenLimit(limit.keep - room, refuses=True))
+            shorter = TokenLimit(limit.keep - room, refuses=True)
+            tokens = self._tokenize(rendered, shorter, max_new_chars)
             if len(tokens) + room <= limit.keep:
                 return rendered, tokens
         if max_new_chars is not None:
             raise TooMuchAtOnceError
 
         def encode(shorter: Generation, limit: TokenLimit | None) -> tuple[str, list[int]]:
-            rendered = render(shorter, text, http, allow=allow)
-            return rendered, tokenize(rendered, limit)
+            rendered = self._render(shorter)
+            return rendered, self._tokenize(rendered, limit)
 
         return _drop_oldest(self._generation, limit.keep - room, limit, encode)
+
+    def _render(self, generation: Generation) -> str:
+        allow = self._model.config.allow_request_chat_template
+        return render(generation, self._text, self._http, allow=allow)
+
+    def _tokenize(
+        self, rendered: str, limit: TokenLimit | None, max_new_chars: int | None = None
+    ) -> list[int]:
+        """Return the token ids of rendered text, unless more of it is new."""
+        text, scope = self._text, self._http.admission.scope
+        special = self._generation.prompt.add_special_tokens
+        if max_new_chars is None:
+            check_length(text, rendered, limit)
+            if not special:
+                return text.tokenizer.encode(rendered, limit, scope)
+        elif not special:
+            return text.tokenizer.encode_within(rendered, max_new_chars, limit, scope)
+        elif len(rendered) > max_new_chars:
+            raise TooMuchAtOnceError
+        return text.tokenizer.encode_batch([rendered], special=True, limit=limit)[0]
 
 
 def explained(
@@ -201,27 +213,6 @@ def _without(generation: Generation, system: list[Message], start: int) -> Gener
     kept = [message for message in conversation.messages[start:] if message.role != "system"]
     shorter = msgspec.structs.replace(conversation, messages=[*system, *kept])
     return msgspec.structs.replace(generation, prompt=shorter)
-
-
-def _tokenize_rendered(
-    text: TextModel,
-    rendered: str,
-    limit: TokenLimit | None,
-    max_new_chars: int | None,
-    *,
-    special: bool,
-    scope: str,
-) -> list[int]:
-    """Return the token ids of rendered text, unless more of it is new."""
-    if max_new_chars is None:
-        check_length(text, rendered, limit)
-        if not special:
-            return text.tokenizer.encode(rendered, limit, scope)
-    elif not special:
-        return text.tokenizer.encode_within(rendered, max_new_chars, limit, scope)
-    elif len(rendered) > max_new_chars:
-        raise TooMuchAtOnceError
-    return text.tokenizer.encode_batch([rendered], special=True, limit=limit)[0]
 
 
 def _tokenize_prompts(
