@@ -108,12 +108,12 @@ def dimensions_under(alias: Alias | None, asked: int | None, ignored: Ignored) -
 
 
 def check_task(model: ServedModel, name: str, *tasks: Task) -> None:
-    """Check that a model serves one of the tasks, or that it isn't known yet what it does.
+    """Check that a model serves one of the tasks, if any, or that it isn't known yet what it does.
 
     Raises:
         InvalidValueError: It serves another one.
     """
-    if model.task is not None and model.task not in tasks:
+    if tasks and model.task is not None and model.task not in tasks:
         what = " or ".join(tasks)
         message = f"the model `{name}` does not {what} text; use {_ENDPOINTS[model.task]}"
         raise InvalidValueError(message, param="model")

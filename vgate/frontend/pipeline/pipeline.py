@@ -127,13 +127,11 @@ class EnginePipeline:
     ) -> tuple[ServedModel, TextModel]:
         """Return the model that a request names, once this worker has its text side."""
         model = find_model(self._models, http, name, tasks)
-        if tasks:
-            # Before a model is loaded in vain.
-            check_task(model, name or model.name, *tasks)
+        # Before a model is loaded in vain.
+        check_task(model, name or model.name, *tasks)
         text = await text_of(self._context, http, model)
-        if tasks:
-            # Of some models only an engine knows what they do.
-            check_task(model, name or model.name, *tasks)
+        # Of some models only an engine knows what they do.
+        check_task(model, name or model.name, *tasks)
         return model, text
 
     async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
