@@ -96,7 +96,11 @@ class SecondLevel:
             async with asyncio.timeout(self._timeout_s):
                 payload, left_ms = await self._fetch(digest)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer can be generated
-            self._note_slow(slow=isinstance(error, TimeoutError))
+            outcome = "slow" if isinstance(error, TimeoutError) else "failed"
+            metrics.STATE_CACHE.labels(outcome).inc()
+            self._slow += 1
+            if self._slow >= _SLOW:
+                self._resumes = self._clock() + _PAUSE_S
             return None
         self._slow = 0
         metrics.STATE_CACHE.labels("miss" if payload is None else "hit").inc()
@@ -144,12 +148,6 @@ class SecondLevel:
                 await self._client.set(self._prefix + digest, packed, px=milliseconds)
         except Exception:  # noqa: BLE001 - it is a cache: full memory is one of the reasons
             metrics.STATE_CACHE.labels("not_stored").inc()
-
-    def _note_slow(self, *, slow: bool) -> None:
-        metrics.STATE_CACHE.labels("slow" if slow else "failed").inc()
-        self._slow += 1
-        if self._slow >= _SLOW:
-            self._resumes = self._clock() + _PAUSE_S
 
 
 def pack(payload: bytes) -> bytes:
