@@ -20,10 +20,9 @@ from vgate.errors import (
 from vgate.frontend.access.made import access_of
 from vgate.frontend.access.meter import LedgerReader
 from vgate.frontend.cache.local import LocalStore
-from vgate.frontend.cache.made import store_behind
 from vgate.frontend.cache.responses import stored_responses
+from vgate.frontend.cache.second_level import store_behind
 from vgate.frontend.draining import Draining
-from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.engines.remote.connect import connect_engines, engine_count
@@ -70,7 +69,6 @@ class App:
     """One frontend worker.
 
     Args:
-        runtime: The instance's settings.
         worker: This worker's number, from 1.
 
     Attributes:
@@ -165,18 +163,18 @@ class App:
         loop, launcher = self._loop, self._launcher
         runtime, config = self._runtime, self._runtime.config
         limits = config.supervision
-        directory = self._runtime.directory("suspects")
-        suspects = Suspects(directory, model.name, limits.restart_window_s)
+        suspects = Suspects(runtime.directory("suspects"), model.name, limits.restart_window_s)
         served = ServedModel(
             loop,
             model,
             partial(connect_engines, loop, runtime, model.name, self._worker, launcher.note),
-            files=FileCache(runtime.directory("model-files")),
+            files=runtime.directory("model-files"),
             state=launcher.engine_state,
             on_change=launcher.beat,
-            survivors=lambda continued: Survivors(
+            survivors=Survivors(
                 enabled=limits.resume_requests,
-                continued=continued,
+                # Custom logits processors may depend on the prompt's length.
+                continued=not model.engine_args.get("logits_processors"),
                 hold_s=limits.hold_requests_s,
                 # All workers together hold no more than fit the engine's queue.
                 most_held=max(1, config.batch.max_queue_size // config.server.worker_count),

@@ -21,9 +21,7 @@ class Draining:
     """Ends the frontend's requests.
 
     Args:
-        loop: The event loop.
         launcher: Hears when requests are refused.
-        models: The served models.
         waits: Hears when connections shall be closed after their answers.
         requests: Those that run.
 

@@ -28,7 +28,6 @@ class Garbage:
     """Decides when the collector searches.
 
     Args:
-        loop: The event loop.
         held_bytes: Returns what requests hold, as `Memory` in `vgate.frontend.http` estimates it.
         collect: Searches everything.
     """

@@ -1,25 +1,14 @@
 """What endpoints work with: ports and plain values, put together in `vgate.frontend.app`."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from datetime import date
 from typing import Any, Literal, Protocol
 
+from vgate.config.schema import Security
 from vgate.frontend.cache.port import ResponseStore, StoreUsage
 from vgate.frontend.engines import Models
 from vgate.frontend.http import HttpRequest, StaticFiles
 from vgate.frontend.pipeline import PipelineServices, Workers
-
-
-class KeySettings(Protocol):
-    """Where API keys are: `vgate.config.schema.Security`, with hashes of keys only."""
-
-    @property
-    def api_keys(self) -> Sequence[Any]:
-        """Those of the configuration."""
-
-    @property
-    def key_file(self) -> str | None:
-        """The path of the file with the others; None without one."""
 
 
 class Ledger(Protocol):
@@ -83,7 +72,7 @@ class Services(PipelineServices, frozen=True, kw_only=True):
         sees_all: Whether a request may be told of all keys and of the configuration.
         visitor: Returns the API key of whom an answer is for, with `models` and `admin`: also on
             a path that needs none; None for one without a valid key.
-        security: Where the keys are.
+        security: Where the keys are; it has hashes of keys only.
         workers: The requests of all workers.
         orders: Gives engines and models an operator's orders.
         hosts: The other hosts whose engines have joined.
@@ -102,7 +91,7 @@ class Services(PipelineServices, frozen=True, kw_only=True):
     limits: Callable[[HttpRequest], Awaitable[list[dict[str, Any]]]]
     sees_all: Callable[[HttpRequest], bool]
     visitor: Callable[[HttpRequest], Any]
-    security: KeySettings
+    security: Security
     workers: Workers
     orders: Orders
     hosts: Hosts

@@ -70,6 +70,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     logit_bias: Annotated[dict[TokenId, float], Meta(max_length=1024)] | None = None
     allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1, max_length=1024)] | None = None
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the same request always gets the same tokens."""
+        return self.temperature == 0 or self.seed is not None
+
     def plain(self, *, max_tokens: int | None) -> "SamplingParams":
         """Return plain SamplingParams of these, with another `max_tokens`."""
         # Completions' 0, for an echo alone, and -1, for no limit, are out of bounds here.

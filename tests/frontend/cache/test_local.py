@@ -16,7 +16,7 @@ from vgate.config.schema import Cache, Config
 from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.frontend.answers import ChoiceResult, Result, TokenCounts
 from vgate.frontend.apis.openai.chat.request import decode_chat, generation_of
-from vgate.frontend.cache.digest import covers, is_deterministic
+from vgate.frontend.cache.digest import covers
 from vgate.frontend.cache.local import LocalStore
 from vgate.frontend.engines.registry import ModelRegistry
 from vgate.frontend.http import Ignored
@@ -67,8 +67,8 @@ def test_what_is_cached(settings, sampling, covered):
 
 
 def test_deterministic_is_greedy_or_seeded():
-    assert is_deterministic(SamplingParams(temperature=0.0))
-    assert not is_deterministic(SamplingParams(temperature=0.1))
+    assert SamplingParams(temperature=0.0).is_deterministic
+    assert not SamplingParams(temperature=0.1).is_deterministic
 
 
 class Requests:
@@ -155,7 +155,7 @@ class Digests:
         )
         model = self._models.find(generation.model, ("generate",))
         tokenized = Tokenization(model, model.text, http, generation).attempt()
-        return make_job(self._models, self._cache, http, generation, tokenized).digest
+        return make_job(self._models, self._cache, http, tokenized).digest
 
 
 class ServedStub:

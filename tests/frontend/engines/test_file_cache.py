@@ -10,7 +10,7 @@ import pytest
 
 from tests.frontend.gateway import until
 from vgate.errors import EngineUnavailableError
-from vgate.frontend.engines.file_cache import FileCache, FileCacheError
+from vgate.frontend.engines.file_cache import FileCacheError, load_files
 from vgate.wire.model_files import FileInfo
 
 CHUNK = 1000
@@ -40,9 +40,9 @@ class Source:
         return content[offset : offset + CHUNK]
 
 
-def load(cache: FileCache, source: Source) -> dict[str, bytes]:
+def load(directory: Path, source: Source) -> dict[str, bytes]:
     async def main() -> dict[str, bytes]:
-        files = await cache.load("m", source.files, source.read)
+        files = await load_files(directory, "m", source.files, source.read)
         assert files.origin == "m"
         return files.contents
 
@@ -58,16 +58,16 @@ def test_they_are_read_once_and_only_their_user_can_read_them(directory):
     source = Source(small=b"x", large=os.urandom(3 * CHUNK + 1), empty=b"")
     for _ in range(2):
         # As a worker that was restarted.
-        assert load(FileCache(directory), source) == source.contents
+        assert load(directory, source) == source.contents
     assert sorted(source.reads) == [0, 0, CHUNK, 2 * CHUNK, 3 * CHUNK]
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
 
 
 def test_the_same_content_under_another_name_is_not_read_again(directory):
-    load(FileCache(directory), Source(a=b"same"))
+    load(directory, Source(a=b"same"))
     again = Source(b=b"same")
-    assert load(FileCache(directory), again) == {"b": b"same"}
+    assert load(directory, again) == {"b": b"same"}
     assert not again.reads
 
 
@@ -76,8 +76,10 @@ def test_several_workers_have_the_engine_send_it_once(directory):
 
     async def main():
         source.pause = asyncio.Event()
-        caches = [FileCache(directory) for _ in range(4)]
-        loads = [asyncio.create_task(c.load("m", source.files, source.read)) for c in caches]
+        loads = [
+            asyncio.create_task(load_files(directory, "m", source.files, source.read))
+            for _ in range(4)
+        ]
         await until(lambda: source.reads, "one of them reads")
         await asyncio.sleep(0.05)
         source.pause.set()
@@ -97,8 +99,8 @@ def test_the_next_one_reads_it_if_the_first_is_cut_off(directory):
 
     async def main():
         with pytest.raises(EngineUnavailableError):
-            await FileCache(directory).load("m", source.files, fails)
-        waiting = FileCache(directory).load("m", source.files, source.read)
+            await load_files(directory, "m", source.files, fails)
+        waiting = load_files(directory, "m", source.files, source.read)
         return (await asyncio.wait_for(waiting, 20)).contents
 
     assert asyncio.run(main()) == source.contents
@@ -108,10 +110,10 @@ def test_the_next_one_reads_it_if_the_first_is_cut_off(directory):
 @pytest.mark.parametrize("damage", [b"", b"other"])
 def test_a_damaged_one_is_read_again(directory, damage):
     source = Source(a=b"right")
-    load(FileCache(directory), source)
+    load(directory, source)
     (path,) = [path for path in directory.iterdir() if not path.suffix]
     path.write_bytes(damage)
-    assert load(FileCache(directory), source) == source.contents
+    assert load(directory, source) == source.contents
     assert len(source.reads) == 2
 
 
@@ -119,18 +121,16 @@ def test_what_is_not_as_described_is_refused(directory):
     source = Source(a=b"right")
     source.contents["a"] = b"wrong"
     with pytest.raises(FileCacheError, match="another a than"):
-        load(FileCache(directory), source)
+        load(directory, source)
     source.contents["a"] = b""
     with pytest.raises(FileCacheError, match="another a than"):
-        load(FileCache(directory), source)
+        load(directory, source)
 
 
 def test_a_disk_that_takes_nothing_is_an_error_with_its_name(directory, monkeypatch):
-    cache = FileCache(directory)
-
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.open", full)
     with pytest.raises(FileCacheError, match=f"of m in {directory}: No space left"):
-        load(cache, Source(a=b"x"))
+        load(directory, Source(a=b"x"))

@@ -383,7 +383,7 @@ def test_an_engine_that_comes_back_takes_no_other_ones_number(monkeypatch, tmp_p
         found[number] = address
     calls = []
     monkeypatch.setattr(connect, "Discovery", lambda _loop, *called: calls.extend(called))
-    monkeypatch.setattr(connect, "_Following", lambda *_given: None)
+    monkeypatch.setattr(connect, "_follow", lambda *_given: None)
     monkeypatch.setattr(connect, "RemoteEngine", lambda _loop, address, *_given: address)
     config = Config(engine_link=EngineLink(plaintext=True))
     runtime = Runtime(config, "dry_run", str(tmp_path), [])

@@ -12,7 +12,6 @@ from vgate.config.model import LoraAdapter, Model
 from vgate.engine.backends.dry_run.vocabulary import built_in_files
 from vgate.engine.served_files import describe
 from vgate.errors import EngineUnavailableError
-from vgate.frontend.engines.file_cache import FileCache
 from vgate.frontend.engines.resumption import Survivors
 from vgate.frontend.engines.served_model import ServedModel, identity_of
 from vgate.wire.control import EngineState
@@ -61,14 +60,12 @@ class Play:
             loop,
             Model(model_id="m"),
             connect,
-            files=FileCache(directory),
+            files=directory,
             state=lambda _numbers: (
                 EngineState("restarting", "it died", 0.0) if self.changes else None
             ),
             on_change=self.changed,
-            survivors=lambda continued: Survivors(
-                enabled=True, continued=continued, hold_s=hold_s, most_held=2
-            ),
+            survivors=Survivors(enabled=True, hold_s=hold_s, most_held=2),
         )
 
     def changed(self) -> None:

@@ -14,7 +14,7 @@ from vgate.frontend.apis.openai.completions.request import decode_completion
 from vgate.frontend.apis.openai.completions.request import generation_of as of_completion
 from vgate.frontend.http import Ignored
 from vgate.frontend.pipeline import Generation
-from vgate.frontend.pipeline.parameters import check_against_model, truncated
+from vgate.frontend.pipeline.parameters import check_against_model, prompt_limit
 from vgate.wire.messages import ModelInfo
 
 MODEL = ModelInfo(["m"], [], 100, 8, 1000, 1, "dry_run", vocab_size=50, max_logprobs=5)
@@ -87,7 +87,6 @@ class TestTruncation:
     @pytest.mark.parametrize(
         ("fields", "kept"),
         [
-            ({}, [1, 2, 3, 4]),
             ({"truncate_prompt_tokens": 2}, [3, 4]),
             ({"truncate_prompt_tokens": 2, "truncation_side": "left"}, [3, 4]),
             ({"truncate_prompt_tokens": 2, "truncation_side": "right"}, [1, 2]),
@@ -96,7 +95,7 @@ class TestTruncation:
         ],
     )
     def test_what_is_kept(self, fields, kept):
-        assert truncated(chat(**fields).truncation, [1, 2, 3, 4], 4) == kept
+        assert prompt_limit(chat(**fields).truncation, 4).cut([1, 2, 3, 4]) == kept
 
     @given(
         tokens=st.lists(st.integers(0, 9), min_size=1),
@@ -104,6 +103,6 @@ class TestTruncation:
         limit=st.integers(1, 20),
     )
     def test_it_is_never_empty_and_never_too_long(self, tokens, length, limit):
-        kept = truncated(chat(truncate_prompt_tokens=length).truncation, tokens, limit)
+        kept = prompt_limit(chat(truncate_prompt_tokens=length).truncation, limit).cut(tokens)
         assert 1 <= len(kept) <= max(1, limit - 1 if length < 0 else length)
         assert tokens[-len(kept) :] == kept

@@ -6,11 +6,4 @@
 from vgate.frontend.cache.digest import covers, digest_of
 from vgate.frontend.cache.port import ResponseStore, ResultStore, StoredResponse, StoreUsage
 
-__all__ = [
-    "ResponseStore",
-    "ResultStore",
-    "StoreUsage",
-    "StoredResponse",
-    "covers",
-    "digest_of",
-]
+__all__ = ["ResponseStore", "ResultStore", "StoreUsage", "StoredResponse", "covers", "digest_of"]

@@ -21,13 +21,8 @@ def digest_of(*parts: Any) -> bytes:
     return hashlib.blake2b(_encode(parts), digest_size=32).digest()
 
 
-def is_deterministic(sampling: SamplingParams) -> bool:
-    """Whether the same request always has the same result."""
-    return sampling.temperature == 0 or sampling.seed is not None
-
-
 def covers(config: "Cache", sampling: SamplingParams) -> bool:
     """Whether results with these parameters are stored and shared."""
     if not config.enabled or config.maxsize == 0:
         return False
-    return config.scope == "all" or is_deterministic(sampling)
+    return config.scope == "all" or sampling.is_deterministic

@@ -84,11 +84,6 @@ class SqliteResponses:
     """A `ResponseStore`; it drops what is too old first, then what a key has too many of.
 
     If there are too many bytes, the key with the most of them loses its oldest.
-
-    Args:
-        loop: The event loop.
-        config: The bounds.
-        path: The file.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: Responses, path: Path) -> None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vgate import __version__
-from vgate.config.schema import State
+from vgate.config.schema import Config, State
 from vgate.frontend.answers import Result
 from vgate.frontend.cache.local import LocalStore
-from vgate.frontend.cache.port import StoreUsage
+from vgate.frontend.cache.port import ResultStore, StoreUsage
 from vgate.frontend.observe import metrics
 
 if TYPE_CHECKING:
@@ -42,14 +42,21 @@ _ZLIB, _ZSTD = b"z", b"s"
 _decode_result = msgspec.msgpack.Decoder(Result).decode
 
 
+def store_behind(
+    loop: asyncio.AbstractEventLoop, local: LocalStore, shared: "SharedState | None", config: Config
+) -> ResultStore:
+    """Return a worker's store: its own, with a second level if gateways share one."""
+    if shared is None or not config.state.cache:
+        return local
+    return SecondLevel(loop, local, shared, config.state, config.cache.ttl_s)
+
+
 class SecondLevel:
     """A `ResultStore`: this worker's own, and the shared server behind it.
 
     Args:
-        loop: The event loop.
         local: This worker's own; closed with this.
         state: The link to the server.
-        settings: The configuration's section.
         ttl_s: How old a result may become.
         clock: Monotonic seconds.
     """
@@ -89,7 +96,11 @@ class SecondLevel:
             async with asyncio.timeout(self._timeout_s):
                 payload, left_ms = await self._fetch(digest)
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer can be generated
-            self._note_slow(slow=isinstance(error, TimeoutError))
+            outcome = "slow" if isinstance(error, TimeoutError) else "failed"
+            metrics.STATE_CACHE.labels(outcome).inc()
+            self._slow += 1
+            if self._slow >= _SLOW:
+                self._resumes = self._clock() + _PAUSE_S
             return None
         self._slow = 0
         metrics.STATE_CACHE.labels("miss" if payload is None else "hit").inc()
@@ -137,12 +148,6 @@ class SecondLevel:
                 await self._client.set(self._prefix + digest, packed, px=milliseconds)
         except Exception:  # noqa: BLE001 - it is a cache: full memory is one of the reasons
             metrics.STATE_CACHE.labels("not_stored").inc()
-
-    def _note_slow(self, *, slow: bool) -> None:
-        metrics.STATE_CACHE.labels("slow" if slow else "failed").inc()
-        self._slow += 1
-        if self._slow >= _SLOW:
-            self._resumes = self._clock() + _PAUSE_S
 
 
 def pack(payload: bytes) -> bytes:

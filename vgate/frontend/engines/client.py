@@ -51,7 +51,6 @@ class EngineClient:
     """A connection to one engine. Used from the event loop only.
 
     Args:
-        loop: The event loop.
         endpoint: The engine's ZeroMQ endpoint.
         name: This frontend's name, for the engine's log.
         owner: Called when an engine is connected or lost.

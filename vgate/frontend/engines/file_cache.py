@@ -24,52 +24,45 @@ class FileCacheError(Exception):
     """A model's file is not available; the message says why."""
 
 
-class FileCache:
-    """A directory of model files, named by their digests.
+async def load_files(
+    directory: Path, origin: str, files: list[FileInfo], read: ReadChunk
+) -> ModelFiles:
+    """Return the contents of a model's files.
 
     Args:
-        directory: The directory. It is created; only its user can read it.
+        directory: Where they are kept. It is created; only its user can read it.
+        origin: The model's name, for error messages.
+        files: The engine's description of the files.
+        read: Reads a chunk from an engine.
+
+    Raises:
+        FileCacheError: A file can't be stored, or its content does not have its digest.
+        EngineUnavailableError: `read` failed.
     """
+    try:
+        await asyncio.to_thread(directory.mkdir, mode=0o700, exist_ok=True)
+        contents = {file.name: await _content(directory, file, read) for file in files}
+    except OSError as error:
+        message = f"cannot keep the files of {origin} in {directory}: {error.strerror}"
+        raise FileCacheError(message) from None
+    return ModelFiles(origin, contents)
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        self._directory = directory
 
-    async def load(self, origin: str, files: list[FileInfo], read: ReadChunk) -> ModelFiles:
-        """Return the contents of a model's files.
-
-        Args:
-            origin: The model's name, for error messages.
-            files: The engine's description of the files.
-            read: Reads a chunk from an engine.
-
-        Raises:
-            FileCacheError: A file can't be stored, or its content does not have its digest.
-            EngineUnavailableError: `read` failed.
-        """
-        try:
-            return ModelFiles(
-                origin, {file.name: await self._content(file, read) for file in files}
-            )
-        except OSError as error:
-            message = f"cannot keep the files of {origin} in {self._directory}: {error.strerror}"
-            raise FileCacheError(message) from None
-
-    async def _content(self, file: FileInfo, read: ReadChunk) -> bytes:
-        loop = asyncio.get_running_loop()
-        path = self._directory / file.digest.hex()
-        content = await loop.run_in_executor(None, _verified, path, file)
-        if content is None:
-            async with _locked(path.with_suffix(".lock")):
-                # Another worker may have stored it meanwhile.
+async def _content(directory: Path, file: FileInfo, read: ReadChunk) -> bytes:
+    loop = asyncio.get_running_loop()
+    path = directory / file.digest.hex()
+    content = await loop.run_in_executor(None, _verified, path, file)
+    if content is None:
+        async with _locked(path.with_suffix(".lock")):
+            # Another worker may have stored it meanwhile.
+            content = await loop.run_in_executor(None, _verified, path, file)
+            if content is None:
+                await _download(path, file, read)
                 content = await loop.run_in_executor(None, _verified, path, file)
-                if content is None:
-                    await _download(path, file, read)
-                    content = await loop.run_in_executor(None, _verified, path, file)
-        if content is None:
-            message = f"the engine has sent another {file.name} than it described"
-            raise FileCacheError(message)
-        return content
+    if content is None:
+        message = f"the engine has sent another {file.name} than it described"
+        raise FileCacheError(message)
+    return content
 
 
 @asynccontextmanager

@@ -26,10 +26,7 @@ _BEAT_S = 0.25
 # It looks for messages ten times a second.
 _ANSWER_S = 5.0
 # A model with several engines has the first of these states that one of them is in.
-_BEST_FIRST = (
-    *("ready", "draining", "starting", "restarting"),
-    *("queued", "unloaded", "failed"),
-)
+_BEST_FIRST = ("ready", "draining", "starting", "restarting", "queued", "unloaded", "failed")
 
 log = Log("vgate.frontend")
 
@@ -38,8 +35,6 @@ class LauncherLink:
     """This frontend's link to the launcher. Call `beat` once to start the heartbeats.
 
     Args:
-        loop: The event loop.
-        runtime: The instance's settings.
         worker: This frontend's number.
         heartbeat: Returns this frontend's state; its argument is `draining`.
         on_drain: Called once when the server stops, with the limits of `Drain`. It sets `draining`,
@@ -161,21 +156,18 @@ class LauncherLink:
             if isinstance(message, EngineState):
                 self._engines[message.engine] = message
                 self.on_state()
-                continue
-            if isinstance(message, LedgerState):
+            elif isinstance(message, LedgerState):
                 self.ledger_problem = message.problem
-                continue
-            if isinstance(message, EngineOrdered):
+            elif isinstance(message, EngineOrdered):
                 if (answer := self._orders.get(message.id)) is not None and not answer.done():
                     answer.set_result(message.problem)
-                continue
-            if isinstance(message, HandOver):
+            elif isinstance(message, HandOver):
                 self._on_hand_over()
-                continue
-            if not self.stopping:
-                self.stopping = True
-                self._on_drain(message.timeout_s, message.delay_s)
-            self.beat()
+            else:
+                if not self.stopping:
+                    self.stopping = True
+                    self._on_drain(message.timeout_s, message.delay_s)
+                self.beat()
 
     def _on_lost(self) -> None:
         # The kernel ends this process too (see vgate.child_process).

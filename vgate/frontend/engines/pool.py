@@ -34,7 +34,6 @@ class EnginePool:
     sequences as long as others take them.
 
     Args:
-        loop: The event loop.
         on_model: Called with the model when an engine is connected.
         on_lost: Called when an engine is gone, before sequences end because of it.
         survivors: Holds the sequences that wait for an engine.
@@ -60,7 +59,6 @@ class EnginePool:
         self._handles: list[EngineHandle] = []
         # Those that finish their sequences and get no more.
         self._leaving: set[EngineHandle] = set()
-        self._connected: dict[EngineHandle, ModelInfo] = {}
         # The connected engines whose model has this identity.
         self._usable: list[EngineHandle] = []
         self._identity: ModelInfo | None = None
@@ -86,7 +84,6 @@ class EnginePool:
             self._leaving.discard(handle)
             self._handles.remove(handle)
             self._replicas.remove(handle)
-            self._connected.pop(handle, None)
             if handle in self._usable:
                 self._usable.remove(handle)
             handle.close()
@@ -242,7 +239,6 @@ class EnginePool:
 
     def on_model(self, handle: EngineHandle, model: ModelInfo) -> None:
         """Use a connected engine if it serves the same model as the others."""
-        self._connected[handle] = model
         self._replicas.connected(handle, model)
         if self._usable and identity_of(model) != self._identity:
             log.error("an engine is not used: its model differs", model=model.names[0])
@@ -255,7 +251,7 @@ class EnginePool:
 
     def on_lost(self, handle: EngineHandle, loss: Loss) -> None:
         """Resume a lost engine's sequences in another one, let them wait, or end them."""
-        was_connected = self._connected.pop(handle, None) is not None
+        was_connected = handle in self._replicas.models
         # It has finished what it had read, and what it hadn't waits until the model is wanted.
         unloaded = self.residence is not None and handle.status.draining
         self._replicas.lost(handle, loss)
@@ -285,8 +281,8 @@ class EnginePool:
             tell(event, reason=loss.reason, resumable=resumable, ended=had - resumable)
         if self._usable:
             self._resume("requests continue in another engine")
-        elif self._connected:
-            self._serve(next(iter(self._connected.values())))
+        elif self._replicas.models:
+            self._serve(next(iter(self._replicas.models.values())))
 
     def on_blocks(self, handle: EngineHandle, message: KvBlocks) -> None:
         """Take over what an engine tells of its KV cache."""
@@ -297,10 +293,10 @@ class EnginePool:
         before, self._identity = self._identity, identity_of(model)
         self._usable = [
             handle
-            for handle, other in self._connected.items()
+            for handle, other in self._replicas.models.items()
             if identity_of(other) == self._identity
         ]
-        self._on_model(least(model, self._connected.values()))
+        self._on_model(least(model, self._replicas.models.values()))
         if before != self._identity:
             message = "the engine stopped before the end of this request, and serves another model"
             error = EngineUnavailableError(message, retry_after_s=1.0)
@@ -312,7 +308,7 @@ class EnginePool:
         """Use connected engines with another model, if those in use take nothing more."""
         if self._accepting:
             return
-        for handle, model in self._connected.items():
+        for handle, model in self._replicas.models.items():
             unused = handle not in self._usable and handle not in self._leaving
             if unused and not handle.status.draining:
                 self._serve(model)

@@ -1,22 +1,15 @@
 """The served models, by the names that requests use."""
 
 from collections.abc import Collection, Iterator
-from typing import Protocol
 
 from vgate.config.aliases import Alias
 from vgate.config.schema import Config
 from vgate.errors import SHUTTING_DOWN, ModelNotFoundError, ShuttingDownError
+from vgate.frontend.engines.launcher_link import LauncherLink
 from vgate.frontend.engines.port import STATUS, ModelState, ServedName
 from vgate.frontend.engines.served_model import ServedModel
 from vgate.keys import ApiKey
 from vgate.wire.parameters import Task
-
-
-class Stopping(Protocol):
-    """What the launcher has said about the server's end."""
-
-    stopping: bool
-    draining: bool
 
 
 class ModelRegistry:
@@ -29,7 +22,7 @@ class ModelRegistry:
         config: Has their aliases, and says whether other names stand for a model.
     """
 
-    def __init__(self, models: list[ServedModel], launcher: Stopping, config: Config) -> None:
+    def __init__(self, models: list[ServedModel], launcher: LauncherLink, config: Config) -> None:
         self._models = models
         # Whether a name that isn't served stands for a model; None: if only one has the task.
         self._any_name = config.server.any_model_name
@@ -39,8 +32,7 @@ class ModelRegistry:
             for model in models
             for name in [*model.config.served_names, *model.config.adapter_names]
         }
-        adapters = [name for model in models for name in model.config.adapter_names]
-        self._adapters = dict(zip(adapters, adapters, strict=True))
+        self._adapters = {name: name for model in models for name in model.config.adapter_names}
         self._aliases = aliases = config.aliases
         self._restricted = any(alias.keys is not None for alias in aliases.values())
         for name, alias in aliases.items():

@@ -22,13 +22,14 @@ class Replicas:
 
     Attributes:
         router: Chooses.
+        models: The model of each connected engine.
     """
 
     def __init__(self, router: Router) -> None:
         self.router = router
         self._replicas: dict[EngineHandle, Replica] = {}
-        # The connected engines, and those of them that were asked for their blocks.
-        self._connected: dict[EngineHandle, ModelInfo] = {}
+        self.models: dict[EngineHandle, ModelInfo] = {}
+        # Those that were asked for their blocks.
         self._watched: set[EngineHandle] = set()
         # Those that were lost and may be alive.
         self._away: set[EngineHandle] = set()
@@ -55,7 +56,7 @@ class Replicas:
 
     def connected(self, handle: EngineHandle, model: ModelInfo) -> None:
         """An engine is connected."""
-        self._connected[handle] = model
+        self.models[handle] = model
         self._away.discard(handle)
         self._replicas[handle].max_num_seqs = model.max_num_seqs
         self._watch()
@@ -90,7 +91,7 @@ class Replicas:
             candidates[replica] = engine
         ticket = sequence.ticket = self.router.choose(list(candidates), message)
         engine = candidates[ticket.replica]
-        model, name = self._connected[engine].name, ticket.replica.name
+        model, name = self.models[engine].name, ticket.replica.name
         metrics.record_routed(model, name, ticket.reason, ticket.tokens, ticket.cached)
         return engine
 
@@ -110,12 +111,12 @@ class Replicas:
 
     def _watch(self) -> None:
         if len(self._replicas) > 1 and self.router.reads_prefixes:
-            for handle in self._connected.keys() - self._watched:
+            for handle in self.models.keys() - self._watched:
                 self._watched.add(handle)
                 handle.watch_blocks()
 
     def _forget(self, handle: EngineHandle) -> None:
-        self._connected.pop(handle, None)
+        self.models.pop(handle, None)
         self._watched.discard(handle)
         self._away.discard(handle)
         self.router.forget(self._replicas[handle])

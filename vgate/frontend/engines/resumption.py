@@ -40,15 +40,9 @@ def obstacle(sampling: SamplingParams, options: GenerateOptions) -> str | None:
     return None
 
 
-def is_repeatable(sampling: SamplingParams) -> bool:
-    """Whether a sequence that starts again gets the same tokens."""
-    return sampling.temperature == 0 or sampling.seed is not None
-
-
 def resubmission(sequence: Sequence, number: int) -> Generate | Embed:
     """Return the request for another engine: from the start, or after the tokens so far."""
     message = sequence.message
-    assert message is not None
     if isinstance(message, Generate) and message.keep is not None and sequence.generated:
         # What was joined has died, and its reader is the one that goes on with it.
         keep = msgspec.structs.replace(message.keep, joins=False)
@@ -129,16 +123,16 @@ class Survivors:
             return self.residence.has_room(key) and not self.closed
         if not self._hold_s or len(self._held) >= self._most_held:
             return False
-        messages = (self.waiting[number].message for number in self._held)
-        return sum(len(m.prompt) for m in messages if m) < _MOST_HELD_BYTES
+        held = (self.waiting[number] for number in self._held)
+        return sum(len(each.message.prompt) for each in held) < _MOST_HELD_BYTES
 
     def hold(self, sequence: Sequence, now: float) -> None:
         """Let a new sequence wait, with its message and deadline. Call it only if there is room."""
         self.waiting[sequence.id] = sequence
         self._held[sequence.id] = self._until(now)
         if self.residence is not None:
-            key = sequence.message.tenant if sequence.message else ""
-            self.residence.enter(sequence.answer, _size_of(sequence), key)
+            message = sequence.message
+            self.residence.enter(sequence.answer, len(message.prompt), message.tenant)
 
     def expect(self, now: float, *, loads: bool) -> None:
         """Take note whether the model of a `residence` is loaded for those that wait.
@@ -170,8 +164,8 @@ class Survivors:
         """Return the API key of each one that waits because its engine has ended."""
         if len(self.waiting) == len(self._held):
             return []
-        lost = (each for number, each in self.waiting.items() if number not in self._held)
-        return [each.message.tenant if each.message else "" for each in lost]
+        waiting = self.waiting.items()
+        return [each.message.tenant for number, each in waiting if number not in self._held]
 
     def keep(
         self,
@@ -205,7 +199,7 @@ class Survivors:
         if self._suspects and died:
             self._suspects.on_death()
             for sequence in ended:
-                if sequence.message and sequence.deaths >= _MOST_DEATHS:
+                if sequence.deaths >= _MOST_DEATHS:
                     self._suspects.report(sequence.message, sequence.deaths)
         return ended
 
@@ -221,8 +215,8 @@ class Survivors:
             self.waiting.pop(sequence.id, None)
             held = self._held.pop(sequence.id, None) is not None
             if held and self.residence is not None:
-                waited_s = self.residence.leave(sequence.answer, _size_of(sequence))
-                sequence.model_wait_s = waited_s
+                size = len(sequence.message.prompt)
+                sequence.model_wait_s = self.residence.leave(sequence.answer, size)
 
     def close(self) -> list[Sequence]:
         """Remove and return all sequences; those that `keep` adds from now on can't wait."""
@@ -240,7 +234,7 @@ class Survivors:
             return False
         if self._continued and obstacle(message.sampling, message.options) is None:
             return True
-        if not is_repeatable(message.sampling):
+        if not message.sampling.is_deterministic:
             return False
         Replay(sequence)
         return True
@@ -250,10 +244,6 @@ def _joins(sequence: Sequence) -> bool:
     """Whether a sequence only reads one that its engine keeps, and hasn't begun to."""
     keep = sequence.message.keep if isinstance(sequence.message, Generate) else None
     return keep is not None and keep.joins and not sequence.generated
-
-
-def _size_of(sequence: Sequence) -> int:
-    return len(sequence.message.prompt) if sequence.message else 0
 
 
 def cannot_join(*, alive: bool) -> VGateError:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vgate.errors import DeadlineExceededError, VGateError, from_code
@@ -35,6 +36,7 @@ class Reader(Protocol):
         """Reset a sequence so that it can start again; False if some output was already sent."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Sequence:
     """A sequence that runs in an engine.
 
@@ -44,7 +46,7 @@ class Sequence:
     sequence can be resumed on another engine.
 
     Attributes:
-        message: The request to the engine.
+        message: The request to the engine, from its submission on.
         fields: The request's field for each subject of a failure; see `to_error`.
         generated: The tokens that the answer has taken from `pending`.
         by_token: Its tokens are read one by one, as they come: each may end it, or many at once
@@ -68,59 +70,34 @@ class Sequence:
         model_wait_s: How long it waited for its model to be loaded.
     """
 
-    __slots__ = (
-        "answer",
-        "begun_at",
-        "by_token",
-        "cached_tokens",
-        "coalesced",
-        "deadline",
-        "deaths",
-        "error",
-        "fields",
-        "finish_reason",
-        "gaps",
-        "generated",
-        "id",
-        "index",
-        "logprobs",
-        "losses",
-        "message",
-        "model_wait_s",
-        "pending",
-        "prompt_logprobs",
-        "proved",
-        "queued_s",
-        "resumptions",
-        "started",
-        "submitted_at",
-        "ticket",
-        "timing",
-        "vector",
-    )
-
-    def __init__(self, answer: Reader, index: int) -> None:
-        self.answer = answer
-        self.index = index
-        self.id = 0
-        self.deadline = 0.0
-        self.deaths = self.losses = 0
-        self.begun_at: float | None = None
-        self.by_token = False
-        self.proved = False
-        self.resumptions = 0
-        self.gaps: StreamGaps | None = None
-        self.started = False
-        self.ticket: Ticket | None = None
-        self.submitted_at = 0.0
-        self.queued_s: float | None = None
-        self.model_wait_s = 0.0
-        self.message: Generate | Embed | None = None
-        self.fields: Mapping[str, str] = {}
-        self.finish_reason: FinishReason | None = None
-        self.error: VGateError | None = None
-        self.vector: bytes | None = None
-        self.clear()
+    answer: Reader
+    index: int
+    id: int = 0
+    deadline: float = 0.0
+    deaths: int = 0
+    losses: int = 0
+    begun_at: float | None = None
+    by_token: bool = False
+    proved: bool = False
+    resumptions: int = 0
+    gaps: StreamGaps | None = None
+    started: bool = False
+    ticket: Ticket | None = None
+    submitted_at: float = 0.0
+    queued_s: float | None = None
+    model_wait_s: float = 0.0
+    message: Generate | Embed = field(init=False)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
+    error: VGateError | None = None
+    vector: bytes | None = None
+    pending: list[int] = field(default_factory=list)
+    generated: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)
+    prompt_logprobs: list[Logprobs | None] | None = None
+    cached_tokens: int = 0
+    coalesced: bool = False
+    timing: Timing | None = None
 
     @property
     def due(self) -> bool:
@@ -134,13 +111,9 @@ class Sequence:
 
     def clear(self) -> None:
         """Drop all output."""
-        self.pending: list[int] = []
-        self.generated: list[int] = []
-        self.logprobs: list[Logprobs] = []
-        self.prompt_logprobs: list[Logprobs | None] | None = None
-        self.cached_tokens = 0
-        self.coalesced = False
-        self.timing: Timing | None = None
+        self.pending, self.generated, self.logprobs = [], [], []
+        self.prompt_logprobs = self.timing = None
+        self.cached_tokens, self.coalesced = 0, False
         if self.gaps is not None:
             self.gaps = StreamGaps()
 
@@ -269,9 +242,7 @@ def fail_late(
 def to_error(failure: Failure, fields: Mapping[str, str]) -> VGateError:
     """Return the error that a client gets for an engine's failure.
 
-    Args:
-        failure: The engine's failure.
-        fields: The request's fields for the subjects "prompt" and "constraint".
+    `fields` are the request's for the subjects "prompt" and "constraint".
     """
     subject, message, param = failure.subject, failure.reason, None
     if subject is not None:

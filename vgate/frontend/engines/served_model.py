@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
+from pathlib import Path
 
 import msgspec
 
 from vgate.config.model import Model
 from vgate.config.models.task import known_task
 from vgate.errors import EngineUnavailableError, VGateError
-from vgate.frontend.engines.file_cache import FileCache, FileCacheError
+from vgate.frontend.engines.file_cache import FileCacheError, load_files
 from vgate.frontend.engines.handle import EngineHandle
 from vgate.frontend.engines.pool import EnginePool
 from vgate.frontend.engines.port import ReplicaState
@@ -54,21 +55,20 @@ class ServedModel:
     """One model of the configuration.
 
     Args:
-        loop: The event loop.
         config: The model's section of the configuration.
         connect: Returns a handle for each of its engines, by their numbers and in the order of the
             replicas, which are added to the pool that is its argument. Those that come later are
             added to both.
-        files: The cache of model files.
+        files: The directory of model files.
         state: Returns the state of these engines that the launcher has reported; None before it
             has.
         on_change: Called when the model becomes ready, or stops being ready.
-        survivors: Makes the place where sequences wait for an engine; its argument is whether
-            they may continue after some of their output was sent.
+        survivors: Holds the sequences that wait for an engine.
 
     Attributes:
         identity: Differs where the same request may have another answer: with other files, or
             other settings of the model.
+        info: What an engine has said of the model; None before one has.
         engine: The pool of its engines.
         text: Tokenizer, template and defaults; None until they are loaded.
         residence: Has the requests that wait for the model; None if it always is loaded.
@@ -82,10 +82,10 @@ class ServedModel:
         config: Model,
         connect: Callable[[EnginePool], Mapping[int, EngineHandle]],
         *,
-        files: FileCache,
+        files: Path,
         state: Callable[[Iterable[int]], EngineState | None],
         on_change: Callable[[], None],
-        survivors: Callable[[bool], Survivors],
+        survivors: Survivors,
     ) -> None:
         self._loop = loop
         self.config = config
@@ -94,7 +94,7 @@ class ServedModel:
         self._unreported = EngineState("starting", "starting", time.time())
         self._tell_change = on_change
         self._files = files
-        self._info: ModelInfo | None = None
+        self.info: ModelInfo | None = None
         self._likely_task = known_task(config)
         self.identity = b""
         self.text: TextModel | None = None
@@ -108,16 +108,11 @@ class ServedModel:
         self._dropping: asyncio.TimerHandle | None = None
         # When the text side was last used, in the loop's time.
         self._read_at = 0.0
-        # Custom logits processors may depend on the prompt's length.
-        continued = not config.engine_args.get("logits_processors")
-        self._survivors = survivors(continued)
+        self._survivors = survivors
         self.engine = EnginePool(
-            loop,
-            on_model=self._on_model,
-            on_lost=self._on_change,
-            survivors=self._survivors,
+            loop, on_model=self._on_model, on_lost=self._on_change, survivors=survivors
         )
-        self.residence = self.engine.residence
+        self.residence = survivors.residence
         self._handles = connect(self.engine)
         for handle in self._handles.values():
             self.engine.add(handle)
@@ -171,7 +166,7 @@ class ServedModel:
         if self.config.load == "on_demand" or state.state in ("unloaded", "queued", "failed"):
             return True
         # It has served, here or before this worker began, and is on its way out or back.
-        served = self._info is not None or state.unloads > 0
+        served = self.info is not None or state.unloads > 0
         on_its_way = state.state in ("draining", "starting", "ready")
         return served and on_its_way and self.problem is None
 
@@ -216,22 +211,17 @@ class ServedModel:
 
     async def recall(self) -> None:
         """Read the text side again that was dropped, if its files are on this machine."""
-        if self.text is not None or self._info is None or self._is_misconfigured:
+        if self.text is not None or self.info is None or self._is_misconfigured:
             return
         if self._loading is None or self._loading.done():
-            self._loading = self._loop.create_task(self._load(self._info))
+            self._loading = self._loop.create_task(self._load(self.info))
         # It may be cancelled for the files of another model.
         await asyncio.wait([self._loading])
 
     @property
-    def info(self) -> ModelInfo | None:
-        """What an engine has said of the model; None before one has."""
-        return self._info
-
-    @property
     def task(self) -> Task | None:
         """What it does, as an engine has said, or as its files here tell; None: unknown yet."""
-        return self._info.task if self._info is not None else self._likely_task
+        return self.info.task if self.info is not None else self._likely_task
 
     def end_waits(self, error: VGateError, *, closes: bool = True) -> None:
         """End what waits for an engine with `error`; if it `closes`, nothing will wait any more."""
@@ -276,7 +266,7 @@ class ServedModel:
         return not hopeless and (reported is None or reported.state == "ready")
 
     def _on_model(self, info: ModelInfo) -> None:
-        before, self._info = self._info, info
+        before, self.info = self.info, info
         self.identity = identity_of(self.config, info)
         same = before is not None and before.files == info.files
         if same and self.text is not None:
@@ -294,10 +284,11 @@ class ServedModel:
 
     async def _load(self, info: ModelInfo) -> None:
         try:
-            files = await self._files.load(self.config.model_id, info.files, self.engine.read_file)
+            model_id, read = self.config.model_id, self.engine.read_file
+            files = await load_files(self._files, model_id, info.files, read)
             text = await self._loop.run_in_executor(None, load_text_model, info, self.config, files)
             # An engine that came meanwhile may have another context.
-            text.info = self._info or info
+            text.info = self.info or info
             self.text, self.problem = text, None
             log.debug("the model's text is read", model=info.name)
         except EngineUnavailableError:

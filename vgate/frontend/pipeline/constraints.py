@@ -33,10 +33,6 @@ _QUANTIFIERS = "*+?{"
 def schema_constraint(schema: dict[str, Any], where: str) -> Constraint:
     """Return the constraint to JSON that follows a schema, which `check_json` has accepted.
 
-    Args:
-        schema: The schema.
-        where: The request's field, for errors.
-
     Raises:
         InvalidValueError: The schema is too large.
     """
@@ -48,10 +44,7 @@ def calls_constraint(tools: ToolUse, *, harmony: bool = False) -> Constraint | N
     """Return the constraint that makes the model call the tools it must; None if it need not.
 
     The schemas are vLLM's (vllm/tool_parsers/utils.py), so that both constrain a request alike.
-
-    Args:
-        tools: The tools.
-        harmony: Whether calls are in gpt-oss's format, where an answer has one.
+    With `harmony`, calls are in gpt-oss's format, where an answer has one.
 
     Raises:
         InvalidValueError: The schemas of two tools can't be combined, or are too large.

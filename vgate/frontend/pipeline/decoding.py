@@ -26,10 +26,7 @@ from vgate.frontend.text import TextModel
 def decode_options(generation: Generation, text: TextModel, rendered: str | None) -> DecodeOptions:
     """Return how the answer's tokens are read.
 
-    Args:
-        generation: The request.
-        text: The model's text side.
-        rendered: The conversation as text; None without one, and so without reasoning.
+    `rendered` is the conversation as text; None without one, and so without reasoning.
 
     Raises:
         UnsupportedParameterError: The format of the model's tool calls is unknown.
@@ -37,19 +34,19 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
     tools, sampling = generation.tools, generation.sampling
     chosen = _tool_parser(generation, text)
     own_calls = writes_harmony_calls(generation, text)
+    # The parser of gpt-oss's format reads its calls too.
+    mode = "none" if own_calls else tools.mode
     skip_special_tokens = generation.skip_special_tokens
-    if tools.mode == "auto" and chosen is None:
+    if mode == "auto" and chosen is None:
         raise _unknown_format(generation.model)
     harmony = _harmony(generation, text, rendered, own_calls=own_calls)
     parser: Callable[[], OutputParser] | None = None
     markers: tuple[str, ...] = ()
-    if own_calls:
-        pass
-    elif tools.mode == "named":
+    if mode == "named":
         parser = partial(NamedCall, tools.name or "")
-    elif tools.mode == "required":
+    elif mode == "required":
         parser = partial(RequiredCalls, tools.functions, first_call_only=not tools.parallel)
-    elif tools.mode == "auto" and chosen is not None:
+    elif mode == "auto" and chosen is not None:
         parser = partial(chosen, tools.functions, first_call_only=not tools.parallel)
         skip_special_tokens = skip_special_tokens and not chosen.needs_special_tokens
         markers = chosen.markers
@@ -71,7 +68,7 @@ def decode_options(generation: Generation, text: TextModel, rendered: str | None
         harmony=harmony,
         marks={} if harmony is None else text.marks,
         hide_reasoning=not generation.show_reasoning,
-        calls_only=tools.mode == "required" and not own_calls,
+        calls_only=mode == "required",
         calls_are_stops=tools.mode == "named",
         new_call_id=tool_call_id if chosen is None else chosen.new_call_id,
         keep_token_ids=generation.keep_token_ids,
@@ -89,11 +86,7 @@ def _harmony(
 ) -> Callable[[], HarmonyParser] | None:
     """Return what makes the parser of gpt-oss's format; None if the answer has another one.
 
-    Args:
-        generation: The request.
-        text: The model's text side.
-        rendered: The conversation as text.
-        own_calls: Whether calls are in that format too.
+    With `own_calls`, calls are in that format too.
     """
     if rendered is None or not text.marks:
         return None

@@ -15,7 +15,7 @@ from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.constraints import calls_constraint
 from vgate.frontend.pipeline.decoding import decode_options, writes_harmony_calls
-from vgate.frontend.pipeline.generation import Generation, shape_of
+from vgate.frontend.pipeline.generation import Generation, Prompts, shape_of
 from vgate.frontend.pipeline.port import Job
 from vgate.frontend.pipeline.prepare import TokenizedGeneration
 from vgate.frontend.text import TextModel
@@ -50,13 +50,13 @@ class EngineJob(Job, frozen=True, kw_only=True):
 
     def prompt_text(self, index: int) -> str:
         """Return a prompt's text, as it was sent where that is possible."""
-        given = getattr(self.generation.prompt, "prompts", None)
-        if given and isinstance(given[index], str) and self.generation.truncation is None:
-            text: str = given[index]
-            return text
+        prompt = self.generation.prompt
+        given = prompt.prompts[index] if isinstance(prompt, Prompts) else None
+        if isinstance(given, str) and self.generation.truncation is None:
+            return given
         # Token ids are shown as they were sent; a text that was cut is shown without what the
         # tokenizer added.
-        skip = isinstance(given and given[index], str) and self.decoding.skip_special_tokens
+        skip = isinstance(given, str) and self.decoding.skip_special_tokens
         return self.text.tokenizer.decode_many(self.prompts[index], skip_special_tokens=skip)
 
     def make_choice(self, sequence: Sequence) -> Choice:
@@ -67,18 +67,14 @@ class EngineJob(Job, frozen=True, kw_only=True):
 
 
 def make_job(
-    models: ModelRegistry,
-    cache: Cache,
-    http: HttpRequest,
-    generation: Generation,
-    tokenized: TokenizedGeneration,
+    models: ModelRegistry, cache: Cache, http: HttpRequest, tokenized: TokenizedGeneration
 ) -> EngineJob:
     """Return the job of a tokenised generation.
 
     Raises:
         VGateError: It can't be served.
     """
-    model, text, rendered, prompts = tokenized
+    model, text, generation, rendered, prompts = tokenized
     adapter = models.adapter(generation.model)
     sampling = parameters.complete_sampling(generation, text, prompts, http.ignored)
     # Tool calls that are demanded leave no text for another constraint.

@@ -108,12 +108,12 @@ def dimensions_under(alias: Alias | None, asked: int | None, ignored: Ignored) -
 
 
 def check_task(model: ServedModel, name: str, *tasks: Task) -> None:
-    """Check that a model serves one of the tasks, or that it isn't known yet what it does.
+    """Check that a model serves one of the tasks, if any, or that it isn't known yet what it does.
 
     Raises:
         InvalidValueError: It serves another one.
     """
-    if model.task is not None and model.task not in tasks:
+    if tasks and model.task is not None and model.task not in tasks:
         what = " or ".join(tasks)
         message = f"the model `{name}` does not {what} text; use {_ENDPOINTS[model.task]}"
         raise InvalidValueError(message, param="model")
@@ -157,11 +157,9 @@ def check_truncation(truncation: Truncation | None, limit: int) -> None:
         raise InvalidValueError(message, param="truncate_prompt_tokens")
 
 
-def truncated(truncation: Truncation | None, tokens: list[int], max_model_len: int) -> list[int]:
-    """Cut a prompt that is too long, as vLLM does; -1 leaves room for one token of an answer."""
-    if truncation is None:
-        return tokens
-    return token_limit(truncation, max(1, max_model_len - 1)).cut(tokens)
+def prompt_limit(truncation: Truncation, max_model_len: int) -> TokenLimit:
+    """Return how vLLM cuts a prompt that is to be answered; -1 leaves room for one token."""
+    return token_limit(truncation, max(1, max_model_len - 1))
 
 
 def token_limit(truncation: Truncation, most: int) -> TokenLimit:
@@ -229,11 +227,7 @@ def _ending_as_harmony(sampling: SamplingParams, text: TextModel) -> SamplingPar
 
 
 def options_of(
-    generation: Generation,
-    text: TextModel,
-    adapter: str,
-    constraint: Constraint | None,
-    scope: str,
+    generation: Generation, text: TextModel, adapter: str, constraint: Constraint | None, scope: str
 ) -> GenerateOptions:
     """Return the options that the engine needs in addition to the sampling parameters.
 

@@ -52,16 +52,7 @@ _MOST_SPELLED = 1_048_576
 
 
 class EnginePipeline:
-    """Implements `vgate.frontend.pipeline.port.Pipeline`.
-
-    Args:
-        loop: The event loop.
-        config: The configuration.
-        models: The served models.
-        cache: The store of finished results.
-        work: Does what takes long.
-        running: Has the requests that wait for an engine.
-    """
+    """Implements `vgate.frontend.pipeline.port.Pipeline`."""
 
     def __init__(
         self,
@@ -136,36 +127,28 @@ class EnginePipeline:
     ) -> tuple[ServedModel, TextModel]:
         """Return the model that a request names, once this worker has its text side."""
         model = find_model(self._models, http, name, tasks)
-        if tasks:
-            # Before a model is loaded in vain.
-            check_task(model, name or model.name, *tasks)
+        # Before a model is loaded in vain.
+        check_task(model, name or model.name, *tasks)
         text = await text_of(self._context, http, model)
-        if tasks:
-            # Of some models only an engine knows what they do.
-            check_task(model, name or model.name, *tasks)
+        # Of some models only an engine knows what they do.
+        check_task(model, name or model.name, *tasks)
         return model, text
 
     async def _job(self, http: HttpRequest, generation: Generation) -> EngineJob:
         if generation.choices > self._max_choices:
             message = f"`n` must be at most {self._max_choices} (server.max_choices)"
             raise InvalidValueError(message, param="n")
-        model, text = await self._find(http, generation.model, "generate")
-        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
-
-        tokenization = Tokenization(model, text, http, generation)
+        tokenization = await self._tokenization(http, generation)
 
         def job(max_new_chars: int | None) -> EngineJob:
             tokenized = tokenization.attempt(max_new_chars)
-            return make_job(self._models, self._cache, http, generation, tokenized)
+            return make_job(self._models, self._cache, http, tokenized)
 
         return await self._prepared(http, job)
 
     async def count_tokens(self, http: HttpRequest, generation: Generation) -> int:
         """Return how many tokens a generation's only prompt has, and generate nothing."""
-        model, text = await self._find(http, generation.model, "generate")
-        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
-
-        tokenization = Tokenization(model, text, http, generation, refuses=False)
+        tokenization = await self._tokenization(http, generation, refuses=False)
 
         def counted(max_new_chars: int | None) -> int:
             tokenized = tokenization.attempt(max_new_chars)
@@ -173,6 +156,13 @@ class EnginePipeline:
             return sum(map(len, emptied(tokenized.prompts[0])))
 
         return await self._prepared(http, counted)
+
+    async def _tokenization(
+        self, http: HttpRequest, generation: Generation, *, refuses: bool = True
+    ) -> Tokenization:
+        model, text = await self._find(http, generation.model, "generate")
+        generation = under_alias(self._models.alias(generation.model), generation, http.ignored)
+        return Tokenization(model, text, http, generation, refuses=refuses)
 
     async def _prepared(
         self, http: HttpRequest, prepare: Callable[[int | None], _Result]

@@ -17,12 +17,7 @@ from vgate.frontend.http import HttpRequest
 from vgate.frontend.pipeline import parameters
 from vgate.frontend.pipeline.generation import Conversation, Generation, Message, Prompts
 from vgate.frontend.pipeline.render import render
-from vgate.frontend.text import (
-    TextModel,
-    TokenLimit,
-    TooManyTokensError,
-    TooMuchAtOnceError,
-)
+from vgate.frontend.text import TextModel, TokenLimit, TooManyTokensError, TooMuchAtOnceError
 from vgate.wire.parameters import Task
 
 # What is rendered and tokenised at once, because handing it to a thread costs more.
@@ -34,7 +29,7 @@ _Encode = Callable[[Generation, TokenLimit], tuple[str, list[int]]]
 
 
 class TokenizedGeneration(NamedTuple):
-    """A generation's model and its prompts' token ids.
+    """A generation, its model and its prompts' token ids.
 
     Attributes:
         rendered: The conversation as text; None without a conversation.
@@ -42,6 +37,7 @@ class TokenizedGeneration(NamedTuple):
 
     model: ServedModel
     text: TextModel
+    generation: Generation
     rendered: str | None
     prompts: list[list[int]]
 
@@ -71,14 +67,8 @@ def find_model(
 class Tokenization:
     """Tokenises a generation's prompts, in as many attempts as it takes.
 
-    A conversation is rendered in the first one.
-
-    Args:
-        model: The model, which generates.
-        text: Its text side.
-        http: The request.
-        generation: The generation.
-        refuses: Whether a prompt that is too long for the model is refused.
+    A conversation is rendered in the first one. A prompt that is too long for the model is refused,
+    if this `refuses`.
     """
 
     def __init__(
@@ -100,11 +90,8 @@ class Tokenization:
     def attempt(self, max_new_chars: int | None = None) -> TokenizedGeneration:
         """Return the tokenised generation.
 
-        Args:
-            max_new_chars: The most characters to tokenise, apart from those that are cached.
-
         Raises:
-            TooMuchAtOnceError: There is more to tokenise than that.
+            TooMuchAtOnceError: More than `max_new_chars` characters are not cached.
             VGateError: The model can't serve the generation.
         """
         model, text, generation = self._model, self._text, self._generation
@@ -113,7 +100,7 @@ class Tokenization:
         param = "prompt" if isinstance(prompt, Prompts) else "messages"
         limit = TokenLimit(most, refuses=True) if self._refuses else None
         if generation.truncation is not None:
-            limit = parameters.token_limit(generation.truncation, max(1, most - 1))
+            limit = parameters.prompt_limit(generation.truncation, most)
         try:
             if isinstance(prompt, Prompts):
                 prompts = _tokenize_prompts(text, prompt, limit, max_new_chars)
@@ -122,41 +109,53 @@ class Tokenization:
                 prompts = [tokens]
         except (TooManyTokensError, InvalidValueError) as error:
             raise explained(error, param, most) from None
-        if generation.truncation is not None:
-            prompts = [parameters.truncated(generation.truncation, p, most) for p in prompts]
-        return TokenizedGeneration(model, text, rendered, prompts)
+        if limit is not None and not limit.refuses:
+            prompts = [limit.cut(tokens) for tokens in prompts]
+        return TokenizedGeneration(model, text, generation, rendered, prompts)
 
     def _tokenize_conversation(
         self, conversation: Conversation, limit: TokenLimit | None, max_new_chars: int | None
     ) -> tuple[str, list[int]]:
         """Return the conversation as text and as token ids."""
-        text, http = self._text, self._http
-        allow = self._model.config.allow_request_chat_template
-        special, scope = conversation.add_special_tokens, http.admission.scope
-
-        def tokenize(rendered: str, limit: TokenLimit | None) -> list[int]:
-            return _tokenize_rendered(
-                text, rendered, limit, max_new_chars, special=special, scope=scope
-            )
-
         if self._rendered is None:
-            self._rendered = render(self._generation, text, http, allow=allow)
+            self._rendered = self._render(self._generation)
         rendered = self._rendered
         if not conversation.drop_oldest or limit is None:
-            return rendered, tokenize(rendered, limit)
+            return rendered, self._tokenize(rendered, limit, max_new_chars)
         room = min(self._generation.sampling.max_tokens or 1, limit.keep // 4)
         with suppress(TooManyTokensError):
-            tokens = tokenize(rendered, TokenLimit(limit.keep - room, refuses=True))
+            shorter = TokenLimit(limit.keep - room, refuses=True)
+            tokens = self._tokenize(rendered, shorter, max_new_chars)
             if len(tokens) + room <= limit.keep:
                 return rendered, tokens
         if max_new_chars is not None:
             raise TooMuchAtOnceError
 
         def encode(shorter: Generation, limit: TokenLimit | None) -> tuple[str, list[int]]:
-            rendered = render(shorter, text, http, allow=allow)
-            return rendered, tokenize(rendered, limit)
+            rendered = self._render(shorter)
+            return rendered, self._tokenize(rendered, limit)
 
         return _drop_oldest(self._generation, limit.keep - room, limit, encode)
+
+    def _render(self, generation: Generation) -> str:
+        allow = self._model.config.allow_request_chat_template
+        return render(generation, self._text, self._http, allow=allow)
+
+    def _tokenize(
+        self, rendered: str, limit: TokenLimit | None, max_new_chars: int | None = None
+    ) -> list[int]:
+        """Return the token ids of rendered text, unless more of it is new."""
+        text, scope = self._text, self._http.admission.scope
+        special = self._generation.prompt.add_special_tokens
+        if max_new_chars is None:
+            check_length(text, rendered, limit)
+            if not special:
+                return text.tokenizer.encode(rendered, limit, scope)
+        elif not special:
+            return text.tokenizer.encode_within(rendered, max_new_chars, limit, scope)
+        elif len(rendered) > max_new_chars:
+            raise TooMuchAtOnceError
+        return text.tokenizer.encode_batch([rendered], special=True, limit=limit)[0]
 
 
 def explained(
@@ -214,27 +213,6 @@ def _without(generation: Generation, system: list[Message], start: int) -> Gener
     kept = [message for message in conversation.messages[start:] if message.role != "system"]
     shorter = msgspec.structs.replace(conversation, messages=[*system, *kept])
     return msgspec.structs.replace(generation, prompt=shorter)
-
-
-def _tokenize_rendered(
-    text: TextModel,
-    rendered: str,
-    limit: TokenLimit | None,
-    max_new_chars: int | None,
-    *,
-    special: bool,
-    scope: str,
-) -> list[int]:
-    """Return the token ids of rendered text, unless more of it is new."""
-    if max_new_chars is None:
-        check_length(text, rendered, limit)
-        if not special:
-            return text.tokenizer.encode(rendered, limit, scope)
-    elif not special:
-        return text.tokenizer.encode_within(rendered, max_new_chars, limit, scope)
-    elif len(rendered) > max_new_chars:
-        raise TooMuchAtOnceError
-    return text.tokenizer.encode_batch([rendered], special=True, limit=limit)[0]
 
 
 def _tokenize_prompts(

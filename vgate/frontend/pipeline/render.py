@@ -74,12 +74,7 @@ def render(generation: Generation, text: TextModel, http: HttpRequest, *, allow:
         return template.render([as_fields(message) for message in messages], tools=tools)
 
     return render_normalised(
-        template,
-        messages,
-        rendered,
-        probe,
-        tools=bool(shown),
-        whole=conversation.template is None,
+        template, messages, rendered, probe, tools=bool(shown), whole=conversation.template is None
     )
 
 

@@ -10,29 +10,23 @@ import msgspec
 
 from vgate.config.schema import Timeouts
 from vgate.errors import StreamTakenOverError
-from vgate.frontend.answers import ResponseEncoder, Result, StreamEncoder
+from vgate.frontend.answers import Result, StreamEncoder
 from vgate.frontend.answers.answer import Answer, CollectedAnswer, StreamedAnswer, Write
 from vgate.frontend.answers.encoder import replay
 from vgate.frontend.answers.keep_alive import KeepAlive
 from vgate.frontend.answers.resumable import NumberedEvents, Readers, ResumableAnswer
 from vgate.frontend.cache import ResultStore
 from vgate.frontend.engines.output.gaps import StreamGaps
-from vgate.frontend.http import (
-    JSON,
-    ClientDisconnected,
-    HttpRequest,
-    Response,
-)
+from vgate.frontend.http import JSON, ClientDisconnected, HttpRequest, Response
 from vgate.frontend.http.long_work import LongWork
 from vgate.frontend.observe import metrics
 from vgate.frontend.pipeline.job import EngineJob
-from vgate.frontend.pipeline.overview.record import record
+from vgate.frontend.pipeline.overview.record import count_stream, record
 from vgate.frontend.pipeline.overview.running import RunningRequests
-from vgate.frontend.pipeline.overview.use import count_stream
 from vgate.frontend.pipeline.port import GenerateRequest
 from vgate.frontend.pipeline.taking_up import Resumable, offered, reserve_rest
 from vgate.frontend.pipeline.waiting.run import run
-from vgate.frontend.pipeline.waiting.streams import Notices, open_stream, tell_stream
+from vgate.frontend.pipeline.waiting.streams import Notices, open_stream
 from vgate.wire.messages import Generate
 from vgate.wire.parameters import nth_seed
 
@@ -83,15 +77,23 @@ async def serve(
         return None
     # It may have to write a long prompt.
     encoder = await context.work.done(http, partial(request.encoder_of, job))
+    if request.stream and found is not None:
+        events = await _written(context, http, found, partial(replay, encoder.stream_encoder()))
+        open_stream(http, size=len(events)).write(events)
+        return None
+    each, abort = job.generation.choices, job.model.engine.abort
+    parts = context.loop, job.make_choice, job.prompt_tokens, each, abort
     if request.stream:
-        if found is not None:
-            await _replay(context, http, encoder, found)
-        else:
-            await _run_stream(context, http, job, _streamed(context, http, job, encoder))
+        streamed = StreamedAnswer(
+            *parts,
+            stream_encoder=encoder.stream_encoder(),
+            # Not a closure, through which the answer would refer to itself.
+            open_stream=partial(_open, http, job),
+        )
+        await _run_stream(context, http, job, streamed)
         return None
     if found is None:
-        abort, each = job.model.engine.abort, job.generation.choices
-        answer = CollectedAnswer(context.loop, job.make_choice, job.prompt_tokens, each, abort)
+        answer = CollectedAnswer(*parts)
         await _run(context, http, job, answer)
         found = answer.result()
         if _is_stored(job):
@@ -107,28 +109,6 @@ async def _written(
     if result.positions > _FEW_POSITIONS or result.counts.prompt > _FEW_PROMPT_TOKENS:
         return await context.work.run(http, partial(write, result))
     return write(result)
-
-
-async def _replay(
-    context: Context, http: HttpRequest, encoder: ResponseEncoder, found: Result
-) -> None:
-    events = await _written(context, http, found, partial(replay, encoder.stream_encoder()))
-    open_stream(http, size=len(events)).write(events)
-
-
-def _streamed(
-    context: Context, http: HttpRequest, job: EngineJob, encoder: ResponseEncoder
-) -> StreamedAnswer:
-    return StreamedAnswer(
-        context.loop,
-        job.make_choice,
-        job.prompt_tokens,
-        job.generation.choices,
-        job.model.engine.abort,
-        stream_encoder=encoder.stream_encoder(),
-        # Not a closure, through which the answer would refer to itself.
-        open_stream=partial(_open, http, job),
-    )
 
 
 async def _stream_resumable(
@@ -248,11 +228,7 @@ async def _run(
 
 
 def _start(
-    context: Context,
-    http: HttpRequest,
-    job: EngineJob,
-    answer: Answer,
-    resumable: Resumable | None,
+    context: Context, http: HttpRequest, job: EngineJob, answer: Answer, resumable: Resumable | None
 ) -> Iterator[None]:
     """Start an answer's sequences; yields after each few megabytes of their prompts."""
     timeout_s = context.timeouts.request_s - http.waited_s
@@ -281,7 +257,7 @@ def _start(
             job.model.engine.submit(sequence, message, timeout_s)
     if streamed is not None:
         context.keep_alive.add(streamed, http.arrived)
-        tell_stream(context.notices, job.model, job.name, streamed)
+        context.notices.add(streamed, job.model, job.name, streamed.keep_alive)
 
 
 def _is_stored(job: EngineJob) -> bool:

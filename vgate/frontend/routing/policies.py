@@ -1,7 +1,8 @@
 """Routing policies: which of several replicas runs a request."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from vgate.config.schema import Routing
@@ -24,15 +25,21 @@ class Asked(NamedTuple):
 
     Attributes:
         tokens: Those of its prompt.
-        identity: A number that equal requests share; 0 for one that shares nothing.
+        output: How many tokens it will probably generate.
+        equal: What equal requests share; b"" for one that shares nothing.
+        identity: A number of that, the same in all processes; 0 for one that shares nothing.
         found: The blocks of it that replicas have; None if the policy doesn't need them.
+        keys: The keys of its prompt's blocks, if so.
         block_tokens: Tokens in such a block.
     """
 
     tokens: int
-    identity: int
-    found: Found | None
-    block_tokens: int
+    output: int
+    equal: bytes = b""
+    identity: int = 0
+    found: Found | None = None
+    keys: Sequence[int] = ()
+    block_tokens: int = 0
 
     def uncached(self, replica: Replica) -> int:
         """Return how many of the prompt's tokens a replica has to compute, the last one at least.
@@ -138,12 +145,8 @@ class PrefixAware:
         able = [replica for replica in replicas if replica.bit & homes]
         if not able:
             return None
-        home = able[0] if len(able) == 1 else min(able, key=_to_prefill)
+        home = min(able, key=attrgetter("to_prefill"))
         return home if home.to_prefill <= home.rate * self._max_wait_s else None
-
-
-def _to_prefill(replica: Replica) -> int:
-    return replica.to_prefill
 
 
 _Costs = list[tuple[int, Replica]]

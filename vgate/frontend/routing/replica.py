@@ -1,5 +1,6 @@
 """One replica as a router sees it: what it still has to compute."""
 
+from dataclasses import dataclass, field
 from zlib import crc32
 
 from vgate.frontend.routing.breaker import Breaker
@@ -11,6 +12,7 @@ _USUAL_TOKENS_PER_S = 10_000.0
 _SILENT_S = 3.0
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Replica:
     """One replica: its load, in tokens, and its place in the index of prefixes.
 
@@ -29,38 +31,25 @@ class Replica:
         rate: Prompt tokens that it computes in a second.
     """
 
-    __slots__ = (
-        "_heard",
-        "_heard_at",
-        "_is_news",
-        "_others_decode",
-        "_others_prefill",
-        "_others_sequences",
-        "bit",
-        "breaker",
-        "decode_tokens",
-        "mark",
-        "max_num_seqs",
-        "name",
-        "next_number",
-        "prefill_tokens",
-        "rate",
-        "sequences",
-    )
+    name: str
+    mark: int = field(init=False)
+    bit: int = 0
+    next_number: int = 0
+    breaker: Breaker = field(default_factory=Breaker)
+    max_num_seqs: int = 0
+    sequences: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    rate: float = _USUAL_TOKENS_PER_S
+    _others_sequences: int = 0
+    _others_prefill: int = 0
+    _others_decode: int = 0
+    _heard: Status | None = None
+    _heard_at: float = 0.0
+    _is_news: bool = False
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.mark = crc32(name.encode())
-        self.bit = 0
-        self.next_number = 0
-        self.breaker = Breaker()
-        self.max_num_seqs = 0
-        self.sequences = self.prefill_tokens = self.decode_tokens = 0
-        self._others_sequences = self._others_prefill = self._others_decode = 0
-        self.rate = _USUAL_TOKENS_PER_S
-        self._heard: Status | None = None
-        self._heard_at = 0.0
-        self._is_news = False
+    def __post_init__(self) -> None:
+        self.mark = crc32(self.name.encode())
 
     def hear(self, status: Status) -> None:
         """Take over the last heartbeat, unless that was done."""

@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vgate.config.schema import Routing
 from vgate.frontend.routing.policies import POLICIES, Asked
@@ -45,35 +45,27 @@ class Ticket:
         "tokens",
     )
 
-    def __init__(
-        self, router: "Router", replica: Replica, reason: str, asked: Asked, keys: list[int]
-    ) -> None:
+    def __init__(self, router: "Router", replica: Replica, reason: str, asked: Asked) -> None:
         self._router: Router | None = router
         self.replica, self.reason = replica, reason
         self.tokens, self._bit = asked.tokens, replica.bit
         # What it will have then, beyond what it has or was sent.
-        self._keys = keys[asked.found.blocks_of(replica.bit) :] if asked.found else []
+        self._keys = asked.keys[asked.found.blocks_of(replica.bit) :] if asked.found else ()
         self._prefill = asked.uncached(replica)
         self.cached = asked.tokens - self._prefill
-        self._decode = 0
-        self._equal = b""
-
-    def begin(self, decode: int, equal: bytes) -> None:
-        """Enter it into the accounts."""
-        replica, router = self.replica, self._router
-        self._decode, self._equal = decode, equal
-        if self._keys and replica.bit and router is not None:
+        self._decode, self._equal = asked.output, asked.equal
+        if self._keys and replica.bit:
             router.index.send(replica.bit, self._keys)
         replica.sequences += 1
         replica.prefill_tokens += self._prefill
-        replica.decode_tokens += decode
+        replica.decode_tokens += self._decode
 
     def started(self) -> None:
         """It has got its first token."""
         if self._router is not None and self._prefill:
             self.replica.breaker.succeeded()
             self._router.will_settle(self._bit, self._keys)
-            self._keys = []
+            self._keys = ()
             self._leave_prefill(self._router)
 
     def finished(self, output: int = 0) -> None:
@@ -102,7 +94,7 @@ class Ticket:
         self._prefill = 0
         if self._keys:
             router.index.settle(self._bit, self._keys)
-            self._keys = []
+            self._keys = ()
 
 
 class Router:
@@ -127,7 +119,7 @@ class Router:
         # The requests in flight that others may join.
         self._equals: dict[bytes, list[Ticket]] = {}
         # What was sent and is to be reported until then.
-        self._settling: deque[tuple[float, int, list[int]]] = deque()
+        self._settling: deque[tuple[float, int, Sequence[int]]] = deque()
         self.index = PrefixIndex()
         self.reads_prefixes = self._policy.reads_prefixes
 
@@ -141,18 +133,15 @@ class Router:
         now, settling = self._clock(), self._settling
         while settling and settling[0][0] <= now:
             self.index.settle(*settling.popleft()[1:])
-        asked, keys = self._read(message)
-        equal = message.dedup_key if isinstance(message, Generate) else b""
-        twins = self._equals.get(equal) if equal else None
-        twin = twins[-1].replica if twins else None
-        if (replica := twin) is not None and replica in replicas and not replica.is_silent(now):
-            ticket = Ticket(self, replica, "equal", asked, keys)
+        asked = self._read(message)
+        twins = self._equals.get(asked.equal)
+        if twins and (twin := twins[-1].replica) in replicas and not twin.is_silent(now):
+            replica, reason = twin, "equal"
         else:
             replica, reason = self._decide(replicas, asked, now)
-            ticket = Ticket(self, replica, reason, asked, keys)
-        if equal:
-            self._equals.setdefault(equal, []).append(ticket)
-        ticket.begin(self._expected(message), equal)
+        ticket = Ticket(self, replica, reason, asked)
+        if asked.equal:
+            self._equals.setdefault(asked.equal, []).append(ticket)
         return ticket
 
     def _expected(self, message: Generate | Embed) -> int:
@@ -187,24 +176,25 @@ class Router:
                 drawn += [r for r in replicas if r.bit & homes and r not in drawn]
         return drawn
 
-    def _read(self, message: Generate | Embed) -> tuple[Asked, list[int]]:
-        """Return what matters of a request, and the keys of its prompt's blocks."""
-        prompt, identity, block_tokens = message.prompt, 0, self._block_tokens
+    def _read(self, message: Generate | Embed) -> Asked:
+        """Return what matters of a request."""
+        prompt, equal, identity, block_tokens = message.prompt, b"", 0, self._block_tokens
         if isinstance(message, Generate):
             prompt += message.generated
-            if message.dedup_key:
-                identity = hash(int.from_bytes(message.dedup_key, "little")) or 1
-        tokens = len(prompt) // _TOKEN_ID_BYTES
+            if equal := message.dedup_key:
+                identity = hash(int.from_bytes(equal, "little")) or 1
+        tokens, output = len(prompt) // _TOKEN_ID_BYTES, self._expected(message)
         if not self.reads_prefixes or not block_tokens or tokens <= block_tokens:
-            return Asked(tokens, identity, None, 0), []
+            return Asked(tokens, output, equal, identity)
         if isinstance(message, Generate):
             seed = block_seed(message.options.adapter, message.options.cache_salt)
         else:
             seed = block_seed("", message.cache_salt)
         keys = block_keys(prompt, block_tokens, seed)
-        return Asked(tokens, identity, self.index.find(keys), block_tokens), keys
+        found = self.index.find(keys)
+        return Asked(tokens, output, equal, identity, found, keys, block_tokens)
 
-    def will_settle(self, bit: int, keys: list[int]) -> None:
+    def will_settle(self, bit: int, keys: Sequence[int]) -> None:
         """Take over the keys of a request that has got its first token."""
         if keys:
             self._settling.append((self._clock() + _REPORTED_S, bit, keys))

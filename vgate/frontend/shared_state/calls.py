@@ -1,14 +1,22 @@
-"""What the script that counts limits is asked, and what it answers. See `limits.lua`."""
+"""Calls of the script that counts limits, `limits.lua`: what it is asked, and what it answers."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b, sha1
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 SCRIPT = Path(__file__).with_name("limits.lua")
 
 # Of the server's clock, in a second.
 TICKS = 1_000_000
+# What the server keeps for an API key.
+_PARTS = ("meta", "requests", "tokens", "amounts", "leases", "reserved", "used")
 
 Operation = Literal["admit", "settle", "renew", "usage"]
 
@@ -98,3 +106,48 @@ class Answer(msgspec.Struct, kw_only=True):
 
 encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+@lru_cache(maxsize=10_000)
+def names_of(prefix: str, key_id: str) -> tuple[str, ...]:
+    """Return the script's keys for an API key; the last one lacks a budget's period."""
+    # In braces: what a cluster chooses the node by.
+    tag = blake2b(key_id.encode(), digest_size=16).hexdigest()
+    return tuple(f"{prefix}:{{{tag}}}:{part}" for part in _PARTS)
+
+
+# The keys of a call, and what it is asked.
+Packed = tuple[tuple[str, ...], bytes]
+
+
+class Script:
+    """The script in the server of a client. Several calls take one round trip."""
+
+    def __init__(self, client: "Redis") -> None:
+        self._client = client
+        self._source = SCRIPT.read_text()
+        self._sha = sha1(self._source.encode(), usedforsecurity=False).hexdigest()
+
+    async def load(self) -> None:
+        """Send the script to the server."""
+        await self._client.script_load(self._source)
+
+    async def run(self, calls: Sequence[Packed]) -> list[Any]:
+        """Return what each call answers, or the error of each that fails."""
+        from redis.exceptions import NoScriptError
+
+        replies = await self._run(calls)
+        unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:  # the server has forgotten it, and has done nothing
+            await self.load()
+            again = await self._run([calls[n] for n in unknown])
+            for n, reply in zip(unknown, again, strict=True):
+                replies[n] = reply
+        return replies
+
+    async def _run(self, calls: Sequence[Packed]) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for keys, payload in calls:
+            pipe.execute_command("EVALSHA", self._sha, len(keys), *keys, payload)
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies

@@ -15,8 +15,7 @@ import msgspec
 
 from vgate.config.schema import State
 from vgate.frontend.observe import metrics
-from vgate.frontend.shared_state.calls import TICKS, Answer, Call, decode_answer, encode
-from vgate.frontend.shared_state.script import Script
+from vgate.frontend.shared_state.calls import TICKS, Answer, Call, Script, decode_answer, encode
 from vgate.frontend.shared_state.times import ServerClock, in_time
 from vgate.log import Log
 from vgate.state_link import code_of, explain, open_client, read_info
@@ -67,7 +66,6 @@ class SharedState:
 
     Args:
         loop: The event loop, which may not run yet.
-        settings: The configuration's section.
 
     Attributes:
         away: Why the server can't be used now; None if it can. As long as it is set, calls fail
@@ -148,7 +146,7 @@ class SharedState:
             left_s = self.settled_at - time.monotonic()
             return [f"{_RESTARTED} for {left_s:.0f} s more"] if left_s > 0 else []
         instead = "each gateway counts on its own"
-        if self._settings.on_failure == "refuse":
+        if self.strict:
             instead = "requests of keys with limits are refused"
         return [f"the server of state.url can't be used, so {instead}: {self.away}"]
 
@@ -226,13 +224,8 @@ class SharedState:
         metrics.STATE_FAILURES.labels((code_of(error) or type(error).__name__).lower()).inc()
         if (now := time.monotonic()) >= self._next_log:
             self._next_log = now + _LOG_PAUSE_S
-            log.error(
-                "the server of state.url can't be used",
-                reason=self.away,
-                instead="this machine's limits"
-                if self._settings.on_failure == "local"
-                else "requests with limits are refused",
-            )
+            instead = "requests with limits are refused" if self.strict else "this machine's limits"
+            log.error("the server of state.url can't be used", reason=self.away, instead=instead)
 
     async def _probe_until_back(self, *, first: bool = False) -> None:
         began = counted = time.monotonic()

@@ -14,7 +14,7 @@ from vgate.errors import UnsupportedParameterError
 from vgate.frontend.apis.fields import policies_of
 from vgate.frontend.apis.openai.classify import ClassifyRequest, decode_classify
 from vgate.frontend.http import Ignored
-from vgate.frontend.pipeline.inputs import pairs
+from vgate.frontend.pipeline import inputs
 
 LABELS = ("bad", "fair", "good")
 LONG = "a " * EMBED_LIMIT
@@ -219,7 +219,7 @@ def test_a_configured_template_renders_the_pairs(classify, tmp_path_factory):
 def test_what_pairs_repeat_of_a_query_is_bounded(classify, tmp_path_factory, monkeypatch):
     path = tmp_path_factory.mktemp("template") / "pairs.jinja"
     path.write_text(TEMPLATE)
-    monkeypatch.setattr(pairs, "_MOST_JOINED_CHARS", 3 * len(LONG))
+    monkeypatch.setattr(inputs, "_MOST_JOINED_CHARS", 3 * len(LONG))
 
     async def scenario(gateway):
         fields = {"query": LONG, "truncate_prompt_tokens": 9}

@@ -27,8 +27,7 @@ from vgate.frontend.access.limiter.port import (
     Usage,
 )
 from vgate.frontend.observe import metrics
-from vgate.frontend.shared_state.calls import TICKS, Answer, BudgetCall, Call, Operation
-from vgate.frontend.shared_state.names import names_with
+from vgate.frontend.shared_state.calls import TICKS, Answer, BudgetCall, Call, Operation, names_of
 from vgate.frontend.shared_state.server import SharedState, StateAwayError
 
 # Keys of which we remember when they were counted last.
@@ -79,7 +78,6 @@ class SharedLimiter:
         # What has to be renewed: grants by key and id.
         self._held: dict[str, dict[str, SharedGrant]] = {}
         self._budgeted: dict[str, KeyLimits] = {}
-        self._names = names_with(settings.prefix)
 
     def likely_full(self, key_id: str, limits: KeyLimits) -> bool:
         """Guess from the latest refusal."""
@@ -174,7 +172,7 @@ class SharedLimiter:
             token_window=TOKEN_WINDOW_NS * second // NS,
             concurrent=limits.concurrent,
         )
-        names = self._names(key_id)
+        names = names_of(self.settings.prefix, key_id)
         if budget is None:
             return names, call
         self._budgeted[key_id] = limits

@@ -28,11 +28,7 @@ _MOST_PLAIN_TOKENS = 64
 
 
 class Deferred:
-    """The sequences with such output, in the order of their turns.
-
-    Args:
-        loop: The event loop.
-    """
+    """The sequences with such output, in the order of their turns."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -25,10 +25,6 @@ log = Log("vgate.frontend")
 class Flushing:
     """Lets answers read their new output. Used from the event loop only.
 
-    Args:
-        loop: The event loop.
-        clock: Returns monotonic seconds.
-
     Attributes:
         waiting: The answers with plain tokens that they have not read. One that has read them
             since then, with a later delta, or is closed, is no longer `touched`.

@@ -42,15 +42,7 @@ def connect_engines(
     """Return the handles of a model's engines on this host, by their numbers.
 
     Those on other hosts are added later to the pool and to what is returned, and removed again.
-
-    Args:
-        loop: The event loop.
-        runtime: The instance's settings.
-        model: The model's first name.
-        worker: This frontend's number.
-        note: Called with the number of an engine on another host, and what to say of it; with None
-            when it is gone.
-        pool: Owns the handles.
+    Then `note` is called with their number, and what to say of them; with None when they are gone.
     """
     name, specs = f"frontend-{worker}", runtime.engines_of(model)
     handles: dict[int, EngineHandle] = {
@@ -79,44 +71,36 @@ def connect_engines(
 
     targets = [Target(s.address, s.public_key) for s in specs.values() if is_tcp(s.address)]
     discovery = Discovery(loop, add, remove, runtime.config.engine_link.resolve_s)
-    _Following(loop, JoinedFile(runtime.config), model, discovery, targets)
+    _follow(loop, JoinedFile(runtime.config), model, discovery, targets)
     return handles
 
 
-class _Following:
-    """Has a discovery follow the configured targets, and the engines of a model that joined."""
+def _follow(
+    loop: asyncio.AbstractEventLoop,
+    file: JoinedFile,
+    model: str,
+    discovery: Discovery,
+    targets: list[Target],
+) -> None:
+    """Have a discovery follow the configured targets, and the engines of a model that joined."""
+    known, watcher = {target.address for target in targets}, FileWatcher(file.path)
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        file: JoinedFile,
-        model: str,
-        discovery: Discovery,
-        targets: list[Target],
-    ) -> None:
-        self._loop = loop
-        self._file = file
-        self._model = model
-        self._discovery = discovery
-        self._targets = targets
-        self._watcher = FileWatcher(file.path)
-        loop.call_soon(self._follow)
-        loop.call_soon(self._look)
-
-    def _look(self) -> None:
-        self._loop.call_later(_LOOK_S, self._look)
-        if self._watcher.changed():
-            self._follow()
-
-    def _follow(self) -> None:
+    def follow() -> None:
         try:
-            joined = [each for each in self._file.engines() if each.model == self._model]
+            joined = [each for each in file.engines() if each.model == model]
         except JoinError as error:
             log.error("the engines that joined stay as they were", reason=error)
             return
-        known = {target.address for target in self._targets}
         others = [Target(a, e.public_key) for e in joined for a in e.addresses if a not in known]
-        self._discovery.follow([*self._targets, *others])
+        discovery.follow([*targets, *others])
+
+    def look() -> None:
+        loop.call_later(_LOOK_S, look)
+        if watcher.changed():
+            follow()
+
+    loop.call_soon(follow)
+    loop.call_soon(look)
 
 
 def _found_number(target: Target, taken: Collection[int]) -> int:

@@ -31,7 +31,6 @@ class Discovery:
     """Adds engines and removes them.
 
     Args:
-        loop: The event loop.
         add: Connects to a target whose address has no name.
         remove: Gives its engine nothing more.
         every_s: How often names are looked up.

@@ -62,12 +62,7 @@ class RunningRequests:
         return [self._info(one, progress.get(one.engine, {})) for one in oldest]
 
     def cancel(self, request_id: str, by: str) -> int:
-        """End the requests with this id by an error; return how many there were.
-
-        Args:
-            request_id: The id.
-            by: Who does it, for the log.
-        """
+        """End the requests with this id by an error; return how many. `by` is for the log."""
         found = [one for one in self._running.values() if one.http.id == request_id]
         for one in found:
             log.warning("a request is cancelled", request_id=request_id, by=by)

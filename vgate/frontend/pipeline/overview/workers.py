@@ -50,7 +50,6 @@ class AllWorkers:
     """All workers, this one included; see `vgate.frontend.pipeline.port.Workers`.
 
     Args:
-        loop: The event loop.
         running: The requests of this worker.
         names: Returns the names of all workers.
         pass_on: Takes the other messages of other workers.

@@ -8,7 +8,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from vgate.frontend.answers.answer import StreamedAnswer, Write
+import msgspec
+
+from vgate.frontend.answers.answer import Write
 from vgate.frontend.engines.residency import Residence, situation
 from vgate.frontend.engines.sequence import BaseAnswer
 from vgate.frontend.engines.served_model import ServedModel
@@ -24,7 +26,6 @@ class Notices:
     """Tells the streams of one worker that wait for models what is going on.
 
     Args:
-        loop: The event loop.
         interval_s: How long a stream may send nothing; 0: none is told anything.
     """
 
@@ -36,11 +37,11 @@ class Notices:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, answer: BaseAnswer, model: ServedModel, name: str, write: Write) -> None:
-        """Tell a request that waits for a model, by comments that `write` gets.
+        """Tell a request, if it waits for its model, by comments that `write` gets.
 
         In them the model has the name that the request may use.
         """
-        if not self._interval_s:
+        if not self._interval_s or model.residence is None or answer not in model.residence:
             return
         if self._timer is None:
             self._timer = self._loop.call_later(self._sweep_s, self._sweep)
@@ -68,15 +69,12 @@ class Notices:
                 each.write(b": " + " ".join(words.split()).encode() + b"\n")
 
 
-class _Told:
-    __slots__ = ("at", "model", "name", "words", "write")
-
-    def __init__(self, model: ServedModel, name: str, write: Write) -> None:
-        self.model = model
-        self.name = name
-        self.write = write
-        self.words = ""
-        self.at = 0.0
+class _Told(msgspec.Struct):
+    model: ServedModel
+    name: str
+    write: Write
+    words: str = ""
+    at: float = 0.0
 
 
 class EarlyStream:
@@ -116,9 +114,3 @@ def speak(http: HttpRequest, comment: bytes) -> None:
     if http.early is None:
         http.early = EarlyStream(http)
     http.early.write(comment + b"\n")
-
-
-def tell_stream(notices: Notices, model: ServedModel, name: str, answer: StreamedAnswer) -> None:
-    """Tell a stream, whose sequences may wait for the model, what is going on."""
-    if model.residence is not None and answer in model.residence:
-        notices.add(answer, model, name, answer.keep_alive)

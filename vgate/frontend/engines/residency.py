@@ -1,22 +1,21 @@
-"""The requests of a worker that wait for a model to be loaded, and how many may.
+"""Models that aren't always loaded: who waits for one, and what the launcher is told of that.
 
 If the worker lacks the model's text side, a request can't even be validated: it waits with its
 body, as a visitor. Otherwise it is validated and tokenised at once, and its sequences wait where
 those of a dead engine do (`vgate.frontend.engines.resumption`).
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from vgate.errors import (
-    EngineUnavailableError,
-    OverloadedError,
-    ShuttingDownError,
-    VGateError,
-)
+import msgspec
+
+from vgate.config import Runtime
+from vgate.errors import EngineUnavailableError, OverloadedError, ShuttingDownError, VGateError
 from vgate.frontend.engines.port import STATUS
 from vgate.frontend.engines.sequence import BaseAnswer
-from vgate.wire.control import Demand, EngineState
+from vgate.wire.control import Demand, EngineState, ModelDemand
 
 _MOST_BYTES = 64 * 1024 * 1024
 _FULL_RETRY_S = 10.0
@@ -63,13 +62,10 @@ class WaitingRoom:
                 del counts[key]
 
 
-class _Waiting:
-    __slots__ = ("key", "parts", "since")
-
-    def __init__(self, since: float, key: str) -> None:
-        self.since = since
-        self.key = key
-        self.parts = 0
+class _Waiting(msgspec.Struct):
+    since: float
+    key: str
+    parts: int = 0
 
 
 class Residence:
@@ -199,6 +195,48 @@ class Residence:
     def places(self) -> dict[object, int]:
         """Return how many requests of this worker wait for longer than each that waits."""
         return {answer: place for place, answer in enumerate(self._waiting)}
+
+
+class Wanted:
+    """Sends `ModelDemand`: at once when a request begins to wait, and with heartbeats."""
+
+    def __init__(
+        self, runtime: Runtime, clock: Callable[[], float], tell: Callable[[ModelDemand], None]
+    ) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._tell = tell
+        self._room = WaitingRoom(runtime.config.residency.max_waiting)
+        self._models: dict[str, tuple[Residence, Callable[[], Demand]]] = {}
+        # Of each model, when it was last used as far as the launcher knows.
+        self._told: dict[str, float | None] = {}
+        self._had_any = False
+
+    def residence_of(self, name: str) -> Residence | None:
+        """Return where requests wait for a model; None if it always is loaded."""
+        engines = self._runtime.engines_of(name).values()
+        if self._runtime.config.unloads_models and any(spec.supervised for spec in engines):
+            return Residence(self._room, self._clock)
+        return None
+
+    def add(self, name: str, residence: Residence | None, demand: Callable[[], Demand]) -> None:
+        """Tell of a model; `demand` returns what requests want of it now."""
+        if residence is not None:
+            self._models[name] = residence, demand
+            residence.on_first = self.tell
+
+    def tell(self) -> None:
+        """Tell what is wanted now, if anything is, and once after."""
+        wanted = {}
+        for name, (residence, demand_of) in self._models.items():
+            demand = demand_of()
+            # One that came and ended since then counts as well.
+            if demand.waiting or demand.running or residence.used_at != self._told.get(name):
+                wanted[name] = demand
+            self._told[name] = residence.used_at
+        if wanted or self._had_any:
+            self._had_any = bool(wanted)
+            self._tell(ModelDemand(os.getpid(), wanted))
 
 
 def unavailable(reason: str) -> EngineUnavailableError:
