@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from vgate.config.aliases import Alias
 from vgate.config.links import EngineLink, RemoteEngine, is_loopback
-from vgate.config.model import AdditionalModel, ListedModel, Model, Residency
+from vgate.config.model import AdditionalModel, Model, Residency
 from vgate.config.section import MIB, NonEmptyStr, PositiveFloat, Section
 from vgate.keys import ConfiguredKey, PositiveInt, RequestLimit
 from vgate.log import Level
@@ -259,7 +259,7 @@ class Config(Section, frozen=True):
     server: Server = Server()
     model: Model = Model()
     additional_models: list[AdditionalModel] = []
-    models: list[ListedModel] = []
+    models: list[AdditionalModel] = []
     memory_groups: list[Annotated[list[NonEmptyStr], Meta(min_length=1)]] = []
     residency: Residency = Residency()
     aliases: dict[NonEmptyStr, Alias] = {}
