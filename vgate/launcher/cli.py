@@ -33,7 +33,7 @@ from vgate.config.model import Model
 from vgate.config.roles import run_dir_of, topology
 from vgate.config.runtime import DRY_RUN, VLLM, Role
 from vgate.config.variables import CONFIG_PATH
-from vgate.launcher import address_space, open_files
+from vgate.launcher import resource_limits
 from vgate.launcher.checks import Checked
 from vgate.launcher.environments.start import dry_run_is_set, open_missing_streams
 from vgate.launcher.listeners import Listeners, warn_if_open
@@ -194,8 +194,8 @@ def _supervise(found: Checked, backend: str, role: Role, output: Output | None) 
         log.warning("an unknown variable is ignored", name=unknown.name, hint=unknown.instead)
     run_dir = listeners = None
     try:
-        address_space.check()
-        most_connections = open_files.allow(config)
+        resource_limits.check_memory()
+        most_connections = resource_limits.allow_files(config)
         listeners = Listeners(config.server, none=role == "engine")
         run_dir = RunDir(run_dir_of(config, role))
         runtime = Runtime(
