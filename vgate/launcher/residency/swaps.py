@@ -11,7 +11,7 @@ from vgate.config.section import MIB
 from vgate.launcher.child import EngineChild
 from vgate.launcher.residency.policy import Policy
 from vgate.launcher.residency.room import Room
-from vgate.launcher.residency.use import Managed, Status
+from vgate.launcher.residency.use import Status
 from vgate.launcher.residency.wanted import WantedModels
 from vgate.log import Log
 from vgate.wire.control import (
@@ -88,9 +88,8 @@ class Swaps:
             model.name: Swap(model, [e for e in engines if e.spec.model == model.name])
             for model in models
         }
-        managed = [Managed(model.name, model.load, model.idle_ttl_s) for model in models]
         self.wanted = WantedModels(self._swaps)
-        self._policy = Policy(managed, room, runtime.config.residency)
+        self._policy = Policy(models, room, runtime.config.residency)
         for engine in engines:
             engine.put_away()
             self._enter(engine, "unloaded", UNLOADED)
