@@ -91,8 +91,7 @@ class Swaps:
         self.wanted = WantedModels(self._swaps)
         self._policy = Policy(models, room, runtime.config.residency)
         for engine in engines:
-            engine.put_away()
-            self._enter(engine, "unloaded", UNLOADED)
+            self._put_away(engine)
         self.starting: set[str] = set()
         self._advance(0.0)
         self.starting = {name for name, swap in self._swaps.items() if swap.status == "loading"}
@@ -190,7 +189,7 @@ class Swaps:
             engine.wanted, engine.restart_at, engine.drained = False, None, False
             engine.unloads += 1
             if engine.pid is None:
-                self._put_away(engine, UNLOADED)
+                self._put_away(engine)
                 continue
             # An engine that loads reads no messages, but SIGTERM ends it at once.
             if not (engine.ready and engine.peer and self._send(engine.peer, drain)):
@@ -215,7 +214,7 @@ class Swaps:
         slept, engine.asleep = engine.asleep, False
         if engine.wanted:
             return False
-        self._put_away(engine, UNLOADED)
+        self._put_away(engine)
         swap = self._swaps[engine.spec.model]
         if swap.status == "unloaded" and not slept:
             self._on_unloaded(swap, now)
@@ -288,9 +287,9 @@ class Swaps:
         for engine in swap.engines:
             self._tell(engine.enter("queued", detail, ahead))
 
-    def _put_away(self, engine: EngineChild, detail: str) -> None:
+    def _put_away(self, engine: EngineChild) -> None:
         engine.put_away()
-        self._enter(engine, "unloaded", detail)
+        self._enter(engine, "unloaded", UNLOADED)
 
     def _enter_all(self, swap: Swap, state: StateName, detail: str) -> None:
         for engine in swap.engines:
