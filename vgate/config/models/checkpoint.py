@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vgate.config.model import Model
-from vgate.config.models.names import check_name
+from vgate.config.models.names import check_name, expanded
 from vgate.config.models.parallel import check_split
 from vgate.config.models.reading import content_of
 from vgate.config.models.settings import CheckpointError, check_config
@@ -90,14 +90,6 @@ def _only_a_file(path: Path) -> CheckpointError:
     if (path.parent / "config.json").is_file():
         return CheckpointError(f"{where}; name its directory, {path.parent}")
     return CheckpointError(f"{where}{_WHAT_IT_NEEDS}")
-
-
-def expanded(path: str) -> Path:
-    """Return a path with "~" replaced, if there is a home directory."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 def check_files(model: Model, directory: Path) -> None:

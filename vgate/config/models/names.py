@@ -70,6 +70,14 @@ def is_directory(name: str | Path) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with "~" replaced, if there is such a home directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def nearby(name: str) -> str:
     """Return what there is that may be meant by a path, as words to append; "" if nothing is."""
     if is_directory(Path("/", name)):
@@ -90,11 +98,7 @@ def hub_cache() -> Path:
     environ = os.environ
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     caches = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = Path(named or Path(environ.get("HF_HOME") or Path(caches, "huggingface"), "hub"))
-    try:
-        return cache.expanduser()
-    except RuntimeError:  # ~ of nobody here
-        return cache
+    return expanded(named or Path(environ.get("HF_HOME") or Path(caches, "huggingface"), "hub"))
 
 
 def hub_folder(name: str) -> Path:
