@@ -88,12 +88,15 @@ class Server(Section, frozen=True):
         there = next(p for p in (path, *path.parents) if os.path.lexists(p))
         return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
+    def url_at(self, host: str) -> str:
+        """Return the server's URL for those who reach it at a host."""
+        scheme = "https" if self.tls.enabled else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     @property
     def local_url(self) -> str:
         """The server's URL on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        scheme = "https" if self.tls.enabled else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return self.url_at({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host))  # noqa: S104
 
     @property
     def log_path(self) -> Path:

@@ -18,9 +18,7 @@ _PATHS = {"embed": "embeddings", "classify": "classify"}
 
 def server_url(server: Server) -> str:
     """Return the server's URL as others use it, or this machine if it serves no others."""
-    host = _reached_at(server.host)
-    scheme = "https" if server.tls.enabled else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
+    return server.url_at(_reached_at(server.host))
 
 
 def _reached_at(host: str) -> str:
