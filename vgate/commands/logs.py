@@ -36,10 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, config: Config) -> int:
     """Show it; return the exit status."""
-    folder = config.server.state_path / "logs"
-    path = folder / f"vgate-{config.server.port}.log"
+    path = config.server.log_path
     if not path.exists():
-        raise CommandError(_missing(folder, config.server.port))
+        raise CommandError(_missing(path.parent, config.server.port))
     wanted = options.request.encode() if options.request else b""
     most = options.lines if options.lines is not None else None if wanted else _LINES
     try:
