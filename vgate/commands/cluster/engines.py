@@ -42,7 +42,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
     """Run the action; return the exit status."""
     server = Server(options, config)
     if options.action in hosts.ACTIONS:
-        return hosts.run(server, options)
+        hosts.ACTIONS[options.action](server, options)
+        return EXIT_OK
     if options.action == "drain":
         return _drain(server, options)
     if options.action == "resume":
