@@ -33,14 +33,12 @@ _ADAPTER_WEIGHTS = {"adapter_model.safetensors", "adapter_model.bin"}
 # Of one of these transformers makes a tokenizer; SentencePiece has several names.
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"}
 _VOCABULARY_ENDS = (".model", ".tiktoken", ".spm")
-_INSTEAD_OF_GGUF = (
-    "take the model's version with safetensors files, in AWQ, GPTQ or FP8 if it has to be small"
-)
 GGUF = "gguf"
 _GGUF_MAGIC = b"GGUF"
-# What vLLM's plugin can do with it, on a GPU.
-_WITH_GGUF = (
-    "; or put one GGUF file beside its base model's config.json and tokenizer, name their "
+# The second is what vLLM's plugin can do with it, on a GPU.
+_INSTEAD_OF_GGUF = (
+    "take the model's version with safetensors files, in AWQ, GPTQ or FP8 if it has to be small; "
+    "or put one GGUF file beside its base model's config.json and tokenizer, name their "
     "directory, and set model.quantization: gguf"
 )
 _WHAT_IT_NEEDS = "; name a directory with config.json, a tokenizer and safetensors files"
@@ -84,9 +82,7 @@ def find_model(model: Model) -> Path | None:
 def _only_a_file(path: Path) -> CheckpointError:
     where = f"model.model_id: {path} is a file"
     if path.suffix == ".gguf":
-        return CheckpointError(
-            f"{where}, and GGUF files can't be served alone: {_INSTEAD_OF_GGUF}{_WITH_GGUF}"
-        )
+        return CheckpointError(f"{where}, and GGUF files can't be served alone: {_INSTEAD_OF_GGUF}")
     if (path.parent / "config.json").is_file():
         return CheckpointError(f"{where}; name its directory, {path.parent}")
     return CheckpointError(f"{where}{_WHAT_IT_NEEDS}")
@@ -160,7 +156,7 @@ def _no_model(directory: Path, names: set[str]) -> CheckpointError:
 
 def _only_gguf(where: str) -> CheckpointError:
     return CheckpointError(
-        f"{where} holds GGUF files, which can't be served alone: {_INSTEAD_OF_GGUF}{_WITH_GGUF}"
+        f"{where} holds GGUF files, which can't be served alone: {_INSTEAD_OF_GGUF}"
     )
 
 
