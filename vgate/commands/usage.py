@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, config: Config) -> int:
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*by, *_FIELDS])
-        writer.writerows([*_names(row, by), *_used(row).values()] for row in rows)
+        writer.writerows([*_names(row, by), *msgspec.structs.astuple(row.used)] for row in rows)
     elif rows:
         sys.stdout.write(_table(rows, by))
     else:
@@ -80,12 +80,12 @@ def _day(text: str) -> date:
         raise argparse.ArgumentTypeError(f"`{text}` is not a day such as 2027-01-31") from None
 
 
-def _used(row: Row) -> dict[str, int]:
-    return msgspec.structs.asdict(row.used)
-
-
 def _names(row: Row, by: list[str]) -> list[str]:
     return [getattr(row, column) or "" for column in by]
+
+
+def _counts(used: Used) -> list[str]:
+    return [f"{value:,}" for value in msgspec.structs.astuple(used)]
 
 
 def _table(rows: list[Row], by: list[str]) -> str:
@@ -94,7 +94,6 @@ def _table(rows: list[Row], by: list[str]) -> str:
     lines = [[head.upper() for head in heads]]
     for row in rows:
         names = [plain(name or "-") for name in _names(row, by)]
-        lines.append([*names, *(f"{value:,}" for value in _used(row).values())])
-    sums = [f"{value:,}" for value in msgspec.structs.astuple(total)]
-    lines.append(["total", *[""] * (len(by) - 1), *sums])
+        lines.append([*names, *_counts(row.used)])
+    lines.append(["total", *[""] * (len(by) - 1), *_counts(total)])
     return "\n".join(table(lines, left=len(by))) + "\n"
