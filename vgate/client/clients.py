@@ -162,11 +162,7 @@ class _Waiting:
         self._shown: str | None = None
 
     def goes_on(self, reason: str | None) -> bool:
-        """Return whether to wait on.
-
-        Raises:
-            NotReadyError: The time is up.
-        """
+        """Return whether to wait on; raise NotReadyError if the time is up."""
         if reason is None:
             return False
         if self._show is not None and reason != self._shown:

@@ -101,11 +101,7 @@ class Supervisor:
         return self._reloads.runtime.config
 
     def run(self) -> None:
-        """Serve until a signal comes.
-
-        Raises:
-            GaveUpError: A process can't be kept running.
-        """
+        """Serve until a signal comes; raise `GaveUpError` if a process can't be kept running."""
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             self._stop_signals += 1

@@ -60,9 +60,8 @@ class Translation(NamedTuple):
 def translate(arguments: Sequence[str], of_file: Sequence[str] = ()) -> Translation:
     """Separate vLLM's flags from V-Gate's; only commands that serve take them.
 
-    Those of a file count where the arguments have no other value.
-
-    Ends with status 2 and a sentence where one has no value or can't be followed.
+    Those of a file count where the arguments have no other value. One without a value, or that
+    can't be followed, ends this with status 2 and a sentence.
     """
     try:
         return _translate(arguments, of_file)

@@ -92,11 +92,7 @@ def _tell(text: str, card: Card) -> None:
 
 
 def pull(name: str, revision: str | None) -> None:
-    """Download a model and say where it is.
-
-    Raises:
-        CommandError: It can't be had, or what has come can't be served.
-    """
+    """Download a model and say where it is; raise CommandError if it can't be had or served."""
     try:
         check_name(name)
     except CheckpointError as error:

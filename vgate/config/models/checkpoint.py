@@ -89,11 +89,7 @@ def _only_a_file(path: Path) -> CheckpointError:
 
 
 def check_files(model: Model, directory: Path) -> None:
-    """Check that a directory has a model's files, whole and readable.
-
-    Raises:
-        CheckpointError: It hasn't.
-    """
+    """Raise CheckpointError if a directory hasn't a model's files, whole and readable."""
     with _readable():
         names = {path.name for path in directory.iterdir()}
         if "config.json" not in names:
@@ -245,11 +241,7 @@ def _check_tokenizer(directory: Path, names: set[str]) -> None:
 
 
 def check_whole(directory: Path, names: Iterable[str]) -> None:
-    """Check that files of a directory can be read, and that safetensors files are whole.
-
-    Raises:
-        CheckpointError: One can't be served.
-    """
+    """Raise CheckpointError if files can't be read, or safetensors files are not whole."""
     with _readable():
         for name in sorted(names):
             path = directory / name
@@ -264,11 +256,7 @@ def check_whole(directory: Path, names: Iterable[str]) -> None:
 
 
 def shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shape of each tensor of a safetensors file, once checked.
-
-    Raises:
-        CheckpointError: It is not whole.
-    """
+    """Return a safetensors file's shapes by tensor; raise CheckpointError if it isn't whole."""
     tensors = _check_safetensors(path)
     return {name: tensor.shape for name, tensor in tensors.items()}
 

@@ -24,11 +24,7 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 def check_name(name: str) -> None:
-    """Check a model_id for which there is no directory.
-
-    Raises:
-        CheckpointError: It is no name on the Hub, or one that can't be fetched.
-    """
+    """Raise CheckpointError if what is no directory is no name on the Hub, or can't be fetched."""
     where = f"model.model_id: {name}"
     if found := _ADDRESS.match(name):
         raise CheckpointError(f"{where} is an address: set it to {found[1] or found[2]}")
