@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vgate
-from vgate.commands.arguments import COMMANDS, SETTINGS, WITHOUT_VALUE, Parser
+from vgate.commands.arguments import COMMANDS, WITH_VALUE, WITHOUT_VALUE, Parser
 from vgate.commands.flags import settings
 
 TYPE_CHECKING = False
@@ -97,7 +97,7 @@ def _separate(
             elif command is not None and "--model" not in own:
                 own.append("--model")
             own.append(word)
-        elif name in WITHOUT_VALUE or name in {f"--{flag}" for flag, *_ in SETTINGS}:
+        elif name in (*WITH_VALUE, *WITHOUT_VALUE):
             own.append(word)
             if name not in WITHOUT_VALUE and not equals and rest:
                 own.append(rest.popleft())
