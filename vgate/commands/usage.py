@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.command import CommandError
 from vgate.commands.text import note, plain, table
 from vgate.config import Config
 from vgate.usage import LedgerError, Row, Used, read_usage
@@ -44,8 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print JSON, as GET /v1/usage does")
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Show it; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Show it."""
     state = Path(options.state_dir) if options.state_dir else config.server.state_path
     by, since, until = options.by, options.since or date.min, options.until or date.max
     try:
@@ -63,7 +63,6 @@ def run(options: argparse.Namespace, config: Config) -> int:
         sys.stdout.write(_table(rows, by))
     else:
         note(f"nothing was used in this time, or not with {state}")
-    return EXIT_OK
 
 
 def _columns(text: str) -> list[str]:
