@@ -21,10 +21,10 @@ from math import inf
 
 import msgspec
 
-from vgate.config.model import Residency
+from vgate.config.model import Model, Residency
 from vgate.launcher.residency.policy import Policy
 from vgate.launcher.residency.room import Room
-from vgate.launcher.residency.use import Managed, Status, Wanted
+from vgate.launcher.residency.use import Status, Wanted
 
 _TICK_S = 0.1
 _RATES = (8.0, 4.0, 10 / 3, 2.0, 1.0, 0.2, 0.05)
@@ -75,8 +75,8 @@ class Simulation:
         self.most_held = 0
         names = [str(model) for model in range(machine.models)]
         room = Room({name: {"": 1} for name in names}, {"": machine.room})
-        managed = [Managed(name, "on_demand") for name in names]
-        self._policy = Policy(managed, room, machine.settings)
+        models = [Model(model_id=name, load="on_demand") for name in names]
+        self._policy = Policy(models, room, machine.settings)
         self._statuses: dict[str, Status] = dict.fromkeys(names, "unloaded")
         self._statuses |= {str(model): "ready" for model in machine.loaded}
         self._ready_at: dict[str, float] = {}

@@ -273,7 +273,7 @@ def test_the_list_has_its_texts_one_below_the_other(monkeypatch, capsys):
     ]
     server = SimpleNamespace(objects=lambda _path: rows)
     monkeypatch.setattr(residency, "Server", lambda *_: server)
-    assert residency.LIST.run(None, None) == 0
+    residency.LIST.run(None, None)
     head, *lines = capsys.readouterr().out.splitlines()
     at = head.index("DETAIL")
     assert [line[at:] for line in lines] == ["it serves a long context", "it is idle"]

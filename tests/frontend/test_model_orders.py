@@ -8,13 +8,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.frontend.gateway import until
 from tests.frontend.orders import KEYS, only_admins, ordered
-from vgate.config.model import ListedModel, Model
+from vgate.config.model import AdditionalModel, Model
 from vgate.config.schema import Server
 from vgate.frontend.apis.system.engine_metrics import EngineCollector
 from vgate.wire.control import EngineState
 
 MAIN = Model(model_id="org/m", served_model_name=["org/m", "m"], load="pinned")
-OTHER = ListedModel(model_id="other", load="on_demand")
+OTHER = AdditionalModel(model_id="other", load="on_demand")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from tests.frontend.gateway import Engine, chat_body, post, until
 from vgate.config.aliases import Alias
-from vgate.config.model import ListedModel, Model, Residency
+from vgate.config.model import AdditionalModel, Model, Residency
 from vgate.config.schema import Batch, Cache, DryRun, Security, Server, Supervision, Timeouts
 from vgate.engine import loop
 from vgate.frontend.engines import served_model
@@ -596,7 +596,7 @@ def test_a_model_that_is_not_loaded_is_no_reason_not_to_be_ready(away):
 def test_a_worker_that_begins_while_a_resident_model_is_swapped_is_ready(away):
     """It replaces another one at a reload, which waits for no load."""
     resident = Model(model_id="m")
-    other = ListedModel(model_id="other", task="generate", load="on_demand")
+    other = AdditionalModel(model_id="other", task="generate", load="on_demand")
 
     async def scenario(gateway):
         gateway.tell(EngineState("unloaded", "x", time.time(), 1))

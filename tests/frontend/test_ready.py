@@ -6,15 +6,15 @@ import pytest
 
 from tests.frontend.gateway import until
 from vgate.config.aliases import Alias
-from vgate.config.model import ListedModel, Model
+from vgate.config.model import AdditionalModel, Model
 from vgate.config.schema import Security, Server
 from vgate.keys import ConfiguredKey
 from vgate.wire.control import EngineState
 
 # The first would serve, the second can't be loaded, the third is being loaded.
 MODELS = [
-    ListedModel(model_id="broken", load="on_demand"),
-    ListedModel(model_id="slow", load="resident"),
+    AdditionalModel(model_id="broken", load="on_demand"),
+    AdditionalModel(model_id="slow", load="resident"),
 ]
 KEYS = [
     ConfiguredKey(name="boss", key="sk-boss", admin=True, models=["slow"]),

@@ -1,10 +1,15 @@
 """Listening sockets that don't exist, for frontends that are never started."""
 
 
-class Sockets:
-    """Stands for `Listeners`."""
+class Socket:
+    """Stands for one of them."""
 
-    descriptors = (-1, -2)
+    def fileno(self) -> int:
+        """Return no descriptor."""
+        return -1
 
     def close(self) -> None:
         """Do nothing."""
+
+
+SOCKETS = (Socket(), Socket())

@@ -12,7 +12,7 @@ import pytest
 
 from tests.launcher.screen import Terminal, screen_of
 from vgate.config import Config, Runtime, tls
-from vgate.config.model import AdditionalModel, ListedModel, Model
+from vgate.config.model import AdditionalModel, Model
 from vgate.config.runtime import EngineSpec
 from vgate.config.schema import Logging, Security, Server, Tls
 from vgate.launcher.output import Output
@@ -143,7 +143,7 @@ def test_the_card_says_what_was_chosen_and_why(clock):
 def test_the_card_lists_models_on_demand(clock):
     out = io.StringIO()
     main = Model(model_id="some/model")
-    other = ListedModel(model_id="b", served_model_name=["b", "c"], task="generate")
+    other = AdditionalModel(model_id="b", served_model_name=["b", "c"], task="generate")
     other = msgspec.structs.replace(other, load="on_demand")
     console = make(out, model=main, models=[other])
     console.engine_ready(0, READY)

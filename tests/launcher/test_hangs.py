@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.launcher.sockets import Sockets
+from tests.launcher.sockets import SOCKETS
 from vgate.config import Config, EngineSpec, Runtime
 from vgate.config.schema import Server, Supervision
 from vgate.launcher.child import JudgesClock
@@ -46,7 +46,7 @@ def judge(tmp_path_factory):
     config = Config()
     spec = EngineSpec(model=config.model.name, address="ipc://a")
     runtime = Runtime(config=config, backend="dry_run", run_dir=run_dir, engines=[spec])
-    supervisor = Supervisor(runtime, Console(runtime), Sockets())
+    supervisor = Supervisor(runtime, Console(runtime), SOCKETS)
     (engine,) = supervisor._engines
     killed = []
     for child in (engine, *supervisor._frontends):
@@ -73,7 +73,7 @@ def frontends(tmp_path_factory):
     config = Config(server=Server(workers=2), supervision=Supervision(hang_timeout_s=5))
     run_dir = str(tmp_path_factory.mktemp("s"))
     runtime = Runtime(config=config, backend="dry_run", run_dir=run_dir, engines=[])
-    supervisor = Supervisor(runtime, Console(runtime), Sockets())
+    supervisor = Supervisor(runtime, Console(runtime), SOCKETS)
     killed: list[str] = []
 
     def judge(silent_s: float, *, heard: bool) -> list[str]:
@@ -143,7 +143,7 @@ def test_what_goes_on_is_no_hang(tmp_path_factory, phase, progress, told):
     config = Config(supervision=Supervision(load_timeout_s=100))
     spec = EngineSpec(model=config.model.name, address="ipc://a")
     runtime = Runtime(config=config, backend="dry_run", run_dir=run_dir, engines=[spec])
-    supervisor = Supervisor(runtime, Console(runtime, io.StringIO()), Sockets())
+    supervisor = Supervisor(runtime, Console(runtime, io.StringIO()), SOCKETS)
     (engine,) = supervisor._engines
     killed = []
     engine.kill = killed.append

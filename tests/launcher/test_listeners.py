@@ -6,28 +6,27 @@ import pytest
 
 from tests.e2e.instance import free_port
 from vgate.config.schema import Server
-from vgate.launcher.listeners import Listeners
+from vgate.launcher.listeners import close, listen
 from vgate.launcher.run_dir import StartError
 
 
 def test_connections_wait_in_the_queues_of_all():
     port = free_port()
-    listeners = Listeners(Server(port=port, workers=3))
+    listeners = listen(Server(port=port, workers=3))
     clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(64)]
     queued = []
-    for descriptor in listeners.descriptors:
+    for listener in listeners:
         count = 0
-        with socket.socket(fileno=socket.dup(descriptor)) as listener:
-            while True:
-                try:
-                    listener.accept()[0].close()
-                except BlockingIOError:
-                    break
-                count += 1
+        while True:
+            try:
+                listener.accept()[0].close()
+            except BlockingIOError:
+                break
+            count += 1
         queued.append(count)
     for client in clients:
         client.close()
-    listeners.close()
+    close(listeners)
     assert sum(queued) == 64
     assert min(queued) > 0, queued
     with pytest.raises(ConnectionRefusedError):
@@ -43,9 +42,9 @@ def test_a_taken_port_is_refused(shares):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(StartError, match=rf"cannot listen on 127\.0\.0\.1:{port}.*--port"):
-            Listeners(Server(port=port, workers=1))
+            listen(Server(port=port, workers=1))
 
 
 def test_a_host_without_an_address_is_refused():
     with pytest.raises(StartError, match=r"cannot listen on no\.such\.invalid"):
-        Listeners(Server(host="no.such.invalid", workers=1))
+        listen(Server(host="no.such.invalid", workers=1))

@@ -19,10 +19,10 @@ def test_a_log_gets_a_line_every_few_seconds(monkeypatch):
     out = io.StringIO()
     with Phase("working", out) as phase:
         for now[0] in range(12):
-            phase.tick("at it")
+            phase.tick()
     assert out.getvalue().splitlines() == [
-        "  working ... 2 s, at it",
-        "  working ... 7 s, at it",
+        "  working ... 2 s",
+        "  working ... 7 s",
         "  working: 11.0 s",
     ]
 

@@ -12,7 +12,7 @@ import yaml
 
 from tests.launcher.screen import Terminal
 from vgate.config import Config
-from vgate.config.model import ListedModel, Model
+from vgate.config.model import AdditionalModel, Model
 from vgate.config.schema import Server
 from vgate.launcher.cli import main
 from vgate.launcher.terminal.proposal import choose, is_open
@@ -189,7 +189,7 @@ def test_with_json_logs_the_line_is_json_too(monkeypatch, capsys):
         (Config(model=Model(dtype="float32")), True),
         (Config(model=Model(model_id="qwen3:8b")), False),
         (Config(model=Model(max_model_len=4096)), False),
-        (Config(models=[ListedModel(model_id="a/b")]), False),
+        (Config(models=[AdditionalModel(model_id="a/b")]), False),
     ],
 )
 def test_what_says_nothing_of_the_model(config, open_):

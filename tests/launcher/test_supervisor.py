@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.launcher.sockets import Sockets
+from tests.launcher.sockets import SOCKETS
 from vgate.config import Config, EngineSpec, Runtime
 from vgate.config.schema import Server
 from vgate.launcher.child import GaveUpError
@@ -20,7 +20,7 @@ def supervised(tmp_path_factory):
         runtime = Runtime(
             config=Config(), backend="dry_run", run_dir=run_dir, engines=list(engines)
         )
-        supervisor = Supervisor(runtime, Console(runtime), Sockets())
+        supervisor = Supervisor(runtime, Console(runtime), SOCKETS)
         made.append(supervisor)
         return [child.name for child in (*supervisor._engines, *supervisor._frontends)]
 
@@ -46,7 +46,7 @@ def test_it_leaves_unsupervised_engines_alone(supervised):
 def test_a_process_that_is_given_up_ends_no_drain(tmp_path, monkeypatch):
     config = Config(server=Server(drain_timeout_s=5, drain_delay_s=5, state_dir=str(tmp_path)))
     runtime = Runtime(config=config, backend="dry_run", run_dir=str(tmp_path), engines=[])
-    supervisor = Supervisor(runtime, Console(runtime), Sockets())
+    supervisor = Supervisor(runtime, Console(runtime), SOCKETS)
     supervisor._engines.announced = True
     frontend, turns = supervisor._frontends.serving[0], []
 
@@ -71,7 +71,7 @@ def test_a_process_that_is_given_up_ends_no_drain(tmp_path, monkeypatch):
 def test_a_second_reason_to_give_up_leaves_no_process(tmp_path, monkeypatch):
     config = Config(server=Server(state_dir=str(tmp_path)))
     runtime = Runtime(config=config, backend="dry_run", run_dir=str(tmp_path), engines=[])
-    supervisor = Supervisor(runtime, Console(runtime), Sockets())
+    supervisor = Supervisor(runtime, Console(runtime), SOCKETS)
     frontend, waits = supervisor._frontends.serving[0], [False, True]
 
     def receive():

@@ -8,19 +8,9 @@ from typing import Any, Self, cast
 import httpx2
 import openai
 
+from vgate.client import settings
 from vgate.client.http import AsyncHttpClient, HttpClient
-from vgate.client.settings import (
-    RESUMABLE,
-    CacheMode,
-    NotReadyError,
-    api_key,
-    base_url,
-    cache_headers,
-    reason_of,
-    root_of,
-    status_of,
-    usage_query,
-)
+from vgate.client.settings import CacheMode, NotReadyError
 
 Rows = list[dict[str, Any]]
 _POLL_S = 0.5
@@ -47,8 +37,8 @@ class _VGate:
     ) -> None:
         self._http: Any = http_client or self._HTTP(retry_for_s)
         super().__init__(  # type: ignore[call-arg]
-            base_url=_url(base_url),
-            api_key=_key(api_key),
+            base_url=settings.base_url(base_url),
+            api_key=settings.api_key(api_key),
             http_client=self._http,
             default_headers=_headers(cache, default_headers, resume=resume),
             **options,
@@ -57,7 +47,7 @@ class _VGate:
     def with_cache(self, mode: CacheMode) -> Self:
         """Return this client with another use of the result cache."""
         client: Any = self
-        headers = {"Cache-Control": "", **cache_headers(mode)}
+        headers = {"Cache-Control": "", **settings.cache_headers(mode)}
         return cast("Self", client.with_options(default_headers=headers))
 
     def cache_status(self, answer: Any) -> str | None:
@@ -65,7 +55,8 @@ class _VGate:
 
         None if that isn't known: it is the answer of another client, or a long time ago.
         """
-        return status_of(answer, _noted(self._http))
+        patience = getattr(self._http, "patience", None)
+        return settings.status_of(answer, patience.noted if patience else {})
 
 
 class Client(_VGate, openai.OpenAI):
@@ -106,20 +97,20 @@ class Client(_VGate, openai.OpenAI):
 
         `since` and `until` are days such as 2026-01-31.
         """
-        options: Any = {"params": usage_query(by, since, until)}
+        options: Any = {"params": settings.usage_query(by, since, until)}
         found: Any = self.get("/usage", cast_to=object, options=options)
         return list(found["data"])
 
     def stats(self) -> dict[str, Any]:
         """Return the server's `/stats`."""
-        found: Any = self.get(f"{root_of(self.base_url)}/stats", cast_to=object)
+        found: Any = self.get(f"{settings.root_of(self.base_url)}/stats", cast_to=object)
         return dict(found)
 
     def _reason(self) -> str | None:
-        url = f"{root_of(self.base_url)}/ready"
+        url = f"{settings.root_of(self.base_url)}/ready"
         try:
             response = self._http.get(url, headers=self.auth_headers, timeout=_PROBE_S)
-            return reason_of(response.status_code, _json(response))
+            return settings.reason_of(response.status_code, _json(response))
         except httpx2.TransportError as error:
             return f"{url} can't be reached: {error}"
 
@@ -143,20 +134,20 @@ class AsyncClient(_VGate, openai.AsyncOpenAI):
         self, *, by: str | None = None, since: str | None = None, until: str | None = None
     ) -> Rows:
         """Return what was used; as `Client.usage`."""
-        options: Any = {"params": usage_query(by, since, until)}
+        options: Any = {"params": settings.usage_query(by, since, until)}
         found: Any = await self.get("/usage", cast_to=object, options=options)
         return list(found["data"])
 
     async def stats(self) -> dict[str, Any]:
         """Return the server's `/stats`."""
-        found: Any = await self.get(f"{root_of(self.base_url)}/stats", cast_to=object)
+        found: Any = await self.get(f"{settings.root_of(self.base_url)}/stats", cast_to=object)
         return dict(found)
 
     async def _reason(self) -> str | None:
-        url = f"{root_of(self.base_url)}/ready"
+        url = f"{settings.root_of(self.base_url)}/ready"
         try:
             response = await self._http.get(url, headers=self.auth_headers, timeout=_PROBE_S)
-            return reason_of(response.status_code, _json(response))
+            return settings.reason_of(response.status_code, _json(response))
         except httpx2.TransportError as error:
             return f"{url} can't be reached: {error}"
 
@@ -171,11 +162,7 @@ class _Waiting:
         self._shown: str | None = None
 
     def goes_on(self, reason: str | None) -> bool:
-        """Return whether to wait on.
-
-        Raises:
-            NotReadyError: The time is up.
-        """
+        """Return whether to wait on; raise NotReadyError if the time is up."""
         if reason is None:
             return False
         if self._show is not None and reason != self._shown:
@@ -189,13 +176,8 @@ class _Waiting:
 
 def _headers(cache: CacheMode, given: Mapping[str, str] | None, *, resume: bool) -> dict[str, str]:
     """Return the headers of all requests; a copy of a client is given those that it had."""
-    own = {RESUMABLE: "true" if resume else "false", **cache_headers(cache)}
+    own = {settings.RESUMABLE: "true" if resume else "false", **settings.cache_headers(cache)}
     return {**own, **(given or {})}
-
-
-def _noted(http: Any) -> Mapping[str, str]:
-    patience = getattr(http, "patience", None)
-    return {} if patience is None else patience.noted
 
 
 def _json(response: httpx2.Response) -> Any:
@@ -203,7 +185,3 @@ def _json(response: httpx2.Response) -> Any:
         return response.json()
     except ValueError:
         return None
-
-
-# Beside parameters of the same names.
-_url, _key = base_url, api_key

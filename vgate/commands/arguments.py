@@ -123,6 +123,7 @@ _PROBE = (
     "ask the engines that run here instead of starting some: ready (a request would be served) or "
     "live (nothing hangs); exit status 0 for yes"
 )
+WITH_VALUE = [f"--{flag}" for flag, *_ in SETTINGS]
 WITHOUT_VALUE = ("--dry-run", "--help", "-h", "--version")
 
 
@@ -151,13 +152,12 @@ def read_early(arguments: Sequence[str]) -> str | None:
 def command_of(arguments: Sequence[str]) -> str | None:
     """Return the command among the arguments; end with status 2 if there is no such command."""
     parser = build([])[""]
-    with_value = {f"--{flag}" for flag, *_ in SETTINGS}
     previous = ""
     for argument in arguments:
         if argument.startswith("-"):
-            if argument.partition("=")[0] not in {*with_value, *WITHOUT_VALUE}:
+            if argument.partition("=")[0] not in {*WITH_VALUE, *WITHOUT_VALUE}:
                 _refuse(argument, parser)
-        elif previous not in with_value:
+        elif previous not in WITH_VALUE:
             if argument not in COMMANDS:
                 _refuse_command(argument)
             return argument

@@ -6,7 +6,7 @@ import difflib
 import sys
 from pathlib import Path
 
-from vgate.commands.command import EXIT_OK, EXIT_USAGE, CommandError
+from vgate.commands.command import EXIT_USAGE, CommandError
 from vgate.commands.conversation import Conversation
 from vgate.commands.server import Server, configure_server
 from vgate.commands.text import BOLD, DIM, RED, plain, styled
@@ -40,8 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     configure_server(parser)
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Talk; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Talk."""
     server = Server(options, config)
     names = server.models()
     if options.name and options.name not in names:
@@ -63,7 +63,6 @@ def run(options: argparse.Namespace, config: Config) -> int:
         conversation.ask(text)
     else:
         _Terminal(server, conversation).run()
-    return EXIT_OK
 
 
 class _Terminal:

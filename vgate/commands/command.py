@@ -33,8 +33,8 @@ class Command(Protocol):
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
 
-    def run(self, options: argparse.Namespace, config: Config) -> int:
-        """Run the command; return the exit status."""
+    def run(self, options: argparse.Namespace, config: Config) -> int | None:
+        """Run the command; return the exit status, or None if all is well."""
 
 
 def run_command(command: Command, options: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def run_command(command: Command, options: argparse.Namespace) -> int:
         # What the terminal can't show is no reason to end.
         sys.stdout.reconfigure(errors="replace")
     try:
-        status = command.run(options, _configuration(command, options))
+        status = command.run(options, _configuration(command, options)) or EXIT_OK
         sys.stdout.flush()
     except CommandError as error:
         sys.stderr.write(f"vgate: {plain(error)}\n")  # it may be in a server's words

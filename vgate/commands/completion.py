@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from vgate.commands.arguments import COMMANDS, build
-from vgate.commands.command import EXIT_OK
 from vgate.config import Config
 
 NEEDS_CONFIG = False
@@ -99,11 +98,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=sorted(_SHELLS))
 
 
-def run(options: argparse.Namespace, _config: Config) -> int:
-    """Print the script; return the exit status."""
+def run(options: argparse.Namespace, _config: Config) -> None:
+    """Print the script."""
     places = dict(_places(build(list(COMMANDS))[""], "vgate"))
     sys.stdout.write(_SHELLS[options.shell](places))
-    return EXIT_OK
 
 
 def _places(parser: argparse.ArgumentParser, at: str) -> Iterator[tuple[str, Place]]:

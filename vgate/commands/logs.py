@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.command import CommandError
 from vgate.config import Config
 
 _POLL_S = 0.2
@@ -34,12 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Show it; return the exit status."""
-    folder = config.server.state_path / "logs"
-    path = folder / f"vgate-{config.server.port}.log"
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Show it."""
+    path = config.server.log_path
     if not path.exists():
-        raise CommandError(_missing(folder, config.server.port))
+        raise CommandError(_missing(path.parent, config.server.port))
     wanted = options.request.encode() if options.request else b""
     most = options.lines if options.lines is not None else None if wanted else _LINES
     try:
@@ -57,7 +56,6 @@ def run(options: argparse.Namespace, config: Config) -> int:
         raise CommandError(f"cannot read {error.filename or path}: {error.strerror}") from None
     if wanted and not last and most != 0:
         raise CommandError(f"nothing about {options.request} in {path}")
-    return EXIT_OK
 
 
 def _missing(folder: Path, port: int) -> str:

@@ -19,13 +19,13 @@ from vgate.commands.text import (
     styled,
     table,
 )
+from vgate.config.section import MIB
 
 _STYLES = {
     "ready": GREEN,
     **dict.fromkeys(("starting", "restarting", "draining", "queued"), YELLOW),
     "unloaded": DIM,
 }
-_MIB = 1024 * 1024
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -46,13 +46,6 @@ class Sample(msgspec.Struct, frozen=True):
         except ApiError as error:
             reason = str(error)
         return cls(ready, stats, reason, time.monotonic())
-
-    def per_second(self, path: Sequence[str], earlier: "Sample | None") -> float | None:
-        """Return how fast a count of /stats has grown since a sample; None without one."""
-        now, before = _at(self.stats, path), _at(earlier.stats, path) if earlier else None
-        if earlier is None or now is None or before is None or self.at_s <= earlier.at_s:
-            return None
-        return max(0.0, float(now - before) / (self.at_s - earlier.at_s))
 
 
 def overview(server: Server, now: Sample, earlier: Sample | None = None) -> list[str]:
@@ -117,32 +110,36 @@ def _engine(state: Mapping[str, Any], stats: Mapping[str, Any]) -> tuple[str, ..
 
 def _counts(now: Sample, earlier: Sample | None) -> Iterator[str]:
     """Yield what all models have served."""
-    stats = now.stats or {}
+    stats, before = now.stats or {}, (earlier.stats if earlier else None) or {}
     if requests := stats.get("requests"):
         rest = ", ".join(f"{requests[what]:,} {what.replace('_', ' ')}" for what in _ENDS)
         yield f"Requests  {requests['total']:,} in all, {rest}"
     if tokens := stats.get("tokens"):
+        old, passed_s = before.get("tokens") or {}, now.at_s - earlier.at_s if earlier else 0.0
         for what, name in (("generated", "Answers"), ("prompt", "Prompts")):
-            rate = _rate(now, earlier, "tokens", what)
+            rate = _rate(tokens[what], old.get(what), passed_s)
             yield f"{name}   {tokens[what]:,} tokens in all{rate}"
     if histograms := stats.get("histograms"):
-        before = (earlier.stats or {}).get("histograms", {}) if earlier else {}
+        old = before.get("histograms", {})
         for name, what in (("ttft_s", "TTFT   "), ("inter_token_s", "Gaps   ")):
             if name in histograms:
-                yield f"{what}   {_percentiles(histograms[name], before.get(name))}"
+                yield f"{what}   {_percentiles(histograms[name], old.get(name))}"
     if (cache := stats.get("cache")) and cache["enabled"]:
         yield (
             f"Cache     hits: {cache['hits']:,} ({cache['hit_rate']:.0%}), {cache['size']:,} of "
-            f"{cache['maxsize']:,} answers, {cache['bytes'] / _MIB:.1f} MiB"
+            f"{cache['maxsize']:,} answers, {cache['bytes'] / MIB:.1f} MiB"
         )
 
 
 _ENDS = ("rejected", "rate_limited", "coalesced")
 
 
-def _rate(now: Sample, earlier: Sample | None, section: str, name: str) -> str:
-    rate = now.per_second((section, name), earlier)
-    return "" if rate is None else f" ({rate:,.0f}/s now)" if rate >= 10 else f" ({rate:.1f}/s now)"
+def _rate(count: int, before: int | None, passed_s: float) -> str:
+    """Return how fast a count grows; "" if it isn't known how much it was before."""
+    if before is None or passed_s <= 0:
+        return ""
+    rate = max(0.0, (count - before) / passed_s)
+    return f" ({rate:,.0f}/s now)" if rate >= 10 else f" ({rate:.1f}/s now)"
 
 
 def _percentiles(now: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
@@ -194,9 +191,3 @@ def _limits(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _of(used: int, limit: int | None) -> str:
     return f"{used:,}" if limit is None else f"{used:,} of {limit:,}"
-
-
-def _at(document: Any, path: Sequence[str]) -> Any:
-    for step in path:
-        document = document.get(step) if isinstance(document, dict) else None
-    return document

@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.command import CommandError
 from vgate.commands.overview import Sample, overview
 from vgate.commands.server import ApiError, Server, configure_server
 from vgate.commands.status import interval
@@ -52,26 +52,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     configure_server(parser)
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Show them; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Show them."""
     top = _Top(Server(options, config))
     top.look()
     if not (is_terminal() and sys.stdin.isatty()):
         sys.stdout.write("\n".join(top.lines()).rstrip() + "\n")
-        return EXIT_OK
+        return
     with _unbuffered_keys(), Screen() as screen, contextlib.suppress(KeyboardInterrupt):
         due = time.monotonic() + options.every
         while True:
             screen.show(top.lines(*shutil.get_terminal_size()))
             key = _key(max(0.0, due - time.monotonic()))
             if key == "q" and not top.asks:
-                return EXIT_OK
+                return
             if key:
                 top.press(key)
             elif not top.asks:  # what is asked about stays in its place
                 top.look()
                 due = time.monotonic() + options.every
-    return EXIT_OK
 
 
 class _Top:

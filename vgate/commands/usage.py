@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.command import CommandError
 from vgate.commands.text import note, plain, table
 from vgate.config import Config
 from vgate.usage import LedgerError, Row, Used, read_usage
@@ -44,8 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--json", action="store_true", help="print JSON, as GET /v1/usage does")
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Show it; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Show it."""
     state = Path(options.state_dir) if options.state_dir else config.server.state_path
     by, since, until = options.by, options.since or date.min, options.until or date.max
     try:
@@ -58,12 +58,11 @@ def run(options: argparse.Namespace, config: Config) -> int:
     elif options.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*by, *_FIELDS])
-        writer.writerows([*_names(row, by), *_used(row).values()] for row in rows)
+        writer.writerows([*_names(row, by), *msgspec.structs.astuple(row.used)] for row in rows)
     elif rows:
         sys.stdout.write(_table(rows, by))
     else:
         note(f"nothing was used in this time, or not with {state}")
-    return EXIT_OK
 
 
 def _columns(text: str) -> list[str]:
@@ -80,12 +79,12 @@ def _day(text: str) -> date:
         raise argparse.ArgumentTypeError(f"`{text}` is not a day such as 2027-01-31") from None
 
 
-def _used(row: Row) -> dict[str, int]:
-    return msgspec.structs.asdict(row.used)
-
-
 def _names(row: Row, by: list[str]) -> list[str]:
     return [getattr(row, column) or "" for column in by]
+
+
+def _counts(used: Used) -> list[str]:
+    return [f"{value:,}" for value in msgspec.structs.astuple(used)]
 
 
 def _table(rows: list[Row], by: list[str]) -> str:
@@ -94,7 +93,6 @@ def _table(rows: list[Row], by: list[str]) -> str:
     lines = [[head.upper() for head in heads]]
     for row in rows:
         names = [plain(name or "-") for name in _names(row, by)]
-        lines.append([*names, *(f"{value:,}" for value in _used(row).values())])
-    sums = [f"{value:,}" for value in msgspec.structs.astuple(total)]
-    lines.append(["total", *[""] * (len(by) - 1), *sums])
+        lines.append([*names, *_counts(row.used)])
+    lines.append(["total", *[""] * (len(by) - 1), *_counts(total)])
     return "\n".join(table(lines, left=len(by))) + "\n"

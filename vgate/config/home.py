@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+_MODELS = ("model", "models", "additional_models")
 # Sections, and their keys that are paths. (`model_id` is not one of them: it may be a name on the
 # Hub. Where it is read, ``~`` is expanded too.)
 _PATHS = (
@@ -13,12 +14,8 @@ _PATHS = (
     (("engine_link",), ("keys",)),
     (("dry_run",), ("script",)),
     (("responses",), ("file",)),
-    (("model",), ("chat_template",)),
-    (("models",), ("chat_template",)),
-    (("additional_models",), ("chat_template",)),
-    (("model", "lora_adapters"), ("path",)),
-    (("models", "lora_adapters"), ("path",)),
-    (("additional_models", "lora_adapters"), ("path",)),
+    *(((name,), ("chat_template",)) for name in _MODELS),
+    *(((name, "lora_adapters"), ("path",)) for name in _MODELS),
 )
 
 

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -77,10 +78,9 @@ class JoinedFile:
         invitation = Invitation(
             token_sha256=token_hash(token), model=model, expires_at=time.time() + for_s
         )
-        with self._edit() as (engines, invitations):
+        with self._edit() as (_, invitations):
             invitations.append(invitation)
             del invitations[:-_MOST_INVITATIONS]
-            self._write(engines, invitations)
         return token
 
     def invitation(self, token: str) -> Invitation:
@@ -100,16 +100,16 @@ class JoinedFile:
                 for known in engines
                 if known.name != engine.name and taken.isdisjoint(known.addresses)
             ]
-            self._write([*kept, engine], invitations)
+            engines[:] = [*kept, engine]
 
     def remove(self, name: str) -> None:
         """Remove a host's engines."""
-        with self._edit() as (engines, invitations):
+        with self._edit() as (engines, _):
             kept = [known for known in engines if known.name != name]
             if len(kept) == len(engines):
                 names = ", ".join(known.name for known in engines) or "none"
                 raise JoinError(f"no host `{name}` has joined; there are: {names}")
-            self._write(kept, invitations)
+            engines[:] = kept
 
     def _read(self) -> _Document:
         try:
@@ -121,17 +121,17 @@ class JoinedFile:
 
     @contextmanager
     def _edit(self) -> Iterator[tuple[list[JoinedEngine], list[Invitation]]]:
-        """Yield what is there, under the lock."""
+        """Yield what is there to be changed, and write it afterwards, under the lock."""
         path = self.path.with_name(f".{self.path.name}.lock")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 document, now = self._read(), time.time()
-                yield (
-                    document.engines,
-                    [each for each in document.invitations if each.expires_at > now],
-                )
+                engines = document.engines
+                invitations = [each for each in document.invitations if each.expires_at > now]
+                yield engines, invitations
+                self._write(engines, invitations)
         except OSError as error:
             raise JoinError(f"cannot write {self.path}: {error.strerror or error}") from None
 
@@ -142,12 +142,16 @@ class JoinedFile:
             msgspec.json.decode(content, type=_Document)
         except msgspec.ValidationError as error:
             raise JoinError(f"this host can't be kept: {error}") from None
-        draft = self.path.with_name(f".{self.path.name}.draft")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        draft.replace(self.path)
+        write_private(self.path, content)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file, whole or not at all, by one that only this user can read."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE), "wb") as file:
+        file.write(content)
+    draft.replace(path)
 
 
 def _valid(invitations: list[Invitation], token: str) -> Invitation:

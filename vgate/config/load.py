@@ -13,7 +13,7 @@ import msgspec
 
 from vgate.config.aliases import alias_problems
 from vgate.config.home import expand_home
-from vgate.config.model import ListedModel, Model
+from vgate.config.model import AdditionalModel, Model
 from vgate.config.models.task import known_task
 from vgate.config.schema import Config, State
 from vgate.config.variables import (
@@ -98,7 +98,7 @@ def load_file(environ: Mapping[str, str]) -> tuple[Config, str]:
         config = msgspec.structs.replace(
             config,
             model=msgspec.convert(first, Model),
-            models=msgspec.convert(others, list[ListedModel]),
+            models=msgspec.convert(others, list[AdditionalModel]),
         )
     found += [*_name_problems(config), *_proxy_problems(config.server.trusted_proxies)]
     found += _alias_problems(config)

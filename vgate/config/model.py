@@ -100,13 +100,7 @@ class Model(Section, frozen=True):
 
 
 class AdditionalModel(Model, frozen=True, kw_only=True):
-    """Another model, in engine processes of its own."""
-
-    model_id: NonEmptyStr
-
-
-class ListedModel(Model, frozen=True, kw_only=True):
-    """A model of the list `models`."""
+    """Another model, in engine processes of its own; it has to be named."""
 
     model_id: NonEmptyStr
 

@@ -94,11 +94,7 @@ class EngineSpec(Section, frozen=True, kw_only=True):
 
 
 def local_engines(config: Config, run_dir: str, gpus: Sequence[str] = ()) -> list[EngineSpec]:
-    """Return a supervised engine for each replica of each model, on this machine with its GPUs.
-
-    Raises:
-        ConfigError: The GPUs do not suffice.
-    """
+    """Return an engine for each replica of each model; raise ConfigError if GPUs are too few."""
     engines: list[EngineSpec] = []
     for model, replicas in zip(config.all_models, place(config, gpus), strict=True):
         for replica, devices in enumerate(replicas):

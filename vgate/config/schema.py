@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from vgate.config.aliases import Alias
 from vgate.config.links import EngineLink, RemoteEngine, is_loopback
-from vgate.config.model import AdditionalModel, ListedModel, Model, Residency
+from vgate.config.model import AdditionalModel, Model, Residency
 from vgate.config.section import MIB, NonEmptyStr, PositiveFloat, Section
 from vgate.keys import ConfiguredKey, PositiveInt, RequestLimit
 from vgate.log import Level
@@ -88,12 +88,15 @@ class Server(Section, frozen=True):
         there = next(p for p in (path, *path.parents) if os.path.lexists(p))
         return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
+    def url_at(self, host: str) -> str:
+        """Return the server's URL for those who reach it at a host."""
+        scheme = "https" if self.tls.enabled else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     @property
     def local_url(self) -> str:
         """The server's URL on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        scheme = "https" if self.tls.enabled else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return self.url_at({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host))  # noqa: S104
 
     @property
     def log_path(self) -> Path:
@@ -259,7 +262,7 @@ class Config(Section, frozen=True):
     server: Server = Server()
     model: Model = Model()
     additional_models: list[AdditionalModel] = []
-    models: list[ListedModel] = []
+    models: list[AdditionalModel] = []
     memory_groups: list[Annotated[list[NonEmptyStr], Meta(min_length=1)]] = []
     residency: Residency = Residency()
     aliases: dict[NonEmptyStr, Alias] = {}

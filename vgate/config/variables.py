@@ -85,11 +85,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[Unknown]:
 def overlay(
     document: dict[str, Any], environ: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Put the values of variables into the document.
-
-    Returns:
-        The variable that set each path, and what is wrong with some.
-    """
+    """Put variables into the document; return which set each path, and what is wrong with some."""
     origins: dict[str, str] = {}
     problems = []
     for variable in sorted(environ):

@@ -28,11 +28,7 @@ def listed(
 ) -> tuple[str, list[HubFile]]:
     """Return the commit that a revision is, and the files that are needed to serve the model.
 
-    Args:
-        name: OWNER/NAME.
-        revision: A branch, tag or commit; None for the main branch.
-        say: Is told why it takes longer, in words.
-        patient: Whether to try again where another try may help.
+    `say` is told why it takes longer. Without `patient` nothing is tried again.
 
     Raises:
         HubError: What is listed can't be fetched.

@@ -33,10 +33,9 @@ from vgate.config.model import Model
 from vgate.config.roles import run_dir_of, topology
 from vgate.config.runtime import DRY_RUN, VLLM, Role
 from vgate.config.variables import CONFIG_PATH
-from vgate.launcher import address_space, open_files
+from vgate.launcher import listeners, resource_limits
 from vgate.launcher.checks import Checked
 from vgate.launcher.environments.start import dry_run_is_set, open_missing_streams
-from vgate.launcher.listeners import Listeners, warn_if_open
 from vgate.launcher.output import JSONLines, Output, unblocked
 from vgate.launcher.run_dir import RunDir, StartError
 from vgate.launcher.terminal.log_file import LogFile, kept
@@ -192,11 +191,11 @@ def _supervise(found: Checked, backend: str, role: Role, output: Output | None) 
     _configure_log(config)
     for unknown in unknown_variables(os.environ):
         log.warning("an unknown variable is ignored", name=unknown.name, hint=unknown.instead)
-    run_dir = listeners = None
+    run_dir, sockets = None, []
     try:
-        address_space.check()
-        most_connections = open_files.allow(config)
-        listeners = Listeners(config.server, none=role == "engine")
+        resource_limits.check_memory()
+        most_connections = resource_limits.allow_files(config)
+        sockets = [] if role == "engine" else listeners.listen(config.server)
         run_dir = RunDir(run_dir_of(config, role))
         runtime = Runtime(
             config=config,
@@ -214,13 +213,13 @@ def _supervise(found: Checked, backend: str, role: Role, output: Output | None) 
             reason = f"cannot write to the run directory {run_dir.path}: {error.strerror}"
             raise StartError(f"{reason}; make room, or set server.run_dir to another") from None
         if role != "engine":
-            warn_if_open(config)
+            listeners.warn_if_open(config)
         if not config.server.keeps_state:
             log.warning(_NOT_KEPT, path=config.server.state_path, hint="set server.state_dir")
         console = Console(runtime)
         if isinstance(output, LogFile) and console.live:
             output.show = console.show
-        Supervisor(runtime, console, listeners, output).run()
+        Supervisor(runtime, console, sockets, output).run()
     except (StartError, EndpointError, GaveUpError) as error:
         _tell_failure(config, error)
         return EXIT_FAILED
@@ -228,8 +227,7 @@ def _supervise(found: Checked, backend: str, role: Role, output: Output | None) 
         print("vgate: stopped before it had started", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
-        if listeners is not None:
-            listeners.close()
+        listeners.close(sockets)
         if run_dir is not None:
             run_dir.remove()
     log.info("stopped")

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from vgate.config import Config
@@ -13,48 +14,40 @@ from vgate.log import Log
 log = Log("vgate.launcher")
 
 
-class Listeners:
-    """A socket for each frontend, all with the same port: the kernel spreads connections over them.
+def listen(server: Server) -> list[socket.socket]:
+    """Return a socket for each frontend, all with the same port: the kernel spreads connections.
 
     One socket for all frontends would be simpler, but whoever is quickest takes most of a burst: of
     64 connections that come at once one of two workers got 39 to 62.
 
     A connection waits in its socket's queue while that has no process. Only `close` loses any.
-    An instance without frontends has `none`, and uses no port.
 
     Raises:
         StartError: The port can't be used.
     """
+    listeners: list[socket.socket] = []
+    try:
+        (family, kind, protocol), address = _free_address(server)
+        for _ in range(server.worker_count):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.setblocking(False)
+            listener.bind(address)
+        for listener in listeners:
+            listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        close(listeners)
+        raise _cannot_listen(server, error) from None
+    return listeners
 
-    def __init__(self, server: Server, *, none: bool = False) -> None:
-        self._sockets: list[socket.socket] = []
-        if none:
-            return
-        try:
-            (family, kind, protocol), address = _free_address(server)
-            for _ in range(server.worker_count):
-                listener = socket.socket(family, kind, protocol)
-                self._sockets.append(listener)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                listener.setblocking(False)
-                listener.bind(address)
-            for listener in self._sockets:
-                listener.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            self.close()
-            raise _cannot_listen(server, error) from None
 
-    @property
-    def descriptors(self) -> list[int]:
-        """Their descriptors, one for each frontend."""
-        return [listener.fileno() for listener in self._sockets]
-
-    def close(self) -> None:
-        """Close them; processes that have inherited them go on."""
-        for listener in self._sockets:
-            listener.close()
+def close(listeners: Iterable[socket.socket]) -> None:
+    """Close sockets; processes that have inherited them go on."""
+    for listener in listeners:
+        listener.close()
 
 
 def check_port(server: Server) -> None:

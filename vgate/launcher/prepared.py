@@ -13,11 +13,7 @@ from vgate.state_link import MISSING
 
 
 def prepared(config: Config) -> Config:
-    """Return the configuration as processes get it.
-
-    Raises:
-        ConfigError: Its keys or certificates can't be used, or a package is missing.
-    """
+    """Return the configuration as processes get it; raise `ConfigError` if they couldn't use it."""
     problems: list[str] = []
     config = _with_repositories(config)
     config = _with_responses(config)

@@ -33,10 +33,10 @@ class Phase:
         self._next_line_s = FIRST_AFTER_S
         self.tick()
 
-    def tick(self, detail: str = "") -> None:
+    def tick(self) -> None:
         """Show the time so far. Call it a few times a second."""
         elapsed_s = time.monotonic() - self._began
-        text = f"  {self._title} ... {elapsed_s:.0f} s" + (f", {detail}" if detail else "")
+        text = f"  {self._title} ... {elapsed_s:.0f} s"
         if self._in_place:
             width = shutil.get_terminal_size().columns - 1
             print(CLEAR_LINE + text[:width], end="", file=self._out, flush=True)

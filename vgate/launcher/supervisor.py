@@ -7,17 +7,18 @@ blocks for longer than a tick.
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from types import FrameType
 
 from vgate.commands.machine.systemd import notify
 from vgate.config import Config, Runtime
+from vgate.launcher import listeners
 from vgate.launcher.child import Child, GaveUpError, JudgesClock
 from vgate.launcher.engines.fleet import Fleet
 from vgate.launcher.frontends import Frontends
 from vgate.launcher.hosts.probe import probed
-from vgate.launcher.listeners import Listeners
 from vgate.launcher.output import Output
 from vgate.launcher.reload.reloads import Reloads
 from vgate.launcher.terminal.console import Console
@@ -58,7 +59,7 @@ log = Log("vgate.launcher")
 class Supervisor:
     """Runs one instance, whose `runtime` is already written to the run directory.
 
-    Its frontends serve on `listeners`, which it closes in the end. What its processes write goes to
+    Its frontends serve on `sockets`, which it closes in the end. What its processes write goes to
     `output`, or to this process's streams if that is None.
     """
 
@@ -66,7 +67,7 @@ class Supervisor:
         self,
         runtime: Runtime,
         console: Console,
-        listeners: Listeners,
+        sockets: Sequence[socket.socket],
         output: Output | None = None,
     ) -> None:
         self._console = console
@@ -75,8 +76,9 @@ class Supervisor:
         # Frontends of other hosts still have requests when these engines are to end.
         alone = runtime.role == "engine"
         self._engines_drain_s = runtime.config.server.drain_timeout_s if alone else 0.0
-        self._listeners = listeners
-        self._frontends = Frontends(runtime, listeners.descriptors, self._send, output)
+        self._sockets = sockets
+        descriptors = [each.fileno() for each in sockets]
+        self._frontends = Frontends(runtime, descriptors, self._send, output)
         self._reloads = Reloads(runtime, self._frontends, self._send)
         self._router = Router(runtime.endpoint("control"))
         self._exchange = Exchange(runtime.endpoint("publish"), runtime.endpoint("subscribe"))
@@ -99,11 +101,7 @@ class Supervisor:
         return self._reloads.runtime.config
 
     def run(self) -> None:
-        """Serve until a signal comes.
-
-        Raises:
-            GaveUpError: A process can't be kept running.
-        """
+        """Serve until a signal comes; raise `GaveUpError` if a process can't be kept running."""
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             self._stop_signals += 1
@@ -280,7 +278,7 @@ class Supervisor:
     def _stop_all(self) -> None:
         """End the frontends, then the engines that they depend on."""
         self._console.end()
-        self._listeners.close()
+        listeners.close(self._sockets)
         frontends = list(self._frontends)
         for child in frontends:
             child.terminate()

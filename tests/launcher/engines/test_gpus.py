@@ -4,7 +4,7 @@ import pytest
 
 from tests.e2e.instance import free_port
 from vgate.config import Config, Runtime, local_engines
-from vgate.config.model import ListedModel, Model
+from vgate.config.model import AdditionalModel, Model
 from vgate.config.runtime import VLLM
 from vgate.config.schema import Server
 from vgate.launcher.checks import Checked
@@ -62,8 +62,8 @@ def test_models_without_gpus_of_their_own_share_what_there_is(
     tmp_path, monkeypatch, backend, chosen, found
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    ray = ListedModel(model_id="r", task="generate", distributed_executor_backend="ray")
-    config = Config(models=[ListedModel(model_id="b", task="generate"), ray])
+    ray = AdditionalModel(model_id="r", task="generate", distributed_executor_backend="ray")
+    config = Config(models=[AdditionalModel(model_id="b", task="generate"), ray])
     engines = local_engines(config, str(tmp_path), [])
     runtime = Runtime(config=config, backend=backend, run_dir=str(tmp_path), engines=engines)
     assert sharing(runtime) == found

@@ -6,7 +6,7 @@ import pytest
 from tests.launcher.engines.test_fleet import LIMITS
 from tests.launcher.engines.test_swaps import Swapped
 from vgate.config import Config
-from vgate.config.model import ListedModel, Model, Residency
+from vgate.config.model import AdditionalModel, Model, Residency
 from vgate.config.section import MIB
 from vgate.fit.gpu import GIB, Card
 from vgate.launcher.residency.memory import carried_over, with_memory
@@ -42,7 +42,9 @@ def configured(**residency):
     return Config(
         model=Model(model_id="m0", load="on_demand", memory_bytes=3 * MIB),
         models=[
-            ListedModel(model_id=f"m{n}", task="generate", load="on_demand", memory_bytes=3 * MIB)
+            AdditionalModel(
+                model_id=f"m{n}", task="generate", load="on_demand", memory_bytes=3 * MIB
+            )
             for n in (1, 2)
         ],
         residency=Residency(memory_bytes=TOTAL, min_loaded_s=5, **residency),

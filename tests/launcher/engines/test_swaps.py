@@ -4,7 +4,7 @@ import pytest
 
 from tests.launcher.engines.test_fleet import LIMITS, Played
 from vgate.config import Config
-from vgate.config.model import ListedModel, Model, Residency
+from vgate.config.model import AdditionalModel, Model, Residency
 from vgate.config.section import MIB
 from vgate.launcher.child import GaveUpError
 from vgate.wire.control import Demand, Drain, EngineFailed, EngineOrder, ModelDemand, ModelOrder
@@ -44,7 +44,7 @@ def played(tmp_path):
     config = Config(
         model=Model(model_id="m0", memory_bytes=MIB),
         models=[
-            ListedModel(model_id=f"m{n}", task="generate", load="on_demand", memory_bytes=MIB)
+            AdditionalModel(model_id=f"m{n}", task="generate", load="on_demand", memory_bytes=MIB)
             for n in (1, 2)
         ],
         residency=Residency(memory_bytes=MIB, min_loaded_s=5, max_wait_s=60),
@@ -196,7 +196,9 @@ def test_one_that_dies_too_often_while_it_loads_is_given_up_alone(played):
 def test_a_resident_that_cannot_be_loaded_at_the_start_ends_the_instance(tmp_path):
     config = Config(
         model=Model(model_id="m0", memory_bytes=MIB),
-        models=[ListedModel(model_id="m1", task="generate", load="on_demand", memory_bytes=MIB)],
+        models=[
+            AdditionalModel(model_id="m1", task="generate", load="on_demand", memory_bytes=MIB)
+        ],
         residency=Residency(memory_bytes=MIB),
         supervision=LIMITS,
     )
@@ -304,7 +306,9 @@ def test_one_that_was_ended_while_it_loaded_was_not_killed_for_its_memory(played
 def test_replicas_are_loaded_and_unloaded_together(tmp_path):
     config = Config(
         model=Model(model_id="m0", replicas=2, load="on_demand", memory_bytes=MIB),
-        models=[ListedModel(model_id="m1", task="generate", load="on_demand", memory_bytes=MIB)],
+        models=[
+            AdditionalModel(model_id="m1", task="generate", load="on_demand", memory_bytes=MIB)
+        ],
         residency=Residency(memory_bytes=2 * MIB, min_loaded_s=0),
         supervision=LIMITS,
     )

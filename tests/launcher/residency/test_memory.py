@@ -8,7 +8,7 @@ import pytest
 from vgate.config import Config, ConfigError, Runtime, local_engines
 from vgate.config.changes import changes
 from vgate.config.devices import place
-from vgate.config.model import ListedModel, Model, Residency
+from vgate.config.model import AdditionalModel, Model, Residency
 from vgate.config.runtime import DRY_RUN, VLLM
 from vgate.config.schema import RemoteEngine
 from vgate.config.section import MIB
@@ -40,7 +40,7 @@ def machine(monkeypatch):
 
 def on_demand(name, **settings):
     settings = {"task": "generate", "load": "on_demand", **settings}
-    return ListedModel(model_id=name, **settings)
+    return AdditionalModel(model_id=name, **settings)
 
 
 def config_of(*models, **settings):

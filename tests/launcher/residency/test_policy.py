@@ -2,10 +2,10 @@
 
 import pytest
 
-from vgate.config.model import Residency
+from vgate.config.model import Model, Residency
 from vgate.launcher.residency.policy import Policy
 from vgate.launcher.residency.room import Room
-from vgate.launcher.residency.use import Managed, Wanted
+from vgate.launcher.residency.use import Wanted
 
 GB = 10**9
 
@@ -17,12 +17,13 @@ class Played:
         names = list(sizes or "abcdef")
         needs = {n: {"": (sizes or {}).get(n, 1)} for n in names} if devices is None else devices
         totals = {device: room for takes in needs.values() for device in takes}
-        managed = [Managed(name, (loads or {}).get(name, "on_demand")) for name in names]
-        if "idle_ttl_s" in settings:
-            ttl_s = settings.pop("idle_ttl_s")
-            managed = [Managed(each.name, each.load, ttl_s) for each in managed]
+        loads, ttl_s = loads or {}, settings.pop("idle_ttl_s", 0)
+        models = [
+            Model(model_id=name, load=loads.get(name, "on_demand"), idle_ttl_s=ttl_s)
+            for name in names
+        ]
         self.settings = Residency(**{"min_loaded_s": 10, "max_wait_s": 60, **settings})
-        self.policy = Policy(managed, Room(needs, totals, groups), self.settings)
+        self.policy = Policy(models, Room(needs, totals, groups), self.settings)
         self.statuses = dict.fromkeys(names, "unloaded")
         self.wanted = {}
         self.now = 0.0

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from vgate.commands.cluster import hosts
-from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.command import CommandError
 from vgate.commands.server import Server, configure_server
 from vgate.commands.text import duration, plain, say, table
 from vgate.config import Config
@@ -38,30 +38,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     hosts.configure(actions)
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Run the action; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Run the action."""
     server = Server(options, config)
     if options.action in hosts.ACTIONS:
-        return hosts.run(server, options)
-    if options.action == "drain":
-        return _drain(server, options)
-    if options.action == "resume":
+        hosts.ACTIONS[options.action](server, options)
+    elif options.action == "drain":
+        _drain(server, options)
+    elif options.action == "resume":
         server.post(f"{_PATH}/{options.engine}/resume", {})
         say(f"engine {options.engine} is resumed")
-        return EXIT_OK
-    rows = [_HEAD, *(_row(engine) for engine in server.objects(_PATH))]
-    sys.stdout.write("".join(f"{line}\n" for line in table(rows, left=_LEFT)))
-    return EXIT_OK
+    else:
+        rows = [_HEAD, *(_row(engine) for engine in server.objects(_PATH))]
+        sys.stdout.write("".join(f"{line}\n" for line in table(rows, left=_LEFT)))
 
 
-def _drain(server: Server, options: argparse.Namespace) -> int:
+def _drain(server: Server, options: argparse.Namespace) -> None:
     number: int = options.engine
     before = server.named(_PATH, "engine", number)
     body = {"restart": options.restart, "force": options.force}
     server.post(f"{_PATH}/{number}/drain", body)
     if options.no_wait:
         say(f"engine {number} drains")
-        return EXIT_OK
+        return
     told = -1
     while True:
         # Frontends hear of it within half a second, so one that is idle now may get a request.
@@ -71,13 +70,13 @@ def _drain(server: Server, options: argparse.Namespace) -> int:
         if options.restart and engine["restarts"] > before["restarts"]:
             if engine["state"] == "ready":
                 say(f"engine {number} was restarted and serves")
-                return EXIT_OK
+                return
             left = 0
         elif not options.restart and engine["state"] != "draining":
             raise CommandError(f"engine {number} was resumed meanwhile: it is {engine['state']}")
         elif not options.restart and not left and not engine["serves"]:
             say(f"engine {number} is drained; `vgate engines resume {number}` ends that")
-            return EXIT_OK
+            return
         if left != told:
             say(f"engine {number}: {left} in flight; it is {engine['state']}")
             told = left

@@ -9,7 +9,6 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-from vgate.commands.command import EXIT_OK
 from vgate.commands.server import Server
 from vgate.commands.text import plain, say, table
 
@@ -68,14 +67,9 @@ def _remove(server: Server, options: argparse.Namespace) -> None:
     say(f"the engines of {plain(options.name)} finish their requests and get no more")
 
 
+# What `configure` adds, by its name.
 ACTIONS: dict[str, Callable[[Server, argparse.Namespace], None]] = {
     "invite": _invite,
     "hosts": _list,
     "remove": _remove,
 }
-
-
-def run(server: Server, options: argparse.Namespace) -> int:
-    """Run one of `ACTIONS`; return the exit status."""
-    ACTIONS[options.action](server, options)
-    return EXIT_OK

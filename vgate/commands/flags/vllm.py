@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vgate
-from vgate.commands.arguments import COMMANDS, SETTINGS, WITHOUT_VALUE, Parser
+from vgate.commands.arguments import COMMANDS, WITH_VALUE, WITHOUT_VALUE, Parser
 from vgate.commands.flags import settings
 
 TYPE_CHECKING = False
@@ -60,9 +60,8 @@ class Translation(NamedTuple):
 def translate(arguments: Sequence[str], of_file: Sequence[str] = ()) -> Translation:
     """Separate vLLM's flags from V-Gate's; only commands that serve take them.
 
-    Those of a file count where the arguments have no other value.
-
-    Ends with status 2 and a sentence where one has no value or can't be followed.
+    Those of a file count where the arguments have no other value. One without a value, or that
+    can't be followed, ends this with status 2 and a sentence.
     """
     try:
         return _translate(arguments, of_file)
@@ -98,7 +97,7 @@ def _separate(
             elif command is not None and "--model" not in own:
                 own.append("--model")
             own.append(word)
-        elif name in WITHOUT_VALUE or name in {f"--{flag}" for flag, *_ in SETTINGS}:
+        elif name in (*WITH_VALUE, *WITHOUT_VALUE):
             own.append(word)
             if name not in WITHOUT_VALUE and not equals and rest:
                 own.append(rest.popleft())

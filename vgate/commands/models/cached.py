@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.command import CommandError
 from vgate.commands.text import DIM, plain, styled, table
 from vgate.config import Config
 from vgate.config.models.catalogue import catalogue
@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def run(options: argparse.Namespace, _config: Config) -> int:
-    """Show them; return the exit status."""
+def run(options: argparse.Namespace, _config: Config) -> None:
+    """Show them."""
     cache = hub_cache()
     try:
         found = sorted(_found(cache), key=lambda one: -int(one["bytes"]))
@@ -40,13 +40,12 @@ def run(options: argparse.Namespace, _config: Config) -> int:
     if options.json:
         document = {"cache": str(cache), "free_bytes": free, "models": found}
         sys.stdout.write(f"{json.dumps(document, indent=2)}\n")
-        return EXIT_OK
+        return
     rows = [("MODEL", "SHORT NAME", "SIZE", "")]
     rows += [(one["name"], one["short_name"], _gb(one["bytes"]), _note(one)) for one in found]
     total = _gb(sum(int(one["bytes"]) for one in found))
     note = styled(f"{total} in {plain(cache)}, which has room for {_gb(free)} more.", DIM)
     sys.stdout.write("\n".join([*table(rows, left=2), "", note, ""]))
-    return EXIT_OK
 
 
 def _found(cache: Path) -> Iterator[dict[str, Any]]:

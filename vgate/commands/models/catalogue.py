@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from vgate.commands.command import EXIT_OK
 from vgate.commands.models.sizes import add_vram, card_size
 from vgate.commands.text import DIM, plain, styled, table
 from vgate.config import Config
@@ -30,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Show them; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Show them."""
     known = catalogue()
     card = card_here(config.model.gpu_memory_utilization, card_size(options))
     rows = [_document(name, found, card) for name, found in known.models.items()]
@@ -40,12 +39,11 @@ def run(options: argparse.Namespace, config: Config) -> int:
     if options.json:
         document = {"date": known.date, "card": msgspec.to_builtins(card), "models": rows}
         sys.stdout.write(f"{json.dumps(document, indent=2)}\n")
-        return EXIT_OK
+        return
     head = ("MODEL", "VERSION", "FORMAT", "DOWNLOAD", "CONTEXT", "")
     lines = table([head, *map(_row, rows)], left=3)
     note = f"On {plain(where(card))}; the catalogue is of {known.date}."
     sys.stdout.write("\n".join([*lines, "", styled(note, DIM), ""]))
-    return EXIT_OK
 
 
 def _document(name: str, found: Entry, card: Card) -> dict[str, Any]:

@@ -25,6 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         module.configure(actions.add_parser(name, help=what))
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Run the action; return the exit status."""
-    return _ACTIONS[options.action][1].run(options, config)
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Run the action."""
+    _ACTIONS[options.action][1].run(options, config)

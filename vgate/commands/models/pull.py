@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 
-from vgate.commands.command import EXIT_OK, EXIT_USAGE, CommandError
+from vgate.commands.command import EXIT_USAGE, CommandError
 from vgate.commands.models.sizes import add_vram, card_size
 from vgate.commands.text import cut, download_text, is_terminal, plain, say
 from vgate.config import Config
@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Download the model; return the exit status."""
+def run(options: argparse.Namespace, config: Config) -> None:
+    """Download the model."""
     name: str = options.model_name
     if name and is_directory(name):
         raise CommandError(f"{name} is a directory: there is nothing to download", EXIT_USAGE)
@@ -54,7 +54,6 @@ def run(options: argparse.Namespace, config: Config) -> int:
     elif found := look_up(name, card):
         name = _chosen(name, found[1], card)
     pull(name, options.revision)
-    return EXIT_OK
 
 
 def _asked_for(name: str, form: Form, card: Card) -> str:
@@ -92,11 +91,7 @@ def _tell(text: str, card: Card) -> None:
 
 
 def pull(name: str, revision: str | None) -> None:
-    """Download a model and say where it is.
-
-    Raises:
-        CommandError: It can't be had, or what has come can't be served.
-    """
+    """Download a model and say where it is; raise CommandError if it can't be had or served."""
     try:
         check_name(name)
     except CheckpointError as error:

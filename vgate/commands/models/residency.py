@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vgate.commands.command import EXIT_OK, CommandError
+from vgate.commands.command import CommandError
 from vgate.commands.server import Server, configure_server
 from vgate.commands.text import duration, plain, say, table
 from vgate.config import Config
@@ -22,7 +22,7 @@ class Action(NamedTuple):
     """One of the commands; see `vgate.commands.command.Command`."""
 
     configure: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Config], int]
+    run: Callable[[argparse.Namespace, Config], None]
 
 
 def _configure_load(parser: argparse.ArgumentParser) -> None:
@@ -38,22 +38,21 @@ def _configure_unload(parser: argparse.ArgumentParser) -> None:
     configure_server(parser)
 
 
-def _list(options: argparse.Namespace, config: Config) -> int:
+def _list(options: argparse.Namespace, config: Config) -> None:
     server = Server(options, config)
     rows = [_HEAD, *(_row(model) for model in server.objects(_PATH))]
     columns = table([row[:-1] for row in rows], left=_LEFT)
     # The last one is text of any length.
     lines = (f"{line}  {row[-1]}".rstrip() for line, row in zip(columns, rows, strict=True))
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return EXIT_OK
 
 
-def _load(options: argparse.Namespace, config: Config) -> int:
+def _load(options: argparse.Namespace, config: Config) -> None:
     server, name = Server(options, config), options.model
     _order(server, name, "load", {})
     if options.no_wait:
         say(f"{name} is to be loaded")
-        return EXIT_OK
+        return
     told, loads = "", False
     while (model := server.named(_PATH, "model", name))["status"] != "loaded":
         status, detail = model["status"], plain(model["detail"])
@@ -67,10 +66,9 @@ def _load(options: argparse.Namespace, config: Config) -> int:
             told = text
         time.sleep(_POLL_S)
     say(f"{name} is loaded")
-    return EXIT_OK
 
 
-def _unload(options: argparse.Namespace, config: Config) -> int:
+def _unload(options: argparse.Namespace, config: Config) -> None:
     server, name = Server(options, config), options.model
     before = server.named(_PATH, "model", name)["unloads"]
     _order(server, name, "unload", {"force": options.force})
@@ -79,13 +77,12 @@ def _unload(options: argparse.Namespace, config: Config) -> int:
         model = server.named(_PATH, "model", name)
         if model["unloads"] > before and model["status"] != "unloading":
             say(f"{name} is unloaded")
-            return EXIT_OK
+            return
         if model["running"] != told:
             told = model["running"]
             say(f"{name}: {told} in flight")
         time.sleep(_POLL_S)
     say(f"{name} is to be unloaded")
-    return EXIT_OK
 
 
 def _order(server: Server, name: str, action: str, body: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vgate.config.model import LoraAdapter, Model
-from vgate.config.models.checkpoint import check_whole, expanded, json_object, shapes
+from vgate.config.models.checkpoint import check_whole, json_object, shapes
+from vgate.config.models.names import expanded
 from vgate.config.models.settings import CheckpointError
 
 # Ranks that vLLM has kernels for (vllm/config/lora.py, MaxLoRARanks).

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from vgate.config.model import Model
-from vgate.config.models.names import check_name
+from vgate.config.models.names import check_name, expanded
 from vgate.config.models.parallel import check_split
 from vgate.config.models.reading import content_of
 from vgate.config.models.settings import CheckpointError, check_config
@@ -33,14 +33,12 @@ _ADAPTER_WEIGHTS = {"adapter_model.safetensors", "adapter_model.bin"}
 # Of one of these transformers makes a tokenizer; SentencePiece has several names.
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"}
 _VOCABULARY_ENDS = (".model", ".tiktoken", ".spm")
-_INSTEAD_OF_GGUF = (
-    "take the model's version with safetensors files, in AWQ, GPTQ or FP8 if it has to be small"
-)
 GGUF = "gguf"
 _GGUF_MAGIC = b"GGUF"
-# What vLLM's plugin can do with it, on a GPU.
-_WITH_GGUF = (
-    "; or put one GGUF file beside its base model's config.json and tokenizer, name their "
+# The second is what vLLM's plugin can do with it, on a GPU.
+_INSTEAD_OF_GGUF = (
+    "take the model's version with safetensors files, in AWQ, GPTQ or FP8 if it has to be small; "
+    "or put one GGUF file beside its base model's config.json and tokenizer, name their "
     "directory, and set model.quantization: gguf"
 )
 _WHAT_IT_NEEDS = "; name a directory with config.json, a tokenizer and safetensors files"
@@ -84,28 +82,14 @@ def find_model(model: Model) -> Path | None:
 def _only_a_file(path: Path) -> CheckpointError:
     where = f"model.model_id: {path} is a file"
     if path.suffix == ".gguf":
-        return CheckpointError(
-            f"{where}, and GGUF files can't be served alone: {_INSTEAD_OF_GGUF}{_WITH_GGUF}"
-        )
+        return CheckpointError(f"{where}, and GGUF files can't be served alone: {_INSTEAD_OF_GGUF}")
     if (path.parent / "config.json").is_file():
         return CheckpointError(f"{where}; name its directory, {path.parent}")
     return CheckpointError(f"{where}{_WHAT_IT_NEEDS}")
 
 
-def expanded(path: str) -> Path:
-    """Return a path with "~" replaced, if there is a home directory."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
 def check_files(model: Model, directory: Path) -> None:
-    """Check that a directory has a model's files, whole and readable.
-
-    Raises:
-        CheckpointError: It hasn't.
-    """
+    """Raise CheckpointError if a directory hasn't a model's files, whole and readable."""
     with _readable():
         names = {path.name for path in directory.iterdir()}
         if "config.json" not in names:
@@ -168,7 +152,7 @@ def _no_model(directory: Path, names: set[str]) -> CheckpointError:
 
 def _only_gguf(where: str) -> CheckpointError:
     return CheckpointError(
-        f"{where} holds GGUF files, which can't be served alone: {_INSTEAD_OF_GGUF}{_WITH_GGUF}"
+        f"{where} holds GGUF files, which can't be served alone: {_INSTEAD_OF_GGUF}"
     )
 
 
@@ -257,11 +241,7 @@ def _check_tokenizer(directory: Path, names: set[str]) -> None:
 
 
 def check_whole(directory: Path, names: Iterable[str]) -> None:
-    """Check that files of a directory can be read, and that safetensors files are whole.
-
-    Raises:
-        CheckpointError: One can't be served.
-    """
+    """Raise CheckpointError if files can't be read, or safetensors files are not whole."""
     with _readable():
         for name in sorted(names):
             path = directory / name
@@ -276,11 +256,7 @@ def check_whole(directory: Path, names: Iterable[str]) -> None:
 
 
 def shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shape of each tensor of a safetensors file, once checked.
-
-    Raises:
-        CheckpointError: It is not whole.
-    """
+    """Return a safetensors file's shapes by tensor; raise CheckpointError if it isn't whole."""
     tensors = _check_safetensors(path)
     return {name: tensor.shape for name, tensor in tensors.items()}
 

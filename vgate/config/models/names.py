@@ -24,11 +24,7 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 def check_name(name: str) -> None:
-    """Check a model_id for which there is no directory.
-
-    Raises:
-        CheckpointError: It is no name on the Hub, or one that can't be fetched.
-    """
+    """Raise CheckpointError if what is no directory is no name on the Hub, or can't be fetched."""
     where = f"model.model_id: {name}"
     if found := _ADDRESS.match(name):
         raise CheckpointError(f"{where} is an address: set it to {found[1] or found[2]}")
@@ -70,6 +66,14 @@ def is_directory(name: str | Path) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with "~" replaced, if there is such a home directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def nearby(name: str) -> str:
     """Return what there is that may be meant by a path, as words to append; "" if nothing is."""
     if is_directory(Path("/", name)):
@@ -90,11 +94,7 @@ def hub_cache() -> Path:
     environ = os.environ
     named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     caches = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = Path(named or Path(environ.get("HF_HOME") or Path(caches, "huggingface"), "hub"))
-    try:
-        return cache.expanduser()
-    except RuntimeError:  # ~ of nobody here
-        return cache
+    return expanded(named or Path(environ.get("HF_HOME") or Path(caches, "huggingface"), "hub"))
 
 
 def hub_folder(name: str) -> Path:

@@ -9,11 +9,7 @@ from vgate.config.schema import Config
 
 
 def check_split(model: Model, document: dict[str, Any]) -> None:
-    """Check that each GPU gets as many attention heads as the others, and at least one layer.
-
-    Raises:
-        CheckpointError: It doesn't.
-    """
+    """Raise CheckpointError unless each GPU gets as many heads as the others, and a layer."""
     nested = document.get("text_config")
     text = nested if isinstance(nested, dict) else document
     heads, layers = text.get("num_attention_heads"), text.get("num_hidden_layers")

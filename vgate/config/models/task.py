@@ -10,7 +10,7 @@ import msgspec
 from vgate.config.model import Model, Task
 from vgate.config.models.catalogue import entry
 from vgate.config.models.known import known_vllm
-from vgate.config.models.names import cached_snapshot, is_directory
+from vgate.config.models.names import cached_snapshot, expanded, is_directory
 from vgate.config.models.reading import content_of
 from vgate.config.models.settings import CheckpointError
 
@@ -24,9 +24,7 @@ def known_task(model: Model) -> Task | None:
         return model.task
     if (found := entry(model.model_id)) is not None:
         return found.task
-    path = Path(model.model_id)
-    with suppress(RuntimeError):  # ~ of nobody here
-        path = path.expanduser()
+    path = expanded(model.model_id)
     directory = path if is_directory(path) else cached_snapshot(model.model_id, model.revision)
     if directory is None or not (directory / "config.json").is_file():
         return None

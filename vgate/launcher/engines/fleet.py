@@ -7,16 +7,18 @@ model starts alone, so that a model is downloaded and compiled once.
 from collections.abc import Callable, Iterator
 
 from vgate.config import Runtime
+from vgate.config.roles import FIRST_FOUND
 from vgate.config.schema import Supervision
 from vgate.launcher.child import EngineChild, GaveUpError
 from vgate.launcher.engines.gpus import sharing
-from vgate.launcher.engines.orders import Orders
 from vgate.launcher.output import Output
 from vgate.launcher.residency.memory import room_of
 from vgate.launcher.residency.swaps import Swaps
 from vgate.launcher.terminal.console import Console
 from vgate.log import Log
 from vgate.wire.control import (
+    Cordon,
+    Drain,
     EngineAsleep,
     EngineBeat,
     EngineFailed,
@@ -63,7 +65,7 @@ class Fleet:
         self.announced = False
         self._runtime = runtime
         self._console = console
-        self._tell = tell
+        self._send, self._tell = send, tell
         self._engines = [
             EngineChild(runtime, number, output)
             for number, spec in enumerate(runtime.engines)
@@ -74,7 +76,6 @@ class Fleet:
         self._remote = {spec.model for spec in runtime.engines if not spec.supervised}
         # Models of which a replica has been ready, or has died.
         self._tried: set[str] = set()
-        self._orders = Orders(runtime, self._engines, send, self._enter)
         room = room_of(runtime) if runtime.config.unloads_models and self._engines else None
         self.swaps: Swaps | None = None
         if room is not None:
@@ -222,7 +223,7 @@ class Fleet:
         engine.slowest_step_s = message.slowest_step_s
         self._tried.add(engine.spec.model)
         if engine.drained:
-            self._orders.cordon(engine)
+            self._cordon(engine)
         else:
             self._enter(engine, "ready", message.summary)
         self._console.engine_ready(engine.number, message)
@@ -246,10 +247,76 @@ class Fleet:
     def order(self, order: EngineOrder | ModelOrder, now: float) -> str:
         """Carry out an operator's order; return why that can't be, or ""."""
         if isinstance(order, EngineOrder):
-            return self._orders.take(order, now)
+            return self._order_engine(order, now)
         if self.swaps is None:
             return "no model of this server is loaded on demand, so all of them stay loaded"
         return self.swaps.order(order, now)
+
+    def _order_engine(self, order: EngineOrder, now: float) -> str:
+        number = order.engine
+        engine = next((each for each in self._engines if each.number == number), None)
+        if engine is None:
+            return self._no_such(number)
+        if not engine.wanted:
+            model = engine.spec.model
+            return f"engine {number} is not loaded: `vgate models load {model}` loads its model"
+        if order.action == "resume":
+            self._resume(engine, now)
+        elif not order.force and not self._others_serve(engine):
+            return (
+                f"engine {number} is the only one that serves {engine.spec.model}, so its "
+                "requests would have to wait: `--force` (`force: true`) does it all the same"
+            )
+        elif order.action == "restart":
+            if engine.state.state not in ("ready", "draining") or not engine.ready:
+                return f"engine {number} does not run now: it is {engine.state.state}"
+            self._restart(engine)
+        else:
+            engine.drained = True
+            if engine.pid is None:
+                engine.restart_at = None
+            self._cordon(engine)
+        log.info("an operator's order", engine=engine.name, action=order.action)
+        return ""
+
+    def _cordon(self, engine: EngineChild) -> None:
+        """Have an engine take nothing new, if it runs."""
+        if engine.ready and engine.peer is not None:
+            self._send(engine.peer, Cordon(True))
+        self._enter(engine, "draining", f"drained, until `vgate engines resume {engine.number}`")
+
+    def _restart(self, engine: EngineChild) -> None:
+        engine.drained = False
+        if engine.peer is not None:
+            # No request lasts longer.
+            self._send(engine.peer, Drain(self._runtime.config.timeouts.request_s))
+        self._enter(engine, "draining", "it finishes its requests, and starts again then")
+
+    def _resume(self, engine: EngineChild, now: float) -> None:
+        drained, engine.drained = engine.drained, False
+        if engine.pid is None:
+            engine.restart_at = now  # also one that was given up
+        elif drained and engine.ready and engine.peer is not None:
+            self._send(engine.peer, Cordon(False))
+            self._enter(engine, "ready", engine.summary)
+        elif drained:
+            self._enter(engine, "starting", "starting")
+
+    def _others_serve(self, engine: EngineChild) -> bool:
+        """Whether another engine of the model takes requests, as far as is known here."""
+        model = engine.spec.model
+        return any(not spec.supervised for spec in self._runtime.engines_of(model).values()) or any(
+            other.state.state == "ready" and other.spec.model == model
+            for other in self._engines
+            if other is not engine
+        )
+
+    def _no_such(self, number: int) -> str:
+        count = len(self._runtime.engines)
+        if number < count or number >= FIRST_FOUND:
+            return f"engine {number} runs elsewhere: SIGTERM to its `vgate engine` there drains it"
+        numbers = "only engine 0" if count == 1 else f"engines 0 to {count - 1}"
+        return f"there is no engine {number}; there are {numbers}"
 
     def _enter(self, engine: EngineChild, state: StateName, detail: str) -> None:
         self._tell(engine.enter(state, detail))

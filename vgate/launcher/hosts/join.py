@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import http.client
 import json
-import os
 import re
 import socket
 import ssl
@@ -21,7 +20,7 @@ import msgspec
 from vgate.commands.command import EXIT_USAGE, CommandError
 from vgate.commands.text import note
 from vgate.config import Config
-from vgate.config.joined import token_hash
+from vgate.config.joined import token_hash, write_private
 from vgate.config.links import is_loopback
 from vgate.config.model import Model
 from vgate.config.roles import split_address, topology
@@ -256,12 +255,8 @@ def _make_parent(path: Path) -> None:
 
 
 def _keep(path: Path, joined: _Joined) -> None:
-    draft = path.with_suffix(".draft")
     try:
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(joined))
-        draft.replace(path)
+        write_private(path, msgspec.json.encode(joined))
     except OSError as error:
         raise _cannot_write(path, error) from None
 

@@ -27,9 +27,9 @@ from math import inf
 
 import msgspec
 
-from vgate.config.model import Residency
+from vgate.config.model import Model, Residency
 from vgate.launcher.residency.room import Room
-from vgate.launcher.residency.use import NOTHING, Managed, Status, Use, Wanted
+from vgate.launcher.residency.use import NOTHING, Status, Use, Wanted
 
 # A model that isn't in use now is kept for this share of `max_wait_s` at most, or `min_loaded_s` if
 # that is longer.
@@ -60,7 +60,7 @@ class Policy:
     `models` are in the order in which they are loaded at the start.
     """
 
-    def __init__(self, models: Sequence[Managed], room: Room, settings: Residency) -> None:
+    def __init__(self, models: Sequence[Model], room: Room, settings: Residency) -> None:
         self._room = room
         self._settings = settings
         self._uses = {model.name: Use(model) for model in models}

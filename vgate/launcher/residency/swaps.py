@@ -11,7 +11,7 @@ from vgate.config.section import MIB
 from vgate.launcher.child import EngineChild
 from vgate.launcher.residency.policy import Policy
 from vgate.launcher.residency.room import Room
-from vgate.launcher.residency.use import Managed, Status
+from vgate.launcher.residency.use import Status
 from vgate.launcher.residency.wanted import WantedModels
 from vgate.log import Log
 from vgate.wire.control import (
@@ -88,12 +88,10 @@ class Swaps:
             model.name: Swap(model, [e for e in engines if e.spec.model == model.name])
             for model in models
         }
-        managed = [Managed(model.name, model.load, model.idle_ttl_s) for model in models]
         self.wanted = WantedModels(self._swaps)
-        self._policy = Policy(managed, room, runtime.config.residency)
+        self._policy = Policy(models, room, runtime.config.residency)
         for engine in engines:
-            engine.put_away()
-            self._enter(engine, "unloaded", UNLOADED)
+            self._put_away(engine)
         self.starting: set[str] = set()
         self._advance(0.0)
         self.starting = {name for name, swap in self._swaps.items() if swap.status == "loading"}
@@ -191,7 +189,7 @@ class Swaps:
             engine.wanted, engine.restart_at, engine.drained = False, None, False
             engine.unloads += 1
             if engine.pid is None:
-                self._put_away(engine, UNLOADED)
+                self._put_away(engine)
                 continue
             # An engine that loads reads no messages, but SIGTERM ends it at once.
             if not (engine.ready and engine.peer and self._send(engine.peer, drain)):
@@ -216,7 +214,7 @@ class Swaps:
         slept, engine.asleep = engine.asleep, False
         if engine.wanted:
             return False
-        self._put_away(engine, UNLOADED)
+        self._put_away(engine)
         swap = self._swaps[engine.spec.model]
         if swap.status == "unloaded" and not slept:
             self._on_unloaded(swap, now)
@@ -289,9 +287,9 @@ class Swaps:
         for engine in swap.engines:
             self._tell(engine.enter("queued", detail, ahead))
 
-    def _put_away(self, engine: EngineChild, detail: str) -> None:
+    def _put_away(self, engine: EngineChild) -> None:
         engine.put_away()
-        self._enter(engine, "unloaded", detail)
+        self._enter(engine, "unloaded", UNLOADED)
 
     def _enter_all(self, swap: Swap, state: StateName, detail: str) -> None:
         for engine in swap.engines:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from vgate.config.model import Load
+from vgate.config.model import Model
 
 # loading: it starts, or starts again after it has died. unloading: it finishes what it runs.
 Status = Literal["unloaded", "loading", "ready", "unloading"]
@@ -43,14 +43,6 @@ class Wanted(msgspec.Struct, frozen=True):
 NOTHING = Wanted()
 
 
-class Managed(msgspec.Struct, frozen=True):
-    """A model's name, when it is loaded, and after how long an idle one is unloaded (0: never)."""
-
-    name: str
-    load: Load
-    idle_ttl_s: float = 0.0
-
-
 class Use:
     """What is known of the use of a model.
 
@@ -65,7 +57,7 @@ class Use:
         load_s, unload_s: How long it took to load and to unload the last time; 0 before.
     """
 
-    def __init__(self, model: Managed) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model
         self.since: float | None = None
         self.loaded_at: float | None = None

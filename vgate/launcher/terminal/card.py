@@ -5,7 +5,8 @@ import shlex
 import socket
 from ipaddress import ip_address
 
-from vgate.config import Config, Runtime
+from vgate.config import Config
+from vgate.config.model import Model
 from vgate.config.models.task import known_task
 from vgate.config.schema import Server
 from vgate.wire.control import EngineReady
@@ -18,9 +19,7 @@ _PATHS = {"embed": "embeddings", "classify": "classify"}
 
 def server_url(server: Server) -> str:
     """Return the server's URL as others use it, or this machine if it serves no others."""
-    host = _reached_at(server.host)
-    scheme = "https" if server.tls.enabled else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
+    return server.url_at(_reached_at(server.host))
 
 
 def _reached_at(host: str) -> str:
@@ -41,9 +40,8 @@ def _reached_at(host: str) -> str:
     return "::1" if ":" in host else "127.0.0.1"
 
 
-def describe(config: Config, runtime: Runtime, engine: int, ready: EngineReady) -> str:
-    """Return what an engine serves, in words."""
-    model = next(m for m in config.all_models if m.name == runtime.engines[engine].model)
+def describe(model: Model, ready: EngineReady) -> str:
+    """Return what an engine of a model serves, in words."""
     others = "".join(f", {name}" for name in [*model.served_names[1:], *model.adapter_names])
     task = _TASKS[ready.task]
     room = "" if task else f", KV cache {ready.kv_cache_tokens:,} tokens"

@@ -88,6 +88,9 @@ class Console:
     def serving(self) -> None:
         """Show that requests are served, and how to send one."""
         elapsed_s = time.monotonic() - self._began
+        if self._runtime.role == "engine":
+            self._show_engines(elapsed_s)
+            return
         # Engines start beside each other: of each phase, the one that took longest.
         most: dict[str, float] = {}
         for (_engine, phase), seconds in self._took.items():
@@ -95,9 +98,6 @@ class Console:
         longest = sorted(most.items(), key=lambda pair: pair[1], reverse=True)[:3]
         took = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in longest)
         config = self._runtime.config
-        if self._runtime.role == "engine":
-            self._show_engines(elapsed_s)
-            return
         rows = [("URL", f"{self.url}/v1")]
         if config.server.ui:
             rows.append(("Page", f"{self.url}/"))
@@ -124,12 +124,12 @@ class Console:
                 if self._runtime.config.unloads_models:
                     yield f"{', '.join(model.served_names)}: on demand"
                 continue
-            text = describe(self._runtime.config, self._runtime, ready[0], self._ready[ready[0]])
+            first = self._ready[ready[0]]
+            text = describe(model, first)
             count = len(self._runtime.engines_of(model.name))
             serving = "all" if len(ready) == count else f"so far {len(ready)} of"
             text = text if count == 1 else f"{text}; {serving} {count} replicas serve"
-            chosen = self._ready[ready[0]].chosen
-            yield f"{text}\n{' ' * _INDENT}{chosen}" if chosen else text
+            yield f"{text}\n{' ' * _INDENT}{first.chosen}" if first.chosen else text
 
     def _show_engines(self, elapsed_s: float) -> None:
         """Show that the engines serve, and where."""

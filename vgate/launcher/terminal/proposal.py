@@ -35,12 +35,8 @@ def is_open(config: Config) -> bool:
 def choose(config: Config, *, ask: bool) -> tuple[Config, str]:
     """Return the configuration with a model for one that is open, and in words which it is.
 
-    The choice counts for this process and those it starts, and is remembered in the state
-    directory.
-
-    Args:
-        config: Says nothing of the model (`is_open`).
-        ask: Whether somebody may be asked, if there is a terminal.
+    With `ask` somebody is asked, if there is a terminal. The choice counts for this process and
+    those it starts, and is remembered in the state directory.
     """
     path = config.server.state_path / CHOSEN
     name = _remembered(path)

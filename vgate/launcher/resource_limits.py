@@ -1,14 +1,20 @@
-"""How many files and connections the processes may have open."""
+"""What the system lets the processes have: memory that they reserve, open files, connections."""
 
 import resource
 
 from vgate.config import Config
 from vgate.config.runtime import MOST_CONNECTIONS, SHED_AT_ONCE
+from vgate.fit.gpu import GIB
 from vgate.launcher.run_dir import StartError
 from vgate.log import Log
+from vgate.sizing.room import gib
 
+# A process reserves far more than it uses: 64 MiB for what each of some threads allocates, and
+# their stacks. Launcher and frontend have reserved up to 650 MiB. With less they may start, and
+# fail where the next thread can't.
+_LEAST_BYTES = GIB
 # Some programs look at every descriptor that would be allowed.
-_MOST = 1 << 20
+_MOST_FILES = 1 << 20
 # What a process has open without requests: a frontend with one engine has 40, the launcher 25.
 _OWN = 64
 _OF_EACH_PROCESS = 8
@@ -19,7 +25,18 @@ _LIMITS = 256
 log = Log("vgate.launcher")
 
 
-def allow(config: Config) -> int:
+def check_memory() -> None:
+    """Raise `StartError` if a process may not reserve what the smallest of V-Gate's do."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST_BYTES:
+        raise StartError(
+            f"a process may reserve only {gib(limit)} of memory here (ulimit -v), and V-Gate needs "
+            f"{gib(_LEAST_BYTES)}, of which it uses a part: raise the limit, or limit what is used "
+            "(MemoryMax of systemd, --memory of Docker)"
+        )
+
+
+def allow_files(config: Config) -> int:
     """Allow as many open files as the system lets this process and its children have.
 
     A shell's default is often 1024. Returns how many connections each frontend may take.
@@ -29,9 +46,9 @@ def allow(config: Config) -> int:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
-    allowed = _MOST if hard == unlimited else min(hard, _MOST)
+    allowed = _MOST_FILES if hard == unlimited else min(hard, _MOST_FILES)
     if soft == unlimited or soft > allowed:
-        allowed = _MOST if soft == unlimited else soft
+        allowed = _MOST_FILES if soft == unlimited else soft
     else:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     own = _OWN + SHED_AT_ONCE

@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from vgate.config import Config
-from vgate.launcher import open_files
+from vgate.launcher import resource_limits
 from vgate.launcher.run_dir import StartError
 
 INFINITE = resource.RLIM_INFINITY
@@ -15,14 +15,14 @@ INFINITE = resource.RLIM_INFINITY
 def limits(monkeypatch):
     """Return a function that sets the limits of this process, in appearance."""
     current = [(0, 0)]
-    monkeypatch.setattr(open_files.resource, "getrlimit", lambda _what: current[0])
+    monkeypatch.setattr(resource_limits.resource, "getrlimit", lambda _what: current[0])
     monkeypatch.setattr(
-        open_files.resource, "setrlimit", lambda _what, new: current.__setitem__(0, new)
+        resource_limits.resource, "setrlimit", lambda _what, new: current.__setitem__(0, new)
     )
 
     def start(soft: int, hard: int) -> tuple[int, int]:
         current[0] = soft, hard
-        start.connections = open_files.allow(Config())
+        start.connections = resource_limits.allow_files(Config())
         return current[0]
 
     return start
