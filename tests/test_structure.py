@@ -5,6 +5,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_no_directory_is_crowded():
         if len(modules) > MAX_MODULES_IN_A_DIRECTORY:
             crowded[str(directory.relative_to(ROOT))] = len(modules)
     assert crowded == {}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_private_name_is_unused(path):
+    """Of what a module defines for itself, as neither ruff nor mypy looks for that."""
+    words = Counter(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    defined = set()
+    for node in tree_of(path).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names = (name for name in ast.walk(node) if isinstance(name, ast.Name))
+            defined |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    private = {name for name in defined if name.startswith("_") and not name.startswith("__")}
+    assert {name for name in private if words[name] == 1} == set()
 
 
 def test_no_import_cycle():

@@ -14,8 +14,6 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from vgate import __version__
 from vgate.config.schema import Config, State
 from vgate.frontend.answers import Result
@@ -38,8 +36,6 @@ _SLOW = 3
 _PAUSE_S = 1.0
 
 _ZLIB, _ZSTD = b"z", b"s"
-
-_decode_result = msgspec.msgpack.Decoder(Result).decode
 
 
 def store_behind(

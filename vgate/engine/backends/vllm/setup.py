@@ -21,7 +21,6 @@ from vgate.config.model import Model as ModelConfig
 from vgate.config.model import TaskSetting
 from vgate.config.models.settings import DETECTED_FORMATS, SAME_SETTINGS
 from vgate.config.runtime import VLLM
-from vgate.config.section import MIB
 from vgate.engine.backends import worker_log
 from vgate.engine.backends.base import Allowance, BackendError, ReportPhase
 from vgate.engine.backends.gpus import GpuMemory
@@ -46,10 +45,6 @@ from vgate.wire.parameters import Classes
 # nothing else until they run out of tokens. The backend is fixed: with "auto" the first request
 # chooses it for all, and a keyword that it doesn't know would be ignored.
 _STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
-_CPU_KV_CACHE_SHARE = 0.25
-_CPU_KV_CACHE_SEQS = 32
-_CPU_KV_CACHE_MIN_BYTES = 64 * MIB
-_FLOAT32_BYTES = 4
 _SEEDS = 2**31
 # At most so many steps are scheduled ahead: one, or those of other stages.
 _LAST_RUNS = 16
