@@ -6,6 +6,7 @@ connections and end with their requests. If one does not become ready, the new o
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 
 from vgate.config import Runtime
 from vgate.config.runtime import MAX_WORKER
@@ -100,6 +101,15 @@ class Frontends:
     def handing_over(self) -> bool:
         """Whether others are about to take the places."""
         return self._on_end is not None
+
+    @property
+    def heard(self) -> dict[int, float]:
+        """When each one that runs was last heard, by its pid; infinity before it serves."""
+        return {
+            child.pid: child.last_beat if child.last_beat > child.started_at else inf
+            for child in self
+            if child.pid is not None
+        }
 
     def replace(self, runtime: Runtime, on_end: Callable[[str | None], None]) -> None:
         """Start others with these settings, which are already written.

@@ -150,7 +150,7 @@ class Supervisor:
             self._hung_up = False
             self._reloads.ask()
         if self._engines.swaps is not None:
-            self._engines.swaps.wanted.forget_others([child.pid for child in self._frontends])
+            self._engines.swaps.wanted.see(self._frontends.heard)
         self._engines.advance(now, self._config.supervision)
         for child in self._frontends.serving:
             if (cause := child.died(now)) is not None:

@@ -97,7 +97,7 @@ def test_what_a_dead_frontend_wanted_is_forgotten(played):
     played.want("m1", frontend=2)
     played.advance()
     assert played.states[1] == "queued"
-    played.fleet.swaps.wanted.forget_others([1])
+    played.fleet.swaps.wanted.see({1: 0.0})
     played.advance()
     assert played.states[1] == "unloaded"
     played.advance(100)

@@ -1,5 +1,7 @@
 """Which model is loaded and which one goes, in simulated time."""
 
+from math import inf
+
 import pytest
 
 from vgate.config.model import Model, Residency
@@ -26,7 +28,7 @@ class Played:
         self.policy = Policy(models, Room(needs, totals, groups), self.settings)
         self.statuses = dict.fromkeys(names, "unloaded")
         self.wanted = {}
-        self.now = 0.0
+        self.now, self.heard_at = 0.0, inf
         self.loads = []
 
     def want(self, name, waiting=1, *, for_s=0.6):
@@ -42,7 +44,7 @@ class Played:
     def decide(self, after_s=0.0):
         """Let time pass; carry out what is decided."""
         self.now += after_s
-        decision = self.policy.decide(self.now, self.statuses, self.wanted)
+        decision = self.policy.decide(self.now, self.statuses, self.wanted, self.heard_at)
         self.statuses |= dict.fromkeys(decision.unload, "unloading")
         self.statuses |= dict.fromkeys(decision.load, "loading")
         self.loads += decision.load
@@ -92,6 +94,22 @@ def test_nothing_goes_before_all_frontends_have_told_what_they_use(loaded):
     assert not loaded.decide(0.2).unload
     loaded.run("a")
     assert not loaded.decide(0.2).unload
+
+
+def test_a_silent_frontend_is_waited_for_but_not_long(loaded):
+    loaded.heard_at = loaded.now - 0.1
+    loaded.want("b", for_s=0)
+    assert not loaded.decide(0.6).unload
+    assert not loaded.decide(2).unload
+    loaded.heard_at = loaded.now
+    assert loaded.decide().unload == {"a": "b is asked for"}
+
+
+def test_a_frontend_that_stays_silent_does_not_hold_others_up(loaded):
+    loaded.heard_at = loaded.now - 0.1
+    loaded.want("b", for_s=0)
+    assert not loaded.decide(2.9).unload
+    assert loaded.decide(0.2).unload == {"a": "b is asked for"}
 
 
 def test_a_model_in_use_stays_until_the_wait_has_run_out(loaded):

@@ -1,5 +1,7 @@
 """What several frontends want together."""
 
+from math import inf
+
 from vgate.launcher.residency.wanted import WantedModels
 from vgate.wire.control import Demand, ModelDemand
 
@@ -11,7 +13,9 @@ def test_what_frontends_want_is_added_up():
     (both,) = wanted.together().values()
     assert (both.waiting, both.running, both.since, both.used_at) == (3, 1, 3.0, 10.0)
     assert both.keys == {"a", "b", ""}
-    wanted.forget_others([2])
+    assert wanted.heard_at == inf
+    wanted.see({2: 9.0, 3: 8.0})
+    assert wanted.heard_at == 8.0
     assert wanted.together()["m"].keys == {"b", ""}
     wanted.hear(ModelDemand(2, {}), 11.0)
     assert wanted.together() == {}

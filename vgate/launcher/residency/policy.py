@@ -34,8 +34,9 @@ from vgate.launcher.residency.use import NOTHING, Status, Use, Wanted
 # A model that isn't in use now is kept for this share of `max_wait_s` at most, or `min_loaded_s` if
 # that is longer.
 _KEPT_SHARE = 0.25
-# All frontends have said within this time what they use: they do so four times a second.
-_HEARD_S = 0.5
+# All frontends say within this time what they use: they do so four times a second. One that doesn't
+# is waited for, up to the second.
+_HEARD_S, _SILENT_S = 0.5, 3.0
 # So many API keys' last turns are remembered.
 _MOST_TURNS = 1024
 
@@ -68,9 +69,16 @@ class Policy:
         self._turns: dict[str, float] = {}
 
     def decide(
-        self, now: float, statuses: Mapping[str, Status], wanted: Mapping[str, Wanted]
+        self,
+        now: float,
+        statuses: Mapping[str, Status],
+        wanted: Mapping[str, Wanted],
+        heard_at: float = inf,
     ) -> Decision:
-        """Return what to do now. Call it several times a second."""
+        """Return what to do now. Call it several times a second.
+
+        `wanted` is what each frontend has said, the one that has been silent longest at `heard_at`.
+        """
         for name, use in self._uses.items():
             use.see(now, statuses[name], wanted.get(name, NOTHING))
         decision = Decision({}, self._expired(now), [])
@@ -84,8 +92,9 @@ class Policy:
                 continue
             if not self._room.fits(staying | {name}, name):
                 overdue = now >= latest
-                heard = now - (self._uses[name].asked_at or 0.0) >= _HEARD_S
-                victims = self._victims(name, staying, now, overdue=overdue) if heard else []
+                asked_at = self._uses[name].asked_at or 0.0
+                all_heard = now >= asked_at + (_HEARD_S if heard_at >= asked_at else _SILENT_S)
+                victims = self._victims(name, staying, now, overdue=overdue) if all_heard else []
                 decision.unload |= dict.fromkeys(victims, f"{name} is asked for")
                 staying -= set(victims)
                 decision.queue.append(name)

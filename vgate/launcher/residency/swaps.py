@@ -116,7 +116,7 @@ class Swaps:
 
     def _advance(self, now: float) -> None:
         statuses = {name: swap.status for name, swap in self._swaps.items()}
-        decision = self._policy.decide(now, statuses, self.wanted.together())
+        decision = self._policy.decide(now, statuses, self.wanted.together(), self.wanted.heard_at)
         for name, reason in decision.unload.items():
             # An idle one gives everything back; one that makes room may be wanted again soon.
             sleeps = bool(decision.queue) and self._may_sleep(decision.queue, now)

@@ -1,6 +1,7 @@
 """What the frontends want of the models that may be unloaded, together."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from math import inf
 
 from vgate.launcher.residency.use import Wanted
 from vgate.wire.control import Demand, ModelDemand
@@ -10,9 +11,13 @@ class WantedModels:
     """What all frontends want of the models of `names`. Times are those of a `JudgesClock`.
 
     After a reload a frontend may know other models; they are left out.
+
+    Attributes:
+        heard_at: When the frontend that has been silent longest was last heard.
     """
 
     def __init__(self, names: Collection[str]) -> None:
+        self.heard_at = inf
         self._names = names
         # By the frontend's pid.
         self._wanted: dict[int, dict[str, Wanted]] = {}
@@ -23,9 +28,10 @@ class WantedModels:
             name: _dated(demand, now) for name, demand in message.models.items()
         }
 
-    def forget_others(self, pids: Collection[int | None]) -> None:
-        """Forget what frontends wanted that have ended."""
-        for pid in self._wanted.keys() - pids:
+    def see(self, heard: Mapping[int, float]) -> None:
+        """Take over when each frontend was last heard, and forget what others wanted."""
+        self.heard_at = min(heard.values(), default=inf)
+        for pid in self._wanted.keys() - heard:
             del self._wanted[pid]
 
     def together(self) -> dict[str, Wanted]:
