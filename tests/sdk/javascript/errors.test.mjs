@@ -101,12 +101,12 @@ describe('errors', () => {
   test('a limit that is reached, and waited for', async () => {
     const limited = guarded(gateway.limitedKey);
     const many = async () => {
-      for (let count = 0; count < 100; count += 1) await limited.models.list();
+      for (let count = 0; count < 100; count += 1) await limited.chat.completions.create(hi);
     };
     const error = await refused(many(), OpenAI.RateLimitError, { code: 'rate_limit_exceeded' });
     assert.equal(error.headers.get('retry-after'), '1');
     const patient = guarded(gateway.limitedKey, { maxRetries: 3 });
-    for (let count = 0; count < 3; count += 1) await patient.models.list();
+    for (let count = 0; count < 3; count += 1) await patient.chat.completions.create(hi);
   });
 
   test('a full queue', async () => {
