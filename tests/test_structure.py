@@ -122,7 +122,7 @@ def test_no_directory_is_crowded():
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_no_private_name_is_unused(path):
-    """Of what a module defines for itself, as neither ruff nor mypy looks for that."""
+    """Neither ruff nor mypy looks for constants, functions and classes that nothing uses."""
     words = Counter(re.findall(r"\w+", path.read_text(encoding="utf-8")))
     defined = set()
     for node in tree_of(path).body:

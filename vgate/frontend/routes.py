@@ -136,7 +136,7 @@ def _models_error(http: HttpRequest, error: VGateError) -> Response:
 def _models(path: str, openai: Handler, anthropic: Handler) -> Route:
     """Return the route of a path that OpenAI's and Anthropic's APIs both have.
 
-    It is free: chat programs ask for the models each time that they open a page.
+    It counts towards no limit: chat programs list the models with every page that they open.
     """
 
     @wraps(openai)

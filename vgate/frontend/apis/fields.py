@@ -1,9 +1,9 @@
 """Policies of request fields, and the names of fields in errors.
 
 A field is *served* unless its annotation is `ACCEPTED` (taken without effect), `ignored(...)`
-(taken without effect, and unless the value is neutral, a header names it) or `refused(...)` (it
-would give another kind of answer, so only its neutral values pass). Validation, the tables in
-``docs/`` and the OpenAPI document all come from these annotations and the types.
+(without effect; a header names it, unless its value is neutral) or `refused(...)` (it would give
+another kind of answer, so only its neutral values pass). Validation, the tables in ``docs/`` and
+the OpenAPI document all come from these annotations and the types.
 """
 
 import re
@@ -85,7 +85,7 @@ class FieldPolicies(Generic[_Request]):
         self._none = None if len(self._policies) == 1 else (None,) * len(self._policies)
 
     def check(self, request: _Request, ignored: Ignored, where: str = "") -> None:
-        """Note the fields that are ignored in `ignored`; `where` precedes each field's name.
+        """Add the names of ignored fields to `ignored`; `where` precedes each.
 
         Raises:
             UnsupportedParameterError: There is a refused field.

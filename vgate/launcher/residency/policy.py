@@ -34,9 +34,10 @@ from vgate.launcher.residency.use import NOTHING, Status, Use, Wanted
 # A model that isn't in use now is kept for this share of `max_wait_s` at most, or `min_loaded_s` if
 # that is longer.
 _KEPT_SHARE = 0.25
-# All frontends say within this time what they use: they do so four times a second. One that doesn't
-# is waited for, up to the second.
-_HEARD_S, _SILENT_S = 0.5, 3.0
+# Frontends report four times a second, so all have said within this time what they use.
+_HEARD_S = 0.5
+# One that hasn't is waited for, but no longer than this.
+_SILENT_S = 3.0
 # So many API keys' last turns are remembered.
 _MOST_TURNS = 1024
 
@@ -77,7 +78,7 @@ class Policy:
     ) -> Decision:
         """Return what to do now. Call it several times a second.
 
-        `wanted` is what each frontend has said, the one that has been silent longest at `heard_at`.
+        `heard_at` is when the frontend that has been silent longest last reported.
         """
         for name, use in self._uses.items():
             use.see(now, statuses[name], wanted.get(name, NOTHING))

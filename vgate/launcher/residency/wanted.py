@@ -13,7 +13,7 @@ class WantedModels:
     After a reload a frontend may know other models; they are left out.
 
     Attributes:
-        heard_at: When the frontend that has been silent longest was last heard.
+        heard_at: When the frontend that has been silent longest last reported.
     """
 
     def __init__(self, names: Collection[str]) -> None:

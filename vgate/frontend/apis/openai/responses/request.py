@@ -53,6 +53,7 @@ _WITHOUT_EFFECT = frozenset(
 )
 
 _NO_CONVERSATIONS = "use `previous_response_id`, or send the whole conversation in `input`"
+_BY_INCLUDE = f"use `include` with {OUTPUT_LOGPROBS!r}"
 # Reasoning is shown in full.
 Summary = Annotated[str | None, ignored("auto")]
 
@@ -138,9 +139,7 @@ class ResponsesRequest(TextRequest, kw_only=True, frozen=True, forbid_unknown_fi
     max_completion_tokens: MaxTokens | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
-    logprobs: Annotated[Any, ignored(False, instead=f"use `include` with {OUTPUT_LOGPROBS!r}")] = (
-        None
-    )
+    logprobs: Annotated[Any, ignored(False, instead=_BY_INCLUDE)] = None
     n: Annotated[Any, ignored(1, instead="there is one answer")] = None
 
     @property

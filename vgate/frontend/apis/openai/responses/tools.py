@@ -2,7 +2,7 @@
 
 The model sees functions only. A function of a namespace is served as ``<namespace>__<name>``; a
 custom tool, whose input is free text, as a function with one text argument. Tools that OpenAI's own
-servers run are ignored, and named to the client.
+servers run are ignored, and a header names them.
 """
 
 from typing import Annotated, Any, Literal

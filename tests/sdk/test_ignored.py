@@ -1,4 +1,4 @@
-"""What is ignored and told: the answer comes, and a header names the fields."""
+"""What is ignored: the answer comes, and a header names the fields."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ TOOL = {"type": "function", "function": {"name": "now"}}
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "named"),
     [
         ({}, None),
         ({"verbosity": "low"}, "verbosity"),
@@ -38,10 +38,10 @@ TOOL = {"type": "function", "function": {"name": "now"}}
     ids=lambda value: str(value)[:50],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_chat(client: openai.OpenAI, params: dict[str, Any], told: str | None, stream: bool):
+def test_chat(client: openai.OpenAI, params: dict[str, Any], named: str | None, stream: bool):
     request = {"model": MODEL, "messages": user("hi"), **params}
     raw = client.chat.completions.with_raw_response.create(**request, stream=stream)
-    assert raw.headers.get("x-vgate-ignored") == told
+    assert raw.headers.get("x-vgate-ignored") == named
     parsed = raw.parse()
     if stream:
         assert list(parsed)[-1].choices[0].finish_reason
@@ -50,7 +50,7 @@ def test_chat(client: openai.OpenAI, params: dict[str, Any], told: str | None, s
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "named"),
     [
         ({"tools": [{"type": "web_search"}]}, "tools[].type=web_search"),
         ({"extra_body": {"client_metadata": {"a": "b"}}}, "client_metadata"),
@@ -61,9 +61,9 @@ def test_chat(client: openai.OpenAI, params: dict[str, Any], told: str | None, s
     ],
     ids=str,
 )
-def test_responses(client: openai.OpenAI, params: dict[str, Any], told: str | None):
+def test_responses(client: openai.OpenAI, params: dict[str, Any], named: str | None):
     raw = client.responses.with_raw_response.create(model=MODEL, input="hi", **params)
-    assert raw.headers.get("x-vgate-ignored") == told
+    assert raw.headers.get("x-vgate-ignored") == named
     assert raw.parse().output_text == "hi"
 
 
